@@ -15,57 +15,30 @@ import (
 
 	"gangway/device/agent"
 	"gangway/hub/store"
-	"gangway/internal/hubtest"
+	"gangway/internal/brief"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
 
-// fleetOfOne is a hub, a TPM that is aboard, and its state folder.
-type fleetOfOne struct {
-	h     *hubtest.Hub
-	tpm   *swtpm.TPM
-	tok   *wire.TokenFile
-	state string
-	first *agent.State
-}
-
-func aboard(t *testing.T) *fleetOfOne {
+// onboardAgain does what 'gangway-agent onboard --again' does.
+func (o *onboardedDevice) onboardAgain(t *testing.T, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
-	f := &fleetOfOne{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}
-	f.h = newHub(t, f.tpm)
-	f.tok = f.h.Token(t, f.h.Owner, nil)
-	var err error
-	if f.first, err = onboard(t, f.tpm, f.tok, f.state); err != nil {
-		t.Fatal(err)
-	}
-	return f
+	return onboardWith(t, agent.Config{Token: tok, TPM: o.tpm.Address(), StateDir: state, Again: true})
 }
 
-func (f *fleetOfOne) delete(t *testing.T, id string) {
-	t.Helper()
-	if err := f.h.Store.DeleteDevice(t.Context(), f.h.Owner.ID, id, f.h.Now()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// again is what 'gangway-agent onboard --again' does.
-func (f *fleetOfOne) again(t *testing.T, tok *wire.TokenFile, state string) (*agent.State, error) {
-	t.Helper()
-	return onboardWith(t, agent.Config{Token: tok, TPM: f.tpm.Address(), StateDir: state, Again: true})
-}
-
-// staysOut checks that the agent refuses, by the hub's code, and says why.
-func staysOut(t *testing.T, err error, why, code string) {
+// wantRemoved checks that the agent refuses because its device was removed at the hub:
+// for which reason, by which of the hub's codes, and with the option --again as the remedy.
+func wantRemoved(t *testing.T, err error, why, code string) {
 	t.Helper()
 	var removed *agent.Removed
 	var refused *agent.Refused
 	if !errors.As(err, &removed) || removed.Why != why || !errors.As(err, &refused) || refused.Code != code || !strings.Contains(err.Error(), "--again") {
-		t.Errorf("it is %v; %s was expected", err, why)
+		t.Errorf("got the error %v, want removed for %q with the code %s", err, why, code)
 	}
 }
 
-// copyOf is a backup of a state folder.
-func copyOf(t *testing.T, state string) string {
+// copyState returns a copy of a state folder, such as a backup holds.
+func copyState(t *testing.T, state string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "backup")
 	if err := os.CopyFS(to, os.DirFS(state)); err != nil {
@@ -76,38 +49,34 @@ func copyOf(t *testing.T, state string) string {
 
 func TestDeletedDeviceStaysOutUntilAPersonBringsItBack(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
-	f.delete(t, f.first.DeviceID)
+	o := newOnboarded(t, swtpm.P384, "")
+	o.deleteDevice(t, o.id)
 	for range 3 {
-		_, err := onboard(t, f.tpm, f.tok, f.state)
-		staysOut(t, err, "revoked", "certificate-not-active")
+		_, err := onboard(t, o.tpm, o.tok, o.state)
+		wantRemoved(t, err, "revoked", "certificate-not-active")
 	}
-	if n, uses := len(f.h.Devices(t, f.h.Owner)), f.h.Uses(t, f.tok); n != 0 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
-	s, err := agent.ReadState(f.state)
+	o.wantDevicesAndUses(t, 0, 1)
+	s, err := agent.ReadState(o.state)
 	if err != nil || s.Phase != agent.PhaseRemoved || s.Removed != "revoked" || s.RemovedAt.IsZero() || !strings.Contains(s.Waiting, "--again") {
-		t.Errorf("status: %+v (%v)", s, err)
+		t.Errorf("status: %s (%v)", brief.Of(s), err)
 	}
-	back, err := f.again(t, f.tok, f.state)
+	back, err := o.onboardAgain(t, o.tok, o.state)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if back.DeviceID == f.first.DeviceID || back.Removed != "" || back.Waiting != "" {
-		t.Errorf("it came back as %+v", back)
+	if back.DeviceID == o.id || back.Removed != "" || back.Waiting != "" {
+		t.Errorf("onboarded again as %s", brief.Of(back))
 	}
-	if n, uses := len(f.h.Devices(t, f.h.Owner)), f.h.Uses(t, f.tok); n != 1 || uses != 2 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
+	o.wantDevicesAndUses(t, 1, 2)
 }
 
-// The command never prints success without having asked, and status tells the
-// truth.
+// The command onboard prints success only after it asked the hub, and status reports
+// what the hub answered.
 func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
+	o := newOnboarded(t, swtpm.P384, "")
 	file := filepath.Join(t.TempDir(), "token.json")
-	text, err := json.Marshal(f.tok)
+	text, err := json.Marshal(o.tok)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +85,7 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 	}
 	call := func(args ...string) (string, string, int) {
 		var stdout, stderr bytes.Buffer
-		c := exec.CommandContext(t.Context(), agentBinary, append(args, "--tpm", f.tpm.Address(), "--state", f.state)...)
+		c := exec.CommandContext(t.Context(), agentBinary, append(args, "--tpm", o.tpm.Address(), "--state", o.state)...)
 		c.Stdout, c.Stderr = &stdout, &stderr
 		err := c.Run()
 		var exit *exec.ExitError
@@ -126,74 +95,72 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 		return stdout.String(), stderr.String(), c.ProcessState.ExitCode()
 	}
 	if _, said, code := call("onboard", "--token-file", file); code != 0 || !strings.Contains(said, "already onboarded") {
-		t.Errorf("a device that is aboard: code %d\n%s", code, said)
+		t.Errorf("onboarding an active device: exit code %d\n%s", code, said)
 	}
 	if out, _, code := call("status", "--ask"); code != 0 || !strings.Contains(out, "The hub accepts the device.") {
-		t.Errorf("status --ask: code %d\n%s", code, out)
+		t.Errorf("status --ask: exit code %d\n%s", code, out)
 	}
-	f.delete(t, f.first.DeviceID)
+	o.deleteDevice(t, o.id)
 	if out, _, _ := call("status", "--ask"); !strings.Contains(out, "The owner deleted this device") {
 		t.Errorf("status --ask:\n%s", out)
 	}
 	if out, said, code := call("onboard", "--token-file", file); code != 3 || out != "" || !strings.Contains(said, "The owner deleted this device") || !strings.Contains(said, "onboard --again") {
-		t.Errorf("a device that was deleted: code %d\n%s%s", code, out, said)
+		t.Errorf("onboarding a deleted device: exit code %d\n%s%s", code, out, said)
 	}
 	if out, _, _ := call("status"); !strings.Contains(out, "phase      removed") || !strings.Contains(out, "removed    revoked, known since") {
 		t.Errorf("status:\n%s", out)
 	}
 	if out, said, code := call("onboard", "--again", "--token-file", file); code != 0 || !strings.Contains(out, "phase      active") {
-		t.Errorf("--again: code %d\n%s%s", code, out, said)
+		t.Errorf("--again: exit code %d\n%s%s", code, out, said)
 	}
 }
 
-// A state folder that was restored from a backup: the TPM has onboarded again
-// since. It comes back once a day; a second machine with the same TPM's state
-// would else take the device from the first for ever.
+// A state folder was restored from a backup, and its TPM has onboarded again since the
+// backup. The agent may take the device over, but only once a day. Without this limit, two
+// machines with one TPM's state would take the device from each other without end.
 func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
-	backup := copyOf(t, f.state)
-	if _, err := f.again(t, f.tok, f.state); err != nil {
+	o := newOnboarded(t, swtpm.P384, "")
+	backup := copyState(t, o.state)
+	if _, err := o.onboardAgain(t, o.tok, o.state); err != nil {
 		t.Fatal(err)
 	}
-	s, err := onboard(t, f.tpm, f.tok, backup)
-	if err != nil || s.DeviceID != f.first.DeviceID || s.Returned.IsZero() {
-		t.Fatalf("%+v, %v", s, err)
+	s, err := onboard(t, o.tpm, o.tok, backup)
+	if err != nil || s.DeviceID != o.id || s.Returned.IsZero() {
+		t.Fatalf("state %s, error %v", brief.Of(s), err)
 	}
-	if _, err := onboard(t, f.tpm, f.tok, f.state); err != nil { // the other one
+	if _, err := onboard(t, o.tpm, o.tok, o.state); err != nil { // the state folder that was not restored
 		t.Fatal(err)
 	}
 	for range 2 {
-		_, err = onboard(t, f.tpm, f.tok, backup)
-		staysOut(t, err, "superseded", "certificate-not-active")
+		_, err = onboard(t, o.tpm, o.tok, backup)
+		wantRemoved(t, err, "superseded", "certificate-not-active")
 	}
-	if n, uses := len(f.h.Devices(t, f.h.Owner)), f.h.Uses(t, f.tok); n != 1 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
-	// Without a token it says what to do.
-	_, err = onboardWith(t, agent.Config{TPM: f.tpm.Address(), StateDir: backup})
-	staysOut(t, err, "superseded", "certificate-not-active")
+	o.wantDevicesAndUses(t, 1, 1)
+	// Without a join token, the error names the remedy.
+	_, err = onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: backup})
+	wantRemoved(t, err, "superseded", "certificate-not-active")
 }
 
-// An old backup does not get round the owner's deletion.
+// Restoring an old backup does not undo the owner's deletion of the device.
 func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 	t.Parallel()
 	t.Run("of an earlier certificate", func(t *testing.T) {
-		f := aboard(t)
-		backup := copyOf(t, f.state)
-		if _, err := f.again(t, f.tok, f.state); err != nil {
+		t.Parallel()
+		o := newOnboarded(t, swtpm.P384, "")
+		backup := copyState(t, o.state)
+		if _, err := o.onboardAgain(t, o.tok, o.state); err != nil {
 			t.Fatal(err)
 		}
-		f.delete(t, f.first.DeviceID)
-		_, err := onboard(t, f.tpm, f.tok, backup)
-		staysOut(t, err, "revoked", "certificate-not-active")
+		o.deleteDevice(t, o.id)
+		_, err := onboard(t, o.tpm, o.tok, backup)
+		wantRemoved(t, err, "revoked", "certificate-not-active")
 	})
 	t.Run("in the middle of onboarding", func(t *testing.T) {
-		f := &fleetOfOne{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}
-		f.h = newHub(t, f.tpm)
-		f.tok = f.h.Token(t, f.h.Owner, nil)
+		t.Parallel()
+		o := newDevice(t, swtpm.P384)
 		ctx, cancel := context.WithCancel(t.Context())
-		a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Progress: func(s agent.Progress) {
+		a, err := agent.New(agent.Config{Token: o.tok, TPM: o.tpm.Address(), StateDir: o.state, Progress: func(s agent.Progress) {
 			if s.Name == "open" {
 				cancel()
 			}
@@ -202,36 +169,34 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := a.Onboard(ctx); err == nil {
-			t.Fatal("it was not stopped")
+			t.Fatal("the cancelled onboarding succeeded")
 		}
 		if err := a.Close(); err != nil {
 			t.Fatal(err)
 		}
-		backup := copyOf(t, f.state)
-		s, err := onboard(t, f.tpm, f.tok, f.state)
+		backup := copyState(t, o.state)
+		s, err := onboard(t, o.tpm, o.tok, o.state)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.delete(t, s.DeviceID)
+		o.deleteDevice(t, s.DeviceID)
 		for range 2 {
-			_, err = onboard(t, f.tpm, f.tok, backup)
-			staysOut(t, err, "revoked", "device-revoked")
+			_, err = onboard(t, o.tpm, o.tok, backup)
+			wantRemoved(t, err, "revoked", "device-revoked")
 		}
-		if n, uses := len(f.h.Devices(t, f.h.Owner)), f.h.Uses(t, f.tok); n != 0 || uses != 1 {
-			t.Errorf("%d devices, %d uses of the token", n, uses)
-		}
-		if _, err := f.again(t, f.tok, backup); err != nil {
+		o.wantDevicesAndUses(t, 0, 1)
+		if _, err := o.onboardAgain(t, o.tok, backup); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// run, as a service: it does not end, and goes on when a person has brought the
-// device back, in the same state folder.
+// The command run, as a service, does not end when the owner deletes the device. It goes on
+// when a person has onboarded the device again in the same state folder.
 func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
-	a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, ReportEvery: 50 * time.Millisecond})
+	o := newOnboarded(t, swtpm.P384, "")
+	a, err := agent.New(agent.Config{Token: o.tok, TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,35 +208,35 @@ func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 		for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
 			select {
 			case err := <-stayed:
-				t.Fatalf("it ended: %v", err)
+				t.Fatalf("the agent ended: %v", err)
 			default:
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("it does not happen: %s", what)
+				t.Fatalf("timeout waiting: %s", what)
 			}
 		}
 	}
 	seen := func() bool {
-		d := f.h.Devices(t, f.h.Owner)
+		d := o.hub.Devices(t, o.hub.Owner)
 		return len(d) == 1 && d[0].DeviceMeta["gangway.arch"] != nil
 	}
 	until("a report", seen)
-	f.delete(t, f.first.DeviceID)
-	until("it notices", func() bool {
-		s, err := agent.ReadState(f.state)
+	o.deleteDevice(t, o.id)
+	until("the agent notices that its device was deleted", func() bool {
+		s, err := agent.ReadState(o.state)
 		return err == nil && s.Phase == agent.PhaseRemoved && strings.Contains(s.Waiting, "--again")
 	})
 	var back *agent.State
 	until("the state folder is free", func() bool {
-		back, err = f.again(t, f.tok, f.state)
+		back, err = o.onboardAgain(t, o.tok, o.state)
 		return !errors.Is(err, agent.ErrInUse)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	until("a report of the new device", seen)
-	if d := f.h.Devices(t, f.h.Owner); d[0].ID != back.DeviceID {
-		t.Errorf("device %s reports, %s was expected", d[0].ID, back.DeviceID)
+	if d := o.hub.Devices(t, o.hub.Owner); d[0].ID != back.DeviceID {
+		t.Errorf("device %s reports, want %s", d[0].ID, back.DeviceID)
 	}
 	cancel()
 	if err := <-stayed; err != nil && !errors.Is(err, context.Canceled) {
@@ -281,34 +246,34 @@ func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 
 func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
-	bad := f.h.Token(t, f.h.Owner, func(tok *store.JoinToken) { tok.Disabled = true })
+	o := newOnboarded(t, swtpm.P384, "")
+	bad := o.hub.Token(t, o.hub.Owner, func(tok *store.JoinToken) { tok.Disabled = true })
 	var refused *agent.Refused
-	if _, err := f.again(t, bad, f.state); !errors.As(err, &refused) || refused.Code != "token-unusable" {
-		t.Fatalf("%v", err)
+	if _, err := o.onboardAgain(t, bad, o.state); !errors.As(err, &refused) || refused.Code != "token-unusable" {
+		t.Fatalf("got %v, want the code token-unusable", err)
 	}
-	s, err := agent.ReadState(f.state)
-	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != f.first.DeviceID || s.TokenID != f.tok.ID {
-		t.Fatalf("%+v, %v", s, err)
+	s, err := agent.ReadState(o.state)
+	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != o.id || s.TokenID != o.tok.ID {
+		t.Fatalf("state %s, error %v", brief.Of(s), err)
 	}
-	runUntilSeen(t, f.h, agent.Config{TPM: f.tpm.Address(), StateDir: f.state, ReportEvery: 50 * time.Millisecond})
+	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 
-	// A device that was deleted stays that: a refusal does not make it new.
-	f.delete(t, f.first.DeviceID)
-	_, err = onboard(t, f.tpm, f.tok, f.state)
-	staysOut(t, err, "revoked", "certificate-not-active")
-	if _, err := f.again(t, bad, f.state); !errors.As(err, &refused) || refused.Code != "token-unusable" {
-		t.Fatalf("%v", err)
+	// A deleted device stays deleted: a refused attempt does not clear that state.
+	o.deleteDevice(t, o.id)
+	_, err = onboard(t, o.tpm, o.tok, o.state)
+	wantRemoved(t, err, "revoked", "certificate-not-active")
+	if _, err := o.onboardAgain(t, bad, o.state); !errors.As(err, &refused) || refused.Code != "token-unusable" {
+		t.Fatalf("got %v, want the code token-unusable", err)
 	}
-	_, err = onboard(t, f.tpm, f.tok, f.state)
-	staysOut(t, err, "revoked", "certificate-not-active")
+	_, err = onboard(t, o.tpm, o.tok, o.state)
+	wantRemoved(t, err, "revoked", "certificate-not-active")
 }
 
 func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
+	o := newOnboarded(t, swtpm.P384, "")
 	ctx, cancel := context.WithCancel(t.Context())
-	a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Again: true, Progress: func(s agent.Progress) {
+	a, err := agent.New(agent.Config{Token: o.tok, TPM: o.tpm.Address(), StateDir: o.state, Again: true, Progress: func(s agent.Progress) {
 		if s.Name == "request" {
 			cancel()
 		}
@@ -317,48 +282,49 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := a.Onboard(ctx); err == nil {
-		t.Fatal("it was not stopped")
+		t.Fatal("the cancelled onboarding succeeded")
 	}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Without the token it is what it was; with it, it would go on.
-	s, err := onboardWith(t, agent.Config{TPM: f.tpm.Address(), StateDir: f.state})
-	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != f.first.DeviceID || s.Former != nil {
-		t.Fatalf("%+v, %v", s, err)
+	// Without a join token the agent returns to its active device. With one, it would
+	// continue the interrupted onboarding.
+	s, err := onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
+	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != o.id || s.Former != nil {
+		t.Fatalf("state %s, error %v", brief.Of(s), err)
 	}
-	runUntilSeen(t, f.h, agent.Config{TPM: f.tpm.Address(), StateDir: f.state, ReportEvery: 50 * time.Millisecond})
+	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 }
 
-// A proxy does not go on with the certificate that the device had before.
+// The proxy ends when its device gets a new certificate, instead of using the old one.
 func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
+	o := newOnboarded(t, swtpm.P384, "")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- agent.Proxy(ctx, agent.ProxyConfig{TPM: f.tpm.Address(), StateDir: f.state, TCP: "127.0.0.1:0", Ready: func(addr string) { ready <- addr }})
+		ended <- agent.Proxy(ctx, agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, TCP: "127.0.0.1:0", Ready: func(addr string) { ready <- addr }})
 	}()
 	select {
 	case <-ready:
 	case err := <-ended:
 		t.Fatal(err)
 	}
-	if _, err := f.again(t, f.tok, f.state); err != nil {
+	if _, err := o.onboardAgain(t, o.tok, o.state); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-ended; !errors.Is(err, agent.ErrOnboardedAgain) {
-		t.Errorf("it ends with %v", err)
+		t.Errorf("the proxy ended with %v, want %v", err, agent.ErrOnboardedAgain)
 	}
 }
 
-// A hub that was restored from a backup has no record of the devices that came
-// aboard since; those that have their token come back by themselves.
+// A hub that was restored from a backup has no record of the devices that onboarded after
+// the backup. Those that still have their join token onboard again by themselves.
 func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
 	t.Parallel()
-	f := aboard(t)
-	db, err := sql.Open("sqlite", filepath.Join(f.h.Data(), "gangway.db"))
+	o := newOnboarded(t, swtpm.P384, "")
+	db, err := sql.Open("sqlite", filepath.Join(o.hub.Data(), "gangway.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,16 +339,14 @@ func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = onboardWith(t, agent.Config{TPM: f.tpm.Address(), StateDir: f.state})
-	staysOut(t, err, "unknown", "certificate-not-active")
-	s, err := onboard(t, f.tpm, f.tok, f.state)
+	_, err = onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
+	wantRemoved(t, err, "unknown", "certificate-not-active")
+	s, err := onboard(t, o.tpm, o.tok, o.state)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.DeviceID != f.first.DeviceID || s.Returned.IsZero() {
-		t.Errorf("it came back as %+v", s)
+	if s.DeviceID != o.id || s.Returned.IsZero() {
+		t.Errorf("onboarded again as %s", brief.Of(s))
 	}
-	if n, uses := len(f.h.Devices(t, f.h.Owner)), f.h.Uses(t, f.tok); n != 1 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
+	o.wantDevicesAndUses(t, 1, 1)
 }

@@ -13,19 +13,20 @@ import (
 
 	"gangway/device/agent"
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/eventlog"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 )
 
-// running starts the agent of an onboarded machine and returns how to stop it.
-func running(t *testing.T, cfg agent.Config) (stop func()) {
+// runAgent starts the agent of an onboarded machine and returns how to stop it.
+func runAgent(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
-	return runningWith(t, cfg, func(agent.Progress) {})
+	return runAgentWith(t, cfg, func(agent.Progress) {})
 }
 
-// runningWith is running with a look at each step.
-func runningWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (stop func()) {
+// runAgentWith is runAgent, with a function that is called at each step.
+func runAgentWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
 	cfg.Progress = func(s agent.Progress) {
@@ -48,8 +49,8 @@ func runningWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (sto
 	})
 }
 
-// becomes waits until the owner reads a state of the device's boot.
-func (o *owner) becomes(id, state string) api.BootView {
+// waitForBoot waits until the hub shows the owner this state of the device's boot.
+func (o *owner) waitForBoot(id, state string) api.BootView {
 	o.t.Helper()
 	var v api.BootView
 	for range 200 {
@@ -58,11 +59,11 @@ func (o *owner) becomes(id, state string) api.BootView {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	o.t.Fatalf("the boot is %q, %q was expected: %+v", v.State, state, v.Changes)
+	o.t.Fatalf("the boot is %q, want %q: %s", v.State, state, brief.Of(v.Changes))
 	return v
 }
 
-// A real TPM, into which a boot was measured as firmware does.
+// A boot was measured into a real TPM, as firmware does it.
 func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -70,7 +71,7 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	ada := signIn(t, h)
 	dir := t.TempDir()
 	state, logFile := filepath.Join(dir, "state"), filepath.Join(dir, "log")
-	boots := func(l eventlog.Log) {
+	measure := func(l eventlog.Log) {
 		t.Helper()
 		if err := l.Extend(tpm.ExtendPCR); err != nil {
 			t.Fatal(err)
@@ -80,17 +81,17 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 		}
 	}
 	usual := eventlog.Boot(true, "linux 1", "quiet")
-	boots(usual)
+	measure(usual)
 	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: logFile}
-	stop := running(t, cfg)
+	stop := runAgent(t, cfg)
 	defer stop()
-	v := ada.becomes(s.DeviceID, "matches")
+	v := ada.waitForBoot(s.DeviceID, "matches")
 	if v.Reference.From != "the first boot" || v.Latest.SecureBoot != "on" || len(v.Latest.Unexplained) != 0 {
-		t.Errorf("%+v", v)
+		t.Errorf("got %s", brief.Of(v))
 	}
 	stop()
 	// Something more is measured, as if another image had been started.
@@ -102,13 +103,13 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	if err := os.WriteFile(logFile, append(usual, more).Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	stop = running(t, cfg)
-	v = ada.becomes(s.DeviceID, "changed")
+	stop = runAgent(t, cfg)
+	v = ada.waitForBoot(s.DeviceID, "changed")
 	if len(v.Changes) != 1 || !strings.HasPrefix(v.Changes[0].Words, "Boot image 2 was measured, but is not in the reference of ") {
-		t.Errorf("%+v", v.Changes)
+		t.Errorf("got %s", brief.Of(v.Changes))
 	}
-	says(t, ada.events(), "changed. Boot image 2 was measured")
-	// With a policy that wants it to match, its owner must accept it first.
+	wantSentences(t, ada.events(), "changed. Boot image 2 was measured")
+	// If the policy requires a match, the owner must accept the new boot first.
 	h.Policy(t, h.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	seen := func() time.Time { return h.Devices(t, h.Owner)[0].LastSeen }
 	ada.call("POST", "/devices/"+s.DeviceID+"/boot/reference", map[string]any{"from": "latest", "lock": true}, &v)
@@ -125,7 +126,7 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	stop()
 }
 
-// bootedMachine is a machine aboard whose firmware measured a boot and logged it.
+// bootedMachine onboards a machine whose firmware measured a boot and logged it.
 func bootedMachine(t *testing.T, l eventlog.Log) (tpm *swtpm.TPM, h *hubtest.Hub, s *agent.State, cfg agent.Config) {
 	t.Helper()
 	tpm = newTPM(t, swtpm.P384)
@@ -145,35 +146,34 @@ func bootedMachine(t *testing.T, l eventlog.Log) (tpm *swtpm.TPM, h *hubtest.Hub
 	return tpm, h, s, cfg
 }
 
-// The log of another boot beside a real TPM's quote says nothing: what changed is
-// told by the values.
+// An event log of another boot does not explain a real TPM's quote: the hub finds the change
+// from the PCR values.
 func TestRealTPMWithTheLogOfAnotherBootIsChanged(t *testing.T) {
 	t.Parallel()
 	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
 	ada := signIn(t, h)
-	stop := running(t, cfg)
-	ada.becomes(s.DeviceID, "matches")
+	stop := runAgent(t, cfg)
+	ada.waitForBoot(s.DeviceID, "matches")
 	stop()
 	h.Policy(t, h.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	evil := sha256.Sum256([]byte("evil"))
-	if err := tpm.ExtendPCR(4, evil[:]); err != nil { // and the log stays as it was
+	if err := tpm.ExtendPCR(4, evil[:]); err != nil { // the event log stays the same
 		t.Fatal(err)
 	}
 	before := h.Devices(t, h.Owner)[0].LastSeen
-	stop = running(t, cfg)
+	stop = runAgent(t, cfg)
 	defer stop()
-	v := ada.becomes(s.DeviceID, "changed")
+	v := ada.waitForBoot(s.DeviceID, "changed")
 	if len(v.Changes) != 1 || !strings.HasPrefix(v.Changes[0].Words, "PCR 4 differs from the reference of ") || !strings.HasSuffix(v.Changes[0].Words, "the event log no longer explains it.") {
-		t.Errorf("%+v", v.Changes)
+		t.Errorf("got %s", brief.Of(v.Changes))
 	}
 	if h.Devices(t, h.Owner)[0].LastSeen.After(before) {
 		t.Error("the device was admitted")
 	}
 }
 
-// seenAgain waits until the hub has taken another report of the owner's only
-// device.
-func seenAgain(t *testing.T, h *hubtest.Hub) {
+// waitForReport waits until the hub has accepted another report of the owner's only device.
+func waitForReport(t *testing.T, h *hubtest.Hub) {
 	t.Helper()
 	before := h.Devices(t, h.Owner)[0].LastSeen
 	for range 200 {
@@ -182,15 +182,16 @@ func seenAgain(t *testing.T, h *hubtest.Hub) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	t.Error("the device is off the hub")
+	t.Error("the hub accepted no further report of the device")
 }
 
-// An event log that cannot be read, or is too large, costs a device nothing that
-// its owner did not ask for; and with measured_boot: require the PCRs count.
+// A device whose event log cannot be read, or is too large, stays on the hub. This holds also
+// with measured_boot: require, where the hub compares the PCRs.
 func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	t.Parallel()
 	for _, c := range []string{"a folder", "too large", "no log"} {
 		t.Run(c, func(t *testing.T) {
+			t.Parallel()
 			tpm := newTPM(t, swtpm.P384)
 			h := newHub(t, tpm)
 			ada := signIn(t, h)
@@ -213,27 +214,28 @@ func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stop := running(t, agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: logFile})
+			stop := runAgent(t, agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: logFile})
 			defer stop()
-			if v := ada.becomes(s.DeviceID, "matches"); v.Latest.Log {
-				t.Errorf("%+v", v.Latest)
+			if v := ada.waitForBoot(s.DeviceID, "matches"); v.Latest.Log {
+				t.Errorf("got %s", brief.Of(v.Latest))
 			}
-			seenAgain(t, h)
+			waitForReport(t, h)
 			h.Policy(t, h.Owner.ID, "version: 1\nmeasured_boot: require\n")
-			seenAgain(t, h)
+			waitForReport(t, h)
 			stop()
 		})
 	}
 }
 
-// A device aboard, whose boot must match, gets systemd 261: its owner is told
-// what that is, accepts it, and the device is back.
+// The boot of an active device must match, and the device gets systemd 261, which extends a
+// separator. The hub names that change to the owner, the owner accepts it, and the hub admits
+// the device again.
 func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	t.Parallel()
 	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
 	ada := signIn(t, h)
-	stop := running(t, cfg)
-	ada.becomes(s.DeviceID, "matches")
+	stop := runAgent(t, cfg)
+	ada.waitForBoot(s.DeviceID, "matches")
 	h.Policy(t, h.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	stop()
 	word := sha256.Sum256([]byte("os-separator"))
@@ -242,20 +244,20 @@ func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stop = running(t, cfg)
+	stop = runAgent(t, cfg)
 	defer stop()
-	v := ada.becomes(s.DeviceID, "changed")
+	v := ada.waitForBoot(s.DeviceID, "changed")
 	if len(v.Changes) != 1 || !strings.HasPrefix(v.Changes[0].Words, "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator") || v.Latest.SecureBoot != "on" {
-		t.Errorf("%+v, Secure Boot %s", v.Changes, v.Latest.SecureBoot)
+		t.Errorf("changes %s, Secure Boot %s", brief.Of(v.Changes), v.Latest.SecureBoot)
 	}
 	ada.call("POST", "/devices/"+s.DeviceID+"/boot/reference", map[string]any{"from": "latest", "measurement": v.Number}, &v)
-	seenAgain(t, h)
-	ada.becomes(s.DeviceID, "matches")
+	waitForReport(t, h)
+	ada.waitForBoot(s.DeviceID, "matches")
 	stop()
 }
 
-// A TPM into which the firmware measures nothing: the owner reads so, and a
-// policy that requires a boot keeps the device out.
+// The firmware measures nothing into the TPM: the owner reads this at the hub, and the
+// device stays admitted while no policy requires a measured boot.
 func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -266,18 +268,18 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := running(t, agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: filepath.Join(state, "none")})
+	stop := runAgent(t, agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: filepath.Join(state, "none")})
 	defer stop()
-	if v := ada.becomes(s.DeviceID, "nothing-measured"); v.Reference != nil {
-		t.Errorf("%+v", v.Reference)
+	if v := ada.waitForBoot(s.DeviceID, "nothing-measured"); v.Reference != nil {
+		t.Errorf("got %s", brief.Of(v.Reference))
 	}
-	says(t, ada.events(), "The firmware measured nothing at the boot of")
-	seenAgain(t, h)
+	wantSentences(t, ada.events(), "The firmware measured nothing at the boot of")
+	waitForReport(t, h)
 	stop()
 }
 
-// What a device reports of itself is optional. Where it is more than the hub
-// takes, the device stays, and says once what is wrong.
+// What a device reports about itself is optional. If the hub refuses a report as too large,
+// the device stays on the hub, and the agent says once what is wrong.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -295,19 +297,19 @@ func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 		cfg.ReportFiles[fmt.Sprintf("file-%d", n)] = file
 	}
 	var mu sync.Mutex
-	told := 0
-	stop := runningWith(t, cfg, func(s agent.Progress) {
+	reported := 0
+	stop := runAgentWith(t, cfg, func(s agent.Progress) {
 		mu.Lock()
 		defer mu.Unlock()
 		if strings.Contains(s.Detail, "refuses this machine's report") {
-			told++
+			reported++
 		}
 	})
 	defer stop()
-	seenAgain(t, h)
-	seenAgain(t, h)
+	waitForReport(t, h)
+	waitForReport(t, h)
 	stop()
-	if told != 1 {
-		t.Errorf("it is said %d times", told)
+	if reported != 1 {
+		t.Errorf("the agent says %d times that the report was refused, want once", reported)
 	}
 }

@@ -22,7 +22,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// authority is a level of a maker's CA, made for a test.
+// authority is one CA of a TPM maker's chain, made for a test.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -59,9 +59,9 @@ func newAuthorityWith(t *testing.T, name string, above *authority, change func(*
 	return &authority{cert, key}
 }
 
-// chipOf is a real TPM whose EK (H-2) the authority certified; change may
-// alter the certificate before.
-func chipOf(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm.TPM, *x509.Certificate) {
+// tpmCertifiedBy starts a real TPM whose EK (H-2) has a certificate of the authority, and
+// returns both. change, if not nil, alters the certificate before it is signed.
+func tpmCertifiedBy(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm.TPM, *x509.Certificate) {
 	t.Helper()
 	tpm := newTPM(t, swtpm.None)
 	link, err := identity.Open(tpm.Address())
@@ -95,22 +95,23 @@ func chipOf(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm
 	return tpm, leaf
 }
 
-// chipWithChain is a real TPM whose EK certificate is three CAs below the root
-// that is returned, and those three, nearest first.
-func chipWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [][]byte) {
+// tpmWithChain starts a real TPM whose EK certificate is three CAs below a root. It returns
+// the root, and the three CAs, the EK's issuer first.
+func tpmWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [][]byte) {
 	t.Helper()
 	top := newAuthority(t, "root", nil)
 	one := newAuthority(t, "intermediate", top)
 	two := newAuthority(t, "platform", one)
 	three := newAuthority(t, "issuing", two)
-	tpm, _ = chipOf(t, three, nil)
+	tpm, _ = tpmCertifiedBy(t, three, nil)
 	return tpm, top.cert, [][]byte{three.cert.Raw, two.cert.Raw, one.cert.Raw}
 }
 
-// A chip that brings its maker's chain in NV onboards at a hub that has
-// nothing but the root, however the chain lies there.
+// A TPM with its maker's chain in NV onboards at a hub that has only the root, in whatever
+// layout the chain is stored.
 func TestChainInTheChipInEveryLayout(t *testing.T) {
-	tpm, root, c := chipWithChain(t)
+	t.Parallel()
+	tpm, root, c := tpmWithChain(t)
 	h := hubtest.New(t, []*x509.Certificate{root}, nil)
 	stream := slices.Concat(c...)
 	zeros, ones := make([]byte, 64), bytes.Repeat([]byte{0xFF}, 64)
@@ -130,7 +131,7 @@ func TestChainInTheChipInEveryLayout(t *testing.T) {
 		{"with something else between", map[uint32][]byte{first: c[0], first + 1: []byte("not a certificate"), first + 2: slices.Concat(c[1], c[2])}},
 		{"with the root and a stranger", map[uint32][]byte{first: slices.Concat(stranger, root.Raw), first + 1: stream}},
 		{"among more than a request may hold", map[uint32][]byte{
-			first: strangers(t, 4), first + 1: strangers(t, 4), first + 2: stream}},
+			first: unrelatedCAs(t, 4), first + 1: unrelatedCAs(t, 4), first + 2: stream}},
 	}
 	for _, l := range layouts {
 		t.Run(l.name, func(t *testing.T) {
@@ -155,7 +156,7 @@ func TestChainInTheChipInEveryLayout(t *testing.T) {
 			}
 		})
 	}
-	// Without its chain the chip is not known; the root alone does not do.
+	// Without the chain in NV the hub does not trust the TPM: the root is not enough.
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
@@ -167,22 +168,23 @@ func TestChainInTheChipInEveryLayout(t *testing.T) {
 	}
 }
 
-func strangers(t *testing.T, n int) (stream []byte) {
+func unrelatedCAs(t *testing.T, n int) (stream []byte) {
 	for range n {
 		stream = append(stream, newAuthority(t, "stranger", nil).cert.Raw...)
 	}
 	return stream
 }
 
-// A chip cannot bring its own root.
+// A root in the TPM's NV is not trusted.
 func TestRootInTheChipIsNotTrusted(t *testing.T) {
-	tpm, root, c := chipWithChain(t)
+	t.Parallel()
+	tpm, root, c := tpmWithChain(t)
 	h := hubtest.New(t, []*x509.Certificate{newAuthority(t, "root", nil).cert}, nil)
 	if err := tpm.WriteNV(0x01C00100, slices.Concat(slices.Concat(c...), root.Raw)); err != nil {
 		t.Fatal(err)
 	}
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
-		t.Errorf("%v", err)
+		t.Errorf("onboarding with the maker's root in NV: %v", err)
 	}
 }

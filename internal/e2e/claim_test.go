@@ -13,19 +13,20 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/internal/brief"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
 
-// unclaimed is a machine without a join token.
-type unclaimed struct {
+// unclaimedMachine is a machine without a join token.
+type unclaimedMachine struct {
 	t     *testing.T
 	state string
 	proc  *exec.Cmd
 	log   lockedBuffer
 }
 
-func (u *unclaimed) start(tpm *swtpm.TPM, hubFile string) {
+func (u *unclaimedMachine) start(tpm *swtpm.TPM, hubFile string) {
 	u.t.Helper()
 	u.proc = exec.Command(agentBinary, "onboard", "--hub-file", hubFile, "--tpm", tpm.Address(), "--state", u.state)
 	u.proc.Stderr = &u.log
@@ -35,15 +36,15 @@ func (u *unclaimed) start(tpm *swtpm.TPM, hubFile string) {
 	u.t.Cleanup(u.kill)
 }
 
-func (u *unclaimed) kill() {
+func (u *unclaimedMachine) kill() {
 	u.proc.Process.Kill()
 	u.proc.Wait()
 }
 
-// code waits until the machine shows one that is another than the last.
-func (u *unclaimed) code(last string) (code string) {
+// nextCode waits until the machine shows a claim code that differs from last.
+func (u *unclaimedMachine) nextCode(last string) (code string) {
 	u.t.Helper()
-	eventually(u.t, "the machine shows a code", func() bool {
+	eventually(u.t, "the machine shows a claim code", func() bool {
 		s, err := agent.ReadState(u.state)
 		_, code, _ = strings.Cut(s.Claim, "/claim/")
 		return err == nil && code != "" && code != last
@@ -51,8 +52,8 @@ func (u *unclaimed) code(last string) (code string) {
 	return code
 }
 
-// A machine without a token shows a code, and is the device of who takes it to
-// the hub; nothing that it shows or writes lets another in.
+// A machine without a join token shows a claim code. The account that claims it at the hub
+// becomes its owner.
 func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -66,30 +67,30 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	u := &unclaimed{t: t, state: filepath.Join(t.TempDir(), "state")}
+	u := &unclaimedMachine{t: t, state: filepath.Join(t.TempDir(), "state")}
 	u.start(tpm, file)
-	first := u.code("")
+	first := u.nextCode("")
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices before anybody claimed it", n)
+		t.Errorf("%d devices before the claim, want none", n)
 	}
-	// Switched off and on, it shows another: there was nothing on its disk to go
-	// on with.
+	// After a restart it shows another code: nothing on its disk lets it continue with
+	// the first.
 	u.kill()
 	u.start(tpm, file)
-	code := u.code(first)
-	ada.claims(code)
+	code := u.nextCode(first)
+	ada.claim(code)
 	if err := u.proc.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, u.log.String())
+		t.Fatalf("gangway-agent onboard: %v: %s", err, u.log.String())
 	}
 	devices := h.Devices(t, h.Owner)
 	if len(devices) != 1 {
-		t.Fatalf("devices: %+v", devices)
+		t.Fatalf("%d devices, want 1", len(devices))
 	}
 	s, err := agent.ReadState(u.state)
 	if err != nil || s.Phase != agent.PhaseActive || s.Claim != "" || s.OwnerNick != h.Owner.Nick {
-		t.Errorf("%+v, %v", s, err)
+		t.Errorf("state %s, error %v", brief.Of(s), err)
 	}
-	// The words on the screen are those of the page.
+	// The machine and the hub's page show the same words, for the owner to compare.
 	page, err := ada.client.Get(h.URL + "/claim/" + code)
 	if err != nil {
 		t.Fatal(err)
@@ -98,12 +99,12 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	var text bytes.Buffer
 	text.ReadFrom(page.Body)
 	if words := wire.ClaimWords(code); !strings.Contains(text.String(), words) || !strings.Contains(u.log.String(), words) {
-		t.Errorf("%s is not on both", words)
+		t.Errorf("the words %q are not on both the page and the screen", words)
 	}
 }
 
-// claims takes a machine by its code.
-func (o *owner) claims(code string) {
+// claim claims a machine by its claim code.
+func (o *owner) claim(code string) {
 	o.t.Helper()
 	req, err := http.NewRequestWithContext(o.t.Context(), http.MethodPost, o.url+"/claim/"+code, nil)
 	if err != nil {
@@ -117,12 +118,12 @@ func (o *owner) claims(code string) {
 	}
 	resp.Body.Close()
 	if resp.StatusCode != 200 {
-		o.t.Fatalf("%s", resp.Status)
+		o.t.Fatalf("claiming %s: %s", code, resp.Status)
 	}
 }
 
-// A machine that is switched off after somebody took its code goes on, or shows
-// another one; in the end it is one device.
+// A machine that is switched off after its owner claimed it continues, or shows another
+// code. In the end there is one device.
 func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -136,7 +137,7 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	u := &unclaimed{t: t, state: filepath.Join(t.TempDir(), "state")}
+	u := &unclaimedMachine{t: t, state: filepath.Join(t.TempDir(), "state")}
 	last, kills := "", 0
 	phase := func() agent.Phase {
 		s, err := agent.ReadState(u.state)
@@ -156,14 +157,14 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 			}
 			if _, code, _ := strings.Cut(s.Claim, "/claim/"); code != "" && code != last {
 				last = code
-				ada.claims(code)
+				ada.claim(code)
 			}
 			select {
 			case <-ended:
 				done = true
 			case <-time.After(20 * time.Millisecond):
 			}
-			// It asks every three seconds; then all goes quickly.
+			// The agent polls every three seconds. After the claim, the rest is fast.
 			if s.Claim == "" && s.Phase != agent.PhaseActive && last != "" && kills < 8 && rand.IntN(2) == 0 {
 				kills++
 				u.proc.Process.Kill()
@@ -174,6 +175,6 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	}
 	t.Logf("%d kills", kills)
 	if devices := h.Devices(t, h.Owner); len(devices) != 1 {
-		t.Errorf("devices: %+v", devices)
+		t.Errorf("%d devices, want 1", len(devices))
 	}
 }

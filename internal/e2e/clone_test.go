@@ -12,13 +12,14 @@ import (
 	"gangway/device/agent"
 	"gangway/hub/clone"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
 
-// cloneTPM copies a TPM's state into another one, as the clone of a virtual
-// machine has it, and starts both.
+// cloneTPM copies a TPM's state into another TPM, as cloning a virtual machine does, and
+// starts both.
 func cloneTPM(t *testing.T, tpm *swtpm.TPM) (copied *swtpm.TPM) {
 	t.Helper()
 	tpm.Stop()
@@ -42,8 +43,8 @@ func cloneTPM(t *testing.T, tpm *swtpm.TPM) (copied *swtpm.TPM) {
 	return copied
 }
 
-// kinds lists the kinds of a device's events about clones, in their order.
-func kinds(t *testing.T, h *hubtest.Hub, device string) (list []string) {
+// cloneEvents lists the kinds of a device's events about clones, in their order.
+func cloneEvents(t *testing.T, h *hubtest.Hub, device string) (list []string) {
 	t.Helper()
 	events, err := h.Store.Events(t.Context(), store.EventFilter{Device: device, Limit: 1000})
 	if err != nil {
@@ -57,8 +58,9 @@ func kinds(t *testing.T, h *hubtest.Hub, device string) (list []string) {
 	return list
 }
 
-// Two virtual machines of one image, disk and TPM: both agents run with the
-// same certificate at once. The owner is told, decides, and takes it back.
+// Two virtual machines are clones, with the same disk and TPM state, and both agents run
+// with the same certificate at once. The hub reports it to the owner, who decides that they
+// are two machines, and later reverses that decision.
 func TestClonedMachinesRunAtOnce(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -72,7 +74,7 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := cloneTPM(t, tpm)
-	if err := copied.Restart(t.Context()); err != nil { // it was started once more than the first
+	if err := copied.Restart(t.Context()); err != nil { // one more start than the first TPM: its counters differ
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -94,9 +96,9 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Cleanup(func() { a.Close() })
 		running++
 		go func() { ended <- a.Run(ctx) }()
-		// The second begins when the first is connected, and looks like it,
-		// restarted.
-		eventually(t, "it has shown its boot", func() bool {
+		// The second agent starts when the first is connected. To the hub it looks at first
+		// like a restart of the same machine.
+		eventually(t, "the machine has shown its boot", func() bool {
 			k, err := h.Store.Clone(t.Context(), s.DeviceID)
 			return err == nil && k.Version > int64(i)
 		})
@@ -115,8 +117,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		}
 	}()
 	eventually(t, "the clone is certain", func() bool { return device().Clone == string(clone.Certain) })
-	if got := kinds(t, h, s.DeviceID); !slices.Equal(got, []string{"device.clone-suspected", "device.cloned"}) {
-		t.Errorf("the owner was told %q", got)
+	if got := cloneEvents(t, h, s.DeviceID); !slices.Equal(got, []string{"device.clone-suspected", "device.cloned"}) {
+		t.Errorf("events for the owner: %q", got)
 	}
 
 	decide := func(d clone.Decision) {
@@ -127,18 +129,18 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 	}
 	decide(clone.TwoMachines)
 	for _, dir := range states {
-		eventually(t, "both are refused, and wait", func() bool {
+		eventually(t, "both agents are refused, and wait", func() bool {
 			text, err := os.ReadFile(filepath.Join(dir, "state.json"))
 			return err == nil && strings.Contains(string(text), "several machines run with a copy of this TPM's state")
 		})
 	}
 	seen := device().LastSeen
 	decide(clone.OneMachine)
-	eventually(t, "they go on", func() bool { return device().LastSeen.After(seen) })
+	eventually(t, "the device reports again", func() bool { return device().LastSeen.After(seen) })
 }
 
-// The second machine takes the device over with a join token, and the first
-// comes back. Each time the owner reads "onboarded again".
+// The second machine takes the device over with a join token, and then the first one takes
+// it back. The hub suspects a clone from the first takeover on.
 func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -160,15 +162,15 @@ func TestClonedMachinesOnboardByTurns(t *testing.T) {
 			t.Errorf("onboarding %d: device %s, clone %q, %v", i, s.DeviceID, d.Clone, err)
 		}
 	}
-	if got := kinds(t, h, id); !slices.Equal(got, []string{"device.clone-suspected"}) {
-		t.Errorf("the owner was told %q", got)
+	if got := cloneEvents(t, h, id); !slices.Equal(got, []string{"device.clone-suspected"}) {
+		t.Errorf("events for the owner: %q", got)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 }
 
-// The same TPM around which a machine is built again: no clone.
+// A TPM that moved to a machine with a new serial number is not a clone.
 func TestReplacedBoardIsNotTakenForAClone(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -181,10 +183,10 @@ func TestReplacedBoardIsNotTakenForAClone(t *testing.T) {
 	onboardAs(t, tpm, tok, "BOARD-2")
 	d, err := h.Store.Device(t.Context(), s.DeviceID)
 	if err != nil || d.Clone != "" || d.ProdSerial != "BOARD-2" {
-		t.Errorf("%+v %v", d, err)
+		t.Errorf("device %s, %v", brief.Of(d), err)
 	}
-	if got := kinds(t, h, s.DeviceID); len(got) != 0 {
-		t.Errorf("the owner was told %q", got)
+	if got := cloneEvents(t, h, s.DeviceID); len(got) != 0 {
+		t.Errorf("events for the owner: %q", got)
 	}
 }
 

@@ -15,13 +15,13 @@ import (
 
 	"gangway/device/agent"
 	"gangway/device/identity"
-	"gangway/internal/hubtest"
+	"gangway/internal/brief"
 	"gangway/internal/swtpm"
 )
 
-// newCurl is a curl that takes keys from OpenSSL's providers: this system's, or
-// the one that scripts/curl.sh unpacked.
-func newCurl(t testing.TB) string {
+// providerCurl returns the path of a curl that can use keys from OpenSSL's providers: the
+// system's, or the one that scripts/curl.sh unpacked.
+func providerCurl(t testing.TB) string {
 	t.Helper()
 	for _, program := range []string{"../../build/curl/curl", "curl"} {
 		var major, minor int
@@ -33,33 +33,12 @@ func newCurl(t testing.TB) string {
 			return program
 		}
 	}
-	t.Skip("no curl of 8.12 or later, which takes keys from OpenSSL's providers: scripts/install.sh unpacks one")
+	t.Skip("no curl of version 8.12 or later, which can use keys from OpenSSL's providers: scripts/install.sh unpacks one")
 	return ""
 }
 
-// onboarded is a device on a hub: its TPM, its state folder and its id.
-type onboarded struct {
-	tpm   *swtpm.TPM
-	hub   *hubtest.Hub
-	state string
-	id    string
-}
-
-func newOnboarded(t testing.TB, key string) onboarded {
-	t.Helper()
-	tpm := newTPM(t, swtpm.RSA2048)
-	h := newHub(t, tpm)
-	o := onboarded{tpm: tpm, hub: h, state: t.TempDir()}
-	s, err := onboardWith(t, agent.Config{Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: o.state, Key: key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.id = s.DeviceID
-	return o
-}
-
 // export runs the real command and returns its output.
-func (o onboarded) export(t testing.TB, args ...string) (string, error) {
+func (o *onboardedDevice) export(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -69,22 +48,22 @@ func (o onboarded) export(t testing.TB, args ...string) (string, error) {
 }
 
 // isRecord reports whether an answer is the record of the device.
-func (o onboarded) isRecord(answer []byte) bool {
+func (o *onboardedDevice) isRecord(answer []byte) bool {
 	var d struct{ ID string }
 	return json.Unmarshal(answer, &d) == nil && d.ID == o.id
 }
 
-// Programs that know nothing of Gangway read the device's own record over mutual
-// TLS, with the key that stays in the TPM.
+// Programs that know nothing about Gangway read the device's record over mutual TLS, with
+// the key that stays in the TPM.
 func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 	needShell(t)
 	for _, key := range []string{"P-256", "P-384", "RSA-2048"} {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()
-			o := newOnboarded(t, key)
+			o := newOnboarded(t, swtpm.RSA2048, key)
 			dir := filepath.Join(t.TempDir(), "identity")
 			if out, err := o.export(t, "--out", dir); err != nil || !strings.Contains(out, "handle:0x81020000") {
-				t.Fatalf("%v: %s", err, out)
+				t.Fatalf("export: %v: %s", err, out)
 			}
 			broker, err := o.tpm.Broker(t.Context())
 			if err != nil {
@@ -118,39 +97,40 @@ func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 					"-cert", file(agent.ExportChain), "-cert_chain", file(agent.ExportChain), "-key", strings.TrimSpace(string(uri)))
 				_, body, found := bytes.Cut(out, []byte("\r\n\r\n"))
 				if line, _, _ := bytes.Cut(body, []byte("\n")); !found || !o.isRecord(bytes.TrimSuffix(line, []byte("closed"))) {
-					t.Errorf("%s\n%s", out, said)
+					t.Errorf("the reply is not the device's record: %s\n%s", brief.Of(out), said)
 				}
 			})
 			t.Run("curl", func(t *testing.T) {
-				curl := newCurl(t)
+				curl := providerCurl(t)
 				out, said := run("", curl, "-q", "-sS", "--engine", "tpm2:?tpm2.signature=yes", "--key-type", "PROV", "--key", strings.TrimSpace(string(uri)),
 					"--cert", file(agent.ExportChain), "--cacert", file(agent.ExportCA), o.hub.URL+"/device")
 				if !o.isRecord(out) {
-					t.Errorf("%s %s", out, said)
+					t.Errorf("the reply is not the device's record: %s %s", brief.Of(out), said)
 				}
 			})
 		})
 	}
 }
 
-// What is exported is the key in the TPM and public files: no secret, no other
-// key's place, and nothing of another machine.
+// The export contains only public files and a reference to the key in the TPM. It contains
+// no private key, and does not change the agent's state.
 func TestExportGivesNoSecretAway(t *testing.T) {
-	o := newOnboarded(t, "")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "identity")
 	before, err := os.ReadFile(filepath.Join(o.state, "state.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := agent.New(agent.Config{TPM: o.tpm.Address(), StateDir: o.state}) // the agent runs meanwhile
+	a, err := agent.New(agent.Config{TPM: o.tpm.Address(), StateDir: o.state}) // the agent runs at the same time
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
 	for range 2 {
 		if out, err := o.export(t, "--out", dir); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("export: %v: %s", err, out)
 		}
 	}
 	files, err := os.ReadDir(dir)
@@ -161,35 +141,36 @@ func TestExportGivesNoSecretAway(t *testing.T) {
 	for _, f := range files {
 		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
 		if err != nil || !want[f.Name()] || bytes.Contains(b, []byte("PRIVATE")) {
-			t.Errorf("%s: %v, %s", f.Name(), err, b)
+			t.Errorf("%s: %v, %s", f.Name(), err, brief.Of(b))
 		}
 		delete(want, f.Name())
 	}
 	if len(want) > 0 {
-		t.Errorf("not written: %v", want)
+		t.Errorf("the export lacks the files %v", want)
 	}
 	if after, err := os.ReadFile(filepath.Join(o.state, "state.json")); err != nil || !bytes.Equal(after, before) {
 		t.Errorf("the agent's state changed: %v", err)
 	}
 	if out, err := o.export(t, "--remove", "--out", dir); err != nil || !strings.Contains(out, "Removed the key from 1 ") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("export: %v: %s", err, out)
 	}
 	if files, _ := os.ReadDir(dir); len(files) > 0 {
-		t.Errorf("%d files are left", len(files))
+		t.Errorf("export --remove left %d files", len(files))
 	}
 }
 
 func TestExportRefusesACopiedState(t *testing.T) {
-	o := newOnboarded(t, "")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	other := newTPM(t, swtpm.RSA2048)
 	_, err := agent.Export(t.Context(), agent.ExportConfig{TPM: other.Address(), StateDir: o.state, Dir: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "another TPM") {
-		t.Errorf("%v", err)
+		t.Errorf("exporting with another TPM: %v", err)
 	}
 	if _, err := agent.Export(t.Context(), agent.ExportConfig{TPM: other.Address(), StateDir: t.TempDir(), Dir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "not onboarded") {
-		t.Errorf("%v", err)
+		t.Errorf("exporting an empty state folder: %v", err)
 	}
 	if _, err := agent.Export(t.Context(), agent.ExportConfig{TPM: o.tpm.Address(), StateDir: o.state, Dir: t.TempDir(), Handle: 0x81010001}); err == nil || errors.Is(err, identity.ErrHandleTaken) {
-		t.Errorf("a handle that is not for identities: %v", err)
+		t.Errorf("exporting to a handle outside the identities' range: %v", err)
 	}
 }

@@ -25,7 +25,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// hooks is a Pantavisor's root as far as its credential handler sees it.
+// hooks is the part of a Pantavisor's root file system that its credential handler uses.
 type hooks struct {
 	t   *testing.T
 	dir string
@@ -33,7 +33,7 @@ type hooks struct {
 	tpm *swtpm.TPM
 }
 
-// newHooks installs the agent as the handler, with a join token.
+// newHooks installs the agent as the credential handler, with a join token.
 func newHooks(t *testing.T) *hooks {
 	t.Helper()
 	tpm := newTPM(t, swtpm.P384)
@@ -43,7 +43,7 @@ func newHooks(t *testing.T) *hooks {
 			t.Fatal(err)
 		}
 	}
-	// A link and a copy: both are ways of installing.
+	// One hook is a copy and one a link: both ways of installing must work.
 	program, err := os.ReadFile(agentBinary)
 	if err == nil {
 		err = errors.Join(os.WriteFile(h.path("btools", "ext-gangway.register"), program, 0o755), os.Symlink(agentBinary, h.path("btools", "ext-gangway.login")))
@@ -59,7 +59,7 @@ func newHooks(t *testing.T) *hooks {
 	h.write("# settings\ntpm="+tpm.Address()+"\nstate="+h.path("state")+"\ntoken-file="+h.path("btools", "token.json")+
 		"\nconfig="+h.path("phconfig", "pantahub.config")+"\ncontrol="+h.path("pv-ctrl")+"\n", "btools", "ext-gangway.conf")
 	h.write("PH_CREDS_TYPE=ext-gangway\nPH_CREDS_HOST=api.pantahub.com\nPH_CREDS_PORT=443\nPH_FACTORY_AUTOTOK=a-secret-of-the-owners\nPH_UPDATER_INTERVAL=5\n", "phconfig", "unclaimed.config")
-	t.Cleanup(h.endRest)
+	t.Cleanup(h.killLeftovers)
 	return h
 }
 
@@ -74,9 +74,9 @@ func (h *hooks) write(content string, name ...string) {
 	}
 }
 
-// endRest ends what the hooks left running: this test's agents alone, by their
-// state folder.
-func (h *hooks) endRest() {
+// killLeftovers kills the agents that this test's hooks left running. It finds them by
+// their state folder.
+func (h *hooks) killLeftovers() {
 	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		h.t.Error(err)
@@ -92,8 +92,8 @@ func (h *hooks) endRest() {
 	}
 }
 
-// call calls a hook as Pantavisor does: no arguments, both outputs read to
-// their end, the exit status ignored.
+// call runs a hook as Pantavisor does: without arguments, reading both outputs to the end,
+// and ignoring the exit status.
 func (h *hooks) call(verb string) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -102,7 +102,7 @@ func (h *hooks) call(verb string) string {
 	c.Env = []string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin"}
 	out, err := c.CombinedOutput()
 	if ctx.Err() != nil {
-		h.t.Fatalf("the hook %s took longer than Pantavisor waits: %s", verb, out)
+		h.t.Fatalf("the hook %s takes longer than Pantavisor waits: %s", verb, out)
 	}
 	h.t.Logf("%s: %v: %s", verb, err, out)
 	return string(out)
@@ -124,9 +124,9 @@ func (h *hooks) config() map[string]string {
 	return m
 }
 
-// restarted serves the control socket, as Pantavisor does once its hook has
-// ended, until it is told to start the machine anew.
-func (h *hooks) restarted(l net.Listener) {
+// waitForReboot serves the control socket, as Pantavisor does after its hook ended, until the
+// agent asks it to reboot the machine.
+func (h *hooks) waitForReboot(l net.Listener) {
 	h.t.Helper()
 	asked := make(chan string, 10)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -142,23 +142,23 @@ func (h *hooks) restarted(l net.Listener) {
 	select {
 	case got := <-asked:
 		if got != "POST /commands REBOOT_DEVICE" {
-			h.t.Errorf("asked: %s", got)
+			h.t.Errorf("the agent asked for %q, want POST /commands REBOOT_DEVICE", got)
 		}
 	case <-time.After(patience):
-		h.t.Fatal("Pantavisor is not told to start anew")
+		h.t.Fatal("the agent does not ask Pantavisor to reboot the machine")
 	}
 }
 
-// client is Pantavisor after its restart, signed in with what is in its file.
+// client is Pantavisor after its restart, with the hub and the id from its file.
 func (h *hooks) client() *pantavisor {
 	h.t.Helper()
-	device := &pantavisor{t: h.t, tls: newRoots(h.t, h.hub)}
+	device := &pantavisor{t: h.t, tls: hubRoots(h.t, h.hub)}
 	c := h.config()
 	device.host, device.id = c["PH_CREDS_HOST"]+":"+c["PH_CREDS_PORT"], c["PH_CREDS_ID"]
 	return device
 }
 
-// signIn signs Pantavisor in by its file, and returns the status.
+// signIn signs Pantavisor in with the credentials of its file, and returns the HTTP status.
 func (h *hooks) signIn(p *pantavisor) int {
 	h.t.Helper()
 	c := h.config()
@@ -174,13 +174,13 @@ func (h *hooks) signIn(p *pantavisor) int {
 	return status
 }
 
-// Pantavisor calls its register hook, which onboards, writes the credentials
-// and has it start anew; then it signs in, and does all that it does. Later its
-// login hook gives it a token, and keeps its secret good.
+// Pantavisor calls its register hook, which onboards the device, writes the credentials and
+// asks for a reboot. Then Pantavisor signs in and runs its usual sequence. Later its login
+// hook gives it an access token and renews the expiry of its secret.
 func TestPantavisorsCredentialHandler(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
-	// Bound, and not answered while Pantavisor waits for its hook.
+	// Pantavisor has bound the socket, but does not serve it while it waits for its hook.
 	l, err := net.Listen("unix", h.path("pv-ctrl"))
 	if err != nil {
 		t.Fatal(err)
@@ -189,28 +189,28 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	first := h.config()
 	for key, want := range map[string]string{"PH_CREDS_HOST": "127.0.0.1", "PH_CREDS_TYPE": "ext-gangway", "PH_UPDATER_INTERVAL": "5", "PH_FACTORY_AUTOTOK": ""} {
 		if first[key] != want {
-			t.Errorf("%s is %q, not %q", key, first[key], want)
+			t.Errorf("%s is %q, want %q", key, first[key], want)
 		}
 	}
 	if info, err := os.Stat(h.path("phconfig", "pantahub.config")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v %v", info, err)
+		t.Errorf("pantahub.config: %v %v, want mode 0600", info, err)
 	}
-	// It calls again, since it is not gone yet: the same credentials.
+	// Pantavisor calls the hook again before it reboots: the credentials stay the same.
 	h.call("register")
 	if again := h.config(); again["PH_CREDS_SECRET"] != first["PH_CREDS_SECRET"] || again["PH_CREDS_ID"] != first["PH_CREDS_ID"] {
-		t.Error("a second call makes other credentials")
+		t.Error("a second call made other credentials")
 	}
 	if n := len(h.hub.Devices(t, h.hub.Owner)); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
-	h.restarted(l)
+	h.waitForReboot(l)
 
 	p := h.client()
 	if status := h.signIn(p); status != 200 {
-		t.Fatalf("it cannot sign in: %d", status)
+		t.Fatalf("signing in: status %d, want 200", status)
 	}
 	if owner := find(p.must("GET", "/devices/"+p.id, ""), "owner"); owner == "" {
-		t.Error("it is nobody's")
+		t.Error("the device has no owner")
 	}
 	p.firstSync(map[string][]byte{"bsp/kernel": []byte("kernel")})
 	ada := signIn(t, h.hub)
@@ -222,37 +222,37 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	p.must("PUT", "/devices/"+p.id+"/device-meta", `{"pantavisor.version":"test"}`)
 	p.must("GET", "/devices/"+p.id+"/user-meta", "")
 
-	// The login hook prints the answer of a sign-in, and nothing else.
+	// The login hook prints only the reply to a sign-in.
 	out := h.call("login")
 	token, found := strings.CutPrefix(out, `{"token":"`)
 	token, end := strings.CutSuffix(token, `"}`)
 	if !found || !end || strings.ContainsAny(token, "\"\n ") || len(token) > 1016 {
-		t.Fatalf("it prints %q", out)
+		t.Fatalf("the login hook prints %q", out)
 	}
 	p.token = token
 	if id := find(p.must("GET", "/devices/"+p.id, ""), "id"); id != p.id {
-		t.Errorf("the token is of %q", id)
+		t.Errorf("the token belongs to device %q, want %q", id, p.id)
 	}
-	// The machine was off for days: its secret has ended, and is good again
-	// when its TPM has vouched for it.
+	// The machine was off for days: its secret has expired. The login hook renews it with
+	// the key in the TPM.
 	hash := store.Hash(sha256.Sum256([]byte(first["PH_CREDS_SECRET"])))
 	if err := h.hub.Store.PutDeviceSecret(t.Context(), p.id, h.hub.Devices(t, h.hub.Owner)[0].IDevIDHash, hash, h.hub.Now().Add(-48*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if status := h.signIn(p); status != 401 {
-		t.Errorf("a secret that has ended signs in: %d", status)
+		t.Errorf("signing in with an expired secret: status %d, want 401", status)
 	}
 	h.call("login")
 	if status := h.signIn(p); status != 200 {
-		t.Errorf("its secret is not good again: %d", status)
+		t.Errorf("signing in with the renewed secret: status %d, want 200", status)
 	}
 	if h.config()["PH_CREDS_SECRET"] != first["PH_CREDS_SECRET"] {
-		t.Error("Pantavisor has another secret in memory than there is in its file")
+		t.Error("the login hook changed the secret, which Pantavisor keeps in memory")
 	}
 }
 
-// Pantavisor ends its hook when it takes too long: whenever that is, there is
-// one device, and the file has all of the credentials or none.
+// Pantavisor kills its hook if it takes too long. Whenever that happens, there is one device,
+// and the file has either all credentials or none.
 func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
@@ -277,26 +277,26 @@ func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 	}
 	h.call("register")
 	if n := len(h.hub.Devices(t, h.hub.Owner)); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 	if status := h.signIn(h.client()); status != 200 {
-		t.Errorf("its secret signs in with %d", status)
+		t.Errorf("signing in: status %d, want 200", status)
 	}
 }
 
-// Where the owner's policy wants to see what was booted, the hooks show it, and
-// Pantavisor's own connections go by that.
+// If the owner's policy requires a measured boot, the hooks send the boot measurement, and it
+// counts for Pantavisor's own connections too.
 func TestHandlerShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
-	if err := h.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // something is measured
+	if err := h.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // so that a boot is measured
 		t.Fatal(err)
 	}
 	h.hub.Policy(t, h.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	h.call("register")
 	p := h.client()
 	if status := h.signIn(p); status != 200 {
-		t.Fatalf("%d", status)
+		t.Fatalf("signing in: status %d, want 200", status)
 	}
 	p.must("GET", "/trails/", "")
 }
@@ -310,16 +310,16 @@ func TestLoginHookOfADeletedDevicePrintsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out := h.call("login"); out != "" {
-		t.Errorf("it prints %q", out)
+		t.Errorf("the login hook prints %q", out)
 	}
 	p := h.client()
 	if status := h.signIn(p); status != 401 {
-		t.Errorf("its secret signs in: %d", status)
+		t.Errorf("signing in as a deleted device: status %d, want 401", status)
 	}
 }
 
-// A copied disk's secret is worth nothing once its own TPM no longer vouches
-// for it, and a copy of the state cannot: the key is in the TPM.
+// The secret on a copied disk expires, unless the TPM renews it. A copy with another TPM
+// cannot renew it, because the key is in the first TPM.
 func TestCopiedPantavisorConfigEndsWithItsTPM(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
@@ -336,15 +336,16 @@ func TestCopiedPantavisorConfigEndsWithItsTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out := h.call("login"); out != "" {
-		t.Errorf("it prints %q", out)
+		t.Errorf("the login hook prints %q", out)
 	}
 	if status := h.signIn(h.client()); status != 401 {
-		t.Errorf("%d", status)
+		t.Errorf("signing in with the expired secret: status %d, want 401", status)
 	}
 }
 
-// newRoots trusts the hub's root, and shows no certificate.
-func newRoots(t *testing.T, h *hubtest.Hub) *tls.Config {
+// hubRoots returns a TLS configuration that trusts the hub's root and has no client
+// certificate.
+func hubRoots(t *testing.T, h *hubtest.Hub) *tls.Config {
 	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(h.CA.RootPEM())

@@ -14,8 +14,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A device whose hub can be reached through a proxy only comes aboard, reports,
-// and shows what was booted: the proxy makes connections, and no others are.
+// A device can reach its hub only through an HTTP proxy. It onboards and reports, and all its
+// connections go through the proxy.
 func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -23,7 +23,7 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 	tok := h.Token(t, h.Owner, nil)
 	ca := connectproxy.NewCA(t, "proxy")
 	real := strings.TrimPrefix(tok.Hub, "https://")
-	far := strings.Replace(real, "127.0.0.1", "10.0.2.2", 1) // which is nowhere, but in the hub's certificate
+	far := strings.Replace(real, "127.0.0.1", "10.0.2.2", 1) // not reachable, but named in the hub's certificate
 	tok.Hub = "https://" + far
 	p := connectproxy.New(t, connectproxy.Config{TLS: ca.Server(t, "127.0.0.1"), Name: "ada", Password: "p@ss/word", To: map[string]string{far: real}})
 	state := t.TempDir()
@@ -50,7 +50,7 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 		case err := <-done:
 			t.Fatal(err)
 		case <-ctx.Done():
-			t.Fatal("it does not report")
+			t.Fatal("the device does not report")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -59,16 +59,16 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 		t.Error(err)
 	}
 	if len(p.Seen()) < 3 { // the request, the activation, and the reports
-		t.Errorf("the proxy made %q", p.Seen())
+		t.Errorf("the proxy made the connections %q, want at least 3", p.Seen())
 	}
 	for _, address := range p.Seen() {
 		if address != far {
-			t.Errorf("the proxy was asked for %s", address)
+			t.Errorf("the proxy was asked to connect to %s, want %s", address, far)
 		}
 	}
 }
 
-// The time servers of the settings are asked before the hub is.
+// The agent asks the time servers of the network settings before it asks the hub.
 func TestTimeServerIsAskedBeforeTheHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -100,9 +100,9 @@ func TestTimeServerIsAskedBeforeTheHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(set) != 1 || (set[0]-time.Hour).Abs() > time.Minute {
-		t.Errorf("the clock was moved by %v", set)
+		t.Errorf("the clock was moved by %v, want once by an hour", set)
 	}
 	if !<-asked {
-		t.Error("the hub was asked first")
+		t.Error("the agent onboarded before it asked the time server")
 	}
 }

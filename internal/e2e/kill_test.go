@@ -22,13 +22,14 @@ import (
 
 	"gangway/hub/store"
 	"gangway/hub/store/sqlite"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/wire"
 )
 
-// hubProcess is the real `gangway serve`, to be killed and started again on
-// the same data.
+// hubProcess is a real `gangway serve` that tests kill and start again on the same data
+// folder.
 type hubProcess struct {
 	t    *testing.T
 	bin  string
@@ -48,15 +49,15 @@ func (h *hubProcess) start() {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		// The handshake succeeds when the hub serves, not when it listens. Who
-		// answers is checked by everybody who sends something.
+		// The handshake succeeds when the hub serves, not yet when it listens. This client
+		// does not verify the hub, because it sends nothing; all others verify it.
 		c, err := tls.Dial("tcp", h.addr, &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
 			return
 		}
 		if time.Now().After(deadline) {
-			h.t.Fatalf("the hub does not come up: %s", h.log.Bytes())
+			h.t.Fatalf("the hub does not serve at %s: %s", h.addr, h.log.Bytes())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -81,16 +82,16 @@ func (h *hubProcess) run(stdin string, args ...string) []byte {
 	return out
 }
 
-// 200 devices onboard while the hub is killed (SIGKILL) at random moments and
-// started again: every device ends active, none twice, every certificate that
-// a device holds is in the database, and the token has 200 uses.
+// 200 devices onboard while the hub is killed (SIGKILL) at random moments and started again.
+// In the end each machine is one active device, the database has every certificate that a
+// device holds, and the join token has 200 uses. Not parallel: the hub must make progress
+// between two kills.
 func TestKilledHubForgetsNothing(t *testing.T) {
+	needFullRun(t)
 	const devices = 200
 	dir := t.TempDir()
 	h := &hubProcess{t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub")}
-	if out, err := exec.Command("go", "build", "-o", h.bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, h.bin)
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -130,16 +131,16 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	defer cancel()
 	var active atomic.Int64
 	var mu sync.Mutex
-	held := map[[32]byte]string{} // certificates that devices hold, by hash; the device's id
+	held := map[[32]byte]string{} // hash of each certificate that a device holds -> the device's id; guarded by mu
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)
 	for _, d := range fleetDevices {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			id, hashes, err := persist(ctx, d, tok)
+			id, hashes, err := onboardUntilActive(ctx, d, tok)
 			if err != nil {
-				t.Errorf("a device gave up: %v", err)
+				t.Errorf("onboarding a device: %v", err)
 				return
 			}
 			mu.Lock()
@@ -168,7 +169,7 @@ killing:
 		t.Fatalf("%d of %d devices are active after %d kills", active.Load(), devices, kills)
 	}
 	if kills < 3 {
-		t.Errorf("only %d kills: the test was too gentle", kills)
+		t.Errorf("%d kills, want at least 3", kills)
 	}
 	h.kill()
 	t.Logf("%d kills", kills)
@@ -195,23 +196,23 @@ killing:
 		t.Fatal(err)
 	}
 	if len(list) != devices || len(serials) != devices || token.Uses != devices {
-		t.Errorf("%d devices, %d machines, %d uses of the token; %d of each were expected", len(list), len(serials), token.Uses, devices)
+		t.Errorf("%d devices, %d serial numbers, %d uses of the join token; want %d of each", len(list), len(serials), token.Uses, devices)
 	}
 	for hash, id := range held {
 		e, err := s.EnrolmentByCertificate(t.Context(), hash)
 		if err != nil {
-			t.Fatalf("the database does not know a certificate that it issued: %v", err)
+			t.Fatalf("a certificate of device %s is not in the database: %v", id, err)
 		}
 		if e.DeviceID != id || (e.State != store.Active && e.State != store.Superseded && e.State != store.Pending) {
-			t.Errorf("a certificate of %s is %s, of %s", id, e.State, e.DeviceID)
+			t.Errorf("a certificate of device %s: the database has device %s, state %s", id, e.DeviceID, e.State)
 		}
 	}
 }
 
-// persist onboards as the agent does: the same request until it is answered,
-// then the same activation until that is. It returns the device's id and the
-// hashes of all certificates that it was ever given.
-func persist(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, given [][32]byte, err error) {
+// onboardUntilActive onboards as the agent does. It repeats the same request until the hub
+// answers it, and then the same activation. It returns the device's id and the hashes of all
+// certificates that the device received.
+func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, given [][32]byte, err error) {
 	request, err := d.Request(tok, fleet.RequestChange{})
 	if err != nil {
 		return "", nil, err
@@ -240,7 +241,7 @@ func persist(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id stri
 			break
 		}
 		if err == nil && answer.Status/100 == 4 && answer.Status != 429 {
-			return "", nil, fmt.Errorf("refused: %s", answer.Body)
+			return "", nil, fmt.Errorf("the hub refused the request: %s", brief.Of(answer.Body))
 		}
 		if err := pause(); err != nil {
 			return "", nil, err
@@ -256,7 +257,7 @@ func persist(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id stri
 			return view.ID, given, err
 		}
 		if err == nil && answer.Status/100 == 4 && answer.Status != 429 {
-			return "", nil, fmt.Errorf("refused: %s", answer.Body)
+			return "", nil, fmt.Errorf("the hub refused the activation: %s", brief.Of(answer.Body))
 		}
 		if err := pause(); err != nil {
 			return "", nil, err

@@ -9,14 +9,15 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 
 	"github.com/google/go-tpm/tpm2"
 )
 
-// runUntilSeen runs the agent until the hub has taken a report.
-func runUntilSeen(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
+// runUntilReport runs the agent until the hub has accepted a report.
+func runUntilReport(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
 	t.Helper()
 	before, err := agent.ReadState(cfg.StateDir)
 	if err != nil {
@@ -45,7 +46,7 @@ func runUntilSeen(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
 	}
 }
 
-// A machine whose plug is pulled while the agent runs.
+// Power cuts while the agent runs do not put the TPM into lockout.
 func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -54,20 +55,20 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state); err != nil {
 		t.Fatal(err)
 	}
-	for range 5 { // swtpm locks at three
-		runUntilSeen(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
+	for range 5 { // swtpm enters lockout after three failures
+		runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
 		if err := tpm.PowerCut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n, err := tpm.FailedTries(); n != 0 || err != nil {
-		t.Errorf("the TPM counts %d guesses (%v)", n, err)
+		t.Errorf("the TPM counts %d failed tries (%v), want none", n, err)
 	}
 }
 
-// guarded gives the EK certificate's index attributes with which lockout hides
-// it: its own password, protected from guessing.
-func guarded(t *testing.T, tpm *swtpm.TPM) {
+// hideCertificateInLockout gives the NV index of the EK certificate a password of its own, with
+// dictionary attack protection: in lockout the TPM refuses to read the index.
+func hideCertificateInLockout(t *testing.T, tpm *swtpm.TPM) {
 	t.Helper()
 	out, err := exec.Command("tpm2_nvread", "-T", tpm.TCTI(), "-C", "o", "0x01C00002").Output()
 	if err != nil {
@@ -85,7 +86,7 @@ func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
-	guarded(t, tpm)
+	hideCertificateInLockout(t, tpm)
 	if err := tpm.EnterLockout(); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.TPM.Manufacturer == "" {
-		t.Error("it came aboard without the certificate that lockout hid")
+		t.Error("the device onboarded without the EK certificate that lockout had hidden")
 	}
 }
 
@@ -102,13 +103,13 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
-	guarded(t, tpm)
+	hideCertificateInLockout(t, tpm)
 	if err := tpm.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("tpm2_dictionarylockout", "-T", tpm.TCTI(), "--setup-parameters", "--max-tries=3", "--recovery-time=3", "--lockout-recovery-time=3", "--auth=theirs").CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("tpm2_dictionarylockout: %v\n%s", err, out)
 	}
 	if err := tpm.EnterLockout(); err != nil {
 		t.Fatal(err)
@@ -128,9 +129,9 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	}
 	all := strings.Join(said, "\n")
 	if !strings.Contains(all, "waiting: The TPM is in lockout") || !strings.Contains(all, "ends by itself within 3s") {
-		t.Errorf("it said:\n%s", all)
+		t.Errorf("the agent did not report when the lockout ends:\n%s", all)
 	}
 	if s.TPM.Manufacturer == "" || s.Waiting != "" {
-		t.Errorf("%+v", s)
+		t.Errorf("state %s", brief.Of(s))
 	}
 }

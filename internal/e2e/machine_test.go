@@ -24,26 +24,26 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// machine is a device: a software TPM, the real agent as a process, an
-// installer hook, and a wire to its hub that can be cut.
+// machine is a device: a software TPM, the real agent as a process, an installer hook, and a
+// network link to its hub that the test can cut.
 type machine struct {
 	t     *testing.T
 	hub   *hubtest.Hub
 	ada   *owner
 	files *uploader
-	wire  *link
+	link  *link
 	tpm   *swtpm.TPM
 	dir   string
 	id    string
 	nick  string
-	args  []string // of the agent, after "run"
+	args  []string // of `gangway-agent run`
 
 	proc *exec.Cmd
 	log  *lockedBuffer
 }
 
-// hookScript writes down each call and does what the revision's own
-// files/hook/VERB.sh says; what is installed is a link.
+// hookScript records each call in the file calls, and runs the revision's own
+// files/hook/VERB.sh, if there is one. The link "installed" leads to the installed revision.
 const hookScript = `#!/bin/sh
 # Called as: hook VERB FOLDER
 cd "$(dirname "$0")" || exit 1
@@ -64,22 +64,22 @@ func newMachine(t *testing.T) *machine {
 	t.Helper()
 	tpm := newTPM(t, swtpm.P384)
 	w := newLink(t, "")
-	// The hub names the wire as its address: a device must not find another way
-	// to it.
+	// The hub names the link as its only address, so that the device cannot reach the hub
+	// directly while the link is cut.
 	h := hubtest.NewWith(t, func(c *api.Config) { c.PublicURL = "https://" + w.addr() }, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
-	w.leadsTo(strings.TrimPrefix(h.URL, "https://"))
-	return machineOf(t, tpm, h, w, h.Owner)
+	w.setTarget(strings.TrimPrefix(h.URL, "https://"))
+	return newMachineAt(t, tpm, h, w, h.Owner)
 }
 
-// machineOf is newMachine for another owner, at a hub that there is.
-func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *link, owner store.Account) *machine {
+// newMachineAt is newMachine for an existing hub and any of its accounts.
+func newMachineAt(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, l *link, owner store.Account) *machine {
 	t.Helper()
 	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
 	m.ada = signInAs(t, h, owner.Nick)
 	m.files = &uploader{url: h.URL, client: m.ada.client, token: m.ada.token}
-	m.wire = w
+	m.link = l
 	tok := h.Token(t, owner, nil)
-	tok.Hub = "https://" + m.wire.addr()
+	tok.Hub = "https://" + m.link.addr()
 	s, err := onboard(t, m.tpm, tok, m.path("state"))
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *link, owner stor
 	if err := os.WriteFile(m.path("hook"), []byte(hookScript), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	m.starts("first")
+	m.setBootID("first")
 	m.args = []string{"--hook", m.path("hook"), "--poll", "100ms", "--report-every", "300ms", "--boot-id", m.path("boot-id")}
 	return m
 }
@@ -97,19 +97,19 @@ func (m *machine) path(name ...string) string {
 	return filepath.Join(append([]string{m.dir}, name...)...)
 }
 
-// starts is a start of the machine, by its kernel's boot id.
-func (m *machine) starts(id string) {
+// setBootID sets the kernel's boot id: a new id is a new start of the machine.
+func (m *machine) setBootID(id string) {
 	m.t.Helper()
 	if err := os.WriteFile(m.path("boot-id"), []byte(id+"\n"), 0o600); err != nil {
 		m.t.Fatal(err)
 	}
 }
 
-// run starts the agent.
+// run starts the agent. It is killed at the end of the test.
 func (m *machine) run() {
 	m.t.Helper()
 	if m.proc != nil {
-		m.t.Fatal("it runs already")
+		m.t.Fatal("the agent runs already")
 	}
 	m.proc = exec.Command(agentBinary, append([]string{"run", "--tpm", m.tpm.Address(), "--state", m.path("state")}, m.args...)...)
 	m.proc.Stderr = m.log
@@ -125,7 +125,7 @@ func (m *machine) run() {
 	})
 }
 
-// kill ends the agent as a power cut would.
+// kill ends the agent as a power cut does.
 func (m *machine) kill() {
 	if m.proc != nil {
 		m.proc.Process.Kill()
@@ -134,7 +134,7 @@ func (m *machine) kill() {
 	}
 }
 
-// stop ends it as a service manager does.
+// stop ends the agent as a service manager does.
 func (m *machine) stop() {
 	m.t.Helper()
 	m.proc.Process.Signal(syscall.SIGTERM)
@@ -144,7 +144,7 @@ func (m *machine) stop() {
 	m.proc = nil
 }
 
-// object uploads a content and returns its hash.
+// object uploads an object and returns its hash.
 func (m *machine) object(content string) string {
 	m.t.Helper()
 	sum := sha256.Sum256([]byte(content))
@@ -166,7 +166,7 @@ func (m *machine) post(files map[string]string) int {
 	return step.Rev
 }
 
-// progress is what the hub knows of a step.
+// progress is the progress of a revision, as the hub returns it.
 type progress struct {
 	Status   string `json:"status"`
 	Message  string `json:"status-msg"`
@@ -181,43 +181,45 @@ func (m *machine) progress(rev int) progress {
 	return step.Progress
 }
 
-// patience of these tests: they must not depend on how fast the machine is.
+// patience is the longest wait for one event. It is long, so that the tests pass on a slow
+// machine too.
 const patience = 90 * time.Second
 
-// eventually waits until something is so.
+// eventually waits until a condition holds; what names it.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
+			t.Fatalf("timeout after %s waiting: %s", patience, what)
 		}
 	}
 }
 
-// becomes waits for a step's status.
-func (m *machine) becomes(rev int, status string) progress {
+// waitForStatus waits until a revision has a status. It fails if the revision ends with
+// another one.
+func (m *machine) waitForStatus(rev int, status string) progress {
 	m.t.Helper()
 	var p progress
-	eventually(m.t, fmt.Sprintf("step %d is %s", rev, status), func() bool {
+	eventually(m.t, fmt.Sprintf("revision %d is %s", rev, status), func() bool {
 		p = m.progress(rev)
 		if p.Status != status && slices.Contains([]string{"DONE", "ERROR", "WONTGO", "UPDATED", "CANCEL"}, p.Status) {
-			m.t.Fatalf("step %d is %s (%s), %s was expected", rev, p.Status, p.Message, status)
+			m.t.Fatalf("revision %d is %s (%s), want %s", rev, p.Status, p.Message, status)
 		}
 		return p.Status == status
 	})
 	return p
 }
 
-// begun waits until the device has a trail.
-func (m *machine) begun() {
+// waitForTrail waits until the device has a trail.
+func (m *machine) waitForTrail() {
 	m.t.Helper()
-	eventually(m.t, "the trail begins", func() bool {
+	eventually(m.t, "the device has a trail", func() bool {
 		_, err := m.hub.Store.Trail(m.t.Context(), m.id)
 		return err == nil
 	})
 }
 
-// calls are the hook's, as "verb rev".
+// calls returns the calls of the hook, each as "verb rev".
 func (m *machine) calls() []string {
 	b, err := os.ReadFile(m.path("calls"))
 	if err != nil {
@@ -226,7 +228,7 @@ func (m *machine) calls() []string {
 	return strings.Split(strings.TrimSpace(string(b)), "\n")
 }
 
-// installed reads a file of what is installed.
+// installed returns a file's content in the installed revision, or "" if there is none.
 func (m *machine) installed(name string) string {
 	b, err := os.ReadFile(m.path("installed", "files", name))
 	if err != nil {
@@ -235,7 +237,7 @@ func (m *machine) installed(name string) string {
 	return string(b)
 }
 
-// lockedBuffer is written by a process and read by a test.
+// lockedBuffer is a buffer that a process writes while the test reads it.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -253,15 +255,15 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// link carries TCP connections to an address, until it is cut.
+// link forwards TCP connections to an address. A test can cut it or let it stall.
 type link struct {
 	l net.Listener
 
 	mu    sync.Mutex
 	to    string     // guarded by mu
 	cut   bool       // guarded by mu
-	limit int64      // guarded by mu: bytes to the device after which a connection breaks, once; 0: none
-	stall int64      // guarded by mu: bytes to the device after which they all stop; 0: none
+	limit int64      // guarded by mu: bytes to the device until one connection breaks; 0: no limit
+	stall int64      // guarded by mu: value of carried at which all connections stall; 0: no limit
 	open  []net.Conn // guarded by mu
 
 	carried atomic.Int64 // bytes to the device
@@ -275,21 +277,21 @@ func newLink(t *testing.T, to string) *link {
 	}
 	w := &link{l: l, to: to}
 	go w.serve()
-	t.Cleanup(func() { l.Close(); w.away(true) })
+	t.Cleanup(func() { l.Close(); w.setCut(true) })
 	return w
 }
 
 func (w *link) addr() string { return w.l.Addr().String() }
 
-// leadsTo sets the address that the wire carries connections to.
-func (w *link) leadsTo(to string) {
+// setTarget sets the address that the link forwards new connections to.
+func (w *link) setTarget(to string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.to = to
 }
 
-// away cuts the wire, or mends it.
-func (w *link) away(cut bool) {
+// setCut cuts the link, which closes its connections, or restores it.
+func (w *link) setCut(cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cut = cut
@@ -299,16 +301,16 @@ func (w *link) away(cut bool) {
 	w.open = nil
 }
 
-// breaksAfter lets one connection break after so many bytes to the device.
-func (w *link) breaksAfter(n int64) {
+// breakOnceAfter breaks one connection after n more bytes to the device.
+func (w *link) breakOnceAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = n
 }
 
-// stalls lets every connection stop after so many bytes to the device more, or
-// go on.
-func (w *link) stalls(n int64) {
+// stallAfter stalls all connections after n more bytes to the device. With n = 0 they
+// continue.
+func (w *link) stallAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stall = n
@@ -317,8 +319,8 @@ func (w *link) stalls(n int64) {
 	}
 }
 
-// stalled waits while the wire is.
-func (w *link) stalled(c net.Conn) {
+// waitWhileStalled waits while the link stalls and the connection is open.
+func (w *link) waitWhileStalled(c net.Conn) {
 	for {
 		w.mu.Lock()
 		still := w.stall > 0 && w.carried.Load() >= w.stall && slices.Contains(w.open, c)
@@ -364,10 +366,10 @@ func (w *link) carry(c net.Conn) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := far.Read(buf)
-		if n > 0 && w.breaks(int64(n)) {
+		if n > 0 && w.countBytes(int64(n)) {
 			return
 		}
-		w.stalled(c)
+		w.waitWhileStalled(c)
 		w.carried.Add(int64(n))
 		if _, e := c.Write(buf[:n]); e != nil || err != nil {
 			return
@@ -375,8 +377,9 @@ func (w *link) carry(c net.Conn) {
 	}
 }
 
-// breaks counts bytes to the device.
-func (w *link) breaks(n int64) bool {
+// countBytes counts bytes to the device against the limit of breakOnceAfter, and reports
+// whether the connection must break now.
+func (w *link) countBytes(n int64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.limit == 0 {

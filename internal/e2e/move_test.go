@@ -20,19 +20,20 @@ import (
 
 	"gangway/device/agent"
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
 
-// address is a TCP address that leads to a hub until it is closed.
-type address struct {
+// forwarder is a second address of a hub: it forwards TCP connections until it is closed.
+type forwarder struct {
 	URL   string
 	close func()
 }
 
-// leadingTo makes an address of a hub.
-func leadingTo(t *testing.T, to string) *address {
+// forwardTo starts a forwarder to a hub's URL.
+func forwardTo(t *testing.T, to string) *forwarder {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -59,7 +60,7 @@ func leadingTo(t *testing.T, to string) *address {
 			done.Go(func() { io.Copy(c, up); c.Close() })
 		}
 	})
-	a := &address{URL: "https://" + l.Addr().String()}
+	a := &forwarder{URL: "https://" + l.Addr().String()}
 	a.close = sync.OnceFunc(func() {
 		l.Close()
 		mu.Lock()
@@ -73,39 +74,42 @@ func leadingTo(t *testing.T, to string) *address {
 	return a
 }
 
-// moving is a hub with an old address, which it names or not, and a device that
-// came aboard there.
-type moving struct {
-	*fleetOfOne
-	old *address
+// movedHub is a hub with an old and a new address, and a device that onboarded at the old
+// one.
+type movedHub struct {
+	*onboardedDevice
+	old *forwarder
 }
 
-func aboardAtOldAddress(t *testing.T, named bool) *moving {
+// onboardAtOldAddress onboards a device at a hub's old address. If named, the hub names both
+// addresses to the device; otherwise only the old one.
+func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	t.Helper()
-	m := &moving{fleetOfOne: &fleetOfOne{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
-	m.h = hubtest.NewWith(t, func(c *api.Config) {
-		m.old = leadingTo(t, c.PublicURL)
+	m := &movedHub{onboardedDevice: &onboardedDevice{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
+	m.hub = hubtest.NewWith(t, func(c *api.Config) {
+		m.old = forwardTo(t, c.PublicURL)
 		if named {
 			c.AlsoURLs = []string{m.old.URL}
 		} else {
 			c.PublicURL = m.old.URL
 		}
 	}, m.tpm.Roots(), []*x509.Certificate{m.tpm.Issuer()})
-	m.tok = m.h.Token(t, m.h.Owner, nil)
+	m.tok = m.hub.Token(t, m.hub.Owner, nil)
 	m.tok.Hub = m.old.URL
-	var err error
-	if m.first, err = onboard(t, m.tpm, m.tok, m.state); err != nil {
+	s, err := onboard(t, m.tpm, m.tok, m.state)
+	if err != nil {
 		t.Fatal(err)
 	}
+	m.id = s.DeviceID
 	return m
 }
 
-// reports checks that a running agent reports to the hub from now on, and that it
-// says so of an address.
-func (m *moving) reports(t *testing.T, at string) {
+// waitForReportAt waits until the running agent has reported to the hub once more, and its
+// state names this address.
+func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Helper()
 	start := time.Now().Truncate(time.Second)
-	time.Sleep(time.Until(start.Add(time.Second))) // last-report has whole seconds
+	time.Sleep(time.Until(start.Add(time.Second))) // the time of the last report has whole seconds
 	for range 400 {
 		if s, err := agent.ReadState(m.state); err == nil && s.LastSeen.After(start) && s.Hub == at {
 			return
@@ -113,39 +117,32 @@ func (m *moving) reports(t *testing.T, at string) {
 		time.Sleep(25 * time.Millisecond)
 	}
 	s, err := agent.ReadState(m.state)
-	t.Fatalf("the agent does not report at %s: %+v, %v", at, s, err)
+	t.Fatalf("the agent does not report at %s: %s, %v", at, brief.Of(s), err)
 }
 
-func (m *moving) noReplacement(t *testing.T) {
-	t.Helper()
-	if n, uses := len(m.h.Devices(t, m.h.Owner)), m.h.Uses(t, m.tok); n != 1 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
-}
-
-// A hub names its addresses, and a device goes to another one when its own no
-// longer leads to the hub: while it runs, and after a restart. A file of the old
-// address does not take it back.
+// A hub names its addresses. When the device's address no longer reaches the hub, the device
+// uses another one, while it runs and after a restart. A token file with the old address does
+// not change it back.
 func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, true)
-	stop := running(t, agent.Config{TPM: m.tpm.Address(), StateDir: m.state})
+	m := onboardAtOldAddress(t, true)
+	stop := runAgent(t, agent.Config{TPM: m.tpm.Address(), StateDir: m.state})
 	defer stop()
-	m.reports(t, m.old.URL)
+	m.waitForReportAt(t, m.old.URL)
 	m.old.close()
-	m.reports(t, m.h.URL)
+	m.waitForReportAt(t, m.hub.URL)
 	stop()
-	stopAgain := staying(t, agent.Config{Token: m.tok, TPM: m.tpm.Address(), StateDir: m.state})
-	m.reports(t, m.h.URL)
+	stopAgain := onboardAndRun(t, agent.Config{Token: m.tok, TPM: m.tpm.Address(), StateDir: m.state})
+	m.waitForReportAt(t, m.hub.URL)
 	stopAgain()
-	if s, err := onboard(t, m.tpm, m.tok, m.state); err != nil || s.Hub != m.h.URL {
-		t.Errorf("at %s, %v", s.Hub, err)
+	if s, err := onboard(t, m.tpm, m.tok, m.state); err != nil || s.Hub != m.hub.URL {
+		t.Errorf("onboarding with the old address in the token file: %v", err)
 	}
-	m.noReplacement(t)
+	m.wantDevicesAndUses(t, 1, 1) // no second device
 }
 
-// staying is what 'gangway-agent run' does.
-func staying(t *testing.T, cfg agent.Config) (stop func()) {
+// onboardAndRun does what 'gangway-agent run' does, and returns how to stop it.
+func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
 	cfg.Progress = func(s agent.Progress) { t.Logf("%-9s %s", s.Name, s.Detail) }
@@ -153,7 +150,7 @@ func staying(t *testing.T, cfg agent.Config) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := cancellable(t)
+	ctx, cancel := withCancel(t)
 	done := make(chan error, 1)
 	go func() { done <- a.OnboardAndRun(ctx) }()
 	return sync.OnceFunc(func() {
@@ -165,45 +162,45 @@ func staying(t *testing.T, cfg agent.Config) (stop func()) {
 	})
 }
 
-// A machine that missed the move gets the new address from a token of the same
-// hub; it stays the same device, and the token is not used.
+// A machine that was off during the move gets the new address from a token file or a hub file
+// of the same hub. It stays the same device, and the new join token is not used.
 func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
-	for name, move := range map[string]func(*moving, *wire.TokenFile){
-		"onboard": func(m *moving, tok *wire.TokenFile) {
+	for name, move := range map[string]func(*movedHub, *wire.TokenFile){
+		"onboard": func(m *movedHub, tok *wire.TokenFile) {
 			s, err := onboard(t, m.tpm, tok, m.state)
-			if err != nil || s.Hub != m.h.URL || s.DeviceID != m.first.DeviceID {
-				t.Errorf("%+v, %v", s, err)
+			if err != nil || s.Hub != m.hub.URL || s.DeviceID != m.id {
+				t.Errorf("state %s, error %v", brief.Of(s), err)
 			}
 		},
-		"run":      func(*moving, *wire.TokenFile) {},
-		"hub file": func(*moving, *wire.TokenFile) {},
+		"run":      func(*movedHub, *wire.TokenFile) {},
+		"hub file": func(*movedHub, *wire.TokenFile) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := aboardAtOldAddress(t, false)
+			m := onboardAtOldAddress(t, false)
 			m.old.close()
-			tok := m.h.Token(t, m.h.Owner, nil)
+			tok := m.hub.Token(t, m.hub.Owner, nil)
 			move(m, tok)
 			cfg := agent.Config{Token: tok, TPM: m.tpm.Address(), StateDir: m.state}
 			if name == "hub file" {
 				cfg.Token, cfg.Hub = nil, &wire.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA}
 			}
-			stop := staying(t, cfg)
+			stop := onboardAndRun(t, cfg)
 			defer stop()
-			m.reports(t, m.h.URL)
-			m.noReplacement(t)
-			if n := m.h.Uses(t, tok); n != 0 {
-				t.Errorf("%d uses of the new token", n)
+			m.waitForReportAt(t, m.hub.URL)
+			m.wantDevicesAndUses(t, 1, 1) // no second device
+			if n := m.hub.Uses(t, tok); n != 0 {
+				t.Errorf("%d uses of the new join token, want none", n)
 			}
 		})
 	}
 }
 
-// A token file is no proof of who answers at its address. One that says the
-// hub's name leads a device nowhere else, and does not keep it from its hub.
+// A forged token file with the hub's name does not move a device to another hub, and does not
+// keep the device from its own hub.
 func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, false)
+	m := onboardAtOldAddress(t, false)
 	evil := newHub(t, m.tpm)
 	var asked atomic.Int32
 	thief := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -213,7 +210,7 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	thief.TLS = &tls.Config{GetCertificate: evil.CA.TLSCertificate(time.Now, []string{"127.0.0.1"}), ClientAuth: tls.RequestClientCert}
 	thief.StartTLS()
 	defer thief.Close()
-	before := stateOf(t, m.state)
+	before := readState(t, m.state)
 
 	mine := *m.tok
 	mine.HubCA, mine.Hub = string(evil.CA.RootPEM()), thief.URL
@@ -229,32 +226,32 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 		"another hub":                    {&other, "another hub"},
 	} {
 		if _, err := onboard(t, m.tpm, c.tok, m.state); err == nil || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want %q", name, err, c.says)
 		}
-		stop := staying(t, agent.Config{Token: c.tok, TPM: m.tpm.Address(), StateDir: m.state})
-		m.reports(t, m.old.URL)
+		stop := onboardAndRun(t, agent.Config{Token: c.tok, TPM: m.tpm.Address(), StateDir: m.state})
+		m.waitForReportAt(t, m.old.URL)
 		stop()
-		after := stateOf(t, m.state)
+		after := readState(t, m.state)
 		if after.HubCA != before.HubCA || after.HubName != before.HubName || slices.ContainsFunc(after.Addresses.URLs, func(u string) bool { return u == thief.URL || u == evil.URL }) {
-			t.Errorf("%s: the state is %+v", name, after)
+			t.Errorf("%s: the state is %s", name, brief.Of(after))
 		}
 	}
-	// The right CA, and an address where somebody else answers.
+	// The CA is right, but another server answers at the address.
 	address := *m.tok
 	address.Hub = thief.URL
-	stop := staying(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
+	stop := onboardAndRun(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
 	defer stop()
-	m.reports(t, m.old.URL)
+	m.waitForReportAt(t, m.old.URL)
 	if n := asked.Load(); n != 0 {
 		t.Errorf("%d requests reached the other server", n)
 	}
 	if n := len(evil.Devices(t, evil.Owner)); n != 0 {
-		t.Errorf("%d devices at the other hub", n)
+		t.Errorf("%d devices at the other hub, want 0", n)
 	}
-	m.noReplacement(t)
+	m.wantDevicesAndUses(t, 1, 1) // no second device
 }
 
-func stateOf(t *testing.T, dir string) *agent.State {
+func readState(t *testing.T, dir string) *agent.State {
 	t.Helper()
 	s, err := agent.ReadState(dir)
 	if err != nil {
@@ -263,18 +260,18 @@ func stateOf(t *testing.T, dir string) *agent.State {
 	return s
 }
 
-// What was begun at an old address goes on at the new one.
+// An onboarding that began at the old address continues at the new one, with the same request.
 func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
 	h := newHub(t, tpm)
 	tok := h.Token(t, h.Owner, nil)
 	old := *tok
-	gone := leadingTo(t, h.URL)
+	gone := forwardTo(t, h.URL)
 	gone.close()
 	old.Hub = gone.URL
 	state := t.TempDir()
-	ctx, cancel := cancellable(t)
+	ctx, cancel := withCancel(t)
 	a, err := agent.New(agent.Config{Token: &old, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Progress) {
 		if s.Name == "waiting" {
 			cancel()
@@ -284,27 +281,27 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := a.Onboard(ctx); err == nil {
-		t.Fatal("it is aboard at an address that leads nowhere")
+		t.Fatal("the device onboarded at an address that reaches no hub")
 	}
 	a.Close()
 	request, err := os.ReadFile(filepath.Join(state, "request.bin"))
-	if err != nil || stateOf(t, state).Phase != agent.PhaseRequested {
-		t.Fatalf("%v, %v", stateOf(t, state).Phase, err)
+	if err != nil || readState(t, state).Phase != agent.PhaseRequested {
+		t.Fatalf("phase %v, error %v", readState(t, state).Phase, err)
 	}
 	s, err := onboard(t, tpm, tok, state)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.Hub != h.URL || s.TokenID != tok.ID || len(request) == 0 || h.Uses(t, tok) != 1 {
-		t.Errorf("%+v", s)
+		t.Errorf("state %s, %d uses of the join token", brief.Of(s), h.Uses(t, tok))
 	}
 }
 
-// The proxy and Pantavisor's file go to the new address too.
+// The proxy follows the hub to its new address too.
 func TestProxyFollowsAHubThatMoves(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, true)
-	ctx, cancel := cancellable(t)
+	m := onboardAtOldAddress(t, true)
+	ctx, cancel := withCancel(t)
 	defer cancel()
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
@@ -321,17 +318,17 @@ func TestProxyFollowsAHubThatMoves(t *testing.T) {
 		json.NewDecoder(resp.Body).Decode(&d)
 		return d.ID
 	}
-	if id := get(); id != m.first.DeviceID {
-		t.Fatalf("before: %q", id)
+	if id := get(); id != m.id {
+		t.Fatalf("before the move: device %q, want %q", id, m.id)
 	}
 	m.old.close()
 	id := ""
-	for range 5 { // the connections that break cost their requests
-		if id = get(); id == m.first.DeviceID {
+	for range 5 { // requests on the broken connections fail
+		if id = get(); id == m.id {
 			break
 		}
 	}
-	if id != m.first.DeviceID {
+	if id != m.id {
 		t.Error("the proxy does not reach the hub at its new address")
 	}
 	cancel()
@@ -342,7 +339,7 @@ func TestProxyFollowsAHubThatMoves(t *testing.T) {
 
 func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, true)
+	m := onboardAtOldAddress(t, true)
 	p := agent.Pantavisor{Config: filepath.Join(t.TempDir(), "pantahub.config")}
 	with := func(do func(*agent.Agent) (bool, error)) bool {
 		t.Helper()
@@ -372,10 +369,10 @@ func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	}
 	keep := func(a *agent.Agent) (bool, error) { return a.KeepPantavisor(t.Context(), p) }
 	if with(keep) {
-		t.Error("Pantavisor is restarted for nothing")
+		t.Error("Pantavisor is restarted although the address is the same")
 	}
 	m.old.close()
-	if !with(keep) || !has(port(m.h.URL)) || has(port(m.old.URL)) {
+	if !with(keep) || !has(port(m.hub.URL)) || has(port(m.old.URL)) {
 		t.Error("the new address is not in the file, or Pantavisor is not restarted to read it")
 	}
 	if with(keep) {
@@ -383,7 +380,8 @@ func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	}
 }
 
-func cancellable(t *testing.T) (context.Context, context.CancelFunc) {
+// withCancel returns a context that ends with the test, or by cancel.
+func withCancel(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)

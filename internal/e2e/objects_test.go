@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,19 +23,21 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"gangway/internal/brief"
 )
 
-// piece is how large each object of these tests is, in bytes.
-const piece = 4 << 20
+// objectSize is the size of each object in these tests, in bytes.
+const objectSize = 4 << 20
 
-// storeHub is a real `gangway serve` with an owner, who is signed in.
-func storeHub(t *testing.T) (*hubProcess, *uploader) {
+// startHubProcess starts a real `gangway serve`, and returns it with a client that is signed in
+// as its only account.
+func startHubProcess(t *testing.T) (*hubProcess, *uploader) {
 	t.Helper()
+	needFullRun(t)
 	dir := t.TempDir()
 	h := &hubProcess{t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub")}
-	if out, err := exec.Command("go", "build", "-o", h.bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, h.bin)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -57,13 +58,13 @@ func storeHub(t *testing.T) (*hubProcess, *uploader) {
 	status, answer, err := u.call(t.Context(), "POST", "/auth/login", []byte(`{"username":"ada","password":"correct horse battery"}`))
 	var session struct{ Token string }
 	if err != nil || status != 200 || json.Unmarshal(answer, &session) != nil {
-		t.Fatalf("%d %s %v", status, answer, err)
+		t.Fatalf("signing in: %d %s %v", status, brief.Of(answer), err)
 	}
 	u.token = session.Token
 	return h, u
 }
 
-// uploader is the owner's client.
+// uploader is an owner's client for objects.
 type uploader struct {
 	url    string
 	client *http.Client
@@ -91,11 +92,11 @@ func (u *uploader) call(ctx context.Context, method, path string, body []byte) (
 	return resp.StatusCode, b, err
 }
 
-// content is the n-th object.
+// content returns the n-th object and its SHA-256. The bytes depend only on n.
 func content(n int) ([]byte, [32]byte) {
 	var seed [32]byte
 	binary.BigEndian.PutUint64(seed[:], uint64(n))
-	b := make([]byte, piece)
+	b := make([]byte, objectSize)
 	rand.NewChaCha8(seed).Read(b)
 	return b, sha256.Sum256(b)
 }
@@ -115,13 +116,13 @@ func (u *uploader) upload(ctx context.Context, b []byte, sum [32]byte) error {
 	}
 	var a access
 	if err := json.Unmarshal(answer, &a); status != 200 || err != nil {
-		return fmt.Errorf("POST: %d %s", status, answer)
+		return fmt.Errorf("POST /objects/: %d %s", status, brief.Of(answer))
 	}
 	if status, answer, err = u.call(ctx, "PUT", a.PutURL, b); err != nil {
 		return err
 	}
 	if status != 200 {
-		return fmt.Errorf("PUT: %d %s", status, answer)
+		return fmt.Errorf("PUT: %d %s", status, brief.Of(answer))
 	}
 	return nil
 }
@@ -137,13 +138,13 @@ func (u *uploader) download(ctx context.Context, sum [32]byte) (status int, err 
 	}
 	status, b, err := u.call(ctx, "GET", a.GetURL, nil)
 	if err == nil && status == 200 && sha256.Sum256(b) != sum {
-		err = fmt.Errorf("what came is not what was uploaded: %d bytes", len(b))
+		err = fmt.Errorf("the download has another SHA-256 than the upload: %d bytes", len(b))
 	}
 	return status, err
 }
 
-// memory is what /proc says of a process, in KiB.
-func memory(t *testing.T, pid int, field string) int {
+// processMemory returns a field of /proc/PID/status, in KiB.
+func processMemory(t *testing.T, pid int, field string) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -162,25 +163,26 @@ func memory(t *testing.T, pid int, field string) int {
 	return 0
 }
 
-// Many objects go up and come down through a hub whose memory stays small.
-// GANGWAY_LOAD_MIB says how many MiB; `make load-objects` sends 10 GiB.
+// The hub's memory stays below 100 MiB while many objects are uploaded and downloaded.
+// GANGWAY_LOAD_MIB sets how many MiB; `make load-objects` sends 10 GiB. Not parallel: it
+// measures throughput.
 func TestObjectsGoThroughLittleMemory(t *testing.T) {
 	total := 64
 	if v := os.Getenv("GANGWAY_LOAD_MIB"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 4 {
-			t.Fatalf("GANGWAY_LOAD_MIB=%q is no number of MiB", v)
+			t.Fatalf("GANGWAY_LOAD_MIB=%q is not a number of MiB from 4 on", v)
 		}
 		total = n
 	}
-	h, u := storeHub(t)
+	h, u := startHubProcess(t)
 	pid := h.cmd.Process.Pid
-	// The peak counts from here: signing in takes 64 MiB for the password.
-	before := memory(t, pid, "VmRSS")
+	// The peak counts from here: hashing the password for the sign-in uses 64 MiB.
+	before := processMemory(t, pid, "VmRSS")
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
-		t.Skipf("this system does not let a peak be reset: %v", err)
+		t.Skipf("this system cannot reset the peak of a process's memory: %v", err)
 	}
-	pieces := total << 20 / piece
+	pieces := total << 20 / objectSize
 	each := func(what string, f func(n int) error) {
 		t.Helper()
 		start := time.Now()
@@ -190,7 +192,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 			wg.Go(func() {
 				for n := int(next.Add(1)) - 1; n < pieces && !t.Failed(); n = int(next.Add(1)) - 1 {
 					if err := f(n); err != nil {
-						t.Errorf("%s of piece %d: %v", what, n, err)
+						t.Errorf("%s of object %d: %v", what, n, err)
 					}
 				}
 			})
@@ -198,7 +200,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 		wg.Wait()
 		took := time.Since(start)
 		t.Logf("%s: %d MiB in %.1f s, %.0f MiB/s; resident %d MiB, peak %d MiB", what, total, took.Seconds(), float64(total)/took.Seconds(),
-			memory(t, pid, "VmRSS")>>10, memory(t, pid, "VmHWM")>>10)
+			processMemory(t, pid, "VmRSS")>>10, processMemory(t, pid, "VmHWM")>>10)
 	}
 	each("upload", func(n int) error {
 		b, sum := content(n)
@@ -212,16 +214,16 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 		}
 		return err
 	})
-	if peak := memory(t, pid, "VmHWM") >> 10; peak >= 100 {
-		t.Errorf("the hub took %d MiB, from %d MiB before", peak, before>>10)
+	if peak := processMemory(t, pid, "VmHWM") >> 10; peak >= 100 {
+		t.Errorf("the hub's memory peaked at %d MiB, from %d MiB before; want below 100 MiB", peak, before>>10)
 	}
 }
 
-// The hub is killed (SIGKILL) at random moments while objects are uploaded, and
-// started again: what it acknowledged is there, whole; what it did not is there
-// whole or not at all.
+// The hub is killed (SIGKILL) at random moments during uploads, and started again. Every
+// acknowledged object is stored completely. An object that was not acknowledged is stored
+// completely or not at all. Not parallel: the hub must make progress between two kills.
 func TestKilledHubLosesNoObject(t *testing.T) {
-	h, u := storeHub(t)
+	h, u := startHubProcess(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	const enough = 4
@@ -235,7 +237,7 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 				for u.upload(ctx, b, sum) != nil {
 					broken.Add(1)
 					if ctx.Err() != nil {
-						t.Errorf("piece %d never went up", n)
+						t.Errorf("object %d could not be uploaded", n)
 						return
 					}
 					time.Sleep(20 * time.Millisecond)
@@ -243,33 +245,33 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 			}
 		})
 	}
-	// The last kill's uploads are broken too: the workers end after them.
+	// The last kill interrupts uploads too: the workers retry them before they end.
 	for kills.Load() < enough {
 		time.Sleep(100*time.Millisecond + rand.N(300*time.Millisecond))
 		h.kill()
 		kills.Add(1)
-		whole(t, h.data)
+		checkObjects(t, h.data)
 		h.start()
 	}
 	wg.Wait()
 	pieces := int(next.Load())
-	t.Logf("%d pieces, %d uploads broken", pieces, broken.Load())
+	t.Logf("%d objects, %d interrupted uploads", pieces, broken.Load())
 	if pieces < enough || broken.Load() == 0 {
-		t.Errorf("%d pieces, %d uploads broken: the test was too gentle", pieces, broken.Load())
+		t.Errorf("%d objects, %d interrupted uploads: want at least %d and 1", pieces, broken.Load(), enough)
 	}
 	for n := range pieces {
 		_, sum := content(n)
 		if status, err := u.download(ctx, sum); err != nil || status != 200 {
-			t.Errorf("piece %d was acknowledged: %d, %v", n, status, err)
+			t.Errorf("download of the acknowledged object %d: status %d, %v", n, status, err)
 		}
 	}
 	if left, err := os.ReadDir(filepath.Join(h.data, "objects", "incoming")); err != nil || len(left) != 0 {
-		t.Errorf("%d halves are left, %v", len(left), err)
+		t.Errorf("%d partial uploads are left, %v", len(left), err)
 	}
 }
 
-// whole checks that each file that has an object's name is that object.
-func whole(t *testing.T, data string) {
+// checkObjects checks that each file with an object's name has the content of that name.
+func checkObjects(t *testing.T, data string) {
 	t.Helper()
 	dir := filepath.Join(data, "objects")
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -282,14 +284,14 @@ func whole(t *testing.T, data string) {
 		}
 		sum, err := hex.DecodeString(strings.ReplaceAll(name, string(filepath.Separator), ""))
 		if err != nil || len(sum) != 32 {
-			return nil // the lock, or what came in
+			return nil // the lock file, or a partial upload
 		}
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
 		if sha256.Sum256(b) != [32]byte(sum) {
-			t.Errorf("%s is not whole: %d bytes", name, len(b))
+			t.Errorf("object %s has another SHA-256: %d bytes", name, len(b))
 		}
 		return nil
 	})

@@ -1,6 +1,3 @@
-// Package e2e_test runs the whole of Gangway against real parts: a hub over
-// TLS, the agent, software TPMs of swtpm, and other people's programs as
-// second opinions.
 package e2e_test
 
 import (
@@ -23,6 +20,7 @@ import (
 	"gangway/device/agent"
 	"gangway/device/identity"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/tcg"
@@ -33,78 +31,11 @@ import (
 	"github.com/openconfig/attestz/service/biz"
 )
 
-// makers is one maker's folder for all TPMs of a test run.
-var makers string
-
-// agentBinary is the real gangway-agent.
-var agentBinary string
-
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "gw")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		makers = filepath.Join(dir, "maker")
-		agentBinary = filepath.Join(dir, "gangway-agent")
-		build := exec.Command("go", "build", "-o", agentBinary, "gangway/cmd/gangway-agent")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "%v: %s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
-}
-
-func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
-	t.Helper()
-	if missing := swtpm.Missing(); missing != "" {
-		t.Skip(missing)
-	}
-	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	tpm, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: ek, Maker: makers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(tpm.Stop)
-	return tpm
-}
-
-func newHub(t testing.TB, tpm *swtpm.TPM) *hubtest.Hub {
-	t.Helper()
-	return hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
-}
-
-func onboard(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, state string) (*agent.State, error) {
-	t.Helper()
-	return onboardWith(t, agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
-}
-
-func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
-	t.Helper()
-	cfg.Model, cfg.Serial = "test machine", "0001"
-	cfg.Progress = func(s agent.Progress) { t.Logf("%-9s %s (%s)", s.Name, s.Detail, s.Took) }
-	a, err := agent.New(cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer a.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	return a.Onboard(ctx)
-}
-
 func TestRealTPMsOnboard(t *testing.T) {
 	for name, ek := range map[string]swtpm.EK{"RSA 2048": swtpm.RSA2048, "ECC P-384": swtpm.P384} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tpm := newTPM(t, ek)
+			tpm := startTPM(t, ek)
 			h := newHub(t, tpm)
 			tok := h.Token(t, h.Owner, nil)
 			s, err := onboard(t, tpm, tok, t.TempDir())
@@ -113,17 +44,17 @@ func TestRealTPMsOnboard(t *testing.T) {
 			}
 			devices := h.Devices(t, h.Owner)
 			if len(devices) != 1 || devices[0].ID != s.DeviceID || s.RoundTrips != 1 || s.Phase != agent.PhaseActive {
-				t.Fatalf("state %+v, devices %+v", s, devices)
+				t.Fatalf("state %s, devices %s", brief.Of(s), brief.Of(devices))
 			}
 			if h.Uses(t, tok) != 1 {
-				t.Errorf("%d uses of the token", h.Uses(t, tok))
+				t.Errorf("%d uses of the join token, want 1", h.Uses(t, tok))
 			}
 		})
 	}
 }
 
-// Everything that the agent and the hub make is shown to somebody else's
-// program, for each kind of endorsement key and of identity key.
+// Programs of other projects accept what the agent and the hub make, for each kind of
+// endorsement key and of identity key.
 func TestSecondOpinions(t *testing.T) {
 	for _, c := range []struct {
 		ek  swtpm.EK
@@ -172,11 +103,11 @@ func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 	if theirs.ProdModel != string(ours.ProdModel) || theirs.ProdSerial != string(ours.ProdSerial) || !bytes.Equal(block.Bytes, ours.EKCert) ||
 		!bytes.Equal(tpm2.Marshal(theirs.IAKPub), ours.AttestPub) || !bytes.Equal(tpm2.Marshal(theirs.IDevIDPub), ours.SigningPub) ||
 		!bytes.Equal(tpm2.Marshal(theirs.SignCertifyInfo), ours.SgnCertifyInfo) {
-		t.Error("attestz read other fields")
+		t.Error("attestz parses other values of the request's fields")
 	}
-	// attestz judges the whole template for P-384 alone: for P-256 it expects
-	// the EK's policy A in the place of the DevID specification's, and it
-	// knows no P-521 and no RSA-PSS.
+	// attestz checks the whole template only for P-384. For P-256 it expects the EK's policy
+	// A instead of the DevID specification's policy, and it supports neither P-521 nor
+	// RSA-PSS.
 	if key == identity.P384 {
 		if _, err := u.VerifyIAKAttributes(tpm2.Marshal(tpm2.New2B(theirs.IAKPub))); err != nil {
 			t.Errorf("attestz, IAK: %v", err)
@@ -195,12 +126,14 @@ func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// attestz wants the scheme in the key; an RSA IDevID key has none (H-1).
+	// attestz requires a signing scheme in the key. An RSA IDevID key (H-1) has none.
 	if err := u.VerifyTPMTSignature(ours.Contents, sig, &theirs.IDevIDPub); err != nil && key != identity.RSA2048 {
 		t.Errorf("attestz, request signature: %v", err)
 	}
 }
 
+// opensslVerifies verifies a certificate with openssl, also under the policy of verified TPM
+// residency.
 func opensslVerifies(t *testing.T, h *hubtest.Hub, leaf []byte, ca *x509.Certificate) {
 	t.Helper()
 	dir := t.TempDir()
@@ -220,6 +153,8 @@ func opensslVerifies(t *testing.T, h *hubtest.Hub, leaf []byte, ca *x509.Certifi
 	}
 }
 
+// opensslConnects connects to the hub with openssl, and checks which CAs the hub names for client
+// certificates.
 func opensslConnects(t *testing.T, h *hubtest.Hub) {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root.pem")
@@ -234,11 +169,11 @@ func opensslConnects(t *testing.T, h *hubtest.Hub) {
 	}
 	for _, want := range []string{"TLSv1.3", "Acceptable client certificate CA names", "CN = Test Device CA", "Verify return code: 0 (ok)"} {
 		if !bytes.Contains(out, []byte(want)) {
-			t.Errorf("openssl s_client does not show %q:\n%s", want, out)
+			t.Errorf("the output of openssl s_client lacks %q:\n%s", want, out)
 		}
 	}
 	if bytes.Contains(out, []byte("Test Attestation CA")) {
-		t.Error("the ACA is offered as a CA of TLS clients")
+		t.Error("the hub names the ACA as a CA of TLS client certificates")
 	}
 }
 
@@ -254,13 +189,13 @@ func TestSameTPMIsTheSameDevice(t *testing.T) {
 	if err := tpm.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// Another disk, another state folder, the token used up: the same TPM.
+	// The same TPM with a new disk and state folder, after the join token's last use.
 	second, err := onboard(t, tpm, tok, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if first.DeviceID != second.DeviceID || len(h.Devices(t, h.Owner)) != 1 || h.Uses(t, tok) != 1 {
-		t.Errorf("%s and %s, %d devices, %d uses", first.DeviceID, second.DeviceID, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
+		t.Errorf("onboarded as %s and %s, %d devices, %d uses; want one device and one use", first.DeviceID, second.DeviceID, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
 	}
 }
 
@@ -274,7 +209,7 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 	_, err := onboard(t, other, nil, state)
 	if err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
-		t.Fatalf("onboard: %v", err)
+		t.Fatalf("onboarding with another TPM: %v", err)
 	}
 	a, err := agent.New(agent.Config{TPM: other.Address(), StateDir: state})
 	if err != nil {
@@ -282,13 +217,12 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 	defer a.Close()
 	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
-		t.Fatalf("run: %v", err)
+		t.Fatalf("running with another TPM: %v", err)
 	}
 }
 
-// A state folder taken in the middle of onboarding, with the sealed reply in
-// it, is as worthless elsewhere: another TPM does not open the reply, whether
-// the agent asks it or the thief does.
+// A state folder is copied in the middle of onboarding, with the sealed reply in it. Another
+// TPM cannot open the reply, neither through the agent nor directly.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)
@@ -298,7 +232,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Progress) {
-		if s.Name == "reply" { // it is on the disk; go no further
+		if s.Name == "reply" { // the reply is on the disk: stop here
 			cancel()
 		}
 	}})
@@ -308,10 +242,10 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	_, err = a.Onboard(ctx)
 	a.Close()
 	if err == nil {
-		t.Fatal("the agent went on")
+		t.Fatal("the cancelled onboarding succeeded")
 	}
 	if s, err := agent.ReadState(state); err != nil || s.Phase != agent.PhaseAnswered {
-		t.Fatalf("phase %+v, %v", s, err)
+		t.Fatalf("state %s, %v", brief.Of(s), err)
 	}
 	if _, err := onboard(t, other, tok, state); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
 		t.Fatalf("the agent on another TPM: %v", err)
@@ -328,10 +262,10 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 		t.Fatal("another TPM opened the reply")
 	}
 	if _, err := activateCredential(t, tpm, reply); err != nil {
-		t.Fatalf("the TPM itself: %v", err)
+		t.Fatalf("opening the reply with the device's TPM: %v", err)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 0", n)
 	}
 }
 
@@ -350,8 +284,8 @@ func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) ([]byte
 	return id.ActivateCredential(reply.CredentialBlob, reply.Secret)
 }
 
-// The real agent is killed at random instants until it gets through: one
-// device, one use of the token, and no secret on the disk.
+// The real agent is killed at random instants and started again until it has onboarded. There
+// is one device, one use of the join token, and no secret on the disk.
 func TestAgentSurvivesAKillAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -396,10 +330,12 @@ func TestAgentSurvivesAKillAtAnyInstant(t *testing.T) {
 		t.Errorf("after %d kills: phase %s, %d devices, %d uses", kills, s.Phase, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
 	}
 	t.Logf("%d kills", kills)
-	secretNowhere(t, state, tok.Token)
+	wantNoSecretIn(t, state, tok.Token)
 }
 
-func secretNowhere(t *testing.T, dir, secret string) {
+// wantNoSecretIn checks that no file in a folder contains the secret or a private key, or can
+// be read by other users.
+func wantNoSecretIn(t *testing.T, dir, secret string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -422,14 +358,15 @@ func secretNowhere(t *testing.T, dir, secret string) {
 	}
 }
 
-// The hub is away at first; the agent waits, says what for, and goes on.
+// The hub cannot be reached at first. The agent waits, reports what it waits for, and then
+// continues.
 func TestAgentWaitsForTheHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
 	h := newHub(t, tpm)
 	tok := h.Token(t, h.Owner, nil)
 	here := tok.Hub
-	tok.Hub = "https://127.0.0.1:1" // nobody
+	tok.Hub = "https://127.0.0.1:1" // nothing listens there
 	state := t.TempDir()
 	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
 	if err != nil {
@@ -440,23 +377,23 @@ func TestAgentWaitsForTheHub(t *testing.T) {
 	_, err = a.Onboard(ctx)
 	a.Close()
 	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("got %v", err)
+		t.Fatalf("got %v, want a timeout", err)
 	}
 	s, err := agent.ReadState(state)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(s.Waiting, "Waiting for the hub at https://127.0.0.1:1 (") || strings.Contains(s.Waiting, "\n") {
-		t.Errorf("it says %q", s.Waiting)
+		t.Errorf("the state says that it waits for %q", s.Waiting)
 	}
 	tok.Hub = here
 	if s, err = onboard(t, tpm, tok, state); err != nil || s.Waiting != "" {
-		t.Fatalf("%+v, %v", s, err)
+		t.Fatalf("state %s, %v", brief.Of(s), err)
 	}
 }
 
-// An impostor has a certificate, of another CA: the agent waits, and tells it
-// nothing.
+// An impostor at the hub's address has a certificate of another CA. The agent sends it nothing
+// and waits.
 func TestAgentTrustsNoOtherHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -472,10 +409,10 @@ func TestAgentTrustsNoOtherHub(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if _, err := a.Onboard(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("got %v", err)
+		t.Fatalf("got %v, want a timeout", err)
 	}
 	if s, _ := agent.ReadState(state); !strings.Contains(s.Waiting, "not the hub that the join token names") {
-		t.Errorf("it says %q", s.Waiting)
+		t.Errorf("the state says that it waits for %q", s.Waiting)
 	}
 }
 
@@ -506,17 +443,17 @@ func TestAgentReports(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("no report came")
+			t.Fatal("the hub received no report")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	// A device that its owner deletes is told so, and stops.
+	// When its owner deletes the device, the hub refuses it and the agent stops.
 	if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, s.DeviceID, h.Now()); err != nil {
 		t.Fatal(err)
 	}
 	var refused *agent.Refused
 	if err := <-ran; !errors.As(err, &refused) || refused.Code != "certificate-not-active" {
-		t.Errorf("after its deletion: %v", err)
+		t.Errorf("after the deletion: %v, want the code certificate-not-active", err)
 	}
 	cancel()
 }

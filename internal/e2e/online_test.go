@@ -23,17 +23,17 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// web is a maker's web site on loopback, under the name localhost.
-type web struct {
+// makerSite is a TPM maker's web site on loopback, under the name localhost.
+type makerSite struct {
 	url   string
 	asked atomic.Int32
 	mu    sync.Mutex
 	pages map[string][]byte
 }
 
-func newWeb(t *testing.T) *web {
+func newMakerSite(t *testing.T) *makerSite {
 	t.Helper()
-	w := &web{pages: map[string][]byte{}}
+	w := &makerSite{pages: map[string][]byte{}}
 	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.asked.Add(1)
 		w.mu.Lock()
@@ -53,12 +53,14 @@ func newWeb(t *testing.T) *web {
 	return w
 }
 
-func (w *web) set(path string, page []byte) {
+func (w *makerSite) set(path string, page []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pages[path] = page
 }
 
+// onlineHub starts a hub that trusts the root and fetches by the options. It returns the verdict
+// on the latest enrolment too.
 func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
 	t.Helper()
 	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)
@@ -75,16 +77,17 @@ func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *a
 
 func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 
-// An EK certificate whose chain nobody brought: fetched from the maker, where
-// the operator allows it, and from nowhere else.
+// Neither the TPM nor the trust store has the intermediate CAs of an EK certificate. The hub
+// fetches them from the maker's site, but only if the operator allows that host.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
-	w := newWeb(t)
+	t.Parallel()
+	w := newMakerSite(t)
 	root := newAuthority(t, "root", nil)
 	one := newAuthorityWith(t, "intermediate", root, nil)
 	w.set("/one", one.cert.Raw)
 	two := newAuthorityWith(t, "issuing", one, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/one"} })
 	w.set("/two", two.cert.Raw)
-	tpm, _ := chipOf(t, two, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/two"} })
+	tpm, _ := tpmCertifiedBy(t, two, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/two"} })
 
 	for name, o := range map[string]fetch.Options{
 		"no host named":       {},
@@ -97,7 +100,7 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 		}
 	}
 	if n := w.asked.Load(); n != 0 {
-		t.Fatalf("the host was asked %d times", n)
+		t.Fatalf("the hub sent %d requests to a host that is not allowed", n)
 	}
 	allowed := fetch.Options{IssuerHosts: []string{"localhost"}, AllowAddress: loopback}
 	h, verdict := onlineHub(t, root, allowed)
@@ -105,9 +108,9 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	if notes := strings.Join(verdict.Load().Notes, "\n"); strings.Count(notes, "was fetched from localhost") != 2 {
-		t.Errorf("the verdict does not say what was fetched: %s", notes)
+		t.Errorf("the verdict does not name both fetched certificates: %s", notes)
 	}
-	// What is fetched is never a root.
+	// A fetched certificate is never trusted as a root.
 	w.set("/one", root.cert.Raw)
 	stranger := newAuthority(t, "root", nil)
 	h, _ = onlineHub(t, stranger, allowed)
@@ -117,10 +120,11 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 }
 
 func TestRevokedTPMIsRefused(t *testing.T) {
-	w := newWeb(t)
+	t.Parallel()
+	w := newMakerSite(t)
 	root := newAuthority(t, "root", nil)
 	one := newAuthorityWith(t, "issuing", root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
-	tpm, leaf := chipOf(t, one, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/one.crl"} })
+	tpm, leaf := tpmCertifiedBy(t, one, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/one.crl"} })
 	list := func(by *authority, serials ...*big.Int) []byte {
 		l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
 		for _, s := range serials {
@@ -134,16 +138,16 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 	try := func(mode fetch.CRLMode) (string, *evidence.Verdict) {
 		h, verdict := onlineHub(t, root, fetch.Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: loopback})
-		// The root alone is known, and the issuing CA.
+		// The trust store has only the root and the issuing CA.
 		h.Service.SetTrust(trust.NewSet(trust.FromX509("test", []*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})...))
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 			return err.Error(), nil
 		}
 		return "", verdict.Load()
 	}
-	// No list can be had.
+	// The maker's site has no revocation list.
 	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "it is not known whether the EK certificate is revoked") {
-		t.Errorf("softly: %q", refused)
+		t.Errorf("without a list, soft mode: %q", refused)
 	}
 	w.set("/root.crl", list(root))
 	w.set("/one.crl", list(one))
@@ -153,7 +157,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	w.set("/one.crl", list(one, leaf.SerialNumber))
 	for _, mode := range []fetch.CRLMode{fetch.CRLsSoft, fetch.CRLsHard} {
 		if refused, _ := try(mode); !strings.Contains(refused, "has revoked its EK certificate") {
-			t.Errorf("revoked: %q", refused)
+			t.Errorf("revoked, mode %v: %q", mode, refused)
 		}
 	}
 	w.set("/one.crl", list(one))
@@ -163,12 +167,13 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 }
 
-// With --check-crls hard, a device waits while its maker's host is away, and
-// comes aboard by itself when the list is there.
+// With --check-crls hard, a device waits while its maker's host has no revocation list, and
+// onboards by itself when the list is there.
 func TestDeviceWaitsForTheRevocationList(t *testing.T) {
-	w := newWeb(t)
+	t.Parallel()
+	w := newMakerSite(t)
 	root := newAuthority(t, "root", nil)
-	tpm, _ := chipOf(t, root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
+	tpm, _ := tpmCertifiedBy(t, root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
 	var ahead atomic.Int64
 	h, _ := onlineHub(t, root, fetch.Options{
 		CRLHosts: []string{"localhost"}, CRLs: fetch.CRLsHard, AllowAddress: loopback,
@@ -186,7 +191,7 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot find out whether") {
 				waited = true
 				w.set("/root.crl", der)
-				ahead.Store(int64(time.Hour)) // beyond what a failure is kept
+				ahead.Store(int64(time.Hour)) // later than the hub caches a failure
 			}
 		},
 	})
@@ -197,6 +202,6 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := a.Onboard(ctx); err != nil || !waited {
-		t.Errorf("waited: %v; %v", waited, err)
+		t.Errorf("the device waited: %v; error %v", waited, err)
 	}
 }

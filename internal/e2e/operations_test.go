@@ -18,20 +18,21 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 )
 
-// operator types what a chapter of docs/operations.md says, at a hub of its own:
-// the paths, addresses and names of the page stand for those of the test.
+// operator runs the commands of a chapter of docs/operations.md on a hub of its own. It
+// replaces the page's paths, addresses and names by those of the test.
 type operator struct {
 	t     *testing.T
 	dir   string
-	words *strings.Replacer
+	words *strings.Replacer // the page's words to the test's
 	env   []string
 
 	old, new string // addresses
-	stop     func() // ends the hub; nil: none runs
+	stop     func() // stops the hub; nil: no hub runs
 }
 
 func newOperator(t *testing.T) *operator {
@@ -47,9 +48,7 @@ func newOperator(t *testing.T) *operator {
 			t.Fatal(err)
 		}
 	}
-	if out, err := exec.Command("go", "build", "-o", o.at("build/gangway"), "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, o.at("build/gangway"))
 	for from, to := range map[string]string{o.at("build/gangway"): o.at("bin/gangway"), agentBinary: o.at("bin/gangway-agent")} {
 		if err := os.Symlink(from, to); err != nil {
 			t.Fatal(err)
@@ -57,7 +56,7 @@ func newOperator(t *testing.T) *operator {
 	}
 	one, another := loopbackPort(t), loopbackPort(t)
 	o.old, o.new = "https://127.0.0.1:"+one, "https://localhost:"+another
-	// The longest first.
+	// The longest come first: the replacer compares in this order.
 	o.words = strings.NewReplacer(
 		"--listen :12443", "--listen 127.0.0.1:"+one, "--listen :443", "--listen 127.0.0.1:"+another,
 		"https://hub.example:12443", o.old, "https://new.example", o.new,
@@ -77,7 +76,7 @@ func (o *operator) end() {
 	}
 }
 
-// loopbackPort is a port below those that systems give to outgoing connections.
+// loopbackPort returns a free port below the range that systems use for outgoing connections.
 func loopbackPort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -91,7 +90,7 @@ func loopbackPort(t *testing.T) string {
 	return ""
 }
 
-// chapter are the commands of a section.
+// chapter returns the shell commands of a section of docs/operations.md.
 func chapter(t *testing.T, title string) (lines []string) {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/operations.md")
@@ -110,8 +109,8 @@ func chapter(t *testing.T, title string) (lines []string) {
 	return lines
 }
 
-// types runs one command of the page, and returns what it printed. A hub goes on
-// in the background, in the place of the one before.
+// types runs one command of the page, and returns what it printed. `gangway serve` runs in the
+// background and replaces the hub before it.
 func (o *operator) types(line string, more ...string) string {
 	o.t.Helper()
 	line = o.words.Replace(line)
@@ -152,8 +151,8 @@ func (o *operator) serve(line string) {
 	}
 	for _, m := range regexp.MustCompile(`--listen (\S+)`).FindAllStringSubmatch(line, -1) {
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			// It listens before it has opened its folder. Whether it is the right hub is
-			// what the commands check.
+			// A handshake succeeds only after the hub has opened its data folder. The
+			// commands that follow verify the hub; this connection does not.
 			conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", m[1], &tls.Config{InsecureSkipVerify: true})
 			if err == nil {
 				conn.Close()
@@ -167,8 +166,8 @@ func (o *operator) serve(line string) {
 	}
 }
 
-// account makes the page's account and signs it in at the old address, and has
-// the hub trust a TPM's maker.
+// account creates the page's account, signs it in at the old address, and makes the hub trust
+// the TPM's maker.
 func (o *operator) account(tpm *swtpm.TPM) {
 	o.t.Helper()
 	var roots bytes.Buffer
@@ -198,29 +197,29 @@ func (o *operator) account(tpm *swtpm.TPM) {
 	o.types("gangway login https://hub.example:12443 --hub-name "+a.HubName+" --nick ada", "--password-stdin < password")
 }
 
-// ofMachine is a device's command line for a TPM and a state folder.
+// ofMachine returns the agent's options for a TPM and a state folder.
 func ofMachine(tpm *swtpm.TPM, state string) string {
 	return "--tpm " + tpm.Address() + " --state " + state
 }
 
-// reports checks that the hub takes a report of the device at an address.
-func (o *operator) reports(tpm *swtpm.TPM, state, at string) {
+// waitForReportAt runs the agent until it has reported to the hub at an address.
+func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 	o.t.Helper()
-	before := stateOf(o.t, state).LastSeen
-	time.Sleep(time.Until(before.Add(time.Second))) // it has whole seconds
-	stop := staying(o.t, agent.Config{TPM: tpm.Address(), StateDir: state})
+	before := readState(o.t, state).LastSeen
+	time.Sleep(time.Until(before.Add(time.Second))) // LastSeen has whole seconds
+	stop := onboardAndRun(o.t, agent.Config{TPM: tpm.Address(), StateDir: state})
 	defer stop()
 	for range 400 {
-		if s := stateOf(o.t, state); s.LastSeen.After(before) && s.Hub == at {
+		if s := readState(o.t, state); s.LastSeen.After(before) && s.Hub == at {
 			return
 		}
 		time.Sleep(25 * time.Millisecond)
 	}
-	o.t.Fatalf("no report at %s: %+v", at, stateOf(o.t, state))
+	o.t.Fatalf("the agent does not report at %s: %s", at, brief.Of(readState(o.t, state)))
 }
 
-// The chapter "Moving", as it is typed: a device follows, one that was off gets
-// the address from a file, and the owner signs in.
+// The commands of the chapter "Moving" work as written. A running device follows the hub, a
+// device that was off gets the new address from a file, and the owner signs in there.
 func TestOperationsMoving(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -239,7 +238,7 @@ func TestOperationsMoving(t *testing.T) {
 		case strings.HasPrefix(line, "gangway serve"):
 			o.types(line)
 			at := []string{o.old, o.new}[serves]
-			o.reports(tpm, state, at)
+			o.waitForReportAt(tpm, state, at)
 			serves++
 		case strings.HasPrefix(line, "gangway login"):
 			name, err := os.ReadFile(o.at("hub-name"))
@@ -250,23 +249,23 @@ func TestOperationsMoving(t *testing.T) {
 		case strings.HasPrefix(line, "gangway-agent onboard"):
 			out := o.types(line, ofMachine(tpm, off))
 			if !strings.Contains(out, "already onboarded") || !strings.Contains(out, o.new) {
-				t.Errorf("%s", out)
+				t.Errorf("the agent does not report its new address: %s", out)
 			}
 		default:
 			o.types(line)
 		}
 	}
 	if serves != 2 {
-		t.Errorf("the chapter starts %d hubs", serves)
+		t.Errorf("the chapter starts %d hubs, want 2", serves)
 	}
-	o.reports(tpm, off, o.new)
+	o.waitForReportAt(tpm, off, o.new)
 	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 }
 
-// The chapters "Backup" and "Restoring": the device of the backup reports, and
-// one that came aboard later comes back with its token.
+// The commands of the chapters "Backup" and "Restoring" work as written. A device of the backup
+// reports, and a device that onboarded after the backup onboards again with its join token.
 func TestOperationsRestoring(t *testing.T) {
 	t.Parallel()
 	tpm, later := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
@@ -283,20 +282,21 @@ func TestOperationsRestoring(t *testing.T) {
 	for _, line := range chapter(t, "Restoring") {
 		o.types(line)
 	}
-	o.reports(tpm, o.at("state"), o.old)
+	o.waitForReportAt(tpm, o.at("state"), o.old)
 	if out := o.types("gangway-agent status --ask", ofMachine(later, o.at("later"))); !strings.Contains(out, "does not know this machine's certificate") {
-		t.Errorf("%s", out)
+		t.Errorf("status --ask: %s", out)
 	}
 	o.types("gangway-agent onboard --token-file token.json", ofMachine(later, o.at("later")))
-	o.reports(later, o.at("later"), o.old)
+	o.waitForReportAt(later, o.at("later"), o.old)
 	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 2 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 2", n)
 	}
 }
 
-// The chapter "Upgrading", from a hub of an earlier commit, and back by the
-// backup that it has made first.
+// The commands of the chapter "Upgrading" work as written, from a hub of an earlier commit, and
+// again after the backup was restored.
 func TestOperationsUpgrading(t *testing.T) {
+	needFullRun(t)
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
 	if err != nil || len(archives) == 0 {
@@ -315,23 +315,23 @@ func TestOperationsUpgrading(t *testing.T) {
 	if err := os.CopyFS(o.at("hub"), os.DirFS(filepath.Join(old, "hub"))); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(o.at("hub/objects"), 0o700); err != nil { // some had none yet
+	if err := os.MkdirAll(o.at("hub/objects"), 0o700); err != nil { // some old hubs did not have this folder
 		t.Fatal(err)
 	}
-	chmod(t, o.at("hub"))
+	makePrivate(t, o.at("hub"))
 	state := filepath.Join(old, "device")
-	moved(t, state, o.old)
+	setHubAddress(t, state, o.old)
 	for _, line := range chapter(t, "Backup") {
 		o.types(line)
 	}
-	if err := os.Remove(o.at("bin/gangway")); err != nil { // the program before
+	if err := os.Remove(o.at("bin/gangway")); err != nil { // the old program
 		t.Fatal(err)
 	}
-	for range 2 { // as it is, and after the backup was restored
+	for range 2 { // first the old data folder, then the restored backup
 		for _, line := range chapter(t, "Upgrading") {
 			o.types(line)
 		}
-		o.reports(tpm, state, o.old)
+		o.waitForReportAt(tpm, state, o.old)
 		o.end()
 		for _, line := range chapter(t, "Restoring") {
 			if !strings.HasPrefix(line, "gangway serve") {
@@ -341,8 +341,8 @@ func TestOperationsUpgrading(t *testing.T) {
 	}
 }
 
-// chmod takes from others what a copy gave them.
-func chmod(t *testing.T, dir string) {
+// makePrivate removes the permissions of other users, which os.CopyFS adds.
+func makePrivate(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil {

@@ -13,10 +13,11 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// One real TPM with certificates of two EKs, and two owners: the policy says
-// which of the EKs bind. Where it allows both, nothing in the TPM links them
-// (docs/security.md, "Known limits").
+// Two owners onboard one real TPM that has certificates for two EKs. The policy says which of
+// the EKs are accepted. If it allows both, nothing in the TPM links them (docs/security.md,
+// "Known limits").
 func TestTwoOwnersOfOneTPM(t *testing.T) {
+	t.Parallel()
 	tpm := newTPM(t, swtpm.P384) // RSA 2048 (L-1) and P-384 (H-3)
 	h := newHub(t, tpm)
 	mallory := h.Account(t, "mallory")
@@ -43,21 +44,21 @@ func TestTwoOwnersOfOneTPM(t *testing.T) {
 	want("the first owner", try(h.Owner, "L-1", "P-256"), "")
 	want("the other EK, which the policy does not allow", try(mallory, "H-3", "P-384"), evidence.CodeKind)
 	want("the same EK", try(mallory, "L-1", "P-256"), hubside.CodeOtherOwner)
-	// Both kinds may bind by default.
+	// The default policy accepts both kinds of EK.
 	h.Policy(t, store.HubWide, hubtest.LabPolicy)
 	want("the other EK with the same IAK", try(mallory, "H-3", "P-256"), hubside.CodeOtherEK)
 	events, err := h.Store.Events(t.Context(), store.EventFilter{Owner: h.Owner.ID})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told []string
+	var codes []string
 	for _, e := range events {
 		if e.Kind == "device.other-owner-tried" {
-			told = append(told, e.Code)
+			codes = append(codes, e.Code)
 		}
 	}
-	if strings.Join(told, " ") != hubside.CodeOtherEK+" "+hubside.CodeOtherOwner {
-		t.Errorf("the first owner was told %q", told)
+	if strings.Join(codes, " ") != hubside.CodeOtherEK+" "+hubside.CodeOtherOwner {
+		t.Errorf("events for the first owner have the codes %q", codes)
 	}
 	want("the other EK with another IAK", try(mallory, "H-3", "P-384"), "")
 }

@@ -10,13 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 
 	"github.com/chromedp/chromedp"
 )
 
-// browser starts a headless Chromium for a screen of some size.
+// browser starts a headless Chromium with a screen of this size.
 func browser(t *testing.T, width, height int) context.Context {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
@@ -25,7 +26,7 @@ func browser(t *testing.T, width, height int) context.Context {
 	}
 	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("ignore-certificate-errors", true), // the hub's CA is not the browser's
+		chromedp.Flag("ignore-certificate-errors", true), // the browser does not trust the hub's CA
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-quic", true),
 		chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(width, height))...)
 	t.Cleanup(cancel)
@@ -33,15 +34,15 @@ func browser(t *testing.T, width, height int) context.Context {
 	t.Cleanup(cancel2)
 	ctx, cancel3 := context.WithTimeout(ctx, time.Minute)
 	t.Cleanup(cancel3)
-	// A window has a least width; the screen that the page sees has not.
+	// A window has a minimum width; an emulated screen does not.
 	if err := chromedp.Do(ctx, chromedp.EmulateViewport(int64(width), int64(height))); err != nil {
 		t.Fatal(err)
 	}
 	return ctx
 }
 
-// shot keeps a picture of the page where GANGWAY_SHOTS says.
-func shot(t *testing.T, ctx context.Context, name string) {
+// screenshot saves a picture of the page in the folder GANGWAY_SHOTS, if it is set.
+func screenshot(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
 	dir := os.Getenv("GANGWAY_SHOTS")
 	if dir == "" {
@@ -56,6 +57,7 @@ func shot(t *testing.T, ctx context.Context, name string) {
 	}
 }
 
+// deviceOf returns the id of the owner's device with a serial number.
 func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
 	t.Helper()
 	for _, d := range h.Devices(t, h.Owner) {
@@ -67,9 +69,10 @@ func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
 	return ""
 }
 
-// A person signs in with a real browser, with and without a device, on a desk
-// and on a phone; the page is usable with JavaScript off, since it has none.
+// A person signs in with a real browser, with and without devices, on a desktop and on a phone.
+// The page contains no JavaScript. Not parallel: the browser has time limits.
 func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
+	needFullRun(t)
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +91,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 			}
 			for _, w := range want {
 				if !strings.Contains(strings.ToLower(text), strings.ToLower(w)) {
-					t.Errorf("%s, %s: %q is not to be seen in:\n%s", screen.name, what, w, text)
+					t.Errorf("%s, %s: the page lacks %q: %s", screen.name, what, w, brief.Of(text))
 				}
 			}
 			scroll, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > window.innerWidth`))
@@ -98,7 +101,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 			if scroll {
 				t.Errorf("%s, %s: the page is wider than the screen", screen.name, what)
 			}
-			shot(t, ctx, screen.name+"-"+what)
+			screenshot(t, ctx, screen.name+"-"+what)
 		}
 		signIn := func(nick, password string) {
 			t.Helper()
@@ -137,7 +140,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// One more comes that nobody vouches for, and a person decides.
+		// A device without an EK certificate waits for the owner's decision.
 		stranger, err := fleet.New(maker, "H-2")
 		if err != nil {
 			t.Fatal(err)
@@ -156,7 +159,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		if a, err := hub.Post(t.Context(), "/onboard", bytes.NewReader(body)); err != nil || a.Status != 202 {
-			t.Fatalf("%v: %+v", err, a)
+			t.Fatalf("POST /onboard: %v: %s, want status 202", err, brief.Of(a))
 		}
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)

@@ -16,25 +16,26 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 )
 
-// pantavisor talks to the hub as Pantavisor's two HTTP stacks do, with their
-// limits: HTTP/1.0 or "Connection: close", no redirects, 200 alone is success,
-// at most 2 MiB of body, and a look-up in JSON that takes the first string
-// with the key's text anywhere and does not unescape.
+// pantavisor is a client with the limits of Pantavisor's two HTTP stacks: HTTP/1.0 or
+// "Connection: close", no redirects, only status 200 is success, at most 2 MiB of body, and a
+// JSON look-up that finds the first string equal to the key at any depth and does not unescape
+// values.
 type pantavisor struct {
 	t    *testing.T
 	host string
 	tls  *tls.Config
 	id   string
 
-	token string // of a sign-in; empty: the certificate speaks
+	token string // access token of a sign-in; "": the client certificate authenticates
 }
 
-// boardPantavisor onboards an emulated device and gives it this client.
-func boardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantavisor {
+// onboardPantavisor onboards an emulated device and returns its client.
+func onboardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantavisor {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
 	client, err := fleet.NewHub(tok)
@@ -58,7 +59,7 @@ func boardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantavis
 	return p
 }
 
-// send writes a request by hand and reads the answer to its end.
+// send writes a request byte by byte as Pantavisor does, and returns the status and the body.
 func (p *pantavisor) send(c *tls.Config, host, version, method, path string, body []byte) (int, []byte) {
 	p.t.Helper()
 	conn, err := tls.Dial("tcp", host, c)
@@ -89,12 +90,12 @@ func (p *pantavisor) send(c *tls.Config, host, version, method, path string, bod
 		p.t.Fatal(err)
 	}
 	if len(answer) > 2<<20 && !strings.HasPrefix(path, "/local-s3/") {
-		p.t.Fatalf("%s %s: an answer of %d bytes", method, path, len(answer))
+		p.t.Fatalf("%s %s: a reply of %d bytes, want at most 2 MiB", method, path, len(answer))
 	}
 	return resp.StatusCode, answer
 }
 
-// must is send with the device's certificate, and 200.
+// must sends a request with the device's certificate and requires status 200.
 func (p *pantavisor) must(method, path, body string) []byte {
 	p.t.Helper()
 	var b []byte
@@ -103,15 +104,15 @@ func (p *pantavisor) must(method, path, body string) []byte {
 	}
 	status, answer := p.send(p.tls, p.host, "HTTP/1.1", method, path, b)
 	if status != 200 {
-		p.t.Fatalf("%s %s: %d %s", method, path, status, answer)
+		p.t.Fatalf("%s %s: %d %s", method, path, status, brief.Of(answer))
 	}
 	return answer
 }
 
 var firstString = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 
-// find is Pantavisor's look-up: the value after the first string token that is
-// the key, wherever it stands.
+// find is Pantavisor's JSON look-up: it returns the value after the first string that equals
+// the key, at any depth.
 func find(doc []byte, key string) string {
 	for _, m := range firstString.FindAllSubmatchIndex(doc, -1) {
 		if string(doc[m[2]:m[3]]) != key {
@@ -127,10 +128,10 @@ func find(doc []byte, key string) string {
 	return ""
 }
 
-// anonymous has no certificate: the address is the permission.
+// anonymous returns a TLS configuration without a client certificate, for signed URLs.
 func (p *pantavisor) anonymous() *tls.Config { return &tls.Config{RootCAs: p.tls.RootCAs} }
 
-// upload sends an object as the first sync does.
+// upload uploads an object as the first sync does, and returns its hash.
 func (p *pantavisor) upload(name string, content []byte) string {
 	p.t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256(content))
@@ -140,29 +141,29 @@ func (p *pantavisor) upload(name string, content []byte) string {
 		return sum
 	case 200:
 	default:
-		p.t.Fatalf("POST /objects/: %d %s", status, answer)
+		p.t.Fatalf("POST /objects/: %d %s", status, brief.Of(answer))
 	}
-	// It cuts the address at /local-s3 and sends the rest to the host it knows.
+	// Pantavisor uses only the part of the URL after /local-s3, and its own host name.
 	_, path, found := strings.Cut(find(answer, "signed-puturl"), "/local-s3")
 	if !found {
-		p.t.Fatalf("no address in %s", answer)
+		p.t.Fatalf("no upload URL in %s", brief.Of(answer))
 	}
 	if status, answer := p.send(p.anonymous(), p.host, "HTTP/1.0", "PUT", "/local-s3"+path, content); status != 200 {
-		p.t.Fatalf("PUT: %d %s", status, answer)
+		p.t.Fatalf("PUT: %d %s", status, brief.Of(answer))
 	}
 	return sum
 }
 
-// download gets an object as an update does.
+// download downloads an object as an update does.
 func (p *pantavisor) download(sum string) []byte {
 	p.t.Helper()
 	info := p.must("GET", "/objects/"+sum, "")
 	if find(info, "sha256sum") != sum {
-		p.t.Fatalf("another object: %s", info)
+		p.t.Fatalf("the hub returned another object: %s", brief.Of(info))
 	}
 	u, err := url.Parse(strings.ReplaceAll(find(info, "signed-geturl"), `\u0026`, "&"))
 	if err != nil || u.Scheme != "https" {
-		p.t.Fatalf("%v in %s", err, info)
+		p.t.Fatalf("%v in %s", err, brief.Of(info))
 	}
 	status, content := p.send(p.anonymous(), u.Host, "HTTP/1.1", "GET", u.Path, nil) // without the query
 	if size, err := strconv.Atoi(find(info, "size")); status != 200 || err != nil || size != len(content) || fmt.Sprintf("%x", sha256.Sum256(content)) != sum {
@@ -173,7 +174,7 @@ func (p *pantavisor) download(sum string) []byte {
 
 const pendingSteps = "/steps?progress.status=%7B%22$in%22:%5B%22NEW%22,%22DOWNLOADING%22,%22INPROGRESS%22,%22TESTING%22,%22QUEUED%22%5D%7D"
 
-// pending returns the first step that is offered, or "".
+// pending returns the first pending step, or nil.
 func (p *pantavisor) pending() []byte {
 	p.t.Helper()
 	answer := p.must("GET", "/trails/"+p.id+pendingSteps, "")
@@ -187,26 +188,27 @@ func (p *pantavisor) pending() []byte {
 	return list[0]
 }
 
-// progress reports.
+// progress reports the progress of a revision.
 func (p *pantavisor) progress(rev int, status, more string) {
 	p.t.Helper()
 	p.must("PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", p.id, rev), fmt.Sprintf(`{"status":%q,"status-msg":"at work","progress":50,"retries":1%s}`, status, more))
 }
 
-// update takes the pending step to its end, and returns its files.
+// update reports the pending revision through all statuses to the end, and returns its number
+// and files.
 func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 	p.t.Helper()
 	step := p.pending()
 	if step == nil {
-		p.t.Fatal("no step is offered")
+		p.t.Fatal("no revision is pending")
 	}
 	rev, err := strconv.Atoi(find(step, "rev"))
 	if err != nil {
-		p.t.Fatalf("no rev in %s", step)
+		p.t.Fatalf("no rev in %s", brief.Of(step))
 	}
 	var state map[string]any
 	if err := json.Unmarshal([]byte(find(step, "state")), &state); err != nil {
-		p.t.Fatalf("%v in %s", err, step)
+		p.t.Fatalf("%v in %s", err, brief.Of(step))
 	}
 	p.progress(rev, "QUEUED", "")
 	p.progress(rev, "DOWNLOADING", `,"downloads":{"total":{"object_name":"total","total_size":1}}`)
@@ -217,20 +219,20 @@ func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 		}
 	}
 	p.progress(rev, "INPROGRESS", "")
-	// It starts again, and is offered the same step with what it wrote.
+	// After a restart, the hub returns the same step with the reported progress.
 	if again := p.pending(); find(again, "rev") != strconv.Itoa(rev) || find([]byte(find(again, "progress")), "retries") != "1" {
-		p.t.Fatalf("after a restart: %s", again)
+		p.t.Fatalf("after a restart: %s", brief.Of(again))
 	}
 	p.progress(rev, "TESTING", "")
 	p.progress(rev, end, "")
 	return rev, files
 }
 
-// firstSync tells the hub the running state.
+// firstSync sends the running state to the hub, as the first revision.
 func (p *pantavisor) firstSync(files map[string][]byte) {
 	p.t.Helper()
 	if answer := p.must("GET", "/trails/", ""); string(bytes.TrimSpace(answer)) != "[]" {
-		p.t.Fatalf("the hub knows a state already: %s", answer)
+		p.t.Fatalf("the hub has a trail already: %s", brief.Of(answer))
 	}
 	state := map[string]any{"#spec": "pantavisor-service-system@1", "device.json": map[string]any{"name": "<test>", "rev": 99}}
 	for name, content := range files {
@@ -240,14 +242,15 @@ func (p *pantavisor) firstSync(files map[string][]byte) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for range 2 { // it does not know whether the first was heard
+	for range 2 { // a repeat, as if the first reply was lost
 		p.must("POST", "/trails/", string(b))
 	}
 	if answer := p.must("GET", "/trails/", ""); bytes.Count(answer, []byte(p.id+`","owner"`)) != 1 {
-		p.t.Fatalf("%s", answer)
+		p.t.Fatalf("the hub lists %s, want one trail", brief.Of(answer))
 	}
 }
 
+// pantavisorHub starts a hub with one device that speaks as Pantavisor.
 func pantavisorHub(t *testing.T) (*hubtest.Hub, *pantavisor) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -255,17 +258,17 @@ func pantavisorHub(t *testing.T) (*hubtest.Hub, *pantavisor) {
 		t.Fatal(err)
 	}
 	h := hubtest.New(t, maker.Roots(), maker.Intermediates())
-	return h, boardPantavisor(t, h, maker)
+	return h, onboardPantavisor(t, h, maker)
 }
 
-// Sections 5 and 6 of what is known of Pantavisor, for what comes after its
-// registration.
+// Pantavisor's sequence after its registration: the first sync, updates, and logs.
 func TestPantavisorsSequence(t *testing.T) {
+	t.Parallel()
 	h, p := pantavisorHub(t)
 	kernel := bytes.Repeat([]byte("kernel\n"), 200_000)
 	p.firstSync(map[string][]byte{"bsp/kernel": kernel, "bsp/modules": []byte("modules")})
 	if p.pending() != nil {
-		t.Fatal("the first state is offered as an update")
+		t.Fatal("the first revision is pending as an update")
 	}
 	owner := signIn(t, h)
 	sum := fmt.Sprintf("%x", sha256.Sum256(kernel))
@@ -282,7 +285,7 @@ func TestPantavisorsSequence(t *testing.T) {
 		}
 	}
 	if p.pending() != nil {
-		t.Error("a step that ended is offered again")
+		t.Error("a revision that ended is still pending")
 	}
 	var lines []string
 	for i := range 200 {
@@ -290,16 +293,17 @@ func TestPantavisorsSequence(t *testing.T) {
 	}
 	status, answer := p.send(p.tls, p.host, "HTTP/1.0", "POST", "/logs/", []byte("["+strings.Join(lines, ",")+"]"))
 	if status != 200 || find(answer, "status") != "ok" {
-		t.Errorf("%d %s", status, answer)
+		t.Errorf("POST /logs/: %d %s", status, brief.Of(answer))
 	}
-	// Without a certificate or a token: sign in, wherever it asks.
+	// Without a certificate or a token, the hub answers 401 to every request.
 	if status, _ := p.send(p.anonymous(), p.host, "HTTP/1.1", "GET", "/trails/", nil); status != 401 {
-		t.Errorf("%d", status)
+		t.Errorf("without credentials: status %d, want 401", status)
 	}
 }
 
-// A state as large as may be fits into what a device reads.
+// Pantavisor can read the list of pending steps with states of the largest size.
 func TestLargestStateFitsADevice(t *testing.T) {
+	t.Parallel()
 	h, p := pantavisorHub(t)
 	p.firstSync(nil)
 	owner := signIn(t, h)
@@ -308,6 +312,6 @@ func TestLargestStateFitsADevice(t *testing.T) {
 		owner.call("POST", "/trails/"+p.id+"/steps", json.RawMessage(`{"state":`+state+`}`), new(any))
 	}
 	if step := p.pending(); find(step, "rev") != "1" {
-		t.Error("not the first")
+		t.Error("the first pending step is not revision 1")
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// pvr is the real program, of which GANGWAY_PVR has the path.
+// pvr is the real pvr program, at the path in GANGWAY_PVR.
 type pvr struct {
 	t    *testing.T
 	bin  string
@@ -25,12 +25,12 @@ type pvr struct {
 	args []string // before each command
 }
 
-// needPVR skips the test where there is none.
+// needPVR skips the test if GANGWAY_PVR is not set.
 func needPVR(t *testing.T, h *hubtest.Hub) *pvr {
 	t.Helper()
 	p := &pvr{t: t, bin: os.Getenv("GANGWAY_PVR"), home: t.TempDir(), h: h}
 	if p.bin == "" {
-		t.Skip("GANGWAY_PVR has no path of a pvr program: the real client is not tried")
+		t.Skip("GANGWAY_PVR is not set to the path of a pvr program")
 	}
 	if err := os.WriteFile(filepath.Join(p.home, "ca.pem"), h.CA.RootPEM(), 0o600); err != nil {
 		t.Fatal(err)
@@ -38,14 +38,14 @@ func needPVR(t *testing.T, h *hubtest.Hub) *pvr {
 	return p
 }
 
-// with is a pvr that is given the token.
-func (p pvr) with(token string) *pvr {
+// withToken returns a pvr that gets the access token as an argument.
+func (p pvr) withToken(token string) *pvr {
 	p.args = []string{"-a", token}
 	return &p
 }
 
-// remember makes pvr find the token where it stores its logins.
-func (p pvr) remember(token string) *pvr {
+// withStoredLogin returns a pvr that finds the access token in its file of logins.
+func (p pvr) withStoredLogin(token string) *pvr {
 	p.t.Helper()
 	auth, err := json.Marshal(map[string]any{"spec": "1", "tokens": map[string]any{
 		p.h.URL + "/auth realm=pantahub services": map[string]string{"Name": "", "access-token": token, "refresh-token": token},
@@ -67,13 +67,12 @@ func (p pvr) remember(token string) *pvr {
 func (p *pvr) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, p.bin, append(append([]string{"-b", p.h.URL, "--http-proxy=no"}, p.args...), args...)...)
 	c.Dir = dir
-	// Nothing but the hub's own root is trusted, and nothing of this machine's
-	// settings is read.
+	// pvr trusts only the hub's root and reads none of this machine's settings.
 	c.Env = []string{"HOME=" + p.home, "PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(p.home, "ca.pem"), "SSL_CERT_DIR=" + p.home, "PVR_DISABLE_SELF_UPGRADE=1"}
 	return c
 }
 
-// run must succeed, and returns both outputs.
+// run runs a command that must succeed, and returns its standard output and errors.
 func (p *pvr) run(dir string, args ...string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
@@ -85,28 +84,31 @@ func (p *pvr) run(dir string, args ...string) string {
 	return string(out)
 }
 
-// An account clones the device that another account has published.
+// An account clones a public device of another account.
 func TestPVRClonesAnothersPublicDevice(t *testing.T) {
+	t.Parallel()
+	needFullRun(t)
 	h, device := pantavisorHub(t)
 	tool := needPVR(t, h)
 	device.firstSync(map[string][]byte{"app/root": []byte("to be shared")})
 	ada := signIn(t, h)
 	h.Account(t, "grace")
-	grace := tool.with(signInAs(t, h, "grace").token)
+	grace := tool.withToken(signInAs(t, h, "grace").token)
 	work, url := t.TempDir(), h.URL+"/trails/"+device.id
 	if out, err := grace.command(t.Context(), work, "clone", url, "private").CombinedOutput(); err == nil {
-		t.Fatalf("a device that is not public was cloned: %s", out)
+		t.Fatalf("cloning a device that is not public succeeded: %s", out)
 	}
 	ada.call("PUT", "/devices/"+device.id+"/public", nil, new(any))
 	grace.run(work, "clone", url, "boat")
 	if got, err := os.ReadFile(filepath.Join(work, "boat", "app", "root")); err != nil || string(got) != "to be shared" {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("the cloned file is %q, %v", got, err)
 	}
 }
 
-// The real pvr clones a device, changes a file and posts; the device takes it;
-// pvr sees that it is done, gets it elsewhere, and reads the device's log.
+// The real pvr clones a device, changes a file and posts the revision. The device applies it.
+// pvr then shows it as done, clones it to another folder, and reads the device's log.
 func TestPVRSession(t *testing.T) {
+	needFullRun(t)
 	h, device := pantavisorHub(t)
 	tool := needPVR(t, h)
 	device.firstSync(map[string][]byte{"app/root": []byte("the first root"), "bsp/kernel": bytes.Repeat([]byte("k"), 3<<20)})
@@ -115,8 +117,8 @@ func TestPVRSession(t *testing.T) {
 		name string
 		pvr  *pvr
 	}{
-		{"token", tool.with(token)},
-		{"stored login", tool.remember(token)},
+		{"token", tool.withToken(token)},
+		{"stored login", tool.withStoredLogin(token)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := *c.pvr
@@ -142,7 +144,7 @@ func TestPVRSession(t *testing.T) {
 			p.run(boat, "commit")
 			out := p.run(boat, "post", "-m", "a change <&>", url)
 			if !strings.Contains(out, "Successfully posted") {
-				t.Fatalf("%s", out)
+				t.Fatalf("post: %s", out)
 			}
 			rev, files := device.update("DONE")
 			if string(files["app/root"]) != changed || string(files["app/new&<>"]) != "new of "+c.name || files["app/empty.bin"] == nil || len(files["app/empty.bin"]) != 0 || len(files) != 4 {
@@ -154,7 +156,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(boat, "stepinfo", url); !strings.Contains(out, `a change \u003c\u0026\u003e`) {
 				t.Errorf("stepinfo: %s", out)
 			}
-			// Another step, given up by the device.
+			// Another revision, which fails on the device.
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("bad, "+c.name), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -165,17 +167,17 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(work, "ps"); !strings.Contains(out, "ERROR") {
 				t.Errorf("ps: %s", out)
 			}
-			// The good one, elsewhere.
+			// The good revision, cloned to another folder.
 			p.run(work, "clone", fmt.Sprintf("%s/steps/%d", url, rev), "again")
 			if got, err := os.ReadFile(filepath.Join(work, "again", "app", "root")); err != nil || string(got) != changed {
-				t.Errorf("%q, %v", got, err)
+				t.Errorf("the cloned file is %q, %v", got, err)
 			}
 			p.run(boat, "get", fmt.Sprintf("%s/steps/%d", url, rev))
 			p.run(boat, "checkout")
 			if got, err := os.ReadFile(filepath.Join(boat, "app", "root")); err != nil || string(got) != changed {
-				t.Errorf("%q, %v", got, err)
+				t.Errorf("the cloned file is %q, %v", got, err)
 			}
-			// Exchanged before the device has taken it.
+			// A revision that is replaced before the device applies it.
 			p.run(boat, "post", "-m", "twice", "-f", url)
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("put by "+c.name), 0o600); err != nil {
 				t.Fatal(err)
@@ -184,15 +186,15 @@ func TestPVRSession(t *testing.T) {
 			p.run(boat, "commit")
 			p.run(boat, "put", url)
 			if _, files := device.update("UPDATED"); string(files["app/root"]) != "put by "+c.name {
-				t.Errorf("%q", files["app/root"])
+				t.Errorf("put: the device has %q", files["app/root"])
 			}
-			// A revision of before, copied to the device without a checkout.
+			// An earlier revision, copied to the device without a checkout.
 			if out := p.run(work, "fastcopy", "-m", "back", fmt.Sprintf("%s/steps/%d", url, rev), url); !strings.Contains(out, "Successfully posted") {
 				t.Errorf("fastcopy: %s", out)
 			}
-			// The develop branch of April 2023 takes source and destination of a
-			// whole state the other way around (libpvr.RemoteCopy), and posts what
-			// the device has. The device gets what was posted.
+			// The develop branch of April 2023 exchanges source and destination of a
+			// whole state (libpvr.RemoteCopy), and posts the device's own state. The
+			// device gets the posted state.
 			copied := changed
 			if strings.Contains(p.run(work, "--help"), "pvr version") {
 				copied = "put by " + c.name
@@ -200,7 +202,7 @@ func TestPVRSession(t *testing.T) {
 			if _, files := device.update("DONE"); string(files["app/root"]) != copied {
 				t.Errorf("copied: %q", files["app/root"])
 			}
-			// What was exported is imported elsewhere, and posted from there.
+			// An export is imported in another folder, and posted from there.
 			p.run(boat, "export", filepath.Join(work, "boat.tgz"))
 			other := filepath.Join(work, "other")
 			if err := os.Mkdir(other, 0o755); err != nil {
@@ -214,20 +216,20 @@ func TestPVRSession(t *testing.T) {
 				t.Errorf("imported: %q", files["app/root"])
 			}
 			device.must("POST", "/logs/", `[{"tsec":1,"tnano":0,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"a line for `+c.name+`"}]`)
-			p.follows(work, "a line for "+c.name, "device", "logs", device.id)
-			p.follows(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
-			// What is not there is said to be, not taken for empty.
+			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id)
+			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
+			// An unknown trail is an error, not an empty trail.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if out, err := p.command(ctx, work, "clone", h.URL+"/trails/0123456789abcdef01234567", "none").CombinedOutput(); err == nil || !strings.Contains(string(out), "404") {
-				t.Errorf("a clone of nothing: %v %s", err, out)
+				t.Errorf("cloning an unknown trail: %v %s", err, out)
 			}
 		})
 	}
 }
 
-// follows runs a command that goes on for ever until it prints the line.
-func (p *pvr) follows(dir, line string, args ...string) {
+// readUntil runs a command that does not end by itself, until it prints the line.
+func (p *pvr) readUntil(dir, line string, args ...string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
 	defer cancel()
@@ -250,5 +252,5 @@ func (p *pvr) follows(dir, line string, args ...string) {
 			return
 		}
 	}
-	p.t.Errorf("pvr %s never printed %q: %q %s", strings.Join(args, " "), line, seen, stderr.Bytes())
+	p.t.Errorf("pvr %s did not print %q: %q %s", strings.Join(args, " "), line, seen, stderr.Bytes())
 }

@@ -18,17 +18,18 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// python is Debian's: its packages are that interpreter's, whatever other one
-// comes first in the path.
+// python is Debian's interpreter. The packages that the tests need are installed for it, not for
+// another interpreter that may come first in PATH.
 const python = "/usr/bin/python3"
 
-// needPython skips, saying so, where the Python device cannot run.
+// needPython skips the test if the Python device cannot run.
 func needPython(t testing.TB) {
 	t.Helper()
 	if out, err := exec.Command(python, "-c", "import cryptography, tpm2_pytss").CombinedOutput(); err != nil {
@@ -37,7 +38,7 @@ func needPython(t testing.TB) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed; scripts/install.sh installs it")
 	}
-	// So that go test does not take an earlier result for one of these files.
+	// Read the files, so that go test does not use a cached result after they changed.
 	for _, file := range []string{"device.py", "tpm.py", "tls13.py"} {
 		if _, err := os.ReadFile("../../examples/" + file); err != nil {
 			t.Fatal(err)
@@ -45,8 +46,8 @@ func needPython(t testing.TB) {
 	}
 }
 
-// onboardByPython runs examples/device.py on a TPM, and returns the record that
-// it prints and what it says.
+// onboardByPython runs examples/device.py on a TPM. It returns the device's record from standard
+// output, and the messages.
 func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wire.TokenFile, state string, args ...string) (record []byte, said string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
@@ -70,8 +71,8 @@ func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wir
 	return stdout.Bytes(), stderr.String(), err
 }
 
-// A device that was written from the protocol's page alone comes aboard, with
-// each kind of key, and is the same device to the agent.
+// The Python device, which was written only from docs/protocol.md, onboards with each kind of
+// key. Its keys are those that the agent makes.
 func TestPythonOnboards(t *testing.T) {
 	needPython(t)
 	for name, c := range map[string]struct {
@@ -87,37 +88,37 @@ func TestPythonOnboards(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tpm := newTPM(t, c.ek)
-			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the chip has its maker's chain
+			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the TPM's NV has its maker's chain
 				t.Fatal(err)
 			}
 			h := hubtest.New(t, tpm.Roots(), nil)
 			tok := h.Token(t, h.Owner, nil)
-			before := persistent(t, tpm)
+			before := persistentHandles(t, tpm)
 			state := filepath.Join(t.TempDir(), "state")
 			var activated time.Time
-			for run := range 2 { // the second time it has its identity
+			for run := range 2 { // the second run has the identity already
 				record, said, err := onboardByPython(t, t.Context(), tpm, tok, state, c.args...)
 				if err != nil {
-					t.Fatalf("%v: %s", err, said)
+					t.Fatalf("device.py: %v: %s", err, said)
 				}
 				if first := strings.Contains(said, "Endorsement key "+c.want+", with its certificate."); first != (run == 0) {
-					t.Errorf("run %d: it says %q", run, said)
+					t.Errorf("run %d: the messages are %q", run, said)
 				}
 				devices := h.Devices(t, h.Owner)
 				if len(devices) != 1 || h.Uses(t, tok) != 1 {
-					t.Fatalf("%d devices, %d uses of the token", len(devices), h.Uses(t, tok))
+					t.Fatalf("%d devices, %d uses of the join token; want 1 and 1", len(devices), h.Uses(t, tok))
 				}
 				var shown struct{ ID, Key string }
 				if err := json.Unmarshal(record, &shown); err != nil || shown.ID != devices[0].ID || shown.Key != c.key {
-					t.Errorf("the record is of %+v, %v; the hub has %q", shown, err, devices[0].ID)
+					t.Errorf("the record has %+v, %v; the hub has the device %q", shown, err, devices[0].ID)
 				}
 				if run == 1 && !devices[0].Activated.Equal(activated) {
-					t.Error("it was activated a second time")
+					t.Error("the second run activated the device again")
 				}
 				activated = devices[0].Activated
 			}
-			secretNowhere(t, state, tok.Token)
-			if after := persistent(t, tpm); after != before {
+			wantNoSecretIn(t, state, tok.Token)
+			if after := persistentHandles(t, tpm); after != before {
 				t.Errorf("left in the TPM: %s, before: %s", after, before)
 			}
 			b, err := os.ReadFile(filepath.Join(state, "aik.pem"))
@@ -129,14 +130,14 @@ func TestPythonOnboards(t *testing.T) {
 				t.Errorf("aik.pem: %v", err)
 			}
 			if c.key == "ECDSA P-256" {
-				sameKeysAsTheAgent(t, tpm, h, h.Devices(t, h.Owner)[0].Enrolment)
+				wantAgentKeys(t, tpm, h, h.Devices(t, h.Owner)[0].Enrolment)
 			}
 		})
 	}
 }
 
-// Stopped while it waits for its owner, the Python device sends the same request
-// again when it is started again, and comes aboard when the owner has decided.
+// The Python device is stopped while it waits for its owner's approval. After a restart it sends
+// the same request again, and onboards when the owner has approved it.
 func TestPythonWaitsForItsOwner(t *testing.T) {
 	needPython(t)
 	t.Parallel()
@@ -162,11 +163,11 @@ func TestPythonWaitsForItsOwner(t *testing.T) {
 		stopped <- list
 	}()
 	if _, said, err := onboardByPython(t, ctx, tpm, tok, state); err == nil {
-		t.Fatalf("it did not wait: %s", said)
+		t.Fatalf("the device did not wait for its owner: %s", said)
 	}
 	list := <-stopped
 	if len(list) != 1 {
-		t.Fatalf("%d machines wait", len(list))
+		t.Fatalf("%d devices wait, want 1", len(list))
 	}
 	request, err := os.ReadFile(filepath.Join(state, "request"))
 	if err != nil {
@@ -176,18 +177,18 @@ func TestPythonWaitsForItsOwner(t *testing.T) {
 	record, said, err := onboardByPython(t, t.Context(), tpm, tok, state)
 	d := h.Devices(t, h.Owner)
 	if len(d) != 1 {
-		t.Fatalf("%d devices", len(d))
+		t.Fatalf("%d devices, want 1", len(d))
 	}
 	if err != nil || !bytes.Contains(record, []byte(d[0].ID)) {
-		t.Fatalf("%v: %s", err, said)
+		t.Fatalf("device.py: %v: %s", err, said)
 	}
 	if e, err := h.Store.Enrolment(t.Context(), d[0].Enrolment); err != nil || !bytes.Equal(e.Request, request) {
-		t.Errorf("it made another request: %v", err)
+		t.Errorf("the device made another request: %v", err)
 	}
 }
 
-// What the Python device is told, it says in the hub's words; what a new request
-// may mend, it does by itself.
+// The Python device prints the hub's error messages. If a new request can help, it makes one by
+// itself.
 func TestPythonSaysWhatIsWrong(t *testing.T) {
 	needPython(t)
 	t.Parallel()
@@ -207,17 +208,18 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	} {
 		_, said, err := onboardByPython(t, t.Context(), tpm, c.tok, t.TempDir())
 		if err == nil || !strings.Contains(said, c.want) || strings.Contains(said, "Traceback") {
-			t.Errorf("%s: %v, and it says %q", name, err, said)
+			t.Errorf("%s: error %v, messages %q", name, err, said)
 		}
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 0", n)
 	}
 
-	// The hub lets the device go between the request and its being sent again.
+	// The owner deletes the device after the request, and the device sends the same request
+	// again.
 	tok, state := h.Token(t, h.Owner, nil), t.TempDir()
 	if _, said, err := onboardByPython(t, t.Context(), tpm, tok, state); err != nil {
-		t.Fatalf("%v: %s", err, said)
+		t.Fatalf("device.py: %v: %s", err, said)
 	}
 	d := h.Devices(t, h.Owner)[0]
 	e, err := h.Store.Enrolment(t.Context(), d.Enrolment)
@@ -227,18 +229,19 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	}
 	_, said, err := onboardByPython(t, t.Context(), tpm, tok, state)
 	if err != nil || !strings.Contains(said, "(device-revoked)") || !strings.Contains(said, "A new request is made.") {
-		t.Errorf("%v: %s", err, said)
+		t.Errorf("device.py: %v: %s", err, said)
 	}
 	if again := h.Devices(t, h.Owner); len(again) != 1 || again[0].ID == d.ID {
-		t.Errorf("%+v", again)
+		t.Errorf("devices %s, want one with a new id", brief.Of(again))
 	}
 }
 
-// The templates that the Python device makes from what they mean are those of
-// the code, for all algorithms: also for those that no software TPM here has a
+// The Python device builds its key templates from their attributes. They are equal to the
+// templates of package tcg for all algorithms, also for those that no software TPM here has a
 // certificate for.
 func TestPythonTemplates(t *testing.T) {
 	needPython(t)
+	t.Parallel()
 	out, err := exec.Command(python, "-B", "-c", `
 import sys
 sys.path.insert(0, "../../examples")
@@ -247,7 +250,7 @@ for t in tpm.EKS + [f(n) for f in (tpm.iak_template, tpm.idevid_template) for n 
     print(t.name, t.public.hex(), "%08x" % (t.certificate or 0), *[b.hex() for b in t.branches or []])
 `).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("printing the templates: %v: %s", err, out)
 	}
 	var want strings.Builder
 	for _, template := range slices.Concat(tcg.EKTemplates, tcg.IAKTemplates, tcg.IDevIDTemplates) {
@@ -258,6 +261,18 @@ for t in tpm.EKS + [f(n) for f in (tpm.iak_template, tpm.idevid_template) for n 
 		want.WriteString("\n")
 	}
 	if string(out) != want.String() {
-		t.Errorf("Python has\n%s\nthe code\n%s", out, want.String())
+		reportFirstDifference(t, string(out), want.String())
 	}
+}
+
+// reportFirstDifference fails the test with the first line that differs.
+func reportFirstDifference(t *testing.T, got, want string) {
+	t.Helper()
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range min(len(g), len(w)) {
+		if g[i] != w[i] {
+			t.Fatalf("line %d: Python has %s, package tcg has %s", i+1, brief.Of(g[i]), brief.Of(w[i]))
+		}
+	}
+	t.Fatalf("Python has %d lines, package tcg has %d", len(g), len(w))
 }

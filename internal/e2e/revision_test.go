@@ -16,30 +16,30 @@ import (
 	"gangway/hub/store"
 )
 
-// A revision is downloaded, installed, tested, made permanent, and reported;
-// one whose test fails is rolled back, and the owner reads why.
+// The agent downloads, installs, tests and commits a revision, and reports it. It rolls back a
+// revision whose test fails, and the owner reads the reason.
 func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	good := m.post(map[string]string{"app/root": "one", "app/same": "shared"})
-	if p := m.becomes(good, "DONE"); p.Progress != 100 {
-		t.Errorf("%+v", p)
+	if p := m.waitForStatus(good, "DONE"); p.Progress != 100 {
+		t.Errorf("progress %+v", p)
 	}
 	if got := m.installed("app/root"); got != "one" {
 		t.Errorf("installed: %q", got)
 	}
 	bad := m.post(map[string]string{"app/root": "two", "app/same": "shared", "hook/test.sh": "echo the pump does not start; exit 7\n"})
-	p := m.becomes(bad, "ERROR")
+	p := m.waitForStatus(bad, "ERROR")
 	if !strings.Contains(p.Message, "code 7") || !strings.Contains(p.Message, "the pump does not start") {
-		t.Errorf("the owner reads %q", p.Message)
+		t.Errorf("the progress message is %q, want the exit code and the output of the test", p.Message)
 	}
 	if got := m.installed("app/root"); got != "one" {
 		t.Errorf("installed after rolling back: %q", got)
 	}
 	third := m.post(map[string]string{"app/root": "three"})
-	m.becomes(third, "DONE")
+	m.waitForStatus(third, "DONE")
 	status, err := exec.Command(agentBinary, "status", "--state", m.path("state")).Output()
 	if err != nil || !regexp.MustCompile(`(?m)^revision +3$`).Match(status) {
 		t.Errorf("status: %s %v", status, err)
@@ -48,7 +48,7 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	if got := m.calls(); !slices.Equal(got, want) {
 		t.Errorf("calls: %v", got)
 	}
-	// The current revision, the former, and their objects are kept alone.
+	// The agent keeps only the current revision, the former one, and their objects.
 	eventually(t, "old revisions and objects are removed", func() bool {
 		folders, _ := os.ReadDir(m.path("state", "trail", "revisions"))
 		objects, _ := filepath.Glob(m.path("state", "trail", "objects", "*", "*"))
@@ -58,14 +58,14 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	m.stop()
 }
 
-// The agent is killed in the middle of each call of the hook, at its first
-// try, and started again: each revision comes to its right end.
+// The agent is killed in the middle of the first call of each verb of the hook, and started
+// again. Each revision ends with the right status.
 func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	hang := func(verb string) string {
 		return fmt.Sprintf("if [ \"$GANGWAY_TRY\" = 1 ]; then echo here >%s-%s; sleep 600 & wait; fi\n", verb, "$GANGWAY_REV")
 	}
@@ -85,7 +85,7 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 			})
 			m.kill()
 			m.run()
-			p := m.becomes(rev, c.end)
+			p := m.waitForStatus(rev, c.end)
 			want := "new " + c.verb
 			if c.now == "before" {
 				want = before
@@ -96,16 +96,17 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 			if n := strings.Count(strings.Join(m.calls(), "\n"), fmt.Sprintf("%s %d", c.verb, rev)); n != 2 {
 				t.Errorf("%d calls: %v", n, m.calls())
 			}
-			// What the killed agent had started is not beside what the new one did.
-			if left := sleepers(t, m.dir); len(left) > 0 {
-				t.Errorf("left over: %v", left)
+			// The process that the killed agent started does not run at the same time as the
+			// new agent's.
+			if left := leftProcesses(t, m.dir); len(left) > 0 {
+				t.Errorf("processes of the killed agent still run: %v", left)
 			}
 		})
 	}
 }
 
-// sleepers are the processes that the hook left in its folder.
-func sleepers(t *testing.T, dir string) (found []string) {
+// leftProcesses returns the processes whose working folder is the hook's.
+func leftProcesses(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cwd")
 	if err != nil {
@@ -119,13 +120,13 @@ func sleepers(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-// A revision that takes the machine down each time is given up.
+// A revision that stops the machine each time is rolled back after three tries.
 func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	rev := m.post(map[string]string{"app/root": "deadly", "hook/test.sh": "echo x >>deaths; sleep 600\n"})
 	for n := 1; n <= 3; n++ {
 		eventually(t, "the test begins", func() bool {
@@ -135,22 +136,22 @@ func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 		m.kill()
 		m.run()
 	}
-	if p := m.becomes(rev, "ERROR"); !strings.Contains(p.Message, "stopped 3 times") {
-		t.Errorf("%q", p.Message)
+	if p := m.waitForStatus(rev, "ERROR"); !strings.Contains(p.Message, "stopped 3 times") {
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "base" {
 		t.Errorf("installed: %q", got)
 	}
 }
 
-// The hook asks for a reboot: the machine starts anew, and the test comes
-// after it.
+// The hook asks for a reboot. The agent tests the revision only after the machine has
+// restarted.
 func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	reboots := "ln -sfn \"$2\" installed; exit 10\n"
 	rev := m.post(map[string]string{"app/root": "kernel", "hook/install.sh": reboots, "hook/reboot.sh": "echo x >>reboots\n"})
 	called := func(n int) func() bool {
@@ -159,77 +160,77 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 			return len(b) == 2*n
 		}
 	}
-	eventually(t, "the hook is told to reboot", called(1))
-	// The agent alone was started anew: it is the same start of the machine,
-	// and the hook is told again.
+	eventually(t, "the agent calls the hook to reboot", called(1))
+	// Only the agent restarts, and the boot id stays the same: the agent calls the hook to
+	// reboot again.
 	m.kill()
 	m.run()
-	eventually(t, "the hook is told again", called(2))
+	eventually(t, "the agent calls the hook to reboot again", called(2))
 	if calls := m.calls(); slices.Contains(calls, fmt.Sprintf("test %d", rev)) {
 		t.Fatalf("tested before the reboot: %v", calls)
 	}
 	m.kill()
-	m.starts("second")
+	m.setBootID("second")
 	m.run()
-	m.becomes(rev, "DONE")
-	// And back: rolling back may need one too.
+	m.waitForStatus(rev, "DONE")
+	// Rolling back may need a reboot too.
 	bad := m.post(map[string]string{"app/root": "broken", "hook/test.sh": "exit 3\n", "hook/rollback.sh": "ln -sfn \"$GANGWAY_FORMER\" installed; exit 10\n", "hook/reboot.sh": "echo x >>reboots\n"})
-	eventually(t, "the hook is told to reboot", called(3))
+	eventually(t, "the agent calls the hook to reboot for the rollback", called(3))
 	m.kill()
-	m.starts("third")
+	m.setBootID("third")
 	m.run()
-	if p := m.becomes(bad, "ERROR"); !strings.Contains(p.Message, "code 3") {
-		t.Errorf("%q", p.Message)
+	if p := m.waitForStatus(bad, "ERROR"); !strings.Contains(p.Message, "code 3") {
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "kernel" {
 		t.Errorf("installed: %q", got)
 	}
 }
 
-// The hub goes away during the download, which is gone on with where it broke,
-// and during the test, which waits for it.
+// The connection to the hub breaks during the download, which continues where it stopped. It
+// breaks again during the test, and the agent waits for the hub before it commits.
 func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	large := strings.Repeat("0123456789abcdef", 1<<20) // 16 MiB
-	m.wire.breaksAfter(9 << 20)
+	m.link.breakOnceAfter(9 << 20)
 	rev := m.post(map[string]string{"app/root": large, "hook/test.sh": "echo x >testing; while [ ! -e away ]; do sleep 0.05; done\n"})
 	eventually(t, "the test begins", func() bool {
 		_, err := os.Stat(m.path("testing"))
 		return err == nil
 	})
 	if !strings.Contains(m.log.String(), "broke after") {
-		t.Error("the download did not break")
+		t.Error("the download was not interrupted")
 	}
-	m.wire.away(true)
+	m.link.setCut(true)
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the agent waits", func() bool { return strings.Contains(m.log.String(), "Waiting for the hub") })
 	if slices.Contains(m.calls(), fmt.Sprintf("commit %d", rev)) {
-		t.Error("it was made permanent though the hub was not reached with it")
+		t.Error("the revision was committed although it did not reach the hub")
 	}
-	m.wire.away(false)
-	m.becomes(rev, "DONE")
+	m.link.setCut(false)
+	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
-		t.Error("installed is something else")
+		t.Error("another content is installed")
 	}
 }
 
-// The agent is killed in the middle of a download: the next one goes on from
-// there, and does not begin again.
+// The agent is killed in the middle of a download. After a restart it continues the download,
+// and does not begin again.
 func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.args = append(m.args, "--revisions", m.path("data"))
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	large := strings.Repeat("fedcba9876543210", 1<<20) // 16 MiB
 	sum := m.object(large)
 	part := m.path("data", "incoming", sum)
-	m.wire.stalls(10 << 20)
+	m.link.stallAfter(10 << 20)
 	rev := m.post(map[string]string{"app/root": large})
 	var had int64
 	eventually(t, "the download stalls in its middle", func() bool {
@@ -241,53 +242,53 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 		return true
 	})
 	m.kill()
-	m.wire.stalls(0)
-	before := m.wire.carried.Load()
+	m.link.stallAfter(0)
+	before := m.link.carried.Load()
 	m.run()
-	m.becomes(rev, "DONE")
+	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
-		t.Error("installed is something else")
+		t.Error("another content is installed")
 	}
-	if again := m.wire.carried.Load() - before; again > int64(len(large))-had+(1<<20) {
-		t.Errorf("%d bytes came after the kill, though %d of %d were there", again, had, len(large))
+	if again := m.link.carried.Load() - before; again > int64(len(large))-had+(1<<20) {
+		t.Errorf("%d bytes were downloaded after the kill, although %d of %d were there", again, had, len(large))
 	}
 }
 
-// A revision with which the hub cannot be reached is no good.
+// A revision that cannot reach the hub is rolled back.
 func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.args = append(m.args, "--hub-within", "2s")
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	rev := m.post(map[string]string{"app/root": "lonely", "hook/test.sh": "echo x >testing; while [ ! -e away ]; do sleep 0.05; done\n"})
 	eventually(t, "the test begins", func() bool {
 		_, err := os.Stat(m.path("testing"))
 		return err == nil
 	})
-	m.wire.away(true)
+	m.link.setCut(true)
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
-	m.wire.away(false)
-	if p := m.becomes(rev, "ERROR"); !strings.Contains(p.Message, "the hub could not be reached") {
-		t.Errorf("%q", p.Message)
+	eventually(t, "the revision is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
+	m.link.setCut(false)
+	if p := m.waitForStatus(rev, "ERROR"); !strings.Contains(p.Message, "the hub could not be reached") {
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "base" {
 		t.Errorf("installed: %q", got)
 	}
 }
 
-// The agent is killed at random instants all the time: what is installed in the
-// end is what the hub was told, and never half of it.
+// The agent is killed at random instants. The installed revision is always the one that the hub
+// shows as done, and it is complete.
 func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/a": "0", "app/b": "0"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/a": "0", "app/b": "0"}), "DONE")
 	m.kill()
 	installed := "0"
 	kills := 0
@@ -301,7 +302,7 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 		var p progress
 		for tries := 1; ; tries++ {
 			m.run()
-			// The longer it takes, the more time it gets: a slow machine ends too.
+			// Each try gets more time, so that a slow machine finishes too.
 			time.Sleep(time.Duration(40+rand.IntN(100*(2+tries))) * time.Millisecond)
 			m.kill()
 			kills++
@@ -314,11 +315,11 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 		}
 		switch {
 		case p.Status == "DONE" && n%3 == 0:
-			t.Fatalf("a bad revision is done")
+			t.Fatalf("revision %d is DONE although its test fails", rev)
 		case p.Status == "DONE":
 			installed = value
 		case n%3 != 0 && !strings.Contains(p.Message, "stopped 3 times"):
-			t.Fatalf("a good revision failed: %+v", p)
+			t.Fatalf("revision %d failed although its test passes: %+v", rev, p)
 		}
 		if a, b := m.installed("app/a"), m.installed("app/b"); a != installed || b != installed {
 			t.Fatalf("revision %d is %s (%s), and %q and %q are installed", rev, p.Status, p.Message, a, b)
@@ -327,14 +328,14 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Logf("%d kills", kills)
 }
 
-// What an owner gives up while it is being installed is rolled back; what was
-// taken back before is not begun; what leads out of its folder is refused.
+// A revision that its owner cancels during the installation is rolled back. A state with a path
+// outside the revision's folder is refused.
 func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	rev := m.post(map[string]string{"app/root": "unwanted", "hook/install.sh": "echo x >installing; while [ ! -e givenup ]; do sleep 0.05; done\n"})
 	eventually(t, "the installation begins", func() bool {
 		_, err := os.Stat(m.path("installing"))
@@ -344,28 +345,27 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 	if err := os.WriteFile(m.path("givenup"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
-	eventually(t, "what ran before runs", func() bool { return m.installed("app/root") == "base" })
+	eventually(t, "the revision is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
+	eventually(t, "the revision before is installed", func() bool { return m.installed("app/root") == "base" })
 	if p := m.progress(rev); p.Status != "WONTGO" {
-		t.Errorf("%+v", p)
+		t.Errorf("progress %+v", p)
 	}
 	evil := m.post(map[string]string{"../../../escaped": "x"})
-	if p := m.becomes(evil, "WONTGO"); !strings.Contains(p.Message, "is not a file's path inside") {
-		t.Errorf("%q", p.Message)
+	if p := m.waitForStatus(evil, "WONTGO"); !strings.Contains(p.Message, "is not a file's path inside") {
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if slices.Contains(m.calls(), fmt.Sprintf("install %d", evil)) {
-		t.Error("it was installed")
+		t.Error("the hook installed the refused revision")
 	}
-	m.becomes(m.post(map[string]string{"app/root": "next"}), "DONE")
+	m.waitForStatus(m.post(map[string]string{"app/root": "next"}), "DONE")
 }
 
-// What the owner sets reaches the device's hook, also after it failed once;
-// lines come from a socket, a file and standard input; and what the device says
-// of itself has Pantavisor's keys.
+// The owner's user-meta reaches the device's hook, also after the hook failed once. Log lines
+// from a socket reach the hub. The device's report has Pantavisor's keys.
 func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	hook := "#!/bin/sh\ncd \"$(dirname \"$0\")\"\nif [ ! -e once ]; then touch once; exit 1; fi\ncp \"$2\" told\n"
+	hook := "#!/bin/sh\ncd \"$(dirname \"$0\")\"\nif [ ! -e once ]; then touch once; exit 1; fi\ncp \"$2\" received\n"
 	if err := os.WriteFile(m.path("meta-hook"), []byte(hook), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -377,17 +377,17 @@ func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
 	m.args = append(m.args, "--user-meta-hook", m.path("meta-hook"), "--log-socket", filepath.Join(sockets, "s"))
 	m.ada.call("PATCH", "/devices/"+m.id+"/user-meta", map[string]any{"speed": 3, "gone": 1}, new(any))
 	m.run()
-	m.begun()
-	told := func(want string) {
+	m.waitForTrail()
+	wantReceived := func(want string) {
 		t.Helper()
-		eventually(t, "the hook is told "+want, func() bool {
-			b, _ := os.ReadFile(m.path("told"))
+		eventually(t, "the hook receives "+want, func() bool {
+			b, _ := os.ReadFile(m.path("received"))
 			return strings.TrimSpace(string(b)) == want
 		})
 	}
-	told(`{"gone":1,"speed":3}`)
+	wantReceived(`{"gone":1,"speed":3}`)
 	m.ada.call("PATCH", "/devices/"+m.id+"/user-meta", map[string]any{"gone": nil}, new(any))
-	told(`{"speed":3}`)
+	wantReceived(`{"speed":3}`)
 
 	conn, err := net.Dial("unixgram", filepath.Join(sockets, "s"))
 	if err != nil {

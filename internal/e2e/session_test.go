@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 
@@ -28,8 +29,8 @@ var update = flag.Bool("update", false, "write the transcript of pvr's session i
 
 const transcriptHeading = "## A session\n"
 
-// shell runs commands as a person types them, with the real pvr in the PATH,
-// and writes down what they print.
+// shell runs commands as a person types them, with the real pvr in PATH, and records their
+// output in a transcript.
 type shell struct {
 	t    *testing.T
 	pvr  *pvr
@@ -44,11 +45,10 @@ func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
 	return c
 }
 
-// say writes prose.
+// say adds prose to the transcript.
 func (s *shell) say(format string, args ...any) { fmt.Fprintf(&s.text, "\n"+format+"\n", args...) }
 
-// runs runs lines, which must succeed, and writes down each with what it
-// prints.
+// runs runs lines, which must succeed, and adds each with its output to the transcript.
 func (s *shell) runs(lines ...string) (all string) {
 	s.t.Helper()
 	s.text.WriteString("\n```\n")
@@ -60,14 +60,13 @@ func (s *shell) runs(lines ...string) (all string) {
 			s.t.Fatalf("%s: %v\n%s", line, err, out)
 		}
 		all += string(out)
-		fmt.Fprintf(&s.text, "$ %s\n%s", line, shown(out))
+		fmt.Fprintf(&s.text, "$ %s\n%s", line, onScreen(out))
 	}
 	s.text.WriteString("```\n")
 	return all
 }
 
-// types runs a line on a terminal and types answers, each when its prompt is
-// there.
+// types runs a line on a terminal, and types each answer when its prompt appears.
 func (s *shell) types(line string, dialogue ...[2]string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -97,10 +96,10 @@ func (s *shell) types(line string, dialogue ...[2]string) {
 	if err != nil {
 		s.t.Fatalf("%s: %v\n%s", line, err, seen)
 	}
-	fmt.Fprintf(&s.text, "\n```\n$ %s\n%s```\n", line, shown([]byte(seen.String())))
+	fmt.Fprintf(&s.text, "\n```\n$ %s\n%s```\n", line, onScreen([]byte(seen.String())))
 }
 
-// terminal is a pair of a new pseudo-terminal.
+// terminal opens a new pseudo-terminal.
 func terminal(t *testing.T) (master, slave *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -121,8 +120,9 @@ func terminal(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-// shown is an output as it stays on the screen.
-func shown(out []byte) string {
+// onScreen returns an output as it remains on the screen: without escape sequences and
+// overwritten text.
+func onScreen(out []byte) string {
 	var b strings.Builder
 	last := ""
 	for line := range strings.Lines(strings.ReplaceAll(string(out), "\r\n", "\n")) {
@@ -132,7 +132,7 @@ func shown(out []byte) string {
 		}
 		line = strings.TrimRight(escapes.ReplaceAllString(line, ""), " ")
 		line = took.ReplaceAllString(line, "  0s [OK]")
-		// How often progress is redrawn depends on how fast the machine is.
+		// How often a program redraws its progress depends on the machine's speed.
 		if line != last || !strings.HasSuffix(line, "[OK]") {
 			b.WriteString(line + "\n")
 		}
@@ -146,8 +146,9 @@ var (
 	took    = regexp.MustCompile(` +\d+m?s \[OK\]$`)
 )
 
-// settle makes what differs from run to run the same.
-func (s *shell) settle(replace ...string) string {
+// stableText returns the transcript with fixed values for times, ids and addresses, which differ
+// from run to run.
+func (s *shell) stableText(replace ...string) string {
 	text := strings.NewReplacer(replace...).Replace(s.text.String())
 	for _, r := range []struct{ pattern, by string }{
 		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| ?[+-]\d\d:?\d\d)?( \w+)?`, "2026-01-02T03:04:05Z"},
@@ -189,7 +190,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := machineOf(t, tpm, h, newLink(t, strings.TrimPrefix(h.URL, "https://")), grace)
+	m := newMachineAt(t, tpm, h, newLink(t, strings.TrimPrefix(h.URL, "https://")), grace)
 	lines := m.path("pump.log")
 	if err := os.WriteFile(lines, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -198,13 +199,13 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	m.ada.call("PATCH", "/devices/"+m.id, map[string]string{"nick": m.nick}, new(any))
 	m.args = append(m.args, "--log-file", lines)
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	s.say("A device onboards with a join token of grace, and its agent runs with an installer hook\n([agent.md](agent.md)).")
 	if out := s.runs("pvr ps"); !strings.Contains(out, m.id[:8]) || !strings.Contains(out, "DONE") {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
-	other, challenge := unclaimedDevice(t, h)
+	other, challenge := deviceToClaim(t, h)
 	s.say("Another device has no TPM, which the hub's policy accepts here. It shows a challenge, with which a\nperson claims the device.")
 	s.runs("pvr claim -c " + challenge + " $PVR_BASEURL/devices/" + other)
 	if d, err := h.Store.Device(t.Context(), other); err != nil || d.Owner != grace.ID {
@@ -212,7 +213,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	}
 	m.ada.call("PATCH", "/devices/"+other, map[string]string{"nick": "level-pier-84f3"}, new(any))
 	if out := s.runs("pvr device ps"); !strings.Contains(out, other[:8]) {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	eventually(t, "the device says that it runs revision 0", func() bool {
@@ -229,23 +230,23 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	url := "$PVR_BASEURL/trails/" + m.id
 	s.say("Clone the device's state, add a file, and post it.")
 	s.runs("pvr clone "+url+" pump", "mkdir pump/app && echo 'speed limit 5' >pump/app/pump.conf", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'limit the speed'")
-	m.becomes(1, "DONE")
+	m.waitForStatus(1, "DONE")
 	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
 		t.Errorf("installed: %q", got)
 	}
 	s.say("The agent downloads the revision, its hook installs and tests it, and the agent reports.")
 	if out := s.runs("pvr device ps"); !regexp.MustCompile(m.id[:8] + `.* 1 +DONE`).MatchString(out) {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	s.say("If the test of a revision fails, it is rolled back, and the owner reads the reason. This revision\ncontains its own test, which the hook runs.")
 	s.runs("mkdir pump/hook && echo 'echo the pump does not start; exit 7' >pump/hook/test.sh", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'a bad one'")
-	m.becomes(2, "ERROR")
+	m.waitForStatus(2, "ERROR")
 	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
 		t.Errorf("installed after rolling back: %q", got)
 	}
 	if out := s.runs("pvr device ps"); !regexp.MustCompile(m.id[:8]+`.*ERROR`).MatchString(out) || !strings.Contains(out, "code 7") {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	f, err := os.OpenFile(lines, os.O_APPEND|os.O_WRONLY, 0)
@@ -257,7 +258,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.say("The device's log has lines of the agent, of its hook, and of files that the agent follows.")
-	s.follows("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
+	s.readUntil("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
 	m.stop()
 
 	// What `gangway device publish` does.
@@ -269,19 +270,19 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	}
 	s.types("pvr login", [2]string{"Username:", "joan"}, [2]string{"Password:", hubtest.Password})
 	if out := s.runs("pvr clone "+url+"/steps/1 shared", "cat shared/app/pump.conf"); !strings.Contains(out, "speed limit 5") {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
-	text := s.settle(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
+	text := s.stableText(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
 		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", joan.ID, "0123456789abcdef89abcdef", lines, "/var/log/pump.log", s.dir, "/home/grace")
-	// The list is in the order of the ids, which were not these.
+	// The list is sorted by the real ids, so put the replaced ids in order.
 	text = regexp.MustCompile(`(  70a1b2c3[^\n]*\n)(  65f0c1d2[^\n]*\n(?: {20,}[^\n]*\n)*)`).ReplaceAllString(text, "$2$1")
 	compareTranscript(t, text)
 }
 
-// follows runs a command that goes on for ever until it has printed a line, and
-// writes down those with one of the words in them.
-func (s *shell) follows(line, last string, words ...string) {
+// readUntil runs a command that does not end by itself, until it has printed a line. It adds
+// the first line with each of the words to the transcript.
+func (s *shell) readUntil(line, last string, words ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
@@ -294,14 +295,14 @@ func (s *shell) follows(line, last string, words ...string) {
 	defer c.Wait()
 	defer c.Process.Kill()
 	eventually(s.t, "the log has "+last, func() bool { return strings.Contains(seen.String(), last) })
-	time.Sleep(4 * time.Second) // the program asks again each second, while nothing is new
+	time.Sleep(4 * time.Second) // pvr polls each second while there is no new line
 	if n := strings.Count(seen.String(), last); n != 1 {
 		s.t.Errorf("%q was shown %d times:\n%s", last, n, seen.String())
 	}
 	fmt.Fprintf(&s.text, "\n```\n$ %s\n", line)
 	for _, word := range words {
 		found := ""
-		for l := range strings.Lines(shown([]byte(seen.String()))) {
+		for l := range strings.Lines(onScreen([]byte(seen.String()))) {
 			if strings.Contains(l, word) {
 				found = l
 				break
@@ -315,8 +316,9 @@ func (s *shell) follows(line, last string, words ...string) {
 	s.text.WriteString("...\n```\n")
 }
 
-// unclaimedDevice joins as a device that shows no TPM and no token.
-func unclaimedDevice(t *testing.T, h *hubtest.Hub) (id, challenge string) {
+// deviceToClaim registers a device without a TPM and without a join token. It returns the id, and
+// the challenge with which an owner claims the device.
+func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	t.Helper()
 	client := signIn(t, h).client
 	resp, err := client.Post(h.URL+"/devices/", "application/json", strings.NewReader("{}"))
@@ -326,20 +328,20 @@ func unclaimedDevice(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("%s %s %v", resp.Status, body, err)
+		t.Fatalf("POST /devices/: %s %s %v", resp.Status, brief.Of(body), err)
 	}
 	return find(body, "id"), find(body, "challenge")
 }
 
-// even leaves out of a table's line what a slow machine changes: how long ago
-// something was, and with it the width of its column.
-func even(line string) string {
+// normalized removes from a table's line what depends on the machine's speed: how long ago
+// something happened, and the width of that column.
+func normalized(line string) string {
 	return strings.Join(strings.Fields(ago.ReplaceAllString(line, "ago")), " ")
 }
 
 var ago = regexp.MustCompile(`(less than a minute|about a minute|\d+ minutes?) ago`)
 
-// compareTranscript compares, or writes.
+// compareTranscript compares the transcript with docs/pvr.md, or with -update writes it there.
 func compareTranscript(t *testing.T, text string) {
 	t.Helper()
 	path := filepath.Join("..", "..", "docs", "pvr.md")
@@ -359,11 +361,11 @@ func compareTranscript(t *testing.T, text string) {
 	}
 	old, now := strings.Split(had, "\n"), strings.Split(text, "\n")
 	for i := range min(len(old), len(now)) {
-		if even(old[i]) != even(now[i]) {
-			t.Fatalf("docs/pvr.md shows another session: go test ./internal/e2e -run SessionWithTheRealAgent -update\nwas: %q\nis:  %q", old[i], now[i])
+		if normalized(old[i]) != normalized(now[i]) {
+			t.Fatalf("docs/pvr.md differs from this session; write it with: go test ./internal/e2e -run SessionWithTheRealAgent -update\nwas: %q\nis:  %q", old[i], now[i])
 		}
 	}
 	if len(old) != len(now) {
-		t.Errorf("docs/pvr.md shows %d lines of the session, and it has %d now", len(old), len(now))
+		t.Errorf("docs/pvr.md has %d lines of the session, want %d", len(old), len(now))
 	}
 }

@@ -25,8 +25,7 @@ import (
 	"gangway/wire"
 )
 
-// needShell skips where the programs that examples/onboard.sh is made of are
-// not installed.
+// needShell skips the test if the programs that examples/onboard.sh uses are not installed.
 func needShell(t testing.TB) {
 	t.Helper()
 	var missing []string
@@ -46,16 +45,15 @@ func needShell(t testing.TB) {
 	}
 }
 
-// onboardByShell runs examples/onboard.sh on a TPM behind a resource manager,
-// and returns what it said and its output folder. Afterwards the TPM answers
-// again as before.
+// onboardByShell runs examples/onboard.sh on a TPM behind a resource manager. It returns the
+// script's messages and its output folder. Afterwards the TPM can be used directly again.
 func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
 }
 
-// onboardByShellIn does it with a folder for what is temporary, in which nothing
-// may be left. When ctx ends, the script is asked to end.
+// onboardByShellIn is onboardByShell with a folder for temporary files, which must be empty in the
+// end. When ctx ends, the script gets SIGTERM.
 func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
@@ -83,18 +81,18 @@ func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm
 	c.Stdout, c.Stderr = &stderr, &stderr
 	err = c.Run()
 	if left, _ := os.ReadDir(temp); len(left) > 0 {
-		t.Errorf("temporary files are left: %v", left)
+		t.Errorf("the script left temporary files: %v", left)
 	}
 	return stderr.String(), out, err
 }
 
-// persistent lists the persistent handles of a TPM, and checks that no session is
-// left in it.
-func persistent(t testing.TB, tpm *swtpm.TPM) string {
+// persistentHandles returns the persistent handles of a TPM, and checks that it has no sessions
+// and no transient objects.
+func persistentHandles(t testing.TB, tpm *swtpm.TPM) string {
 	t.Helper()
 	for _, kind := range []string{"handles-loaded-session", "handles-saved-session", "handles-transient"} {
 		if left := handles(t, tpm, kind); left != "" {
-			t.Errorf("%s: %s", kind, left)
+			t.Errorf("the TPM still has %s: %s", kind, left)
 		}
 	}
 	return handles(t, tpm, "handles-persistent")
@@ -111,8 +109,8 @@ func handles(t testing.TB, tpm *swtpm.TPM, kind string) string {
 	return string(out)
 }
 
-// A device made of other people's programs comes aboard by either way, and is
-// the same device to the agent.
+// A device that uses only programs of other projects onboards in one step and in two steps. Its
+// keys are those that the agent makes.
 func TestShellOnboards(t *testing.T) {
 	needShell(t)
 	for name, c := range map[string]struct {
@@ -130,14 +128,14 @@ func TestShellOnboards(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tpm := newTPM(t, c.ek)
-			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the chip has its maker's chain
+			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the TPM's NV has its maker's chain
 				t.Fatal(err)
 			}
 			h := hubtest.New(t, tpm.Roots(), nil)
 			steps := slices.Contains(c.args, "--two-steps")
-			// A token made for Pantacor's proofs takes Gangway's too.
+			// A join token for Pantacor's ownership proofs accepts Gangway's too.
 			tok := h.Token(t, h.Owner, func(t *store.JoinToken) { t.ForPantacor = steps && c.ek == swtpm.P384 })
-			before := persistent(t, tpm)
+			before := persistentHandles(t, tpm)
 			start := time.Now()
 			said, out, err := onboardByShell(t, tpm, tok, c.args...)
 			t.Logf("%s\n%s", time.Since(start), said)
@@ -145,11 +143,11 @@ func TestShellOnboards(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !strings.Contains(said, "Endorsement key "+c.want+" found, with its certificate and 1 intermediate") {
-				t.Errorf("it says %q", said)
+				t.Errorf("the messages do not name the endorsement key %s: %q", c.want, said)
 			}
 			devices := h.Devices(t, h.Owner)
 			if len(devices) != 1 || h.Uses(t, tok) != 1 {
-				t.Fatalf("%d devices, %d uses of the token", len(devices), h.Uses(t, tok))
+				t.Fatalf("%d devices, %d uses of the join token; want 1 and 1", len(devices), h.Uses(t, tok))
 			}
 			read := func(name string) []byte {
 				t.Helper()
@@ -161,32 +159,32 @@ func TestShellOnboards(t *testing.T) {
 			}
 			var record struct{ ID string }
 			if err := json.Unmarshal(read("device.json"), &record); err != nil || record.ID != devices[0].ID {
-				t.Errorf("device.json is of %q, %v; the hub has %q", record.ID, err, devices[0].ID)
+				t.Errorf("device.json has the id %q, %v; the hub has %q", record.ID, err, devices[0].ID)
 			}
 			ak, rest := pem.Decode(read("aik.pem"))
 			aca, _ := pem.Decode(rest)
 			if ak == nil || aca == nil || !bytes.Equal(aca.Bytes, h.CA.ACA().Raw) {
-				t.Fatal("aik.pem is not what was expected")
+				t.Fatal("aik.pem does not have the AIK certificate and the hub's ACA")
 			}
 			cert, err := x509.ParseCertificate(ak.Bytes)
 			if err != nil || cert.CheckSignatureFrom(h.CA.ACA()) != nil || cert.Subject.SerialNumber != record.ID {
 				t.Errorf("AIK certificate: %v, %v", err, cert.Subject)
 			}
-			secretNowhere(t, out, tok.Token)
-			after := strings.Replace(persistent(t, tpm), "- 0x81020007\n", "", 1)
-			if kept := after != persistent(t, tpm); kept != slices.Contains(c.args, "--keep") {
-				t.Errorf("left in the TPM: %s", persistent(t, tpm))
+			wantNoSecretIn(t, out, tok.Token)
+			after := strings.Replace(persistentHandles(t, tpm), "- 0x81020007\n", "", 1)
+			if kept := after != persistentHandles(t, tpm); kept != slices.Contains(c.args, "--keep") {
+				t.Errorf("left in the TPM: %s", persistentHandles(t, tpm))
 			}
 			if after != before {
 				t.Errorf("left in the TPM: %s, before: %s", after, before)
 			}
-			sameKeysAsTheAgent(t, tpm, h, devices[0].Enrolment)
+			wantAgentKeys(t, tpm, h, devices[0].Enrolment)
 		})
 	}
 }
 
-// A TPM of a maker that the hub does not know waits for its owner, by either way,
-// and comes aboard when the owner has decided.
+// A TPM of an unknown maker waits for its owner's approval, in one-step and two-step enrolment,
+// and onboards after it.
 func TestShellWaitsForItsOwner(t *testing.T) {
 	needShell(t)
 	for name, steps := range map[string]bool{"one round trip": false, "two steps": true} {
@@ -223,20 +221,21 @@ func TestShellWaitsForItsOwner(t *testing.T) {
 			said, out, err := onboardByShell(t, tpm, tok, args...)
 			cancel()
 			if !<-approved || err != nil || !strings.Contains(said, "Approve with: gangway device approve") {
-				t.Fatalf("%v: %s", err, said)
+				t.Fatalf("onboard.sh: %v: %s", err, said)
 			}
 			if _, err := os.Stat(filepath.Join(out, "aik.pem")); err != nil {
 				t.Error(err)
 			}
 			if n := len(h.Devices(t, h.Owner)); n != 1 {
-				t.Errorf("%d devices", n)
+				t.Errorf("%d devices, want 1", n)
 			}
 		})
 	}
 }
 
-// While the shell's device works, the token's secret and the key made of it are in
-// no file of its own and among no program's arguments.
+// While the script runs, the join token's secret and the keys derived from it are in no
+// temporary file, no program's arguments and no environment. Not parallel: the test must read
+// the files often enough.
 func TestShellKeepsSecretsInPipes(t *testing.T) {
 	needShell(t)
 	for name, args := range map[string][]string{"one round trip": nil, "two steps": {"--two-steps"}} {
@@ -259,7 +258,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 			}
 			temp := t.TempDir()
 			stop, done := make(chan struct{}), make(chan int)
-			go func() { // looks at all there is, again and again
+			go func() { // searches all files repeatedly
 				looked := 0
 				defer func() { done <- looked }()
 				for {
@@ -267,7 +266,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 						files, _ := filepath.Glob(pattern)
 						for _, f := range files {
 							if info, err := os.Stat(f); err != nil || !info.Mode().IsRegular() {
-								continue // a pipe would wait
+								continue // reading a pipe would block
 							}
 							b, err := os.ReadFile(f)
 							if err != nil {
@@ -294,21 +293,22 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 			close(stop)
 			looked := <-done
 			if err != nil {
-				t.Fatalf("%v: %s", err, said)
+				t.Fatalf("onboard.sh: %v: %s", err, said)
 			}
 			if looked < 20 {
-				t.Errorf("only %d files were seen", looked)
+				t.Errorf("the search read %d temporary files, want at least 20", looked)
 			}
 		})
 	}
 }
 
-// What the shell's device cannot do, it says, and leaves nothing behind.
+// If the script fails, it prints the cause, and leaves no files and no keys in the TPM.
 func TestShellSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	needShell(t)
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
-	before := persistent(t, tpm)
+	before := persistentHandles(t, tpm)
 	good := h.Token(t, h.Owner, nil)
 	for name, c := range map[string]struct {
 		tok  *wire.TokenFile
@@ -331,20 +331,20 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			said, out, err := onboardByShell(t, tpm, c.tok, c.args...)
 			if err == nil || !strings.Contains(said, c.want) {
-				t.Errorf("%v: it says %q, and not %q", err, said, c.want)
+				t.Errorf("error %v; the messages are %q, want %q", err, said, c.want)
 			}
 			if _, err := os.Stat(out); err == nil {
-				t.Error("it left an output folder")
+				t.Error("the script left its output folder")
 			}
-			if after := persistent(t, tpm); after != before {
+			if after := persistentHandles(t, tpm); after != before {
 				t.Errorf("left in the TPM: %s, before: %s", after, before)
 			}
 			if n := len(h.Devices(t, h.Owner)); n != 0 {
-				t.Errorf("%d devices", n)
+				t.Errorf("%d devices, want 0", n)
 			}
 		})
 	}
-	// Told to end while it waits for its owner.
+	// The script gets SIGTERM while it waits for the owner's approval.
 	waiting := hubtest.New(t, nil, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -358,26 +358,26 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 		cancel()
 	}()
 	if said, _, err := onboardByShellIn(t, ctx, t.TempDir(), tpm, waiting.Token(t, waiting.Owner, nil)); err == nil {
-		t.Errorf("it does not end: %s", said)
+		t.Errorf("the script succeeded although it was stopped: %s", said)
 	}
-	if after := persistent(t, tpm); after != before {
+	if after := persistentHandles(t, tpm); after != before {
 		t.Errorf("left in the TPM: %s, before: %s", after, before)
 	}
 }
 
-// The public parts of the protocol in shell are held to the shell's rules.
+// shellcheck finds nothing in examples/onboard.sh.
 func TestShellIsClean(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("shellcheck"); err != nil {
 		t.Skip("shellcheck is not installed: scripts/install.sh installs it")
 	}
 	if out, err := exec.Command("shellcheck", "../../examples/onboard.sh").CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
+		t.Errorf("shellcheck: %v\n%s", err, out)
 	}
 }
 
-// sameKeysAsTheAgent compares the keys of an enrolment with those that package
-// identity makes.
-func sameKeysAsTheAgent(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
+// wantAgentKeys checks that the keys of an enrolment are those that package identity makes.
+func wantAgentKeys(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
 	t.Helper()
 	link, err := identity.Open(tpm.Address())
 	if err != nil {
@@ -394,6 +394,6 @@ func sameKeysAsTheAgent(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment 
 		t.Fatal(err)
 	}
 	if !bytes.Equal(e.IAKName, id.IAKName) || !bytes.Equal(e.IDevIDName, id.IDevIDName) {
-		t.Error("the shell's IAK or IDevID key is not the agent's")
+		t.Error("the IAK or the IDevID key differs from the agent's")
 	}
 }

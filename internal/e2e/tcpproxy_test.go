@@ -23,8 +23,9 @@ import (
 	"gangway/internal/process"
 )
 
-// visitor is a client with an address of its own on loopback.
-func visitor(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Client {
+// clientFrom returns a client that connects from this loopback address, and sends the preface
+// before TLS.
+func clientFrom(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Client {
 	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(h.CA.RootPEM())
@@ -43,10 +44,10 @@ func visitor(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Cl
 	return c
 }
 
-// A TCP proxy on the hub's machine that says, by the PROXY protocol, who its
-// clients are: each has its own limits, events name them, and nobody else can
-// say so.
+// A TCP proxy sends its clients' addresses with the PROXY protocol. Each client has its own rate
+// limit, events name its address, and only the configured proxy can send the header.
 func TestTCPProxyNamesItsClients(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		t.Skip("haproxy is not installed: apt-get install haproxy")
 	}
@@ -99,15 +100,15 @@ listen hub
 	expect := func(what string, c *http.Client, at, password string, want int) {
 		t.Helper()
 		if status, err := signIn(c, at, password); err != nil || status != want {
-			t.Errorf("%s: %d, %v; %d was expected", what, status, err, want)
+			t.Errorf("%s: status %d, %v; want %d", what, status, err, want)
 		}
 	}
-	attacker, person := visitor(t, h, "127.0.0.2", nil), visitor(t, h, "127.0.0.3", nil)
+	attacker, person := clientFrom(t, h, "127.0.0.2", nil), clientFrom(t, h, "127.0.0.3", nil)
 	for range 10 {
 		expect("a wrong password", attacker, front, "a wrong password", 401)
 	}
-	expect("an eleventh", attacker, front, "a wrong password", 429)
-	expect("somebody else, through the same proxy", person, front, hubtest.Password, 200)
+	expect("an eleventh wrong password", attacker, front, "a wrong password", 429)
+	expect("another client of the same proxy", person, front, hubtest.Password, 200)
 	events, err := h.Store.Events(t.Context(), store.EventFilter{Owner: h.Owner.ID})
 	if err != nil {
 		t.Fatal(err)
@@ -117,25 +118,25 @@ listen hub
 		seen[e.Kind+" "+e.Addr]++
 	}
 	if seen["account.signed-in 127.0.0.3"] != 1 || seen["account.sign-in-refused 127.0.0.2"] == 0 || seen["account.sign-in-refused "+proxyAddr] != 0 {
-		t.Errorf("%v", seen)
+		t.Errorf("events by kind and address: %v", seen)
 	}
 
-	// Without the proxy, and with its header in another's mouth.
-	expect("directly", visitor(t, h, "127.0.0.4", nil), h.URL, hubtest.Password, 200)
+	// Clients without the proxy, and forged or missing headers.
+	expect("directly", clientFrom(t, h, "127.0.0.4", nil), h.URL, hubtest.Password, 200)
 	header := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), 0x21, 0x11, 0, 12, 127, 0, 0, 5, 127, 0, 0, 1, 0x30, 0x39, 0x30, 0x39)
 	for what, c := range map[string]*http.Client{
-		"a header from an address that is no proxy's": visitor(t, h, "127.0.0.5", header),
-		"a proxy that sends no header":                visitor(t, h, proxyAddr, nil),
-		"a proxy that speaks version 1":               visitor(t, h, proxyAddr, []byte("PROXY TCP4 127.0.0.6 127.0.0.1 12345 12345\r\n")),
-		"a proxy whose header ends in the middle":     visitor(t, h, proxyAddr, bytes.Clone(header[:20])),
+		"a header from another address":           clientFrom(t, h, "127.0.0.5", header),
+		"a proxy that sends no header":            clientFrom(t, h, proxyAddr, nil),
+		"a proxy that speaks version 1":           clientFrom(t, h, proxyAddr, []byte("PROXY TCP4 127.0.0.6 127.0.0.1 12345 12345\r\n")),
+		"a proxy whose header ends in the middle": clientFrom(t, h, proxyAddr, bytes.Clone(header[:20])),
 	} {
 		if status, err := signIn(c, h.URL, hubtest.Password); err == nil {
-			t.Errorf("%s: %d", what, status)
+			t.Errorf("%s: status %d, want a broken connection", what, status)
 		}
 	}
-	expect("a proxy's header, as HAProxy sends it", visitor(t, h, proxyAddr, header), h.URL, hubtest.Password, 200)
+	expect("a proxy's header, as HAProxy sends it", clientFrom(t, h, proxyAddr, header), h.URL, hubtest.Password, 200)
 
-	// What is the operator's only is on no listener of the hub's.
+	// Metrics are only for the operator: no public listener serves them.
 	for _, at := range []string{front, h.URL} {
 		c := attacker
 		resp, err := c.Get(at + "/metrics")

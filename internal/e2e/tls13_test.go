@@ -21,10 +21,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gangway/internal/brief"
 )
 
-// tls13Client connects with examples/tls13.py, sends "ping", and prints the
-// exporter and what comes back.
+// tls13Client connects with examples/tls13.py, sends "ping" 10,000 times, and prints the exporter
+// and the reply.
 const tls13Client = `
 import sys
 sys.path.insert(0, "../../examples")
@@ -49,19 +51,21 @@ type server struct {
 	caKey    *ecdsa.PrivateKey
 	key      crypto.Signer
 	config   tls.Config
-	// shows changes the identity that is shown, wire the bytes that go to the client.
+	// shows changes the certificate that the server sends, wire the bytes to the client.
 	shows func(*tls.Certificate)
 	wire  func(net.Conn) net.Conn
 }
 
-// The study client talks to a good server, in both ways and with its exporter,
-// and to no other: not to an impostor, nor to one that was altered on its way.
+// The example TLS client connects to a valid server, exchanges data, and has the same exporter.
+// It refuses an impostor, and a handshake that was altered on the network.
 func TestStudyTLSClient(t *testing.T) {
 	needPython(t)
+	needFullRun(t)
+	t.Parallel()
 	other := func(t *testing.T) *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t) }
 	for name, c := range map[string]struct {
 		change func(*testing.T, *server)
-		want   string // what it says; "": it connects
+		want   string // part of the client's error; "": it connects
 	}{
 		"a good one":                         {nil, ""},
 		"a CA on P-384":                      {func(t *testing.T, s *server) { s.caKey = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(t) }, ""},
@@ -84,24 +88,25 @@ func TestStudyTLSClient(t *testing.T) {
 		"TLS 1.2":              {func(_ *testing.T, s *server) { s.config.MaxVersion = tls.VersionTLS12 }, "alert 70"},
 		"another group":        {func(_ *testing.T, s *server) { s.config.CurvePreferences = []tls.CurveID{tls.CurveP384} }, "alert 40"},
 		"another protocol":     {func(_ *testing.T, s *server) { s.config.NextProtos = []string{"another"} }, "alert 120"},
-		"an altered hello":     {func(_ *testing.T, s *server) { s.wire = flips(30) }, "altered"}, // in its random
-		"an altered handshake": {func(_ *testing.T, s *server) { s.wire = flips(400) }, "altered"},
-		"cut off":              {func(_ *testing.T, s *server) { s.wire = cuts(2000) }, "ended without a word"},
+		"an altered hello":     {func(_ *testing.T, s *server) { s.wire = flipBit(30) }, "altered"}, // in its random
+		"an altered handshake": {func(_ *testing.T, s *server) { s.wire = flipBit(400) }, "altered"},
+		"cut off":              {func(_ *testing.T, s *server) { s.wire = cutAfter(2000) }, "ended without a word"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newServer(t)
 			if c.change != nil {
 				c.change(t, s)
 			}
-			exporter, said := s.meet(t)
+			exporter, said := s.connectOnce(t)
 			if c.want != "" {
 				if !strings.Contains(said, "refused: ") || !strings.Contains(said, c.want) {
-					t.Errorf("it says %q, and %q was expected", said, c.want)
+					t.Errorf("the client printed %q, want %q", brief.Of(said), c.want)
 				}
 				return
 			}
 			if want := hex.EncodeToString(exporter) + "\n40000 pongpong\n"; said != want {
-				t.Errorf("it says %q, and %q was expected", said, want)
+				t.Errorf("the client printed %q, want %q", brief.Of(said), want)
 			}
 		})
 	}
@@ -120,16 +125,15 @@ func newServer(t *testing.T) *server {
 	}
 }
 
-// issue makes the server's certificate with a CA's key.
+// issue issues the server's certificate with a CA's key.
 func (s *server) issue(t *testing.T, caKey *ecdsa.PrivateKey) tls.Certificate {
 	t.Helper()
 	der := must(x509.CreateCertificate(rand.Reader, &s.leaf, &s.ca, s.key.Public(), caKey))(t)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: s.key}
 }
 
-// meet lets one client connect, and returns the server's exporter and what the
-// client says.
-func (s *server) meet(t *testing.T) (exporter []byte, said string) {
+// connectOnce runs the client once, and returns the server's exporter and the client's output.
+func (s *server) connectOnce(t *testing.T) (exporter []byte, said string) {
 	t.Helper()
 	ca := must(x509.CreateCertificate(rand.Reader, &s.ca, &s.ca, s.caKey.Public(), s.caKey))(t)
 	roots := filepath.Join(t.TempDir(), "ca.pem")
@@ -148,13 +152,13 @@ func (s *server) meet(t *testing.T) (exporter []byte, said string) {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	out, err := exec.Command(python, "-B", "-c", tls13Client, "127.0.0.1", port, roots).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("the client: %v: %s", err, out)
 	}
 	l.Close()
 	return <-done, string(out)
 }
 
-// serve answers 40,000 bytes with as many, on one connection.
+// serve accepts one connection, reads 40,000 bytes and answers with as many.
 func (s *server) serve(l net.Listener) (exporter []byte) {
 	raw, err := l.Accept()
 	if err != nil {
@@ -168,7 +172,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	}
 	c := tls.Server(wire, &s.config)
 	if c.Handshake() != nil {
-		io.Copy(io.Discard, raw) // else what it sent would be lost with a reset
+		io.Copy(io.Discard, raw) // without this, a reset would discard the alert
 		return nil
 	}
 	state := c.ConnectionState()
@@ -184,7 +188,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	return exporter
 }
 
-// altered is a connection whose written bytes go through change.
+// altered is a connection that passes each write to change.
 type altered struct {
 	net.Conn
 	at     int
@@ -197,8 +201,8 @@ func (a *altered) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// flips flips a bit of the byte at an offset of all that the server sends.
-func flips(offset int) func(net.Conn) net.Conn {
+// flipBit flips one bit of the byte at this offset of the server's output.
+func flipBit(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {
 			b = bytes.Clone(b)
@@ -210,8 +214,8 @@ func flips(offset int) func(net.Conn) net.Conn {
 	}
 }
 
-// cuts ends the connection in the middle, without a word of TLS.
-func cuts(offset int) func(net.Conn) net.Conn {
+// cutAfter closes the connection after this many bytes, without a TLS alert.
+func cutAfter(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {
 			if i := offset - a.at; i < len(b) {

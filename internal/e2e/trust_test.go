@@ -11,21 +11,21 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 )
 
-// A real TPM of a maker that the hub does not know is refused; the operator
-// imports the maker on the command line, while the hub runs, and it is let in;
-// they remove the maker, and the next TPM is refused. Who is aboard stays.
+// The hub refuses a real TPM of an unknown maker. The operator imports the maker's CA on the
+// command line while the hub runs, and the device onboards. The operator removes the CA, and
+// the hub refuses the next TPM. The active device stays.
 func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
+	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := hubtest.New(t, nil, nil)
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	bin := filepath.Join(t.TempDir(), "gangway")
-	if out, err := exec.Command("go", "build", "-o", bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, bin)
 	gangway := func(args ...string) (string, error) {
 		out, err := exec.Command(bin, append([]string{"trust"}, append(args, "--data", h.Data())...)...).CombinedOutput()
 		return string(out), err
@@ -33,7 +33,7 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	refused := func(tpm *swtpm.TPM) {
 		t.Helper()
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker that this hub trusts") {
-			t.Fatalf("onboarding a stranger: %v", err)
+			t.Fatalf("onboarding a TPM of an unknown maker: %v", err)
 		}
 	}
 	refused(tpm)
@@ -47,21 +47,21 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := gangway("import", makers); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("trust import: %v: %s", err, out)
 	}
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	devices := h.Devices(t, h.Owner)
 	if len(devices) != 1 {
-		t.Fatalf("%d devices", len(devices))
+		t.Fatalf("%d devices, want 1", len(devices))
 	}
 	e, err := h.Store.Enrolment(t.Context(), devices[0].Enrolment)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(e.Verdict), "The root's source: import of "+makers) {
-		t.Errorf("the verdict does not say where the root is from: %s", e.Verdict)
+		t.Errorf("the verdict does not name the root's source: %s", brief.Of(e.Verdict))
 	}
 
 	ek := filepath.Join(t.TempDir(), "ek.crt")
@@ -69,20 +69,20 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := gangway("check", ek); err != nil || !strings.HasSuffix(out, "\nTrusted.\n") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("trust check: %v: %s", err, out)
 	}
 	if out, err := exec.Command(bin, "trust", "check", ek).CombinedOutput(); err == nil {
-		t.Errorf("trusted without its maker: %s", out)
+		t.Errorf("trust check without the hub's data folder succeeded: %s", out)
 	}
 
 	if out, err := gangway("remove", fmt.Sprintf("%x", sha256.Sum256(tpm.Roots()[0].Raw))); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("trust remove: %v: %s", err, out)
 	}
 	refused(newTPM(t, swtpm.P384))
 	if out, err := gangway("check", ek); err == nil {
-		t.Errorf("trusted without its root: %s", out)
+		t.Errorf("trust check after the root was removed succeeded: %s", out)
 	}
 	if _, err := h.Store.DeviceByCertificate(t.Context(), devices[0].IDevIDHash); err != nil {
-		t.Errorf("the device that was aboard: %v", err)
+		t.Errorf("the active device: %v", err)
 	}
 }

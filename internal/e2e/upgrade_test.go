@@ -16,14 +16,14 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Data folders of earlier commits, each with a device and its software TPM
-// (testdata/hubs), start under the hub of today: the device connects with the
-// certificate that it got then, the owner's new token finds the same device,
-// and a new device comes aboard.
+// The current hub starts with data folders of earlier commits, each with a device and its
+// software TPM (testdata/hubs). The device connects with its old certificate, a new join token
+// finds the same device again, and a new device onboards.
 func TestOldHubsStartWithTheirDevices(t *testing.T) {
+	needFullRun(t)
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
 	if err != nil || len(archives) < 6 {
-		t.Fatalf("%d old hubs, %v", len(archives), err)
+		t.Fatalf("testdata has %d old hubs, want at least 6: %v", len(archives), err)
 	}
 	for _, archive := range archives {
 		t.Run(strings.TrimSuffix(filepath.Base(archive), ".tar.gz"), func(t *testing.T) {
@@ -44,10 +44,10 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 			if len(before) != 2 {
 				t.Fatalf("%d devices, want 2", len(before))
 			}
-			state := moved(t, at("device"), h.URL)
+			state := setHubAddress(t, at("device"), h.URL)
 
 			start := time.Now().Add(-time.Second)
-			stop := running(t, agent.Config{TPM: tpm.Address(), StateDir: at("device")})
+			stop := runAgent(t, agent.Config{TPM: tpm.Address(), StateDir: at("device")})
 			seen := func() bool {
 				d, err := h.Store.Device(t.Context(), state.DeviceID)
 				return err == nil && d.LastSeen.After(start)
@@ -60,16 +60,16 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 			}
 			stop()
 			if !seen() {
-				t.Fatal("the device did not come back")
+				t.Fatal("the device did not report to the upgraded hub")
 			}
 
-			h.Policy(t, store.HubWide, hubtest.LabPolicy) // the earliest hubs had none
+			h.Policy(t, store.HubWide, hubtest.LabPolicy) // the earliest hubs had no policy
 			again, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
 			if again.DeviceID != state.DeviceID {
-				t.Errorf("the TPM is device %s, was %s", again.DeviceID, state.DeviceID)
+				t.Errorf("the TPM onboarded again as device %s, want %s", again.DeviceID, state.DeviceID)
 			}
 			if _, err := onboard(t, another, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 				t.Fatal(err)
@@ -81,8 +81,7 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 	}
 }
 
-// unpack unpacks an archive into a folder whose path is short enough for
-// sockets.
+// unpack unpacks an archive into a folder whose path is short enough for Unix sockets.
 func unpack(t *testing.T, archive string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "old")
@@ -91,13 +90,13 @@ func unpack(t *testing.T, archive string) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if out, err := exec.Command("tar", "-xzf", archive, "--no-same-owner", "-C", dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("tar: %v: %s", err, out)
 	}
 	return dir
 }
 
-// moved writes the hub's new address into a state folder.
-func moved(t *testing.T, dir, url string) *agent.State {
+// setHubAddress writes the hub's new address into a state folder.
+func setHubAddress(t *testing.T, dir, url string) *agent.State {
 	t.Helper()
 	s, err := agent.ReadState(dir)
 	if err != nil {

@@ -17,13 +17,14 @@ import (
 	"gangway/device/agent"
 	"gangway/device/identity"
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/tcg"
 )
 
-// owner is a person at the API.
+// owner is a client of the hub's API that is signed in as a device's owner.
 type owner struct {
 	t      testing.TB
 	url    string
@@ -31,6 +32,7 @@ type owner struct {
 	token  string
 }
 
+// signIn signs in as the hub's first account.
 func signIn(t testing.TB, h *hubtest.Hub) *owner {
 	t.Helper()
 	return signInAs(t, h, h.Owner.Nick)
@@ -49,6 +51,7 @@ func signInAs(t testing.TB, h *hubtest.Hub, nick string) *owner {
 	return o
 }
 
+// call sends a request with a JSON body, requires 200, and decodes the reply into out.
 func (o *owner) call(method, path string, in, out any) {
 	o.t.Helper()
 	b, err := json.Marshal(in)
@@ -69,14 +72,14 @@ func (o *owner) call(method, path string, in, out any) {
 	defer resp.Body.Close()
 	b, err = io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		o.t.Fatalf("%s %s: %s %s %v", method, path, resp.Status, b, err)
+		o.t.Fatalf("%s %s: %s %s %v", method, path, resp.Status, brief.Of(b), err)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		o.t.Fatal(err)
 	}
 }
 
-// evidence is all that the owner reads of how a device was judged.
+// evidence returns all checks and notes of a device's verdict, as its owner reads them.
 func (o *owner) evidence(id string) string {
 	o.t.Helper()
 	var e api.EvidenceView
@@ -88,6 +91,7 @@ func (o *owner) evidence(id string) string {
 	return strings.Join(append(words, e.Verdict.Notes...), "\n")
 }
 
+// events returns the messages of the owner's events.
 func (o *owner) events() string {
 	o.t.Helper()
 	var events []api.EventView
@@ -99,17 +103,18 @@ func (o *owner) events() string {
 	return strings.Join(words, "\n")
 }
 
-func says(t testing.TB, text string, sentences ...string) {
+// wantSentences checks that a text contains each of the sentences.
+func wantSentences(t testing.TB, text string, sentences ...string) {
 	t.Helper()
 	for _, s := range sentences {
 		if !strings.Contains(text, s) {
-			t.Errorf("the owner does not read %q in:\n%s", s, text)
+			t.Errorf("%q is missing from:\n%s", s, text)
 		}
 	}
 }
 
-// ekOf asks the TPM for the EK of a template.
-func ekOf(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
+// ekKey returns the public key of the TPM's EK of a template.
+func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	t.Helper()
 	conn, err := identity.Open(tpm.Address())
 	if err != nil {
@@ -128,8 +133,9 @@ func ekOf(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	return key
 }
 
-// makerOf makes a TPM maker's CAs, each issued by the one before.
-func makerOf(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
+// newMakerCAs makes a chain of a TPM maker's CAs, the root first, and returns the key of the
+// last.
+func newMakerCAs(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
 	t.Helper()
 	for i := range levels {
 		key, err := fleet.NewKey(tcg.IDevIDTemplates[1], nil)
@@ -187,17 +193,17 @@ func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			says(t, signIn(t, h).evidence(s.DeviceID), append(c.sentences, "EK certificate of ", "swtpm", "The IAK certifies that the IDevID key is in the same TPM.")...)
+			wantSentences(t, signIn(t, h).evidence(s.DeviceID), append(c.sentences, "EK certificate of ", "swtpm", "The IAK certifies that the IDevID key is in the same TPM.")...)
 		})
 	}
 }
 
-// The hub trusts the root alone; what lies between is in the chip.
+// The hub trusts only the root. The intermediate CAs are in the TPM's NV.
 func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
-	cas, signer := makerOf(t, 3)
-	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, tpm, "H-3"), cas[2], signer, time.Now().AddDate(10, 0, 0))); err != nil {
+	cas, signer := newMakerCAs(t, 3)
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekKey(t, tpm, "H-3"), cas[2], signer, time.Now().AddDate(10, 0, 0))); err != nil {
 		t.Fatal(err)
 	}
 	if err := tpm.WriteNV(tcg.ChainFirst, append(bytes.Clone(cas[2].Raw), cas[1].Raw...)); err != nil {
@@ -208,13 +214,13 @@ func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	says(t, signIn(t, h).evidence(s.DeviceID), `Signed by "CN=FAKE TPM CA 2", up to the trusted root "CN=FAKE TPM CA 0"`)
+	wantSentences(t, signIn(t, h).evidence(s.DeviceID), `Signed by "CN=FAKE TPM CA 2", up to the trusted root "CN=FAKE TPM CA 0"`)
 }
 
 func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
-	cas, _ := makerOf(t, 1)
+	cas, _ := newMakerCAs(t, 1)
 	h := hubtest.New(t, cas, nil)
 	ada := signIn(t, h)
 	state := t.TempDir()
@@ -244,14 +250,14 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	select {
 	case words = <-waiting:
 	case err := <-done:
-		t.Fatalf("it does not wait: %v", err)
+		t.Fatalf("onboarding ended without waiting for the owner: %v", err)
 	}
 	var list []api.WaitingView
 	ada.call("GET", "/devices/waiting", nil, &list)
 	if len(list) != 1 {
-		t.Fatalf("%d wait", len(list))
+		t.Fatalf("%d devices wait, want 1", len(list))
 	}
-	// The machine shows what the owner is to compare.
+	// The machine shows the EK's hash, which the owner compares with the hub's.
 	on, err := agent.ReadState(state)
 	if err != nil {
 		t.Fatal(err)
@@ -259,8 +265,8 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if on.EKSHA256 != list[0].EK || !strings.Contains(words, list[0].EK) || !strings.Contains(words, "gangway device approve "+list[0].ID) {
 		t.Errorf("the machine shows %q and %q, the hub %q", on.EKSHA256, words, list[0].EK)
 	}
-	says(t, list[0].Verdict.Checks[1].Detail, "The request has no EK certificate, so the TPM's maker is not known.")
-	says(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
+	wantSentences(t, list[0].Verdict.Checks[1].Detail, "The request has no EK certificate, so the TPM's maker is not known.")
+	wantSentences(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
 	var decided api.WaitingView
 	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, &decided)
 	if err := <-done; err != nil {
@@ -268,35 +274,35 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	}
 	devices := h.Devices(t, h.Owner)
 	if len(devices) != 1 || devices[0].ID == list[0].ID {
-		t.Fatalf("%+v", devices)
+		t.Fatalf("devices %s", brief.Of(devices))
 	}
-	says(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
+	wantSentences(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
 }
 
 func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.None), newTPM(t, swtpm.P384)
-	cas, signer := makerOf(t, 1)
-	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, other, "H-3"), cas[0], signer, time.Now().AddDate(10, 0, 0))); err != nil {
+	cas, signer := newMakerCAs(t, 1)
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekKey(t, other, "H-3"), cas[0], signer, time.Now().AddDate(10, 0, 0))); err != nil {
 		t.Fatal(err)
 	}
 	h := hubtest.New(t, cas, nil)
 	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "ek-key-mismatch") {
-		t.Fatalf("error %v", err)
+		t.Fatalf("got the error %v, want ek-key-mismatch", err)
 	}
-	says(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.")
+	wantSentences(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.")
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 0", n)
 	}
 }
 
 func TestTPMWithAnExpiredCertificate(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
-	cas, signer := makerOf(t, 1)
+	cas, signer := newMakerCAs(t, 1)
 	expired := time.Now().AddDate(0, 0, -3)
-	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, tpm, "H-3"), cas[0], signer, expired)); err != nil {
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekKey(t, tpm, "H-3"), cas[0], signer, expired)); err != nil {
 		t.Fatal(err)
 	}
 	h := hubtest.New(t, cas, nil)
@@ -304,14 +310,14 @@ func TestTPMWithAnExpiredCertificate(t *testing.T) {
 	dir := t.TempDir()
 	h.Policy(t, h.Owner.ID, "version: 1\nexpired_ek_certificate: refuse\n")
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "strict")); err == nil || !strings.Contains(err.Error(), "ek-certificate-expired") {
-		t.Fatalf("error %v", err)
+		t.Fatalf("got the error %v, want ek-certificate-expired", err)
 	}
 	day := expired.UTC().Format(time.DateOnly)
-	says(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired ones.")
+	wantSentences(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired ones.")
 	h.Policy(t, h.Owner.ID, "")
 	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "default"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	says(t, ada.evidence(s.DeviceID), "the EK certificate expired on "+day)
+	wantSentences(t, ada.evidence(s.DeviceID), "the EK certificate expired on "+day)
 }

@@ -25,20 +25,21 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/process"
 	"gangway/internal/swtpm"
 )
 
-// local is a running gangway-agent proxy.
-type local struct {
+// proxyProcess is a running `gangway-agent proxy`.
+type proxyProcess struct {
 	network, addr string
-	said          string // until it listened
+	said          string // what it printed until it listened
 	proc          *process.Process
 }
 
-// proxy starts the real command. It ends with the test, or by stop.
-func (o onboarded) proxy(t testing.TB, args ...string) *local {
+// startProxy starts the real command. The proxy ends with the test, or by stop.
+func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
 	var said lockedBuffer
@@ -50,7 +51,7 @@ func (o onboarded) proxy(t testing.TB, args ...string) *local {
 	t.Cleanup(func() { p.Stop(10 * time.Second) })
 	for range 1000 {
 		if _, addr, ok := strings.Cut(said.String(), "Listening on "); ok && strings.HasSuffix(addr, "\n") {
-			l := &local{network: "tcp", addr: strings.TrimSpace(addr), said: said.String(), proc: p}
+			l := &proxyProcess{network: "tcp", addr: strings.TrimSpace(addr), said: said.String(), proc: p}
 			if strings.HasPrefix(l.addr, "/") {
 				l.network = "unix"
 			}
@@ -66,8 +67,8 @@ func (o onboarded) proxy(t testing.TB, args ...string) *local {
 	return nil
 }
 
-// socket is a short path for a Unix socket.
-func socket(t testing.TB) string {
+// socketPath returns a path for a Unix socket that is short enough for the kernel.
+func socketPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "px")
 	if err != nil {
@@ -77,9 +78,9 @@ func socket(t testing.TB) string {
 	return filepath.Join(dir, "hub.sock")
 }
 
-func (l *local) stop() { l.proc.Stop(10 * time.Second) }
+func (l *proxyProcess) stop() { l.proc.Stop(10 * time.Second) }
 
-func (l *local) dial(t testing.TB) net.Conn {
+func (l *proxyProcess) dial(t testing.TB) net.Conn {
 	t.Helper()
 	c, err := net.Dial(l.network, l.addr)
 	if err != nil {
@@ -90,8 +91,8 @@ func (l *local) dial(t testing.TB) net.Conn {
 	return c
 }
 
-// raw sends bytes on a connection of their own, and reads the answer.
-func (l *local) raw(t testing.TB, request string) (int, string) {
+// sendRaw sends bytes on a new connection, and returns the status and body of the reply.
+func (l *proxyProcess) sendRaw(t testing.TB, request string) (int, string) {
 	t.Helper()
 	c := l.dial(t)
 	if _, err := io.WriteString(c, request); err != nil {
@@ -109,8 +110,8 @@ func (l *local) raw(t testing.TB, request string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// client is an HTTP client through the proxy.
-func (l *local) client() *http.Client {
+// client returns an HTTP client that connects through the proxy.
+func (l *proxyProcess) client() *http.Client {
 	return &http.Client{
 		Timeout:       time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -120,8 +121,8 @@ func (l *local) client() *http.Client {
 	}
 }
 
-// ask sends one request and returns the answer's status, error code and body.
-func (l *local) ask(t testing.TB, method, path string, body io.Reader, header ...string) (int, string, []byte) {
+// ask sends one request and returns the status, the error code and the body of the reply.
+func (l *proxyProcess) ask(t testing.TB, method, path string, body io.Reader, header ...string) (int, string, []byte) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, body)
 	if err != nil {
@@ -152,13 +153,14 @@ func (l *local) ask(t testing.TB, method, path string, body io.Reader, header ..
 	return resp.StatusCode, refused.Error, answer
 }
 
-// What programs do: curl as the docs say, an old client, an object up and down;
-// with the agent at work on the same TPM.
+// Local programs use the proxy: curl as the documentation shows it, an HTTP/1.0 client, and an
+// upload and download of an object, while the agent works with the same TPM.
 func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
-	o := newOnboarded(t, "")
-	at := socket(t)
-	l := o.proxy(t, "--unix", at)
-	stop := running(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	at := socketPath(t)
+	l := o.startProxy(t, "--unix", at)
+	stop := runAgent(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
 	defer stop()
 
 	if _, err := exec.LookPath("curl"); err != nil {
@@ -166,17 +168,17 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	} else if out, err := exec.CommandContext(t.Context(), "curl", "-q", "-sS", "--unix-socket", at, "http://localhost/device").CombinedOutput(); err != nil || !o.isRecord(out) {
 		t.Errorf("curl: %v: %s", err, out)
 	}
-	if code, body := l.raw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
-		t.Errorf("HTTP/1.0: %d %s", code, body)
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
+		t.Errorf("HTTP/1.0: %d %s", code, brief.Of(body))
 	}
 	if code, _, body := l.ask(t, "PATCH", "/devices/"+o.id+"/device-meta", strings.NewReader(`{"from":"a local program"}`), "Content-Type", "application/json"); code != 200 {
-		t.Errorf("device-meta: %d %s", code, body)
+		t.Errorf("device-meta: %d %s", code, brief.Of(body))
 	}
 	if meta := o.hub.Devices(t, o.hub.Owner)[0].DeviceMeta; meta["from"] != "a local program" {
 		t.Errorf("the hub has %v", meta)
 	}
 
-	// An object of 8 MiB, by the addresses that the hub gives.
+	// An object of 8 MiB, by the URLs that the hub returns.
 	content := make([]byte, 8<<20)
 	rand.Read(content)
 	sum := fmt.Sprintf("%x", sha256.Sum256(content))
@@ -185,21 +187,21 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	}
 	code, _, body := l.ask(t, "POST", "/objects", strings.NewReader(fmt.Sprintf(`{"sha256sum":%q,"size":"%d","objectname":"o"}`, sum, len(content))), "Content-Type", "application/json")
 	if err := json.Unmarshal(body, &object); code != 200 || err != nil {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("status %d: %s", code, brief.Of(body))
 	}
 	put, err := url.Parse(object.Put)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if code, _, body := l.ask(t, "PUT", put.RequestURI(), bytes.NewReader(content)); code != 200 {
-		t.Fatalf("upload: %d %s", code, body)
+		t.Fatalf("upload: %d %s", code, brief.Of(body))
 	}
 	var got struct {
 		Get string `json:"signed-geturl"`
 	}
 	code, _, body = l.ask(t, "GET", "/objects/"+sum, nil)
 	if err := json.Unmarshal(body, &got); code != 200 || err != nil {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("status %d: %s", code, brief.Of(body))
 	}
 	get, err := url.Parse(got.Get)
 	if err != nil {
@@ -209,10 +211,10 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		t.Errorf("download: %d, %d bytes", code, len(body))
 	}
 	if code, _, body := l.ask(t, "GET", get.RequestURI(), nil, "Range", "bytes=100-199"); code != 206 || !bytes.Equal(body, content[100:200]) {
-		t.Errorf("a part: %d, %d bytes", code, len(body))
+		t.Errorf("download of a range: %d, %d bytes", code, len(body))
 	}
 
-	// Programs that go away in the middle give back what they held.
+	// Programs that disconnect during a download release the connection that they held.
 	for range 20 {
 		c := l.dial(t)
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", get.RequestURI())
@@ -226,20 +228,21 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	for range 24 {
 		wg.Go(func() {
 			if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 || !o.isRecord(body) {
-				t.Errorf("%d %s", code, body)
+				t.Errorf("status %d: %s", code, brief.Of(body))
 			}
 		})
 	}
 	wg.Wait()
 	l.stop()
 	if _, err := os.Lstat(at); !os.IsNotExist(err) {
-		t.Errorf("the socket is still there: %v", err)
+		t.Errorf("the proxy left its socket: %v", err)
 	}
 }
 
 func TestProxyIsNoWayToElsewhere(t *testing.T) {
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t))
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t))
 	var reached atomic.Int64
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
 	defer elsewhere.Close()
@@ -252,27 +255,28 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"GET @" + host + "/device HTTP/1.1\r\nHost: localhost\r\n\r\n",
 	} {
-		if code, body := l.raw(t, request); code < 400 || code > 499 {
-			t.Errorf("%q: %d %s", request, code, body)
+		if code, body := l.sendRaw(t, request); code < 400 || code > 499 {
+			t.Errorf("%q: %d %s", request, code, brief.Of(body))
 		}
 	}
-	// The name that a request is for does not choose where it goes, nor what the
-	// hub is told.
-	if code, body := l.raw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
-		t.Errorf("%d %s", code, body)
+	// The Host header chooses neither where the request goes nor which name the hub
+	// receives.
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
+		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 	if n := reached.Load(); n != 0 {
 		t.Errorf("%d requests went elsewhere", n)
 	}
-	code, body := l.raw(t, "GET /device HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+	code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
 	if code != 400 || !strings.Contains(body, "proxy-upgrade") {
-		t.Errorf("upgrade: %d %s", code, body)
+		t.Errorf("upgrade: %d %s", code, brief.Of(body))
 	}
 }
 
 func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t))
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t))
 	other := strings.Repeat("ab", 12)
 	for _, c := range []struct{ method, path string }{
 		{"POST", "/onboard"}, {"POST", "/onboard/activate"}, {"GET", "/device/boot"}, {"POST", "/device/boot"},
@@ -283,41 +287,42 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 		{"OPTIONS", "/device"}, {"TRACE", "/device"},
 	} {
 		if code, name, body := l.ask(t, c.method, c.path, nil); code != 403 || name != "proxy-route" {
-			t.Errorf("%s %s: %d %s", c.method, c.path, code, body)
+			t.Errorf("%s %s: %d %s", c.method, c.path, code, brief.Of(body))
 		}
 	}
-	// Ways of writing a path that reads differently further on.
+	// Paths that another program may normalize to a different route.
 	for _, path := range []string{
 		"/device/../device/secret", "/./device", "//device", "/device%2fsecret", "/%64evice", "/devices/" + o.id + "/..%2f..%2fauth/login",
 		"/trails/" + o.id + "/../../auth/login", "/trails/" + o.id + "/%2e%2e/%2e%2e/device/secret", "/trails/" + o.id + "//steps",
 	} {
 		for _, method := range []string{"GET", "POST"} {
-			if code, body := l.raw(t, method+" "+path+" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); code != 400 || !strings.Contains(body, "proxy-path") {
-				t.Errorf("%s %s: %d %s", method, path, code, body)
+			if code, body := l.sendRaw(t, method+" "+path+" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); code != 400 || !strings.Contains(body, "proxy-path") {
+				t.Errorf("%s %s: %d %s", method, path, code, brief.Of(body))
 			}
 		}
 	}
 	l.stop()
-	l = o.proxy(t, "--unix", socket(t), "--allow", "POST /device/secret")
+	l = o.startProxy(t, "--unix", socketPath(t), "--allow", "POST /device/secret")
 	if code, _, body := l.ask(t, "POST", "/device/secret", nil); code != 200 || !strings.Contains(string(body), `"secret"`) {
-		t.Errorf("allowed: %d %s", code, body)
+		t.Errorf("allowed: %d %s", code, brief.Of(body))
 	}
 	if code, name, _ := l.ask(t, "POST", "/auth/x509/login", nil); code != 403 || name != "proxy-route" {
 		t.Errorf("not allowed: %d %s", code, name)
 	}
 	for _, allow := range []string{"/device", "POST", "get /device", "POST device", "CONNECT /", "POST /{", "GET  x"} {
-		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, Unix: socket(t), Allow: []string{allow}})
+		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, Unix: socketPath(t), Allow: []string{allow}})
 		if err == nil || !strings.Contains(err.Error(), "the route") {
 			t.Errorf("--allow %q: %v", allow, err)
 		}
 	}
 }
 
-// Sign-ins of people, words about who asks, and headers for the next hop stay
-// here: the hub would judge by them.
+// The proxy removes credentials, headers that name another client, and hop-by-hop headers:
+// the hub would otherwise act on them.
 func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t))
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t))
 	for _, header := range [][]string{
 		{"Client-Cert", ":AAAA:"}, {"Client-Cert-Chain", ":AAAA:"}, {"Authorization", "Bearer nobody"}, {"Authorization", "Basic bm9ib2R5"},
 		{"Cookie", "gangway=nobody; session=nobody"}, {"Cookie", "__Host-gangway=x"}, {"X-Forwarded-For", "192.0.2.1"}, {"Forwarded", "for=192.0.2.1"},
@@ -326,7 +331,7 @@ func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 	} {
 		code, _, body := l.ask(t, "GET", "/devices/"+o.id, nil, header...)
 		if code != 200 || !o.isRecord(body) {
-			t.Errorf("%s: %d %s", header, code, body)
+			t.Errorf("%s: %d %s", header, code, brief.Of(body))
 		}
 	}
 	if addr := o.hub.Devices(t, o.hub.Owner)[0].LastSeenAddr; addr != "127.0.0.1" {
@@ -335,15 +340,16 @@ func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 }
 
 func TestWebPageCannotUseTheProxy(t *testing.T) {
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--tcp", "127.0.0.1:0")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--tcp", "127.0.0.1:0")
 	if !strings.Contains(l.said, "every user of this machine") {
-		t.Errorf("it does not warn: %q", l.said)
+		t.Errorf("the proxy does not warn that every user can use it: %q", l.said)
 	}
 	_, port, _ := net.SplitHostPort(l.addr)
 	for _, host := range []string{"evil.example", "evil.example:" + port, "localhost.evil.example:" + port, "127.0.0.1.evil.example", "192.0.2.1:" + port, "[2001:db8::1]:" + port, "0.0.0.0:" + port} {
 		if code, name, body := l.ask(t, "GET", "/device", nil, "Host", host); code != 403 || name != "proxy-host" {
-			t.Errorf("Host %s: %d %s", host, code, body)
+			t.Errorf("Host %s: %d %s", host, code, brief.Of(body))
 		}
 	}
 	for _, header := range [][]string{
@@ -352,35 +358,36 @@ func TestWebPageCannotUseTheProxy(t *testing.T) {
 	} {
 		for _, method := range []string{"GET", "PATCH", "OPTIONS"} {
 			if code, name, body := l.ask(t, method, "/device", nil, header...); code != 403 || name != "proxy-browser" {
-				t.Errorf("%s %v: %d %s", method, header, code, body)
+				t.Errorf("%s %v: %d %s", method, header, code, brief.Of(body))
 			}
 		}
 	}
-	if code, body := l.raw(t, "GET /device HTTP/1.1\r\nHost:\r\n\r\n"); code != 403 {
-		t.Errorf("without a host: %d %s", code, body)
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost:\r\n\r\n"); code != 403 {
+		t.Errorf("without a host: %d %s", code, brief.Of(body))
 	}
 	for _, host := range []string{"localhost:" + port, "LOCALHOST", "127.0.0.1:" + port, "[::1]:" + port} {
 		if code, _, body := l.ask(t, "GET", "/device", nil, "Host", host); code != 200 || !o.isRecord(body) {
-			t.Errorf("Host %s: %d %s", host, code, body)
+			t.Errorf("Host %s: %d %s", host, code, brief.Of(body))
 		}
 	}
-	if code, body := l.raw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 {
-		t.Errorf("HTTP/1.0: %d %s", code, body)
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 {
+		t.Errorf("HTTP/1.0: %d %s", code, brief.Of(body))
 	}
 }
 
 func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
-	o := newOnboarded(t, "")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("old, for all to read"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var before string
 	for range 2 {
-		l := o.proxy(t, "--tcp", "127.0.0.1:0", "--token-file", file)
+		l := o.startProxy(t, "--tcp", "127.0.0.1:0", "--token-file", file)
 		info, err := os.Stat(file)
 		if err != nil || info.Mode().Perm() != 0o600 {
-			t.Fatalf("%v, %v", info, err)
+			t.Fatalf("the token file: %v, %v; want mode 0600", info, err)
 		}
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -388,30 +395,31 @@ func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
 		}
 		token := strings.TrimSpace(string(text))
 		if len(token) < 26 || token == before {
-			t.Errorf("the token is %q, before %q", token, before)
+			t.Errorf("the token is %q, the token before was %q", token, before)
 		}
 		for _, header := range [][]string{
 			nil, {"Authorization", "Bearer "}, {"Authorization", "Bearer " + before}, {"Authorization", token}, {"Authorization", "Bearer " + token + "x"},
 			{"Authorization", "Bearer " + token, "Authorization", "Bearer x"}, {"Cookie", "token=" + token},
 		} {
 			if code, name, body := l.ask(t, "GET", "/device", nil, header...); code != 401 || name != "proxy-token" {
-				t.Errorf("%v: %d %s", header, code, body)
+				t.Errorf("%v: %d %s", header, code, brief.Of(body))
 			}
 		}
 		if code, _, body := l.ask(t, "GET", "/device", nil, "Authorization", "Bearer "+token); code != 200 || !o.isRecord(body) {
-			t.Errorf("%d %s", code, body)
+			t.Errorf("status %d: %s", code, brief.Of(body))
 		}
 		before = token
 		l.stop()
 		if _, err := os.Stat(file); !os.IsNotExist(err) {
-			t.Errorf("the token's file is still there: %v", err)
+			t.Errorf("the proxy left its token file: %v", err)
 		}
 	}
 }
 
 func TestProxySocketIsItsOwnersAlone(t *testing.T) {
-	o := newOnboarded(t, "")
-	at := socket(t)
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	at := socketPath(t)
 	mode := func() (os.FileMode, uint32) {
 		t.Helper()
 		info, err := os.Lstat(at)
@@ -420,21 +428,21 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		}
 		return info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
 	}
-	// What is there and is no dead socket stays.
+	// The proxy replaces nothing but an unused socket.
 	if err := os.WriteFile(at, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg := agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, Unix: at}
 	if err := agent.Proxy(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "is not a socket") {
-		t.Errorf("a file: %v", err)
+		t.Errorf("listening where a file is: %v", err)
 	}
 	os.Remove(at)
-	l := o.proxy(t, "--unix", at)
+	l := o.startProxy(t, "--unix", at)
 	if perm, _ := mode(); perm != 0o600 {
-		t.Errorf("mode %o", perm)
+		t.Errorf("the socket has mode %o, want 600", perm)
 	}
 	if err := agent.Proxy(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "another program listens") {
-		t.Errorf("a live socket: %v", err)
+		t.Errorf("listening where another proxy listens: %v", err)
 	}
 	if os.Getuid() == 0 {
 		if err := os.Chmod(filepath.Dir(at), 0o755); err != nil {
@@ -444,52 +452,54 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		c.Dir = "/"
 		if out, err := c.CombinedOutput(); err == nil {
-			t.Errorf("another user reads %s", out)
+			t.Errorf("another user reads %s", brief.Of(out))
 		}
 	}
-	l.proc.Stop(0) // killed: its socket stays, dead, and the next one takes its place
+	l.proc.Stop(0) // killed: its socket stays, and the next proxy replaces it
 	if _, err := os.Lstat(at); err != nil {
 		t.Fatal(err)
 	}
 	if os.Getuid() != 0 {
-		return // a group that this user is not in cannot be given
+		return // only root can set a group that this user is not in
 	}
-	l = o.proxy(t, "--unix", at, "--group", "nogroup")
+	l = o.startProxy(t, "--unix", at, "--group", "nogroup")
 	if perm, gid := mode(); perm != 0o660 || gid != 65534 {
-		t.Errorf("mode %o, group %d", perm, gid)
+		t.Errorf("the socket has mode %o and group %d, want 660 and 65534", perm, gid)
 	}
 	l.stop()
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(at), ".gw*")); len(left) > 0 {
-		t.Errorf("left: %s", left)
+		t.Errorf("the proxy left temporary files: %s", left)
 	}
 }
 
 func TestProxyListensOnThisMachineAlone(t *testing.T) {
-	o := newOnboarded(t, "")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:80", "localhost.example:80", "127.0.0.1", "example.org:80"} {
 		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, TCP: addr})
 		if err == nil || !strings.Contains(err.Error(), "not a loopback address") {
-			t.Errorf("%s: %v", addr, err)
+			t.Errorf("listening on %s: %v", addr, err)
 		}
 	}
-	for _, cfg := range []agent.ProxyConfig{{}, {TCP: "127.0.0.1:0", Unix: socket(t)}, {TCP: "127.0.0.1:0", Group: "nogroup"}} {
+	for _, cfg := range []agent.ProxyConfig{{}, {TCP: "127.0.0.1:0", Unix: socketPath(t)}, {TCP: "127.0.0.1:0", Group: "nogroup"}} {
 		cfg.TPM, cfg.StateDir = o.tpm.Address(), o.state
 		if err := agent.Proxy(t.Context(), cfg); err == nil {
-			t.Errorf("%+v", cfg)
+			t.Errorf("the proxy accepted the configuration %+v", cfg)
 		}
 	}
 }
 
 func TestProxyBoundsWhatProgramsSend(t *testing.T) {
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t), "--max-body", "1000")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t), "--max-body", "1000")
 	path := "/devices/" + o.id + "/device-meta"
 	long := `{"a":"` + strings.Repeat("x", 2000) + `"}`
 	if code, name, body := l.ask(t, "PATCH", path, strings.NewReader(long)); code != 413 || name != "proxy-body" {
-		t.Errorf("with its length: %d %s", code, body)
+		t.Errorf("a large body with its length: %d %s", code, brief.Of(body))
 	}
 	if code, name, body := l.ask(t, "PATCH", path, io.MultiReader(strings.NewReader(long))); code != 413 || name != "proxy-body" {
-		t.Errorf("in chunks: %d %s", code, body)
+		t.Errorf("a large body in chunks: %d %s", code, brief.Of(body))
 	}
 	c := l.dial(t)
 	go io.WriteString(c, "GET /device HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("x", 1<<20)) // it ends when the proxy hangs up
@@ -499,28 +509,29 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 		t.Errorf("a header of 1 MiB: %v", err)
 	}
 	if code, _, body := l.ask(t, "PATCH", path, strings.NewReader(`{"a":"b"}`)); code != 200 {
-		t.Errorf("%d %s", code, body)
+		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 	if meta := o.hub.Devices(t, o.hub.Owner)[0].DeviceMeta; fmt.Sprint(meta["a"]) != "b" {
 		t.Errorf("the hub has %v", meta)
 	}
-	// Two lengths, or a length and chunks, must not become two requests.
+	// Request smuggling: two lengths, or a length and chunks, must not become two requests.
 	for _, request := range []string{
 		"PATCH " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
 		"PATCH " + path + " HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
 		"PATCH " + path + " HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}",
 	} {
-		if code, body := l.raw(t, request); code != 400 && code != 501 {
-			t.Errorf("%q: %d %s", request, code, body)
+		if code, body := l.sendRaw(t, request); code != 400 && code != 501 {
+			t.Errorf("%q: %d %s", request, code, brief.Of(body))
 		}
 	}
 }
 
-// Where the owner's policy asks for it, each of the proxy's connections shows what
-// was booted; what does not match stays out.
+// If the owner's policy requires it, the proxy sends a boot measurement on each of its
+// connections, and the hub refuses a boot that does not match. Not parallel: the test measures
+// how often the proxy uses the TPM.
 func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
-	o := newOnboarded(t, "")
-	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // something is measured
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // so that a boot is measured
 		t.Fatal(err)
 	}
 	measured := func() bool {
@@ -528,27 +539,27 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 		return err == nil && len(b.State) > 0
 	}
 	path := "/devices/" + o.id
-	l := o.proxy(t, "--unix", socket(t))
+	l := o.startProxy(t, "--unix", socketPath(t))
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || measured() {
-		t.Fatalf("without a policy: %d %s, measured: %v", code, body, measured())
+		t.Fatalf("without a policy: %d %s, measured: %v", code, brief.Of(body), measured())
 	}
 	// The policy changes under an open connection.
 	o.hub.Policy(t, o.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || !measured() {
-		t.Fatalf("under the policy: %d %s, measured: %v", code, body, measured())
+		t.Fatalf("under the policy: %d %s, measured: %v", code, brief.Of(body), measured())
 	}
 	if code, _, body := l.ask(t, "PATCH", path+"/device-meta", strings.NewReader(`{"a":1}`)); code != 200 {
-		t.Errorf("%d %s", code, body)
+		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 	l.stop()
-	// From the start, and many connections at once, with bodies that cannot be
-	// sent twice.
-	l = o.proxy(t, "--unix", socket(t))
+	// The policy applies from the start, to many connections at once, with bodies that
+	// cannot be sent twice.
+	l = o.startProxy(t, "--unix", socketPath(t))
 	var wg sync.WaitGroup
 	for range 12 {
 		wg.Go(func() {
 			if code, _, body := l.ask(t, "PATCH", path+"/device-meta", io.MultiReader(strings.NewReader(`{"a":2}`))); code != 200 {
-				t.Errorf("%d %s", code, body)
+				t.Errorf("status %d: %s", code, brief.Of(body))
 			}
 		})
 	}
@@ -557,56 +568,58 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil {
 		t.Fatal(err)
 	}
-	l = o.proxy(t, "--unix", socket(t))
+	l = o.startProxy(t, "--unix", socketPath(t))
 	if code, name, body := l.ask(t, "GET", path, nil); code != 403 || name != "boot-changed" {
-		t.Errorf("another boot: %d %s", code, body)
+		t.Errorf("another boot: %d %s", code, brief.Of(body))
 	}
-	// Who asks on and on does not keep the TPM busy.
+	// Repeated requests do not repeat the measurement, and so do not keep the TPM busy.
 	first, err := o.hub.Store.LatestBoot(t.Context(), o.id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 10 {
 		if code, name, body := l.ask(t, "GET", path, nil); code != 403 || name != "boot-changed" {
-			t.Errorf("another boot: %d %s", code, body)
+			t.Errorf("another boot: %d %s", code, brief.Of(body))
 		}
 	}
 	if last, err := o.hub.Store.LatestBoot(t.Context(), o.id); err != nil || !last.Time.Equal(first.Time) {
 		t.Errorf("measured at %s and again at %s, %v", first.Time, last.Time, err)
 	}
-	// The owner accepts it, and it is let in at once.
+	// The owner accepts the boot, and the hub admits the device at once.
 	var accepted any
 	signIn(t, o.hub).call("POST", path+"/boot/reference", map[string]any{"from": "latest", "lock": true}, &accepted)
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 {
-		t.Errorf("accepted: %d %s", code, body)
+		t.Errorf("after the owner accepted the boot: %d %s", code, brief.Of(body))
 	}
-	// What a device may do before its boot is known, it may.
+	// Routes that need no boot measurement still work.
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {
-		t.Errorf("%d %s", code, body)
+		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 }
 
 func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
-	o := newOnboarded(t, "")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	other := newTPM(t, swtpm.RSA2048)
-	err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: other.Address(), StateDir: o.state, Unix: socket(t)})
+	err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: other.Address(), StateDir: o.state, Unix: socketPath(t)})
 	if err == nil || !strings.Contains(err.Error(), "another TPM") {
-		t.Errorf("%v", err)
+		t.Errorf("the proxy with another TPM: %v", err)
 	}
-	l := o.proxy(t, "--unix", socket(t))
+	l := o.startProxy(t, "--unix", socketPath(t))
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {
-		t.Fatalf("%d %s", code, body)
+		t.Fatalf("status %d: %s", code, brief.Of(body))
 	}
 	ada := signIn(t, o.hub)
 	ada.call("DELETE", "/devices/"+o.id, nil, new(any))
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 401 && code != 403 {
-		t.Errorf("%d %s", code, body)
+		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 }
 
-// Who answers at the hub's address and is not the hub gets nothing.
+// Another server at the hub's address receives no request.
 func TestProxyTrustsNoOtherHub(t *testing.T) {
-	o := newOnboarded(t, "")
+	t.Parallel()
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	other := hubtest.New(t, nil, nil)
 	file := filepath.Join(o.state, "state.json")
 	text, err := os.ReadFile(file)
@@ -616,17 +629,17 @@ func TestProxyTrustsNoOtherHub(t *testing.T) {
 	if err := os.WriteFile(file, bytes.ReplaceAll(text, []byte(o.hub.URL), []byte(other.URL)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := o.proxy(t, "--unix", socket(t))
+	l := o.startProxy(t, "--unix", socketPath(t))
 	for range 2 {
 		if code, name, body := l.ask(t, "GET", "/healthz", nil); code != 502 || name != "proxy-hub" {
-			t.Errorf("%d %s", code, body)
+			t.Errorf("status %d: %s", code, brief.Of(body))
 		}
 	}
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	l.stop()
-	if code, _, body := o.proxy(t, "--unix", socket(t)).ask(t, "GET", "/healthz", nil); code != 200 {
-		t.Errorf("the hub itself: %d %s", code, body)
+	if code, _, body := o.startProxy(t, "--unix", socketPath(t)).ask(t, "GET", "/healthz", nil); code != 200 {
+		t.Errorf("the hub itself: %d %s", code, brief.Of(body))
 	}
 }

@@ -24,13 +24,14 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/process"
 	"gangway/wire"
 )
 
-// countingSigner counts what a device's key signs.
+// countingSigner counts the signatures of a device's key.
 type countingSigner struct {
 	crypto.Signer
 	n int
@@ -41,9 +42,10 @@ func (s *countingSigner) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) (
 	return s.Signer.Sign(r, digest, o)
 }
 
-// The configuration of docs/operations.md, with names and files filled in, lets
-// a device in through HAProxy, and lets nobody say what only HAProxy may.
+// With the configuration of docs/operations.md, a device authenticates through HAProxy, and no
+// client can forge the headers that HAProxy sends.
 func TestHAProxyPassesDevices(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		t.Skipf("%v: scripts/install.sh installs it", err)
 	}
@@ -140,7 +142,7 @@ func TestHAProxyPassesDevices(t *testing.T) {
 		return resp.StatusCode, string(body)
 	}
 	if status, body := get(nil, "GET", "/healthz", nil); status != 200 {
-		t.Fatalf("%d %s: %s", status, body, p.Tail())
+		t.Fatalf("GET /healthz: %d %s: %s", status, brief.Of(body), p.Tail())
 	}
 
 	tok := h.Token(t, h.Owner, nil)
@@ -160,16 +162,16 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	mine := certs.TLS(d)
 	id := h.Devices(t, h.Owner)[0].ID
 	if status, body := get(&mine, "GET", "/device", nil); status != 200 || !strings.Contains(body, wire.DevicePRN+id) {
-		t.Errorf("%d %s", status, body)
+		t.Errorf("status %d: %s", status, brief.Of(body))
 	}
 	if status, body := get(&mine, "POST", "/auth/x509/login", nil); status != 200 {
-		t.Errorf("%d %s", status, body)
+		t.Errorf("status %d: %s", status, brief.Of(body))
 	}
 	if status, body := get(&mine, "POST", "/onboard/activate", nil); status != 400 || !strings.Contains(body, "activation-through-proxy") {
-		t.Errorf("%d %s", status, body)
+		t.Errorf("status %d: %s", status, brief.Of(body))
 	}
-	// A copied session is not the device: none is resumed, and without that
-	// setting what is resumed is refused.
+	// A copied TLS session must not stand for the device. HAProxy resumes no session; without
+	// that setting, the hub refuses a resumed one.
 	resuming, _ := startHAProxy(t, strings.NewReplacer("no-tls-tickets", "", "tune.ssl.cachesize 0", "").Replace(config))
 	for _, tc := range []struct {
 		front   string
@@ -198,13 +200,13 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	stolen := fmt.Sprintf(":%s:", base64.StdEncoding.EncodeToString(certs.IDevID.Raw))
 	for _, header := range []http.Header{{"Client-Cert": {stolen}}, {"client-cert": {stolen}}, {"Client-Cert": {stolen}, "Client-Cert-Chain": {stolen}}} {
 		if status, body := get(nil, "GET", "/device", header); status != 401 {
-			t.Errorf("with the certificate in a header of one's own: %d %s", status, body)
+			t.Errorf("a forged header with the device's certificate: %d %s", status, brief.Of(body))
 		}
 	}
 }
 
-// startHAProxy starts HAProxy with a configuration that binds fd@3, and returns
-// where it listens.
+// startHAProxy starts HAProxy with a configuration that binds fd@3, and returns the URL where
+// it listens.
 func startHAProxy(t *testing.T, config string) (url string, p *process.Process) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
@@ -215,7 +217,7 @@ func startHAProxy(t *testing.T, config string) (url string, p *process.Process) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() // HAProxy alone accepts
+	defer l.Close() // only HAProxy accepts connections
 	socket, err := l.(*net.TCPListener).File()
 	if err != nil {
 		t.Fatal(err)

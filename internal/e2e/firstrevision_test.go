@@ -18,9 +18,9 @@ import (
 	"gangway/image/stick"
 )
 
-// brings gives the machine a first revision, as an image does, and returns its
-// objects by their hash.
-func (m *machine) brings(files map[string]string) map[string]string {
+// addFirstRevision gives the machine a first revision, as an installer image does, and
+// returns its objects by their hash.
+func (m *machine) addFirstRevision(files map[string]string) map[string]string {
 	m.t.Helper()
 	dir := m.path("first-revision")
 	if err := os.MkdirAll(filepath.Join(dir, "objects"), 0o700); err != nil {
@@ -46,26 +46,26 @@ func (m *machine) brings(files map[string]string) map[string]string {
 	return objects
 }
 
-// The first revision that an image brought is step 0 of the trail, and its
-// owner can download all of it. Then the machine goes on from there.
+// The first revision, which the installer image brought, is revision 0 of the trail, and the
+// owner can download all of it. Later revisions continue from there.
 func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	objects := m.brings(map[string]string{"app/root": strings.Repeat("root", 1<<20), "bsp/kernel": "kernel", "app/empty": "", "app/x&<>": "odd"})
-	// Nothing is lost by kills in its middle.
+	objects := m.addFirstRevision(map[string]string{"app/root": strings.Repeat("root", 1<<20), "bsp/kernel": "kernel", "app/empty": "", "app/x&<>": "odd"})
+	// Kills while the agent uploads the revision lose nothing.
 	for range 6 {
 		m.run()
 		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
 		m.kill()
 	}
 	m.run()
-	m.begun()
-	eventually(t, "the folder is removed", func() bool {
+	m.waitForTrail()
+	eventually(t, "the folder of the first revision is removed", func() bool {
 		_, err := os.Stat(m.path("first-revision"))
 		return os.IsNotExist(err)
 	})
-	if p := m.becomes(0, "DONE"); p.Status != "DONE" {
-		t.Errorf("%+v", p)
+	if p := m.waitForStatus(0, "DONE"); p.Status != "DONE" {
+		t.Errorf("revision 0: %+v", p)
 	}
 	var list []struct {
 		Sum string `json:"sha256sum"`
@@ -73,7 +73,7 @@ func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	}
 	m.ada.call("GET", "/trails/"+m.id+"/steps/0/objects", nil, &list)
 	if len(list) != len(objects) {
-		t.Errorf("%d objects of %d", len(list), len(objects))
+		t.Errorf("the hub lists %d objects, want %d", len(list), len(objects))
 	}
 	for _, o := range list {
 		status, content, err := m.files.call(t.Context(), "GET", o.URL, nil)
@@ -81,26 +81,27 @@ func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 			t.Errorf("%s: %d, %d bytes, %v", o.Sum, status, len(content), err)
 		}
 	}
-	eventually(t, "it reports revision 0", func() bool {
+	eventually(t, "the device reports revision 0", func() bool {
 		var meta map[string]any
 		m.ada.call("GET", "/devices/"+m.id+"/device-meta", nil, &meta)
 		return meta["pantavisor.revision"] == "0"
 	})
-	m.becomes(m.post(map[string]string{"app/root": "next"}), "DONE")
+	m.waitForStatus(m.post(map[string]string{"app/root": "next"}), "DONE")
 	if got := m.calls(); strings.Join(got, " ") != "install 1 test 1 commit 1" {
 		t.Errorf("calls: %v", got)
 	}
 }
 
-// The real pvr clones a device that has nothing but what its image brought.
+// The real pvr clones a device that has only the revision of its installer image.
 func TestPVRClonesTheFirstRevision(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
-	tool := needPVR(t, m.hub).with(m.ada.token)
+	tool := needPVR(t, m.hub).withToken(m.ada.token)
 	files := map[string]string{"app/root": "root", "bsp/kernel": strings.Repeat("k", 1<<20)}
-	m.brings(files)
+	m.addFirstRevision(files)
 	m.args = m.args[2:] // no hook
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	work := t.TempDir()
 	tool.run(work, "clone", m.hub.URL+"/trails/"+m.id, "boat")
 	for name, want := range files {
@@ -110,8 +111,8 @@ func TestPVRClonesTheFirstRevision(t *testing.T) {
 	}
 }
 
-// An image is built of all three kinds of sources: a checkout, an export, and a
-// trail on the hub, by both of its names.
+// An installer image is built from all three kinds of sources: a checkout, an export, and a
+// trail on the hub. A trail can be named by the device's id or by its nick.
 func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 	t.Parallel()
 	const boot = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
@@ -119,15 +120,13 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 		t.Skip("not installed: " + boot)
 	}
 	m := newMachine(t)
-	m.brings(map[string]string{"web/page": "page", "app/root": "of the trail"})
+	m.addFirstRevision(map[string]string{"web/page": "page", "app/root": "of the trail"})
 	m.run()
-	m.begun()
-	m.becomes(0, "DONE")
+	m.waitForTrail()
+	m.waitForStatus(0, "DONE")
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "gangway")
-	if out, err := exec.Command("go", "build", "-o", bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, bin)
 	put := func(name string, content []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -145,7 +144,7 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 		}
 		return b
 	}
-	// A kernel that is none, and programs that are none.
+	// Stand-ins for the kernel and the programs, with only what the image builder checks.
 	kernel := bytes.Repeat([]byte("kernel"), 500)
 	copy(kernel[0x202:], "HdrS")
 	put("kernel/vmlinuz", kernel)
@@ -191,36 +190,36 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 			args = append(args, "--merge", s)
 		}
 		if out, err := gangway(args...); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("image build: %v: %s", err, out)
 		}
 		out, err := gangway("image", "inspect", "installer.img", "--output", "json")
 		var shown struct{ Manifest struct{ First install.First } }
 		if err != nil || json.Unmarshal(out, &shown) != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("image inspect: %v: %s", err, out)
 		}
 		return shown.Manifest
 	}
 	byID, byNick := m.hub.URL+"/trails/"+m.id, m.hub.Owner.Nick+"/"+m.nick
 	all := image("checkout", "export.tar", byID).First
 	if got := strings.Join(all.Parts, " "); got != "app bsp more web" || all.Objects != 4 {
-		t.Errorf("%s, %d objects", got, all.Objects)
+		t.Errorf("the image has the parts %s and %d objects, want app bsp more web and 4", got, all.Objects)
 	}
 	for _, same := range []string{byNick, m.hub.URL + "/" + byNick, byID + "/steps/0"} {
 		if got := image("checkout", "export.tar", same).First; got.SHA256 != all.SHA256 {
-			t.Errorf("%s gives another state", same)
+			t.Errorf("merging %s gives a state with another hash", same)
 		}
 	}
 	if got := image(byID, "checkout").First; got.SHA256 == all.SHA256 {
-		t.Error("the order makes no difference")
+		t.Error("merging the sources in another order gives the same state")
 	}
 	text, err := gangway("image", "inspect", "installer.img")
 	if err != nil || !strings.Contains(string(text), "app, bsp, web; 3 object(s)") {
-		t.Errorf("%v: %s", err, text)
+		t.Errorf("image inspect: %v: %s", err, text)
 	}
 	if _, err := gangway("image", "build", "x64-uefi-installer", "--token-file", token, "--kernel", "kernel", "-o", "none.img", "--merge", m.hub.URL+"/trails/0123456789abcdef01234567"); err == nil {
-		t.Error("a trail that is not there is merged")
+		t.Error("building an image with an unknown trail succeeded")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "none.img")); err == nil {
-		t.Error("there is an image all the same")
+		t.Error("the failed build left an image")
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"gangway/device/agent"
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/wire"
@@ -19,18 +20,18 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// program calls gangway-agent on a TPM, with files.
-type program struct {
+// agentCommand runs gangway-agent with one TPM, one state folder and a folder for its files.
+type agentCommand struct {
 	t          *testing.T
 	tpm        *swtpm.TPM
 	dir, state string
 }
 
-func newProgram(t *testing.T, tpm *swtpm.TPM) *program {
-	return &program{t, tpm, t.TempDir(), filepath.Join(t.TempDir(), "state")}
+func newAgentCommand(t *testing.T, tpm *swtpm.TPM) *agentCommand {
+	return &agentCommand{t, tpm, t.TempDir(), filepath.Join(t.TempDir(), "state")}
 }
 
-func (p *program) file(name string, content []byte) string {
+func (p *agentCommand) file(name string, content []byte) string {
 	p.t.Helper()
 	path := filepath.Join(p.dir, name)
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -39,7 +40,7 @@ func (p *program) file(name string, content []byte) string {
 	return path
 }
 
-func (p *program) token(tok *wire.TokenFile) string {
+func (p *agentCommand) token(tok *wire.TokenFile) string {
 	p.t.Helper()
 	b, err := json.Marshal(tok)
 	if err != nil {
@@ -48,21 +49,21 @@ func (p *program) token(tok *wire.TokenFile) string {
 	return p.file("token.json", b)
 }
 
-func (p *program) start(args ...string) (*exec.Cmd, *strings.Builder) {
+func (p *agentCommand) start(args ...string) (*exec.Cmd, *strings.Builder) {
 	said := new(strings.Builder)
 	c := exec.CommandContext(p.t.Context(), agentBinary, append(args, "--tpm", p.tpm.Address(), "--state", p.state)...)
 	c.Stdout, c.Stderr = said, said
 	return c, said
 }
 
-func (p *program) call(args ...string) (said string, code int) {
+func (p *agentCommand) call(args ...string) (said string, code int) {
 	c, out := p.start(args...)
-	_ = c.Run() // the code says it
+	_ = c.Run() // the exit code is returned
 	return out.String(), c.ProcessState.ExitCode()
 }
 
-// An endorsement hierarchy with a password: a cause, a remedy, and an option on
-// every command that uses the keys.
+// The TPM's endorsement hierarchy has a password. The agent reports the cause and the remedy,
+// and every command that uses the keys has an option for the password.
 func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -71,7 +72,7 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	if err := tpm.SetPassword(tpm2.TPMRHEndorsement, password); err != nil {
 		t.Fatal(err)
 	}
-	p := newProgram(t, tpm)
+	p := newAgentCommand(t, tpm)
 	token, auth := p.token(h.Token(t, h.Owner, nil)), p.file("auth", []byte(password+"\n"))
 	for _, args := range [][]string{
 		{"onboard", "--token-file", token},
@@ -79,29 +80,29 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	} {
 		said, code := p.call(args...)
 		if code != 1 || !strings.Contains(said, "has a password.") || !strings.Contains(said, "--endorsement-auth-file") || !strings.Contains(said, "tpm-endorsement-password") {
-			t.Errorf("%s: code %d\n%s", args[0], code, said)
+			t.Errorf("%s: exit code %d\n%s", args[0], code, said)
 		}
 	}
 	if said, _ := p.call("status"); !strings.Contains(said, "waiting    ") || !strings.Contains(said, "--endorsement-auth-file") {
 		t.Errorf("status:\n%s", said)
 	}
 	if said, code := p.call("onboard", "--token-file", token, "--endorsement-auth-file", p.file("wrong", []byte("mine"))); code != 1 || !strings.Contains(said, "tpm-endorsement-password-wrong") {
-		t.Errorf("code %d\n%s", code, said)
+		t.Errorf("exit code %d\n%s", code, said)
 	}
 	if said, code := p.call("onboard", "--token-file", token, "--endorsement-auth-file", auth); code != 0 || strings.Contains(said, password) {
-		t.Fatalf("code %d\n%s", code, said)
+		t.Fatalf("exit code %d\n%s", code, said)
 	}
 	if said, code := p.call("status", "--ask", "--endorsement-auth-file", auth); code != 0 || !strings.Contains(said, "The hub accepts the device.") {
-		t.Errorf("status --ask: code %d\n%s", code, said)
+		t.Errorf("status --ask: exit code %d\n%s", code, said)
 	}
 	if said, code := p.call("export", "--out", filepath.Join(p.dir, "out"), "--endorsement-auth-file", auth); code != 0 {
-		t.Errorf("export: code %d\n%s", code, said)
+		t.Errorf("export: exit code %d\n%s", code, said)
 	}
-	runUntilSeen(t, h, agent.Config{TPM: tpm.Address(), StateDir: p.state, EndorsementAuth: []byte(password), ReportEvery: 50 * time.Millisecond})
+	runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: p.state, EndorsementAuth: []byte(password), ReportEvery: 50 * time.Millisecond})
 }
 
-// waitingOf is the one machine that waits for the hub's owner.
-func waitingOf(t *testing.T, h *hubtest.Hub) api.WaitingView {
+// onlyWaitingDevice waits until exactly one device waits for the hub's owner, and returns it.
+func onlyWaitingDevice(t *testing.T, h *hubtest.Hub) api.WaitingView {
 	t.Helper()
 	ada := signIn(t, h)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -111,18 +112,18 @@ func waitingOf(t *testing.T, h *hubtest.Hub) api.WaitingView {
 			return list[0]
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d machines wait", len(list))
+			t.Fatalf("%d devices wait for the owner, want 1", len(list))
 		}
 	}
 }
 
-// What keeps a certificate away is said to the owner in the words that the
-// machine has; the machine comes aboard when they approve it.
+// The owner and the machine show the same words about why the EK certificate is missing. The
+// machine onboards after the owner approves it.
 func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spoil func(*swtpm.TPM) error
-		// refused is what the hub says unless the option is given; "": it asks.
+		// refused is the hub's code without the option; "": the hub asks the owner.
 		option, refused, words string
 	}{
 		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",
@@ -137,14 +138,14 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			if err := c.spoil(tpm); err != nil {
 				t.Fatal(err)
 			}
-			p := newProgram(t, tpm)
+			p := newAgentCommand(t, tpm)
 			args := []string{"onboard", "--token-file", p.token(h.Token(t, h.Owner, nil))}
 			if c.refused != "" {
 				said, code := p.call(args...)
 				if code != 3 || !strings.Contains(said, c.refused) || !strings.Contains(said, c.option) {
-					t.Fatalf("code %d\n%s", code, said)
+					t.Fatalf("exit code %d\n%s", code, said)
 				}
-				says(t, signIn(t, h).events(), "this TPM's endorsement seed was changed since the certificate was issued")
+				wantSentences(t, signIn(t, h).events(), "this TPM's endorsement seed was changed since the certificate was issued")
 			}
 			if c.option != "" {
 				args = append(args, c.option)
@@ -153,17 +154,17 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			w := waitingOf(t, h)
-			says(t, w.Verdict.Checks[1].Detail, c.words)
-			says(t, signIn(t, h).events(), c.words)
+			w := onlyWaitingDevice(t, h)
+			wantSentences(t, w.Verdict.Checks[1].Detail, c.words)
+			wantSentences(t, signIn(t, h).events(), c.words)
 			var decided api.WaitingView
 			signIn(t, h).call("POST", "/devices/"+w.ID+"/approve", map[string][]string{"questions": w.Questions}, &decided)
 			if err := cmd.Wait(); err != nil {
-				t.Fatalf("%v\n%s", err, said)
+				t.Fatalf("gangway-agent onboard: %v\n%s", err, said)
 			}
-			says(t, said.String(), c.words)
+			wantSentences(t, said.String(), c.words)
 			if d := h.Devices(t, h.Owner); len(d) != 1 || fmt.Sprintf("%x", d[0].EK) != w.EK {
-				t.Errorf("%+v", d)
+				t.Errorf("devices %s, want one with the EK %s", brief.Of(d), w.EK)
 			}
 		})
 	}
