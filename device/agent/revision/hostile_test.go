@@ -266,7 +266,8 @@ func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	}
 }
 
-// Each object fits on the disk, but all of them together do not. Nothing is downloaded.
+// Each object is within the size limit of an object, but their sum exceeds the limit of a revision.
+// Nothing is downloaded.
 func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
