@@ -1,9 +1,9 @@
-// Command gangway-init is the first process of Gangway's machines, which have
-// nothing but a kernel and the agent. It mounts the kernel's file systems, loads
-// the modules of its image, connects to the network, and runs gangway-agent. It is
-// also the installer; called as pvf-install, it is the command by which a person
-// installs, and called as gangway-hook, it is what the agent calls to update the
-// system.
+// Command gangway-init is the first process (PID 1) of Gangway's machines,
+// which have nothing but a kernel and the agent. It mounts the kernel's file
+// systems, loads the modules of its image, connects to the network, and runs
+// gangway-agent. It is also the installer. Called as pvf-install, it is the
+// command with which a person installs. Called as gangway-hook, it is the
+// program that the agent calls to update the system.
 //
 // It reads the kernel's command line, which firmware measures:
 //
@@ -87,14 +87,14 @@ func pvfInstall(args []string) int {
 	return c.Run(args)
 }
 
-// hook is the command of the agent. Its lines for the owner go to the standard
-// output; what a person at the machine should see goes to the consoles.
+// hook is the command of the agent. It prints the lines for the owner to the
+// standard output, and the lines for a person at the machine to the consoles.
 func hook(args []string) int {
 	consoles := sync.OnceValue(screen.Open)
 	return system.LocalHook(os.Stdout, func(format string, args ...any) { consoles().Logf(format, args...) }).Run(args)
 }
 
-// boot is the first process. It does not return.
+// boot runs as PID 1. It does not return.
 func boot() {
 	mounted := machine.Mount()
 	s := screen.Open()
@@ -130,7 +130,7 @@ func boot() {
 	case "manual":
 		requests := make(chan os.Signal, 1)
 		signal.Notify(requests, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
-		stick.Manual(s.Terminals("tty1"), processes.Shell, requests) // tty0 is the terminal in front
+		stick.Manual(s.Terminals("tty1"), processes.Shell, requests) // tty0 is an alias of the foreground terminal
 	case "reset":
 		stick.Reset()
 	case "system":

@@ -95,7 +95,7 @@ type Config struct {
 	NTP []string
 	// EventLog is the file with the firmware's event log. Default: EventLogPath.
 	EventLog string
-	// Progress, if set, is called for each thing that the agent has done.
+	// Progress, if set, is called after each step of the agent.
 	Progress func(Progress)
 	// Log may be nil.
 	Log *slog.Logger
@@ -113,7 +113,7 @@ func (c *Config) openTPM() (tpm, error) {
 	return openTPM(c.TPM)
 }
 
-// Progress is a line about what the agent has done.
+// Progress describes a step that the agent has done.
 type Progress struct {
 	Name   string        // stable: "ek", "keys", "request", "reply", "activate", "waiting"
 	Detail string        // one sentence for a person
@@ -131,7 +131,7 @@ type Agent struct {
 	mu    sync.Mutex // guards the fields below, because Run uses several goroutines
 	state State
 
-	said        map[string]string // by subject: the last sentence of sayOnce
+	said        map[string]string // the last sentence of sayOnce for each subject
 	logTooLarge bool              // the hub, or a proxy before it, refused the event log as too large
 
 	time  *timeKeeper // nil: no time servers
@@ -213,8 +213,9 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 	}
 }
 
-// sayOnce says a sentence, unless it was also the last one about its subject. An
-// empty sentence ends the condition; nothing is printed.
+// sayOnce says a sentence, unless it repeats the last one about its subject. An
+// empty sentence prints nothing; it means that the condition has ended, so a
+// later sentence is said even if it repeats an earlier one.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -280,9 +281,9 @@ func (r *Refused) needsNewRequest() bool {
 // maxNewRequests bounds how often one call of Onboard makes a new request.
 const maxNewRequests = 3
 
-// Onboard onboards the device. It returns when the device is active, or when the
-// hub refuses permanently (*Refused). While the hub cannot be reached it waits,
-// and says so.
+// Onboard onboards the device. It returns when the device is active, or when
+// the hub refuses permanently (*Refused). While it cannot reach the hub, it
+// waits and reports that.
 //
 // If the device is already active, Onboard checks it against its TPM and asks the
 // hub. If the hub no longer accepts the device, Onboard onboards it again where
@@ -643,8 +644,8 @@ func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	return s, nil
 }
 
-// algorithmOf is the algorithm with which package identity makes the same key
-// again.
+// algorithmOf returns the algorithm from which package identity makes the same
+// key again.
 func algorithmOf(key *tcg.Public) identity.Algorithm {
 	switch {
 	case key.Type == tcg.AlgRSA:

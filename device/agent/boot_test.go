@@ -23,7 +23,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// pickyHub answers boot measurements as a test wants, and keeps the reports.
+// pickyHub answers boot measurements as a test chooses, and keeps the reports.
 type pickyHub struct {
 	answer  func(r *wire.BootReport) (status int, body string)
 	reports []*wire.BootReport
@@ -99,8 +99,8 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 
 func matches(*wire.BootReport) (int, string) { return 200, `{"state":"matches"}` }
 
-// The firmware's event log is optional. If it cannot be read, the PCRs are sent
-// nevertheless, and the agent says the reason once.
+// The firmware's event log is optional. If it cannot be read, the agent sends
+// the PCRs without it, and reports the reason once.
 func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -148,8 +148,9 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 }
 
-// A refused measurement is said once and ends nothing: the hub decides about the next
-// request. A log that is too large for the hub or a proxy is left out.
+// The agent reports a refused measurement once and continues: the hub decides
+// about the next request. If a log is too large for the hub or a proxy, the
+// agent leaves it out.
 func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -214,7 +215,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	}
 }
 
-// A reported file is optional too.
+// The agent also continues without a file that it should report.
 func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -242,13 +243,13 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 			}
 		}
 	}
-	if len(said) != 3 { // each once, and nothing of the one that is not there
+	if len(said) != 3 { // each once, and nothing about the missing file
 		t.Errorf("it said %q", said)
 	}
 }
 
-// lockedAddress is the address of a TPM that refuses to quote because of a lockout, as
-// some TPMs do although the key is used by policy.
+// lockedAddress is the address of a TPM that refuses to quote during a lockout,
+// as some TPMs do although a policy authorises the key.
 func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm")

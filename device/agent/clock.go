@@ -19,7 +19,7 @@ import (
 // verification. A clock that is decades ahead is not believed at all. A plausible
 // clock is believed, and what has expired by it is refused.
 
-// hubLife is the longest expected time between the making of a hub's CA and a
+// hubLife is the longest expected time between the creation of a hub's CA and a
 // request. A later clock is not plausible.
 const hubLife = 20 * 365 * 24 * time.Hour
 
@@ -33,7 +33,7 @@ func plausible(now time.Time, roots []*x509.Certificate) bool {
 	return !now.Before(from) && now.Before(from.Add(hubLife))
 }
 
-// madeAt is the start of the newest CA certificate.
+// madeAt is the notBefore date of the newest CA certificate.
 func madeAt(roots []*x509.Certificate) (at time.Time) {
 	for _, c := range roots {
 		if c.NotBefore.After(at) {
@@ -43,7 +43,7 @@ func madeAt(roots []*x509.Certificate) (at time.Time) {
 	return at
 }
 
-// verifyAt is the time for checking a chain's dates.
+// verifyAt is the time at which a chain's dates are checked.
 func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	if !plausible(now, roots) {
 		now = madeAt(roots)
@@ -65,7 +65,7 @@ func (h *hub) trusting(host string) *tls.Config {
 	return config
 }
 
-// verifying is the same for any server whose CA has these certificates.
+// verifying is trusting for any server whose CA has these certificates.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -101,7 +101,7 @@ type clockSetter struct {
 	set func(time.Time) error
 	say func(was, is time.Time, err error)
 
-	mu sync.Mutex // sets the clock one answer at a time
+	mu sync.Mutex // held while an answer sets the clock
 }
 
 // heard reads the date of a verified hub's answer and sets the clock if needed. The

@@ -165,8 +165,8 @@ func (f *fakeTPM) liftLockout(context.Context) (bool, error) {
 
 func (f *fakeTPM) Close() error { return nil }
 
-// fakeHub is a hub that believes what a device shows, and answers as a test
-// wants.
+// fakeHub is a hub that accepts every device without a check, and answers as a
+// test chooses.
 type fakeHub struct {
 	t      *testing.T
 	ca     *testCA
@@ -395,8 +395,8 @@ func (h *fakeHub) activate(w http.ResponseWriter, r *http.Request, body []byte, 
 	io.WriteString(w, device)
 }
 
-// machine is a machine under test: its TPM, its state folder, what its agent
-// said.
+// testMachine is a machine under test: its TPM, its state folder and the
+// sentences of its agent.
 type testMachine struct {
 	t     *testing.T
 	tpm   *fakeTPM

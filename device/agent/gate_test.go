@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The gate of the proxy, by requests as they come in.
+// The gate of the proxy, tested with requests as clients send them.
 func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 	t.Parallel()
 	const id = fakeDevice
@@ -22,7 +22,7 @@ func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 		{"PATCH /device/meta HTTP/1.1\nHost: 127.0.0.1:8080", nil},
 		{"GET /devices/" + id + " HTTP/1.1\nHost: [::1]:8080", nil},
 		{"POST /trails/" + id + "/steps HTTP/1.1\nHost: localhost", nil},
-		{"GET /device HTTP/1.0", nil}, // which names no host
+		{"GET /device HTTP/1.0", nil}, // the request names no host
 		{"GET /devices/ffffffffffffffffffffffff HTTP/1.1\nHost: localhost", noRoute},
 		{"POST /device/secret HTTP/1.1\nHost: localhost", noRoute},
 		{"POST /device/boot HTTP/1.1\nHost: localhost", noRoute},
@@ -101,8 +101,8 @@ func TestGateAddsRoutes(t *testing.T) {
 	}
 }
 
-// Only headers that mean something to the hub's API go on: no other sign-in,
-// and no word about who is asking.
+// Only headers that the hub's API uses are forwarded: no other sign-in, and no
+// header about the sender.
 func TestGatePassesNoSignIn(t *testing.T) {
 	t.Parallel()
 	in := http.Header{}
@@ -117,7 +117,7 @@ func TestGatePassesNoSignIn(t *testing.T) {
 	}
 }
 
-// The proxy listens where only programs of this machine reach it.
+// The proxy listens where only this machine's programs can reach it.
 func TestProxyListensOnlyOnThisMachine(t *testing.T) {
 	t.Parallel()
 	at := filepath.Join(t.TempDir(), "s")
@@ -163,7 +163,7 @@ func TestProxySocketBelongsToItsOwner(t *testing.T) {
 	if _, err := (&ProxyConfig{Unix: at}).listen(); err == nil {
 		t.Error("a file was replaced by a socket")
 	}
-	// A socket that nobody listens on is left over from a proxy that was killed.
+	// A socket without a listener is left over from a proxy that was killed.
 	os.Remove(at)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 
 const testDevice = "0123456789abcdef01234567"
 
-// roundTrip stands for a hub that fails.
+// roundTrip is a hub whose answers or failures a test chooses.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

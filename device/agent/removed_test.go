@@ -15,11 +15,11 @@ func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		code        string
-		certificate string // the hub's word; "": an older hub's, which has none
+		certificate string // the state that the hub reports; "": the hub is older and reports none
 		cfg         Config
 		claims      bool
-		returned    time.Duration // how long ago; 0: never
-		why         string        // "": not a removal
+		returned    time.Duration // time since the device last onboarded again by itself; 0: never
+		why         string        // expected result of removal; "": not a removal
 		comes       bool
 	}{
 		{"deleted, with a token", "certificate-not-active", "revoked", Config{Token: token}, false, 0, "revoked", false},

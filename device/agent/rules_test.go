@@ -21,8 +21,8 @@ import (
 	"gangway/wire"
 )
 
-// These tests run the agent's rules on a fake TPM and a fake hub. The same rules
-// on real parts are in internal/e2e.
+// These tests run the agent's rules on a fake TPM and a fake hub. internal/e2e
+// tests the same rules with a real agent, hub and software TPM.
 
 func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	t.Parallel()
@@ -32,7 +32,8 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	if s.Phase != PhaseActive || s.DeviceID != fakeDevice || s.OwnerNick != "ada" || s.TokenID != token.ID || s.Hub != hub.server.URL || s.TPM.Manufacturer != "FAKE" {
 		t.Errorf("%+v", s)
 	}
-	// The hub is asked, not the file: the token is not needed any more.
+	// The agent asks the hub and does not read the token file: an onboarded
+	// device needs no token.
 	m.onboarded(Config{})
 	m.onboarded(Config{Token: hub.token()})
 	if hub.count("POST /onboard") != 1 || hub.count("GET /device") != 2 || hub.count("POST /onboard/activate") != 1 || m.heard("is not used") != 1 {
@@ -98,15 +99,15 @@ func parsed(t *testing.T, der []byte) *x509.Certificate {
 	return c
 }
 
-// The hub is its root key. A file of another hub changes nothing on an onboarded
-// machine, whatever name the file claims.
+// A hub is identified by its root key. A file of another hub changes nothing on
+// an onboarded machine, whatever name the file contains.
 func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	t.Parallel()
 	hub, other, m := newFakeHub(t), newFakeHub(t), newMachine(t)
 	m.onboarded(Config{Token: hub.token()})
 	asked := len(hub.asked)
 	relay := hub.token()
-	relay.Hub, relay.HubCA = other.server.URL, other.caPEM() // the hub's name, and a key of somebody else
+	relay.Hub, relay.HubCA = other.server.URL, other.caPEM() // the hub's name, and another hub's key
 	for name, cfg := range map[string]Config{
 		"another hub's token": {Token: other.token()}, "another hub's file": {Hub: other.file()}, "another key under the same name": {Token: relay},
 	} {
@@ -121,8 +122,8 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	if s := m.stored(); len(other.asked) != 0 || len(hub.asked) != asked || s.HubName != hub.name || s.HubCA != hub.caPEM() || s.Hub != hub.server.URL || len(s.Addresses.URLs) != 1 {
 		t.Errorf("the other hub was asked %q; addresses %+v", other.asked, s.Addresses)
 	}
-	// A server with the right name in the token and another CA's certificate is
-	// never talked to.
+	// The agent sends no request to a server that has the name from the token
+	// but a certificate of another CA.
 	m = newMachine(t)
 	token := hub.token()
 	token.Hub = other.server.URL
@@ -133,8 +134,9 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	}
 }
 
-// A file with another address of the same hub is used first. An old file does
-// not undo a later one, and the hub's own word about its addresses counts.
+// If a file has another address of the same hub, that address is used first. An
+// old file does not replace a newer address, and the hub's own list of
+// addresses takes precedence.
 func TestAddressesOfAHub(t *testing.T) {
 	t.Parallel()
 	old, m := newFakeHub(t), newMachine(t)
@@ -147,18 +149,18 @@ func TestAddressesOfAHub(t *testing.T) {
 	if moved.count("GET /device") != 1 || m.stored().Hub != moved.server.URL || m.heard("another address of the same hub") != 1 {
 		t.Errorf("the file's new address: asked %q, state %s", moved.asked, m.stored().Hub)
 	}
-	m.onboarded(Config{Token: &to}) // the same file again is not news
+	m.onboarded(Config{Token: &to}) // reading the same file again changes nothing
 	if moved.count("GET /device") != 2 || m.heard("another address of the same hub") != 1 {
 		t.Errorf("said %q", m.said)
 	}
-	// What is down is left for the next address.
+	// If an address does not answer, the agent uses the next one.
 	moved.server.Close()
 	m.onboarded(Config{Token: &to})
 	if old.count("GET /device") != 1 || m.stored().Hub != old.server.URL || m.heard("no longer at") != 1 {
 		t.Errorf("state %s, said %q", m.stored().Hub, m.said)
 	}
-	// The hub names its addresses. They replace what only the state knew; the
-	// file's address stays as the last resort.
+	// The hub's answer lists its addresses. They replace those that only the
+	// state had; the file's address stays as the last resort.
 	old.header.Set(wire.AddressesHeader, "https://new.example, http://plain.example, https://new.example/, https://path.example/x")
 	m.onboarded(Config{})
 	if got := strings.Join(m.stored().Addresses.URLs, " "); got != old.server.URL+" https://new.example "+moved.server.URL {
@@ -166,8 +168,8 @@ func TestAddressesOfAHub(t *testing.T) {
 	}
 }
 
-// If no connection can be made, the next address is tried at once, and not only
-// after a pause.
+// If no connection can be made, the next address is tried at once, without a
+// pause.
 func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	t.Parallel()
 	old := newFakeHub(t)
@@ -204,7 +206,7 @@ func TestClockIsSetFromTheHub(t *testing.T) {
 	}
 }
 
-// Ask changes nothing and says what the hub answers.
+// Ask changes nothing and returns the hub's answer.
 func TestAskSaysWhatTheHubAnswers(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -267,7 +269,8 @@ func TestPantavisorGetsATokenThatFits(t *testing.T) {
 	}
 }
 
-// The word of a hub counts for at most MaxAddresses addresses, each once.
+// The agent keeps at most MaxAddresses addresses of those that a hub names,
+// each once.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	at := newAddresses([]string{"https://a.example/", "https://a.example", ""}, "https://file.example")
@@ -306,7 +309,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 }
 
-// What the hub answers to a request decides whether the agent waits, makes a new
+// The hub's answer to a request decides whether the agent waits, makes a new
 // request, or gives up.
 func TestRefusalsOfTheHub(t *testing.T) {
 	t.Parallel()
@@ -354,7 +357,8 @@ func TestRefusalsOfTheHub(t *testing.T) {
 	}
 }
 
-// While the owner decides, the agent sends the same request, and says so once.
+// While the owner decides, the agent sends the same request, and reports once
+// that it waits.
 func TestWaitingDeviceSendsTheSameRequest(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -367,8 +371,8 @@ func TestWaitingDeviceSendsTheSameRequest(t *testing.T) {
 
 func removedFor(certificate string) string { return fmt.Sprintf(`,"certificate":%q`, certificate) }
 
-// A deletion is the owner's word: it holds although the token's file is still on
-// the machine, until a person runs the agent with --again.
+// The owner deleted the device. It does not onboard again, although the token
+// file is still on the machine, until a person runs the agent with --again.
 func TestDeletionOutlivesTheTokenFile(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -405,7 +409,8 @@ func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 	}
 }
 
-// What nobody decided, a token puts right: once a day.
+// If the certificate is inactive although nobody decided so, the agent onboards
+// again with its token, at most once a day.
 func TestSupersededDeviceReturnsOnceADay(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -454,7 +459,7 @@ func TestRefusedReturnLosesNothing(t *testing.T) {
 	}
 	m.onboarded(Config{})
 
-	// Stopped in the middle, and started without the token.
+	// The onboarding was stopped, and the agent starts without the token.
 	hub.answer("POST /onboard", 0, 503, "")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -470,7 +475,7 @@ func TestRefusedReturnLosesNothing(t *testing.T) {
 	}
 }
 
-// A state folder of another machine is of no use, at any phase.
+// A state folder from another machine is refused, in any phase.
 func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -507,9 +512,9 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	if _, err := m.onboard(Config{Token: token}); err == nil {
 		t.Fatal("no error")
 	}
-	m.tpm.ekCert = nil // which is not sent any more
+	m.tpm.ekCert = nil // so the certificate is not sent any more
 	m.onboarded(Config{Token: token})
-	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // the first was refused before it was kept
+	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // the hub refused the first request before the agent stored it
 		t.Errorf("%d requests", len(hub.requests))
 	}
 	if csr, err := tcg.ParseCSR(hub.bodies["POST /onboard"][1]); err != nil || string(csr.EKCert) != string(m.tpm.ek.Public.Raw) {
@@ -517,7 +522,8 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	}
 }
 
-// What was begun with another token is dropped: the request names the token.
+// A request that was made with another token is dropped, because a request
+// names its token.
 func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -532,7 +538,8 @@ func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	}
 }
 
-// A lockout that needs no password is lifted; any other is waited for.
+// The agent lifts a lockout that needs no password. It waits until any other
+// lockout ends.
 func TestLockout(t *testing.T) {
 	t.Parallel()
 	t.Run("lifted", func(t *testing.T) {
@@ -553,7 +560,7 @@ func TestLockout(t *testing.T) {
 			t.Errorf("%d lifts, said %q, status %q", m.tpm.lifts, m.said, m.stored().Waiting)
 		}
 	})
-	t.Run("no quote", func(t *testing.T) { // which is optional, and not waited for
+	t.Run("no quote", func(t *testing.T) { // a quote is optional, and the agent does not wait for it
 		t.Parallel()
 		hub, m := newFakeHub(t), newMachine(t)
 		m.onboarded(Config{Token: hub.token()})
@@ -569,7 +576,7 @@ func TestLockout(t *testing.T) {
 	})
 }
 
-// session is the agent's conversation with the hub, as Run has it.
+// session is the agent's connection to the hub, as Run makes it.
 func (m *testMachine) session(cfg Config) *session {
 	m.t.Helper()
 	s, err := m.agent(cfg).dial(m.t.Context())
@@ -610,7 +617,7 @@ func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	do()
 	expect("the same connection", get)
 	s.h.close()
-	do() // which makes the connection
+	do() // this makes the connection
 	expect("a connection that was lost", get)
 	do()
 	expect("another connection", challenge, report, get)
@@ -633,7 +640,7 @@ func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	expect("a hub that asks for it", "PATCH /device/meta", challenge, report)
 }
 
-// A measurement that fails ends nothing. It is tried again later.
+// A failed measurement does not end the session. The agent retries it later.
 func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -670,8 +677,8 @@ func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	}
 }
 
-// What a device says of itself is optional: a hub that refuses it still learns
-// that the device is there.
+// What a device reports about itself is optional: if the hub refuses a report,
+// it still records that the device is connected.
 func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -718,8 +725,9 @@ func TestUserMetaIsKeptOnlyIfItMeansOneThing(t *testing.T) {
 	}
 }
 
-// A machine without a token shows a code. Its own token's secret is never on the
-// disk, and a machine that was onboarded shows no code again.
+// A machine without a token shows a claim code. The secret of the token that it
+// makes itself is never written to the disk. An onboarded machine shows no code
+// again.
 func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -740,8 +748,8 @@ func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	}
 }
 
-// A claimed machine that was stopped goes on with its request. A new code would
-// mean a new claim.
+// A claimed machine that was stopped continues with its request. With a new
+// code, its owner would have to claim it again.
 func TestStoppedClaimGoesOn(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -755,8 +763,8 @@ func TestStoppedClaimGoesOn(t *testing.T) {
 	}
 }
 
-// The proxy asks, once a connection, whether the hub admits the device on it, and
-// sends a boot measurement if it does not.
+// For each connection, the proxy asks the hub once whether it admits the
+// device. If not, it sends a boot measurement.
 func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 	t.Parallel()
 	fake, m := newFakeHub(t), newMachine(t)
@@ -822,7 +830,7 @@ func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 	trip("another connection", 200, ask, get)
 }
 
-// One agent at a time has a state folder.
+// Only one agent at a time can use a state folder.
 func TestStateFolderHasOneAgent(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -832,8 +840,8 @@ func TestStateFolderHasOneAgent(t *testing.T) {
 	}
 }
 
-// A removed device waits, without the lock, and starts when it was onboarded
-// again.
+// A removed device waits without the lock. It starts after somebody onboarded
+// it again.
 func TestRemovedDeviceLetsGoOfItsStateFolder(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

@@ -56,7 +56,7 @@ func TestEveryEKOpensCredentials(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The request has the EK instead of a certificate.
+		// The request contains the EK instead of a certificate.
 		if csr, err := tcg.ParseCSR(body); err != nil || !bytes.Equal(csr.EKCert, id.EK.Raw) {
 			t.Errorf("request: %v", err)
 		}
@@ -244,7 +244,7 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	id.Close()
-	// The hub decides about a key with the certificate of another key.
+	// AllowUnvouched accepts an EK whose certificate is for another key. The hub decides.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "H-3" || id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || len(id.Notes) != 2 {
 		t.Errorf("EK %s, certificate %v, notes %q", id.EKTemplate, id.EKCertificate != nil, id.Notes)
@@ -305,8 +305,8 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	}
 }
 
-// TestEKThatAllowsPoliciesAlone: policy B without userWithAuth, and a policy that is in no
-// profile.
+// TestEKThatAllowsPoliciesAlone: an EK that only policies authorise (policy B without
+// userWithAuth), and an EK whose policy is in no profile.
 func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)

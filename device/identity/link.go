@@ -23,7 +23,7 @@ type link interface {
 	// exchange sends one command and returns its whole response. It returns
 	// within limit, and soon after ctx ends.
 	exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error)
-	// idle tells the link that no command follows for now.
+	// idle tells the link that no other command follows immediately.
 	idle()
 	close() error
 }
@@ -136,9 +136,9 @@ func (d *device) connect() error {
 	return nil
 }
 
-// exchange runs apart, because a write blocks in the kernel, out of the reach
-// of any deadline. One that is given up on ends when the kernel's own limit
-// does; its file is closed then.
+// exchange runs in its own goroutine, because a write to the device blocks in
+// the kernel and no deadline can interrupt it. If the caller gives up, the file
+// is closed, and the goroutine ends at the kernel's own time limit.
 func (d *device) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
 	if err := d.connect(); err != nil {
 		return nil, err

@@ -36,11 +36,11 @@ func NoNetwork() []byte {
 // network holds the network settings that an installation writes.
 type network struct {
 	at      int64  // offset in the part esp, in bytes; 0: the system takes no settings
-	text    []byte // what is written there
-	onStick []byte // what the stick has there, which verify hashes
+	text    []byte // the bytes to write there
+	onStick []byte // the bytes that the stick has there, which verify hashes
 }
 
-// settings pads the job's settings. If the job has none, what the stick has is written.
+// settings pads the job's settings. If the job has none, it writes those of the stick.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {

@@ -63,10 +63,10 @@ var errCut = errors.New("the power failed")
 // the last flush.
 type memory struct {
 	sector  int
-	disk    []byte         // what it holds after a flush
+	disk    []byte         // the content after a flush
 	pending map[int][]byte // sectors written since the last flush
 	writes  int            // number of writes until the power cut; negative: no cut
-	broken  int            // this sector does not store what is written
+	broken  int            // number of a sector that does not store what is written; -1: none
 }
 
 func newMemory(size int) *memory { return newMemoryOf(sector, size) }
@@ -132,7 +132,7 @@ func (m *memory) Flush() error {
 	return nil
 }
 
-// keep stores those of the pending sectors for which luck returns true, and drops the others.
+// keep stores the pending sectors for which luck returns true, and drops the others.
 func (m *memory) keep(luck func() bool) {
 	for s, b := range m.pending {
 		if luck() {
@@ -222,8 +222,8 @@ func checkPartitions(t *testing.T, after string, disk *memory, table *gpt.Table,
 	}
 }
 
-// Whenever the power fails, and whichever of the last writes the disk has stored: if firmware
-// boots the disk, the system on it is complete.
+// At whatever write the power fails, and whichever unflushed sectors the disk has stored: if
+// firmware boots the disk, the system on it is complete.
 func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -247,7 +247,7 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 		count = 6 // enough for each stage; the whole takes 20 s
 	}
 	for n := range count {
-		cuts = append(cuts, n*steps/count, steps-n-1) // spread over all writes, and each of the last
+		cuts = append(cuts, n*steps/count, steps-n-1) // cuts spread over all writes, and cuts at the last writes
 	}
 	for _, cut := range cuts {
 		disk := newMemoryOf(sector, 8*mib)
@@ -264,7 +264,7 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 		}
 		started++
 		checkPartitions(t, fmt.Sprintf("cut at %d of %d", cut, steps), disk, table, images)
-		// After any number of cuts, an installation that is not cut succeeds.
+		// After any number of power cuts, an installation without a cut succeeds.
 		disk.writes = -1
 		if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err != nil {
 			t.Fatal(err)

@@ -19,8 +19,8 @@ import (
 
 const manifestSum = "044d6bc9872f9ad01a40f42e4a5a8006de148291dced9b8fd8f6ea6cd0683989"
 
-// lab is a machine with a stick, disks, a TPM, firmware and a person. It writes
-// down what happens, in order.
+// lab is a machine with a stick, disks, a TPM, firmware and a person. It
+// records each step, in order.
 type lab struct {
 	t     *testing.T
 	began time.Time
@@ -39,7 +39,7 @@ type lab struct {
 	unread    map[string]error
 	tpm       error
 	failing   map[string]error // by the name of a step
-	firmwares string           // the ESP whose system firmware starts
+	firmwares string           // the ESP from which the system firmware starts
 }
 
 func newLab(t *testing.T, disks ...install.Disk) *lab {
@@ -54,9 +54,9 @@ func (l *lab) installer() *Installer {
 	return &Installer{Manifest: manifestSum, Screen: l, Sticks: l, Disks: l, TPM: tpm{l}, Firmware: firmware{l}, Power: l}
 }
 
-// run runs an installer until the machine restarts or goes off. A person types
-// words after some time, each as soon as the one before is read; an empty word
-// is Enter.
+// run runs an installer until the machine restarts or switches off. A person
+// starts to type after some time. Each word is typed when the one before was
+// read; an empty word is Enter.
 func (l *lab) run(mode func(*Installer), after time.Duration, typed ...string) {
 	off := make(chan bool)
 	var person sync.WaitGroup
@@ -119,7 +119,8 @@ func (l *lab) never(steps ...string) {
 	}
 }
 
-// The screen. Redraw is not written down, since it follows the clock.
+// The screen's methods. Redraw is not recorded, because its text depends on the
+// time.
 func (l *lab) StartPanel(title string)            { l.step("panel %s", title) }
 func (l *lab) Logf(format string, args ...any)    { l.step("log "+format, args...) }
 func (l *lab) Serialf(format string, args ...any) { l.step("serial "+format, args...) }
@@ -129,7 +130,7 @@ func (l *lab) Fact(name, value string)            { l.step("fact %s: %s", name, 
 func (l *lab) Redraw(alarm bool, text string)     {}
 func (l *lab) Input() <-chan string               { return l.input }
 
-// Power ends the goroutine: a machine that is off does nothing more.
+// Power's methods end the goroutine: a machine that is off does nothing more.
 func (l *lab) PowerOff() { l.step("power off"); runtime.Goexit() }
 func (l *lab) Restart()  { l.step("restart"); runtime.Goexit() }
 

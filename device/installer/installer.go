@@ -27,7 +27,7 @@ const (
 	countdown  = 10 // seconds
 	stickWait  = 60 * time.Second
 	retryWait  = time.Minute             // after a failure, unless a person restarts the machine
-	diskSettle = 1500 * time.Millisecond // without a change, all disks have come
+	diskSettle = 1500 * time.Millisecond // if no disk has changed for this long, all disks have appeared
 	diskReady  = 15 * time.Second        // the same, if a disk is not ready or none is built in
 	diskPoll   = 100 * time.Millisecond
 	diskNews   = 5 * time.Second  // how often to look for other disks while a person chooses
@@ -45,7 +45,7 @@ type Installer struct {
 	Power    Power
 }
 
-// Screen shows what happens to the person in front of the machine (package
+// Screen shows the progress to the person in front of the machine (package
 // screen).
 type Screen interface {
 	StartPanel(title string)
@@ -63,7 +63,8 @@ type Sticks interface {
 	// Find mounts the partition with the manifest of a SHA-256, and retries for
 	// some time: USB disks are late.
 	Find(manifest string, patience time.Duration) (*Stick, error)
-	// Mounted returns the stick that Find has mounted, in another process too.
+	// Mounted returns the stick that Find has mounted, also if another process
+	// called Find.
 	Mounted(manifest string) (*Stick, error)
 	// Network reads the mounted stick's network settings; nil: it has none.
 	Network() (*netfile.Settings, error)
@@ -75,7 +76,7 @@ type Sticks interface {
 
 // Disks are the machine's disks.
 type Disks interface {
-	// List lists the disks. Those that bear a mark of the stick are unfit.
+	// List lists the disks. Disks with a mark of the stick are listed as unfit.
 	List(marks ...string) ([]install.Disk, error)
 	// System returns the system on a disk; fs.ErrNotExist: there is none.
 	System(install.Disk) (*install.Installed, error)
@@ -84,8 +85,8 @@ type Disks interface {
 	Install(*Stick, *install.Disk, []luks.Slot, install.Progress) error
 	// BringNetwork hands network settings to an installed system.
 	BringNetwork(*install.Installed, *netfile.Settings) error
-	// Erase destroys a system's data (install.Erase). Unlist removes its
-	// partition table then.
+	// Erase destroys a system's data (install.Erase). Unlist then removes its
+	// partition table.
 	Erase(install.Disk, *install.Installed, install.Progress) error
 	Unlist(install.Disk, install.Progress) error
 	// Sync has the kernel write everything to the disks.
@@ -94,7 +95,7 @@ type Disks interface {
 
 // TPM is the machine's TPM.
 type TPM interface {
-	// Check returns what is wrong with the TPM; it is shown to a person.
+	// Check returns a sentence for the person about what is wrong with the TPM.
 	Check() error
 	// NewKeys makes the keys of an encrypted disk. The recovery key is encrypted
 	// to an age recipient, unless that is empty.
@@ -102,24 +103,25 @@ type TPM interface {
 	Clear() error
 }
 
-// Firmware is what the machine's firmware remembers (install.Firmware).
+// Firmware is the machine's boot configuration, which its firmware stores
+// (install.Firmware).
 type Firmware interface {
 	Start(*install.Installed) error
 	Names(espGUID string) bool
 	Forget() error
 }
 
-// Power switches the machine. Its methods do not return.
+// Power restarts the machine or switches it off. Its methods do not return.
 type Power interface {
 	PowerOff()
 	Restart()
 }
 
-// errStopped is that a person stopped the installer.
+// errStopped means that a person stopped the installer.
 var errStopped = errors.New("Stopped: nothing was erased.") //lint:ignore ST1005 shown to a person
 
-// Automatic installs without a person, who may stop it, and restarts the machine.
-// It does not return.
+// Automatic installs without a person and restarts the machine. A person may
+// stop it. It does not return.
 func (i *Installer) Automatic(encrypt bool) {
 	i.Screen.StartPanel("Gangway installer")
 	for {
@@ -203,8 +205,8 @@ func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 	return i.Firmware.Start(system)
 }
 
-// chooseDisk applies the image's rule once all disks have come. If the rule does
-// not decide, a person does.
+// chooseDisk applies the image's rule after all disks have appeared. If the
+// rule does not select one disk, a person chooses.
 func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 	for {
 		disks, err := i.settledDisks(s)
@@ -233,8 +235,8 @@ func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 	}
 }
 
-// ownSystem returns the whole system that this stick has installed to a disk;
-// nil: there is none.
+// ownSystem returns the complete system that this stick has installed to a
+// disk; nil: not found.
 func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
 	system, err := i.Disks.System(*d)
 	if err != nil || !system.Whole || system.DiskGUID != install.DiskGUID(s.SHA256) {
@@ -243,7 +245,8 @@ func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
 	return system
 }
 
-// settledDisks lists the disks once no disk has come or changed for a while.
+// settledDisks lists the disks after no disk has appeared or changed for a
+// while.
 func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 	i.Screen.Statusf("Looking for disks")
 	var last []string
@@ -261,8 +264,9 @@ func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 	}
 }
 
-// settleTime is how long no disk must change until all disks have come. A disk
-// that spins up has no size at first, and the disks of a RAID controller are late.
+// settleTime is how long the list of disks must stay unchanged until it counts
+// as complete. A disk that spins up has no size at first, and the disks of a
+// RAID controller appear late.
 func settleTime(disks []install.Disk) time.Duration {
 	builtIn := func(d install.Disk) bool { return d.Unfit == "" && d.External == "" }
 	notReady := func(d install.Disk) bool { return d.Size == 0 }
@@ -272,8 +276,8 @@ func settleTime(disks []install.Disk) time.Duration {
 	return diskSettle
 }
 
-// identities returns a text for each disk that changes when the disk gets its
-// size, or when another disk gets its name.
+// identities returns a text for each disk. The text changes when the disk
+// reports its size, or when another disk gets its name.
 func identities(disks []install.Disk) []string {
 	out := []string{}
 	for _, d := range disks {
@@ -308,7 +312,7 @@ func (i *Installer) askForDisk(s *Stick, fit, listed []install.Disk) *install.Di
 	}
 }
 
-// countDown shows what will be erased, for ten seconds, and reports whether
+// countDown shows for ten seconds what will be erased. It reports whether
 // nobody stopped it.
 func (i *Installer) countDown(what string) bool {
 	i.Screen.Serialf("%s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", what, countdown)
@@ -344,8 +348,8 @@ func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	return nil
 }
 
-// percentages returns a function that shows the progress: on the screen every
-// step, elsewhere every quarter. The format has a stage and a percentage.
+// percentages returns a function that shows and logs the progress after each
+// quarter of a stage. The format has a stage and a percentage.
 func (i *Installer) percentages(verb, format string) install.Progress {
 	last := ""
 	return func(stage install.Stage, done, total int64) {

@@ -25,7 +25,7 @@ type shelf struct {
 	t     *testing.T
 	dir   string
 	found *sticks
-	log   []string // what was mounted and unmounted
+	log   []string // mounts and unmounts, in order
 }
 
 func newShelf(t *testing.T) *shelf {
@@ -108,8 +108,9 @@ func manifest(t *testing.T, reset bool, owner string) (b []byte, sum string) {
 	return b, hex.EncodeToString(h[:])
 }
 
-// The stick is the partition with the manifest of the command line, whose mode is
-// the one that was started. All others are unmounted again.
+// The stick is the partition whose manifest has the hash on the command line.
+// The manifest's mode is the one that was started. All other partitions are
+// unmounted again.
 func TestStickIsFoundByItsManifest(t *testing.T) {
 	t.Parallel()
 	install1, sum := manifest(t, false, "ada")
@@ -180,7 +181,8 @@ func TestStickMayBeLate(t *testing.T) {
 	})
 }
 
-// A process that did not mount the stick finds it where it is mounted.
+// A second process, which did not mount the stick itself, uses the existing
+// mount.
 func TestMountedStickIsUsed(t *testing.T) {
 	t.Parallel()
 	b, sum := manifest(t, false, "ada")

@@ -1,5 +1,5 @@
-// Package machine is what the first process does with the machine below it:
-// mounts, kernel modules, processes, the watchdog, the TPM, power.
+// Package machine does the work of PID 1 with the machine below it: mounts,
+// kernel modules, processes, the watchdog, the TPM, power.
 //
 // It decides nothing about Gangway; packages installer and system do.
 package machine

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// useropt returns a message of the kernel with the options of a router.
+// useropt returns a netlink message of the kernel with a router's options.
 func useropt(options ...[]byte) []byte {
 	all := slices.Concat(options...)
 	b := make([]byte, 16)
@@ -23,7 +23,7 @@ func useropt(options ...[]byte) []byte {
 	return append(b, all...)
 }
 
-// rdnss returns the option of a router that advertises name servers.
+// rdnss returns a router's option that advertises name servers.
 func rdnss(lifetime uint32, servers ...string) []byte {
 	b := []byte{25, byte(1 + 2*len(servers)), 0, 0, 0, 0, 0, 0}
 	binary.BigEndian.PutUint32(b[4:], lifetime)
@@ -52,8 +52,8 @@ func TestReadsTheNameServersOfRouters(t *testing.T) {
 	}
 }
 
-// Anyone in the network may send anything, and this is the machine's first
-// process: it must not end.
+// Anyone in the network can send any packet. This program is PID 1, so no
+// packet may make it end.
 func FuzzRouterDoesNotEndTheMachine(f *testing.F) {
 	good := useropt(rdnss(600, "fe80::1", "2001:db8::53"))
 	f.Add(good)
@@ -78,7 +78,8 @@ func TestPanicOfAParserIsAnError(t *testing.T) {
 	}
 }
 
-// Both families' name servers are used, though programs read only three.
+// The name servers of both families are used, although programs read only the
+// first three.
 func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	t.Parallel()
 	n, _ := testNetwork(t)
@@ -101,7 +102,8 @@ func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	if want := "nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n"; string(b) != want || err != nil {
 		t.Errorf("%s, %v", b, err)
 	}
-	// Those of the settings replace them, now and later.
+	// The settings' name servers replace those of the network, also those
+	// learned later.
 	if err := n.setServers([]netip.Addr{netip.MustParseAddr("192.0.2.53")}); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +115,7 @@ func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	}
 }
 
-// A link-local name server is reached by its interface only.
+// A link-local name server can be reached only through its interface.
 func TestLinkLocalNameServerHasItsInterface(t *testing.T) {
 	t.Parallel()
 	got := zoned([]netip.Addr{netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8::53")}, "eth0")

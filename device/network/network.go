@@ -30,8 +30,8 @@ const (
 	leaseWait = 15 * time.Second
 	// retryWait is the time between two attempts.
 	retryWait = 2 * time.Second
-	// fourWait is how much longer IPv4 may take once IPv6 is there, so that a
-	// network with both families is shown with both.
+	// fourWait is how much longer IPv4 may take after IPv6 is configured, so
+	// that the screen shows a network with both families as such.
 	fourWait = 3 * time.Second
 )
 
@@ -118,8 +118,8 @@ func (n *Network) Up(s *netfile.Settings) {
 	n.retry(s, func() error { return n.connect(s) })
 }
 
-// retry calls connect until it succeeds. It shows an error when it is another one
-// than the last.
+// retry calls connect until it succeeds. It shows an error only if it differs
+// from the last one.
 func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	for last := ""; ; time.Sleep(retryWait) {
 		err := connect()
@@ -134,7 +134,7 @@ func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	}
 }
 
-// advice is what a person may do about a network that does not work.
+// advice tells a person how to correct a network that does not work.
 func advice(s *netfile.Settings) string {
 	if s.Empty() {
 		return "check the cable"
@@ -152,7 +152,7 @@ func (n *Network) connect(s *netfile.Settings) error {
 	if err != nil {
 		return err
 	}
-	if len(s.Addresses) > 0 { // only a carrier shows that an interface leads anywhere
+	if len(s.Addresses) > 0 { // an interface may lead anywhere only if it has a carrier
 		if links = n.withCarrier(links); len(links) == 0 {
 			return errors.New("no interface has a carrier; check the cable")
 		}
@@ -160,8 +160,8 @@ func (n *Network) connect(s *netfile.Settings) error {
 	return first(links, func(link netlink.Link, only bool) error { return n.configure(link, s, only) })
 }
 
-// first configures the first interface that works, and reports to configure
-// whether there is only one.
+// first configures the first interface that works. It tells configure whether
+// there is only one.
 func first(links []netlink.Link, configure func(link netlink.Link, only bool) error) error {
 	var errs []error
 	for _, link := range links {
@@ -199,8 +199,8 @@ func candidates(all []netlink.Link, s *netfile.Settings) ([]netlink.Link, error)
 }
 
 // configure gives an interface its static addresses, or those that the network
-// offers. If the interface is the only one, it is used although its gateway does
-// not answer: the hub may be in the same network.
+// offers. If the machine has only one interface, it is used even if its gateway
+// does not answer: the hub may be in the same network.
 func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) error {
 	link, err := bringUp(link, s)
 	if err != nil {
@@ -233,8 +233,8 @@ func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) e
 	return nil
 }
 
-// configureAutomatic gives an interface what the network offers: an address by
-// DHCP, and one by router advertisements or DHCPv6.
+// configureAutomatic gives an interface the addresses that the network offers:
+// one by DHCP, and one by router advertisements or DHCPv6.
 func (n *Network) configureAutomatic(link netlink.Link) error {
 	return either(
 		func(ctx context.Context) error { return n.configure4(ctx, link) },
@@ -242,9 +242,10 @@ func (n *Network) configureAutomatic(link netlink.Link) error {
 	)
 }
 
-// either configures both families at once, for up to leaseWait, and returns when
+// either configures both families at once, for up to leaseWait. It returns when
 // one of them has an address; it waits for IPv4 a little longer than for IPv6.
-// The other one goes on. If neither gets an address, it returns both errors.
+// The other family continues in the background. If neither gets an address, it
+// returns both errors.
 func either(configure4, configure6 func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)
@@ -277,8 +278,8 @@ func either(configure4, configure6 func(context.Context) error) error {
 	}
 }
 
-// catchPanic turns a panic of f into an error: what a network sends must not end
-// the first process, and with it the machine.
+// catchPanic turns a panic of f into an error. This program is PID 1: if a
+// packet from the network made it panic, the machine would stop.
 func catchPanic(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -314,8 +315,8 @@ func (n *Network) forget(address string) {
 	n.addresses = slices.DeleteFunc(n.addresses, func(a string) bool { return a == address })
 }
 
-// setServers sets the name servers that the settings name, if they do; those of
-// the network are not used then.
+// setServers uses the name servers that the settings name, if any. Those that
+// the network offers are then ignored.
 func (n *Network) setServers(servers []netip.Addr) error {
 	if len(servers) == 0 {
 		return nil
@@ -329,16 +330,16 @@ func (n *Network) setServers(servers []netip.Addr) error {
 	return n.writeResolvConf()
 }
 
-// hasServers6 reports whether name servers are known by IPv6, or the settings
-// name them.
+// hasServers6 reports whether the network offered name servers over IPv6, or
+// the settings name them.
 func (n *Network) hasServers6() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.fixed || len(n.servers[ipv6]) > 0
 }
 
-// writeResolvConf writes the name servers, one of each family by turns: programs
-// read only the first three. The caller holds mu.
+// writeResolvConf writes the name servers, alternating between IPv4 and IPv6,
+// because programs read only the first three. The caller holds mu.
 func (n *Network) writeResolvConf() error {
 	var text strings.Builder
 	for i := range 3 {

@@ -19,7 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// screen keeps what is shown.
+// screen keeps the lines that are shown.
 type screen struct {
 	mu    sync.Mutex
 	lines []string // guarded by mu
@@ -92,8 +92,8 @@ func TestInterfacesThatTheSettingsAllow(t *testing.T) {
 	}
 }
 
-// The next interface is tried after one that fails. A configuration knows
-// whether it is the only one.
+// If an interface fails, the next one is tried. configure learns whether the
+// interface is the only one.
 func TestNextInterfaceIsTried(t *testing.T) {
 	t.Parallel()
 	var tried []string

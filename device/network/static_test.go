@@ -168,8 +168,8 @@ func freshNetwork(t *testing.T) *Network {
 	return n
 }
 
-// The kernel does what the settings say, on a real cable to a real neighbour. If
-// it cannot, the error says why.
+// The kernel applies the settings, on a real cable to a real neighbour. If it
+// cannot, the error gives the reason.
 func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {

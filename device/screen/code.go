@@ -26,12 +26,13 @@ func (s *Screen) ShowCode(address string) error {
 }
 
 // quietZones are the widths, in modules, of the light margin around a QR code,
-// in order of preference. ISO/IEC 18004 has 4; readers accept half of that,
-// where the screen does not have more room.
+// in order of preference. ISO/IEC 18004 requires 4. Readers accept half of
+// that, so smaller margins are used if the screen has no room for 4.
 var quietZones = []int{4, 3, 2}
 
-// blocks draws a text as a QR code of half blocks, two modules a character, of
-// at most so many lines. Light modules are drawn, since the screen is dark.
+// blocks draws a text as a QR code of half blocks, each character two modules
+// high, in at most this many lines. It draws the light modules, because the
+// screen is dark.
 func blocks(text string, lines int) ([]string, error) {
 	code, err := qr.Encode(text, qr.L)
 	if err != nil {
@@ -56,7 +57,8 @@ func blocks(text string, lines int) ([]string, error) {
 	return nil, fmt.Errorf("the QR code of %q has more than %d lines", text, lines)
 }
 
-// half are the characters by whether their upper and lower half are light.
+// half are the characters, indexed by whether their upper and their lower half
+// are light.
 var half = map[bool]map[bool]string{true: {true: "\u2588", false: "\u2580"}, false: {true: "\u2584", false: " "}}
 
 // drawCode draws the panel with the code at the left and the text at the right.

@@ -1,10 +1,10 @@
 // Package screen shows the state of a machine to the person in front of it,
 // and writes the same to its serial ports.
 //
-// A Screen has every console of the kernel: the screen, called tty0, and serial
-// ports. On a serial port it writes one line after the other. On the screen it
+// A Screen writes to every console of the kernel: the screen, called tty0, and
+// serial ports. On a serial port it writes line after line. On the screen it
 // does so too, until StartPanel replaces the lines with a panel: a title, a few
-// facts, one sentence that matters, and the last lines of the log.
+// facts, one important sentence, and the last lines of the log.
 //
 // Every console is assumed to have 80 columns and 25 rows.
 package screen
@@ -88,8 +88,8 @@ func (s *Screen) Logf(format string, args ...any) {
 	s.write(s.stamped(line), line)
 }
 
-// Serialf writes a line to every console that does not show the panel: for what
-// the panel shows elsewhere.
+// Serialf writes a line to every console that does not show the panel. Use it
+// for text that the panel shows outside its log.
 func (s *Screen) Serialf(format string, args ...any) {
 	s.write(s.stamped(fmt.Sprintf(format, args...)), "")
 }
@@ -120,8 +120,8 @@ func uptime() string {
 	return up
 }
 
-// write writes a line to every console. One that shows the panel gets the panel
-// again, with the short line in its log unless that is empty.
+// write writes a line to every console. On a console with a panel, it redraws
+// the panel instead; the panel's log gets the short line, unless that is empty.
 func (s *Screen) write(line, short string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,7 @@ func (s *Screen) write(line, short string) {
 			s.panel.draw(c)
 			continue
 		}
-		io.WriteString(c, line+"\r\n") // one write, so that no line of the kernel falls into it
+		io.WriteString(c, line+"\r\n") // one write, so that no kernel message splits the line
 	}
 }
 

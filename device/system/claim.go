@@ -27,8 +27,8 @@ func (s *System) offerClaim(stop <-chan struct{}) {
 	}
 }
 
-// showWaiting shows what the agent waits for, all of it: what to do is at its
-// end. The agent has written it to the other consoles itself.
+// showWaiting shows the whole text about what the agent waits for, because the
+// remedy is at its end. The agent has written it to the other consoles itself.
 func (s *System) showWaiting(what string) {
 	if what == "" {
 		s.Screen.Statusf("Joining the hub")

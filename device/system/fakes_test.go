@@ -22,8 +22,8 @@ import (
 
 var errBroken = errors.New("it is broken")
 
-// lab is a machine with an installed system, whose folders are in the test's. It
-// writes down what happens, in order.
+// lab is a machine with an installed system. Its folders are in the test's
+// temporary folder. It records each step, in order.
 type lab struct {
 	t     *testing.T
 	dir   string
@@ -32,16 +32,16 @@ type lab struct {
 	mu    sync.Mutex
 	log   []string // guarded by mu
 
-	failing map[string]error // by the name of a step
+	failing map[string]error // the error of a step, by the step's name
 	tpm     error
-	there   time.Duration // when the disk is there
+	there   time.Duration // how long after the start the disk appears
 	locked  bool          // the data partition is encrypted
 	counted string        // the boot entry whose attempts are counted
 
 	running, kept slots.Slot // kept is guarded by mu
 	tried         bool
 
-	// agent is what gangway-agent does: it returns its exit code.
+	// agent stands for gangway-agent and returns its exit code.
 	agent func(l *lab, command string, args []string) int
 }
 
@@ -59,7 +59,7 @@ func inLab(t *testing.T, f func(l *lab)) {
 }
 
 // connects is an agent that onboards in two seconds, reports after five, and
-// runs on.
+// continues to run.
 func connects(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		l.sleep(2 * time.Second)
@@ -72,7 +72,7 @@ func connects(l *lab, command string, args []string) int {
 	return 0
 }
 
-// onboards is an agent that does not reach the hub after the onboarding.
+// onboards is an agent that onboards and then does not reach the hub.
 func onboards(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		return connects(l, command, args)
@@ -108,9 +108,9 @@ func (l *lab) wait(d time.Duration) {
 	synctest.Wait()
 }
 
-// end switches the machine off: all that runs on it ends at its next step.
+// end switches the machine off: each program on it ends at its next step.
 func (l *lab) end() {
-	l.writeStatus(agentStatus{LastReport: time.Now().Add(time.Hour)}) // for those that wait for a report
+	l.writeStatus(agentStatus{LastReport: time.Now().Add(time.Hour)}) // so that goroutines that wait for a report end
 	select {
 	case <-l.off:
 	default:
@@ -210,7 +210,7 @@ func (l *lab) writeStatus(a agentStatus) {
 	l.write("data/gangway-agent/state.json", string(b))
 }
 
-// report has the hub accept a report.
+// report records that the hub accepted a report.
 func (l *lab) report() {
 	a := readStatus(l.paths())
 	a.LastReport = time.Now()
@@ -249,7 +249,7 @@ func (l *lab) Up(s *netfile.Settings) { l.step("network with VLAN %d", s.VLAN) }
 
 func (l *lab) Run(args ...string) (int, error) {
 	select {
-	case <-l.off: // the caller goes on, and ends with its next step
+	case <-l.off: // the caller continues, and ends at its next step
 		return -1, errBroken
 	default:
 	}

@@ -47,8 +47,9 @@ func TestHookIsCalledForARevision(t *testing.T) {
 	})
 }
 
-// New settings of the owner restart the machine, unless it is busy: then the
-// agent, which sees exit code 1, calls again. A mistake is not called again for.
+// New settings of the owner restart the machine. If the machine is busy, the
+// hook exits with code 1 and the agent calls it again later. If the settings
+// have a mistake, the agent does not call it again.
 func TestHookForUserMeta(t *testing.T) {
 	t.Parallel()
 	const good = `{"gangway.network":"version = 1\nvlan = 7\n"}`
@@ -101,7 +102,7 @@ func TestLiveSystem(t *testing.T) {
 		poweroff string
 		onboard  int
 		want     []string
-		after    time.Duration // it returns then; 0: never
+		after    time.Duration // when the hook returns; 0: never
 	}{
 		"as soon as it is onboarded": {"onboarded", 0, []string{"agent onboard --token-file /etc/gangway/device_autojointoken.json " + args, "log onboarded"}, time.Second},
 		"when the agent ends":        {"exit", 0, []string{"log onboarded", "agent run " + args, "log the agent ended with code 9"}, 2 * time.Second},
@@ -171,7 +172,7 @@ func (t labTerminal) Write(p []byte) (int, error) {
 func (t labTerminal) Close() error                  { return nil }
 func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
 
-// Only the image's password gives a shell, and a wrong one costs time.
+// Only the image's password opens a shell. A wrong password causes a delay.
 func TestLoginNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	sum := sha256.Sum256([]byte("right"))

@@ -30,7 +30,7 @@ type Logins struct {
 	open func(path string) (terminal, error) // default: openTerminal
 }
 
-// terminal is what a person types a password on.
+// terminal is where a person types a password.
 type terminal interface {
 	io.WriteCloser
 	ReadPassword() ([]byte, error)
@@ -45,7 +45,8 @@ func openTerminal(path string) (terminal, error) {
 	return terminalFile{f}, err
 }
 
-// Start starts a login on every terminal. Without a password file there is none.
+// Start starts a login on every terminal. If there is no password file, it
+// starts none.
 func (l *Logins) Start() {
 	b, err := os.ReadFile(l.PasswordFile)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -107,13 +107,14 @@ type Screen interface {
 
 // TPM is the machine's TPM.
 type TPM interface {
-	// Check returns what is wrong with the TPM; it is shown to a person.
+	// Check returns a sentence for the person about what is wrong with the TPM.
 	Check() error
 	// LiftLockout lifts a lockout, and logs that.
 	LiftLockout()
 }
 
-// Firmware is what the machine's firmware remembers (install.Firmware).
+// Firmware is the boot configuration, which the machine's firmware stores
+// (install.Firmware).
 type Firmware interface {
 	BootedFrom() (espGUID string, err error)
 	Counted() (string, error)
@@ -437,8 +438,8 @@ func (s *System) removeToken(token string) {
 	syncFolder(filepath.Dir(token))
 }
 
-// syncFolder has the kernel write everything of the file system that a folder is
-// on.
+// syncFolder makes the kernel write all data of the file system that holds a
+// folder.
 func syncFolder(dir string) {
 	if d, err := os.Open(dir); err == nil {
 		unix.Syncfs(int(d.Fd()))

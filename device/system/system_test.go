@@ -25,8 +25,8 @@ const (
 		" --report-file gangway.disk-recovery=/escrow.age --report-file gangway.network=/report.txt --first-revision /data/first-revision"
 )
 
-// The disk is mounted before the network, which has its settings from there; the
-// boot is good once the hub has accepted a report.
+// The disk is mounted before the network starts, because the network settings
+// are on it. The boot counts as good after the hub has accepted a report.
 func TestStepsOfAnInstalledSystem(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.counted = "EFI/Linux/gangway-a+2-1.efi"
@@ -48,8 +48,9 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 	})
 }
 
-// A system without its disk can do nothing. It restarts, after a while: a new
-// system that lacks the disk's driver falls back then.
+// A system without its disk cannot work. It restarts after a while: if a new
+// system lacks the disk's driver, the boot manager then falls back to the old
+// one.
 func TestSystemWithoutItsDiskRestarts(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -85,11 +86,12 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	})
 }
 
-// A machine without a TPM says so, and goes on: its agent says what to do.
+// A machine without a TPM reports that and continues: its agent shows the
+// remedy.
 func TestSystemWithoutATPMSaysSo(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.tpm = machine.ErrNoTPM
-		l.failing["grow /dev/dm-0"] = errBroken // which is not a reason to stop
+		l.failing["grow /dev/dm-0"] = errBroken // the system continues without it
 		l.run(time.Minute)
 		l.want("alarm No TPM", "agent onboard")
 		l.want("log growing the data partition: it is broken")
@@ -97,8 +99,8 @@ func TestSystemWithoutATPMSaysSo(t *testing.T) {
 	})
 }
 
-// A new system that is not made permanent in time is given up. One that is, or
-// that is not on trial, runs on.
+// A new system that is not made permanent in time is rolled back. A system that
+// is permanent, or is not on trial, continues to run.
 func TestNewSystemIsGivenUpUnlessMadePermanent(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -135,7 +137,7 @@ func TestNewSystemIsGivenUpUnlessMadePermanent(t *testing.T) {
 	}
 }
 
-// offer has settings tried at the next start.
+// offer stores settings that are tried at the next start.
 func offer(l *lab, text string) {
 	if _, err := l.paths().changes().Offer(netchange.Hub, text, true); err != nil {
 		l.t.Fatal(err)
@@ -221,8 +223,8 @@ func TestNetworkSettingsFromAStick(t *testing.T) {
 	}
 }
 
-// The agent gets the token file, or else the hub's file; an onboarded machine
-// runs at once.
+// The agent gets the token file, or the hub's file if there is no token file.
+// An onboarded machine starts the agent's run at once.
 func TestAgentOfAMachine(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -261,8 +263,8 @@ func TestAgentOfAMachine(t *testing.T) {
 	}
 }
 
-// The join token is removed as soon as the machine is onboarded: the agent did not
-// get it a second time.
+// The join token is removed as soon as the machine is onboarded, so the agent
+// does not get it again.
 func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.agent = onboards
@@ -316,8 +318,8 @@ func TestJoinTokenIsOverwritten(t *testing.T) {
 	})
 }
 
-// After a failure the agent is started again; after a refusal an hour later, since
-// a person must change something first.
+// After a failure the agent starts again soon. After a refusal it starts again
+// an hour later, because a person must change something first.
 func TestOnboardingIsRetried(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -365,8 +367,8 @@ func TestOnboardingIsRetried(t *testing.T) {
 	})
 }
 
-// The claim code is shown while the machine has no owner, with the words to
-// compare, and whatever else the agent waits for.
+// While the machine has no owner, the screen shows the claim code and the words
+// to compare, whatever else the agent waits for.
 func TestClaimCodeIsOffered(t *testing.T) {
 	inLab(t, func(l *lab) {
 		const address = "https://hub.example/claim/x"
@@ -379,7 +381,7 @@ func TestClaimCodeIsOffered(t *testing.T) {
 			l.status(agentStatus{Claim: address, ClaimWords: "ABCD-EFGH-IJKL", Waiting: "an owner"})
 			l.sleep(2 * time.Second)
 			l.status(agentStatus{Claim: address + "2", ClaimWords: "MNOP-QRST-UVWX"})
-			l.sleep(2*time.Second - poll/2) // it ends between two looks at its state
+			l.sleep(2*time.Second - poll/2) // the agent ends between two polls of its state
 			l.status(agentStatus{Phase: "active"})
 			return 0
 		}
@@ -394,7 +396,7 @@ func TestClaimCodeIsOffered(t *testing.T) {
 	})
 }
 
-// A device that its owner deleted says so until a person acts.
+// A device that its owner deleted shows that until a person acts.
 func TestRemovedDeviceSaysWhy(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active", Nick: "otter"})

@@ -181,9 +181,8 @@ func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
 	return deviceCaller(d), nil
 }
 
-// isDeviceRequest reports whether a request for accountOrDevice is judged as a device's. A
-// request with a person's session is judged as that person's, whatever certificate its
-// connection has.
+// isDeviceRequest reports whether a request for accountOrDevice is treated as a device's. A request
+// with a person's session is treated as that person's, whatever certificate its connection has.
 func (s *Server) isDeviceRequest(r *http.Request) bool {
 	_, certified := clientCertificate(r)
 	_, noCookie := r.Cookie(cookieName)
@@ -226,9 +225,9 @@ var (
 )
 
 // checkBoot refuses a device whose boot does not match its reference, if its owner's policy
-// requires that. The measurement must be of this very connection, since another connection may
-// be of another boot. Programs that use a token, and devices behind a proxy, are judged by the
-// device's last measurement.
+// requires that. The measurement must be of this connection, since another connection may be of
+// another boot. For programs that use a token, and devices behind a proxy, the device's last
+// measurement counts.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot {
@@ -281,8 +280,8 @@ func (s *Server) deviceOfAccount(ctx context.Context, account, name string) (sto
 	return d, err
 }
 
-// ownDeviceOrSelf finds the device in the path: the calling device itself, or one of the calling
-// account, by id or nick.
+// ownDeviceOrSelf finds the device in the path: the calling device itself, or a device of the
+// calling account, by id or nick.
 func (s *Server) ownDeviceOrSelf(r *http.Request) (store.Device, error) {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -294,13 +293,14 @@ func (s *Server) ownDeviceOrSelf(r *http.Request) (store.Device, error) {
 	return s.ownDevice(r)
 }
 
-// visibleDevice finds a device in the path, of the account named there or in the query: one of
-// the caller's, or a public one. own reports whether it is the calling account's.
+// visibleDevice finds the device in the path: by the nick of a device of the account `of`, or by
+// any device's id. The device must be public or the caller's own. own reports whether it is the
+// caller's own.
 func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Device, own bool, err error) {
 	ctx, name, self := r.Context(), r.PathValue("id"), callerOf(r).Account
 	d, err = s.deviceOfAccount(ctx, of.ID, name)
 	if errors.Is(err, store.ErrNotFound) && wire.IsID(name) {
-		// An id names a device without its owner.
+		// An id finds a device of any owner.
 		if d, err = s.cfg.Store.Device(ctx, name); err == nil && d.Public {
 			_, err = enabled(s.cfg.Store.Account(ctx, d.Owner))
 		} else if err == nil {
@@ -314,8 +314,8 @@ func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Devic
 	return d, own, err
 }
 
-// accountInQuery finds the account whose devices a query asks for: the calling account, unless
-// the query names another one.
+// accountInQuery finds the account whose devices a query asks for: the account that the query
+// names, or else the calling account.
 func (s *Server) accountInQuery(r *http.Request) (store.Account, error) {
 	q, self := r.URL.Query(), accountOf(r)
 	if id := strings.TrimPrefix(q.Get("owner"), wire.AccountPRN); id != "" && id != self.ID {
@@ -327,8 +327,8 @@ func (s *Server) accountInQuery(r *http.Request) (store.Account, error) {
 	return self, nil
 }
 
-// accountByNick finds an account by its nick. An e-mail address finds nothing, so that nobody
-// can try out which addresses have accounts.
+// accountByNick finds an account by its nick. It does not accept an e-mail address, so that nobody
+// can test which addresses have accounts.
 func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account, error) {
 	a, err := s.cfg.Store.AccountByNickOrEmail(ctx, nick)
 	if err == nil && !strings.EqualFold(a.Nick, nick) {
@@ -337,7 +337,7 @@ func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account,
 	return enabled(a, err)
 }
 
-// enabled hides a disabled account from others.
+// enabled returns store.ErrNotFound for a disabled account.
 func enabled(a store.Account, err error) (store.Account, error) {
 	if err == nil && a.Disabled {
 		return store.Account{}, store.ErrNotFound
@@ -366,8 +366,8 @@ func (s *Server) trailDevice(r *http.Request) (store.Device, error) {
 	return d, nil
 }
 
-// readableTrailDevice is trailDevice for a request that only reads: every person who is signed in
-// may read the trail of a public device.
+// readableTrailDevice is trailDevice for a request that only reads: every signed-in person may read
+// the trail of a public device.
 func (s *Server) readableTrailDevice(r *http.Request) (store.Device, error) {
 	d, err := s.trailDevice(r)
 	if callerOf(r).Device != nil || !errors.Is(err, store.ErrNotFound) {
@@ -399,7 +399,8 @@ func requireOwner(d store.Device) error {
 	return nil
 }
 
-// ownIAKName is the name of the IAK of a device that the caller is, or owns; errNoAIK otherwise.
+// ownIAKName returns the name of a device's IAK, if the caller is that device or owns it, and
+// errNoAIK otherwise.
 func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	c, err := s.identify(r, accountOrDevice)
 	var d store.Device

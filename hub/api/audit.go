@@ -11,16 +11,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// record appends an event to the audit trail, with the request's actor. A failure is logged.
+// record appends an event to the audit trail, with the request's actor. If that fails, it logs the
+// error.
 func (s *Server) record(ctx context.Context, e store.Event) {
 	if err := s.cfg.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {
 		s.log.Error("audit trail", "kind", e.Kind, "err", err)
 	}
 }
 
-// count is record for events that devices and people may cause often. Events that differ only
-// in time, address and message share one row a day, which has their number: see
-// store.AppendCounted. An event without an owner is recorded as unproven.
+// count is record for events that devices and people may cause often. Events that differ only in
+// time, address and message share one row a day, which holds their number: see store.AppendCounted.
+// An event without an owner is recorded as unproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -74,7 +75,7 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 // continues if the store cannot be written.
 const countTimeout = 2 * time.Second
 
-// flushEvery is how often counters are written. A crash loses the counts since the last flush.
+// flushEvery is how often the counters are written. A crash loses the counts since the last flush.
 const flushEvery = time.Minute
 
 const (
@@ -121,7 +122,8 @@ func (t *eventCounters) addUnproven(e store.Event) *store.Event {
 	return t.put(apart, 0)
 }
 
-// counterKey is what equal events have in common. Its Time is the day.
+// counterKey returns an event without the fields that may differ between equal events. Its Time is
+// the day.
 func counterKey(e store.Event) store.Event {
 	e.Time, e.Addr, e.Message, e.Count, e.Last = e.Time.UTC().Truncate(24*time.Hour), "", "", 0, time.Time{}
 	return e
@@ -249,7 +251,7 @@ func (s *Server) flushCounters(ctx context.Context) {
 	}
 }
 
-// flushLoop writes the counts until ctx ends, and once more then.
+// flushLoop writes the counts regularly until ctx ends, and a last time then.
 func (s *Server) flushLoop(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()

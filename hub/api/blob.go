@@ -16,11 +16,11 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves a content. Whatever MIME type its owner named, browsers save it as a file and
-// never show it as a page.
+// getBlob serves an object's content. Whatever MIME type its owner named, browsers save it as a
+// file and never show it as a page.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
-	// The owner may have lost it since the URL was signed.
+	// The owner may no longer have the object.
 	o, err := s.cfg.Store.Object(r.Context(), o.Owner, o.Sum)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is
-// the lowest mean speed of an upload, in bytes a second; a slower one is ended.
+// the lowest mean speed of an upload, in bytes per second; a slower upload is ended.
 const (
 	blockTimeout = 60 * time.Second
 	minSpeed     = 4 << 10
@@ -90,7 +90,7 @@ type upload struct {
 func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	now := time.Now()
 	u := &upload{body: body, rc: http.NewResponseController(w), whole: o.Size, last: now}
-	// Bounded before it is a time.Duration.
+	// Bounded first, because a large value overflows time.Duration.
 	seconds := min(o.Size, store.MaxObjectSize) / minSpeed
 	u.end = now.Add(10 * time.Minute).Add(time.Duration(min(seconds, 365*24*3600)) * time.Second)
 	if !o.Stored {
@@ -164,8 +164,8 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. room is how many bytes the owner may still store, including
-// those of the running uploads.
+// begin waits for an upload's turn. room is the unused part of the owner's quota, in bytes, before
+// the running uploads are subtracted.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {
@@ -201,7 +201,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 		if i < 0 {
 			return false, u.ended, nil
 		}
-		// Its bytes count until finish.
+		// The replaced upload's bytes count until its finish.
 		list = slices.Delete(list, i, i+1)
 	}
 	if one.size > room-u.bytes[key.Owner] {
@@ -239,8 +239,8 @@ func (u *uploads) finish(key store.Object, one *upload) {
 	u.ended = make(chan struct{})
 }
 
-// putBlob stores a content. 200 means that it is complete, verified and durable. Any other status
-// means that nothing has changed; the client may send it again until the URL expires.
+// putBlob stores an object's content. 200 means that it is complete, verified and durable. Any
+// other status means that nothing has changed; the client may send it again until the URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	u := callerOf(r).url
 	key := u.object
@@ -263,7 +263,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	one := newUpload(w, r.Body, o)
 	end, err := s.uploads.begin(r.Context(), key, one, s.cfg.ObjectQuota-used)
 	if err != nil {
-		_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the turn may have come late
+		_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the upload may have waited long for its turn
 		return trailProblem(err)
 	}
 	defer end()
@@ -283,7 +283,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	// The upload may have taken long. If the credential was revoked during it, nothing is stored.
+	// The upload may have taken long. If the credential was revoked during the upload, nothing is
+	// stored.
 	if ok, err := s.checkCredential(r.Context(), u.by); err != nil || !ok {
 		return cmp.Or(err, error(errURLRevoked))
 	}

@@ -28,7 +28,7 @@ func claimCode(t testing.TB) string {
 	return code
 }
 
-// A claim code is of no use without an account, and reading its page changes nothing.
+// A claim code is useless without an account. Reading its page changes nothing.
 func TestClaimNeedsAnAccount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -8,11 +8,11 @@ import (
 	"gangway/hub/store"
 )
 
-// How long the collector keeps what nobody uses.
+// The collector keeps unused data for these times.
 const (
 	// pendingAge is how long an announced object may wait for its upload.
 	pendingAge = 24 * time.Hour
-	// unusedAge is how long an object is kept that no revision names. Its owner needs time to post
+	// unusedAge is how long an object that no revision names is kept. Its owner needs time to post
 	// the revision that it was uploaded for.
 	unusedAge = 7 * 24 * time.Hour
 	// orphanAge is how old a content without a record must be before it is removed.
@@ -47,7 +47,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		}
 		return s.cfg.Store.FinishRemoval(ctx, sum)
 	}
-	// An interrupted run left these.
+	// An interrupted run left these removals.
 	left, err := s.cfg.Store.UnfinishedRemovals(ctx)
 	if err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 	"gangway/internal/race"
 )
 
-// Every caller that may use a route can, with any content type: Pantacor's clients send unusual
-// ones.
+// Every caller that may use a route can do so with any content type: Pantacor's clients send
+// unusual ones.
 func TestContractAllowed(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -196,7 +196,7 @@ func TestContractTooLarge(t *testing.T) {
 			}
 			resp, err := p.client.Do(req)
 			if err != nil {
-				// The hub answers and closes before it has read it all.
+				// The hub answers and closes the connection before it has read the whole body.
 				if !strings.Contains(err.Error(), "broken pipe") && !strings.Contains(err.Error(), "reset") && !strings.Contains(err.Error(), "closed") {
 					t.Errorf("%s %s: %v", method, path, err)
 				}
@@ -219,7 +219,7 @@ type slowBody struct{ r *strings.Reader }
 func (b *slowBody) Read(p []byte) (int, error) { return b.r.Read(p) }
 func (b *slowBody) Close() error               { return nil }
 
-// A method that a path does not have gets 405, with the path's methods in Allow.
+// If a path does not have a request's method, the answer is 405, with the path's methods in Allow.
 func TestContractWrongMethod(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -255,8 +255,8 @@ func TestContractWrongMethod(t *testing.T) {
 	isProblem(t, "no address", status, body, h, 404)
 }
 
-// Each field with each wrong type: refused, or ignored, and never a 5xx. With -short it is
-// every third case, which is each type for some fields.
+// Each field gets a value of each wrong type: it is refused or ignored, and never causes a 5xx.
+// With -short every third case runs, which is each type for some fields.
 func TestContractWrongTypes(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

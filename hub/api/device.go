@@ -13,9 +13,9 @@ import (
 	"gangway/wire"
 )
 
-// DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Scalars stand
-// before what users and devices write, because Pantacor's clients take the first match of a key
-// anywhere in the document.
+// DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Scalars come
+// before values that users and devices write, because Pantacor's clients use the first match of a
+// key anywhere in the document.
 type DeviceView struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
@@ -151,8 +151,8 @@ func (v DeviceView) forOthers() DeviceView {
 	return v
 }
 
-// showDevice shows a device to its owner and to itself, and a public device to every signed-in
-// account.
+// showDevice returns a device's record to its owner and to itself, and that of a public device to
+// every signed-in account.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -177,7 +177,7 @@ func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDevice(w, r, of)
 }
 
-// writeDevice writes a device of an account, as the caller may see it.
+// writeDevice answers with a device of an account, as the caller may see it.
 func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Account) error {
 	d, own, err := s.visibleDevice(r, of)
 	if err != nil {
@@ -194,8 +194,8 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 	return nil
 }
 
-// writeOwnRecord shows a device to itself, with its challenge until it has an owner. It also
-// records that the device was seen.
+// writeOwnRecord answers a device with its own record. The record contains the claim challenge
+// until the device has an owner. It also records that the device was seen.
 func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
@@ -270,7 +270,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDeviceByID(w, r, d.ID)
 }
 
-// writeDeviceByID writes a device to its owner, with its current fields.
+// writeDeviceByID answers the owner with a device's current fields.
 func (s *Server) writeDeviceByID(w http.ResponseWriter, r *http.Request, id string) error {
 	d, err := s.cfg.Store.Device(r.Context(), id)
 	if err != nil {
@@ -365,7 +365,7 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// showSelf shows a device to itself.
+// showSelf answers a device with its own record.
 func (s *Server) showSelf(w http.ResponseWriter, r *http.Request) error {
 	return s.writeOwnRecord(w, r, deviceOf(r))
 }

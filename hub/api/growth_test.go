@@ -40,7 +40,8 @@ func (s *scene) hostileRequests(t testing.TB) [][2]string {
 	}
 }
 
-// sendFrom sends a request to the hub's handler as if sendFrom this address, and returns the status.
+// sendFrom sends a request to the hub's handler as if it came from this address, and returns the
+// status.
 func (s *scene) sendFrom(addr, path, body string) int {
 	r := httptest.NewRequest("POST", s.URL+path, strings.NewReader(body))
 	r.RemoteAddr = addr
@@ -104,7 +105,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 		}
 		s.Server.FlushTally(t.Context())
 	}
-	// First each kind of event of the day, which has one row beyond the bounds.
+	// First, each kind of event of the day: each has one row beyond the bounds.
 	flood(0, 4000)
 	first := s.rows(t)
 	if first < api.CrowdOfNobody || first > api.CrowdOfNobody+3*len(bodies) {
@@ -120,7 +121,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if grown < hours*api.CrowdOfNobody || grown > hours*api.CrowdOfNobody+3*len(bodies) {
 		t.Errorf("%d more rows in %d hours", grown, hours)
 	}
-	// Owners' events take more rows, up to the bound of all.
+	// Owners' events take more rows, up to the bound for all owners.
 	after, _ := s.size(t)
 	aRow := (after - before) / grown
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
@@ -172,7 +173,7 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	}
 }
 
-// Many refusals of strangers do not hide an owner's own events.
+// Many refused requests of strangers do not hide an owner's own events.
 func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -203,8 +204,8 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	}
 }
 
-// Events that strangers caused are removed after some time, events of owners much later, and the
-// database reuses the room.
+// Events that strangers caused are removed after some time, and events of owners much later. The
+// database reuses the space.
 func TestOldEventsAreForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

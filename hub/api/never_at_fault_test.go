@@ -174,8 +174,8 @@ func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
 	}
 }
 
-// isProblemOr409 is isProblem, except that a 409 may also be the record of an object that the
-// caller has.
+// isProblemOr409 is isProblem, but also accepts a 409 with the record of an object that the caller
+// has.
 func isProblemOr409(t *testing.T, what string, resp *http.Response, body []byte) {
 	t.Helper()
 	if resp.StatusCode == 409 && resp.Header.Get("Pantahub-Object-Type") != "" || resp.StatusCode >= 500 {
@@ -188,7 +188,7 @@ func newMutator(c *contract, seed uint64) *mutator {
 	return &mutator{Rand: rand.New(rand.NewPCG(seed, 4)), c: c, good: []string{c.boatID, c.pirateID, c.secondID, c.contentSum, c.Owner.ID, "ada", "mallory", c.secrets["token"], c.expired, c.ada.token, "1", "0", "sha256", "DONE", "NEW", systemSpec}}
 }
 
-// No input makes a route answer 5xx. The sample is always the same.
+// No input makes a route answer 5xx. The seed is fixed, so the sample is always the same.
 func TestNoInputIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -225,8 +225,8 @@ func FuzzNoInputIsTheHubsFault(f *testing.F) {
 	})
 }
 
-// Every piece in every query of a route. With -short it is every seventh call: 7 divides neither
-// the number of pieces nor of names, so each still has its turn.
+// Sends every piece in every query of each route. With -short it sends every seventh: 7 divides
+// neither the number of pieces nor the number of names, so each piece and each name is still sent.
 func TestNoQueryIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -64,7 +64,7 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	spy := s.device(t)
 	spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
 	refused(t, s.post(t, must(spy.Request(tok, fleet.RequestChange{}))(t)), 403, onboard.CodeDenied)
-	// The TPM itself, with her token, is refused, and she still does not learn the id.
+	// The TPM itself sends mallory's token. It is refused, and mallory still does not learn the id.
 	decide(eve, id(later), "approve", 200)
 	_, err := must(s.victim.WithNewIdentity())(t).Onboard(t.Context(), s.client, tok)
 	if err == nil || !strings.Contains(err.Error(), onboard.CodeOtherOwner) {
@@ -91,7 +91,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	if a := s.post(t, body); a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	// A request that she approves, and denies again after the answer.
+	// Mallory approves this request, and denies it after the answer.
 	bare := *spy
 	bare.EKCert, bare.Chain = bare.EK.Public.Raw, nil
 	undecided := must(bare.Request(tok, fleet.RequestChange{}))(t)

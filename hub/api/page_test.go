@@ -98,13 +98,13 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, rt.body)
 		}
 	}
-	// All that onboarding's rate is for is on the page.
+	// The page names every route that has one of onboarding's rate limits.
 	for name, rt := range table {
 		if (rt.rate == onboardRate || rt.rate == signatureRate) && !listed[name] {
 			t.Errorf("the page lacks %s", name)
 		}
 	}
-	text := strings.Join(strings.Fields(string(doc)), " ") // sentences go over several lines
+	text := strings.Join(strings.Fields(string(doc)), " ") // sentences span several lines
 	for _, want := range []struct{ page, code string }{
 		{"A header has at most 16 KiB and", "MaxHeaderBytes:    16 << 10,"},
 		{"20,000 lines and 8 MiB of each device for 30 days", "store.LogBounds{Rows: 20_000, Bytes: 8 << 20}"},
@@ -157,8 +157,9 @@ func (m *madeCode) words() string {
 	return strings.Join(words, ", ")
 }
 
-// errorCodes finds the codes of refusals and problems in the source, each with a place where it is
-// made. An expression that it cannot evaluate fails the test, so that no code is missed.
+// errorCodes finds the codes of refusals and problems in the source, each with a place in the code
+// where it is made. An expression that it cannot evaluate fails the test, so that no code is
+// missed.
 func errorCodes(t *testing.T) map[string]*madeCode {
 	t.Helper()
 	c := codes{t: t, made: map[string]*madeCode{}, constants: map[string]string{}}
@@ -197,19 +198,19 @@ type codes struct {
 	fset      token.FileSet
 	made      map[string]*madeCode
 	constants map[string]string // by "package.Name"
-	room      string            // that the walk is in
-	function  string            // that the walk is in
-	status    int               // of the call that makes the code; 0: statusOf returns it
+	room      string            // the package that is being read
+	function  string            // the function that is being read
+	status    int               // the HTTP status in the call that makes the code; 0: statusOf returns it
 }
 
-// keys are the keys that package evidence checks: the checks' codes begin with them. lacks are the
+// keys are the prefixes of the checks' codes in package evidence, one for each key. lacks are the
 // endings of the codes for missing attributes.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}
 )
 
-// passedOn are functions that pass on a code of their caller's.
+// passedOn are functions that pass on a code from their caller.
 var passedOn = []string{"problem", "refuse", "malformed", "fail", "outcome", "on"}
 
 func (c *codes) look(n ast.Node) bool {
@@ -328,7 +329,7 @@ func (c *codes) add(code string, at ast.Node) {
 func (c *codes) statusOf(e ast.Expr) int {
 	if s, ok := e.(*ast.SelectorExpr); ok {
 		for status := 400; status < 600; status++ {
-			// The name of StatusNotFound is its text, "Not Found", without spaces, and so on.
+			// The constants' names are the texts without spaces: StatusNotFound is "Not Found".
 			if s.Sel.Name == "Status"+strings.ReplaceAll(http.StatusText(status), " ", "") {
 				return status
 			}

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// Parameters of argon2id (RFC 9106, section 4): the 19 MiB of memory that OWASP recommends, with
-// one pass more than OWASP's two.
+// Parameters of argon2id (RFC 9106, section 4): the 19 MiB of memory that OWASP recommends, and
+// three passes, one more than OWASP recommends.
 const (
 	argonTime    = 3
 	argonMemory  = 19 << 10 // KiB
@@ -68,8 +68,8 @@ func newPasswords() (*passwords, error) {
 	return &passwords{queue: lifoSemaphore{free: passwordsAtOnce, maxWaiting: passwordQueue, timeout: passwordTimeout}, decoy: decoy}, nil
 }
 
-// check reports whether hash is the password's. An empty hash matches no password, and takes as
-// long. check returns errBusy if too many checks wait.
+// check reports whether hash is the password's. An empty hash matches no password; the check takes
+// the same time as for a real hash. check returns errBusy if too many checks wait.
 func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil

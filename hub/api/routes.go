@@ -31,7 +31,7 @@ type route struct {
 // Values of route.rate that are not names of limits.
 const (
 	unlimited = ""
-	// inHandler is for a handler that chooses the limit by what the request contains.
+	// inHandler means that the handler chooses the limit, depending on the request's content.
 	inHandler = "in the handler"
 )
 
@@ -74,7 +74,7 @@ var routes = []route{
 	{"PUT", "/device/secret", tlsDevice, unlimited, jsonBody, (*Server).keepSecret},
 	{"POST", "/auth/x509/login", tlsDevice, unlimited, noBody, (*Server).signInByCertificate},
 
-	// Signing in, and one's own account.
+	// Signing in, and the caller's own account.
 	{"POST", "/auth/login", anyone, inHandler, jsonBody, (*Server).login}, // signInRate for people, deviceSignInRate for devices
 	{"GET", "/auth/login", anySignIn, unlimited, noBody, (*Server).renew},
 	{"GET", "/auth/jwks.json", anyone, unlimited, noBody, (*Server).jwks},
@@ -191,7 +191,7 @@ var widened = map[string]string{
 	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
 }
 
-// patterns are what the mux matches the route by.
+// patterns returns the mux's patterns for the route.
 func (rt *route) patterns() []string {
 	if wide, ok := widened[rt.name()]; ok {
 		return []string{wide}
@@ -207,7 +207,7 @@ func (rt *route) patterns() []string {
 	return list
 }
 
-// matches reports whether a path that one of the route's patterns matches is really the route's.
+// matches reports whether a path belongs to the route. The mux's patterns may match more paths.
 func (rt *route) matches(u *url.URL) bool {
 	if _, ok := widened[rt.name()]; !ok {
 		return true

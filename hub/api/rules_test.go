@@ -17,8 +17,8 @@ import (
 
 // Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
 
-// Devices accept any text that begins with "token" as the key, and use the last value that they
-// find.
+// Devices take any text that begins with "token" for the key, and use the last value that they
+// find. So the answer has no other field.
 func TestLoginAnswersATokenAlone(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -53,7 +53,8 @@ func TestTokensFitDevices(t *testing.T) {
 	}
 }
 
-// Devices use the first text that equals a key, even if an owner wrote it into a value.
+// Devices search a body for the first "KEY" in quotes, even inside a value that an owner wrote. So
+// the hub writes its own fields before user-meta, and in the usual order.
 func TestDeviceRecordsComeInOrder(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -162,7 +163,7 @@ func TestMetaKeysKeepTheirDots(t *testing.T) {
 	}
 }
 
-// Renewing a token gives one with the same scopes, whatever the request asks for.
+// A renewed token has the same scopes, whatever the request asks for.
 func TestRenewedTokenHasNoMoreScopes(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

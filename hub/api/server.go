@@ -47,11 +47,11 @@ type Config struct {
 	// names all of them to devices.
 	AlsoURLs []string
 	// DataDir is the folder of the database and the objects. The hub watches the free space of its
-	// disk. Empty: it watches none.
+	// disk. Empty: it does not watch the free space.
 	DataDir string
 	// Names are the DNS names and IP addresses of the TLS certificate.
 	Names []string
-	// Rates replace some of DefaultRates.
+	// Rates overrides some of DefaultRates.
 	Rates Rates
 	// Timeouts bound connections and requests. Default: see Timeouts.
 	Timeouts Timeouts
@@ -75,7 +75,7 @@ type Config struct {
 	EventsAge, UnprovenAge time.Duration
 	// Proxy is a proxy in front of the hub that terminates TLS; nil: none.
 	Proxy *Proxy
-	// Version is shown to people.
+	// Version is the program's version, to show to people.
 	Version string
 }
 
@@ -143,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	// This fails now, and not at the first handshake, if a certificate cannot have these names.
+	// If a certificate cannot have these names, this fails now, and not at the first handshake.
 	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
 		return nil, err
 	}
@@ -176,8 +176,8 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // TLSConfig is TLS 1.3 with the hub's certificate. Client certificates are verified for client
-// authentication against the device CA only, or, if there is a proxy, against the proxy's CAs
-// too. The verified chain shows which of them it was.
+// authentication against the device CA only, or, if there is a proxy, against the proxy's CAs too.
+// The verified chain shows which CA issued the certificate.
 func (s *Server) TLSConfig() *tls.Config {
 	version := uint16(tls.VersionTLS13)
 	if s.cfg.TLS12 {
@@ -188,9 +188,9 @@ func (s *Server) TLSConfig() *tls.Config {
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clientCAs(),
-		// A resumed session has the client's certificate without a signature by its key: a copied
-		// ticket would be the device without its TPM. Go issues tickets before it knows the
-		// certificate, so no client gets one.
+		// In a resumed session the client presents its certificate but does not sign with its key.
+		// So anyone with a copied ticket could act as the device without its TPM. Go issues tickets
+		// before it knows the certificate, so no client gets one.
 		SessionTicketsDisabled: true,
 		VerifyConnection:       s.verifyPeer,
 		Time:                   s.cfg.Now,

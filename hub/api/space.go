@@ -26,7 +26,7 @@ import (
 // Other programs may fill the disk further. For this case there is the ballast, a file that the hub
 // removes when little space is left, and makes again when there is room.
 type space struct {
-	dir string // empty: no disk is watched
+	dir string // empty: the disk is not watched
 	log *slog.Logger
 	// usage returns the free space and the size of the file system, in bytes.
 	usage func(dir string) (free, size int64, err error)
@@ -79,8 +79,8 @@ func (s *space) currentLevel() level {
 	return s.level
 }
 
-// hasRoomFor reports whether the reserve stays free after an upload of size bytes, and the others
-// bytes of running uploads.
+// hasRoomFor reports whether the reserve stays free after an upload of size bytes and the running
+// uploads, which need the others bytes.
 func (s *space) hasRoomFor(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,8 +92,8 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// degraded reports whether uploads are refused: all of them, or those of the size that was refused
-// last.
+// degraded reports whether the hub refuses uploads: all of them, or those of the size that it
+// refused last.
 func (s *space) degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,14 +103,15 @@ func (s *space) degraded() bool {
 	return s.level != roomy || s.refused > 0
 }
 
-// wasFull updates the level after a write failed for lack of space.
+// wasFull updates the level after a write failed because the disk was full.
 func (s *space) wasFull() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refresh(true)
 }
 
-// refresh updates the level: if must, at once; else at most once a second. s.mu is held.
+// refresh updates the level: at once if must is true, otherwise at most once a second. s.mu is
+// held.
 func (s *space) refresh(must bool) {
 	if s.dir == "" || !must && time.Since(s.looked) < lookEvery {
 		return
@@ -189,10 +190,10 @@ func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
-// Readiness is what /readyz answers.
+// Readiness is the answer of /readyz.
 type Readiness struct {
 	Status string `json:"status"` // "ready", or "degraded": some requests are refused
-	// Refused says which, in a sentence.
+	// Refused is a sentence that names the refused requests.
 	Refused string `json:"refused,omitempty"`
 }
 

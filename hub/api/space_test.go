@@ -154,8 +154,8 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	}
 }
 
-// Another program locks the database. Reads go on. A write is refused with Retry-After and not
-// done. A request that ends access, such as a sign-out, waits for the lock.
+// While another program locks the database, reads continue. A write is refused with Retry-After and
+// not done. A request that ends access, such as a sign-out, waits for the lock.
 func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)

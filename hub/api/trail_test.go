@@ -97,7 +97,7 @@ func announce(p *person, path, name, content string, status int) api.ObjectView 
 	return want[api.ObjectView](p, "POST", path, map[string]any{"objectname": name, "size": fmt.Sprint(len(content)), "sha256sum": sumOf([]byte(content)), "id": "", "owner": "", "signed-puturl": "", "mime-type": "text/html"}, status)
 }
 
-// send sends a request to an address that the hub gave, without any credential.
+// send sends a request, without any credential, to a URL that the hub gave.
 func send(p *person, method, address, body string, header ...string) (int, fleet.Body, http.Header) {
 	p.t.Helper()
 	req := must(http.NewRequestWithContext(context.Background(), method, address, strings.NewReader(body)))(p.t)
@@ -356,8 +356,8 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	f := newFleet(t)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// Announcing it has the same answer as for content that nobody has, and gives an address
-		// that returns nothing.
+		// Announcing it gets the same answer as for content that nobody has, and a URL that returns
+		// nothing.
 		o := announce(p, "/objects/", "guess", f.content, 200)
 		if status, body, _ := send(p, "GET", o.GetURL, ""); status != 404 {
 			t.Errorf("%d %s", status, body)
@@ -496,7 +496,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	}
 }
 
-// Uploads that hang give way to others, and do not keep the disk full.
+// An upload that stalls ends early to make room for another one, and does not keep the disk full.
 func TestHangingUploadsGiveWay(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -661,7 +661,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	if _, got, _ := send(f.ada, "GET", h.Get("Location"), ""); status != 302 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// While the revision is new its state can be replaced, and later no more.
+	// The state can be replaced only while the revision is new.
 	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
 	wantCode(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
 	if s := want[api.RevisionView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
@@ -744,7 +744,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 	io.WriteString(w, "begun") // the request has begun
 	second := func() int {
 		req := must(http.NewRequest("PUT", o[1].PutURL, strings.NewReader("x")))(t)
-		req.ContentLength = -1 // its size is what was announced
+		req.ContentLength = -1 // unknown length: the hub uses the announced size
 		resp := must(f.ada.client.Do(req))(t)
 		resp.Body.Close()
 		return resp.StatusCode

@@ -48,8 +48,8 @@ func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string
 	return ""
 }
 
-// A CA that the operator removes is not accepted from the next request on, by any replica,
-// whatever was verified before.
+// If the operator removes a CA, every replica rejects it from the next request on, even if it
+// verified the CA before.
 func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -84,7 +84,7 @@ func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	both("after all was taken back", "", "ek-chain-untrusted")
 }
 
-// If one of the operator's trust entries cannot be read, no device is accepted by the others.
+// If one of the operator's trust entries cannot be read, no device is accepted.
 func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -102,8 +102,8 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	}
 }
 
-// crowd is a store that delays reading the certificates until this many requests have found that
-// they changed.
+// crowd is a store that delays reading the certificates until this many requests have seen the new
+// version.
 type crowd struct {
 	onboard.Store
 	size  int32
@@ -119,7 +119,7 @@ func (c *crowd) ConfigVersion(ctx context.Context) (int64, error) {
 func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertificate, error) {
 	c.reads.Add(1)
 	for range 10_000 {
-		if c.asked.Load() > c.size { // each request once, and the one that reads now a second time
+		if c.asked.Load() > c.size { // every request has asked once, and the request that is reading has asked again
 			break
 		}
 		time.Sleep(time.Millisecond)
@@ -127,7 +127,7 @@ func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertifi
 	return c.Store.TrustedCertificates(ctx)
 }
 
-// After a change the certificates are read once, for any number of concurrent requests.
+// After a change, the certificates are read only once, however many requests run concurrently.
 func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -163,7 +163,7 @@ func BenchmarkTrustUnchanged(b *testing.B) {
 	}
 }
 
-// A distrusted maker's TPM is refused: an owner is not asked.
+// A distrusted maker's TPM is refused without asking the owner.
 func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -22,7 +22,7 @@ const canary = "canary-of-ada"
 // estate is a scene in which ada has one of everything that an owner can have.
 type estate struct {
 	*contract
-	ids      map[string]string // ada's ids, by what they name
+	ids      map[string]string // ada's ids, by the kind of thing that they name
 	publicID string
 }
 
@@ -116,7 +116,8 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 			t.Errorf("%s %s as %s: %.300s", method, address, name, shown)
 		}
 		for _, id := range ids {
-			// An answer may repeat an id of the request, and what mallory wrote may be read.
+			// While mallory only reads, an answer may contain an id of ada's only if the request
+			// contained it. Later she may read the ids that she wrote into her own data.
 			if reading && strings.Contains(shown, id) && !strings.Contains(address, id) {
 				t.Errorf("%s %s as %s shows %s: %.300s", method, address, name, id, shown)
 			}

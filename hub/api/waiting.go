@@ -28,7 +28,7 @@ type WaitingView struct {
 	Since    time.Time   `json:"since"`
 	LastSeen time.Time   `json:"last-seen"`
 	Expires  time.Time   `json:"expires"`
-	// Questions are the codes of the questions to decide.
+	// Questions are the codes of the questions that the owner must decide.
 	Questions []string         `json:"questions"`
 	DecidedBy string           `json:"decided-by,omitempty"`
 	Decided   *time.Time       `json:"decided,omitempty"`
@@ -107,8 +107,8 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if decision != "approve" && decision != "deny" {
 		return problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The decision is neither approve nor deny.")
 	}
-	// Without the field the list is empty, not unknown: the page always sends the questions it
-	// showed.
+	// The page always sends the questions that it showed. So a missing field means no questions,
+	// and the list must be empty and not nil.
 	questions := append([]string{}, r.PostForm["question"]...)
 	if _, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
 		return decisionError(err)

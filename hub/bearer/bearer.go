@@ -133,7 +133,8 @@ func (k *Keys) JWKS(now time.Time) []byte {
 	return b
 }
 
-// monthBefore and monthAfter return the first day of a month, because months differ in length.
+// monthBefore and monthAfter return the first day of the previous and of the next month. They start
+// from the first day, because the 31st does not exist in every month.
 func monthBefore(t time.Time) time.Time {
 	t = t.UTC()
 	return time.Date(t.Year(), t.Month()-1, 1, 0, 0, 0, 0, time.UTC)

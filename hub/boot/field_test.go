@@ -22,8 +22,8 @@ import (
 // with a README.md about their sources.
 const publicLogs = "../../../shared/data/eventlogs"
 
-// The expected result for each public log. A log that is not a TPM's, or is incomplete, explains
-// nothing or only a part; none is an error.
+// The expected result for each public log. If a log is incomplete or is not a TPM's, it explains
+// only some PCRs or none; no log is an error.
 var readAs = map[string]struct {
 	state string
 	why   string // the beginning of the file name, or a part of it
@@ -142,7 +142,7 @@ var statements = []struct {
 	{regexp.MustCompile(`^(the kernel command line|a module's command line|a command of the boot loader)$`), "EV_IPL"},
 }
 
-// agrees compares the name of an event with the report of tpm2_eventlog.
+// agrees compares the name of an event with the name that tpm2_eventlog reports.
 func (l *tpm2Log) agrees(t *testing.T, e boot.Event) {
 	t.Helper()
 	i := slices.IndexFunc(l.Events, func(o tpm2Event) bool {
@@ -239,7 +239,7 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 			if c := boot.Compare(boot.NewReference(m, "itself", may3), m); len(c) > 0 {
 				t.Errorf("it differs from itself: %q", words(c))
 			}
-			// With other PCR values the log explains nothing.
+			// With other PCR values the log does not explain any PCR.
 			for i := range e.PCRs {
 				e.PCRs[i] = bytes.Repeat([]byte{0xA5}, 32)
 			}

@@ -32,7 +32,7 @@ func TestMenuThatOnlyLostEntriesIsNoChange(t *testing.T) {
 	content := map[uint16]string{1: "disk", 3: "stick", 4: "network"}
 	r := boot.NewReference(verify(t, menu([]uint16{3, 1, 4}, content)), "the first boot", may3)
 	lies := menu([]uint16{1, 4}, content)
-	lies[0].Data, lies[0].Digest = lies[1].Data, lies[0].Data[:32] // an order that the digest does not prove
+	lies[0].Data, lies[0].Digest = lies[1].Data, lies[0].Data[:32] // the digest does not match the data
 	for _, c := range []struct {
 		name    string
 		log     eventlog.Log

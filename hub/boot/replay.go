@@ -9,8 +9,8 @@ import (
 )
 
 // replay reads the log and sets the events of the PCRs that it explains. The quote proves a PCR's
-// value, and the value proves the digests that extended it, in order. A log that does not replay to
-// a PCR's value says nothing about that PCR.
+// value, and the value proves the digests that extended it, in order. If a log does not replay to a
+// PCR's value, it proves nothing about that PCR.
 func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	l := readLog(e.Log, e.Bank)
 	m.LogState, m.LogProblem = l.state, l.why
@@ -60,8 +60,9 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields the numbers of a PCR's events to try: all, then fewer without repeated
-// last steps of the firmware, which some kernels append to a log that already has them.
+// withoutRepetition yields how many of a PCR's events to replay: first all. Some kernels append the
+// firmware's last events to a log that already has them, so it then yields smaller numbers, each
+// without one more of these repeated events.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -168,7 +169,7 @@ func afterLog(pcr int) (all [][]string) {
 	return all
 }
 
-// separatorWords returns systemd's separator, repeated as often as it may occur.
+// separatorWords returns systemd's separator, repeated up to its maximum number.
 func separatorWords(pcr int) (all [][]string) {
 	if slices.Contains(separatedPCRs, pcr) {
 		for n := 1; n <= maxSeparators; n++ {

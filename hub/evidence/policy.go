@@ -43,8 +43,8 @@ type Policy struct {
 	// Software lists the software TPMs to accept, by model or maker ("swtpm", "GOOG"). Case is
 	// ignored.
 	Software []string
-	// EKKinds are those of the hub's and of the owner's policy. Each of them must allow the EK's
-	// kind.
+	// EKKinds are the EKKinds of the hub's and of the owner's policy. Each of them must allow the
+	// EK's kind.
 	EKKinds []EKKinds
 	// Layers are the hub's rules and the owner's. In each layer the first matching rule decides; a
 	// layer without a matching rule accepts. The strictest layer wins.
@@ -71,28 +71,26 @@ type Rule struct {
 	Reason        string // a sentence for a person; may be empty
 }
 
-// Firmware is a TPM's firmware version, TPM_PT_FIRMWARE_VERSION_1 and _2: four
-// numbers of 16 bits.
+// Firmware is a TPM's firmware version, TPM_PT_FIRMWARE_VERSION_1 and _2, as four 16-bit numbers.
 type Firmware uint64
 
 func (v Firmware) String() string {
 	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
 }
 
-// Listing is what the hub found on its EK lists for a request.
+// Listing is the result of looking up a request in the hub's and the owner's EK lists.
 type Listing struct {
-	Kept bool // there is a list at all
-	// ByKey: the hash of the EK itself is on the owner's own list, which is the
-	// owner's approval of an EK without a trusted certificate too. ByHub: it is
-	// on the hub's. BySerial: its certificate's serial number is listed, which
-	// is worth what the certificate is worth: a list has nothing else of it.
+	Kept bool // at least one EK list exists
+	// ByKey: the hash of the EK itself is on the owner's own list. This also approves an EK without
+	// a trusted certificate. ByHub: it is on the hub's list. BySerial: the serial number of the
+	// EK's certificate is listed. This proves only as much as the certificate, because the list has
+	// no hash of the EK.
 	ByKey, ByHub, BySerial bool
-	// OffHub: the hub's list has neither. HubBySerial: it has the serial number
-	// only.
+	// OffHub: the hub's list has neither the hash nor the serial number. HubBySerial: it has only
+	// the serial number.
 	OffHub, HubBySerial bool
-	Note                string // what the list says of it
-	// CertificateRequired: a list demands an EK certificate that chains to a
-	// trusted root.
+	Note                string // the list's note about the EK
+	// CertificateRequired: a list requires an EK certificate that chains to a trusted root.
 	CertificateRequired bool
 }
 
@@ -100,7 +98,7 @@ type Listing struct {
 type Approval struct {
 	By    string // account nick
 	At    time.Time
-	Codes []string // of the questions that the person answered
+	Codes []string // codes of the questions that the person answered
 }
 
 // softwareMakers are the makers of software TPMs: emulators, and the virtual TPMs of hypervisors.
@@ -149,7 +147,7 @@ func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	}
 	kind, refusal := checkKind(v, r, in)
 	if refusal == nil && r.EKCertificate == nil {
-		refusal = notExamined // an allowed kind of EK does not show a hardware TPM
+		refusal = notExamined // an allowed kind of EK does not prove a hardware TPM
 	}
 	return made + " " + kind, refusal
 }
@@ -178,7 +176,7 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if in.Listing.Note != "" {
 		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
 	}
-	// A serial number counts only in a certificate that leads to a trusted root.
+	// A serial number counts only if its certificate leads to a trusted root.
 	l, trusted := in.Listing, v.trusted(r)
 	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
@@ -291,12 +289,12 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 			return false
 		}
 	}
-	// The first step of a two-step enrolment does not show the firmware version: the rule may
+	// In the first step of a two-step enrolment the firmware version is not known: the rule may
 	// match, see checkRules.
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words describes the rule in a clause: the TPMs that it matches, and what happens to them.
+// words describes a rule in a clause: the TPMs that it matches, and the action.
 func (rule *Rule) words() string {
 	about := "all TPMs"
 	switch named := !strings.EqualFold(rule.Maker, NoMaker); {

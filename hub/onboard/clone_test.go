@@ -34,7 +34,7 @@ func TestOnboardingAgainIsCompared(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
 	is, c := s.onboarded(d, s.token)
-	_, err := s.activate(c) // the same enrolment again is not another onboarding
+	_, err := s.activate(c) // activating the same enrolment again is not another onboarding
 	s.must(err)
 	equal(s, "records after one onboarding", len(s.store.clones), 0)
 	first := d.Serial
@@ -73,11 +73,12 @@ func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	}
 }
 
-// A record begins with the enrolment once: not if it has boots only, or serial numbers only.
+// Only an empty record begins with the enrolment, not one that has only boots or only serial
+// numbers.
 func TestRecordBeginsOnce(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
-	d.Serial = "ek-0001" // made of the EK: not a serial number
+	d.Serial = "ek-0001" // derived from the EK, so it is not a serial number
 	is, _ := s.onboarded(d, s.token)
 	for n := range uint64(3) {
 		s.now = s.now.Add(time.Minute)
@@ -111,7 +112,7 @@ func TestStateThatImprovesIsNotTold(t *testing.T) {
 	equal(s, "events", len(s.store.events), events)
 }
 
-// sighting is a boot of the TPM, seen when its clock stood at clock.
+// sighting is a boot of the TPM, seen when the TPM's clock was at clock.
 func (s *scene) sighting(resets uint32, clock uint64) clone.Sighting {
 	return clone.Sighting{From: s.now, To: s.now, Addr: addr, Attested: true, Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: clock, ResetCount: resets, Safe: true}}}
 }
@@ -173,7 +174,7 @@ func TestCountersBackAloneAreNotKnown(t *testing.T) {
 	})
 	s.must(err)
 	equal(s, "known", known, false)
-	// Once it is in the record, and not answered, the owner knows.
+	// If the record has an unanswered finding, the owner knows of it.
 	_, known, err = s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, func(*clone.Record) {})
 	s.must(err)
 	equal(s, "known", known, true)
@@ -253,7 +254,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	use(first) // it is the active one
 	s.must(s.hub.RecordSupersededUse(t.Context(), [32]byte{1}, "192.0.2.9"))
 	_, second := s.onboarded(d, s.token)
-	use(first) // of the same serial number
+	use(first) // it has the same serial number
 	equal(s, "writes", s.store.count("PutClone"), 1)
 	d.Serial = "another"
 	s.now = s.now.Add(time.Minute)
@@ -265,7 +266,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	d.Serial = "a third"
-	use(s.enrolled(d, s.token)) // pending, which proves nothing
+	use(s.enrolled(d, s.token)) // a pending enrolment proves nothing
 	writes = s.store.count("PutClone")
 	use(second)
 	r := s.record(is.ID)
@@ -276,7 +277,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	use(second)
 	use(first)
 	equal(s, "writes", s.store.count("PutClone"), writes+1)
-	// Answered by the owner, it is not a finding any more.
+	// A finding that the owner answered no longer counts.
 	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	writes = s.store.count("PutClone")

@@ -286,7 +286,8 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// A warning that cannot be made changes no refusal, and no event goes to an owner who released the TPM.
+// If a warning cannot be stored, the refusal stays the same. No event goes to an owner who released
+// the TPM.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -371,7 +372,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	cert, err := tcg.ParseEKCertificate(d.EKCert)
 	s.must(err)
 	equal(s, "marks", marked, len(evidence.TPMMarks(cert)))
-	// A certificate of an unknown maker says nothing.
+	// A certificate of an unknown maker proves nothing.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)
 	stranger, err := fleet.New(evil, "H-2")
@@ -385,7 +386,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	}
 }
 
-// A stored certificate that cannot be read gives no marks, and does not stop the device.
+// A stored certificate that cannot be read gives no marks, and the device is still activated.
 func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)
@@ -395,7 +396,8 @@ func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	equal(s, "events", len(s.store.events), 0)
 }
 
-// An id that a device without a TPM has is not given to another: that is an error, and not a refusal.
+// An id that a device without a TPM has is not given to another device: the hub reports an internal
+// error, not a refusal.
 func TestDeviceWithoutAnEnrolmentKeepsItsID(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)

@@ -12,7 +12,7 @@ import (
 	"gangway/internal/fleet"
 )
 
-// web is an Online with answers that a test chooses.
+// web is an Online whose answers a test chooses.
 type web struct {
 	links      []*x509.Certificate
 	linkNotes  []string
@@ -20,7 +20,7 @@ type web struct {
 	crlNotes   []string
 	revoked    *evidence.Refusal
 	asked      []string
-	chain      int // certificates of the chain that Revocation was given
+	chain      int // number of certificates in the chain that Revocation got
 }
 
 func (w *web) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -58,7 +58,7 @@ func TestMissingIntermediatesAreFetched(t *testing.T) {
 		t.Errorf("the verdict is %.300s", v)
 	}
 	equal(s, "lookups", w.asked, []string{"links"})
-	// What was not found leaves the question.
+	// If a lookup finds nothing, the question stays.
 	w.links, w.asked = nil, nil
 	s.waits(s.enrol(d), "ek-chain-untrusted")
 	equal(s, "lookups", w.asked, []string{"links"})
@@ -94,8 +94,8 @@ func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 	equal(s, "lookups", w.asked, []string{"links", "crl"})
 }
 
-// With lookups the first step leaves a broken chain to the second; without them, and for any other
-// reason, it refuses.
+// If lookups are configured, the first step does not refuse a broken chain: it leaves the chain to
+// the second step. It refuses without lookups, or for any other reason.
 func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()
@@ -110,7 +110,8 @@ func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s.policy("", labRules+"no_ek_certificate: refuse\n")
 	_, err = s.hub.FirstStep(t.Context(), encoded(s.withoutCertificate().EnrollRequest()), addr)
 	s.refused(err, noCertificate)
-	// An EK that no credential can be encrypted to gets the refusal, not an error of the hub.
+	// If no credential can be encrypted to an EK, the device is refused; it is not an error of the
+	// hub.
 	s.policy("", labRules+"unknown_maker: refuse\n")
 	odd := s.device()
 	odd.EK.Public.SymmetricBits = 64
@@ -152,7 +153,8 @@ func TestRevocationIsLookedUp(t *testing.T) {
 	}
 	w.revoked = &evidence.Refusal{Code: "ek-revoked", Reason: "It is revoked.", Hint: "Replace it."}
 	s.refused(s.enrol(d), "ek-revoked")
-	// What is refused already, or does not chain to a maker, is not looked up.
+	// The hub does not look up a certificate that is already refused, or that does not chain to a
+	// known maker.
 	w.asked = nil
 	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	s.refused(s.enrol(d), "policy")

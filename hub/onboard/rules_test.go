@@ -35,7 +35,7 @@ func TestPolicyHoldsForTheNextRequestInEveryReplica(t *testing.T) {
 	s.refused(enrol(other), "policy")
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID})
 	_, err := s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
-	s.must(err) // anne's policy is not mary's
+	s.must(err) // anne's policy does not apply to mary's devices
 	s.policy(store.HubWide, "version: 1\nsoftware_tpms: [FAKE]\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	s.refused(err, "policy")
@@ -80,7 +80,7 @@ func TestOperatorsDecisionOnTrustIsObeyed(t *testing.T) {
 	s.refused(s.enrol(d), "ek-chain-distrusted")
 	s.must(s.store.ChangeTrust(t.Context(), store.TrustChange{Remove: []store.Hash{hash}}))
 	s.must(s.enrol(d))
-	// A row that cannot be read stops all.
+	// If one stored trust row cannot be read, no device is accepted.
 	s.must(s.store.ChangeTrust(t.Context(), store.TrustChange{Put: []store.TrustedCertificate{{Fingerprint: store.Hash{1}, DER: []byte("?"), Kind: store.Distrusted}}}))
 	if err := s.enrol(d); err == nil {
 		t.Error("accepted, though the operator's decisions cannot be read")
@@ -114,7 +114,7 @@ func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s.must(s.enrol(d))
 }
 
-// However many requests find a new version at once, one of them reads the certificates.
+// If many requests find a new version at the same time, only one of them reads the certificates.
 func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -131,7 +131,7 @@ func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		for range 1000 { // until it waits for this one
+		for range 1000 { // until the new request has read the version and waits for the one that reads
 			if time.Sleep(time.Millisecond); versions() > before {
 				break
 			}
@@ -206,8 +206,8 @@ func required(key *store.Hash, _ []byte) store.ListedEK {
 	return store.ListedEK{Key: key, CertificateRequired: true}
 }
 
-// What one list says of a TPM that another list lacks must not be used in its favour, and the note of
-// the line that was found is shown.
+// An entry of one list must not help a TPM that another list lacks. The verdict shows the note of
+// the entry that was found.
 func TestNoteOfTheLineIsShown(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -220,7 +220,8 @@ func TestNoteOfTheLineIsShown(t *testing.T) {
 	}
 }
 
-// With unlisted_ek the hub and the owner may differ: the list that lacks the TPM decides which applies.
+// The hub and the owner may have different values of unlisted_ek. The value that applies is that of
+// the list without the TPM.
 func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub, owner func(*store.Hash, []byte) store.ListedEK
@@ -267,7 +268,7 @@ func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	}
 }
 
-// A device cannot escape a refusal by leaving out the certificate that it showed before.
+// A device cannot escape a refusal by leaving out the certificate that it sent before.
 func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -285,7 +286,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	if !strings.Contains(r.Reason, "missing now") {
 		t.Errorf("the refusal does not say why: %s", r.Reason)
 	}
-	// One of an unknown maker in its place changes nothing.
+	// A certificate of an unknown maker does not replace the kept one.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)
 	template, err := fleet.EKTemplate(d.EK.Private.Public())
@@ -296,7 +297,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	replaced.EKCert = forged.Raw
 	s.refused(s.enrol(&replaced), "policy")
 	equal(s, "certificate kept", string(s.store.kept[s.ekHash(d)].Certificate), string(d.EKCert))
-	// What is refused for another reason is not judged twice.
+	// A request that is refused for another reason is not judged a second time.
 	s.policy(s.anne.ID, "version: 1\nno_ek_certificate: refuse\n")
 	before := s.store.count("EKCertificate")
 	s.refused(s.enrol(&bare), "ek-certificate-none")
@@ -321,7 +322,7 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	writes(1)
 	s.now = s.now.Add(time.Second)
 	writes(2)
-	// Neither another certificate nor a proven one is worth a write.
+	// If the stored certificate is another one, or is proven, the request does not write it.
 	key := s.ekHash(d)
 	kept := s.store.kept[key]
 	kept.Expires = s.now

@@ -119,7 +119,7 @@ func (s *scene) device() *fleet.Device {
 	return d
 }
 
-// withoutCertificate is a machine that shows no EK certificate, which is a question for its owner.
+// withoutCertificate is a machine that sends no EK certificate, which is a question for its owner.
 func (s *scene) withoutCertificate() *fleet.Device {
 	s.Helper()
 	d := s.device()
@@ -163,7 +163,7 @@ func (s *scene) activate(c *fleet.Certificates) (store.Device, error) {
 	return s.hub.Activate(s.Context(), hash, exporter, wire.ActivationProof(c.Keys, exporter, hash), addr)
 }
 
-// onboarded does both halves, which must succeed.
+// onboarded enrols and activates a device, which must succeed.
 func (s *scene) onboarded(d *fleet.Device, t *wire.TokenFile) (store.Device, *fleet.Certificates) {
 	s.Helper()
 	c := s.enrolled(d, t)
@@ -200,7 +200,7 @@ func (s *scene) waits(err error, questions ...string) *onboard.WaitingError {
 	return w
 }
 
-// logged fails the test unless the hub logged an error of the store, and forgets it.
+// logged fails the test unless the hub logged an error of the store. It empties the log.
 func (s *scene) logged(message string) {
 	s.Helper()
 	if text := s.log.String(); !strings.Contains(text, message) || !strings.Contains(text, errBroken.Error()) {
@@ -209,7 +209,7 @@ func (s *scene) logged(message string) {
 	s.log.Reset()
 }
 
-// equal compares what prints alike.
+// equal compares two values by their text (%+v).
 func equal[V any](s *scene, what string, got, want V) {
 	s.Helper()
 	if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
@@ -263,7 +263,7 @@ func encoded(v any) []byte {
 	return b
 }
 
-// first does the first step, which must succeed, and opens the answer.
+// first does the first step of the two-step enrolment, which must succeed, and opens the answer.
 func (s *scene) first(d *fleet.Device) *fleet.Enrolled {
 	s.Helper()
 	a, err := s.hub.FirstStep(s.Context(), encoded(d.EnrollRequest()), addr)
@@ -283,8 +283,8 @@ func (s *scene) second(d *fleet.Device, t *wire.TokenFile, keys wire.StepKeys, c
 
 var errBroken = errors.New("the store is broken")
 
-// breakAtEach calls step once for every call of the store that it makes, on a new scene each time, and
-// lets that call fail. Where stays does not name the method, step must return the store's error.
+// breakAtEach runs step once for each call that step makes to the store, on a new scene each time,
+// and lets that call fail. If stays does not name the method, step must return the store's error.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
 		done := true // also if the subtest does not run, after a failure of another with -failfast

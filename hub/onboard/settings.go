@@ -28,7 +28,7 @@ type scope struct {
 	listed bool             // the scope has an EK list
 }
 
-// inForce is what an owner's devices are judged by.
+// inForce holds the rules by which an owner's devices are judged.
 type inForce struct {
 	policy.Effective
 	lists []string // the scopes that have an EK list: store.HubWide, the owner
@@ -98,7 +98,7 @@ func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, e
 	return f.Effective, nil
 }
 
-// input returns what an owner's requests are judged by, all of the same config version.
+// input returns the rules and lists for an owner's requests, all of the same config version.
 func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evidence.Input, *inForce, error) {
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {

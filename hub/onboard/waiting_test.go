@@ -33,7 +33,7 @@ func TestDeviceWaitsForItsOwner(t *testing.T) {
 	e := s.lastEvent("device.waiting")
 	equal(s, "event", []any{e.Code, e.Owner, e.Token, e.Device, e.Addr, e.Unproven}, []any{noCertificate, s.anne.ID, s.token.ID, w.DeviceID, addr, true})
 
-	// The id is the same for the EK at every owner, and is not the device's.
+	// The id is the same for the EK with every owner, and is not the device's id.
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID})
 	_, err := s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	equal(s, "id at mary's", s.waits(err, noCertificate).DeviceID, w.DeviceID)
@@ -67,7 +67,7 @@ func TestRetriesSlowDownAndCostNoWrites(t *testing.T) {
 	ask(100*time.Second, 10*time.Second, 2)
 	ask(10*time.Hour, 5*time.Minute, 3)
 	equal(s, "events", len(s.store.events), 1)
-	body = s.request(d, s.token, fleet.RequestChange{}) // another request is written at once
+	body = s.request(d, s.token, fleet.RequestChange{}) // another request of the same device is stored at once
 	ask(10*time.Hour, 5*time.Minute, 4)
 	// After a week without a request the row has expired, and the wait begins again.
 	ask(10*time.Hour+onboard.WaitFor, 2*time.Second, 5)
@@ -153,10 +153,10 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	_, err := s.hub.Decide(t.Context(), s.anne, w.DeviceID, true, nil, addr)
 	s.must(err)
 	s.must(s.enrol(d))
-	// A denied row that the store has not removed yet is judged by its end.
+	// A denial counts only until it expires, even if the store has not removed the row yet.
 	key := waitingKey(s.anne.ID, w.EK)
 	row := s.store.waiting[key]
-	row.State, row.Expires = store.Denied, s.now // Answered keeps the fake from hiding it
+	row.State, row.Expires = store.Denied, s.now // with Answered, which is still set, the fake returns the expired row
 	s.store.waiting[key] = row
 	s.must(s.enrol(d))
 	row.Expires = s.now.Add(time.Second)

@@ -300,7 +300,7 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 	}
 }
 
-// If the two were exchanged, every IAK would be a TLS client.
+// If the two authorities were exchanged, every IAK would be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {
@@ -318,8 +318,8 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	}
 }
 
-// A certificate with the right key and name, signed by the root, that is not a CA's in one respect:
-// certificates that it issued would not verify.
+// The certificate has the right key and name and is signed by the root, but lacks one property of a
+// CA, so the certificates that it issues would not verify.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
@@ -363,7 +363,7 @@ func withoutKeyIdentifier(c *x509.Certificate) {
 	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
-// Properties of CAs that other programs make, but a hub does not.
+// CAs of other programs may have these properties, but a hub makes no CA with them.
 func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 	t.Parallel()
 	t.Run("curve P-521", func(t *testing.T) {
@@ -404,7 +404,7 @@ func TestOpenRefusesAFile(t *testing.T) {
 	}
 }
 
-// Processes and goroutines that start at the same time use one hub.
+// If processes and goroutines create the hub at the same time, they all use the same one.
 func TestOpenAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "pki")
@@ -437,8 +437,8 @@ func TestOpenAtOnce(t *testing.T) {
 
 const killEnv = "GANGWAY_PKI_KILL_AT"
 
-// TestMain is also the process that TestInitSurvivesKillAtAnyFile kills: it makes authorities in
-// the folder of its argument, and kills itself at the given step.
+// TestMain also runs as the process that TestInitSurvivesKillAtAnyFile kills: it creates
+// authorities in the folder of its argument, and kills itself at the given step.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {
@@ -451,7 +451,7 @@ func TestMain(m *testing.M) {
 	mk := &maker{step: func() {
 		if left == 0 {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {} // the signal may take a moment
+			select {} // the signal may take a moment to arrive
 		}
 		left--
 	}}

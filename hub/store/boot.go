@@ -33,8 +33,8 @@ type BootReference struct {
 	Replaces []byte // the Text that PutBootReference replaces; empty: the device has no reference
 }
 
-// BootRefusal is why a device's newest measurement was refused. It is kept until the device sends
-// one that holds.
+// BootRefusal is why a device's newest measurement was refused. It is kept until the device sends a
+// measurement that is not refused.
 type BootRefusal struct {
 	Time               time.Time
 	Code, Reason, Hint string

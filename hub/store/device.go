@@ -59,18 +59,18 @@ type Devices interface {
 	// certificate. It is called for every request of a device, so it must be fast.
 	DeviceByCertificate(ctx context.Context, idevid Hash) (Device, error)
 	DeviceByNick(ctx context.Context, owner, nick string) (Device, error)
-	// Devices lists an owner's devices that are not deleted, by Nick, after the nick `after`
+	// Devices lists an owner's devices that are not deleted, sorted by Nick, after the nick `after`
 	// (empty: from the start), at most limit (0: 100, at most 1000).
 	Devices(ctx context.Context, owner, after string, limit int) ([]Device, error)
-	// FindDevices lists devices, by nick, that have an owner and are not deleted.
+	// FindDevices lists devices that have an owner and are not deleted, sorted by nick.
 	FindDevices(ctx context.Context, f DeviceFilter) ([]Device, error)
 	CountDevices(ctx context.Context, owner string) (int, error)
-	// RenameDevice fails with ErrExists when another device of the owner has the nick.
+	// RenameDevice returns ErrExists if another device of the owner has the nick.
 	RenameDevice(ctx context.Context, owner, id, nick string) error
-	// SetPublic: ErrNotFound.
+	// SetPublic returns ErrNotFound if the owner has no such device.
 	SetPublic(ctx context.Context, owner, id string, public bool) error
-	// MarkDeviceSeen records that a device contacted the hub. It may be batched, and is the one write
-	// that need not be durable when it returns.
+	// MarkDeviceSeen records that a device contacted the hub. The write may be batched; it is the
+	// only one that need not be durable when the method returns.
 	MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error
 	// DeleteDevice marks a device as Deleted and revokes its certificates: the owner's Pending and
 	// Active enrolments of the device become Revoked. Another owner's Pending ones stay, so that
@@ -80,7 +80,8 @@ type Devices interface {
 	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
 }
 
-// DevicesWithoutTPM keeps devices without evidence, which a policy may allow, and their claiming.
+// DevicesWithoutTPM keeps devices without evidence, which a policy may allow, and lets owners claim
+// them.
 type DevicesWithoutTPM interface {
 	// CreateDevice stores a device without evidence: EK, Enrolment and IDevIDHash are zero. If its
 	// Nick is in use, it gets a suffix. secret is the SHA-256 of the secret that the device signs

@@ -12,8 +12,8 @@ const (
 	UnprovenEKKeptFor = 90 * 24 * time.Hour
 )
 
-// KeptEKCertificate is an EK certificate from a request. It is kept so that a later request with the
-// same EK and without the certificate is judged by it. No verdict is kept.
+// KeptEKCertificate is an EK certificate from a request. It is kept for a later request with the
+// same EK and without the certificate, which is then judged by the kept one. No verdict is kept.
 type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER
@@ -29,9 +29,10 @@ type EKCertificates interface {
 	// EKCertificate finds the kept certificate of an EK. It returns ErrNotFound also for one that
 	// has expired.
 	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
-	// KeepEKCertificate stores k, not Proven, if the EK has no certificate, or only an expired one.
-	// If the EK has the same certificate, unproven, its Expires is renewed. Otherwise nothing
-	// changes. If more than limit rows are unproven, those that expire first are removed.
+	// KeepEKCertificate stores k as unproven, if the EK has no certificate or only an expired one.
+	// If the stored certificate is the same and unproven, only its Expires is renewed. Otherwise
+	// nothing changes. If more than limit rows are unproven, the rows that expire first are
+	// removed.
 	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
 	// ExpireEKCertificates removes at most limit rows past their Expires, and returns how many there
 	// were.

@@ -26,8 +26,8 @@ type Entry struct {
 // Set is an immutable set of TPM makers' certificates.
 type Set struct{ entries map[store.Hash]Entry }
 
-// NewSet makes a set. If a certificate occurs twice, the first one counts, and it is a root if
-// either is.
+// NewSet makes a set. If a certificate occurs twice, the first one is used. It becomes a root if
+// either of them is a root.
 func NewSet(certs ...Certificate) *Set {
 	s := &Set{entries: make(map[store.Hash]Entry, len(certs))}
 	for _, c := range certs {
@@ -79,7 +79,7 @@ func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 		case store.TrustedRoot:
 			e.Root = true
 		case store.TrustedLink:
-			e.Root = e.Root && there // the operator added it as a link; a root of the set stays a root
+			e.Root = e.Root && there // the operator added it as a link, but a root that is already in the set stays a root
 		default:
 			return nil, fmt.Errorf("trust: the stored certificate %x has the unknown kind %q", r.Fingerprint, r.Kind)
 		}

@@ -141,9 +141,9 @@ func efiTime(t time.Time) []byte {
 // ErrVariable means that the data is not a valid signed variable.
 var ErrVariable = errors.New("secureboot: this is not a signed variable of Secure Boot, or it is damaged")
 
-// parse returns the certificates of a signed variable, after checking that the key of one of
-// the certificates by signed it. Variables with anything else, such as hashes of programs, are
-// refused: only what can be shown to a person is enrolled.
+// parse returns the certificates of a signed variable. It first checks that the key of one of the
+// certificates in by signed the variable. It refuses a variable with any other content, such as
+// hashes of programs, because a person can review only certificates before they are enrolled.
 func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, error) {
 	stamp, signed, content, err := split(b)
 	if err != nil {

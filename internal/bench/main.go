@@ -57,7 +57,7 @@ type Kind struct {
 	WithProof   float64            `json:"ratio_with_ownership_proof"` // Enrol / (CryptoSum + Ownership)
 	Bytes       float64            `json:"enrol_bytes"`                // allocated bytes per enrolment
 	Allocs      float64            `json:"enrol_allocs"`               // allocations per enrolment
-	Activate    float64            `json:"activate"`                   // check the proof, bind; without TLS
+	Activate    float64            `json:"activate"`                   // check the proof, activate; without TLS
 	PerSecond   float64            `json:"enrolments_per_second"`
 	Judged      *Judged            `json:"judged"`
 	ActPerSec   float64            `json:"activations_per_second"`
@@ -339,8 +339,8 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	return k, nil
 }
 
-// writeAllocs writes the allocation profile. It includes the making of the devices: use pprof's
-// -focus to select Enrol.
+// writeAllocs writes the allocation profile. It includes allocations for making the devices: use
+// pprof's -focus to select Enrol.
 func writeAllocs(name string) error {
 	f, err := os.Create(name)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package brief shortens what a failing test prints: no reader looks through four
-// kilobytes of base64 for the field that was wrong.
+// Package brief shortens the output of failing tests: nobody searches four kilobytes of base64 for
+// the wrong field.
 package brief
 
 import (

@@ -1,5 +1,5 @@
-// Package docs_test checks that the documentation tells the truth about the
-// code, as far as a program can.
+// Package docs_test checks that the documentation agrees with the code, as far
+// as a program can check it.
 package docs_test
 
 import (
@@ -134,7 +134,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	})
 }
 
-// Files and folders that the contributor's pages name are there.
+// Files and folders that the contributor's pages name exist.
 func TestNamedPathsExist(t *testing.T) {
 	path := regexp.MustCompile("`((?:cmd|contrib|device|docs|examples|hub|image|internal|scripts|tcg|wire)/[A-Za-z0-9_./-]*)`")
 	for _, page := range []string{"CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"} {
@@ -196,7 +196,8 @@ func TestArchitectureHasEveryPackage(t *testing.T) {
 		rows[string(m[1])]++
 	}
 	for p := range packages {
-		// A package below one that makes its data or its pictures is part of it.
+		// If a package below another one only makes its data or its pictures,
+		// the other one's row counts for both.
 		if rows[p] == 0 && rows[filepath.ToSlash(filepath.Dir(p))] == 0 {
 			t.Errorf("docs/architecture.md has no row for %s", p)
 		}

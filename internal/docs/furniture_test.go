@@ -40,8 +40,8 @@ func (r *room) installed() {
 }
 
 // hasTPM gives the machine a TPM at /dev/tpmrm0, whose maker the hub trusts. A
-// software TPM's socket stands for the device; that is the one thing that is not
-// as on a real machine.
+// software TPM's socket stands for the device; nothing else differs from a real
+// machine.
 func (r *room) hasTPM() *swtpm.TPM {
 	r.t.Helper()
 	if m := swtpm.Missing(); m != "" {
@@ -56,7 +56,7 @@ func (r *room) hasTPM() *swtpm.TPM {
 	return tpm
 }
 
-// plugged makes a TPM that of the machine.
+// plugged connects the machine to a TPM.
 func (r *room) plugged(tpm *swtpm.TPM) {
 	r.t.Helper()
 	os.Remove("/dev/tpmrm0")
@@ -67,13 +67,13 @@ func (r *room) plugged(tpm *swtpm.TPM) {
 	r.env = append(r.env, "TPM2TOOLS_TCTI="+tpm.TCTI(), "TPM2OPENSSL_TCTI="+tpm.TCTI())
 }
 
-// substitute replaces the path of the TPM where a program needs another way to a
-// software TPM. It is the one substitution in a command.
+// substitute replaces the path of the TPM where a program needs another way to
+// a software TPM. Nothing else in a command is substituted.
 func substitute(line, tcti string) string {
 	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
 }
 
-// trusts has the hub accept software TPMs, and the maker of this one.
+// trusts makes the hub accept software TPMs, and the maker of this one.
 func (r *room) trusts(tpm *swtpm.TPM) {
 	r.t.Helper()
 	var makers bytes.Buffer
@@ -86,7 +86,7 @@ func (r *room) trusts(tpm *swtpm.TPM) {
 	r.types("gangway policy set /root/lab-policy.yaml --data /var/lib/gangway")
 }
 
-// password is the one that ada types.
+// password is ada's password, as she types it.
 const password = "correct horse battery staple"
 
 // account makes ada's account with a command of the page, if given, and keeps
@@ -123,7 +123,7 @@ func (r *room) onlyID(command string) string {
 	return m[0][1]
 }
 
-// connected waits until the agent that runs now has reported to the hub.
+// connected waits until the running agent has reported to the hub.
 func (r *room) connected() {
 	r.t.Helper()
 	r.connectedIn("/var/lib/gangway-agent")
@@ -147,8 +147,8 @@ func (r *room) connectedIn(state string) {
 	})
 }
 
-// kernel puts what "gangway image fetch" fetches where it puts it: the room has
-// no network.
+// kernel puts the files of "gangway image fetch" into the folder where it puts
+// them: the room has no network.
 func (r *room) kernel() {
 	r.t.Helper()
 	have := r.repository("build/installer-kernel")
@@ -163,8 +163,8 @@ func (r *room) kernel() {
 	}
 }
 
-// aHub runs a hub with ada's account, who is signed in, and a machine with a
-// TPM that the hub accepts.
+// aHub runs a hub and a machine with a TPM that the hub accepts. The hub has
+// ada's account, and ada is signed in.
 func (r *room) aHub() *swtpm.TPM {
 	r.t.Helper()
 	r.installed()
@@ -184,7 +184,8 @@ func (r *room) aDevice() {
 	r.nicked()
 }
 
-// trustsCA has every program of the room trust a CA, besides those of the system.
+// trustsCA makes every program of the room trust a CA in addition to the
+// system's CAs.
 func (r *room) trustsCA(ca *connectproxy.CA) {
 	r.t.Helper()
 	f, err := os.OpenFile("/etc/ssl/certs/ca-certificates.crt", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
@@ -218,7 +219,8 @@ func (r *room) s3() {
 	r.stopS3 = server.Close
 }
 
-// cloned has the TPM's state run in two machines, and both show it to the hub.
+// cloned runs a copy of the TPM's state in a second machine, and both machines
+// send its evidence to the hub.
 func (r *room) cloned(tpm *swtpm.TPM) {
 	r.t.Helper()
 	dir := filepath.Dir(strings.TrimPrefix(tpm.Address(), "unix:"))
@@ -236,11 +238,11 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(copied.Stop)
-	if err := copied.Restart(r.t.Context()); err != nil { // it was started once more than the first
+	if err := copied.Restart(r.t.Context()); err != nil { // the copy was started once more than the original
 		r.t.Fatal(err)
 	}
-	// The TPM's clock goes on in one machine, then in the other, and then again in
-	// the first, as it was before.
+	// The TPM's clock advances in one machine, then in the other. Then it
+	// advances again in the first, from its earlier value.
 	r.types("gangway-agent run")
 	r.connected()
 	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())

@@ -55,7 +55,8 @@ func TestReferencesLeadToSections(t *testing.T) {
 	}
 }
 
-// anchor is what a page's viewer makes of a heading.
+// anchor returns the fragment of a heading's URL, as the pages' viewer makes
+// it.
 func anchor(heading string) string {
 	var b strings.Builder
 	for _, r := range strings.ToLower(heading) {

@@ -28,10 +28,11 @@ import (
 // folder that the room is built in.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
-// room is a machine for the commands of one page, which are typed as they are
-// written. It has its own mounts (a copy of the root file system that keeps
-// writes in memory), its own network (loopback only), its own processes and its
-// own /etc/hosts. Nothing that a command does reaches the machine outside.
+// room is a machine for the commands of one page. The commands are typed
+// exactly as the page writes them. The room has its own mounts (a copy of the
+// root file system that keeps writes in memory), its own network (loopback
+// only), its own processes and its own /etc/hosts. No command can change the
+// machine outside.
 type room struct {
 	t       *testing.T
 	dir     string // the folder of the commands
@@ -44,7 +45,7 @@ type room struct {
 	running map[string]*program // background programs, by their first two words; guarded by mu
 }
 
-// program is a command that goes on in the background.
+// program is a command that runs in the background.
 type program struct {
 	cmd     *exec.Cmd
 	started time.Time
@@ -177,7 +178,7 @@ func build(base string) error {
 	return netlink.LinkSetUp(lo)
 }
 
-// overlay mounts a copy of lower at target; what is written stays in base.
+// overlay mounts a copy of lower at target; writes to target stay in base.
 func overlay(base, name, lower, target string) error {
 	upper, work := filepath.Join(base, name), filepath.Join(base, name+".work")
 	for _, dir := range []string{upper, work, target} {
@@ -188,9 +189,10 @@ func overlay(base, name, lower, target string) error {
 	return unix.Mount("overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
 }
 
-// types runs one command as it is written, and returns what it printed. It
+// types runs one command as the page writes it, and returns its output. It
 // answers prompts as r.answers says. "gangway serve", "gangway-agent run" and
-// "gangway-agent proxy" go on in the background, in the place of the one before.
+// "gangway-agent proxy" continue in the background and replace an earlier run
+// of the same command.
 func (r *room) types(line string) string {
 	r.t.Helper()
 	r.t.Logf("$ %s", line)
@@ -214,7 +216,7 @@ func (r *room) types(line string) string {
 	return out
 }
 
-// run runs a command on a terminal of its own.
+// run runs a command on its own terminal.
 func (r *room) run(line string) (string, error) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
@@ -252,8 +254,8 @@ func (r *room) run(line string) (string, error) {
 	return strings.ReplaceAll(out.String(), "\r\n", "\n"), c.Wait()
 }
 
-// openTerminal makes a pseudo terminal: what a person holds, and what a program
-// sees.
+// openTerminal makes a pseudo terminal: the controller, where a person types,
+// and the terminal that the program uses.
 func openTerminal() (controller, terminal *os.File, err error) {
 	if controller, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		return nil, nil, err
@@ -270,13 +272,14 @@ func openTerminal() (controller, terminal *os.File, err error) {
 	return controller, terminal, err
 }
 
-// background starts a command that goes on, and waits until it is of use.
+// background starts a command that keeps running, and waits until it is ready.
 func (r *room) background(name, line string) {
 	r.t.Helper()
 	r.end(name)
-	// The shell's words, and no shell that stays in front of the program.
+	// With exec the program replaces the shell, and gets the signals itself.
 	words := strings.Replace(line, name, "exec "+name, 1)
-	// The time has whole seconds in what programs print: a second passes between two.
+	// Programs print times in whole seconds. Waiting for the next second makes
+	// the times of two programs differ.
 	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	p := &program{cmd: exec.Command("sh", "-c", words), started: time.Now(), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = r.dir, r.env, p, p
@@ -312,7 +315,7 @@ func (r *room) background(name, line string) {
 	}
 }
 
-// await waits until what is expected of a background program has happened.
+// await waits until a background program has done what the caller expects.
 func (r *room) await(name, what string, happened func() bool) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -342,7 +345,7 @@ func (r *room) says(name, text string) {
 	r.await(name, fmt.Sprintf("it prints %q", text), func() bool { return p != nil && strings.Contains(p.String(), text) })
 }
 
-// end interrupts a background program and waits for its end.
+// end interrupts a background program and waits until it has ended.
 func (r *room) end(name string) {
 	r.mu.Lock()
 	p := r.running[name]
@@ -367,7 +370,7 @@ func (r *room) endAll() {
 	}
 }
 
-// writes puts a file where a page says that there is one.
+// writes puts a file where a page says that one exists.
 func (r *room) writes(path, text string, mode fs.FileMode) {
 	r.t.Helper()
 	if !filepath.IsAbs(path) {
@@ -381,7 +384,7 @@ func (r *room) writes(path, text string, mode fs.FileMode) {
 	}
 }
 
-// short cuts a text to what helps.
+// short cuts a long text to its first and last 1000 bytes.
 func short(s string) string {
 	if len(s) > 2000 {
 		return s[:1000] + "\n...\n" + s[len(s)-1000:]

@@ -38,8 +38,7 @@ func (k *Key) Name() []byte {
 	return n
 }
 
-// NewKey makes a key from a template. change may alter the public area first;
-// nil leaves it.
+// NewKey makes a key from a template. change, if not nil, alters the public area first.
 func NewKey(t tcg.Template, change func(*tcg.Public)) (*Key, error) {
 	p := t.Public
 	p.AuthPolicy = slices.Clone(p.AuthPolicy)
@@ -341,8 +340,8 @@ func (d *Device) decapsulate(secret []byte) ([]byte, error) {
 	return tpm2.KDFe(h, z, "IDENTITY", raw[1:1+size], x, h.Size()*8), nil
 }
 
-// WithNewIdentity returns the same TPM with another IAK and IDevID key. A real TPM cannot do this;
-// it saves the time for making RSA endorsement keys.
+// WithNewIdentity returns the same TPM with another IAK and IDevID key. A real TPM cannot do
+// this. Tests use it because new RSA endorsement keys take long to make.
 func (d *Device) WithNewIdentity() (*Device, error) {
 	n := *d
 	var err error
@@ -353,8 +352,8 @@ func (d *Device) WithNewIdentity() (*Device, error) {
 	return &n, err
 }
 
-// WithoutCertificate returns the device with another EK, of template L-2, that has no certificate,
-// like TPMs whose maker stored none.
+// WithoutCertificate returns the device with another EK, of template L-2, that has no certificate:
+// some makers store none in their TPMs.
 func (d *Device) WithoutCertificate() (*Device, error) {
 	n, err := d.WithNewIdentity()
 	if err != nil {

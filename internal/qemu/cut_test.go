@@ -15,15 +15,14 @@ import (
 // firstBoot is the first moment after the installation.
 const firstBoot = `: network: `
 
-// moments are the moments of an installation and of the first boot after which the power may be
-// cut.
+// moments are the moments at which the power may be cut, during an installation and the first boot.
 var moments = []string{
 	`: installing: verify`, `: installing: wipe`, `: installing: write 0%`, `: installing: write 50%`, `: installing: read back`, `: installing: arm`,
 	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Request signed`, `: onboarded`, `^Connected to`,
 }
 
-// Whenever the power is cut during the installation or the first boot, the machine finally
-// comes up without help, as one device: from the disk, or by installing again from the stick.
+// At whatever moment the power is cut during the installation or the first boot, the machine
+// finally starts without help, as one device: from the disk, or by installing again from the stick.
 //
 // The test makes three cuts. GANGWAY_POWER_CUTS sets another number; GANGWAY_POWER_SEED repeats
 // a run.
@@ -42,7 +41,7 @@ func TestPowerCuts(t *testing.T) {
 	for cut := 1; cut <= cuts; {
 		s.empty(t)
 		left := moments
-		for n := 0; n < 3 && cut <= cuts && len(left) > 0; n++ { // cut again after what the last cut left
+		for n := 0; n < 3 && cut <= cuts && len(left) > 0; n++ { // each cut continues from the state that the last one left
 			var came bool
 			if came, left = s.cutAt(t, cut, left[r.IntN(len(left))], time.Duration(r.Int64N(int64(1500*time.Millisecond)))); came {
 				cut++
@@ -55,9 +54,10 @@ func TestPowerCuts(t *testing.T) {
 	}
 }
 
-// cutAt cuts the power some time after a moment, and returns the moments that can come next
-// time. If the machine is already past the moment, the power is cut after the hub has its
-// report, which is the last moment of all.
+// cutAt cuts the power some time after the machine has printed a moment's line. came reports
+// whether it printed the line; left are the moments that can still come at the next start. If the
+// machine is already past the moment, cutAt cuts the power after the hub has accepted a report,
+// which is the last event of the first boot.
 func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))

@@ -12,8 +12,8 @@ import (
 	"gangway/internal/qemu"
 )
 
-// For a namespace that two controllers share, the kernel has a hidden node for each path. The
-// installer sees one disk, and installs to it by the default rule without a key press.
+// If two controllers share a namespace, the kernel has a hidden node for each path. The installer
+// sees one disk, and installs to it by the default rule without a key press.
 func TestNVMeWithTwoControllers(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -38,8 +38,8 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	s.listed(t)
 }
 
-// A machine's only disk is on USB, beside the stick and a copy of the stick. The default rule
-// chooses none of them. A person can choose the disk, but neither stick.
+// A machine's only disk is a USB disk. The stick and a copy of the stick are plugged in too. The
+// default rule chooses none of the three. A person can choose the disk, but neither stick.
 func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -84,8 +84,8 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	}
 }
 
-// The disk of each controller is listed, with the reason why it is not chosen automatically. A
-// machine boots from its disk on a SCSI controller that the firmware supports.
+// Each controller's disk is listed, with the reason why it is not chosen automatically. A machine
+// boots from its disk on a SCSI controller that the firmware supports.
 func TestDisksOfManyControllers(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -32,8 +32,9 @@ import (
 )
 
 // The owner posts revisions with systems to an installed machine. A system with another kernel
-// comes up in the other slot and stays. A system whose kernel panics falls back without help,
-// and the owner reads the reason. A file that is not a system is not tried.
+// boots in the other slot and stays. If a system's kernel panics, the machine falls back to the
+// previous system without help, and the owner reads the reason. A file that is not a system is not
+// tried.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -180,8 +181,8 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	}
 }
 
-// updateMoments are the moments of an update after which the power may be cut: of a system that
-// works, and of one that does not come up.
+// updateMoments are the moments of an update at which the power may be cut: for a system that works
+// (true), and for one that does not boot (false).
 var updateMoments = map[bool][]string{
 	true: {
 		`^Revision \d+ is offered`, `^Revision \d+ is being installed`, `^Revision \d+ needs the machine to start anew`,
@@ -190,9 +191,9 @@ var updateMoments = map[bool][]string{
 	false: {`^Revision \d+ is being installed`, `Rebooting in 5 seconds`, `^Revision \d+ is being tested`, `^Revision \d+ is rolled back`},
 }
 
-// Whenever the power is cut during an update, the machine comes up without help with the
-// previous system or the new one, and the revision's status says which. A system that does not
-// come up never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED work as in TestPowerCuts.
+// At whatever moment of an update the power is cut, the machine boots without help, with the
+// previous system or the new one, and the revision's status says which. A system that does not boot
+// never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED work as in TestPowerCuts.
 func TestPowerCutsInUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)

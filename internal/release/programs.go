@@ -17,8 +17,8 @@ import (
 // program returns the path of a built program.
 func (r *release) program(arch, name string) string { return filepath.Join(r.work, arch, name) }
 
-// buildPrograms builds all programs for all architectures, and for this machine's,
-// which writes the man pages.
+// buildPrograms builds all programs for all architectures of the release, and
+// for this machine's architecture: these programs write the man pages.
 func (r *release) buildPrograms(ctx context.Context) error {
 	for _, arch := range append(r.archs, runtime.GOARCH) {
 		if _, err := os.Stat(filepath.Join(r.work, arch)); err == nil {
@@ -51,11 +51,12 @@ func (r *release) build(ctx context.Context, arch string) error {
 	return nil
 }
 
-// share is the folder of man pages and completions: what goes to /usr/share.
+// share is the folder of man pages and completions, which are installed in
+// /usr/share.
 func (r *release) share(name string) string { return filepath.Join(r.work, "share", name) }
 
-// writeDocs has the programs write their man pages and completions. Pages are
-// compressed, as Debian's policy requires.
+// writeDocs runs the programs to write their man pages and completions. Pages
+// are compressed, as Debian's policy requires.
 func (r *release) writeDocs(ctx context.Context) error {
 	for _, name := range []string{"gangway", "gangway-agent"} {
 		cmd := exec.CommandContext(ctx, r.program(runtime.GOARCH, name), "docs", r.share(name))
@@ -82,7 +83,7 @@ func (r *release) writeDocs(ctx context.Context) error {
 	return nil
 }
 
-// compressed returns b as gzip, without a name and a time.
+// compressed returns b as gzip, without a file name and a time.
 func compressed(b []byte) []byte {
 	var out bytes.Buffer
 	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
@@ -92,7 +93,7 @@ func compressed(b []byte) []byte {
 	if err == nil {
 		err = w.Close()
 	}
-	if err != nil { // a buffer does not fail
+	if err != nil { // writing to a bytes.Buffer cannot fail
 		panic(err)
 	}
 	return out.Bytes()

@@ -46,7 +46,7 @@ type message struct {
 	Plain   string
 }
 
-// A name that encoding/json accepts for a field, but another reader does not, is refused. An
+// If encoding/json accepts a name for a field but another reader does not, the name is refused. An
 // unknown name is ignored.
 func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	t.Parallel()
@@ -90,7 +90,8 @@ func nested(levels int) string {
 	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 }
 
-// A stored value is returned inside lists and other objects, and readers have the bounds of Object.
+// A storable value still fits into the bounds of Object after it was put into a list and other
+// objects.
 func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
 	t.Parallel()
 	compact, _, err := Storable([]byte(nested(MaxStorableDepth)))
@@ -125,7 +126,7 @@ func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// Decode agrees with encoding/json wherever it accepts.
+// If Decode accepts a text, its result is the same as encoding/json's.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"name":"n","inner":{"value":"v"},"list":[{}],"x":null}`))
 	f.Add([]byte(`{"Name":1}`))

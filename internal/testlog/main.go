@@ -1,12 +1,12 @@
 // Testlog runs one stage of the project's tests, prints its output in short
-// form, and keeps how long everything took:
+// form, and records how long everything took:
 //
 //	testlog -stage race -- go test -json ./...
 //	testlog -summary
 //
-// Of "go test -json" it prints one line a package, and the whole output of the
-// tests that failed. The output of any other command passes unchanged. With
-// -log the whole output goes to a file too. The exit code is the command's.
+// Of "go test -json" it prints one line per package, and the whole output of
+// failed tests. The output of any other command passes unchanged. With -log the
+// whole output also goes to a file. The exit code is the command's.
 //
 // Each stage leaves a file of JSON lines in -dir (build/times); -summary adds
 // them up: the stages, the slowest packages, and every test over ten seconds
@@ -106,7 +106,7 @@ type key struct{ pkg, test string }
 type printer struct {
 	w, whole io.Writer
 	record   *json.Encoder
-	output   map[key]*bytes.Buffer // of what has not ended yet
+	output   map[key]*bytes.Buffer // output of tests that have not ended yet
 }
 
 func (p *printer) read(r io.Reader) error {
@@ -177,7 +177,7 @@ func (p *printer) ended(e event) error {
 		return nil // it has no tests
 	}
 	if e.Action != "fail" {
-		// "ok", the package, the seconds, and perhaps "(cached)".
+		// the text "ok", the package, the seconds, and perhaps "(cached)"
 		text = bytes.TrimRight(text, "\n")
 		text = append(bytes.Clone(text[bytes.LastIndexByte(text, '\n')+1:]), '\n')
 	}

@@ -12,8 +12,8 @@ import (
 // Module is the path of this module.
 const Module = "gangway"
 
-// Package is what the rules read of a package: its import path and what its
-// files import, tests left out.
+// Package is the part of a package that the rules read: its import path and the
+// imports of its files without the tests.
 type Package struct {
 	ImportPath string
 	Imports    []string

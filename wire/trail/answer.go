@@ -27,7 +27,7 @@ const MaxObject = 1 << 40
 // Pending is a revision that waits for its device.
 type Pending struct {
 	Rev     int
-	Message string          // by the person who posted it
+	Message string          // commit message, written by the person who posted the revision
 	State   json.RawMessage // not yet parsed: see ParseState
 }
 
@@ -57,7 +57,8 @@ func ParsePending(text []byte) (*Pending, error) {
 	return &Pending{Rev: int(rev), Message: clip(message, maxMessage), State: members["state"]}, nil
 }
 
-// contents is where a hub has the contents of objects: one path element below.
+// contents is the folder under which a hub serves the contents of objects. Each
+// content is one path element below it.
 const contents = "/local-s3/"
 
 var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
@@ -65,7 +66,7 @@ var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
 // Record is the hub's record of an object.
 type Record struct {
 	Size int64  // bytes
-	Path string // of the content, on the hub; it is the permission to download
+	Path string // path of the content on the hub; it authorises the download
 }
 
 // ParseRecord reads the hub's record of an object. The record must be of the
@@ -92,7 +93,7 @@ func ParseRecord(text []byte, sum string) (Record, error) {
 }
 
 // ParseUpload reads the hub's answer to the announcement of an object. It
-// returns the path to upload the content to; the path is the permission.
+// returns the path to upload the content to; the path authorises the upload.
 func ParseUpload(text []byte, sum string) (string, error) {
 	_, object, err := strictjson.Object(text)
 	if err != nil {
@@ -105,8 +106,8 @@ func ParseUpload(text []byte, sum string) (string, error) {
 	return path, nil
 }
 
-// contentPath is the path in the address of an object's content. Nothing else
-// in the address counts.
+// contentPath returns the path in the URL of an object's content. It ignores
+// the URL's host, query and all else.
 func contentPath(address any) (string, bool) {
 	text, _ := address.(string)
 	_, element, found := strings.Cut(text, contents)

@@ -8,7 +8,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// Status is where a revision is in its life, in Pantacor's words.
+// Status is the progress of a revision, in Pantacor's words.
 type Status string
 
 const (
@@ -34,7 +34,7 @@ var Statuses = []Status{StatusNew, StatusQueued, StatusDownloading, StatusSyncin
 var deviceStatuses = []Status{StatusQueued, StatusDownloading, StatusSyncing, StatusInProgress,
 	StatusTesting, StatusDone, StatusUpdated, StatusError, StatusWontGo}
 
-// Final reports whether a revision keeps this status for good.
+// Final reports whether a revision keeps this status permanently.
 func (s Status) Final() bool {
 	switch s {
 	case StatusDone, StatusUpdated, StatusError, StatusWontGo, StatusCancelled:
@@ -90,7 +90,8 @@ func ParseStatuses(text string) ([]Status, error) {
 	return nil, errFilter
 }
 
-// matching returns the statuses that are (among), or are not, named.
+// matching returns the statuses that are named, if among is true, or else those
+// that are not named.
 func matching(named []Status, among bool) ([]Status, error) {
 	for _, s := range named {
 		if !slices.Contains(Statuses, s) && !slices.Contains(otherStatuses, s) {

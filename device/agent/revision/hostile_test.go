@@ -25,15 +25,15 @@ type evilHub struct {
 	server *httptest.Server
 
 	mu      sync.Mutex
-	steps   []string          // guarded by mu: those that wait, JSON
-	state   string            // guarded by mu: of the one that was offered
-	objects map[string]string // guarded by mu: by the hash that the hub says they have
+	steps   []string          // guarded by mu: the revisions that wait, JSON
+	state   string            // guarded by mu: the state of the offered revision
+	objects map[string]string // guarded by mu: by the hash under which the hub lists them
 	record  func(sum, content string) string
 	blob    func(w http.ResponseWriter, r *http.Request, content string)
 	reports []report // guarded by mu
 	ranges  []string // guarded by mu: of downloads
 	uploads []string // guarded by mu
-	list    string   // of trails
+	list    string   // the list of trails
 	begun   string   // guarded by mu: the state that the trail began with
 }
 
@@ -166,7 +166,7 @@ func (h *evilHub) Download(ctx context.Context, path string, from int64, etag st
 	return http.DefaultClient.Do(req)
 }
 
-// has gives the hub an object and returns its hash.
+// has stores an object on the hub and returns its hash.
 func (h *evilHub) has(content string) string {
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
 	h.mu.Lock()
@@ -190,7 +190,7 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower with a hook that always succeeds, unless script exits before.
+// device makes a follower with a hook that always succeeds, unless script exits first.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
@@ -266,7 +266,8 @@ func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	}
 }
 
-// Each object fits, and their sum does not. Nothing is downloaded.
+// Each object is within the size limit of an object, but their sum exceeds the limit of a revision.
+// Nothing is downloaded.
 func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -305,7 +306,7 @@ func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	}
 }
 
-// A content with another SHA-256 than in the state never reaches the hook.
+// An object whose content does not have the hash in the state never reaches the hook.
 func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, content string){
@@ -351,7 +352,7 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	}
 }
 
-// A broken download continues where it broke. An answer with another range is refused.
+// A download that breaks off resumes at the same byte. An answer with another range is refused.
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -537,7 +538,7 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// If the hub has lost a content, the revision fails, and the trail continues.
+// If the hub has lost an object's content, the revision fails, and the trail continues.
 func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -553,7 +554,7 @@ func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	}
 }
 
-// If an address has expired, the device asks for a new one.
+// If a download URL has expired, the device asks for a new one.
 func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)

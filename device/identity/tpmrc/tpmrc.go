@@ -54,8 +54,8 @@ func (c *Cause) Error() string {
 
 func (c *Cause) Unwrap() error { return c.Err }
 
-// meaning is the meaning of codes for commands that require a hierarchy's authorisation;
-// None: for all commands.
+// meaning explains response codes. If hierarchy is not None, it applies only to commands that
+// require this hierarchy's authorisation.
 type meaning struct {
 	codes                []tpm2.TPMRC
 	hierarchy            Hierarchy

@@ -107,7 +107,7 @@ func (s *Store) Offer(from Source, text string, try bool) (news bool, err error)
 			return true
 		}
 		if settings.Text() == j.settings().Text() {
-			if j.Trial != nil && j.Trial.Boot == "" { // the offer before was withdrawn before its trial
+			if j.Trial != nil && j.Trial.Boot == "" { // this offer withdraws the one before, whose trial has not begun
 				j.Trial = nil
 			}
 			return true
@@ -168,7 +168,7 @@ func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err 
 	return settings, tried, err
 }
 
-// Keep puts the settings on trial in force: the hub was reached.
+// Keep makes the settings that are on trial permanent, because the hub was reached with them.
 func (s *Store) Keep() error {
 	return s.change(func(j *journal) bool {
 		if j.Trial == nil || j.Trial.Boot == "" {
@@ -179,7 +179,7 @@ func (s *Store) Keep() error {
 	})
 }
 
-// Drop ends a trial: the hub was not reached. The reason is a sentence for people.
+// Drop ends a trial, because the hub was not reached. The reason is a sentence for people.
 func (s *Store) Drop(reason string) error {
 	return s.change(func(j *journal) bool {
 		if j.Trial == nil || j.Trial.Boot == "" {

@@ -98,7 +98,8 @@ func (e *ESP) fill(f *os.File, s Slot, system io.ReaderAt, size int64) (first []
 	return first, nil
 }
 
-// readBack hashes the disk's content, with the first sector that will be written last.
+// readBack hashes the content of the disk, but takes the first sector from first: it will be
+// written last.
 func readBack(f *os.File, first []byte) (string, error) {
 	// Drop the cached pages, so that the data comes from the disk.
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {

@@ -87,7 +87,7 @@ type claim struct {
 	active   int64 // its active enrolment's row
 	devOwner string
 	deleted  bool
-	stored   store.Device // what only its row knows
+	stored   store.Device // the data that only its row has
 	userMeta string
 	devMeta  string
 
@@ -226,7 +226,7 @@ func (k *claim) refusal(now time.Time) error {
 	return nil
 }
 
-// accept writes what an accepted claim binds, and updates k to the written rows.
+// accept writes everything that an accepted claim changes, and updates k to the written rows.
 func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated

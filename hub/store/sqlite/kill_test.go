@@ -82,7 +82,8 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	}
 }
 
-// onboardUntilKilled returns what the victim acknowledged before its end.
+// onboardUntilKilled runs a process that is killed, and returns the numbers that it acknowledged
+// before its end.
 func onboardUntilKilled(t *testing.T, path, round string) (numbers []string) {
 	cmd := exec.Command(os.Args[0], round)
 	cmd.Env = append(os.Environ(), victim+"="+path)

@@ -141,7 +141,8 @@ func sameBootKeepsItsPlace(f *fixture) {
 	equal(f, "latest", string(list[0].Measurement), `{"n":4}`)
 }
 
-// After a refused measurement no older state is returned, until the device sends one that holds.
+// After a refused measurement no older state is returned, until the device sends a measurement that
+// is not refused.
 func bootIsRefused(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	state := func(want string) {

@@ -113,7 +113,7 @@ func unprovenCertificatesAreBounded(f *fixture) {
 		name := fmt.Sprint("barge ", i)
 		f.keepEK(kept(name, name, Epoch.Add(time.Duration(i+1)*time.Hour)), Epoch, 3)
 	}
-	// Those that expire first are removed, and what is proven stays.
+	// The certificates that expire first are removed. Proven ones stay.
 	for i := range 5 {
 		name := fmt.Sprint("barge ", i)
 		certificate := name

@@ -85,8 +85,9 @@ func numbersStayAsWritten(f *fixture) {
 	equal(f, "tokens", found, 1)
 }
 
-// half takes more than half of the bound.
-var half = strings.Repeat("<", store.MaxMeta/2) // as long in the answer as it is here
+// half is half of the bound. Two values of this length exceed the bound,
+// because keys and quotes also count.
+var half = strings.Repeat("<", store.MaxMeta/2) // not escaped in JSON, so its length stays the same
 
 func metaBound(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
@@ -100,7 +101,7 @@ func metaBound(f *fixture) {
 	equal(f, "user-meta", d.UserMeta, map[string]any{"b": half})
 }
 
-// Concurrent writes check the bound at the moment when they write.
+// Concurrent writes check the bound when they write, not before.
 func writesOfMetas(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	var mu sync.Mutex
