@@ -78,6 +78,13 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return sceneOn(t, hubtest.NewIn(t, hubtest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
 }
 
+// newSceneWith is newScene with a changed configuration of the hub.
+func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
+	t.Helper()
+	maker := must(goodMaker())(t)
+	return sceneOn(t, hubtest.NewIn(t, hubtest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
+}
+
 func sceneOn(t testing.TB, h *hubtest.Hub, maker *fleet.Maker) *scene {
 	t.Helper()
 	s := &scene{maker: maker, Hub: h}

@@ -36,7 +36,7 @@ func TestEncryptedInstallation(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 38\d\d MiB`)
-	waitFor(t, ctx, m, `^The trail begins: revision 0 has 1 file`)
+	waitFor(t, ctx, m, `^Created the trail: revision 0 has 1 file`)
 	m.Stop()
 	s.listed(t)
 	device := s.hub.Devices(t, s.hub.Owner)[0]

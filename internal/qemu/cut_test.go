@@ -18,7 +18,7 @@ const firstBoot = `: network: `
 // moments are the moments at which the power may be cut, during an installation and the first boot.
 var moments = []string{
 	`: installing: verify`, `: installing: wipe`, `: installing: write 0%`, `: installing: write 50%`, `: installing: read back`, `: installing: arm`,
-	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Request signed`, `: onboarded`, `^Connected to`,
+	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Made the request`, `: onboarded`, `^Connected to`,
 }
 
 // At whatever moment the power is cut during the installation or the first boot, the machine

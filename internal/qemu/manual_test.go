@@ -54,7 +54,7 @@ func TestManualInstallation(t *testing.T) {
 	}
 	at = 0
 	typed(`Gangway, password: `, "guess\r")
-	typed(`That is not it`, "")
+	typed(`Wrong password`, "")
 	typed(`Gangway, password: `, password+"\r")
 	typed(`gangway# `, "ls /run/esp/gangway /run/esp/EFI/Linux; mount | grep ext4\r")
 	typed(`^gangway-a.efi`, "")

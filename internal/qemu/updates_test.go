@@ -185,10 +185,10 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 // (true), and for one that does not boot (false).
 var updateMoments = map[bool][]string{
 	true: {
-		`^Revision \d+ is offered`, `^Revision \d+ is being installed`, `^Revision \d+ needs the machine to start anew`,
-		`: system: slot ., which is tried`, `^Revision \d+ is being tested`, `^Revision \d+ runs`,
+		`^The hub offers revision \d+`, `^Installing revision \d+`, `^Rebooting the machine for revision \d+`,
+		`: system: slot ., which is tried`, `^Testing revision \d+`, `^Revision \d+ runs`,
 	},
-	false: {`^Revision \d+ is being installed`, `Rebooting in 5 seconds`, `^Revision \d+ is being tested`, `^Revision \d+ is rolled back`},
+	false: {`^Installing revision \d+`, `Rebooting in 5 seconds`, `^Testing revision \d+`, `^Rolling back revision \d+`},
 }
 
 // At whatever moment of an update the power is cut, the machine boots without help, with the
