@@ -128,7 +128,7 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 	out = append(out, b...)
 	out = append(out, sig...)
 	if len(out) > MaxCSR {
-		return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID of %d bytes, at most %d are allowed", len(out), MaxCSR)
+		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has %d bytes; at most %d are allowed", len(out), MaxCSR)
 	}
 	return out, nil
 }
@@ -141,7 +141,7 @@ var ErrCSRHash = errors.New("tcg: TCG-CSR-IDEVID: its hash does not match its co
 // be left over. It does not check the signature. The result aliases b.
 func ParseCSR(b []byte) (*CSR, error) {
 	if len(b) > MaxCSR {
-		return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID of %d bytes, at most %d are allowed", len(b), MaxCSR)
+		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has %d bytes; at most %d are allowed", len(b), MaxCSR)
 	}
 	r := new(CSR)
 	c := cursor{b: b}
@@ -181,7 +181,7 @@ func (r *CSR) parseContents() error {
 		return err
 	}
 	if hashSize != uint32(h.Size()) {
-		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: hash of %d bytes, its algorithm makes %d", hashSize, h.Size())
+		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: the hash has %d bytes; its algorithm requires %d", hashSize, h.Size())
 	}
 	hash := c.take(h.Size())
 	hashed := c.b
@@ -196,7 +196,7 @@ func (r *CSR) parseContents() error {
 	}
 	padSize := c.u32()
 	if c.err == nil && padSize > 15 {
-		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: pad of %d bytes, at most 15 are allowed", padSize)
+		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: the pad has %d bytes; at most 15 are allowed", padSize)
 	}
 	for i, f := range fields {
 		*f.p = c.take(int(sizes[i]))

@@ -49,7 +49,7 @@ type Public struct {
 // not judge the attributes. The result aliases raw.
 func ParsePublic(raw []byte) (*Public, error) {
 	if len(raw) > MaxPublic {
-		return nil, fmt.Errorf("tcg: TPMT_PUBLIC of %d bytes, at most %d are allowed", len(raw), MaxPublic)
+		return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has %d bytes; at most %d are allowed", len(raw), MaxPublic)
 	}
 	c := cursor{b: raw}
 	p := &Public{

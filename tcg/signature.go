@@ -22,7 +22,7 @@ type Signature struct {
 // ParseSignature parses a TPMT_SIGNATURE, strictly.
 func ParseSignature(raw []byte) (*Signature, error) {
 	if len(raw) > MaxSignature {
-		return nil, fmt.Errorf("tcg: TPMT_SIGNATURE of %d bytes, at most %d are allowed", len(raw), MaxSignature)
+		return nil, fmt.Errorf("tcg: the TPMT_SIGNATURE has %d bytes; at most %d are allowed", len(raw), MaxSignature)
 	}
 	c := cursor{b: raw}
 	s := &Signature{Scheme: AlgID(c.u16()), Hash: AlgID(c.u16())}

@@ -77,7 +77,7 @@ func (d *CAData) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("prodCaData: %w", err)
 	}
 	if len(out) > tcg.MaxCAData {
-		return nil, fmt.Errorf("prodCaData of %d bytes, at most %d are allowed", len(out), tcg.MaxCAData)
+		return nil, fmt.Errorf("prodCaData has %d bytes; at most %d are allowed", len(out), tcg.MaxCAData)
 	}
 	return out, nil
 }

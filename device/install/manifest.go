@@ -160,7 +160,7 @@ const (
 // bounds are errors.
 func ParseManifest(b []byte) (*Manifest, error) {
 	if len(b) > maxManifest {
-		return nil, fmt.Errorf("manifest: %d bytes, at most %d are allowed", len(b), maxManifest)
+		return nil, fmt.Errorf("manifest: the manifest has %d bytes; at most %d are allowed", len(b), maxManifest)
 	}
 	m := new(Manifest)
 	if err := strictjson.DecodeKnown(b, m); err != nil {

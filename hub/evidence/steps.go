@@ -40,7 +40,7 @@ func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	return r, nil
 }
 
-var errAKName = refuse("ak-name", "The request's AK name was computed from another public area than the request's AK.", hintTPM)
+var errAKName = refuse("ak-name", "The request's AK name was not computed from the public area of the request's AK.", hintTPM)
 
 const (
 	hintSteps = "See docs/protocol.md#9-pantacors-two-steps for the form of each field."

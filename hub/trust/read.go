@@ -52,7 +52,7 @@ func (p *Problem) Unwrap() error { return p.Err }
 // be read.
 func Read(ctx context.Context, name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
 	if len(b) > MaxFile {
-		return nil, nil, fmt.Errorf("%s has %d bytes, at most %d are read", name, len(b), MaxFile)
+		return nil, nil, fmt.Errorf("%s has %d bytes; at most %d are allowed", name, len(b), MaxFile)
 	}
 	if !cabinet.Is(b) {
 		return readFile(name, b)

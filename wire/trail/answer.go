@@ -86,7 +86,7 @@ func ParseRecord(text []byte, sum string) (Record, error) {
 	}
 	path, ok := contentPath(object["signed-geturl"])
 	if !ok {
-		return Record{}, fmt.Errorf("the hub's record of object %s has the address %q, which is not the address of a content", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
+		return Record{}, fmt.Errorf("the hub's record of object %s has the URL %q, which is not a URL of object content", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
 	}
 	return Record{size, path}, nil
 }

@@ -60,7 +60,7 @@ func ParseState(text []byte) (*State, error) {
 		return nil, fmt.Errorf("the state: %w", err)
 	}
 	if spec, _ := members["#spec"].(string); !slices.Contains(Specs, spec) {
-		return nil, fmt.Errorf(`the state's "#spec" is none of %s`, strings.Join(Specs, ", "))
+		return nil, fmt.Errorf(`the state's "#spec" is not one of %s`, strings.Join(Specs, ", "))
 	}
 	s := &State{JSON: compact, members: members}
 	for name, value := range members {
