@@ -105,7 +105,7 @@ func list(b []byte) (size int, files []entry, err error) {
 		return 0, nil, errors.New("cabinet: it is a part of a cabinet set; sets are not supported")
 	}
 	if count > MaxFiles {
-		return 0, nil, fmt.Errorf("cabinet: the cabinet has %d files; at most %d are allowed", count, MaxFiles)
+		return 0, nil, fmt.Errorf("cabinet: it has %d files; at most %d are allowed", count, MaxFiles)
 	}
 	b = b[:cabinet]
 	if uint64(at) > uint64(len(b)) {
