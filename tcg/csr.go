@@ -96,7 +96,7 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 	size := head + 4*(len(fields)+1)
 	for _, f := range fields {
 		if len(*f.p) < f.min || len(*f.p) > f.max {
-			return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID: %s has %d bytes, %d to %d are allowed", f.name, len(*f.p), f.min, f.max)
+			return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID: %s has %d bytes; %d to %d are allowed", f.name, len(*f.p), f.min, f.max)
 		}
 		size += len(*f.p)
 	}
@@ -146,7 +146,7 @@ func ParseCSR(b []byte) (*CSR, error) {
 	r := new(CSR)
 	c := cursor{b: b}
 	if v := c.u32(); c.err == nil && v != csrVersion {
-		return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID of version 0x%08x, 0x%08x was expected", v, csrVersion)
+		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has version 0x%08x; only 0x%08x is supported", v, csrVersion)
 	}
 	contentsSize, signatureSize := c.u32(), c.u32()
 	if c.err == nil && (contentsSize > MaxCSR || signatureSize > maxCSRSignature) {
@@ -166,7 +166,7 @@ func ParseCSR(b []byte) (*CSR, error) {
 func (r *CSR) parseContents() error {
 	c := cursor{b: r.Contents}
 	if v := c.u32(); c.err == nil && v != csrVersion {
-		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT of version 0x%08x, 0x%08x was expected", v, csrVersion)
+		return fmt.Errorf("tcg: the TCG-CSR-IDEVID-CONTENT has version 0x%08x; only 0x%08x is supported", v, csrVersion)
 	}
 	alg, hashSize := c.u32(), c.u32()
 	if c.err != nil {
@@ -191,7 +191,7 @@ func (r *CSR) parseContents() error {
 	for i, f := range fields {
 		sizes[i] = c.u32()
 		if c.err == nil && (sizes[i] < uint32(f.min) || sizes[i] > uint32(f.max)) {
-			return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: %s has %d bytes, %d to %d are allowed", f.name, sizes[i], f.min, f.max)
+			return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: %s has %d bytes; %d to %d are allowed", f.name, sizes[i], f.min, f.max)
 		}
 	}
 	padSize := c.u32()
