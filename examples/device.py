@@ -217,7 +217,7 @@ def open_reply(token, chip, ek, iak, idevid, request, reply):
         if not tls13.issued(ca, leaf) or not any(tls13.issued(root, ca) for root in token.roots):
             raise ValueError("a certificate in the reply is not the hub's")
         if tpm_.public_key_of(leaf) != key.pem():
-            raise ValueError("a certificate in the reply is for another key than this TPM's")
+            raise ValueError("a certificate in the reply is for a key that is not this TPM's")
     return certificates, hkdf(secret, salt, b"gangway activation v1")
 
 

@@ -297,7 +297,7 @@ while read -r name index hash type delegation; do
 		ek=$name ek_hash=$hash
 		break
 	fi
-	say "The certificate at $index is for another key than the one that the TPM makes from template $name."
+	say "The certificate at $index is for a different key from the one that the TPM makes from template $name."
 	ek_cert=""
 done <<<"$ek_templates"
 if [ -z "$ek" ]; then
@@ -457,7 +457,7 @@ is_ours() {
 }
 is_for() {
 	[ "$(openssl x509 -in "$1" -noout -pubkey)" = "$(openssl pkey -pubin -in "$work/$2.pem")" ] ||
-		die "a certificate in the reply is for another key than this TPM's"
+		die "a certificate in the reply is for a key that is not this TPM's"
 }
 certificates_of() { # certificates_of FILE NAME: into NAME1.pem, NAME2.pem and so on
 	awk -v to="$2" '/BEGIN CERT/ { n++ } n { print > (to n ".pem") }' "$1"
@@ -560,7 +560,7 @@ two_steps() {
 	certificates_of "$work/hub-ca.pem" "$work/hub-root"
 	for value in "$work"/hub-root*.pem; do
 		[ "$(openssl x509 -in "$value" -noout -pubkey | openssl pkey -pubin -outform DER | digest sha256)" = "$hub_name" ] ||
-			die "$token_file: hub-ca has another key than the one that hub-name names; the server there could pass this on to that hub"
+			die "$token_file: the key of hub-ca does not match hub-name; the server at this address could relay this request to the hub with that name"
 	done
 
 	# B1 (§9): the first step shows the keys and asks for the IAK's certificate

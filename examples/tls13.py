@@ -464,7 +464,7 @@ class Connection:
         version, random = body.uint(2), body.take(32)
         session, suite, compression = body.vector(1), body.uint(2), body.uint(1)
         if random == HELLO_RETRY_REQUEST:
-            raise TLSError("the server wants another group than x25519", HANDSHAKE_FAILURE)
+            raise TLSError("the server requires a group that is not x25519", HANDSHAKE_FAILURE)
         extensions = body.extensions({SUPPORTED_VERSIONS, KEY_SHARE})
         body.end()
         if (version, session, suite, compression) != (TLS12, b"", TLS_AES_128_GCM_SHA256, 0):
@@ -486,7 +486,7 @@ class Connection:
         extensions = body.extensions({SERVER_NAME, SUPPORTED_GROUPS, ALPN})
         body.end()
         if ALPN in extensions and extensions[ALPN] != vector(2, vector(1, b"http/1.1")):
-            raise TLSError("the server wants another protocol than http/1.1", ILLEGAL_PARAMETER)
+            raise TLSError("the server requires a protocol that is not http/1.1", ILLEGAL_PARAMETER)
 
     def certificate_request(self, body):
         """Returns the signature schemes that the server accepts. A client ignores unknown
@@ -531,7 +531,7 @@ class Connection:
         scheme, signature = body.uint(2), body.vector(2)
         body.end()
         if scheme != ECDSA_SECP256R1_SHA256:
-            raise TLSError("the server signs by another scheme than ecdsa_secp256r1_sha256", ILLEGAL_PARAMETER)
+            raise TLSError("the server signs with a scheme that is not ecdsa_secp256r1_sha256", ILLEGAL_PARAMETER)
         try:
             key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:

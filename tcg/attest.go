@@ -100,7 +100,7 @@ func ParseQuote(raw []byte) (*Attest, error) {
 
 func parseAttest(raw []byte, kind AttestType, other error, body func(*Attest, *cursor)) (*Attest, error) {
 	if len(raw) > MaxAttest {
-		return nil, fmt.Errorf("tcg: TPMS_ATTEST of %d bytes, at most %d are allowed", len(raw), MaxAttest)
+		return nil, fmt.Errorf("tcg: the TPMS_ATTEST has %d bytes; at most %d are allowed", len(raw), MaxAttest)
 	}
 	c := cursor{b: raw}
 	a := &Attest{Raw: raw, Magic: c.u32(), Type: AttestType(c.u16())}

@@ -10,7 +10,7 @@ import (
 // in quirks. It does not check the signature or the key usage.
 func ParseCertificate(der []byte) (cert *x509.Certificate, quirks []string, err error) {
 	if len(der) > MaxCertificate {
-		return nil, nil, fmt.Errorf("tcg: certificate of %d bytes, at most %d are allowed", len(der), MaxCertificate)
+		return nil, nil, fmt.Errorf("tcg: the certificate has %d bytes; at most %d are allowed", len(der), MaxCertificate)
 	}
 	if cert, quirks, err = parseLenient(der); err != nil {
 		return nil, nil, fmt.Errorf("tcg: certificate: %w", err)

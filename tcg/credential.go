@@ -26,7 +26,7 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 		return nil, nil, err
 	}
 	if len(secret) > h.Size() {
-		return nil, nil, fmt.Errorf("tcg: credential of %d bytes, at most %d are allowed with this EK", len(secret), h.Size())
+		return nil, nil, fmt.Errorf("tcg: the credential has %d bytes; at most %d are allowed with this EK", len(secret), h.Size())
 	}
 	if ek.Symmetric != AlgAES || ek.SymmetricMode != AlgCFB || (ek.SymmetricBits != 128 && ek.SymmetricBits != 256) {
 		return nil, nil, errors.New("tcg: the EK's symmetric algorithm is neither AES-128-CFB nor AES-256-CFB")

@@ -96,7 +96,7 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 	size := head + 4*(len(fields)+1)
 	for _, f := range fields {
 		if len(*f.p) < f.min || len(*f.p) > f.max {
-			return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID: %s has %d bytes, %d to %d are allowed", f.name, len(*f.p), f.min, f.max)
+			return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID: %s has %d bytes; %d to %d are allowed", f.name, len(*f.p), f.min, f.max)
 		}
 		size += len(*f.p)
 	}
@@ -128,7 +128,7 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 	out = append(out, b...)
 	out = append(out, sig...)
 	if len(out) > MaxCSR {
-		return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID of %d bytes, at most %d are allowed", len(out), MaxCSR)
+		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has %d bytes; at most %d are allowed", len(out), MaxCSR)
 	}
 	return out, nil
 }
@@ -141,12 +141,12 @@ var ErrCSRHash = errors.New("tcg: TCG-CSR-IDEVID: its hash does not match its co
 // be left over. It does not check the signature. The result aliases b.
 func ParseCSR(b []byte) (*CSR, error) {
 	if len(b) > MaxCSR {
-		return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID of %d bytes, at most %d are allowed", len(b), MaxCSR)
+		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has %d bytes; at most %d are allowed", len(b), MaxCSR)
 	}
 	r := new(CSR)
 	c := cursor{b: b}
 	if v := c.u32(); c.err == nil && v != csrVersion {
-		return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID of version 0x%08x, 0x%08x was expected", v, csrVersion)
+		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has version 0x%08x; only 0x%08x is supported", v, csrVersion)
 	}
 	contentsSize, signatureSize := c.u32(), c.u32()
 	if c.err == nil && (contentsSize > MaxCSR || signatureSize > maxCSRSignature) {
@@ -166,7 +166,7 @@ func ParseCSR(b []byte) (*CSR, error) {
 func (r *CSR) parseContents() error {
 	c := cursor{b: r.Contents}
 	if v := c.u32(); c.err == nil && v != csrVersion {
-		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT of version 0x%08x, 0x%08x was expected", v, csrVersion)
+		return fmt.Errorf("tcg: the TCG-CSR-IDEVID-CONTENT has version 0x%08x; only 0x%08x is supported", v, csrVersion)
 	}
 	alg, hashSize := c.u32(), c.u32()
 	if c.err != nil {
@@ -181,7 +181,7 @@ func (r *CSR) parseContents() error {
 		return err
 	}
 	if hashSize != uint32(h.Size()) {
-		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: hash of %d bytes, its algorithm makes %d", hashSize, h.Size())
+		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: the hash has %d bytes; its algorithm requires %d", hashSize, h.Size())
 	}
 	hash := c.take(h.Size())
 	hashed := c.b
@@ -191,12 +191,12 @@ func (r *CSR) parseContents() error {
 	for i, f := range fields {
 		sizes[i] = c.u32()
 		if c.err == nil && (sizes[i] < uint32(f.min) || sizes[i] > uint32(f.max)) {
-			return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: %s has %d bytes, %d to %d are allowed", f.name, sizes[i], f.min, f.max)
+			return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: %s has %d bytes; %d to %d are allowed", f.name, sizes[i], f.min, f.max)
 		}
 	}
 	padSize := c.u32()
 	if c.err == nil && padSize > 15 {
-		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: pad of %d bytes, at most 15 are allowed", padSize)
+		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: the pad has %d bytes; at most 15 are allowed", padSize)
 	}
 	for i, f := range fields {
 		*f.p = c.take(int(sizes[i]))

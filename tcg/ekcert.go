@@ -93,7 +93,7 @@ func isPadding(b []byte) bool {
 // in Quirks. It does not check the signature or the key usage.
 func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	if len(b) > MaxCertificate {
-		return nil, fmt.Errorf("tcg: EK certificate of %d bytes, at most %d are allowed", len(b), MaxCertificate)
+		return nil, fmt.Errorf("tcg: the EK certificate has %d bytes; at most %d are allowed", len(b), MaxCertificate)
 	}
 	der, quirks, err := trimCertificate(b)
 	if err != nil {

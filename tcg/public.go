@@ -49,7 +49,7 @@ type Public struct {
 // not judge the attributes. The result aliases raw.
 func ParsePublic(raw []byte) (*Public, error) {
 	if len(raw) > MaxPublic {
-		return nil, fmt.Errorf("tcg: TPMT_PUBLIC of %d bytes, at most %d are allowed", len(raw), MaxPublic)
+		return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has %d bytes; at most %d are allowed", len(raw), MaxPublic)
 	}
 	c := cursor{b: raw}
 	p := &Public{
@@ -60,7 +60,7 @@ func ParsePublic(raw []byte) (*Public, error) {
 		AuthPolicy: c.sized(64),
 	}
 	if c.err == nil && p.Type != AlgRSA && p.Type != AlgECC {
-		return nil, fmt.Errorf("tcg: TPMT_PUBLIC of type 0x%04x, RSA or ECC was expected", uint16(p.Type))
+		return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has type 0x%04x; only RSA and ECC are supported", uint16(p.Type))
 	}
 	p.Symmetric = AlgID(c.u16())
 	switch p.Symmetric {
@@ -70,7 +70,7 @@ func ParsePublic(raw []byte) (*Public, error) {
 		p.SymmetricMode = AlgID(c.u16())
 	default:
 		if c.err == nil {
-			return nil, fmt.Errorf("tcg: TPMT_PUBLIC with symmetric algorithm 0x%04x, AES or none was expected", uint16(p.Symmetric))
+			return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has the symmetric algorithm 0x%04x; only AES and none are supported", uint16(p.Symmetric))
 		}
 	}
 	p.Scheme = AlgID(c.u16())
@@ -80,24 +80,24 @@ func ParsePublic(raw []byte) (*Public, error) {
 		p.SchemeHash = AlgID(c.u16())
 	default:
 		if c.err == nil {
-			return nil, fmt.Errorf("tcg: TPMT_PUBLIC with scheme 0x%04x is not supported", uint16(p.Scheme))
+			return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has the scheme 0x%04x, which is not supported", uint16(p.Scheme))
 		}
 	}
 	switch p.Type {
 	case AlgRSA:
 		if p.Scheme == AlgECDSA {
-			return nil, errors.New("tcg: TPMT_PUBLIC of an RSA key with an ECC scheme")
+			return nil, errors.New("tcg: the TPMT_PUBLIC of an RSA key has an ECC scheme")
 		}
 		p.KeyBits = c.u16()
 		p.Exponent = c.u32()
 		p.Modulus = c.sized(512)
 	case AlgECC:
 		if p.Scheme == AlgRSASSA || p.Scheme == AlgRSAPSS {
-			return nil, errors.New("tcg: TPMT_PUBLIC of an ECC key with an RSA scheme")
+			return nil, errors.New("tcg: the TPMT_PUBLIC of an ECC key has an RSA scheme")
 		}
 		p.Curve = CurveID(c.u16())
 		if kdf := AlgID(c.u16()); c.err == nil && kdf != AlgNull {
-			return nil, fmt.Errorf("tcg: TPMT_PUBLIC with KDF 0x%04x, none was expected", uint16(kdf))
+			return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has the KDF 0x%04x; no KDF is allowed", uint16(kdf))
 		}
 		p.X = c.sized(66)
 		p.Y = c.sized(66)
@@ -134,7 +134,7 @@ func name(alg AlgID, data ...[]byte) ([]byte, error) {
 // so it proves the key's hierarchy.
 func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 	if len(keyName) < 2 {
-		return nil, errors.New("tcg: a name has at least 2 bytes")
+		return nil, errors.New("tcg: the TPM name has fewer than 2 bytes")
 	}
 	return name(AlgID(binary.BigEndian.Uint16(keyName)), []byte{0x40, 0x00, 0x00, 0x0B}, keyName)
 }
@@ -159,14 +159,14 @@ func (p *Public) parseKey() (crypto.PublicKey, error) {
 	case AlgRSA:
 		n := new(big.Int).SetBytes(p.Modulus)
 		if p.KeyBits < 2048 || p.KeyBits > 4096 || n.BitLen() != int(p.KeyBits) {
-			return nil, fmt.Errorf("tcg: RSA modulus of %d bits in a key of %d", n.BitLen(), p.KeyBits)
+			return nil, fmt.Errorf("tcg: the RSA modulus has %d bits, but the key's size is %d bits", n.BitLen(), p.KeyBits)
 		}
 		e := int(p.Exponent)
 		if e == 0 {
 			e = 65537
 		}
 		if e < 65537 || e%2 == 0 || n.Bit(0) == 0 {
-			return nil, errors.New("tcg: RSA key with an unusable exponent or modulus")
+			return nil, errors.New("tcg: the RSA key has an unusable exponent or modulus")
 		}
 		return &rsa.PublicKey{N: n, E: e}, nil
 	case AlgECC:
@@ -176,7 +176,7 @@ func (p *Public) parseKey() (crypto.PublicKey, error) {
 		}
 		size := (curve.Params().BitSize + 7) / 8
 		if len(p.X) > size || len(p.Y) > size {
-			return nil, errors.New("tcg: ECC coordinate longer than its curve's")
+			return nil, errors.New("tcg: an ECC coordinate is longer than its curve allows")
 		}
 		point := make([]byte, 1+2*size)
 		point[0] = 4

@@ -21,7 +21,7 @@ const (
 	QuirkSHA1           = "signed with SHA-1"
 	QuirkSerialNegative = "negative serial number"
 	QuirkSerialLong     = "serial number of more than 20 bytes"
-	QuirkSerialPadded   = "serial number with needless leading bytes"
+	QuirkSerialPadded   = "serial number with redundant leading bytes"
 	QuirkNoKeyUsage     = "no key usage"
 	QuirkKeyUsage       = "key usage that does not fit the key"
 	QuirkNoEKUsage      = "no extended key usage that says it is for an endorsement key"
@@ -29,9 +29,9 @@ const (
 	QuirkNoMaker        = "no TPM manufacturer in the SAN"
 	QuirkSubject        = "the TPM's names are in the subject, not in the SAN"
 	QuirkStringType     = "the TPM's names are not of type UTF8String"
-	QuirkSetOrder       = "a name's attributes are not in the order of DER"
-	QuirkDefault        = "a default value is written out, against DER"
-	QuirkBits           = "a bit string has needless bits at its end, against DER"
+	QuirkSetOrder       = "a name's attributes are not in DER order"
+	QuirkDefault        = "a default value is encoded, which DER forbids"
+	QuirkBits           = "a bit string has trailing zero bits, which DER forbids"
 )
 
 func (e *EKCertificate) quirk(q string) {

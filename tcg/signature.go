@@ -22,7 +22,7 @@ type Signature struct {
 // ParseSignature parses a TPMT_SIGNATURE, strictly.
 func ParseSignature(raw []byte) (*Signature, error) {
 	if len(raw) > MaxSignature {
-		return nil, fmt.Errorf("tcg: TPMT_SIGNATURE of %d bytes, at most %d are allowed", len(raw), MaxSignature)
+		return nil, fmt.Errorf("tcg: the TPMT_SIGNATURE has %d bytes; at most %d are allowed", len(raw), MaxSignature)
 	}
 	c := cursor{b: raw}
 	s := &Signature{Scheme: AlgID(c.u16()), Hash: AlgID(c.u16())}
@@ -34,7 +34,7 @@ func ParseSignature(raw []byte) (*Signature, error) {
 		s.S = c.sized(66)
 	default:
 		if c.err == nil {
-			return nil, fmt.Errorf("tcg: TPMT_SIGNATURE of scheme 0x%04x is not supported", uint16(s.Scheme))
+			return nil, fmt.Errorf("tcg: the TPMT_SIGNATURE has the scheme 0x%04x, which is not supported", uint16(s.Scheme))
 		}
 	}
 	if err := c.end(); err != nil {
@@ -50,7 +50,7 @@ var ErrSignature = errors.New("tcg: the signature does not verify")
 // fixed scheme (an RSA IDevID key) may use any of the allowed schemes.
 func (p *Public) Verify(message []byte, s *Signature) error {
 	if p.Scheme != AlgNull && (s.Scheme != p.Scheme || s.Hash != p.SchemeHash) {
-		return fmt.Errorf("tcg: signature with scheme 0x%04x/0x%04x, the key's scheme is 0x%04x/0x%04x",
+		return fmt.Errorf("tcg: the signature has the scheme 0x%04x with hash 0x%04x, but the key's scheme is 0x%04x with hash 0x%04x",
 			uint16(s.Scheme), uint16(s.Hash), uint16(p.Scheme), uint16(p.SchemeHash))
 	}
 	h, err := s.Hash.Hash()
@@ -69,7 +69,7 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		if s.Scheme != AlgECDSA {
-			return errors.New("tcg: RSA signature for an ECC key")
+			return errors.New("tcg: the signature is RSA, but the key is ECC")
 		}
 		if !ecdsa.VerifyASN1(k, digest, s.asn1()) {
 			return ErrSignature
@@ -85,7 +85,7 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 			// digest's size. Both are valid.
 			err = rsa.VerifyPSS(k, h, digest, s.RSA, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
 		default:
-			return errors.New("tcg: ECC signature for an RSA key")
+			return errors.New("tcg: the signature is ECC, but the key is RSA")
 		}
 		if err != nil {
 			return ErrSignature

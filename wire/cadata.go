@@ -77,7 +77,7 @@ func (d *CAData) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("prodCaData: %w", err)
 	}
 	if len(out) > tcg.MaxCAData {
-		return nil, fmt.Errorf("prodCaData of %d bytes, at most %d are allowed", len(out), tcg.MaxCAData)
+		return nil, fmt.Errorf("prodCaData has %d bytes; at most %d are allowed", len(out), tcg.MaxCAData)
 	}
 	return out, nil
 }
@@ -90,7 +90,7 @@ func ParseCAData(b []byte) (*CAData, error) {
 		return nil, errors.New("prodCaData is empty")
 	}
 	if version != caDataVersion && version != caDataVersionOmission {
-		return nil, fmt.Errorf("prodCaData has version %d, %d or %d was expected", version, caDataVersion, caDataVersionOmission)
+		return nil, fmt.Errorf("prodCaData has version %d; only %d and %d are supported", version, caDataVersion, caDataVersionOmission)
 	}
 	var hub, owner, token, ek, proof, chain cryptobyte.String
 	if !s.ReadUint8LengthPrefixed(&hub) || !s.ReadUint8LengthPrefixed(&owner) || !s.ReadUint8LengthPrefixed(&token) ||

@@ -30,7 +30,7 @@ type HubFile struct {
 // ParseHubFile reads a hub file strictly.
 func ParseHubFile(b []byte) (*HubFile, error) {
 	if len(b) > MaxTokenFile {
-		return nil, fmt.Errorf("hub file: %d bytes, at most %d are allowed", len(b), MaxTokenFile)
+		return nil, fmt.Errorf("the hub file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
 	}
 	h := new(HubFile)
 	// Unknown fields are refused: they may be a token file's, whose join token would be ignored.

@@ -40,7 +40,7 @@ type Reply struct {
 // ParseReply parses a reply strictly.
 func ParseReply(b []byte) (*Reply, error) {
 	if len(b) > MaxReply {
-		return nil, fmt.Errorf("reply of %d bytes, at most %d are allowed", len(b), MaxReply)
+		return nil, fmt.Errorf("the reply has %d bytes; at most %d are allowed", len(b), MaxReply)
 	}
 	r := new(Reply)
 	if err := strictjson.Decode(b, r); err != nil {

@@ -252,7 +252,7 @@ func CredentialFile(blob, secret []byte) []byte {
 
 // ParseCredentialFile reverses CredentialFile.
 func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
-	malformed := errors.New("this is not a file of tpm2_makecredential")
+	malformed := errors.New("the file does not have the format of tpm2_makecredential")
 	sized := func() []byte {
 		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
 			return nil

@@ -58,7 +58,7 @@ type TokenFile struct {
 // files have more. A duplicate field, a field name in another case, and trailing data are errors.
 func ParseTokenFile(b []byte) (*TokenFile, error) {
 	if len(b) > MaxTokenFile {
-		return nil, fmt.Errorf("join token file: %d bytes, at most %d are allowed", len(b), MaxTokenFile)
+		return nil, fmt.Errorf("the join token file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
 	}
 	t := new(TokenFile)
 	if err := strictjson.Decode(b, t); err != nil {

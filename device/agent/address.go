@@ -188,7 +188,7 @@ func (a *Agent) preferAddress(f *wire.HubFile) error {
 		}
 	})
 	if len(known.URLs) > 0 {
-		a.say("address", "The file has another address of the same hub: %s. The address was %s.", url, known.URLs[0])
+		a.say("address", "The file has a new address of the same hub: %s. The previous address was %s.", url, known.URLs[0])
 	}
 	return err
 }

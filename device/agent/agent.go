@@ -368,7 +368,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		case err == nil || requests == maxNewRequests:
 			return err
 		case errors.Is(err, errStale):
-			a.say("anew", "The stored request has another EK certificate than the TPM has now. Starting again.")
+			a.say("anew", "The EK certificate in the stored request is not the one that the TPM has now. Starting again.")
 		case !errors.As(err, &refused):
 			return err
 		case why != "": // the device was removed after the request was made
@@ -506,7 +506,7 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 // errStale reports that the stored request has another EK certificate than a new
 // request would have, because the TPM or an option changed. The hub may have
 // refused the stored one.
-var errStale = errors.New("agent: the stored request has another EK certificate than the TPM")
+var errStale = errors.New("agent: the EK certificate in the stored request is not the TPM's")
 
 func (a *Agent) otherTPM() error {
 	return fmt.Errorf("agent: the state folder %s belongs to another TPM, or to other keys of this TPM. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)

@@ -104,7 +104,7 @@ func (h *hub) newClient(url string, cert *tls.Certificate) *http.Client {
 			IdleConnTimeout:       90 * time.Second,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return errors.New("the server answered with a redirect; a hub never does")
+			return errors.New("the server answered with a redirect; a hub never redirects")
 		},
 	}
 }

@@ -146,11 +146,11 @@ func TestAddressesOfAHub(t *testing.T) {
 	to := *token
 	to.Hub = moved.server.URL
 	m.onboarded(Config{Token: &to})
-	if moved.count("GET /device") != 1 || m.stored().Hub != moved.server.URL || m.heard("another address of the same hub") != 1 {
+	if moved.count("GET /device") != 1 || m.stored().Hub != moved.server.URL || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("the file's new address: asked %q, state %s", moved.asked, m.stored().Hub)
 	}
-	m.onboarded(Config{Token: &to}) // reading the same file again changes nothing
-	if moved.count("GET /device") != 2 || m.heard("another address of the same hub") != 1 {
+	m.onboarded(Config{Token: &to}) // the same file again is not news
+	if moved.count("GET /device") != 2 || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("said %q", m.said)
 	}
 	// If an address does not answer, the agent uses the next one.

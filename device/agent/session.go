@@ -139,7 +139,7 @@ func (h *hub) newBlobClient(url string) *http.Client {
 			DisableCompression:    true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return errors.New("the server answered with a redirect; a hub never does")
+			return errors.New("the server answered with a redirect; a hub never redirects")
 		},
 	}
 }

@@ -29,7 +29,7 @@ func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []
 			data = nil
 		}
 		if total += len(data); total > maxChain {
-			notes = append(notes, "the maker's certificate chain is longer than any known one; its end was left out")
+			notes = append(notes, "the TPM maker's certificate chain is longer than any known chain; the device sent it without its end")
 			break
 		}
 		parts = append(parts, data)

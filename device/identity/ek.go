@@ -275,7 +275,7 @@ func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*
 		}
 		return nil, errors.Join(verdict{error: err}, i.ring.release(k))
 	}
-	return nil, errors.Join(verdict{error: errors.New("it is for another key than the one that this TPM makes from the template")}, i.ring.release(k))
+	return nil, errors.Join(verdict{error: errors.New("it is for a different key from the one that this TPM makes from the template")}, i.ring.release(k))
 }
 
 func sameKey(p *tcg.Public, want crypto.PublicKey) bool {

@@ -98,7 +98,7 @@ func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	switch pub := s.pub.(type) {
 	case *ecdsa.PublicKey:
 		if hash != s.IDevID.SchemeHash {
-			return nil, fmt.Errorf("identity: this TPM's %s key cannot sign %v digests, because its scheme has one hash", s.IDevID.Algorithm(), opts.HashFunc())
+			return nil, fmt.Errorf("identity: this TPM's %s key cannot sign %v digests, because its signing scheme requires another hash", s.IDevID.Algorithm(), opts.HashFunc())
 		}
 		verify = func(raw []byte) (err error) {
 			out, err = verifyECDSA(pub, digest, raw)

@@ -42,7 +42,7 @@ func (f Firmware) read(name, vendor string) ([]byte, error) {
 		return nil, err
 	}
 	if len(b) < 4 {
-		return nil, fmt.Errorf("install: the firmware's variable %s has %d bytes, at least 4 are expected", name, len(b))
+		return nil, fmt.Errorf("install: the firmware's variable %s has %d bytes; at least 4 are required", name, len(b))
 	}
 	return b[4:], nil
 }

@@ -160,7 +160,7 @@ const (
 // bounds are errors.
 func ParseManifest(b []byte) (*Manifest, error) {
 	if len(b) > maxManifest {
-		return nil, fmt.Errorf("manifest: %d bytes, at most %d are allowed", len(b), maxManifest)
+		return nil, fmt.Errorf("manifest: the manifest has %d bytes; at most %d are allowed", len(b), maxManifest)
 	}
 	m := new(Manifest)
 	if err := strictjson.DecodeKnown(b, m); err != nil {
@@ -253,7 +253,7 @@ func (m *Manifest) part(name string) Part {
 // Unpack writes a part's packed blocks to their places.
 func (p Part) Unpack(packed []byte, to io.WriterAt) error {
 	if int64(len(packed)) != p.Packed() {
-		return fmt.Errorf("manifest: part %q: the file has %d bytes, its blocks need %d", p.Name, len(packed), p.Packed())
+		return fmt.Errorf("manifest: part %q: the file has %d bytes; its blocks require %d", p.Name, len(packed), p.Packed())
 	}
 	for _, e := range p.Extents {
 		size := e[1] * BlockSize

@@ -19,7 +19,7 @@ const NetworkPath = "gangway/" + netfile.Name
 // Padded pads the text of a settings file to the size of the file NetworkPath.
 func Padded(text string) ([]byte, error) {
 	if len(text) > netfile.MaxFile {
-		return nil, fmt.Errorf("install: the network settings have %d bytes, at most %d are allowed", len(text), netfile.MaxFile)
+		return nil, fmt.Errorf("install: the network settings have %d bytes; at most %d are allowed", len(text), netfile.MaxFile)
 	}
 	return append([]byte(text), bytes.Repeat([]byte("\n"), netfile.MaxFile-len(text))...), nil
 }

@@ -84,7 +84,7 @@ func TestNetworkSettingsAreReadBack(t *testing.T) {
 	disk := newMemory(12 * mib)
 	disk.broken = (mib + networkAt) / sector
 	err := Job{Manifest: m, Stick: stick, Target: disk, Network: s}.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "other data than was written") {
+	if err == nil || !strings.Contains(err.Error(), "different data from what was written") {
 		t.Errorf("the disk does not store the settings: %v", err)
 	}
 	if _, ok := boots(t, disk); ok {

@@ -397,7 +397,7 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 }
 
 func damaged(p place) error {
-	return fmt.Errorf("install: reading %s back: the disk returned other data than was written; the disk may be failing", p.Name)
+	return fmt.Errorf("install: reading %s back: the disk returned different data from what was written; the disk may be failing", p.Name)
 }
 
 // arm writes the sector that makes the disk boot.
@@ -412,7 +412,7 @@ func (j *run) arm(_ context.Context, places []place) error {
 	}
 	got := make([]byte, len(first))
 	if _, err := j.Target.ReadAt(got, places[0].at); err != nil || !bytes.Equal(got, first) {
-		return errors.Join(errors.New("install: reading the last sector back: the disk returned other data than was written; the disk may be failing"), err)
+		return errors.Join(errors.New("install: reading the last sector back: the disk returned different data from what was written; the disk may be failing"), err)
 	}
 	j.Progress(Arming, 1, 1)
 	return nil

@@ -324,7 +324,7 @@ func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	m, stick, images := smallStick(t)
 	disk := newMemory(12 * mib)
 	err := Job{Manifest: m, Stick: changingStick{stick, 64<<10 + 200, new(int)}, Target: disk}.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "other data than was written") {
+	if err == nil || !strings.Contains(err.Error(), "different data from what was written") {
 		t.Errorf("got %v", err)
 	}
 	if _, ok := boots(t, disk); ok {

@@ -368,7 +368,7 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 				t.Errorf("%s", brief.Of(list))
 			}
 			again := eventsOfKinds(ada, id, "device.activated")[1].Message
-			if says := strings.Contains(again, `Its serial number was "A", and is "B".`); says != (c.serial == "B") {
+			if says := strings.Contains(again, `Its serial number changed from "A" to "B".`); says != (c.serial == "B") {
 				t.Errorf("%s", brief.Of(again))
 			}
 		})

@@ -36,7 +36,7 @@ const (
 	clientCertChain = "Client-Cert-Chain"
 )
 
-// check refuses a configuration in which a device could pass for the proxy, or the proxy for a
+// check refuses a configuration in which a device could impersonate the proxy, or the proxy a
 // device.
 func (p *Proxy) check(ca *pki.Hub) error {
 	if p.Name == "" || len(p.CAs) == 0 {
@@ -49,7 +49,7 @@ func (p *Proxy) check(ca *pki.Hub) error {
 		}
 		for _, o := range own {
 			if slices.Equal(c.RawSubjectPublicKeyInfo, o.RawSubjectPublicKeyInfo) || c.CheckSignatureFrom(o) == nil {
-				return fmt.Errorf("hub: the proxy's CA %q is the hub's own, or signed by it: a device could pass for the proxy; use another CA", c.Subject)
+				return fmt.Errorf("hub: the proxy's CA %q is the hub's own, or signed by it: a device could impersonate the proxy; use another CA", c.Subject)
 			}
 		}
 	}
@@ -93,7 +93,7 @@ func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
 		}
 	}
 	if err := state.PeerCertificates[0].VerifyHostname(s.cfg.Proxy.Name); err != nil {
-		return false, fmt.Errorf("hub: a certificate by the proxy's CA has another name: %w", err)
+		return false, fmt.Errorf("hub: a certificate from the proxy's CA does not have the proxy's name: %w", err)
 	}
 	return true, nil
 }
@@ -136,7 +136,7 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	}
 	proxied, err := s.isProxy(r.TLS)
 	if err != nil {
-		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name of --proxy-name.", "The client certificate is by the proxy's CA, but does not have the proxy's name.")
+		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name of --proxy-name.", "The client certificate is from the proxy's CA, but does not have the proxy's name.")
 	}
 	cert, chain := r.Header.Values(clientCert), r.Header.Values(clientCertChain)
 	o := origin{proxied: proxied}

@@ -28,7 +28,7 @@ func (s *Server) behindProxies(l net.Listener) net.Listener {
 		},
 		ValidateHeader: func(h *proxyproto.Header) error {
 			if h.Version != 2 {
-				return fmt.Errorf("hub: PROXY protocol header of version %d; set the proxy to version 2", h.Version)
+				return fmt.Errorf("hub: the PROXY protocol header has version %d; set the proxy to version 2", h.Version)
 			}
 			return nil
 		},

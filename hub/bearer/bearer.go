@@ -83,7 +83,7 @@ func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
 		return "", fmt.Errorf("bearer: %w", err)
 	}
 	if len(token) > MaxSize {
-		return "", fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLong, len(token), MaxSize)
+		return "", fmt.Errorf("%w: it has %d bytes; at most %d are allowed", ErrTooLong, len(token), MaxSize)
 	}
 	return token, nil
 }

@@ -162,7 +162,7 @@ func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, crypto.Hash, error)
 		return nil, 0, refuse(CodeSigner, "The quote is not signed by the device's attestation key.")
 	}
 	if !bytes.Equal(q.ExtraData, wire.BootQualifying(e.Nonce, e.Log)) {
-		return nil, 0, refuse(CodeNonce, "The quote is for another nonce than the hub's, or for another event log than the one sent.")
+		return nil, 0, refuse(CodeNonce, "The quote was not made for the hub's nonce and the event log that the device sent.")
 	}
 	bank, err := e.Bank.Hash()
 	if err != nil || bankNames[e.Bank] == "" {

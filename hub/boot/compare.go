@@ -123,7 +123,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		}
 	}
 	if len(more) > 0 {
-		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the end of the firmware's log, unlike in the reference of %s. systemd does this since version 261.", pcrList(more), day)})
+		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the end of the firmware's log; the reference of %s has no such extension. systemd has done this since version 261.", pcrList(more), day)})
 	}
 	if len(less) > 0 {
 		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: no longer extended by systemd's os-separator, as in the reference of %s.", pcrList(less), day)})

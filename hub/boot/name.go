@@ -27,7 +27,7 @@ var separators = []struct {
 }{
 	{[]byte{0, 0, 0, 0}, "the separator in PCR %d"},
 	{[]byte{0xFF, 0xFF, 0xFF, 0xFF}, "the separator in PCR %d"},
-	{[]byte{1, 0, 0, 0}, "the separator in PCR %d that tells of an error of the firmware"},
+	{[]byte{1, 0, 0, 0}, "the separator in PCR %d that reports a firmware error"},
 }
 
 const likeSeparator = "the same as the separator in PCR %d"

@@ -200,7 +200,7 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
-	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the end of the firmware's log, unlike in the reference of 3 May 2026."
+	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the end of the firmware's log; the reference of 3 May 2026 has no such extension."
 	for name, log := range map[string]func(eventlog.Log) []byte{"log": eventlog.Log.Bytes, "no log": func(eventlog.Log) []byte { return nil }} {
 		r := boot.NewReference(measurement(t, usual.PCRs(), log(usual)), "the first boot", may3)
 		updated := measurement(t, osSeparated(usual.PCRs()), log(usual))

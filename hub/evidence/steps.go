@@ -40,7 +40,7 @@ func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	return r, nil
 }
 
-var errAKName = refuse("ak-name", "The request's AK name was computed from another public area than the request's AK.", hintTPM)
+var errAKName = refuse("ak-name", "The request's AK name was not computed from the public area of the request's AK.", hintTPM)
 
 const (
 	hintSteps = "See docs/protocol.md#9-pantacors-two-steps for the form of each field."
@@ -112,7 +112,7 @@ func readCertificate(text string) ([]byte, error) {
 // checkPEM refuses a PEM block of another type, and anything after the block.
 func checkPEM(want, kind string, rest []byte) error {
 	if kind != want {
-		return fmt.Errorf("it is a PEM block of type %q, %s was expected", tcg.Printable(kind), want)
+		return fmt.Errorf("it is a PEM block of type %q; type %s is required", tcg.Printable(kind), want)
 	}
 	if len(rest) > 0 {
 		return errors.New("there is data after the first PEM block")
@@ -232,7 +232,7 @@ func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 			continue // the certificate takes nothing from the CSR's extensions
 		}
 		if _, twice := out[last]; twice || !known {
-			return nil, refuse("csr-extensions-malformed", fmt.Sprintf("Extension .%d of the CSR is unknown, or is there twice.", last), hintSteps)
+			return nil, refuse("csr-extensions-malformed", fmt.Sprintf("Extension .%d of the CSR is unknown, or occurs twice.", last), hintSteps)
 		}
 		out[last] = e.Value
 	}

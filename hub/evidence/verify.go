@@ -385,7 +385,7 @@ func checkQuote(r *Request) *Refusal {
 	}
 	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
 	if err != nil || !bytes.Equal(r.quote.QualifiedSigner, signer) {
-		return refuse("quote-signature", "The quote names another signer than the IAK.", hintTPM)
+		return refuse("quote-signature", "The quote names a signer that is not the IAK.", hintTPM)
 	}
 	if err := r.IAK.Verify(r.quote.Raw, r.quoteSignature); err != nil {
 		return refuse("quote-signature", "The quote is not signed by the IAK.", hintTPM)

@@ -289,7 +289,7 @@ func (f *Fetcher) read(ctx context.Context, u *url.URL, limit int64) ([]byte, er
 		return nil, fmt.Errorf("the host answered %d", rsp.StatusCode)
 	}
 	if rsp.ContentLength > limit {
-		return nil, fmt.Errorf("the response has %d bytes, at most %d are read", rsp.ContentLength, limit)
+		return nil, fmt.Errorf("the response has %d bytes; at most %d are allowed", rsp.ContentLength, limit)
 	}
 	body, err := io.ReadAll(io.LimitReader(rsp.Body, limit+1))
 	if err != nil {

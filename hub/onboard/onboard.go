@@ -218,7 +218,7 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 	}
 	// The sender has now proven that it has the token, so refusals may reveal the token's state.
 	if owner != wire.AccountPRN+token.Owner {
-		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the token file as the hub made it."}
+		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token does not belong to the owner that the request names.", Hint: "Use the token file as the hub made it."}
 	}
 	if token.Disabled || !token.Expires.After(now) {
 		return store.JoinToken{}, 0, errTokenUnusable

@@ -51,7 +51,7 @@ func appendLength(b []byte, n int) []byte {
 	case n < 0x1000000:
 		return append(b, 0x83, byte(n>>16), byte(n>>8), byte(n))
 	}
-	panic("pki: a value of 16 MiB or more") // all input is much smaller
+	panic("pki: a DER value has 16 MiB or more") // all input is much smaller
 }
 
 // buffer holds DER that is written from front to back into one piece of memory. The length of an

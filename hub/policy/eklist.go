@@ -40,7 +40,7 @@ type ListEntry struct {
 // not matter. An invalid entry is an error with its number, and the whole list is rejected.
 func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	if len(text) > MaxListSize {
-		return nil, fmt.Errorf("EK list of %d bytes, at most %d are allowed", len(text), MaxListSize)
+		return nil, fmt.Errorf("the EK list has %d bytes; at most %d are allowed", len(text), MaxListSize)
 	}
 	text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) // spreadsheets write a byte order mark
 	var lines []ListEntry
@@ -57,7 +57,7 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 		return nil, errors.New("the EK list is empty; to have no list, remove it")
 	}
 	if len(lines) > MaxListed {
-		return nil, fmt.Errorf("EK list of %d lines, at most %d are allowed", len(lines), MaxListed)
+		return nil, fmt.Errorf("the EK list has %d lines; at most %d are allowed", len(lines), MaxListed)
 	}
 	out := make([]store.ListedEK, len(lines))
 	for i, l := range lines {

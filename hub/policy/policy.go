@@ -154,7 +154,7 @@ func (f *Firmware) UnmarshalYAML(n *yaml.Node) error {
 // would accept what it should refuse.
 func Parse(text []byte) (*Document, error) {
 	if len(text) > MaxSize {
-		return nil, fmt.Errorf("policy of %d bytes, at most %d are allowed", len(text), MaxSize)
+		return nil, fmt.Errorf("the policy has %d bytes; at most %d are allowed", len(text), MaxSize)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
@@ -206,14 +206,14 @@ func (d *Document) check() error {
 	case d.WithoutTPM != nil && *d.WithoutTPM == Action(evidence.Ask):
 		return errors.New("policy: without_tpm must be accept or refuse")
 	case len(d.Rules) > MaxRules:
-		return fmt.Errorf("policy: %d rules, at most %d are allowed", len(d.Rules), MaxRules)
+		return fmt.Errorf("policy: the policy has %d rules; at most %d are allowed", len(d.Rules), MaxRules)
 	}
 	if len(d.EKKinds) > MaxSoftware {
-		return fmt.Errorf("policy: ek_kinds has %d names, at most %d are allowed", len(d.EKKinds), MaxSoftware)
+		return fmt.Errorf("policy: ek_kinds has %d names; at most %d are allowed", len(d.EKKinds), MaxSoftware)
 	}
 	if d.Software != nil {
 		if len(*d.Software) > MaxSoftware {
-			return fmt.Errorf("policy: software_tpms has %d names, at most %d are allowed", len(*d.Software), MaxSoftware)
+			return fmt.Errorf("policy: software_tpms has %d names; at most %d are allowed", len(*d.Software), MaxSoftware)
 		}
 		for _, name := range *d.Software {
 			if name == "" || len(name) > maxText {

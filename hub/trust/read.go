@@ -52,7 +52,7 @@ func (p *Problem) Unwrap() error { return p.Err }
 // be read.
 func Read(ctx context.Context, name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
 	if len(b) > MaxFile {
-		return nil, nil, fmt.Errorf("%s has %d bytes, at most %d are read", name, len(b), MaxFile)
+		return nil, nil, fmt.Errorf("%s has %d bytes; at most %d are allowed", name, len(b), MaxFile)
 	}
 	if !cabinet.Is(b) {
 		return readFile(name, b)
@@ -167,7 +167,7 @@ func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 			}
 			ders, errs = append(ders, more...), append(errs, make([]error, len(more))...)
 		default:
-			return nil, nil, fmt.Errorf("%s holds a %s, certificates were expected", name, tcg.Printable(block.Type))
+			return nil, nil, fmt.Errorf("%s holds a %s; only certificates are accepted", name, tcg.Printable(block.Type))
 		}
 		if len(ders) > MaxCertificates {
 			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)

@@ -52,7 +52,7 @@ func (r *Revision) Size() (n int64) {
 // if set, is called with a sentence about each source.
 func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {
 	if len(sources) > maxSources {
-		return nil, fmt.Errorf("merge: %d sources, at most %d are allowed", len(sources), maxSources)
+		return nil, fmt.Errorf("merge: there are %d sources; at most %d are allowed", len(sources), maxSources)
 	}
 	if say == nil {
 		say = func(string) {}

@@ -122,7 +122,7 @@ func (d *Device) Open(request, reply []byte) (*Certificates, error) {
 		certs = append(certs, c)
 	}
 	if len(certs) != 4 {
-		return nil, fmt.Errorf("fleet: the reply has %d certificates, 4 were expected", len(certs))
+		return nil, fmt.Errorf("fleet: the reply has %d certificates; it must have 4", len(certs))
 	}
 	return &Certificates{certs[0], certs[1], certs[2], certs[3], keys}, nil
 }

@@ -78,7 +78,7 @@ func ParseRecord(text []byte, sum string) (Record, error) {
 		return Record{}, fmt.Errorf("reading the hub's record of object %s: %w", sum, err)
 	}
 	if named, _ := object["sha256sum"].(string); named != sum {
-		return Record{}, fmt.Errorf("the hub's record of object %s is of another object, %q", sum, clip(named, 64))
+		return Record{}, fmt.Errorf("the hub's record of object %s names another object, %q", sum, clip(named, 64))
 	}
 	digits, _ := object["size"].(string)
 	size, err := strconv.ParseInt(digits, 10, 64)
@@ -87,7 +87,7 @@ func ParseRecord(text []byte, sum string) (Record, error) {
 	}
 	path, ok := contentPath(object["signed-geturl"])
 	if !ok {
-		return Record{}, fmt.Errorf("the hub's record of object %s has the address %q, which is not the address of a content", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
+		return Record{}, fmt.Errorf("the hub's record of object %s has the URL %q, which is not a URL of object content", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
 	}
 	return Record{size, path}, nil
 }
@@ -101,7 +101,7 @@ func ParseUpload(text []byte, sum string) (string, error) {
 	}
 	path, ok := contentPath(object["signed-puturl"])
 	if named, _ := object["sha256sum"].(string); named != sum || !ok {
-		return "", fmt.Errorf("the hub's record of object %s has no address to upload it to", sum)
+		return "", fmt.Errorf("the hub's record of object %s has no upload URL", sum)
 	}
 	return path, nil
 }

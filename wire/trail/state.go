@@ -60,7 +60,7 @@ func ParseState(text []byte) (*State, error) {
 		return nil, fmt.Errorf("the state: %w", err)
 	}
 	if spec, _ := members["#spec"].(string); !slices.Contains(Specs, spec) {
-		return nil, fmt.Errorf(`the state's "#spec" is none of %s`, strings.Join(Specs, ", "))
+		return nil, fmt.Errorf(`the state's "#spec" is not one of %s`, strings.Join(Specs, ", "))
 	}
 	s := &State{JSON: compact, members: members}
 	for name, value := range members {
@@ -144,7 +144,7 @@ func (s *State) Files() ([]File, error) {
 		for i := range len(f.Path) {
 			if f.Path[i] == '/' {
 				if _, isFile := s.members[f.Path[:i]]; isFile {
-					return nil, fmt.Errorf("the state's %q would be a file and a folder", f.Path[:i])
+					return nil, fmt.Errorf("the state's %q would be both a file and a folder", f.Path[:i])
 				}
 			}
 		}

@@ -81,7 +81,7 @@ func (f *Follower) confirm(ctx context.Context) error {
 	}
 	s, err := parseState(text)
 	if err != nil {
-		return &abandoned{wontGo, "This device does not take the revision: " + err.Error() + "."}
+		return &abandoned{wontGo, "This device does not accept the revision: " + err.Error() + "."}
 	}
 	rev := revision{w.Rev, s.sum}
 	if err := f.keepState(rev, s); err != nil || rev == w.revision {

@@ -64,7 +64,7 @@ func (o objects) free() (int64, error) {
 }
 
 // errContent means that a content does not have the SHA-256 in the state.
-var errContent = errors.New("the hub sent another content than the state names")
+var errContent = errors.New("the hub sent content whose SHA-256 is not the one in the state")
 
 // errExpired means that the address of a content has expired.
 var errExpired = errors.New("the address of the content has expired")

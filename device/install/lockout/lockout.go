@@ -137,7 +137,7 @@ func command(t transport.TPM, code uint32, password, params []byte) error {
 		return err
 	}
 	if len(rsp) < 10 {
-		return fmt.Errorf("the TPM's response has %d bytes, at least 10 are expected", len(rsp))
+		return fmt.Errorf("the TPM's response has %d bytes; at least 10 are required", len(rsp))
 	}
 	if rc := tpm2.TPMRC(be.Uint32(rsp[6:])); rc != tpm2.TPMRCSuccess {
 		return rc

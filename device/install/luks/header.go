@@ -98,7 +98,7 @@ const (
 // header makes one of the two headers. text is the JSON.
 func header(magic string, offset int64, salt []byte, id string, text []byte) ([]byte, error) {
 	if len(text) >= jsonSize {
-		return nil, fmt.Errorf("luks: the header's JSON has %d bytes, at most %d are possible", len(text), jsonSize-1)
+		return nil, fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)
 	}
 	b := make([]byte, headerSize)
 	copy(b, magic)

@@ -52,7 +52,7 @@ func Format(slots []Slot) (head []byte, key Key, err error) {
 	for i, s := range slots {
 		name := strconv.Itoa(i)
 		if len(s.Passphrase) < 16 {
-			return nil, nil, fmt.Errorf("luks: the passphrase of slot %d has %d bytes, at least 16 are needed", i, len(s.Passphrase))
+			return nil, nil, fmt.Errorf("luks: the passphrase of slot %d has %d bytes; at least 16 are required", i, len(s.Passphrase))
 		}
 		k := newKeyslot(i)
 		if err := k.crypt(head[k.Area.Offset:], split(key), s.Passphrase, (*xts.Cipher).Encrypt); err != nil {

@@ -276,7 +276,7 @@ func (s *Store) read() (*journal, error) {
 	case err != nil:
 		return nil, fmt.Errorf("network settings: reading the journal: %w", err)
 	case len(b) > maxJournal:
-		return nil, fmt.Errorf("network settings: the journal has %d bytes, at most %d are allowed", len(b), maxJournal)
+		return nil, fmt.Errorf("network settings: the journal has %d bytes; at most %d are allowed", len(b), maxJournal)
 	default:
 		if err := json.Unmarshal(b, j); err != nil {
 			return nil, fmt.Errorf("network settings: the journal is not valid JSON: %w", err)

@@ -24,7 +24,7 @@ var errNotSystem = errors.New("this is not a Gangway system; make one with `gang
 // the system works.
 func Check(r io.ReaderAt, size int64) error {
 	if size > MaxSystem {
-		return fmt.Errorf("the file has %d bytes, at most %d are allowed: %w", size, int64(MaxSystem), errNotSystem)
+		return fmt.Errorf("the file has %d bytes; at most %d are allowed: %w", size, int64(MaxSystem), errNotSystem)
 	}
 	f, err := pe.NewFile(io.NewSectionReader(r, 0, size))
 	if err != nil {
@@ -66,7 +66,7 @@ func checkKernel(s *pe.Section) error {
 
 func checkCmdline(s *pe.Section) error {
 	if s.VirtualSize > maxCmdline {
-		return fmt.Errorf("the command line has %d bytes, at most %d are allowed: %w", s.VirtualSize, maxCmdline, errNotSystem)
+		return fmt.Errorf("the command line has %d bytes; at most %d are allowed: %w", s.VirtualSize, maxCmdline, errNotSystem)
 	}
 	b := make([]byte, s.VirtualSize)
 	if _, err := s.ReadAt(b, 0); err != nil {

@@ -600,7 +600,7 @@ func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.hook.ESP.Write(B, bytes.NewReader(two), int64(len(two)), sum); err == nil || !strings.Contains(err.Error(), "other data than was written") {
+	if err := m.hook.ESP.Write(B, bytes.NewReader(two), int64(len(two)), sum); err == nil || !strings.Contains(err.Error(), "different data from what was written") {
 		t.Errorf("got %v", err)
 	}
 	if b := read(t, m.hook.ESP.path(B)); bytes.HasPrefix(b, []byte("MZ")) {

@@ -43,7 +43,7 @@ func (e *ESP) Write(s Slot, system io.ReaderAt, size int64, sum string) error {
 		return fmt.Errorf("reading slot %s back: %w", s, err)
 	}
 	if got != sum {
-		return fmt.Errorf("reading slot %s back: the disk returned other data than was written; the disk may be failing", s)
+		return fmt.Errorf("reading slot %s back: the disk returned different data from what was written; the disk may be failing", s)
 	}
 	e.changing("arm %s", s)
 	if _, err := f.WriteAt(first, 0); err != nil {

@@ -259,7 +259,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		}
 	}
 	if k.known && k.serialBefore != k.prodSerial {
-		serial = fmt.Sprintf(" Its serial number was %q, and is %q.", k.serialBefore, k.prodSerial)
+		serial = fmt.Sprintf(" Its serial number changed from %q to %q.", k.serialBefore, k.prodSerial)
 	}
 	if _, err := c.exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err

@@ -126,12 +126,12 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 		before = micro(f.Before)
 	}
 	if f.Skip > 0 && len(f.Devices) > 1 {
-		return nil, errors.New("sqlite: Skip is for one device, or all")
+		return nil, errors.New("sqlite: Skip requires a filter for one device or for all devices")
 	}
 	byOwner, byDevice, at, seq := selectLogsOfOwner, selectLogsOfDevice, int64(math.MinInt64), int64(0)
 	if f.NewestFirst {
 		if f.Skip > 0 && len(f.Devices) > 1 {
-			return nil, errors.New("sqlite: Skip is for one device, or all")
+			return nil, errors.New("sqlite: Skip requires a filter for one device or for all devices")
 		}
 		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
 	}

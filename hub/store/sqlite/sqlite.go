@@ -98,7 +98,7 @@ func takeTurn(path string) (unlock func(), err error) {
 // absolute path.
 func prepareFile(path string) (string, error) {
 	if path == "" || path == ":memory:" {
-		return "", fmt.Errorf("sqlite: %q is not a file: the store must outlive the process", path)
+		return "", fmt.Errorf("sqlite: %q does not name a file; the database must be a file, because its data must survive a restart", path)
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -97,8 +97,8 @@ func TestRefusesToOpen(t *testing.T) {
 		{"FolderIsAFile", filepath.Join(file, "hub.db"), "not a folder"},
 		{"FileIsAFolder", folder, "directory"},
 		{"FileIsProse", file, "not a database"},
-		{"Memory", ":memory:", "outlive"},
-		{"NoPath", "", "outlive"},
+		{"Memory", ":memory:", "must survive a restart"},
+		{"NoPath", "", "must survive a restart"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, err := sqlite.Open(context.Background(), c.path)

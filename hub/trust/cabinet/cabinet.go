@@ -94,7 +94,7 @@ func list(b []byte) (size int, files []entry, err error) {
 		return 0, nil, errors.New("cabinet: this is not a cabinet")
 	}
 	if len(b) > MaxSize {
-		return 0, nil, fmt.Errorf("cabinet: it has %d bytes, at most %d are read", len(b), MaxSize)
+		return 0, nil, fmt.Errorf("cabinet: the file has %d bytes; at most %d are allowed", len(b), MaxSize)
 	}
 	cabinet, at := le.Uint32(b[8:]), le.Uint32(b[16:])
 	folders, count, flags := le.Uint16(b[26:]), int(le.Uint16(b[28:])), le.Uint16(b[30:])
@@ -105,7 +105,7 @@ func list(b []byte) (size int, files []entry, err error) {
 		return 0, nil, errors.New("cabinet: it is a part of a cabinet set; sets are not supported")
 	}
 	if count > MaxFiles {
-		return 0, nil, fmt.Errorf("cabinet: it has %d files, at most %d are read", count, MaxFiles)
+		return 0, nil, fmt.Errorf("cabinet: it has %d files; at most %d are allowed", count, MaxFiles)
 	}
 	b = b[:cabinet]
 	if uint64(at) > uint64(len(b)) {

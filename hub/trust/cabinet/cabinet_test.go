@@ -196,7 +196,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		{"its list in its header", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 4) })},
 		{"its list after its end", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 1<<31) })},
 		{"one of several", "a part of a cabinet set", with(func(b []byte) { b[30] |= 2 })},
-		{"too many files", "files, at most", many},
+		{"too many files", "files; at most", many},
 		{"files of the largest size", "together", with(func(b []byte) { le.PutUint32(b[list:], 1<<32-1) })},
 		{"a file larger than it is", "sizes", with(func(b []byte) { le.PutUint32(b[list:], 1<<20) })},
 		{"a file smaller than it is", "", with(func(b []byte) { le.PutUint32(b[list:], 1) })},
