@@ -295,7 +295,7 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 type waitingAnswer struct{ wire.Waiting }
 
 func (u *waitingAnswer) Error() string {
-	return fmt.Sprintf("waiting for the owner to decide: %s To approve the device, compare the EK's SHA-256, %[3]s, and run 'gangway device approve %[2]s'.", u.Reason, u.DeviceID, u.EK)
+	return fmt.Sprintf("waiting for the owner to decide: %s To approve the device, check that the hub shows the same EK SHA-256 for it, %[3]s. Then run 'gangway device approve %[2]s'.", u.Reason, u.DeviceID, u.EK)
 }
 
 // retryAfter is the pause before the next try: the hub's value within bounds, spread

@@ -193,7 +193,7 @@ func hostAndPort(address string) (host, port string, err error) {
 		port = "443"
 	}
 	if !hostForm.MatchString(u.Hostname()) {
-		return "", "", fmt.Errorf("agent: the hub's address %s does not fit Pantavisor's file", address)
+		return "", "", fmt.Errorf("agent: the host in the hub's address %s cannot be written to Pantavisor's configuration; use a DNS name or an IP address of at most 253 letters, digits, '.', ':' and '-'", address)
 	}
 	return u.Hostname(), port, nil
 }

@@ -249,7 +249,7 @@ func (p *parser) address(v string) error {
 	case a.Addr().Is4() && a.Bits() < 31 && (a.Addr() == a.Masked().Addr() || a.Addr() == broadcast(a)):
 		return fmt.Errorf("address %.60q is the network's own or its broadcast address; write a machine's address in that network", v)
 	case slices.ContainsFunc(p.s.Addresses, func(b netip.Prefix) bool { return b.Addr().Is4() == a.Addr().Is4() }):
-		return fmt.Errorf("there are two addresses of one family; write one of IPv4, and one of IPv6")
+		return fmt.Errorf("there are two addresses of one family; write at most one IPv4 address and one IPv6 address")
 	}
 	p.s.Addresses = append(p.s.Addresses, a)
 	return nil
@@ -270,7 +270,7 @@ func (p *parser) gateway(v string) error {
 	case err != nil || !unicast(a) || a.Zone() != "":
 		return fmt.Errorf("gateway %.60q is not an address; write it as 192.0.2.1 or fe80::1", v)
 	case slices.ContainsFunc(p.s.Gateways, func(b netip.Addr) bool { return b.Is4() == a.Is4() }):
-		return fmt.Errorf("there are two gateways of one family; write one of IPv4, and one of IPv6")
+		return fmt.Errorf("there are two gateways of one family; write at most one IPv4 address and one IPv6 address")
 	}
 	p.s.Gateways = append(p.s.Gateways, a)
 	return nil
