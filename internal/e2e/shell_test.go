@@ -325,7 +325,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 			other := *good
 			other.HubName = strings.Repeat("0", 64)
 			return &other
-		}(), []string{"--two-steps"}, "could pass this on to that hub"},
+		}(), []string{"--two-steps"}, "could relay this request to the hub with that name"},
 		"a handle of another key": {good, []string{"--handle", "0x81010001"}, "0x81020000 to 0x8102FFFF"},
 	} {
 		t.Run(name, func(t *testing.T) {
