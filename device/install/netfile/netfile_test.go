@@ -105,7 +105,7 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		"the network itself":             {v + "address = 192.0.2.0/24", 2, "a machine's address in that network"},
 		"the broadcast address":          {v + "address = 192.0.2.255/24", 2, "a machine's address in that network"},
 		"a link-local address":           {v + "address = fe80::1/64", 2, "a global one"},
-		"two addresses of a family":      {v + "address = 192.0.2.10/24\naddress = 192.0.2.11/24", 3, "one of IPv4, and one of IPv6"},
+		"two addresses of a family":      {v + "address = 192.0.2.10/24\naddress = 192.0.2.11/24", 3, "at most one IPv4 address and one IPv6 address"},
 		"a gateway that is a name":       {v + "gateway = router", 2, "192.0.2.1 or fe80::1"},
 		"a gateway with a zone":          {v + "gateway = fe80::1%eth0", 2, "192.0.2.1 or fe80::1"},
 		"a gateway without an address":   {v + "gateway = 192.0.2.1", 0, "write an address too"},
