@@ -797,7 +797,7 @@ func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := <-r.slots // every slot has a connection with the device's certificate; use the first one
+		s := <-r.slots // use the slot of h, which has the device's certificate
 		for s.hub != h {
 			r.slots <- s
 			s = <-r.slots
