@@ -233,9 +233,9 @@ var tokenForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 const maxToken = 1016 // bytes
 
-// RestartPantavisor has Pantavisor reboot the machine, over its control socket.
-// Pantavisor answers late while it waits for a hook, and refuses during an update,
-// so RestartPantavisor retries until ctx ends.
+// RestartPantavisor asks Pantavisor, over its control socket, to reboot the machine. Pantavisor
+// answers late while it waits for a hook, and refuses during an update, so RestartPantavisor
+// retries until ctx ends.
 func RestartPantavisor(ctx context.Context, socket string) error {
 	client := &http.Client{
 		Timeout: 2 * time.Minute,

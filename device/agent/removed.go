@@ -85,11 +85,11 @@ func removal(err error) string {
 //
 //   - A deletion is the owner's decision. Only a person at the machine can
 //     override it (Config.Again).
-//   - In the other cases nobody decided. A valid join token repairs them, once a
-//     day.
-//   - A machine that was onboarded does not show a claim code: a new owner would
-//     get the former owner's data on its disk. claims means that it was not
-//     onboarded yet and shows one.
+//   - In the other cases, no person has decided that. With a valid join token, the
+//     device may onboard again, once a day.
+//   - A machine that was onboarded before must not show a claim code: a new owner
+//     would get the former owner's data on the machine's disk. claims means that the
+//     machine was not onboarded before and shows a claim code, so it may continue.
 func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
 	since := time.Since(a.state.Returned)
