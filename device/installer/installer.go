@@ -191,8 +191,8 @@ func (i *Installer) readNetwork(s *Stick) (err error) {
 	return nil
 }
 
-// startAgain has firmware start the system that this stick has installed before. The system itself
-// compares the stick's network settings, which it gets here, with its own.
+// startAgain makes firmware start the system that this stick has installed before. The system
+// itself compares the stick's network settings, which it gets here, with its own.
 func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 	i.Screen.Statusf("This stick has installed Gangway here already. Starting it.\nTake the stick out. To install again, choose (manual).")
 	if s.network != nil {
@@ -263,9 +263,8 @@ func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 	}
 }
 
-// settleTime is how long the list of disks must stay unchanged until it counts
-// as complete. A disk that spins up has no size at first, and the disks of a
-// RAID controller appear late.
+// settleTime returns how long the list of disks must stay unchanged until it counts as complete. A
+// disk that spins up has no size at first, and the disks of a RAID controller appear late.
 func settleTime(disks []install.Disk) time.Duration {
 	builtIn := func(d install.Disk) bool { return d.Unfit == "" && d.External == "" }
 	notReady := func(d install.Disk) bool { return d.Size == 0 }

@@ -58,8 +58,7 @@ func inLab(t *testing.T, f func(l *lab)) {
 	})
 }
 
-// connects is an agent that onboards in two seconds, reports after five, and
-// continues to run.
+// connects acts as an agent that onboards in two seconds, reports after five, and continues to run.
 func connects(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		l.sleep(2 * time.Second)
@@ -72,7 +71,7 @@ func connects(l *lab, command string, args []string) int {
 	return 0
 }
 
-// onboards is an agent that onboards and then does not reach the hub.
+// onboards acts as an agent that onboards and then does not reach the hub.
 func onboards(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		return connects(l, command, args)

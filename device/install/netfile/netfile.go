@@ -1,8 +1,8 @@
-// Package netfile reads and writes network.txt, the file of a machine's network settings: lines of
-// text that a person can edit on any computer. `gangway image build` writes the file to the stick,
-// the installed machine keeps it, and the machine's owner can set another one at the hub. All of
-// them parse it with Parse, or with Read from an open file. What Parse accepts, Text writes back
-// with the same meaning. The package does no I/O of its own.
+// Package netfile parses and formats network.txt, the file of a machine's network settings. The
+// file has lines of text, which a person can edit on any computer. `gangway image build` writes the
+// file to the stick, the installed machine keeps it, and the machine's owner can set another one at
+// the hub. All of these programs parse the file with Parse, or with Read from an open file. What
+// Parse accepts, Text writes back with the same meaning. The package does no I/O of its own.
 //
 // A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
 // ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:

@@ -107,7 +107,7 @@ func (m *machine) variable(name string) string {
 	return filepath.Join(string(m.hook.ESP.Firmware), name+"-"+loader)
 }
 
-// change is called before each change.
+// change is called before each change, and cuts the power if the test wants that.
 func (m *machine) change(what string) {
 	if m.changes == m.cutAt {
 		panic(cut{})
