@@ -38,8 +38,8 @@ type Set struct {
 //	PK.pem, KEK.pem, db.pem     their certificates
 //	PK.auth, KEK.auth, db.auth  the signed variables
 //
-// name is the owner's name in the certificates. The argument also has other certificates, which are
-// added to db.
+// name is the owner's name in the certificates. The variable db gets the certificates in the
+// argument also in addition to its own.
 func New(dir, name string, also []*x509.Certificate, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("secureboot: %w", err)
