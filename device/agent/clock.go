@@ -70,8 +70,8 @@ func (h *hub) trusting(host string) *tls.Config {
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// crypto/tls would check the dates with a clock that may be wrong. VerifyConnection
-		// replaces its checks and makes all of them.
+		// crypto/tls would check the dates with a clock that may be wrong. VerifyConnection makes
+		// the same checks instead, at the time that verifyAt returns.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {

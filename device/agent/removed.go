@@ -136,8 +136,8 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 	return true, err
 }
 
-// confirmActive asks the hub, as this device, whether the device is active. It treats other
-// refusals (of the boot, for example) as yes: Run handles them.
+// confirmActive asks the hub, as this device, whether the device is active. Other refusals (of the
+// boot, for example) are not an error here: Run handles them.
 func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {

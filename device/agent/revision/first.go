@@ -22,9 +22,10 @@ import (
 // errDamaged means that the first revision on the disk is damaged.
 var errDamaged = errors.New("the first revision that came with the image is damaged")
 
-// firstState returns the first state of the trail. Its objects are in the local store and at the
-// hub. If the disk has lost an object, the hub may have it. If neither has the object, the trail
-// begins with an empty state, so that the machine is connected and the owner can repair it.
+// firstState returns the first state of the trail. Afterwards, the objects of that state are in the
+// local store and on the hub. If the disk has lost an object, the hub may have it. If neither has
+// the object, the trail begins with an empty state, so that the machine is connected and the owner
+// can repair it.
 func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	s, err := f.importFirst(ctx)
 	if errors.Is(err, errDamaged) {
