@@ -22,8 +22,8 @@ import (
 type Disk struct {
 	// ESP holds the files of the EFI system partition.
 	ESP []File
-	// ESPSize is the size of that partition in bytes: a multiple of 1 MiB, at least 34 MiB.
-	// Zero: the size of the files and a fifth more.
+	// ESPSize is the size of that partition in bytes: a multiple of 1 MiB, at least 34 MiB. Zero:
+	// Write chooses the size of the files and a fifth more.
 	ESPSize int64
 	// Label is the name of the disk and of the partition: at most 11 characters of A-Z, 0-9,
 	// space, dash and underscore. Empty: GANGWAY.
@@ -41,8 +41,8 @@ const (
 // Write writes the image to a file of mode 0600. It replaces an existing file only when the
 // image is complete.
 //
-// The GUIDs derive from label and size, not from the files. Firmware measures the partition
-// table, so a change of only the kernel must not change the table.
+// Write derives the GUIDs from label and size, not from the files. Firmware measures the partition
+// table, so if only the kernel changes, the table must stay the same.
 func (d Disk) Write(name string) error {
 	files, err := sorted(d.ESP)
 	if err != nil {
@@ -54,7 +54,7 @@ func (d Disk) Write(name string) error {
 	if err := d.sizeFor(files); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // mode 0600
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // the file has mode 0600
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
@@ -69,8 +69,8 @@ func (d Disk) Write(name string) error {
 	return nil
 }
 
-// FAT returns only the EFI system partition, as it would be on the disk. An installer writes it
-// to a partition of its own.
+// FAT returns only the EFI system partition, as it would be on the disk. An installer writes these
+// bytes to a partition that it makes itself.
 func (d Disk) FAT() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "gangway-fat")
 	if err != nil {
@@ -155,7 +155,7 @@ func (d *Disk) guid(use string) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "gangway image v1\x00%s\x00%d\x00%s", d.Label, d.ESPSize, use))
 	u, err := uuid.FromBytes(h[:16])
 	if err != nil {
-		panic(err) // 16 bytes are always valid
+		panic(err) // any 16 bytes are a valid GUID
 	}
 	u[6] = u[6]&0x0F | 0x80
 	u[8] = u[8]&0x3F | 0x80
@@ -164,7 +164,7 @@ func (d *Disk) guid(use string) string {
 
 func writeFile(to filesystem.FileSystem, f File) error {
 	if dir := path.Dir(f.Path); dir != "." {
-		if err := to.Mkdir("/" + dir); err != nil { // with its parents
+		if err := to.Mkdir("/" + dir); err != nil { // Mkdir also makes the parents
 			return err
 		}
 	}
@@ -179,7 +179,7 @@ func writeFile(to filesystem.FileSystem, f File) error {
 var timeLock sync.Mutex
 
 // fixedTime makes go-diskfs write the same time for all files, until the returned function is
-// called. go-diskfs reads the time only from this environment variable
+// called. go-diskfs takes the time only from the environment variable SOURCE_DATE_EPOCH
 // (reproducible-builds.org). FAT's first year is 1980.
 func fixedTime() (restore func()) {
 	const name, first = "SOURCE_DATE_EPOCH", "315532800"

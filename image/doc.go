@@ -1,7 +1,7 @@
-// Package image makes boot media: an initial file system, a unified kernel image and a disk
-// with both. Package image/stick uses it for the installer image, and tests use it for small
-// machines. It needs no root, no loop device, no mount and no other program. The same input
-// always gives the same bytes.
+// Package image makes boot media: an initial file system, a unified kernel image and a disk with
+// both. Package image/stick uses it for the installer image, and tests use it for small machines.
+// The package needs no root, no loop device, no mount and no other program. The same input always
+// gives the same bytes.
 //
 //	initrd, _ := image.Initramfs(files)
 //	uki, _ := image.UKI{Stub: stub, Kernel: kernel, Initrd: initrd, Cmdline: "quiet"}.Build()
@@ -21,11 +21,12 @@ import (
 
 // File is a file of an initial file system or of the EFI system partition.
 type File struct {
-	// Path is relative and slash-separated, as in io/fs: "bin/init". Parent folders are made.
+	// Path is relative and slash-separated, as in io/fs: "bin/init". Missing parent folders are
+	// made.
 	Path string
 	Data []byte
-	// Mode holds the permissions; FAT has none. Zero is 0644. With fs.ModeSymlink the file is a
-	// symbolic link to Data; this works only in an initial file system.
+	// Mode holds the permissions; FAT has none. Zero is 0644. With fs.ModeSymlink, the file is a
+	// symbolic link whose target is Data; links work only in an initial file system.
 	Mode fs.FileMode
 }
 

@@ -6,9 +6,9 @@ import (
 	"io"
 )
 
-// fatSize returns the size of the file system in a partition, in bytes: as many clusters as its
-// tables have entries for. go-diskfs 1.9.4 ignores that the first two entries do not stand for
-// clusters, so with some sizes the last cluster would have no entry.
+// fatSize returns the size of the file system in a partition, in bytes: the size has only as many
+// clusters as the file system's tables have entries for. go-diskfs 1.9.4 ignores that the first two
+// entries do not stand for clusters, so with some sizes the last cluster would have no entry.
 //
 // Above 260 MiB, where clusters have 4096 bytes, the size of each table is also a multiple of
 // 4096. So an installer can convert the file system for a disk with sectors of 4096 bytes.
@@ -19,7 +19,7 @@ func fatSize(partition int64) int64 {
 		cluster, whole = 4096, 4096/sector
 	}
 	for size := partition; ; size -= 4096 {
-		// What go-diskfs makes of a size.
+		// The sizes of clusters and tables that go-diskfs chooses for a file system of this size.
 		sectors, per := size/sector-reserved, cluster+8
 		table := (4*sectors + per - 1) / per
 		clusters := (sectors - 2*table) / (cluster / sector)

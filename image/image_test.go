@@ -18,7 +18,7 @@ import (
 )
 
 // stub makes the smallest EFI program that a UKI can be built on. room is the number of section
-// headers that it has room for.
+// headers for which the program has room.
 func stub(room int) []byte {
 	le := binary.LittleEndian
 	headers := 0x80 + 4 + coffHeader + 240 + sectionHeader + room*sectionHeader
@@ -36,7 +36,7 @@ func stub(room int) []byte {
 	le.PutUint32(opt[32:], 512) // section alignment
 	le.PutUint32(opt[36:], 512) // file alignment
 	le.PutUint32(opt[optSizeOfImage:], 0x3300)
-	le.PutUint32(opt[60:], uint32(headers)) // of headers
+	le.PutUint32(opt[60:], uint32(headers)) // size of headers
 	le.PutUint16(opt[68:], pe.IMAGE_SUBSYSTEM_EFI_APPLICATION)
 	le.PutUint32(opt[108:], 16)
 	s := opt[240:]
@@ -97,7 +97,7 @@ func TestUKIHoldsItsParts(t *testing.T) {
 	}
 }
 
-// Debian's objcopy extracts the same parts.
+// objcopy extracts from the UKI the parts that Build got.
 func TestObjcopyReadsTheUKI(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("objcopy"); err != nil {
@@ -175,7 +175,7 @@ func files() []File {
 	}
 }
 
-// GNU cpio extracts the same files.
+// GNU cpio extracts the files that Initramfs got.
 func TestCpioReadsTheInitramfs(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("cpio"); err != nil {
@@ -243,7 +243,7 @@ func TestRefusesPaths(t *testing.T) {
 	}
 }
 
-// Other programs find no error in the disk, and read back the same files.
+// Other programs find no error in the disk image, and read the files that Write got.
 func TestOthersReadTheDisk(t *testing.T) {
 	t.Parallel()
 	sgdisk, fsck, mcopy := "/usr/sbin/sgdisk", "/usr/sbin/fsck.fat", "/usr/bin/mcopy"
@@ -286,8 +286,8 @@ func TestOthersReadTheDisk(t *testing.T) {
 	}
 }
 
-// With these sizes, and many above 260 MiB, the file system's tables would have too few entries
-// for all clusters.
+// With these sizes, and with many others above 260 MiB, the tables would have too few entries for
+// all clusters if fatSize did not reduce the size.
 func TestEachClusterHasAnEntryInTheTables(t *testing.T) {
 	t.Parallel()
 	const fsck = "/usr/sbin/fsck.fat"
@@ -440,8 +440,8 @@ func module(depends string) []byte {
 	le.PutUint32(b[20:], 1)
 	le.PutUint16(b[52:], 64)
 	le.PutUint16(b[58:], 64)
-	le.PutUint16(b[60:], 3) // sections
-	le.PutUint16(b[62:], 2) // of names
+	le.PutUint16(b[60:], 3) // number of sections
+	le.PutUint16(b[62:], 2) // index of the section with the names
 	infoAt := len(b)
 	b = append(b, info...)
 	namesAt := len(b)
@@ -461,8 +461,8 @@ func module(depends string) []byte {
 	return b
 }
 
-// Firmware hashes a signed program section by section. Bytes between or after the sections
-// would make the signature invalid.
+// Firmware hashes a signed program section by section. If a program has bytes between or after its
+// sections, its signature is invalid. So Build leaves none.
 func TestUKIHasNothingBesidesItsSections(t *testing.T) {
 	t.Parallel()
 	u := sample()

@@ -27,7 +27,7 @@ func Initramfs(files []File) ([]byte, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression) // without a time or name in its header
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression) // its header has no time and no name
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
@@ -62,18 +62,18 @@ func Initramfs(files []File) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Join joins several initial file systems into one. The kernel unpacks them one after the
-// other, and a later file replaces an earlier one with the same path. So the common part of
-// many images needs to be compressed only once.
+// Join joins several initial file systems into one. The kernel unpacks them one after the other,
+// and a later file replaces an earlier one with the same path. So the part that many images have in
+// common needs to be compressed only once.
 func Join(initramfs ...[]byte) []byte {
 	var out []byte
 	for _, part := range initramfs {
-		out = append(pad(out, 4), part...) // the kernel expects the next one at a multiple of 4
+		out = append(pad(out, 4), part...) // the kernel expects the next file system at a multiple of 4
 	}
 	return out
 }
 
-// cpio writes a newc archive. It keeps the first error.
+// cpio writes a newc archive. It remembers the first error.
 type cpio struct {
 	w   io.Writer
 	ino uint32
@@ -100,7 +100,7 @@ func (c *cpio) entry(e cpioEntry) {
 		return
 	}
 	ino, links := uint32(0), uint32(1)
-	if e.mode != 0 { // not the trailer
+	if e.mode != 0 { // every entry except the trailer
 		c.ino++
 		ino = c.ino
 	}

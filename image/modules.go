@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// Modules picks kernel modules by name ("virtio_net"), with all modules that they depend on,
-// for the initial file system. dir is a kernel package's folder lib/modules/VERSION. Each
-// module becomes lib/modules/NAME.ko. lib/modules/order lists them, one a line, in the order in
-// which they must be loaded. Modules that are built into the kernel are left out. The
-// dependencies come from the modules themselves.
+// Modules returns, as files for the initial file system, the kernel modules with these names
+// ("virtio_net") and all modules that they depend on. dir is a kernel package's folder
+// lib/modules/VERSION. Each module becomes lib/modules/NAME.ko. lib/modules/order lists them, one a
+// line, in the order in which they must be loaded. Modules that are built into the kernel are left
+// out. Modules reads the dependencies from the modules themselves.
 func Modules(dir fs.FS, names ...string) ([]File, error) {
 	m := modules{dir: dir, state: map[string]int{}}
 	if err := m.index(); err != nil {
@@ -39,7 +39,7 @@ type modules struct {
 	order bytes.Buffer
 }
 
-// moduleName returns the kernel's name of a module: with underscores instead of dashes.
+// moduleName returns the kernel's name of a module: it has underscores instead of dashes.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 func (m *modules) index() error {

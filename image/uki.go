@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// UKI is a unified kernel image: one EFI program that consists of a stub, a kernel and the
-// kernel's files (UAPI Group specification "Unified Kernel Image").
+// UKI is a unified kernel image: one EFI program that consists of a stub, a kernel and the files
+// that the kernel needs (UAPI Group specification "Unified Kernel Image").
 type UKI struct {
 	Stub   []byte // systemd's linuxx64.efi.stub
 	Kernel []byte // bzImage with an EFI stub
@@ -22,7 +22,7 @@ type UKI struct {
 	OSRelease string
 }
 
-// sectionFlags of each part: initialised data, readable (PE/COFF 4.1).
+// sectionFlags are the flags of each part's section: initialised data, readable (PE/COFF 4.1).
 const sectionFlags = pe.IMAGE_SCN_CNT_INITIALIZED_DATA | pe.IMAGE_SCN_MEM_READ
 
 // Offsets and sizes in a PE/COFF file for 64 bits, in bytes (PE/COFF 3).
@@ -79,8 +79,8 @@ func (u UKI) Build() ([]byte, error) {
 	}
 
 	le := binary.LittleEndian
-	// Leave out the debug symbols behind the sections. Firmware hashes a signed program section
-	// by section, so anything else in the file would not match the signature.
+	// Leave out the debug symbols behind the sections. Firmware hashes a signed program section by
+	// section, so other bytes in the file would make the signature invalid.
 	out := pad(bytes.Clone(u.Stub[:end]), int(opt.FileAlignment))
 	data := opt.SizeOfInitializedData
 	for _, p := range parts {
@@ -93,7 +93,7 @@ func (u UKI) Build() ([]byte, error) {
 		h := out[header : header+sectionHeader]
 		clear(h)
 		copy(h, p.name)
-		le.PutUint32(h[8:], uint32(len(p.data))) // VirtualSize: the stub reads and measures this many bytes
+		le.PutUint32(h[8:], uint32(len(p.data))) // VirtualSize: the stub reads and measures this number of bytes
 		le.PutUint32(h[12:], uint32(memory))
 		le.PutUint32(h[16:], uint32(len(out))-at)
 		le.PutUint32(h[20:], at)
@@ -115,7 +115,7 @@ func (u UKI) check() error {
 	if len(u.Stub) < 0x40 || string(u.Stub[:2]) != "MZ" {
 		return errors.New("image: a unified kernel image needs systemd's stub, linuxx64.efi.stub")
 	}
-	// The magic of the boot protocol (Documentation/arch/x86/boot.rst).
+	// Check for the magic of the boot protocol (Documentation/arch/x86/boot.rst).
 	if len(u.Kernel) < 0x206 || string(u.Kernel[0x202:0x206]) != "HdrS" {
 		return errors.New("image: the kernel is not a bzImage")
 	}

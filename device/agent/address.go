@@ -11,13 +11,13 @@ import (
 	"gangway/wire"
 )
 
-// A hub is identified by its root key; its address may change. The agent keeps
-// the addresses from token and hub files, and those that the hub names on a
-// verified connection (wire.AddressesHeader). It uses one address until it fails,
-// then the next. At each address, the server must show a TLS certificate of the
-// hub's CA. No file and no answer changes that CA later.
+// A hub is identified by its root key; its address may change. The agent keeps the addresses from
+// token and hub files, and those that the hub names on a verified connection
+// (wire.AddressesHeader). It uses one address until that address fails, then the next one. At each
+// address, the server must show a TLS certificate of the hub's CA. Later, neither a file nor an
+// answer of the hub can change that CA.
 
-// Addresses are the addresses of a hub.
+// Addresses are the addresses of one hub, as the state stores them.
 type Addresses struct {
 	HubName string `json:"hub-name"`
 	// File is the address in the token or hub file that was last read. Reading
@@ -28,8 +28,8 @@ type Addresses struct {
 	URLs []string `json:"urls"`
 }
 
-// addresses are the Addresses of a hub in use. Its methods are safe for
-// concurrent use.
+// addresses keeps the Addresses of the hub that the agent uses. Its methods are safe for concurrent
+// use.
 type addresses struct {
 	file  string              // tried last if the hub no longer names it
 	heard func(urls []string) // called without the lock when the list changes; may be nil
@@ -43,21 +43,21 @@ func newAddresses(urls []string, file string) *addresses {
 	return &addresses{file: file, urls: distinct(urls), saved: slices.Clone(urls)}
 }
 
-// current is the address in use.
+// current returns the address in use.
 func (a *addresses) current() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.urls[0]
 }
 
-// all are all addresses, in order.
+// all returns all addresses, in order.
 func (a *addresses) all() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.urls)
 }
 
-// failed moves on to the next address, if url is still in use.
+// failed makes the next address the one in use, if url is the one in use now.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -66,14 +66,14 @@ func (a *addresses) failed(url string) {
 	}
 }
 
-// offer adds addresses after the one in use.
+// offer inserts addresses directly after the one in use.
 func (a *addresses) offer(urls []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.urls = distinct(slices.Concat(a.urls[:1], urls, a.urls[1:]))
 }
 
-// worked records that the hub answered at url, and the addresses that it named.
+// worked records that the hub answered at url, and the addresses that the answer names.
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
@@ -93,7 +93,7 @@ func (a *addresses) worked(url string, h http.Header) {
 	}
 }
 
-// distinct drops empty and repeated addresses, and those beyond the bound.
+// distinct drops empty and repeated addresses, and those beyond the maximum number.
 func distinct(urls []string) []string {
 	var out []string
 	for _, u := range urls {
@@ -104,8 +104,8 @@ func distinct(urls []string) []string {
 	return out
 }
 
-// addressed keeps an HTTP client for the address in use. Each address has its own
-// TLS configuration.
+// addressed makes an HTTP client for the address in use, and keeps it while that address is in use.
+// Each address has its own TLS configuration.
 type addressed struct {
 	at   *addresses
 	make func(url string) *http.Client
@@ -137,7 +137,7 @@ func (c *addressed) close() {
 	}
 }
 
-// file is the hub in the token file or the hub file; nil: none.
+// file returns the hub that the token file or the hub file names; nil: there is neither file.
 func (c *Config) file() *wire.HubFile {
 	if c.Token != nil {
 		return &wire.HubFile{Hub: c.Token.Hub, HubName: c.Token.HubName, HubCA: c.Token.HubCA}
@@ -145,7 +145,7 @@ func (c *Config) file() *wire.HubFile {
 	return c.Hub
 }
 
-// addressesOf are the known addresses of a hub.
+// addressesOf returns the known addresses of a hub.
 func (s *State) addressesOf(hubName string) Addresses {
 	switch {
 	case s.Addresses != nil && s.Addresses.HubName == hubName && len(s.Addresses.URLs) > 0:
@@ -156,10 +156,10 @@ func (s *State) addressesOf(hubName string) Addresses {
 	return Addresses{HubName: hubName}
 }
 
-// adoptAddress makes the address in the configured file the first one, if the
-// file is for the state's hub and its address is new. A file for another hub
-// changes nothing and is an error. The file must prove its claim: the hub's name
-// is the hash of the key of its CA.
+// adoptAddress makes the address in the configured file the first one, if the file is for the
+// state's hub and its address is new. A file for another hub changes nothing and is an error. The
+// file must prove which hub it is for: the hub's name must be the hash of the key of the CA in the
+// file.
 func (a *Agent) adoptAddress() error {
 	f := a.cfg.file()
 	if f == nil || a.state.HubName == "" {
@@ -174,7 +174,7 @@ func (a *Agent) adoptAddress() error {
 	return a.preferAddress(f)
 }
 
-// preferAddress makes the address in a file the first one, if the last file had
+// preferAddress makes the address in a file the first one, if the file that was read before had
 // another address.
 func (a *Agent) preferAddress(f *wire.HubFile) error {
 	url, known := strings.TrimSuffix(f.Hub, "/"), a.state.addressesOf(f.HubName)
@@ -193,8 +193,8 @@ func (a *Agent) preferAddress(f *wire.HubFile) error {
 	return err
 }
 
-// hubOf is the hub with a name, whose certificates must be from ca. Its verified
-// answers may set the clock, and they update the addresses in the state.
+// hubOf returns a connection to the hub with this name. The hub's certificates must be from ca. The
+// hub's verified answers may set the clock, and they update the addresses in the state.
 func (a *Agent) hubOf(name, ca string) (*hub, error) {
 	a.mu.Lock()
 	known := a.state.addressesOf(name)

@@ -10,9 +10,9 @@
 //	answered   the reply is stored, still sealed; only this TPM can open it
 //	active     the certificates are stored, and the hub has activated the device
 //
-// The state folder never contains a secret. The token file is not copied; the
-// state keeps only its public part: the hub's address and CA. Only Pantavisor
-// gets a short-lived secret, in its own file.
+// The state folder never contains a secret. The agent does not copy the token file. It keeps only
+// the token's public part: the hub's address and CA. Only Pantavisor gets a secret, which is
+// short-lived, in Pantavisor's own file.
 package agent
 
 import (
@@ -44,8 +44,8 @@ import (
 type Config struct {
 	// Token is the token file. It is required until the device is active.
 	Token *wire.TokenFile
-	// Hub is the hub of a machine without a join token. The machine shows a
-	// claim code until somebody claims it there. Ignored if Token is set.
+	// Hub is the hub of a machine without a join token. The machine shows a claim code until
+	// somebody claims the machine at that hub. Ignored if Token is set.
 	Hub *wire.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
@@ -53,8 +53,8 @@ type Config struct {
 	Proxy *HTTPProxy
 	// StateDir is the state folder. It is created if missing.
 	StateDir string
-	// Again makes the machine onboard again in any state, even if its owner
-	// deleted the device: a person asked for it. It requires Token or Hub.
+	// Again makes the machine onboard again in any state, even if its owner deleted the device. It
+	// is set when a person at the machine asked for that. It requires Token or Hub.
 	Again bool
 	// Model and Serial describe the machine; empty: from the firmware's tables.
 	Model, Serial string
@@ -64,34 +64,33 @@ type Config struct {
 	// WithoutEKCertificate leaves out EK certificates for keys that the TPM no
 	// longer makes, as after a change of its endorsement seed.
 	WithoutEKCertificate bool
-	// EK selects the endorsement key's template ("L-1", "H-3"), and Key the
-	// algorithm of the IAK and the IDevID key (identity.Algorithm); empty: the
-	// best.
+	// EK selects the endorsement key's template ("L-1", "H-3"), and Key the algorithm of the IAK
+	// and the IDevID key (identity.Algorithm); empty: the best that the TPM has.
 	EK, Key string
 	// ReportEvery is the interval of Run's reports. Default: one minute.
 	ReportEvery time.Duration
 	// Poll is the interval at which Run asks for user-meta and new revisions.
 	// Default: 30 seconds.
 	Poll time.Duration
-	// Trail configures how the device follows its trail. Without a hook it does
-	// not. The agent sets Dir, Device, Say and Line, and Poll if it is 0.
+	// Trail configures how the device follows its trail. Without a hook, it does not follow the
+	// trail. The agent sets Dir, Device, Say and Line, and Poll if it is 0.
 	Trail revision.Config
-	// ReportFiles are files by device-meta key; their text is reported. They do
-	// not replace keys that the agent reports itself.
+	// ReportFiles maps keys of the device-meta to files. The agent reports the text of each file
+	// under its key. It does not replace keys that the agent reports itself.
 	ReportFiles map[string]string
 	// UserMetaHook is called as PROGRAM user-meta FILE when the owner changes
 	// the user-meta. Empty: the agent only writes the file.
 	UserMetaHook string
-	// SendLog sends the agent's own log lines to the hub, and those of the other
-	// sources: appended files, a Unix datagram socket, a reader.
+	// SendLog makes the agent send its own log lines to the hub. LogFiles, LogSocket and LogReader
+	// are other sources of lines to send: files that grow, a Unix datagram socket, a reader.
 	SendLog   bool
 	LogFiles  []string
 	LogSocket string
 	LogReader io.Reader
-	// SetClock, if set, sets the system clock. The agent calls it if the clock is
-	// clearly wrong or behind the hub's.
+	// SetClock, if set, sets the system clock. The agent calls SetClock if the clock is clearly
+	// wrong or behind the hub's clock.
 	SetClock func(time.Time) error
-	// NTP are time servers. If SetClock is set, they also set the clock.
+	// NTP names time servers. If SetClock is set, their answers also set the clock.
 	NTP []string
 	// EventLog is the file with the firmware's event log. Default: EventLogPath.
 	EventLog string
@@ -174,7 +173,7 @@ func New(cfg Config) (*Agent, error) {
 // Close releases the state folder.
 func (a *Agent) Close() error { return a.dir.close() }
 
-// hub makes a hub whose verified answers may set the clock.
+// hub makes a connection to a hub whose verified answers may set the clock.
 func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 	h, err := newHub(at, ca, a.cfg.Proxy)
 	if err != nil || a.cfg.SetClock == nil {
@@ -213,9 +212,9 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 	}
 }
 
-// sayOnce says a sentence, unless it repeats the last one about its subject. An
-// empty sentence prints nothing; it means that the condition has ended, so a
-// later sentence is said even if it repeats an earlier one.
+// sayOnce says a sentence, unless it repeats the last one about its subject. An empty sentence
+// prints nothing. It means that the condition has ended: the next sentence about the subject is
+// then said, even if it repeats an earlier one.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -257,7 +256,7 @@ func (r *Refused) Error() string {
 	return s
 }
 
-// HTTPStatus is the status of the answer.
+// HTTPStatus returns the HTTP status of the hub's answer.
 func (r *Refused) HTTPStatus() int { return r.Status }
 
 // Temporary reports whether a retry may help.
@@ -281,13 +280,12 @@ func (r *Refused) needsNewRequest() bool {
 // maxNewRequests bounds how often one call of Onboard makes a new request.
 const maxNewRequests = 3
 
-// Onboard onboards the device. It returns when the device is active, or when
-// the hub refuses permanently (*Refused). While it cannot reach the hub, it
-// waits and reports that.
+// Onboard onboards the device. It returns when the device is active, or when the hub refuses
+// permanently (*Refused). While it cannot reach the hub, it retries, and it says so.
 //
-// If the device is already active, Onboard checks it against its TPM and asks the
-// hub. If the hub no longer accepts the device, Onboard onboards it again where
-// that is allowed (checkReturn), or else returns a *Removed.
+// If the device is already active, Onboard checks that its certificate is for a key of this TPM,
+// and asks the hub whether the hub accepts it. If the hub no longer accepts the device, Onboard
+// onboards it again where that is allowed (checkReturn), or else returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {
 		return nil, a.failed(ctx, err)
@@ -295,8 +293,8 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	return &a.state, nil
 }
 
-// failed saves an error for 'gangway-agent status', unless the agent was only
-// stopped.
+// failed saves the error, which 'gangway-agent status' shows, and returns it. It saves nothing if
+// the agent was only stopped.
 func (a *Agent) failed(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -350,7 +348,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		if a.cfg.Token, err = a.claimedToken(ctx); err != nil {
 			return err
 		}
-		defer func() { a.cfg.Token = nil }() // a claim is used once
+		defer func() { a.cfg.Token = nil }() // a claim, and the join token that it gave, is used only once
 	}
 	if err := a.dropOtherHub(); err != nil {
 		return err
@@ -405,7 +403,7 @@ func (a *Agent) reset() error {
 	return a.dir.reset(a.state)
 }
 
-// options are the options for keys of an algorithm.
+// options returns the options for making keys of this algorithm.
 func (a *Agent) options(key identity.Algorithm) identity.Options {
 	return identity.Options{Algorithm: key, EndorsementAuth: a.cfg.EndorsementAuth}
 }
@@ -441,7 +439,7 @@ func (a *Agent) load(ctx context.Context, t tpm) (*deviceKeys, error) {
 	return id, nil
 }
 
-// advance goes from the stored phase to active.
+// advance brings the onboarding from its stored phase to active.
 func (a *Agent) advance(ctx context.Context, id *deviceKeys, start time.Time) error {
 	hub, err := a.hubOf(a.cfg.Token.HubName, a.cfg.Token.HubCA)
 	if err != nil {
@@ -503,9 +501,8 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	return nil
 }
 
-// errStale reports that the stored request has another EK certificate than a new
-// request would have, because the TPM or an option changed. The hub may have
-// refused the stored one.
+// errStale reports that the stored request has another EK certificate than a new request would
+// have, because the TPM or an option changed. The hub may have refused the stored request.
 var errStale = errors.New("agent: the EK certificate in the stored request is not the TPM's")
 
 func (a *Agent) otherTPM() error {
@@ -644,8 +641,7 @@ func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	return s, nil
 }
 
-// algorithmOf returns the algorithm from which package identity makes the same
-// key again.
+// algorithmOf returns the algorithm of a key, with which package identity makes the same key again.
 func algorithmOf(key *tcg.Public) identity.Algorithm {
 	switch {
 	case key.Type == tcg.AlgRSA:
@@ -691,8 +687,8 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 	}{{c.idevid, c.deviceCA, x509.ExtKeyUsageClientAuth}, {c.iak, c.aca, x509.ExtKeyUsageAny}} {
 		pool := x509.NewCertPool()
 		pool.AddCert(v.ca)
-		// The certificates never expire, and the machine's clock may be wrong: do
-		// not check the dates.
+		// Do not check the dates: the certificates never expire, and the machine's clock may be
+		// wrong.
 		_, err := v.leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: v.leaf.NotBefore.Add(time.Hour)})
 		if err != nil {
 			return nil, fmt.Errorf("agent: a certificate in the reply is not the hub's: %w", err)
@@ -718,5 +714,5 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain is the chain for TLS: the IDevID certificate and its issuer.
+// chain returns the certificate chain for TLS: the IDevID certificate and its issuer.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

@@ -24,7 +24,7 @@ const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
 // maxEventLog bounds the event log, in bytes.
 const maxEventLog = 1 << 20
 
-// Subjects of Agent.sayOnce.
+// Subjects for Agent.sayOnce.
 const (
 	onEventLog = "event log"
 	onMeasure  = "measurement"
@@ -76,11 +76,10 @@ func readRegular(path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// measure sends the hub a boot measurement: a quote of the PCRs over the hub's
-// nonce, and the event log. The error is the connection's. If the measurement
-// fails or the hub refuses it, the agent says so once, and that is not an error:
-// the owner's policy decides what the device may do without it. sent reports
-// whether the hub accepted it.
+// measure sends the hub a boot measurement: a quote of the PCRs over the hub's nonce, and the event
+// log. The result err is an error of the connection. If the TPM's quote fails, or the hub refuses
+// the measurement, the agent says so once and err is nil: the owner's policy decides what the
+// device may do without a measurement. sent reports whether the hub accepted the measurement.
 func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err error) {
 	log := a.eventLog()
 	verdict, err := a.sendBoot(ctx, h, t, log)
@@ -143,7 +142,7 @@ func (a *Agent) sendBoot(ctx context.Context, h *hub, t tpm, log []byte) (*wire.
 		return nil, &measureError{fmt.Errorf("agent: reading the hub's challenge: %w", err)}
 	}
 	var quoted *identity.Quoted
-	// Do not wait for the end of a lockout: all other requests wait for this one.
+	// Do not wait for the end of a lockout: all other requests would wait too.
 	err = a.liftLockout(ctx, t, func() (err error) {
 		quoted, err = t.quote(ctx, a.options(a.state.Algorithm), wire.BootQualifying(challenge.Nonce, log))
 		return err
@@ -175,8 +174,8 @@ func bootWords(v *wire.BootVerdict) string {
 	return fmt.Sprintf("%s, %d difference(s), the first: %s", v.State, len(v.Changes), v.Changes[0])
 }
 
-// Pauses before a failed measurement is tried again on the same connection: the
-// first one, then doubled up to the last one.
+// The pause before a failed measurement is tried again on the same connection starts at
+// firstRemeasure and doubles up to lastRemeasure.
 const (
 	firstRemeasure = time.Minute
 	lastRemeasure  = time.Hour

@@ -23,7 +23,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// pickyHub answers boot measurements as a test chooses, and keeps the reports.
+// pickyHub is a hub that answers boot measurements as a test chooses, and that keeps the device's
+// reports.
 type pickyHub struct {
 	answer  func(r *wire.BootReport) (status int, body string)
 	reports []*wire.BootReport
@@ -70,8 +71,8 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	return chip, tpm
 }
 
-// measuring makes an agent that sends boot measurements to a picky hub. said has the
-// agent's sentences.
+// measuring makes an agent that sends boot measurements to a picky hub. said receives the agent's
+// sentences.
 func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)
@@ -148,9 +149,9 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 }
 
-// The agent reports a refused measurement once and continues: the hub decides
-// about the next request. If a log is too large for the hub or a proxy, the
-// agent leaves it out.
+// The agent reports a refused measurement once and continues: the hub decides about the next
+// request. If the event log is too large for the hub or for a proxy, the agent sends the
+// measurement without the log.
 func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -206,7 +207,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 			}
 			want := 1
 			if c.name == "too large whatever it is" {
-				want = 2 // the log, and then the measurement
+				want = 2 // about the log, and then about the measurement
 			}
 			if count != want || len(hub.reports) != c.reports {
 				t.Errorf("%d reports, it said %q", len(hub.reports), *said)
@@ -215,7 +216,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	}
 }
 
-// The agent also continues without a file that it should report.
+// If the agent cannot read a file that it should report, it leaves the file out and continues.
 func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -243,13 +244,13 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 			}
 		}
 	}
-	if len(said) != 3 { // each once, and nothing about the missing file
+	if len(said) != 3 { // each sentence once, and none about the missing file
 		t.Errorf("it said %q", said)
 	}
 }
 
-// lockedAddress is the address of a TPM that refuses to quote during a lockout,
-// as some TPMs do although a policy authorises the key.
+// lockedAddress returns the address of a TPM that is in lockout and refuses to quote. Some TPMs do
+// this although a policy, not a password, authorises the key.
 func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm")
@@ -311,12 +312,12 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	return "unix:" + at
 }
 
-// A measurement is optional. A TPM that does not quote during a lockout does not delay
-// the device's other requests.
+// A measurement is optional. If the TPM refuses to quote during a lockout, the device's other
+// requests do not wait for the lockout to end.
 func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
 	t.Parallel()
 	chip, direct := realTPM(t)
-	direct.Close() // swtpm serves one connection
+	direct.Close() // swtpm serves only one connection at a time
 	if err := chip.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
 		t.Fatal(err)
 	}

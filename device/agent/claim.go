@@ -15,17 +15,17 @@ import (
 	"gangway/wire"
 )
 
-// Intervals at which a machine asks whether it was claimed. At first a person is
-// in front of it; after claimLong it may wait for days.
+// Intervals at which a machine asks whether it was claimed. At first, a person is in front of the
+// machine. After claimLong, the wait may take days.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second
 	claimLong  = 10 * time.Minute
 )
 
-// claimedToken waits until a person claims this machine and returns the machine's
-// own join token. An onboarding that was begun with an earlier token continues
-// with it, because its request is already signed.
+// claimedToken waits until a person claims this machine and returns the machine's own join token.
+// An onboarding that was begun with an earlier token continues with that token, because its request
+// is already signed.
 func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	s := &a.state
 	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {
@@ -37,9 +37,8 @@ func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	return a.claim(ctx)
 }
 
-// claim makes a join token, shows its claim code, and waits until a person claims
-// the machine. The token's secret is only in memory: after a restart there is
-// another code.
+// claim makes a join token, shows its claim code, and waits until a person claims the machine. The
+// token's secret is only in memory, so the code changes at each restart.
 func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	secret, id := wire.NewSecret(), wire.NewID()
 	key, err := wire.OwnershipKey(secret, id)

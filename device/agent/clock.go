@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// A machine may have no clock or a wrong one: with a flat battery it says 1970, on
-// a new board the day of the firmware's build, or 2099. The hub's certificate has
-// dates and must be verified nevertheless.
+// A machine may have no clock or a wrong one: with a flat battery it says 1970, on a new board the
+// day of the firmware's build, or 2099. The hub's certificate has dates and the machine must verify
+// it nevertheless.
 //
-// Two things are certain: now is after the start of the hub's CA certificate,
-// which the device trusts, and after the start of any certificate that this CA
-// signed. So if the clock is before them, the later date is used for this
-// verification. A clock that is decades ahead is not believed at all. A plausible
-// clock is believed, and what has expired by it is refused.
+// Two things are certain: now is after the start of the hub's CA certificate, which the device
+// trusts, and after the start of any certificate that this CA signed. So, if the clock is before
+// these two dates, the later date is used for this verification. A clock that is decades ahead is
+// ignored. If the clock is plausible, it is used, and a certificate that has expired by that clock
+// is refused.
 
-// hubLife is the longest expected time between the creation of a hub's CA and a
-// request. A later clock is not plausible.
+// hubLife is the longest expected time between the creation of a hub's CA and a request. A clock
+// that is later than that is not plausible.
 const hubLife = 20 * 365 * 24 * time.Hour
 
-// slack is how far the clock may be behind the hub's without being set.
+// slack is how far the clock may be behind the hub's before the agent sets it.
 const slack = 2 * time.Minute
 
 // plausible reports whether the clock may be right, judging by the CA
@@ -33,7 +33,7 @@ func plausible(now time.Time, roots []*x509.Certificate) bool {
 	return !now.Before(from) && now.Before(from.Add(hubLife))
 }
 
-// madeAt is the notBefore date of the newest CA certificate.
+// madeAt returns the notBefore date of the newest CA certificate.
 func madeAt(roots []*x509.Certificate) (at time.Time) {
 	for _, c := range roots {
 		if c.NotBefore.After(at) {
@@ -43,21 +43,21 @@ func madeAt(roots []*x509.Certificate) (at time.Time) {
 	return at
 }
 
-// verifyAt is the time at which a chain's dates are checked.
+// verifyAt returns the time to check a chain's dates against.
 func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	if !plausible(now, roots) {
 		now = madeAt(roots)
 	}
 	for _, c := range chain {
 		if c.NotBefore.After(now) {
-			now = c.NotBefore // it was signed then; a wrong signature fails anyway
+			now = c.NotBefore // the CA signed c at that time or later; a wrong signature fails anyway
 		}
 	}
 	return now
 }
 
-// trusting is a TLS configuration that verifies the hub as crypto/tls does, except
-// for the time. host is the hub's DNS name or IP address.
+// trusting returns a TLS configuration that verifies the hub as crypto/tls does, except for the
+// time. host is the hub's DNS name or IP address.
 func (h *hub) trusting(host string) *tls.Config {
 	config := verifying(host, h.roots, h.certs, func() time.Time { return h.now() })
 	verify := config.VerifyConnection
@@ -65,12 +65,13 @@ func (h *hub) trusting(host string) *tls.Config {
 	return config
 }
 
-// verifying is trusting for any server whose CA has these certificates.
+// verifying returns the same configuration as trusting, but for any server whose CA has these
+// certificates.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// crypto/tls would verify with a clock that may be wrong. VerifyConnection
-		// does the same checks instead.
+		// crypto/tls would check the dates with a clock that may be wrong. VerifyConnection makes
+		// the same checks instead, at the time that verifyAt returns.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
@@ -85,7 +86,7 @@ func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now
 				CurrentTime: verifyAt(now(), certs, s.PeerCertificates),
 				KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 			})
-			if err == nil { // the CA first: this distinguishes a hub with another name from another server
+			if err == nil { // check the CA before the name: so the error tells a hub that has another name from a server that is not the hub
 				err = leaf.VerifyHostname(host)
 			}
 			if err != nil {
@@ -104,10 +105,9 @@ type clockSetter struct {
 	mu sync.Mutex // held while an answer sets the clock
 }
 
-// heard reads the date of a verified hub's answer and sets the clock if needed. The
-// date is believed only within the certificate's dates, so a stolen old
-// certificate cannot set the clock beyond its end. A plausible clock is set
-// forward only, never back.
+// heard reads the date of a verified hub's answer and sets the clock if needed. The date is
+// believed only within the certificate's dates, so a thief of an old certificate cannot set the
+// clock beyond that certificate's end. A plausible clock is set forward only, never back.
 func (c *clockSetter) heard(now time.Time, roots []*x509.Certificate, resp *http.Response) {
 	if c == nil || resp.TLS == nil || len(resp.TLS.PeerCertificates) == 0 {
 		return

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// day is a day of this test's calendar. The CA was made on day 1000.
+// day returns the time of a day, counted in this test's calendar. The CA was made on day 1000.
 func day(n int) time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, n-1000) }
 
 type testCA struct {
@@ -48,8 +48,8 @@ func newTestCA(t *testing.T) *testCA {
 	return &testCA{t, cert, key}
 }
 
-// serve starts a hub at 127.0.0.1 whose certificate is valid from one day to another. Its
-// answers have the date today.
+// serve starts a hub at 127.0.0.1 whose certificate is valid from one day to another. The date of
+// its answers is today.
 func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *httptest.Server {
 	ca.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -76,8 +76,8 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 	return s
 }
 
-// ask sends a request to a hub from a machine with this clock, and returns the time to
-// which the clock was set.
+// ask sends a request to a hub from a machine with this clock, and returns the time to which the
+// answer set the clock; zero: it did not set the clock.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
 	h, err := newHub(newAddresses([]string{url}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
@@ -88,7 +88,7 @@ func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	h.now = func() time.Time { return clock }
 	h.clock = &clockSetter{set: func(t time.Time) error { set = t; return nil }, say: func(time.Time, time.Time, error) {}}
 	_, err = h.send(ca.t.Context(), "GET", "/", "", nil)
-	blobs := h.newBlobClient(h.url()) // which verifies in the same way
+	blobs := h.newBlobClient(h.url()) // this client verifies the hub in the same way
 	defer blobs.CloseIdleConnections()
 	resp, other := blobs.Get(url)
 	if other == nil {
@@ -121,8 +121,8 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	}
 }
 
-// A plausible clock refuses expired certificates. Every clock refuses certificates that
-// are wrong in another way.
+// With a plausible clock, expired certificates are refused. With any clock, certificates that are
+// wrong in another way are refused.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
@@ -148,8 +148,8 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	}
 }
 
-// With a stolen old certificate of the hub, nobody can set a plausible clock back, or any
-// clock beyond the certificate's end.
+// A thief of the hub's old certificate cannot set a plausible clock back, and cannot set any clock
+// beyond the certificate's end.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// Names of the files that Export writes. None contains a secret.
+// Names of the files that Export writes. None of these files contains a secret.
 const (
 	ExportChain   = "identity.pem" // IDevID certificate and its issuer
 	ExportCA      = "hub-ca.pem"   // the hub's root
@@ -112,7 +112,8 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		if err := to.write(f.name, f.content); err != nil {
 			return nil, err
 		}
-		// For every program that can access the TPM; the files have no secret.
+		// Every user may read the files: they hold no secret, and a program needs access to the TPM
+		// to use the key.
 		if err := os.Chmod(filepath.Join(cfg.Dir, f.name), 0o644); err != nil {
 			return nil, fmt.Errorf("agent: %w", err)
 		}

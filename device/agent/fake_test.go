@@ -45,9 +45,9 @@ type fakeTPM struct {
 	mu       sync.Mutex
 	uses     int           // how often the keys were used
 	locked   int           // how many more uses the TPM refuses because of a lockout
-	liftable bool          // the lockout can be ended without a password
+	liftable bool          // the lockout can be lifted without a password
 	state    lockout.State // what the TPM reports of its lockout
-	lifts    int           // how often the agent tried to end it
+	lifts    int           // how often the agent tried to lift the lockout
 	quotes   [][]byte      // qualifying data of each quote
 	quoteErr error
 }
@@ -66,7 +66,7 @@ func newFakeTPM(t *testing.T) *fakeTPM {
 	return f
 }
 
-// use is one use of a key.
+// use counts one use of a key. It fails while the TPM is in lockout.
 func (f *fakeTPM) use() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -172,20 +172,20 @@ type fakeHub struct {
 	ca     *testCA
 	name   string
 	server *httptest.Server
-	owner  string // prn
+	owner  string // the owner's PRN
 
 	mu       sync.Mutex
 	answers  map[string]func(body []byte) (int, string) // by "METHOD /path", before the hub's own answers
-	header   http.Header                                // of every answer
+	header   http.Header                                // headers of every answer
 	asked    []string                                   // requests, "METHOD /path"
 	bodies   map[string][][]byte                        // by "METHOD /path"
-	requests map[string]bool                            // onboarding requests, each once
-	tokens   []string                                   // ids of the tokens of onboarding requests
-	pending  wire.Keys                                  // of the last reply
+	requests map[string]bool                            // the different onboarding requests that the hub answered
+	tokens   []string                                   // the token id of each onboarding request
+	pending  wire.Keys                                  // the keys of the last reply
 	issued   [][]byte                                   // the last reply's certificates (DER)
 	claim    string                                     // the answer to a claim; empty: the hub's own
-	claims   int                                        // how often it was asked
-	change   func(certs [][]byte) [][]byte              // alters them before they are sealed
+	claims   int                                        // how often machines asked whether they were claimed
+	change   func(certs [][]byte) [][]byte              // alters a reply's certificates before they are sealed
 }
 
 const fakeDevice = "0123456789abcdef01234567"
@@ -195,7 +195,7 @@ func newFakeHub(t *testing.T) *fakeHub {
 	return fakeHubOf(t, newTestCA(t))
 }
 
-// fakeHubOf is another server of a hub with this CA.
+// fakeHubOf starts a server of the hub that has this CA. A hub can have several servers.
 func fakeHubOf(t *testing.T, ca *testCA) *fakeHub {
 	t.Helper()
 	sum := sha256.Sum256(ca.cert.RawSubjectPublicKeyInfo)
@@ -236,8 +236,7 @@ func (h *fakeHub) file() *wire.HubFile {
 	return &wire.HubFile{Hub: h.server.URL, HubName: h.name, HubCA: h.caPEM()}
 }
 
-// refuse has the hub answer a request with a refusal; n times, or always if n is
-// 0.
+// refuse makes the hub answer a request with a refusal: n times, or always if n is 0.
 func (h *fakeHub) refuse(request string, n, status int, code string, more ...string) {
 	text := fmt.Sprintf(`{"code":%d,"error":%q,"msg":"No.","hint":"Look."%s}`, status, code, strings.Join(more, ""))
 	h.answer(request, n, status, text)
@@ -255,7 +254,7 @@ func (h *fakeHub) answer(request string, n, status int, text string) {
 	}
 }
 
-// count is how often a request was made.
+// count returns how often the hub got a request, "METHOD /path".
 func (h *fakeHub) count(request string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -410,7 +409,8 @@ func newMachine(t *testing.T) *testMachine {
 	return &testMachine{t: t, tpm: newFakeTPM(t), state: t.TempDir()}
 }
 
-// agent starts an agent on the machine. It is closed with the test, or before.
+// agent starts an agent on the machine. The agent is closed when the test ends, unless the test has
+// closed it before.
 func (m *testMachine) agent(cfg Config) *Agent {
 	m.t.Helper()
 	cfg.StateDir, cfg.TPM, cfg.open = m.state, "fake", func(string) (tpm, error) { return m.tpm, nil }
@@ -422,7 +422,8 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	}
 	a, err := New(cfg)
 	for end := time.Now().Add(5 * time.Second); errors.Is(err, ErrInUse) && time.Now().Before(end); a, err = New(cfg) {
-		// A process that another test has just forked still has the closed lock file.
+		// A process that another test has just forked still holds the lock: it has a copy of the
+		// descriptor of the lock file that was closed here.
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err != nil {
@@ -432,7 +433,7 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	return a
 }
 
-// onboard onboards, and gives the state folder back.
+// onboard onboards the machine, and then unlocks its state folder.
 func (m *testMachine) onboard(cfg Config) (*State, error) {
 	m.t.Helper()
 	a := m.agent(cfg)
@@ -454,7 +455,7 @@ func (m *testMachine) onboarded(cfg Config) *State {
 	return s
 }
 
-// heard counts the sentences that contain a text.
+// heard returns the number of the agent's sentences that contain a text.
 func (m *testMachine) heard(text string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -467,7 +468,7 @@ func (m *testMachine) heard(text string) int {
 	return n
 }
 
-// stored is the state on the disk.
+// stored returns the state that is on the disk.
 func (m *testMachine) stored() State {
 	m.t.Helper()
 	s, err := (&folder{path: m.state}).read()
@@ -477,7 +478,7 @@ func (m *testMachine) stored() State {
 	return s
 }
 
-// edit changes the state on the disk, while no agent runs.
+// edit changes the state on the disk. Call it only while no agent runs.
 func (m *testMachine) edit(change func(*State)) {
 	m.t.Helper()
 	s := m.stored()

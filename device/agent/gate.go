@@ -17,13 +17,13 @@ import (
 type gate struct {
 	routes   *http.ServeMux
 	loopback bool     // the proxy listens on TCP, where browsers can reach it
-	token    [32]byte // SHA-256 of the bearer token, if guarded
+	token    [32]byte // SHA-256 of the bearer token; used only if guarded is set
 	guarded  bool     // requests must have the bearer token
 }
 
-// deviceRoutes are the routes for the device's own record, trail, objects and logs.
-// %s stands for the device's id. They exclude onboarding and activation, boot
-// measurements, and every route that returns secrets, tokens or sessions.
+// deviceRoutes are the routes for the device's own record, trail, objects and logs. %s stands for
+// the device's id. Not in the list are onboarding and activation, boot measurements, and every
+// route that returns secrets, tokens or sessions.
 var deviceRoutes = []string{
 	"GET /healthz", "GET /readyz",
 	"GET /device", "PATCH /device/meta",
@@ -73,7 +73,7 @@ func (g *gate) add(route string) (err error) {
 // guard makes the gate require a bearer token.
 func (g *gate) guard(token string) { g.token, g.guarded = sha256.Sum256([]byte(token)), true }
 
-// refusal is a refusal by the proxy itself, in the form of the hub's refusals.
+// refusal is the proxy's own refusal of a request. It has the form of the hub's refusals.
 type refusal struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`
@@ -99,7 +99,7 @@ var (
 	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not forward this route.", "It forwards the device's own API; add a route with 'gangway-agent proxy --allow'."}
 )
 
-// check returns why it refuses a request, or nil.
+// check returns the refusal of a request, or nil if the request may pass.
 func (g *gate) check(r *http.Request) *refusal {
 	switch {
 	case r.Method == http.MethodConnect, r.URL.Host != "", r.URL.Scheme != "", !strings.HasPrefix(r.RequestURI, "/"):
@@ -115,7 +115,8 @@ func (g *gate) check(r *http.Request) *refusal {
 	case r.URL.RawPath != "" || strings.Contains(r.URL.EscapedPath(), "%") || !plainPath(r.URL.Path):
 		return noPath
 	}
-	// Only look the route up: ServeMux's own dispatch answers with redirects.
+	// Only look up the route. Do not let ServeMux handle the request: it answers some requests with
+	// redirects.
 	if _, pattern := g.routes.Handler(r); pattern == "" {
 		return noRoute
 	}
@@ -141,8 +142,8 @@ func loopbackHost(r *http.Request) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// fromBrowser reports whether a web page caused the request. Browsers send Origin
-// with every request that a page could read or that changes something, and
+// fromBrowser reports whether a web page caused the request. Browsers send Origin with every
+// request whose answer the page could read and with every request that changes something. They send
 // Sec-Fetch-Site with the others.
 func fromBrowser(h http.Header) bool {
 	for name := range h {
@@ -169,16 +170,17 @@ func plainPath(p string) bool {
 	return p == clean || p == clean+"/"
 }
 
-// forwardedHeaders are the request headers that the hub's API uses. No other
-// header is forwarded, so a local program can neither sign in as somebody else nor
-// claim to forward for a client.
+// forwardedHeaders are the request headers that the hub's API uses. No other header is forwarded,
+// so a local program can neither sign in as somebody else nor pretend to be a proxy that forwards a
+// client's request.
 var forwardedHeaders = []string{
 	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Language", "Content-Type",
 	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range", "User-Agent",
 	"Content-Md5", "Digest", "Content-Digest",
 }
 
-// forwardHeader makes the header of the request to the hub.
+// forwardHeader returns the headers for the request to the hub, from those of the local program's
+// request h.
 func forwardHeader(h http.Header) http.Header {
 	out := make(http.Header, len(forwardedHeaders))
 	for _, name := range forwardedHeaders {

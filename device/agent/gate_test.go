@@ -10,13 +10,14 @@ import (
 	"testing"
 )
 
-// The gate of the proxy, tested with requests as clients send them.
+// The proxy's gate lets only requests for the device's own API pass. The requests are in the form
+// in which clients send them.
 func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 	t.Parallel()
 	const id = fakeDevice
 	for _, c := range []struct {
-		request string   // the first line, then headers, with \n
-		want    *refusal // nil: it passes
+		request string   // the request line and the header lines, separated by \n
+		want    *refusal // nil: the gate lets the request pass
 	}{
 		{"GET /device HTTP/1.1\nHost: localhost", nil},
 		{"PATCH /device/meta HTTP/1.1\nHost: 127.0.0.1:8080", nil},
@@ -101,7 +102,7 @@ func TestGateAddsRoutes(t *testing.T) {
 	}
 }
 
-// Only headers that the hub's API uses are forwarded: no other sign-in, and no
+// The proxy forwards only the headers that the hub's API uses. It forwards neither a sign-in nor a
 // header about the sender.
 func TestGatePassesNoSignIn(t *testing.T) {
 	t.Parallel()
@@ -117,7 +118,7 @@ func TestGatePassesNoSignIn(t *testing.T) {
 	}
 }
 
-// The proxy listens where only this machine's programs can reach it.
+// The proxy refuses to listen where programs of other machines could reach it.
 func TestProxyListensOnlyOnThisMachine(t *testing.T) {
 	t.Parallel()
 	at := filepath.Join(t.TempDir(), "s")
@@ -163,7 +164,7 @@ func TestProxySocketBelongsToItsOwner(t *testing.T) {
 	if _, err := (&ProxyConfig{Unix: at}).listen(); err == nil {
 		t.Error("a file was replaced by a socket")
 	}
-	// A socket without a listener is left over from a proxy that was killed.
+	// A proxy that was killed leaves its socket behind, without a listener.
 	os.Remove(at)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
 	if err != nil {

@@ -17,10 +17,9 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// HTTPProxy is the HTTP proxy for connections to the hub. The agent uses CONNECT (RFC
-// 9110, 9.3.6), so TLS is between agent and hub, and the proxy sees only the hub's
-// address. Nil means a direct connection. Environment variables (HTTPS_PROXY) are
-// ignored.
+// HTTPProxy is the HTTP proxy for connections to the hub. The agent uses CONNECT (RFC 9110, 9.3.6),
+// so the TLS connection is between the agent and the hub. The proxy sees the hub's address and no
+// content. Nil means a direct connection. Environment variables (HTTPS_PROXY) are ignored.
 type HTTPProxy struct {
 	URL *url.URL            // http or https, with a port
 	CA  []*x509.Certificate // CA of a proxy with https; trusted for the proxy only
@@ -29,11 +28,11 @@ type HTTPProxy struct {
 // Bounds of a proxy's answer.
 const (
 	proxyDialTime = 10 * time.Second
-	connectTime   = 20 * time.Second // for TLS with the proxy, and its answer
+	connectTime   = 20 * time.Second // time limit for TLS with the proxy and for the proxy's answer
 	connectHeader = 64 << 10         // bytes
 )
 
-// proxyError says what is wrong with the proxy and what to do.
+// proxyError is an error that says what is wrong with the proxy, and what to do.
 type proxyError struct {
 	text string
 	err  error // may be nil
@@ -46,8 +45,9 @@ func (p *HTTPProxy) fails(err error, format string, args ...any) error {
 	return &proxyError{fmt.Sprintf("the proxy %s %s", netfile.Mask(p.URL), fmt.Sprintf(format, args...)), err}
 }
 
-// dial connects to an address, through the proxy if there is one. now is the time for
-// checking the proxy's certificate, as for the hub's.
+// dial connects to an address, through the proxy if there is one. now returns the time, for the
+// check of the proxy's certificate. That check treats a wrong clock as the check of the hub's
+// certificate does.
 func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func() time.Time) (net.Conn, error) {
 	d := &net.Dialer{Timeout: proxyDialTime}
 	if p == nil {
@@ -106,7 +106,7 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 	if err := p.refused(resp.StatusCode, address); err != nil {
 		return nil, err
 	}
-	if buffer.Buffered() > 0 { // in TLS, the hub waits for the client to begin
+	if buffer.Buffered() > 0 { // unexpected bytes: in TLS, the hub sends nothing before the client does
 		return nil, p.fails(nil, "sent data itself instead of the hub")
 	}
 	if !stop() && ctx.Err() != nil {
@@ -115,7 +115,8 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 	return conn, conn.SetDeadline(time.Time{})
 }
 
-// refused explains a proxy's status; nil: success.
+// refused returns an error that explains the status of the proxy's answer; nil if the status means
+// success.
 func (p *HTTPProxy) refused(status int, address string) error {
 	switch {
 	case status >= 200 && status < 300:
@@ -132,7 +133,7 @@ func (p *HTTPProxy) refused(status int, address string) error {
 	return p.fails(nil, "answered CONNECT to %[2]s with status %[1]d: is this an HTTP proxy, and is the port correct?", status, address)
 }
 
-// intercepted is the error that a proxy intercepts TLS connections.
+// intercepted is the error for a proxy that intercepts TLS connections.
 type intercepted struct {
 	host, issuer, proxy string
 	err                 error
@@ -144,8 +145,8 @@ func (i *intercepted) Error() string {
 
 func (i *intercepted) Unwrap() error { return i.err }
 
-// interception turns the error about a certificate of another CA, on a connection
-// through a proxy, into an *intercepted.
+// interception returns an *intercepted if err says that the certificate is from another CA and the
+// connection goes through a proxy. Otherwise it returns err.
 func (p *HTTPProxy) interception(host string, err error) error {
 	var wrong *tls.CertificateVerificationError
 	unknown := x509.UnknownAuthorityError{}

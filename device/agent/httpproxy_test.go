@@ -20,7 +20,8 @@ import (
 
 const behind = "hub.example:443" // an address that only the proxy knows
 
-// behindProxy connects to a hub through a proxy whose URL has a name and a password.
+// behindProxy returns a connection to a hub through a proxy. The proxy's URL has a name and a
+// password.
 func behindProxy(t *testing.T, cfg connectproxy.Config, server *httptest.Server, ca *testCA, trusted ...*x509.Certificate) (*hub, *connectproxy.Proxy) {
 	t.Helper()
 	cfg.To = map[string]string{behind: server.Listener.Addr().String()}
@@ -42,7 +43,7 @@ func named(name string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{name}, nil }
 }
 
-// All connections go through the proxy: requests and contents.
+// All connections go through the proxy: those for requests and those for contents.
 func TestHubIsReachedThroughAProxy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
@@ -81,8 +82,8 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 	}
 }
 
-// A proxy that intercepts TLS connections is refused, with its own CA and with the CA that
-// the settings name for the proxy.
+// A proxy that intercepts TLS connections is refused, whether the intercepting certificate is from
+// an unknown CA or from the CA that the settings name for the proxy.
 func TestInterceptingProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")
@@ -120,7 +121,7 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 	}
 }
 
-// Errors of a proxy name the cause and the remedy, and not the password.
+// The error about a proxy names the cause and the remedy. It does not contain the password.
 func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "other")
@@ -160,7 +161,7 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 	}
 }
 
-// nobody is an address without a listener.
+// nobody returns an address where nobody listens.
 func nobody(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -50,8 +50,8 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns the same hub with a client certificate. It closes the other
-// connections.
+// as returns a new connection to the same hub, with a client certificate. It closes the connections
+// of h.
 func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -70,14 +70,14 @@ func (h *hub) connectAs(cert *tls.Certificate) {
 	h.http = addressed{at: h.at, make: func(url string) *http.Client { return h.newClient(url, cert) }}
 }
 
-// url is the address in use.
+// url returns the address in use.
 func (h *hub) url() string { return h.at.current() }
 
-// hostOf is the hub's name in its URL, without the port.
+// hostOf returns the host in a hub's address, without the port.
 func hostOf(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
-		return "" // no certificate matches it
+		return "" // no certificate matches an empty name
 	}
 	return u.Hostname()
 }
@@ -112,9 +112,9 @@ func (h *hub) newClient(url string, cert *tls.Certificate) *http.Client {
 // maxAnswer bounds an answer, in bytes.
 const maxAnswer = 1 << 20
 
-// doWithin sends a request to a path of the hub. An answer with a status other than
-// 200 is a *Refused. If it cannot connect, it tries the hub's other addresses at
-// once; if a connection breaks, the next request tries them.
+// doWithin sends a request to a path of the hub. An answer with a status other than 200 is a
+// *Refused. If it cannot connect, it tries the hub's other addresses at once. If an existing
+// connection breaks, it returns the error, and the next request tries the other addresses.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	var resp *http.Response
 	var errs []error
@@ -165,7 +165,8 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 	return answer, nil
 }
 
-// refused reads a refusal from an answer's body, or else from its status.
+// refused returns the refusal in an answer's body. If the body has none, it makes one from the
+// answer's status.
 func refused(resp *http.Response, body []byte) *Refused {
 	r := &Refused{Status: resp.StatusCode}
 	if json.Unmarshal(body, r) != nil || r.Code == "" {
@@ -199,9 +200,9 @@ type deviceView struct {
 	TPM       TPM    `json:"tpm"`
 }
 
-// activate sends the activation proof on a connection with the IDevID certificate.
-// The proof depends on the connection, so the body is made after the connection
-// and before the request is written.
+// activate sends the activation proof on a connection with the IDevID certificate. The proof
+// depends on the connection. So the body is made after the connection is established and before the
+// request is written.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -220,7 +221,7 @@ func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d
 	return nil
 }
 
-// proofBody is the body of an activation, bound to its connection.
+// proofBody is the body of an activation request. Its proof is bound to the connection.
 type proofBody struct {
 	keys     wire.Keys
 	certHash [32]byte
@@ -257,8 +258,8 @@ func (p *proofBody) Read(b []byte) (int, error) {
 
 func (p *proofBody) Close() error { return nil }
 
-// Pauses between retries: the first one, then doubled up to the last one. Each is
-// drawn at random from its upper half, so that a fleet's retries spread out.
+// The pause between retries starts at firstWait and doubles up to lastWait. Each actual pause is a
+// random value between half of it and all of it, so that a fleet's retries spread out.
 const (
 	firstWait = time.Second
 	lastWait  = time.Minute
@@ -276,7 +277,8 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 		pause := wait/2 + rand.N(wait/2)
 		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
 			pause = u.retryAfter()
-			// The same sentence each time, so it is said once: the wait may take days.
+			// The sentence is the same at each retry, so it is said only once. The wait may take
+			// days.
 			a.setWaiting(u.Error())
 		} else {
 			a.setWaiting(fmt.Sprintf("Waiting for the hub at %s (%s). Retrying in %s.", asked, describe(err), pause.Round(100*time.Millisecond)))
@@ -298,15 +300,15 @@ func (u *waitingAnswer) Error() string {
 	return fmt.Sprintf("waiting for the owner to decide: %s To approve the device, check that the hub shows the same EK SHA-256 for it, %[3]s. Then run 'gangway device approve %[2]s'.", u.Reason, u.DeviceID, u.EK)
 }
 
-// retryAfter is the pause before the next try: the hub's value within bounds, spread
-// at random over a fleet.
+// retryAfter returns the pause before the next try: the value that the hub names, within bounds,
+// plus a random part, so that a fleet's retries spread out.
 func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)
 }
 
-// setWaiting sets the sentence that 'gangway-agent status' shows, and says it if it
-// is new.
+// setWaiting stores the sentence that 'gangway-agent status' shows, and says the sentence if it is
+// a new one.
 func (a *Agent) setWaiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
@@ -327,7 +329,7 @@ func temporary(err error) bool {
 	return r.Temporary()
 }
 
-// describe explains a network error.
+// describe returns an error on the way to the hub as text for a person.
 func describe(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError

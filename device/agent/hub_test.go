@@ -54,15 +54,15 @@ func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	}
 }
 
-// muteKey is a key whose TPM refuses to sign.
+// muteKey is a key in a TPM that refuses to sign.
 type muteKey struct{ crypto.Signer }
 
 func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("The TPM is in lockout.")
 }
 
-// crypto/tls keeps only the text of the signer's error. It is not reported as a network
-// error.
+// crypto/tls keeps only the text of the signer's error. The agent does not report that error as a
+// network error.
 func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())

@@ -13,11 +13,10 @@ import (
 // lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// waitOutLockout calls use and repeats it if the TPM refuses because of a lockout.
-// It lifts the lockout once if that needs no password. Otherwise it waits until the
-// lockout ends. Package identity uses the keys in a way that a lockout does not
-// affect; this is for TPMs that refuse nevertheless, and for certificates in NV
-// indices with dictionary attack protection.
+// waitOutLockout calls use and repeats it if the TPM refuses because of a lockout. It lifts the
+// lockout once if that needs no password. Otherwise it waits until the lockout ends. Package
+// identity uses the keys in a way that a lockout does not affect; waitOutLockout is for TPMs that
+// refuse nevertheless, and for EK certificates in NV indices with dictionary attack protection.
 func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
@@ -32,8 +31,8 @@ func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) err
 	return err
 }
 
-// liftLockout is waitOutLockout for optional uses: it does not wait for the end of a
-// lockout.
+// liftLockout does the same as waitOutLockout, but it does not wait for the end of a lockout. It is
+// for uses that are optional.
 func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
 	if identity.IsLockout(err) && a.tryLift(ctx, t) {
@@ -90,7 +89,7 @@ func lockoutWords(s lockout.State) string {
 	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses; the limit is %d.%s %s", s.Tries, s.Max, password, ends)
 }
 
-// clearWaiting clears what setWaiting set.
+// clearWaiting removes the sentence that setWaiting stored.
 func (a *Agent) clearWaiting() {
 	if err := a.edit(func(s *State) { s.Waiting = "" }); err != nil {
 		a.cfg.Log.Warn("state", "err", err)

@@ -29,9 +29,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meta is the content of a report. Pantavisor's keys have Pantavisor's meaning; the
-// agent's own keys begin with "gangway.". "pantavisor.version" is left out, because
-// this is not Pantavisor.
+// meta returns the content of a report. Keys that Pantavisor also reports have the same meaning
+// here; the agent's own keys begin with "gangway.". "pantavisor.version" is left out, because this
+// agent is not Pantavisor.
 func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 	m := map[string]any{
 		"gangway.version":     a.cfg.Version,
@@ -145,7 +145,7 @@ func readText(path string) string {
 	return strings.ToValidUTF8(strings.TrimRight(string(b), "\x00\n"), "")
 }
 
-// maxInterfaces bounds the reported interfaces: a machine may have thousands.
+// maxInterfaces bounds the number of reported network interfaces: a machine may have thousands.
 const maxInterfaces = 64
 
 func interfaces() map[string][]string {
@@ -205,7 +205,7 @@ func sysinfo() (map[string]uint64, error) {
 // userMetaFile has the device's user-meta, a JSON object.
 const userMetaFile = "user-meta.json"
 
-// maxUserMeta is the hub's limit for user-meta, and a newline, in bytes.
+// maxUserMeta is the hub's limit for user-meta plus a newline, in bytes.
 const maxUserMeta = 256<<10 + 1
 
 // watchUserMeta keeps the user-meta in a file. It calls the hook at the start and

@@ -12,18 +12,18 @@ import (
 	"gangway/device/agent/sntp"
 )
 
-// A time server's answer is not authenticated. It may set a clock that is clearly
-// wrong, as the hub's answer may. It may move a plausible clock by at most a day
-// from its value at the start, so that it cannot make an expired certificate valid
-// again. The hub's verified answer has priority.
+// A time server's answer is not authenticated. Like the hub's answer, it may set a clock that is
+// clearly wrong. It may move a plausible clock by at most a day from the clock's value at the
+// start, so that it cannot make an expired certificate valid again. The hub's verified answer has
+// priority over it.
 const (
 	ntpMost  = 24 * time.Hour
-	ntpFirst = 2 * time.Second // for each server, before the hub is asked
+	ntpFirst = 2 * time.Second // how long to wait for each server before the agent asks the hub
 	ntpWait  = 5 * time.Second
 	ntpEvery = time.Hour
-	ntpAgain = time.Minute // after a failure
-	// ntpSlack is how far the clock may be off without being set. A network's
-	// delay makes smaller differences unreliable.
+	ntpAgain = time.Minute // pause after a failure
+	// ntpSlack is how far the clock may be off before the agent sets it. A network's delay makes
+	// smaller differences unreliable.
 	ntpSlack = 100 * time.Millisecond
 )
 
@@ -74,7 +74,7 @@ func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.
 	return errors.Join(errs...)
 }
 
-// heard sets the clock from an answer that has just arrived.
+// heard sets the clock from a time server's answer that has just arrived.
 func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificate) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -99,7 +99,7 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	return nil
 }
 
-// complain says a failure once.
+// complain says why the time servers failed, unless it has said the same just before.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {
@@ -114,7 +114,7 @@ func (k *timeKeeper) complain(err error) {
 	}
 }
 
-// keep asks at intervals until ctx ends.
+// keep asks the time servers at intervals until ctx ends.
 func (k *timeKeeper) keep(ctx context.Context, roots []*x509.Certificate) {
 	for {
 		pause := ntpEvery

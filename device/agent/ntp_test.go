@@ -16,9 +16,9 @@ func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	roots := []*x509.Certificate{ca.cert}
 	for name, c := range map[string]struct {
 		clock time.Time
-		said  []time.Time // one answer after the other
-		want  time.Time   // the clock in the end
-		err   string      // of the last
+		said  []time.Time // the time servers' answers, one after the other
+		want  time.Time   // the clock after the last answer
+		err   string      // the error of the last answer
 	}{
 		"1970":                     {time.Unix(0, 0), []time.Time{day(1550)}, day(1550), ""},
 		"2099":                     {time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), []time.Time{day(1550)}, day(1550), ""},

@@ -25,8 +25,8 @@ type Pantavisor struct {
 	// Config is pantahub.config, which Pantavisor reads at its start. A PRN in
 	// it means that the device is claimed.
 	Config string
-	// Unclaimed is the configuration that Pantavisor uses before. Its other
-	// settings are kept.
+	// Unclaimed is the configuration file that Pantavisor uses until the device is claimed.
+	// Settings in it that are not credentials are copied to Config.
 	Unclaimed string
 }
 
@@ -41,8 +41,8 @@ var olderKeys = map[string]string{
 	"creds.host": keyHost, "creds.port": keyPort, "creds.id": keyID, "creds.prn": keyPRN, "creds.secret": keySecret,
 }
 
-// Forms of the hub's values that are written into a line of the file. They exclude
-// everything that could end the line or begin another.
+// The forms that the hub's values must have before they are written into a line of the file. They
+// exclude everything that could end the line or begin another.
 var (
 	prnForm    = regexp.MustCompile(`^prn:::devices:/[0-9a-f]{24}$`)
 	secretForm = regexp.MustCompile(`^[A-Za-z0-9+/=_-]{16,200}$`)
@@ -52,9 +52,9 @@ var (
 // maxConfig bounds Pantavisor's files, in bytes.
 const maxConfig = 64 << 10
 
-// RegisterPantavisor writes this device's credentials into Pantavisor's
-// pantahub.config: a short-lived secret. A valid secret there is kept. It reports
-// whether Pantavisor must restart to read the file.
+// RegisterPantavisor writes this device's credentials into Pantavisor's pantahub.config: a
+// short-lived secret. If the file already has a valid secret, that secret stays. It reports whether
+// Pantavisor must restart to read the file.
 func (a *Agent) RegisterPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -78,7 +78,7 @@ func (a *Agent) RegisterPantavisor(ctx context.Context, p Pantavisor) (restart b
 	return true, a.newSecret(ctx, s, p, config)
 }
 
-// newSecret gets a new secret from the hub and writes it.
+// newSecret gets a new secret from the hub and writes it into Pantavisor's file.
 func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config config) error {
 	if len(config) == 0 {
 		var err error
@@ -94,7 +94,8 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	if err != nil {
 		return err
 	}
-	// The join token is used up; a copy of the disk must not have it.
+	// Remove the join token: the device no longer needs it, and a copy of the disk must not contain
+	// it.
 	config = config.without(keyAutoToken).without(keyAutoTok2)
 	dir := &folder{path: filepath.Dir(p.Config)}
 	if err := dir.write(filepath.Base(p.Config), config.bytes()); err != nil {
@@ -104,8 +105,8 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	return nil
 }
 
-// credentials is the configuration with the credentials in the hub's answer to
-// POST /device/secret.
+// credentials returns the configuration with the credentials in the hub's answer to POST
+// /device/secret.
 func (c config) credentials(raw []byte, address, device string) (config, error) {
 	var answer struct {
 		PRN    string `json:"prn"`
@@ -124,8 +125,7 @@ func (c config) credentials(raw []byte, address, device string) (config, error) 
 	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
 }
 
-// keepSecret asks the hub to extend a secret. kept is false if the hub does not know
-// it any more.
+// keepSecret asks the hub to extend a secret. kept is false if the hub no longer knows the secret.
 func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err error) {
 	body, err := json.Marshal(map[string]string{"secret": secret})
 	if err != nil {
@@ -139,8 +139,8 @@ func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err
 	return err == nil, err
 }
 
-// KeepPantavisor extends the secret in Pantavisor's file. If the hub does not know it
-// any more, it writes a new one, and Pantavisor must restart.
+// KeepPantavisor extends the secret in Pantavisor's file. If the hub no longer knows that secret,
+// KeepPantavisor writes a new one, and Pantavisor must restart.
 func (a *Agent) KeepPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -183,7 +183,7 @@ func (a *Agent) writeAddress(s *session, p Pantavisor, c config) (changed bool, 
 	return true, nil
 }
 
-// hostAndPort splits a hub's address for Pantavisor's file.
+// hostAndPort splits a hub's address into host and port, as Pantavisor's file has them.
 func hostAndPort(address string) (host, port string, err error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -222,20 +222,20 @@ func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byt
 	}
 	restart, err = a.keep(ctx, s, p)
 	if err != nil {
-		a.setWaiting("Extending Pantavisor's secret failed: " + err.Error()) // the token is valid nevertheless
+		a.setWaiting("Extending Pantavisor's secret failed: " + err.Error()) // not an error: the access token is valid
 	}
 	return answer, restart, nil
 }
 
-// tokenForm is the form of a compact JWS, and maxToken what fits into Pantavisor's
-// buffer for a header.
+// tokenForm is the form of a compact JWS. maxToken is the size of the longest token that fits into
+// Pantavisor's buffer for a header.
 var tokenForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 const maxToken = 1016 // bytes
 
-// RestartPantavisor has Pantavisor reboot the machine, over its control socket.
-// Pantavisor answers late while it waits for a hook, and refuses during an update,
-// so RestartPantavisor retries until ctx ends.
+// RestartPantavisor asks Pantavisor, over its control socket, to reboot the machine. Pantavisor
+// answers late while it waits for a hook, and refuses during an update, so RestartPantavisor
+// retries until ctx ends.
 func RestartPantavisor(ctx context.Context, socket string) error {
 	client := &http.Client{
 		Timeout: 2 * time.Minute,
@@ -274,7 +274,7 @@ func RestartPantavisor(ctx context.Context, socket string) error {
 	}
 }
 
-// config is a file of key=value lines, in order. Other lines are kept unchanged.
+// config is a file of key=value lines, in order. Lines of another form are kept unchanged.
 type config []string
 
 func readConfig(path string) (config, error) {
@@ -300,7 +300,7 @@ func readConfig(path string) (config, error) {
 	return c, nil
 }
 
-// keyOf is a line's key, under its current name.
+// keyOf returns a line's key. If the line has a key's former name, keyOf returns the current one.
 func keyOf(line string) string {
 	key, _, found := strings.Cut(line, "=")
 	if !found {

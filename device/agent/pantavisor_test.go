@@ -10,7 +10,7 @@ import (
 
 const someDevice = "0123456789abcdef01234567"
 
-// A hub's answer sets the values of five keys, and cannot add a line.
+// The hub's answer sets the values of five keys. It cannot add another line.
 func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	t.Parallel()
 	good := fmt.Sprintf(`{"prn":"prn:::devices:/%s","secret":"AAAABBBBCCCCDDDDEEEEFFFF","expires":"2030-01-01T00:00:00Z"}`, someDevice)
@@ -33,8 +33,8 @@ func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	}
 }
 
-// Other settings in the file stay, in order. Former names of the same keys are not kept
-// as duplicates.
+// Other settings in the file stay, in order. A line with the former name of a key is replaced, so
+// no key occurs twice.
 func TestPantavisorsOtherSettingsStay(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "unclaimed.config")

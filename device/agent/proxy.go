@@ -34,8 +34,8 @@ type ProxyConfig struct {
 	// Through is the HTTP proxy for connections to the hub; nil: none.
 	Through *HTTPProxy
 
-	// Unix is the path of a socket to listen on. Only its owner, and the members
-	// of Group, can use it. Exactly one of Unix and TCP is set.
+	// Unix is the path of a socket to listen on. Only the socket's owner, and the members of Group,
+	// can use the socket. Exactly one of Unix and TCP is set.
 	Unix, Group string
 	// TCP is a loopback address and port, "127.0.0.1:8080". Every user of the
 	// machine can reach it.
@@ -44,16 +44,16 @@ type ProxyConfig struct {
 	// have. The proxy makes a new token at each start. The file has mode 0600
 	// and is removed when the proxy ends.
 	TokenFile string
-	// Allow adds routes to the device's own API, for example
+	// Allow lists routes that programs may use in addition to the device's own API, for example
 	// "POST /device/secret".
 	Allow []string
 	// MaxBody bounds a request's body, in bytes. Default: DefaultMaxBody.
 	MaxBody int64
 
-	// Ready, if set, is called with the address when the proxy listens.
+	// Ready, if set, is called with the proxy's address as soon as the proxy listens.
 	Ready func(addr string)
 	Log   *slog.Logger // may be nil
-	// Progress, if set, is called for each thing that the proxy has done.
+	// Progress, if set, is called after each step of the proxy.
 	Progress func(Progress)
 
 	patience time.Duration // time limit for each read or write of a body; default: proxyPatience
@@ -144,12 +144,12 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	return err
 }
 
-// ErrOnboardedAgain ends a proxy because the machine has another certificate now.
-// The proxy can be restarted at once.
+// ErrOnboardedAgain means that the proxy has ended because the machine has onboarded again and has
+// another certificate now. The caller can restart the proxy at once.
 var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again and has another certificate; restart the proxy")
 
-// watchIdentity watches the folder until ctx ends. It calls read with each new state.
-// It calls changed, and returns, when the folder has another certificate than certs.
+// watchIdentity watches the folder until ctx ends. It calls read with each new state. If the folder
+// has another IDevID certificate than certs, watchIdentity calls changed and returns.
 func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read func(*State), changed func()) {
 	var before os.FileInfo
 	for {
@@ -205,7 +205,7 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	forward := &httputil.ReverseProxy{
 		Transport: r,
 		Rewrite: func(p *httputil.ProxyRequest) {
-			toHub(p.Out, at.current()) // the relay may change the address again
+			toHub(p.Out, at.current()) // the relay changes the address if its connection uses another one
 			p.Out.Header = forwardHeader(p.In.Header)
 		},
 		ModifyResponse: func(resp *http.Response) error {
@@ -221,7 +221,7 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
 		hasBody := r.Body != nil && r.Body != http.NoBody
-		if hasBody { // also if the handler does not read it: the server does so after the answer
+		if hasBody { // limit the body even if no handler reads it: after the answer, the server reads the rest
 			c.SetReadDeadline(time.Now().Add(cfg.patience))
 		}
 		if n := g.check(r); n != nil {
@@ -242,7 +242,7 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	})
 }
 
-// explain makes a refusal of an error on the way to the hub.
+// explain turns an error in forwarding to the hub into the refusal that the client gets.
 func explain(err error, cfg ProxyConfig) *refusal {
 	var large *http.MaxBytesError
 	switch {
@@ -255,8 +255,8 @@ func explain(err error, cfg ProxyConfig) *refusal {
 	return &refusal{http.StatusBadGateway, "proxy-hub", "The hub could not be reached or did not answer.", "Retry; the proxy's log has the reason."}
 }
 
-// localLocation makes a Location on the hub relative, so that a client that follows it
-// comes back to the proxy.
+// localLocation makes the Location header relative if it is an address of the hub, so that a client
+// that follows it comes back to the proxy.
 func localLocation(h http.Header, hub []string) {
 	u, err := url.Parse(h.Get("Location"))
 	if err == nil && slices.Contains(hub, u.Scheme+"://"+u.Host) {
@@ -273,10 +273,10 @@ type patientBody struct {
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
-	b.control.SetReadDeadline(time.Now().Add(b.patience)) // it fails only if the connection is gone
+	b.control.SetReadDeadline(time.Now().Add(b.patience)) // an error would mean that the connection is gone
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		b.control.SetReadDeadline(time.Time{}) // the server sets its own for the next request
+		b.control.SetReadDeadline(time.Time{}) // the server sets its own deadline for the next request
 	}
 	return n, err
 }
@@ -317,8 +317,8 @@ func (cfg *ProxyConfig) listen() (net.Listener, error) {
 	return listenUnix(cfg.Unix, cfg.Group)
 }
 
-// listenUnix makes a socket that other users cannot connect to at any moment: it is
-// created in a private folder and renamed when its mode and group are set.
+// listenUnix makes a socket that other users can at no moment connect to. It creates the socket in
+// a private folder, sets the socket's mode and group, and then renames it.
 func listenUnix(at, group string) (net.Listener, error) {
 	gid, mode := -1, os.FileMode(0o600)
 	if group != "" {
@@ -345,7 +345,7 @@ func listenUnix(at, group string) (net.Listener, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	if gid != -1 { // the hardened unit forbids the system call
+	if gid != -1 { // without a group, do not call chown: the hardened systemd unit forbids it
 		err = os.Chown(born, -1, gid)
 	}
 	if err == nil {
@@ -386,8 +386,8 @@ func stale(at string) error {
 	return nil
 }
 
-// unixListener removes its socket when it is closed, unless the socket was
-// replaced.
+// unixListener is a listener that, when it is closed, removes its socket's file, unless another
+// socket has replaced that file.
 type unixListener struct {
 	*net.UnixListener
 	path string

@@ -18,13 +18,13 @@ import (
 
 const testDevice = "0123456789abcdef01234567"
 
-// roundTrip is a hub whose answers or failures a test chooses.
+// roundTrip is a fake hub. A test chooses its answers or failures.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// startProxy serves the proxy's handler on a Unix socket in front of such a hub, with short
-// time limits, and returns a function that connects to it.
+// startProxy serves the proxy's handler on a Unix socket in front of a fake hub, with short time
+// limits. It returns a function that connects to that socket.
 func startProxy(t *testing.T, hub roundTrip) func() net.Conn {
 	t.Helper()
 	g, err := newGate(testDevice, nil)
@@ -84,8 +84,8 @@ func answer(r *http.Request, body io.ReadCloser) *http.Response {
 	return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: body, ContentLength: -1, Request: r}
 }
 
-// A program that stops in the middle of sending a body or of reading an answer does not
-// keep its connection to the hub.
+// A program may stop while it sends a body or reads an answer. The proxy then frees the connection
+// to the hub.
 func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	t.Parallel()
 	t.Run("sending", func(t *testing.T) {
@@ -141,7 +141,7 @@ func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 			if err != nil || len(b) != size {
 				return nil, fmt.Errorf("%d bytes, %w", len(b), err)
 			}
-			time.Sleep(400 * time.Millisecond) // longer than the patience with a program
+			time.Sleep(400 * time.Millisecond) // longer than proxyPatience in this test
 			return answer(r, io.NopCloser(strings.NewReader("done"))), nil
 		})
 		c := dial()
@@ -163,7 +163,7 @@ func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	})
 }
 
-// Programs see only the proxy's own text about errors on the way to the hub.
+// If forwarding to the hub fails, a program gets only the proxy's own text, and not the error.
 func TestProxyTellsProgramsNothingOfItsErrors(t *testing.T) {
 	t.Parallel()
 	dial := startProxy(t, func(*http.Request) (*http.Response, error) { return nil, errors.New("the secret inside") })

@@ -23,8 +23,8 @@ const (
 	slotWait = 10 * time.Second
 	// relayStall is how long a request may make no progress.
 	relayStall = time.Minute
-	// slotFresh is how long a connection may be idle before the relay asks again
-	// whether the hub admits the device: the connection may have ended.
+	// slotFresh is how long a connection may be idle. After that, the relay asks the hub again
+	// whether it admits the device, because the connection may have ended.
 	slotFresh = 20 * time.Second
 )
 
@@ -69,7 +69,7 @@ func (r *relay) close() {
 	}
 }
 
-// RoundTrip sends one request on a connection that the hub admits.
+// RoundTrip sends one request on a connection on which the hub admits the device.
 func (r *relay) RoundTrip(req *http.Request) (*http.Response, error) {
 	s, err := r.acquire(req.Context())
 	if err != nil {
@@ -134,8 +134,8 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
-			// The policy changed, or the owner accepted the boot, or the request went
-			// over a new connection. Replace the connection, and measure on it.
+			// The policy changed, or the owner accepted the boot, or the request went over a new
+			// connection. Replace the connection, and measure on the new one.
 			s.dropped = true
 			if replay && !again {
 				w.stop()
@@ -146,16 +146,16 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 		resp.Body = &watched{ReadCloser: resp.Body, watch: w, done: func(whole bool) {
 			w.stop()
 			cancel()
-			s.dropped = s.dropped || !whole // HTTP closes what was not read
+			s.dropped = s.dropped || !whole // if the body was not read to its end, net/http closes the connection
 			r.release(s)
 		}}
 		return resp, nil
 	}
 }
 
-// bootRefusal is the code of an answer that refuses the device because of its boot
-// measurement, or because there is none; empty for other answers. The body can be
-// read again afterwards.
+// bootRefusal returns the refusal's code if an answer refuses the device because of its boot
+// measurement, or because there is no measurement. For other answers it returns "". The answer's
+// body can still be read afterwards.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -174,9 +174,9 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// measuredJustNow reports whether a new measurement would only repeat the last one's
-// result: the boot does not match, or there is nothing to match. Without this check,
-// a program that retries constantly would keep the TPM busy.
+// measuredJustNow reports whether a new measurement would only repeat the result of a measurement
+// made shortly before. code is the hub's refusal: the boot does not match the reference, or there
+// is no reference. Without this check, a program that retries constantly would keep the TPM busy.
 func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
@@ -188,8 +188,8 @@ const (
 	vainPause      = 30 * time.Second
 )
 
-// admit asks the hub, once for each connection, whether its policy admits the device
-// on it. If not, it sends a boot measurement. It returns the client for s.at.
+// admit asks the hub, once for each connection, whether its policy admits the device on it. If not,
+// it sends a boot measurement. It returns the HTTP client for the address s.at.
 func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	now := s.hub.connections.Load()
 	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.admitted && at == s.at && time.Since(s.used) < slotFresh {
@@ -204,7 +204,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.measuredJustNow(refused.Code) {
 		err = r.measure(ctx, s.hub)
 	}
-	// Other refusals are answered to the program that asks.
+	// The program gets other refusals as the answer to its own request.
 	if errors.As(err, &refused) {
 		err = nil
 	}
@@ -216,7 +216,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	return client, nil
 }
 
-// toHub directs a request to the hub at an address.
+// toHub changes a request so that it goes to the hub at this address.
 func toHub(req *http.Request, address string) {
 	if u, err := url.Parse(address); err == nil {
 		req.URL.Scheme, req.URL.Host, req.Host = u.Scheme, u.Host, ""
@@ -231,7 +231,7 @@ func (r *relay) measure(ctx context.Context, h *hub) error {
 	return err
 }
 
-// watch cancels a request that makes no progress.
+// watch is a timer that cancels a request if the request makes no progress.
 type watch struct {
 	cancel context.CancelFunc
 	timer  atomic.Pointer[time.Timer]
@@ -251,7 +251,7 @@ func (w *watch) stop() {
 	}
 }
 
-// watched is a body whose reads count as progress.
+// watched is an answer's body. Each read of it counts as progress.
 type watched struct {
 	io.ReadCloser
 	watch *watch

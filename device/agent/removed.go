@@ -21,9 +21,9 @@ const (
 )
 
 const (
-	// returnAfter is how often a device may onboard again by itself. Without
-	// this limit, two machines with one TPM's state (clones) would replace each
-	// other endlessly.
+	// returnAfter is the shortest time between two onboardings that a device begins by itself.
+	// Without this limit, two machines with one TPM's state (clones) would replace each other
+	// endlessly.
 	returnAfter = 24 * time.Hour
 	// retryRemoved is how often a removed device asks the hub whether it is
 	// accepted again; statePoll is how often it checks whether another agent
@@ -32,8 +32,8 @@ const (
 	statePoll    = 2 * time.Second
 )
 
-// Removed is the error that the hub no longer accepts the device and that the
-// device does not onboard again by itself. It wraps the hub's *Refused.
+// Removed is the error for a device that the hub no longer accepts and that must not onboard again
+// by itself. It wraps the hub's *Refused.
 type Removed struct {
 	Why     string // "revoked", "superseded" or "unknown"
 	Remedy  string // one sentence
@@ -58,9 +58,9 @@ func removedWords(why string) string {
 
 const remedyAgain = "To onboard it again, run 'gangway-agent onboard --again --token-file FILE' with a join token of its owner."
 
-// removal is the reason why the hub no longer accepts the device, or empty if err
-// is something else. If the hub gives no reason, it may be a deletion, so it
-// counts as one.
+// removal returns the reason why the hub no longer accepts the device, or "" if err means something
+// else. If the hub gives no reason, the reason may be a deletion, so removal treats it as a
+// deletion.
 func removal(err error) string {
 	var no *Refused
 	switch {
@@ -80,16 +80,16 @@ func removal(err error) string {
 	return removedRevoked
 }
 
-// checkReturn decides whether a device that the hub no longer accepts may onboard
-// again by itself. It returns nil, or why not:
+// checkReturn decides whether a device that the hub no longer accepts may onboard again by itself.
+// It returns nil if the device may, and otherwise the error that says why not:
 //
 //   - A deletion is the owner's decision. Only a person at the machine can
 //     override it (Config.Again).
-//   - In the other cases nobody decided. A valid join token repairs them, once a
-//     day.
-//   - A machine that was onboarded does not show a claim code: a new owner would
-//     get the former owner's data on its disk. claims means that it was not
-//     onboarded yet and shows one.
+//   - In the other cases, no person has decided that. With a valid join token, the
+//     device may onboard again, once a day.
+//   - A machine that was onboarded before must not show a claim code: a new owner
+//     would get the former owner's data on the machine's disk. claims means that the
+//     machine was not onboarded before and shows a claim code, so it may continue.
 func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
 	since := time.Since(a.state.Returned)
@@ -105,9 +105,9 @@ func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	return removed
 }
 
-// checkActive asks the hub about a device whose stored phase is active or removed.
-// It reports whether the device must onboard again. The error is a *Removed if the
-// hub does not accept the device and it must not onboard again.
+// checkActive asks the hub about a device whose stored phase is active or removed. again reports
+// whether the device must onboard again. The error is a *Removed if the hub does not accept the
+// device and the device must not onboard again.
 func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) {
 	if a.cfg.Again {
 		return true, nil
@@ -118,7 +118,7 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 		return false, err
 	}
 	var no *Refused
-	errors.As(err, &no) // always true: there is a reason
+	errors.As(err, &no) // always true, because removal found a reason in err
 	removed := a.checkReturn(why, no, false)
 	err = a.edit(func(s *State) {
 		if s.Removed != why {
@@ -136,8 +136,8 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 	return true, err
 }
 
-// confirmActive asks the hub, as this device, whether the device is active. Other
-// refusals (of the boot, for example) are left to Run.
+// confirmActive asks the hub, as this device, whether the device is active. Other refusals (of the
+// boot, for example) are not an error here: Run handles them.
 func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {
@@ -148,7 +148,7 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	err = a.retry(ctx, h.at, func() error {
 		answer, err := h.send(ctx, http.MethodGet, "/device", "", nil)
 		if err == nil && json.Unmarshal(answer, &device) != nil {
-			device = deviceView{} // keep what the state has
+			device = deviceView{} // malformed: keep the values that the state has
 		}
 		var no *Refused
 		if errors.As(err, &no) && removal(err) == "" && no.Status == http.StatusForbidden {
@@ -197,7 +197,7 @@ func (a *Agent) restoreFormer() error {
 	return errors.Join(a.dir.saveState(a.state), a.dir.remove(requestFile, replyFile))
 }
 
-// notOnboarded is the error for a phase that is not PhaseActive: why the device
+// notOnboarded returns the error for a state whose phase is not PhaseActive. It says why the device
 // cannot talk to its hub.
 func (s *State) notOnboarded() error {
 	if s.Phase == PhaseRemoved {
@@ -206,10 +206,10 @@ func (s *State) notOnboarded() error {
 	return errors.New("agent: the device is not onboarded yet; run 'gangway-agent onboard' first")
 }
 
-// OnboardAndRun onboards the device if needed and keeps it connected until ctx
-// ends. If the hub no longer accepts the device, it onboards again where that is
-// allowed (checkReturn). Otherwise it says why and waits without the state folder's
-// lock, so that a person can onboard the device again. Any other *Refused ends it.
+// OnboardAndRun onboards the device if needed and keeps it connected until ctx ends. If the hub no
+// longer accepts the device, it onboards again where that is allowed (checkReturn). Otherwise it
+// says why the hub does not accept the device, and waits without the state folder's lock, so that a
+// person can onboard the device again. It returns on any other *Refused.
 func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	for {
 		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
@@ -236,7 +236,7 @@ func (a *Agent) OnboardAndRun(ctx context.Context) error {
 		if why == "" {
 			return a.failed(ctx, err)
 		}
-		// Onboard asks the hub again and decides.
+		// At its next call, Onboard asks the hub again and decides what to do.
 		if err := a.edit(func(s *State) { s.Phase = PhaseRemoved }); err != nil {
 			return err
 		}
@@ -331,8 +331,8 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 	return "Asking the hub failed: " + describe(err) + ".", nil
 }
 
-// identified is a connection to the hub with the device's certificate, and a
-// function that closes it.
+// identified returns a connection to the hub with the device's certificate, and a function that
+// closes the connection.
 func (a *Agent) identified(ctx context.Context, t tpm) (*hub, func(), error) {
 	signer, err := a.signer(ctx, t)
 	if err != nil {

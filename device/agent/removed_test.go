@@ -15,7 +15,7 @@ func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		code        string
-		certificate string // the state that the hub reports; "": the hub is older and reports none
+		certificate string // the certificate's state that the hub reports; "": an older hub, which reports none
 		cfg         Config
 		claims      bool
 		returned    time.Duration // time since the device last onboarded again by itself; 0: never

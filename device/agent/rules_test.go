@@ -32,8 +32,8 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	if s.Phase != PhaseActive || s.DeviceID != fakeDevice || s.OwnerNick != "ada" || s.TokenID != token.ID || s.Hub != hub.server.URL || s.TPM.Manufacturer != "FAKE" {
 		t.Errorf("%+v", s)
 	}
-	// The agent asks the hub and does not read the token file: an onboarded
-	// device needs no token.
+	// An onboarded device needs no token: the agent asks the hub whether the device is active, and
+	// does not read the token file.
 	m.onboarded(Config{})
 	m.onboarded(Config{Token: hub.token()})
 	if hub.count("POST /onboard") != 1 || hub.count("GET /device") != 2 || hub.count("POST /onboard/activate") != 1 || m.heard("is not used") != 1 {
@@ -44,7 +44,7 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	}
 }
 
-// A reply counts only if its certificates are of this hub and for this TPM's keys.
+// The agent accepts a reply only if its certificates are from this hub and for this TPM's keys.
 func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 	t.Parallel()
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -107,7 +107,7 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	m.onboarded(Config{Token: hub.token()})
 	asked := len(hub.asked)
 	relay := hub.token()
-	relay.Hub, relay.HubCA = other.server.URL, other.caPEM() // the hub's name, and another hub's key
+	relay.Hub, relay.HubCA = other.server.URL, other.caPEM() // a file with this hub's name, but with another hub's address and CA
 	for name, cfg := range map[string]Config{
 		"another hub's token": {Token: other.token()}, "another hub's file": {Hub: other.file()}, "another key under the same name": {Token: relay},
 	} {
@@ -149,7 +149,7 @@ func TestAddressesOfAHub(t *testing.T) {
 	if moved.count("GET /device") != 1 || m.stored().Hub != moved.server.URL || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("the file's new address: asked %q, state %s", moved.asked, m.stored().Hub)
 	}
-	m.onboarded(Config{Token: &to}) // the same file again is not news
+	m.onboarded(Config{Token: &to}) // reading the same file again changes nothing
 	if moved.count("GET /device") != 2 || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("said %q", m.said)
 	}
@@ -159,8 +159,8 @@ func TestAddressesOfAHub(t *testing.T) {
 	if old.count("GET /device") != 1 || m.stored().Hub != old.server.URL || m.heard("no longer at") != 1 {
 		t.Errorf("state %s, said %q", m.stored().Hub, m.said)
 	}
-	// The hub's answer lists its addresses. They replace those that only the
-	// state had; the file's address stays as the last resort.
+	// The hub's answer lists its addresses. The listed addresses replace those that only the state
+	// had. The file's address stays, as the last one to try.
 	old.header.Set(wire.AddressesHeader, "https://new.example, http://plain.example, https://new.example/, https://path.example/x")
 	m.onboarded(Config{})
 	if got := strings.Join(m.stored().Addresses.URLs, " "); got != old.server.URL+" https://new.example "+moved.server.URL {
@@ -186,8 +186,8 @@ func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	}
 }
 
-// A verified hub's answer sets a clock that is behind, and is the new base for
-// time servers.
+// The answer of a verified hub sets a clock that is behind. The time that it sets is the new base
+// for time servers.
 func TestClockIsSetFromTheHub(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -206,7 +206,7 @@ func TestClockIsSetFromTheHub(t *testing.T) {
 	}
 }
 
-// Ask changes nothing and returns the hub's answer.
+// Ask returns the hub's answer as a sentence. It does not change the state.
 func TestAskSaysWhatTheHubAnswers(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -233,7 +233,8 @@ func TestAskSaysWhatTheHubAnswers(t *testing.T) {
 	}
 }
 
-// A device that is not active has nothing to export, and no proxy.
+// If a device is not active, Export, Proxy and RegisterPantavisor fail, and the error names the
+// reason.
 func TestOnlyAnActiveDeviceIsUsed(t *testing.T) {
 	t.Parallel()
 	for phase, want := range map[Phase]string{PhaseNew: "not onboarded yet", PhaseAnswered: "not onboarded yet", PhaseRemoved: "--again"} {
@@ -251,7 +252,7 @@ func TestOnlyAnActiveDeviceIsUsed(t *testing.T) {
 	}
 }
 
-// Pantavisor gets only an access token that fits its buffer.
+// Pantavisor gets an access token only if the token fits into Pantavisor's buffer.
 func TestPantavisorGetsATokenThatFits(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -295,7 +296,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	if len(at.all()) != wire.MaxAddresses+2 || at.current() != "https://a.example" || len(heard) != 1 {
 		t.Errorf("%d addresses, %q first, heard %d times", len(at.all()), at.current(), len(heard))
 	}
-	at.failed("https://other.example") // not in use
+	at.failed("https://other.example") // this address is not in use, so nothing changes
 	if at.current() != "https://a.example" {
 		t.Error("the address in use was given up for another's failure")
 	}
@@ -316,11 +317,11 @@ func TestRefusalsOfTheHub(t *testing.T) {
 	const ask, activate = "POST /onboard", "POST /onboard/activate"
 	for name, c := range map[string]struct {
 		request  string
-		n        int // how often; 0: always
+		n        int // how often the hub refuses; 0: always
 		status   int
 		code     string
-		requests int    // different requests that the hub got
-		err      string // empty: it onboards
+		requests int    // number of different requests that the hub answered
+		err      string // empty: the machine onboards
 	}{
 		"a busy hub":                       {ask, 2, 503, "overloaded", 1, ""},
 		"a rate limit":                     {ask, 2, 429, "rate-limit", 1, ""},
@@ -409,8 +410,8 @@ func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 	}
 }
 
-// If the certificate is inactive although nobody decided so, the agent onboards
-// again with its token, at most once a day.
+// If the hub reports that the certificate is superseded, or that it has no record of it, no person
+// has decided that. The agent then onboards again with its token, at most once a day.
 func TestSupersededDeviceReturnsOnceADay(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -485,14 +486,14 @@ func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 		t.Fatal("no error")
 	}
 	good, other := m.tpm, newFakeTPM(t)
-	m.tpm = other // while the request waits
+	m.tpm = other // another TPM, while the request waits
 	asked := len(hub.asked)
 	if _, err := m.onboard(Config{Token: token}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("requested: %v", err)
 	}
 	m.tpm = good
 	m.onboarded(Config{Token: token})
-	m.tpm = other // while the device is active
+	m.tpm = other // another TPM, while the device is active
 	asked = len(hub.asked)
 	if _, err := m.onboard(Config{}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("active: %v", err)
@@ -502,7 +503,8 @@ func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	}
 }
 
-// A stored request with an EK certificate that the TPM no longer has is made again.
+// If a stored request has an EK certificate that the TPM no longer has, the agent makes a new
+// request.
 func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -514,7 +516,7 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	}
 	m.tpm.ekCert = nil // so the certificate is not sent any more
 	m.onboarded(Config{Token: token})
-	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // the hub refused the first request before the agent stored it
+	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // requests has only the second request: fakeHub does not store a request that it refuses
 		t.Errorf("%d requests", len(hub.requests))
 	}
 	if csr, err := tcg.ParseCSR(hub.bodies["POST /onboard"][1]); err != nil || string(csr.EKCert) != string(m.tpm.ek.Public.Raw) {
@@ -522,8 +524,7 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	}
 }
 
-// A request that was made with another token is dropped, because a request
-// names its token.
+// A request names its token. So the agent drops a stored request that was made with another token.
 func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -560,7 +561,7 @@ func TestLockout(t *testing.T) {
 			t.Errorf("%d lifts, said %q, status %q", m.tpm.lifts, m.said, m.stored().Waiting)
 		}
 	})
-	t.Run("no quote", func(t *testing.T) { // a quote is optional, and the agent does not wait for it
+	t.Run("no quote", func(t *testing.T) { // a quote is optional, so the agent does not wait until the lockout ends
 		t.Parallel()
 		hub, m := newFakeHub(t), newMachine(t)
 		m.onboarded(Config{Token: hub.token()})
@@ -576,7 +577,7 @@ func TestLockout(t *testing.T) {
 	})
 }
 
-// session is the agent's connection to the hub, as Run makes it.
+// session returns a session with the hub, as Run makes it.
 func (m *testMachine) session(cfg Config) *session {
 	m.t.Helper()
 	s, err := m.agent(cfg).dial(m.t.Context())
@@ -587,8 +588,8 @@ func (m *testMachine) session(cfg Config) *session {
 	return s
 }
 
-// Each connection begins with a measurement, bound to the hub's nonce and to the
-// event log; the hub may ask for one at any time.
+// Each connection begins with a measurement, bound to the hub's nonce and to the event log; the hub
+// may ask for another measurement at any time.
 func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -617,7 +618,7 @@ func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	do()
 	expect("the same connection", get)
 	s.h.close()
-	do() // this makes the connection
+	do() // the first request makes the connection
 	expect("a connection that was lost", get)
 	do()
 	expect("another connection", challenge, report, get)
@@ -640,7 +641,7 @@ func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	expect("a hub that asks for it", "PATCH /device/meta", challenge, report)
 }
 
-// A failed measurement does not end the session. The agent retries it later.
+// A failed measurement does not end the session. The agent retries the measurement later.
 func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -677,8 +678,8 @@ func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	}
 }
 
-// What a device reports about itself is optional: if the hub refuses a report,
-// it still records that the device is connected.
+// The content of a report is optional. If the hub refuses a report, the agent sends reports without
+// content, so that the hub still records that the device is connected.
 func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -796,7 +797,7 @@ func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := <-r.slots // the first slot has the device's certificate
+		s := <-r.slots // use the slot of h, which has the device's certificate
 		for s.hub != h {
 			r.slots <- s
 			s = <-r.slots
@@ -840,8 +841,7 @@ func TestStateFolderHasOneAgent(t *testing.T) {
 	}
 }
 
-// A removed device waits without the lock. It starts after somebody onboarded
-// it again.
+// A removed device waits without the lock. It continues after somebody has onboarded it again.
 func TestRemovedDeviceLetsGoOfItsStateFolder(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

@@ -113,12 +113,12 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 	raw, err := s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	var refused *Refused
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-		// The device was deleted during this request. The answer to the next one
-		// says so.
+		// The device was deleted during this request. The answer to the next request says so.
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	}
 	if errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge) {
-		// The content of a report is optional; reporting at all is not.
+		// The content of a report is optional, but the report itself is not: by it the hub knows
+		// that the device is connected.
 		a.sayOnce(onReport, "report", "The hub refuses this machine's report (%s): %s %s The agent sends empty reports.", refused.Code, refused.Reason, refused.Hint)
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", []byte("{}"), maxAnswer)
 	} else if err == nil {
@@ -156,14 +156,14 @@ func (a *Agent) edit(change func(*State)) error {
 	defer a.mu.Unlock()
 	change(&a.state)
 	if a.dir.lock == nil {
-		return nil // another agent may have it
+		return nil // without the lock: another agent may hold it
 	}
 	return a.dir.saveState(a.state)
 }
 
-// machine returns the machine's model and serial number: as configured, or from
-// the firmware's tables, or else a serial number made from the endorsement key,
-// which every machine has.
+// machine returns the machine's model and serial number: as configured, or from the firmware's
+// tables, or else a serial number that is derived from the endorsement key, which every machine
+// has.
 func machine(model, serial string, ekPublic []byte) (string, string) {
 	if model == "" {
 		model = dmi("product_name")

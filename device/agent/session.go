@@ -20,13 +20,13 @@ type session struct {
 	h      *hub
 	tpm    tpm
 	signer signer
-	blobs  addressed // for contents, whose addresses are the permission
+	blobs  addressed // for contents: whoever knows a content's address may get it
 
 	mu       sync.Mutex
 	measured int64 // hub.connections at the last measurement; 0: measure before the next request
 
-	remeasureAt time.Time     // when to retry a failed measurement; zero: none failed
-	pause       time.Duration // the pause before that
+	remeasureAt time.Time     // when to retry a failed measurement; zero: no measurement failed
+	pause       time.Duration // the pause before that retry
 }
 
 // dial loads the identity key and makes a session. It does not connect yet.
@@ -91,7 +91,7 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 		}
 		s.measured = measured
 		if err != nil && (refused == nil || strings.HasPrefix(refused.Code, "boot-")) {
-			s.measured = 0 // measure before the next request
+			s.measured = 0 // so that Do measures before its next request
 		}
 		return answer, err
 	}
@@ -124,8 +124,9 @@ func (s *session) remeasure(ctx context.Context) error {
 	return nil
 }
 
-// newBlobClient makes a client for contents. It sends no client certificate, because
-// the address is the permission. It has no overall time limit; the reader sets one.
+// newBlobClient makes a client for contents. It sends no client certificate, because whoever knows
+// a content's address may get the content. It has no overall time limit; the code that reads the
+// content sets one.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -186,7 +187,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// Download gets a path of the hub, starting at a byte.
+// Download gets the content at a path of the hub, starting at the byte from.
 func (s *session) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {
 	client, at := s.blobs.get()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at+path, nil)

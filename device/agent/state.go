@@ -37,8 +37,8 @@ type State struct {
 	Hub       string `json:"hub,omitempty"`
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
-	// Addresses are the hub's addresses; Hub is the one in use. They may belong
-	// to a hub to which the machine has not onboarded yet.
+	// Addresses are the hub's addresses; Hub is the one in use. The addresses may be those of a hub
+	// with which the machine is not onboarded yet.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`
@@ -47,7 +47,7 @@ type State struct {
 	// owner compares it before approving the device.
 	EKSHA256 string `json:"ek-sha256,omitempty"`
 	Key      string `json:"key,omitempty"` // algorithm of the identity key
-	// Algorithm is the algorithm with which the identity key is made again.
+	// Algorithm is the algorithm with which the agent makes the identity key again at each start.
 	Algorithm    identity.Algorithm `json:"algorithm,omitempty"`
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
@@ -59,28 +59,30 @@ type State struct {
 	RemovedAt time.Time `json:"removed-at,omitzero"`
 	// Returned is when the device last onboarded again by itself.
 	Returned time.Time `json:"returned,omitzero"`
-	// Former is the former state, while the device onboards again.
+	// Former is the state before the device began to onboard again. It is set until that onboarding
+	// ends.
 	Former *State `json:"former,omitempty"`
 	// Boot is the hub's verdict on the last boot measurement: "matches",
 	// "changed", "nothing-measured", "refused"; or "unmeasured" if the TPM's quote
 	// failed.
 	Boot string `json:"boot,omitempty"`
-	// Claim is the address that a person opens to claim a machine without a join
-	// token, and ClaimWords are the words to compare there. Neither is a secret.
+	// Claim is the address that a person opens to claim a machine without a join token, and
+	// ClaimWords are the words that the person compares with those on that page. Neither is a
+	// secret.
 	Claim      string `json:"claim,omitempty"`
 	ClaimWords string `json:"claim-words,omitempty"`
 	// Waiting is one line: what the agent is waiting for, or why it failed.
 	Waiting  string    `json:"waiting,omitempty"`
 	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last accepted a report
-	// Revision is the running revision, and Step what the agent does with
-	// another one. ReadState reads both from the journal; the file has neither.
+	// Revision is the running revision, and Step describes the work on another revision. state.json
+	// has neither: ReadState reads both from the follower's journal.
 	Revision string `json:"revision,omitempty"`
 	// Answer is the hub's answer to Ask.
 	Answer string `json:"answer,omitempty"`
 	Step   string `json:"step,omitempty"`
 }
 
-// TPM is what the hub read from the EK certificate and the attestation.
+// TPM has the properties of the TPM that the hub read from the EK certificate and the attestation.
 type TPM struct {
 	Manufacturer string `json:"manufacturer,omitempty"`
 	Model        string `json:"model,omitempty"`
@@ -111,7 +113,7 @@ func ReadState(dir string) (*State, error) {
 	return &s, err
 }
 
-// folder is the state folder, mode 0700. One agent has its lock.
+// folder is the state folder, mode 0700. At most one agent holds its lock.
 type folder struct {
 	path string
 	lock *os.File
@@ -204,8 +206,8 @@ func (f *folder) saveState(s State) error {
 	return f.write(stateFile, append(b, '\n'))
 }
 
-// reset writes the state first: files that the state does not refer to are
-// harmless.
+// reset writes a new state and then removes the files of the old one. It writes the state first,
+// because files that the state does not refer to are harmless.
 func (f *folder) reset(s State) error {
 	if err := f.saveState(s); err != nil {
 		return err

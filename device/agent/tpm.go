@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// tpm is what the agent uses of the machine's TPM. machineTPM is the real one;
-// the tests of the agent's rules use a fake.
+// tpm has the operations of the machine's TPM that the agent uses. machineTPM is the real one; the
+// tests of the agent's rules use a fake.
 type tpm interface {
 	// loadKeys finds the endorsement key and makes the keys of an enrolment.
 	loadKeys(ctx context.Context, o identity.Options) (*deviceKeys, error)
@@ -20,8 +20,8 @@ type tpm interface {
 	// quote signs the PCRs and the qualifying data.
 	quote(ctx context.Context, o identity.Options, qualifying []byte) (*identity.Quoted, error)
 	readLockout(ctx context.Context) (lockout.State, error)
-	// liftLockout ends a lockout if that needs no password. It reports whether
-	// the TPM was in one.
+	// liftLockout ends a lockout if that needs no password. It reports whether the TPM was in
+	// lockout.
 	liftLockout(ctx context.Context) (was bool, err error)
 	Close() error
 }
@@ -30,7 +30,7 @@ type tpm interface {
 type deviceKeys struct {
 	identity.Keys
 	enroller
-	idevid crypto.Signer // lives as long as the enroller
+	idevid crypto.Signer // valid until the enroller is closed
 }
 
 // enroller makes and opens the messages of an enrolment. It is an
@@ -44,7 +44,7 @@ type enroller interface {
 // signer is the identity key. It is an *identity.Signer.
 type signer interface {
 	crypto.Signer
-	// Keep and Drop put the key at a persistent handle, and remove it.
+	// Keep puts the key at a persistent handle, and Drop removes it from there.
 	Keep(ctx context.Context, handle uint32) (uint32, error)
 	Drop(ctx context.Context, handle uint32) (int, error)
 	Close() error

@@ -13,9 +13,9 @@ import (
 // a TPM2B_ID_OBJECT and encryptedSecret that of a TPM2B_ENCRYPTED_SECRET, both without
 // their size fields.
 //
-// The secret is encrypted on the bus (AES-128-CFB, in a session salted to the EK), so a
-// probe learns nothing, and the response's HMAC is checked. Afterwards the EK and the
-// IAK are flushed.
+// The secret is encrypted on the bus (AES-128-CFB, in a session salted to the EK), so a probe
+// learns nothing, and the response's HMAC is checked. Then it flushes the EK and the IAK from the
+// TPM.
 //
 // ErrOtherTPM: the credential is for another EK or IAK, or was altered.
 func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte, error) {
@@ -79,11 +79,11 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 	return secret, err
 }
 
-// isRefusedCredential reports whether the TPM refused the credential itself: its HMAC,
-// or a secret that was not encrypted to the EK (Part 3, 12.5). For the latter, libtpms
-// with an RSA EK answers TPM_RC_FAILURE. A TPM in failure mode answers the same, but it
-// also refuses the later commands that flush the sessions, so t.refused is then another
-// command.
+// isRefusedCredential reports whether the TPM refused the credential itself: its HMAC, or a secret
+// that was not encrypted to the EK (Part 3, 12.5). If the secret was not encrypted to the EK,
+// libtpms with an RSA EK answers TPM_RC_FAILURE. A TPM in failure mode answers with the same code.
+// But such a TPM also refuses the later commands, which flush the sessions, so t.refused is then
+// the code of another command.
 func isRefusedCredential(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

@@ -31,7 +31,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		// The identity still works.
+		// After the refusals, the identity still works.
 		blob, enc := credential(t, a.EK.Raw, a.IAKName, secret)
 		if got, err := a.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Error(err)
@@ -69,8 +69,8 @@ func TestAlteredCredentialFails(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestParameterEncryptionHidesTheSecret: the bytes on the bus do not contain the secret.
-// Without the encryption they do.
+// TestParameterEncryptionHidesTheSecret: with parameter encryption, the bytes on the bus do not
+// contain the secret. Without it, they do.
 func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []swtpm.EK{swtpm.RSA2048, swtpm.P384} {
@@ -78,7 +78,7 @@ func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 		tpm := open(t, s)
 		var bus []byte
 		encrypted := false
-		salted := make(map[uint32]uint32) // by session: the key of its salt
+		salted := make(map[uint32]uint32) // by session handle: the handle of the key that its salt is encrypted to
 		spyOn(tpm).after = func(code uint32, cmd, rsp []byte) ([]byte, error) {
 			bus = append(append(bus, cmd...), rsp...)
 			if code == ccStartAuthSession {
@@ -146,7 +146,8 @@ func TestRejectsAResponseAlteredOnTheBus(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestEndorsementAuth: the endorsement hierarchy has a password. It is not sent.
+// TestEndorsementAuth: if the endorsement hierarchy has a password, all operations work, and the
+// password is not sent to the TPM.
 func TestEndorsementAuth(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -170,7 +171,7 @@ func TestEndorsementAuth(t *testing.T) {
 		tpm := open(t, s)
 		var bus []byte
 		spyOn(tpm).before = func(_ uint32, cmd []byte) ([]byte, error) { bus = append(bus, cmd...); return nil, nil }
-		o := Options{EndorsementAuth: append([]byte(password), 0, 0)} // trailing zeros do not count
+		o := Options{EndorsementAuth: append([]byte(password), 0, 0)} // the TPM ignores trailing zeros of a password
 		id := load(t, tpm, o)
 		if _, err := id.Request(info()); err != nil {
 			t.Error(err)

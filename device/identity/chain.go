@@ -9,10 +9,10 @@ import (
 // maxChain bounds the maker's chain, in bytes.
 const maxChain = 48 << 10
 
-// readChain reads the maker's intermediate certificates (EK profile 2.2.1.5) from the NV
-// indices, in order. tcg.SplitCertificates describes their layout. leaf is the EK
-// certificate, nil if there is none. An incomplete chain is returned with a note, because
-// the hub may not need it.
+// readChain reads the maker's intermediate certificates (EK profile 2.2.1.5) from the NV indices,
+// in order. tcg.SplitCertificates describes their layout. leaf is the EK certificate, nil if there
+// is none. If the chain is incomplete, readChain returns the readable part and a note, because the
+// hub may not need the rest.
 func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []string) {
 	var parts [][]byte
 	total := 0

@@ -44,19 +44,17 @@
 //
 // # Lockout
 //
-// The templates of DevID and of the EK profile do not set noDA, so the TPM's dictionary
-// attack protection applies to the keys' passwords, although they are empty. The count
-// of failures rises with each power loss after such a password was used (Part 1,
-// 19.8.6). At the limit, the TPM refuses the keys for minutes or hours. Therefore this
-// package never uses a key's password: each use is authorised by a policy with the
-// endorsement hierarchy, to which the protection does not apply. Policy sessions are
-// neither counted nor refused.
+// The templates of DevID and of the EK profile do not set noDA, so the TPM's dictionary attack
+// protection applies to the keys' passwords, although they are empty. The count of failures rises
+// with each power loss after such a password was used (Part 1, 19.8.6). At the limit, the TPM
+// refuses the keys for minutes or hours. Therefore this package never uses a key's password: each
+// use is authorised by a policy with the endorsement hierarchy, to which the protection does not
+// apply. The TPM neither counts the use of a policy session as a guess nor refuses it.
 //
 // # What is cleaned up
 //
-// A TPM has room for three objects and three sessions. Identity.Close, Signer.Close or
-// TPM.Close flushes everything that was made, at the latest, whatever fails. If a
-// response was lost, an unknown object may exist. On a socket, which only this package
-// uses, all objects are then flushed; behind /dev/tpmrm0, the kernel flushes them when
-// the device file is closed.
+// A TPM has room for three objects and three sessions. At the latest, Identity.Close, Signer.Close
+// or TPM.Close flushes everything that was made, whatever has failed before. If a response was
+// lost, an unknown object may exist. On a socket, which only this package uses, all objects are
+// then flushed; behind /dev/tpmrm0, the kernel flushes them when the device file is closed.
 package identity

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvEndorsement is the first NV index of the EK profile, and nvEndorsementLast the last
-// one that is used here.
+// nvEndorsement is the first NV index of the EK profile, and nvEndorsementLast the last one that
+// this package reads.
 const (
 	nvEndorsement     = 0x01C00000
 	nvEndorsementLast = tcg.ChainLast
@@ -31,7 +31,7 @@ func (i *Identity) findEK(o Options) error {
 	if err != nil {
 		return fmt.Errorf("identity: listing what the TPM's maker stored: %w", err)
 	}
-	var found []string // the certificates in the TPM and what was wrong with them
+	var found []string // the certificates in the TPM, and what is wrong with each
 	var first tcg.Omission
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
@@ -64,8 +64,8 @@ func (i *Identity) findEK(o Options) error {
 }
 
 // unvouchedEK uses the key of the template of the first readable certificate, with that
-// certificate, so that the hub sees both. If there is none, it uses a key without a
-// certificate.
+// certificate, so that the hub sees that the two do not match. If no certificate is readable, it
+// uses a key without a certificate.
 func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes []string) error {
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
@@ -97,8 +97,8 @@ func (i *Identity) noEKCertificate(templates []tcg.Template, indices []uint32, n
 	return nil
 }
 
-// reasonOf is the reason why a certificate is not usable, as the device reports it to its
-// hub.
+// reasonOf returns the reason why a certificate is not usable, in the form in which the device
+// reports it to its hub.
 func reasonOf(err error) tcg.OmissionReason {
 	var v verdict
 	if errors.As(err, &v) && v.why != 0 {
@@ -141,8 +141,8 @@ func looked(indices []uint32) string {
 	return "of the maker's NV it has " + strings.Join(s, ", ")
 }
 
-// verdict is an error about one certificate or key: the next one is tried. Other errors
-// mean that communication with the TPM failed.
+// verdict is an error about one certificate or key. After a verdict, the caller tries the next
+// certificate or key. Other errors mean that communication with the TPM failed.
 type verdict struct {
 	error
 	why tcg.OmissionReason // 0: the key does not match or cannot be made
@@ -155,8 +155,8 @@ func isVerdict(err error) bool {
 	return errors.As(err, &v)
 }
 
-// judged turns the TPM's answer about one NV index or one template into a verdict, unless
-// the answer is about the whole TPM.
+// judged turns an error of the TPM about one NV index or one template into a verdict. It returns
+// errors about the whole TPM unchanged.
 func judged(err error) error {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize || rc == tpm2.TPMRCLockout {
@@ -196,9 +196,9 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	return nil
 }
 
-// plainEK uses a key without a certificate: of the requested template, or else of L-2, or
-// of L-1 if the TPM lacks the curve. Makers who serve certificates over the web know these
-// keys. The choice is always the same, so that the hub recognises the device.
+// plainEK uses a key without a certificate: of the requested template, or else of L-2, or of L-1 if
+// the TPM lacks the curve. Makers who serve certificates over the web have certificates for these
+// keys. plainEK always chooses the same key, so that the hub recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil
@@ -236,7 +236,8 @@ func (i *Identity) setEK(k *key, name string, cert *tcg.EKCertificate) {
 	i.ek, i.EK, i.EKTemplate, i.EKCertificate = k, k.public, name, cert
 }
 
-// persistentEK returns the key at the usual handle if it matches; otherwise nil.
+// persistentEK returns the key at the EK profile's persistent handle for the template, if fits
+// accepts that key; otherwise nil.
 func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	if template.Handle == 0 {
 		return nil, nil
@@ -259,7 +260,7 @@ func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bo
 	return &key{template: template, public: public, name: name, handle: template.Handle, persistent: true}, nil
 }
 
-// madeEK makes the template's key and returns it if it matches.
+// madeEK makes the template's key in the TPM, and returns it if fits accepts it.
 func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	k := &key{template: template}
 	i.ring.keys = append(i.ring.keys, k)

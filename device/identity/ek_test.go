@@ -31,8 +31,8 @@ func TestNoCertificateIsItsOwnError(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestEveryEKOpensCredentials activates with an EK of each template that the
-// software TPM can make: each has its own authorisation.
+// TestEveryEKOpensCredentials opens a credential with an EK of each template that the software TPM
+// can make, because each template has its own authorisation.
 func TestEveryEKOpensCredentials(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -48,7 +48,7 @@ func TestEveryEKOpensCredentials(t *testing.T) {
 		if err != nil || !bytes.Equal(got, secret) {
 			t.Errorf("%s: %v", id.EKTemplate, err)
 		}
-		// Both keys were flushed and are made again.
+		// Both keys were flushed. ActivateCredential makes them again.
 		if got, err = id.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Errorf("%s, again: %v", id.EKTemplate, err)
 		}
@@ -173,7 +173,8 @@ func TestChainSplitOverIndicesAndPadded(t *testing.T) {
 	if id.EKTemplate != "H-2" || !bytes.Equal(id.EKCertificate.Certificate.Raw, leaf) || len(id.Notes) != 0 {
 		t.Fatalf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
-	// GetCapability; certificate: ReadPublic, Read x2; persistent; CreatePrimary; chain 2 x 2.
+	// One GetCapability; for the certificate one NV_ReadPublic and two NV_Read; one ReadPublic of
+	// the persistent handle; one CreatePrimary; for the chain two NV_ReadPublic and two NV_Read.
 	if n := tpm.Stats().ByOperation[OpFindEK].Commands; n != 1+3+1+1+4 {
 		t.Errorf("%d commands", n)
 	}
@@ -204,7 +205,7 @@ func TestBrokenChainIsNotedAndDoesNotStop(t *testing.T) {
 	}
 }
 
-// If one part of the chain is unreadable, only that part is lost.
+// If one NV index of the chain is unreadable, the other parts of the chain are still read.
 func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -214,7 +215,7 @@ func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// It is readable only with a policy.
+	// This index is readable only with a policy.
 	if err := s.DefineNV(0x01C00101, []byte("locked"), tpm2.TPMANV{PPWrite: true, PolicyRead: true, NoDA: true, PlatformCreate: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +236,7 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	if id.EKTemplate != "L-1" || len(id.Notes) != 1 || !strings.Contains(id.Notes[0], "H-3") {
 		t.Errorf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
-	// The next content is not a certificate, so nothing is left.
+	// Now the L-1 index does not hold a certificate either, so no usable certificate is left.
 	if err := s.WriteNV(0x01C00002, []byte("no certificate")); err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +245,8 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	id.Close()
-	// AllowUnvouched accepts an EK whose certificate is for another key. The hub decides.
+	// AllowUnvouched accepts an EK whose certificate is for another key. Then the hub decides
+	// whether to accept the device.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "H-3" || id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || len(id.Notes) != 2 {
 		t.Errorf("EK %s, certificate %v, notes %q", id.EKTemplate, id.EKCertificate != nil, id.Notes)
@@ -305,8 +307,8 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	}
 }
 
-// TestEKThatAllowsPoliciesAlone: an EK that only policies authorise (policy B without
-// userWithAuth), and an EK whose policy is in no profile.
+// TestEKThatAllowsPoliciesAlone: an EK that only its policy can authorise (policy B without
+// userWithAuth) works, and an EK with a policy that is not in the EK profile is refused.
 func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -340,7 +342,7 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	if err := s.WriteNV(tcg.ECCTemplateIndex, []byte("no template")); err != nil {
 		t.Fatal(err)
 	}
-	// L-1 is used instead, unless L-2 was requested by name.
+	// L-1 is used instead of L-2, unless Options.EK names L-2.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "L-1" {
 		t.Errorf("template %s", id.EKTemplate)
@@ -349,8 +351,8 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestReadsNVWithWhateverItAllows: certificates that only the owner, only the platform, or
-// no hierarchy can read.
+// TestReadsNVWithWhateverItAllows: a certificate is read if only the owner hierarchy, only the
+// platform hierarchy, or no hierarchy can read its NV index.
 func TestReadsNVWithWhateverItAllows(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -381,7 +383,7 @@ func TestReadsNVWithWhateverItAllows(t *testing.T) {
 	}
 }
 
-// TestSmallNVBuffer: a chip that reads at most 512 bytes at once.
+// TestSmallNVBuffer: certificates are read from a TPM that returns at most 512 bytes at once.
 func TestSmallNVBuffer(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -390,7 +392,7 @@ func TestSmallNVBuffer(t *testing.T) {
 	spyOn(tpm).before = func(code uint32, cmd []byte) ([]byte, error) {
 		if code == 0x14E && len(cmd) > 4 && int(cmd[len(cmd)-4])<<8|int(cmd[len(cmd)-3]) > 512 {
 			refused++
-			return refusal(tpm2.TPMRCValue + 0x140), nil // parameter 1
+			return refusal(tpm2.TPMRCValue + 0x140), nil // the error is about parameter 1, the size
 		}
 		return nil, nil
 	}
@@ -402,8 +404,8 @@ func TestSmallNVBuffer(t *testing.T) {
 	}
 }
 
-// TestFewHandlesAtATime: a chip with many NV indices, or a small buffer, lists
-// them in parts.
+// TestFewHandlesAtATime: a TPM with many NV indices, or with a small buffer, returns the list of
+// its handles in parts. All parts are read.
 func TestFewHandlesAtATime(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)

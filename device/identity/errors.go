@@ -14,26 +14,26 @@ var (
 	ErrNoEKCertificate = errors.New("identity: this TPM has no endorsement key certificate")
 	// ErrEKMismatch: the TPM has certificates, but none is for a key that it makes.
 	ErrEKMismatch = errors.New("identity: no endorsement key certificate in this TPM matches its keys")
-	// ErrOtherTPM: the credential was made for another EK or another IAK.
+	// ErrOtherTPM: the credential was made for another EK or another IAK, or was altered.
 	ErrOtherTPM = errors.New("identity: the credential was not made for this TPM's EK and IAK")
 	// ErrPSSSalt: this is an old TPM that signs RSA-PSS with the longest possible
 	// salt, which TLS 1.3 refuses (RFC 8446, 4.2.3).
 	ErrPSSSalt = errors.New("identity: this TPM's RSA-PSS signatures have a salt that TLS 1.3 refuses: use an ECC identity key, or TLS 1.2")
 	// ErrTPM12: the device is a TPM 1.2.
 	ErrTPM12 = errors.New("identity: this is a TPM 1.2, but a TPM 2.0 is required (some machines can switch in the firmware setup)")
-	// ErrKeyChanged: the TPM made another key from a template than before. It was
-	// replaced, or its endorsement seed changed.
+	// ErrKeyChanged: the TPM made another key from a template than before. The TPM was replaced, or
+	// its endorsement seed changed.
 	ErrKeyChanged = errors.New("identity: the TPM now makes another key from the same template: was it replaced or reset by its maker's tool?")
 	// ErrClosed: a method was called after Close.
 	ErrClosed = errors.New("identity: the TPM or its keys are closed")
 )
 
-// errForeignKey: a result with one of our handles was not from our key, so the handle now
-// refers to another key.
+// errForeignKey: the TPM returned a result for one of our handles that was not made with our key,
+// so that handle now refers to another key.
 var errForeignKey = errors.New("identity: the key's handle now refers to another key")
 
-// explain makes a *tpmrc.Cause of the TPM's refusal, unless the error is already
-// explained.
+// explain turns a refusal of the TPM into a *tpmrc.Cause. It returns an error that is already
+// explained unchanged.
 func (r *ring) explain(err error) error {
 	switch {
 	case errors.Is(err, ErrOtherTPM), errors.Is(err, ErrOwnerAuth), errors.Is(err, ErrKeyChanged):

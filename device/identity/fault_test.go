@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// onboardOnce runs every operation that loads keys and sessions, up to the first error.
+// onboardOnce runs every operation that loads keys and sessions, and stops at the first error.
 func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	id, err := Load(ctx, tpm, Options{})
 	if err != nil {
@@ -32,9 +32,9 @@ func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	return err
 }
 
-// TestNothingLeaksWhateverCommandFails fails each command in turn: before it
-// is sent, after it was executed, by a refusal, and by a response that ends
-// early. After Close the TPM must be empty, in every case.
+// TestNothingLeaksWhateverCommandFails fails each command in turn: before it is sent, after it was
+// executed, by a refusal, and by a response that ends early. In every case, no object and no
+// session may stay in the TPM after Close.
 func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -53,7 +53,7 @@ func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := startTPM(t, swtpm.RSA2048) // its EK needs two policy sessions
+			s := startTPM(t, swtpm.RSA2048) // with this EK, ActivateCredential needs two policy sessions
 			if err := s.EvictHandle(0x81010001); err != nil {
 				t.Fatal(err) // so that the EK is a transient object as well
 			}
@@ -106,8 +106,8 @@ func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	}
 }
 
-// TestStaleObjectsOfADeadProcessAreSwept: objects of a killed process occupy all slots of
-// the TPM.
+// TestStaleObjectsOfADeadProcessAreSwept: if objects of a killed process occupy all slots of the
+// TPM, they are flushed and the operation succeeds.
 func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -130,7 +130,8 @@ func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// litter fills a TPM with keys and sessions of a process that then ends.
+// litter fills a TPM with keys and sessions, as a process does that is killed before it flushes
+// them.
 func litter(t *testing.T, s *swtpm.TPM) {
 	t.Helper()
 	dead := open(t, s)
@@ -156,7 +157,8 @@ func litter(t *testing.T, s *swtpm.TPM) {
 	end()
 }
 
-// TestNeverSweepsBehindAResourceManager: loaded objects belong to other programs there.
+// TestNeverSweepsBehindAResourceManager: behind a resource manager, loaded objects may belong to
+// other programs, so they are not flushed.
 func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -174,8 +176,8 @@ func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	}
 }
 
-// TestTwoUsersOfOneTPM: the TPM has no room for the keys of both, so each finds its keys
-// flushed, or its handle with the other's key.
+// TestTwoUsersOfOneTPM: the TPM has no room for the keys of both users. So each user finds that its
+// keys were flushed, or that its handle refers to the other's key. Both still succeed.
 func TestTwoUsersOfOneTPM(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -250,7 +252,8 @@ func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	}
 }
 
-// TestSameKeysAfterReset: an identity works after a power cycle.
+// TestSameKeysAfterReset: an identity still works, with the same keys, after a power cycle of the
+// TPM.
 func TestSameKeysAfterReset(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -284,7 +287,8 @@ func TestSameKeysAfterReset(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestRejectsKeysOfAReplacedTPM: the keys of an identity must not change.
+// TestRejectsKeysOfAReplacedTPM: if the TPM makes other keys than before, an identity returns
+// ErrKeyChanged.
 func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	t.Parallel()
 	s, other := startTPM(t, swtpm.RSA2048), newTPMOf(t, swtpm.RSA2048)
@@ -302,13 +306,14 @@ func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	assertEmpty(t, other)
 }
 
-// TestFallsBackToRSA: a TPM without elliptic curves.
+// TestFallsBackToRSA: on a TPM without elliptic curves, the keys are RSA keys.
 func TestFallsBackToRSA(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
 	noECC := func(tpm *TPM) {
 		spyOn(tpm).before = func(code uint32, cmd []byte) ([]byte, error) {
-			// The type of TPM2B_PUBLIC, after the password and the empty sensitive.
+			// These bytes are the key's type, ECC (0x0023), and its nameAlg, SHA-256 (0x000B), in
+			// the TPM2B_PUBLIC.
 			if code == ccCreatePrimary && bytes.Contains(cmd, []byte{0, 0x23, 0, 0x0B}) {
 				return refusal(tpm2.TPMRCCurve + 0x240), nil
 			}
@@ -344,7 +349,8 @@ func TestFallsBackToRSA(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestBusyTPMIsAskedAgain: warnings that ask for a retry are not failures.
+// TestBusyTPMIsAskedAgain: if the TPM answers with a warning that asks for a retry, the command is
+// sent again.
 func TestBusyTPMIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -364,9 +370,9 @@ func TestBusyTPMIsAskedAgain(t *testing.T) {
 	}
 }
 
-// TestAnyResponseIsSurvived alters the responses of a real TPM: it changes, removes and adds
-// bytes, and swaps responses. Each operation returns an error or a result and does not panic,
-// and the TPM is not full afterwards.
+// TestAnyResponseIsSurvived alters the responses of a real TPM: it changes, removes and adds bytes,
+// and swaps responses. Each operation returns an error or a result and does not panic, and
+// afterwards the TPM has room again.
 func TestAnyResponseIsSurvived(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -407,8 +413,8 @@ func TestAnyResponseIsSurvived(t *testing.T) {
 	}
 }
 
-// mutate alters a response. It does not make responses that ask for a retry, because the
-// retries would take seconds.
+// mutate alters a response. It never makes a response that asks for a retry, because the retries
+// would take seconds.
 func mutate(rng *rand.Rand, rsp []byte, tape [][]byte) []byte {
 	rsp = bytes.Clone(rsp)
 	switch rng.IntN(6) {
@@ -429,20 +435,21 @@ func mutate(rng *rand.Rand, rsp []byte, tape [][]byte) []byte {
 			}
 		}
 	}
-	if len(rsp) >= 10 && rng.IntN(4) > 0 { // mostly with a right size
+	if len(rsp) >= 10 && rng.IntN(4) > 0 { // correct the size field in most cases
 		rsp[2], rsp[3], rsp[4], rsp[5] = 0, 0, byte(len(rsp)>>8), byte(len(rsp))
 	}
 	return rsp
 }
 
-// TestEmptyParametersAreNotAPanic: successful responses without parameters.
+// TestEmptyParametersAreNotAPanic: a response that reports success but has no parameters is an
+// error, not a panic.
 func TestEmptyParametersAreNotAPanic(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
 	tpm := open(t, s)
 	id := load(t, tpm, Options{})
 	spyOn(tpm).before = func(uint32, []byte) ([]byte, error) {
-		// Tag, size, code, parameterSize 0, a password session's answer.
+		// Tag, size, response code, parameterSize 0, and the response of a password session.
 		return []byte{0x80, 0x02, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0}, nil
 	}
 	if _, err := id.Signer().Sign(nil, make([]byte, 32), hashOpts); err == nil {

@@ -25,23 +25,23 @@ var templateName = map[Algorithm]string{RSA2048: "H-1", P256: "H-2", P384: "H-3"
 
 // Options for Load and LoadSigner. The zero value suits nearly all machines.
 type Options struct {
-	// Algorithm of the IAK and the IDevID key. Empty: P-256, or RSA 2048 if the
-	// TPM lacks P-256. Another algorithm gives another identity.
+	// Algorithm of the IAK and the IDevID key. Empty: P-256, or RSA 2048 if the TPM lacks P-256.
+	// With another algorithm, the device has another identity.
 	Algorithm Algorithm
 
 	// EK is the name of the endorsement key's template, as in tcg.EKTemplates:
 	// "L-1", "H-3". Empty: the best template whose certificate is in the TPM.
 	EK string
 
-	// AllowUnvouched accepts an endorsement key without a matching certificate,
-	// instead of failing with ErrNoEKCertificate or ErrEKMismatch. The hub and the
-	// owner then decide. A certificate of another key is included.
+	// AllowUnvouched accepts an endorsement key without a matching certificate, instead of failing
+	// with ErrNoEKCertificate or ErrEKMismatch. The hub and the owner then decide. A certificate
+	// that is for another key is then included in the request.
 	AllowUnvouched bool
 
-	// WithoutCertificate leaves the EK certificates out if all of them are for keys
-	// that the TPM does not make, as after TPM2_ChangeEPS. Otherwise
-	// AllowUnvouched includes one of them, and a hub refuses it. A matching
-	// certificate is always included.
+	// WithoutCertificate leaves the EK certificates out if all of them are for keys that the TPM
+	// does not make, as after TPM2_ChangeEPS. If it is not set, AllowUnvouched includes one of
+	// these certificates in the request, and a hub refuses the request. A matching certificate is
+	// always included.
 	WithoutCertificate bool
 
 	// EndorsementAuth is the authorisation value of the endorsement hierarchy;
@@ -54,16 +54,16 @@ type Options struct {
 type Keys struct {
 	EK            *tcg.Public
 	EKTemplate    string             // its name, such as "H-3"
-	EKCertificate *tcg.EKCertificate // nil, or of another key, with Options.AllowUnvouched only
+	EKCertificate *tcg.EKCertificate // only with Options.AllowUnvouched, it may be nil or for another key
 	EKChain       [][]byte           // intermediate certificates (DER) that the maker stored in the TPM, unchecked, in the TPM's order
 
 	IAK, IDevID         *tcg.Public
 	IAKName, IDevIDName []byte // TPM names: nameAlg (2 bytes, big-endian), digest
 
-	// Omission is why EKCertificate is nil although the TPM has a certificate.
+	// Omission says why EKCertificate is nil although the TPM has a certificate.
 	Omission tcg.Omission
 
-	// Notes are sentences for a person about oddities that were worked around: a
+	// Notes are sentences for a person about problems that did not prevent the operation: a
 	// certificate that does not match, an incomplete chain.
 	Notes []string
 }
@@ -82,7 +82,7 @@ type Identity struct {
 // ctx bounds it.
 //
 // Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and the TPM's response code as a
-// *tpmrc.Cause. After an error nothing stays in the TPM.
+// *tpmrc.Cause. After an error, no object of this call stays in the TPM.
 func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
 	end, err := t.begin(ctx, OpFindEK)
 	if err != nil {
@@ -168,9 +168,9 @@ func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 	return iak, idevid, nil
 }
 
-// ReleaseAttestation flushes the EK and the IAK. Otherwise a resource manager would
-// save and load them with every command. They are made again when needed.
-// ActivateCredential calls it.
+// ReleaseAttestation flushes the EK and the IAK. If they stayed loaded, a resource manager would
+// save and load them with every command. They are made again when needed. ActivateCredential calls
+// it.
 func (i *Identity) ReleaseAttestation() error {
 	end, err := i.ring.begin(context.Background(), OpRelease)
 	if err != nil {

@@ -21,7 +21,7 @@ type key struct {
 	persistent bool
 }
 
-// with is the key as a go-tpm handle, authorised by a session.
+// with returns the key as a go-tpm handle that the session authorises.
 func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }
@@ -35,11 +35,11 @@ type ring struct {
 	closed  bool
 }
 
-// attempt loads keys and calls f. If the TPM has no room, it frees some and retries; if
-// the TPM lost the keys in a reset, it makes them again and retries. f must be repeatable.
-// If f fails, attempt flushes everything that f left in the TPM.
+// attempt loads keys and calls f. If the TPM has no room, it flushes other objects and retries; if
+// the TPM lost the keys in a reset, it makes them again and retries. f must be repeatable. If f
+// fails, attempt flushes everything that f left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
-	const tries = 4 // first try, then after evicting, sweeping and a reset
+	const tries = 4 // the first try, and one each after evicting, after sweeping and after a reset
 	for try := 1; ; try++ {
 		err := r.load(keys)
 		if err == nil && f != nil {
@@ -60,8 +60,8 @@ func (r *ring) attempt(keys []*key, f func() error) error {
 	}
 }
 
-// swapped reports, after a refusal, whether a handle now refers to another key: on a
-// socket, another process may have flushed ours.
+// swapped reports, after a refusal, whether a handle now refers to another key: on a socket,
+// another process may have flushed our keys and loaded its own.
 func (r *ring) swapped(err error, keys []*key) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {
@@ -157,8 +157,9 @@ func (r *ring) release(k *key) error {
 	return r.t.flush(handle)
 }
 
-// makeRoom flushes objects to make room for keys, and reports whether it flushed any: first
-// our other keys, then, if only this package uses the TPM, the objects of dead processes.
+// makeRoom flushes objects to make room for keys, and reports whether it flushed any. It first
+// flushes our other keys. If there are none and only this package uses the TPM, it flushes the
+// objects of dead processes.
 func (r *ring) makeRoom(keep []*key) bool {
 	freed := false
 	for _, k := range r.keys {

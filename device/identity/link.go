@@ -47,8 +47,8 @@ func (s *socket) connect(ctx context.Context) error {
 			s.conn = conn
 			return nil
 		}
-		// connect does not wait if the queue of a Unix socket is full. swtpm's queue
-		// is full with one waiting client.
+		// connect(2) does not wait if the queue of a Unix socket is full: it fails with EAGAIN.
+		// swtpm's queue is full with one waiting client.
 		if !errors.Is(err, syscall.EAGAIN) {
 			return err
 		}
@@ -136,9 +136,9 @@ func (d *device) connect() error {
 	return nil
 }
 
-// exchange runs in its own goroutine, because a write to the device blocks in
-// the kernel and no deadline can interrupt it. If the caller gives up, the file
-// is closed, and the goroutine ends at the kernel's own time limit.
+// exchange runs in its own goroutine, because a write to the device blocks in the kernel and no
+// deadline can interrupt it. If the caller gives up, exchange closes the file, and the goroutine
+// ends when the kernel's own time limit has passed.
 func (d *device) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
 	if err := d.connect(); err != nil {
 		return nil, err

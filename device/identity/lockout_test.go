@@ -42,7 +42,8 @@ var lockoutCases = []struct {
 	{"RSA keys", swtpm.P384, Options{Algorithm: RSA2048}},
 }
 
-// A TPM counts a power loss as a failure if a key's password was used before.
+// A TPM counts a power loss as a wrong guess if a key's password was used before. This package uses
+// no password, so none is counted.
 func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	for _, c := range lockoutCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -61,7 +62,8 @@ func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	}
 }
 
-// This shows that the test above can fail: the use of a password is counted.
+// This shows that the test above can fail: after the use of a key's password, the TPM counts a
+// power loss.
 func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -82,7 +84,7 @@ func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	}
 }
 
-// Failures caused by other programs do not disconnect the device, even if the device cannot
+// If other programs have caused a lockout, the device's keys still work, even if the device cannot
 // lift the lockout.
 func TestKeysWorkInLockout(t *testing.T) {
 	for _, c := range lockoutCases {
@@ -124,8 +126,7 @@ func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 	}
 }
 
-// The EK profile demands TPMA_NV_NO_DA of a certificate's index; not all makers
-// set it.
+// The EK profile demands TPMA_NV_NO_DA of a certificate's index; not all makers set that attribute.
 func TestCertificateIndexWithoutNoDAIsReadByTheOwner(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// base is the folder with the maker of all tests' TPMs and one TPM of each kind, made once.
-// A test that needs no unique TPM runs a copy.
+// base is the folder with the maker of all tests' TPMs and one TPM of each kind, made once. A test
+// that does not need a TPM with keys of its own runs a copy of one of these.
 var base string
 
 func TestMain(m *testing.M) {
@@ -39,7 +39,7 @@ var masters [3]struct {
 	err  error
 }
 
-// startTPM runs a TPM of the kind, fresh, with the keys of its kind's master.
+// startTPM runs a fresh copy of the TPM of this kind. All copies have the same keys.
 func startTPM(t testing.TB, kind swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	if m := swtpm.Missing(); m != "" {
@@ -133,10 +133,11 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 // spy is a link whose commands and responses a test can read and change.
 type spy struct {
 	link
-	// before is called with each command and, unless it returns nil and no
-	// error, answers in the TPM's place.
+	// before is called with each command. If it returns a response or an error, that is the answer,
+	// and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
-	// after may change each response, or lose it.
+	// after is called with each response. It returns the response to use instead, or an error: then
+	// the response is lost.
 	after func(code uint32, command, response []byte) ([]byte, error)
 }
 
@@ -161,7 +162,7 @@ func spyOn(tpm *TPM) *spy {
 	return s
 }
 
-// refusal is a response that consists of an error.
+// refusal returns a TPM response that consists only of this response code.
 func refusal(rc tpm2.TPMRC) []byte {
 	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, uint32(rc))
 }

@@ -18,10 +18,10 @@ var nvChunks = []uint16{1024, 768, 512, 256}
 // maxNV is the largest NV index that is read, in bytes.
 const maxNV = 16 << 10
 
-// readNV reads a whole NV index with an empty password, with whichever authorisation its
-// attributes allow: the index's own, the owner's or the platform's. The index's own
-// comes last if dictionary attack protection applies to it (see doc.go, Lockout). Errors
-// about the index itself are verdicts, or judged makes them so.
+// readNV reads a whole NV index with an empty password, with whichever authorisation its attributes
+// allow: the index's own, the owner's or the platform's. The index's own authorisation comes last
+// if dictionary attack protection applies to it (see doc.go, Lockout). An error about the index
+// itself is a verdict, or an error that judged turns into one.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {
@@ -47,7 +47,7 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	switch {
 	case public.Attributes.AuthRead && public.Attributes.NoDA:
 		auths = slices.Insert(auths, 0, nv)
-	case public.Attributes.AuthRead: // a power loss after its use would count as a failure
+	case public.Attributes.AuthRead: // last: a power loss after the use of this authorisation would count as a wrong guess
 		auths = append(auths, nv)
 	}
 	err = verdict{error: errors.New("its attributes allow reading only with a policy")}
@@ -86,7 +86,7 @@ func (t *TPM) readNVWith(auth, nv tpm2.NamedHandle, size uint16) ([]byte, error)
 	return data, nil
 }
 
-// nextChunk is the largest chunk size below n.
+// nextChunk returns the largest chunk size below n.
 func nextChunk(n uint16) uint16 {
 	for _, c := range nvChunks {
 		if c < n {

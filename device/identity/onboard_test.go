@@ -21,7 +21,7 @@ import (
 	"gangway/tcg"
 )
 
-// verifyRequest checks a request as a hub does, from its bytes only.
+// verifyRequest checks a request as a hub does, using only its bytes.
 func verifyRequest(t *testing.T, raw []byte, roots []*x509.Certificate, issuer *x509.Certificate) *tcg.CSR {
 	t.Helper()
 	csr, err := tcg.ParseCSR(raw)
@@ -96,7 +96,7 @@ func TestOnboarding(t *testing.T) {
 		o    Options
 		want string // EK template
 		iak  string // IAK's algorithm
-		made bool   // no EK is persistent
+		made bool   // the EK must be made: no EK is persistent
 	}{
 		{"RSA EK, P-256 keys", swtpm.RSA2048, Options{}, "L-1", "ECDSA P-256", false},
 		{"P-384 EK, P-256 keys", swtpm.P384, Options{}, "H-3", "ECDSA P-256", false},
@@ -147,7 +147,7 @@ func TestOnboarding(t *testing.T) {
 			}
 			want[OpFindEK] += (len(id.EKCertificate.Certificate.Raw) - 1) / 1024
 			if c.want == "L-1" {
-				want[OpActivate]-- // one branch
+				want[OpActivate]-- // an EK of the low range needs no PolicyOR
 			}
 			if c.made {
 				want[OpFindEK]++

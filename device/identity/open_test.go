@@ -130,8 +130,8 @@ func TestForeignServersAreRefused(t *testing.T) {
 	}
 }
 
-// TestDeadTPMDoesNotHang: the end of the context and the command's time limit work without
-// the TPM.
+// TestDeadTPMDoesNotHang: an operation ends with its context, and at the command's time limit, even
+// if the TPM never answers.
 func TestDeadTPMDoesNotHang(t *testing.T) {
 	t.Parallel()
 	address := serve(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
@@ -202,7 +202,7 @@ func TestOpensEveryFormOfAddress(t *testing.T) {
 type chip struct {
 	s    *socket
 	rsp  []byte
-	hang chan struct{} // not nil: writes block until it is closed
+	hang chan struct{} // if not nil, a write blocks until this channel is closed
 }
 
 func (c *chip) Write(cmd []byte) (int, error) {

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Every use of the keys fails with the same code for the same cause.
+// If a cause keeps the keys from being used, every operation fails with the code of that cause.
 func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -47,7 +47,8 @@ func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 				}
 			}
 			assertEmpty(t, s)
-			// The hierarchy has no dictionary attack protection, so no failure is counted.
+			// Dictionary attack protection does not apply to the endorsement hierarchy, so the TPM
+			// counts no wrong guess.
 			if n, err := s.FailedTries(); n != 0 || err != nil {
 				t.Errorf("the TPM counts %d guesses (%v)", n, err)
 			}
@@ -96,13 +97,14 @@ func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	if _, err := Load(t.Context(), tpm, Options{}); !errors.Is(err, ErrEKMismatch) {
 		t.Errorf("%v", err)
 	}
-	// Without the option, the hub sees both.
+	// Without WithoutCertificate, the request has the new EK and the old certificate, so the hub
+	// sees both.
 	id := load(t, tpm, Options{AllowUnvouched: true})
 	if id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || id.Omission != (tcg.Omission{}) {
 		t.Errorf("certificate %v, omission %v", id.EKCertificate != nil, id.Omission)
 	}
 	id.Close()
-	for range 2 { // always the same key
+	for range 2 { // each Load uses the same key
 		id = load(t, tpm, Options{AllowUnvouched: true, WithoutCertificate: true})
 		if id.EKCertificate != nil || id.EKTemplate != "L-2" || id.Omission != (tcg.Omission{Why: tcg.CertificateOfOtherKey, Index: 0x01C00002}) || len(id.Notes) != 1 {
 			t.Errorf("EK %s, certificate %v, omission %q, notes %q", id.EKTemplate, id.EKCertificate != nil, id.Omission, id.Notes)

@@ -49,9 +49,8 @@ func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 	return at, s.ring.explain(err)
 }
 
-// Drop removes the IDevID key from the persistent handle, or, if handle is 0, from all
-// handles that Keep may choose. It returns the number of removed handles. Other keys
-// stay.
+// Drop removes the IDevID key from the persistent handle, or, if handle is 0, from all handles that
+// Keep may choose. It returns the number of removed handles. It does not remove other keys.
 func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	end, err := s.ring.begin(ctx, OpRelease)
 	if err != nil {
@@ -82,7 +81,7 @@ func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	return n, nil
 }
 
-// kept returns the handle to use, and whether the key is already there.
+// kept returns the persistent handle to use, and whether the IDevID key is already at that handle.
 func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	first, last := handle, handle
 	if handle == 0 {
@@ -105,7 +104,7 @@ func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	return at, false, nil
 }
 
-// nameAt is the TPM name of the object at a persistent handle; nil if it is free.
+// nameAt returns the TPM name of the object at a persistent handle; nil if the handle is free.
 func (s *Signer) nameAt(handle uint32) ([]byte, error) {
 	rsp, err := run(s.ring.t, tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(handle)})
 	if err != nil && isGone(err) {

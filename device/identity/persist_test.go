@@ -42,7 +42,7 @@ func TestKeptKeyIsTheSameKeyWithTheSameAttributes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer signer.Close()
-			for range 2 { // the second time it is there
+			for range 2 { // the second time, the key is already there
 				at, err := signer.Keep(t.Context(), 0)
 				if err != nil || at != FirstDevIDHandle {
 					t.Fatalf("0x%08X, %v", at, err)

@@ -13,8 +13,9 @@ import (
 // nonceSize is the size of session nonces, in bytes.
 const nonceSize = 16
 
-// endorsement is the endorsement hierarchy with its authorisation. The authorisation value
-// is empty on nearly all machines. Otherwise an HMAC proves it, and it is not sent.
+// endorsement returns the endorsement hierarchy with its authorisation. The authorisation value is
+// empty on nearly all machines. If it is not empty, an HMAC proves knowledge of it, and the value
+// itself is not sent.
 func (r *ring) endorsement() tpm2.AuthHandle {
 	auth := bytes.TrimRight(r.endAuth, "\x00") // as the TPM stores it (Part 1, 19.6.5)
 	session := tpm2.PasswordAuth(auth)
@@ -57,20 +58,20 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 // user authorises the USER role of a key by its policy, with the branch that requires only
 // the endorsement hierarchy's authorisation (DevID 7.3.6.1).
 //
-// The key's own empty password would work too, with three commands less. But the templates
-// do not set noDA, so dictionary attack protection applies: after its use, a power loss
-// counts as a failure (Part 1, 19.8.6), and after a few failures the TPM refuses the key.
-// A policy without the key's password is neither counted nor refused.
+// The key's own empty password would work too, with three commands less. But the templates do not
+// set noDA, so dictionary attack protection applies to that password: after its use, a power loss
+// counts as a failure (Part 1, 19.8.6), and after a few failures the TPM refuses the key. The TPM
+// neither counts nor refuses a policy that does not use the key's password.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }
 
-// errEKPolicy: only the maker can use the endorsement key.
+// errEKPolicy: the endorsement key has a policy of its maker, which only the maker can satisfy.
 var errEKPolicy = errors.New("the endorsement key has a policy that is not in the EK profile")
 
-// ekSession returns the authorisation for an endorsement key: policy A for the low range
-// (EK profile B.6), policy B for the high range, for the reason described at user. A key
-// from a maker's own template may only allow a password, which is empty.
+// ekSession returns the authorisation for an endorsement key: policy A for the low range (EK
+// profile B.6), policy B for the high range, for the reason described at user. A key from a maker's
+// own template may allow only its password, which is empty.
 func (r *ring) ekSession(ek *tcg.Public) (tpm2.Session, error) {
 	alg := ek.NameAlg
 	if _, err := alg.Hash(); err != nil {

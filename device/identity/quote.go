@@ -105,8 +105,8 @@ func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
 	return nil, errors.New("the PCRs keep changing")
 }
 
-// check verifies what the TPM returned and reports whether the values read are
-// those quoted.
+// check verifies the attestation and the signature that the TPM returned, and reports whether the
+// PCR values that were read are the quoted ones.
 func (q *Quoted) check(iak *tcg.Public, nonce []byte) (bool, error) {
 	a, err := tcg.ParseQuote(q.Attest)
 	if err != nil {
@@ -178,7 +178,7 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 			return bank, nil
 		}
 	}
-	// The weakest bank, unless it is empty too.
+	// Use the weakest bank, or the strongest one if all banks are empty.
 	last := banks[len(banks)-1]
 	if len(banks) > 1 {
 		if empty, err := t.isEmpty(last); err != nil || empty {
@@ -188,9 +188,9 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 	return last, nil
 }
 
-// isEmpty reports whether the firmware measured nothing into PCR 1 to 7 of a bank. PCR 0
-// is ignored, because it may start with a locality. systemd's separator, which it extends
-// into all banks, does not count.
+// isEmpty reports whether the firmware measured nothing into PCR 1 to 7 of a bank. It ignores PCR
+// 0, because the initial value of PCR 0 may be a locality. It also ignores the separator that
+// systemd extends into all banks.
 func (t *TPM) isEmpty(bank tcg.AlgID) (bool, error) {
 	h, err := bank.Hash()
 	if err != nil {

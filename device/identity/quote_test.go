@@ -74,8 +74,8 @@ func TestQuoteShowsAnExtendedPCR(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// Firmware may measure into the SHA-256 bank and leave the SHA-384 bank empty. The bank with
-// measurements is quoted.
+// Firmware may measure into the SHA-256 bank and leave the SHA-384 bank empty. LoadQuote quotes the
+// bank with measurements.
 func TestQuotesTheBankIntoWhichSomethingWasMeasured(t *testing.T) {
 	t.Parallel()
 	const tool = "tpm2_pcrallocate"
@@ -106,7 +106,7 @@ func TestQuotesTheBankIntoWhichSomethingWasMeasured(t *testing.T) {
 		}
 	}
 	word := sha512.Sum384([]byte("os-separator"))
-	quotes(tcg.AlgSHA384) // both are empty
+	quotes(tcg.AlgSHA384) // both banks are empty
 	event := sha256.Sum256([]byte("event"))
 	if err := s.ExtendPCR(4, event[:]); err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestQuotesTheBankIntoWhichSomethingWasMeasured(t *testing.T) {
 	quotes(tcg.AlgSHA256)
 	extend(fmt.Sprintf("4:sha384=%x", word))
 	quotes(tcg.AlgSHA256)
-	extend(fmt.Sprintf("4:sha384=%x", word)) // firmware's
+	extend(fmt.Sprintf("4:sha384=%x", word)) // a measurement by the firmware
 	quotes(tcg.AlgSHA384)
 }
 

@@ -82,8 +82,8 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	return body, i.ring.explain(err)
 }
 
-// EKCert is the field ekCert of a request: the EK certificate (DER), or the EK's
-// TPMT_PUBLIC if there is none.
+// EKCert returns the field ekCert of a request: the EK certificate (DER), or the EK's TPMT_PUBLIC
+// if there is none.
 func (k *Keys) EKCert() []byte {
 	if k.EKCertificate == nil {
 		return k.EK.Raw
@@ -91,9 +91,9 @@ func (k *Keys) EKCert() []byte {
 	return k.EKCertificate.Certificate.Raw
 }
 
-// certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of the IDevID
-// key by the IAK. The second branch of its policy authorises the IDevID key for the ADMIN
-// role; the first branch authorises the IAK for the USER role.
+// certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of the IDevID key by the
+// IAK. The second branch of the IDevID key's policy authorises that key for the ADMIN role; the
+// first branch of the IAK's policy authorises the IAK for the USER role.
 func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
 	r := i.ring
 	err = r.attempt([]*key{i.iak, i.idevid}, func() error {

@@ -57,12 +57,12 @@ func newSigner(r *ring, k *key, own bool) (*Signer, error) {
 	return &Signer{IDevID: k.public, IDevIDName: k.name, ring: r, key: k, pub: pub, own: own}, nil
 }
 
-// Signer returns the IDevID key, for TLS client authentication. It is valid until i is
+// Signer returns the IDevID key, for TLS client authentication. The Signer is valid until i is
 // closed.
 func (i *Identity) Signer() *Signer { return i.signer }
 
-// Close flushes the key of a Signer from LoadSigner. The key of an Identity's Signer
-// stays until the Identity is closed.
+// Close flushes the key of a Signer from LoadSigner. For an Identity's Signer, it does nothing:
+// that key stays until the Identity is closed.
 func (s *Signer) Close() error {
 	if !s.own {
 		return nil
@@ -127,9 +127,9 @@ var tpmHash = map[crypto.Hash]tcg.AlgID{
 
 type scheme struct{ alg, hash tcg.AlgID }
 
-// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after verify
-// accepts it. verify returns tcg.ErrSignature for a signature by another key: the handle
-// now refers to that key, and the key is made again.
+// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after verify accepts it. If
+// verify returns tcg.ErrSignature, the signature is by another key: the handle now refers to that
+// other key. Then sign makes our key again and retries.
 func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) error) ([]byte, error) {
 	var out []byte
 	err := r.attempt([]*key{k}, func() error {

@@ -100,7 +100,8 @@ func TestRSASignerDoesBothPaddings(t *testing.T) {
 	}
 }
 
-// TestRejectsPSSSaltThatTLSRefuses: an old TPM's longest salt, and a correct one.
+// TestRejectsPSSSaltThatTLSRefuses: a signature with an old TPM's longest possible salt is refused,
+// and one with a correct salt is accepted.
 func TestRejectsPSSSaltThatTLSRefuses(t *testing.T) {
 	t.Parallel()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -16,7 +16,7 @@ import (
 // TPM is an open TPM 2.0. It is safe for concurrent use; operations run one at a time.
 type TPM struct {
 	link    link
-	managed bool // behind a resource manager: closing the link flushes our objects
+	managed bool // behind a resource manager: closing the link makes it flush our objects
 	sole    bool // a socket: all loaded objects are ours, or those of a dead process
 
 	mu     sync.Mutex // held during an operation; guards the fields below
@@ -33,7 +33,7 @@ type TPM struct {
 	refused    uint32 // code of the last command that the TPM answered with an error
 	nvChunk    uint16 // maximum size of one NV_Read, in bytes
 
-	operation Operation // guarded by mu; read by count, which runs under it
+	operation Operation // guarded by mu, which count's caller holds too
 	statsMu   sync.Mutex
 	stats     Stats
 }
@@ -57,8 +57,8 @@ func (t *TPM) begin(ctx context.Context, op Operation) (end func(), err error) {
 	}, nil
 }
 
-// Close flushes every object and session that was made through t, and closes it. A
-// second Close does nothing.
+// Close flushes every object and session that was made through t, and closes t. A second Close does
+// nothing.
 func (t *TPM) Close() error {
 	end, err := t.begin(context.Background(), OpRelease)
 	if err != nil {
@@ -67,15 +67,15 @@ func (t *TPM) Close() error {
 	defer end()
 	t.forget()
 	var tidied error
-	if !t.managed { // a resource manager flushes them itself
+	if !t.managed { // a resource manager flushes our objects itself
 		tidied = t.tidy()
 	}
 	t.closed = true
 	return errors.Join(tidied, t.link.close())
 }
 
-// forget disowns every handle, because some have become invalid. tidy flushes those
-// that are still valid.
+// forget marks every handle as one that no key owns, because some handles have become invalid. tidy
+// then flushes the handles that are still valid.
 func (t *TPM) forget() {
 	for h := range t.handles {
 		t.handles[h] = false
@@ -83,7 +83,7 @@ func (t *TPM) forget() {
 	t.generation++
 }
 
-// wire is the TPM as a transport for go-tpm, during an operation.
+// wire makes the TPM a transport for go-tpm, during an operation.
 type wire struct{ t *TPM }
 
 // Send sends one marshalled command and returns its response. If the TPM is busy, it
@@ -164,7 +164,8 @@ func (t *TPM) broken(c command) {
 	t.lost = t.lost || c.makes
 }
 
-// track keeps t.handles equal to the handles in the TPM.
+// track updates t.handles after a command, so that it has the handles that were made here and are
+// still in the TPM.
 func (t *TPM) track(code uint32, c command, cmd, rsp []byte) {
 	if binary.BigEndian.Uint32(rsp[6:]) != 0 {
 		t.refused = code
@@ -217,8 +218,8 @@ func marshalSignature(s tpm2.TPMTSignature) (raw []byte, err error) {
 	return raw, err
 }
 
-// flush flushes one handle. It tries twice if the link fails. A handle that no longer
-// exists is not an error.
+// flush flushes one handle. If the link fails, it tries once more. A handle that no longer exists
+// is not an error.
 func (t *TPM) flush(handle uint32) error {
 	var err error
 	for range 2 {
@@ -268,7 +269,7 @@ func (t *TPM) sweep() (int, error) {
 	var errs []error
 	for _, kind := range []uint32{htTransient, htHMACSession} { // the latter lists all loaded sessions
 		handles, err := t.listHandles(kind<<24, func(uint32) bool { return true })
-		if err != nil { // second try, on a new link
+		if err != nil { // try once more, on a new link
 			handles, err = t.listHandles(kind<<24, func(uint32) bool { return true })
 		}
 		errs = append(errs, err)
@@ -286,8 +287,8 @@ func (t *TPM) sweep() (int, error) {
 	return n, err
 }
 
-// listHandles returns the handles of first's type, in order, from first up to the first
-// one for which keep is false. It asks repeatedly while there are more.
+// listHandles returns the handles of first's type, in order, from first up to the first one for
+// which keep is false. If the TPM returns only a part of the list, it asks for the rest.
 func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error) {
 	const page = 254 // the maximum in MAX_CAP_BUFFER
 	var out []uint32
@@ -320,8 +321,8 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 	}
 }
 
-// Raw calls f with the TPM as a transport for go-tpm, with no other operation at the same
-// time. Objects that f makes are flushed afterwards.
+// Raw calls f with the TPM as a transport for go-tpm, with no other operation at the same time.
+// When f returns, Raw flushes the objects that f made.
 func (t *TPM) Raw(ctx context.Context, f func(transport.TPM) error) error {
 	end, err := t.begin(ctx, OpRelease)
 	if err != nil {

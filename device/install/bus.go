@@ -33,8 +33,8 @@ func locate(dir string) (location, error) {
 	return location{dir, bus}, nil
 }
 
-// holder names the block device that uses the disk or one of its partitions, such as md0,
-// bcache0 or dm-0. It is empty if none does.
+// holder names the block device that uses the disk or one of its partitions, such as md0, bcache0
+// or dm-0. It is empty if no device uses them.
 func (l location) holder() string {
 	for _, pattern := range []string{"holders/*", "*/holders/*"} {
 		if found, err := filepath.Glob(filepath.Join(l.dir, pattern)); err == nil && len(found) > 0 {
@@ -45,14 +45,15 @@ func (l location) holder() string {
 }
 
 var (
-	// Devices made of other block devices, of memory, of a network or by a program, and drives
-	// whose media are not written like disks.
+	// Names of block devices that are not disks: devices made of other block devices, of memory, of
+	// a network or by a program; and drives whose media cannot be written like a disk.
 	notDisks = regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
-	// A path to an NVMe namespace (nvme0c1n1). The disk itself is nvme0n1.
+	// The name of one path to an NVMe namespace (nvme0c1n1). The disk itself is nvme0n1.
 	nvmePath = regexp.MustCompile(`^nvme\d+c\d+n\d+$`)
-	// An additional area of an eMMC: mmcblk0boot0, mmcblk0gp0, mmcblk0rpmb.
+	// The name of an additional area of an eMMC: mmcblk0boot0, mmcblk0gp0, mmcblk0rpmb.
 	mmcArea = regexp.MustCompile(`^mmcblk\d+[a-z]`)
-	// A session of iSCSI or iSER, a port of Fibre Channel or FCoE, or SRP.
+	// In a location: a session of iSCSI or iSER, a port of Fibre Channel or FCoE, or SRP. The disk
+	// is then on a network.
 	networkBus = regexp.MustCompile(`/(session\d+|rport-[^/]*|infiniband_srp)/`)
 	usbBus     = regexp.MustCompile(`/usb\d+/`)
 	fireWire   = regexp.MustCompile(`/fw\d+/`)
@@ -64,12 +65,12 @@ func notDisk(name string, l location) bool {
 	switch {
 	case !diskName(name), notDisks.MatchString(name), nvmePath.MatchString(name), mmcArea.MatchString(name):
 		return true
-	case text(l.dir, "hidden") == "1": // it has no node in /dev
+	case text(l.dir, "hidden") == "1": // the kernel makes no node in /dev for it
 		return true
 	case strings.HasPrefix(l.bus, "/rbd/"), networkBus.MatchString(l.bus):
 		return true
 	case strings.HasPrefix(l.bus, "/virtual/") && !strings.HasPrefix(l.bus, "/virtual/nvme-subsystem/"):
-		return true // without hardware, unlike an NVMe namespace with several paths
+		return true // a virtual device has no hardware below it, except an NVMe namespace with several paths
 	}
 	return slices.ContainsFunc(transports(l), func(t string) bool { return t != "pcie" && t != "apple-nvme" })
 }
@@ -111,7 +112,7 @@ func external(name string, l location) string {
 	return ""
 }
 
-// ancestor returns the nearest folder above the disk's for which is() is true, or "".
+// ancestor returns the nearest folder above the disk's folder for which is returns true, or "".
 func (l location) ancestor(is func(dir string) bool) string {
 	root := strings.TrimSuffix(l.dir+"/", l.bus)
 	for dir := filepath.Dir(l.dir); len(dir) > len(root); dir = filepath.Dir(dir) {
@@ -122,8 +123,8 @@ func (l location) ancestor(is func(dir string) bool) string {
 	return ""
 }
 
-// usbSerial returns the serial number of the USB device that holds the disk, because Linux does
-// not ask such a disk for its own.
+// usbSerial returns the serial number of the USB device that holds the disk, because Linux does not
+// ask a disk on USB for the disk's own serial number.
 func usbSerial(l location) string {
 	if device := l.ancestor(func(dir string) bool { return text(dir, "idVendor") != "" }); device != "" {
 		return text(device, "serial")
@@ -131,8 +132,9 @@ func usbSerial(l location) string {
 	return ""
 }
 
-// sticks returns the disks that the installer runs from, and those that may be copies of them:
-// the reason for each, by the disk's name. known holds names of disks and GUIDs of partitions.
+// sticks returns the disks that the installer runs from, and the disks that may be copies of these.
+// The key is the disk's name, the value the reason why the disk is in the list. known holds names
+// of disks and GUIDs of partitions.
 func sticks(dev string, disks []Disk, known []string) map[string]string {
 	known = slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "" })
 	if len(known) == 0 {
@@ -183,7 +185,7 @@ func partitionGUIDs(dev string, d Disk) (out []string) {
 }
 
 // Open opens a disk for exclusive use. dev is /dev. It fails if another disk has got the name
-// since the disk was listed, because somebody replugged one.
+// d.Name since d was listed, because somebody replugged a disk.
 func (d Disk) Open(dev string) (*Device, error) {
 	t, err := OpenDevice(filepath.Join(dev, d.Name))
 	if err != nil {
@@ -199,7 +201,8 @@ func (d Disk) Open(dev string) (*Device, error) {
 	return t, nil
 }
 
-// check compares the opened disk with the one that was listed. A seq of 0 is unknown.
+// check compares the opened disk with the one that was listed. If seq is 0, the sequence number is
+// unknown.
 func (d Disk) check(seq uint64, size int64) error {
 	if (d.Seq != 0 && seq != 0 && seq != d.Seq) || size != d.Size {
 		return fmt.Errorf("install: %s is no longer the disk that was chosen: a disk was unplugged or plugged in since; nothing was written", d.Path())
@@ -207,8 +210,8 @@ func (d Disk) check(seq uint64, size int64) error {
 	return nil
 }
 
-// seq is the kernel's sequence number of the device (Disk.Seq). It is 0 for an image file, and
-// with Linux before 5.15.
+// seq returns the kernel's sequence number of the device (Disk.Seq). The number is 0 for an image
+// file, and with Linux before 5.15.
 func (d *Device) seq() (n uint64, err error) {
 	if !d.block {
 		return 0, nil

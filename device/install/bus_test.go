@@ -14,14 +14,15 @@ import (
 
 const pci = "pci0000:00/0000:00:17.0/"
 
-// The entries of /sys/block for unusual hardware, and whether Disks lists them.
+// Of the entries in /sys/block, also for unusual hardware, Disks lists those that are disks of this
+// machine.
 func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	t.Parallel()
 	const built, no = "built in", "not listed"
 	for _, c := range []struct {
 		name, bus string
 		files     map[string]string
-		want      string // built in, the reason against it, or not listed
+		want      string // built: built in; no: not listed; otherwise the reason why the disk may be external or is unfit
 	}{
 		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", nil, built},
 		{"sdaa", pci + "host2/port-2:0/end_device-2:0/target2:0:0/2:0:0:0/block", nil, built}, // SAS
@@ -36,7 +37,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"nvme0n2", pci + "nvme/nvme0", nil, built},
 		{"nvme12n1", "pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/nvme/nvme12", nil, built}, // Intel's VMD
 
-		// NVMe that supports several paths: the disk and a path.
+		// NVMe with several paths: the disk, and one path to it.
 		{"nvme0n1", "virtual/nvme-subsystem/nvme-subsys0", map[string]string{"hidden": "0", "device/nvme0/transport": "pcie"}, built},
 		{"nvme0c0n1", pci + "nvme/nvme0", map[string]string{"hidden": "1"}, no},
 		{"nvme0c12n1", pci + "nvme/nvme12", nil, no}, // Linux before 4.15 has no "hidden"
@@ -44,7 +45,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 
 		// External disks: a person or a rule must name them.
 		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": "1"}, "removable"}, // firmware allows hot-plug
-		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": ""}, "removable"},  // unknown
+		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": ""}, "removable"},  // the kernel does not say whether it is removable
 		{"sdb", "pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host1/target1:0:0/1:0:0:0/block", nil, "on USB"},
 		{"sdb", "pci0000:00/0000:00:14.0/fw1/fw1.0/host1/target1:0:0/1:0:0:0/block", nil, "on FireWire"},
 		{"nvme1n1", pci + "0000:05:00.0/nvme/nvme1", map[string]string{"../../../removable": "removable"}, "on an external port"}, // Thunderbolt
@@ -157,7 +158,8 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 			"nvme0n1": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.01"}),
 			"nvme0n2": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.02", "size": gb(300)}),
 		}, "nvme0n2"},
-		// Makers give the same identifier to several disks. Those are still two disks.
+		// Makers give the same identifier to several disks. Disks with the same identifier are
+		// still two disks.
 		"two sticks with the same names": {map[string]map[string]string{
 			"sda": nvme(map[string]string{"bus": "pci0/usb1/1-1/1-1:1.0", "device/wwid": "t10.Generic Flash Disk"}),
 			"sdb": nvme(map[string]string{"bus": "pci0/usb1/1-2/1-2:1.0", "device/wwid": "t10.Generic Flash Disk"}),
@@ -222,7 +224,7 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	for what, c := range map[string]struct {
 		stick []string
 		guids map[string]string
-		want  string // the disks that a rule may name
+		want  string // the disks that are not unfit
 	}{
 		"by its name":                     {[]string{"sda"}, nil, "sdb sdd"},
 		"by its partition's GUID":         {[]string{strings.ToLower(guid)}, map[string]string{"sda": guid, "sdb": other, "sdd": other}, "sdb sdd"},
@@ -254,7 +256,8 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	}
 }
 
-// A rule can name each disk that has a serial number, wherever in /sys the kernel keeps it.
+// Disks finds the serial number of each disk that has one, wherever in /sys the kernel keeps it. So
+// a rule can name the disk by it.
 func TestFindsTheSerialNumber(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -297,8 +300,8 @@ func TestDiskInUseIsLeftAlone(t *testing.T) {
 	}
 }
 
-// Somebody replugs disks between the choice and the installation, and another disk gets the
-// chosen disk's name.
+// If somebody replugs disks between the choice and the installation, and another disk gets the
+// chosen disk's name, Open refuses that disk.
 func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	t.Parallel()
 	chosen := Disk{Name: "sdb", Size: 4 * mib, Seq: 7}
@@ -308,7 +311,7 @@ func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 		same bool
 	}{
 		{7, 4 * mib, true},
-		{0, 4 * mib, true}, // a kernel without these numbers
+		{0, 4 * mib, true}, // a kernel that has no sequence numbers
 		{8, 4 * mib, false},
 		{7, 5 * mib, false},
 		{0, 5 * mib, false},

@@ -30,16 +30,15 @@ type Disk struct {
 	// Unfit is the reason why the installer never uses the disk, even if a person names it: the
 	// disk is the stick, read-only or too small. Empty: the disk can be used.
 	Unfit string
-	// Seq is the kernel's sequence number of the disk (diskseq). No other disk gets the same
-	// number until the next boot, even if it gets the same name. 0: the kernel has no such
-	// number.
+	// Seq is the kernel's sequence number of the disk (diskseq). No other disk gets the same number
+	// until the next boot, even if it gets the same name. 0: the kernel does not have such numbers.
 	Seq uint64
 
 	wwid string // the world-wide identifier: the same on each path to the disk
 	loc  location
 }
 
-// Path is the disk's path, such as /dev/nvme0n1.
+// Path returns the disk's path, such as /dev/nvme0n1.
 func (d Disk) Path() string { return "/dev/" + d.Name }
 
 func (d Disk) String() string {
@@ -94,7 +93,7 @@ func Disks(block, dev string, stick ...string) ([]Disk, error) {
 	return onePath(disks), nil
 }
 
-// enumerate lists the paths to disks. It does not read the disks.
+// enumerate lists the paths to disks. It does not read the content of the disks.
 func enumerate(block string) ([]Disk, error) {
 	entries, err := os.ReadDir(block)
 	if err != nil {
@@ -108,7 +107,7 @@ func enumerate(block string) ([]Disk, error) {
 			continue
 		}
 		d := Disk{Name: e.Name(), loc: loc}
-		d.Size = number(dir, "size") * 512 // sysfs counts in units of 512 bytes, whatever the sector size
+		d.Size = number(dir, "size") * 512 // sysfs gives the size in units of 512 bytes, whatever the sector size is
 		d.External = external(d.Name, loc)
 		if d.Size == 0 && text(dir, "removable") == "1" {
 			continue // a card reader without a card
@@ -117,7 +116,7 @@ func enumerate(block string) ([]Disk, error) {
 		d.Seq = uint64(number(dir, "diskseq"))
 		d.Model = strings.TrimSpace(text(dir, "device/vendor") + " " + text(dir, "device/model"))
 		if d.Model == "" {
-			d.Model = text(dir, "device/name") // eMMC
+			d.Model = text(dir, "device/name") // an eMMC has its name in this file
 		}
 		d.Serial = cmp.Or(text(dir, "device/serial"), text(dir, "serial") /* virtio */, pageSerial(dir), usbSerial(loc))
 		d.wwid = cmp.Or(text(dir, "wwid") /* NVMe */, text(dir, "device/wwid"))
@@ -144,10 +143,10 @@ func (d Disk) unfit() string {
 	return ""
 }
 
-// onePath keeps one of the paths to each disk. A disk has several paths if it is a SAS disk
-// with two ports, or if NVMe's multipath is off. If one path is the stick's, the disk is the
-// stick. USB disks are left as they are: each has one path, and makers give the same identifier
-// to many.
+// onePath keeps one entry for each disk. A disk has several entries, one for each path to it, if it
+// is a SAS disk with two ports, or an NVMe disk with several paths while the kernel's NVMe
+// multipath is off. If one path is the stick's, the disk is the stick. onePath does not merge USB
+// disks: each has one path, and makers give the same identifier to many of them.
 func onePath(disks []Disk) []Disk {
 	var out []Disk
 	for _, d := range disks {
@@ -173,7 +172,7 @@ func text(dir, name string) string {
 	return clean(string(b))
 }
 
-// clean removes what is not safe to print. The disk's maker chose these texts.
+// clean removes characters that are not safe to print. It is for texts that the disk's maker chose.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -238,8 +237,8 @@ func content(dev string, parts []string) string {
 	return s
 }
 
-// signature recognizes a disk's or partition's content by its first bytes. It returns "" if it
-// is unknown.
+// signature recognizes a disk's or partition's content by its first bytes. It returns "" if it does
+// not recognize the content.
 func signature(dev string) string {
 	f, err := os.Open(dev)
 	if err != nil {
@@ -267,15 +266,15 @@ func signature(dev string) string {
 	return ""
 }
 
-// Errors of Choose: the rule does not choose one disk, so a person must.
+// Errors of Choose: the rule does not select exactly one disk, so a person must choose.
 var (
 	ErrAmbiguous = errors.New("more than one disk matches the rule")
 	ErrExternal  = errors.New("only disks that may be external match the rule, and the rule does not name one")
 )
 
-// Choose applies a rule to disks and returns the disk to install to. It prefers a built-in disk
-// to one that may be external, and then the largest. With ErrAmbiguous and ErrExternal it
-// returns the disks that a person can choose from. If no disk matches, the error is
+// Choose applies a rule to disks and returns the disk to install to. It prefers built-in disks to
+// disks that may be external, and among these the largest disk. With ErrAmbiguous and ErrExternal
+// it returns the disks that a person can choose from. If no disk matches, the error is
 // fs.ErrNotExist.
 func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	var builtIn, others []Disk
@@ -314,7 +313,8 @@ func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	return nil, noDisk("No disk to install to. Check that a disk is built in, and enabled in the firmware's setup.\nIf its storage mode is RAID or RST, set it to AHCI.")
 }
 
-// noDisk explains to the person at the machine why no disk can be chosen. It is fs.ErrNotExist.
+// noDisk is the error if no disk can be chosen. Its text explains the reason to the person at the
+// machine. errors.Is finds fs.ErrNotExist in it.
 type noDisk string
 
 func (e noDisk) Error() string { return string(e) }

@@ -59,7 +59,7 @@ func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
 	t.Parallel()
 	got := listDisks(t, "sda", map[string]map[string]string{
 		"nvme0n1":      {"bus": "pci0/nvme", "size": gb(512), "device/model": "Fast\x1b[2J ", "device/serial": "S1", "nvme0n1p1/partition": "1"},
-		"sda":          {"bus": "pci0/ata1", "size": gb(2000)}, // the stick claims to be built in
+		"sda":          {"bus": "pci0/ata1", "size": gb(2000)}, // the stick, which looks like a built-in disk
 		"sdb":          {"bus": "pci0/usb1", "size": gb(8000)},
 		"sdc":          {"bus": "pci0/ata2", "size": gb(8000), "removable": "1"},
 		"sdd":          {"bus": "pci0/ata3", "size": gb(8000), "ro": "1"},

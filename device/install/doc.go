@@ -1,9 +1,10 @@
-// Package install writes a Gangway system to a machine's disk. The installer, which starts from
-// a stick, uses it on the machine; package image/stick uses its formats to build that stick.
+// Package install writes a Gangway system to a machine's disk. The installer, which starts from a
+// stick, uses this package on the machine. Package image/stick uses its formats to build that
+// stick.
 //
-// To install, list the disks with Disks, choose one with Choose, open it with Disk.Open and run
-// a Job. Firmware then makes the new system the one that boots. Look and Find find an installed
-// system; Erase and Unlist wipe one.
+// To install, list the disks with Disks, choose one with Choose, open it with Disk.Open and run a
+// Job. Then call Firmware.Start, so that the machine boots the new system. Look and Find find an
+// installed system; Erase and Unlist wipe one.
 //
 // The disk gets a GUID partition table with two partitions: an EFI system partition, which
 // holds the boot manager and the system's two slots (a unified kernel image each), and a data

@@ -26,7 +26,7 @@ const (
 // errNotLarge reports an image that does not support disks with large sectors.
 var errNotLarge = errors.New("the image's file system does not support a disk with sectors of 4096 bytes: build the image again")
 
-// sectorProblem says what is wrong with a sector size, in bytes. It returns "" if the size is
+// sectorProblem returns what is wrong with a sector size, in bytes. It returns "" if the size is
 // supported.
 func sectorProblem(size int64) string {
 	if size == sector || size == largeSector {
@@ -35,9 +35,9 @@ func sectorProblem(size int64) string {
 	return fmt.Sprintf("sectors have %d bytes; only %d and %d are supported", size, sector, largeSector)
 }
 
-// fatFor returns the head of a FAT32 file system in the form that a disk with sectors of size
-// bytes needs. The tables and all data behind them are the same bytes in both forms: an image
-// has sectors of 512 bytes and clusters of 4096, and everything in it begins at a multiple of
+// fatFor returns the head of a FAT32 file system in the form that a disk with sectors of size bytes
+// needs. The tables and all data after them are the same bytes for both sector sizes, because an
+// image has sectors of 512 bytes and clusters of 4096, and everything in it begins at a multiple of
 // 4096.
 //
 // A disk with larger sectors needs a file system with the same sector size, because Linux and

@@ -11,8 +11,8 @@ import (
 	"gangway/image"
 )
 
-// With sectors of either size, dosfstools find no error in the file system, and mtools read the
-// same files from it.
+// With sectors of either size, fsck.fat finds no error in the file system, and mtools read the same
+// files from it.
 func TestOthersReadTheFileSystemWithSectorsOfEitherSize(t *testing.T) {
 	t.Parallel()
 	const fsck, mcopy = "/usr/sbin/fsck.fat", "/usr/bin/mcopy"

@@ -15,7 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Firmware is the folder of the firmware's variables (efivarfs).
+// Firmware is the path of the folder with the firmware's variables (efivarfs). Its methods read and
+// change the firmware's boot configuration.
 type Firmware string
 
 // Vendor GUIDs of variables: UEFI's and systemd-boot's.
@@ -100,8 +101,8 @@ func (f Firmware) Counted() (string, error) {
 	return s, nil
 }
 
-// Start makes firmware boot a system: at the next boot, and before all other entries after
-// that.
+// Start makes firmware boot a system: at the next boot, and after that as the first entry
+// of the boot order.
 func (f Firmware) Start(i *Installed) error {
 	option, err := loadOption(i)
 	if err != nil {
@@ -125,7 +126,7 @@ func (f Firmware) Start(i *Installed) error {
 	return f.write("BootNext", number)
 }
 
-// Forget removes our boot entries, and our choice of what boots next.
+// Forget removes our boot entries, and the choice of one of them for the next boot.
 func (f Firmware) Forget() error {
 	for {
 		n, found, err := f.entry()
@@ -159,8 +160,8 @@ func (f Firmware) Forget() error {
 }
 
 // Names reports whether our boot entry is for the EFI system partition with a GUID. Each
-// installation has its own GUID. So, if it matches, the system on that partition belongs to
-// this machine.
+// installation has its own GUID. So, if our entry names that GUID, the system on that partition
+// belongs to this machine.
 func (f Firmware) Names(espGUID string) bool {
 	guid, err := uuid.Parse(espGUID)
 	if err != nil {

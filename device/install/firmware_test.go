@@ -29,7 +29,7 @@ func TestFirmwareStartsTheSystemFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // a second installation makes no second entry
+	for range 2 { // a second installation must not make a second entry
 		if err := f.Start(system); err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +153,7 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 	if err := f.setOneShot("gangway-b.efi"); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time there is nothing to remove
+	for range 2 { // the second time, there is nothing left to remove
 		if err := f.Forget(); err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,8 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 			t.Errorf("boot order: %s", got)
 		}
 	}
-	// BootNext stays if it names another entry. A boot order with only our entry is removed.
+	// Forget leaves BootNext as it is if that names another entry. It removes the boot order if
+	// that has only our entry.
 	f = Firmware(t.TempDir())
 	if err := f.Start(system); err != nil {
 		t.Fatal(err)

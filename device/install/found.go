@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version
-// 8). By this GUID a stick recognizes a disk that it has installed.
+// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8). By
+// this GUID, a stick recognizes a disk to which it has installed the system.
 func DiskGUID(manifest string) string {
 	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
 	u := uuid.UUID(h[:16])
@@ -41,14 +41,14 @@ type Installed struct {
 	Whole bool
 }
 
-// ESP is the EFI system partition's name in /dev.
+// ESP returns the EFI system partition's name in /dev.
 func (i Installed) ESP() string { return partitionName(i.Disk, 1) }
 
-// Data is the data partition's name in /dev.
+// Data returns the data partition's name in /dev.
 func (i Installed) Data() string { return partitionName(i.Disk, 2) }
 
-// partitionName follows the kernel's rule: a "p" comes before the number if the disk's name
-// ends in a digit.
+// partitionName returns the kernel's name of a disk's partition: a "p" comes before the number if
+// the disk's name ends in a digit.
 func partitionName(disk string, n int) string {
 	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
 		return fmt.Sprintf("%sp%d", disk, n)
@@ -89,9 +89,9 @@ func Look(dev, disk string) (*Installed, error) {
 	return i, nil
 }
 
-// Find looks for the system whose EFI system partition has the GUID espGUID (lower case). block
-// is /sys/block. Find looks at built-in disks first, because an external disk may be a copy. If
-// there is no such system, the error is fs.ErrNotExist.
+// Find looks for the system whose EFI system partition has the GUID espGUID (lower case). block is
+// /sys/block. Find looks at built-in disks first, because an external disk may hold a copy of the
+// system. If there is no such system, the error is fs.ErrNotExist.
 func Find(block, dev, espGUID string) (*Installed, error) {
 	disks, err := enumerate(block)
 	if err != nil {

@@ -47,10 +47,10 @@ const (
 )
 
 // Manifest says what a stick installs. The installer's command line holds its SHA-256
-// (gangway.manifest). So the TPM measures what is installed, and a signature of the installer
-// covers it.
+// (gangway.manifest). So the TPM measures what is installed, and the installer's Secure Boot
+// signature covers it too.
 type Manifest struct {
-	Version int    `json:"version"` // 1
+	Version int    `json:"version"` // the format's version, 1
 	Target  string `json:"target"`  // x64-uefi-installer
 	Kernel  string `json:"kernel"`  // the kernel's origin, for people
 	// Reset makes the stick wipe the machine and install nothing. Then all fields below are
@@ -122,7 +122,7 @@ const BlockSize = 64 << 10
 // Extent is a run of blocks: the number of the first block, and the count.
 type Extent [2]int64
 
-// Packed is the size of the part's file on the stick, in bytes.
+// Packed returns the size of the part's file on the stick, in bytes.
 func (p Part) Packed() (size int64) {
 	for _, e := range p.Extents {
 		size += e[1] * BlockSize
@@ -230,7 +230,7 @@ func (p Part) check() error {
 	return nil
 }
 
-// has reports whether the blocks that are written contain a range, in bytes.
+// has reports whether a range, in bytes, lies in the blocks that the stick stores.
 func (p Part) has(at, size int64) bool {
 	for _, e := range p.Extents { // sorted
 		if from, to := e[0]*BlockSize, (e[0]+e[1])*BlockSize; from <= at && at < to {

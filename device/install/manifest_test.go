@@ -23,7 +23,7 @@ func TestManifestRoundTrip(t *testing.T) {
 	}
 }
 
-// A manifest with false values must not make the installer write to a wrong place.
+// A manifest with false values is refused, so that the installer does not write to a wrong place.
 func TestRefusesManifestsThatLie(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Manifest){

@@ -10,10 +10,10 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// NetworkPath is the path, in an installed system's EFI system partition, of the pending
-// network settings: a stick wrote them, and the system has not taken them over yet. The file
-// always has netfile.MaxFile bytes, padded with line breaks, so that settings can be written
-// without changing the file's size.
+// NetworkPath is the path, in an installed system's EFI system partition, of the file with the
+// pending network settings: a stick has written them, and the installed system has not taken them
+// over yet. The file always has netfile.MaxFile bytes, padded with line breaks, so that settings
+// can be written without changing the file's size.
 const NetworkPath = "gangway/" + netfile.Name
 
 // Padded pads the text of a settings file to the size of the file NetworkPath.
@@ -24,7 +24,7 @@ func Padded(text string) ([]byte, error) {
 	return append([]byte(text), bytes.Repeat([]byte("\n"), netfile.MaxFile-len(text))...), nil
 }
 
-// NoNetwork is the content of the file NetworkPath if no settings are pending.
+// NoNetwork returns the content of the file NetworkPath if no settings are pending.
 func NoNetwork() []byte {
 	b, err := Padded("# Network settings that a stick brings stand here until the system takes them over.\n")
 	if err != nil {
@@ -35,12 +35,13 @@ func NoNetwork() []byte {
 
 // network holds the network settings that an installation writes.
 type network struct {
-	at      int64  // offset in the part esp, in bytes; 0: the system takes no settings
+	at      int64  // offset in the part esp, in bytes; 0: the image has no place for settings
 	text    []byte // the bytes to write there
 	onStick []byte // the bytes that the stick has there, which verify hashes
 }
 
-// settings pads the job's settings. If the job has none, it writes those of the stick.
+// settings returns the network settings that this job writes, padded. If the job has none, it
+// returns the bytes that the stick has in that place.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {
@@ -58,7 +59,7 @@ func (j Job) settings() (n network, err error) {
 }
 
 // overlap returns the piece of b that lies in the place of the settings, and the same piece of
-// content. b begins at offset at of a part. Both pieces are nil if b is outside of that place.
+// content. b begins at offset at of a part. Both pieces are nil if b and the place do not overlap.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil
@@ -96,8 +97,8 @@ func readNetwork(name string) (*netfile.Settings, error) {
 }
 
 // WritePendingNetwork writes pending network settings to the EFI system partition of an installed
-// system. The file's first sector is written last, and nothing in the file is valid without it.
-// So a power cut leaves either all of the settings or none.
+// system. It writes the file's first sector last, and without that sector the file is not valid. So
+// a power cut leaves either all of the settings or none.
 func WritePendingNetwork(esp string, s *netfile.Settings) error {
 	text, err := Padded(s.Text())
 	if err != nil {

@@ -16,11 +16,12 @@ import (
 	"gangway/internal/race"
 )
 
-// networkAt is where the settings cross the border between two pieces that Job.Run writes.
+// networkAt is the offset of the settings in this test. It is chosen so that the settings cross the
+// border between two pieces that Job.Run writes.
 const networkAt = mib - 8192
 
-// smallStickWithNetwork is smallStick with a place for network settings, and the settings. The
-// images are those that the disk has after the installation.
+// smallStickWithNetwork returns the same as smallStick, but with a place for network settings, and
+// also these settings. The returned images are those that the disk has after the installation.
 func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
 	t.Helper()
 	m, stick, images := smallStick(t)
@@ -138,8 +139,8 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	if s, err := ReadPendingNetwork(dir); err != nil || !s.Empty() {
 		t.Errorf("after the clear: got %v, %v; want no settings", s, err)
 	}
-	// A power cut before the first sector was written: the rest of the file is not valid
-	// settings.
+	// If the power is cut before the first sector is written, the rest of the file must not be
+	// valid as settings.
 	half := append(bytes.Clone(NoNetwork()[:largeSector]), before[largeSector:]...)
 	copy(half[largeSector:], "mtu = 1280\n")
 	if err := os.WriteFile(name, half, 0o600); err != nil {

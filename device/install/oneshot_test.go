@@ -35,12 +35,13 @@ func TestBootManagerIsToldWhatToStartOnce(t *testing.T) {
 	}
 }
 
-// Firmware that does not remove a variable would start the same system at every boot.
+// If firmware does not remove a variable, StartOnce fails, because the machine would start the same
+// system at every boot.
 func TestFirmwareThatDoesNotForgetIsNotReliedOn(t *testing.T) {
 	t.Parallel()
 	f := Firmware(t.TempDir())
 	name := f.path("LoaderEntryOneShot", loaderVendor)
-	// A folder that is not empty can be neither written nor removed.
+	// A folder that is not empty stands for such a variable: it can be neither written nor removed.
 	if err := os.MkdirAll(filepath.Join(name, "kept"), 0o700); err != nil {
 		t.Fatal(err)
 	}

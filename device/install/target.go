@@ -41,13 +41,13 @@ func OpenDevice(path string) (*Device, error) {
 	return nil, fmt.Errorf("install: %w", err)
 }
 
-// Size is the size of the device, in bytes.
+// Size returns the size of the device, in bytes.
 func (d *Device) Size() int64 { return d.size }
 
-// Sector is the size of the device's logical sectors, in bytes.
+// Sector returns the size of the device's logical sectors, in bytes.
 func (d *Device) Sector() int64 { return d.sector }
 
-// sectorSize is the size of a device's logical sectors, in bytes. For an image file it is the
+// sectorSize returns the size of a device's logical sectors, in bytes. For an image file it is the
 // sector size of the file's partition table, or 512 if there is no table.
 func sectorSize(f *os.File) (int64, error) {
 	info, err := f.Stat()
@@ -81,7 +81,7 @@ func (d *Device) Flush() error {
 	return nil
 }
 
-// Zero fills a range with zeros. The device does it itself if it can.
+// Zero fills a range with zeros. If the device can do that itself, Zero sends it no data.
 func (d *Device) Zero(at, size int64) error {
 	if d.block {
 		r := [2]uint64{uint64(at), uint64(size)}

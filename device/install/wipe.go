@@ -25,10 +25,10 @@ type discarder interface {
 // erasePiece is the number of bytes that are erased between two progress reports.
 const erasePiece = 64 * mib
 
-// Erase destroys a system's data on its disk. If the data partition is encrypted, Erase
-// overwrites its keys with random bytes and reads them back; otherwise it zeroes the whole
-// partition. It also zeroes the EFI system partition, which may hold a join token. The
-// partition table stays until Unlist, so that Look finds the disk again after an interruption.
+// Erase destroys a system's data on its disk. If the data partition is encrypted, Erase overwrites
+// its keys with random bytes and reads them back; otherwise it zeroes the whole partition. It also
+// zeroes the EFI system partition, which may hold a join token. Erase leaves the partition table,
+// which Unlist removes later, so that Look finds the disk again after an interruption.
 func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error {
 	if progress == nil {
 		progress = func(Stage, int64, int64) {}
@@ -45,8 +45,8 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 		if err := scramble(t, data[0]+i.Sector, luks.Overhead-i.Sector); err != nil {
 			return err
 		}
-		// Last, destroy the sector that marks the partition as encrypted: until then a retry
-		// destroys the keys again.
+		// Destroy the sector that marks the partition as encrypted last: until then, a retry finds
+		// the keys and destroys them again.
 		if err := scramble(t, data[0], i.Sector); err != nil {
 			return err
 		}

@@ -68,7 +68,7 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 	if err := Erase(t.Context(), disk, i, progress); err != nil {
 		t.Fatal(err)
 	}
-	// A wipe that stops here can continue: Look still finds the disk.
+	// A wipe that stops at this point can be continued, because Look still finds the disk.
 	if again, err := look(t, disk); err != nil || again.Whole || again.DataStart != i.DataStart {
 		t.Errorf("erased: %+v, %v", again, err)
 	}
@@ -101,13 +101,13 @@ func TestWipedDiskHoldsNothingThatWasNotEncrypted(t *testing.T) {
 	if err := errors.Join(Erase(t.Context(), disk, i, nil), Unlist(disk, nil)); err != nil {
 		t.Fatal(err)
 	}
-	// Everything is zero, including the tables.
+	// Now everything on the disk is zero, including the partition tables.
 	if !bytes.Equal(disk.disk, make([]byte, len(disk.disk))) {
 		t.Error("some data is left on the disk")
 	}
 }
 
-// A disk that does not overwrite its keys must not be reported as wiped.
+// If a disk does not overwrite its keys, Erase fails, so that the disk is not reported as wiped.
 func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -157,7 +157,7 @@ func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 	found, lost := 0, 0
 	count := 12
 	if testing.Short() {
-		count = 6 // both outcomes still occur; the whole takes 15 s
+		count = 6 // enough for both outcomes to occur; the full test takes 15 s
 	}
 	for n := range count {
 		for _, cut := range []int{n * steps / count, steps - 1 - n} { // spread over all writes, and at the end, when the tables are removed

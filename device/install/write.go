@@ -84,7 +84,7 @@ const (
 	dataName = "gangway-data"
 )
 
-// place is a part and the partition that it is written to.
+// place is a part of the manifest, and the partition that the part is written to.
 type place struct {
 	Part
 	at, room int64  // start and size of the partition on the disk, in bytes
@@ -94,8 +94,8 @@ type place struct {
 	offset int64
 }
 
-// Run installs the system. If it fails in the stage Verifying, the disk is unchanged. If it
-// fails later, the disk does not boot, so the machine boots the stick again.
+// Run installs the system. If it fails in the stage Verifying, the disk is unchanged. If it fails
+// in a later stage, the disk does not boot, so the machine boots the stick again.
 func (j Job) Run(ctx context.Context) error {
 	if j.NewGUID == nil {
 		j.NewGUID = uuid.NewString
@@ -161,7 +161,8 @@ func (j Job) total(places []place) (n int64) {
 	return n
 }
 
-// verify reads all files of the stick and checks their hashes. Nothing is written before.
+// verify reads all files of the stick and checks their hashes. Run writes nothing to the disk
+// before verify succeeds.
 func (j *run) verify(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {
@@ -222,10 +223,10 @@ func (j Job) eachBlock(ctx context.Context, p place, f func(at int64, b []byte) 
 	return nil
 }
 
-// wipe makes the disk one that firmware does not boot. It first clears the first sector of the
-// future EFI system partition, because an earlier system may have its own there, then the
-// tables at both ends. It flushes the disk between the two. Otherwise, after a power cut, the
-// disk might have lost its tables but kept that sector.
+// wipe makes the disk unbootable for firmware. It first clears the first sector of the future EFI
+// system partition, because an earlier system may have its own EFI system partition there. Then it
+// clears the tables at both ends. It flushes the disk between these two steps. Otherwise, after a
+// power cut, the disk might have lost its tables but kept that sector.
 func (j Job) wipe(_ context.Context, places []place) error {
 	j.Progress(Wiping, 0, 1)
 	sector, esp := j.Target.Sector(), places[0].at
@@ -316,7 +317,7 @@ func partition(n int, sector int64, p place, kind gpt.Type, name, guid string) *
 	}
 }
 
-// tableFile adapts Target to the interface that package gpt writes to.
+// tableFile makes a Target a file that package gpt can write to.
 type tableFile struct {
 	Target
 	backend.WritableFile // the other methods, which gpt does not call
@@ -325,10 +326,10 @@ type tableFile struct {
 func (f tableFile) ReadAt(p []byte, at int64) (int, error)  { return f.Target.ReadAt(p, at) }
 func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.WriteAt(p, at) }
 
-// readBack compares the disk's content with what was written. The first sector is skipped: it
-// is still zero. Where the disk's bytes differ from the stick's on purpose (the head, the
-// network settings), readBack compares them with what was written, and hashes the stick's bytes
-// instead.
+// readBack compares the disk's content with what was written. It skips the first sector of the EFI
+// system partition, which is still zero. Where the disk's bytes differ from the stick's on purpose
+// (the head, the network settings), readBack compares them with what was written, and hashes the
+// stick's bytes instead.
 func (j *run) readBack(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)

@@ -132,7 +132,7 @@ func (m *memory) Flush() error {
 	return nil
 }
 
-// keep stores the pending sectors for which luck returns true, and drops the others.
+// keep writes to the disk the pending sectors for which luck returns true, and drops the others.
 func (m *memory) keep(luck func() bool) {
 	for s, b := range m.pending {
 		if luck() {
@@ -142,8 +142,8 @@ func (m *memory) keep(luck func() bool) {
 	m.pending = map[int][]byte{}
 }
 
-// boots reports whether firmware would boot the disk: there is a partition table at either end,
-// and its EFI system partition begins with a boot sector.
+// boots reports whether firmware would boot the disk: there is a partition table at one end at
+// least, and the EFI system partition in it begins with a boot sector.
 func boots(t testing.TB, m *memory) (table *gpt.Table, ok bool) {
 	t.Helper()
 	disk := m.disk
@@ -222,8 +222,8 @@ func checkPartitions(t *testing.T, after string, disk *memory, table *gpt.Table,
 	}
 }
 
-// At whatever write the power fails, and whichever unflushed sectors the disk has stored: if
-// firmware boots the disk, the system on it is complete.
+// The power may fail at any write, and the disk may have stored any of the unflushed sectors. In
+// each case, if firmware boots the disk, the system on it is complete.
 func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -238,13 +238,13 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 		t.Fatal(err)
 	}
 	steps := 1<<40 - before.writes
-	// The disk already has a system. It must not boot once it is half erased.
+	// The disk already has a system. When that system is half erased, the disk must not boot.
 	r := rand.New(rand.NewPCG(3, 4))
 	started := 0
 	var cuts []int
 	count := 60
 	if testing.Short() {
-		count = 6 // enough for each stage; the whole takes 20 s
+		count = 6 // enough to cut each stage; the full test takes 20 s
 	}
 	for n := range count {
 		cuts = append(cuts, n*steps/count, steps-n-1) // cuts spread over all writes, and cuts at the last writes
@@ -330,7 +330,7 @@ func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	if _, ok := boots(t, disk); ok {
 		t.Error("the disk boots")
 	}
-	// The head is taken from the first reading, which was verified.
+	// The installation takes the head from the first reading, which was verified.
 	if err := (Job{Manifest: m, Stick: changingStick{stick, 0, new(int)}, Target: disk}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,7 @@ func (c *Command) line() (string, error) {
 
 func (c *Command) run(name string, yes, list, encrypt bool) error {
 	s, err := c.Sticks.Mounted(c.Manifest)
-	if err != nil { // the stick came later, or was exchanged
+	if err != nil { // not mounted yet: the stick was plugged in later, or exchanged for another one
 		if s, err = c.Sticks.Find(c.Manifest, 0); err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ func (c *Command) list(disks []install.Disk) {
 	}
 }
 
-// choose returns the disk of a name, and asks for the name if it is empty.
+// choose returns the disk with this name. If the name is empty, it asks the person for one.
 func (c *Command) choose(disks []install.Disk, name string) (*install.Disk, error) {
 	if name == "" {
 		c.printf("\nWhich disk? ")
@@ -140,7 +140,8 @@ func (c *Command) choose(disks []install.Disk, name string) (*install.Disk, erro
 	return nil, fmt.Errorf("disk %q not found: pvf-install --list lists the disks", name)
 }
 
-// confirm has a person type the disk's name.
+// confirm asks the person to type the disk's name. It returns an error if the person types anything
+// else.
 func (c *Command) confirm(d *install.Disk) error {
 	c.printf("\nEverything on %s will be erased: %s.\nType the disk's name, %s, to go on: ", d, d.Content, d.Name)
 	answer, err := c.line()

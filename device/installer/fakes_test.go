@@ -34,11 +34,11 @@ type lab struct {
 	badText   error
 	disks     []install.Disk
 	later     []install.Disk                // the disks after comeAt; nil: the same
-	comeAt    time.Duration                 // when the disks become later
+	comeAt    time.Duration                 // the time at which the list of disks changes to later
 	systems   map[string]*install.Installed // by disk
 	unread    map[string]error
 	tpm       error
-	failing   map[string]error // by the name of a step
+	failing   map[string]error // the error of a step, by the step's name
 	firmwares string           // the ESP from which the system firmware starts
 }
 
@@ -54,9 +54,9 @@ func (l *lab) installer() *Installer {
 	return &Installer{Manifest: manifestSum, Screen: l, Sticks: l, Disks: l, TPM: tpm{l}, Firmware: firmware{l}, Power: l}
 }
 
-// run runs an installer until the machine restarts or switches off. A person
-// starts to type after some time. Each word is typed when the one before was
-// read; an empty word is Enter.
+// run runs an installer until the machine restarts or switches off. A person starts to type after
+// the time after. The person types each word when the installer has read the one before. An empty
+// word is only the Enter key.
 func (l *lab) run(mode func(*Installer), after time.Duration, typed ...string) {
 	off := make(chan bool)
 	var person sync.WaitGroup
@@ -90,7 +90,7 @@ func (l *lab) step(format string, args ...any) error {
 	return l.failing[s]
 }
 
-// did reports whether all steps happened, in this order.
+// did reports whether all these steps happened, in this order.
 func (l *lab) did(steps ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,7 +109,7 @@ func (l *lab) want(steps ...string) {
 	}
 }
 
-// never fails the test if one of the steps happened.
+// never fails the test if one of these steps happened.
 func (l *lab) never(steps ...string) {
 	l.t.Helper()
 	for _, s := range steps {
@@ -130,7 +130,7 @@ func (l *lab) Fact(name, value string)            { l.step("fact %s: %s", name, 
 func (l *lab) Redraw(alarm bool, text string)     {}
 func (l *lab) Input() <-chan string               { return l.input }
 
-// Power's methods end the goroutine: a machine that is off does nothing more.
+// The methods of Power end the goroutine, because a machine that is off does nothing more.
 func (l *lab) PowerOff() { l.step("power off"); runtime.Goexit() }
 func (l *lab) Restart()  { l.step("restart"); runtime.Goexit() }
 

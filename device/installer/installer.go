@@ -1,6 +1,5 @@
-// Package installer is what runs from the stick: it installs Gangway to a disk of
-// the machine, by a rule or by a person's choice, or wipes the machine for
-// another owner.
+// Package installer is the program that runs from the stick. It installs Gangway to a disk of the
+// machine, which a rule or a person chooses, or it wipes the machine for another owner.
 //
 // An Installer decides, and talks to the person in front of the machine. The
 // machine itself is behind small interfaces; Local implements them.
@@ -27,10 +26,10 @@ const (
 	countdown  = 10 // seconds
 	stickWait  = 60 * time.Second
 	retryWait  = time.Minute             // after a failure, unless a person restarts the machine
-	diskSettle = 1500 * time.Millisecond // if no disk has changed for this long, all disks have appeared
-	diskReady  = 15 * time.Second        // the same, if a disk is not ready or none is built in
+	diskSettle = 1500 * time.Millisecond // if the list of disks has not changed for this long, it counts as complete
+	diskReady  = 15 * time.Second        // the same, but if a disk is not ready or no disk is built in
 	diskPoll   = 100 * time.Millisecond
-	diskNews   = 5 * time.Second  // how often to look for other disks while a person chooses
+	diskNews   = 5 * time.Second  // how often to look for changed disks while a person chooses
 	keyTime    = 30 * time.Second // how long the recovery key is on the screen
 )
 
@@ -60,33 +59,32 @@ type Screen interface {
 
 // Sticks finds the stick that the machine was started from.
 type Sticks interface {
-	// Find mounts the partition with the manifest of a SHA-256, and retries for
-	// some time: USB disks are late.
+	// Find mounts the partition whose manifest has this SHA-256. It retries for as long as patience
+	// says, because USB disks appear late.
 	Find(manifest string, patience time.Duration) (*Stick, error)
-	// Mounted returns the stick that Find has mounted, also if another process
-	// called Find.
+	// Mounted returns the stick that Find has mounted, even if another process called Find.
 	Mounted(manifest string) (*Stick, error)
 	// Network reads the mounted stick's network settings; nil: it has none.
 	Network() (*netfile.Settings, error)
 	// Marks returns all marks of a stick by which install.Disks recognises it.
 	Marks(*Stick) []string
-	// Forget unmounts the stick, so that Find looks for it again.
+	// Forget unmounts the stick, so that the next Find looks for the stick again.
 	Forget()
 }
 
-// Disks are the machine's disks.
+// Disks does the work with the machine's disks.
 type Disks interface {
 	// List lists the disks. Disks with a mark of the stick are listed as unfit.
 	List(marks ...string) ([]install.Disk, error)
 	// System returns the system on a disk; fs.ErrNotExist: there is none.
 	System(install.Disk) (*install.Installed, error)
-	// Install erases a disk and installs from the mounted stick; the data
-	// partition is encrypted if there are slots.
+	// Install erases a disk and installs from the mounted stick; if there are slots, it encrypts
+	// the data partition.
 	Install(*Stick, *install.Disk, []luks.Slot, install.Progress) error
 	// BringNetwork hands network settings to an installed system.
 	BringNetwork(*install.Installed, *netfile.Settings) error
-	// Erase destroys a system's data (install.Erase). Unlist then removes its
-	// partition table.
+	// Erase destroys a system's data (install.Erase). Unlist, which comes after Erase, removes the
+	// disk's partition tables.
 	Erase(install.Disk, *install.Installed, install.Progress) error
 	Unlist(install.Disk, install.Progress) error
 	// Sync has the kernel write everything to the disks.
@@ -95,10 +93,11 @@ type Disks interface {
 
 // TPM is the machine's TPM.
 type TPM interface {
-	// Check returns a sentence for the person about what is wrong with the TPM.
+	// Check returns an error if something is wrong with the TPM. The error's text is a sentence for
+	// the person.
 	Check() error
-	// NewKeys makes the keys of an encrypted disk. The recovery key is encrypted
-	// to an age recipient, unless that is empty.
+	// NewKeys makes the keys of an encrypted disk. If recipient is not empty, it also encrypts the
+	// recovery key to this age recipient.
 	NewKeys(recipient string) (*Keys, error)
 	Clear() error
 }
@@ -134,7 +133,7 @@ func (i *Installer) Automatic(encrypt bool) {
 		select {
 		case <-i.Screen.Input():
 			i.Power.Restart()
-		case <-time.After(retryWait): // a person may have corrected it
+		case <-time.After(retryWait): // by then, a person may have corrected the cause
 			i.Sticks.Forget()
 		}
 	}
@@ -192,8 +191,8 @@ func (i *Installer) readNetwork(s *Stick) (err error) {
 	return nil
 }
 
-// startAgain has firmware start the system that this stick has installed before.
-// The system compares the stick's network settings with its own.
+// startAgain makes firmware start the system that this stick has installed before. The system
+// itself compares the stick's network settings, which it gets here, with its own.
 func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 	i.Screen.Statusf("This stick has installed Gangway here already. Starting it.\nTake the stick out. To install again, choose (manual).")
 	if s.network != nil {
@@ -201,7 +200,7 @@ func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 			return err
 		}
 	}
-	time.Sleep(2 * time.Second) // for a person to read it
+	time.Sleep(2 * time.Second) // so that a person can read the sentence
 	return i.Firmware.Start(system)
 }
 
@@ -214,7 +213,7 @@ func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 			return nil, err
 		}
 		fit, err := install.Choose(s.Manifest.Disk, disks)
-		for n := range fit { // the disk that a person chose before
+		for n := range fit { // the disk that a person chose in an earlier attempt
 			if i.ownSystem(s, &fit[n]) != nil {
 				return &fit[n], nil
 			}
@@ -235,8 +234,8 @@ func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 	}
 }
 
-// ownSystem returns the complete system that this stick has installed to a
-// disk; nil: not found.
+// ownSystem returns the complete system that this stick has installed to the disk d; nil: there is
+// none on d.
 func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
 	system, err := i.Disks.System(*d)
 	if err != nil || !system.Whole || system.DiskGUID != install.DiskGUID(s.SHA256) {
@@ -259,14 +258,13 @@ func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 			last, since = ids, time.Now()
 		}
 		if time.Since(since) > settleTime(disks) {
-			return i.Disks.List(i.Sticks.Marks(s)...) // other disks can be read now: they may hold copies of the stick
+			return i.Disks.List(i.Sticks.Marks(s)...) // list again: disks that were not ready before can be read now, and may be copies of the stick
 		}
 	}
 }
 
-// settleTime is how long the list of disks must stay unchanged until it counts
-// as complete. A disk that spins up has no size at first, and the disks of a
-// RAID controller appear late.
+// settleTime returns how long the list of disks must stay unchanged until it counts as complete. A
+// disk that spins up has no size at first, and the disks of a RAID controller appear late.
 func settleTime(disks []install.Disk) time.Duration {
 	builtIn := func(d install.Disk) bool { return d.Unfit == "" && d.External == "" }
 	notReady := func(d install.Disk) bool { return d.Size == 0 }
@@ -286,8 +284,8 @@ func identities(disks []install.Disk) []string {
 	return out
 }
 
-// askForDisk lets a person choose one of the disks that fit. It returns nil if
-// the machine's disks are not the listed ones any more.
+// askForDisk lets a person choose one of the disks that fit. It returns nil if the machine's disks
+// have changed since they were listed.
 func (i *Installer) askForDisk(s *Stick, fit, listed []install.Disk) *install.Disk {
 	for n, d := range fit {
 		i.Screen.Logf("%d: %s (%s)", n+1, d, d.Content)
@@ -312,8 +310,8 @@ func (i *Installer) askForDisk(s *Stick, fit, listed []install.Disk) *install.Di
 	}
 }
 
-// countDown shows for ten seconds what will be erased. It reports whether
-// nobody stopped it.
+// countDown shows for ten seconds what the installer will erase. It returns true if nobody has
+// stopped the installer in that time.
 func (i *Installer) countDown(what string) bool {
 	i.Screen.Serialf("%s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", what, countdown)
 	tick := time.NewTicker(time.Second)
@@ -342,7 +340,7 @@ func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	if err != nil {
 		return err
 	}
-	if err := i.Firmware.Start(system); err != nil { // firmware may find the disk without it
+	if err := i.Firmware.Start(system); err != nil { // not fatal: firmware may find the disk without a boot entry
 		i.Screen.Logf("%v", err)
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 	"gangway/device/machine"
 )
 
-// Disks of a machine.
+// Disks that the tests use.
 var (
 	nvme    = install.Disk{Name: "nvme0n1", Size: 500e9, Content: "empty"}
 	second  = install.Disk{Name: "nvme1n1", Size: 500e9}
@@ -104,9 +104,8 @@ func TestNothingIsErasedIf(t *testing.T) {
 	}
 }
 
-// If the installation fails, the screen shows the reason and the remedy. A boot
-// entry that firmware refuses is not a failure: firmware may find the disk
-// without it.
+// If the installation fails, the screen shows the reason and the remedy. A boot entry that firmware
+// refuses is not a failure: firmware may find the disk without a boot entry.
 func TestFailuresOfAnInstallation(t *testing.T) {
 	t.Parallel()
 	for step, says := range map[string]string{
@@ -124,8 +123,8 @@ func TestFailuresOfAnInstallation(t *testing.T) {
 	}
 }
 
-// A stick that stays in starts what it has installed, and hands over its network
-// settings. It never erases its own work.
+// If the stick stays plugged in, the installer starts the system that it has installed before, and
+// hands the stick's network settings to that system. It never erases that system.
 func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -140,7 +139,7 @@ func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				l := newLab(t, nvme, second, small) // a rule would ask
+				l := newLab(t, nvme, second, small) // with two disks that fit, the rule alone would ask a person
 				l.systems["nvme1n1"], l.settings = c.system, c.settings
 				if !c.starts {
 					l.run(automatic, time.Minute, "1")
@@ -168,7 +167,7 @@ func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	})
 }
 
-// A person chooses where the rule does not decide, among the disks that fit only.
+// If the rule does not decide, a person chooses the disk, but only among the disks that fit.
 func TestPersonChoosesADisk(t *testing.T) {
 	t.Parallel()
 	t.Run("of two", func(t *testing.T) {
@@ -197,7 +196,7 @@ func TestPersonChoosesADisk(t *testing.T) {
 	})
 }
 
-// A disk that comes late is not overlooked.
+// The installer finds a disk that appears late.
 func TestInstallerWaitsUntilTheDisksAreThere(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -220,8 +219,8 @@ func TestInstallerWaitsUntilTheDisksAreThere(t *testing.T) {
 	}
 }
 
-// The installer waits for a disk that spins up and for a late controller, so that
-// it does not choose the second largest.
+// The installer waits for a disk that spins up and for a late controller, so that it does not
+// choose the second-largest disk.
 func TestWaitsForDisksThatAreNotReady(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -240,7 +239,8 @@ func TestWaitsForDisksThatAreNotReady(t *testing.T) {
 	}
 }
 
-// A disk that gets its size, and another one under the same name, are changes.
+// The list of disks counts as changed if a disk reports its size, or if another disk gets a disk's
+// name.
 func TestTellsADiskFromWhatItWas(t *testing.T) {
 	t.Parallel()
 	was := identities([]install.Disk{{Name: "sda", Seq: 3}, {Name: "sdb", Seq: 4, Size: 8e9}})
@@ -303,8 +303,8 @@ func TestWipeIsStopped(t *testing.T) {
 	})
 }
 
-// Without a system of Gangway, the TPM may be another system's: a person must
-// confirm.
+// If the machine has no system of Gangway, another system may use the TPM. So a person must confirm
+// that the TPM is cleared.
 func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 	t.Parallel()
 	for word, clears := range map[string]bool{"wipe": true, "WIPE": true, "": false, "yes": false} {
@@ -349,7 +349,8 @@ func TestNotAllIsWiped(t *testing.T) {
 			})
 		})
 	}
-	// A boot entry that stays is not a failure: it holds no secret.
+	// If the boot entry cannot be removed, that is not a failure, because the entry holds no
+	// secret.
 	t.Run("the boot entry stays", func(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			l := newLab(t, nvme)

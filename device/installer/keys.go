@@ -7,16 +7,16 @@ import (
 	"gangway/device/install/luks"
 )
 
-// Keys open an encrypted data partition: one is in the TPM, and the recovery key
-// is for the owner.
+// Keys holds the two keys that open an encrypted data partition: one that the TPM seals, and the
+// recovery key, which is for the owner.
 type Keys struct {
-	Passphrase []byte         // the TPM's
-	Token      map[string]any // how the TPM gives it out (seal.New)
+	Passphrase []byte         // the passphrase that the TPM seals
+	Token      map[string]any // the token with which the TPM returns Passphrase (seal.New)
 	Recovery   string
 	Escrow     map[string]any // Recovery, encrypted to the owner (escrow.Token); nil: not stored
 }
 
-// slots returns the key slots of the partition; none without keys.
+// slots returns the key slots of the partition; none if k is nil.
 func (k *Keys) slots() []luks.Slot {
 	if k == nil {
 		return nil

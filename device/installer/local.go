@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// espDir is where an installed system's EFI system partition is mounted.
+// espDir is the folder at which an installed system's EFI system partition is mounted.
 const espDir = "/run/esp"
 
-// Local is an Installer of the machine that this program runs on. reset reports
-// whether it was started to wipe the machine.
+// Local returns an Installer for the machine that this program runs on. reset says whether the
+// machine was started to be wiped.
 func Local(manifest string, reset bool, s Screen, p Power) *Installer {
 	return &Installer{
 		Manifest: manifest, Screen: s, Power: p,

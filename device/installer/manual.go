@@ -7,10 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Manual runs a shell on each terminal, again when it ends, until a person asks
-// to restart the machine or to switch it off: requests gets the signals of
-// busybox's reboot (SIGTERM), poweroff (SIGUSR2) and halt (SIGUSR1). It does not
-// return.
+// Manual runs a shell on each terminal, and starts it again when it ends, until a person asks to
+// restart the machine or to switch it off. These requests come as the signals that busybox's reboot
+// (SIGTERM), poweroff (SIGUSR2) and halt (SIGUSR1) send. It does not return.
 func (i *Installer) Manual(terminals []string, shell func(terminal string) error, requests <-chan os.Signal) {
 	if _, err := i.Sticks.Find(i.Manifest, stickWait); err != nil {
 		i.Screen.Logf("%v", err)

@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A shell runs on every terminal, and again after it ended. busybox's reboot
-// restarts the machine; poweroff and halt switch it off.
+// A shell runs on every terminal, and starts again after it has ended. busybox's reboot restarts
+// the machine; poweroff and halt switch it off.
 func TestManualModeRunsShells(t *testing.T) {
 	t.Parallel()
 	for signal, leaves := range map[os.Signal]string{unix.SIGTERM: "restart", unix.SIGUSR1: "power off", unix.SIGUSR2: "power off"} {
 		t.Run(leaves, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				l := newLab(t, nvme)
-				l.noStick, l.tpm = errNoStick, machine.ErrNoTPM // a shell runs nevertheless
+				l.noStick, l.tpm = errNoStick, machine.ErrNoTPM // a shell runs even without a stick and a TPM
 				requests, off := make(chan os.Signal), make(chan bool)
 				go func() {
 					time.Sleep(5500 * time.Millisecond)
@@ -64,8 +64,8 @@ func TestPVFInstall(t *testing.T) {
 		args    string
 		spoil   func(l *lab)
 		code    int
-		out     string // a part of the output
-		install string // the step; empty: nothing is erased
+		out     string // a text that the output must contain
+		install string // the step that installs; empty: nothing is erased
 	}{
 		"asks for the disk and its name":     {"nvme0n1\nnvme0n1\n", "", nil, 0, "Installed to /dev/nvme0n1.", "install to nvme0n1 with 0 keys and VLAN 0"},
 		"a path":                             {"/dev/sda\nsda\n", "", nil, 0, "Installed to /dev/sda.", "install to sda with 0 keys and VLAN 0"},

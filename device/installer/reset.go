@@ -29,8 +29,8 @@ func (i *Installer) Reset() {
 	i.Power.PowerOff()
 }
 
-// reset may be interrupted at any step: until Unlist, the last one, the next run
-// finds the disks again.
+// reset wipes the machine. It may be interrupted at any step: until Unlist, which is the last step,
+// the next run finds the disks again.
 func (i *Installer) reset() error {
 	i.Screen.Statusf("Looking for the stick")
 	s, err := i.Sticks.Find(i.Manifest, stickWait)
@@ -90,8 +90,8 @@ type found struct {
 	on install.Disk
 }
 
-// systemsOn looks for Gangway's systems. failed says which disks cannot be read,
-// and which ones it leaves alone.
+// systemsOn looks for Gangway's systems on the disks. failed has an error for each disk that cannot
+// be read, and for each disk that is left alone.
 func (i *Installer) systemsOn(disks []install.Disk) (systems []found, failed []error) {
 	for _, d := range disks {
 		system, err := i.Disks.System(d)

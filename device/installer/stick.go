@@ -17,15 +17,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stick is what the machine was started from.
+// Stick is the stick that the machine was started from.
 type Stick struct {
 	Disk     string // "sda"
 	Manifest *install.Manifest
-	SHA256   string            // of the manifest, in hexadecimal
+	SHA256   string            // SHA-256 of the manifest, in hexadecimal
 	network  *netfile.Settings // nil: none
 }
 
-// stickDir is where the stick's EFI system partition is mounted.
+// stickDir is the folder at which the stick's EFI system partition is mounted.
 const stickDir = "/run/stick"
 
 // The errors of Find.
@@ -38,9 +38,9 @@ var (
 
 // sticks finds sticks among the partitions of this machine.
 type sticks struct {
-	dev, class string // /dev, and its folder of disks and partitions in /sys
+	dev, class string // /dev, and the folder of disks and partitions in /sys
 	mounts     string // /proc/mounts
-	dir, other string // where the stick, and another partition for a look, are mounted
+	dir, other string // folders: dir is for the stick, other for a partition that is only examined
 	reset      bool   // the machine was started to be wiped
 	mount      func(partition, at string, flags uintptr) error
 	unmount    func(at string, force bool) error
@@ -143,9 +143,9 @@ func (s *sticks) Network() (*netfile.Settings, error) {
 	return settings, nil
 }
 
-// Marks implements Sticks. It returns the name of the stick's disk; the GUID of
-// the partition that firmware started; and the names of other disks with the same
-// manifest: a second stick of the image, or this one, plugged in again.
+// Marks implements Sticks. It returns the name of the stick's disk; the GUID of the partition that
+// firmware started; and the names of other disks with the same manifest. Such a disk is a second
+// stick with the same image, or the same stick in another port.
 func (s *sticks) Marks(stick *Stick) []string {
 	marks := []string{stick.Disk}
 	if guid, err := s.bootedFrom(); err == nil {

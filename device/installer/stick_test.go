@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shelf is a machine's partitions: each has a folder with its files, which is
-// copied to where it is mounted.
+// shelf is a machine's partitions: each partition has a folder with its files. Mounting the
+// partition copies that folder to the mount point.
 type shelf struct {
 	t     *testing.T
 	dir   string
@@ -66,7 +66,7 @@ func (s *shelf) write(name string, content []byte) {
 	}
 }
 
-// plug adds a disk with one partition, named after the disk, which holds files.
+// plug adds a disk with one partition, which is named after the disk and holds these files.
 func (s *shelf) plug(disk string, fat bool, files map[string][]byte) {
 	s.t.Helper()
 	partition := disk + "1"
@@ -108,9 +108,8 @@ func manifest(t *testing.T, reset bool, owner string) (b []byte, sum string) {
 	return b, hex.EncodeToString(h[:])
 }
 
-// The stick is the partition whose manifest has the hash on the command line.
-// The manifest's mode is the one that was started. All other partitions are
-// unmounted again.
+// The stick is the partition whose manifest has the hash on the command line. The manifest's mode
+// (install or wipe) must be the mode that was started. All other partitions are unmounted again.
 func TestStickIsFoundByItsManifest(t *testing.T) {
 	t.Parallel()
 	install1, sum := manifest(t, false, "ada")
@@ -133,7 +132,7 @@ func TestStickIsFoundByItsManifest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				s := newShelf(t)
-				s.plug("sda", false, at(install1)) // not a FAT file system: never mounted
+				s.plug("sda", false, at(install1)) // not a FAT file system, so it is never mounted
 				s.plug("sdb", true, nil)
 				s.plug("sdc", true, at(other))
 				s.plug("sdd", true, at(install1))
@@ -210,8 +209,8 @@ func TestMountedStickIsUsed(t *testing.T) {
 	}
 }
 
-// A stick's own disk is never installed to: neither is a copy of the stick, nor
-// the same stick in another port.
+// Marks names the disks that the installer must never install to: the stick's own disk, a copy of
+// the stick, and the same stick in another port.
 func TestCopiesOfTheStickAreMarked(t *testing.T) {
 	t.Parallel()
 	b, sum := manifest(t, false, "ada")

@@ -8,7 +8,7 @@ import (
 	"gangway/device/install"
 )
 
-// Where the kernel shows the firmware's variables, disks and partitions.
+// Folders in which the kernel shows the firmware's variables, disks and partitions.
 const (
 	Firmware = install.Firmware("/sys/firmware/efi/efivars")
 	SysBlock = "/sys/block"       // disks
@@ -27,9 +27,9 @@ func IsFAT(path string) bool {
 	return err == nil && string(b[82:87]) == "FAT32" // BS_FilSysType
 }
 
-// DiskOf returns the disk that a partition is on, from a folder like SysClass:
-// the partition's folder is inside the disk's. Any other name is returned as it
-// is.
+// DiskOf returns the disk that a partition is on, from a folder like SysClass, where the
+// partition's folder is inside the disk's folder. If name is not a partition's, it returns name
+// unchanged.
 func DiskOf(class, name string) string {
 	place, err := filepath.EvalSymlinks(filepath.Join(class, name))
 	if err != nil {
@@ -41,8 +41,8 @@ func DiskOf(class, name string) string {
 	return filepath.Base(filepath.Dir(place))
 }
 
-// MountedAt returns the name in /dev of the partition that is mounted at a
-// folder, by a file like /proc/mounts; empty: none is.
+// MountedAt returns the name in /dev of the partition that is mounted at a folder, according to a
+// file like /proc/mounts; empty: no partition is mounted there.
 func MountedAt(mounts, dir string) string {
 	b, err := os.ReadFile(mounts)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 // resizeFS is EXT4_IOC_RESIZE_FS: _IOW('f', 16, __u64), in blocks.
 const resizeFS = 0x40086610
 
-// Grow makes the ext4 file system of a device, mounted at a folder, as large as
-// the device, and returns its size in bytes; 0: it was as large already. A power
-// cut at any moment does no harm: the file system's journal covers the change.
+// Grow makes the ext4 file system of a device, mounted at a folder, as large as the device, and
+// returns its size in bytes; 0: it already had that size. A power cut at any moment does no harm:
+// the file system's journal covers the change.
 func Grow(dev, at string) (size int64, err error) {
 	size, err = sizeOf(dev)
 	if err != nil {
@@ -38,7 +38,7 @@ func Grow(dev, at string) (size int64, err error) {
 	return size, nil
 }
 
-// smaller reports whether a file system that counts so many blocks is smaller
-// than its device. It does not count its own tables, a tenth of the device at
-// most.
+// smaller reports whether a file system is smaller than its device. have is the number of blocks
+// that the file system reports, without its own tables, which take at most a tenth of the device.
+// blocks is the number of blocks of the device.
 func smaller(have, blocks uint64) bool { return have < blocks/10*9 }

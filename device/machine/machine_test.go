@@ -33,8 +33,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// All file systems are mounted, whatever fails; no program runs from them and no
-// set-user-ID bit counts in them.
+// If mounting one file system fails, the others are mounted all the same. All are mounted so that
+// no program runs from them and no set-user-ID bit has an effect.
 func TestKernelFileSystemsAreMounted(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -125,7 +125,7 @@ func TestPartitionsAreRecognised(t *testing.T) {
 	}
 }
 
-// The kernel's parser reads a target of this form (linux/dm-ioctl.h, struct
+// cryptTarget has the form that the kernel's parser reads (linux/dm-ioctl.h, struct
 // dm_target_spec); the parameters are those of dm-crypt.
 func TestCryptTargetIsForTheKernel(t *testing.T) {
 	t.Parallel()
@@ -148,8 +148,8 @@ func TestCryptTargetIsForTheKernel(t *testing.T) {
 	}
 }
 
-// A data partition without encryption needs no TPM; a header that is not LUKS2's
-// or has no token opens nothing.
+// A data partition without encryption needs no TPM; if the header is not a LUKS2 header, or has no
+// token, UnlockData fails.
 func TestDataPartitionWithoutEncryptionIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -188,7 +188,7 @@ type dog struct {
 	timeout time.Duration
 	last    time.Time
 	kept    int
-	refuses bool // SET_TIMEOUT
+	refuses bool // the watchdog refuses to set its timeout (SET_TIMEOUT)
 	breaks  int  // Write fails after so many keepalives; 0: never
 }
 
@@ -236,8 +236,8 @@ func TestWatchdogIsKeptAlive(t *testing.T) {
 	})
 }
 
-// The kernel writes everything to the disks before the machine goes off. The first
-// process does not end, not even if the machine stays on.
+// The kernel writes everything to the disks before the machine goes off. The first process does not
+// end, even if the machine stays on.
 func TestPowerIsSwitchedOffAfterSync(t *testing.T) {
 	t.Parallel()
 	for _, fails := range []error{nil, unix.EPERM} {

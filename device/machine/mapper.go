@@ -25,16 +25,16 @@ const (
 	dmTableLoad = 0xC138FD09
 )
 
-// dm sends a command for the device of a name; data follows the command's
-// header. It returns the device's number.
+// dm sends a command for the device with this name. data follows the command's header. It returns
+// the device's number.
 func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64, err error) {
 	b := make([]byte, dmHeader+len(data))
 	ne := binary.NativeEndian
-	ne.PutUint32(b, 4) // version 4.0.0
+	ne.PutUint32(b, 4) // version 4.0.0 of the interface
 	ne.PutUint32(b[12:], uint32(len(b)))
 	ne.PutUint32(b[16:], dmHeader)
 	if len(data) > 0 {
-		ne.PutUint32(b[20:], 1) // targets
+		ne.PutUint32(b[20:], 1) // number of targets
 	}
 	copy(b[48:48+127], name)
 	copy(b[dmHeader:], data)
@@ -45,8 +45,8 @@ func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64
 	return ne.Uint64(b[40:]), nil
 }
 
-// cryptTarget returns a struct dm_target_spec with the parameters of dm-crypt
-// for a partition of size bytes. It has the key.
+// cryptTarget returns a struct dm_target_spec with the parameters of dm-crypt for a partition of
+// size bytes. The result contains the key.
 func cryptTarget(partition string, size int64, key luks.Key) []byte {
 	params := fmt.Sprintf("aes-xts-plain64 %s 0 %s %d", hex.EncodeToString(key), partition, luks.Overhead/512)
 	target := make([]byte, 40, 40+len(params)+8)

@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LoadModules loads the kernel modules that dir/order names, in its order; a
-// folder without that file has none. A module that fails to load does not stop
-// the others. A missing device is not an error: neither for its driver nor for
-// the modules that depend on that.
+// LoadModules loads the kernel modules that dir/order names, in its order; a folder without that
+// file has none. A module that fails to load does not stop the others. If a device is missing, that
+// is not an error, neither for the device's driver nor for the modules that depend on that driver.
 func LoadModules(dir string) []error { return loadModules(dir, loadModule) }
 
 func loadModules(dir string, load func(path string) error) (errs []error) {
@@ -50,11 +49,10 @@ type initError struct{ error }
 
 func (e initError) Unwrap() error { return e.error }
 
-// harmless reports whether the machine works without a module that failed to
-// load: it is loaded already (EEXIST); its hardware is missing (ENODEV); or a
-// symbol is missing (ENOENT), because a module that it depends on was not loaded,
-// whose own error is reported if it is one. Hyper-V's drivers on other machines
-// are an example.
+// harmless reports whether the machine works without a module that failed to load: it is loaded
+// already (EEXIST); its hardware is missing (ENODEV); or a symbol is missing (ENOENT), because a
+// module that it depends on was not loaded. If that other module's failure is not harmless, it is
+// reported by itself. Hyper-V's drivers on other machines are an example.
 func harmless(err error) bool {
 	var e initError
 	return errors.As(err, &e) && (errors.Is(e, unix.EEXIST) || errors.Is(e, unix.ENODEV) || errors.Is(e, unix.ENOENT))

@@ -54,7 +54,7 @@ func MountFirmware() error {
 	return nil
 }
 
-// MountFAT mounts a partition of a name in /dev, as an EFI system partition.
+// MountFAT mounts the partition with this name in /dev, such as an EFI system partition, as FAT.
 func MountFAT(name, at string, flags uintptr) error {
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
@@ -75,8 +75,8 @@ func MountData(device, at string) error {
 	return err
 }
 
-// SetSynchronous sets whether writes to the file system that MountFAT has
-// mounted return only when they are on the disk.
+// SetSynchronous switches synchronous writing on or off for the file system that MountFAT has
+// mounted: if on, a write returns only when its data is on the disk.
 func SetSynchronous(at string, on bool) error {
 	flags := uintptr(unix.MS_REMOUNT | guarded)
 	if on {
@@ -85,7 +85,7 @@ func SetSynchronous(at string, on bool) error {
 	return unix.Mount("", at, "", flags, "")
 }
 
-// Unmount unmounts a file system. With force, one that is still in use too.
+// Unmount unmounts a file system. With force, it also unmounts a file system that is still in use.
 func Unmount(at string, force bool) error {
 	flags := 0
 	if force {

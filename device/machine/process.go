@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Processes starts programs for the first process of a machine. That process
-// also gets the orphans of all others, so one goroutine, Reap, waits for every
-// child; os.Process.Wait must not be used.
+// Processes starts programs for the first process of a machine. That process also becomes the
+// parent of all other programs' orphans. So one goroutine, Reap, waits for every child, and
+// os.Process.Wait must not be used.
 type Processes struct {
 	mu    sync.Mutex
 	ended map[int]chan unix.WaitStatus // by PID: children that Start has started; guarded by mu
 }
 
-// NewProcesses returns Processes. Run Reap in a goroutine before you start any.
+// NewProcesses returns Processes. Run Reap in a goroutine before you start a program.
 func NewProcesses() *Processes { return &Processes{ended: map[int]chan unix.WaitStatus{}} }
 
 // Reap waits for every child that ends, and does not return.

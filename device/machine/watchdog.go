@@ -18,7 +18,7 @@ const WatchdogEvery = 15 * time.Second
 
 // watchdogDevice is /dev/watchdog.
 type watchdogDevice interface {
-	io.Writer // of any byte but 'V': a keepalive
+	io.Writer // writing any byte except 'V' is a keepalive
 	SetTimeout(seconds int) error
 }
 
@@ -28,9 +28,9 @@ func (f watchdogFile) SetTimeout(seconds int) error {
 	return unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds)
 }
 
-// Watchdog has the machine reset when this program does not run any more: it
-// sends a keepalive in every interval, and returns only on an error. A machine
-// without a watchdog works without.
+// Watchdog makes the machine's watchdog reset the machine if this program no longer runs: it sends
+// a keepalive in every interval, and returns only on an error. A machine without a watchdog works
+// too.
 func Watchdog(every time.Duration, logf func(format string, args ...any)) {
 	f, err := os.OpenFile("/dev/watchdog", os.O_WRONLY, 0)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probes is how many times the network is asked about a static IPv4 address
-// before the machine uses it (RFC 5227). They follow each other faster than the
-// RFC says, since a person waits for the machine.
+// probes is how many times the network is asked about a static IPv4 address before the machine uses
+// it (RFC 5227). The probes follow each other faster than the RFC says, because a person may be
+// waiting for the machine.
 const probes = 3
 
 // An ARP packet for Ethernet and IPv4 (RFC 826), without the Ethernet header.
@@ -23,8 +23,8 @@ const (
 	arpRequest = 1
 )
 
-// probe returns an ARP probe: it asks who has an address, and names none for the
-// sender.
+// probe returns an ARP probe: it asks who has an address, and leaves the sender's IPv4 address
+// zero.
 func probe(own net.HardwareAddr, address netip.Addr) []byte {
 	p := make([]byte, arpSize)
 	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, the sizes of their addresses
@@ -33,8 +33,9 @@ func probe(own net.HardwareAddr, address netip.Addr) []byte {
 	return p
 }
 
-// conflict returns the other machine that has an address, or probes for it at the
-// same time, by an ARP packet that it sent; nil: the packet shows neither.
+// conflict returns the hardware address of the sender of an ARP packet, if the packet shows that
+// another machine has the address, or probes for it at the same time. nil: the packet shows
+// neither.
 func conflict(p []byte, own net.HardwareAddr, address netip.Addr) net.HardwareAddr {
 	if len(p) < arpSize || !bytes.Equal(p[:6], []byte{0, 1, 8, 0, 6, 4}) {
 		return nil
@@ -47,8 +48,8 @@ func conflict(p []byte, own net.HardwareAddr, address netip.Addr) net.HardwareAd
 	return sender
 }
 
-// checkUnused returns an error if another machine has an IPv4 address. If the
-// network cannot be asked, it returns nil: the address may be used.
+// checkUnused returns an error if another machine has an IPv4 address. If it cannot ask the
+// network, it returns nil, so that the address is used.
 func (n *Network) checkUnused(link netlink.Link, address netip.Addr) error {
 	own := link.Attrs().HardwareAddr
 	protocol := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ARP)) // in network order
@@ -74,14 +75,14 @@ func (n *Network) checkUnused(link netlink.Link, address netip.Addr) error {
 			}
 			wait := unix.NsecToTimeval(left.Nanoseconds())
 			if wait.Sec == 0 && wait.Usec == 0 {
-				break // 0 would mean without a timeout
+				break // a timeout of 0 would mean no timeout
 			}
 			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 				return nil
 			}
 			size, _, err := unix.Recvfrom(fd, buf, 0)
 			if err != nil {
-				continue // EAGAIN or EINTR: the time decides
+				continue // EAGAIN or EINTR: the loop ends when its time is over
 			}
 			if other := conflict(buf[:size], own, address); other != nil {
 				return fmt.Errorf("another machine, %s, has the address %s", other, address)

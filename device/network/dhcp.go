@@ -18,11 +18,11 @@ const (
 	endless      = 1 << 30 * time.Second // a lease of this or more never ends
 )
 
-// dhcpClient asks DHCP servers for an interface, and configures it.
+// dhcpClient asks DHCP servers for an address for an interface, and configures the interface.
 type dhcpClient interface {
-	// request asks for a lease; if it is not nil, to renew this one.
+	// request asks for a new lease; if lease is not nil, it asks to renew that lease.
 	request(ctx context.Context, lease *nclient4.Lease) (*nclient4.Lease, error)
-	// apply gives the interface what a lease says; withdraw takes it away.
+	// apply configures the interface as a lease says; withdraw undoes that.
 	apply(lease *nclient4.Lease) error
 	withdraw(lease *nclient4.Lease) error
 }
@@ -49,9 +49,9 @@ func (n *Network) configure4(ctx context.Context, link netlink.Link) error {
 	return nil
 }
 
-// keepLease renews a lease when half of it is over, and retries until it ends.
-// When it has ended, or the server has refused to renew it, keepLease withdraws
-// it and gets another one. It returns the lease that is valid then.
+// keepLease renews a lease when half of it is over, and retries until the lease ends. When the
+// lease has ended, or the server has refused to renew it, keepLease withdraws the lease and gets
+// another one. It returns the lease that is valid after that.
 func (n *Network) keepLease(c dhcpClient, lease *nclient4.Lease) *nclient4.Lease {
 	life := lease.ACK.IPAddressLeaseTime(defaultLease)
 	if life >= endless {
@@ -77,7 +77,7 @@ func (n *Network) keepLease(c dhcpClient, lease *nclient4.Lease) *nclient4.Lease
 		}
 		time.Sleep(max(min(left/2, time.Minute)-time.Since(began), minRenewal)) // RFC 2131, 4.4.5
 	}
-	// The server may give the address to another machine now.
+	// From now on, the server may give the address to another machine.
 	if err := c.withdraw(lease); err != nil {
 		n.screen.Logf("address %s: %v", addressOf(lease), err)
 	}

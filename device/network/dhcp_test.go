@@ -16,9 +16,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// inNetwork runs a test again in its own network namespace, without root, and
-// reports whether this is that run. $GANGWAY_NETWORK is a folder that outlives
-// what the test leaves running.
+// inNetwork runs a test again in its own network namespace, without root, and reports whether this
+// is that run. $GANGWAY_NETWORK names a folder that still exists while programs that the test left
+// running end.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("GANGWAY_NETWORK") != "" {
@@ -67,8 +67,8 @@ func cable(t *testing.T) (near netlink.Link, far string) {
 	return near, "far"
 }
 
-// dhcpServer leases one address for a few seconds; from the second renewal on, it
-// refuses that and leases another.
+// dhcpServer leases one address for a few seconds; from the second renewal on, it refuses to renew
+// that address and leases another one.
 type dhcpServer struct {
 	mu       sync.Mutex
 	renewals int // guarded by mu

@@ -107,7 +107,7 @@ func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []
 	if address {
 		for _, ia := range reply.Options.IANA() {
 			for _, a := range ia.Options.Addresses() {
-				ip := &net.IPNet{IP: a.IPv6Addr, Mask: net.CIDRMask(128, 128)} // routes come from routers only
+				ip := &net.IPNet{IP: a.IPv6Addr, Mask: net.CIDRMask(128, 128)} // without a network: only routers announce routes
 				if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ip}); err != nil {
 					return nil, fmt.Errorf("DHCPv6: address %s: %w", ip, err)
 				}
@@ -171,12 +171,12 @@ func zoned(servers []netip.Addr, link string) (list []string) {
 	return list
 }
 
-// maxServers bounds how many name servers of a router are used.
+// maxServers bounds the number of a router's name servers that are used.
 const maxServers = 3
 
-// parseRDNSS reads a struct nduseroptmsg and the options after it. It returns the
-// interface and the name servers that a router advertises (RFC 8106, 5.1),
-// without those whose lifetime is 0: the router withdraws them.
+// parseRDNSS reads a struct nduseroptmsg and the options after it. It returns the interface and the
+// name servers that a router advertises (RFC 8106, 5.1), without those with the lifetime 0, which
+// the router withdraws.
 func parseRDNSS(b []byte) (index int, servers []netip.Addr) {
 	const head = 16 // bytes
 	if len(b) < head || b[0] != unix.AF_INET6 {

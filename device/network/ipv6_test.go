@@ -52,7 +52,7 @@ func TestReadsTheNameServersOfRouters(t *testing.T) {
 	}
 }
 
-// Anyone in the network can send any packet. This program is PID 1, so no
+// Anyone in the network can send any packet. The program that reads the packet is PID 1, so no
 // packet may make it end.
 func FuzzRouterDoesNotEndTheMachine(f *testing.F) {
 	good := useropt(rdnss(600, "fe80::1", "2001:db8::53"))
@@ -102,8 +102,8 @@ func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	if want := "nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n"; string(b) != want || err != nil {
 		t.Errorf("%s, %v", b, err)
 	}
-	// The settings' name servers replace those of the network, also those
-	// learned later.
+	// The settings' name servers replace those of the network, also those that the network offers
+	// later.
 	if err := n.setServers([]netip.Addr{netip.MustParseAddr("192.0.2.53")}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 )
 
-// lease returns a lease of an address that begins now.
+// lease returns a lease of an address. The lease begins now.
 func lease(t *testing.T, address string, options ...dhcpv4.Modifier) *nclient4.Lease {
 	t.Helper()
 	ack, err := dhcpv4.New(append([]dhcpv4.Modifier{dhcpv4.WithYourIP(net.ParseIP(address)), dhcpv4.WithNetmask(net.CIDRMask(24, 32))}, options...)...)
@@ -26,10 +26,10 @@ func lease(t *testing.T, address string, options ...dhcpv4.Modifier) *nclient4.L
 
 func seconds(n uint32) dhcpv4.Modifier { return dhcpv4.WithLeaseTime(n) }
 
-// dhcp is a server that answers from a list, and the interface.
+// dhcp is a fake of both the server, which answers from a list, and the interface.
 type dhcp struct {
 	began   time.Time
-	answers []func() (*nclient4.Lease, error) // the last one stays
+	answers []func() (*nclient4.Lease, error) // the last one is repeated
 	log     []string                          // what happened, and after how many seconds
 }
 
@@ -60,8 +60,8 @@ func (d *dhcp) withdraw(lease *nclient4.Lease) error {
 	return nil
 }
 
-// A lease is renewed at half of its time, and given up when it ends or the
-// server refuses it.
+// A lease is renewed at half of its time, and given up when it ends or when the server refuses to
+// renew it.
 func TestLeaseIsKept(t *testing.T) {
 	t.Parallel()
 	silent := func() (*nclient4.Lease, error) { return nil, errors.New("no answer") }
@@ -118,8 +118,8 @@ func TestLeaseIsKept(t *testing.T) {
 	}
 }
 
-// The times of a server are bounded: a short lease does not make the machine send
-// without a pause.
+// The times that a server sets are bounded: a short lease does not make the machine send without a
+// pause.
 func TestTimesOfADHCPServerAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

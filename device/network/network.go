@@ -2,8 +2,8 @@
 // DHCPv6, or by the network settings of a file (netfile.Settings): interface,
 // VLAN, MTU, static addresses, gateways and name servers.
 //
-// The first interface that gets an address is used, with one address family or
-// both. Leases are renewed for as long as the program runs.
+// The first interface that gets an address is used, with one address family or both. The package
+// renews leases for as long as the program runs.
 package network
 
 import (
@@ -35,8 +35,8 @@ const (
 	fourWait = 3 * time.Second
 )
 
-// SettingsPath is where the agent finds the network settings. It is in memory,
-// since they hold the proxy's password.
+// SettingsPath is where the agent finds the network settings. The file is in memory, because the
+// settings may hold the proxy's password.
 const SettingsPath = "/run/gangway-network.txt"
 
 // Screen shows the state of the network to the person in front of the machine.
@@ -46,8 +46,7 @@ type Screen interface {
 	Fact(name, value string)
 }
 
-// Network is the machine's network. Its fields are set by New, and shortened by
-// tests.
+// Network is the machine's network. New sets its fields. Tests shorten its times.
 type Network struct {
 	screen       Screen
 	settingsPath string // SettingsPath
@@ -92,9 +91,8 @@ func LiveSettings() (*netfile.Settings, error) {
 	return s, nil
 }
 
-// Up connects the machine by the settings, and gives them to the agent. It
-// returns when an interface has an address: a machine without one has nothing to
-// do.
+// Up connects the machine by the settings, and gives them to the agent. It returns only when an
+// interface has an address, because without an address the machine has nothing to do.
 func (n *Network) Up(s *netfile.Settings) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		if err := netlink.LinkSetUp(lo); err != nil {
@@ -118,8 +116,8 @@ func (n *Network) Up(s *netfile.Settings) {
 	n.retry(s, func() error { return n.connect(s) })
 }
 
-// retry calls connect until it succeeds. It shows an error only if it differs
-// from the last one.
+// retry calls connect until it succeeds. It shows an error only if the error differs from the last
+// one.
 func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	for last := ""; ; time.Sleep(retryWait) {
 		err := connect()
@@ -152,7 +150,7 @@ func (n *Network) connect(s *netfile.Settings) error {
 	if err != nil {
 		return err
 	}
-	if len(s.Addresses) > 0 { // an interface may lead anywhere only if it has a carrier
+	if len(s.Addresses) > 0 { // use only interfaces with a carrier: without a carrier, an interface leads nowhere
 		if links = n.withCarrier(links); len(links) == 0 {
 			return errors.New("no interface has a carrier; check the cable")
 		}
@@ -278,8 +276,8 @@ func either(configure4, configure6 func(context.Context) error) error {
 	}
 }
 
-// catchPanic turns a panic of f into an error. This program is PID 1: if a
-// packet from the network made it panic, the machine would stop.
+// catchPanic turns a panic of f into an error. This program is PID 1: if a packet from the network
+// made the program panic, the machine would stop.
 func catchPanic(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -307,8 +305,8 @@ func (n *Network) learn(link, address string, f family, servers []string) error 
 	return nil
 }
 
-// forget removes an address from the record. The screen shows the rest with the
-// next address.
+// forget removes an address from the record. The screen shows the remaining addresses when the next
+// address is learned.
 func (n *Network) forget(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -113,8 +113,8 @@ func TestNextInterfaceIsTried(t *testing.T) {
 	}
 }
 
-// after returns a configuration that ends after a time; without an error if it
-// is nil, and with the context's error if that ends before.
+// after returns a function that stands for the configuration of a family. It returns err after the
+// time d, or the context's error if the context ends before.
 func after(d time.Duration, err error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
@@ -161,7 +161,7 @@ func TestOneFamilyIsEnough(t *testing.T) {
 					t.Errorf("%s: %v is not in %v", name, want, err)
 				}
 			}
-			time.Sleep(leaseWait) // until the other family has ended too
+			time.Sleep(leaseWait) // wait until the other family has ended too
 		})
 	}
 }

@@ -26,8 +26,8 @@ const (
 	pollEvery     = 100 * time.Millisecond
 )
 
-// bringUp brings an interface up, with the MTU of the settings. If they name a
-// VLAN, it makes that on the interface and returns it.
+// bringUp brings an interface up, with the MTU of the settings. If the settings name a VLAN,
+// bringUp makes the VLAN on the interface and returns the VLAN.
 func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	a := link.Attrs()
 	// A VLAN's frames may not be longer than those of the interface below it.
@@ -51,7 +51,7 @@ func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	}
 	name := fmt.Sprintf("vlan%d", s.VLAN)
 	vlan, err := netlink.LinkByName(name)
-	if err == nil && vlan.Attrs().ParentIndex != a.Index { // left from an interface that was tried before
+	if err == nil && vlan.Attrs().ParentIndex != a.Index { // this VLAN was made on an interface that was tried before
 		err = netlink.LinkDel(vlan)
 		vlan = nil
 	}
@@ -78,7 +78,7 @@ func up(link netlink.Link) error {
 	return nil
 }
 
-// setIPv6 sets what the kernel does with IPv6 on an interface
+// setIPv6 sets one of the kernel's IPv6 settings of an interface
 // (Documentation/networking/ip-sysctl.rst).
 func setIPv6(name, key, value string) error {
 	return os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, key), []byte(value), 0o644)
@@ -185,7 +185,7 @@ func checkUnused6(link netlink.Link, address netip.Prefix) error {
 		if err != nil {
 			return err
 		}
-		flags := unix.IFA_F_DADFAILED // unless the address is in the list: the kernel may have removed it
+		flags := unix.IFA_F_DADFAILED // if the address is not in the list: the kernel may have removed it
 		for _, a := range list {
 			if own, ok := netip.AddrFromSlice(a.IP); ok && own == address.Addr() {
 				flags = a.Flags
@@ -215,8 +215,8 @@ func (n *Network) removeStatic(link netlink.Link, s *netfile.Settings) (err erro
 	return err
 }
 
-// checkGateways returns an error if the settings have gateways and none of them
-// answers: the interface may lead to another network than theirs.
+// checkGateways returns an error if the settings have gateways and none of them answers: the
+// interface may lead to another network than that of the settings.
 func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent error) {
 	for _, g := range s.Gateways {
 		if n.answers(link, g) {
@@ -227,8 +227,8 @@ func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent 
 	return silent
 }
 
-// answers reports whether a neighbour answers with its hardware address. A
-// datagram to it, to the discard port, makes the kernel ask.
+// answers reports whether a neighbour answers with its hardware address. It sends a datagram to the
+// neighbour's discard port, so that the kernel asks for the hardware address.
 func (n *Network) answers(link netlink.Link, neighbour netip.Addr) bool {
 	if neighbour.IsLinkLocalUnicast() {
 		neighbour = neighbour.WithZone(link.Attrs().Name)
@@ -244,7 +244,7 @@ func (n *Network) answers(link netlink.Link, neighbour netip.Addr) bool {
 		}
 		list, err := netlink.NeighList(link.Attrs().Index, kind)
 		if err != nil {
-			return true // nothing is known
+			return true // the kernel does not say, so assume that it answers
 		}
 		for _, e := range list {
 			if a, ok := netip.AddrFromSlice(e.IP); ok && a.Unmap() == neighbour.WithZone("") && e.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED|netlink.NUD_NONE) == 0 {

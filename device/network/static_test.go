@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// elsewhere is another network namespace: the other end of a cable is in it.
+// elsewhere is another network namespace, which holds the other end of each cable.
 type elsewhere struct {
 	*netlink.Handle
 	fd int
@@ -28,7 +28,7 @@ func newElsewhere(t *testing.T) *elsewhere {
 	t.Helper()
 	opened := make(chan int)
 	go func() {
-		runtime.LockOSThread() // without unlocking it: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
 		fd := -1
 		if unix.Unshare(unix.CLONE_NEWNET) == nil {
 			fd, _ = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -51,7 +51,7 @@ func newElsewhere(t *testing.T) *elsewhere {
 // on a VLAN if that is not 0.
 func (e *elsewhere) plug(t *testing.T, name string, mac byte, vlan int, addresses ...string) {
 	t.Helper()
-	// Both ends are made in this namespace; then one moves.
+	// Both ends are made in this namespace. Then one end moves to the other namespace.
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, mac}}, PeerName: "to" + name}
 	if err := netlink.LinkAdd(veth); err != nil {
 		t.Skipf("this kernel makes no interfaces: %v", err)

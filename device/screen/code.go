@@ -8,9 +8,9 @@ import (
 	"rsc.io/qr"
 )
 
-// ShowCode shows an address as a QR code on the panel, until ShowCode("")
-// removes it. The change is drawn with the next sentence. An error says that the
-// address does not fit the screen as a code; the panel has no code then.
+// ShowCode shows an address as a QR code on the panel, until ShowCode("") removes it. The panel is
+// redrawn with the next sentence. If the address does not fit the screen as a code, ShowCode
+// returns an error, and the panel has no code.
 func (s *Screen) ShowCode(address string) error {
 	var code []string
 	var err error
@@ -25,9 +25,9 @@ func (s *Screen) ShowCode(address string) error {
 	return err
 }
 
-// quietZones are the widths, in modules, of the light margin around a QR code,
-// in order of preference. ISO/IEC 18004 requires 4. Readers accept half of
-// that, so smaller margins are used if the screen has no room for 4.
+// quietZones are the widths, in modules, of the light margin around a QR code, in order of
+// preference. ISO/IEC 18004 requires 4. Readers accept half of that margin, so smaller margins are
+// used if the screen has no room for 4.
 var quietZones = []int{4, 3, 2}
 
 // blocks draws a text as a QR code of half blocks, each character two modules

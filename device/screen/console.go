@@ -48,8 +48,8 @@ func New(consoles ...Console) *Screen {
 	return &Screen{consoles: consoles, uptime: uptime, input: make(chan string)}
 }
 
-// Open opens the consoles that the kernel writes to. If that fails, the
-// standard output of this process, /dev/console, is the only one.
+// Open opens the consoles that the kernel writes to. If that fails, the standard output of this
+// process, /dev/console, is the only console.
 func Open() *Screen {
 	var consoles []Console
 	active, _ := os.ReadFile("/sys/class/tty/console/active")
@@ -120,8 +120,8 @@ func uptime() string {
 	return up
 }
 
-// write writes a line to every console. On a console with a panel, it redraws
-// the panel instead; the panel's log gets the short line, unless that is empty.
+// write writes a line to every console. On a console with a panel, it redraws the panel instead;
+// the panel's log gets the text short, unless short is empty.
 func (s *Screen) write(line, short string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

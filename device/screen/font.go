@@ -13,7 +13,7 @@ const (
 	fontSet   = 0
 	fontGet   = 1
 	fontChars = 512
-	fontPitch = 32 // rows that the kernel stores of a character, whatever its height
+	fontPitch = 32 // number of rows that the kernel stores for each character, whatever its height is
 )
 
 // consoleFont is struct console_font_op (linux/kd.h).
@@ -24,8 +24,8 @@ type consoleFont struct {
 	data                     *byte
 }
 
-// enlarge doubles the console's font if the screen then still has 80 columns and
-// 25 rows: a person reads it standing. If that fails, the font stays small.
+// enlarge doubles the console's font if the screen then still has 80 columns and 25 rows: the
+// person who reads the screen stands in front of it. If that fails, the font stays small.
 func enlarge(f *os.File) {
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil || size.Col < 160 || size.Row < 50 {

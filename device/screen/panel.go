@@ -17,11 +17,11 @@ const (
 // maxLog is how many lines of the log the panel shows.
 const maxLog = 6
 
-// panel is what the screen shows instead of lines.
+// panel is the content that the screen shows instead of lines.
 type panel struct {
 	title  string
 	facts  []fact
-	status string // the sentence that matters; "\n" separates its lines
+	status string // the important sentence; "\n" separates its lines
 	alarm  bool   // status says that something is wrong
 	lines  []string
 	code   []string // a QR code, drawn in characters; nil: none
@@ -93,7 +93,8 @@ func spaced(s string) string {
 	return strings.Join(strings.Split(strings.ToUpper(s), ""), " ")
 }
 
-// Cut shortens a text to n characters, the last three of which are dots then.
+// Cut shortens a text that is longer than n characters to n characters. The last three of them are
+// then dots.
 func Cut(s string, n int) string {
 	if r := []rune(s); len(r) > n {
 		return string(r[:n-3]) + "..."
@@ -128,7 +129,7 @@ func (s *Screen) Fact(name, value string) {
 // consoles get it as one line, unless the panel shows the same sentence already.
 func (s *Screen) Statusf(format string, args ...any) { s.status(false, fmt.Sprintf(format, args...)) }
 
-// Alarmf is Statusf for something that is wrong.
+// Alarmf does the same as Statusf, for a sentence that says that something is wrong.
 func (s *Screen) Alarmf(format string, args ...any) { s.status(true, fmt.Sprintf(format, args...)) }
 
 func (s *Screen) status(alarm bool, text string) {
@@ -143,8 +144,8 @@ func (s *Screen) status(alarm bool, text string) {
 	}
 }
 
-// Redraw replaces the sentence on the panel, and writes nothing to the other
-// consoles: for a sentence that changes every second.
+// Redraw replaces the sentence on the panel, and writes nothing to the other consoles. Use it for a
+// sentence that changes every second.
 func (s *Screen) Redraw(alarm bool, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,8 +160,8 @@ func (s *Screen) Redraw(alarm bool, text string) {
 	}
 }
 
-// RedrawWhole is Redraw for a text of any length: it breaks the text into lines
-// and cuts nothing off.
+// RedrawWhole does the same as Redraw, for a text of any length: it breaks the text into lines and
+// cuts nothing off.
 func (s *Screen) RedrawWhole(alarm bool, text string) {
 	s.Redraw(alarm, strings.Join(wrapped(text, width-8), "\n"))
 }

@@ -25,8 +25,7 @@ func (t *terminal) Write(p []byte) (int, error) {
 
 func newTerminal(typed string) *terminal { return &terminal{Reader: strings.NewReader(typed)} }
 
-// last returns what a terminal shows after the screen was last cleared, without
-// colours.
+// last returns the text that a terminal shows since the screen was last cleared, without colours.
 func (t *terminal) last() string {
 	text := t.String()
 	text = text[strings.LastIndex(text, clearScreen)+len(clearScreen):]
@@ -70,8 +69,8 @@ func TestLinesGoToEveryConsoleUntilThereIsAPanel(t *testing.T) {
 	}
 }
 
-// A fact and a sentence that do not change are not written again, or a serial
-// port would fill with them.
+// A fact or a sentence that has not changed is not written again, so that it does not fill the
+// output of a serial port.
 func TestOnlyNewsIsWrittenToSerialPorts(t *testing.T) {
 	t.Parallel()
 	s, tty, serial := newScreen()

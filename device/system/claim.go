@@ -2,8 +2,8 @@ package system
 
 import "time"
 
-// offerClaim shows the claim code for as long as the agent waits for an owner,
-// and what else the agent waits for, until stop.
+// offerClaim shows the claim code for as long as the agent waits for an owner. It also shows
+// anything else that the agent waits for. It returns when stop is closed.
 func (s *System) offerClaim(stop <-chan struct{}) {
 	last, waiting := "", ""
 	for {

@@ -58,8 +58,7 @@ func inLab(t *testing.T, f func(l *lab)) {
 	})
 }
 
-// connects is an agent that onboards in two seconds, reports after five, and
-// continues to run.
+// connects acts as an agent that onboards in two seconds, reports after five, and continues to run.
 func connects(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		l.sleep(2 * time.Second)
@@ -72,7 +71,7 @@ func connects(l *lab, command string, args []string) int {
 	return 0
 }
 
-// onboards is an agent that onboards and then does not reach the hub.
+// onboards acts as an agent that onboards and then does not reach the hub.
 func onboards(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		return connects(l, command, args)
@@ -108,7 +107,7 @@ func (l *lab) wait(d time.Duration) {
 	synctest.Wait()
 }
 
-// end switches the machine off: each program on it ends at its next step.
+// end switches the machine off: each program on it then ends at its next step.
 func (l *lab) end() {
 	l.writeStatus(agentStatus{LastReport: time.Now().Add(time.Hour)}) // so that goroutines that wait for a report end
 	select {
@@ -135,7 +134,7 @@ func (l *lab) alive() {
 	}
 }
 
-// sleep waits, or until the machine is off.
+// sleep waits for a time, or until the machine is off.
 func (l *lab) sleep(d time.Duration) {
 	select {
 	case <-l.off:
@@ -152,7 +151,7 @@ func (l *lab) step(format string, args ...any) error {
 	return l.failing[s]
 }
 
-// did reports whether all steps happened, in this order.
+// did reports whether all these steps happened, in this order.
 func (l *lab) did(steps ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -37,14 +37,14 @@ func (h *Hook) Run(args []string) int {
 	return h.Slots.Do(args[0], args[1])
 }
 
-// userMeta offers the owner's network settings, and restarts the machine to try
-// them if they are new.
+// userMeta offers the owner's network settings, and, if they are new, restarts the machine to try
+// them.
 func (h *Hook) userMeta(file string) int {
 	news, err := offerOwners(h.Paths.changes(), file, h.busy)
 	reportNetwork(h.Paths, h.Logf)
 	if mistake := (*netfile.Mistake)(nil); errors.As(err, &mistake) {
 		h.Logf("The network settings of the owner cannot be used: %v", mistake)
-		return 0 // a retry does not help
+		return 0 // 0, because a retry would not help
 	}
 	if err == nil && news {
 		h.Logf("The owner has set other network settings. The machine restarts to try them.")
@@ -57,7 +57,7 @@ func (h *Hook) userMeta(file string) int {
 	return 0
 }
 
-// busy says what must end before the machine may restart; empty: nothing.
+// busy returns what must end before the machine may restart; empty: nothing must.
 func (h *Hook) busy() string {
 	if _, _, tried, err := h.Slots.Trial(); err == nil && tried {
 		return "a new system is being tried"

@@ -14,7 +14,7 @@ import (
 	"gangway/device/install/slots"
 )
 
-// hookSlots installs revisions.
+// hookSlots stands for the slots. It records each call of Do.
 type hookSlots struct{ l *lab }
 
 func (h hookSlots) Do(verb, folder string) int {
@@ -177,7 +177,7 @@ func TestLoginNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	sum := sha256.Sum256([]byte("right"))
 	for name, c := range map[string]struct {
-		file   string // empty: there is none
+		file   string // the content of the password file; empty: there is no file
 		typed  []string
 		logins bool
 		shells int

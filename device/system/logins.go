@@ -73,7 +73,7 @@ func (l *Logins) Start() {
 
 var errWrongPassword = errors.New("wrong password")
 
-// login asks for the password with this SHA-256, and runs a shell.
+// login asks for a password. If the password has the SHA-256 want, it runs a shell.
 func (l *Logins) login(path string, want []byte) error {
 	t, err := l.open(path)
 	if err != nil {

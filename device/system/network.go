@@ -39,9 +39,9 @@ func (s *System) networkSettings() (settings *netfile.Settings, tried bool) {
 	return settings, tried
 }
 
-// acceptBrought accepts the settings that a stick has brought to the EFI system
-// partition, and removes them from there. If they have a mistake, it removes them
-// too; after another error, they are read again at the next start.
+// acceptBrought accepts the settings that a stick has brought to the EFI system partition, and
+// removes them from there. If the settings have a mistake, it removes them too. After another
+// error, it leaves them there, and the next start reads them again.
 func acceptBrought(store *netchange.Store, esp string, try bool) error {
 	brought, err := install.ReadPendingNetwork(esp)
 	if err == nil && brought.Empty() {
@@ -56,9 +56,9 @@ func acceptBrought(store *netchange.Store, esp string, try bool) error {
 	return errors.Join(err, install.ClearPendingNetwork(esp))
 }
 
-// judgeNetwork keeps settings that are on trial once the hub has accepted a
-// report. If it does not in time, judgeNetwork drops them and restarts the
-// machine with the former ones.
+// judgeNetwork keeps settings that are on trial once the hub has accepted a report. If the hub does
+// not accept a report in time, judgeNetwork drops the settings and restarts the machine with the
+// former ones.
 func (s *System) judgeNetwork(before time.Time) {
 	store := s.Paths.changes()
 	s.Screen.Fact("Network", "new settings, which are tried")
@@ -70,7 +70,7 @@ func (s *System) judgeNetwork(before time.Time) {
 				reason += " The agent said: " + w
 			}
 			if err := store.Drop(reason); err != nil {
-				s.Screen.Logf("%v", err) // the next start drops them nevertheless
+				s.Screen.Logf("%v", err) // not fatal: the next start drops the settings
 			}
 			s.Screen.Alarmf("The hub was not reached with the new network settings.\nStarting with the former ones.")
 			s.Restart()
@@ -99,10 +99,10 @@ func reportNetwork(p Paths, logf func(format string, args ...any)) {
 	}
 }
 
-// offerOwners offers the network settings in a file of user-meta to the store, and
-// reports whether they are new and on trial from the next start. A device without
-// the key keeps what it has. busy says what must end before the machine may
-// restart; empty: nothing.
+// offerOwners offers the network settings in a file of user-meta to the store, and reports whether
+// they are new and on trial from the next start. If the user-meta does not have the key, the device
+// keeps its settings. busy returns what must end before the machine may restart; empty: nothing
+// must.
 func offerOwners(store *netchange.Store, file string, busy func() string) (news bool, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -1,11 +1,10 @@
-// Package system is the life of a machine that Gangway is installed on, and of
-// one that runs without a disk (Live).
+// Package system runs a machine on which Gangway is installed, or a machine that runs without a
+// disk (Live).
 //
-// An installed system mounts its disk, connects to the network, and runs the
-// agent, which onboards the machine and keeps it connected. A new system, or new
-// network settings, are on trial at first: unless the hub is reached in time, the
-// machine restarts with the former ones. Hook is what the agent calls to change
-// either.
+// An installed system mounts its disk, connects to the network, and runs the agent, which onboards
+// the machine and keeps it connected. A new system, or new network settings, are on trial at first:
+// unless the hub is reached in time, the machine restarts with the former ones. The agent calls
+// Hook to change either of them.
 //
 // A System decides, and talks to the person in front of the machine. The machine
 // itself is behind small interfaces; Local implements them.
@@ -75,19 +74,19 @@ type System struct {
 	Paths Paths
 }
 
-// Paths are the folders and files of an installed system.
+// Paths holds the folders and files of an installed system.
 type Paths struct {
 	Dev  string // device files
 	ESP  string // where the EFI system partition is mounted
 	Data string // where the data partition is mounted
-	// In memory: the network's report, and the encrypted recovery key, for the
-	// agent to send; the network settings, for it to use.
+	// Files in memory: the report on the network settings and the encrypted recovery key, which the
+	// agent sends, and the network settings, which the agent uses.
 	NetworkReport, Escrow, Settings string
 }
 
 func (p Paths) agentState() string { return filepath.Join(p.Data, "gangway-agent") }
 
-// changes is where the machine keeps its network settings.
+// changes returns the store in which the machine keeps its network settings.
 func (p Paths) changes() *netchange.Store {
 	return &netchange.Store{Dir: filepath.Join(p.Data, "gangway-network")}
 }
@@ -107,7 +106,8 @@ type Screen interface {
 
 // TPM is the machine's TPM.
 type TPM interface {
-	// Check returns a sentence for the person about what is wrong with the TPM.
+	// Check returns an error if something is wrong with the TPM. The error's text is a sentence for
+	// the person.
 	Check() error
 	// LiftLockout lifts a lockout, and logs that.
 	LiftLockout()
@@ -122,15 +122,15 @@ type Firmware interface {
 
 // Disks are the machine's disks.
 type Disks interface {
-	// Find returns the system of an EFI system partition. fs.ErrNotExist: its
-	// disk is not there yet.
+	// Find returns the system of an EFI system partition. The error fs.ErrNotExist means that the
+	// disk has not appeared yet.
 	Find(espGUID string) (*install.Installed, error)
 	MountESP(*install.Installed) error
 	// Unlock returns the device with the clear data of the data partition.
 	Unlock(*install.Installed) (device string, encrypted bool, err error)
 	MountData(device string) error
-	// Grow makes the data partition's file system as large as its device, and
-	// returns the size in bytes; 0: it is as large already.
+	// Grow makes the data partition's file system as large as its device, and returns the size in
+	// bytes; 0: it already has that size.
 	Grow(device string) (int64, error)
 }
 
@@ -164,7 +164,7 @@ func (s *System) Run() {
 	if err == nil {
 		err = s.mount(i)
 	}
-	if err != nil { // a new system without the disk's driver falls back with the restart
+	if err != nil { // if a new system lacks the disk's driver, the restart starts the former system
 		s.Screen.Alarmf("%v", err)
 		time.Sleep(s.TrialTime)
 		s.Restart()
@@ -251,8 +251,8 @@ func keepEscrow(partition, file string) error {
 	return os.WriteFile(file, []byte(text), 0o600)
 }
 
-// judgeSlot shows which slot runs. If that is on trial, it restarts the machine
-// unless the slot is made permanent in time; the former system starts then.
+// judgeSlot shows which slot runs. If that slot is on trial and is not made permanent in time, it
+// restarts the machine, which then starts the former system.
 func (s *System) judgeSlot() {
 	running, kept, tried, err := s.Slots.Trial()
 	switch {
@@ -302,7 +302,7 @@ func (s *System) serve() {
 	switch {
 	case first:
 		s.removeToken(token)
-	case exists(token): // a person copied it there: it may have a new address of the hub
+	case exists(token): // a person copied the token file there: it may name a new address of the hub
 		run = append(run, "--token-file", token)
 		go s.removeTokenOnceReported(token, stop)
 	}
@@ -312,8 +312,8 @@ func (s *System) serve() {
 	}
 }
 
-// onboard runs the agent until it has onboarded the machine, and reports whether
-// it has. After a refusal it waits first.
+// onboard runs the agent until it has onboarded the machine, and reports whether it has. After a
+// refusal, it waits before it returns.
 func (s *System) onboard(args []string) bool {
 	s.Screen.Statusf("Joining the hub")
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -377,8 +377,8 @@ func readStatus(p Paths) (s agentStatus) {
 	return s
 }
 
-// showDevice shows the machine's owner, or why the hub no longer admits the
-// device, until stop. The reason stays on the screen, since a person must act.
+// showDevice shows the machine's owner, or why the hub no longer admits the device, until stop is
+// closed. The reason stays on the screen, since a person must act.
 func (s *System) showDevice(stop <-chan struct{}) {
 	for last := ""; ; {
 		a := s.status()
@@ -405,8 +405,8 @@ func (s *System) showDevice(stop <-chan struct{}) {
 	}
 }
 
-// removeTokenOnceReported removes the join token once the hub has accepted a
-// report: the agent has read the file then.
+// removeTokenOnceReported removes the join token once the hub has accepted a report: by then, the
+// agent has read the file.
 func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	for before := s.status().LastReport; s.status().LastReport.Equal(before); {
 		select {
@@ -418,8 +418,8 @@ func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	s.removeToken(token)
 }
 
-// removeToken overwrites and removes the join token: an onboarded machine does not
-// need it, and it could onboard other devices.
+// removeToken overwrites and removes the join token: an onboarded machine does not need the token,
+// and a thief could onboard other devices with it.
 func (s *System) removeToken(token string) {
 	f, err := os.OpenFile(token, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

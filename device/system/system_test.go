@@ -106,7 +106,7 @@ func TestNewSystemIsGivenUpUnlessMadePermanent(t *testing.T) {
 	for name, c := range map[string]struct {
 		running, kept slots.Slot
 		tried         bool
-		commit        time.Duration // when the agent makes it permanent; 0: it does not
+		commit        time.Duration // when the agent makes the system permanent; 0: never
 		err           error
 		says          string
 		restarts      bool
@@ -232,7 +232,7 @@ func TestAgentOfAMachine(t *testing.T) {
 		files []string
 		want  []string
 		never []string
-		left  []string // in the ESP's folder, after a report
+		left  []string // the files that are left in the ESP's folder after a report
 	}{
 		"with a join token":        {"", []string{install.TokenPath}, []string{"agent onboard " + agentArgs + " --token-file /esp/" + install.TokenPath}, nil, nil},
 		"without a join token":     {"", []string{install.HubPath}, []string{"agent onboard " + agentArgs + " --hub-file /esp/" + install.HubPath}, []string{"alarm"}, []string{"hub.json"}},
@@ -277,8 +277,8 @@ func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
 	})
 }
 
-// A token that a person copied to an onboarded machine stays until the hub has
-// accepted a report: before, the agent may not have read it.
+// A token that a person copied to an onboarded machine stays until the hub has accepted a report:
+// before that report, the agent may not have read the token.
 func TestTokenStaysUntilAReport(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active"})
@@ -412,7 +412,8 @@ func TestRemovedDeviceSaysWhy(t *testing.T) {
 	})
 }
 
-// Only a boot whose attempts are counted is marked, and only after a report.
+// A boot is marked as good only if its attempts are counted, and only after the hub has accepted a
+// report.
 func TestBootIsMarkedGood(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -1,7 +1,7 @@
-// Package authenticode signs EFI programs so that firmware with Secure Boot starts them (UEFI
-// 32.5; Microsoft's "Windows Authenticode Portable Executable Signature Format"). Package
-// image/stick uses it for signed images. The program osslsigncode, which Debian has, does the
-// work; this package passes it files and checks the result.
+// Package authenticode signs EFI programs so that firmware with Secure Boot starts them (UEFI 32.5;
+// Microsoft's "Windows Authenticode Portable Executable Signature Format"). Package image/stick
+// uses it for signed images. The program osslsigncode, which Debian packages, makes the signatures.
+// This package passes files to it and checks the result.
 package authenticode
 
 import (
@@ -22,7 +22,8 @@ import (
 
 const program = "osslsigncode"
 
-// Missing says in one sentence what is not installed. It is empty if nothing is missing.
+// Missing returns a sentence that says which program is not installed. The sentence is empty if
+// nothing is missing.
 func Missing() string {
 	if _, err := exec.LookPath(program); err != nil {
 		return "signing needs osslsigncode: install it with `apt-get install osslsigncode`"
@@ -100,12 +101,12 @@ func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 	return signed, Verify(signed, s.cert)
 }
 
-// ErrSignature means that a program is not signed by the certificate, or was changed
-// afterwards.
+// ErrSignature means that a program is not signed by the certificate, or was changed after it was
+// signed.
 var ErrSignature = errors.New("image: the program is not signed by this certificate, or was changed since")
 
-// Verify checks that a program's signature is valid and made by the certificate in a file, or
-// by one that this certificate issued.
+// Verify checks that a program's signature is valid and made by the certificate in a file, or by a
+// certificate that this certificate issued.
 func Verify(efi []byte, cert string) error {
 	c, err := readCertificate(cert)
 	if err != nil {
@@ -115,7 +116,7 @@ func Verify(efi []byte, cert string) error {
 		return ErrSignature
 	}
 	return withFiles(efi, func(in, _ string) error {
-		// Firmware ignores dates, so verify at a time when the certificate is valid.
+		// Firmware ignores dates. So verify as if it were a time at which the certificate is valid.
 		err := run("verify", "-in", in, "-CAfile", cert, "-time", strconv.FormatInt(c.NotBefore.Unix(), 10))
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrSignature, err)

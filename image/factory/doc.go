@@ -2,7 +2,7 @@
 // a trail on a hub. `gangway image build --merge` calls Merge, and package image/stick puts the
 // result on the stick. Sources are merged in their order, as `pvr merge` does it.
 //
-// A source is not trusted. Its state is parsed by the rules of the hub and of the device. An
-// object is accepted only if its SHA-256 matches. No name from a source becomes a path.
-// Everything is bounded.
+// A source is not trusted. The package checks its state by the rules of the hub and of the device.
+// It accepts an object only if the object's SHA-256 matches. It never uses a name from a source as
+// a path. It bounds everything that it reads.
 package factory

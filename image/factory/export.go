@@ -57,9 +57,9 @@ func (e export) objects(ctx context.Context, store *folder, sums []string) error
 	})
 }
 
-// each reads the export from its beginning and calls see with each member. It refuses members
-// that pvr never writes. Names are never used as paths, but such a member shows that the file
-// is not an honest export.
+// each reads the export from its beginning and calls see with each member. It refuses members that
+// pvr never writes. No name is ever used as a path. But a member that pvr never writes shows that
+// the file is not an honest export.
 func (e export) each(see func(name string, content io.Reader) error) error {
 	if _, err := e.file.Seek(0, io.SeekStart); err != nil {
 		return err

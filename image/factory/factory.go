@@ -46,10 +46,10 @@ func (r *Revision) Size() (n int64) {
 	return n
 }
 
-// Merge merges sources, later ones over earlier ones, and writes their objects to the folder
-// dir. A source is the folder of a pvr checkout, a file made by `pvr export`, or a name that
-// trails accepts. With "#PART,PART" at its end, only these parts of the source are used. say,
-// if set, is called with a sentence about each source.
+// Merge merges sources in their order: a later source changes the result of the earlier ones. It
+// writes their objects to the folder dir. A source is the folder of a pvr checkout, a file made by
+// `pvr export`, or the name of a trail, which trails reads. With "#PART,PART" at its end, only
+// these parts of the source are used. say, if set, is called with a sentence about each source.
 func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {
 	if len(sources) > maxSources {
 		return nil, fmt.Errorf("merge: there are %d sources; at most %d are allowed", len(sources), maxSources)
@@ -78,7 +78,7 @@ func Merge(ctx context.Context, dir string, sources []string, trails Trails, say
 	for _, sum := range sums {
 		r.Objects = append(r.Objects, Object{sum, store.sizes[sum]})
 	}
-	for sum := range store.sizes { // drop objects that a later source has replaced
+	for sum := range store.sizes { // drop objects that the merged state does not name, because a later source replaced them
 		if !slices.Contains(sums, sum) {
 			if err := os.Remove(filepath.Join(dir, sum)); err != nil {
 				return nil, fmt.Errorf("merge: %w", err)
@@ -112,7 +112,7 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	}
 	state := map[string]any{}
 	numbers := json.NewDecoder(bytes.NewReader(text))
-	numbers.UseNumber() // keep numbers as they are written
+	numbers.UseNumber() // keep numbers as they are written in the state
 	if err := numbers.Decode(&state); err != nil {
 		return nil, err
 	}
@@ -140,8 +140,8 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	return state, nil
 }
 
-// check reads a state that the hub accepts and a device can lay out. It returns
-// the state without its spaces, and the SHA-256 of its objects.
+// check checks that the hub accepts a state and that a device can lay it out. It returns the state
+// as compact JSON, and the SHA-256 of each of its objects.
 func check(text []byte) (compact []byte, sums []string, err error) {
 	s, err := trail.ParseState(text)
 	if err != nil {
@@ -170,8 +170,9 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 	return out, nil
 }
 
-// mergePatch applies a JSON Merge Patch (RFC 7396), which is how pvr merges: names of the patch
-// win, documents are merged name by name, null removes a name.
+// mergePatch applies a JSON Merge Patch (RFC 7396), which is how pvr merges: for a name that both
+// have, the value of the patch replaces that of the target; two JSON objects are merged name by
+// name; null removes the name.
 func mergePatch(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {

@@ -25,7 +25,7 @@ func sumOf(content string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// checkoutOf makes a pvr checkout with a state and objects of these contents.
+// checkoutOf makes a pvr checkout with this state, and with objects that have these contents.
 func checkoutOf(t *testing.T, state string, contents ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,7 +46,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// exportOf makes an export with these members. A member's content is in its Uname.
+// exportOf makes an export with these members. The caller passes a member's content in its field
+// Uname.
 func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -58,7 +59,7 @@ func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	}
 	w := tar.NewWriter(to)
 	for _, h := range members {
-		content := h.Uname // tests pass the content in this field
+		content := h.Uname // the caller passes the content in this field
 		h.Uname = ""
 		if h.Typeflag == 0 || h.Typeflag == tar.TypeReg {
 			h.Size = int64(len(content))
@@ -128,7 +129,7 @@ func TestLaterSourcesWin(t *testing.T) {
 	}
 }
 
-// pvr merges the same sources; its export equals what Merge makes.
+// If pvr merges the same sources, its export equals the result of Merge.
 func TestMergesAsPVRDoes(t *testing.T) {
 	t.Parallel()
 	bin := os.Getenv("GANGWAY_PVR")
@@ -285,7 +286,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// A source may send an endless object; its size is bounded.
+// If a source sends an endless object, keep stops at the size limit and fails.
 func TestMergeSourceWithoutEndIsBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

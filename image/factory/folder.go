@@ -19,7 +19,7 @@ type folder struct {
 
 var errTooLarge = fmt.Errorf("the objects have more than %d MiB: post the rest as a revision once the device is onboarded", MaxObjects>>20)
 
-// keep reads an object to its end and keeps it if its SHA-256 matches.
+// keep reads an object to its end, and keeps the object if its SHA-256 is sum.
 func (f *folder) keep(sum string, from io.Reader) (err error) {
 	if _, have := f.sizes[sum]; have {
 		return nil

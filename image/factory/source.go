@@ -17,9 +17,9 @@ import (
 
 // source is a source of a state and its objects.
 type source interface {
-	kind() string // for people
+	kind() string // the kind of source, for people
 	state(ctx context.Context) ([]byte, error)
-	// objects writes those of the objects that the source has to the store.
+	// objects writes to the store those of the named objects that the source has.
 	objects(ctx context.Context, store *folder, sums []string) error
 	close()
 }
@@ -38,10 +38,11 @@ type Trail interface {
 	Object(ctx context.Context, sum string) (io.ReadCloser, error)
 }
 
-// maxState bounds what is read of a state, in bytes, before it is parsed.
+// maxState is the maximum number of bytes of a state that are read before the state is parsed.
 const maxState = trail.MaxState + 1
 
-// open finds out what kind of source a name is. A file or folder on this machine is preferred.
+// open returns the source with this name. If there is a file or folder with this name on this
+// machine, that is the source; otherwise the name is that of a trail.
 func open(ctx context.Context, name string, trails Trails) (source, error) {
 	if !strings.HasPrefix(name, "https://") {
 		info, err := os.Stat(name)
@@ -70,8 +71,8 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 	return onHub{t}, nil
 }
 
-// checkout is a folder that pvr works in. .pvr holds the state, and the objects, unless its
-// configuration names another folder for them.
+// checkout is a folder that pvr works in. Its folder .pvr holds the state. The objects are there
+// too, unless the configuration in .pvr names another folder for them.
 type checkout struct{ dir string }
 
 func newCheckout(dir string) (source, error) {

@@ -38,7 +38,8 @@ type Set struct {
 //	PK.pem, KEK.pem, db.pem     their certificates
 //	PK.auth, KEK.auth, db.auth  the signed variables
 //
-// name is the owner's name in the certificates. also holds other certificates to add to db.
+// name is the owner's name in the certificates. The variable db gets the certificates in the
+// argument also in addition to its own.
 func New(dir, name string, also []*x509.Certificate, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("secureboot: %w", err)
@@ -84,7 +85,8 @@ type pair struct {
 	cert *x509.Certificate
 }
 
-// owner returns the SignatureOwner: a GUID that the signer may choose freely.
+// owner returns the SignatureOwner of this key's signature lists: a GUID that the signer may choose
+// freely.
 func (p *pair) owner() (guid [16]byte) {
 	h := sha256.Sum256(p.cert.Raw)
 	copy(guid[:], h[:])
@@ -152,8 +154,8 @@ func Load(dir string) (*Set, error) {
 	return NewSet(signed)
 }
 
-// NewSet checks the variables' signatures as firmware in setup mode does: PK must be signed by
-// its own key, KEK by PK's key and db by KEK's key.
+// NewSet returns the set of these variables. It first checks their signatures as firmware in setup
+// mode does: PK must be signed by its own key, KEK by PK's key and db by KEK's key.
 func NewSet(signed map[Variable][]byte) (*Set, error) {
 	s := &Set{Signed: signed, Certificates: map[Variable][]*x509.Certificate{}}
 	var by []*x509.Certificate

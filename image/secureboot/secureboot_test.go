@@ -64,7 +64,7 @@ func TestKeysAreMadeOnce(t *testing.T) {
 	}
 }
 
-// OpenSSL, which firmware's verifier is based on, accepts the signatures.
+// OpenSSL accepts the signatures. The firmware's verifier is based on OpenSSL.
 func TestOpenSSLAcceptsTheVariables(t *testing.T) {
 	t.Parallel()
 	dir, s := newSet(t)
@@ -115,7 +115,7 @@ func TestAlteredVariableIsRefused(t *testing.T) {
 	}
 	for at := range good {
 		if at >= timeSize+certHead && at < timeSize+certHead+len(signed) {
-			continue // tested below: some of these bytes have no meaning
+			continue // tested below: changes of some of these bytes have no effect
 		}
 		bad := bytes.Clone(good)
 		bad[at] ^= 1

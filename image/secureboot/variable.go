@@ -26,7 +26,7 @@ const (
 	PK  Variable = "PK"
 )
 
-// GUIDs of UEFI 2.10: 3.3, 32.3.1, 32.4.1 and 32.2.4.
+// GUIDs from UEFI 2.10, sections 3.3, 32.3.1, 32.4.1 and 32.2.4.
 var (
 	globalVariable = efiGUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 	imageSecurity  = efiGUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
@@ -59,7 +59,7 @@ const (
 
 	certRevision = 0x0200
 	certTypeGUID = 0x0EF1
-	maxVariable  = 64 << 10 // bytes; real firmware has room for less
+	maxVariable  = 64 << 10 // bytes; real firmware accepts only smaller variables
 )
 
 // sign makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2 and the content, which is a
@@ -141,9 +141,10 @@ func efiTime(t time.Time) []byte {
 // ErrVariable means that the data is not a valid signed variable.
 var ErrVariable = errors.New("secureboot: this is not a signed variable of Secure Boot, or it is damaged")
 
-// parse returns the certificates of a signed variable. It first checks that the key of one of the
-// certificates in by signed the variable. It refuses a variable with any other content, such as
-// hashes of programs, because a person can review only certificates before they are enrolled.
+// parse returns the certificates of a signed variable. It first checks that the variable is signed
+// by the key of one of the certificates in the argument by. It refuses a variable with any other
+// content, such as hashes of programs, because a person can review only certificates before they
+// are enrolled.
 func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, error) {
 	stamp, signed, content, err := split(b)
 	if err != nil {
@@ -177,7 +178,8 @@ func split(b []byte) (stamp, signed, content []byte, err error) {
 	return stamp, head[certHead:size], head[size:], nil
 }
 
-// verify checks a SignedData in the form that signDetached makes.
+// verify checks the signature of text. signed is a SignedData in the form that signDetached makes,
+// and must be signed by the key of one of the certificates in the argument by.
 func verify(text, signed []byte, by []*x509.Certificate) error {
 	der, err := asn1.Marshal(contentInfo{pkcs7.OIDSignedData, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: signed}})
 	if err != nil {

@@ -26,8 +26,8 @@ const Target = "x64-uefi-installer"
 
 // Config configures an image.
 type Config struct {
-	// Token is the content of the join token file, device_autojointoken.json. Empty: each
-	// machine displays a claim code, with which its owner claims it at Hub.
+	// Token is the content of the join token file, device_autojointoken.json. Empty: each machine
+	// displays a claim code, with which its owner claims the machine at the hub in the field Hub.
 	Token []byte
 	// Hub is the content of the hub file (wire.HubFile). It is used only without a Token.
 	Hub []byte
@@ -38,10 +38,10 @@ type Config struct {
 	Escrow string
 	// First is the device's first revision. Nil: an empty one.
 	First *factory.Revision
-	// Enrol holds the keys that firmware in setup mode enrols from the stick. Nil: none. The
-	// parts must be signed by one of them.
+	// Enrol holds the keys that firmware in setup mode enrols from the stick. Nil: none. The parts
+	// must be signed with one of these keys.
 	Enrol *secureboot.Set
-	// EnrolUnasked makes the boot manager enrol them without a key press.
+	// EnrolUnasked makes the boot manager enrol the keys of Enrol without a key press.
 	EnrolUnasked bool
 	// Network holds the machines' network settings. Nil: none. A person can edit them on the
 	// stick.
@@ -54,8 +54,8 @@ type Config struct {
 
 const (
 	mib = 1 << 20
-	// espSize is the size of the installed system's EFI system partition: room for both slots
-	// and some more. Because it is above 260 MiB, the partition can also be written to disks
+	// espSize is the size of the installed system's EFI system partition: it has room for both
+	// slots and some more. Because it is above 260 MiB, the partition can also be written to disks
 	// with sectors of 4096 bytes.
 	espSize = 265 * mib
 	// dataSize is the size of the data partition in the image. The installed system grows it.
@@ -163,7 +163,7 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 		return err
 	}
 	if _, err := install.ParseManifest(manifest); err != nil {
-		return err // the installer would refuse it
+		return err // the installer would refuse this manifest
 	}
 	boot, err := p.menu(base, digest(manifest), entries, m.Enrol)
 	if err != nil {
@@ -188,9 +188,9 @@ func (c *Config) token() (*wire.TokenFile, error) {
 	return &wire.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }
 
-// ConsolePassword returns the console's password of devices whose image was built with Debug.
-// It has 100 bits and is derived from the join token's secret. So the owner of the token file
-// can compute it, and the same input gives the same image.
+// ConsolePassword returns the console's password of devices whose image was built with Debug. It
+// has 100 bits and is derived from the join token's secret. So the owner of the token file can
+// compute the password, and the same input gives the same image.
 func ConsolePassword(t *wire.TokenFile) (string, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -201,9 +201,9 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:20]), nil
 }
 
-// systemFiles returns the files that the installed system has in addition to the base: the
-// agent and, for debugging, a shell behind a password. The image holds only the password's
-// hash; 100 bits cannot be guessed.
+// systemFiles returns the files that the installed system has in addition to the base: the agent
+// and, for debugging, a shell behind a password. The image holds only the password's hash. Nobody
+// can guess the password from the hash, because it has 100 bits.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
@@ -267,7 +267,8 @@ func keyFile(v secureboot.Variable) string {
 	return install.KeysPath + "/" + string(v) + ".auth"
 }
 
-// menu returns the files that the stick boots with.
+// menu returns the files with which the stick boots: the boot manager, its settings and a system
+// for each menu entry.
 func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *install.Enrol) ([]image.File, error) {
 	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {

@@ -22,9 +22,10 @@ const mke2fsConf = `[defaults]
 	}
 `
 
-// dataImage makes the data partition's file system: ext4, empty except for the first revision.
-// The installed system grows it to the size of the disk. e2fsprogs make the file system,
-// because a machine's life depends on it; every Debian has them.
+// dataImage makes the data partition's file system: ext4, empty except for the first revision. The
+// installed system grows it to the size of the disk. The programs of e2fsprogs make the file
+// system: it must be correct for a machine's whole life, and every Debian system has these
+// programs.
 func dataImage(r *factory.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
@@ -36,8 +37,9 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	name := filepath.Join(dir, "data.img")
-	// Reserve space in the tables for a disk of 1 TiB. Beyond that size the kernel changes
-	// their form. More space would need larger transactions than the journal allows.
+	// Reserve space in the tables for a disk of 1 TiB. For a larger disk, the kernel changes the
+	// form of the tables when it grows the file system. Reserving more space would need larger
+	// transactions than the journal allows.
 	const id = "9a1f5f6e-6b0c-4f7e-8a53-0d0c5a3f7c01" // the same for all machines; partitions are identified by their GUIDs
 	// Use our own settings instead of this machine's mke2fs.conf, so that builds are
 	// reproducible.
@@ -64,8 +66,8 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	return b, nil
 }
 
-// dataMiB returns the file system's size in MiB. In addition to the objects, it has room for
-// the copies that the device makes of them.
+// dataMiB returns the file system's size in MiB. The file system has room for the objects and for
+// the copies of them that the device makes.
 func dataMiB(r *factory.Revision) int64 {
 	if r == nil {
 		return dataSize / mib
@@ -73,9 +75,9 @@ func dataMiB(r *factory.Revision) int64 {
 	return dataSize/mib + (r.Size()+r.Size()/16+int64(len(r.Objects))*4096)/mib + 1
 }
 
-// addFirst writes the first revision into the file system with e2fsprogs' debugfs. debugfs
-// needs no privileges, does not copy owners or times of this machine's files, and writes in the
-// given order.
+// addFirst writes the first revision into the file system with e2fsprogs' debugfs. debugfs needs no
+// privileges, does not copy the owners and times of this machine's files, and writes the files in
+// the given order.
 func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	program, err := exec.LookPath("debugfs")
 	if err != nil {

@@ -18,7 +18,7 @@ func openFAT(p install.Part, packed []byte) (fs.FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
-	os.Remove(f.Name()) // the file exists until it is closed
+	os.Remove(f.Name()) // the removed file still exists until it is closed
 	if err := errors.Join(f.Truncate(p.Size), p.Unpack(packed, f)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("image: %w", err)

@@ -13,8 +13,8 @@ import (
 	"gangway/image"
 )
 
-// Fetch downloads Debian's kernel and busybox with apt-get, and replaces the folder dir by what
-// images need of them:
+// Fetch downloads Debian's kernel and busybox with apt-get, and replaces the content of the folder
+// dir with the files that images need:
 //
 //	vmlinuz, modules/, busybox, package, wanted
 //
@@ -81,8 +81,8 @@ func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	return release, nil
 }
 
-// keep copies what images need from the unpacked packages: of 400 MB of modules, only ours and
-// those that they depend on.
+// keep copies the files that images need from the unpacked packages. Of 400 MB of modules, it
+// copies only those in the list Modules and those that they depend on.
 func keep(from, version, to string) error {
 	tree := os.DirFS(filepath.Join(from, "lib/modules", version))
 	modules, err := image.Modules(tree, Modules...)

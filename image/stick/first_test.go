@@ -46,7 +46,7 @@ func TestFirstRevisionIsInTheImage(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
 	p, tok := parts(t), token(t)
-	r := revision(t, 70<<20) // it does not fit into a partition of the size without a revision
+	r := revision(t, 70<<20) // too large for the data partition of an image without a first revision
 	path := build(t, p, Config{Token: tok, First: r})
 	// The second build takes 3 s; TestSameInputGivesTheSameImage covers the rest of the image.
 	if !testing.Short() && sum(t, path) != sum(t, build(t, p, Config{Token: tok, First: revision(t, 70<<20)})) {

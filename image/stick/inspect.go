@@ -23,7 +23,7 @@ import (
 // Contents describes what an image does.
 type Contents struct {
 	Manifest *install.Manifest `json:"manifest"`
-	// ManifestSHA256 is the hash in the entries' command lines.
+	// ManifestSHA256 is the manifest's hash, which all entries' command lines hold.
 	ManifestSHA256 string  `json:"manifest-sha256"`
 	Entries        []Entry `json:"entries"`
 	// Signed reports whether every program that firmware starts has a signature.
@@ -31,8 +31,8 @@ type Contents struct {
 	// Enrols describes the certificates that firmware in setup mode enrols, by variable: their
 	// subjects and SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
-	// Network holds the network settings, one line each, with passwords masked. NetworkMistake
-	// says what is wrong with them; a stick with a mistake installs nothing.
+	// Network holds the network settings, one line each, with passwords masked. NetworkMistake says
+	// what is wrong with them; a stick whose settings have a mistake installs nothing.
 	Network        []string `json:"network,omitempty"`
 	NetworkMistake string   `json:"network-mistake,omitempty"`
 	// Token is the join token, with its secret masked.
@@ -47,10 +47,9 @@ type Entry struct {
 	SHA256  string `json:"sha256"` // of the unified kernel image
 }
 
-// Inspect reads an image and checks it: the parts by their hashes, and that each entry uses
-// this manifest to install or to wipe. If cert names a certificate's file, it also checks that
-// this certificate signed every program that firmware starts, on the stick and on the installed
-// disk.
+// Inspect reads an image and checks it: each part must match its hash, and each entry must use this
+// manifest, to install or to wipe. If cert names a certificate's file, it also checks that this
+// certificate signed every program that firmware starts, on the stick and on the installed disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
 	if err != nil {
@@ -105,7 +104,7 @@ func Inspect(name, cert string) (*Contents, error) {
 	return c, c.readNetwork(esp)
 }
 
-// readNetwork reads the network settings, which a person may have edited.
+// readNetwork reads the stick's network settings, which a person may have edited.
 func (c *Contents) readNetwork(esp fs.FS) error {
 	files, err := fs.ReadDir(esp, ".")
 	if err != nil {
@@ -137,7 +136,7 @@ func (c *Contents) readNetwork(esp fs.FS) error {
 	return nil
 }
 
-// readKeys reads the keys that firmware enrols. They must be those of the manifest.
+// readKeys reads the keys that firmware enrols. They must be the keys that the manifest names.
 func (c *Contents) readKeys(esp fs.FS) error {
 	there, err := keyFiles(esp)
 	if err != nil {
@@ -202,7 +201,8 @@ func keyFiles(esp fs.FS) (names []string, err error) {
 }
 
 // signatures reports whether every program that firmware starts from an EFI system partition is
-// signed. If cert names a certificate's file, any other signature is an error.
+// signed. If cert names a certificate's file, a program that this certificate did not sign is an
+// error.
 func signatures(esp fs.FS, cert string) (signed bool, err error) {
 	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
 	files, err := fs.ReadDir(esp, systems)
@@ -271,8 +271,8 @@ func part(x *pe.File, name string) string {
 	return string(b[:min(int(s.VirtualSize), len(b))])
 }
 
-// maskedToken returns the join token in the system's EFI system partition. A token that the
-// manifest does not name is an error.
+// maskedToken returns the join token in the installed system's EFI system partition, with its
+// secret masked. A token that the manifest does not name is an error.
 func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	if !named {
 		files, err := fs.ReadDir(esp, path.Dir(install.TokenPath))

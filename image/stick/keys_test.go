@@ -12,7 +12,7 @@ import (
 	"gangway/internal/race"
 )
 
-// owner makes Secure Boot keys, and makes the parts be signed with their db key.
+// owner makes Secure Boot keys, and sets the parts' Signer to one that uses their db key.
 func owner(t testing.TB, p *Parts) *secureboot.Set {
 	t.Helper()
 	dir := t.TempDir()
@@ -54,7 +54,7 @@ func TestStickBringsItsOwnersKeys(t *testing.T) {
 	}
 }
 
-// An image is not built if a machine that enrols its keys could not start it.
+// Build fails if a machine that enrols the image's keys could not start the image.
 func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -38,7 +38,8 @@ type packedCache struct {
 	packed map[[sha256.Size]byte][]byte
 }
 
-// initramfs is image.Initramfs with a cache. The caller must not change the result.
+// initramfs does the same as image.Initramfs, but caches the result. The caller must not change the
+// result.
 func (c *packedCache) initramfs(files []image.File) ([]byte, error) {
 	if c == nil {
 		return image.Initramfs(files)
@@ -65,8 +66,8 @@ func (c *packedCache) initramfs(files []image.File) ([]byte, error) {
 	return b, nil
 }
 
-// signed returns an EFI program in the form that goes into an image: signed if there is a
-// Signer.
+// signed returns an EFI program in the form that goes into an image: if there is a Signer, the
+// program is signed. It passes err on.
 func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 	if err != nil || p.Signer == nil {
 		return efi, err
@@ -108,11 +109,12 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	return p, nil
 }
 
-// kernel returns the kernel for a unified image. It is also signed on its own: systemd's stub
-// (at least up to version 252) starts it through firmware, which requires a signature.
+// kernel returns the kernel for a unified image. If there is a Signer, the kernel is also signed on
+// its own: systemd's stub (at least up to version 252) starts the kernel through firmware, which
+// requires a signature.
 func (p *Parts) kernel() ([]byte, error) {
 	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
-		return p.Kernel, nil // firmware cannot load it
+		return p.Kernel, nil // not an EFI program, so firmware cannot load it
 	}
 	return p.signed(p.Kernel, nil)
 }
@@ -151,19 +153,19 @@ var Modules = []string{
 // base builds the initial file system that installer and system share.
 func (p *Parts) base() ([]byte, error) {
 	files, err := image.Modules(p.Modules, Modules...)
-	if err != nil { // for example a kernel that an earlier version fetched
+	if err != nil { // for example, an earlier version fetched this kernel without all modules
 		return nil, fmt.Errorf("%w; fetch a kernel with all modules that this version needs with `gangway image fetch`", err)
 	}
 	return p.cache.initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
 }
 
-// applets are the commands of the shell.
+// applets names busybox's commands, which the shell can call.
 var applets = []string{
 	"sh", "ls", "cat", "more", "less", "grep", "dmesg", "mount", "umount", "df", "free", "ps", "pidof", "ip", "ping",
 	"lspci", "lsusb", "blkid", "hexdump", "dd", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 
-// shell returns a shell and its commands.
+// shell returns the files of a shell and of its commands.
 func (p *Parts) shell() []image.File {
 	files := []image.File{{Path: "bin/busybox", Data: p.Busybox, Mode: 0o755}}
 	for _, a := range applets {

@@ -17,7 +17,7 @@ func buildReset(t *testing.T, p *Parts) string {
 	return path
 }
 
-// A stick that wipes has one entry and installs nothing.
+// A stick that wipes machines has one menu entry and installs nothing.
 func TestResetStickOnlyWipes(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
@@ -47,7 +47,7 @@ func TestResetStickIsSigned(t *testing.T) {
 	}
 }
 
-// An image that wipes cannot pass as one that installs, nor the reverse.
+// Inspect refuses an image whose menu entries wipe but whose manifest installs, and the reverse.
 func TestInspectTellsWipingFromInstalling(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

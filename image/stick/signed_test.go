@@ -67,7 +67,7 @@ func TestSignedImageIsSignedThroughout(t *testing.T) {
 	}
 }
 
-// An update is signed too, and machines accept a signed one.
+// If the image is signed, an update is signed too. Machines accept a signed update.
 func TestSignedSystemIsASystem(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

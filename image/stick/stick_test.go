@@ -25,7 +25,7 @@ import (
 	"gangway/wire"
 )
 
-// parts are real programs for EFI with a fake kernel and no modules.
+// parts returns Parts with real EFI programs, a fake kernel and no modules.
 func parts(t testing.TB) *Parts {
 	t.Helper()
 	for _, need := range []string{bootDir + "/linuxx64.efi.stub", "/usr/sbin/mke2fs"} {
@@ -175,7 +175,7 @@ func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 			t.Errorf("%s: an image is built", name)
 		}
 	}
-	// With a token in the image, the manifest must name it.
+	// If the image holds a token, the manifest must name that token.
 	esp, err := p.systemESP(nil, tok, Config{Token: token(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -223,7 +223,7 @@ func TestInspectRefusesAlteredImages(t *testing.T) {
 	}
 }
 
-// The file systems that the installer writes have no errors according to fsck.
+// fsck finds no errors in the file systems that the installer writes.
 func TestPartsAreSound(t *testing.T) {
 	t.Parallel()
 	path := build(t, parts(t), Config{Token: token(t)})
@@ -260,7 +260,7 @@ func TestPartsAreSound(t *testing.T) {
 	}
 }
 
-// find returns the offset of a part's file in the image, where it is not fragmented.
+// find returns the offset of a part's file in the image. The file is not fragmented there.
 func find(t *testing.T, whole []byte, p install.Part) int {
 	t.Helper()
 	for at := 0; at+int(p.Packed()) <= len(whole); at += 512 {
@@ -304,8 +304,8 @@ func TestBuildRefuses(t *testing.T) {
 	}
 }
 
-// Without Debug the system has no shell. With it, the shell is behind a password that the image
-// does not hold.
+// Without Debug the system has no shell. With Debug, the system has a shell, which is behind a
+// password that the image does not hold.
 func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
@@ -341,8 +341,8 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	}
 }
 
-// An update is the file that an installation would have written, with any token. It holds
-// nothing of one machine or owner.
+// An update is the file that an installation would have written, with any token. The file holds
+// nothing that belongs to one machine or owner.
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
@@ -370,7 +370,8 @@ func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	}
 }
 
-// Parts that were copied and changed never get the initial file system of the original.
+// If Parts are copied and the copy is changed, the copy never gets the cached initial file system
+// of the original.
 func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	t.Parallel()
 	original := parts(t)

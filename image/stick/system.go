@@ -8,8 +8,8 @@ import (
 	"gangway/wire"
 )
 
-// system builds the installed system. All of it is one unified kernel image, and nothing in it
-// belongs to one machine. The token is used only for the console's password.
+// system builds the installed system. The installed system is one unified kernel image, and nothing
+// in it belongs to one machine. The token is used only for the console's password.
 func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {
@@ -31,8 +31,8 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, 
 }
 
 // System builds only the installed system's file, to update machines with. It equals what Build
-// installs from the same parts. With a token, the system has a console; its password is that of
-// debug images built with the same token.
+// installs from the same parts. With a token, the system has a console, whose password is the same
+// as in debug images that are built with this token.
 func System(p *Parts, token []byte) ([]byte, error) {
 	var t *wire.TokenFile
 	if token != nil {

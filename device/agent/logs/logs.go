@@ -1,6 +1,6 @@
-// Package logs keeps a device's log lines until the hub has them. The lines are in
-// memory and bounded. A writer never waits. If the hub is away for too long, the oldest
-// lines are dropped, and a line says how many.
+// Package logs keeps a device's log lines until the hub has them. The lines are in memory and
+// bounded. A writer never waits. If the hub is away for too long, the oldest lines are dropped, and
+// an extra line tells the hub how many were dropped.
 package logs
 
 import (
@@ -30,8 +30,8 @@ const (
 	keepBytes = 2 << 20
 )
 
-// Conn sends a request to the hub. It returns the body of an answer 200; any other
-// answer is an error.
+// Conn sends a request to the hub. It returns the body of an answer with the status 200. An answer
+// with another status is an error.
 type Conn interface {
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
 }
@@ -59,10 +59,10 @@ type Log struct {
 	lines []Line // guarded by mu
 	bytes int    // guarded by mu
 	lost  int    // guarded by mu: dropped since the last report
-	first int64  // guarded by mu: number of lines[0] since the beginning
+	first int64  // guarded by mu: the number of lines[0], counted from the first line ever kept
 }
 
-// Add keeps a line. It never blocks for longer than another Add.
+// Add keeps a line. It waits only for another Add or for a copy in memory, never for the hub.
 func (l *Log) Add(level, source, message string) {
 	message = cut(strings.TrimRight(message, "\r\n"), maxMessage)
 	if message == "" {
@@ -84,7 +84,7 @@ func (l *Log) Add(level, source, message string) {
 	}
 }
 
-// drop removes the oldest n; the caller holds mu.
+// drop removes the n oldest lines. The caller holds mu.
 func (l *Log) drop(n int) {
 	for _, line := range l.lines[:n] {
 		l.bytes -= line.size()
@@ -96,8 +96,8 @@ func (l *Log) drop(n int) {
 	}
 }
 
-// batch returns the oldest lines, at most n, and the number of the first one. If lines
-// were dropped, a first line says how many.
+// batch returns the oldest lines, at most n, and the number of the first one. If lines were
+// dropped, batch adds a line at the front that says how many.
 func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +117,8 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	return lines, l.first, l.lost
 }
 
-// sent removes n lines, which the hub now has, except those already dropped.
+// sent removes the n lines from the number first on, which the hub now has. Some of them may
+// already have been dropped.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,11 +128,11 @@ func (l *Log) sent(first int64, n, lost int) {
 	}
 }
 
-// every is how long lines are collected before they are sent.
+// every is how long Run collects lines before it sends them.
 const every = time.Second
 
-// Run sends lines until ctx ends. If the hub refuses a batch, its lines are sent one by
-// one, and a refused line is dropped.
+// Run sends lines until ctx ends. If the hub refuses a batch, Run sends the batch's lines one by
+// one, and drops each line that the hub refuses.
 func (l *Log) Run(ctx context.Context, conn Conn) error {
 	wait := every
 	singles := 0 // lines of a refused batch that remain to be sent one by one

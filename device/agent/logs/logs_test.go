@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// store is a hub's log. It may be away or refuse a line.
+// store is the hub's log. A test can make it unreachable, or make it refuse a line.
 type store struct {
 	mu     sync.Mutex
 	away   bool   // guarded by mu
-	poison string // guarded by mu: a batch with it is refused
+	poison string // guarded by mu: a batch that contains this text is refused
 	lines  []Line // guarded by mu
 	posts  int    // guarded by mu
 	most   int    // guarded by mu: bytes of the largest post
@@ -74,7 +74,7 @@ func (s *store) wait(t *testing.T, text string) {
 	}
 }
 
-// running sends lines until the test ends.
+// running runs l in the background until the test ends.
 func running(t *testing.T, l *Log, s *store) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -88,8 +88,8 @@ func running(t *testing.T, l *Log, s *store) context.Context {
 	return ctx
 }
 
-// While the hub is away, writers do not wait and the memory is bounded. Then the newest
-// lines arrive in order, each once, with a line about the loss.
+// While the hub is away, writers do not wait and the memory is bounded. When the hub is back, the
+// newest lines arrive in order, each once, with a line that says how many were lost.
 func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 	t.Parallel()
 	l, s := new(Log), &store{away: true}
@@ -210,7 +210,7 @@ func TestFileIsFollowedThroughRotation(t *testing.T) {
 	}
 }
 
-// Standard input is read to its end. A line that is too long is truncated.
+// A reader, such as standard input, is read to its end. A line that is too long is truncated.
 func TestReaderIsReadToItsEnd(t *testing.T) {
 	t.Parallel()
 	l := new(Log)
@@ -220,7 +220,7 @@ func TestReaderIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// A pipe instead of a file does not block.
+// A pipe at a followed file's path does not block the reader.
 func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -68,8 +68,8 @@ func (t *tail) shut() {
 	}
 }
 
-// most bounds one read of a file, in bytes, so that a fast-growing file does not delay
-// the others.
+// most bounds one read of a file, in bytes, so that a file that grows fast does not delay the other
+// files.
 const most = 256 << 10
 
 // read reads the new part of the file.
@@ -96,14 +96,14 @@ func (t *tail) read() {
 	now, err := os.Stat(t.path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info != nil && !os.SameFile(now, info) {
 		if end, err := t.file.Stat(); err == nil && end.Size() > t.at {
-			return // read the old file to its end first
+			return // the file was replaced: read the old one to its end first
 		}
 		t.take([]byte("\n"))
 		t.shut()
 	}
 }
 
-// take splits bytes into lines.
+// take splits bytes into lines and adds the complete ones to the log.
 func (t *tail) take(b []byte) {
 	for _, c := range b {
 		switch {
@@ -118,9 +118,9 @@ func (t *tail) take(b []byte) {
 	}
 }
 
-// Listen adds each datagram to a Unix socket at path as a line. A syslog priority at
-// the beginning, <N>, sets the level. Only the owner and its group can use the socket.
-// It is removed when ctx ends.
+// Listen adds each datagram to a Unix socket at path as a line. A syslog priority at the beginning,
+// <N>, sets the level. Only the socket's owner and group can use the socket. Listen removes the
+// socket when ctx ends.
 func (l *Log) Listen(ctx context.Context, path string) error {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
@@ -157,7 +157,8 @@ func (l *Log) Listen(ctx context.Context, path string) error {
 	}
 }
 
-// priority splits off syslog's <facility*8+severity> (RFC 3164, 4.1.1).
+// priority removes syslog's <facility*8+severity> (RFC 3164, 4.1.1) from the start of a line, and
+// returns the level and the rest.
 func priority(s string) (level, text string) {
 	rest, ok := strings.CutPrefix(s, "<")
 	digits, text, found := strings.Cut(rest, ">")
@@ -168,7 +169,7 @@ func priority(s string) (level, text string) {
 	return []string{"ERROR", "ERROR", "ERROR", "ERROR", "WARN", "INFO", "INFO", "DEBUG"}[n%8], text
 }
 
-// Read adds the lines of r until r ends. It cannot be cancelled; it is for standard
+// Read adds the lines of r until r ends. It cannot be cancelled, because it is meant for standard
 // input.
 func (l *Log) Read(r io.Reader, source string) {
 	in := bufio.NewReaderSize(r, maxMessage)

@@ -13,13 +13,13 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTries is how often a call of the hook is started in one phase. A second start
-// means that the agent was killed or the machine lost power during the first. After
-// maxTries, the revision counts as the cause.
+// maxTries is how often a call of the hook is started in one phase. A second start means that the
+// agent was killed, or the machine lost power, during the first call. After maxTries starts, the
+// revision counts as the cause and fails.
 const maxTries = 3
 
-// maxRollbacks is the same for rolling back. After that, a person must repair the
-// machine.
+// maxRollbacks is the same limit for the hook's rollback. After maxRollbacks starts, a person must
+// repair the machine.
 const maxRollbacks = 10
 
 // advance does the next action of the current work and returns the pause after it.
@@ -44,8 +44,8 @@ func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// fetch downloads the revision and lays it out. Nothing is installed yet, so if the
-// owner withdraws the revision, it is only dropped.
+// fetch downloads the revision and lays it out. Nothing is installed yet, so, if the owner
+// withdraws the revision, fetch only drops the work.
 func (f *Follower) fetch(ctx context.Context) error {
 	w := f.journal.Step
 	err := f.report(ctx, w.Rev, "QUEUED", 5, "Accepted by the device.", nil)
@@ -71,8 +71,8 @@ func (f *Follower) fetch(ctx context.Context) error {
 	return f.enter(installing, nil)
 }
 
-// confirm gets the state again, now that the revision is accepted: the owner may have
-// replaced it until then.
+// confirm gets the state again after the device has accepted the revision: before that moment, the
+// owner may have replaced the state.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
 	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
@@ -90,8 +90,8 @@ func (f *Follower) confirm(ctx context.Context) error {
 	return f.change(func(w *work) { w.revision = rev })
 }
 
-// withdrawn reports whether an error means that the revision is final, or not found,
-// on the hub.
+// withdrawn reports whether an error means that the hub has a final status for the revision, or
+// does not know the revision.
 func withdrawn(err error) bool {
 	var no Refusal
 	return errors.As(err, &no) && (no.HTTPStatus() == http.StatusConflict || no.HTTPStatus() == http.StatusNotFound)
@@ -115,7 +115,8 @@ func (f *Follower) install(ctx context.Context) error {
 	return f.enter(inTest, nil)
 }
 
-// askReboot saves the current boot id before the reboot.
+// askReboot enters a phase that waits for a reboot. It saves the current boot id, which tells later
+// whether the machine has rebooted.
 func (f *Follower) askReboot(p phase) error {
 	id, err := f.bootID()
 	if err != nil {
@@ -133,8 +134,8 @@ func (f *Follower) bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// waited is how long this process has been in the current phase. It does not use the
-// machine's clock, which may be wrong and may be set at any time.
+// waited returns how long this process has been in the current phase. It does not use the machine's
+// clock, which may be wrong and may be set at any time.
 func (f *Follower) waited() time.Duration {
 	w := f.journal.Step
 	if now := fmt.Sprint(w.revision, w.Phase, w.Passed); f.phase != now {
@@ -143,7 +144,7 @@ func (f *Follower) waited() time.Duration {
 	return time.Since(f.since)
 }
 
-// reboot calls the hook to reboot the machine, and continues after the reboot.
+// reboot calls the hook to reboot the machine. After the reboot, it enters the next phase.
 func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	id, err := f.bootID()
@@ -164,7 +165,7 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, f.fail(reason)
 	}
-	if !f.rebootCalled && w.Tries < maxTries { // called again if only the agent was restarted
+	if !f.rebootCalled && w.Tries < maxTries { // if only the agent was restarted, and not the machine, the hook is called again
 		f.rebootCalled = true
 		// Ignore an error: the report only tells the owner why the device goes away.
 		_ = f.report(ctx, w.Rev, "INPROGRESS", 60, "Rebooting.", nil)
@@ -183,8 +184,8 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	return min(5*time.Second, f.cfg.RebootWithin), nil
 }
 
-// test calls the hook to test the revision, and then checks that the hub can be
-// reached: a revision that cuts the machine off fails too.
+// test calls the hook to test the revision, and then checks that the hub can be reached: a revision
+// that cuts the machine off from the hub fails too.
 func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	if !w.Passed {
@@ -225,8 +226,8 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	return 0, f.enter(committing, nil)
 }
 
-// commit makes the revision permanent. The previous revision is kept, so that a
-// person can return to it.
+// commit makes the revision permanent. The device keeps the previous revision, so that a person can
+// return to it.
 func (f *Follower) commit(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxTries {
@@ -273,12 +274,13 @@ func (f *Follower) rollBack(ctx context.Context) error {
 	return f.end(failed, w.Reason)
 }
 
-// end saves the outcome, which finish reports.
+// end saves the outcome in the journal. Then finish reports it to the hub.
 func (f *Follower) end(o outcome, reason string) error {
 	return f.enter(ended, func(w *work) { w.Outcome, w.Reason = o, reason })
 }
 
-// finish reports the outcome until the hub has it or has another final status.
+// finish reports the outcome to the hub. It is called again until the hub has that outcome or has
+// another final status.
 func (f *Follower) finish(ctx context.Context) error {
 	w := f.journal.Step
 	if err := f.report(ctx, w.Rev, string(w.Outcome), 100, w.Reason, nil); err != nil && !withdrawn(err) {
@@ -300,7 +302,7 @@ func (f *Follower) drop() error {
 	return nil
 }
 
-// transfer is a download in Pantavisor's report format.
+// transfer is the progress of a download, in the format of Pantavisor's reports.
 type transfer struct {
 	Name       string `json:"object_name"`
 	ID         string `json:"object_id"`

@@ -22,10 +22,10 @@ import (
 // errDamaged means that the first revision on the disk is damaged.
 var errDamaged = errors.New("the first revision that came with the image is damaged")
 
-// firstState returns the first state of the trail. Its objects are in the local store
-// and at the hub. If the disk has lost an object, the hub may have it. If both have
-// lost it, the trail begins with an empty state: the owner can repair a machine that
-// is connected.
+// firstState returns the first state of the trail. Afterwards, the objects of that state are in the
+// local store and on the hub. If the disk has lost an object, the hub may have it. If neither has
+// the object, the trail begins with an empty state, so that the machine is connected and the owner
+// can repair it.
 func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	s, err := f.importFirst(ctx)
 	if errors.Is(err, errDamaged) {
@@ -40,7 +40,7 @@ func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	return s, nil
 }
 
-// importFirst imports the first revision; nil if there is none.
+// importFirst imports the first revision and returns its state; nil: there is no first revision.
 func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	if f.cfg.First == "" {
 		return nil, nil
@@ -64,8 +64,8 @@ func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	return s, nil
 }
 
-// importObject puts an object into the local store and uploads it. After a kill it
-// runs again and finds what is already there.
+// importObject puts an object into the local store and uploads it. After a kill it runs again, and
+// skips what it has already done.
 func (f *Follower) importObject(ctx context.Context, sum string) error {
 	have, err := f.objects.has(sum)
 	if err != nil {
@@ -89,8 +89,8 @@ func (f *Follower) importObject(ctx context.Context, sum string) error {
 	return err
 }
 
-// importFile copies a file into the store if its content has the SHA-256. It hashes
-// while it copies, so the stored bytes are the hashed ones.
+// importFile copies a file into the store, and reports whether its content has the SHA-256. It
+// hashes the bytes while it copies them, so the stored bytes are those that were hashed.
 func (o objects) importFile(path, sum string) (bool, error) {
 	from, err := openRegular(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) || errors.Is(err, unix.ELOOP) {
@@ -143,14 +143,14 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 		return err
 	}
 	if err := f.conn.Upload(ctx, path, file, info.Size()); err != nil {
-		// Do not wrap: this is not a refusal of the device. The address may have
-		// expired.
+		// Do not wrap the error, so that it does not count as a refusal of the device: perhaps only
+		// the URL has expired.
 		return fmt.Errorf("uploading the first revision's object %s: %v", sum, err)
 	}
 	return nil
 }
 
-// removeFirst removes the folder of the first revision. The store has its objects.
+// removeFirst removes the folder of the first revision. The store has its objects by then.
 func (f *Follower) removeFirst() {
 	if f.cfg.First == "" {
 		return

@@ -38,7 +38,7 @@ func putFile(t *testing.T, path, content string) {
 	}
 }
 
-// begins runs the follower until its trail exists, and returns the first state.
+// begins runs the follower until its trail exists on the hub, and returns the trail's first state.
 func (h *evilHub) begins(f *Follower) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)

@@ -1,16 +1,16 @@
-// Package revision installs the revisions of a device's trail. A Follower accepts the
-// next revision that the hub offers, downloads the objects that its state names, lays
-// them out as a folder, calls an installer hook to install and test the revision, and
-// reports each status. If a revision fails its test, it is rolled back.
+// Package revision installs the revisions of a device's trail. A Follower accepts the next revision
+// that the hub offers, downloads the objects that its state names, lays them out as a folder, calls
+// an installer hook to install and test the revision, and reports each status. If a revision fails
+// its test, the Follower rolls it back.
 //
 // The journal records each action before it begins. After a kill or a power cut at
 // any instruction, the Follower continues, tests again, or rolls back. The hook is
 // another program (see docs/agent.md); this package does not know what a revision
 // contains.
 //
-// The hub is not trusted. Its messages are parsed strictly and bounded (package
-// wire/trail), no name leads out of the revision's folder, and each content must have
-// the SHA-256 that the state names.
+// The hub is not trusted. Its messages are parsed strictly and bounded (package wire/trail), no
+// name in a state leads out of the revision's folder, and each content must have the SHA-256 that
+// the state names.
 package revision
 
 import (
@@ -30,18 +30,18 @@ import (
 
 // Conn is the device's connection to its hub.
 type Conn interface {
-	// Do sends a request as the device and returns the body of an answer 200, of
-	// at most limit bytes. Any other answer is a Refusal.
+	// Do sends a request as the device and returns the body of an answer with the status 200, of at
+	// most limit bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
-	// Download gets a content, starting at a byte. The path is the permission. The
-	// answer's body is not bounded, and its status may be any.
+	// Download gets a content, starting at the byte from. Whoever knows the path may get the
+	// content. The answer may have any status, and its body is not bounded.
 	Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error)
-	// Upload puts a content of size bytes. The path is the permission. An answer
-	// other than 200 is a Refusal.
+	// Upload puts a content of size bytes. Whoever knows the path may put the content. An answer
+	// with a status other than 200 is a Refusal.
 	Upload(ctx context.Context, path string, content io.Reader, size int64) error
 }
 
-// Refusal is the error of an answer other than 200.
+// Refusal is the error for an answer with a status other than 200.
 type Refusal interface {
 	error
 	HTTPStatus() int
@@ -60,20 +60,19 @@ type Config struct {
 	Device string
 	// Hook is the installer's program. Empty: no revision is accepted.
 	Hook string
-	// First is a folder with the first revision of a device without a trail:
-	// state.json, and objects/ by SHA-256. It is removed when the trail exists.
-	// Empty or missing: the first revision is empty.
+	// First is a folder with the first revision, for a device that has no trail yet: state.json,
+	// and objects/ with files named by SHA-256. The folder is removed when the trail exists. If
+	// First is empty or the folder is missing, the first revision is empty.
 	First string
 	// Poll is the interval between checks for a new revision. Default: 30
 	// seconds.
 	Poll time.Duration
 	// HookTimeout bounds each call of the hook. Default: 30 minutes.
 	HookTimeout time.Duration
-	// HubWithin is the time limit for reaching the hub after a revision passed its
-	// test. A revision that cuts the machine off is rolled back. Default: 10
-	// minutes; less than 0: no check.
+	// HubWithin is the time limit for reaching the hub after a revision passed the hook's test. If
+	// the limit passes, the revision is rolled back. Default: 10 minutes; less than 0: no check.
 	HubWithin time.Duration
-	// RebootWithin is the time limit for a reboot after the call of the hook.
+	// RebootWithin is how long after the hook's reboot call the machine must have rebooted.
 	// Default: 15 minutes.
 	RebootWithin time.Duration
 	// Parallel is the number of parallel downloads. Default: 4.
@@ -83,8 +82,8 @@ type Config struct {
 	// BootID is a file whose content changes with each boot. Default: Linux's
 	// boot_id.
 	BootID string
-	// Say, if set, gets a sentence about each thing that happens. Line, if set,
-	// gets each line that the hook prints.
+	// Say, if set, is called with a sentence about each step. Line, if set, is called with each
+	// line that the hook prints.
 	Say  func(sentence string)
 	Line func(line string)
 
@@ -93,7 +92,7 @@ type Config struct {
 
 // Status is a follower's status, for reports.
 type Status struct {
-	Revision string // the running revision; empty: not known
+	Revision string // the running revision; empty: unknown
 	Phase    string // "idle", or the phase of the work
 	Step     string // the revision that the work is about
 }
@@ -110,8 +109,8 @@ type Follower struct {
 	changed   chan struct{}
 	complaint string // the last complaint that was said
 
-	hashed       map[string]bool // objects verified since the revision was accepted
-	phase        string          // the phase of since
+	hashed       map[string]bool // objects whose hash was verified since the revision was accepted
+	phase        string          // the phase that began at since
 	since        time.Time       // when this process entered the phase; monotonic
 	rebootCalled bool            // this process has called the hook's reboot
 }
@@ -178,10 +177,11 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 func (f *Follower) journalPath() string { return filepath.Join(f.dir, "journal.json") }
 func (f *Follower) revisions() string   { return filepath.Join(f.data, "revisions") }
 
-// Status is safe for concurrent use.
+// Status returns the current status. It is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// publish publishes the journal's status.
+// publish makes the journal's status the one that Status returns, and signals Changed if another
+// revision runs.
 func (f *Follower) publish() {
 	s := f.journal.status()
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
@@ -192,12 +192,12 @@ func (f *Follower) publish() {
 	}
 }
 
-// Changed receives a value when another revision runs.
+// Changed returns a channel that receives a value when another revision runs.
 func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(format, args...)) }
 
-// complain says an error once, until it is another one.
+// complain says an error, unless it is the same as the last one.
 func (f *Follower) complain(err error) {
 	if line := err.Error(); line != f.complaint {
 		f.complaint = line
@@ -241,7 +241,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// next does the next action and returns the pause after it.
+// next does the next action of the follower and returns the pause after it.
 func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.journal.Step != nil {
 		return f.advance(ctx)
@@ -318,7 +318,8 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 
 const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C%22QUEUED%22%2C%22DOWNLOADING%22%2C%22SYNCING%22%2C%22INPROGRESS%22%2C%22TESTING%22%5D%7D"
 
-// accept asks for the next revision and writes it into the journal.
+// accept asks the hub for the next revision and writes it into the journal. It reports whether
+// there is one.
 func (f *Follower) accept(ctx context.Context) (bool, error) {
 	j := f.journal
 	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, trail.MaxAnswer)

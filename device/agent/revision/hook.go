@@ -30,22 +30,22 @@ const (
 	maxTail  = 1 << 10 // bytes
 )
 
-// callMark is in the environment of each call. It identifies the call's processes
-// after the agent was killed.
+// callMark is in the environment of each call. By it, a restarted agent finds the processes that an
+// interrupted call left.
 const callMark = "GANGWAY_CALL"
 
-// hookWaitDelay is how long a call waits for a hook's output after the hook has ended,
-// because a process that it left running may still have the pipe.
+// hookWaitDelay is how long a call waits for a hook's output after the hook has ended, because a
+// process that the hook left running may still hold the output's pipe.
 const hookWaitDelay = 10 * time.Second
 
 // verdict is the result of a call of the hook.
 type verdict struct {
 	ok     bool
 	reboot bool   // ExitReboot
-	reason string // if not ok: the reason for a person, with the hook's last lines
+	reason string // if not ok: the reason, for a person, with the hook's last lines of output
 }
 
-// refused is the reason for a call that must not ask for a reboot.
+// refused returns the reason why a call failed that may not end with ExitReboot.
 func (v verdict) refused(verb string) string {
 	if v.reboot {
 		return fmt.Sprintf("The hook's %s ended with code %d, which is valid only for install and rollback.", verb, ExitReboot)
@@ -53,8 +53,8 @@ func (v verdict) refused(verb string) string {
 	return v.reason
 }
 
-// call calls HOOK VERB FOLDER in the journal's phase. The journal has the call before
-// it begins. An error is a disk error or the end of ctx.
+// call calls HOOK VERB FOLDER in the journal's phase. The journal records the call before the call
+// begins. The error is an error of the disk or the end of ctx.
 func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
 	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {
@@ -79,8 +79,8 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	err := runLocked(cmd)
 	out.end()
 	if ctx.Err() != nil {
-		// The agent is stopping. That counts as a try: the hook itself may restart
-		// the agent each time.
+		// The agent is stopping. The interrupted call counts as a try, because the hook itself may
+		// be what restarts the agent each time.
 		f.killGroup(cmd)
 		return verdict{}, ctx.Err()
 	}
@@ -121,8 +121,8 @@ func runLocked(cmd *exec.Cmd) error {
 	return <-done
 }
 
-// stopOrphans kills the processes of a call during which the agent was killed,
-// because the same call will be made again.
+// stopOrphans kills the processes of a call during which the agent was killed, because the agent
+// will make the same call again.
 func (f *Follower) stopOrphans() error {
 	if f.journal.Step == nil || f.journal.Step.Call == "" {
 		return nil
@@ -153,8 +153,8 @@ func (f *Follower) stopOrphans() error {
 	return nil
 }
 
-// output passes a hook's lines on and keeps the last ones. A process that the hook
-// left running may still write after the call.
+// output passes each line that a hook prints to Config.Line, and keeps the last lines. A process
+// that the hook left running may still write after the call has ended.
 type output struct {
 	line func(string)
 
@@ -185,7 +185,7 @@ func (o *output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// emit ends a line; the caller holds mu.
+// emit passes a complete line on. The caller holds mu.
 func (o *output) emit() {
 	text := strings.TrimRight(strings.ToValidUTF8(string(o.partial), "\ufffd"), "\r")
 	if o.long {
@@ -213,7 +213,7 @@ func (o *output) end() {
 	}
 }
 
-// said quotes the last lines. Call end first.
+// said returns the last lines of the output, as a quotation. Call end first.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {

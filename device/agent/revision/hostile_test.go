@@ -25,15 +25,15 @@ type evilHub struct {
 	server *httptest.Server
 
 	mu      sync.Mutex
-	steps   []string          // guarded by mu: the revisions that wait, JSON
+	steps   []string          // guarded by mu: the revisions that wait for the device, as JSON
 	state   string            // guarded by mu: the state of the offered revision
 	objects map[string]string // guarded by mu: by the hash under which the hub lists them
 	record  func(sum, content string) string
 	blob    func(w http.ResponseWriter, r *http.Request, content string)
 	reports []report // guarded by mu
-	ranges  []string // guarded by mu: of downloads
+	ranges  []string // guarded by mu: the Range headers of downloads
 	uploads []string // guarded by mu
-	list    string   // the list of trails
+	list    string   // the hub's list of trails
 	begun   string   // guarded by mu: the state that the trail began with
 }
 
@@ -120,7 +120,7 @@ func newEvilHub(t *testing.T) *evilHub {
 	return h
 }
 
-// no is an answer other than 200.
+// no is the error for an answer with this status, which is not 200.
 type no int
 
 func (n no) Error() string   { return fmt.Sprintf("status %d", int(n)) }
@@ -190,7 +190,7 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower with a hook that always succeeds, unless script exits first.
+// device makes a follower. Its hook runs script and then succeeds; script can exit before that.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
@@ -266,8 +266,8 @@ func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	}
 }
 
-// Each object is within the size limit of an object, but their sum exceeds the limit of a revision.
-// Nothing is downloaded.
+// If each object is within an object's size limit, but the sum of the sizes exceeds a revision's
+// limit, nothing is downloaded.
 func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -283,7 +283,8 @@ func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	}
 }
 
-// The record's host is elsewhere.example. The device never asks it.
+// The object's record names the host elsewhere.example. The device never sends a request to that
+// host.
 func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -352,7 +353,8 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	}
 }
 
-// A download that breaks off resumes at the same byte. An answer with another range is refused.
+// A download that breaks off resumes at the same byte. An answer with a range that the device did
+// not ask for is refused.
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -389,7 +391,8 @@ func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
-// An object that the disk or a hook damaged is detected.
+// If the disk or a hook damages a stored object, the device detects that and downloads the object
+// again.
 func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -414,7 +417,7 @@ func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	}
 }
 
-// An object in the store is not downloaded again, under any name.
+// An object in the store is not downloaded again, whatever file name a state gives it.
 func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -479,8 +482,8 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	}
 }
 
-// Without its hook a device accepts no revision and says so. When the hook is back, it
-// continues.
+// If the hook's program is missing, the device accepts no revision and says so. When the program is
+// back, the device continues.
 func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -518,7 +521,7 @@ func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	}
 }
 
-// A process that the hook left running does not delay the agent.
+// The agent does not wait for a process that the hook left running.
 func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -538,7 +541,8 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// If the hub has lost an object's content, the revision fails, and the trail continues.
+// If the hub has lost an object's content, the revision fails. The device can still install the
+// next one.
 func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)

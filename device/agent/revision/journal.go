@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// errDisk marks errors of the device's disk. The journal in memory equals the one on
-// the disk, so the failed action is done again.
+// errDisk marks errors of the device's disk. After such an error the journal in memory still equals
+// the journal on the disk, so the follower repeats the failed action.
 var errDisk = errors.New("the device's disk")
 
 func diskError(err error) error {
@@ -22,12 +22,12 @@ func diskError(err error) error {
 	return fmt.Errorf("%w: %w", errDisk, err)
 }
 
-// phase is the phase of the work on a revision. The journal has it before the phase's
+// phase is the phase of the work on a revision. The journal records a phase before the phase's
 // action begins.
 type phase string
 
 const (
-	queued         phase = "queued"          // to be downloaded
+	queued         phase = "queued"          // accepted, not yet downloaded
 	installing     phase = "installing"      // calling the hook's install, repeatedly if needed
 	rebooting      phase = "rebooting"       // installed; the machine must reboot
 	inTest         phase = "testing"         // calling the hook's test, repeatedly if needed
@@ -37,17 +37,17 @@ const (
 	ended          phase = "ended"           // the outcome must be reported
 )
 
-// revision is a state of the trail.
+// revision is a revision of the trail, as the journal records it.
 type revision struct {
 	Rev int    `json:"rev"`
-	Sum string `json:"sum"` // SHA-256 of its compact text
+	Sum string `json:"sum"` // SHA-256 of the state's compact text
 }
 
-// folder is the name of the revision's folder. It includes the sum, because two
-// states may have had the same number.
+// folder returns the name of the revision's folder. The name includes the sum, because two states
+// may have had the same revision number.
 func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum) }
 
-// work is the work on a revision.
+// work describes the work on a new revision.
 type work struct {
 	revision
 	Phase   phase   `json:"phase"`
@@ -98,8 +98,8 @@ func readJournal(path, device string) (journal, error) {
 	return j, nil
 }
 
-// ReadStatus reads the status from a follower's folder, from another process. It is
-// empty if there is no folder.
+// ReadStatus reads the status from a follower's folder, from another process. The status is empty
+// if there is no folder.
 func ReadStatus(dir, device string) (Status, error) {
 	j, err := readJournal(filepath.Join(dir, "journal.json"), device)
 	if err != nil || !j.Begun {
@@ -119,7 +119,7 @@ func (j *journal) status() Status {
 	return s
 }
 
-// save writes j to the disk and then makes it the journal.
+// save writes j to the disk and then makes j the journal in memory.
 func (f *Follower) save(j journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
@@ -180,8 +180,8 @@ func flush(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// patience is the pause between retries: doubled from a second to a minute, each drawn
-// at random from its upper half.
+// patience gives the pauses between retries. The pause doubles from a second to a minute. The
+// actual pause is a random value between half of it and all of it.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }

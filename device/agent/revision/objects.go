@@ -45,7 +45,7 @@ func (o objects) has(sum string) (bool, error) {
 	return false, diskError(os.Remove(o.path(sum)))
 }
 
-// partialSize is the number of bytes of an object that are already downloaded.
+// partialSize returns how many bytes of an object are already downloaded.
 func (o objects) partialSize(sum string) int64 {
 	info, err := os.Stat(o.partial(sum))
 	if err != nil {
@@ -54,7 +54,7 @@ func (o objects) partialSize(sum string) int64 {
 	return info.Size()
 }
 
-// free is the number of bytes that this process can use on the disk.
+// free returns the number of bytes that this process can still write to the disk.
 func (o objects) free() (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(o.dir, &s); err != nil {
@@ -66,7 +66,7 @@ func (o objects) free() (int64, error) {
 // errContent means that a content does not have the SHA-256 in the state.
 var errContent = errors.New("the hub sent content whose SHA-256 is not the one in the state")
 
-// errExpired means that the address of a content has expired.
+// errExpired means that the download URL of a content has expired.
 var errExpired = errors.New("the address of the content has expired")
 
 // idle is how long a download may make no progress.
@@ -100,8 +100,8 @@ func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Re
 	return diskError(o.keep(file, sum))
 }
 
-// resume hashes the part that is already downloaded. It discards a part that is too
-// long.
+// resume hashes the part of an object that is already downloaded, and returns its size. It discards
+// the part if it is longer than the object.
 func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -113,8 +113,8 @@ func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	return io.Copy(h, file)
 }
 
-// rest gets the bytes from one on. If the hub answers with all bytes, they replace the
-// part.
+// rest downloads the bytes that are missing after the part. If the hub answers with all bytes,
+// these replace the part.
 func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -176,14 +176,15 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		}
 	}
 	if from < r.Size {
-		// A broken connection is an error above. This answer claims to be complete.
+		// A broken connection would have been an error above, so the hub says that this answer is
+		// complete: discard it.
 		count(-from)
 		return errors.Join(fmt.Errorf("object %s: %w: it has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }
 
-// keep gives a complete object its name, durably. The file is not written again.
+// keep gives a complete object its name, durably. After that, the file does not change.
 func (o objects) keep(file *os.File, sum string) error {
 	if err := errors.Join(file.Chmod(0o444), file.Sync()); err != nil {
 		return err
@@ -198,7 +199,7 @@ func (o objects) keep(file *os.File, sum string) error {
 	return errors.Join(flush(dir), flush(o.dir))
 }
 
-// sweep removes all objects that are not in wanted.
+// sweep removes all objects from the store that are not in wanted.
 func (o objects) sweep(wanted map[string]bool) error {
 	return filepath.WalkDir(o.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -212,7 +213,7 @@ func (o objects) sweep(wanted map[string]bool) error {
 	})
 }
 
-// sweepParts does the same with parts.
+// sweepParts does the same with partly downloaded objects.
 func (o objects) sweepParts(wanted map[string]bool) error {
 	list, err := os.ReadDir(o.incoming)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// A revision's folder holds the state's text and its files:
+// A revision's folder holds the state's text and the state's files:
 //
 //	REV-HASH/state.json
 //	REV-HASH/files/...   objects are links to the store, documents are files
@@ -55,7 +55,7 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 	return s, nil
 }
 
-// abandoned is an error that ends the work before anything was installed.
+// abandoned is an error that ends the work on a revision before anything was installed.
 type abandoned struct {
 	outcome outcome
 	reason  string
@@ -78,7 +78,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 			return err
 		}
 		if f.hashed[sum] {
-			continue // prepare is retried often while the hub is away
+			continue // prepare is retried often while the hub is away: do not hash an object again
 		}
 		have, err := f.objects.has(sum)
 		if err != nil {
@@ -132,8 +132,8 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 	if err := f.report(ctx, rev.Rev, "DOWNLOADING", 25, fmt.Sprintf("%d object(s), %d bytes.", len(missing), total), progress()); err != nil {
 		return err
 	}
-	// Report during the downloads. If the hub refuses a report, for example because
-	// the owner withdrew the revision, both end.
+	// Report the progress during the downloads. If the hub refuses a report, for example because
+	// the owner withdrew the revision, both the reports and the downloads end.
 	group, both := errgroup.WithContext(ctx)
 	finished := make(chan struct{})
 	var left sync.WaitGroup
@@ -182,9 +182,9 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 // abandoned.
 const maxWrong = 3
 
-// downloadOne downloads one object. If the address has expired, it asks for a new one,
-// once. If the content is wrong, it retries up to maxWrong times. If the connection
-// breaks, the next call continues from there.
+// downloadOne downloads one object. If the download URL has expired, it asks for a new one, once.
+// If the content is wrong, it retries up to maxWrong times. If the connection breaks, the next call
+// continues at the byte where the download broke.
 func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, count func(int64)) error {
 	renewed := false
 	for wrong := 0; ; {
@@ -223,8 +223,8 @@ func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error)
 	return r, nil
 }
 
-// layOut creates the folder of the revision's files. The store must have the objects.
-// Every path is opened relative to the folder's handle, so no link leads out of it.
+// layOut creates the folder of the revision's files. The store must have the objects. Every path is
+// opened relative to the folder's handle, so no link in it leads out of it.
 func (f *Follower) layOut(rev revision, s *state) error {
 	if err := f.keepState(rev, s); err != nil {
 		return err
@@ -252,7 +252,7 @@ func (f *Follower) layOut(rev revision, s *state) error {
 	if err := os.Rename(making, files); err != nil {
 		return diskError(err)
 	}
-	// One sync for all folders and documents.
+	// Flush all folders and documents with one call.
 	d, err := os.Open(dir)
 	if err != nil {
 		return diskError(err)
@@ -269,12 +269,11 @@ func (f *Follower) place(root *os.Root, at string, file trail.File) error {
 	if file.Object == "" {
 		return root.WriteFile(file.Path, file.Document, 0o444)
 	}
-	// State.Files has checked the path, and this function made every folder on it.
+	// State.Files has checked the path, and layOut itself has made every folder on that path.
 	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 
-// collect removes unused revisions and objects. If it fails, the next call tries
-// again.
+// collect removes unused revisions and objects. If collect fails, the next call tries again.
 func (f *Follower) collect() {
 	if err := f.sweep(); err != nil {
 		f.say("Removing old revisions failed: %v.", err)

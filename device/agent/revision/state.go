@@ -9,13 +9,13 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTotal bounds all objects of a state, in bytes.
+// maxTotal bounds the total size of a state's objects, in bytes.
 const maxTotal = 1 << 42
 
 // state is a state that is safe to lay out as a folder.
 type state struct {
 	*trail.State
-	sum   string // SHA-256 of JSON, hexadecimal; the journal knows the state by it
+	sum   string // SHA-256 of JSON, hexadecimal; the journal identifies the state by it
 	files []trail.File
 }
 
@@ -33,7 +33,7 @@ func parseState(text []byte) (*state, error) {
 	return &state{s, hex.EncodeToString(hash[:]), files}, nil
 }
 
-// clip shortens a text to n bytes of whole characters.
+// clip shortens a text to at most n bytes, at the end of a character.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {

@@ -26,9 +26,9 @@ const (
 // epoch is the start of NTP's first era, in Unix seconds.
 const epoch = -2208988800
 
-// Ask asks a server, given as a name or an address, with or without a port. It waits
-// until ctx ends. NTP's seconds repeat every 136 years; Ask returns the first matching
-// time that is not before after.
+// Ask asks a server, given as a name or an address, with or without a port. It waits until ctx
+// ends. NTP's count of seconds starts again every 136 years, so an answer matches several times.
+// Ask returns the first of them that is not before the time after.
 func Ask(ctx context.Context, server string, after time.Time) (time.Time, error) {
 	if _, _, err := net.SplitHostPort(server); err != nil {
 		server = net.JoinHostPort(server, port)
@@ -68,7 +68,8 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 	}
 }
 
-// read reads an answer's transmit timestamp.
+// read returns the time in an answer's transmit timestamp: the first matching time that is not
+// before the time after.
 func read(p []byte, after time.Time) (time.Time, error) {
 	leap, mode, stratum := p[0]>>6, p[0]&7, p[1]
 	seconds, fraction := binary.BigEndian.Uint32(p[40:]), binary.BigEndian.Uint32(p[44:])

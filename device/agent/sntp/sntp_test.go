@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// server starts a time server with these answers.
+// server starts a time server that sends these answers to a request.
 func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -32,7 +32,7 @@ func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	return c.LocalAddr().String()
 }
 
-// telling makes a correct answer with this time, in seconds since 1900.
+// telling makes a correct answer to a request, with this time in seconds since 1900.
 func telling(request []byte, seconds uint32) []byte {
 	p := make([]byte, packetSize)
 	p[0], p[1] = 4<<3|serverMode, 2
@@ -70,14 +70,14 @@ func TestReadsTheTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if off := at.Sub(want); off < 0 || off > 5*time.Second { // half of the round trip
+		if off := at.Sub(want); off < 0 || off > 5*time.Second { // the answer has 0.5 s; the rest is half of the round trip
 			t.Errorf("%s: %s", name, at.UTC())
 		}
 	}
 }
 
-// An answer from a sender that has not seen the request is ignored. A server that does not know the
-// time answers so, and the error says it.
+// Ask ignores an answer from a sender that has not seen the request. If the server answers that it
+// does not know the time, the error says so.
 func TestAnswersThatAreNoGood(t *testing.T) {
 	t.Parallel()
 	change := func(f func(p []byte) []byte) func([]byte) [][]byte {

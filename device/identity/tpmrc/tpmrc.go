@@ -12,7 +12,7 @@ import (
 // Hierarchy is the hierarchy whose authorisation a command required.
 type Hierarchy string
 
-// The hierarchies (Part 1, 13). None is for commands that require none.
+// The hierarchies (Part 1, 13). None stands for commands that require no hierarchy's authorisation.
 const (
 	None        Hierarchy = ""
 	Endorsement Hierarchy = "endorsement"
@@ -54,8 +54,8 @@ func (c *Cause) Error() string {
 
 func (c *Cause) Unwrap() error { return c.Err }
 
-// meaning explains response codes. If hierarchy is not None, it applies only to commands that
-// require this hierarchy's authorisation.
+// meaning explains response codes. If hierarchy is not None, the meaning applies only to commands
+// that require this hierarchy's authorisation.
 type meaning struct {
 	codes                []tpm2.TPMRC
 	hierarchy            Hierarchy
@@ -126,8 +126,8 @@ func Explain(err error, h Hierarchy) error {
 	return &Cause{m.code, m.reason, m.remedy, err}
 }
 
-// ExplainWithPassword is Explain for a command with a password of the endorsement
-// hierarchy.
+// ExplainWithPassword does the same as Explain, for an operation that was given a password of the
+// endorsement hierarchy.
 func ExplainWithPassword(err error) error {
 	err = Explain(err, Endorsement)
 	if cause := (*Cause)(nil); errors.As(err, &cause) && cause.Code == CodeEndorsementAuth {

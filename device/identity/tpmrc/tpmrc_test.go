@@ -33,7 +33,7 @@ func TestExplainsResponseCodes(t *testing.T) {
 		{tpm2.TPMRCNVRate, None, CodeNV},
 		{tpm2.TPMRCCommandCode, None, CodeUnsupported},
 		{tpm2.TPMRCCurve | 0x2C0, Endorsement, CodeUnsupported},
-		{0x000B0000 | tpm2.TPMRCCommandCode, None, CodeUnsupported}, // the kernel's, of a command that the TPM has not
+		{0x000B0000 | tpm2.TPMRCCommandCode, None, CodeUnsupported}, // the kernel's code for a command that the TPM does not have
 		{tpm2.TPMRCLocality, None, CodeOther},
 	} {
 		err := Explain(fmt.Errorf("TPM2_X: %w", c.rc), c.h)

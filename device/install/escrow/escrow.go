@@ -25,8 +25,8 @@ const TokenType = "gangway-escrow"
 // MetaKey is the name of the device-meta that holds the ciphertext on the hub.
 const MetaKey = "gangway.disk-recovery"
 
-// maxText is the maximum size of a ciphertext in bytes. That of a key with 71 characters has
-// about 500.
+// maxText is the maximum size of a ciphertext in bytes. The ciphertext of a key with 71 characters
+// has about 500 bytes.
 const maxText = 4 << 10
 
 // CheckRecipient reports an error if recipient is not an X25519 recipient of age (age1 and 58
@@ -67,8 +67,8 @@ func Token(recipient, recovery string) (map[string]any, error) {
 	return map[string]any{"type": TokenType, "age": text.String()}, nil
 }
 
-// Ciphertext returns the ciphertext of a token, which is age's armored text. It checks the form
-// of the text.
+// Ciphertext returns the ciphertext of a token, which is age's armored text. It checks that the
+// text has that form.
 func Ciphertext(token []byte) (string, error) {
 	var t struct {
 		Type string `json:"type"`
@@ -88,9 +88,9 @@ func isArmored(text string) bool {
 		!strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') })
 }
 
-// Open decrypts a ciphertext and returns the recovery key. identities is the content of an
-// identity file from age-keygen. The ciphertext comes from the hub and is not trusted: the
-// result must have a recovery key's alphabet.
+// Open decrypts a ciphertext and returns the recovery key. identities is the content of an identity
+// file from age-keygen. The ciphertext comes from the hub and is not trusted: Open checks that the
+// result has only characters of a recovery key.
 func Open(identities, ciphertext string) (string, error) {
 	if !isArmored(ciphertext) {
 		return "", errors.New("escrow: the hub's value is not an encrypted recovery key")

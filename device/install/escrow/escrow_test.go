@@ -54,7 +54,8 @@ func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-// The hub may send anything instead of the machine's ciphertext.
+// The hub may send anything instead of the machine's ciphertext. Open refuses a result that cannot
+// be a recovery key.
 func TestHubSendsAnotherKeyThanTheMachines(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := NewIdentity()

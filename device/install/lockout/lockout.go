@@ -29,9 +29,9 @@ const (
 	inLockout      = 1 << 9
 )
 
-// Lift lifts the lockout if the TPM is in lockout, and reports whether it was. If the lockout
-// hierarchy has a password, Lift does not guess it and returns ErrPassword: a wrong password
-// would lock the lockout hierarchy itself.
+// Lift lifts the lockout if the TPM is in lockout, and reports whether the TPM was in lockout. If
+// the lockout hierarchy has a password, Lift does not guess it and returns ErrPassword: a wrong
+// password would lock the lockout hierarchy itself.
 func Lift(t transport.TPM) (bool, error) {
 	state, err := permanent(t)
 	if err != nil {
@@ -55,8 +55,8 @@ type State struct {
 	Locked   bool // in lockout: the TPM refuses all passwords that are protected against guessing
 	Password bool // the lockout hierarchy has a password
 	// Tries is the number of wrong guesses counted, and Max the number at which lockout begins.
-	// The count falls by one each time the TPM has been powered for Interval; this also ends a
-	// lockout.
+	// Each time the TPM has been powered for Interval, the count falls by one. A lockout ends when
+	// the count falls below Max.
 	Tries, Max uint32
 	Interval   time.Duration
 }

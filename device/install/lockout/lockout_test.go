@@ -34,7 +34,7 @@ func start(t *testing.T) transport.TPM {
 	return link
 }
 
-// lock guesses a password until the TPM is in lockout.
+// lock tries wrong passwords until the TPM is in lockout.
 func lock(t *testing.T, tpm transport.TPM) {
 	t.Helper()
 	for range 100 {

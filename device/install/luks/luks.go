@@ -16,8 +16,8 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// iterations is the number of PBKDF2 iterations: the least that cryptsetup accepts. The
-// passphrases are random, so more would not make them safer.
+// iterations is the number of PBKDF2 iterations: the smallest number that cryptsetup accepts. The
+// passphrases are random, so more iterations would not make them safer.
 const iterations = 1000
 
 // Key is the key that encrypts the data.
@@ -32,8 +32,8 @@ type Slot struct {
 	Token map[string]any
 }
 
-// Format makes the headers and key slots of a new partition, Overhead bytes in all, and the key
-// of its data.
+// Format makes the headers and key slots of a new partition (Overhead bytes in total), and the key
+// that encrypts its data.
 func Format(slots []Slot) (head []byte, key Key, err error) {
 	key = make(Key, keySize)
 	rand.Read(key)
@@ -120,7 +120,7 @@ func (k keyslot) crypt(to, from, passphrase []byte, f func(c *xts.Cipher, to, fr
 	return nil
 }
 
-// ErrPassphrase means that no key slot opens with the passphrase.
+// ErrPassphrase means that the passphrase does not open any key slot.
 var ErrPassphrase = errors.New("luks: the passphrase opens no key slot")
 
 // Open returns the data key of a partition that Format made.
@@ -154,7 +154,7 @@ func Open(r io.ReaderAt, passphrase []byte) (Key, error) {
 	return nil, ErrPassphrase
 }
 
-// check refuses headers that Format does not make.
+// check returns an error for a header that Format would not make.
 func (m *metadata) check() error {
 	s, d := m.Segments["0"], m.Digests["0"]
 	if len(m.Segments) != 1 || s.Type != "crypt" || s.Offset != Overhead || s.Size != "dynamic" || s.Tweak != 0 || s.Encryption != cipherName || s.SectorSize != sector {

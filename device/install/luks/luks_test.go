@@ -56,7 +56,7 @@ func TestSecondHeaderStandsIn(t *testing.T) {
 	}
 }
 
-// cryptsetup opens what Format makes.
+// cryptsetup can read a header that Format made, and opens it with each passphrase.
 func TestCryptsetupReadsTheHeader(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("cryptsetup")

@@ -55,7 +55,7 @@ func TestSettingsThatReachTheHubAreKept(t *testing.T) {
 	s.checkLast(t, "stick kept ")
 	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, true)
 	s.checkBegin(t, "two", "vlan = 8", true)
-	s.checkBegin(t, "two", "vlan = 8", true) // a second call in the same boot
+	s.checkBegin(t, "two", "vlan = 8", true) // a second call of Begin in the same boot
 	if err := s.Keep(); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	}
 	s.checkLast(t, "hub dropped The hub was not reached within 10m0s.")
 	s.checkBegin(t, "two", "vlan = 7", false)
-	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, false) // the hub still has them
+	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, false) // the hub offers the same settings again
 	s.checkBegin(t, "three", "vlan = 7", false)
 
 	// The power fails during the trial.
@@ -84,14 +84,14 @@ func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	s.checkBegin(t, "four", "vlan = 9", true)
 	s.checkBegin(t, "five", "vlan = 7", false)
 	s.checkLast(t, "hub dropped The machine restarted before it reached the hub with these settings.")
-	if err := s.Keep(); err != nil { // too late
+	if err := s.Keep(); err != nil { // too late: the trial is over
 		t.Fatal(err)
 	}
 	s.checkBegin(t, "six", "vlan = 7", false)
 }
 
-// A source that offers the same text again changes nothing. So a stick that stays plugged in
-// does not undo the owner's later settings.
+// If a source offers the same text again, nothing changes. So a stick that stays plugged in does
+// not undo the owner's later settings.
 func TestEachOfferIsLookedAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -117,7 +117,7 @@ func TestOfferOfWhatIsInForceIsNothingNew(t *testing.T) {
 	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, true)
 	s.checkOffer(t, Hub, settingsFile("# as before", "vlan = 7"), true, false)
 	s.checkBegin(t, "one", "vlan = 7", false)
-	s.checkOffer(t, Hub, "", true, true) // automatic again
+	s.checkOffer(t, Hub, "", true, true) // no settings: the network configures the machine again
 	s.checkBegin(t, "two", "", true)
 }
 
@@ -211,7 +211,7 @@ func TestPowerCutAtAnyChangeLeavesSettingsThatWork(t *testing.T) {
 	}
 }
 
-// If the journal cannot be written, nothing is tried.
+// If the journal cannot be written, Begin does not return new settings to try.
 func TestTrialThatCannotBeNotedIsNotBegun(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)

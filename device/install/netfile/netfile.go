@@ -1,8 +1,8 @@
-// Package netfile is the format of network.txt, the file of a machine's network settings: lines
-// of text that a person can edit on any computer. `gangway image build` writes the file to the
-// stick, the installed machine keeps it, and the machine's owner can set another one at the
-// hub. All of them parse it with Parse, or with Read from an open file. What Parse accepts,
-// Text writes back with the same meaning. The package does no I/O of its own.
+// Package netfile parses and formats network.txt, the file of a machine's network settings. The
+// file has lines of text, which a person can edit on any computer. `gangway image build` writes the
+// file to the stick, the installed machine keeps it, and the machine's owner can set another one at
+// the hub. All of these programs parse the file with Parse, or with Read from an open file. What
+// Parse accepts, Text writes back with the same meaning. The package does no I/O of its own.
 //
 // A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
 // ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:
@@ -255,7 +255,7 @@ func (p *parser) address(v string) error {
 	return nil
 }
 
-// broadcast is the last address of an IPv4 network.
+// broadcast returns the last address of an IPv4 network.
 func broadcast(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
@@ -308,7 +308,7 @@ func isHost(v string) bool {
 		}
 	}
 	_, err := strconv.Atoi(labels[len(labels)-1])
-	return err != nil // 192.0.2 is not a name
+	return err != nil // 192.0.2 is not a host name
 }
 
 func (p *parser) ntp(v string) error {
@@ -396,7 +396,7 @@ func ParseCA(der []byte) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// checkTogether checks the settings against each other.
+// checkTogether checks that the settings are consistent with each other.
 func (p *parser) checkTogether() error {
 	s := &p.s
 	for _, g := range s.Gateways {
@@ -436,7 +436,7 @@ func (s *Settings) Static(family int) bool {
 	return slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return a.Addr().Is4() == (family == 4) })
 }
 
-// Equal reports whether two settings are the same.
+// Equal reports whether both have the same settings.
 func (s *Settings) Equal(o *Settings) bool { return s.Text() == o.Text() }
 
 // Text returns the settings as a file. Parse of it gives the same settings. It includes the

@@ -35,7 +35,7 @@ func TestReadsWhatAPersonWrites(t *testing.T) {
 	ca := certificate(t, "Example proxy CA", true)
 	for name, c := range map[string]struct {
 		text string
-		want []string // Masked
+		want []string // the result of Masked
 	}{
 		"nothing":            {"", nil},
 		"the stick's":        {Template, nil},
@@ -147,8 +147,8 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 	}
 }
 
-// For every file, Parse ends, Text of what it accepts is stable, and Masked does not show the
-// proxy's password.
+// For every file: Parse returns. If it accepts the file, Text gives a file with the same settings,
+// and Masked does not show the proxy's password.
 func FuzzParse(f *testing.F) {
 	f.Add(Template)
 	f.Add(strings.ReplaceAll(Template, "# ", ""))

@@ -115,7 +115,7 @@ type token struct {
 	Policy  string `json:"tpm2-policy-hash"`
 }
 
-// New makes a passphrase and a token. With the token, only this TPM returns the passphrase.
+// New makes a passphrase and a token. Only this TPM can turn the token back into the passphrase.
 func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
@@ -161,8 +161,8 @@ func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToStr
 // ErrNotReleased means that the key was sealed by another TPM, or for another state of Secure Boot.
 var ErrNotReleased = errors.New("this TPM does not release the disk's key: the disk belongs to another machine, or Secure Boot was switched on or off")
 
-// refused explains why the TPM does not release a key: the TPM's own problem if it reports one,
-// otherwise ErrNotReleased.
+// refused returns the error that explains why the TPM does not release a key: the TPM's own
+// problem, if err reports one; otherwise ErrNotReleased.
 func refused(err error) error {
 	explained := tpmrc.Explain(err, tpmrc.None)
 	var cause *tpmrc.Cause

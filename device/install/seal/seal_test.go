@@ -62,8 +62,8 @@ func sealedToken(t *testing.T, tpm transport.TPM) json.RawMessage {
 	return raw
 }
 
-// An encrypted machine unseals its disk's key at each boot, and may lose power at any time
-// after.
+// A machine with an encrypted disk unseals the disk's key at each boot, and may lose power at any
+// time after that. The TPM must not count these losses of power as guesses.
 func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)
@@ -85,7 +85,8 @@ func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
 	}
 }
 
-// If the TPM has a problem of its own, the error does not blame the disk.
+// If the TPM has a problem of its own, the error names that problem, and does not say that the disk
+// belongs to another machine.
 func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -18,10 +18,10 @@ const maxCmdline = 8 << 10
 
 var errNotSystem = errors.New("this is not a Gangway system; make one with `gangway image system`")
 
-// Check reads a file of size bytes and checks that it may boot. It must be a complete EFI
-// program for x86-64 with the sections of a unified kernel image. Its command line must start
-// an installed system and make the kernel restart after a panic. Only the trial shows whether
-// the system works.
+// Check reads a file of size bytes and checks that it may boot. It must be a complete EFI program
+// for x86-64 with the sections of a unified kernel image. Its command line must start an installed
+// system and make the kernel restart after a panic. Whether the system works can only be seen in
+// its trial.
 func Check(r io.ReaderAt, size int64) error {
 	if size > MaxSystem {
 		return fmt.Errorf("the file has %d bytes; at most %d are allowed: %w", size, int64(MaxSystem), errNotSystem)

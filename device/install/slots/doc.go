@@ -1,6 +1,6 @@
-// Package slots manages the two systems of an installed machine: the one that runs and the one
-// that is tried. Each is a unified kernel image in the EFI system partition. The installed
-// system uses it as the agent's hook: an update calls Hook.Do with the agent's verbs.
+// Package slots manages the two systems of an installed machine: the one that runs and the one that
+// is tried. Each is a unified kernel image in the EFI system partition. The installed system uses
+// this package as the agent's hook: an update calls Hook.Do with the agent's verbs.
 //
 //	EFI/Linux/gangway-a.efi, gangway-b.efi   the slots
 //	loader/loader.conf                       names the default slot

@@ -153,9 +153,9 @@ func (h *Hook) install(revision string) (int, error) {
 	return ExitReboot, h.ESP.Try(to)
 }
 
-// target returns the slot to write to. It is never the default, because the machine falls back
-// to the default. If the default did not boot and the other slot runs, target first makes the
-// running slot the default.
+// target returns the slot to write to. It is never the default, because the machine falls back to
+// the default. If the default did not boot and the other slot runs for that reason, target first
+// makes the running slot the default.
 func (h *Hook) target() (Slot, error) {
 	running, keep, tried, err := h.Trial()
 	if err != nil {
@@ -184,7 +184,8 @@ func (h *Hook) sleep(d time.Duration) {
 	time.Sleep(d)
 }
 
-// reboot restarts the machine, into the revision's trial if there is one.
+// reboot restarts the machine. If the revision's system is on trial, the machine then starts that
+// system.
 func (h *Hook) reboot(revision string) (int, error) {
 	if t, ok := h.trialOf(revision); ok {
 		if sum, err := h.ESP.Sum(t.slot()); err == nil && sum == t.SHA256 { // not rolled back
@@ -196,14 +197,14 @@ func (h *Hook) reboot(revision string) (int, error) {
 	return 0, h.Restart()
 }
 
-// runs reports whether the running system has a hash.
+// runs reports whether the running system has the SHA-256 sum.
 func (h *Hook) runs(sum string) (bool, error) {
 	s, err := h.ESP.Running()
 	if err != nil {
 		return false, err
 	}
 	if _, err := os.Stat(h.marked(s)); err == nil {
-		return false, nil // the slot was written since it booted
+		return false, nil // the slot's content has changed since the slot booted
 	}
 	have, err := h.ESP.Sum(s)
 	if err != nil || have == "" { // during the first boot the file's name has a counter, so there is no such file
@@ -286,7 +287,7 @@ func (h *Hook) last() (t trial, err error) {
 	return t, err
 }
 
-// trialOf returns the record if it is of this revision.
+// trialOf returns the record of the last system that was written, if that system is the revision's.
 func (h *Hook) trialOf(revision string) (t trial, ok bool) {
 	t, err := h.last()
 	return t, err == nil && t.Revision == filepath.Base(revision)

@@ -17,7 +17,7 @@ import (
 // Slot is one of the two places for a system.
 type Slot byte
 
-// The slots. None means that a boot entry is not a slot's.
+// The slots. None stands for a boot entry that is not a slot.
 const (
 	None Slot = 0
 	A    Slot = 'a'
@@ -31,10 +31,10 @@ func (s Slot) String() string {
 	return string(rune(s))
 }
 
-// Other is the other slot.
+// Other returns the other slot.
 func (s Slot) Other() Slot { return A + B - s }
 
-// Entry is the name of the slot's file, and of its boot entry.
+// Entry returns the name of the slot's file, and of its boot entry.
 func (s Slot) Entry() string { return "gangway-" + string(rune(s)) + ".efi" }
 
 // folder is the folder in which the boot manager looks for systems.
@@ -43,7 +43,7 @@ const folder = "EFI/Linux"
 // LoaderConf is the path of the boot manager's settings in the EFI system partition.
 const LoaderConf = "loader/loader.conf"
 
-// Conf is the content of LoaderConf with s as the default slot.
+// Conf returns the content of LoaderConf with s as the default slot.
 func Conf(s Slot) []byte { return []byte("timeout 0\neditor no\ndefault " + s.Entry() + "\n") }
 
 // slotOf returns the slot of a boot entry. The entry's name may include an attempt counter.
@@ -87,7 +87,7 @@ func (e *ESP) Running() (Slot, error) {
 	return None, fmt.Errorf("the boot manager started %q, which is not a slot", name)
 }
 
-// Default returns the slot that boots unless Try chooses another one.
+// Default returns the slot that boots, unless Try has chosen the other one for the next boot.
 func (e *ESP) Default() (Slot, error) {
 	s, _, err := e.defaultSlot()
 	return s, err

@@ -40,8 +40,8 @@ func uki(t testing.TB, seed uint64, cmdline string) []byte {
 	return b
 }
 
-// machine simulates the firmware and the boot manager of a machine that restarts again and
-// again. Its agent calls the hook as package device/agent/trail does.
+// machine simulates the firmware and the boot manager of a machine that restarts again and again.
+// Its agent calls the hook as package device/agent/revision does.
 type machine struct {
 	*testing.T
 	hook    Hook
@@ -107,7 +107,7 @@ func (m *machine) variable(name string) string {
 	return filepath.Join(string(m.hook.ESP.Firmware), name+"-"+loader)
 }
 
-// change is called before each change.
+// change is called before each change, and cuts the power if the test wants that.
 func (m *machine) change(what string) {
 	if m.changes == m.cutAt {
 		panic(cut{})
@@ -155,7 +155,7 @@ func (m *machine) comesUp(wanted []string) bool {
 	for _, entry := range wanted {
 		b, err := os.ReadFile(filepath.Join(m.hook.ESP.Dir, folder, entry))
 		if err != nil || !bytes.HasPrefix(b, []byte("MZ")) {
-			continue // the boot manager ignores it
+			continue // the boot manager ignores such a file
 		}
 		sum, err := digest(bytes.NewReader(b))
 		if err != nil {
@@ -201,7 +201,7 @@ func (m *machine) call(verb, revision string) (code int) {
 }
 
 // lose simulates the loss of unflushed data: a slot that was being written loses some of its
-// sectors except the first, and some of its end.
+// sectors, but not the first one, and a part of its end.
 func (m *machine) lose() {
 	if !strings.HasPrefix(m.last, "write ") {
 		return
@@ -353,9 +353,9 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 	m.expect(one, A)
 }
 
-// A system that comes up but is rolled back, for example because it did not reach the hub,
-// needs a restart. After it the previous system runs. The same is true if the power fails
-// instead.
+// A system that comes up but is rolled back, for example because it did not reach the hub, needs a
+// restart. After it the previous system runs. The same is true if the power fails instead of the
+// restart.
 func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -444,7 +444,7 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 	alter := func(old, new string) []byte {
 		b := bytes.Clone(two)
 		at := bytes.Index(b, []byte(old))
-		if old == "HdrS" { // the stub has it too
+		if old == "HdrS" { // the stub contains these bytes too
 			at = bytes.LastIndex(b, []byte(old))
 		}
 		if at < 0 {
@@ -548,8 +548,8 @@ func TestOnlyAFileIsASystem(t *testing.T) {
 	}
 }
 
-// If the default did not boot, the running system is the one to fall back to, and the hook does
-// not overwrite it.
+// If the default did not boot, the machine must be able to fall back to the running system, so the
+// hook does not overwrite that one.
 func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline), uki(t, 3, goodCmdline)
@@ -578,7 +578,8 @@ func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	m.expect(three, B)
 }
 
-// Before the first boot is marked good, there is nothing to fall back to.
+// Before the first boot is marked good, the hook refuses an update, because there is no system to
+// fall back to.
 func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)

@@ -55,7 +55,7 @@ func (e *ESP) Write(s Slot, system io.ReaderAt, size int64, sum string) error {
 	return nil
 }
 
-// disarm makes a slot's content unbootable.
+// disarm makes a slot unbootable: it zeroes the first sector of the slot's file.
 func (e *ESP) disarm(f *os.File, s Slot) error {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
@@ -98,8 +98,8 @@ func (e *ESP) fill(f *os.File, s Slot, system io.ReaderAt, size int64) (first []
 	return first, nil
 }
 
-// readBack hashes the content of the disk, but takes the first sector from first: it will be
-// written last.
+// readBack hashes the file's content as it is on the disk. It takes the first sector from first
+// instead, because that sector is not written yet.
 func readBack(f *os.File, first []byte) (string, error) {
 	// Drop the cached pages, so that the data comes from the disk.
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
