@@ -120,7 +120,7 @@ func TestDenialHoldsWhateverIsShownLater(t *testing.T) {
 	if strings.Contains(r.Reason, "no EK certificate") {
 		t.Errorf("the reason is %q", r.Reason)
 	}
-	// It is anne's denial, and it expires.
+	// The denial holds only for anne's devices, and it expires.
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID, Expires: s.now.Add(2 * onboard.DeniedFor)})
 	_, err = s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	s.must(err)
