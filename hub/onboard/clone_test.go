@@ -255,7 +255,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	use(first) // the certificate is the active one
 	s.must(s.hub.RecordSupersededUse(t.Context(), [32]byte{1}, "192.0.2.9"))
 	_, second := s.onboarded(d, s.token)
-	use(first) // it has the same serial number
+	use(first) // the machine still has the serial number of this certificate
 	equal(s, "writes", s.store.count("PutClone"), 1)
 	d.Serial = "another"
 	s.now = s.now.Add(time.Minute)
