@@ -47,8 +47,8 @@ func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
 
 var errDistrusted = errors.New("a certificate of the chain is distrusted")
 
-// barring returns the constraint that x509 applies to each chain to a root; nil if nothing is
-// distrusted. It is set on the roots, so every chain must satisfy it.
+// barring returns a constraint that refuses chains with a distrusted certificate, or nil if nothing
+// is distrusted. It is set on the roots, so x509 applies it to every chain.
 func barring(a Anchors) func([]*x509.Certificate) error {
 	if len(a.Distrusted) == 0 {
 		return nil
