@@ -17,7 +17,7 @@ import (
 	"gangway/hub/evidence"
 )
 
-// revoke makes a CA's revocation list; change may alter it.
+// revoke makes a CA's revocation list. change may alter the list before it is signed.
 func revoke(t testing.TB, by *ca, change func(*x509.RevocationList), serials ...*big.Int) []byte {
 	t.Helper()
 	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
