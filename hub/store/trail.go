@@ -83,8 +83,8 @@ type Trails interface {
 	// has a trail, nothing changes and made is false. MissingObjects, ErrQuota.
 	CreateTrail(ctx context.Context, first Revision, quota int64) (t Trail, made bool, err error)
 	Trail(ctx context.Context, device string) (Trail, error)
-	// TrailSummary returns one device's trail. TrailSummaries lists an owner's trails, by device id, after the
-	// id `after`, at most limit (0: 100, at most 1000).
+	// TrailSummary returns the summary of one device's trail. TrailSummaries lists the summaries of
+	// an owner's trails, by device id, after the id `after`, at most limit (0: 100, at most 1000).
 	TrailSummary(ctx context.Context, device string) (TrailSummary, error)
 	TrailSummaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
 
@@ -98,8 +98,9 @@ type Trails interface {
 	// RevisionNew. ErrStatus, MissingObjects, ErrQuota.
 	SetRevisionState(ctx context.Context, s Revision, quota int64) error
 	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
-	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a report of
-	// the same status changes nothing and succeeds, a report of another one fails with ErrStatus.
+	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a
+	// report of the same status changes nothing and succeeds, a report of another status fails with
+	// ErrStatus.
 	SetRevisionProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error
 	// ChangeRevisionStatus changes a revision from exactly one status to another, for its owner. ErrStatus.
 	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error
