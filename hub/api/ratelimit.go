@@ -63,8 +63,8 @@ func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	return c.AllowN(now, min(n, l.burst))
 }
 
-// forget drops clients that have been idle for a minute. If too many are left, it drops all of
-// them: an attacker with that many addresses must not keep others out.
+// forget drops clients that have been idle for a minute. If too many clients are left, it drops all
+// of them: an attacker with that many addresses must not keep others out.
 func (l *limiter[K]) forget(now time.Time) {
 	for k, c := range l.clients {
 		if now.Sub(c.last) > time.Minute {

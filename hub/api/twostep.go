@@ -34,7 +34,7 @@ type TPMRegistered struct {
 }
 
 // registerTPM is the second step, which makes the enrolment active. The secret in the answer is
-// empty: a device with a TPM does not need one, and gets one for its programs with POST
+// empty: a device with a TPM needs no secret, and gets one for its programs with POST
 // /device/secret.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
 	return answerRequest(s, w, r, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {
