@@ -94,8 +94,8 @@ type Trails interface {
 	// Revision finds a revision; rev -1 is the newest.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
-	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision that is still
-	// RevisionNew. ErrStatus, MissingObjects, ErrQuota.
+	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision whose
+	// status is still trail.StatusNew. ErrStatus, MissingObjects, ErrQuota.
 	SetRevisionState(ctx context.Context, s Revision, quota int64) error
 	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
 	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a
