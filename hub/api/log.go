@@ -91,7 +91,7 @@ type logLine struct {
 	Message  scalar `json:"msg"`
 }
 
-// cutText shortens a text to at most most bytes, at the start of a rune, and appends "…".
+// cutText shortens a text to at most most bytes. It cuts at the start of a rune, and appends "…".
 func cutText(s scalar, most int) string {
 	text := printable(string(s))
 	if len(text) <= most {

@@ -247,7 +247,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 	return verdict, nil
 }
 
-// bootEvent is the event of a verdict, for the owner.
+// bootEvent returns the event that tells the owner about a verdict.
 func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	switch v.State {
 	case store.BootChanged:

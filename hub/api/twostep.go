@@ -12,8 +12,8 @@ import (
 	"gangway/wire"
 )
 
-// enrollKeys is the first step of Pantacor's two-step enrolment. The device sends its EK and AK;
-// the answer is encrypted so that only their TPM can open it.
+// enrollKeys answers the first step of Pantacor's two-step enrolment. The device sends its EK and
+// AK. The answer is encrypted so that only the TPM that has both keys can open it.
 func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
