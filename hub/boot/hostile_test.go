@@ -10,7 +10,7 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// header is the first event of a log that names n hash algorithms.
+// header returns the first event of a log that names n hash algorithms.
 func header(n int, alg func(i int) (id, size uint16)) []byte {
 	le := binary.LittleEndian
 	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2)

@@ -418,8 +418,8 @@ func secureBoot(events []Event) string {
 	return stateUnknown // no separator ends the firmware's part
 }
 
-// stateTwice is the state if the variable SecureBoot was measured more than once, which no firmware
-// does.
+// stateTwice is the state of Secure Boot if the variable SecureBoot was measured more than once. No
+// firmware does that.
 const stateTwice = "told more than once"
 
 func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
