@@ -36,7 +36,7 @@ type S3Config struct {
 	AccessKey, SecretKey string
 	// Spool is the folder for temporary files; empty: the system's.
 	Spool string
-	// Transport is for tests; nil: minio-go's.
+	// Transport replaces minio-go's transport in tests; nil: minio-go's.
 	Transport http.RoundTripper
 }
 
