@@ -23,8 +23,8 @@ var StyleSheet []byte
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker, "bootState": bootState}).ParseFS(pages, "*.html"))
 
-// bootState is the text for a boot state. Each state has its own text, so that none looks like
-// another.
+// bootState returns the text for a boot state. Each state has its own text, so that no two states
+// look alike.
 func bootState(state string) string {
 	switch state {
 	case store.BootMatches:
@@ -99,7 +99,7 @@ func WriteHome(w io.Writer, h Home) error { return templates.ExecuteTemplate(w, 
 // WriteSignIn writes the page for people who are not signed in.
 func WriteSignIn(w io.Writer, s SignIn) error { return templates.ExecuteTemplate(w, "signin.html", s) }
 
-// Ago is the time between t and now, in words.
+// Ago returns the time between t and now, in words.
 func Ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -118,8 +118,8 @@ func Ago(now, t time.Time) string {
 	}
 }
 
-// when is a time as the pages show it: how long ago, and the exact time as a tooltip and for screen
-// readers.
+// when is a time in the form of the pages: how long ago it was, and the exact time as a tooltip and
+// for screen readers.
 type when struct {
 	At                time.Time
 	Ago, Stamp, Exact string
