@@ -164,8 +164,8 @@ type logCursor struct {
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settleTime is how long it may take until a line with a creation time is in the database. A second
-// is complete only after that.
+// settleTime is how long it may take from a line's creation time until the line is in the database.
+// The lines of a second are complete only after that.
 const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
