@@ -60,7 +60,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
-		// Not 401 or 403: at those, Pantacor's client would ask for a password.
+		// The status is not 401 or 403: at those, Pantacor's client would ask for a password.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask the hub's operator for an account ('gangway account create').", "Registration is closed on this hub.")
 	}
 	var a store.Account

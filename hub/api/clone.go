@@ -95,7 +95,7 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`
-		Findings []string `json:"findings"` // that the owner saw; null: not compared with the open findings
+		Findings []string `json:"findings"` // findings that the owner saw; null: not compared with the open findings
 	}
 	if err := readJSON(r, &body); err != nil {
 		return err

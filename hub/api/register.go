@@ -87,7 +87,8 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !rules.WithoutTPM {
-		// Not 403: Pantacor's programs would ask for a password, or retry endlessly.
+		// The status is not 403: at 403, Pantacor's programs would ask for a password, or retry
+		// endlessly.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}
 	secret, hash := makeSecret()

@@ -32,7 +32,7 @@ type SummaryView struct {
 	ProgressTime time.Time `json:"progress-time"`
 	TouchedTime  time.Time `json:"trail-touched-time"`
 	RealIP       string    `json:"real-ip"`
-	Group        string    `json:"fleet-group"` // this and the next three: the device's user-meta of the same name
+	Group        string    `json:"fleet-group"` // this field and the next three: the device's user-meta of the same name
 	Model        string    `json:"fleet-model"`
 	Location     string    `json:"fleet-location"`
 	FleetRev     string    `json:"fleet-rev"`

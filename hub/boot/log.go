@@ -26,7 +26,7 @@ const (
 	LogWhole      = "whole"      // all of it was read
 	LogPadded     = "padded"     // all of it was read, and padding follows
 	LogPart       = "part"       // a part of it was read
-	LogUnreadable = "unreadable" // it is not a TPM event log
+	LogUnreadable = "unreadable" // the data is not a TPM event log
 )
 
 // logEvent is one entry of an event log.

@@ -27,8 +27,8 @@ func NewTrustOf(a Anchors) (*Trust, error) {
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// This Trust also accepts the distrusted CAs. It distinguishes a chain to a distrusted CA from
-	// a chain to an unknown one.
+	// withDistrusted also accepts the distrusted CAs. With it, the Trust can tell a chain to a
+	// distrusted CA from a chain to an unknown one.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {

@@ -7,9 +7,9 @@ import (
 
 // States of a device's boot, after its newest measurement. A policy accepts only BootMatches.
 const (
-	BootUnmeasured = "unmeasured"       // it never sent a measurement
-	BootMatches    = "matches"          // it matches the reference
-	BootChanged    = "changed"          // it differs from the reference
+	BootUnmeasured = "unmeasured"       // the device never sent a measurement
+	BootMatches    = "matches"          // the measurement matches the reference
+	BootChanged    = "changed"          // the measurement differs from the reference
 	BootNothing    = "nothing-measured" // the firmware measured nothing
 	BootRefused    = "refused"          // the measurement does not hold, see BootRefusal
 )

@@ -19,7 +19,7 @@ const (
 // Actor is the person, program or device that did something.
 type Actor struct {
 	ID         string // prn of an account or a device, or "operator:" and a name; empty: unknown
-	Name       string // its nick at that time
+	Name       string // the actor's nick at that time
 	Means      string // one of the above
 	Credential string // the API token's name
 	Addr       string // IP address; empty on the hub's machine

@@ -50,7 +50,7 @@ type Revision struct {
 	CommitMsg string
 	Status    trail.Status
 	StateSum  Hash   // SHA-256 of the state's canonical JSON
-	Objects   []Hash // that the state names, each once; reads leave it empty
+	Objects   []Hash // the objects that the state names, each once; reads leave this field empty
 	State     []byte // JSON object, as the owner or the device sent it
 	Meta      []byte // JSON object, the owner's
 	Progress  []byte // JSON object, as the device sent it

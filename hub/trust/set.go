@@ -18,7 +18,7 @@ import (
 type Entry struct {
 	Certificate
 	Distrusted bool      // refused in every chain
-	BuiltIn    bool      // it is built in, even if the operator changed its state
+	BuiltIn    bool      // the certificate is built in, even if the operator changed its state
 	Stored     bool      // the operator's store has a row for the certificate
 	Added      time.Time // time of that row, if Stored
 }

@@ -84,7 +84,7 @@ type claim struct {
 	counted    bool // the token has counted this device
 
 	known    bool  // there is a row for the device, deleted or not
-	active   int64 // its active enrolment's row
+	active   int64 // row of the device's active enrolment
 	devOwner string
 	deleted  bool
 	stored   store.Device // the data that only its row has

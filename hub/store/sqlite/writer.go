@@ -215,7 +215,7 @@ func (w *writer) transact(batch []*job) {
 		err = w.conn.control(commit)
 	}
 	if err != nil {
-		// This fails if SQLite has already rolled back.
+		// The rollback fails if SQLite has already rolled back.
 		_ = w.conn.control(rollback)
 		if errors.Is(err, store.ErrNoSpace) {
 			// Empty the write-ahead log: the space that this frees may be enough for the log's
