@@ -73,7 +73,7 @@ type Event struct {
 	Group    string
 }
 
-// By returns the event. If the event names no actor, By fills in a.
+// By returns the event. If the event names no actor, By fills in the actor a.
 func (e Event) By(a *Actor) Event {
 	if e.Actor == "" && e.Means == "" {
 		e.Actor, e.ActorName, e.Means, e.Credential = a.ID, a.Name, a.Means, a.Credential
