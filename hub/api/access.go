@@ -16,15 +16,16 @@ import (
 type access int
 
 const (
-	// anyone is for routes that need no credential, or whose credential is in the body or the
-	// path: a password, evidence of a TPM, a claim code.
+	// anyone is for routes that need no credential, or whose credential is in the body or the path:
+	// a password, evidence of a TPM, or a claim code.
 	anyone access = iota
-	// visitor is anyone. A valid sign-in is looked up, so that a page can show its account.
+	// visitor is anyone. If the request has a valid sign-in, identify looks it up, so that a page
+	// can show its account.
 	visitor
 	// fullVisitor is visitor, but a token with narrower scopes is refused.
 	fullVisitor
-	// registrant is anyone. But a request with an Authorization header must be a scopedAccount's,
-	// unless it also has a join token, which takes precedence.
+	// registrant is anyone. But a request with an Authorization header must be from a
+	// scopedAccount, unless it also has a join token, which takes precedence.
 	registrant
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
@@ -63,7 +64,7 @@ type caller struct {
 	Owner   string         // Account.ID; empty for a device without an owner
 	Account *store.Account // nil: a device, or a caller that is not signed in
 	Device  *store.Device  // nil: a person or program
-	signIn  *signIn        // of Account
+	signIn  *signIn        // the sign-in of Account
 	url     *signedURL     // for urlHolder
 }
 
@@ -73,7 +74,7 @@ func accountCaller(in *signIn) caller {
 
 func deviceCaller(d store.Device) caller { return caller{Owner: d.Owner, Device: &d} }
 
-// prn names the caller.
+// prn returns the prn of the caller.
 func (c caller) prn() string {
 	if c.Device != nil {
 		return wire.DevicePRN + c.Device.ID
@@ -181,8 +182,9 @@ func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
 	return deviceCaller(d), nil
 }
 
-// isDeviceRequest reports whether a request for accountOrDevice is treated as a device's. A request
-// with a person's session is treated as that person's, whatever certificate its connection has.
+// isDeviceRequest reports whether a request to a route for accountOrDevice is treated as a
+// device's. A request with a person's session is treated as that person's, whatever certificate its
+// connection has.
 func (s *Server) isDeviceRequest(r *http.Request) bool {
 	_, certified := clientCertificate(r)
 	_, noCookie := r.Cookie(cookieName)
@@ -198,8 +200,8 @@ func (s *Server) hasDeviceToken(r *http.Request) bool {
 	return err == nil && claims.Type == bearer.Device
 }
 
-// resourceOf is the name that scopes use for the resource at a path. It is empty if the token must
-// have all scopes.
+// resourceOf returns the name that scopes use for the resource at a path. The name is empty if the
+// token must have all scopes.
 func resourceOf(path string) string {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
@@ -225,9 +227,9 @@ var (
 )
 
 // checkBoot refuses a device whose boot does not match its reference, if its owner's policy
-// requires that. The measurement must be of this connection, since another connection may be of
-// another boot. For programs that use a token, and devices behind a proxy, the device's last
-// measurement counts.
+// requires a match. The measurement must have been made on this connection, because another
+// connection may be of another boot. For programs that use a token, and for devices behind a proxy,
+// the device's last measurement counts.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot {
@@ -314,8 +316,8 @@ func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Devic
 	return d, own, err
 }
 
-// accountInQuery finds the account whose devices a query asks for: the account that the query
-// names, or else the calling account.
+// accountInQuery finds the account whose devices a query asks for: the account that the query names
+// or, if it names none, the calling account.
 func (s *Server) accountInQuery(r *http.Request) (store.Account, error) {
 	q, self := r.URL.Query(), accountOf(r)
 	if id := strings.TrimPrefix(q.Get("owner"), wire.AccountPRN); id != "" && id != self.ID {
@@ -420,9 +422,9 @@ func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	return e.IAKName, err
 }
 
-// checkCredential reports whether the credential behind a signed URL is still valid: the session
-// or the API token, and its account is enabled; the device, with the same certificate and not
-// refused as cloned; or the device that is still public.
+// checkCredential reports whether the credential behind a signed URL is still valid. For a session
+// or an API token: it has not ended, and its account is enabled. For a device: it has the same
+// certificate, and is not refused as cloned. For a public device: it is still public.
 func (s *Server) checkCredential(ctx context.Context, c credential) (valid bool, err error) {
 	valid = true
 	switch c.kind() {

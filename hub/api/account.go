@@ -49,7 +49,7 @@ func NewAccount(nick, email, password string, now time.Time) (store.Account, err
 	return store.Account{ID: wire.NewID(), Nick: nick, Email: email, PasswordHash: hash, Created: now}, nil
 }
 
-// createAccount makes an account for anyone, if the operator allows it.
+// createAccount makes an account for any caller, if the operator allows open registration.
 func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Nick     string `json:"nick"`
@@ -60,7 +60,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
-		// Not 401 or 403: at those, Pantacor's client would ask for a password.
+		// The status is not 401 or 403: at those, Pantacor's client would ask for a password.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask the hub's operator for an account ('gangway account create').", "Registration is closed on this hub.")
 	}
 	var a store.Account

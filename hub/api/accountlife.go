@@ -25,7 +25,7 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 		return err
 	}
 	if !ok {
-		// Not 401: the session is still valid, and clients would discard it.
+		// The status is not 401: the session is still valid, and at 401 clients would discard it.
 		p := problem(http.StatusForbidden, "current-password", "Check it and try again.", "The current password is wrong.")
 		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "A signed-in client sent a wrong current password."})
 		return p
@@ -87,8 +87,9 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 
 var errNoMail = problem(http.StatusPreconditionFailed, "no-mail", "Ask the hub's operator for a new password ('gangway account passwd NICK --data DIR').", "This hub does not send e-mail, so it cannot reset a password by e-mail.")
 
-// recoverPassword is the route by which Pantacor Hub sends an e-mail. The answer is the same for
-// every address, so that it does not show which accounts exist.
+// recoverPassword is the route by which Pantacor Hub sends an e-mail with a token for a new
+// password. This hub sends no e-mail. The answer is the same for every address, so that it does not
+// show which accounts exist.
 func (s *Server) recoverPassword(http.ResponseWriter, *http.Request) error { return errNoMail }
 
 // SessionView is a session of the account.
@@ -97,7 +98,7 @@ type SessionView struct {
 	Current bool      `json:"current"` // the caller's own session
 	Created time.Time `json:"time-created"`
 	Expires time.Time `json:"expires"`
-	Addr    string    `json:"addr"`  // of the sign-in
+	Addr    string    `json:"addr"`  // IP address of the sign-in
 	Means   string    `json:"means"` // "page" or "api"
 }
 
@@ -134,7 +135,7 @@ type SessionsEnded struct {
 	Ended  int    `json:"ended"`
 }
 
-// endSessions ends all sessions but the caller's; with ?all=true also that one.
+// endSessions ends all sessions except the caller's. With ?all=true it ends the caller's too.
 func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 	keep := signInOf(r).session.TokenHash
 	if all := r.URL.Query().Get("all"); all == "true" {
@@ -163,8 +164,8 @@ func (s *Server) readOwnAccountRequest(r *http.Request, body any, password *stri
 	return s.verifyPasswordAgain(r, *password)
 }
 
-// disableOwnAccount disables a person's account, in case somebody else has access to it. Only the
-// operator can enable it again.
+// disableOwnAccount disables the caller's account, for a person who suspects that somebody else has
+// access to it. Only the operator can enable the account again.
 func (s *Server) disableOwnAccount(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Password string `json:"password"`
@@ -195,9 +196,9 @@ func (s *Server) deleteOwnAccount(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// DeleteAccount deletes an account. If the account has devices, it fails unless withDevices is set,
-// and then it deletes them too and returns their number. If it is interrupted, the account is
-// disabled; call it again to continue.
+// DeleteAccount deletes an account. If the account has devices, it fails unless withDevices is set.
+// With withDevices, it deletes the devices too and returns their number. If it is interrupted, the
+// account is disabled; call it again to continue.
 func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
 	if n, err := st.CountDevices(ctx, a.ID); err != nil {
 		return 0, err
@@ -205,7 +206,7 @@ func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDe
 		return 0, errHasDevices(n)
 	}
 	if withDevices {
-		// So that no device onboards during the deletion.
+		// Disable the account, so that no device onboards during the deletion.
 		disabled := store.Event{Time: now, Kind: "account.disabled", Owner: a.ID, Message: fmt.Sprintf("Account %q was disabled, to be deleted with its devices.", a.Nick)}
 		if err := st.DisableAccount(ctx, a.ID, disabled.By(&by)); err != nil {
 			return 0, err

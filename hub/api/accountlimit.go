@@ -17,7 +17,7 @@ type accountLimiter struct {
 	attempts *limiter[string] // by login, as typed, in lower case
 
 	mu    sync.Mutex
-	known map[accountNetwork]time.Time // guarded by mu: the last sign-in
+	known map[accountNetwork]time.Time // guarded by mu: time of the last sign-in
 }
 
 type accountNetwork struct {
@@ -34,8 +34,8 @@ func newAccountLimiter(r Rate) *accountLimiter {
 	return &accountLimiter{attempts: limiterOf[string](r), known: make(map[accountNetwork]time.Time)}
 }
 
-// allow reports whether a password may be tried, and in which lane of the queue. account is empty
-// if the login has no account; a stranger cannot tell the difference.
+// allow reports whether a password may be tried, and in which lane of the queue. If the login has
+// no account, account is empty; a stranger cannot tell the difference from an existing account.
 func (a *accountLimiter) allow(login, account string, from netip.Prefix, now time.Time) (lane int, allowed bool) {
 	a.mu.Lock()
 	last, ok := a.known[accountNetwork{account, from}]

@@ -72,7 +72,7 @@ type NewAPIToken struct {
 	ExpiresIn string     `json:"expires-in,omitempty"` // Go duration, e.g. "720h"
 }
 
-// APITokenCreated is the answer. It is the only one that contains the secret.
+// APITokenCreated is the answer to NewAPIToken. It is the only answer that contains the secret.
 type APITokenCreated struct {
 	APITokenView
 	Secret string `json:"secret"`
@@ -126,7 +126,7 @@ func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	secret := apiTokenPrefix + rand.Text()
 	t := store.APIToken{ID: wire.NewID(), Hash: sha256.Sum256([]byte(secret)), Account: in.account.ID, Name: body.Name, Scopes: scopes, Created: now, Expires: expires}
-	// Its access tokens must have room for its scopes.
+	// The token's access tokens must have room for its scopes.
 	if _, _, err := s.apiAccessToken(in.account, t, scopes, now); err != nil {
 		return err
 	}
@@ -202,7 +202,8 @@ func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {
 	}
 }
 
-// apiAccessToken signs an access token for an API token. It expires no later than that.
+// apiAccessToken signs an access token for an API token. The access token expires no later than the
+// API token.
 func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string, now time.Time) (string, time.Time, error) {
 	expires := now.Add(accessTokenLife)
 	if expires.After(t.Expires) {

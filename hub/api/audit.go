@@ -11,8 +11,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// record appends an event to the audit trail, with the request's actor. If that fails, it logs the
-// error.
+// record appends an event to the audit trail, with the request's actor. If the append fails, record
+// logs the error.
 func (s *Server) record(ctx context.Context, e store.Event) {
 	if err := s.cfg.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {
 		s.log.Error("audit trail", "kind", e.Kind, "err", err)
@@ -20,8 +20,8 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 }
 
 // count is record for events that devices and people may cause often. Events that differ only in
-// time, address and message share one row a day, which holds their number: see store.AppendCounted.
-// An event without an owner is recorded as unproven.
+// time, address and message share one row a day, which contains their number: see
+// store.AppendCounted. An event without an owner is recorded as unproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -51,7 +51,7 @@ func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.addUnproven(e))
 }
 
-// write writes an event that eventCounters returned. If that fails, the event is counted again
+// write writes an event that eventCounters returned. If the write fails, the event is counted again
 // with the next flush.
 func (s *Server) write(ctx context.Context, e *store.Event) {
 	if e == nil {
@@ -71,8 +71,8 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 	}
 }
 
-// countTimeout bounds how long a request waits for its event to be counted. The request
-// continues if the store cannot be written.
+// countTimeout bounds how long a request waits for its event to be counted. If the store cannot be
+// written, the request continues.
 const countTimeout = 2 * time.Second
 
 // flushEvery is how often the counters are written. A crash loses the counts since the last flush.
@@ -102,8 +102,9 @@ type eventCounter struct {
 	pending *store.Event // with its Count, for the next flush; nil: none
 }
 
-// add returns the event if it is to be written now: with a Count if it is to be counted, without
-// one if it is among the first own events of a day.
+// add counts an event. It returns nil if the event waits for the next flush. Otherwise the caller
+// must write the returned event now: without a Count if it is among the first own equal events of a
+// day, with a Count if it starts the counting.
 func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -146,7 +147,7 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	case c.rows < own:
 		c.rows++
 		return &e
-	case c.rows == own: // the first event that is counted
+	case c.rows == own: // the first event that shares a row with later ones
 		c.rows++
 		e.Count, e.Last = 1, e.Time
 		return &e
@@ -205,16 +206,16 @@ func (t *eventCounters) putBack(events []store.Event) {
 	}
 }
 
-// Bounds of the rows that unproven peers cause: a burst, and then a rate.
+// Bounds on the rows that unproven peers cause. Each is a burst, and then a rate.
 const (
 	unprovenOfNobody = 16 // in the operator's trail, and 1 a minute
 	unprovenOfOwner  = 64 // in each owner's trail, and 1 a minute
 	unprovenOfAll    = 64 // in all trails together, and 4 a minute
 )
 
-// unprovenLimiter bounds the rows of unproven peers. Within the bounds, equal events share one
-// row for each hour and network. Past the bounds, they share one row for each kind, code, trail
-// and day.
+// unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,
+// equal events share one row for each hour and network. After that, they share one row for each
+// kind, code, trail and day.
 type unprovenLimiter struct {
 	nobodys *limiter[struct{}]
 	owners  *limiter[string]
@@ -251,7 +252,7 @@ func (s *Server) flushCounters(ctx context.Context) {
 	}
 }
 
-// flushLoop writes the counts regularly until ctx ends, and a last time then.
+// flushLoop writes the counts regularly until ctx ends, and then a last time.
 func (s *Server) flushLoop(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()

@@ -17,7 +17,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// signIn is an account that is signed in, and the token that it is signed in with.
+// signIn is an account that is signed in, and the token with which it signed in.
 type signIn struct {
 	account  store.Account
 	claims   bearer.Claims
@@ -59,7 +59,7 @@ func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 		if in.account.ID != claims.ID {
 			return nil, errNotSignedIn
 		}
-		in.claims = claims // their scopes may be narrower
+		in.claims = claims // the claims' scopes may be narrower than the API token's
 		return in, nil
 	}
 	session, err := s.cfg.Store.Session(r.Context(), sha256.Sum256([]byte(claims.Session)), now)
@@ -119,7 +119,7 @@ func (s *Server) authenticateAPIToken(r *http.Request, hash store.Hash) (*signIn
 	return &signIn{account: account, claims: c, apiToken: &t}, nil
 }
 
-// apiTokenHash reads the hash of an API token from the session claim of an access token.
+// apiTokenHash returns the hash of an API token from the session claim of an access token.
 func apiTokenHash(session string) (h store.Hash, ok bool) {
 	text, ok := strings.CutPrefix(session, onAPIToken)
 	if !ok {
@@ -158,7 +158,7 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 	if err != nil || claims.Type != bearer.Device {
 		return store.Device{}, errNotSignedIn
 	}
-	// The token may be older than a deletion or a change of owner.
+	// The token may have been issued before the device was deleted or got another owner.
 	d, err := s.cfg.Store.Device(r.Context(), claims.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return d, errNotSignedIn
@@ -183,8 +183,8 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 	return d, nil
 }
 
-// whyNotActive returns the reason why a certificate is not that of an active device. The peer has
-// proven that it has the certificate's key.
+// whyNotActive returns the reason why a certificate is not the one of an active device. The peer
+// has proven that it has the certificate's key.
 func (s *Server) whyNotActive(ctx context.Context, hash store.Hash) error {
 	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) {
@@ -210,7 +210,7 @@ func (s *Server) whyNotActive(ctx context.Context, hash store.Hash) error {
 	return notActiveProblem("revoked", "The owner deleted or denied the device.", "To use the device again, onboard it with a join token.")
 }
 
-// notActiveProblem is errNotActive with the certificate's state.
+// notActiveProblem returns errNotActive with the state of the certificate.
 func notActiveProblem(certificate, message, hint string) *Problem {
 	p := *errNotActive
 	p.Certificate, p.Message, p.Hint = certificate, message, hint

@@ -65,7 +65,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is
-// the lowest mean speed of an upload, in bytes per second; a slower upload is ended.
+// the lowest mean speed of an upload, in bytes per second. If an upload is slower, the hub ends it.
 const (
 	blockTimeout = 60 * time.Second
 	minSpeed     = 4 << 10
@@ -75,7 +75,7 @@ const (
 type upload struct {
 	body  io.Reader
 	rc    *http.ResponseController
-	whole int64     // its size on the disk, in bytes
+	whole int64     // the content's size on the disk, in bytes
 	size  int64     // the part of whole that counts against the owner's quota while it runs
 	end   time.Time // the deadline of the whole upload
 
@@ -86,7 +86,7 @@ type upload struct {
 	last time.Time // guarded by mu: when data last arrived
 }
 
-// newUpload is an upload that starts now.
+// newUpload makes an upload that starts now.
 func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	now := time.Now()
 	u := &upload{body: body, rc: http.NewResponseController(w), whole: o.Size, last: now}
@@ -133,7 +133,8 @@ func (u *upload) wait() error {
 	return u.rc.SetReadDeadline(until)
 }
 
-// giveWay stops the upload if no data has arrived for a while: its connection is probably broken.
+// giveWay stops the upload if no data has arrived for a while, because its connection is probably
+// broken. It reports whether it stopped the upload.
 func (u *upload) giveWay(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -141,7 +142,7 @@ func (u *upload) giveWay(now time.Time) bool {
 		return false
 	}
 	u.over = true
-	// If this fails, the earlier deadline ends the upload.
+	// If this fails, the deadline that is set already ends the upload.
 	_ = u.rc.SetReadDeadline(now)
 	return true
 }
@@ -188,7 +189,7 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 	}
 }
 
-// try begins an upload if it is its turn. If not, ended is closed when another upload ends.
+// try begins an upload if its turn has come. If not, ended is closed when another upload ends.
 func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -201,7 +202,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 		if i < 0 {
 			return false, u.ended, nil
 		}
-		// The replaced upload's bytes count until its finish.
+		// The bytes of the replaced upload count until that upload has finished.
 		list = slices.Delete(list, i, i+1)
 	}
 	if one.size > room-u.bytes[key.Owner] {
@@ -239,8 +240,9 @@ func (u *uploads) finish(key store.Object, one *upload) {
 	u.ended = make(chan struct{})
 }
 
-// putBlob stores an object's content. 200 means that it is complete, verified and durable. Any
-// other status means that nothing has changed; the client may send it again until the URL expires.
+// putBlob stores an object's content. 200 means that the content is complete, verified and durable.
+// Any other status means that nothing has changed; the client may send the content again until the
+// URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	u := callerOf(r).url
 	key := u.object
@@ -268,8 +270,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer end()
 	err = s.cfg.Objects.Put(r.Context(), o.Sum, o.Size, one)
-	// The server's own deadline may have passed during the upload. The rest of a broken body is not
-	// read.
+	// The server's own deadline may have passed during the upload, so set a new one for the answer.
+	// The rest of a broken body is not read.
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
 	if one.broken != nil {
 		_ = one.rc.SetReadDeadline(time.Now())
@@ -283,7 +285,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	// The upload may have taken long. If the credential was revoked during the upload, nothing is
+	// The upload may have taken long. If the credential was revoked in the meantime, nothing is
 	// stored.
 	if ok, err := s.checkCredential(r.Context(), u.by); err != nil || !ok {
 		return cmp.Or(err, error(errURLRevoked))
@@ -298,8 +300,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginUpload starts an upload in the store. It waits while the collector removes an old content
-// with the same hash.
+// beginUpload starts an upload in the store. If the collector is removing an old content with the
+// same hash, it waits.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {

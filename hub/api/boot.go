@@ -56,16 +56,16 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-// bootStatus is a device's boot state, the reference, and the measurement that was compared with
-// it.
+// bootStatus is a device's boot state and reference, and the latest measurement, which was compared
+// with the reference.
 type bootStatus struct {
 	state     string
-	reference store.BootReference // with empty Text: none
+	reference store.BootReference // if its Text is empty, the device has no reference
 	latest    *store.Boot         // nil: none
 }
 
 // stableBootStatus reads a device's boot status. Measurements and decisions may happen between its
-// reads, so it reads until two results in a row are equal.
+// reads, so it repeats them until two results in a row are equal.
 func (s *Server) stableBootStatus(ctx context.Context, device string) (j bootStatus, err error) {
 	for range 10 {
 		last := j
@@ -151,12 +151,12 @@ type bootDecision struct {
 	PCRs map[int]string `json:"pcrs"`
 	Lock *bool          `json:"lock"`
 	// Measurement is the number of the measurement that the owner looked at. If there is a newer
-	// one, the decision fails. 0: not checked.
+	// one, the decision fails. 0: not compared with the latest.
 	Measurement int64 `json:"measurement"`
 }
 
 // setReference sets a device's reference from its latest measurement, from another device's
-// reference, or from values. It can also lock or unlock it.
+// reference, or from values. It can also lock or unlock the reference.
 func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -208,8 +208,8 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 
 var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device has been measured again since, or the reference was changed by another decision.")
 
-// decidedReference is the reference that follows from an owner's decision. present is the text of
-// the present reference; empty: none.
+// decidedReference returns the reference that an owner's decision makes. present is the text of the
+// present reference; empty: the device has none.
 func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDecision, present []byte, latest store.Boot, now time.Time) (*boot.Reference, error) {
 	var was *boot.Reference
 	if len(present) > 0 {

@@ -18,8 +18,8 @@ import (
 
 var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage is the page that a claim code leads to. It asks whether to claim the machine. Showing
-// it changes nothing.
+// claimPage shows the page that a claim code leads to. It asks whether to claim the machine. A
+// request for the page changes nothing.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	if _, _, err := wire.ParseClaimCode(code); err != nil {
@@ -159,8 +159,8 @@ func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge s
 	return nil
 }
 
-// challenge is the secret by which a person claims a device without an owner. It has 60 bits, is
-// the same at each request, and is not in the database.
+// challenge returns the secret by which a person claims a device without an owner. It has 60 bits,
+// is the same at each request, and is not in the database.
 func (s *Server) challenge(id string) string {
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
 	m.Write([]byte("gangway claim challenge v1\x00" + id))

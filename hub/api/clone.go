@@ -29,7 +29,7 @@ type ClonedView struct {
 	Decided  *time.Time      `json:"decided,omitempty"`
 }
 
-// ClonedFinding is a contradiction, in words.
+// ClonedFinding is a contradiction, described for a person.
 type ClonedFinding struct {
 	Code     string    `json:"code"`
 	Words    string    `json:"words"`
@@ -95,7 +95,7 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`
-		Findings []string `json:"findings"` // that the owner saw; null: not compared
+		Findings []string `json:"findings"` // findings that the owner saw; null: not compared with the open findings
 	}
 	if err := readJSON(r, &body); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (s *Server) applyCloneDecision(r *http.Request, d store.Device, decision st
 	return viewCloned(d.ID, k), nil
 }
 
-// decideClonedOnPage is decideCloned for the form of the page.
+// decideClonedOnPage is decideCloned for the page's form.
 func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -146,7 +146,8 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 	} else if decision == "" {
 		return errClonedDecision
 	}
-	// Without the field the list is empty, not null: the page always sends the findings it showed.
+	// The page always sends the findings that it showed. So a missing field means no findings, and
+	// the list must be empty and not nil.
 	if _, err := s.applyCloneDecision(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ const (
 	// unusedAge is how long an object that no revision names is kept. Its owner needs time to post
 	// the revision that it was uploaded for.
 	unusedAge = 7 * 24 * time.Hour
-	// orphanAge is how old a content without a record must be before it is removed.
+	// orphanAge is the age that a content without a record must have before it is removed.
 	orphanAge = time.Hour
 )
 
@@ -47,7 +47,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		}
 		return s.cfg.Store.FinishRemoval(ctx, sum)
 	}
-	// An interrupted run left these removals.
+	// Continue the removals that an interrupted run left.
 	left, err := s.cfg.Store.UnfinishedRemovals(ctx)
 	if err != nil {
 		return err

@@ -168,7 +168,7 @@ func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDevice(w, r, of)
 }
 
-// showByNicks is showDevice with the nicks of owner and device in the path.
+// showByNicks is showDevice for a path that has the nicks of owner and device.
 func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 	of, err := s.accountByNick(r.Context(), r.PathValue("owner"))
 	if err != nil {
@@ -177,7 +177,7 @@ func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDevice(w, r, of)
 }
 
-// writeDevice answers with a device of an account, as the caller may see it.
+// writeDevice answers with a device of the account `of`, as the caller may see it.
 func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Account) error {
 	d, own, err := s.visibleDevice(r, of)
 	if err != nil {
@@ -194,8 +194,8 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 	return nil
 }
 
-// writeOwnRecord answers a device with its own record. The record contains the claim challenge
-// until the device has an owner. It also records that the device was seen.
+// writeOwnRecord answers a device with the device's own record. The record contains the claim
+// challenge until the device has an owner. writeOwnRecord also records that the device was seen.
 func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
@@ -245,7 +245,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	if body.UserMeta != nil {
 		dropNulls(*body.UserMeta)
 		if _, err := store.EncodeMeta(*body.UserMeta); err != nil {
-			return err // before anything has changed
+			return err // nothing has changed yet
 		}
 	}
 	if body.Nick != nil && *body.Nick != "" && *body.Nick != d.Nick {
@@ -270,7 +270,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDeviceByID(w, r, d.ID)
 }
 
-// writeDeviceByID answers the owner with a device's current fields.
+// writeDeviceByID answers the owner with the current fields of their device.
 func (s *Server) writeDeviceByID(w http.ResponseWriter, r *http.Request, id string) error {
 	d, err := s.cfg.Store.Device(r.Context(), id)
 	if err != nil {

@@ -137,8 +137,8 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// reportMeta merges a device's report into its device-meta. It also records that the device was
-// seen.
+// reportMeta merges a device's report into the device's device-meta. It also records that the
+// device was seen.
 func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 	var patch map[string]any
 	if err := readJSON(r, &patch); err != nil {

@@ -22,14 +22,16 @@ import (
 // deviceTokenLife is how long an access token of a device is valid.
 const deviceTokenLife = time.Hour
 
-// The session claim of a device's access token is one of these prefixes and the start of the hash
-// of the certificate or secret that the token was issued for. The token ends together with it.
+// The session claim of a device's access token is one of these prefixes, and then the start of the
+// hash of the certificate or secret that the token was issued for. The token ends together with
+// that certificate or secret.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"
 )
 
-// deviceToken signs an access token for a device, unless its owner refused it as cloned.
+// deviceToken signs an access token for a device. It refuses a device that its owner refused as
+// cloned.
 func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
 	if d.Clone == store.CloneRefused {
 		return "", onboard.ErrCloned
@@ -88,8 +90,9 @@ type KeptView struct {
 	Expires time.Time `json:"expires"`
 }
 
-// keepSecret extends the life of a device's last secret, even if it has expired. So a program that
-// reads its secret only at its start can use it as long as the TPM confirms it.
+// keepSecret extends the life of a device's last secret, even if the secret has expired. So a
+// program that reads its secret only at its start can use the secret as long as the TPM confirms
+// it.
 func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body struct {

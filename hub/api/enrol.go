@@ -29,15 +29,16 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 // bytesPerRequest is how many bytes of a body count as one more request, for the rate limit.
 const bytesPerRequest = 16 << 10
 
-// answerRequest passes the body to judge, counts the outcome, and answers: with answer if judge
-// accepted the request, or that the device waits for a person's decision.
+// answerRequest passes the body to judge, counts the outcome, and answers. If judge accepted the
+// request, it calls answer. If a person must decide first, it tells the device to wait. It returns
+// any other error of judge.
 func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		s.metrics.enrolments.WithLabelValues("body").Inc()
 		return readError(err)
 	}
-	// A large body fills the disk sooner, so it counts as several requests.
+	// A large body fills the disk faster, so it counts as several requests.
 	if more := len(body) / bytesPerRequest; more > 0 && !s.limiters[onboardRate].charge(network(remoteAddr(r)), more, s.cfg.Now()) {
 		s.metrics.enrolments.WithLabelValues(errTooFast.Code).Inc()
 		return errTooFast
@@ -76,7 +77,7 @@ var errActivationProxied = problem(http.StatusBadRequest, "activation-through-pr
 
 // activate makes the enrolment of the connection's certificate active.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	hash, _ := clientCertificate(r) // pendingDevice has one
+	hash, _ := clientCertificate(r) // the access pendingDevice guarantees a certificate
 	if r.TLS.Version < tls.VersionTLS13 {
 		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation requires a TLS 1.3 connection.")
 	}
@@ -103,9 +104,9 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 }
 
 // aikCertificate serves a certificate of the AIK registry, which has only the AIKs that an
-// activation proved. {file} is the IAK's name in hexadecimal, which the IAK's holder knows; or the
-// device's id, for the device and its owner. Every other request gets the same answer, so that an
-// id does not show which TPMs are registered.
+// activation proved. {file} is the IAK's name in hexadecimal, which the IAK's holder knows. For the
+// device and its owner, {file} may also be the device's id. Every other request gets the same
+// answer, so that an id does not show which TPMs are registered.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
 	raw, err := hex.DecodeString(name)

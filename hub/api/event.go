@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EventView is a line of an audit trail. With a Count it stands for that many equal events of one
-// day, the first at Time and the last at Last.
+// EventView is a line of an audit trail. If it has a Count, it stands for that many equal events of
+// one day: the first was at Time, and the last at Last.
 type EventView struct {
 	Seq        int64      `json:"seq"`
 	Time       time.Time  `json:"time"`

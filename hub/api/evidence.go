@@ -13,7 +13,7 @@ import (
 )
 
 // EvidenceView is the certificate chain from the TPM's maker to the device's current certificate,
-// so that an auditor can check it again. Certificates are PEM.
+// so that an auditor can verify the chain again. Certificates are PEM.
 type EvidenceView struct {
 	Device            string           `json:"device"`
 	State             string           `json:"state"`

@@ -27,8 +27,9 @@ func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
 	return err
 }
 
-// hubCA serves the root certificate. It is not a secret. The client must compare its hash with the
-// hub's name, which it knows already.
+// hubCA serves the root certificate. The certificate is not a secret. The client must compare the
+// SHA-256 of the certificate's SubjectPublicKeyInfo with the hub's name, which the client knows
+// already.
 func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-pem-file")
 	_, err := w.Write(s.cfg.CA.RootPEM())

@@ -118,8 +118,8 @@ func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 
 var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed. Several devices can use one token (max-uses).", "You have %d join tokens, which is the maximum.", store.MaxJoinTokens)
 
-// listJoinTokens lists join tokens, newest first. ?after=ID continues after that one. ?limit= is at
-// most 1000, which is also the default.
+// listJoinTokens lists join tokens, newest first. With ?after=ID the list begins after the token
+// with this id. ?limit= is at most 1000, which is also the default.
 func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	limit, err := pageSize(r, 1000)

@@ -69,8 +69,8 @@ func (s *scalar) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// number is a whole number, or a string with one. Anything else is 0: a line is not lost because
-// its time is malformed.
+// number is a whole number, or a string that contains one. Any other value becomes 0, so that no
+// line is lost because its time is malformed.
 type number int64
 
 func (n *number) UnmarshalJSON(b []byte) error {
@@ -91,7 +91,7 @@ type logLine struct {
 	Message  scalar `json:"msg"`
 }
 
-// cutText shortens a text to at most most bytes, at the start of a rune, and appends "…".
+// cutText shortens a text to at most most bytes. It cuts at the start of a rune, and appends "…".
 func cutText(s scalar, most int) string {
 	text := printable(string(s))
 	if len(text) <= most {
@@ -104,8 +104,9 @@ func cutText(s scalar, most int) string {
 	return text[:end] + "…"
 }
 
-// appendLogs stores a device's log lines: an array, or a single line. It cuts a line that is too
-// long and does not refuse it, because the device would discard the lines beside it.
+// appendLogs stores a device's log lines: an array, or a single line. If a line is too long,
+// appendLogs cuts it and does not refuse it: after a refusal the device would discard all lines of
+// the request.
 func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	s.markSeen(r, d.ID)
@@ -116,7 +117,7 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// One line that is not UTF-8 must not lose the others.
+	// If one line is not UTF-8, the others must not be lost.
 	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
 	var lines []logLine
 	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
@@ -147,7 +148,7 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 }
 
 // logCursor is the content of "next-cursor". It needs no protection: the sign-in decides whose
-// lines are read, so a forged cursor gives nothing that a query could not ask for.
+// lines may be read, so a forged cursor gives no more than a query does.
 type logCursor struct {
 	Devices   []string  `json:"d,omitempty"`
 	Levels    []string  `json:"l,omitempty"`
@@ -163,8 +164,8 @@ type logCursor struct {
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settleTime is how long it may take until a line with a creation time is in the database. A second
-// is complete only after that.
+// settleTime is how long it may take from a line's creation time until the line is in the database.
+// The lines of a second are complete only after that.
 const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
@@ -190,8 +191,8 @@ func (c *logCursor) valid() bool {
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
 // useWholeSeconds prepares the cursor for clients that poll with the time of their last line,
-// truncated to seconds, as pvr does. To send each line exactly once, it skips the whole second that
-// the client names, and holds back lines of the present second until that is over.
+// truncated to seconds, as pvr does. To send each line exactly once, the hub skips the whole second
+// that the client names, and holds back lines of the present second until that second is over.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return
@@ -239,7 +240,7 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 			*into = strings.Split(v, ",")
 		}
 	}
-	// A source is often a path. In pvr's DEVICE/SOURCE its first slash is lost.
+	// A source is often a path. In pvr's DEVICE/SOURCE, the first slash of such a path is lost.
 	for _, source := range c.Sources {
 		if !strings.HasPrefix(source, "/") {
 			c.Sources = append(c.Sources, "/"+source)
@@ -288,8 +289,8 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// deviceIDs finds the ids of the account's devices by prn, id or nick. It leaves out names that are
-// unknown or other accounts'.
+// deviceIDs finds the ids of the account's devices by prn, id or nick. It leaves out unknown names,
+// and names of other accounts' devices.
 func (s *Server) deviceIDs(r *http.Request, names []string) (ids []string, err error) {
 	var nicks map[string]string
 	for _, name := range names {
@@ -353,7 +354,8 @@ func (s *Server) continueLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// viewLogs makes an answer, and moves the cursor to after its last entry.
+// viewLogs makes an answer from log lines, and moves the cursor to the position after the last of
+// them.
 func viewLogs(c *logCursor, list []store.LogEntry) LogPage {
 	page := LogPage{Page: c.Page, Count: len(list), Entries: make([]LogView, len(list))}
 	for i, e := range list {

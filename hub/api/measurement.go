@@ -36,7 +36,7 @@ type connState struct {
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
-	// asks bounds how often the device is asked on this connection to measure again because
+	// asks limits how often the hub asks the device on this connection to measure again because
 	// another connection of the device measured.
 	asks *rate.Limiter
 }
@@ -48,11 +48,11 @@ func withConnState(ctx context.Context, _ net.Conn) context.Context {
 }
 
 // bootNonce derives a nonce from a device, its connection and a time in seconds. The hub stores no
-// nonces: it derives them again, and nobody else can.
+// nonces: it derives a nonce again to check it, and nobody else can.
 func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
-		// TLS 1.2 without RFC 7627: its exported keys do not identify the connection.
+		// With TLS 1.2 without RFC 7627, the exported keys do not identify the connection.
 		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this one does not support that.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
@@ -80,8 +80,9 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// measure verifies and judges a boot measurement. An invalid measurement is refused, recorded for
-// the owner, and replaces the verdict of an earlier one.
+// measure verifies a boot measurement and compares it with the reference. An invalid measurement is
+// refused, and the refusal is recorded for the owner and replaces the verdict of an earlier
+// measurement.
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body wire.BootReport
@@ -112,7 +113,7 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 
 // setMatched records whether the newest measurement on a connection matched.
 func setMatched(r *http.Request, matched bool) {
-	// A proxy's connection is shared by many devices.
+	// Many devices share a proxy's connection, so it has no state of one device.
 	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
 		c.matched.Store(matched)
 	}
@@ -198,7 +199,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 		return nil, err
 	}
 	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
-	var learnt []byte // stays empty if nothing was measured
+	var learnt []byte // stays empty if the firmware measured nothing
 	if !m.NothingMeasured() {
 		if learnt, err = json.Marshal(boot.NewReference(m, "the first boot", now.UTC())); err != nil {
 			return nil, err
@@ -223,7 +224,8 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 			isFirst = len(learnt) > 0 && bytes.Equal(is, learnt)
 			break
 		}
-		// The device has another reference, or its owner has just changed it.
+		// The device has another reference, which its owner has just changed or another measurement
+		// has just set: compare with that one.
 		reference = is
 	}
 	verdict := &wire.BootVerdict{State: b.State}
@@ -245,7 +247,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 	return verdict, nil
 }
 
-// bootEvent is the event of a verdict, for the owner.
+// bootEvent returns the event that tells the owner about a verdict.
 func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	switch v.State {
 	case store.BootChanged:
@@ -256,8 +258,8 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
 }
 
-// reportBackwards records an event if the TPM's counters are lower than in its last attestation,
-// which is its last measurement or its onboarding.
+// reportBackwards records an event if the TPM's counters are lower than in its previous
+// attestation. That is its last measurement or, if there is none, its onboarding.
 func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement
@@ -272,7 +274,8 @@ func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolm
 	}
 }
 
-// compareBoot sets a measurement's state and changes by comparing it with a reference; empty: none.
+// compareBoot compares a measurement with a reference, and sets the state and changes in b. If the
+// firmware measured nothing, the reference is not read, and may be empty.
 func compareBoot(b *store.Boot, m *boot.Measurement, reference []byte) (err error) {
 	changes := []boot.Change{}
 	b.State = store.BootMatches
@@ -294,8 +297,8 @@ func compareBoot(b *store.Boot, m *boot.Measurement, reference []byte) (err erro
 }
 
 // compareClock compares the TPM's clock and counters in a verified quote with its earlier
-// attestations, to find clones. known is the result of onboard.Service.Seen. A failure is logged
-// and does not make the measurement fail.
+// attestations, to find clones. known is the result of onboard.Service.RecordSighting. If the
+// comparison fails, the failure is logged, and the measurement does not fail.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
 		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the nonce was issued in that second
@@ -312,8 +315,8 @@ func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment
 	return known
 }
 
-// ownConnection is the state of a device's own connection. It is nil for a proxy's connection,
-// which many devices share.
+// ownConnection returns the state of a device's own connection. It returns nil for a proxy's
+// connection, which many devices share.
 func ownConnection(r *http.Request) *connState {
 	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
 		return nil
@@ -322,9 +325,10 @@ func ownConnection(r *http.Request) *connState {
 	return c
 }
 
-// How often a device is asked on one connection to measure again: askBurst times without delay,
-// because a single contradiction may come from a TPM that was cleared; then once in askEvery. While
-// clones are suspected, there is no limit until they are certain, which takes some measurements.
+// How often the hub asks a device on one connection to measure again: askBurst times without delay,
+// because a single contradiction may come from a TPM that was cleared, and then once in askEvery.
+// While clones are suspected, there is no limit, because it takes some measurements until they are
+// certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4
@@ -332,7 +336,7 @@ const (
 
 // mustMeasureAgain reports whether the device must measure again on this connection, because
 // another connection of the same device has measured since. A machine that was restarted, or lost
-// its connection, does not use its old connection again; a clone does.
+// its connection, does not use its old connection again, but a clone still uses its own.
 func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
 	c := ownConnection(r)
 	if c == nil || c.seen.Load() == 0 || d.Clone == string(clone.Certain) {

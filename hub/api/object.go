@@ -19,7 +19,7 @@ import (
 // Devices take the first match of a key, so the fields that people choose come last.
 type ObjectView struct {
 	ID           string    `json:"id"`         // the SHA-256 again
-	StorageID    string    `json:"storage-id"` // of this object and owner
+	StorageID    string    `json:"storage-id"` // of this object and its owner
 	Owner        string    `json:"owner"`
 	Sum          string    `json:"sha256sum"`
 	Size         string    `json:"size"` // bytes, as a string
@@ -74,9 +74,9 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 // maxObjectName bounds the name and the MIME type of an object, in bytes each.
 const maxObjectName = 1024
 
-// createObject announces an object. 200 means that the caller must upload it; 409, that the
-// caller's account has it already. Other accounts' objects make no difference: an account must have
-// uploaded the bytes itself.
+// createObject announces an object. 200 means that the caller must upload the object. 409 means
+// that the caller's account has it already. Other accounts' objects make no difference: an account
+// must have uploaded the bytes itself.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -118,7 +118,8 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
-		// The content was removed without the hub, so the caller must upload it again.
+		// The content was removed by something other than the hub, so the caller must upload it
+		// again.
 		s.log.Error("the content of an object is missing", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err

@@ -13,7 +13,8 @@ import (
 // devicesOnPage is how many devices the page shows at most.
 const devicesOnPage = 200
 
-// waitingOnPage is how many waiting devices, and how many cloned ones, the page shows at most.
+// waitingOnPage is how many waiting devices the page shows at most. The same number limits the
+// cloned devices.
 const waitingOnPage = 50
 
 // showHome is the page of a signed-in account, and the sign-in form for anyone else.
@@ -61,7 +62,7 @@ func (s *Server) showHome(w http.ResponseWriter, r *http.Request) error {
 	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
 		return err
 	}
-	var page bytes.Buffer // so that a failure can still be answered as one
+	var page bytes.Buffer // a buffer, so that a failure can still be answered with an error page
 	if err := ui.WriteHome(&page, h); err != nil {
 		return err
 	}

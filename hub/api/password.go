@@ -29,8 +29,7 @@ const (
 	MaxPassword = 256
 )
 
-// HashPassword makes the PHC string of a password:
-// $argon2id$v=19$m=19456,t=3,p=1$salt$key.
+// HashPassword returns the PHC string of a password: $argon2id$v=19$m=19456,t=3,p=1$salt$key.
 func HashPassword(password string) (string, error) {
 	if len(password) < MinPassword || len(password) > MaxPassword {
 		return "", fmt.Errorf("a password must have %d to %d bytes", MinPassword, MaxPassword)
@@ -68,8 +67,8 @@ func newPasswords() (*passwords, error) {
 	return &passwords{queue: lifoSemaphore{free: passwordsAtOnce, maxWaiting: passwordQueue, timeout: passwordTimeout}, decoy: decoy}, nil
 }
 
-// check reports whether hash is the password's. An empty hash matches no password; the check takes
-// the same time as for a real hash. check returns errBusy if too many checks wait.
+// check reports whether password has the hash. An empty hash matches no password, and the check
+// takes as long as for a real hash. check returns errBusy if too many checks wait.
 func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil

@@ -16,12 +16,12 @@ type PolicyView struct {
 	Updated    *time.Time `json:"updated,omitempty"`
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
-	// Warnings name the rules in Policy that have no effect, or that name an unknown TPM maker. On
-	// the hub's own machine they are about HubPolicy.
+	// Warnings name the rules in Policy that have no effect, or that name an unknown TPM maker. In
+	// an answer on the hub's own machine, Warnings are about HubPolicy.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Warn fills Warnings. A text that cannot be parsed has none.
+// Warn fills Warnings. If a text cannot be parsed, Warn adds no warnings.
 func (v *PolicyView) Warn() {
 	mine, err := policy.Parse([]byte(v.Policy))
 	if err != nil {

@@ -83,12 +83,12 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // setAuthenticate sets the header that each 401 must have. Pantacor's clients require exactly this
-// form: they split it at ", ".
+// form, because they split it at ", ".
 func (s *Server) setAuthenticate(w http.ResponseWriter) {
 	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
 }
 
-// statusOf returns the HTTP status of a refusal's code.
+// statusOf returns the HTTP status of a refusal with this code.
 func statusOf(code string) int {
 	switch code {
 	case onboard.CodeOtherOwner, onboard.CodeOtherEK:

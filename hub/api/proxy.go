@@ -80,8 +80,8 @@ func originOf(r *http.Request) origin {
 }
 
 // isProxy reports whether a connection is the proxy's: all its verified chains end at the proxy's
-// CAs, and the certificate has the proxy's name. If one chain ends at the device CA, it is a
-// device's.
+// CAs, and the certificate has the proxy's name. If one chain ends at the device CA, the connection
+// is a device's.
 func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
 	if s.cfg.Proxy == nil || state == nil || len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
 		return false, nil
@@ -98,7 +98,7 @@ func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
 	return true, nil
 }
 
-// clientCAs are the CAs that client certificates may chain to.
+// clientCAs returns the CAs that client certificates may chain to.
 func (s *Server) clientCAs() *x509.CertPool {
 	pool := s.cfg.CA.ClientCAs()
 	if s.cfg.Proxy != nil {
@@ -110,8 +110,9 @@ func (s *Server) clientCAs() *x509.CertPool {
 	return pool
 }
 
-// verifyPeer ends a handshake if the peer has a certificate by the proxy's CA that is not the
-// proxy's, or if the session was resumed, so that the peer did not use its certificate's key.
+// verifyPeer ends a handshake in two cases: the peer has a certificate by the proxy's CA that is
+// not the proxy's, or the session was resumed with a client certificate, whose key the peer did not
+// use.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	if resumedWithCertificate(&state) {
 		return errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
@@ -121,15 +122,15 @@ func (s *Server) verifyPeer(state tls.ConnectionState) error {
 }
 
 // resumedWithCertificate reports whether a resumed TLS session took its client certificate from an
-// earlier connection. The certificate's key was not used on this connection then.
+// earlier connection. Then the certificate's key was not used on this connection.
 func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
-// withOrigin finds a request's origin and stores it in the request's context. It refuses the
-// proxy's headers in requests of other clients.
+// withOrigin finds a request's origin and stores it in the request's context. If another client
+// than the proxy sends the proxy's headers, it refuses the request.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
-	// Possible only with a listener that does not use TLSConfig: see Handler.
+	// This can happen only with a listener that does not use TLSConfig: see Handler.
 	if resumedWithCertificate(r.TLS) {
 		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
@@ -217,8 +218,8 @@ func byteSequence(v string) ([]byte, error) {
 	return b, nil
 }
 
-// forwardedFor is the last address in X-Forwarded-For, which the proxy itself added. The client may
-// have forged those before it.
+// forwardedFor returns the last address in X-Forwarded-For, which the proxy itself added. The
+// client may have forged the earlier addresses.
 func forwardedFor(values []string) (string, bool) {
 	if len(values) == 0 {
 		return "", false

@@ -30,8 +30,8 @@ func newLimiter[K comparable](every rate.Limit, burst int) *limiter[K] {
 	return &limiter[K]{every: every, burst: burst, clients: make(map[K]*client)}
 }
 
-// network is the key of a client's rate limit: its IPv4 address, or the /64 network of its IPv6
-// address.
+// network returns the key of a client's rate limit: its IPv4 address, or the /64 network of its
+// IPv6 address.
 func network(addr string) netip.Prefix {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -47,7 +47,8 @@ func network(addr string) netip.Prefix {
 
 func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
 
-// charge is allow for a request that counts as n requests, but as no more than the burst.
+// charge is allow for a request that counts as n requests. If n is larger than the burst, the
+// request counts as the burst.
 func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,8 +64,8 @@ func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	return c.AllowN(now, min(n, l.burst))
 }
 
-// forget drops clients that have been idle for a minute. If too many are left, it drops all of
-// them: an attacker with that many addresses must not keep others out.
+// forget drops clients that have been idle for a minute. If too many clients are left, it drops all
+// of them: an attacker with that many addresses must not keep others out.
 func (l *limiter[K]) forget(now time.Time) {
 	for k, c := range l.clients {
 		if now.Sub(c.last) > time.Minute {

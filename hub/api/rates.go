@@ -47,8 +47,8 @@ func DefaultRates() Rates {
 	}
 }
 
-// with returns the rates with some of them replaced. An unknown name is an error, and so is a
-// rate that admits nothing. The operator reads these errors.
+// with returns the rates with some of them replaced. It returns an error for an unknown name, and
+// for a rate that admits nothing. The operator reads these errors.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {

@@ -38,7 +38,7 @@ type Registered struct {
 	DeviceMeta   map[string]any `json:"device-meta"`
 }
 
-// makeSecret makes a device's secret for signing in, and its hash.
+// makeSecret returns a new secret for a device to sign in with, and the secret's hash.
 func makeSecret() (string, store.Hash) {
 	raw := make([]byte, 24)
 	rand.Read(raw) // never fails
@@ -46,9 +46,9 @@ func makeSecret() (string, store.Hash) {
 	return secret, sha256.Sum256([]byte(secret))
 }
 
-// registerDevice makes a device without evidence of a TPM: for the signed-in account, for the owner
-// of a join token that allows it, or without an owner, to be claimed. The policy must accept such
-// devices; by default it does not.
+// registerDevice makes a device without evidence of a TPM. Its owner is the signed-in account, or
+// the owner of a join token that allows such devices. Without either, the device has no owner until
+// somebody claims it. The policy must accept such devices; by default it does not.
 func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if r.UserAgent() == "" {
 		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent header.", "The request has no User-Agent header.")
@@ -87,7 +87,8 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !rules.WithoutTPM {
-		// Not 403: Pantacor's programs would ask for a password, or retry endlessly.
+		// The status is not 403: at 403, Pantacor's programs would ask for a password, or retry
+		// endlessly.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}
 	secret, hash := makeSecret()

@@ -51,7 +51,7 @@ func readForm(r *http.Request) error {
 	return nil
 }
 
-// pageSize reads ?limit=, from 1 to 1000. otherwise is returned if the query has none.
+// pageSize reads ?limit=, from 1 to 1000. If the query has no limit, it returns otherwise.
 func pageSize(r *http.Request, otherwise int) (int, error) {
 	v := r.URL.Query().Get("limit")
 	if v == "" {
@@ -64,7 +64,7 @@ func pageSize(r *http.Request, otherwise int) (int, error) {
 	return n, nil
 }
 
-// readError is the answer to a body that could not be read to its end, or is too large.
+// readError returns the answer to a body that could not be read to its end, or that is too large.
 func readError(err error) error {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
@@ -73,7 +73,7 @@ func readError(err error) error {
 	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body is incomplete.")
 }
 
-// remoteAddr is the client's IP address, without the port.
+// remoteAddr returns the client's IP address, without the port.
 func remoteAddr(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

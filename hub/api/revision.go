@@ -47,7 +47,7 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 		view.ProgressTime = s.ProgressTime.UTC()
 	}
 	if c.Owner != s.Owner {
-		view.Meta = []byte("{}") // private notes of the owner's programs
+		view.Meta = []byte("{}") // the meta has private notes of the owner's programs
 	}
 	if c.Device == nil {
 		if state, err := trail.ParseState(s.State); err == nil {
@@ -59,7 +59,7 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 	return view
 }
 
-// trailRevision finds the revision in the path, or the newest, in a trail that the caller may
+// trailRevision finds the revision in the path, or the newest one, in a trail that the caller may
 // change.
 func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.trailDevice(r)
@@ -72,7 +72,8 @@ func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	return s.revisionIn(r, d, err)
 }
 
-// revisionIn finds the revision in the path, or the newest, in the trail of a device.
+// revisionIn finds the revision in the path, or the newest one, in the trail of a device. If err is
+// not nil, it returns err.
 func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
 		return store.Revision{}, err
@@ -151,8 +152,8 @@ func badMeta(err error) error {
 }
 
 // revisionPageBytes is the size at which a page of revisions ends; the client continues with
-// ?after=. One more revision of the largest size keeps the page below the 2 MiB that a device
-// reads.
+// ?after=. The last revision may exceed it: even with the largest one, the page stays below the 2
+// MiB that a device reads.
 const revisionPageBytes = 512 << 10
 
 // listRevisions lists revisions by status. Without a filter, a device gets only its next new
@@ -314,7 +315,7 @@ func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
 }
 
-// stopRevision gives up a revision that the device has started.
+// stopRevision ends a revision that the device has started.
 func (s *Server) stopRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 }

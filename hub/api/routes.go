@@ -13,14 +13,14 @@ import (
 	"gangway/wire/trail"
 )
 
-// route is one row of the table: a method and a path, who may call it, how often, with how large
-// a body, and the handler. Nothing about a route is decided elsewhere, except whether a scarce
-// disk refuses it (see essential).
+// route is one row of the table: a method and a path, who may call it, how often, with how large a
+// body, and the handler. Everything about a route is decided here, except whether the hub refuses
+// it when disk space is scarce (see essential).
 type route struct {
 	method string
 	// path is a pattern of http.ServeMux, with two differences: it matches only whole paths, and
-	// "/?" at its end stands for an optional slash. Devices do not follow redirects, so
-	// collections answer with and without one.
+	// "/?" at its end stands for an optional slash. Devices do not follow redirects, so the hub
+	// answers for collections with and without the slash.
 	path   string
 	who    access
 	rate   string // name of a limit in Rates; or unlimited, or inHandler
@@ -43,7 +43,7 @@ const (
 	// stateBody bounds a body that contains a state. It has room for a state that is somewhat
 	// too large, so that such a state is refused by its own error code.
 	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
-	// announcedBody is for uploads, which are bounded by the size that was announced.
+	// announcedBody is for uploads. Their size is bounded by the size that the client announced.
 	announcedBody = -1
 )
 
@@ -180,13 +180,13 @@ var routes = []route{
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }
 
-// name is the route's method and path, as openapi.json writes them.
+// name returns the route's method and path, in the form of openapi.json.
 func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.path, "/?") }
 
-// widened are routes whose path http.ServeMux does not accept. It refuses this one because DELETE
-// /devices/tokens/public would match both it and DELETE /devices/tokens/{id}, and neither pattern
-// is more specific. So the mux gets a pattern whose last segment is a wildcard, and matches checks
-// that segment.
+// widened has the routes whose path http.ServeMux does not accept. It refuses DELETE
+// /devices/{id}/public, because DELETE /devices/tokens/public would match both that path and DELETE
+// /devices/tokens/{id}, and neither pattern is more specific. So the mux gets a pattern whose last
+// segment is a wildcard, and matches checks that segment.
 var widened = map[string]string{
 	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
 }
@@ -207,7 +207,8 @@ func (rt *route) patterns() []string {
 	return list
 }
 
-// matches reports whether a path belongs to the route. The mux's patterns may match more paths.
+// matches reports whether a path belongs to the route. The mux's patterns may match other paths
+// too.
 func (rt *route) matches(u *url.URL) bool {
 	if _, ok := widened[rt.name()]; !ok {
 		return true
@@ -251,7 +252,7 @@ func (s *Server) newHandler() http.Handler {
 	return s.secured(ro.mux)
 }
 
-// errorHandler answers with a handler's error, if it returns one.
+// errorHandler returns a handler that calls h and, if h returns an error, answers with that error.
 func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {

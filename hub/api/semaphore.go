@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// lifoSemaphore lets a few callers run at once. Further callers wait, and the last one to come
+// lifoSemaphore lets a few callers run at once. Further callers wait, and the one that came last
 // runs first. So during a flood, new requests are answered in time, and old ones, whose clients
-// have given up, are turned away. In a first-in-first-out queue every request would wait for the
-// whole flood. Known networks go before unknown ones.
+// have given up, are refused. In a first-in-first-out queue every request would wait for the whole
+// flood. Requests from known networks run before those from unknown networks.
 type lifoSemaphore struct {
-	maxWaiting int // of one lane; one more turns away the lane's oldest
+	maxWaiting int // in one lane; if one more comes, the lane's oldest is refused
 	timeout    time.Duration
 
 	mu    sync.Mutex
@@ -32,7 +32,7 @@ const (
 
 var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in some seconds.", "Too many people sign in at once.")
 
-// do runs f when its turn comes. It returns errBusy if that takes longer than the timeout, and
+// do runs f when its turn comes. It returns errBusy if the wait takes longer than the timeout, and
 // ctx's error if ctx ends first.
 func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error {
 	if turn := l.enter(lane); turn != nil {
@@ -83,13 +83,13 @@ func (l *lifoSemaphore) wait(ctx context.Context, lane int, turn chan bool) erro
 		l.lanes[lane] = slices.Delete(l.lanes[lane], i, i+1)
 		return err
 	}
-	if <-turn { // leave chose this caller before the lock was taken
+	if <-turn { // leave gave this caller its place before the lock was taken
 		return nil
 	}
 	return err
 }
 
-// leave hands the place to the newest caller of the first lane that has one.
+// leave gives the place to the newest caller of the first lane in which callers wait.
 func (l *lifoSemaphore) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

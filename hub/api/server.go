@@ -143,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	// If a certificate cannot have these names, this fails now, and not at the first handshake.
+	// If no certificate can have these names, New fails here, and not the first handshake.
 	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
 		return nil, err
 	}
@@ -175,9 +175,10 @@ func New(cfg Config) (*Server, error) {
 // a request with a client certificate on a resumed TLS session.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// TLSConfig is TLS 1.3 with the hub's certificate. Client certificates are verified for client
-// authentication against the device CA only, or, if there is a proxy, against the proxy's CAs too.
-// The verified chain shows which CA issued the certificate.
+// TLSConfig returns a configuration for TLS 1.3 with the hub's certificate (TLS 1.2 too, if
+// Config.TLS12 is set). Client certificates are verified for client authentication against the
+// device CA only or, if there is a proxy, also against the proxy's CAs. The verified chain shows
+// which CA issued the certificate.
 func (s *Server) TLSConfig() *tls.Config {
 	version := uint16(tls.VersionTLS13)
 	if s.cfg.TLS12 {
@@ -188,9 +189,9 @@ func (s *Server) TLSConfig() *tls.Config {
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clientCAs(),
-		// In a resumed session the client presents its certificate but does not sign with its key.
-		// So anyone with a copied ticket could act as the device without its TPM. Go issues tickets
-		// before it knows the certificate, so no client gets one.
+		// In a resumed session the client presents its certificate again but does not sign with its
+		// key. So anyone with a copied ticket could act as the device without its TPM. Go issues
+		// tickets before it knows the certificate, so no client gets a ticket.
 		SessionTicketsDisabled: true,
 		VerifyConnection:       s.verifyPeer,
 		Time:                   s.cfg.Now,
@@ -241,8 +242,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	return <-stopped
 }
 
-// secured sets the headers of every answer, finds a request's origin, refuses requests caused by
-// pages of other sites, and turns a panic into a logged 500.
+// secured sets the headers of every answer, finds a request's origin, and refuses requests that
+// pages of other sites caused. It turns a panic into a logged 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -267,7 +268,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-		// Not Strict-Transport-Security: see docs/security.md.
+		// Do not set Strict-Transport-Security: see docs/security.md.
 		from, err := s.withOrigin(r)
 		if err != nil {
 			s.fail(w, r, err)

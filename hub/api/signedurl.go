@@ -29,11 +29,11 @@ const (
 	signedURLSize    = signedURLHead + sha256.Size
 )
 
-// credential is the last part of a signed URL's head. It says what the caller who got the URL
-// was signed in with; the URL is valid only as long as that is, see checkCredential. Its first
-// byte is the kind. Then comes the hash of a session or API token (32 bytes), or the id of a
-// device (12) and, for deviceCredential, the start of its certificate's SHA-256 (20; zeros for a
-// device without a TPM).
+// credential is the last part of a signed URL's head. It names the credential of the caller who got
+// the URL. The URL is valid only as long as that credential is, see checkCredential. Its first byte
+// is the kind. Then comes the hash of a session or API token (32 bytes), or the id of a device (12)
+// and, for deviceCredential, the start of its certificate's SHA-256 (20; zeros for a device without
+// a TPM).
 type credential [credentialSize]byte
 
 const credentialSize = 1 + 32
@@ -43,10 +43,10 @@ const (
 	sessionCredential  = 's'
 	apiTokenCredential = 't'
 	deviceCredential   = 'd'
-	publicCredential   = 'p' // none: the device is public, so the URL may only be read
+	publicCredential   = 'p' // no credential: the device is public, so the URL may only be read
 )
 
-// credentialOf is the caller's credential.
+// credentialOf returns the caller's credential.
 func credentialOf(c caller) (b credential) {
 	switch {
 	case c.Device != nil:
@@ -62,8 +62,8 @@ func credentialOf(c caller) (b credential) {
 	return b
 }
 
-// credentialFor is the caller's credential for the objects of a revision: publicCredential for
-// another account's.
+// credentialFor returns the caller's credential for the objects of a revision. For a revision of
+// another account it is publicCredential.
 func credentialFor(c caller, revision store.Revision) (b credential) {
 	if c.Owner == revision.Owner {
 		return credentialOf(c)
@@ -83,7 +83,7 @@ func signedURLKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-// signURL makes the URL by which a caller with a credential gets or puts an object's content.
+// signURL returns the URL by which a caller with a credential gets or puts an object's content.
 func (s *Server) signURL(method string, o store.Object, by credential, until time.Time) string {
 	b := make([]byte, 0, signedURLSize)
 	b = append(b, signedURLVersion, method[0])

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// accessTokenLife is a working day, because Pantacor's client cannot renew an access token by
-	// itself and asks for the password again.
+	// accessTokenLife covers a working day, because Pantacor's client cannot renew an access token
+	// by itself and asks for the password again.
 	accessTokenLife = 12 * time.Hour
 	// sessionLife is how long the access token of a session can be renewed.
 	sessionLife = 7 * 24 * time.Hour
@@ -31,8 +31,8 @@ var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check
 
 var errDisabled = problem(http.StatusForbidden, "account-disabled", "Ask the hub's operator to enable it.", "The account is disabled.")
 
-// signInWithPassword makes a session and returns an access token of it, and when that expires.
-// scope is in the form of bearer.ParseScopes; means is store.ByPage or store.ByAPI.
+// signInWithPassword makes a session. It returns an access token of the session, and when that
+// token expires. scope is in the form of bearer.ParseScopes; means is store.ByPage or store.ByAPI.
 func (s *Server) signInWithPassword(r *http.Request, login, password, scope, means string) (token string, expires time.Time, err error) {
 	ctx, addr := r.Context(), remoteAddr(r)
 	scopes, err := bearer.ParseScopes(scope)
@@ -64,7 +64,7 @@ func (s *Server) signInWithPassword(r *http.Request, login, password, scope, mea
 		}
 		err = s.cfg.Store.CreateSession(ctx, session, account.PasswordHash)
 		if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
-			ok = false // changed while the password was being checked
+			ok = false // the account was changed or deleted while the password was being checked
 		} else if err != nil {
 			return "", expires, err
 		}
@@ -95,8 +95,8 @@ func (s *Server) sessionToken(a store.Account, session store.Session, id, scopes
 	return token, expires, err
 }
 
-// renew issues another access token with the same scopes: of the same session, until it ends; or,
-// for a program, of the same API token.
+// renew issues another access token with the same scopes. A person's is of the same session, until
+// the session ends; a program's is of the same API token.
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	in, now := signInOf(r), s.cfg.Now()
 	var token string
@@ -195,7 +195,7 @@ func (s *Server) endOwnSession(r *http.Request, in *signIn) error {
 
 func (s *Server) authStatus(w http.ResponseWriter, r *http.Request) error {
 	claims := signInOf(r).claims
-	claims.Session = "" // a secret, and people may show the answer to others
+	claims.Session = "" // the session claim is a secret, and people may show the answer to others
 	claims.Nick = accountOf(r).Nick
 	writeJSON(w, http.StatusOK, claims)
 	return nil

@@ -70,8 +70,8 @@ func fileSystem(dir string) (free, size int64, err error) {
 	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
 
-// currentLevel is the level now. If the disk cannot be checked, the last level counts; a write will
-// show what is wrong.
+// currentLevel returns the level now. If the free space cannot be read, it returns the last level;
+// a write will show what is wrong.
 func (s *space) currentLevel() level {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,7 +80,7 @@ func (s *space) currentLevel() level {
 }
 
 // hasRoomFor reports whether the reserve stays free after an upload of size bytes and the running
-// uploads, which need the others bytes.
+// uploads. others is the number of bytes that the running uploads need.
 func (s *space) hasRoomFor(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,8 +92,8 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// degraded reports whether the hub refuses uploads: all of them, or those of the size that it
-// refused last.
+// degraded reports whether the hub refuses uploads: all of them, or those as large as the one that
+// it refused last.
 func (s *space) degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,15 +103,15 @@ func (s *space) degraded() bool {
 	return s.level != roomy || s.refused > 0
 }
 
-// wasFull updates the level after a write failed because the disk was full.
+// wasFull updates the level. It is called after a write failed because the disk was full.
 func (s *space) wasFull() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refresh(true)
 }
 
-// refresh updates the level: at once if must is true, otherwise at most once a second. s.mu is
-// held.
+// refresh updates the level: at once if must is true, otherwise at most once a second. The caller
+// holds s.mu.
 func (s *space) refresh(must bool) {
 	if s.dir == "" || !must && time.Since(s.looked) < lookEvery {
 		return
@@ -140,8 +140,8 @@ func (s *space) refresh(must bool) {
 
 func (l level) String() string { return [...]string{"roomy", "low", "scarce"}[l] }
 
-// updateBallast removes the ballast file when less than its size is free, and makes it when the level is
-// roomy. s.mu is held.
+// updateBallast removes the ballast file when less than the file's size is free, and makes it when
+// the level is roomy. The caller holds s.mu.
 func (s *space) updateBallast() {
 	path, size := filepath.Join(s.dir, ballastFile), min(s.reserve/8, maxBallast)
 	_, err := os.Lstat(path)
@@ -167,8 +167,8 @@ func allocateFile(path string, size int64) error {
 	return errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
 }
 
-// essential are the routes that write and are accepted even when the disk is scarce, as is every
-// DELETE: people must be able to sign in, and to end or remove things.
+// essential lists the routes that write and are accepted even when the disk is scarce. Every DELETE
+// is accepted too. People must be able to sign in, and to end or remove things.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
 	"POST /devices/{id}/deny": true,
@@ -177,8 +177,8 @@ var essential = map[string]bool{
 // essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// checkDisk refuses a request that is not essential if the disk is scarce. It returns the request;
-// an essential one may wait longer for a busy database.
+// checkDisk refuses a request if the disk is scarce and the request is not essential. It returns
+// the request; the returned request may wait longer for a busy database if it is essential.
 func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:
@@ -193,7 +193,7 @@ func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 // Readiness is the answer of /readyz.
 type Readiness struct {
 	Status string `json:"status"` // "ready", or "degraded": some requests are refused
-	// Refused is a sentence that names the refused requests.
+	// Refused is a sentence that names the requests that the hub refuses.
 	Refused string `json:"refused,omitempty"`
 }
 

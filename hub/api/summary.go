@@ -22,7 +22,7 @@ type SummaryView struct {
 	Device       string    `json:"device"`
 	Nick         string    `json:"device-nick"`
 	Revision     int       `json:"revision"`          // of the newest revision
-	ProgressRev  int       `json:"progress-revision"` // of the revision that the device reported on last; the fields below are of that
+	ProgressRev  int       `json:"progress-revision"` // of the revision that the device reported on last; the fields below are about that revision
 	Progress     int       `json:"progress"`          // percent
 	Public       bool      `json:"public"`
 	StateSha     string    `json:"state-sha"`
@@ -32,7 +32,7 @@ type SummaryView struct {
 	ProgressTime time.Time `json:"progress-time"`
 	TouchedTime  time.Time `json:"trail-touched-time"`
 	RealIP       string    `json:"real-ip"`
-	Group        string    `json:"fleet-group"` // this and the next three: the device's user-meta of the same name
+	Group        string    `json:"fleet-group"` // this field and the next three: the device's user-meta of the same name
 	Model        string    `json:"fleet-model"`
 	Location     string    `json:"fleet-location"`
 	FleetRev     string    `json:"fleet-rev"`
@@ -177,7 +177,7 @@ func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store
 		}
 		for i := range list {
 			after = list[i].Device
-			// A report may have 64 KiB; only these two fields are kept in memory.
+			// A report may have 64 KiB, so only these two fields are kept in memory.
 			report := trail.ReadReport(list[i].Revision.Progress)
 			list[i].Revision.Progress = trail.NewProgress(list[i].Revision.Status, report.Percent, report.Message)
 			found[after] = &list[i]

@@ -10,12 +10,13 @@ import (
 const (
 	// DefaultEventsAge is how long the audit trail keeps events.
 	DefaultEventsAge = 2 * 365 * 24 * time.Hour
-	// DefaultUnprovenAge is how long it keeps events caused by peers that had not proven anything.
+	// DefaultUnprovenAge is how long the audit trail keeps events caused by peers that had not
+	// proven anything.
 	DefaultUnprovenAge = 30 * 24 * time.Hour
 
 	sweepEvery = time.Minute
-	// One sweep removes at most sweepRounds batches of sweepRows of each kind. Other writers wait
-	// for one batch.
+	// One sweep removes at most sweepRounds batches of sweepRows rows of each kind. Other writers
+	// wait for at most one batch.
 	sweepRows   = 1000
 	sweepRounds = 60
 )

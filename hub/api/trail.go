@@ -157,7 +157,7 @@ type RemoteView struct {
 	StepGetURL    string   `json:"step-get-url"`
 }
 
-// showRemote is for the revision in the path, or the newest.
+// showRemote answers with the URLs for the revision in the path, or for the newest one.
 func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
 	revision, err := s.readableRevision(r)
 	if err != nil {

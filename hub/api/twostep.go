@@ -12,8 +12,8 @@ import (
 	"gangway/wire"
 )
 
-// enrollKeys is the first step of Pantacor's two-step enrolment. The device sends its EK and AK;
-// the answer is encrypted so that only their TPM can open it.
+// enrollKeys answers the first step of Pantacor's two-step enrolment. The device sends its EK and
+// AK. The answer is encrypted so that only the TPM that has both keys can open it.
 func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -34,7 +34,7 @@ type TPMRegistered struct {
 }
 
 // registerTPM is the second step, which makes the enrolment active. The secret in the answer is
-// empty: a device with a TPM does not need one, and gets one for its programs with POST
+// empty: a device with a TPM needs no secret, and gets one for its programs with POST
 // /device/secret.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
 	return answerRequest(s, w, r, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {

@@ -35,7 +35,7 @@ type WaitingView struct {
 	Verdict   evidence.Verdict `json:"verdict"`
 }
 
-// viewWaiting converts a waiting device to its view. A verdict that cannot be parsed becomes a
+// viewWaiting converts a waiting device to its view. If a verdict cannot be parsed, it becomes a
 // question, so that one bad row does not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
@@ -72,7 +72,7 @@ func (s *Server) approve(w http.ResponseWriter, r *http.Request) error { return 
 func (s *Server) deny(w http.ResponseWriter, r *http.Request) error    { return s.decide(w, r, false) }
 
 // decide applies the owner's decision. If the body names the questions that the owner saw, and the
-// device's questions have changed since, it fails.
+// device's questions have changed since, decide fails.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) error {
 	var body struct {
 		Questions []string `json:"questions"`
@@ -98,7 +98,7 @@ func decisionError(err error) error {
 	return err
 }
 
-// decideOnPage is decide for the form of the page.
+// decideOnPage is decide for the page's form.
 func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

@@ -145,7 +145,7 @@ func monthAfter(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// scopePrefix begins Pantacor's scopes. It may be left out.
+// scopePrefix begins Pantacor's scopes. A request may leave it out.
 const scopePrefix = "prn:pantahub.com:apis:/base/"
 
 // AllScopes is the scope of a token that was requested without scopes.

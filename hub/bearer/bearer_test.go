@@ -44,7 +44,7 @@ func TestTokenIsGoodUntilItExpires(t *testing.T) {
 	if len(token) > bearer.MaxSize {
 		t.Errorf("%d bytes", len(token))
 	}
-	// It is also valid after the end of the month, and in another replica.
+	// The token is also valid after the end of the month, and in another replica.
 	for _, at := range []time.Time{now, now.Add(59 * time.Minute)} {
 		c, err := bearer.New(seal, url).Verify(token, at)
 		if err != nil || c.Nick != "ada" || c.Session != "s1" || c.Type != bearer.User {
@@ -153,8 +153,8 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, token string) {
-		// The last character of base64 has unused bits, so a different text can be the same token,
-		// but not a different token.
+		// The last character of base64 has unused bits. So an altered text may be the same token,
+		// but not another valid one.
 		if c, err := k.Verify(token, now); err == nil && !reflect.DeepEqual(c, want) {
 			t.Fatalf("accepted %q: %+v", token, c)
 		}

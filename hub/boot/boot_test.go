@@ -50,7 +50,7 @@ func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	return d, e
 }
 
-// sign makes the device's TPM quote the evidence in its current form.
+// sign makes the device's TPM quote the evidence as it is now.
 func sign(t testing.TB, d *fleet.Device, e *boot.Evidence) {
 	t.Helper()
 	var err error
@@ -119,7 +119,7 @@ func TestChangeIsNamedInWords(t *testing.T) {
 	}
 }
 
-// The same events in another order give other PCR values.
+// If the same events come in another order, the PCR values differ.
 func TestOrderCounts(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
@@ -152,8 +152,8 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	}
 }
 
-// IMA measures running programs into PCR 10, so its value differs at each boot. Every difference
-// except one in PCR 10 makes a measurement one of another boot.
+// IMA measures running programs into PCR 10, so the value of that PCR differs at each boot. If any
+// other PCR differs, the measurement is of another boot.
 func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
 	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -237,7 +237,7 @@ func TestRejectsQuoteByAnotherKey(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
-	// The right signer's name with another key's signature is refused too.
+	// A quote that names the right signer, but is signed by another key, is refused too.
 	_, e.Signature, _ = other.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs, 1)
 	refused(t, d, e, boot.CodeSigner)
 }
@@ -277,8 +277,9 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 	refused(t, d, e, boot.CodeValues)
 }
 
-// A log that was replaced on the way is refused, because the quote covers the log. A false log that
-// the device itself had quoted is not refused, but explains nothing: the PCR values are the TPM's.
+// A log that was replaced on the way is refused, because the quote covers the log. If the device
+// itself had the TPM quote a false log, the log is not refused, but it explains nothing: the PCR
+// values are the TPM's.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	t.Parallel()
 	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
@@ -386,7 +387,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 			} else {
 				e.Log = log[:rnd.IntN(len(log)-1)+1]
 			}
-		case 4: // any byte
+		case 4: // alter any byte
 			e.Log = slices.Clone(log)
 			e.Log[rnd.IntN(len(log))] ^= byte(1 + rnd.IntN(255))
 		}

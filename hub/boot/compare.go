@@ -79,10 +79,10 @@ type Change struct {
 	Words  string `json:"words"` // the difference, a sentence for a person
 }
 
-// Compare returns the differences from the reference, or nothing if the boot matches it. Every
-// compared PCR whose value differs appears in at least one change, even if no event explains it.
-// Two differences are ignored: phases of systemd that have passed since the boot (PCR 11), and
-// entries that were removed from the boot menu (PCR 1).
+// Compare returns the differences from the reference, or nothing if the boot matches the reference.
+// Every compared PCR whose value differs appears in at least one change, even if no event explains
+// the difference. Two differences are ignored: phases of systemd that have passed since the boot
+// (PCR 11), and entries that were removed from the boot menu (PCR 1).
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
@@ -273,8 +273,8 @@ func textOrDigest(e Event) string {
 	return e.Digest
 }
 
-// eventName names an event at the start of a sentence. It marks a label, which no digest covers, as
-// the log's.
+// eventName names an event, as the start of a sentence. If the name is a label, which no digest
+// covers, eventName says that the name comes from the log.
 func eventName(e Event) string {
 	if e.Label != "" {
 		return fmt.Sprintf("%s, which the log calls %q,", upperFirst(e.What), e.Label)

@@ -22,11 +22,12 @@ import (
 // with a README.md about their sources.
 const publicLogs = "../../../shared/data/eventlogs"
 
-// The expected result for each public log. If a log is incomplete or is not a TPM's, it explains
-// only some PCRs or none; no log is an error.
+// readAs has the expected results for unusual public logs, by file name. Any other log must be read
+// completely. If a log is incomplete or is not a TPM's, it explains only some PCRs or none. No log
+// causes an error.
 var readAs = map[string]struct {
 	state string
-	why   string // the beginning of the file name, or a part of it
+	why   string // a part of Measurement.LogProblem; empty: there is no problem
 	size  int    // how many bytes tpm2_eventlog can read; 0: all, -1: none
 }{
 	"0e6e0c6a327f658c": {boot.LogPadded, "registers (CCEL)", -1},
@@ -99,8 +100,8 @@ func (l *tpm2Log) secureBoot() string {
 	return "not told"
 }
 
-// pcr0 replays PCR 0. It replaces the value of tpm2_eventlog 5.4, which also extends EV_NO_ACTION
-// events, and ignores the locality.
+// pcr0 replays PCR 0. Its result is used instead of the value of tpm2_eventlog 5.4, which also
+// extends EV_NO_ACTION events, and ignores the locality.
 func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	v := make([]byte, 32)
 	extended := false

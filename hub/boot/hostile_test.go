@@ -10,7 +10,7 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// header is the first event of a log that names n hash algorithms.
+// header returns the first event of a log that names n hash algorithms.
 func header(n int, alg func(i int) (id, size uint16)) []byte {
 	le := binary.LittleEndian
 	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2)
@@ -28,8 +28,8 @@ func header(n int, alg func(i int) (id, size uint16)) []byte {
 	return append(log, spec...)
 }
 
-// A log whose header names 120,000 algorithms, with one event of as many digests, would keep a
-// careless reader busy for a long time. Any device could send it in one request.
+// A log has a header that names 120,000 algorithms, and one event with as many digests. It would
+// keep a careless reader busy for a long time, and any device could send it in one request.
 func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measures time
 	le := binary.LittleEndian
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -60,7 +60,7 @@ func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measu
 	}
 }
 
-// 4,000 variables that each claim a size of one megabyte.
+// A log has 4,000 variables, each of which claims a size of one megabyte.
 func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) { // not parallel: it measures time
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	liar := eventlog.Variable("SecureBoot", []byte{1})
@@ -107,7 +107,7 @@ func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	}
 }
 
-// A command line that looks shorter on a screen than it is for the kernel.
+// A command line may look shorter on a screen than it is for the kernel.
 func TestTextThatCannotBeShownWholeIsShownAsBytes(t *testing.T) {
 	t.Parallel()
 	for _, cmdline := range []string{"quiet\x00 init=/bin/sh", "quiet \u202Ehs/nib/=tini", "quiet\r\nall is well"} {

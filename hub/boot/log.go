@@ -26,13 +26,13 @@ const (
 	LogWhole      = "whole"      // all of it was read
 	LogPadded     = "padded"     // all of it was read, and padding follows
 	LogPart       = "part"       // a part of it was read
-	LogUnreadable = "unreadable" // it is not a TPM event log
+	LogUnreadable = "unreadable" // the data is not a TPM event log
 )
 
 // logEvent is one entry of an event log.
 type logEvent struct {
 	pcr    uint32
-	kind   uint32 // no digest covers it: it only tells that EV_NO_ACTION extends nothing
+	kind   uint32 // no digest covers the type: it is used only to skip EV_NO_ACTION, which extends nothing
 	digest []byte // of the quoted bank; nil: the event does not extend that bank
 	data   []byte
 }
@@ -64,7 +64,7 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	case len(raw) > MaxLog:
 		return &eventLog{state: LogUnreadable, why: fmt.Sprintf("The event log was not read: it has more than %d bytes.", MaxLog)}
 	}
-	if bytes.HasPrefix(raw, []byte("CCEL")) { // the ACPI table that gives the log's address
+	if bytes.HasPrefix(raw, []byte("CCEL")) { // the ACPI table that contains the address of the log, instead of the log
 		return &eventLog{state: LogUnreadable, why: "The device sent a confidential machine's ACPI table (CCEL), not an event log."}
 	}
 	algs, at, err := readHeader(raw)
@@ -76,7 +76,8 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	if err != nil {
 		return &eventLog{state: LogUnreadable, why: sentence(err)}
 	}
-	// Without a Spec ID event the log may have either format: use the one that can read more of it.
+	// Without a Spec ID event the log may have either format: use the format in which more of the
+	// log can be read.
 	old := readEvents(raw, 0, bank, sha1Only, readEvent1)
 	agile := readEvents(raw, 0, bank, usualAlgs, readEvent2)
 	l, algs := old, sha1Only
@@ -153,9 +154,9 @@ var (
 	usualAlgs = []algSize{{algSHA1, 20}, {tcg.AlgSHA256, 32}, {tcg.AlgSHA384, 48}, {tcg.AlgSHA512, 64}, {0x0012, 32}}
 )
 
-// readHeader reads the first event, which has the format of TPM 1.2 and holds a TCG_EfiSpecIDEvent,
-// and returns the digests' sizes and the offset where it ends. For a log that begins differently it
-// returns neither algs nor an error.
+// readHeader reads the first event, which has the format of TPM 1.2 and contains a
+// TCG_EfiSpecIDEvent. It returns the digests' sizes and the offset where the event ends. For a log
+// that begins with another event it returns neither algs nor an error.
 func readHeader(raw []byte) (algs []algSize, end int, err error) {
 	const head = 4 + 4 + 20 + 4
 	if len(raw) < head+16 || le32(raw[4:]) != evNoAction || !bytes.HasPrefix(raw[head:], []byte("Spec ID Event03\x00")) {
@@ -279,7 +280,7 @@ func readEvent1(b []byte, bank tcg.AlgID, _ []algSize) (e logEvent, size int, er
 	return e.withData(b, 8+20)
 }
 
-// withData reads the event's data. Its size is at offset at.
+// withData reads the event's data. The data's size is at offset at, and the data follows.
 func (e logEvent) withData(b []byte, at int) (logEvent, int, error) {
 	if len(b)-at < 4 {
 		return e, 0, errLogShort

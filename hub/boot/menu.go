@@ -55,8 +55,8 @@ func menuText(what string, value []byte) string {
 
 // onlyShorter reports whether the only difference in PCR 1 is that the boot menu lost entries, for
 // example those of a USB stick that was removed. Firmware may renumber the remaining entries. This
-// machine can start nothing that it could not start before, and PCR 4 shows what it started. An
-// additional entry, another order, or a changed entry counts as a difference.
+// is not a change: the machine can start nothing that it could not start before, and PCR 4 shows
+// what it started. An additional entry, another order, or a changed entry counts as a difference.
 func onlyShorter(before, after []Event) bool {
 	was, othersBefore := menu(before)
 	is, othersAfter := menu(after)
@@ -71,8 +71,8 @@ func onlyShorter(before, after []Event) bool {
 	return len(is) == 0
 }
 
-// menu returns the entries of the boot menu in order, and the events that do not belong to it. It
-// finds no entries if the digests do not prove what was measured.
+// menu returns the entries of the boot menu in order, and the events that do not belong to the
+// menu. It finds no entries if the digests do not prove what was measured.
 func menu(events []Event) (entries []string, others []Event) {
 	entries, others, ok := menuByPlace(events)
 	if ok {
@@ -115,7 +115,7 @@ func menuByName(events []Event) (entries []string, others []Event) {
 			order = strings.Fields(e.Text)
 		case number != nil && text[number[1]] == "":
 			text[number[1]] = e.Text
-		default: // measured twice
+		default: // the order or an entry was measured twice
 			return nil, nil
 		}
 	}

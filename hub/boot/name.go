@@ -63,8 +63,8 @@ type namer struct {
 }
 
 // nameEvents returns, for a person, what each event of a PCR measured, and what is known to have
-// extended the PCR after the log. It uses the digests, the order, and data only if the digest
-// covers them; it never uses event types. All other data of the log goes into Label.
+// extended the PCR after the log. It uses the digests, the order, and an event's data only if the
+// digest covers the data; it never uses event types. All other data of the log goes into Label.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -109,7 +109,7 @@ func (n *namer) name(e logEvent) Event {
 	if s, ok := n.separator(e); ok {
 		out.What = fmt.Sprintf(s, n.pcr)
 		if n.ends > 1 && s == separators[0].what {
-			out.What = fmt.Sprintf(likeSeparator, n.pcr) // no digest tells which of them is the separator
+			out.What = fmt.Sprintf(likeSeparator, n.pcr) // no digest tells which of the events is the separator
 		}
 		n.separated = true
 		return out
@@ -187,7 +187,7 @@ func (n *namer) sectionName(e logEvent) string {
 func (n *namer) variable(out *Event, v variable) {
 	name := v.name
 	if tcg.Printable(name) != name {
-		name = strconv.QuoteToASCII(name) // it could look like another name
+		name = strconv.QuoteToASCII(name) // an unusual character could make the name look like another one
 	}
 	switch {
 	case n.pcr == secureBootPCR && (n.separated || v.owner == imageSecurity && isSignature(v.value)):
@@ -282,8 +282,8 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// opaque names an event of which only the digest is known: by its PCR, its position, and the text
-// after a boot loader's prefix.
+// opaque names an event of which only the digest is known: by the event's PCR and position, and by
+// the text after a boot loader's prefix.
 func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
@@ -318,9 +318,9 @@ func (n *namer) something() string {
 	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
 }
 
-// dataAfterPrefix returns what a boot loader measured, if the log has a prefix before it. GRUB measures
-// a command, and logs "grub_cmd: " and the command (older versions "grub_cmd " or
-// "grub_kernel_cmdline ").
+// dataAfterPrefix returns the data that a boot loader measured, if the log adds a prefix to that
+// data. GRUB measures a command, and logs "grub_cmd: " and the command (older versions "grub_cmd "
+// or "grub_kernel_cmdline ").
 func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	rest := e.data
 	for range 2 { // a prefix has one or two words
@@ -418,16 +418,16 @@ func secureBoot(events []Event) string {
 	return stateUnknown // no separator ends the firmware's part
 }
 
-// stateTwice is the state if the variable SecureBoot was measured more than once, which no firmware
-// does.
+// stateTwice is the state of Secure Boot if the variable SecureBoot was measured more than once. No
+// firmware does that.
 const stateTwice = "told more than once"
 
 func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
 	return bytes.Equal(digestOf(bank, data), e.digest)
 }
 
-// label returns the log's description of an event whose digest does not cover it: a text, or the
-// text in a tagged event (TCG_PCClientTaggedEvent).
+// label returns the log's description of an event whose digest does not cover the description: a
+// text, or the text in a tagged event (TCG_PCClientTaggedEvent).
 func label(data []byte) string {
 	if s, ok := asText(data); ok {
 		return printable512(s)

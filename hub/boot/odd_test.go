@@ -216,7 +216,7 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 		if len(got) != 1 || !strings.Contains(got[0], "no longer extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
-		// Another word is not attributed to systemd.
+		// An extension by another word than systemd's is not attributed to systemd.
 		forged := slices.Clone(usual.PCRs())
 		forged[4] = extend(forged[4], "evil-separator")
 		if got := words(boot.Compare(r, measurement(t, forged, log(usual)))); len(got) != 1 || !strings.HasPrefix(got[0], "PCR 4 differs from the reference of 3 May 2026") {
@@ -230,8 +230,8 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	}
 }
 
-// The agent measures at any time during the boot: the phase of systemd at that time is not a
-// difference.
+// The agent may measure at any time during the boot, so the phase that systemd has reached by then
+// is not a difference.
 func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -308,8 +308,9 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 	}
 }
 
-// No digest covers the types of a log's events, so they do not change the result. If an event gets
-// the type of one that extends nothing, the log no longer explains the PCR.
+// No digest covers the types of a log's events, so a changed type does not change the result. There
+// is one exception: if an event gets the type EV_NO_ACTION, which extends nothing, the log no
+// longer explains the PCR.
 func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -359,8 +360,8 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 			t.Errorf("%s: Secure Boot is on", name)
 		}
 	}
-	// For a driver in an option ROM, the entry of db that allowed it is measured before the
-	// separator, under the name db. It is not the variable db.
+	// If firmware loads a driver from an option ROM, it measures the entry of db that allowed the
+	// driver, before the separator and under the name db. This event is not the variable db.
 	allowed := eventlog.Variable("db", slices.Concat(make([]byte, 16), []byte{0x30, 3, 2, 1, 1}))
 	copy(allowed, []byte{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f})
 	rom := slices.Insert(eventlog.Boot(true, "k", ""), 3, eventlog.Event{PCR: 7, Type: 0x800000E0, Data: allowed})
@@ -417,9 +418,9 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	}
 }
 
-// The kernel's stub measures into PCR 9 what the boot manager measured into PCR 12. It is named by
-// its digest, but only once: otherwise many small events could make a measurement of many
-// megabytes.
+// The kernel's stub measures into PCR 9 the command line that the boot manager measured into PCR
+// 12. The event in PCR 9 is named by its digest, but only once: otherwise many small events could
+// make a measurement of many megabytes.
 func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 	t.Parallel()
 	line := eventlog.UTF16(strings.Repeat("x", 1000))

@@ -52,8 +52,8 @@ func realMeasured(t testing.TB, name string) *boot.Measurement {
 	return must(boot.Verify(d.IAK.Public, e))(t)
 }
 
-// Measurements of a real kernel's stub, systemd's stub and systemd-boot: each altered boot differs
-// from its reference in the altered part.
+// The boots were measured by a real kernel's stub, systemd's stub and systemd-boot. Each altered
+// boot differs from its reference in the altered part.
 func TestRealBootsAreToldApart(t *testing.T) {
 	t.Parallel()
 	const date = " hash differs from the reference of 3 May 2026."
@@ -82,7 +82,7 @@ func TestRealBootsAreToldApart(t *testing.T) {
 	}
 }
 
-// Logs of other people's machines, from go-eventlog.
+// The logs are from other people's machines, and are published by go-eventlog.
 func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 	t.Parallel()
 	for name, raw := range map[string][]byte{

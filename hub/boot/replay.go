@@ -27,7 +27,7 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 			continue
 		}
 		if len(events) == 0 && len(more) == 0 {
-			continue // the PCR has its value after a reset
+			continue // nothing has extended the PCR since its reset
 		}
 		if pcr == 0 {
 			m.StartupLocality = int(start[len(start)-1])
@@ -60,9 +60,9 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields how many of a PCR's events to replay: first all. Some kernels append the
-// firmware's last events to a log that already has them, so it then yields smaller numbers, each
-// without one more of these repeated events.
+// withoutRepetition yields how many of a PCR's events to replay. The first number is that of all
+// events. Some kernels append the firmware's last events to a log that already contains these
+// events. So the further numbers are smaller: each leaves out one more of the repeated events.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -80,9 +80,10 @@ func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	}
 }
 
-// startValues returns the possible values of a PCR after a reset: zeros. The last byte of PCR 0 is
-// the locality of TPM2_Startup, which is 4 after an H-CRTM sequence (TPM 2.0 Library, Part 1,
-// 34.3). The PCR's value shows which one it was. The log also states it, but no digest covers that.
+// startValues returns the possible values of a PCR after a reset: zeros, except that the last byte
+// of PCR 0 is the locality of TPM2_Startup, which is 4 after an H-CRTM sequence (TPM 2.0 Library,
+// Part 1, 34.3). The PCR's value shows the locality. The log also states it, but no digest covers
+// that statement.
 func startValues(pcr int, bank crypto.Hash) [][]byte {
 	values := [][]byte{make([]byte, bank.Size())}
 	if pcr == 0 {

@@ -12,7 +12,7 @@ import (
 	"gangway/tcg"
 )
 
-// Every log explains the PCRs that it replays to, and a boot does not differ from its own
+// A log that replays to the PCRs explains all of them, and a boot does not differ from its own
 // reference.
 func FuzzReplay(f *testing.F) {
 	for _, name := range []string{"uki", "sdboot"} {

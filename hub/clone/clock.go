@@ -9,14 +9,14 @@ import (
 
 // Tolerances for the clock of one TPM.
 const (
-	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"), and it is read some time before the
-	// hub receives the value.
+	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"), and the TPM reads it some time before
+	// the hub receives the value.
 	fastest = 1.2
 	// aheadTolerance is the additional tolerance for a fast clock, because the hub's own clock is adjusted
 	// at times.
 	aheadTolerance = 10 * time.Second
-	// maxLoss is how much a clock may lose at a power failure: the TPM stores it at least every 2^22
-	// ms (Part 2, TPM_PT_CLOCK_UPDATE). This is twice that.
+	// maxLoss is how much a clock may lose at a power failure. A TPM stores its clock at least
+	// every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice that.
 	maxLoss = 2 * (1 << 22) * time.Millisecond
 	// pace is the tolerated deviation of a virtual TPM's clock, as a fraction of the time between
 	// two readings. drift is tolerated in addition.
@@ -28,14 +28,15 @@ const (
 	assumedDuration = 10 * time.Second
 )
 
-// conflict is a contradiction between two boots of one TPM. With cleared set it is not one: the TPM
-// was cleared in between.
+// conflict is a contradiction between two boots of one TPM. If cleared is set, there is no
+// contradiction: the TPM was cleared between the boots.
 type conflict struct {
 	code, words string
 	cleared     bool
 }
 
-// contradiction returns what does not fit if one TPM attests b after a.
+// contradiction returns the reason why one TPM cannot attest b after a. If there is none, it
+// returns a conflict without a code.
 func contradiction(a, b Boot) conflict {
 	clocks := millis(b.Counters.Clock) - millis(a.Counters.Clock)
 	if lower(b, a) || clocks < 0 && (epoch(a.Counters) == epoch(b.Counters) || clocks < -maxLoss) {
@@ -74,8 +75,8 @@ func (b Boot) begin() time.Time {
 }
 
 // cleared reports whether a TPM2_Clear between a and b explains b. TPM2_Clear sets the clock and
-// the counts to zero (Part 3, TPM2_Clear). So the clock must not be ahead of the time since a, and
-// that time must suffice for the number of resets.
+// the counts to zero (Part 3, TPM2_Clear). So the clock in b must not count more than the time
+// since a, and that time must suffice for the number of resets.
 func cleared(a, b Boot) bool {
 	passed := max(0, b.To.Sub(a.begin()))
 	return millis(b.Counters.Clock) <= time.Duration(fastest*float64(passed)) && time.Duration(b.Counters.ResetCount)*reset <= passed

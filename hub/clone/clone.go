@@ -36,7 +36,7 @@ const (
 	BootsInterleave = "boots-interleave"
 	// SerialInBoot: the machine's serial number changed without a restart.
 	SerialInBoot = "serial-in-boot"
-	// SerialsAlternate: the machine has an earlier serial number again.
+	// SerialsAlternate: the machine uses an earlier serial number again.
 	SerialsAlternate = "serials-alternate"
 	// EarlierCertificate: the machine onboarded again with another serial number, but its earlier
 	// certificate is still in use.
@@ -79,7 +79,7 @@ const minTurns = 3
 // Sighting is what an authenticated device showed at one time.
 type Sighting struct {
 	// From and To bound the time of the TPM's attestation, by the hub's clock. From is zero if only
-	// the end is known.
+	// the latest possible time is known.
 	From, To time.Time
 	// Counters are the TPM's, if Attested is true.
 	Counters boot.Counters
@@ -144,9 +144,9 @@ func (r *Record) Unanswered() []Finding {
 	return open
 }
 
-// Decide records the owner's decision. "One" answers the findings so far and restarts the
-// comparison from the last sighting; a finding with another code is reported again. The zero value
-// revokes the last decision.
+// Decide records the owner's decision. The decision "one" answers the findings so far and restarts
+// the comparison from the last sighting; a finding with another code is reported again. The zero
+// value withdraws the last decision.
 func (r *Record) Decide(d Decision, by string, now time.Time) {
 	r.Decision, r.By, r.Decided, r.Answered = d, by, now, nil
 	switch d {
@@ -226,7 +226,7 @@ func (r *Record) addBoot(s Sighting) {
 	}
 	earlier, last := r.Boots[:len(r.Boots)-1], r.Boots[len(r.Boots)-1]
 	odd, same := contradiction(last, now), epoch(last.Counters) == epoch(now.Counters)
-	if odd.cleared { // its counters start again, so earlier boots prove nothing
+	if odd.cleared { // the counters start again, so earlier boots prove nothing
 		r.Boots = []Boot{now}
 		return
 	}

@@ -23,8 +23,8 @@ func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.S
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial turns a sighting into one of an onboarding, whose certification may be of any earlier
-// time.
+// serial turns a sighting into the sighting of an onboarding. Its certification may have been made
+// at any earlier time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s
@@ -182,11 +182,11 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	if r.State() != "" || r.Decision != clone.OneMachine || r.By != "ada" {
 		t.Errorf("%q %+v", r.State(), r)
 	}
-	// The same finding was already answered.
+	// The same finding again: the owner has answered it.
 	if found := r.Add(at(2*m, 5, 0, 8*h)); len(found) != 0 || r.State() != "" {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	// Another finding was not.
+	// A finding with another code: the owner has not answered it.
 	if found := r.Add(at(3*m, 6, 0, 90*h)); len(found) != 1 || r.State() != clone.Suspected {
 		t.Errorf("%q %+v", r.State(), found)
 	}

@@ -27,8 +27,8 @@ func NewTrustOf(a Anchors) (*Trust, error) {
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// This Trust also accepts the distrusted CAs. It distinguishes a chain to a distrusted CA from
-	// a chain to an unknown one.
+	// withDistrusted also accepts the distrusted CAs. With it, the Trust can tell a chain to a
+	// distrusted CA from a chain to an unknown one.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {
@@ -47,8 +47,8 @@ func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
 
 var errDistrusted = errors.New("a certificate of the chain is distrusted")
 
-// barring returns the constraint that x509 applies to each chain to a root; nil if nothing is
-// distrusted. It is set on the roots, so every chain must satisfy it.
+// barring returns a constraint that refuses chains with a distrusted certificate, or nil if nothing
+// is distrusted. It is set on the roots, so x509 applies it to every chain.
 func barring(a Anchors) func([]*x509.Certificate) error {
 	if len(a.Distrusted) == 0 {
 		return nil

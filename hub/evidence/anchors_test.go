@@ -39,7 +39,7 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 }
 
 // A distrusted root stays distrusted under another certificate of the same key, even if a trusted
-// maker signed it; unless the operator trusts that certificate.
+// maker signed that certificate. The exception is a certificate that the operator trusts.
 func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -79,7 +79,7 @@ func TestVerdictSaysWhereTheRootIsFrom(t *testing.T) {
 		Roots: s.maker.Roots(), Intermediates: s.maker.Intermediates(),
 		Origins: map[[32]byte]string{sha256.Sum256(s.maker.Root.Raw): "import of makers.pem"},
 	}))(t)
-	for range 2 { // verified, then remembered
+	for range 2 { // the first result is verified, the second one cached
 		v := new(evidence.Verdict)
 		ek := must(tcg.ParseEKCertificate(s.victim.EKCert))(t)
 		evidence.VerifyCertificate(v, ek, nil, &evidence.Input{Trust: s.trust, Policy: lab(), Now: time.Now()})

@@ -26,8 +26,8 @@ type scene struct {
 	token    *wire.TokenFile
 }
 
-// goodMaker is the maker of all scenes: to make its RSA keys once saves most of the tests' time.
-// Nothing changes it.
+// goodMaker is the maker of all scenes. Its RSA keys are made only once, which saves most of the
+// tests' time. Nothing changes it.
 var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
 func newScene(t testing.TB) *scene {
@@ -109,7 +109,7 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 			t.Errorf("EK %s: %d checks", ek, len(v.Checks))
 		}
 		for _, step := range v.Checks {
-			// The test has no EK list and no rules.
+			// No result is expected of these checks, because the test has no EK list and no rules.
 			idle := step.Check == "ek-list" || step.Check == "policy"
 			if step.OK == idle || step.Skipped != idle || !strings.HasSuffix(step.Detail, ".") {
 				t.Errorf("check %+v neither passed nor was skipped, or its detail is not a sentence", step)
@@ -140,13 +140,13 @@ func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
 
 func TestRejectsIAKOfASoftwareKey(t *testing.T) {
 	t.Parallel()
-	// A software key could claim the same attributes as a TPM's key, but tools that make software
-	// keys do not.
+	// A software key could claim the attributes of a TPM's key, but tools that make software keys
+	// do not.
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.SensitiveDataOrigin }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-tpm-made")
-	// A software key with false attributes is useless too, because its owner cannot open the reply:
-	// TestStrangerWithTheVictimsEKCertificate in package hub/api.
+	// A software key with false attributes is useless too, because the attacker cannot open the
+	// reply: see TestStrangerWithTheVictimsEKCertificate in package hub/api.
 }
 
 func TestRejectsIAKNotRestricted(t *testing.T) {
@@ -208,13 +208,14 @@ func TestRejectsEKThatIsNoStorageKey(t *testing.T) {
 func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	// The victim's IAK certified the attacker's key: the signature is not by the request's IAK.
+	// The victim's IAK certified the attacker's key, so the certification is not signed by the
+	// request's IAK.
 	body := s.request(t, s.attacker, fleet.RequestChange{
 		Attest:  func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 		Certify: func(a []byte) []byte { return must(s.victim.IAK.Sign(a))(t) },
 	})
 	s.refused(t, body, "certify-signature")
-	// With a valid signature, the signer that the TPM states would still not match.
+	// If the signature were valid, the signer that the TPM attests would still not match.
 	body = s.request(t, s.attacker, fleet.RequestChange{
 		Attest: func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 	})
@@ -300,7 +301,7 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// Also if the device sends it.
+	// The device is also refused if it sends the expired certificate itself.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")

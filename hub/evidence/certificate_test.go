@@ -14,7 +14,8 @@ import (
 	"gangway/tcg"
 )
 
-// An EK certificate alone is refused if a request with its key would be, by the same check.
+// If a request with this key would be refused, the EK certificate alone is refused too, by the same
+// check.
 func TestCertificateOfAKeyThatNoTemplateMakesIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -214,8 +214,8 @@ func (l *constraints) read(trees cryptobyte.String, to *[]generalName) error {
 }
 
 // allow reports whether the constraints allow a name. The name must not be in an excluded subtree.
-// If there are permitted subtrees of its form, it must be in one of them. A name of a form that is
-// not supported here is allowed only if the constraints are not critical.
+// If there are permitted subtrees of the name's form, it must be in one of them. A name of a form
+// that this package does not support is allowed only if the constraints are not critical.
 func (l *constraints) allow(n generalName, critical bool) bool {
 	limited := false
 	for _, base := range l.excluded {
@@ -246,8 +246,8 @@ func (l *constraints) allow(n generalName, critical bool) bool {
 	return !limited
 }
 
-// within reports whether a name is in the subtree of base, a name of the same form; known is false
-// for forms that are not supported here.
+// within reports whether a name is in the subtree of base, a name of the same form. known is false
+// if this package does not support the form.
 func (n generalName) within(base generalName) (inside, known bool) {
 	name, limit := strings.ToLower(string(n.content)), strings.ToLower(string(base.content))
 	switch n.tag {

@@ -44,7 +44,8 @@ func attribute(value string, id ...int) pkix.AttributeTypeAndValue {
 	return pkix.AttributeTypeAndValue{Type: id, Value: value}
 }
 
-// constrained returns the maker with another certificate of its intermediate CA.
+// constrained returns the maker with its intermediate CA's certificate replaced by one that change
+// has altered.
 func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *fleet.Maker {
 	t.Helper()
 	if change == nil {
@@ -104,7 +105,7 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 			Minimum int `asn1:"tag:0"`
 		}{asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: dn(t, otherMaker)}, 3}))(t)), says: "name"},
 
-		// A constraint on a name form that the certificate does not have has no effect.
+		// If the certificate has no name of a form, a constraint on that form has no effect.
 		"DNS names":   {intermediate: constrain(t, true, subtree(t, 2, []byte("maker.example")), nil), good: true},
 		"other names": {intermediate: constrain(t, true, subtree(t, 8, []byte{42}), nil), good: true},
 	} {
@@ -164,7 +165,7 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 		tag    int
 		limit  string
 		names  map[string]bool // value: is it in the subtree?
-		always bool            // the form is not supported, so it is refused in both cases
+		always bool            // the form is not supported, so a constraint on it refuses both names
 	}{
 		{"DNS", 2, "maker.example", map[string]bool{"maker.example": true, "TPM.Maker.Example": true, "notmaker.example": false, "example": false}, false},
 		{"e-mail, host", 1, "maker.example", map[string]bool{"tpm@maker.example": true, "tpm@a.maker.example": false}, false},
@@ -201,7 +202,7 @@ func TestUnconstrainedChainBesideAConstrainedOneCounts(t *testing.T) {
 	t.Parallel()
 	m := must(goodMaker())(t)
 	narrow := constrain(t, true, nil, subtree(t, 4, dn(t)))
-	for range 4 { // whichever chain x509 finds first
+	for range 4 { // whichever chain x509 finds first, the result must be the same
 		other := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
 		cross := must(other.CrossSign(m.Intermediate, narrow))(t)
 		d := must(fleet.New(m, "H-2"))(t)

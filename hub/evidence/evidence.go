@@ -27,7 +27,7 @@ type Refusal struct {
 	Code   string `json:"code"`   // stable, lower case, e.g. "certify-name"
 	Reason string `json:"reason"` // what is wrong, for a person
 	Hint   string `json:"hint"`   // the remedy, for a person
-	// Ask marks a question: a person may decide it, so it does not refuse the request by itself.
+	// Ask marks a question. A person may decide it, so it does not refuse the request by itself.
 	Ask bool `json:"ask,omitempty"`
 }
 
@@ -62,7 +62,7 @@ type Request struct {
 
 	// From the CSR extensions of a two-step enrolment.
 	Ownership      Ownership
-	quote          *tcg.Attest // nil: there is none
+	quote          *tcg.Attest // nil: the request has no quote
 	quoteSignature *tcg.Signature
 
 	keysOnly bool     // see KeysOnly
@@ -122,10 +122,10 @@ func Parse(raw []byte) (*Request, error) {
 
 const hintChain = "Send one certificate in each entry, without padding, and nothing else."
 
-// checkChain refuses a chain in which an entry is not a certificate. An entry with a certificate's
-// outline that cannot be parsed is ignored, with a note: some TPMs hold malformed certificates that
-// their chain does not need. refused has the code and the hint of the refusal; checkChain adds the
-// reason.
+// checkChain refuses a chain if an entry is not a certificate. An entry that has the outline of a
+// certificate and cannot be parsed is ignored, with a note: some TPMs hold malformed certificates
+// that their chain does not need. refused has the code and the hint of the refusal; checkChain adds
+// the reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {

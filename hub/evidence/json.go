@@ -59,7 +59,7 @@ func appendJSONString(b []byte, s string) []byte {
 		case c < ' ' || c > '~' || c == '<' || c == '>' || c == '&':
 			whole, err := json.Marshal(s)
 			if err != nil {
-				panic(err) // a string always has an encoding
+				panic(err) // encoding/json can encode every string
 			}
 			return append(b[:start], whole...)
 		default:

@@ -14,13 +14,13 @@ import (
 // Nothing vouches for the range, low or high: the device states it.
 type EKKinds struct {
 	Name string // the policy that has them, for a person: "the hub's policy"
-	// Of lists templates ("L-1", "H-3") by the name of a maker or model, in lower case, as in the
-	// EK certificate. NoMaker stands for EKs without a certificate, AnyMaker for all that are not
-	// listed.
+	// Of lists templates ("L-1", "H-3") by the name of a maker or model, as the EK certificate has
+	// it but in lower case. NoMaker stands for EKs without a certificate, AnyMaker for all makers
+	// and models that are not listed.
 	Of map[string][]string
 }
 
-// Names of Kinds.Of.
+// Keys of EKKinds.Of that are not the name of a maker or model.
 const (
 	NoMaker  = "none"
 	AnyMaker = "*"

@@ -34,7 +34,7 @@ func TestDefaultKindsOfAMaker(t *testing.T) {
 		if v.Refusal != nil || v.HasCode(evidence.CodeKind) != c.asked {
 			t.Errorf("%s, %s: %+v, %+v", c.maker, c.kind, v.Refusal, v.Questions)
 		}
-		// A policy that allows the kind overrides the default.
+		// If a policy allows the kind, the default does not apply.
 		p := lab()
 		p.EKKinds = []evidence.EKKinds{{Name: "the hub's policy", Of: map[string][]string{"*": {c.kind}}}}
 		v = new(evidence.Verdict)

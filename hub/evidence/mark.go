@@ -25,7 +25,7 @@ const minSerial = 64
 var (
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
 	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-	// otherNames that identify a device: RFC 4108, 5 and RFC 4043, 3.
+	// Types of otherNames that identify a device: RFC 4108, 5 and RFC 4043, 3.
 	oidHardwareModule = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}
 	oidPermanentID    = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 3}
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}

@@ -71,7 +71,8 @@ type Rule struct {
 	Reason        string // a sentence for a person; may be empty
 }
 
-// Firmware is a TPM's firmware version, TPM_PT_FIRMWARE_VERSION_1 and _2, as four 16-bit numbers.
+// Firmware is a TPM's firmware version, as four 16-bit numbers: TPM_PT_FIRMWARE_VERSION_1 and then
+// TPM_PT_FIRMWARE_VERSION_2.
 type Firmware uint64
 
 func (v Firmware) String() string {
@@ -82,9 +83,9 @@ func (v Firmware) String() string {
 type Listing struct {
 	Kept bool // at least one EK list exists
 	// ByKey: the hash of the EK itself is on the owner's own list. This also approves an EK without
-	// a trusted certificate. ByHub: it is on the hub's list. BySerial: the serial number of the
-	// EK's certificate is listed. This proves only as much as the certificate, because the list has
-	// no hash of the EK.
+	// a trusted certificate. ByHub: the hash is on the hub's list. BySerial: the serial number of
+	// the EK's certificate is listed, without the hash. An entry with a serial number proves only
+	// as much as the certificate.
 	ByKey, ByHub, BySerial bool
 	// OffHub: the hub's list has neither the hash nor the serial number. HubBySerial: it has only
 	// the serial number.
@@ -289,12 +290,12 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 			return false
 		}
 	}
-	// In the first step of a two-step enrolment the firmware version is not known: the rule may
-	// match, see checkRules.
+	// In the first step of a two-step enrolment the firmware version is not known. So a rule with a
+	// condition on it may match, and checkRules makes it a question.
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words describes a rule in a clause: the TPMs that it matches, and the action.
+// words describes a rule in a clause: the TPMs that the rule matches, and its action.
 func (rule *Rule) words() string {
 	about := "all TPMs"
 	switch named := !strings.EqualFold(rule.Maker, NoMaker); {
@@ -319,7 +320,7 @@ func (rule *Rule) words() string {
 	return s
 }
 
-// on applies the action to a refusal: it returns the refusal, a question, or nil.
+// on applies the action to a refusal. It returns the refusal, the refusal as a question, or nil.
 func (a Action) on(r *Refusal) *Refusal {
 	switch a {
 	case Accept:
@@ -331,7 +332,7 @@ func (a Action) on(r *Refusal) *Refusal {
 }
 
 // Approve removes the questions that an approval answers, and records the approval if no question
-// is left. Questions that are newer than the approval stay open.
+// is left. Questions that the approval does not answer stay open.
 func (v *Verdict) Approve(a Approval) {
 	v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return slices.Contains(a.Codes, q.Code) })
 	if len(v.Questions) == 0 {

@@ -38,7 +38,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	for name, c := range map[string]struct {
 		odd    fleet.Odd
 		rsa    bool
-		store  func([]byte) []byte // as stored in NV
+		store  func([]byte) []byte // changes the certificate to the form that the TPM stores in NV
 		quirks []string
 	}{
 		"flawless, ECC":              {},

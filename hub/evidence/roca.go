@@ -19,7 +19,7 @@ type rocaChunk struct {
 
 type rocaPrime struct {
 	p      uint64
-	powers [3]uint64 // bit r of the set: r is a power of 65537 modulo p
+	powers [3]uint64 // bit r is set: r is a power of 65537 modulo p
 }
 
 var rocaChunks = rocaTable()
@@ -37,7 +37,7 @@ func rocaTable() []rocaChunk {
 			n++
 		}
 		if n == p-1 {
-			continue // 65537 generates the whole group: this prime excludes nothing
+			continue // 65537 generates the whole group, so this prime excludes no modulus
 		}
 		if k := len(chunks); k > 0 {
 			if hi, lo := bits.Mul64(chunks[k-1].product, p); hi == 0 {

@@ -36,7 +36,7 @@ func faultyPrime(t *testing.T, n, bits int) *big.Int {
 		}
 		p := new(big.Int).Exp(big.NewInt(65537), a, m)
 		p.Add(p, k.Mul(k, m))
-		// Two such primes make a modulus of twice as many bits.
+		// The product of two such primes has twice as many bits.
 		if p.Bit(bits-1) == 1 && p.Bit(bits-2) == 1 && p.BitLen() == bits && p.ProbablyPrime(8) {
 			return p
 		}

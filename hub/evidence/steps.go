@@ -130,7 +130,8 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 	}
 	der, kind, rest, isPEM := wire.DecodePEM(b)
 	if !isPEM {
-		// A TPMT_PUBLIC begins with its type, which is never the size of the rest.
+		// The first two bytes of a TPMT_PUBLIC are its type, which is never the size of the
+		// remaining bytes.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
 			b = b[2:]
 		}
@@ -150,7 +151,7 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 		}
 	}
 	if len(may) > 0 {
-		return may[0].Raw, nil // its name differs: the caller compares names
+		return may[0].Raw, nil // no candidate has this name: the caller compares the names and refuses
 	}
 	return nil, fmt.Errorf("no TCG template makes a key of this kind; send its TPM2B_PUBLIC")
 }
@@ -192,7 +193,7 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if !r.IDevID.Is(csr.PublicKey) {
 		return nil, refuse("idevid-mismatch", "The CSR's key is not the key in idevid-pub.", hintTPM)
 	}
-	// The ownership proof covers only this text, so it must be the name of the key.
+	// The ownership proof covers only this text, so the text must be the key's name.
 	if in.Name != hex.EncodeToString(r.IDevIDName) {
 		return nil, refuse("idevid-name", "name is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
 	}
@@ -229,7 +230,7 @@ func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 	for _, e := range csr.Extensions {
 		last, known, ok := wire.ExtensionOf(e.Id)
 		if !ok {
-			continue // the certificate takes nothing from the CSR's extensions
+			continue // extensions of others are ignored: the certificate takes nothing from the CSR's extensions
 		}
 		if _, twice := out[last]; twice || !known {
 			return nil, refuse("csr-extensions-malformed", fmt.Sprintf("Extension .%d of the CSR is unknown, or occurs twice.", last), hintSteps)

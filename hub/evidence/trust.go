@@ -38,7 +38,7 @@ type Trust struct {
 // verifiedCA is a CA certificate with one of its chains.
 type verifiedCA struct {
 	cert  *x509.Certificate
-	chain []*x509.Certificate // cert, and above it up to the root
+	chain []*x509.Certificate // cert, then the CA certificates above it, up to the root
 	words string              // a sentence that names the issuer and the root
 	// The chain holds from the latest notBefore to the earliest notAfter.
 	from, until time.Time
@@ -86,7 +86,8 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	}
 	_, other := t.withDistrusted.find(leaf, extra, now)
 	if errors.Is(other, errExpired) {
-		// An expired CA certificate must not make a distrusted chain look like an unknown one.
+		// If a CA certificate of a distrusted chain has expired, the chain must not look like an
+		// unknown one.
 		then := leaf.Certificate.NotBefore
 		if _, trusted := t.find(leaf, extra, then); trusted == nil {
 			return nil, err
@@ -128,8 +129,8 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	if c := try(t.bySubject[string(issuerName)]); c != nil {
 		return c, nil
 	}
-	// No known issuer fits. Try the certificates that the device sent, cached results first, so
-	// that a TPM's own chain is parsed and verified only once.
+	// No known issuer signed the leaf. Try the certificates that the device sent, those with cached
+	// results first, so that a TPM's own chain is parsed and verified only once.
 	t.mu.Lock()
 	var known []*x509.Certificate
 	for _, der := range extra {
@@ -150,7 +151,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 		if c := try(sent); c != nil {
 			return c, nil
 		}
-		// A known issuer may need one of the sent certificates above it.
+		// A known issuer may need one of the sent certificates in the chain above it.
 		if c := try(t.bySubject[string(issuerName)]); c != nil {
 			return c, nil
 		}

@@ -108,7 +108,7 @@ func Verify(v *Verdict, r *Request, in *Input) {
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// By listing the hash of a key, the owner approves that key even without a trusted certificate.
-	// A certificate that the hub knows is still judged.
+	// If the hub knows a certificate of the key, it still judges that certificate.
 	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
@@ -238,7 +238,7 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 }
 
 func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
-	if r.EK == nil { // VerifyCertificate found no template for the key
+	if r.EK == nil { // VerifyCertificate found no template that makes the key
 		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key like the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
 	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
@@ -270,8 +270,8 @@ func keyKind(key crypto.PublicKey) string {
 	return "of an unknown kind"
 }
 
-// required lists the attributes that a key must have. Without one of the first three, it may exist
-// outside the TPM, or in another one.
+// required lists the attributes that a key must have. Without any one of the first three, the key
+// may exist outside the TPM, or in another one.
 var required = []struct {
 	bit        tcg.Attributes
 	code, lack string
@@ -347,8 +347,8 @@ func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)
 	}
-	// The TPM attests that both are primary keys of the endorsement hierarchy: they depend on the
-	// TPM, not on its owner's storage hierarchy.
+	// The TPM attests that both keys are primary keys of the endorsement hierarchy: they depend on
+	// the TPM, not on its owner's storage hierarchy.
 	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
 	if err != nil || !bytes.Equal(a.QualifiedSigner, signer) {
 		return "", refuse("certify-hierarchy", "The IAK is not a primary key of the endorsement hierarchy.", hintTPM)
@@ -362,7 +362,7 @@ func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 
 func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if r.PKCS10 != nil {
-		// ParseRegistration has checked that its key is the IDevID key.
+		// ParseRegistration has checked that the CSR's key is the IDevID key.
 		if err := r.PKCS10.CheckSignature(); err != nil {
 			return "", refuse("csr-signature", "The certificate signing request is not signed by the IDevID key.", hintDamaged)
 		}
@@ -377,7 +377,7 @@ func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	return "The request is signed by the IDevID key.", nil
 }
 
-// checkQuote checks that the quote, if there is one, is signed by the IAK. It does not judge the
+// checkQuote checks that the IAK signed the quote, if the request has one. It does not judge the
 // PCR values.
 func checkQuote(r *Request) *Refusal {
 	if r.quote == nil {

@@ -103,7 +103,7 @@ func (f *Fetcher) revoked(ctx context.Context, c, issuer *x509.Certificate) (boo
 // list is a parsed revocation list.
 type list struct {
 	crl     *x509.RevocationList
-	serials map[string]bool // the bytes of the unsigned numbers
+	serials map[string]bool // the serial numbers, as the bytes of unsigned numbers
 	scope   scope
 	fault   error // the reason if the list is not usable
 
@@ -136,7 +136,7 @@ func (a *answer) list() (*list, error) {
 	return l, a.parseErr
 }
 
-// crlKeep returns how long to cache a list: until its nextUpdate.
+// crlKeep returns how long to cache a list: until its nextUpdate, within bounds.
 func (a *answer) crlKeep(now time.Time) time.Duration {
 	l, err := a.list()
 	if err != nil || l.crl.NextUpdate.IsZero() {
@@ -184,8 +184,8 @@ func (l *list) signedBy(issuer *x509.Certificate) bool {
 
 func (l *list) has(serial *big.Int) bool { return l.serials[string(unsigned(serial).Bytes())] }
 
-// unsigned returns the number with the same bytes but without a sign. Negative serial numbers of
-// certificates are read that way.
+// unsigned returns the number that has the same bytes without a sign. So a negative serial number
+// of a certificate is compared as the unsigned number that its bytes encode.
 func unsigned(n *big.Int) *big.Int {
 	if n.Sign() >= 0 {
 		return n
@@ -205,8 +205,8 @@ const (
 
 var oidIssuingDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
 
-// scopeOf returns the scope from a list's issuing distribution point. Indirect lists, delta lists
-// and lists for some reasons only are errors.
+// scopeOf returns the scope from a list's issuing distribution point. It returns an error for an
+// indirect list, a delta list, or a list that covers only some reasons for revocation.
 func scopeOf(crl *x509.RevocationList) (s scope, err error) {
 	for _, ext := range crl.Extensions {
 		if !ext.Id.Equal(oidIssuingDistributionPoint) {

@@ -17,7 +17,7 @@ import (
 	"gangway/hub/evidence"
 )
 
-// revoke makes a CA's revocation list; change may alter it.
+// revoke makes a CA's revocation list. change may alter the list before it is signed.
 func revoke(t testing.TB, by *ca, change func(*x509.RevocationList), serials ...*big.Int) []byte {
 	t.Helper()
 	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
@@ -64,7 +64,7 @@ func TestRejectsRevokedCertificates(t *testing.T) {
 		"others":               {[]*big.Int{other}, []*big.Int{other, big.NewInt(-5)}, ""},
 		"the leaf":             {nil, []*big.Int{other, leaf.cert.SerialNumber}, CodeRevoked},
 		"the CA":               {[]*big.Int{one.cert.SerialNumber}, nil, CodeCARevoked},
-		"the leaf, by the top": {[]*big.Int{leaf.cert.SerialNumber}, nil, ""}, // not its issuer
+		"the leaf, by the top": {[]*big.Int{leaf.cert.SerialNumber}, nil, ""}, // the root did not issue the leaf
 	} {
 		s.at("/root.crl", content(revoke(t, root, nil, c.ofRoot...)))
 		s.at("/one.crl", content(revoke(t, one, nil, c.ofOne...)))

@@ -89,7 +89,7 @@ type ca struct {
 	key  crypto.Signer
 }
 
-// issue makes a certificate; change may add addresses to it.
+// issue makes a certificate. change may alter it first, for example add addresses.
 func issue(t testing.TB, name string, isCA bool, above *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -186,8 +186,8 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 	}
 }
 
-// Services of the hub's machine, of its network and of its cloud cannot be reached, whatever name
-// resolves to them.
+// Whatever name resolves to them, services of the hub's machine, of its network and of its cloud
+// cannot be reached.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -258,8 +258,8 @@ func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	}}
 }
 
-// A name that first resolves to the maker's address and then to the hub's machine does not help an
-// attacker: the address of the socket is checked.
+// An attacker's name first resolves to the maker's address, and later to the hub's machine. The
+// attack fails, because the address of the socket is checked.
 func TestRebindingANameGetsNowhere(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -285,8 +285,8 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 	if len(dialled) != 3 || dialled[0] == dialled[1] {
 		t.Errorf("the name led to %v", dialled)
 	}
-	// With the address allowed, the same name server works: the address was the reason for the
-	// refusal.
+	// If the address is allowed, the same name server works. So the address was the reason for the
+	// refusal above.
 	f = newFetcher(t, Options{IssuerHosts: []string{"pki.maker.example"}, Resolver: nameServer(t, [4]byte{127, 0, 0, 1}), AllowAddress: onlyLoopback})
 	one := issue(t, "one", true, nil, nil)
 	s.at("/one", content(one.cert.Raw))
@@ -381,7 +381,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 		"not found": func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) },
 		"a page":    content([]byte("<html>")),
 		"nothing":   content(nil),
-		"no issuer": content(issue(t, "one", true, nil, nil).cert.Raw), // the same name with another key
+		"no issuer": content(issue(t, "one", true, nil, nil).cert.Raw), // a CA with the issuer's name and another key
 		"no CA":     content(issue(t, "one", false, nil, nil).cert.Raw),
 		"breaks off": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "999")

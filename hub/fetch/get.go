@@ -118,7 +118,7 @@ func New(o Options) (*Fetcher, error) {
 		Timeout:       getTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			Proxy: nil, // a proxy would connect to any address
+			Proxy: nil, // no proxy: a proxy would connect to any address
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				return dialer.DialContext(ctx, network, address)
 			},
@@ -135,7 +135,7 @@ var (
 	errBusy    = errors.New("too many fetches are in progress")
 )
 
-// hosts checks names of allowed hosts, and adds their rate limits.
+// hosts checks the names of allowed hosts, and adds a rate limit for each.
 func (f *Fetcher) hosts(names []string) (map[string]bool, error) {
 	allowed := map[string]bool{}
 	for _, name := range names {
@@ -175,8 +175,8 @@ func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) 
 	return u, nil
 }
 
-// get returns the response of a URL, from the cache or fetched now. keep returns how long to cache
-// a body. get waits no longer than ctx allows.
+// get returns the response of a URL, from the cache or fetched now. keep returns how long the body
+// may be cached. get waits only as long as ctx allows.
 func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*answer) time.Duration) *answer {
 	key := u.String()
 	if a := f.cached(key); a != nil {
@@ -188,15 +188,15 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	default:
 		return &answer{err: errBusy}
 	}
-	// The fetch continues if this request gives up: others may wait for it, and later requests use
-	// its result.
+	// The fetch continues if this request gives up: other requests may wait for the result, and
+	// later requests use it.
 	done := f.flight.DoChan(key, func() (any, error) {
 		if a := f.cached(key); a != nil {
 			return a, nil
 		}
 		a := f.fetch(u, limit)
 		if errors.Is(a.err, errBusy) {
-			return a, nil // not the host's fault: do not cache it
+			return a, nil // the hub is busy and sent no request: this is not the host's failure, so do not cache it
 		}
 		wait := keepFailure
 		if a.err == nil {

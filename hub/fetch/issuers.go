@@ -17,9 +17,10 @@ const (
 	maxURLs  = 3
 )
 
-// Links fetches the CA certificates above an EK certificate from its caIssuers URLs. It returns
-// them nearest first, with notes for the verdict. Each signed the one before. They are only links:
-// nothing here makes them trusted. An unavailable certificate is a note, not an error.
+// Links fetches the CA certificates above an EK certificate from its caIssuers URLs. It returns the
+// certificates nearest first, with notes for the verdict. Each certificate signed the one before
+// it. The certificates are only links: nothing here makes them trusted. If a certificate is
+// unavailable, Links returns a note, not an error.
 func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x509.Certificate, notes []string) {
 	if len(f.issuerHosts) == 0 {
 		return nil, nil
@@ -38,7 +39,7 @@ func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x
 		links = append(links, issuer)
 		c = issuer
 		if bytes.Equal(tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)) {
-			break // a root: the hub already has it, or does not trust it
+			break // a root: the hub already trusts it, or will not trust it
 		}
 	}
 	return links, notes

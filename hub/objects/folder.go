@@ -21,7 +21,7 @@ type Folder struct {
 	lock *os.File
 
 	mu   sync.Mutex
-	made [256]bool // guarded by mu: the folder exists durably
+	made [256]bool // guarded by mu: whether the folder for this first byte exists durably
 }
 
 const (
@@ -29,8 +29,8 @@ const (
 	lockFile = "lock"
 )
 
-// OpenFolder opens the folder. It makes the folder if it does not exist, and removes what an
-// interrupted Put left. Only one process at a time may have it open.
+// OpenFolder opens the folder DIR. If DIR does not exist, it makes it. It removes what an
+// interrupted Put left. Only one process at a time may have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

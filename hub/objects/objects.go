@@ -1,6 +1,6 @@
 // Package objects stores the contents of objects: bytes that are addressed by their SHA-256. Each
 // content is stored once, even if several accounts upload it. Package store knows who owns an
-// object, and the hub decides who may read it; this package knows nothing of owners.
+// object, and the hub decides who may read it. This package knows nothing of owners.
 //
 // Every engine guarantees three things. A content that Put acknowledged survives a crash and a
 // power failure. A content that Open returns is complete, and had the requested hash when it was
@@ -40,7 +40,8 @@ type Info struct {
 	Modified time.Time
 }
 
-// Store stores contents. All methods are safe for concurrent use, also for the same content.
+// Store stores contents. All methods are safe for concurrent use, even for calls about the same
+// content.
 type Store interface {
 	// Put reads exactly size bytes and the end of r, and stores them if their SHA-256 is sum. When
 	// it returns nil, they are durable. Otherwise it returns ErrSize, ErrSum, or an error of r or
@@ -52,7 +53,7 @@ type Store interface {
 	Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error)
 	// Stat returns ErrNotFound when the content is not there.
 	Stat(ctx context.Context, sum Sum) (Info, error)
-	// Delete removes a content. A content that is not stored is not an error.
+	// Delete removes a content. If the content is not stored, Delete does nothing and returns nil.
 	Delete(ctx context.Context, sum Sum) error
 	// Walk calls f with each content, in no particular order. If f returns an error, Walk stops and
 	// returns it. Walk may miss or include contents that change during the walk. f may call Delete.

@@ -61,7 +61,7 @@ func folder(t *testing.T, dir string) *objects.Folder {
 	return f
 }
 
-// s3 returns the engine with an S3 server in this process.
+// s3 opens the engine on an S3 server that runs in this process.
 func s3(t *testing.T) objects.Store {
 	t.Helper()
 	backend := s3mem.New()
@@ -130,7 +130,7 @@ func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
 	for _, size := range []int{0, 1, 4096, 5<<20 + 7} {
 		sum, b := content("kept", size)
 		put(t, s, b)
-		put(t, s, b) // again
+		put(t, s, b) // a second upload of the same content
 		if got := read(t, s, sum); !bytes.Equal(got, b) {
 			t.Errorf("%d bytes came back as %d others", size, len(got))
 		}
@@ -204,7 +204,7 @@ func brokenUploadLeavesNothing(t *testing.T, s objects.Store) {
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b[:50_000]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
-	// Also after all bytes have been received.
+	// The same holds if the connection breaks after all bytes have been received.
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}

@@ -36,7 +36,7 @@ type S3Config struct {
 	AccessKey, SecretKey string
 	// Spool is the folder for temporary files; empty: the system's.
 	Spool string
-	// Transport is for tests; nil: minio-go's.
+	// Transport replaces minio-go's transport in tests; nil: minio-go's.
 	Transport http.RoundTripper
 }
 
@@ -66,7 +66,8 @@ func (s *S3) key(sum Sum) string {
 	return s.prefix + name[:2] + "/" + name[2:]
 }
 
-// wrap returns ErrNotFound for a missing key.
+// wrap converts the service's error for a missing key to ErrNotFound, and adds a prefix to other
+// errors.
 func wrap(err error) error {
 	if err == nil {
 		return nil
@@ -87,7 +88,8 @@ func (s *S3) Put(ctx context.Context, sum Sum, size int64, r io.Reader) error {
 		return fmt.Errorf("objects: %w", err)
 	}
 	defer file.Close()
-	// No other process needs the name, and without it the file disappears with the process.
+	// No other process needs the file's name. Without a name, the file disappears when the process
+	// ends.
 	if err := os.Remove(file.Name()); err != nil {
 		return fmt.Errorf("objects: %w", err)
 	}

@@ -9,15 +9,15 @@ import (
 	"gangway/tcg"
 )
 
-// chipMarks returns what an enrolment's EK certificate says about its chip. It returns nothing if the
-// certificate does not chain to a maker that the hub knows.
+// chipMarks returns the properties that an enrolment's EK certificate states about its chip. It
+// returns nothing if the certificate does not chain to a root that the hub knows.
 func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	if !e.EKKnown {
 		return nil
 	}
 	cert, err := tcg.ParseEKCertificate(e.EKCertificate)
 	if err != nil {
-		return nil // cannot happen: it was parsed with its request
+		return nil // cannot happen: the certificate was parsed with its request
 	}
 	for _, m := range evidence.TPMMarks(cert) {
 		out = append(out, store.ChipMark{Hash: sha256.Sum256([]byte(m.Value)), What: m.What})
@@ -25,9 +25,10 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner tells the owner of a TPM that it was refused with another owner's join token: under its
-// EK (CodeOtherOwner), or with its AIK under another EK (CodeOtherEK). The event is appended once for
-// each other owner. The peer has proven that it is that TPM, or that it has its attestation key.
+// warnOwner tells the owner of a TPM that the TPM was refused with another owner's join token:
+// under its own EK (CodeOtherOwner), or with its AIK under another EK (CodeOtherEK). The event is
+// appended once for each other owner. The peer has proven that it is that TPM, or that it has that
+// TPM's attestation key.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. It was refused. The device stays yours until you delete it."

@@ -44,15 +44,15 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 	return s
 }
 
-// RecordSighting compares evidence of a device's TPM with earlier evidence, and stores the result in
-// the device's clone record. weigh adds the sighting to the record; it is called again if another
-// sighting was stored in between. If the device has no record yet, the record begins with first, the
-// device's enrolment.
+// RecordSighting compares evidence of a device's TPM with earlier evidence, and stores the result
+// in the device's clone record. weigh adds the sighting to the record; RecordSighting calls it
+// again if another sighting was stored in between. If the device has no record yet, the record
+// begins with first, the device's enrolment.
 //
-// If the record's state gets worse, the owner gets an event in the same transaction, so exactly once.
-// RecordSighting returns the record's version. known reports that the caller need not warn the owner
-// of counters that went back: the record has an unanswered finding already, or this sighting adds a
-// finding that explains them.
+// If the record's state gets worse, the owner gets an event in the same transaction, so exactly
+// once. RecordSighting returns the record's version. known reports that the caller need not warn
+// the owner of counters that went back: the record has an unanswered finding already, or this
+// sighting adds a finding that explains them.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
@@ -88,7 +88,8 @@ func (s *Service) RecordSighting(ctx context.Context, d store.Device, first stor
 	}
 }
 
-// clonedEvent tells the owner about the new findings, those after the first had.
+// clonedEvent returns the event that tells the owner about the new findings. The first had findings
+// of the record are not new.
 func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time.Time) store.Event {
 	e := store.Event{Time: now, Kind: "device.clone-suspected", Code: "tpm-clone-suspected", Owner: d.Owner, Device: d.ID, Addr: addr,
 		Message: fmt.Sprintf("Device %q: another machine may run with a copy of its TPM's state.", d.Nick)}
@@ -153,7 +154,7 @@ func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte,
 			return err
 		}
 		if len(r.AddEarlierCertificate(e.ProdSerial, d.ProdSerial, s.Now(), addr)) == 0 {
-			return nil // not a finding, or the owner has answered it
+			return nil // the use is not a finding, or the owner has answered the finding
 		}
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
@@ -162,9 +163,9 @@ func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte,
 	return err
 }
 
-// DecideClone stores an owner's decision about copies of a device's TPM state. findings are the codes
-// of the findings that the owner saw; nil: not compared. Errors: store.ErrChanged if the open
-// findings are others; store.ErrNotFound if the device was deleted.
+// DecideClone stores an owner's decision about copies of a device's TPM state. findings are the
+// codes of the findings that the owner saw; nil: not compared with the open findings. Errors:
+// store.ErrChanged if the open findings are others; store.ErrNotFound if the device was deleted.
 func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Device, decision clone.Decision, findings []string, addr string) (*clone.Record, error) {
 	for {
 		row, err := s.Store.Clone(ctx, d.ID)

@@ -73,8 +73,8 @@ func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	}
 }
 
-// Only an empty record begins with the enrolment, not one that has only boots or only serial
-// numbers.
+// A record begins with the enrolment only if the record is empty. It does not if the record has
+// only boots or only serial numbers.
 func TestRecordBeginsOnce(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -95,7 +95,7 @@ func TestRecordBeginsOnce(t *testing.T) {
 	equal(s, "boots", len(s.record(is.ID).Boots), 0)
 }
 
-// Only a state that gets worse causes an event.
+// Only a change to a worse state causes an event.
 func TestStateThatImprovesIsNotTold(t *testing.T) {
 	s := newScene(t)
 	is, _ := s.onboarded(s.device(), s.token)
@@ -112,7 +112,8 @@ func TestStateThatImprovesIsNotTold(t *testing.T) {
 	equal(s, "events", len(s.store.events), events)
 }
 
-// sighting is a boot of the TPM, seen when the TPM's clock was at clock.
+// sighting returns a sighting of the TPM after this number of resets, when its clock showed this
+// time.
 func (s *scene) sighting(resets uint32, clock uint64) clone.Sighting {
 	return clone.Sighting{From: s.now, To: s.now, Addr: addr, Attested: true, Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: clock, ResetCount: resets, Safe: true}}}
 }
@@ -251,10 +252,10 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 		s.must(s.hub.RecordSupersededUse(t.Context(), c.IDevIDHash(), "192.0.2.9"))
 	}
 	is, first := s.onboarded(d, s.token)
-	use(first) // it is the active one
+	use(first) // the certificate is the active one
 	s.must(s.hub.RecordSupersededUse(t.Context(), [32]byte{1}, "192.0.2.9"))
 	_, second := s.onboarded(d, s.token)
-	use(first) // it has the same serial number
+	use(first) // the machine still has the serial number of this certificate
 	equal(s, "writes", s.store.count("PutClone"), 1)
 	d.Serial = "another"
 	s.now = s.now.Add(time.Minute)

@@ -6,7 +6,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// absent makes every method that the fake does not have a nil dereference.
+// absent is the part of an engine that the fake lacks: a call to one of its methods is a nil
+// dereference.
 type absent struct{ storetest.Engine }
 
 type partialEngine struct {

@@ -267,7 +267,7 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 		d := s.device()
 		is, _ := s.onboarded(d, s.token)
 		thief := s.device()
-		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the same TPM, with another EK
+		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the keys of d's TPM, under another EK
 		token, owner := s.token, s.anne
 		if other {
 			token, owner = s.newToken(store.JoinToken{Owner: s.mary.ID}), s.mary
@@ -286,8 +286,8 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// If a warning cannot be stored, the refusal stays the same. No event goes to an owner who released
-// the TPM.
+// If a warning cannot be stored, the refusal stays the same. If the owner has released the TPM,
+// they get no event.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -308,7 +308,7 @@ func TestWarningNeedsAnOwner(t *testing.T) {
 		}
 	}
 	c := s.enrolled(d, marys)
-	s.store.before = func(called string) { // released just after the refusal
+	s.store.before = func(called string) { // the owner releases the TPM just after the refusal
 		if called == "TPM" {
 			for ek, tpm := range s.store.tpms {
 				tpm.Owner, tpm.DeviceID = "", ""
@@ -318,7 +318,7 @@ func TestWarningNeedsAnOwner(t *testing.T) {
 	}
 	_, err := s.activate(c)
 	s.refused(err, onboard.CodeOtherOwner)
-	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // the one that failed
+	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // the call that failed
 	s.store.before = func(called string) {
 		if called == "AIK" {
 			s.store.failAt, s.store.failure = len(s.store.calls)+1, errBroken
@@ -386,7 +386,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	}
 }
 
-// A stored certificate that cannot be read gives no marks, and the device is still activated.
+// If a stored certificate cannot be read, the device has no chip marks and is still activated.
 func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)
@@ -396,7 +396,7 @@ func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	equal(s, "events", len(s.store.events), 0)
 }
 
-// An id that a device without a TPM has is not given to another device: the hub reports an internal
+// If a device without a TPM has an id, no other device gets that id: the hub reports an internal
 // error, not a refusal.
 func TestDeviceWithoutAnEnrolmentKeepsItsID(t *testing.T) {
 	s := newScene(t)

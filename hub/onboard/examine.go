@@ -13,10 +13,11 @@ import (
 	"gangway/tcg"
 )
 
-// examined is a judged request, with facts about its EK certificate that are not in the verdict.
+// examined is a judged request, with facts about its EK certificate that the verdict does not
+// contain.
 type examined struct {
 	*evidence.Request
-	known bool   // its chain leads to a root that the hub knows
+	known bool   // the certificate's chain leads to a root that the hub knows
 	links []byte // as in store.KeptEKCertificate
 }
 
@@ -40,7 +41,7 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 	switch {
 	case !known:
 		return x, s.recall(ctx, v, r, input, check)
-	case v.Accepted() && r.IDevID != nil: // BeginEnrolment keeps it
+	case v.Accepted() && r.IDevID != nil: // BeginEnrolment keeps the certificate
 		return x, nil
 	}
 	return x, s.keep(ctx, x, now)
@@ -73,8 +74,8 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 	return nil
 }
 
-// keep stores the EK certificate of a request that is not accepted. A retry of the request does not
-// cause another write.
+// keep stores the EK certificate of a request that is not accepted. If the device repeats the
+// request, the certificate is not written again.
 func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	der := x.EKCertificateDER()
 	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)

@@ -13,8 +13,8 @@ import (
 	"gangway/hub/store"
 )
 
-// fake is an onboard.Store in memory. TestFakeDoesWhatEnginesDo runs the parts of the engines' suite
-// on it that it can do.
+// fake is an onboard.Store in memory. TestFakeDoesWhatEnginesDo runs those tests of the engines'
+// suite that need only the fake's methods.
 type fake struct {
 	mu sync.Mutex
 
@@ -39,8 +39,9 @@ type fake struct {
 	events     []store.Event
 	once       map[store.Hash]bool
 
-	// calls are the names of the methods that were called, in order. The call with the number failAt,
-	// counted from 1, fails with failure. before, if set, is called first, without the lock.
+	// calls holds the names of the methods that were called, in order. The call with the number
+	// failAt, counted from 1, fails with failure. If before is set, each call runs it first,
+	// without the lock.
 	calls   []string
 	failAt  int
 	failure error
@@ -562,7 +563,7 @@ func (s *fake) DeleteDevice(_ context.Context, owner, id string, _ time.Time) er
 	})
 }
 
-// Devices and JoinTokens list by id, so that two calls can be compared.
+// Devices and JoinTokens sort their lists by id, so that two calls can be compared.
 func (s *fake) Devices(_ context.Context, owner, _ string, _ int) (list []store.Device, err error) {
 	err = s.do("Devices", func() error {
 		for _, d := range s.devices {
@@ -627,7 +628,7 @@ func (s *fake) PutClone(_ context.Context, c store.Clone, events ...store.Event)
 	return c.Version, nil
 }
 
-// Events lists all of them, newest first.
+// Events lists all events, newest first.
 func (s *fake) Events(context.Context, store.EventFilter) (list []store.Event, err error) {
 	err = s.do("Events", func() error {
 		list = slices.Clone(s.events)

@@ -134,8 +134,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		return known, verdict.Refusal
 	}
 
-	// Whether the TPM belongs to another owner, and whether the token is used up, is not checked here,
-	// because the peer has not proven that it is that TPM. Activate checks both.
+	// Two conditions are not checked here, because the peer has not proven that it is that TPM:
+	// whether the TPM belongs to another owner, and whether the token is used up. Activate checks
+	// both.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
 	e.EKKnown, e.EKLinks = x.known, x.links
@@ -169,7 +170,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		}
 		return stored, nil
 	case store.Superseded:
-		return stored, errSuperseded // it was active, so its peer has proven that it is the TPM
+		return stored, errSuperseded // the enrolment was active, so its peer has proven that it is the TPM
 	default:
 		known.DeviceID = s.waitingID(e.EK)
 		return known, errRevoked

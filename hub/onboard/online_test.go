@@ -12,7 +12,7 @@ import (
 	"gangway/internal/fleet"
 )
 
-// web is an Online whose answers a test chooses.
+// web is an Online for tests: each test chooses its answers.
 type web struct {
 	links      []*x509.Certificate
 	linkNotes  []string
@@ -20,7 +20,7 @@ type web struct {
 	crlNotes   []string
 	revoked    *evidence.Refusal
 	asked      []string
-	chain      int // number of certificates in the chain that Revocation got
+	chain      int // number of certificates in the chain that Revocation was called with
 }
 
 func (w *web) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -40,7 +40,7 @@ func (s *scene) verdict(d *fleet.Device) string {
 	return string(s.store.byCertificate(s.enrolled(d, s.token).IDevIDHash()).Verdict)
 }
 
-// onlyRoot leaves the hub without the maker's intermediate.
+// onlyRoot replaces the hub's trusted makers by the maker's root, without the maker's intermediate.
 func (s *scene) onlyRoot() {
 	s.hub.SetTrust(trust.NewSet(trust.FromX509("test", s.maker.Roots(), nil)...))
 }
@@ -58,7 +58,7 @@ func TestMissingIntermediatesAreFetched(t *testing.T) {
 		t.Errorf("the verdict is %.300s", v)
 	}
 	equal(s, "lookups", w.asked, []string{"links"})
-	// If a lookup finds nothing, the question stays.
+	// If a lookup finds no intermediate, the question stays open.
 	w.links, w.asked = nil, nil
 	s.waits(s.enrol(d), "ek-chain-untrusted")
 	equal(s, "lookups", w.asked, []string{"links"})
@@ -95,7 +95,8 @@ func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 }
 
 // If lookups are configured, the first step does not refuse a broken chain: it leaves the chain to
-// the second step. It refuses without lookups, or for any other reason.
+// the second step. Without lookups it refuses a broken chain, and it always refuses a request for
+// any other reason.
 func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()
@@ -110,8 +111,8 @@ func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s.policy("", labRules+"no_ek_certificate: refuse\n")
 	_, err = s.hub.FirstStep(t.Context(), encoded(s.withoutCertificate().EnrollRequest()), addr)
 	s.refused(err, noCertificate)
-	// If no credential can be encrypted to an EK, the device is refused; it is not an error of the
-	// hub.
+	// If no credential can be encrypted to an EK, the device is refused. The failure is not an
+	// error of the hub.
 	s.policy("", labRules+"unknown_maker: refuse\n")
 	odd := s.device()
 	odd.EK.Public.SymmetricBits = 64

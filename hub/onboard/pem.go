@@ -2,10 +2,10 @@ package onboard
 
 import "encoding/base64"
 
-// appendPEM appends a certificate in PEM (RFC 7468). The result is the same as that of encoding/pem,
-// with fewer allocations.
+// appendPEM appends a certificate in PEM (RFC 7468). It writes the same text as encoding/pem, with
+// fewer allocations.
 func appendPEM(b, der []byte) []byte {
-	const line = 48 // bytes, which are 64 characters
+	const line = 48 // bytes of DER in a line of 64 characters
 	b = append(b, "-----BEGIN CERTIFICATE-----\n"...)
 	for len(der) > 0 {
 		n := min(len(der), line)

@@ -50,7 +50,7 @@ func TestPolicyInForceIsReturned(t *testing.T) {
 	p, err = s.hub.Policy(t.Context(), s.anne.ID)
 	s.must(err)
 	equal(s, "without a TPM", p.WithoutTPM, true)
-	for n := 1; n <= 5; n++ { // ConfigVersion, then two scopes of two reads
+	for n := 1; n <= 5; n++ { // ConfigVersion, then two reads for each of the two scopes
 		s.policy(store.HubWide, labRules)
 		s.store.calls, s.store.failAt, s.store.failure = nil, n, errBroken
 		if _, err := s.hub.Policy(t.Context(), s.anne.ID); !errors.Is(err, errBroken) {
@@ -131,7 +131,7 @@ func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		for range 1000 { // until the new request has read the version and waits for the one that reads
+		for range 1000 { // until the new request has read the version, and waits for the request that reads the certificates
 			if time.Sleep(time.Millisecond); versions() > before {
 				break
 			}
@@ -206,8 +206,8 @@ func required(key *store.Hash, _ []byte) store.ListedEK {
 	return store.ListedEK{Key: key, CertificateRequired: true}
 }
 
-// An entry of one list must not help a TPM that another list lacks. The verdict shows the note of
-// the entry that was found.
+// If two lists exist, an entry of one does not help a TPM that the other list lacks. The verdict
+// shows the note of the entry that was found.
 func TestNoteOfTheLineIsShown(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -220,8 +220,8 @@ func TestNoteOfTheLineIsShown(t *testing.T) {
 	}
 }
 
-// The hub and the owner may have different values of unlisted_ek. The value that applies is that of
-// the list without the TPM.
+// The hub and the owner may have different values of unlisted_ek. The value that applies is the one
+// for the list that lacks the TPM.
 func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub, owner func(*store.Hash, []byte) store.ListedEK
@@ -322,7 +322,8 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	writes(1)
 	s.now = s.now.Add(time.Second)
 	writes(2)
-	// If the stored certificate is another one, or is proven, the request does not write it.
+	// If the stored certificate is another certificate, or is proven, the request does not replace
+	// it.
 	key := s.ekHash(d)
 	kept := s.store.kept[key]
 	kept.Expires = s.now
@@ -334,7 +335,8 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 		}
 		equal(s, "writes", s.store.count("KeepEKCertificate"), 2)
 	}
-	// An accepted request keeps its certificate with its enrolment.
+	// The certificate of an accepted request is kept by BeginEnrolment, so KeepEKCertificate is not
+	// called.
 	s.policy(s.anne.ID, "")
 	s.must(s.enrol(s.device()))
 	equal(s, "writes", s.store.count("KeepEKCertificate"), 2)

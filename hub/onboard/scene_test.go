@@ -23,7 +23,7 @@ import (
 	"gangway/wire"
 )
 
-// maker makes the TPMs of all tests, and ca is every hub's.
+// maker makes the TPMs of all tests, and ca holds the authorities of every hub.
 var (
 	maker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("onboard", fleet.MakerOptions{}) })
 	ca    = sync.OnceValues(func() (*pki.Hub, error) {
@@ -77,7 +77,7 @@ func newSceneNow(t *testing.T) *scene {
 	return s
 }
 
-// replica is another service on the same store.
+// replica returns another service on the same store.
 func (s *scene) replica() *onboard.Service {
 	s.Helper()
 	keys, err := ca()
@@ -111,7 +111,7 @@ func (s *scene) newToken(t store.JoinToken) *wire.TokenFile {
 	return file
 }
 
-// device is a machine whose TPM has a certificate of the maker.
+// device makes a machine whose TPM has a certificate of the maker.
 func (s *scene) device() *fleet.Device {
 	s.Helper()
 	d, err := fleet.New(s.maker, "H-2")
@@ -119,7 +119,8 @@ func (s *scene) device() *fleet.Device {
 	return d
 }
 
-// withoutCertificate is a machine that sends no EK certificate, which is a question for its owner.
+// withoutCertificate makes a machine that sends no EK certificate. The missing certificate is a
+// question for the machine's owner.
 func (s *scene) withoutCertificate() *fleet.Device {
 	s.Helper()
 	d := s.device()
@@ -200,7 +201,8 @@ func (s *scene) waits(err error, questions ...string) *onboard.WaitingError {
 	return w
 }
 
-// logged fails the test unless the hub logged an error of the store. It empties the log.
+// logged fails the test unless the hub logged an error of the store with this message. It empties
+// the log.
 func (s *scene) logged(message string) {
 	s.Helper()
 	if text := s.log.String(); !strings.Contains(text, message) || !strings.Contains(text, errBroken.Error()) {
@@ -209,7 +211,7 @@ func (s *scene) logged(message string) {
 	s.log.Reset()
 }
 
-// equal compares two values by their text (%+v).
+// equal fails the test unless both values have the same text (%+v).
 func equal[V any](s *scene, what string, got, want V) {
 	s.Helper()
 	if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
@@ -217,7 +219,7 @@ func equal[V any](s *scene, what string, got, want V) {
 	}
 }
 
-// lastEvent returns the newest event, which must be of a kind.
+// lastEvent returns the newest event, and fails the test unless it is of this kind.
 func (s *scene) lastEvent(kind string) store.Event {
 	s.Helper()
 	if len(s.store.events) == 0 {
@@ -238,7 +240,8 @@ func (s *scene) ekHash(d *fleet.Device) store.Hash {
 	return r.EKHash
 }
 
-// signedFor makes a request whose ownership proof is valid and names another owner or token.
+// signedFor returns a change of a request: the ownership proof is valid, and names this owner and
+// this token.
 func (s *scene) signedFor(d *fleet.Device, owner, tokenID string) fleet.RequestChange {
 	return fleet.RequestChange{CAData: func(c *wire.CAData) {
 		c.Owner, c.TokenID, c.Proof = owner, tokenID, s.sign(s.token, d, owner, tokenID)
@@ -287,7 +290,7 @@ var errBroken = errors.New("the store is broken")
 // and lets that call fail. If stays does not name the method, step must return the store's error.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
-		done := true // also if the subtest does not run, after a failure of another with -failfast
+		done := true // also if the subtest does not run because another one failed with -failfast
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			done = false
 			s := newSceneNow(t)

@@ -12,8 +12,9 @@ import (
 	"gangway/hub/store"
 )
 
-// settings caches the policies of one config version. They are read when they are first needed, and
-// dropped when the version grows. So a change holds for the next request, in every replica.
+// settings caches the policies of one config version. A policy is read when it is first needed. If
+// the version grows, all of them are dropped. So a change holds for the next request, in every
+// replica.
 type settings struct {
 	version int64
 

@@ -9,11 +9,11 @@ import (
 
 // Store is what onboarding reads and writes. Package store says what each method promises.
 type Store interface {
-	// The join token, and how often its owner's TPM was released.
+	// The join token, and how often the TPM was released.
 	JoinToken(ctx context.Context, id string) (store.JoinToken, error)
 	JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error)
 
-	// What requests are judged by.
+	// The rules by which requests are judged.
 	ConfigVersion(ctx context.Context) (int64, error)
 	TrustedCertificates(ctx context.Context) ([]store.TrustedCertificate, error)
 	Policy(ctx context.Context, owner string) (store.Policy, error)
@@ -22,12 +22,12 @@ type Store interface {
 	EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (store.KeptEKCertificate, error)
 	KeepEKCertificate(ctx context.Context, k store.KeptEKCertificate, now time.Time, limit int) error
 
-	// What the owner decides.
+	// The owner's decisions.
 	PutWaiting(ctx context.Context, w store.WaitingDevice, limit int) (store.WaitingDevice, error)
 	WaitingByEK(ctx context.Context, owner string, ek store.Hash, now time.Time) (store.WaitingDevice, error)
 	Decide(ctx context.Context, owner, deviceID string, d store.Decision) (store.WaitingDevice, error)
 
-	// What is issued, and bound at the activation.
+	// The certificates that are issued, and their binding at the activation.
 	IssuedAIK(ctx context.Context, ek store.Hash, name []byte, now time.Time) (store.IssuedAIK, error)
 	RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int) (first bool, err error)
 	BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error)

@@ -65,7 +65,8 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	if err != nil {
 		return nil, err
 	}
-	// The second step may fetch what is missing in the chain, so this is not a refusal yet.
+	// The second step may fetch the CA certificates that the chain lacks, so the first step does
+	// not refuse the device yet.
 	open := s.Online != nil && (verdict.HasCode(evidence.CodeUntrusted) || verdict.HasCode(evidence.CodeChainExpired))
 	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
@@ -77,7 +78,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
 	if err != nil && verdict.Refusal != nil {
-		return nil, verdict.Refusal // it came before the EK was checked
+		return nil, verdict.Refusal // the refusal came before the EK was checked, so a bad EK is not the hub's error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
@@ -225,7 +226,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 }
 
 // provenIn returns the hour of the credential whose secret made the proof. hubName is empty for a
-// proof in the old form.
+// proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
@@ -243,7 +244,8 @@ func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, no
 // hub.
 func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSize }
 
-// stepsToken verifies the ownership proof of the second step, in either form, and returns the token.
+// stepsToken verifies the ownership proof of the second step, in Pantacor's form or as an Ed25519
+// signature, and returns the token.
 func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (store.JoinToken, error) {
 	c := &r.Ownership
 	if pantacorsForm(c.Proof) {
@@ -292,7 +294,7 @@ func (s *Service) pantacorToken(ctx context.Context, id, owner, name string, mac
 	return token, nil
 }
 
-// parseSteps reads a JSON body of either step.
+// parseSteps reads the JSON body of the first or the second step.
 func parseSteps(body []byte, v any) error {
 	if err := strictjson.Decode(body, v); err != nil {
 		return &evidence.Refusal{Code: CodeSteps, Reason: fmt.Sprintf("The body cannot be read: %v.", err), Hint: "See /openapi.json for the format."}

@@ -16,7 +16,7 @@ import (
 	"gangway/wire"
 )
 
-// pantacors is a join token of anne's for Pantacor's programs.
+// pantacors returns a join token of anne's that also accepts Pantacor's ownership proofs.
 func (s *scene) pantacors() *wire.TokenFile {
 	s.Helper()
 	return s.newToken(store.JoinToken{Owner: s.anne.ID, ForPantacor: true})
@@ -65,7 +65,8 @@ func TestFirstStepRecordsItsCertificate(t *testing.T) {
 	next := s.first(d)
 	equal(s, "an hour later", next.AK.Equal(first.AK), false)
 	equal(s, "events", len(s.store.events), 1)
-	// The device's id is in the certificate: after a release it is another one.
+	// The device's id is in the certificate. After a release, the certificate has another device
+	// id.
 	is, _ := s.onboarded(d, s.token)
 	equal(s, "after onboarding", s.first(d).AK.Equal(next.AK), true)
 	s.must(s.store.DeleteDevice(t.Context(), s.anne.ID, is.ID, s.now))
@@ -96,7 +97,7 @@ func TestFirstStepIsJudged(t *testing.T) {
 	}
 	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = step(d)
-	s.must(err) // whose machine it is, is not known yet
+	s.must(err) // the owner is not known yet, so the owner's policy does not apply
 	s.policy(store.HubWide, labRules+"rules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = step(s.device())
 	refused(err, "policy")
@@ -142,7 +143,8 @@ func TestSecondStepReportsTheStoresErrors(t *testing.T) {
 	}
 }
 
-// ed25519 replaces the ownership proof by one that names the hub, if yes.
+// ed25519 returns a change that replaces the ownership proof by one that names the hub. If yes is
+// false, it changes nothing.
 func (s *scene) ed25519(d *fleet.Device, token *wire.TokenFile, yes bool) fleet.RegistrationChange {
 	if !yes {
 		return fleet.RegistrationChange{}
@@ -157,7 +159,7 @@ func TestSecondStepIsChecked(t *testing.T) {
 	d := map[string]struct {
 		code   string
 		change func(s *scene, d *fleet.Device, token *wire.TokenFile) fleet.RegistrationChange
-		plain  bool // with a token that is not for Pantacor's programs
+		plain  bool // with a token that is not for Pantacor
 	}{
 		"another hub":             {code: onboard.CodeHubName, change: sent(func(r *wire.Registration) { r.HubName = strings.Repeat("ab", 32) })},
 		"a token id that is none": {code: onboard.CodeOwnership, change: ext(func(_ *scene, e map[int][]byte) { e[wire.ExtToken] = []byte("xyz") })},
@@ -255,7 +257,8 @@ func TestBothFormsOfOwnershipProof(t *testing.T) {
 	if v := string(s.store.byCertificate(sha256.Sum256(a.Certificate)).Verdict); !strings.Contains(v, "signed for this IDevID key and this hub") {
 		t.Errorf("the verdict is %.300s", v)
 	}
-	// The old form of the credential's proof goes with Pantacor's form of ownership only, and is noted.
+	// The old form of the credential's proof, which does not name the hub, is accepted only with
+	// Pantacor's form of ownership proof. The verdict notes it.
 	d = s.device()
 	keys := s.first(d).Keys
 	a, err = s.second(d, token, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }})
@@ -371,7 +374,7 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 	s.refused(verify(token.ID, token.Owner, "name", mac), onboard.CodeTokenUnusable)
 	disabled.Disabled = false
 	s.store.tokens[token.ID] = disabled
-	// A key that does not decrypt is an error of the hub, not a refusal.
+	// If a stored key cannot be decrypted, the error is the hub's and not a refusal.
 	row := s.store.tokens[token.ID]
 	for _, key := range [][]byte{row.PantacorKey[:5], append(bytes.Clone(row.PantacorKey[:20]), 1), append([]byte{row.PantacorKey[0] ^ 1}, row.PantacorKey[1:]...)} {
 		altered := row
@@ -383,7 +386,7 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	// Nor is the key of another token.
+	// The key of another token cannot be decrypted either.
 	other := s.pantacors()
 	altered := row
 	altered.PantacorKey = s.store.tokens[other.ID].PantacorKey

@@ -64,7 +64,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	}
 	id := s.waitingID(e.EK)
 	undecided := &WaitingError{DeviceID: id, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
-	// A retry within a minute does not need a write.
+	// If the device repeats its request within a minute, nothing is written.
 	if was.State == store.Undecided && was.RequestHash == e.RequestHash && e.Created.Sub(was.LastSeen) < time.Minute {
 		undecided.RetryAfter = retryAfter(was, e.Created)
 		return undecided
@@ -87,7 +87,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 		return err
 	case w.State == store.Denied:
 		return errDenied(w, " "+v.Questions[0].Reason)
-	case w.State == store.Approved: // since the row was read
+	case w.State == store.Approved: // the owner approved the device after the row was read
 		v.Approve(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
 	}

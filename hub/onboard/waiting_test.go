@@ -33,7 +33,8 @@ func TestDeviceWaitsForItsOwner(t *testing.T) {
 	e := s.lastEvent("device.waiting")
 	equal(s, "event", []any{e.Code, e.Owner, e.Token, e.Device, e.Addr, e.Unproven}, []any{noCertificate, s.anne.ID, s.token.ID, w.DeviceID, addr, true})
 
-	// The id is the same for the EK with every owner, and is not the device's id.
+	// An EK waits under the same id with every owner. This id is not the id of the device that it
+	// becomes.
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID})
 	_, err := s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	equal(s, "id at mary's", s.waits(err, noCertificate).DeviceID, w.DeviceID)
@@ -67,7 +68,7 @@ func TestRetriesSlowDownAndCostNoWrites(t *testing.T) {
 	ask(100*time.Second, 10*time.Second, 2)
 	ask(10*time.Hour, 5*time.Minute, 3)
 	equal(s, "events", len(s.store.events), 1)
-	body = s.request(d, s.token, fleet.RequestChange{}) // another request of the same device is stored at once
+	body = s.request(d, s.token, fleet.RequestChange{}) // another request of the same device is stored without delay
 	ask(10*time.Hour, 5*time.Minute, 4)
 	// After a week without a request the row has expired, and the wait begins again.
 	ask(10*time.Hour+onboard.WaitFor, 2*time.Second, 5)
@@ -120,7 +121,7 @@ func TestDenialHoldsWhateverIsShownLater(t *testing.T) {
 	if strings.Contains(r.Reason, "no EK certificate") {
 		t.Errorf("the reason is %q", r.Reason)
 	}
-	// It is anne's denial, and it expires.
+	// The denial holds only for anne's devices, and it expires.
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID, Expires: s.now.Add(2 * onboard.DeniedFor)})
 	_, err = s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	s.must(err)

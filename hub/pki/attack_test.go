@@ -57,7 +57,8 @@ func TestIAKCertificateIsNoTLSClient(t *testing.T) {
 	if asClient(h, c, h.ACA(), h.Root()) == nil {
 		t.Error("an IAK chains to the client CAs")
 	}
-	// The chain is not the only reason: a server that trusts the root for clients refuses it too.
+	// The usage in the certificate is a second reason: a server that trusts the root for clients
+	// refuses it too.
 	_, err := c.Verify(x509.VerifyOptions{Roots: pool(h.Root()), Intermediates: pool(h.ACA()), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err == nil {
 		t.Error("an IAK's purpose includes TLS client authentication")
@@ -84,7 +85,7 @@ func TestSelfSignedIsRefused(t *testing.T) {
 	if asClient(h, selfSigned(t, key)) == nil {
 		t.Error("a self-signed certificate chains to the client CAs")
 	}
-	// The device CA's name and key identifier, but another key.
+	// A certificate with the device CA's name and key identifier, but another key.
 	fake := *h.DeviceCA()
 	fake.PublicKey = key.Public()
 	if asClient(h, issuedBy(t, &fake, key, key.Public())) == nil {

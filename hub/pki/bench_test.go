@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The unavoidable cost: the signature of a prepared digest.
+// The cost that no code can avoid: the signature of a prepared digest.
 func BenchmarkSignP256(b *testing.B) {
 	key := generate(b, elliptic.P256())
 	digest := make([]byte, 32)

@@ -70,7 +70,8 @@ func checkURI(uri string) error {
 		return errors.New("pki: the URI is not http(s)://host/…")
 	}
 	for label := range strings.SplitSeq(u.Host, ".") {
-		// An empty host is one empty label; a port after a final dot is another.
+		// An empty host is one empty label; a port after a host's final dot is another label, which
+		// begins with a colon.
 		if label == "" || label[0] == ':' {
 			return errors.New("pki: the URI has no host, or one with an empty label")
 		}

@@ -102,8 +102,8 @@ func (m *maker) create(dir string) (made bool, err error) {
 	return true, syncDir(parent)
 }
 
-// lockDir waits until no other process makes authorities in the folder. The lock is released when
-// the process ends.
+// lockDir waits until no other process makes authorities in the folder, and locks it. The lock is
+// released when the process ends.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {

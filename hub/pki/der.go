@@ -74,7 +74,7 @@ func (b *buffer) close(mark int) {
 	var length [4]byte
 	long := appendLength(length[:0], n)
 	more := len(long) - 1
-	*b = append(*b, length[:more]...) // makes room; overwritten below
+	*b = append(*b, length[:more]...) // makes room; the values are overwritten below
 	copy((*b)[mark+more:], (*b)[mark:mark+n])
 	copy((*b)[mark-1:], long)
 }

@@ -83,7 +83,8 @@ func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 		content := serialNumber()
 		s := cryptobyte.String(der(tagInteger, content))
 		var n []byte
-		// This refuses negative numbers, and numbers not in their shortest form.
+		// ReadASN1Integer refuses negative numbers, and numbers that are not in their shortest
+		// form.
 		if !s.ReadASN1Integer(&n) || len(n) == 0 || len(n) > 16 || n[0] == 0 {
 			t.Fatalf("%x is not a positive INTEGER of at most 128 bits in DER", content)
 		}

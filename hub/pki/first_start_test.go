@@ -64,7 +64,7 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 				if err := os.Mkdir(filepath.Join(folders[0], name), 0o700); !errors.Is(err, fs.ErrExist) {
 					return err
 				}
-				return nil // the obstacle exists since an earlier step
+				return nil // the obstacle was made in an earlier step
 			}).create(dir)
 			if err == nil || made {
 				t.Fatalf("made %v, error %v", made, err)
@@ -140,7 +140,7 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 }
 
 // If a file is missing, broken or readable by others, the existing keys stay, and no file is added.
-// spoil compares the folder.
+// spoil checks that Open does not change the folder.
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
 	t.Parallel()
 	for keep := range files {

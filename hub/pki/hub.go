@@ -88,13 +88,13 @@ func (h *Hub) HubName() string { return h.name }
 // caller must not change it.
 func (h *Hub) SealKey() []byte { return h.sealKey }
 
-// RootPEM returns the root certificate in PEM, which devices trust.
+// RootPEM returns the root certificate in PEM. Devices trust this certificate.
 func (h *Hub) RootPEM() []byte { return h.rootPEM }
 
-// ACAPEM returns the attestation CA's certificate in PEM, as in replies.
+// ACAPEM returns the attestation CA's certificate in PEM, as replies contain it.
 func (h *Hub) ACAPEM() []byte { return h.acaPEM }
 
-// DeviceCAPEM returns the device CA's certificate in PEM, as in replies.
+// DeviceCAPEM returns the device CA's certificate in PEM, as replies contain it.
 func (h *Hub) DeviceCAPEM() []byte { return h.devicePEM }
 
 // Root returns the root's certificate.

@@ -300,7 +300,7 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 	}
 }
 
-// If the two authorities were exchanged, every IAK would be a TLS client.
+// If the files of the ACA and the device CA were exchanged, every IAK would be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {
@@ -344,7 +344,7 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 				der, err := x509.CreateCertificate(rand.Reader, template, h.Root(), old.PublicKey, h.rootKey)
 				c := parse(t, der, err)
 				if err := c.CheckSignatureFrom(h.Root()); err != nil {
-					t.Fatal(err) // so the signature is not the reason for the refusal
+					t.Fatal(err) // so that the signature is not the reason for the refusal
 				}
 				text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 				if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {
@@ -404,7 +404,8 @@ func TestOpenRefusesAFile(t *testing.T) {
 	}
 }
 
-// If processes and goroutines create the hub at the same time, they all use the same one.
+// If processes and goroutines open a new folder at the same time, only one of them creates the hub,
+// and all use that hub.
 func TestOpenAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "pki")
@@ -437,8 +438,9 @@ func TestOpenAtOnce(t *testing.T) {
 
 const killEnv = "GANGWAY_PKI_KILL_AT"
 
-// TestMain also runs as the process that TestInitSurvivesKillAtAnyFile kills: it creates
-// authorities in the folder of its argument, and kills itself at the given step.
+// TestMain also runs as the process that TestInitSurvivesKillAtAnyFile starts. If the environment
+// variable killEnv is set, its value is STEP:FOLDER: the process creates authorities in the folder
+// FOLDER, and kills itself before its change with the number STEP, counted from 0.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {
@@ -478,7 +480,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		cmd.Env = append(os.Environ(), killEnv+"="+strconv.Itoa(at)+":"+dir)
 		err := cmd.Run()
 		if err == nil {
-			break // it completed: there are no more steps
+			break // create completed: there are no more steps
 		}
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 			t.Fatalf("step %d: %v, not killed", at, err)
@@ -503,7 +505,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if _, err := h.IssueIDevID(idevidRequest(generate(t, elliptic.P256()).Public())); err != nil {
 			t.Errorf("step %d: %v", at, err)
 		}
-		// Keys that no hub uses must not remain.
+		// Keys of a killed process, which no hub uses, must not remain.
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
 			t.Errorf("step %d: next to it is %v (%v)", at, entries, err)
 		}

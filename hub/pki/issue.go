@@ -189,8 +189,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The outer value's length is not inserted yet: the TBSCertificate starts two bytes after the
-	// start.
+	// The length of the outer value is not inserted yet, so the TBSCertificate starts two bytes
+	// after the outer value's start.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)

@@ -358,7 +358,7 @@ func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
 	}
 }
 
-// An auditor may require the TCG's policies: they are valid from the root down, and an IDevID
+// An auditor may require the TCG's policies. They are valid from the root down; an IDevID
 // certificate does not have the policy of a restricted key.
 func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	t.Parallel()

@@ -19,9 +19,9 @@ import (
 	"strings"
 )
 
-// load reads the authorities. It refuses everything that create does not make: a hub that signs
-// with a wrong key does permanent harm, while a hub that does not start can be repaired from its
-// backup.
+// load reads the authorities. It refuses every folder that create could not have made: a hub that
+// signs with a wrong key does permanent harm, while a hub that does not start can be repaired from
+// its backup.
 func load(dir string) (*Hub, error) {
 	var certs [3]*x509.Certificate
 	var keys [3]crypto.Signer
@@ -60,7 +60,7 @@ func load(dir string) (*Hub, error) {
 	return h, nil
 }
 
-// errReadable is an error that restoring a backup would not correct.
+// errReadable means that other users can read a file. Restoring a backup would not correct that.
 var errReadable = errors.New("can be read by other users")
 
 // withRemedy adds the remedy to an error.

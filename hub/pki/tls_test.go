@@ -55,7 +55,7 @@ func clientConfig(h *Hub, key crypto.PrivateKey, chain ...*x509.Certificate) *tl
 	for _, x := range chain {
 		own.Certificate = append(own.Certificate, x.Raw)
 	}
-	// The certificate is sent even if the server does not request it: an attacker would do that.
+	// Send the certificate even if the server does not request it, as an attacker would.
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }
 	return c
 }
@@ -125,7 +125,7 @@ func TestTLSCertificate(t *testing.T) {
 	now := time.Now()
 	names := []string{"hub.example", "*.hub.example", "localhost", "my_host", "192.0.2.1", "::1"}
 	get := h.TLSCertificate(func() time.Time { return now }, names)
-	names[0] = "changed.example" // the caller changes its slice after the call
+	names[0] = "changed.example" // the caller changes its slice after the call to TLSCertificate
 	first, err := get(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestTLSCertificateIsRenewed(t *testing.T) {
 	if first.PrivateKey.(*ecdsa.PrivateKey).Equal(second.PrivateKey) {
 		t.Error("renewed with the old key")
 	}
-	// A wrong clock is set back.
+	// If the clock was wrong and is set back, a new certificate is made.
 	if third := at(testNow); third == second || third.Leaf.NotBefore.After(testNow) {
 		t.Error("a certificate that is not yet valid is used")
 	}

@@ -27,7 +27,8 @@ type ListEntry struct {
 	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Serial string `json:"serial,omitempty"`    // serial number of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
-	// Certificate is "required", which refuses the TPM without a trusted EK certificate, or empty.
+	// Certificate is "required" or empty. With "required", the TPM is refused unless it has a
+	// trusted EK certificate.
 	Certificate string `json:"certificate,omitempty"`
 }
 

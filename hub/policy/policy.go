@@ -112,8 +112,8 @@ func kinds() string {
 	return strings.Join(names, ", ")
 }
 
-// MeasuredBoot is the use of measured boot: "report" shows changes, "require" also refuses API
-// access to devices whose boot does not match.
+// MeasuredBoot says how a policy uses measured boot. "report" shows changes. "require" also refuses
+// API access to a device if its boot does not match its reference.
 type MeasuredBoot string
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -238,7 +238,7 @@ func (d *Document) check() error {
 // Effective is the effective policy for an owner's devices.
 type Effective struct {
 	Evidence evidence.Policy
-	// RequireBoot: the API admits only devices whose measured boot matches.
+	// RequireBoot: the API admits a device only if its measured boot matches its reference.
 	RequireBoot bool
 	// WithoutTPM: devices without a TPM may join, with a join token made for that, added by their
 	// owner, or waiting to be claimed.
@@ -265,8 +265,8 @@ func Merge(hub, owner *Document) Effective {
 		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
-		// An owner can only tighten the setting for the hub's list, also if the hub's document has
-		// none.
+		// An owner can only tighten the setting for the hub's list, even if the hub's document has
+		// no such setting.
 		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
 		if hub == nil || hub.Unlisted == nil {
 			set(&e.Evidence.Unlisted, owner.Unlisted)
@@ -282,9 +282,9 @@ func Merge(hub, owner *Document) Effective {
 	return e
 }
 
-// noCertificate returns the setting for EKs without a certificate. If there is none, the setting
-// for unknown makers applies: otherwise a device could improve its treatment by leaving out its
-// certificate.
+// noCertificate returns the setting for EKs without a certificate. If the document has no such
+// setting, the setting for unknown makers applies: otherwise a device could improve its treatment
+// by leaving out its certificate.
 func (d *Document) noCertificate() *Action {
 	if d.NoCertificate == nil {
 		return d.UnknownMaker

@@ -34,7 +34,7 @@ rules:
 	if p.NoCertificate != evidence.Refuse || p.ExpiredEK != evidence.Ask || p.UnknownMaker != evidence.Ask || p.Unlisted != evidence.Refuse || !e.RequireBoot {
 		t.Errorf("%+v", e)
 	}
-	// 7.80 is version seven dot eighty, although YAML reads it as a number.
+	// 7.80 means version 7, then 80, although YAML reads it as a decimal number.
 	if r := p.Layers[0].Rules; len(r) != 2 || r[0].FirmwareBelow != 7<<48|80<<32 || r[0].FirmwareBelow.String() != "7.80.0.0" || r[1].Then != evidence.Accept {
 		t.Errorf("%+v", r)
 	}
@@ -119,7 +119,7 @@ func TestOwnersPolicyOnlyTightens(t *testing.T) {
 	if len(p.Software) != 1 || p.Software[0] != "swtpm" {
 		t.Errorf("software TPMs %q", p.Software)
 	}
-	// A setting that no document has gets its default.
+	// A setting that neither document has gets its default.
 	if p := policy.Merge(nil, nil).Evidence; p.NoCertificate != evidence.Ask || p.ExpiredEK != evidence.Accept || p.Unlisted != evidence.Refuse {
 		t.Errorf("default: %+v", p)
 	}

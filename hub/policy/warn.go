@@ -14,8 +14,8 @@ import (
 // Warnings returns sentences about the parts of a document that have no effect: names of makers
 // that no TPM has, rules that another rule hides and, in an owner's document, settings that are
 // looser than the hub's. A document with warnings is in force all the same. hub is the hub's
-// document, or nil if there is none. To check the hub's own document, pass nil as hub and false as
-// owners.
+// document, or nil if the hub has none. To check the hub's own document, pass nil as hub and false
+// as owners.
 func Warnings(d, hub *Document, owners bool) []string {
 	w := &warner{d: d, hub: hub, owners: owners}
 	w.names()
@@ -141,8 +141,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// hidden warns of rules that are never reached, and of rules that accept what would be accepted
-// anyway.
+// hidden warns of rules that are never reached, and of rules that accept TPMs which would be
+// accepted without the rule.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {
@@ -213,7 +213,7 @@ func (w *warner) looser() {
 			if theirs.covers(mine) && *theirs.Then < *mine.Then {
 				w.add("Rule %d (%v) has no effect: rule %d of the hub's policy says %v for the same TPMs, and an owner's policy only tightens it.", i+1, evidence.Action(*mine.Then), n+1, evidence.Action(*theirs.Then))
 			}
-			break // the rule decides, or whether it matches depends on the TPM
+			break // the rule decides about the TPMs, or it depends on the TPM whether it matches
 		}
 	}
 }

@@ -39,8 +39,8 @@ type Session struct {
 	Means     string // ByPage or ByAPI
 }
 
-// ID names a session to its owner: the first half of the token's hash, as 32 hexadecimal digits.
-// Nobody can sign in with it.
+// ID names a session to the session's owner: the first half of the token's hash, as 32 hexadecimal
+// digits. Nobody can sign in with an ID.
 func (s Session) ID() string { return hex.EncodeToString(s.TokenHash[:16]) }
 
 // APIToken lets a program act for an account, within scopes and until it expires. It is found by
@@ -125,10 +125,10 @@ type Sessions interface {
 
 // APITokens keeps the API tokens of accounts.
 type APITokens interface {
-	// CreateAPIToken fails with ErrNotFound when the session has ended, so that a session that a
-	// password change ended makes no token; with ErrExists when the account has a token of that
-	// name; with ErrTooMany when it has max tokens that have not expired by t.Created. Expired
-	// tokens are removed.
+	// CreateAPIToken makes an API token. It fails with ErrNotFound if the session has ended, so
+	// that a session that a password change ended cannot make a token; with ErrExists if the
+	// account has a token of that name; with ErrTooMany if the account has max tokens that are
+	// still valid at t.Created. Expired tokens are removed.
 	CreateAPIToken(ctx context.Context, t APIToken, session Hash, max int, e Event) error
 	// APIToken returns ErrNotFound for a token that expired at or before now.
 	APIToken(ctx context.Context, hash Hash, now time.Time) (APIToken, error)

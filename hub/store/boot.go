@@ -7,9 +7,9 @@ import (
 
 // States of a device's boot, after its newest measurement. A policy accepts only BootMatches.
 const (
-	BootUnmeasured = "unmeasured"       // it never sent a measurement
-	BootMatches    = "matches"          // it matches the reference
-	BootChanged    = "changed"          // it differs from the reference
+	BootUnmeasured = "unmeasured"       // the device never sent a measurement
+	BootMatches    = "matches"          // the measurement matches the reference
+	BootChanged    = "changed"          // the measurement differs from the reference
 	BootNothing    = "nothing-measured" // the firmware measured nothing
 	BootRefused    = "refused"          // the measurement does not hold, see BootRefusal
 )
@@ -33,8 +33,8 @@ type BootReference struct {
 	Replaces []byte // the Text that PutBootReference replaces; empty: the device has no reference
 }
 
-// BootRefusal is why a device's newest measurement was refused. It is kept until the device sends a
-// measurement that is not refused.
+// BootRefusal is the reason why a device's newest measurement was refused. It is kept until the
+// device sends a measurement that is not refused.
 type BootRefusal struct {
 	Time               time.Time
 	Code, Reason, Hint string
@@ -44,9 +44,9 @@ type BootRefusal struct {
 // exist or was deleted.
 type Boots interface {
 	// PutBoot stores a measurement as a device's latest, and keeps the ten before it without their
-	// evidence. The caller judged b by reference. If the device has no reference, it gets this one,
-	// unless it is empty. If the device has a different reference, because its owner changed it in
-	// between, nothing is stored. PutBoot returns the device's reference.
+	// evidence. The caller compared b with reference. If the device has no reference, it gets this
+	// one, unless this one is empty. If the device has a different reference, because its owner
+	// changed it in between, nothing is stored. PutBoot returns the device's reference.
 	//
 	// If b.Number is not 0, this boot was measured before: b replaces the measurement with that
 	// number, if that is still the latest.
@@ -64,12 +64,13 @@ type Boots interface {
 	BootState(ctx context.Context, device string) (string, error)
 	// BootStates returns the states of an owner's devices that sent a measurement, by device.
 	BootStates(ctx context.Context, owner string) (map[string]string, error)
-	// BootReference returns ErrNotFound if the device has none.
+	// BootReference returns ErrNotFound if the device has no reference.
 	BootReference(ctx context.Context, device string) (BootReference, error)
-	// PutBootReference replaces a device's reference. The caller judged the latest measurement by
-	// it: that measurement gets the State and Changes of latest. latest.Number is 0 if the device was
-	// never measured. A device in state BootRefused stays in it. ErrChanged: another measurement is
-	// now the latest, or the device's reference is not r.Replaces; nothing was changed.
+	// PutBootReference replaces a device's reference. The caller compared the latest measurement
+	// with the new reference: that measurement gets the State and Changes of latest. latest.Number
+	// is 0 if the device was never measured. A device in state BootRefused stays in it. ErrChanged:
+	// another measurement is now the latest, or the device's reference is not r.Replaces; nothing
+	// was changed.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot asks the device for another measurement. BootRequested reports whether one was
 	// requested since the last measurement.

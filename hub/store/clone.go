@@ -2,7 +2,8 @@ package store
 
 import "context"
 
-// Clone is the record of what indicates copies of a device's TPM state, JSON of clone.Record.
+// Clone is the clone record of a device: the signs that copies of its TPM's state exist. Record is
+// the JSON of clone.Record.
 type Clone struct {
 	Device  string
 	Version int64  // given by the store, increasing for a device; 0: the device has no record yet
@@ -14,7 +15,7 @@ type Clone struct {
 // TPM's state. Activate fails with ErrCloned.
 const CloneRefused = "refused"
 
-// Clones keeps one such record for each device.
+// Clones keeps one clone record for each device.
 type Clones interface {
 	// Clone returns ErrNotFound if the device has no record.
 	Clone(ctx context.Context, device string) (Clone, error)

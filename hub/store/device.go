@@ -51,7 +51,7 @@ type DeviceFilter struct {
 	Limit      int    // 0: 100; at most 1000
 }
 
-// Devices keeps devices. Activate (see Enrolments) makes those that have a TPM.
+// Devices keeps devices. Activate (see Enrolments) makes the devices that have a TPM.
 type Devices interface {
 	// Device finds a device that is not deleted.
 	Device(ctx context.Context, id string) (Device, error)
@@ -69,8 +69,8 @@ type Devices interface {
 	RenameDevice(ctx context.Context, owner, id, nick string) error
 	// SetPublic returns ErrNotFound if the owner has no such device.
 	SetPublic(ctx context.Context, owner, id string, public bool) error
-	// MarkDeviceSeen records that a device contacted the hub. The write may be batched; it is the
-	// only one that need not be durable when the method returns.
+	// MarkDeviceSeen records that a device contacted the hub. The write may be batched: of all
+	// writes, only this one need not be durable when the method returns.
 	MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error
 	// DeleteDevice marks a device as Deleted and revokes its certificates: the owner's Pending and
 	// Active enrolments of the device become Revoked. Another owner's Pending ones stay, so that

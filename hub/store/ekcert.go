@@ -12,8 +12,8 @@ const (
 	UnprovenEKKeptFor = 90 * 24 * time.Hour
 )
 
-// KeptEKCertificate is an EK certificate from a request. It is kept for a later request with the
-// same EK and without the certificate, which is then judged by the kept one. No verdict is kept.
+// KeptEKCertificate is an EK certificate from a request. If a later request with the same EK lacks
+// the certificate, that request is judged by the kept certificate. No verdict is kept.
 type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER

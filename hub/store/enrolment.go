@@ -12,7 +12,7 @@ var (
 	ErrEnrolmentExpired = errors.New("store: enrolment expired")
 	// ErrSuperseded: an enrolment of the same device that began later was activated.
 	ErrSuperseded = errors.New("store: enrolment superseded")
-	// ErrTokenUnusable: the token was disabled or has expired.
+	// ErrTokenUnusable: the token is disabled or has expired.
 	ErrTokenUnusable = errors.New("store: join token disabled or expired")
 	// ErrTokenUsedUp: other devices have spent all uses of the token.
 	ErrTokenUsedUp = errors.New("store: join token used up")
@@ -132,7 +132,7 @@ type Activation struct {
 	Nick       string // proposed; used only for a new device; gets a suffix if it is in use
 	Now        time.Time
 	Addr       string // the peer's address, for LastSeenAddr
-	// Marks are what the enrolment's EK certificate says about its chip.
+	// Marks are the properties of the chip that the enrolment's EK certificate states.
 	Marks []ChipMark
 }
 

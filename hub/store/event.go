@@ -19,7 +19,7 @@ const (
 // Actor is the person, program or device that did something.
 type Actor struct {
 	ID         string // prn of an account or a device, or "operator:" and a name; empty: unknown
-	Name       string // its nick at that time
+	Name       string // the actor's nick at that time
 	Means      string // one of the above
 	Credential string // the API token's name
 	Addr       string // IP address; empty on the hub's machine
@@ -42,7 +42,8 @@ func ActorIn(ctx context.Context) *Actor {
 	return new(Actor)
 }
 
-// Event is a line of the audit trail. Events are only ever appended.
+// Event is a line of the audit trail. An event never changes, except that AppendCounted updates the
+// row that counts equal events. Only RemoveEvents removes events.
 type Event struct {
 	Seq     int64 // given by the store, increasing
 	Time    time.Time
@@ -54,7 +55,7 @@ type Event struct {
 	Addr    string
 	Message string // one sentence for a person
 
-	// Who did it. See Actor.
+	// The person, program or device that caused the event. See Actor.
 	Actor      string
 	ActorName  string
 	Means      string
@@ -65,13 +66,14 @@ type Event struct {
 	Count int
 	Last  time.Time
 
-	// Unproven: a peer caused it that had proven nothing. Such an event is kept for a shorter time.
-	// AppendCounted never counts events of different Group in one row. Reads return neither field.
+	// Unproven: a peer that had proven nothing caused the event. Such an event is kept for a
+	// shorter time. AppendCounted never counts events of different Group in one row. Reads return
+	// neither field.
 	Unproven bool
 	Group    string
 }
 
-// By returns the event with the actor filled in if the event names none.
+// By returns the event. If the event names no actor, By fills in the actor a.
 func (e Event) By(a *Actor) Event {
 	if e.Actor == "" && e.Means == "" {
 		e.Actor, e.ActorName, e.Means, e.Credential = a.ID, a.Name, a.Means, a.Credential
@@ -87,7 +89,7 @@ type EventFilter struct {
 	Owner  string
 	Device string
 	Kind   string    // this kind; if it ends with ".", every kind that begins with it
-	Since  time.Time // Time, or Last of a row that counts several, is not before this
+	Since  time.Time // not before this; for a row that counts several events, Last counts
 	Until  time.Time // the event is before this
 	// NoRoutine leaves out rows of AppendCounted that have no Code.
 	NoRoutine bool
@@ -110,6 +112,6 @@ type Events interface {
 	// unproven, and any whose Time and Last are before all. A zero time removes nothing. It returns
 	// how many it removed.
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
-	// Events lists newest first.
+	// Events lists events, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
 }

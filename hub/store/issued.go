@@ -24,11 +24,13 @@ const (
 
 // IssuedAIKs keeps the certificates of first steps until they expire.
 type IssuedAIKs interface {
-	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. first reports that the
-	// EK had no row before that has not expired. An EK's oldest rows beyond MaxIssuedPerEK are removed.
+	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. first reports that,
+	// before the call, the EK had no row that was still valid. An EK's oldest rows beyond
+	// MaxIssuedPerEK are removed.
 	//
-	// ErrFull: there are most rows, and none has this EK and Name. Rows of the same EK make no
-	// difference, so that the answer does not reveal whether the EK is known.
+	// ErrFull: there are most rows or more, and none has this EK and Name. Rows of the same EK with
+	// another Name do not prevent ErrFull, so that the answer does not reveal whether the EK is
+	// known.
 	RecordIssuedAIK(ctx context.Context, a IssuedAIK, most int) (first bool, err error)
 	// IssuedAIK finds a row that has not expired. ErrNotFound.
 	IssuedAIK(ctx context.Context, ek Hash, name []byte, now time.Time) (IssuedAIK, error)

@@ -36,8 +36,8 @@ type LogFilter struct {
 	Revs      []string
 	After     time.Time // later than this
 	Before    time.Time // earlier than this
-	// Previous is the last entry of the page before, in the order asked for. Only its Created and Seq
-	// are read.
+	// Previous is the last entry of the previous page, in the requested order. Only its Created and
+	// Seq are read.
 	Previous *LogEntry
 	// NewestFirst reverses the order, which is by Created and Seq.
 	NewestFirst bool

@@ -14,15 +14,16 @@ import (
 // each in bytes of compact JSON.
 //
 // A meta is a JSON object as a map. Its values are as strictjson.Decode makes them: a number is a
-// json.Number, as it was written. Both bounds below hold in the step that writes:
+// json.Number, as it was written. An engine checks two bounds in the step that writes:
 //
-//   - An engine refuses with *MetaError what strictjson.CheckStorable refuses, because answers that
-//     contain it could not be read.
+//   - It refuses with *MetaError a member that strictjson.CheckStorable refuses, because answers
+//     that contain the member could not be read.
 //   - It refuses with ErrTooLarge a write that leaves more than MaxMeta bytes. A meta that was
 //     larger before may be made smaller.
 //
-// The database of an older hub may have members that are now refused. A read leaves them out and
-// names them in Unreadable. They are removed when they are set, or when the meta is replaced.
+// The database of an older hub may have members that are now refused. A read leaves these members
+// out and names them in Unreadable. Such a member is removed when it is set again, or when the meta
+// is replaced.
 const MaxMeta = 256 << 10
 
 // ErrTooLarge means that the value would be larger than its bound.
@@ -44,7 +45,7 @@ func (e *MetaError) Unwrap() error { return e.Err }
 type Metadata interface {
 	// PatchDeviceMeta merges top-level keys; a nil value deletes the key.
 	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
-	// PatchUserMeta does the same to the owner's meta.
+	// PatchUserMeta does the same to the user-meta, for the owner.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
 	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
 	ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error

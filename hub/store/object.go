@@ -14,8 +14,8 @@ var ErrBeingRemoved = errors.New("store: the content is being removed")
 const MaxObjectSize = 1 << 50
 
 // Object is an owner's record of a content. The content itself is kept once, however many owners
-// have it. An owner without a record cannot read it, and gets a record that is Stored only by
-// uploading the bytes.
+// have a record of it. An owner without a record cannot read the content, and gets a record that is
+// Stored only by uploading the bytes.
 type Object struct {
 	Owner    string // Account.ID
 	Sum      Hash   // SHA-256 of the content
@@ -34,10 +34,10 @@ type Object struct {
 // first and the last step BeginUpload fails with ErrBeingRemoved. An upload has its record before its
 // first byte is read, and the record outlives the upload, so no removal can begin during an upload.
 type Objects interface {
-	// AnnounceObject makes a record that is not Stored. If the owner has a record, it renews
-	// Modified and, when not Stored, Size. It returns the record. ErrQuota: the content would not
-	// fit now, or is larger than MaxObjectSize. Only the record counts against the quota: an
-	// announced size reserves no space.
+	// AnnounceObject makes a record that is not Stored. If the owner has a record already,
+	// AnnounceObject renews its Modified and, if it is not Stored, its Size. It returns the record.
+	// ErrQuota: the content would not fit now, or is larger than MaxObjectSize. Only the record
+	// counts against the quota: an announced size reserves no space.
 	AnnounceObject(ctx context.Context, o Object, quota int64) (Object, error)
 	Object(ctx context.Context, owner string, sum Hash) (Object, error)
 	// Objects lists an owner's objects that are Stored, by Sum, after the sum `after` (nil: from the
@@ -45,7 +45,8 @@ type Objects interface {
 	Objects(ctx context.Context, owner string, after *Hash, limit int) ([]Object, error)
 	// RevisionObjects lists the objects that a revision names.
 	RevisionObjects(ctx context.Context, device string, rev int) ([]Object, error)
-	// BeginUpload renews Modified. ErrNotFound, ErrBeingRemoved.
+	// BeginUpload renews the record's Modified, and returns the record. ErrNotFound,
+	// ErrBeingRemoved.
 	BeginUpload(ctx context.Context, owner string, sum Hash, now time.Time) (Object, error)
 	// FinishUpload makes the record Stored. The caller has made the content, of that size, durable.
 	// From now on the size counts against the quota. ErrNotFound, ErrBeingRemoved, ErrQuota; ErrStatus:

@@ -40,8 +40,8 @@ type EKLists interface {
 	EKList(ctx context.Context, owner string) ([]ListedEK, error)
 	// HasEKList reports whether the owner's list has lines.
 	HasEKList(ctx context.Context, owner string) (bool, error)
-	// FindEK returns the line of the owner's list that names the EK, or else the line that names
-	// the serial number of its certificate. serial is as ListedEK.Cert, nil without a certificate.
-	// ErrNotFound.
+	// FindEK returns the line of the owner's list that names the EK. If there is none, it returns
+	// the line that names the serial number of the EK's certificate. serial is as ListedEK.Cert,
+	// nil without a certificate. ErrNotFound.
 	FindEK(ctx context.Context, owner string, ek Hash, serial []byte) (ListedEK, error)
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Errors that end by themselves, or that an operator must resolve. Nothing was written, and the
-// caller may retry. Tested with errors.Is.
+// Errors of an engine that cannot write at the moment. ErrBusy passes by itself; an operator must
+// resolve ErrNoSpace. Nothing was written, and the caller may retry. Tested with errors.Is.
 var (
 	// ErrBusy: another program holds the database, or it is too slow for the load.
 	ErrBusy = errors.New("store: the database is busy")

@@ -19,14 +19,14 @@ type JoinToken struct {
 	MaxUses   int // 0: no limit
 	Uses      int // devices that activated with it, each counted once
 	Disabled  bool
-	// DefaultUserMeta is what a device's user-meta starts with.
+	// DefaultUserMeta is the first user-meta of a device that joins with the token.
 	DefaultUserMeta map[string]any
 	// Unreadable are JSON Pointers, from "/default-user-meta", of members that were kept and
 	// cannot be returned. See MaxMeta.
 	Unreadable []string
 	Created    time.Time
-	// WithoutTPM: devices may send the token's secret itself, with no evidence. The token is then
-	// found by SecretHash.
+	// WithoutTPM: devices may send the token's secret itself, with no evidence. The hub then finds
+	// the token by SecretHash.
 	WithoutTPM bool
 	SecretHash Hash
 	// ForPantacor: devices may prove ownership in Pantacor's form. PantacorKey is the key that
@@ -54,7 +54,7 @@ type JoinTokens interface {
 	JoinTokensPage(ctx context.Context, owner, after string, limit int) ([]JoinToken, error)
 	// DisableJoinToken is idempotent. ErrNotFound: the owner has no token with this id.
 	DisableJoinToken(ctx context.Context, owner, id string) error
-	// DeleteJoinToken deletes a join token that is disabled. Devices that joined with it stay.
-	// ErrNotFound; ErrStatus: the token is not disabled.
+	// DeleteJoinToken deletes a join token that is disabled. Devices that joined with the token
+	// stay. ErrNotFound; ErrStatus: the token is not disabled.
 	DeleteJoinToken(ctx context.Context, owner, id string, e Event) error
 }

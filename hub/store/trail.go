@@ -50,7 +50,7 @@ type Revision struct {
 	CommitMsg string
 	Status    trail.Status
 	StateSum  Hash   // SHA-256 of the state's canonical JSON
-	Objects   []Hash // that the state names, each once; reads leave it empty
+	Objects   []Hash // the objects that the state names, each once; reads leave this field empty
 	State     []byte // JSON object, as the owner or the device sent it
 	Meta      []byte // JSON object, the owner's
 	Progress  []byte // JSON object, as the device sent it
@@ -83,8 +83,8 @@ type Trails interface {
 	// has a trail, nothing changes and made is false. MissingObjects, ErrQuota.
 	CreateTrail(ctx context.Context, first Revision, quota int64) (t Trail, made bool, err error)
 	Trail(ctx context.Context, device string) (Trail, error)
-	// TrailSummary returns one device's trail. TrailSummaries lists an owner's trails, by device id, after the
-	// id `after`, at most limit (0: 100, at most 1000).
+	// TrailSummary returns the summary of one device's trail. TrailSummaries lists the summaries of
+	// an owner's trails, by device id, after the id `after`, at most limit (0: 100, at most 1000).
 	TrailSummary(ctx context.Context, device string) (TrailSummary, error)
 	TrailSummaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
 
@@ -94,12 +94,13 @@ type Trails interface {
 	// Revision finds a revision; rev -1 is the newest.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
-	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision that is still
-	// RevisionNew. ErrStatus, MissingObjects, ErrQuota.
+	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision whose
+	// status is still trail.StatusNew. ErrStatus, MissingObjects, ErrQuota.
 	SetRevisionState(ctx context.Context, s Revision, quota int64) error
 	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
-	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a report of
-	// the same status changes nothing and succeeds, a report of another one fails with ErrStatus.
+	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a
+	// report of the same status changes nothing and succeeds, a report of another status fails with
+	// ErrStatus.
 	SetRevisionProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error
 	// ChangeRevisionStatus changes a revision from exactly one status to another, for its owner. ErrStatus.
 	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error

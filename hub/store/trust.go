@@ -36,17 +36,17 @@ type TrustChange struct {
 
 // TrustStore keeps the operator's decisions on TPM makers' CA certificates.
 type TrustStore interface {
-	// TrustedCertificates lists all, by fingerprint.
+	// TrustedCertificates lists all decisions, by fingerprint.
 	TrustedCertificates(ctx context.Context) ([]TrustedCertificate, error)
-	// ChangeTrust makes ConfigVersion grow. ErrNotFound: no row has a fingerprint in Forget, and
+	// ChangeTrust makes ConfigVersion grow. ErrNotFound: a fingerprint in Remove has no row, and
 	// nothing was changed. An empty change does nothing.
 	ChangeTrust(ctx context.Context, c TrustChange) error
 }
 
 // Config tells readers when the configuration changed.
 type Config interface {
-	// ConfigVersion grows with every change of what requests are judged by: trusted certificates,
-	// policies and EK lists. The hub reads it for each request, so that a change holds at once in
-	// every replica; it must be a cheap read.
+	// ConfigVersion grows with every change of the rules by which requests are judged: trusted
+	// certificates, policies and EK lists. The hub reads it for each request, so that a change
+	// holds at once in every replica. So it must be a cheap read.
 	ConfigVersion(ctx context.Context) (int64, error)
 }

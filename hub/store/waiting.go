@@ -15,11 +15,12 @@ const (
 	Denied    WaitingState = "denied"
 )
 
-// WaitingDevice is a waiting device: its evidence holds, and leaves questions that its owner must answer.
+// WaitingDevice is a waiting device: its evidence passed the checks, except for questions that its
+// owner must answer.
 //
-// The row is identified by the owner and the EK. The holder of a join token can make one for any EK
-// public key, so the row reserves no name, spends no use of the token, and changes no other row.
-// An approval is safe because it names the EK: only the TPM that has it can open the reply.
+// The row is identified by the owner and the EK. The holder of a join token can make a row for any
+// EK public key, so the row reserves no name, spends no use of the token, and changes no other row.
+// An approval is safe because it names the EK: only the TPM that has the EK can open the reply.
 type WaitingDevice struct {
 	Owner    string // Account.ID
 	EK       Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
@@ -62,15 +63,15 @@ type Decision struct {
 	Approve bool
 	By      string // nick
 	// Codes are the questions that the owner saw. If the row has other ones, the decision fails
-	// with ErrChanged. nil: not compared.
+	// with ErrChanged. nil: not compared with the row.
 	Codes []string
 	At    time.Time
 	// Expires is when a denial is removed.
 	Expires time.Time
 }
 
-// WaitingDevices keeps devices until their owner has decided about them. Every method that finds a
-// row returns ErrNotFound for one that has expired.
+// WaitingDevices keeps devices until their owner has decided about them. If a row has expired,
+// every method that finds a row returns ErrNotFound.
 type WaitingDevices interface {
 	// PutWaiting stores w. If its owner and EK have a row, that row gets the device's new properties, but
 	// keeps Since, Answered and a denial. The state becomes Approved if all Codes are Answered;

@@ -202,7 +202,8 @@ var (
 
 // splitPKCS7 returns the certificates of a ContentInfo with SignedData (RFC 5652, 5.1). Their order
 // has no meaning. It ignores signatures, which these files do not have. It does not parse the
-// certificates: a library that does would refuse the whole file for one malformed certificate.
+// certificates: a library that parses them would refuse the whole file for one malformed
+// certificate.
 func splitPKCS7(b []byte) ([][]byte, error) {
 	s := cryptobyte.String(b)
 	var info, content, signed, certs cryptobyte.String

@@ -18,8 +18,8 @@ import (
 type Entry struct {
 	Certificate
 	Distrusted bool      // refused in every chain
-	BuiltIn    bool      // it is built in, even if the operator changed its state
-	Stored     bool      // the operator's store has a row for it
+	BuiltIn    bool      // the certificate is built in, even if the operator changed its state
+	Stored     bool      // the operator's store has a row for the certificate
 	Added      time.Time // time of that row, if Stored
 }
 
@@ -53,10 +53,10 @@ func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 	return out
 }
 
-// WithStored returns the set with the rows of the operator's store applied. A row overrides
-// everything else: a distrusted certificate is refused, and a root or a link becomes one. An
-// unreadable row is an error: nobody should be admitted or refused by only a part of the operator's
-// settings.
+// WithStored returns the set with the rows of the operator's store applied. A row distrusts a
+// certificate, or adds it as a root or a link. If the set has the certificate as a link, a root row
+// makes it a root. If the set has it as a root, a link row changes nothing. An unreadable row is an
+// error: nobody should be admitted or refused by only a part of the operator's settings.
 func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	out := &Set{entries: maps.Clone(s.entries)}
 	for _, r := range rows {
@@ -79,7 +79,7 @@ func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 		case store.TrustedRoot:
 			e.Root = true
 		case store.TrustedLink:
-			e.Root = e.Root && there // the operator added it as a link, but a root that is already in the set stays a root
+			e.Root = e.Root && there // if the operator added a root of the set as a link, it stays a root
 		default:
 			return nil, fmt.Errorf("trust: the stored certificate %x has the unknown kind %q", r.Fingerprint, r.Kind)
 		}

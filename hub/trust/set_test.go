@@ -59,7 +59,8 @@ func TestOperatorsWordWins(t *testing.T) {
 	}
 }
 
-// An unreadable row is an error: only a part of the operator's settings must not be used.
+// If a row cannot be read, WithStored returns an error: the hub must not use only a part of the
+// operator's settings.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)

@@ -48,8 +48,8 @@ func Parse(der []byte, file string) (Certificate, error) {
 	}, nil
 }
 
-// selfSigned checks the signature on a certificate with its own key. It accepts SHA-1, which is not
-// accepted in a chain: the signature only tells a root from a link. A root is trusted because
+// selfSigned reports whether a certificate's own key signed it. It accepts SHA-1, which a chain
+// does not accept: here the signature only tells a root from a link. A root is trusted because
 // Gangway or the operator has exactly these bytes.
 func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil

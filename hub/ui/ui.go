@@ -23,8 +23,8 @@ var StyleSheet []byte
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker, "bootState": bootState}).ParseFS(pages, "*.html"))
 
-// bootState is the text for a boot state. Each state has its own text, so that none looks like
-// another.
+// bootState returns the text for a boot state. Each state has its own text, so that no two states
+// look alike.
 func bootState(state string) string {
 	switch state {
 	case store.BootMatches:
@@ -45,7 +45,7 @@ type Home struct {
 	Hub     string // the hub's URL, for the commands on the page
 	HubName string
 	Devices []store.Device
-	Boots   map[string]string // boot states by device id; a missing one is unmeasured
+	Boots   map[string]string // boot states by device id; a device that is missing here is unmeasured
 	Total   int               // number of all devices; Devices may have only the first of them
 	Waiting []Waiting
 	Cloned  []Cloned // devices that may be several machines
@@ -53,14 +53,14 @@ type Home struct {
 	Now     time.Time
 }
 
-// Waiting is a device that waits for a decision, and the reasons, in sentences.
+// Waiting is a device that waits for a decision. It has the reasons, in sentences.
 type Waiting struct {
 	store.WaitingDevice
 	Reasons []string
 }
 
-// Cloned is a device whose TPM state may run in several machines: the reasons, in sentences, and
-// the codes of the findings that no decision covers.
+// Cloned is a device whose TPM state may run in several machines. It has the reasons, in sentences,
+// and the codes of the findings that no decision covers.
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string
@@ -80,7 +80,7 @@ type ClaimPage struct {
 	Problem     string // a sentence about what went wrong; empty at first
 }
 
-// WriteClaim writes the page.
+// WriteClaim writes the page that a claim code leads to.
 func WriteClaim(w io.Writer, c ClaimPage) error { return templates.ExecuteTemplate(w, "claim.html", c) }
 
 // Problem is the content of the page for an error.
@@ -88,18 +88,18 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// WriteProblem writes the page.
+// WriteProblem writes the page for an error.
 func WriteProblem(w io.Writer, p Problem) error {
 	return templates.ExecuteTemplate(w, "problem.html", p)
 }
 
-// WriteHome writes the page.
+// WriteHome writes the page with the list of devices.
 func WriteHome(w io.Writer, h Home) error { return templates.ExecuteTemplate(w, "home.html", h) }
 
-// WriteSignIn writes the page.
+// WriteSignIn writes the page for people who are not signed in.
 func WriteSignIn(w io.Writer, s SignIn) error { return templates.ExecuteTemplate(w, "signin.html", s) }
 
-// Ago is the time between t and now, in words.
+// Ago returns the time between t and now, in words.
 func Ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -118,8 +118,8 @@ func Ago(now, t time.Time) string {
 	}
 }
 
-// when is a time as the pages show it: how long ago, and the exact time as a tooltip and for screen
-// readers.
+// when is a time in the form of the pages: how long ago it was, and the exact time as a tooltip and
+// for screen readers.
 type when struct {
 	At                time.Time
 	Ago, Stamp, Exact string
@@ -130,8 +130,8 @@ func newWhen(now, t time.Time) when {
 	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
 }
 
-// maker is the name of a TPM for people. It leaves out the maker of the software TPM, which is only
-// a number.
+// maker returns the name of a TPM's maker and model for people. It leaves out the maker of the
+// software TPM, which is only a number.
 func maker(manufacturer, model string) string {
 	if manufacturer == "id:00001014" {
 		manufacturer = ""

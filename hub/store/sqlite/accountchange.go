@@ -19,7 +19,7 @@ var (
 	retireNick     = prepared(`INSERT OR REPLACE INTO retired_nicks (nick, account, retired) VALUES (?, ?, ?)`)
 	releaseNick    = prepared(`DELETE FROM retired_nicks WHERE nick = ?`)
 
-	// Rows that are deleted with their account. Foreign keys delete its sessions and API tokens.
+	// Statements that delete an account's rows. Foreign keys delete its sessions and API tokens.
 	dropOfAccount = []*statement{
 		prepared(`DELETE FROM token_uses WHERE token IN (SELECT id FROM join_tokens WHERE owner = ?)`),
 		prepared(`DELETE FROM join_tokens WHERE owner = ?`),
@@ -133,7 +133,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 		if _, err := c.exec(retireNick, a.Nick, id, micro(e.Time)); err != nil {
 			return err
 		}
-		// Its policy and its EK list are gone.
+		// The account's policy and EK list were deleted, so the config version must grow.
 		if err := bumpConfig(c); err != nil {
 			return err
 		}

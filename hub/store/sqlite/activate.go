@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	// All that Activate decides by, in one query by primary keys.
+	// All data by which Activate decides, in one query by primary keys.
 	selectClaim = prepared(`SELECT e.id, e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
 		e.ek, e.iak_name, e.expires, e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial,
 		e.key_algorithm,
@@ -66,11 +66,11 @@ type claim struct {
 	manufacturer, model, firmware       string
 	prodModel, prodSerial, keyAlgorithm string
 
-	tpmOwner, tpmDevice string // empty: not bound
+	tpmOwner, tpmDevice string // empty: the EK is not bound
 	tpmGeneration       int    // 0 too when the EK is unknown
 
 	iakKnown bool
-	iakEK    store.Hash // where the IAK is registered
+	iakEK    store.Hash // the EK under which the IAK is registered
 
 	tokenKnown    bool
 	tokenOwner    string
@@ -84,14 +84,14 @@ type claim struct {
 	counted    bool // the token has counted this device
 
 	known    bool  // there is a row for the device, deleted or not
-	active   int64 // its active enrolment's row
+	active   int64 // row of the device's active enrolment
 	devOwner string
 	deleted  bool
 	stored   store.Device // the data that only its row has
 	userMeta string
 	devMeta  string
 
-	serialBefore string // of the device's active enrolment
+	serialBefore string // serial number of the machine in the device's active enrolment
 }
 
 func readClaim(r *row) (k claim) {
@@ -298,7 +298,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
-	if k.known { // as often as it likes
+	if k.known { // a device may onboard again any number of times, so these events are counted
 		tell = countEvent
 		if serial != "" {
 			event.Group = "serial"
@@ -311,13 +311,13 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 }
 
 var (
-	// Newest first. Their long columns are not read.
+	// The chain of enrolments, newest first. Their long columns are not read.
 	selectSuperseded = prepared(`WITH RECURSIVE chain (id, previous, number) AS (
 			SELECT id, previous, 1 FROM enrolments WHERE id = ?1
 			UNION ALL
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
-	// The columns that the AIK registry returns stay.
+	// The columns that the AIK registry returns are kept.
 	stripEnrolment = prepared(`UPDATE enrolments SET ek_certificate = x'', idevid_cert = x'', verdict = x'', request = x'',
 		ek_links = x'' WHERE id = ? AND length(request) > 0`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
@@ -387,10 +387,10 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	}
 }
 
-// freeNick returns base with a suffix that is not in use. Its steps double until they pass the used
-// suffixes, and then halve. So if a whole fleet proposes the same nick, each device needs only a
-// logarithmic number of queries. If deleted devices left gaps, it may return one of those or the
-// end.
+// freeNick returns base with a suffix that is not in use. It doubles its step until it finds an
+// unused suffix, and then halves it. So if a whole fleet proposes the same nick, each device needs
+// only a logarithmic number of queries. If deleted devices left gaps, the result may be in a gap or
+// at the end.
 func freeNick(c *conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {

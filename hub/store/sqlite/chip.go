@@ -14,7 +14,7 @@ var (
 
 	putMark     = prepared(`INSERT INTO chip_marks (mark, device) VALUES (?, ?) ON CONFLICT (mark, device) DO NOTHING`)
 	deleteMarks = prepared(`DELETE FROM chip_marks WHERE device = ?`)
-	// Earliest first, and no more than a person would read.
+	// The other devices with a mark, earliest first, and no more than a person would read.
 	sameChip = prepared(`SELECT d.id, d.owner, d.nick FROM chip_marks c JOIN devices d ON d.id = c.device
 		WHERE c.mark = ? AND c.device <> ? AND d.deleted = 0 ORDER BY d.created, d.id LIMIT 8`)
 )
@@ -32,7 +32,8 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 
 // linkChips stores the marks of a device that activates. It tells the device's owner, and the
 // owners of other devices with an equal mark. The owner of another device gets one event for each
-// owner, so an owner who deletes a device and onboards it again causes no further event.
+// owner who activates a device with the mark. So an owner who deletes a device and onboards it
+// again causes no further event.
 func (k *claim) linkChips(c *conn, a store.Activation) error {
 	told := false
 	linked := map[string]bool{}
@@ -42,7 +43,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 			return err
 		}
 		if n == 0 {
-			continue // this device, which onboards again
+			continue // the device onboards again and has the mark already
 		}
 		type device struct{ id, owner, nick string }
 		var others []device

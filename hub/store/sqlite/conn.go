@@ -19,14 +19,13 @@ import (
 // before its caller gives up.
 const busyTimeout = 2 * time.Second
 
-// statement is a line of SQL that each connection prepares at its first use
-// and then keeps.
+// statement is one SQL statement. Each connection prepares it at its first use and then keeps it.
 type statement struct {
 	index int
 	sql   string
 }
 
-// statements counts the prepared ones, each a package variable.
+// statements counts the calls of prepared. Each makes a package variable.
 var statements int
 
 func prepared(sql string) *statement {
@@ -35,9 +34,9 @@ func prepared(sql string) *statement {
 	return s
 }
 
-// conn is one connection, on SQLite's own interface in modernc.org/sqlite/lib. The driver on top of
-// that library asks for the name and type of every column at every query and allocates each
-// argument separately; that took a quarter of an activation's processor time.
+// conn is one connection. It uses SQLite's own interface in modernc.org/sqlite/lib. The driver on
+// top of that library asks for the name and type of every column at every query and allocates each
+// argument separately. That took a quarter of an activation's processor time.
 //
 // A conn serves one goroutine and one statement at a time. Nothing else may use it while a
 // statement runs.
@@ -81,7 +80,7 @@ func (e *engineError) Error() string {
 }
 
 func dsn(path string) string {
-	// A URI, so that '?', '#' and '%' in a path are part of the path.
+	// Use a URI, so that '?', '#' and '%' in a path are part of the path.
 	u := url.URL{Scheme: "file", Path: path}
 	return u.String()
 }
@@ -100,7 +99,7 @@ func openConn(path string, pragmas ...string) (_ *conn, err error) {
 	defer libc.Xfree(c.tls, name)
 	out := libc.Xcalloc(c.tls, 1, pointerSize)
 	defer libc.Xfree(c.tls, out)
-	// NOMUTEX: the rule that one goroutine at a time uses a conn is the mutex.
+	// NOMUTEX: SQLite needs no mutex, because only one goroutine at a time uses a conn.
 	rc := sqlite3.Xsqlite3_open_v2(c.tls, name, out, sqlite3.SQLITE_OPEN_READWRITE|
 		sqlite3.SQLITE_OPEN_URI|sqlite3.SQLITE_OPEN_NOMUTEX|sqlite3.SQLITE_OPEN_EXRESCODE, 0)
 	c.db = *(*uintptr)(pointer(out))
@@ -138,7 +137,7 @@ func pointer(address uintptr) unsafe.Pointer { return unsafe.Add(nil, address) }
 
 func memory(address uintptr, n int) []byte { return unsafe.Slice((*byte)(pointer(address)), n) }
 
-// failure returns the error of the last call, which returned rc.
+// failure returns the error of the last call to SQLite, which returned rc.
 func (c *conn) failure(rc int32) error {
 	if c.db == 0 {
 		return &engineError{code: rc, message: libc.GoString(sqlite3.Xsqlite3_errstr(c.tls, rc))}

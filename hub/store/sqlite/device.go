@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The last columns, which readMetas decodes, cost more to read than the others.
+// The last columns, which setMetas decodes, cost more to read than the others.
 const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
 	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
@@ -28,7 +28,7 @@ var (
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	// Nothing was proven by these rows: see expire.
+	// These enrolments proved nothing, so their evidence is removed: see expire.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
 		WHERE device = ? AND owner = ? AND state = 'p'`)
 	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)

@@ -40,9 +40,10 @@ const enrolmentColumns = `SELECT request_hash, state, device, owner, token, gene
 	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
 
 var (
-	// One statement looks for a row with this request and decides whether the new one may replace
-	// it: it changes a row only if yes. A replaced row gets a new id, so ids are in the order in
-	// which enrolments began. No other row refers to an enrolment that was never activated.
+	// One statement finds a row with this request and decides whether the new row may replace it:
+	// it changes a row only if the new row may. A replaced row gets a new id, so ids are in the
+	// order in which enrolments began. No other row refers to an enrolment that was never
+	// activated.
 	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
@@ -112,8 +113,8 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	return result, nil
 }
 
-// makeRoom expires the oldest pending enrolments of an owner that has too many: usually one for
-// each that begins. More at once would delay other writers.
+// makeRoom expires the oldest pending enrolments of an owner that has too many, usually one for
+// each that begins. It expires at most 256 at once, because more would delay other writers.
 func makeRoom(c *conn, owner string) error {
 	for range 256 {
 		r, ok, err := c.one(selectPendingUsage, owner)

@@ -30,8 +30,9 @@ var (
 	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
 	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?8 AND ` + eventFilter)
 	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND ` + eventFilter)
-	// A device never changes its owner, so the owner filters the device's events and needs no index
-	// of both columns.
+	// A device never changes its owner, so few of the device's events have another owner. So no
+	// index covers both columns: the query finds the events by device, and then filters them by
+	// owner.
 	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND +owner = ?9 AND ` + eventFilter)
 
 	forgetUnproven = prepared(`DELETE FROM events WHERE seq IN
@@ -73,7 +74,7 @@ func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	})
 }
 
-// alike returns the key of the row that counts an event.
+// alike returns the key of the row that counts the events that are equal to e.
 func alike(e store.Event) []byte {
 	day := e.Time.UTC().Format(time.DateOnly)
 	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}

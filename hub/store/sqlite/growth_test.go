@@ -14,8 +14,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// Statements that remove or bound rows find them by an index, so their cost does not grow with the
-// fleet.
+// Statements that remove or bound rows find the rows by an index, so their cost does not grow with
+// the fleet.
 func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -38,7 +38,7 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 		for i := range args {
 			args[i] = 1
 		}
-		for n := 9; n > 0; n-- { // numbered parameters are given once
+		for n := 9; n > 0; n-- { // a numbered parameter that occurs twice is given once
 			if strings.Contains(st.sql, fmt.Sprint("?", n)) {
 				args = args[:n]
 				break
@@ -57,7 +57,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			if st == forgetUnproven && strings.Contains(detail, "events_age") {
 				t.Errorf("strangers' events are looked for among all: %s", detail)
 			}
-			// A partial index is only as large as the rows that it is for.
+			// A scan of a partial index is allowed: that index contains only the rows that the
+			// statement needs.
 			if strings.HasPrefix(detail, "SCAN ") && !strings.Contains(detail, "USING COVERING INDEX enrolments_expired") && detail != "SCAN chain" && detail != "SCAN c" {
 				t.Errorf("%s:\n%s", st.sql, detail)
 			}
@@ -156,7 +157,7 @@ func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	answers := make(chan error)
-	for i := range 8 { // at once
+	for i := range 8 { // concurrently
 		go func() {
 			d := store.Device{ID: storetest.ID(fmt.Sprint(i)), Nick: fmt.Sprint("d", i), Created: storetest.Epoch}
 			_, err := s.CreateDevice(t.Context(), d, storetest.Hash("secret"))
@@ -175,7 +176,7 @@ func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	if made != 3 {
 		t.Errorf("%d devices were made where there was room for 3", made)
 	}
-	// The devices of an owner do not count.
+	// The devices that have an owner do not count.
 	owner := storetest.Account("ada")
 	if err := s.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)

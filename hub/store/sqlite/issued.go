@@ -8,7 +8,7 @@ import (
 )
 
 var (
-	// Those that a row of this EK and name would be added to.
+	// The number of rows, or 0 if there is a row with this EK and name, which the new row replaces.
 	countIssued = prepared(`SELECT CASE WHEN EXISTS (SELECT 1 FROM issued_aiks WHERE ek = ? AND name = ?)
 		THEN 0 ELSE (SELECT count(*) FROM issued_aiks) END`)
 	issuedOfEK   = prepared(`SELECT count(*) FROM issued_aiks WHERE ek = ? AND expires > ?`)

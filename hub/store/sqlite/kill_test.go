@@ -57,7 +57,8 @@ func onboardForEver(path, round string) error {
 					errs <- err
 					return
 				}
-				// One short write: it is written completely or not at all.
+				// The number is printed by one short write, so it is written completely or not at
+				// all.
 				fmt.Fprintf(os.Stdout, "%d\n", n)
 			}
 		}()
@@ -104,7 +105,7 @@ func onboardUntilKilled(t *testing.T, path, round string) (numbers []string) {
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			break // the pipe is empty and its writer dead
+			break // the pipe is empty and the process is dead
 		}
 		numbers = append(numbers, strings.TrimSpace(line))
 		if len(numbers) == last {

@@ -15,7 +15,8 @@ import (
 // logCost is the overhead of each entry in LogBounds.Bytes, in bytes.
 const logCost = 64
 
-// logColumns begins a query, and the others continue it. An empty list of values accepts all.
+// logColumns begins a query, logForth or logBack ends it, and both contain logFilter. An empty list
+// of values accepts all values.
 const (
 	logColumns = `SELECT seq, device, owner, created, sec, nano, level, source, plat, rev, message FROM logs `
 	logFilter  = ` AND (?4 = '[]' OR level IN (SELECT value FROM json_each(?4)))
@@ -54,8 +55,8 @@ func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
 }
 
-// maxLogSkew bounds how far the time of new entries may be set forward to follow entries from a
-// clock that was ahead.
+// maxLogSkew bounds how far the hub sets the time of new entries forward. It does so if earlier
+// entries were stored while the hub's clock was ahead.
 const maxLogSkew = time.Minute
 
 // AppendLogs implements store.Logs.

@@ -29,7 +29,8 @@ func migrate(ctx context.Context, path string) (err error) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	// This is the first time that SQLite reads the file, so a file of another format fails here.
+	// This statement is the first that makes SQLite read the file, so a file of another format
+	// fails here.
 	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return fmt.Errorf("sqlite: open %s: %w", path, err)
 	}

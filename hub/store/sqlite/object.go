@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// recordCost is what each record counts in addition to its object's size, in bytes.
+// recordCost is the number of bytes that each record counts in addition to its object's size.
 const recordCost = 512
 
 const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, o.created, o.modified FROM `
@@ -70,8 +70,8 @@ func usage(c *conn, owner string) (int64, error) {
 	return r.int64(), nil
 }
 
-// fits returns ErrQuota if more bytes would exceed the owner's quota. It only reads. more is at
-// most store.MaxObjectSize and a little.
+// fits returns ErrQuota if so many more bytes would exceed the owner's quota. It only reads. more
+// is at most slightly larger than store.MaxObjectSize.
 func fits(c *conn, owner string, more, quota int64) error {
 	if more <= 0 {
 		return nil
@@ -289,7 +289,8 @@ func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (begun bool, e
 		_, wanted, err = c.one(recordOf, sum[:])
 		return err
 	}
-	// Most contents are in use. Ask the readers first, so that the writer does no work for those.
+	// Most contents are in use. Ask the readers first, so that the writer does no work for contents
+	// in use.
 	if err := s.readers.do(ctx, ask); err != nil || wanted {
 		return false, err
 	}

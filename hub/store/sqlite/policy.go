@@ -52,7 +52,7 @@ func (s *Store) PutPolicy(ctx context.Context, p store.Policy) error {
 	})
 }
 
-// Keys of ek_lists.
+// ekKey and serialKey return the keys of ek_lists.
 func ekKey(ek store.Hash) []byte     { return append([]byte("k"), ek[:]...) }
 func serialKey(serial []byte) []byte { return append([]byte("s"), serial...) }
 

@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// flushEvery is how long a contact may wait before it is written. A crash loses at most the younger
-// ones.
+// flushEvery is how long a contact may wait before it is written. A crash loses at most the
+// contacts that are still waiting.
 const flushEvery = time.Second
 
 // flushChunk bounds the updates in one write, so that the contacts of a large fleet do not delay an
@@ -85,7 +85,7 @@ func (s *sightings) loop() {
 	for {
 		select {
 		case <-tick.C:
-			// Contacts that could not be written are kept, and tried again.
+			// Contacts that could not be written are kept, and the next flush tries again.
 			_ = s.flush()
 		case <-s.stop:
 			return

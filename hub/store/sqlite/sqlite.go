@@ -52,9 +52,9 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	// fdatasync makes the data and the file's length durable, all that a
-	// commit needs; fsync would wait for timestamps as well. Where the
-	// platform has only fsync the error says so and fsync it is.
+	// fdatasync makes the data and the file's length durable. A commit needs no more; fsync would
+	// also wait for timestamps. If the platform has only fsync, Fdatasync returns an error, and
+	// SQLite uses fsync.
 	_, _ = sqlite.Fdatasync(true)
 
 	unlock, err := takeTurn(path)
@@ -79,9 +79,9 @@ func Open(ctx context.Context, path string) (*Store, error) {
 
 // takeTurn makes processes that open or close the same file take turns, for example the hub and an
 // operator's command. SQLite's locks do not cover reading the schema version together with the
-// migration that follows, and a process that closes the database last may meet one that opens it at
-// the log. The lock is on another file, because closing a second descriptor of the database would
-// release SQLite's locks.
+// migration that follows. And if one process closes the database last while another one opens it,
+// both may access the write-ahead log. The lock is on another file, because closing a second
+// descriptor of the database would release SQLite's locks.
 func takeTurn(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -28,8 +28,8 @@ func TestModel(t *testing.T) {
 
 func TestSuite(t *testing.T) {
 	t.Parallel()
-	// The path of each store, for reopen. Close is idempotent, so the cleanup
-	// may close what reopen closed.
+	// paths has the path of each store, for reopen. Close is idempotent, so the cleanup may close a
+	// store that reopen has closed.
 	var paths sync.Map
 	at := func(t *testing.T, path string) storetest.Engine {
 		if err := sqlitetest.CopyEmpty(path); err != nil {

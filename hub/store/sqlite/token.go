@@ -54,7 +54,7 @@ func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	})
 }
 
-// secretHash is the column's value, empty for NULL.
+// secretHash returns the value of the column auto_hash. An empty value stands for NULL.
 func secretHash(t store.JoinToken) []byte {
 	if !t.WithoutTPM {
 		return []byte{}
@@ -62,7 +62,7 @@ func secretHash(t store.JoinToken) []byte {
 	return t.SecretHash[:]
 }
 
-// pantacorKey is the column's value, empty for NULL.
+// pantacorKey returns the value of the column pantacor_key. An empty value stands for NULL.
 func pantacorKey(t store.JoinToken) []byte {
 	if !t.ForPantacor {
 		return []byte{}

@@ -10,8 +10,8 @@ import (
 	"gangway/wire/trail"
 )
 
-// revisionCost is what each revision counts against the quota in addition to its state, in bytes:
-// its progress and meta, which the hub bounds, and its rows.
+// revisionCost is the number of bytes that each revision counts against the quota in addition to
+// its state. It covers its progress and meta, which the hub bounds, and its rows.
 const revisionCost = 128 << 10
 
 const (
@@ -92,7 +92,7 @@ func oneTrail(c *conn, device string) (store.Trail, error) {
 	return readTrail(&r), nil
 }
 
-// haveObjects returns *store.MissingObjects unless the owner has uploaded all of them.
+// haveObjects returns *store.MissingObjects unless the owner has uploaded all objects in sums.
 func haveObjects(c *conn, owner string, sums []store.Hash) error {
 	var missing store.MissingObjects
 	for _, sum := range sums {
@@ -398,7 +398,7 @@ func (s *Store) RemoveDeletedTrails(ctx context.Context, limit int) (dropped int
 		return 0, err
 	}
 	for _, device := range devices {
-		// A deleted device stays deleted, so this needs no second check.
+		// A deleted device stays deleted, so the writer need not check this again.
 		if err := s.writer.do(ctx, func(c *conn) error { return drop(c, device) }); err != nil {
 			return dropped, err
 		}

@@ -43,7 +43,7 @@ type job struct {
 	done chan error // has room for the one answer
 
 	// taken decides a race. The writer sets it to run the job; the caller sets it to give up. The
-	// first one wins.
+	// one that sets it first wins.
 	taken atomic.Bool
 }
 
@@ -89,7 +89,7 @@ func (w *writer) do(ctx context.Context, run func(*conn) error) error {
 		if !errors.Is(err, store.ErrBusy) || !time.Now().Before(deadline) {
 			return err
 		}
-		select { // another process has the file: it is not asked without a pause
+		select { // another process has the file: wait before the next attempt
 		case <-ctx.Done():
 			return err
 		case <-time.After(20 * time.Millisecond):
@@ -187,8 +187,8 @@ func (w *writer) fill(batch []*job, first *job) []*job {
 	return batch
 }
 
-// take claims a job for the writer, and reports whether it must run: not if its caller has given
-// up.
+// take claims a job for the writer. It reports whether the writer must run the job. It is false if
+// the caller has given up.
 func (j *job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false
@@ -215,10 +215,11 @@ func (w *writer) transact(batch []*job) {
 		err = w.conn.control(commit)
 	}
 	if err != nil {
-		// This fails if SQLite has already rolled back.
+		// The rollback fails if SQLite has already rolled back.
 		_ = w.conn.control(rollback)
 		if errors.Is(err, store.ErrNoSpace) {
-			// Empty the log: the space that it frees may be enough for its pages in the database.
+			// Empty the write-ahead log: the space that this frees may be enough for the log's
+			// pages in the database.
 			_ = w.conn.pragma("wal_checkpoint(TRUNCATE)")
 		}
 		for _, j := range batch {
@@ -231,7 +232,8 @@ func (w *writer) transact(batch []*job) {
 	}
 }
 
-// together runs the jobs in order. If one fails after a write, it rolls back and returns spoiled.
+// together runs the jobs in order. If a job fails after a write, together rolls back and returns
+// spoiled.
 func (w *writer) together(batch []*job) (wrote, spoiled bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, false, err
@@ -248,7 +250,7 @@ func (w *writer) together(batch []*job) (wrote, spoiled bool, err error) {
 	return wrote, false, nil
 }
 
-// apart runs the jobs with a savepoint around each.
+// apart runs the jobs, each with its own savepoint.
 func (w *writer) apart(batch []*job) (wrote bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, err

@@ -115,7 +115,7 @@ func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 		{writeAnd("a", nil), nil},
 		{account, nil},
 		{writeAnd("b", broken), broken},
-		{account, store.ErrExists}, // sees what the batch wrote before it
+		{account, store.ErrExists}, // this job sees the account that the batch has written before
 		{writeAnd("c", nil), nil},
 		{func() error { return s.DisableJoinToken(ctx, "x", "y") }, store.ErrNotFound},
 		{writeAnd("d", broken), broken},
@@ -156,8 +156,8 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	outcomes := []<-chan error{
 		queue(t, s, func() error { return s.AppendEvent(ctx, event("lost")) }),
 		queue(t, s, func() error { return s.DisableJoinToken(ctx, "x", "y") }),
-		// This ends the transaction without the writer, as SQLite does when the disk is full: there
-		// is nothing left to commit.
+		// This operation ends the transaction without the writer, as SQLite does when the disk is
+		// full. So there is nothing left to commit.
 		queue(t, s, func() error {
 			return s.writer.do(ctx, func(c *conn) error { return c.control(rollback) })
 		}),
@@ -241,7 +241,8 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	// More than one chunk, of devices that do not exist: nothing is written, and nothing is kept.
+	// There are more contacts than one chunk holds, all of devices that do not exist: nothing is
+	// written, and nothing is kept.
 	for i := range 3 * flushChunk {
 		if err := s.seen.record(fmt.Sprint(i), sighting{at: 1}); err != nil {
 			t.Fatal(err)

@@ -143,7 +143,7 @@ var accountChangeTests = []test{
 		t, err := f.JoinToken(f.ctx, f.token.ID)
 		f.must(err)
 		equal(f, "token disabled", t.Disabled, true)
-		// Its device stays active.
+		// The account's device stays active.
 		_, err = f.DeviceByCertificate(f.ctx, d.IDevIDHash)
 		f.must(err)
 
@@ -251,7 +251,7 @@ var accountChangeTests = []test{
 		equal(f, "newest", list[0].TokenHash, Hash(fmt.Sprint("s", store.MaxSessions+2)))
 	}},
 	{"SignInAgainstDisable", func(f *fixture) {
-		// Whichever of the two comes first, no session outlives the disabling.
+		// Whether the sign-in or the disabling comes first, no session outlives the disabling.
 		var racers sync.WaitGroup
 		for i := range 20 {
 			racers.Go(func() {
@@ -346,7 +346,7 @@ var apiTokenTests = []test{
 		f.refused(f.CreateAPIToken(f.ctx, again, ses.TokenHash, 2, event("made")), store.ErrExists)
 		f.must(f.CreateAPIToken(f.ctx, f.apiToken("two"), ses.TokenHash, 2, event("made")))
 		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("three"), ses.TokenHash, 2, event("made")), store.ErrTooMany)
-		late := f.apiToken("late") // when the others have expired
+		late := f.apiToken("late") // made when the others have expired
 		late.Created, late.Expires = Epoch.Add(time.Hour), Epoch.Add(2*time.Hour)
 		f.must(f.CreateAPIToken(f.ctx, late, ses.TokenHash, 2, event("made")))
 		list, err := f.APITokens(f.ctx, f.owner.ID)

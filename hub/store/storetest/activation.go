@@ -165,12 +165,12 @@ var activationTests = []test{
 		_, err = f.BeginEnrolment(f.ctx, second, Epoch)
 		f.must(err)
 		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
-		f.must(err) // a pending enrolment ends nothing
+		f.must(err) // a pending enrolment does not end the secret
 		_, err = f.Activate(f.ctx, proof(second))
 		f.must(err)
 		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
 		f.refused(err, store.ErrNotFound)
-		// A late request with the old certificate does not bring it back either.
+		// A late request with the old certificate does not restore the secret.
 		f.refused(f.PutDeviceSecret(f.ctx, d.ID, first.IDevIDHash, Hash("secret"), time.Time{}), store.ErrNotFound)
 		f.must(f.PutDeviceSecret(f.ctx, d.ID, second.IDevIDHash, Hash("secret"), time.Time{}))
 	}},
@@ -257,13 +257,14 @@ var refusalTests = func() (tests []test) {
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// Also the TPM's first device: no activation came before.
+		// The same holds for the TPM's first device, which has no earlier activation.
 		{"LateActivationOfTheFirstRequest", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The hub's clock went back between the two requests: their order counts.
+		// The hub's clock went back between the two requests. The order of the requests counts, not
+		// their times.
 		{"LateActivationAfterTheClockWentBack", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			newer := Machine{Name: "one", Request: "newer"}.Enrolment(f.owner.ID, f.token.ID)
@@ -404,7 +405,7 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// What does not exist is the zero value, and must stay so.
+	// A row that does not exist is the zero value, and must stay so.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)

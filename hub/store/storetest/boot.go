@@ -30,8 +30,8 @@ func firstBootIsLearnt(f *fixture) {
 	ref, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
-	// Two first measurements at once: the second gets the first one's reference, and nothing of it
-	// is stored. The same holds for a measurement that was judged by a former reference.
+	// Two first measurements at once: the second call returns the reference of the first, and
+	// stores nothing. The same holds for a measurement that was compared with a former reference.
 	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
@@ -59,7 +59,7 @@ func firstBootIsLearnt(f *fixture) {
 	latest.State, latest.Changes = "matches", []byte("[1]")
 	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, latest), store.ErrChanged)
 	f.must(f.PutBootReference(f.ctx, given, latest))
-	// Nor about a reference that has changed in between.
+	// A decision about a reference that has changed in between fails too.
 	f.refused(f.PutBootReference(f.ctx, given, latest), store.ErrChanged)
 	now, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
@@ -82,7 +82,7 @@ func firstBootIsLearnt(f *fixture) {
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 4), []byte("given"))
 	f.must(err)
 	asked(false)
-	// A device that was never measured.
+	// The same for a device that was never measured.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: other.ID, Text: []byte("x")}, store.Boot{}))
 }
@@ -131,7 +131,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	f.must(err)
 	equal(f, "kept", len(list), 3)
 	equal(f, "the first", string(list[2].Measurement), `{"n":1}`)
-	// Nor does another device's.
+	// A number of another device's measurement replaces nothing either.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	foreign := booted(other.ID, 5)
 	foreign.Number = latest.Number
@@ -175,7 +175,7 @@ func bootIsRefused(f *fixture) {
 	_, err := f.BootRefusal(f.ctx, d.ID)
 	f.refused(err, store.ErrNotFound)
 	first := store.BootRefusal{Time: Epoch, Code: "boot-nonce", Reason: "Old.", Hint: "Again."}
-	refuse(first, true) // before there was any
+	refuse(first, true) // before the first measurement
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
 	f.must(err)
 	state(store.BootMatches)
@@ -187,7 +187,7 @@ func bootIsRefused(f *fixture) {
 	refuse(later, false)
 	later.Reason = "Another."
 	refuse(later, true)
-	// The owner's decision is about the latest measurement that holds.
+	// The owner's decision is about the latest measurement that was not refused.
 	latest, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "latest", latest.State, store.BootMatches)
@@ -200,7 +200,7 @@ func bootIsRefused(f *fixture) {
 	state(store.BootMatches)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
 	state(store.BootUnmeasured)
-	// A call that began before the device was deleted leaves nothing.
+	// A call that began before the device was deleted stores nothing.
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 3), []byte("given"))
 	f.refused(err, store.ErrNotFound)
 	_, err = f.RefuseBoot(f.ctx, d.ID, first)
@@ -228,7 +228,8 @@ func bootOfNothing(f *fixture) {
 	is, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(is), "first")
-	// If the device has a reference, nothing is stored unless the measurement was judged by it.
+	// If the device has a reference, nothing is stored unless the measurement was compared with
+	// that reference.
 	is, err = f.PutBoot(f.ctx, nothing, nil)
 	f.must(err)
 	equal(f, "reference", string(is), "first")

@@ -50,12 +50,13 @@ func oneCertificateForAnEK(f *fixture) {
 	got.Expires = micros(got.Expires)
 	first.Expires = first.Expires.UTC()
 	equal(f, "kept", got, first)
-	// Neither another certificate nor an earlier expiry replaces it.
+	// Neither another certificate nor the same one with an earlier expiry replaces the kept one.
 	f.keepEK(kept("raft", "second", until.Add(week)), Epoch, 10)
 	f.keepEK(kept("raft", "first", Epoch.Add(time.Hour)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until.Add(-time.Second))
 	f.keepsEK("raft", "", false, until)
-	// The same certificate again extends its expiry. Once it has expired, another may be kept.
+	// If the same certificate comes again, its expiry is extended. Once it has expired, another
+	// certificate may be kept.
 	f.keepEK(kept("raft", "first", until.Add(week)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until)
 	f.keepEK(kept("raft", "second", until.Add(2*week)), until.Add(week), 10)

@@ -65,7 +65,7 @@ var growthTests = []test{
 			}
 			equal(f, "left", found, left)
 		}
-		forget(all[4].Expires, 0, 10, 0, 5) // they are pending
+		forget(all[4].Expires, 0, 10, 0, 5) // the enrolments are still pending, so none is removed
 		_, err := f.ExpireEnrolments(f.ctx, all[3].Expires, 10)
 		f.must(err)
 		forget(all[0].Expires.Add(-time.Microsecond), 4, 10, 0, 5)
@@ -81,7 +81,7 @@ var growthTests = []test{
 		f.must(err)
 	}},
 	{"PendingEnrolmentsPushOutTheOldest", func(f *fixture) {
-		// Each has a quarter of the allowed size.
+		// Each enrolment has a quarter of the allowed size.
 		begin := func(owner, token, name string) store.Enrolment {
 			f.Helper()
 			e := Machine{Name: name}.Enrolment(owner, token)
@@ -104,7 +104,7 @@ var growthTests = []test{
 			equal(f, "states", got, want)
 		}
 		states(store.Expired, store.Pending, store.Pending, store.Pending)
-		// An enrolment that is activated, or whose request is sent again, takes no more space.
+		// If an enrolment is activated, or its request is sent again, it takes no more space.
 		_, err := f.activate(all[1])
 		f.must(err)
 		again, err := f.BeginEnrolment(f.ctx, all[2], Epoch)
@@ -114,7 +114,8 @@ var growthTests = []test{
 		states(store.Expired, store.Active, store.Pending, store.Pending, store.Pending)
 		all = append(all, begin(f.owner.ID, f.token.ID, "5"))
 		states(store.Expired, store.Active, store.Expired, store.Pending, store.Pending, store.Pending)
-		// So does one that expired, or was pushed out, and whose request is sent again.
+		// If an enrolment has expired, or was pushed out, and its request is sent again, it begins
+		// again and pushes out the oldest.
 		all[0], err = f.BeginEnrolment(f.ctx, all[0], Epoch)
 		f.must(err)
 		states(store.Pending, store.Active, store.Expired, store.Expired, store.Pending, store.Pending)

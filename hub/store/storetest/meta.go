@@ -11,7 +11,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// metaWrites are all the methods that write a meta.
+// metaWrites returns all the methods that write a meta, by name.
 func (f *fixture) metaWrites(device string) map[string]func(map[string]any) error {
 	made := 0
 	return map[string]func(map[string]any) error{

@@ -122,7 +122,7 @@ var raceTests = []test{
 				func() { _, errs[0] = f.activate(first) },
 				func() { _, errs[1] = f.activate(second) },
 			)
-			// The enrolment that began later wins, whichever was activated first.
+			// The enrolment that began later wins, whichever of the two was activated first.
 			f.must(errs[1])
 			equal(f, "second", f.state(second), store.Active)
 			if errs[0] == nil {
@@ -169,7 +169,7 @@ var raceTests = []test{
 			if activated != nil {
 				f.refused(activated, store.ErrRevoked)
 			}
-			// Whichever came first, the deletion wins.
+			// Whether the deletion or the activation came first, the deletion wins.
 			equal(f, "enrolment", f.state(e), store.Revoked)
 			_, err := f.DeviceByCertificate(f.ctx, e.IDevIDHash)
 			f.refused(err, store.ErrNotFound)
@@ -264,7 +264,7 @@ var raceTests = []test{
 	}},
 }
 
-// check is must for goroutines: it does not end them.
+// check is must for use in a goroutine: it reports the error, and does not end the goroutine.
 func (f *fixture) check(err error) {
 	f.Helper()
 	if err != nil {

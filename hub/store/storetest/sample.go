@@ -10,8 +10,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Epoch is the time at which the tests begin. The suite passes all times in, so it runs the same in
-// any year.
+// Epoch is the time at which the tests begin. The suite passes all times to the engine, so it runs
+// the same in any year.
 var Epoch = time.Date(2026, 3, 14, 9, 26, 53, 589793000, time.UTC)
 
 // ID returns a well-formed id, 24 hexadecimal digits, derived from a name.
@@ -20,7 +20,7 @@ func ID(name string) string {
 	return hex.EncodeToString(sum[:12])
 }
 
-// Hash returns a hash of a name.
+// Hash returns the hash of a name, as a test value.
 func Hash(name string) store.Hash { return sha256.Sum256([]byte(name)) }
 
 // bytesOf returns n bytes derived from a name.

@@ -280,7 +280,7 @@ func stateOfANewRevisionOnly(f *fixture) {
 	got, err := f.Revision(f.ctx, d, s.Rev)
 	f.must(err)
 	equal(f, "step", got, s)
-	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // smaller or equal always fits
+	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // a state that is not larger fits whatever the quota is
 	f.must(f.SetRevisionMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
 	f.must(f.SetRevisionProgress(f.ctx, d, s.Rev, trail.StatusQueued, []byte(`{}`), Epoch))
 	f.refused(f.SetRevisionState(f.ctx, s, plenty), store.ErrStatus)
@@ -487,11 +487,11 @@ func quotaIsKept(f *fixture) {
 	f.must(announce("a", 1000, 2*record+1000))
 	f.refused(finish("a", 1000, 2*record+999), store.ErrQuota)
 	f.must(finish("a", 1000, 2*record+1000))
-	f.must(finish("a", 1000, 0)) // again: it counts once
+	f.must(finish("a", 1000, 0)) // a repeated upload counts once
 	equal(f, "usage", usage(), 2*record+1000)
 	f.refused(finish("b", 1000, 2*record+1999), store.ErrQuota)
 	f.refused(announce("c", 0, 2*record+1000), store.ErrQuota)
-	// No number overflows, and none frees space.
+	// No announced size overflows the sum, and none frees space.
 	for _, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, store.MaxObjectSize + 1, -1, -1 << 63} {
 		for _, name := range []string{"b", "d"} {
 			f.refused(announce(name, size, 1<<62), store.ErrQuota)
@@ -558,7 +558,7 @@ func unusedRecordsExpire(f *fixture) {
 	f.must(err)
 	o, err := f.Object(f.ctx, f.owner.ID, used)
 	f.must(err)
-	// Only one revision and one object are left.
+	// Only one revision and one object still count.
 	if more := after - before; more <= o.Size+int64(len(s.State)) || more > o.Size+1000+2*before {
 		f.Errorf("the usage grew by %d", more)
 	}
@@ -608,7 +608,7 @@ func wantedContentIsNotCondemned(f *fixture) {
 // bytes.
 func uploadsRaceWithCondemning(f *fixture) {
 	var mu sync.Mutex
-	bytes := map[store.Hash]bool{} // the folder
+	bytes := map[store.Hash]bool{} // stands for the folder with the contents
 	var wg sync.WaitGroup
 	for i := range 4 {
 		sum := Hash(fmt.Sprint("raced ", i))

@@ -134,7 +134,7 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the contents of all files, which must have want bytes in total.
+// unpack returns the contents of all files. Their total size must be want bytes.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {
@@ -184,7 +184,8 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// words returns the first line, in a form to append to an error.
+// words returns the first line of the stored output, in a form to append to an error. It removes
+// dir from file names.
 func (h *head) words(dir string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.b)), "\n")
 	if line = strings.ReplaceAll(line, dir+"/", ""); line == "" {

@@ -208,7 +208,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			files, err := cabinet.Read(t.Context(), c.b)
 			if c.name == "a file smaller than it is" {
-				// It has the size in the list, and the other file is complete.
+				// The content has the size in the list, and the other file is complete.
 				if err != nil || len(files[0].Content) != 1 || !bytes.Equal(files[1].Content, contents[1].Content) {
 					t.Errorf("%v %v", files, err)
 				}
