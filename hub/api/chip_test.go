@@ -49,7 +49,7 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 }
 
 // The first owner of a chip gets an event when another owner's token is tried with the chip's other
-// EK, or with the same EK: one event for each EK, however often it is tried.
+// EK, or with the same EK: one event for each other owner and EK, however often they try.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
