@@ -92,14 +92,14 @@ func run(w io.Writer, dir, stage, log string, command []string) (int, error) {
 	err = errors.Join(p.read(out), p.record.Encode(event{Action: "stage", Package: stage, Elapsed: time.Since(start).Seconds()}))
 	var exit *exec.ExitError
 	if wait := cmd.Wait(); errors.As(wait, &exit) {
-		return max(exit.ExitCode(), 1), err // -1: ended by a signal
+		return max(exit.ExitCode(), 1), err // ExitCode is -1 after a signal
 	} else if wait != nil {
 		return 0, wait
 	}
 	return 0, errors.Join(err, record.Close())
 }
 
-// key names the output of a test, or of a package where test is empty.
+// key names the output of a test or, if test is empty, of a package.
 type key struct{ pkg, test string }
 
 // printer turns events into short output.
@@ -159,7 +159,7 @@ func (p *printer) keep(line []byte) error {
 	return err
 }
 
-// ended prints a failed test's output, and the last line of a package's.
+// ended prints the output of a failed test, and the last line of a package's output.
 func (p *printer) ended(e event) error {
 	out := p.output[key{e.Package, e.Test}]
 	if out == nil {
@@ -174,10 +174,10 @@ func (p *printer) ended(e event) error {
 	}
 	text := out.Bytes()
 	if e.Action == "skip" {
-		return nil // it has no tests
+		return nil // the package has no tests
 	}
 	if e.Action != "fail" {
-		// the text "ok", the package, the seconds, and perhaps "(cached)"
+		// The last line has the text "ok", the package, the seconds, and perhaps "(cached)".
 		text = bytes.TrimRight(text, "\n")
 		text = append(bytes.Clone(text[bytes.LastIndexByte(text, '\n')+1:]), '\n')
 	}
