@@ -24,7 +24,7 @@ rm -rf build/curl build/curl.new
 mkdir -p build/curl.new/lists/partial build/curl.new/cache/archives/partial
 cd build/curl.new
 
-# Lists and archives of its own, so that the system's stay as they are.
+# apt uses lists and archives in a separate folder, so that the system's stay unchanged.
 key=/usr/share/keyrings/debian-archive-keyring.gpg
 mirror=$(sed -n 's/^URIs: *\(http[^ ]*\/debian\)\/*$/\1/p; s/^deb .*\(http[^ ]*\/debian\)\/* .*/\1/p' \
 	/etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -n 1)
