@@ -4,8 +4,8 @@
 //	go run ./internal/bench [-o FILE] [-n N]
 //
 // The devices are emulated (package fleet), with a maker's CA that this program makes and trusts.
-// Times are CPU time of the process (user and system, getrusage), because wall time on two cores is
-// not meaningful. Rates use wall time, with durable commits.
+// Times are CPU time of the process (user and system, getrusage), because wall time on two cores
+// says little. Rates use wall time, with durable commits.
 package main
 
 import (

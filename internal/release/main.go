@@ -1,12 +1,12 @@
 // Command release makes a release of Gangway: programs, Debian packages, an OCI
 // image, a bill of materials and checksums. `make release` runs it.
 //
-// It is a module of its own, so that what packages are made with is not among the
-// dependencies of the hub and the agent. It imports nothing of Gangway's: it runs the
+// It is a separate module, so that the libraries that make packages are not among the
+// dependencies of the hub and the agent. It imports no package of Gangway: it runs the
 // go command in the source tree.
 //
-// All output depends on the source tree, the version and the Go version only: no
-// clock, no path, no user name. Files that two runs write are the same to the byte.
+// All output depends only on the source tree, the version and the Go version, and not on
+// the clock, a path or a user name. Two runs write the same files, byte for byte.
 package main
 
 import (

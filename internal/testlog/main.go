@@ -4,13 +4,15 @@
 //	testlog -stage race -- go test -json ./...
 //	testlog -summary
 //
-// Of "go test -json" it prints one line per package, and the whole output of
-// failed tests. The output of any other command passes unchanged. With -log the
-// whole output also goes to a file. The exit code is the command's.
+// If the command is "go test -json", it prints one line per package, and the
+// whole output of failed tests. It prints the output of any other command
+// unchanged. With -log it also writes the whole output to a file. Its exit code
+// is that of the command.
 //
-// Each stage leaves a file of JSON lines in -dir (build/times); -summary adds
-// them up: the stages, the slowest packages, and every test over ten seconds
-// with its reason from slow.txt.
+// Each stage writes a file of JSON lines to the folder -dir (build/times).
+// With -summary, testlog reads these files and prints the times of the stages,
+// of the slowest packages, and of every test over ten seconds, with the test's
+// reason from slow.txt.
 package main
 
 import (
