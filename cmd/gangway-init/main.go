@@ -5,7 +5,7 @@
 // command with which a person installs. Called as gangway-hook, it is the
 // program that the agent calls to update the system.
 //
-// It reads the kernel's command line, which firmware measures:
+// It reads its settings from the kernel's command line, which firmware measures:
 //
 //	gangway.mode=auto           install to the disk that the image's rule chooses
 //	gangway.mode=tpm            the same, encrypted
@@ -24,8 +24,8 @@
 // optionally /etc/gangway/network.txt, and /lib/modules/order, which names the
 // modules in its folder, one a line.
 //
-// The parts are packages: device/screen, device/machine, device/network,
-// device/installer and device/system. This one only connects them.
+// The work is done by the packages device/screen, device/machine, device/network,
+// device/installer and device/system. This package only connects them.
 package main
 
 import (
