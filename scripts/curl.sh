@@ -1,7 +1,7 @@
 #!/bin/sh
-# Unpacks a curl that knows OpenSSL's providers (8.12 or later) into build/curl,
-# from Debian's backports, where this system's own is older. It is for a test;
-# nothing of it is installed on this system.
+# If this system's curl cannot use OpenSSL's providers (before 8.12), unpacks a newer
+# curl from Debian's backports into build/curl. That curl is for a test; nothing of it
+# is installed on this system.
 #
 #	build/curl/curl         runs it
 #	build/curl/usr/         what the packages hold

@@ -1,11 +1,11 @@
 #!/bin/sh
-# All tests, in stages: lint, everything with the race detector (which needs
-# cgo), without it what it would only make slow, the emulated machines, and each
-# fuzz target for a moment. At the end it prints what took how long. Arguments
-# go to every "go test".
+# Runs all tests, in stages: lint; all packages with the race detector (which needs
+# cgo); without it, the tests that the race detector would only make slow; the
+# emulated machines; and each fuzz target for a moment. At the end it prints how
+# long each stage took. Arguments go to every "go test".
 #
-# What runs in an emulated machine is built without the race detector, and
-# making images with it takes minutes, so it is left out there.
+# The tests with emulated machines run without the race detector: the programs in
+# a machine are built without it, and making images with it takes minutes.
 set -eu
 cd "$(dirname "$0")/.."
 make -s build

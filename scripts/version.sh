@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the version, the commit and the commit's date of this checkout; with the
-# word ldflags, the linker flags that set them in a program.
+# Prints the version, the commit and the commit's date of this checkout. With the
+# argument ldflags, it prints the linker flags that set these values in a program.
 #
 #	1.2.0                                 the tag v1.2.0
 #	1.2.0+5.g0123456789ab                 five commits after it
