@@ -134,8 +134,8 @@ der() {
 ### The TPM ###################################################################
 
 # Each tool loads objects from files and leaves them loaded. A resource manager flushes
-# them; a TPM does not. Only this script's sessions are flushed: the list also has those
-# of other programs.
+# them; a TPM does not. end_sessions flushes only this script's sessions, because the TPM
+# may also have sessions of other programs.
 flush() { tpm2_flushcontext -Q -t; }
 end_sessions() {
 	local file
@@ -209,8 +209,8 @@ devid() {
 }
 branches() { printf '%s,%s,%s,%s' "$1.branch"{0,1,2,3}; } # for tpm2_policyor, in $work
 
-# Templates of the EK profile, best first, in the agent's order, so that both use the
-# same key and are the same device. Columns: name, NV index of the certificate, hash,
+# Templates of the EK profile, best first. The order is the agent's, so that the agent and
+# this script use the same key and are the same device. Columns: name, NV index of the certificate, hash,
 # type; for the high range also the NV index to which the policy can be delegated.
 ek_templates="
 H-2 0x01C00014 sha256 ecc256:aes128cfb  01c07f01
