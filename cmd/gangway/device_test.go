@@ -153,8 +153,8 @@ func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	}
 }
 
-// login refuses a hub if the hub's certificate has another host name or another root. It does not send
-// the password then.
+// login refuses a hub if the hub's certificate has another host name or another root. Then it does
+// not send the password.
 func TestLoginRefusesAnotherHub(t *testing.T) {
 	h, run := onboarded(t, nil)
 	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")
