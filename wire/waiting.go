@@ -11,6 +11,6 @@ type Waiting struct {
 	Reason     string `json:"msg"`
 	Hint       string `json:"hint"`
 	DeviceID   string `json:"device-id"`   // for 'gangway device approve'; the device gets another id after approval
-	EK         string `json:"ek-sha256"`   // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal; a person compares the hub's with the one that the machine shows
+	EK         string `json:"ek-sha256"`   // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal; the machine shows it for comparison with the hub's
 	RetryAfter int    `json:"retry-after"` // seconds
 }
