@@ -136,7 +136,8 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	for _, a := range answers {
 		refused(t, a, 403, "tls-resumed")
 	}
-	// With the hub's own TLS configuration, already the handshake fails.
+	// If the hub uses its own TLS configuration, the handshake of a resumed session fails, even
+	// with session tickets enabled.
 	strict := s.Server.TLSConfig()
 	strict.SessionTicketsDisabled = false
 	v.url, v.config.ClientSessionCache = serve(t, s.Server, strict), tls.NewLRUClientSessionCache(4)
