@@ -122,8 +122,7 @@ listen hub
 		t.Errorf("events by kind and address: %v", seen)
 	}
 
-	// These connections come from clients that do not use the proxy, and have forged or missing
-	// headers.
+	// Clients that connect without the proxy, and connections with forged or missing headers.
 	expect("directly", clientFrom(t, h, "127.0.0.4", nil), h.URL, hubtest.Password, 200)
 	header := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), 0x21, 0x11, 0, 12, 127, 0, 0, 5, 127, 0, 0, 1, 0x30, 0x39, 0x30, 0x39)
 	for what, c := range map[string]*http.Client{
