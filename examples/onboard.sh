@@ -209,9 +209,9 @@ devid() {
 }
 branches() { printf '%s,%s,%s,%s' "$1.branch"{0,1,2,3}; } # for tpm2_policyor, in $work
 
-# Templates of the EK profile, best first. The order is the agent's, so that the agent and
-# this script use the same key and are the same device. Columns: name, NV index of the certificate, hash,
-# type; for the high range also the NV index to which the policy can be delegated.
+# Templates of the EK profile, best first. The order is the agent's, so that the agent and this
+# script use the same key and are the same device. Columns: name, NV index of the certificate,
+# hash, type; for the high range also the NV index to which the policy can be delegated.
 ek_templates="
 H-2 0x01C00014 sha256 ecc256:aes128cfb  01c07f01
 H-3 0x01C00016 sha384 ecc384:aes256cfb  01c07f02
