@@ -54,7 +54,7 @@ func TestUnitsAreHardened(t *testing.T) {
 	}
 }
 
-// systemd ignores a setting that it does not know, and only logs it.
+// systemd ignores a setting that it does not know, and only logs a message.
 func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 	t.Parallel()
 	tool := analyzer(t)
@@ -69,7 +69,7 @@ func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The program need not be installed here.
+		// The program need not be installed on the machine that runs this test.
 		b = program.ReplaceAll(b, []byte("ExecStart=/bin/sh"))
 		if err := os.WriteFile(filepath.Join(dir, unit), b, 0o600); err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 		out, err := exec.Command(tool, "verify", "--man=no", filepath.Join(dir, unit)).CombinedOutput()
 		var complaints []string
 		for line := range strings.Lines(string(out)) {
-			if strings.Contains(line, dir) { // others are about units of this system
+			if strings.Contains(line, dir) { // lines without dir are about units of this system
 				complaints = append(complaints, strings.TrimSpace(line))
 			}
 		}

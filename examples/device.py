@@ -203,8 +203,8 @@ def open_reply(token, chip, ek, iak, idevid, request, reply):
     secret = chip.activate_credential(ek, iak, part("credential-blob"), part("secret"))
     salt = hashlib.sha256(request).digest()
     wrapping = hkdf(secret, salt, b"gangway reply v1")
-    # The wrapping key only decrypts certificates, which are public. So it may be an
-    # argument, which other users can see.
+    # The wrapping key only decrypts certificates, which are public. So the key may be an argument,
+    # which other users can see.
     opened = subprocess.run(
         ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-secretkey", wrapping.hex(), "-secretkeyid", b"gangway".hex()],
         input=part("sealed"), capture_output=True, check=False)
@@ -293,8 +293,8 @@ def onboard(token, chip, state, options):
     ek_template, ek_certificate, chain = chip.find_ek(options.ek)
     say(f"Endorsement key {ek_template.name}, {'with its certificate' if ek_certificate else 'without a certificate'}.")
     with chip.primary(ek_template) as ek, chip.primary(tpm_.iak_template(options.key)) as iak, chip.primary(tpm_.idevid_template(options.key)) as idevid:
-        # Send a stored request for this token and these keys again, unchanged: its
-        # signatures would be different in a new one.
+        # If there is a stored request for this token and these keys, send it again, unchanged: a
+        # new request would have different signatures.
         request, prod = state.load("request"), ca_data(token, ek, idevid, chain)
         if request is None or prod not in request or iak.public not in request:
             request = make_request(chip, iak, idevid, prod, ek_certificate or ek.public, options.model, options.serial)

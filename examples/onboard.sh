@@ -122,7 +122,7 @@ hkdf() { # hkdf SECRET-HEX SALT-HEX INFO: the first 32 bytes
 	hmac "$prk" "$(text "$3")01"   # Expand, its first block
 }
 
-# The first DER value of a hexadecimal text. TPMs pad the space after a certificate, and
+# der prints the first DER value of a hexadecimal text. TPMs pad the space after a certificate, and
 # store intermediate certificates one after the other.
 der() {
 	[[ $1 =~ ^3082([0-9a-f]{4}) ]] || return 1
@@ -134,8 +134,8 @@ der() {
 ### The TPM ###################################################################
 
 # Each tool loads objects from files and leaves them loaded. A resource manager flushes
-# them; a TPM does not. Only this script's sessions are flushed: the list also has those
-# of other programs.
+# them; a TPM does not. end_sessions flushes only this script's sessions, because the TPM
+# may also have sessions of other programs.
 flush() { tpm2_flushcontext -Q -t; }
 end_sessions() {
 	local file
@@ -209,9 +209,9 @@ devid() {
 }
 branches() { printf '%s,%s,%s,%s' "$1.branch"{0,1,2,3}; } # for tpm2_policyor, in $work
 
-# Templates of the EK profile, best first, in the agent's order, so that both use the
-# same key and are the same device. Columns: name, NV index of the certificate, hash,
-# type; for the high range also the NV index to which the policy can be delegated.
+# Templates of the EK profile, best first. The order is the agent's, so that the agent and this
+# script use the same key and are the same device. Columns: name, NV index of the certificate,
+# hash, type; for the high range also the NV index to which the policy can be delegated.
 ek_templates="
 H-2 0x01C00014 sha256 ecc256:aes128cfb  01c07f01
 H-3 0x01C00016 sha384 ecc384:aes256cfb  01c07f02
@@ -235,7 +235,7 @@ make_ek() { # make_ek HASH TYPE DELEGATION
 
 ### The hub ###################################################################
 
-# Only the CA in the token file is trusted, and none of the system's CAs.
+# The script trusts only the CA in the token file, and none of the system's CAs.
 hub_curl() {
 	curl -q --silent --show-error --proto '=https' --tlsv1.3 --cacert "$work/hub-ca.pem" --capath "$work/none" \
 		--connect-timeout 10 --max-time 60 "$@"
@@ -301,8 +301,8 @@ while read -r name index hash type delegation; do
 	ek_cert=""
 done <<<"$ek_templates"
 if [ -z "$ek" ]; then
-	# No certificate: some makers keep them on the web. The hub may leave it to
-	# its owner; these two keys are the ones that makers know.
+	# The TPM has no EK certificate: some makers keep them on the web. The hub may leave the
+	# decision to its owner. Makers know the keys of the templates L-2 and L-1, so use one of these.
 	while read -r name index hash type delegation; do
 		case "${ek_wanted:-L-2 L-1}" in *"$name"*) ;; *) continue ;; esac
 		[ -n "$name" ] || continue
@@ -353,8 +353,8 @@ else
 	flush
 fi
 
-# waits_for_owner REPLY: 202 means that the owner must decide. Says so and waits as long
-# as the hub asks for; then the caller retries.
+# waits_for_owner REPLY: the status 202 means that the owner must decide. The function prints this
+# and waits as long as the hub asks for. Then the caller retries.
 waits_for_owner() {
 	local pause
 	pause=$(jq -r '."retry-after" | numbers | floor' "$1") || pause=""
@@ -368,9 +368,9 @@ waits_for_owner() {
 	sleep_pid=""
 }
 
-# open_credential: opens $work/credential, a file of tpm2_makecredential, into $secret.
-# TPM2_ActivateCredential returns the secret only if the EK and the IAK are in one TPM.
-# Its third session encrypts the secret on the bus. The secret is never in a file.
+# open_credential: opens $work/credential, a file of tpm2_makecredential, and puts the secret into
+# $secret. TPM2_ActivateCredential returns the secret only if the EK and the IAK are in one TPM. A
+# third session encrypts the secret on the bus. The secret is never in a file.
 open_credential() {
 	session "$work/iak.session" sha256 TPM2_CC_ActivateCredential "$(branches iak)"
 	local ek_auth=""
@@ -386,10 +386,10 @@ open_credential() {
 	flush
 }
 
-# tls_open: connects to the hub with the IDevID certificate (§6), TLS 1.3. s_client prints
-# the exporter after the handshake; it goes into $exporter. OpenSSL also verifies with
-# the TPM, so it uses more objects at once than a TPM has room for without a resource
-# manager.
+# tls_open: connects to the hub with the IDevID certificate (§6), with TLS 1.3. s_client prints the
+# exporter after the handshake, and tls_open puts it into $exporter. OpenSSL also verifies
+# signatures with the TPM, so it uses more objects at once than a TPM has room for without a
+# resource manager.
 tls_open() {
 	local verify_host=(-verify_hostname "$host") chain=() line
 	[[ $host =~ ^[0-9.]+$|^\[ ]] && verify_host=(-verify_ip "$(tr -d '[]' <<<"$host")")
@@ -415,15 +415,15 @@ tls_open() {
 	die "the TLS 1.3 connection with the IDevID certificate failed: $(tail -n 3 "$work/s_client.log")"
 }
 
-# tls_ask METHOD PATH BODY: sends one request, the connection's last. The answer goes into
-# $code and $work/device.json.
+# tls_ask METHOD PATH BODY: sends one request, which is the last on its connection. It puts the
+# answer's status into $code and its body into $work/device.json.
 tls_ask() {
 	local size="" line
 	printf '%s %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
 		"$1" "$2" "${hub#https://}" ${#3} "$3" >&3 2>/dev/null || true
-	# Skip what s_client prints about the connection. Then comes the answer: its status
-	# line, its header, and as many bytes as the header says; or all, up to the word
-	# with which s_client ends.
+	# Skip what s_client prints about the connection. Then the answer comes: its status line, its
+	# header, and as many bytes as the header says. If the header does not say how many, everything
+	# up to the word with which s_client ends is the body.
 	code=""
 	while IFS= read -r -t 60 line <&4; do
 		line=${line%$'\r'}
@@ -448,7 +448,7 @@ tls_ask() {
 	[ "$code" = 200 ] || refused "$work/device.json" "$code"
 }
 
-# is_ours LEAF CA KEY: a certificate must be from the hub and for this TPM's key. Dates are
+# is_ours LEAF CA KEY: checks that a certificate is from the hub and for this TPM's key. Dates are
 # not checked: the certificates never expire, and the machine's clock may be wrong.
 is_ours() {
 	openssl verify -no-CApath -no-CAstore -CAfile "$work/hub-ca.pem" -no_check_time \
@@ -488,8 +488,8 @@ one_round_trip() {
 	ca_data=0001$(sized u8 "$(text "$hub_name")"; sized u8 "$(text "$owner")"; sized u8 "$(text "$token_id")"
 		sized u16 "$ek_public"; sized u8 "$(hex <"$work/ownership.proof")"; sized u24 "$certificates")
 
-	# A2 (§2): the request, a TCG-CSR-IDEVID: fields, their sizes in front, the
-	# hash of all that, and the IDevID key's signature over the whole.
+	# A2 (§2): the request, a TCG-CSR-IDEVID. It has the sizes of the fields, the fields, the hash
+	# of all that, and the IDevID key's signature over the whole.
 	fields=("$(text "$model")" "$(text "$serial")" "$ca_data" "" "${ek_cert:-$ek_public}"
 		"$(hex <"$work/iak.public")" "" "" "" "$(hex <"$work/idevid.public")"
 		"$(hex <"$work/certify.info")" "$(hex <"$work/certify.signature")")
@@ -510,7 +510,7 @@ one_round_trip() {
 		cat "$work/contents" "$work/contents.signature"
 	} >"$work/request"
 
-	# A3 (§2, §4): send it, and the same bytes again until the owner has decided.
+	# A3 (§2, §4): send the request, and send the same bytes again until the owner has decided.
 	while :; do
 		status=$(post /onboard application/octet-stream "$work/request" "$work/reply")
 		[ "$status" = 202 ] || break
@@ -518,8 +518,8 @@ one_round_trip() {
 	done
 	[ "$status" = 200 ] || refused "$work/reply" "$status"
 
-	# A4 (§5): only this TPM can open the reply. The keys that decrypt it and that prove
-	# the decryption are derived from the secret.
+	# A4 (§5): only this TPM can open the reply. Two keys are derived from the secret: one decrypts
+	# the reply, the other proves that the device decrypted it.
 	local request_hash wrapping activation
 	credential_file "$(part "$work/reply" credential-blob | hex)" "$(part "$work/reply" secret | hex)"
 	part "$work/reply" sealed >"$work/sealed.der"
@@ -528,11 +528,11 @@ one_round_trip() {
 	wrapping=$(hkdf "$secret" "$request_hash" "gangway reply v1")
 	activation=$(hkdf "$secret" "$request_hash" "gangway activation v1")
 	secret=""
-	# The wrapping key only decrypts certificates, which are public, so it may be an argument.
+	# The wrapping key only decrypts certificates, which are public. So the key may be an argument.
 	openssl cms -decrypt -binary -inform DER -in "$work/sealed.der" -secretkey "$wrapping" -secretkeyid 67616e67776179 \
 		-out "$work/certificates" || die "decrypting the sealed reply failed"
 
-	# A5 (§5, §7): IDevID, device CA, IAK, ACA.
+	# A5 (§5, §7): the reply has four certificates, in this order: IDevID, device CA, IAK, ACA.
 	certificates_of "$work/certificates" "$work/cert"
 	[ "$(grep -c 'BEGIN CERTIFICATE' "$work/certificates")" = 4 ] || die "the reply does not have four certificates"
 	mv "$work/cert1.pem" "$work/idevid-cert.pem"; mv "$work/cert2.pem" "$work/device-ca.pem"
@@ -541,7 +541,8 @@ one_round_trip() {
 	is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
 	say "The TPM opened the reply; it has the AIK and IDevID certificates."
 
-	# A6 (§6): the first connection with the IDevID certificate. The proof is bound to it.
+	# A6 (§6): the first connection with the IDevID certificate. The activation proof is bound to
+	# this connection.
 	local certificate_hash proof
 	tls_open
 	certificate_hash=$(openssl x509 -in "$work/idevid-cert.pem" -outform DER | digest sha256)
@@ -573,8 +574,8 @@ two_steps() {
 		'{"ak-pub": $ak, "ek-pub": $ek, "ek-cert": $cert, "ek-chain": $chain}')
 	jq --arg name "$iak_name" '. + {"ak-name": $name}' <<<"$keys" >"$work/enroll.json"
 
-	# B2 (§9): the CSR, made by OpenSSL and signed by its TPM provider. Its extensions say
-	# whose the device will be, and that its key is in this TPM.
+	# B2 (§9): the CSR, made by OpenSSL and signed by its TPM provider. Its extensions name the
+	# future owner of the device, and prove that the CSR's key is in this TPM.
 	ownership_proof
 	arc=1.3.6.1.4.1.54621.100
 	cat >"$work/csr.cnf" <<-END
@@ -597,8 +598,9 @@ two_steps() {
 		die "making a certificate request with the TPM's key failed"
 
 	while :; do
-		# B3 (§9): from the credential's secret follow three keys, with which the hub
-		# encrypted the certificate, and the device proves that it opened it.
+		# B3 (§9): three keys are derived from the credential's secret. With two of them the hub has
+		# encrypted and authenticated the certificate. With the third the device proves that it
+		# opened the credential.
 		status=$(post /enroll/request application/json "$work/enroll.json" "$work/enrolled.json")
 		[ "$status" = 200 ] || refused "$work/enrolled.json" "$status"
 		part "$work/enrolled.json" credential >"$work/credential"
@@ -608,7 +610,7 @@ two_steps() {
 		register=$(hkdf "$secret" "$iak_name" "gangway register v1")
 		secret=""
 
-		# B4 (§9): the second step. The proof names the hub.
+		# B4 (§9): the second step. Its proof names the hub.
 		jq --arg csr "$(openssl base64 -A -in "$work/csr.der")" --arg name "$idevid_name" --arg hub "$hub_name" \
 			--arg proof "$(hmac "$register" "$(text "gangway register v2")00$(sized u8 "$(text "$hub_name")")$(hex <"$work/csr.der")" | raw | openssl base64 -A)" \
 			'. + {"csr": $csr, "name": $name, "hub-name": $hub, "proof": $proof}' <<<"$keys" >"$work/register.json"
@@ -620,10 +622,10 @@ two_steps() {
 	part "$work/registered.json" crt | openssl x509 -inform DER -out "$work/idevid-cert.pem" || die "the answer has no certificate"
 	is_for "$work/idevid-cert.pem" idevid
 
-	# B5 (§9): the IAK's certificate that came with the first step expires soon: it
-	# shows what the answer's keys are good for. Where a person had to decide there is
-	# none. The HMAC is checked before anything is decrypted. The key opens
-	# certificates, which are public: it may be an argument.
+	# B5 (§9): the IAK's certificate that came with the first step expires soon; decrypting it only
+	# shows that the derived keys are right. If a person had to decide, the first step's answer has
+	# no certificate. The HMAC is checked before anything is decrypted. The encryption key only
+	# opens certificates, which are public, so it may be an argument.
 	if [ -n "$(jq -r '.certificate | strings' "$work/enrolled.json")" ]; then
 		part "$work/enrolled.json" iv >"$work/iv"
 		part "$work/enrolled.json" certificate >"$work/aik.encrypted"
@@ -635,15 +637,15 @@ two_steps() {
 		mv "$work/aik-part1.pem" "$work/aik-first.pem"; mv "$work/aik-part2.pem" "$work/aca.pem"
 		is_ours "$work/aik-first.pem" "$work/aca.pem" iak
 	fi
-	# The permanent certificate is at this address, by the IAK's name.
+	# The permanent certificate of the IAK is at this address, which contains the IAK's name.
 	hub_curl --fail --max-filesize 65536 -o "$work/aik.der" "$hub/aca/certs/$iak_name.crt" || die "downloading the IAK's certificate failed"
 	openssl x509 -inform DER -in "$work/aik.der" -out "$work/aik-cert.pem" || die "the hub's answer is not a certificate"
 	is_for "$work/aik-cert.pem" iak
 	[ ! -e "$work/aca.pem" ] || is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
 	say "The TPM opened the reply: the device is registered."
 
-	# B6 (§6): the device is bound already; its own record over the first
-	# connection under the IDevID shows that the key works.
+	# B6 (§6): the device is active already. It reads its own record over the first connection with
+	# the IDevID certificate, which shows that the key works.
 	tls_open
 	tls_ask GET /device ""
 }
@@ -654,7 +656,7 @@ idevid_name=$(hex <"$work/idevid.name") ek_public=$(hex <"$work/ek.public")
 if [ -n "$two" ]; then two_steps; else one_round_trip; fi
 device=$(jq -er '.id | strings' "$work/device.json") || die "the hub's answer is malformed"
 
-# The files that are kept. None contains a secret.
+# These files are kept. None contains a secret.
 mkdir -p "$out"
 cat "$work/idevid-cert.pem" >"$out/identity.pem"
 [ ! -e "$work/device-ca.pem" ] || cat "$work/device-ca.pem" >>"$out/identity.pem"

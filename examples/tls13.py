@@ -60,9 +60,8 @@ TLS_AES_128_GCM_SHA256 = 0x1301
 X25519 = 0x001D
 TLS13, TLS12 = 0x0304, 0x0303
 
-# Signature schemes (4.2.3). The server's key is on P-256, its CA's on P-256 or
-# P-384: both are offered, because signature_algorithms is also about
-# certificates.
+# Signature schemes (4.2.3). The server's key is on P-256, and its CA's key is on P-256 or P-384.
+# Both schemes are offered, because signature_algorithms is also about certificates.
 ECDSA_SECP256R1_SHA256 = 0x0403
 ECDSA_SECP384R1_SHA384 = 0x0503
 
@@ -333,7 +332,8 @@ class Connection:
         while len(out) < size:
             part = self.socket.recv(size - len(out))
             if not part:
-                # Without close_notify, an attacker may have truncated the data (6.1).
+                # If the connection ends without close_notify, an attacker may have truncated the
+                # data (6.1).
                 raise TLSError("the connection ended without a word")
             out += part
         return out

@@ -41,7 +41,7 @@ RH_ENDORSEMENT = 0x4000000B
 CC_ACTIVATE_CREDENTIAL, CC_CERTIFY = 0x147, 0x148
 CC_POLICY_SECRET, CC_POLICY_COMMAND_CODE, CC_POLICY_OR, CC_POLICY_AUTHORIZE_NV = 0x151, 0x16C, 0x171, 0x192
 
-# NV indices to which the last branch of a policy delegates, by hash.
+# The NV indices to which the last branch of a policy delegates, by hash algorithm.
 EK_INDEX = {SHA256: 0x01C07F01, SHA384: 0x01C07F02, SHA512: 0x01C07F03}
 IAK_INDEX = {SHA256: 0x01C90018, SHA384: 0x01C90019, SHA512: 0x01C9001A}
 IDEVID_INDEX = {SHA256: 0x01C90010, SHA384: 0x01C90011, SHA512: 0x01C90012}
@@ -125,7 +125,7 @@ def ek_low(name, kind, size, unique, certificate):
     return make(name, SHA256, kind, ALL | RESTRICTED | DECRYPT, policy_a(SHA256), aes(128), u16(NULL), size, unique, certificate=certificate)
 
 
-# In the order in which a device tries them.
+# The EK templates, in the order in which a device tries them.
 EKS = [
     ek_high("H-2", ECC, P256, SHA256, 128, 0x01C00014),
     ek_high("H-3", ECC, P384, SHA384, 256, 0x01C00016),
@@ -137,7 +137,7 @@ EKS = [
     ek_high("H-7", RSA, 4096, SHA384, 256, 0x01C0001E),
 ]
 
-# DevID's H-1 to H-4, for IAK and IDevID.
+# DevID's templates H-1 to H-4, for the IAK and the IDevID key.
 DEVIDS = {"H-1": (RSA, 2048, SHA256), "H-2": (ECC, P256, SHA256), "H-3": (ECC, P384, SHA384), "H-4": (ECC, P521, SHA512)}
 
 
@@ -159,7 +159,8 @@ def idevid_template(name):
 ### The TPM ###################################################################
 
 CHAIN_FIRST, CHAIN_LAST = 0x01C00100, 0x01C001FF
-# Where a maker stores its own template for L-1 and L-2, and a nonce for it.
+# The NV indices where a maker stores its own template for L-1 and L-2, and a nonce for that
+# template.
 STORED = {"L-1": (0x01C00004, 0x01C00003), "L-2": (0x01C0000C, 0x01C0000B)}
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The quick check while you work: formatting, vet, staticcheck, the walls, and
-# the short tests. It installs nothing; tests whose programs are not installed
-# are skipped. "make test" is the whole truth.
+# The quick check for use while you work: formatting, vet, staticcheck, the rules of internal/walls,
+# and the short tests. It installs nothing, and skips tests whose programs are not installed. "make
+# test" runs all tests.
 set -eu
 cd "$(dirname "$0")/.."
 ./scripts/lint.sh

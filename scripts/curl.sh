@@ -1,7 +1,7 @@
 #!/bin/sh
-# Unpacks a curl that knows OpenSSL's providers (8.12 or later) into build/curl,
-# from Debian's backports, where this system's own is older. It is for a test;
-# nothing of it is installed on this system.
+# If this system's curl cannot use OpenSSL's providers (before 8.12), unpacks a newer
+# curl from Debian's backports into build/curl. That curl is for a test; nothing of it
+# is installed on this system.
 #
 #	build/curl/curl         runs it
 #	build/curl/usr/         what the packages hold
@@ -24,7 +24,7 @@ rm -rf build/curl build/curl.new
 mkdir -p build/curl.new/lists/partial build/curl.new/cache/archives/partial
 cd build/curl.new
 
-# Lists and archives of its own, so that the system's stay as they are.
+# apt uses lists and archives in a separate folder, so that the system's stay unchanged.
 key=/usr/share/keyrings/debian-archive-keyring.gpg
 mirror=$(sed -n 's/^URIs: *\(http[^ ]*\/debian\)\/*$/\1/p; s/^deb .*\(http[^ ]*\/debian\)\/* .*/\1/p' \
 	/etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -n 1)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs each fuzz target of each package for a time, two of them beside each
-# other. Before Go 1.27 the end of that time may be told as a failure
-# (go.dev/issue/75804): where that is all that is told, the target runs again.
+# Runs each fuzz target of each package for some time, two targets at once. Before Go 1.27, go test
+# may report the end of that time as a failure (go.dev/issue/75804). If a target reports nothing
+# else, it runs again.
 set -eu
 cd "$(dirname "$0")/.."
 export FUZZTIME="${1:-10s}"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests need from Debian, if it is not there; with the word
-# demo, what the demonstration needs. Says what it does, and does nothing where
-# everything is there.
+# Installs the Debian packages that the tests need and that are missing. With the argument demo, it
+# installs what the demonstration needs. It prints what it does, and does nothing if everything is
+# installed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ if [ "${1:-all}" != demo ]; then
 	need cabextract cabextract # unpacks Microsoft's cabinet of makers' certificates
 	need gcab gcab             # makes cabinets
 	need chromium chromium     # looks at the web page
-	# The machines that are emulated, their firmware, and what they boot.
+	# The emulator for machines, its firmware, and what the machines boot.
 	need qemu-system-x86_64 qemu-system-x86
 	needfile /usr/share/OVMF/OVMF_CODE_4M.fd ovmf
 	needfile /usr/lib/systemd/boot/efi/linuxx64.efi.stub systemd-boot-efi
@@ -33,7 +33,7 @@ if [ "${1:-all}" != demo ]; then
 	need systemd-analyze systemd # checks the unit files in contrib
 	need sqlite3 sqlite3 # makes the backup of docs/operations.md
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
-	# A resource manager for TPMs that have no kernel in front of them.
+	# A resource manager for TPMs that are used without a kernel's resource manager.
 	needfile /usr/sbin/tpm2-abrmd tpm2-abrmd
 	needfile "/usr/lib/$(uname -m)-linux-gnu/libtss2-tcti-tabrmd.so.0" libtss2-tcti-tabrmd0
 	need dbus-daemon dbus-daemon
@@ -46,12 +46,12 @@ if [ "${1:-all}" != demo ]; then
 	need osslsigncode osslsigncode # signs images for Secure Boot
 	needfile /usr/sbin/cryptsetup cryptsetup-bin # reads the disks that we encrypt
 fi
-# Kernels and a newer curl are unpacked, not installed.
+# The kernels and a newer curl are only unpacked, not installed.
 unpacked() {
 	[ "${1:-all}" != demo ] || return 0
 	./scripts/kernel.sh
 	./scripts/curl.sh
-	# The installer image's kernel, which is for machines of all kinds.
+	# The kernel for installer images, which runs on machines of all kinds.
 	[ -n "${GANGWAY_INSTALLER_KERNEL:-}" ] || ! command -v apt-get >/dev/null 2>&1 ||
 		go run ./cmd/gangway image fetch --dir build/installer-kernel
 }

@@ -4,7 +4,7 @@
 #
 #	build/kernel/vmlinuz    the kernel
 #	build/kernel/modules/   its modules, modules.builtin among them
-#	build/kernel/package    which package it is: name_version_architecture.deb
+#	build/kernel/package    the package's name: name_version_architecture.deb
 set -eu
 cd "$(dirname "$0")/.."
 [ ! -e build/kernel/package ] || exit 0

@@ -1,6 +1,5 @@
 #!/bin/sh
-# Formatting, vet, staticcheck, and the walls between the device's side and the
-# hub's.
+# Checks formatting, vet, staticcheck, and the rules about which folder may import which.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -11,7 +10,7 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 go tool staticcheck ./...
-# What makes releases is a module of its own.
+# The program that makes releases is a separate module.
 staticcheck=$(go tool -n staticcheck)
 (cd internal/release && go vet ./... && "$staticcheck" ./...)
 

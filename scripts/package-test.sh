@@ -4,7 +4,7 @@
 # a lower version and other files in /etc/default.
 #
 #	build/packages/old, new    the packages of both versions
-#	build/packages/debian      the machine's disk, made once: delete it for a new one
+#	build/packages/debian      the machine's disk, made only once; to get a new one, delete it
 set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}

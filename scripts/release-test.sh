@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a release of the last commit twice and compares the hashes of all files. The
+# Makes a release of the last commit twice and compares the hashes of all files of the two. The
 # second run has another folder, build cache, umask, time zone and locale.
 set -eu
 cd "$(dirname "$0")/.."

@@ -23,6 +23,6 @@ case $version in
 *dirty) echo "Warning: the checkout has changes. Nobody else can make this release again." >&2 ;;
 esac
 cd internal/release
-# The flags of this user's Go are not part of a release.
+# The user's own GOFLAGS must not affect a release.
 GOFLAGS="" ${GO:-go} run . -root "$root" -out "$out" -version "$version" -commit "$commit" -date "$date" "$@"
 echo "Release $version is in $out" >&2

@@ -1,11 +1,11 @@
 #!/bin/sh
-# All tests, in stages: lint, everything with the race detector (which needs
-# cgo), without it what it would only make slow, the emulated machines, and each
-# fuzz target for a moment. At the end it prints what took how long. Arguments
-# go to every "go test".
+# Runs all tests, in stages: lint; all packages with the race detector (which needs
+# cgo); without it, the tests that the race detector would only make slow; the
+# emulated machines; and each fuzz target for a moment. At the end it prints how
+# long each stage took. Arguments go to every "go test".
 #
-# What runs in an emulated machine is built without the race detector, and
-# making images with it takes minutes, so it is left out there.
+# The tests with emulated machines run without the race detector: the programs in
+# a machine are built without it, and making images with it takes minutes.
 set -eu
 cd "$(dirname "$0")/.."
 make -s build
@@ -20,10 +20,10 @@ stage lint ./scripts/lint.sh
 
 # shellcheck disable=SC2046 # a list
 CGO_ENABLED=1 stage race go test -json -vet=off -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
-# The releases are a module of their own.
+# The program that makes releases is a separate module.
 stage releases sh -c 'cd internal/release && go test -json -timeout 15m ./...'
 
-# Tests whose first line is race.Skip(t).
+# The tests whose first line is race.Skip(t).
 skipped=$(grep -rh --include='*_test.go' -B1 'race\.Skip(t)' . | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p')
 if [ "$(echo "$skipped" | wc -l)" -ne "$(grep -r --include='*_test.go' 'race\.Skip(t)' . | wc -l)" ]; then
 	echo "race.Skip(t) is not the first line of a test" >&2

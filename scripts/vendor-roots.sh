@@ -1,8 +1,8 @@
 #!/bin/sh
-# Takes the TPM makers' certificates that come with Gangway from Debian's
-# package ruby-tpm-key-attestation into hub/trust/roots, and makes their table.
-# The same package gives the same files, byte for byte: 'git diff' after it
-# shows what a newer one changes. Needs apt-get, dpkg-deb, openssl and Go.
+# Takes the TPM makers' certificates that come with Gangway from Debian's package
+# ruby-tpm-key-attestation, puts them into hub/trust/roots, and makes their table. The same package
+# gives the same files, byte for byte. So after a newer package, 'git diff' shows what has changed.
+# Needs apt-get, dpkg-deb, openssl and Go.
 set -eu
 cd "$(dirname "$0")/.."
 package=ruby-tpm-key-attestation

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the version, the commit and the commit's date of this checkout; with the
-# word ldflags, the linker flags that set them in a program.
+# Prints the version, the commit and the commit's date of this checkout. With the
+# argument ldflags, it prints the linker flags that set these values in a program.
 #
 #	1.2.0                                 the tag v1.2.0
 #	1.2.0+5.g0123456789ab                 five commits after it
@@ -14,7 +14,7 @@ commit=$(git rev-parse --verify --quiet HEAD 2>/dev/null) || exit 0
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 at() { date -u -d "@$epoch" "+$1" 2>/dev/null || date -u -r "$epoch" "+$1"; }
 
-# The length is fixed because Git's own choice depends on the clone.
+# The length of the hash is fixed, because the length that Git chooses depends on the clone.
 if tag=$(git describe --tags --match 'v[0-9]*' --abbrev=12 2>/dev/null); then
 	version=$(echo "$tag" | sed -E 's/^v//; s/-([0-9]+)-g([0-9a-f]+)$/+\1.g\2/')
 else

@@ -35,8 +35,8 @@ const (
 	CurveP521 CurveID = 0x0005
 )
 
-// Hash returns the Go hash of a TPM hash algorithm; SHA-1 and others that no template uses are
-// errors.
+// Hash returns the Go hash of a TPM hash algorithm. SHA-1 and other hash algorithms that no
+// template uses are errors.
 func (a AlgID) Hash() (crypto.Hash, error) {
 	switch a {
 	case AlgSHA256:
@@ -80,5 +80,5 @@ const (
 	X509Sign             Attributes = 1 << 19
 )
 
-// Has reports whether all of the bits are set.
+// Has reports whether all of the given bits are set.
 func (a Attributes) Has(bits Attributes) bool { return a&bits == bits }

@@ -32,7 +32,7 @@ type Attest struct {
 	ClockInfo
 	FirmwareVersion uint64
 	// TPMS_CERTIFY_INFO
-	Name          []byte // of the certified key
+	Name          []byte // TPM name of the certified key
 	QualifiedName []byte
 	// TPMS_QUOTE_INFO
 	Selection []PCRSelection
@@ -56,7 +56,7 @@ type PCRSelection struct {
 // maxBanks is the largest number of PCR selections in a quote: HASH_COUNT.
 const maxBanks = 16
 
-// ErrNotGenerated means that the magic number is wrong: no TPM made this structure.
+// ErrNotGenerated means that the magic number is wrong, so that no TPM made this structure.
 var ErrNotGenerated = errors.New("tcg: no TPM made the TPMS_ATTEST: it does not begin with TPM_GENERATED_VALUE")
 
 // ErrNotCertify means that the attestation is not about a key.

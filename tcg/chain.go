@@ -13,8 +13,8 @@ import (
 // hold up to four.
 const MaxIntermediates = 8
 
-// maxSplit is the largest number of certificates that SplitCertificates returns. It is the number
-// of certificates of the smallest possible size that fit into the whole chain area of NV.
+// maxSplit is the largest number of certificates that SplitCertificates returns: so many
+// certificates of the smallest possible size fit into the whole chain area of NV.
 const maxSplit = 64
 
 // SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is
@@ -75,8 +75,8 @@ func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 }
 
 // certificateSize returns the size of the certificate at the start of b, judged by its outline (RFC
-// 5280, 4.1): a sequence of exactly three elements. It returns 0 if b does not begin with that, so
-// a false length does not skip over valid data.
+// 5280, 4.1): a sequence of exactly three elements. If b does not begin with such a sequence, it
+// returns 0, so that a false length does not skip over valid data.
 func certificateSize(b []byte) int {
 	s := cryptobyte.String(b)
 	var cert, body, tbs, algorithm, signature cryptobyte.String
@@ -95,8 +95,8 @@ func certificateSize(b []byte) int {
 // nothing after it. A parser may still refuse it.
 func IsCertificate(b []byte) bool { return len(b) > 0 && certificateSize(b) == len(b) }
 
-// PickChain returns at most MaxIntermediates of certs: first those whose names place them above
-// leaf, nearest first, then the others in their order. leaf may be nil.
+// PickChain returns at most MaxIntermediates of certs: first the certificates whose names place
+// them above leaf, nearest first, then the others in their order. leaf may be nil.
 func PickChain(leaf []byte, certs [][]byte) [][]byte {
 	type link struct {
 		der             []byte

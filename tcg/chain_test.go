@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// chainOf makes a chain of CAs, nearest to the leaf first: the last one is
+// chainOf makes a chain of CAs. The CA nearest to the leaf comes first, and the last one is
 // self-signed.
 func chainOf(t testing.TB, names ...string) [][]byte {
 	t.Helper()
@@ -103,8 +103,8 @@ func TestChainOfManyCertificatesIsBounded(t *testing.T) {
 	}
 }
 
-// A TPM with more certificates than a request may hold can still onboard: the device sends those of
-// its own chain.
+// A TPM may hold more certificates than fit into a request. Such a machine can still onboard: the
+// device sends the certificates of its own chain.
 func TestPicksTheCertificatesAboveTheLeaf(t *testing.T) {
 	t.Parallel()
 	own := chainOf(t, "leaf", "issuing", "intermediate", "root")

@@ -9,7 +9,7 @@ import (
 )
 
 // An emulated TPM (with go-tpm's key derivation) opens the credentials of MakeCredential, for each
-// template. The tests of package identity and the end-to-end tests use software TPMs.
+// template. The tests of package identity and the end-to-end tests do the same with software TPMs.
 func TestCredentialIsForOneEKAndOneName(t *testing.T) {
 	t.Parallel()
 	maker, err := fleet.NewMaker("m", fleet.MakerOptions{})

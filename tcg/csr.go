@@ -57,8 +57,8 @@ type CSR struct {
 	HashAlg   AlgID
 }
 
-// fields lists the variable fields in wire order with their bounds. Those
-// that may not be empty have a positive min.
+// fields lists the variable fields in wire order with their bounds. If a field must not be empty,
+// its min is positive.
 func (r *CSR) fields() [12]struct {
 	name     string
 	p        *[]byte

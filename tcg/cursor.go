@@ -8,8 +8,8 @@ import (
 // errShort reports a structure that ends early.
 var errShort = errors.New("the data ends before the structure does")
 
-// cursor reads big-endian TPM structures. The first failure sticks: reads
-// after it return zeros, and a parser checks err once, at its end.
+// cursor reads big-endian TPM structures. After the first failure it stays failed: further reads
+// return zeros, and a parser checks err only once, at its end.
 type cursor struct {
 	b   []byte
 	err error
@@ -71,7 +71,7 @@ var (
 	errTrailing = errors.New("bytes follow the structure")
 )
 
-// end returns the first failure, or an error when bytes are left over.
+// end returns the first failure. If there was none but bytes are left over, it returns an error.
 func (c *cursor) end() error {
 	if c.err == nil && len(c.b) > 0 {
 		c.err = errTrailing

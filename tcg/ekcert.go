@@ -29,8 +29,8 @@ type EKCertificate struct {
 	// which crypto/x509 does not know.
 	PublicKey crypto.PublicKey
 
-	// TPM attributes of the SAN's directory name (EK profile 3.2.9), without control characters;
-	// empty if the certificate has none.
+	// TPM attributes of the SAN's directory name (EK profile 3.2.9), without control characters. An
+	// attribute that the certificate does not have is empty.
 	Manufacturer string // "IFX", or as written when it is not ASCII: "id:00001014"
 	Model        string
 	Version      string
@@ -48,8 +48,8 @@ func TrimCertificate(b []byte) ([]byte, error) {
 }
 
 func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
-	// TCG_PCCLIENT_STORED_CERT: tag 0x1001, certType 0x00, size u16; then
-	// TCG_FULL_CERT: tag 0x1002.
+	// The bytes are a TCG_PCCLIENT_STORED_CERT (tag 0x1001, certType 0x00, size u16) that holds a
+	// TCG_FULL_CERT (tag 0x1002).
 	if len(b) >= 7 && b[0] == 0x10 && b[1] == 0x01 && b[2] == 0x00 && b[5] == 0x10 && b[6] == 0x02 {
 		size := int(b[3])<<8 | int(b[4])
 		if size < 2 || 5+size > len(b) {
@@ -183,7 +183,7 @@ func serialContent(der []byte) (at, size int, ok bool) {
 }
 
 // oaepKey reads the RSA key of a SubjectPublicKeyInfo whose algorithm is id-RSAES-OAEP
-// (1.2.840.113549.1.1.7): the key itself is encoded as usual.
+// (1.2.840.113549.1.1.7). The key itself has the usual encoding.
 func oaepKey(spki []byte) (crypto.PublicKey, error) {
 	var info struct {
 		Algorithm pkix.AlgorithmIdentifier
@@ -286,8 +286,9 @@ func printable64(s string) string {
 	return strings.TrimSpace(s)
 }
 
-// Printable removes every character that a terminal would interpret instead of display, and those
-// that change the direction of text. Makers' and machines' texts are shown on screens.
+// Printable removes every character that a terminal would interpret instead of display, and the
+// characters that change the direction of text. It is for texts of makers and machines that are
+// shown on screens.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {

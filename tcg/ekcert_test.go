@@ -98,7 +98,7 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 }
 
-// id-RSAES-OAEP instead of rsaEncryption: the last byte of the OID differs.
+// The certificate has id-RSAES-OAEP instead of rsaEncryption: the last byte of the OID differs.
 func TestReadsOAEPKey(t *testing.T) {
 	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))
@@ -136,7 +136,7 @@ func TestManufacturerNames(t *testing.T) {
 	}
 }
 
-// The lenient parser reads all CA certificates of real makers that are available.
+// The lenient parser reads all CA certificates of real makers in the collection for tests.
 func TestReadsMakersCertificates(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(makercerts.Folder(t), "*.pem"))
@@ -173,7 +173,8 @@ func FuzzParseEKCertificate(f *testing.F) {
 	})
 }
 
-// Is compares numbers. It must agree with a comparison of the keys.
+// Is compares the numbers of the keys. Its result must be the same as that of a comparison of the
+// keys.
 func TestIsAgreesWithTheKeys(t *testing.T) {
 	t.Parallel()
 	keys := []crypto.PublicKey{}

@@ -32,8 +32,8 @@ func TestHMACIsThatOfTheStandardLibrary(t *testing.T) {
 	})
 }
 
-// This hash identifies devices permanently: it must be that of the key's SubjectPublicKeyInfo, for
-// every kind and size of key.
+// KeyHash identifies devices permanently. It must be the hash of the key's SubjectPublicKeyInfo,
+// for every kind and size of key.
 func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 	t.Parallel()
 	check := func(key any) {

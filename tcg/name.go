@@ -55,8 +55,8 @@ func (a *attribute) text() string {
 	return string(bytes.ToValidUTF8(a.value, []byte("\uFFFD")))
 }
 
-// eachAttribute calls f for each attribute of a DER Name, in order, and unsorted for each RDN whose
-// attributes are not in the order that DER requires.
+// eachAttribute calls f for each attribute of a DER Name, in order. It calls unsorted for each RDN
+// whose attributes are not in the order that DER requires.
 func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String
@@ -156,7 +156,8 @@ func WithinName(name, base []byte) bool {
 	return err == nil && len(b) <= len(n) && slices.Equal(b, n[:len(b)])
 }
 
-// relativeNames returns a text for each relative name. Equal names give equal texts.
+// relativeNames returns a text for each relative name of a Name. Equal relative names give equal
+// texts.
 func relativeNames(der []byte) (out []string, err error) {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String

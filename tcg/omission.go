@@ -14,8 +14,8 @@ const (
 )
 
 // Omission is a device's statement why its request has no EK certificate although its TPM holds
-// one. Nothing proves it: the owner sees it, and no check depends on it. The zero value states
-// nothing.
+// one. The statement is not proven: the owner sees it, and no check depends on it. The zero value
+// states nothing.
 type Omission struct {
 	Why   OmissionReason
 	Index uint32 // the NV index

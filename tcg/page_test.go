@@ -12,7 +12,7 @@ import (
 
 var update = flag.Bool("update", false, "write the key templates into docs/protocol.md")
 
-// This test writes the text between these lines of docs/protocol.md.
+// The test writes its text between these two lines of docs/protocol.md.
 const (
 	templatesBegin = "<!-- go test ./tcg -run TemplatesOnThePage -update -->\n"
 	templatesEnd   = "<!-- end of the templates -->\n"

@@ -18,8 +18,8 @@ const (
 	delegationAttributes = 0x220F1008
 )
 
-// NV indices that the fourth branch of a DevID policy refers to (DevID,
-// 7.3.6.4), by name algorithm: IDevID and IAK.
+// NV indices to which the fourth branch of a DevID policy refers (DevID, 7.3.6.4), by name
+// algorithm, for IDevID and IAK; and the EK profile's index for policy C.
 var delegationIndex = map[AlgID]struct{ idevid, iak, ek uint32 }{
 	AlgSHA256: {0x01C90010, 0x01C90018, 0x01C07F01},
 	AlgSHA384: {0x01C90011, 0x01C90019, 0x01C07F02},
@@ -87,7 +87,8 @@ func EKPolicyBranches(alg AlgID) [][]byte {
 // the order for TPM2_PolicyOR: user, certify, activate credential, delegation.
 func IAKPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].iak) }
 
-// IDevIDPolicyBranches are the same for an IDevID key.
+// IDevIDPolicyBranches are the four branches of an IDevID key's policy, in the same order as those
+// of an IAK's.
 func IDevIDPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].idevid) }
 
 func devidBranches(alg AlgID, index uint32) [][]byte {

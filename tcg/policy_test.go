@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// The specifications publish digests: DevID table 19 and EK profile B.6. The digests that this
-// package computes must be equal.
+// The specifications publish digests, in DevID table 19 and EK profile B.6. This package must
+// compute the same digests.
 func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -108,8 +108,8 @@ func ParsePublic(raw []byte) (*Public, error) {
 	return p, nil
 }
 
-// Name is the key's TPM name: nameAlg (2 bytes, big-endian), then the digest
-// of the public area (Part 1, 16).
+// Name returns the key's TPM name: nameAlg (2 bytes, big-endian), then the digest of the public
+// area (Part 1, 16).
 func (p *Public) Name() ([]byte, error) { return name(p.NameAlg, p.Raw) }
 
 func name(alg AlgID, data ...[]byte) ([]byte, error) {
@@ -203,8 +203,8 @@ func (c CurveID) curve() (elliptic.Curve, error) {
 	return nil, fmt.Errorf("tcg: curve 0x%04x is not allowed", uint16(c))
 }
 
-// Is reports whether p holds the numbers of key. If so, Key returns key itself from then on: to
-// decode a P-384 point a second time would cost as much as a small signature.
+// Is reports whether p holds the numbers of key. If it does, Key returns key itself from then on:
+// decoding a P-384 point a second time would cost as much as a small signature.
 func (p *Public) Is(key crypto.PublicKey) bool {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -252,8 +252,8 @@ func (p *Public) Algorithm() string {
 	return fmt.Sprintf("unknown (0x%04x)", uint16(p.Type))
 }
 
-// KeyHash is the SHA-256 of a key's SubjectPublicKeyInfo (DER): it identifies an endorsement key,
-// whatever its certificate and template are.
+// KeyHash returns the SHA-256 of a key's SubjectPublicKeyInfo (DER). It identifies an endorsement
+// key, whatever the key's certificate and template are.
 func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 	if k, ok := key.(*ecdsa.PublicKey); ok {
 		if head := spkiHead(k.Curve); head != "" {

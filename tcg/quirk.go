@@ -12,8 +12,8 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// The known mistakes of TPM makers, as EKCertificate.Quirks lists them. Each was found in the
-// certificate of a real TPM, by this project or by others; see docs/trust.md.
+// The known mistakes of TPM makers, as EKCertificate.Quirks lists them. This project or others
+// found each mistake in the certificate of a real TPM; see docs/trust.md.
 const (
 	QuirkWrapped        = "wrapped as in a TPM 1.2"
 	QuirkPadded         = "padded in its NV area"
@@ -76,7 +76,7 @@ var (
 )
 
 // readEncoding adds the quirks of encodings that DER forbids and crypto/x509 accepts. Other
-// programs refuse these certificates, so their maker may issue corrected ones.
+// programs refuse certificates with such encodings, so their maker may issue corrected ones.
 func (e *EKCertificate) readEncoding() {
 	c := e.Certificate
 	for _, name := range [][]byte{c.RawIssuer, c.RawSubject} {

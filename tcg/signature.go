@@ -81,7 +81,7 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 		case AlgRSASSA:
 			err = rsa.VerifyPKCS1v15(k, h, digest, s.RSA)
 		case AlgRSAPSS:
-			// Older TPMs use the longest salt that fits (Part 1, B.7), newer ones one of the
+			// Older TPMs use the longest salt that fits (Part 1, B.7). Newer TPMs use a salt of the
 			// digest's size. Both are valid.
 			err = rsa.VerifyPSS(k, h, digest, s.RSA, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
 		default:

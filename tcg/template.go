@@ -14,7 +14,7 @@ type Template struct {
 	Name   string // as in its specification: "L-1", "H-3", ...
 	Public Public // with Raw set; Modulus or X and Y hold the unique field
 
-	// For endorsement keys only.
+	// The following fields are set only for endorsement keys.
 	CertificateIndex uint32   // NV index of the EK certificate
 	Handle           uint32   // persistent handle where makers store the key; 0: none
 	PolicyBranches   [][]byte // for TPM2_PolicyOR after policy A; nil: only policy A
@@ -73,8 +73,8 @@ func Match(templates []Template, p *Public) *Template {
 }
 
 // FromKey returns the public areas that key may have: one for each template that makes keys of its
-// kind. It serves keys that come without their TPM structure. The coordinates of an ECC key are
-// padded to the size of the curve.
+// kind. It is for keys that come without their TPM structure. It pads the coordinates of an ECC key
+// to the size of the curve.
 func FromKey(templates []Template, key crypto.PublicKey) []*Public {
 	var out []*Public
 	for i := range templates {
@@ -111,9 +111,10 @@ const (
 )
 
 // EKTemplates are the default templates of the EK profile (B.3, B.4), best first: a device with
-// several EK certificates uses the first of them in this order. ECC comes before RSA, the high
-// range (which the profile now recommends) before the low, and P-521, which is slow on small TPMs,
-// comes last of its kind.
+// several EK certificates uses the first of them in this order. ECC comes before RSA. H-2, H-3 and
+// H-1, of the high range that the profile now recommends, come before L-2 and L-1, of the low
+// range. P-521 is slow on small TPMs, so H-4 comes last of the ECC templates. RSA 3072 and 4096
+// come last of all.
 var EKTemplates = []Template{
 	ekECC("H-2", CurveP256, AlgSHA256, 128, 0x01C00014, 0x81010014),
 	ekECC("H-3", CurveP384, AlgSHA384, 256, 0x01C00016, 0x81010016),
@@ -125,9 +126,9 @@ var EKTemplates = []Template{
 	ekRSA("H-7", 4096, AlgSHA384, 256, 0x01C0001E, 0x8101001E),
 }
 
-// IAKTemplates and IDevIDTemplates are the templates of DevID 7.3.4: RSA 2048,
-// P-256, P-384 and P-521, in that order (H-1 to H-4). Their unique field is
-// the ASCII text "IAK" or "IDEVID" (DevID, 7.3.1).
+// IAKTemplates and IDevIDTemplates are the templates of DevID 7.3.4: RSA 2048, P-256, P-384 and
+// P-521, in that order (H-1 to H-4). Their unique field is the ASCII text "IAK" in the first and
+// "IDEVID" in the second (DevID, 7.3.1).
 var (
 	IAKTemplates = []Template{
 		devidRSA("IAK", devID|Restricted, AlgRSAPSS, AlgSHA256, IAKPolicyBranches),
@@ -144,7 +145,7 @@ var (
 	}
 )
 
-// NV indices of the EK profile (2.2.1.4, 2.2.1.5).
+// NV indices that the EK profile assigns (2.2.1.4, 2.2.1.5).
 const (
 	// ChainFirst to ChainLast may hold the maker's intermediate certificates.
 	ChainFirst uint32 = 0x01C00100

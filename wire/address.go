@@ -7,12 +7,13 @@ import (
 )
 
 // AddressesHeader is the HTTP header in which the hub's responses list the hub's addresses: https
-// URLs without a path, separated by commas, the preferred one first. It is only as trustworthy as
-// the connection: a device reads it only if the hub's CA authenticates the connection.
+// URLs without a path, separated by commas, the preferred one first. The header is only as
+// trustworthy as the connection, so a device reads it only if the hub's CA authenticates the
+// connection.
 const AddressesHeader = "Gangway-Hub"
 
-// MaxAddresses is the largest number of addresses that ParseAddresses returns; maxAddress is the
-// largest length of one, in bytes.
+// MaxAddresses is the largest number of addresses that ParseAddresses returns. maxAddress is the
+// largest length of one address, in bytes.
 const (
 	MaxAddresses = 8
 	maxAddress   = 300
@@ -27,7 +28,7 @@ func IsHubURL(s string) bool {
 }
 
 // ParseAddresses reads the values of AddressesHeader. It leaves out entries that are not addresses,
-// and those beyond the bounds.
+// and entries beyond the bounds.
 func ParseAddresses(values []string) []string {
 	var out []string
 	for _, v := range values {

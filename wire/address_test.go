@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// Entries that are not addresses of a hub are left out, and the number of addresses is bounded.
+// ParseAddresses leaves out entries that are not addresses of a hub, and returns a bounded number
+// of addresses.
 func TestAddressesAreReadStrictly(t *testing.T) {
 	t.Parallel()
 	var many []string

@@ -33,7 +33,7 @@ const MaxBootReport = 2 << 20
 
 // BootChallenge is the hub's answer to GET /device/boot.
 type BootChallenge struct {
-	Nonce   []byte    `json:"nonce"`   // base64; for one quote, on this connection
+	Nonce   []byte    `json:"nonce"`   // base64; valid for one quote on this connection
 	Expires time.Time `json:"expires"` // when the nonce expires
 	State   string    `json:"state"`   // of the last measurement: "unmeasured", "matches", "changed"
 }

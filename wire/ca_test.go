@@ -1,6 +1,6 @@
 package wire
 
-// testCA is a CA certificate for these tests. Its key does not exist any more.
+// testCA is a CA certificate for these tests. Its private key no longer exists.
 const testCA = `-----BEGIN CERTIFICATE-----
 MIIBhjCCAS2gAwIBAgIUVSNi5lY+XvEBT1A5GKHDBgfzx4UwCgYIKoZIzj0EAwIw
 GDEWMBQGA1UEAwwNdGVzdCBodWIgcm9vdDAgFw0yNjExMjMxNDU5MzRaGA8yMTI2

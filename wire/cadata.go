@@ -10,14 +10,14 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Versions of the prodCaData format. Version 2 is sent only with an omission, which version 1
-// cannot hold.
+// Versions of the prodCaData format. A device sends version 2 only with an omission, which version
+// 1 cannot hold.
 const (
 	caDataVersion         = 1
 	caDataVersionOmission = 2
 )
 
-// Bounds of CAData.
+// Bounds of the fields of CAData.
 const (
 	MaxOwner         = 64
 	MaxIntermediates = tcg.MaxIntermediates

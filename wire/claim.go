@@ -14,10 +14,9 @@ import (
 )
 
 // A machine whose image has no join token makes its own: a secret, an id, and the public key that
-// follows from them (OwnershipKey). It shows the id and the public key as a claim code on its
-// screen. The person who enters the claim code at the hub becomes the owner of the token. The
-// machine then proves with the secret, which never leaves it, that it is the machine with this
-// screen.
+// OwnershipKey derives from them. It shows the id and the public key as a claim code on its screen.
+// The person who enters the claim code at the hub becomes the owner of the token. With the secret,
+// which never leaves the machine, the machine then proves that it is the one that shows this code.
 
 // HubFile names the hub of a machine without a join token, and the CA that authenticates that hub.
 // It is not secret.
@@ -33,7 +32,7 @@ func ParseHubFile(b []byte) (*HubFile, error) {
 		return nil, fmt.Errorf("the hub file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
 	}
 	h := new(HubFile)
-	// Unknown fields are refused: they may be a token file's, whose join token would be ignored.
+	// Refuse unknown fields: the file may be a token file, whose join token would then be ignored.
 	if err := strictjson.DecodeKnown(b, h); err != nil {
 		return nil, fmt.Errorf("hub file: %w", err)
 	}
@@ -43,7 +42,8 @@ func ParseHubFile(b []byte) (*HubFile, error) {
 	return h, nil
 }
 
-// ClaimLife is how long a machine may take to onboard after its claim code was entered at the hub.
+// ClaimLife is the time within which a machine must onboard after its claim code was entered at the
+// hub.
 const ClaimLife = time.Hour
 
 // Claim is the response to GET /claims/CODE: the account that claimed the machine.
@@ -74,8 +74,8 @@ func ParseClaimCode(code string) (id string, key ed25519.PublicKey, err error) {
 	return hex.EncodeToString(b[:12]), b[12:], nil
 }
 
-// ClaimWords returns a short form of a claim code, which a person compares on the machine's screen
-// and on the hub's page: 60 bits of the code's SHA-256, in base32, as XXXX-XXXX-XXXX.
+// ClaimWords returns a short form of a claim code: 60 bits of the code's SHA-256, in base32, as
+// XXXX-XXXX-XXXX. A person compares the one on the machine's screen with the one on the hub's page.
 func ClaimWords(code string) string {
 	h := sha256.Sum256([]byte("gangway claim v1\x00" + code))
 	s := base32.StdEncoding.EncodeToString(h[:10])

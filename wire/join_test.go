@@ -78,7 +78,7 @@ func TestRejectsAlteredSealedReply(t *testing.T) {
 	}
 }
 
-// OpenSSL can open the CMS container: a device needs no code of this project for it.
+// OpenSSL can open the CMS container, so a device needs no code of this project to open it.
 func TestOpenSSLOpensTheSealedReply(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {
@@ -245,8 +245,8 @@ func FuzzParseTokenFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { ParseTokenFile(b) })
 }
 
-// A proof is for one key, hub, owner and token: no two different sets of fields give the same
-// message.
+// An ownership proof is for one key, hub, owner and token. No two different sets of these fields
+// give the same message.
 func TestOwnershipMessagesDiffer(t *testing.T) {
 	t.Parallel()
 	base := []string{"hub", "owner", "token", "name"}

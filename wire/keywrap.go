@@ -8,8 +8,8 @@ import (
 	"errors"
 )
 
-// AES key wrap (RFC 3394) of a 256-bit key, the only size that a sealed reply uses: four blocks of
-// 64 bits, and one that authenticates them.
+// AES key wrap (RFC 3394) of a 256-bit key, which is the only size that a sealed reply uses. The
+// result has five blocks of 64 bits: four of the key, and one that authenticates them.
 
 const (
 	keySize     = 32

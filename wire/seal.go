@@ -52,8 +52,8 @@ func ParseReply(b []byte) (*Reply, error) {
 	return r, nil
 }
 
-// Encode returns the reply's JSON, the same as json.Marshal, without copying several kilobytes
-// three times.
+// Encode returns the reply's JSON. The result is the same as that of json.Marshal, but Encode does
+// not copy several kilobytes three times.
 func (r *Reply) Encode() []byte {
 	enc := base64.StdEncoding
 	b := make([]byte, 0, 64+enc.EncodedLen(len(r.CredentialBlob))+enc.EncodedLen(len(r.Secret))+enc.EncodedLen(len(r.Sealed)))
@@ -163,7 +163,8 @@ func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	b = append(b, sealTagSize...)
 	b = appendHead(b, 0x80, len(content))
 	b = gcm.Seal(b, nonce[:], content, nil)
-	// GCM put the tag directly after the ciphertext, where the tag's head belongs.
+	// GCM has put the tag directly after the ciphertext. The head of the tag belongs there, so move
+	// the tag.
 	var tag [tagSize]byte
 	copy(tag[:], b[len(b)-tagSize:])
 	return append(appendHead(b[:len(b)-tagSize], 0x04, tagSize), tag[:]...), nil
@@ -173,9 +174,10 @@ const (
 	nonceSize = 12
 	tagSize   = 16
 
-	// The constant parts of every sealed reply: the ContentInfo's type; the AuthEnvelopedData's
-	// version and its KEKRecipientInfo up to the wrapped key; the content's type and algorithm up
-	// to the nonce; the tag's size.
+	// The constant parts of every sealed reply. sealType is the ContentInfo's type. sealRecipient
+	// is the AuthEnvelopedData's version and its KEKRecipientInfo up to the wrapped key.
+	// sealAlgorithm is the content's type and algorithm up to the nonce. sealTagSize is the tag's
+	// size.
 	sealType = "\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17" // id-ct-authEnvelopedData
 
 	sealRecipient = "\x02\x01\x00" + // version 0

@@ -28,11 +28,11 @@ import (
 // MaxStepBody is the largest size of either step's body, in bytes.
 const MaxStepBody = 64 << 10
 
-// TPMKeys holds a TPM's keys in both steps: texts for DecodeBinary. EKCert is empty if the TPM has
-// no EK certificate.
+// TPMKeys holds a TPM's keys in both steps, as texts for DecodeBinary. EKCert is empty if the TPM
+// has no EK certificate.
 type TPMKeys struct {
 	AKPub   string   `json:"ak-pub"`             // TPM2B_PUBLIC, TPMT_PUBLIC, or PEM of the key
-	EKPub   string   `json:"ek-pub"`             // the same
+	EKPub   string   `json:"ek-pub"`             // in the same forms
 	EKCert  string   `json:"ek-cert"`            // X.509, DER or PEM
 	EKChain []string `json:"ek-chain,omitempty"` // the maker's intermediates in the TPM, at most MaxIntermediates
 }
@@ -45,8 +45,8 @@ type EnrollRequest struct {
 
 // EnrollAnswer is the response to an EnrollRequest. Byte strings are in standard base64.
 type EnrollAnswer struct {
-	// Certificate holds the AK's certificate and its issuer's in PEM, encrypted with AES-256-CBC
-	// and PKCS #7 padding. It is empty while a person has to decide about the TPM.
+	// Certificate holds the PEM certificates of the AK and of its issuer, encrypted with
+	// AES-256-CBC and PKCS #7 padding. It is empty while a person has to decide about the TPM.
 	Certificate []byte `json:"certificate"`
 	// Credential is a file in the format of tpm2_makecredential, see CredentialFile.
 	Credential []byte `json:"credential"`
@@ -54,18 +54,18 @@ type EnrollAnswer struct {
 	MAC        []byte `json:"mac"` // HMAC-SHA256 over iv and certificate
 }
 
-// Registration is the body of the second step. Gangway adds two things to Pantacor's: the keys,
-// again, because the hub stores nothing between the steps, and the proof.
+// Registration is the body of the second step. Gangway adds two things to Pantacor's body: the
+// proof, and the keys, which are sent again because the hub stores nothing between the steps.
 type Registration struct {
 	CSR        []byte `json:"csr"`                   // PKCS #10, DER
 	Name       string `json:"name"`                  // lower-case hexadecimal of the TPM name of the CSR's key
 	DeviceName string `json:"device-name,omitempty"` // empty, or the device's id
 	TPMKeys
-	// IDevIDPub is the public area of the CSR's key. If it is empty, the public area follows from
-	// the template.
+	// IDevIDPub is the public area of the CSR's key. If it is empty, the hub derives the public
+	// area from the key and the template.
 	IDevIDPub string `json:"idevid-pub,omitempty"`
-	// HubName is the hub that Proof names, from TokenFile.RootName. If it is empty, Proof has the
-	// old form, which names no hub.
+	// HubName is the name of the hub that Proof names, from TokenFile.RootName. If it is empty,
+	// Proof has the old form, which names no hub.
 	HubName string `json:"hub-name,omitempty"`
 	Proof   []byte `json:"proof"` // see StepKeys.Prove and ProveUnbound
 }
@@ -117,8 +117,8 @@ func ExtensionOID(last int) asn1.ObjectIdentifier {
 	return append(append(asn1.ObjectIdentifier(nil), extensionArc...), last)
 }
 
-// ExtensionOf returns the last arc of a Pantacor extension. ok reports whether id is one, known
-// whether its meaning is known.
+// ExtensionOf returns the last arc of a Pantacor extension. ok reports whether id is such an
+// extension, and known reports whether the extension's meaning is known.
 func ExtensionOf(id asn1.ObjectIdentifier) (last int, known, ok bool) {
 	if len(id) != len(extensionArc)+1 || !id[:len(extensionArc)].Equal(extensionArc) {
 		return 0, false, false
@@ -215,8 +215,8 @@ func (a *EnrollAnswer) mac(k StepKeys) []byte {
 	return m.Sum(nil)
 }
 
-// OpenCertificate reverses SealCertificate. It returns ErrSealed if the content was sealed for
-// another TPM, or was altered.
+// OpenCertificate reverses SealCertificate. If the content was sealed for another TPM, or was
+// altered, it returns ErrSealed.
 func (a *EnrollAnswer) OpenCertificate(k StepKeys) ([]byte, error) {
 	if len(a.IV) != aes.BlockSize || len(a.Certificate) == 0 || len(a.Certificate)%aes.BlockSize != 0 || !hmac.Equal(a.mac(k), a.MAC) {
 		return nil, ErrSealed
@@ -234,7 +234,7 @@ func (a *EnrollAnswer) OpenCertificate(k StepKeys) ([]byte, error) {
 	return plain[:len(plain)-pad], nil
 }
 
-// credentialMagic and credentialVersion begin a file of tpm2_makecredential.
+// credentialMagic and credentialVersion are the first bytes of a file of tpm2_makecredential.
 const (
 	credentialMagic   = 0xBADCC0DE
 	credentialVersion = 1
@@ -275,8 +275,8 @@ func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 // registrationSpec names the format of RegistrationRecord.
 const registrationSpec = "gangway-two-steps@1"
 
-// RegistrationRecord is a registration in canonical form, independent of how the request wrote it.
-// The hub stores it for audits, and recognizes a repeated request by it.
+// RegistrationRecord is a registration in canonical form, which does not depend on how the request
+// wrote it. The hub stores the record for audits, and recognizes a repeated request by it.
 type RegistrationRecord struct {
 	Spec      string   `json:"#spec"`
 	CSR       []byte   `json:"csr"`

@@ -41,21 +41,22 @@ type TokenFile struct {
 	PRN   string `json:"prn"`   // TokenPRN + ID
 	Nick  string `json:"nick"`  // the owner's name for the token; may be empty
 	Owner string `json:"owner"` // AccountPRN + 24 lower-case hexadecimal digits
-	// Token is the secret, standard base64 of 24 random bytes.
+	// Token is the secret: 24 random bytes in standard base64.
 	Token string `json:"token"`
 	// Hub is the https URL of the hub, without a path.
 	Hub string `json:"hub"`
 	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key (SubjectPublicKeyInfo,
 	// DER). Proofs are bound to it.
 	HubName string `json:"hub-name"`
-	// HubCA holds the PEM certificates that the hub's TLS certificate must
-	// chain to. Nothing else is trusted.
+	// HubCA holds the PEM certificates to which the hub's TLS certificate must chain. A device
+	// trusts no others.
 	HubCA   string `json:"hub-ca"`
-	Expires string `json:"expires,omitempty"` // RFC 3339, only for people: the hub enforces the expiry
+	Expires string `json:"expires,omitempty"` // RFC 3339, only for people to read: the hub enforces the expiry
 }
 
 // ParseTokenFile parses and checks a token file. It ignores unknown fields, because Pantacor's
-// files have more. A duplicate field, a field name in another case, and trailing data are errors.
+// files have other fields too. A duplicate field, a field name in another case, and trailing data
+// are errors.
 func ParseTokenFile(b []byte) (*TokenFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("the join token file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
@@ -132,9 +133,9 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 	return roots, nil
 }
 
-// RootName returns the name of the hub that HubCA authenticates. This is HubName; if HubCA holds
-// another key, it is an error. A proof that is not bound to a connection otherwise must name this
-// hub: a relay could hand out a token file with any HubName.
+// RootName returns the name of the hub that HubCA authenticates. This name is HubName; if HubCA
+// holds another key, it is an error. A proof that is not bound to a connection must name this hub,
+// because a relay could hand out a token file with any HubName.
 func (t *TokenFile) RootName() (string, error) {
 	roots, err := t.Roots()
 	if err != nil {
@@ -148,7 +149,7 @@ func (t *TokenFile) RootName() (string, error) {
 	return t.HubName, nil
 }
 
-// IsID reports whether s is an id of the hub's: 24 lower-case hexadecimal digits.
+// IsID reports whether s has the form of the hub's ids: 24 lower-case hexadecimal digits.
 func IsID(s string) bool {
 	if len(s) != 24 {
 		return false

@@ -7,10 +7,10 @@ const WaitingStatus = "waiting"
 // must decide the open questions. The device sends the same request again after RetryAfter.
 type Waiting struct {
 	Status     string `json:"status"` // WaitingStatus
-	Code       string `json:"error"`  // of the first question
+	Code       string `json:"error"`  // code of the first question
 	Reason     string `json:"msg"`
 	Hint       string `json:"hint"`
 	DeviceID   string `json:"device-id"`   // for 'gangway device approve'; the device gets another id after approval
-	EK         string `json:"ek-sha256"`   // of the EK's SubjectPublicKeyInfo, hexadecimal; the person compares it
+	EK         string `json:"ek-sha256"`   // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal; the machine shows it for comparison with the hub's
 	RetryAfter int    `json:"retry-after"` // seconds
 }

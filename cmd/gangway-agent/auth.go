@@ -11,9 +11,9 @@ import (
 // strongest hash algorithm of a hierarchy (Part 1, 19.6.4).
 const maxAuth = 64
 
-// readAuth reads an authorisation value from a file. The value is the file's
-// content without one line end, or the bytes after "hex:" in hexadecimal. The
-// file must not be accessible to all users. An empty name gives an empty value.
+// readAuth reads an authorisation value from a file. The value is the file's content without one
+// line end. If the content begins with "hex:", the value is the bytes after it in hexadecimal. The
+// file must not be accessible to all users. If name is empty, the value is empty.
 func readAuth(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
@@ -32,7 +32,7 @@ func readAuth(name string) ([]byte, error) {
 	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 	if digits, ok := bytes.CutPrefix(b, []byte("hex:")); ok {
 		if b, err = hex.AppendDecode(nil, digits); err != nil {
-			return nil, fmt.Errorf("%s: the text after 'hex:' is not pairs of hexadecimal digits", name) // the text is secret: do not print it
+			return nil, fmt.Errorf("%s: the text after 'hex:' is not pairs of hexadecimal digits", name) // the text is secret, so do not print it
 		}
 	}
 	if len(b) > maxAuth {

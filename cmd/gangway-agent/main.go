@@ -38,7 +38,7 @@ func main() {
 	args := os.Args[1:]
 	if verb, conf := hookVerb(os.Args[0]); verb != "" {
 		if verb == "login" {
-			os.Stderr = nil // Pantavisor reads stdout and stderr as the answer
+			os.Stderr = nil // Pantavisor takes stdout and stderr for the answer
 		}
 		args = []string{"pantavisor", verb, "--conf", conf}
 	}

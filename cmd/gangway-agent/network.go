@@ -21,7 +21,7 @@ func (o *networkOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.file, "network-file", "", "network settings file (network.txt); the agent uses its proxy and, with --set-clock, its time servers; keeps a proxy password off the command line")
 }
 
-// settings combines the options.
+// settings combines the options into network settings.
 func (o *networkOptions) settings() (*netfile.Settings, error) {
 	if o.file != "" {
 		if o.proxy != "" || o.proxyCA != "" {

@@ -27,9 +27,9 @@ const (
 	keepEvery      = 6 * time.Hour // a secret expires after a day
 )
 
-// hookVerb returns the verb ("register" or "login") if the program was called as
-// one of Pantavisor's hooks, /btools/ext-NAME.register or .login, which have no
-// arguments. conf is their settings file, in the same folder.
+// hookVerb returns the verb ("register" or "login") if the program was called as one of
+// Pantavisor's hooks: /btools/ext-NAME.register or /btools/ext-NAME.login, without arguments. conf
+// is the hooks' settings file, in the same folder.
 func hookVerb(argv0 string) (verb, conf string) {
 	base := filepath.Base(argv0)
 	for _, v := range []string{"register", "login"} {
@@ -45,7 +45,7 @@ type handler struct {
 	agent.Pantavisor
 	conf    string // file of the settings
 	control string // Pantavisor's control socket
-	restart string // program to call instead of the control socket
+	restart string // program that restarts the machine in place of the control socket
 	o       *options
 }
 
@@ -122,8 +122,8 @@ func (h *handler) read(changed func(flag string) bool) error {
 	return nil
 }
 
-// open makes the agent. It waits for the state folder's lock, because several
-// hooks and the keep command may run at once.
+// open makes the agent. It waits for the lock of the state folder, because several hooks and the
+// keep command may run at once.
 func (h *handler) open(ctx context.Context, stderr io.Writer) (*agent.Agent, error) {
 	for {
 		a, err := h.o.agent(stderr, false)
@@ -185,7 +185,7 @@ func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	}
 	defer lock.Close()
 	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return nil // another process does it
+		return nil // another process extends the secret
 	}
 	for {
 		pause := keepEvery
@@ -227,7 +227,8 @@ func (h *handler) keepOnce(ctx context.Context, stderr io.Writer) (restart bool,
 func (h *handler) restartNow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restartWithin)
 	defer cancel()
-	// One process at a time: Pantavisor calls its hook repeatedly until it restarts.
+	// Only one process asks for the restart: Pantavisor calls its hook repeatedly until it
+	// restarts.
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "restart.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -242,9 +243,9 @@ func (h *handler) restartNow(ctx context.Context) error {
 	return agent.RestartPantavisor(ctx, h.control)
 }
 
-// detach starts another command of this program in its own session. Pantavisor
-// does not answer on its socket while it waits for a hook, and it reads a login
-// hook's output until the end, so the hook itself must end first.
+// detach starts another command of this program in its own session, and does not wait for it. While
+// Pantavisor waits for a hook, it does not answer on its socket, and it reads a login hook's output
+// until the end. So the hook itself must end first.
 func (h *handler) detach(verb string) error {
 	self, err := os.Executable()
 	if err != nil {

@@ -5,7 +5,7 @@
 // command with which a person installs. Called as gangway-hook, it is the
 // program that the agent calls to update the system.
 //
-// It reads the kernel's command line, which firmware measures:
+// It reads its settings from the kernel's command line, which firmware measures:
 //
 //	gangway.mode=auto           install to the disk that the image's rule chooses
 //	gangway.mode=tpm            the same, encrypted
@@ -24,8 +24,8 @@
 // optionally /etc/gangway/network.txt, and /lib/modules/order, which names the
 // modules in its folder, one a line.
 //
-// The parts are packages: device/screen, device/machine, device/network,
-// device/installer and device/system. This one only connects them.
+// The work is done by the packages device/screen, device/machine, device/network,
+// device/installer and device/system. This package only connects them.
 package main
 
 import (
@@ -47,11 +47,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tests build this program with other bounds: system.TrialTime,
-// system.NetworkTime and machine.WatchdogEvery.
+// Tests build this program with other time limits: system.TrialTime, system.NetworkTime and
+// machine.WatchdogEvery.
 var trialTime, networkTime, watchdogEvery string
 
-// bound reads a bound that a build may set.
+// bound parses a time limit that a build may set. If text is not a duration, it returns otherwise.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
@@ -75,7 +75,7 @@ func main() {
 	boot()
 }
 
-// pvfInstall is the command of a person in the manual mode.
+// pvfInstall runs the command that a person uses in the manual mode.
 func pvfInstall(args []string) int {
 	words, err := machine.CommandLine()
 	if err != nil {
@@ -87,8 +87,8 @@ func pvfInstall(args []string) int {
 	return c.Run(args)
 }
 
-// hook is the command of the agent. It prints the lines for the owner to the
-// standard output, and the lines for a person at the machine to the consoles.
+// hook runs the command that the agent calls. It prints the lines for the owner to the standard
+// output, and the lines for a person at the machine to the consoles.
 func hook(args []string) int {
 	consoles := sync.OnceValue(screen.Open)
 	return system.LocalHook(os.Stdout, func(format string, args ...any) { consoles().Logf(format, args...) }).Run(args)
@@ -145,7 +145,7 @@ func boot() {
 	power.PowerOff()
 }
 
-// installed is the system on this machine's disk.
+// installed returns the system on this machine's disk.
 func installed(s *screen.Screen, agent system.Agent, power machine.Power, processes *machine.Processes) *system.System {
 	i := system.Local(s, agent)
 	i.Network, i.Restart = network.New(s), power.Restart

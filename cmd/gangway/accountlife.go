@@ -23,8 +23,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// operator returns the person who runs a command on the hub's machine: the
-// current user or, under sudo as root, the user who called sudo.
+// operator returns the person who runs a command on the hub's machine: under sudo as root, the user
+// who called sudo; otherwise the current user.
 func operator() store.Actor {
 	name := strconv.Itoa(os.Getuid())
 	if u, err := user.Current(); err == nil {
@@ -61,7 +61,7 @@ func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 
 const dataFlag = "the hub's data folder, on the hub's machine"
 
-// done reports success: as a note in words, or as JSON on standard output.
+// done reports success: as a note in words or, with --output json, as JSON on standard output.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {

@@ -61,7 +61,8 @@ type reach struct {
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newReach returns the reach of this machine's addresses and resolver.
+// newReach returns the reach of a hub with these listeners, with this machine's addresses and
+// resolver.
 func newReach(listeners []net.Listener) (*reach, error) {
 	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -131,8 +132,8 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	return fmt.Sprintf("%s is not an address of this machine that the hub listens on (%s)", host, strings.Join(open, ", "))
 }
 
-// noteAddresses warns of URLs that do not lead to the hub, and of URLs that the
-// hub had at its last start and no longer has. It stores the present ones.
+// noteAddresses warns of URLs that do not lead to the hub, and of URLs that the hub had at its last
+// start and no longer has. It then stores the present URLs.
 func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
 	if !behindProxy {
 		r, err := newReach(listeners)

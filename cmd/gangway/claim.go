@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// deviceClaim claims a machine by the address on its screen, as a person does
-// with a phone.
+// deviceClaim returns the command that claims a machine by the address on the machine's screen, as
+// a person does with a phone.
 func (a *app) deviceClaim() *cobra.Command {
 	return &cobra.Command{
 		Use:   "claim ADDRESS",
@@ -36,7 +36,7 @@ most of all if somebody else sent you the address.`,
 				return usagef("%.100q is not a claim address: write it as on the machine's screen, https://HUB/claim/CODE", arg[0])
 			}
 			if hub, err := url.Parse(s.Hub); err != nil || hub.Host != address.Host {
-				// The machine has another address of this hub, or another hub. A
+				// The machine shows another address of this hub, or the address of another hub. A
 				// claim code works only at the machine's own hub.
 				a.note("Note: the machine's hub is at %s; you are signed in to %s.", address.Host, s.Hub)
 			}

@@ -71,12 +71,12 @@ func (s *signIn) save() error {
 	if err != nil {
 		return err
 	}
-	// CreateTemp makes a new file with mode 0600, whatever the old file's mode was.
+	// CreateTemp makes a new file with mode 0600, whatever the mode of the old file was.
 	tmp, err := os.CreateTemp(filepath.Dir(path), "config-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // fails after the rename, which is fine
+	defer os.Remove(tmp.Name()) // after the rename this fails, which does not matter
 	_, err = tmp.Write(b)
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
@@ -95,10 +95,10 @@ func (s *signIn) client() (*http.Client, error) {
 	}}, nil
 }
 
-// rawBody is a request body that do sends as it is, not as JSON.
+// rawBody is a request body that do sends unchanged, not as JSON.
 type rawBody []byte
 
-// maxAnswer bounds an answer, in bytes. A page of devices or join tokens with the
+// maxAnswer is the largest size of an answer, in bytes. A page of devices or join tokens with the
 // most metadata that is allowed is smaller.
 const maxAnswer = 96 << 20
 
@@ -165,8 +165,8 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 	return nil
 }
 
-// unreachable reports that the hub cannot be reached. It leaves out the request's
-// URL, as hubURL is in the message already.
+// unreachable returns an error which says that the hub cannot be reached. It leaves out the
+// request's URL, because hubURL is in the message already.
 func unreachable(hubURL string, err error) error {
 	var request *url.Error
 	if errors.As(err, &request) {
@@ -185,13 +185,13 @@ func call[T any](ctx context.Context, method, path string, in any) (out T, err e
 	return out, err
 }
 
-// fetchCA downloads a hub's root certificate from the hub itself. It accepts only
-// a certificate whose key has the expected hub name.
+// fetchCA downloads a hub's root certificate from the hub itself. It accepts the certificate only
+// if the hash of its key is the expected hub name.
 func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
-		// This is safe: the hash below verifies the answer, and the request has
-		// no secret.
+		// This is safe: the comparison with the hub name below verifies the answer, and the request
+		// contains no secret.
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
 	}}
 	defer c.CloseIdleConnections()

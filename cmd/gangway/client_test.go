@@ -36,7 +36,7 @@ func signedInTo(t *testing.T, h http.HandlerFunc) {
 	}
 }
 
-// allDevices lists a fleet whose devices have the most metadata that is allowed.
+// allDevices can list a fleet in which every device has the most metadata that is allowed.
 func TestDevicesWithTheMostMetadataAreListed(t *testing.T) {
 	const devices = 250
 	meta := `{"a":"` + strings.Repeat("x", store.MaxMeta-8) + `"}`

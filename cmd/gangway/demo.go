@@ -112,8 +112,8 @@ func (d *demo) close() {
 	}
 }
 
-// say prints a step. With --output json, it prints on standard error, as steps
-// are for people.
+// say prints a step. With --output json, it prints the step on standard error, because steps are
+// for people.
 func (d *demo) say(who, what, detail string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -135,7 +135,7 @@ func (d *demo) run(ctx context.Context, port int, once bool) error {
 		return errors.New(missing)
 	}
 	var err error
-	if d.dir, err = os.MkdirTemp("", "gw"); err != nil { // a short name: the paths of Unix sockets must be short
+	if d.dir, err = os.MkdirTemp("", "gw"); err != nil { // the name is short because the paths of Unix sockets must be short
 		return err
 	}
 	d.say("", "making software TPMs", fmt.Sprintf("%d, with EK certificates of RSA 2048 and ECC P-384 in turn", d.n))
@@ -218,7 +218,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	if d.hub, err = openInstance(ctx, filepath.Join(d.dir, "hub"), openOptions{Options: pki.Options{Name: "Demo"}}); err != nil {
 		return "", nil, err
 	}
-	// The demo has only emulators, which a hub refuses unless its policy names them.
+	// The demo has only emulated TPMs. A hub refuses them unless its policy names them.
 	if err := d.hub.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: "version: 1\nsoftware_tpms: [swtpm]\n", Updated: time.Now()}); err != nil {
 		return "", nil, err
 	}
@@ -328,7 +328,7 @@ func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*ag
 	})
 }
 
-// result returns the devices as the hub has them, with the times that the agents
+// result returns the devices as the hub's records show them, with the times that the agents
 // measured.
 func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*demoResult, error) {
 	r := &demoResult{Hub: url}

@@ -149,8 +149,8 @@ software it runs, disable the join token too: 'gangway token disable'.`,
 	return c
 }
 
-// devicePage is the number of devices in a request's answer. A device may have
-// 512 KiB of metadata; maxAnswer must hold them all.
+// devicePage is the number of devices in one answer. A device may have 512 KiB of metadata, and an
+// answer with this many devices must fit into maxAnswer.
 const devicePage = 100
 
 // allDevices returns all devices of the account, page by page.

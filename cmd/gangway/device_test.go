@@ -15,8 +15,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// onboarded starts a hub with one device of ada, and signs ada in. It returns a
-// function that runs a command as ada, with a line on its standard input.
+// onboarded starts a hub with one device of Ada, and signs Ada in. It returns the hub, and a
+// function that runs a command as Ada, with a line on its standard input.
 func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error)) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -100,8 +100,8 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 	}
 }
 
-// A terminal obeys control characters, of 7 and 8 bits, and shows text backwards after
-// an override. A device's data must not control its owner's terminal.
+// A terminal obeys control characters, of 7 and 8 bits, and shows text backwards after a Unicode
+// override character. A device's data must not control its owner's terminal.
 func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) {
 		d.Model, d.Serial = "box\x1b]0;owned\x07\u009b31m", "\u202e7-\x1b[2J"
@@ -140,7 +140,7 @@ func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
 		t.Errorf("rename to a malformed nick: got %v, want nick-form", err)
 	}
-	// delete asks for the device's nick.
+	// device delete asks for the device's nick before it deletes.
 	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "releases its TPM") {
 		t.Errorf("delete with a wrong nick: %v: %s", err, notes)
 	}
@@ -153,8 +153,8 @@ func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	}
 }
 
-// login refuses a hub whose certificate has another name or another root, and sends the
-// password to neither.
+// login refuses a hub if the hub's certificate has another host name or another root. Then it does
+// not send the password.
 func TestLoginRefusesAnotherHub(t *testing.T) {
 	h, run := onboarded(t, nil)
 	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")

@@ -101,8 +101,8 @@ func (a *app) showNetwork(d api.DeviceView) error {
 	return nil
 }
 
-// maskNetworks masks the proxy's password in the network settings that the owner
-// of devices has set, before they are printed. It masks unreadable settings whole.
+// maskNetworks masks the proxy's password in the network settings that the owner of the devices has
+// set, before the settings are printed. It masks settings that cannot be read completely.
 func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)
@@ -116,8 +116,7 @@ func maskNetworks(devices ...api.DeviceView) {
 	}
 }
 
-// printableLine returns a line that a device sent, without characters that control
-// a terminal.
+// printableLine returns a line that a device sent, without the characters that control a terminal.
 func printableLine(line string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

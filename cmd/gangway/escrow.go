@@ -32,8 +32,8 @@ func readIdentity(path string) (string, error) {
 // above an identity. escrow-key writes it too.
 const publicLine = "# public key: "
 
-// escrowTo returns the recipient that --escrow-to names: itself, or by an identity
-// file. It is empty if the option is.
+// escrowTo returns the recipient that --escrow-to names: what is a recipient, or an identity file
+// of that recipient. If what is empty, the result is empty.
 func escrowTo(what string) (string, error) {
 	if what == "" || strings.HasPrefix(what, "age1") {
 		if what == "" {

@@ -110,9 +110,9 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 	return time.Time{}, usagef("%s %q is not a time: write it like 24h, 2026-11-28 or 2026-11-28T12:00:00Z", flag, text)
 }
 
-// eventReader returns functions that read pages of the audit trail and end the
-// reading: the trail of the hub in a data folder or, without one, that of the
-// signed-in account.
+// eventReader returns read, which reads pages of the audit trail, and a function that ends the
+// reading. With data, the trail is that of the hub in this data folder. Without data, it is that of
+// the signed-in account.
 func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]api.EventView, error), done func(), err error) {
 	if data != "" {
 		i, err := existing(ctx, data)

@@ -146,9 +146,9 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	return p, err
 }
 
-// programsFolder returns the folder of gangway-init and gangway-agent. self is the path
-// of this program. After `make build` the folder is that of this program. Packages
-// install the two in ../lib/gangway.
+// programsFolder returns the folder of gangway-init and gangway-agent. self is the path of this
+// program. After `make build` the folder is that of this program. Packages install gangway-init and
+// gangway-agent in ../lib/gangway, seen from it.
 func programsFolder(self string) string {
 	own := filepath.Dir(self)
 	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
@@ -173,7 +173,7 @@ func readToken(name string) ([]byte, error) {
 type built struct {
 	Image string `json:"image"`
 	Size  int64  `json:"size"`
-	// ConsolePassword is that of the devices' console, with --debug.
+	// ConsolePassword is the password of the devices' console, with --debug.
 	ConsolePassword string            `json:"console-password,omitempty"`
 	Manifest        *install.Manifest `json:"manifest"`
 }
@@ -264,8 +264,8 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 	return nil
 }
 
-// tokenOrHubFile returns the token file or, with --claim, the hub file of the hub that the
-// user is signed in to.
+// tokenOrHubFile returns the content of the token file as token. With --claim, it instead returns
+// as hub the hub file of the hub that the user is signed in to.
 func (o *imageOptions) tokenOrHubFile() (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn()
@@ -439,7 +439,7 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "gangway", "kernel"), nil
 }
 
-// fetched returns the folder with the files of image fetch.
+// fetched returns the folder with the files that image fetch has downloaded.
 func fetched() (string, error) {
 	dir, err := cacheDir()
 	if err != nil {

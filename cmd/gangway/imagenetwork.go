@@ -37,7 +37,7 @@ func (o *networkOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.proxyCA, "proxy-ca", "", "file of the CA certificate (PEM) of an https:// proxy")
 }
 
-// settings returns the settings that the options give; nil if there are none.
+// settings returns the network settings that the options give, or nil if there are none.
 func (o *networkOptions) settings() (*netfile.Settings, error) {
 	var lines []string
 	add := func(key string, values ...string) {
@@ -86,7 +86,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 		text += certificates
 	}
 	s, err := netfile.Parse([]byte(text))
-	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // leave out its line number, as there is no file
+	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // leave out the mistake's line number, because the options have no file
 		return nil, usagef("%s", m.Text)
 	}
 	return s, err
@@ -108,8 +108,8 @@ func pemBlocks(name string) (string, error) {
 	return out.String(), nil
 }
 
-// readSome reads a file, at most limit+1 bytes of it: the caller can tell whether
-// the file is longer than limit.
+// readSome reads at most limit+1 bytes of a file. So the caller can tell whether the file is longer
+// than limit.
 func readSome(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {

@@ -96,15 +96,15 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 	return i, nil
 }
 
-// exists reports whether a file or folder is at path. It returns true if it cannot
-// find out: opening the path then returns the error.
+// exists reports whether there is a file or folder at path. If it cannot find out, it returns true:
+// opening the path then returns the error.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// serveAlone locks a data folder for a server, until the file is closed or the
-// process ends. The lock holds wherever the hub stores objects.
+// serveAlone locks a data folder for one server, until the file is closed or the process ends. It
+// does this also if the hub stores its objects elsewhere.
 func serveAlone(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, serveFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -171,8 +171,8 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return usagef("--s3-endpoint and --s3-bucket belong together")
 	}
 	if c.Prefix == "" {
-		// A hub removes objects that it does not know, so two hubs must not share
-		// a prefix.
+		// A hub removes objects from its bucket that it does not know. So two hubs must not share a
+		// prefix.
 		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
 	}
 	s3, err := objects.OpenS3(ctx, c)
@@ -183,8 +183,8 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	return nil
 }
 
-// objectsGone reports whether the folder of the objects is missing, although owners
-// have uploaded objects: it was not restored, or its disk is not mounted.
+// objectsGone reports whether the folder of the objects is missing although owners have uploaded
+// objects. The folder may not have been restored, or its disk may not be mounted.
 func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, error) {
 	if c.Endpoint != "" || exists(filepath.Join(i.dir, objectFolder)) {
 		return false, nil

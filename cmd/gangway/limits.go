@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are serve's flags that limit its clients, and those that say how old
-// events may be.
+// limitFlags are the flags of serve that limit the hub's clients, and those that say how long
+// events are kept.
 type limitFlags struct {
 	rates    []string
 	proxies  []string

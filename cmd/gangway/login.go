@@ -41,8 +41,7 @@ the hub as before.`,
 				if err != nil {
 					return usagef("the hub's URL is missing")
 				}
-				// Trust the same root as at the last sign-in, unless a flag names
-				// another one.
+				// Trust the same root as at the last sign-in, unless a flag names another root.
 				s.Hub, s.HubCA = last.Hub, last.HubCA
 				if s.Nick == "" {
 					s.Nick = last.Nick

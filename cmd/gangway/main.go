@@ -103,7 +103,7 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	return root
 }
 
-// group runs a command that has subcommands: it prints the help. An unknown
+// group runs a command that has subcommands. Without an argument, it prints the help. An unknown
 // subcommand is wrong usage, so that a script with a typing error fails.
 func group(c *cobra.Command, arg []string) error {
 	if len(arg) == 0 {
@@ -131,7 +131,8 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-// args checks the number of arguments. names describe them, for the error.
+// args checks that a command gets exactly one argument for each of the names. The error lists the
+// names.
 func args(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		if len(got) < len(names) {
@@ -144,7 +145,7 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// json prints v if the output format is JSON, and reports whether it is.
+// json prints v as JSON if that is the output format, and reports whether it is.
 func (a *app) json(v any) (bool, error) {
 	if a.output != "json" {
 		return false, nil

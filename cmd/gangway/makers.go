@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// makerFlags say which TPM makers' certificates the hub has besides those of the
-// trust store.
+// makerFlags say which TPM makers' certificates the hub has in addition to those that the operator
+// imported.
 type makerFlags struct {
 	roots, links []string
 	noBuiltIn    bool

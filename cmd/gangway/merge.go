@@ -14,8 +14,8 @@ import (
 	"gangway/image/factory"
 )
 
-// firstRevision merges sources into the first revision, in a temporary folder that
-// remove deletes. Without sources, the revision is nil.
+// firstRevision merges sources into the first revision, in a temporary folder. remove deletes that
+// folder. Without sources, the revision is nil.
 func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.Revision, remove func(), err error) {
 	if len(sources) == 0 {
 		return nil, func() {}, nil

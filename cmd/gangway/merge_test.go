@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A source may name another hub. The command must not send the token there.
+// A source may name another hub. The command must not send the token to that hub.
 func TestMergeAsksNoOtherHub(t *testing.T) {
 	var asked atomic.Int32
 	other := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))

@@ -270,7 +270,7 @@ serial number counts only in a certificate that chains to a trusted root.`,
 	return c
 }
 
-// withoutCertificate counts the lines that approve an EK without a certificate.
+// withoutCertificate returns how many lines approve an EK without a certificate.
 func withoutCertificate(list []store.ListedEK) (n int) {
 	for _, l := range list {
 		if l.Key != nil && !l.CertificateRequired {
@@ -299,8 +299,8 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 	return nil
 }
 
-// ekLists reads and writes the EK list of the signed-in owner, over the API, or that
-// of the hub with this data folder.
+// ekLists reads and writes an EK list. Without data, it is the list of the signed-in owner, over
+// the API. With data, it is the list of the hub with this data folder.
 type ekLists struct{ data string }
 
 func (l ekLists) get(ctx context.Context) (list []policy.ListEntry, err error) {

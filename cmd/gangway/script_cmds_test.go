@@ -23,7 +23,8 @@ import (
 // served waits until a hub serves on a port: served PORT.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		// Any server will do here: the commands check that it is the right hub.
+		// Whichever server answers is accepted here, because the commands of the script verify the
+		// hub.
 		c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", "127.0.0.1:"+args[0], &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
@@ -58,7 +59,7 @@ func maker(ts *testscript.TestScript, _ bool, args []string) {
 	for name, der := range map[string][]byte{"root.pem": m.Root.Raw, "link.pem": m.Intermediate.Raw} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	}
-	// An NV index holds the certificate with padding.
+	// The file has padding after the certificate, as an NV index does.
 	ts.Check(os.WriteFile(dir+"-ek.crt", append(d.EKCert, make([]byte, 100)...), 0o600))
 	weak, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	ts.Check(err)

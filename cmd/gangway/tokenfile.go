@@ -23,9 +23,9 @@ type tokenFile struct {
 	file *os.File // nil for standard output, and after write
 }
 
-// newTokenFile creates the file, and does not overwrite one. Call it before the
-// token is created, so that no secret is lost if the folder is not writable. An
-// empty path is standard output.
+// newTokenFile creates the file, and refuses to overwrite one. Call it before the token is created,
+// so that no secret is lost if the folder is not writable. If path is empty, it uses standard
+// output.
 func newTokenFile(stdout io.Writer, path string) (*tokenFile, error) {
 	if path == "" {
 		return &tokenFile{w: stdout}, nil
@@ -77,7 +77,7 @@ func (t *tokenFile) discard() {
 	}
 }
 
-// tokenState returns a word for whether devices can still join with a join token.
+// tokenState returns a word that says whether devices can still join with a join token.
 func tokenState(t api.JoinTokenView, now time.Time) string {
 	switch {
 	case t.Disabled:
@@ -95,7 +95,7 @@ func tokenState(t api.JoinTokenView, now time.Time) string {
 func (a *app) warnToken(ctx context.Context, file []byte) {
 	t, err := wire.ParseTokenFile(file)
 	if err != nil {
-		return // the build returns this error
+		return // the build itself returns this error
 	}
 	if u, err := url.Parse(t.Hub); err == nil {
 		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {

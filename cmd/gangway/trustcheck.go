@@ -89,7 +89,7 @@ key is in a TPM; onboarding proves that.`,
 	return c
 }
 
-// withStored returns set with the operator's changes in a hub's trust store.
+// withStored returns the set with the changes that the operator made in the trust store of a hub.
 func withStored(ctx context.Context, data string, set *trust.Set) (*trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {

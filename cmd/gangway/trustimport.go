@@ -18,7 +18,7 @@ const maxListed = 20
 // importResult is the JSON output of trust import.
 type importResult struct {
 	Imported []trustView     `json:"imported"`
-	Known    int             `json:"known"` // trusted already, unchanged
+	Known    int             `json:"known"` // already trusted, so unchanged
 	Skipped  []importProblem `json:"skipped"`
 }
 
@@ -102,14 +102,15 @@ becomes trusted again.`,
 	return c
 }
 
-// changeOf returns the change that makes the set trust the certificates, without
-// those that it trusts already, and the certificates that the change adds.
+// changeOf returns the change of the trust store that makes the set trust the certificates. It
+// leaves out certificates that the set trusts already. It also returns the certificates that the
+// change adds.
 func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.Time) (change store.TrustChange, imported []trust.Entry) {
 	for _, e := range trust.NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot
 		had, there := set.Entry(e.Fingerprint)
-		// Store a built-in certificate too, so that a hub with
-		// --no-builtin-roots trusts it.
+		// Store the certificate even if it is built in, so that a hub with --no-builtin-roots
+		// trusts it.
 		if there && had.Stored && !had.Distrusted && (had.Root || !e.Root) {
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// decideCommand returns approve or deny.
+// decideCommand returns the command approve or the command deny.
 func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " ID", Short: short, Long: long,
@@ -26,8 +26,8 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request names the questions that were shown here, so that the
-			// decision is about no others.
+			// The request names the questions that were shown here, so that the decision applies to
+			// no other questions.
 			if a.output != "json" {
 				a.printWaiting(w)
 			}

@@ -12,8 +12,8 @@ import (
 	"gangway/wire"
 )
 
-// expectedAccess says who may call each route. It is written by hand and not derived from the
-// route table, so that a wrong entry there fails TestRoutesAdmitWhomTheyDeclare.
+// expectedAccess says who may call each route. It is written by hand and not derived from the route
+// table, so that a wrong entry in that table fails TestRoutesAdmitWhomTheyDeclare.
 var expectedAccess = map[string]string{
 	"GET /healthz":                                    "anyone",
 	"GET /readyz":                                     "anyone",
@@ -127,8 +127,9 @@ var expectedAccess = map[string]string{
 	"POST /claim/{code}":                              "fullVisitor",
 }
 
-// Who may call a route: which refusal each kind of caller gets; empty: the access admits it.
-// A kind that is not named is refused with others.
+// admits says, for each access, which kinds of caller it admits. kinds maps a kind of caller to the
+// code of its refusal, or to "" if the access admits it. A kind that is not in kinds gets the code
+// in others, or is admitted if others is empty.
 var admits = map[string]struct {
 	kinds  map[string]string
 	others string
@@ -182,7 +183,7 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		{"unmeasured device", f.pirate, ""},
 		{"pending device", pending, ""},
 	}
-	// These come last: they end sessions, or give a device a refused measurement.
+	// These routes are called last: each ends sessions, or gives a device a refused measurement.
 	ending := []string{"POST /device/boot", "POST /auth/logout", "POST /sign-out", "DELETE /auth/sessions"}
 	freshly := map[string]func() string{
 		"session":                      func() string { return f.person(t, "ada").token },
@@ -238,8 +239,8 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	}
 }
 
-// The mux gets a wider pattern for DELETE /devices/{id}/public. Other paths that the pattern matches
-// are answered as paths without a route, also without a sign-in.
+// The mux gets a wider pattern for DELETE /devices/{id}/public. Other paths that the pattern
+// matches are answered as before: 404 for a path without a route, also without a sign-in.
 func TestWidenedPatternServesOnlyItsRoute(t *testing.T) {
 	f := newFleet(t)
 	nobody := f.person(t, "")

@@ -204,7 +204,7 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	}
 }
 
-// GET /profiles lists accounts with something public, and the caller.
+// GET /profiles lists the caller's account, and accounts that have published something.
 func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -221,8 +221,8 @@ func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 	}
 }
 
-// A stolen session cannot change the password without the current one. A change ends every other
-// session, and nobody signs in with the old password.
+// A stolen session cannot change the password without the current password. A change of the
+// password ends every other session, and nobody can sign in with the old password.
 func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -247,7 +247,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	}
 }
 
-// A sign-in that runs while the account is being disabled leaves no session.
+// A sign-in that runs while its account is being disabled leaves no session.
 func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -275,8 +275,8 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 	}
 }
 
-// An API token may do what its scopes say until it expires. It may never do what needs a person:
-// make API tokens, change the password, end sessions.
+// An API token allows what its scopes say, until it expires. It never allows actions that need a
+// person: make API tokens, change the password, end sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -287,7 +287,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("POST", "/devices/tokens", nil, 403)
 	reader.status("GET", "/", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
-	// The access token of an API token may do no more than the API token.
+	// The access token from an API token allows no more than the API token.
 	access := s.person(t, "")
 	access.token = want[struct{ Token string }](access, "POST", "/auth/login", map[string]string{"username": "everything", "password": all.token}, 200).Token
 	narrow := s.person(t, "")
@@ -301,7 +301,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 			p.status(method, path, map[string]any{"name": "x", "scopes": []string{"all"}, "password": hubtest.Password, "current": hubtest.Password}, 403)
 		}
 	}
-	// Neither may a session's token with fewer scopes.
+	// A session's token with fewer scopes cannot make an API token either.
 	scoped := s.person(t, "")
 	scoped.token = want[struct{ Token string }](scoped, "POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": "devices user"}, 200).Token
 	scoped.status("POST", "/tokens", map[string]any{"name": "x", "scopes": []string{"all"}}, 403)
@@ -342,7 +342,7 @@ func TestAPITokenIsKeptAsAHash(t *testing.T) {
 	}
 }
 
-// When an account is deleted, nobody else gets its devices or its nick.
+// When an account is deleted, its devices and its nick go to nobody else.
 func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -457,7 +457,7 @@ func TestEventsSayWho(t *testing.T) {
 }
 
 // Frequent events of a device, such as its sign-ins and its reports, take one row a day for each
-// kind.
+// kind of event.
 func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -482,7 +482,8 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s: %s", kind, brief.Of(events))
 		}
 	}
-	// They do not hide other events: the page and ?routine=false leave them out.
+	// Frequent events do not hide other events: the page and ?routine=false leave the frequent ones
+	// out.
 	for _, e := range ada.events("?routine=false") {
 		if e.Count > 0 && e.Code == "" {
 			t.Errorf("%s", brief.Of(e))

@@ -8,9 +8,9 @@ import (
 	"gangway/internal/fleet"
 )
 
-// A device with an inactive certificate gets the reason, so that it does not onboard again by
-// itself after its owner deleted it. The TLS handshake has proven that the peer has the
-// certificate's key.
+// The hub tells a device with an inactive certificate why it is inactive. So the device does not
+// onboard again by itself after its owner deleted it. The TLS handshake has proven that the peer
+// has the certificate's key.
 func TestInactiveCertificateIsToldWhatBecameOfIt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

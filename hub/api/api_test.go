@@ -199,7 +199,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 	}
 }
 
-// Pantacor's clients retry permanently after a 401 without this header.
+// If a 401 has no WWW-Authenticate header, Pantacor's clients retry without end.
 func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -41,8 +41,8 @@ type scene struct {
 	victim *fleet.Device
 }
 
-// TPM makers, each made once for all tests because its two RSA keys take a tenth of a
-// second. No two share a key.
+// TPM makers. Each is made only once for all tests, because making its two RSA keys takes a tenth
+// of a second. No two makers share a key.
 var (
 	// goodMaker is trusted by every scene's hub.
 	goodMaker = makerOnce("good", fleet.MakerOptions{})
@@ -78,7 +78,7 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return sceneOn(t, hubtest.NewIn(t, hubtest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
 }
 
-// newSceneWith is newScene with a changed configuration of the hub.
+// newSceneWith is newScene with a hub whose configuration change alters.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -151,7 +151,7 @@ func TestOnboards(t *testing.T) {
 	}
 }
 
-// Ownership proofs: key, token, owner, hub.
+// The parts of an ownership proof: key, token, owner, hub.
 
 func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 	t.Parallel()
@@ -179,10 +179,10 @@ func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
-	// Mallory's id with ada's token: the proof does not match.
+	// Mallory's id with Ada's token: the proof does not match.
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{CAData: func(d *wire.CAData) { d.Owner = wire.AccountPRN + mallory.ID }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
-	// Ada's id, signed with mallory's token: the proof matches, but the token has another owner.
+	// Ada's id, signed with Mallory's token: the proof matches, but the token has another owner.
 	own := s.Token(t, mallory, nil)
 	own.Owner = s.tok.Owner
 	body = must(s.victim.Request(own, fleet.RequestChange{}))(t)
@@ -196,7 +196,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// With the right hub name in the request, the proof is still for the other hub.
+	// The request names the right hub, but its proof is still for the other hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.boundNothing(t)
@@ -387,7 +387,7 @@ func TestPendingRevealsNothing(t *testing.T) {
 	}
 }
 
-// Certificates of a pending enrolment that an attacker got some other way.
+// An attacker got the certificates of a pending enrolment in some other way.
 
 func TestPendingCertificateOpensNothing(t *testing.T) {
 	t.Parallel()
@@ -397,7 +397,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 	defer conn.Close()
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":1}`)))(t), 403, "certificate-not-active")
-	// The AIK registry does not have it either.
+	// The AIK registry does not have the AIK certificate either.
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a pending IAK is in the AIK registry")
 	}
@@ -407,8 +407,8 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	// The stranger's IDevID key is software and certified by a software IAK;
-	// suppose that the certificate leaked, from a log or a backup.
+	// The stranger's IDevID key is a software key, certified by a software IAK. Suppose that the
+	// IDevID certificate leaked, from a log or a backup.
 	stranger := s.device(t)
 	stranger.EK, stranger.EKCert = &fleet.Key{Public: s.victim.EK.Public, Private: stranger.EK.Private}, s.victim.EKCert
 	request := must(stranger.Request(s.tok, fleet.RequestChange{}))(t)
@@ -471,7 +471,7 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	if !found {
 		t.Error("the owner got no event")
 	}
-	// Once its owner deletes it, bob can onboard it, as another device.
+	// After its owner deletes the device, Bob can onboard the machine, as another device.
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, before[0].ID, s.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -501,7 +501,8 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		// In either order the device is gone afterwards, and its certificates give no access.
+		// Whether the activation or the deletion came first, the device is gone afterwards, and its
+		// certificates give no access.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
 			t.Fatalf("activation: %s", brief.Of(a))
 		}
@@ -600,7 +601,8 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	self := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Subject: c.IDevID.Subject, Issuer: c.IDevID.Issuer}
 	selfSigned := must(fleet.Issue(self, self, key.Public(), key))(t)
-	// The victim's names, issued by the attacker's CA with the device CA's name.
+	// A certificate with the victim's names, issued by the attacker's CA, which has the device CA's
+	// name.
 	fakeCA := &x509.Certificate{Subject: s.CA.DeviceCA().Subject, SubjectKeyId: s.CA.DeviceCA().SubjectKeyId, PublicKey: key.Public()}
 	forged := must(fleet.Issue(self, fakeCA, key.Public(), key))(t)
 	for name, cert := range map[string]tls.Certificate{
@@ -660,7 +662,7 @@ func TestTLSRefusesRevokedDevice(t *testing.T) {
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, s.deviceOf(t, s.victim), s.Now()); err != nil {
 		t.Fatal(err)
 	}
-	// Refused on the open connection, and on a new one.
+	// The certificate is refused on the open connection, and on a new one.
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	if err := s.handshake(t, c.TLS(s.victim)); err == nil || err.Error() != "certificate-not-active" {
 		t.Errorf("a new connection: %v", err)
@@ -691,7 +693,7 @@ func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
 	for _, n := range []int{0, 1, 11, 12, 100, len(good) / 2, len(good) - 1} {
 		refused(t, s.post(t, good[:n]), 400, "csr-malformed")
 	}
-	// 64 MiB: the hub stops reading at its limit.
+	// A body of 64 MiB: the hub stops reading at its limit.
 	a, err := s.client.Post(t.Context(), "/onboard", io.LimitReader(zeros{}, 64<<20))
 	if err == nil {
 		refused(t, a, 413, "body-too-large")

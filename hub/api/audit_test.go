@@ -9,7 +9,7 @@ import (
 	"gangway/internal/brief"
 )
 
-// Counts that could not be written are added to the next ones, and no event is counted twice.
+// Counts that could not be written are added to later counts, and no event is counted twice.
 func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	var counts eventCounters

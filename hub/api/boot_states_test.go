@@ -49,13 +49,13 @@ func (s *scene) pageSays(t *testing.T, state string) {
 	}
 }
 
-// requestSecret requests the device's requestSecret, which a measured-boot policy protects.
+// requestSecret requests the device's secret, which a measured-boot policy protects.
 func requestSecret(t testing.TB, c *fleet.Conn) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/secret", nil))(t)
 }
 
-// PCRs into which nothing was measured are equal after every boot, so they cannot be a reference
-// and match none.
+// PCRs into which nothing was measured have the same values after every boot. So such values cannot
+// be a reference, and a boot that has them does not match any reference.
 func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	t.Parallel()
 	var separators eventlog.Log
@@ -96,13 +96,13 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
 				t.Errorf("the owner got no event: %s", brief.Of(e))
 			}
-			// The owner cannot accept it, nor set it as reference values.
+			// The owner can neither accept such a boot nor set its values as the reference.
 			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
 				t.Errorf("%s", brief.Of(p))
 			}
 			want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": map[string]string{"1": strings.Repeat("0", 64)}}, 400)
-			// The first boot with measurements becomes the reference. A later boot without any
-			// does not match it.
+			// The first boot with measurements becomes the reference. A later boot without
+			// measurements does not match that reference.
 			if v := verdictOf(t, c, s.victim, usual.PCRs(), usual.Bytes(), 2); v.State != "matches" {
 				t.Errorf("%s", brief.Of(v))
 			}
@@ -111,7 +111,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			}
 			verdictOf(t, c, s.victim, boots.pcrs, boots.log, 3)
 			refused(t, requestSecret(t, c), 403, "boot-nothing-measured")
-			// The owner can still admit it, with another policy.
+			// The owner can still admit the device, with another policy.
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
 			if a := requestSecret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -147,7 +147,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			booted(t, conn, s.victim, usual, 1)
 			for range 3 {
 				refused(t, sendBoot(t, conn, c.report(t, s, conn)), c.status, c.code)
-				if c.status == 413 { // which ends the connection
+				if c.status == 413 { // this answer ends the connection
 					conn = must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
 					defer conn.Close()
 				}
@@ -173,7 +173,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			if refusals != 1 {
 				t.Errorf("%d events for one kind of refusal, want 1", refusals)
 			}
-			// A decision about the measurement before it does not hide the refusal.
+			// A decision about the measurement before the refused one does not hide the refusal.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
 				t.Errorf("%s", brief.Of(v))
 			}
@@ -193,8 +193,8 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	}
 }
 
-// systemd 261 extends PCRs after the end of the firmware's event log. The hub names this change,
-// and the owner accepts it once.
+// systemd 261 extends PCRs after the end of the firmware's event log. The hub names this change to
+// the owner, who accepts it once.
 func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

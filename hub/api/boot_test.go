@@ -37,7 +37,7 @@ func challenge(t testing.TB, c *fleet.Conn) wire.BootChallenge {
 	return out
 }
 
-// report makes the report that a device sends for a boot and a nonce.
+// report returns the report that a device sends for a boot and a nonce.
 func report(t testing.TB, d *fleet.Device, nonce []byte, l eventlog.Log, resets uint32) *wire.BootReport {
 	t.Helper()
 	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: l.PCRs(), EventLog: l.Bytes()}
@@ -145,7 +145,7 @@ func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 	}
 }
 
-// A false measurement is refused, and the owner gets an event.
+// A false measurement is refused, and the device's owner gets an event.
 func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -221,7 +221,8 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	p := s.person(t, "")
 	p.token = answer.Token
 	want[api.DeviceView](p, "GET", "/devices/"+id, nil, 200)
-	// A new connection may come after another boot.
+	// Since the measurement on the first connection, the machine may have booted something else. So
+	// a new connection needs a measurement of its own.
 	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
 	defer second.Close()
 	refused(t, report(second), 403, "boot-unmeasured")
@@ -236,7 +237,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	// The first connection is no longer admitted, nor is the token.
 	refused(t, report(c), 403, "boot-changed")
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
-	// The owner accepts the boot: the device must measure it again.
+	// The owner accepts the boot. Then the device must measure it again.
 	want[api.BootView](s.person(t, "ada"), "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200)
 	refused(t, report(second), 403, "boot-unmeasured")
 	booted(t, second, s.victim, another, 4)
@@ -304,7 +305,8 @@ func TestReportThatIsTooLargeIsRefused(t *testing.T) {
 	}
 }
 
-// An owner accepts the boot that the page showed. A newer boot is not accepted in its place.
+// An owner accepts exactly the boot that the page showed. A newer boot is not accepted in its
+// place.
 func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -324,8 +326,8 @@ func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	}
 }
 
-// A device that connects again measures the same boot again. The boot that its owner was shown is
-// still the latest, and the history does not grow.
+// A device that connects again measures the same boot again. The boot that its owner saw is still
+// the latest, and the history does not grow.
 func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -398,7 +400,7 @@ func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	t.Logf("%d decisions, of which %d met a newer boot", rounds, newer)
 }
 
-// A locked reference is not replaced by a decision that began before the lock.
+// A decision that began before the owner locked the reference does not replace the reference.
 func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -433,7 +435,7 @@ func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 
 func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {
 	t.Parallel()
-	// So slow that the limit does not refill during the test, on a busy machine either.
+	// This rate is so low that the limit does not refill during the test, even on a busy machine.
 	s := newSceneWith(t, func(c *api.Config) { c.Rates = api.Rates{"boot": {PerSecond: 1.0 / 600, Burst: 30}} })
 	c, _, _ := s.connected(t)
 	for n := range 31 {

@@ -25,7 +25,8 @@ func (s *scene) ownersEvents(t testing.TB, owner store.Account, kind string) (ou
 	return out
 }
 
-// otherEK returns the same chip with another of its EKs. change may alter the EK certificate.
+// otherEK returns the victim's chip with another of its EKs. change, if not nil, alters the EK
+// certificate before it is signed.
 func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Device {
 	t.Helper()
 	d := *s.victim
@@ -47,8 +48,8 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	return &n
 }
 
-// The first owner of a chip gets an event when another owner's token is tried with the chip's
-// other EK, or with the same EK: one event each, however often it is tried.
+// The first owner of a chip gets an event when another owner's token is tried with the chip's other
+// EK, or with the same EK: one event for each other owner and EK, however often they try.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -75,15 +76,16 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
 		t.Errorf("%s", brief.Of(found))
 	}
-	// An owner who tries it with their own machine sees the refusal.
+	// If the same owner tries the other EK with their own token, they see the refusal and get no
+	// event.
 	try(second, s.Owner, onboard.CodeOtherEK)
 	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
 		t.Errorf("%s", brief.Of(found))
 	}
 }
 
-// Two EKs whose certificates name one chip are linked when the second is proven, and both owners
-// get one event. The machine's serial number links nothing, because the device only claims it.
+// Two EKs whose certificates name one chip are linked when the second EK is proven, and each owner
+// gets one event. The machine's serial number links nothing, because the device only claims it.
 func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -109,7 +111,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			must(first.Onboard(t.Context(), s.client, s.tok))(t)
 			mallory := s.Account(t, "mallory")
 			theirs := s.Token(t, mallory, nil)
-			// A stranger with the EK certificate and without the TPM does not link the EKs.
+			// A stranger who has the EK certificate but not the TPM cannot link the EKs.
 			s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t))
 			if found := s.ownersEvents(t, s.Owner, store.EventSameChip); len(found) != 0 {
 				t.Fatalf("events after only a request: %s", brief.Of(found))
@@ -141,7 +143,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 }
 
 // A person deletes a device whose chip had another owner and onboards it again, many times. The
-// other owner's events do not grow.
+// other owner gets no further events.
 func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -166,7 +168,7 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	}
 }
 
-// A policy says, by maker, which kinds of EK may onboard.
+// For each maker, a policy names the kinds of EK that may onboard.
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -177,7 +179,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 		{"ek_kinds: {fake: [L-2, H-3]}", "", evidence.CodeKind},
 		{"", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind},
 		{"ek_kinds: {FAKE: [H-2]}", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind}, // both policies apply
-		{"ek_kinds: {software emulation: [L-2]}", "", evidence.CodeKind},          // by model
+		{"ek_kinds: {software emulation: [L-2]}", "", evidence.CodeKind},          // named by the TPM's model
 		{"ek_kinds: {IFX: [L-2]}", "", ""},
 		{"ek_kinds: {'*': [L-2]}", "", evidence.CodeKind},
 		{"ek_kinds: {'*': [L-2], FAKE: [H-2]}", "", ""},
@@ -193,7 +195,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	if a := s.post(t, s.request(t, low)); a.Status != 200 {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
-	// An EK without a certificate waits for the owner, or is refused for its kind.
+	// If its kind is allowed, an EK without a certificate waits for the owner. Otherwise it is
+	// refused.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, evidence.CodeKind)

@@ -66,7 +66,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("POST", "/claim/"+code, nil, nil); status != 409 {
 		t.Errorf("%d %s", status, body)
 	}
-	// The same id with another key has another code.
+	// The same id with another key gives another claim code.
 	key := must(wire.OwnershipKey(wire.NewSecret(), id))(t)
 	other := must(wire.ClaimCode(id, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("POST", "/claim/"+other, nil, nil); status != 409 {
@@ -75,7 +75,8 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
 		t.Errorf("a caller without the key learns the owner: %d %s", status, body)
 	}
-	// No other token reveals the owner, nor is taken over.
+	// A claim code with another token's id neither reveals that token's owner nor takes the token
+	// over.
 	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("GET", "/claims/"+guess, nil, nil); status != 404 {
 		t.Errorf("%d %s", status, body)

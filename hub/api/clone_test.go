@@ -50,8 +50,8 @@ func (k *copyOf) measure(t *testing.T) {
 	}
 }
 
-// report sends the device's metadata, and measures again if the hub asks for it. It returns
-// whether the hub asked.
+// report sends the device's metadata, and measures again if the hub asks for a measurement. It
+// returns whether the hub asked.
 func (k *copyOf) report(t *testing.T) (asked bool) {
 	t.Helper()
 	a := must(k.conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
@@ -78,8 +78,9 @@ func eventsOfKinds(p *person, device string, kinds ...string) (list []api.EventV
 
 var clonedKinds = []string{"device.clone-suspected", "device.cloned", "device.tpm-went-backwards"}
 
-// Two virtual machines with a copied disk and TPM use one certificate at the same time. The second
-// looks like the first after a restart, until the first measures again.
+// Two virtual machines with a copied disk and TPM use one certificate at the same time. When the
+// second one connects, it looks like the first one after a restart. When the first one measures
+// again, the hub finds the clone.
 func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -122,8 +123,8 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	}
 }
 
-// The original had run for only seconds, so a cleared TPM would at first explain the clock of a
-// clone.
+// The original's TPM clock shows only seconds. So the hub could at first take the clone's clock for
+// that of a TPM that was cleared.
 func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -144,14 +145,15 @@ func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	}
 }
 
-// The usual actions of an honest machine have no effect, and cause no event.
+// What an honest machine usually does raises no suspicion of a clone, and causes no event.
 func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
-	// Two programs with a connection each; then reboots, each with a new one.
+	// Two programs have a connection each. Later the machine reboots several times, with a new
+	// connection each time.
 	agent := s.copyOf(t, certs, 2, time.Minute)
 	proxy := s.copyOf(t, certs, 2, time.Minute)
 	proxy.start = agent.start
@@ -164,7 +166,7 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 			asked++
 		}
 	}
-	if asked != 1 { // because the other connection has measured since
+	if asked != 1 { // once, because the proxy's connection measured after the agent's
 		t.Errorf("asked %d times to measure again", asked)
 	}
 	asked = 0
@@ -214,7 +216,7 @@ func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 		k.measure(t)
 		k.report(t)
 	}
-	for range 3 { // the hub does not ask one machine on its only connection
+	for range 3 { // on a machine's only connection, the hub does not ask for another measurement
 		s.Advance(time.Minute)
 		if k.report(t) {
 			t.Error("asked to measure again")
@@ -264,9 +266,9 @@ func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
 	}
 }
 
-// Everything that the device's identity opens is refused: connections, tokens, secrets, and a new
-// onboarding with the same TPM. The owner can withdraw the decision, and a new TPM state is
-// another device.
+// The hub refuses everything that the device's identity opens: connections, tokens, secrets, and a
+// new onboarding with the same TPM state. The owner can withdraw the decision. A machine with a new
+// TPM state is another device.
 func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	s, ada, _, id := suspected(t)
@@ -307,7 +309,7 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 		t.Errorf("%s", brief.Of(d))
 	}
 
-	// Another TPM is another device.
+	// A machine with another TPM is another device.
 	other := s.device(t)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+s.deviceOf(t, other), nil, 200); d.Cloned != "" || d.ID == id {
@@ -375,7 +377,9 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 	}
 }
 
-// A machine whose board was replaced cannot keep using its earlier certificate.
+// The hub refuses the earlier certificate of a device that onboarded again. If the serial number
+// changed in between, as with a replaced board, the use of the earlier certificate is also a
+// finding about a clone.
 func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 	t.Parallel()
 	for serial, found := range map[string]int{"A": 0, "B": 1} {

@@ -13,8 +13,8 @@ import (
 	"gangway/internal/race"
 )
 
-// Every caller that may use a route can do so with any content type: Pantacor's clients send
-// unusual ones.
+// Every kind of caller that may use a route can use it with any content type: Pantacor's clients
+// send unusual content types.
 func TestContractAllowed(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -51,7 +51,7 @@ func TestContractAllowed(t *testing.T) {
 	})
 }
 
-// A caller who is not signed in gets 401 and a way to sign in.
+// A caller who is not signed in gets a 401 that says where to sign in.
 func TestContractNotSignedIn(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -84,8 +84,8 @@ func TestContractNotSignedIn(t *testing.T) {
 	})
 }
 
-// The answer about another owner's id is, byte for byte, the answer about an id that does not
-// exist.
+// For an id of another owner, the hub gives, byte for byte, the same answer as for an id that does
+// not exist.
 func TestContractAnothersIsNotThere(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -196,7 +196,7 @@ func TestContractTooLarge(t *testing.T) {
 			}
 			resp, err := p.client.Do(req)
 			if err != nil {
-				// The hub answers and closes the connection before it has read the whole body.
+				// The hub may answer and close the connection before it has read the whole body.
 				if !strings.Contains(err.Error(), "broken pipe") && !strings.Contains(err.Error(), "reset") && !strings.Contains(err.Error(), "closed") {
 					t.Errorf("%s %s: %v", method, path, err)
 				}
@@ -219,7 +219,8 @@ type slowBody struct{ r *strings.Reader }
 func (b *slowBody) Read(p []byte) (int, error) { return b.r.Read(p) }
 func (b *slowBody) Close() error               { return nil }
 
-// If a path does not have a request's method, the answer is 405, with the path's methods in Allow.
+// If a path exists but does not allow the request's method, the answer is 405, with the path's
+// methods in the Allow header.
 func TestContractWrongMethod(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -237,7 +238,7 @@ func TestContractWrongMethod(t *testing.T) {
 			if slices.Contains(methods, method) || method == "DELETE" && path == "/devices/register" || method == "DELETE" && strings.HasPrefix(path, "/devices/tokens/") {
 				continue
 			}
-			// /devices/{id} matches these paths too and has more methods.
+			// The route /devices/{id} matches these paths too, and it has more methods.
 			if strings.Count(path, "/") == 2 && strings.HasPrefix(path, "/devices/") || strings.HasPrefix(path, "/trails/summary") || strings.HasPrefix(path, "/devices/np/") {
 				continue
 			}
@@ -255,8 +256,8 @@ func TestContractWrongMethod(t *testing.T) {
 	isProblem(t, "no address", status, body, h, 404)
 }
 
-// Each field gets a value of each wrong type: it is refused or ignored, and never causes a 5xx.
-// With -short every third case runs, which is each type for some fields.
+// Each field gets a value of each wrong type. The hub refuses or ignores the value, and never
+// answers 5xx. With -short only every third case runs, so that some fields get each type.
 func TestContractWrongTypes(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -15,7 +15,7 @@ import (
 	"gangway/internal/race"
 )
 
-// raw sends a request as it is written and closes its half of the connection. It returns the
+// raw sends the text of a request unchanged and closes its half of the connection. It returns the
 // answer, or nil if there is none.
 func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
 	t.Helper()
@@ -39,8 +39,8 @@ func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
 	return resp
 }
 
-// A body that is shorter than its length, contradicting lengths, and malformed chunks: 4xx or no
-// answer, and no effect.
+// A body that is shorter than its Content-Length, contradicting lengths, and malformed chunks get a
+// 4xx or no answer, and have no effect.
 func TestContractLengthThatLies(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -65,7 +65,7 @@ func TestContractLengthThatLies(t *testing.T) {
 		if r.form {
 			head += "Content-Type: application/x-www-form-urlencoded\r\n"
 		}
-		// Half of a good body: it must have no effect.
+		// The request sends only half of a good body, which must have no effect.
 		half := body[:len(body)/2]
 		for name, text := range map[string]string{
 			"too long a length":     head + fmt.Sprintf("Content-Length: %d\r\n\r\n", len(body)) + half,

@@ -25,25 +25,26 @@ import (
 
 // row is the contract of one route.
 type row struct {
-	// who may call: "all"; "owner": a person; "self": a person with any scopes; "caller": a person
-	// or a device; "device"; "chip": a device with its client certificate.
+	// who says who may call the route: "all"; "owner": a person; "self": a person with any scopes;
+	// "caller": a person or a device; "device"; "chip": a device with its client certificate.
 	who string
-	// body is a good body. Empty: the route reads none.
+	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
-	// status of the good call. Default: 200.
+	// status is the status of the good call. Default: 200.
 	status int
-	// limit is about the largest body in bytes: a body of twice the size is too large.
+	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
+	// refused as too large.
 	limit int
 	// other is the status for an id that does not exist or has another owner. Default: 404 if the
 	// path has an id.
 	other int
-	// before makes what the good call needs. It may return other values for the path, and the body
-	// as "body".
+	// before makes what the good call needs. It may return other values for the path's variables,
+	// and another body under the name "body".
 	before func(c *contract) map[string]string
-	// form: the body is an HTML form, not JSON. text: the body is neither.
+	// If form is set, the body is an HTML form, not JSON. If text is set, the body is neither.
 	form, text bool
 
-	// public: the answer is not secret, so others get it too.
+	// If public is set, the answer is not secret, so other callers get it too.
 	public bool
 }
 
@@ -59,7 +60,7 @@ type contract struct {
 	byDevice, narrowed string
 }
 
-// routesOf lists the routes of the table, as "METHOD /path".
+// routesOf lists the routes of the route table, as "METHOD /path".
 func routesOf() (routes []string) {
 	for _, r := range api.Routes() {
 		routes = append(routes, r.Method+" "+r.Path)
@@ -97,7 +98,7 @@ func newContract(t *testing.T) *contract {
 	return c
 }
 
-// plain makes a device of ada's that the test may delete.
+// plain makes a device of Ada's that the test may delete.
 func (c *contract) plain() map[string]string {
 	d := want[api.Registered](c.ada, "POST", "/devices", "{}", 200)
 	return map[string]string{"id": d.ID}
@@ -107,7 +108,7 @@ func (c *contract) step() map[string]string {
 	return map[string]string{"rev": fmt.Sprint(post(c.ada, c.boatID, `{`+systemSpec+`}`).Rev)}
 }
 
-// waiting makes a machine that waits for ada's decision.
+// waiting makes a machine that waits for Ada's decision.
 func (c *contract) waiting() map[string]string {
 	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
@@ -315,7 +316,7 @@ func begun(c *contract) map[string]string {
 	return v
 }
 
-// session makes a session of ada's that the test may end.
+// session makes a session of Ada's that the test may end.
 func session(c *contract) map[string]string {
 	c.person(c.ada.t, "ada")
 	for _, one := range want[[]api.SessionView](c.ada, "GET", "/auth/sessions", nil, 200) {
@@ -354,7 +355,7 @@ func registration(c *contract) map[string]string {
 	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
 }
 
-// at fills in a path's variables: from values, or else with ada's.
+// at fills in a path's variables, from values or, if values does not have a variable, from Ada's.
 func (c *contract) at(path string, values map[string]string) string {
 	all := maps.Clone(c.secrets)
 	maps.Copy(all, values)
@@ -404,7 +405,7 @@ func isProblem(t *testing.T, what string, status int, body []byte, h http.Header
 	}
 }
 
-// The table has a row for each route, and no other rows.
+// The table of the contract has a row for each route, and no other rows.
 func TestContractHasARowForEveryRoute(t *testing.T) {
 	rows, routes := contractRows(), routesOf()
 	for _, r := range routes {

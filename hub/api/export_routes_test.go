@@ -1,6 +1,6 @@
 package api
 
-// Route is a row of the route table, as the tests in package api_test see it.
+// Route is a row of the route table, for the tests in package api_test.
 type Route struct {
 	Method, Path string
 	Slash        bool   // the path with a slash at its end is the same route

@@ -47,7 +47,7 @@ func fails(t *testing.T, check func(testing.TB)) string {
 	return r.message
 }
 
-// A failing test prints no certificate, request or page as a whole.
+// A failing test never prints a whole certificate, request or page.
 func TestFailuresAreShort(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -68,7 +68,8 @@ func TestFailuresAreShort(t *testing.T) {
 	}
 }
 
-// No failure message of this package prints a whole structure: brief.Of cuts it.
+// No failure message of this package prints a whole structure: each structure in a message is
+// shortened with brief.Of.
 func TestFailuresPrintStructuresByBrief(t *testing.T) {
 	t.Parallel()
 	whole := regexp.MustCompile(`%[+#]v`)

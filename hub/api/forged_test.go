@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// certifiedAs returns the device with an EK certificate by this maker that has the serial number
-// of a real one, as a forger would make it.
+// certifiedAs returns the device with an EK certificate by this maker that has the serial number of
+// the certificate real, as a forger would make it.
 func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -27,8 +27,8 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 	return &n
 }
 
-// The operator's EK list has a serial number. An owner lists the EK of another TPM and forges a
-// certificate with that serial number. Neither list accepts it.
+// The operator's EK list names a TPM by its serial number. An owner lists the EK of another TPM and
+// forges a certificate with that serial number. Neither EK list accepts the forged certificate.
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -44,8 +44,8 @@ func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner's policy and EK list cannot loosen the operator's list: an EK must still be on it, and
-// must still have a certificate.
+// An owner's policy and EK list cannot loosen the operator's EK list: an EK must still be on the
+// operator's list, and must still have a certificate.
 func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -59,8 +59,8 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	s.putEKList(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
-	// The owner decides about the owner's list, and about the operator's list if the operator
-	// allows it.
+	// The owner decides whether EKs must be on the owner's EK list. If the operator allows it, the
+	// owner also decides about the operator's list.
 	s.putEKList(t, store.HubWide)
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 	s.putEKList(t, s.Owner.ID)
@@ -69,7 +69,8 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Anyone can make a certificate, so a self-made one is judged as no certificate.
+// Anyone can make a certificate. So an EK with a self-made certificate is judged like an EK without
+// a certificate.
 func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -106,7 +107,7 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A denial is of the EK. It still holds when the machine sends the missing certificate later.
+// A denial is about the EK. It still holds when the machine later sends the missing certificate.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -123,7 +124,7 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 			t.Errorf("in two steps: %v", err)
 		}
 	}
-	// Another owner's denial is only about their own devices.
+	// Another owner's denial applies only to that owner's devices.
 	mallory := s.Account(t, "mallory")
 	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
 		t.Errorf("with another owner's token: %d %s", a.Status, a.Body)
@@ -132,8 +133,8 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A CA that the operator distrusts stays distrusted when it expires, or when a CA above or below
-// it expires. Its certificates do not become those of an unknown maker.
+// A CA that the operator distrusts stays distrusted when it expires, or when a CA above or below it
+// expires. The EK certificates below it are not judged as those of an unknown maker.
 func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 	t.Parallel()
 	for _, which := range []string{"root", "intermediate"} {
@@ -155,7 +156,7 @@ func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 	}
 }
 
-// linking is an online look-up that finds a maker's intermediate certificate.
+// linking is an online look-up that finds the intermediate certificate of a maker.
 type linking struct {
 	revoking
 	link *x509.Certificate

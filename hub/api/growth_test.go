@@ -105,7 +105,8 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 		}
 		s.Server.FlushTally(t.Context())
 	}
-	// First, each kind of event of the day: each has one row beyond the bounds.
+	// The first hour has each kind of event, so each kind also gets its one row of the day beyond
+	// the bounds.
 	flood(0, 4000)
 	first := s.rows(t)
 	if first < api.CrowdOfNobody || first > api.CrowdOfNobody+3*len(bodies) {
@@ -121,7 +122,8 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if grown < hours*api.CrowdOfNobody || grown > hours*api.CrowdOfNobody+3*len(bodies) {
 		t.Errorf("%d more rows in %d hours", grown, hours)
 	}
-	// Owners' events take more rows, up to the bound for all owners.
+	// The flood causes only events without an owner. Owners' events take more rows, up to the bound
+	// for all owners, which CrowdADay includes.
 	after, _ := s.size(t)
 	aRow := (after - before) / grown
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
@@ -157,7 +159,7 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
 		t.Fatalf("%s", brief.Of(is))
 	}
-	// A device in an IPv6 network can use any of its addresses.
+	// A device in an IPv6 network can use any of the network's addresses, so they all count as one.
 	for i := range 10 {
 		s.sendFrom(fmt.Sprintf("[2001:db8::%x]:1", i+1), "/onboard", "nothing")
 	}
@@ -188,7 +190,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	if len(is) != 1 || is[0].Code != "tpm-software" || is[0].Token != s.tok.ID {
 		t.Errorf("%s", brief.Of(is))
 	}
-	// A flood of one owner's events leaves room for those of others.
+	// A flood of one owner's events leaves room for the events of other owners.
 	other := s.Account(t, "mary")
 	again := string(s.request(t, s.victim))
 	for i := range 100 {
@@ -205,7 +207,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 }
 
 // Events that strangers caused are removed after some time, and events of owners much later. The
-// database reuses the space.
+// database uses their space again.
 func TestOldEventsAreForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -246,7 +248,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 	}
 }
 
-// An operator may keep events permanently, but not those that strangers caused.
+// An operator may keep the events of owners permanently, but not events that strangers caused.
 func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
 	t.Parallel()
 	maker := must(goodMaker())(t)
@@ -297,7 +299,8 @@ func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
 	}
 }
 
-// A large request counts as several at the rate limit, because it fills the hub sooner.
+// A large request counts as several requests at the rate limit, because it fills the hub's disk
+// sooner.
 func TestLargeRequestsCountAsSeveral(t *testing.T) {
 	t.Parallel()
 	maker := must(goodMaker())(t)

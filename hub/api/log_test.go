@@ -20,8 +20,8 @@ func lines(page api.LogPage) string {
 	return strings.Join(all, " ")
 }
 
-// As `pvr logs` reads: a page, then its cursor until a page is empty, then again from the last
-// time.
+// The test reads logs like `pvr logs`: a page, then the pages after its cursor until a page is
+// empty, then again from the time of the last line.
 func TestLogsAreFollowed(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -30,7 +30,7 @@ func TestLogsAreFollowed(t *testing.T) {
 		batch = append(batch, fmt.Sprintf(`{"tsec":%d,"tnano":5,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"%d"}`, i, i))
 	}
 	want[map[string]string](f.boat, "POST", "/logs/", "["+strings.Join(batch, ",")+"]", 200)
-	f.Advance(2 * time.Second) // until the second of the log lines is over
+	f.Advance(2 * time.Second) // until the second in which the log lines came is over
 	q := url.Values{"cursor": {"true"}, "page": {"50"}, "sort": {"time-created"}, "dev": {wire.DevicePRN + f.boatID}, "after": {time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)}}
 	page := want[api.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200)
 	seen := lines(page)
@@ -51,14 +51,14 @@ func TestLogsAreFollowed(t *testing.T) {
 	if strings.TrimSpace(seen) != strings.Join(all, " ") {
 		t.Errorf("%s", brief.Of(seen))
 	}
-	// The cursor of an empty page returns later lines.
+	// The cursor of an empty page later returns the lines that came after it.
 	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"later"}`, 200)
 	f.Advance(2 * time.Second)
 	if page = want[api.LogPage](f.ada, "POST", "/logs/cursor/", map[string]string{"next-cursor": page.Next}, 200); lines(page) != "later" {
 		t.Errorf("%s", brief.Of(page))
 	}
-	// A malformed cursor ends the list. It does not cause a 401, for which pvr would ask for a
-	// password.
+	// A malformed cursor gets the end of the list. It does not cause a 401, because pvr would then
+	// ask for a password.
 	for _, bad := range []string{"", "x", "e30", page.Next + "x", "bnVsbA"} {
 		if page := want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": bad}, 200); page.Count != 0 || page.Entries == nil {
 			t.Errorf("%q: %s", bad, brief.Of(page))
@@ -71,7 +71,7 @@ func TestLogsAreFollowed(t *testing.T) {
 }
 
 // pvr follows a log by the time of the last line, cut to whole seconds, and asks again every
-// second. It gets each line once, whenever the device sent the line.
+// second. It gets each line exactly once, whenever the device sent that line.
 func TestFollowedLogBringsEachLineOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -180,7 +180,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	if bytes > 8<<20 || bytes < 7<<20 {
 		t.Errorf("%d bytes are stored", bytes)
 	}
-	// The lines expire.
+	// The log lines expire.
 	f.Advance(31 * 24 * time.Hour)
 	if err := f.Server.Collect(t.Context()); err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	}
 }
 
-// A time that the hub can parse but not format is refused, or converted.
+// If the hub can parse a time but not format it, it refuses or converts the time.
 func TestLogsTakeAnyOffset(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

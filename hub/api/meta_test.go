@@ -22,7 +22,7 @@ import (
 // arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request that stores a client's JSON. In its body, %s stands for a member's value.
+// keeper is a request whose JSON the hub stores. In its body, %s stands for the value of a member.
 type keeper struct {
 	p            *person
 	method, path string
@@ -52,7 +52,8 @@ func (f *fleetScene) keepers(t *testing.T) []keeper {
 	}
 }
 
-// answersWithKept returns the requests whose answers contain what the keepers stored.
+// answersWithKept returns the requests whose answers contain the JSON that the hub stored for the
+// keepers.
 func (f *fleetScene) answersWithKept() []keeper {
 	steps := "/trails/" + f.boatID + "/steps"
 	filter := `?progress.status={"$in":["NEW","QUEUED"]}`
@@ -64,7 +65,7 @@ func (f *fleetScene) answersWithKept() []keeper {
 	}
 }
 
-// An answer with the JSON that was accepted can be read by a client as strict as the hub, and by
+// Answers that contain accepted JSON can be read by a client as strict as the hub, and by
 // Pantacor's client, which holds numbers as float64.
 func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 	t.Parallel()
@@ -113,8 +114,8 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// Metadata that an older hub stored, too deep or broken, is left out of answers. It hides nothing
-// else, and its owner can delete it.
+// Metadata that an older hub stored, and that is too deep or broken, is left out of answers. It
+// does not hide other metadata, and its owner can delete it.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -168,7 +169,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 			t.Errorf("%s: still unreadable: %s", what, brief.Of(d.Unreadable))
 		}
 	}
-	// A device that onboards with this token gets the readable rest.
+	// A device that onboards with this token gets the part of the metadata that can be read.
 	if _, err := db.Exec(`UPDATE join_tokens SET default_user_meta = ?`, deep); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +180,8 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	want[api.DeviceView](second, "GET", "/device", nil, 200)
 }
 
-// The bound counts the metadata at the time when a patch is written, not when the request came.
+// The hub checks the bound against the metadata at the time when it writes a patch, not when the
+// request came.
 func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)

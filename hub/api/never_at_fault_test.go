@@ -88,7 +88,7 @@ func (m *mutator) body(good string) string {
 			return m.object(3)
 		}
 		name := slices.Sorted(maps.Keys(fields))[m.IntN(len(fields))]
-		// Not with json.Marshal: the value may be malformed on purpose.
+		// json.Marshal cannot be used here, because the value may be malformed on purpose.
 		return strings.Replace(good, string(fields[name]), m.value(3), 1)
 	case 2:
 		b := []byte(good)
@@ -126,12 +126,12 @@ func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
 	body := m.body(r.body)
 	u, err := url.Parse(m.c.URL + address)
 	if err != nil {
-		return // no server passes on this address
+		return // no HTTP server passes on such an address
 	}
 	u.RawQuery = raw
 	p := []*person{m.c.caller(r), m.c.ada, m.c.boat, m.c.mallory, m.c.anonymous}[m.IntN(5)]
 	if path == "/auth/logout" || path == "/sign-out" {
-		p = m.c.anonymous // without credentials
+		p = m.c.anonymous // a sign-out would end the session that later requests need
 	}
 	req, err := http.NewRequestWithContext(context.Background(), method, u.String(), strings.NewReader(body))
 	if err != nil {
@@ -162,7 +162,7 @@ func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return // the client does not send this request
+		return // the HTTP client does not send this request
 	}
 	defer resp.Body.Close()
 	answer, _ := io.ReadAll(resp.Body)
@@ -188,7 +188,7 @@ func newMutator(c *contract, seed uint64) *mutator {
 	return &mutator{Rand: rand.New(rand.NewPCG(seed, 4)), c: c, good: []string{c.boatID, c.pirateID, c.secondID, c.contentSum, c.Owner.ID, "ada", "mallory", c.secrets["token"], c.expired, c.ada.token, "1", "0", "sha256", "DONE", "NEW", systemSpec}}
 }
 
-// No input makes a route answer 5xx. The seed is fixed, so the sample is always the same.
+// No input makes a route answer 5xx. The seed is fixed, so the test always sends the same requests.
 func TestNoInputIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -225,8 +225,9 @@ func FuzzNoInputIsTheHubsFault(f *testing.F) {
 	})
 }
 
-// Sends every piece in every query of each route. With -short it sends every seventh: 7 divides
-// neither the number of pieces nor the number of names, so each piece and each name is still sent.
+// The test sends every piece in every query of each route. With -short it sends only every seventh
+// query: 7 divides neither the number of pieces nor the number of names, so each piece and each
+// name is still sent.
 func TestNoQueryIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -62,8 +62,8 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "revoked", Hint: "none"}
 }
 
-// A device that omits its EK certificate, or sends another one, is refused as with it: in one step
-// and in two, and whatever the EK list says.
+// A device that omits its EK certificate, or sends another one, is refused as if it had sent its
+// own: in one-step and in two-step enrolment, and whatever the EK list says.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	t.Parallel()
 	const lab = hubtest.LabPolicy
@@ -114,7 +114,8 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			if c.code == evidence.CodeChainExpired {
 				return // the refusal is permanent
 			}
-			// The hub keeps the certificate, not the verdict.
+			// The hub keeps the certificate, not the verdict: without the revocation the device is
+			// accepted.
 			s.Service.Online = nil
 			s.Policy(t, store.HubWide, lab)
 			s.Policy(t, s.Owner.ID, "version: 1\n")
@@ -126,7 +127,8 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	}
 }
 
-// If the device sent CA certificates with its EK certificate, the hub keeps them with it.
+// If the device sent CA certificates with its EK certificate, the hub keeps them together with the
+// EK certificate.
 func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -143,7 +145,7 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
 }
 
-// If the device omits a certificate that raises a question, the question is still asked, and an
+// If the device omits a certificate that raises a question, the hub still asks the question. An
 // approval from before the question does not answer it.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	t.Parallel()
@@ -162,8 +164,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	must(withoutCertificate(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A stranger who knows a public EK does not learn whether its TPM has onboarded, as long as its
-// certificate is not refused.
+// A stranger who knows a public EK does not learn whether its TPM has onboarded, unless the EK's
+// certificate is refused.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -220,7 +222,7 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			s := newScene(t)
 			mallory := s.Account(t, "mallory")
 			theirs := s.Token(t, mallory, nil)
-			// Mallory's policy refuses it, which concerns only Mallory.
+			// Mallory's policy refuses the EK, which affects only Mallory.
 			s.Policy(t, mallory.ID, "version: 1\nrules: [{then: refuse}]\n")
 			sent := must(must(c.sends(t, s).WithNewIdentity())(t).Request(theirs, fleet.RequestChange{}))(t)
 			if a := s.post(t, sent); a.Status != 403 {
@@ -230,7 +232,7 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
 				t.Errorf("stored: %s, %v", brief.Of(k.Certificate), err)
 			}
-			if !c.kept { // then the owner is asked about the machine, as before
+			if !c.kept { // without a kept certificate, the owner is asked about the machine as before
 				waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 			}
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -241,8 +243,8 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	}
 }
 
-// The EK certificate that a proven TPM sent replaces what others sent for its EK, and is not
-// replaced again.
+// When a proven TPM sends its EK certificate, that certificate replaces the one that others sent
+// for the EK. Afterwards nobody can replace it.
 func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -286,8 +288,9 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	refused(t, s.post(t, s.request(t, withoutCertificate(joined))), 403, "policy")
 }
 
-// A line of an owner's EK list approves an EK without a certificate, or requires one. A line of
-// the operator's list may require one too, but approves nothing for the owner.
+// A line of an owner's EK list either approves an EK without a certificate, or requires a
+// certificate. A line of the operator's list may require one too, but approves nothing for the
+// owner.
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -311,8 +314,8 @@ func TestEKListDemandsACertificate(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner who approves a machine without an EK certificate reads what its absence may hide: at
-// the machine, on the page and in the command's output.
+// An owner who approves a machine without an EK certificate reads what the missing certificate may
+// hide: at the machine, on the page and in the command's output.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -337,7 +340,7 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// A repeated request takes one row.
+// A repeated refused request takes only one row.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

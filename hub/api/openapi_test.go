@@ -25,7 +25,7 @@ import (
 	"gangway/wire"
 )
 
-// openapi.json lists each route, and no others.
+// openapi.json lists every route of the hub, and no others.
 func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	var routes []string
 	for _, r := range api.Routes() {
@@ -69,7 +69,7 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	}
 }
 
-// openapi.json says who may call a route, as the code does.
+// For each route, openapi.json and the code name the same callers.
 func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	doc := readOpenAPI(t, newScene(t))
 	schemes := map[string]string{
@@ -177,7 +177,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/hub-ca.pem", "/", "/style.css"} {
 		call(stranger, "GET", path, "", nil, 200)
 	}
-	// With answers to every request, and with none.
+	// Requests that the hub refuses, because they are malformed or have no credentials.
 	call(stranger, "POST", "/onboard", "", "nonsense", 400)
 	call(stranger, "POST", "/onboard", "", strings.Repeat("a", 300<<10), 413)
 	call(stranger, "POST", "/onboard/activate", "", "{}", 401)
@@ -494,7 +494,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "PATCH", "/devices/{id}/user-meta", id, huge, 413)
 	call(ada, "GET", "/devices/{id}/evidence", id, nil, 200)
 	call(ada, "GET", "/", "", nil, 200)
-	s.Advance(time.Minute) // until the rate limit of sign-ins admits more
+	s.Advance(time.Minute) // until the rate limit admits more sign-ins
 	s.Server.Unlimited()
 	code := claimCode(t)
 	for _, bad := range []string{"x", code + "A", code[:58] + "!"} {

@@ -21,7 +21,7 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	mallory := s.Account(t, "mallory")
 	tok := s.Token(t, mallory, nil)
 	eve := s.person(t, "mallory")
-	// Mallory sees the answer, her events and her waiting devices.
+	// look returns what Mallory sees: the answer, her events and her waiting devices.
 	look := func() string {
 		spy := s.device(t) // made-up keys
 		spy.Serial = "spy"
@@ -59,12 +59,13 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 			t.Errorf("mallory sees the device's id: %s", brief.Of(seen))
 		}
 	}
-	// The refusals of a denied machine have the same id.
+	// The hub always gives a denied machine the same id.
 	decide(eve, id(later), "deny", 200)
 	spy := s.device(t)
 	spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
 	refused(t, s.post(t, must(spy.Request(tok, fleet.RequestChange{}))(t)), 403, onboard.CodeDenied)
-	// The TPM itself sends mallory's token. It is refused, and mallory still does not learn the id.
+	// The TPM itself sends a request with Mallory's token. The request is refused, and Mallory
+	// still does not learn the device's id.
 	decide(eve, id(later), "approve", 200)
 	_, err := must(s.victim.WithNewIdentity())(t).Onboard(t.Context(), s.client, tok)
 	if err == nil || !strings.Contains(err.Error(), onboard.CodeOtherOwner) {
@@ -91,7 +92,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	if a := s.post(t, body); a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	// Mallory approves this request, and denies it after the answer.
+	// Mallory approves this request and, after the hub has answered it, denies it.
 	bare := *spy
 	bare.EKCert, bare.Chain = bare.EK.Public.Raw, nil
 	undecided := must(bare.Request(tok, fleet.RequestChange{}))(t)
@@ -118,7 +119,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 }
 
 // Anyone finds a certificate in the AIK registry by the IAK's name. By the device's id, only the
-// device and its owner find it; all others get the same 404.
+// device and its owner find the certificate; all others get the same 404 as for an unknown id.
 func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -61,8 +61,8 @@ func TestProtocolListsEveryErrorCode(t *testing.T) {
 	}
 }
 
-// The hub has the device's routes of docs/protocol.md, with the body sizes and rate limits that
-// the page gives.
+// The routes for devices in docs/protocol.md exist on the hub, with the body sizes and rate limits
+// that the page gives.
 func TestProtocolRoutesAndLimits(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
@@ -98,7 +98,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, rt.body)
 		}
 	}
-	// The page names every route that has one of onboarding's rate limits.
+	// The page must name every route that has one of onboarding's rate limits.
 	for name, rt := range table {
 		if (rt.rate == onboardRate || rt.rate == signatureRate) && !listed[name] {
 			t.Errorf("the page lacks %s", name)
@@ -158,8 +158,8 @@ func (m *madeCode) words() string {
 }
 
 // errorCodes finds the codes of refusals and problems in the source, each with a place in the code
-// where it is made. An expression that it cannot evaluate fails the test, so that no code is
-// missed.
+// where the code is made. An expression that errorCodes cannot evaluate fails the test, so that no
+// code is missed.
 func errorCodes(t *testing.T) map[string]*madeCode {
 	t.Helper()
 	c := codes{t: t, made: map[string]*madeCode{}, constants: map[string]string{}}
@@ -203,14 +203,14 @@ type codes struct {
 	status    int               // the HTTP status in the call that makes the code; 0: statusOf returns it
 }
 
-// keys are the prefixes of the checks' codes in package evidence, one for each key. lacks are the
-// endings of the codes for missing attributes.
+// keys are the beginnings of the codes that the checks in package evidence make, one for each key.
+// lacks are the endings of the codes for missing attributes.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}
 )
 
-// passedOn are functions that pass on a code from their caller.
+// passedOn are the functions that pass on a code that their caller gave them.
 var passedOn = []string{"problem", "refuse", "malformed", "fail", "outcome", "on"}
 
 func (c *codes) look(n ast.Node) bool {
@@ -277,7 +277,8 @@ func (c *codes) expression(e ast.Expr) {
 			return
 		}
 	case *ast.BinaryExpr:
-		// code+"-roca" and code+"-"+a.code: see keys and lacks.
+		// The expressions code+"-roca" and code+"-"+a.code: code is one of keys, and a.code one of
+		// lacks.
 		if id, ok := e.X.(*ast.Ident); ok && id.Name == "code" {
 			if end, ok := literal(e.Y); ok {
 				for _, key := range keys {
@@ -300,8 +301,8 @@ func (c *codes) expression(e ast.Expr) {
 	c.t.Errorf("%s: this test cannot tell which error codes these are", c.fset.Position(e.Pos()))
 }
 
-// can reports whether a key can fail a check: checkKey does not check an EK, and only an IAK must
-// be restricted.
+// can reports whether a key can fail a check. checkKey never checks an EK. Only an IAK must be
+// restricted, and only an IDevID key must not be.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":
@@ -329,7 +330,7 @@ func (c *codes) add(code string, at ast.Node) {
 func (c *codes) statusOf(e ast.Expr) int {
 	if s, ok := e.(*ast.SelectorExpr); ok {
 		for status := 400; status < 600; status++ {
-			// The constants' names are the texts without spaces: StatusNotFound is "Not Found".
+			// A constant's name is its text without spaces: StatusNotFound is "Not Found".
 			if s.Sel.Name == "Status"+strings.ReplaceAll(http.StatusText(status), " ", "") {
 				return status
 			}

@@ -97,8 +97,8 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	}
 }
 
-// Text that a device sends about itself, or that anyone types into the form, is never markup on
-// the page.
+// Text that a device sends about itself, or that anyone types into a form, is never markup on a
+// page.
 func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -30,7 +30,7 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	}
 }
 
-// The page shows no passed chain check for a machine that waits without a certificate.
+// If a machine waits without a certificate, the page does not show its chain check as passed.
 func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

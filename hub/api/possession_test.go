@@ -113,8 +113,8 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	}
 }
 
-// A listener that resumes TLS sessions, as another program's might, gives no access to a device's
-// routes.
+// Another program's listener might resume TLS sessions. A resumed session gives no access to a
+// device's routes.
 func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -136,7 +136,8 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	for _, a := range answers {
 		refused(t, a, 403, "tls-resumed")
 	}
-	// The hub's own TLS configuration already fails the handshake.
+	// If the hub uses its own TLS configuration, the handshake of a resumed session fails, even
+	// with session tickets enabled.
 	strict := s.Server.TLSConfig()
 	strict.SessionTicketsDisabled = false
 	v.url, v.config.ClientSessionCache = serve(t, s.Server, strict), tls.NewLRUClientSessionCache(4)
@@ -146,8 +147,8 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	}
 }
 
-// After a device is deleted or onboards again, what it still has gives no access: an open
-// connection, addresses of objects, a token and a secret.
+// After a device is deleted or onboards again, nothing that it still has gives access: an open
+// connection, addresses of objects, a token or a secret.
 func TestNothingOutlivesTheDevice(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -210,7 +211,8 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 	}
 }
 
-// An upload that began before the deletion of its device and ends after it leaves no object.
+// An upload that begins before its device is deleted, and ends after the deletion, leaves no
+// object.
 func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)

@@ -32,8 +32,8 @@ import (
 	"gangway/wire"
 )
 
-// behind is a scene with a reverse proxy in front of the hub. It ends TLS and forwards the client
-// certificate in a header.
+// behind is a scene with a reverse proxy in front of the hub. The proxy ends TLS and forwards the
+// client certificate in a header.
 type behind struct {
 	*scene
 	ca    *x509.Certificate
@@ -43,7 +43,7 @@ type behind struct {
 
 const proxyName = "proxy.internal"
 
-// sequence returns a Byte Sequence of RFC 8941.
+// sequence returns der as a Byte Sequence of RFC 8941.
 func sequence(der []byte) string { return ":" + base64.StdEncoding.EncodeToString(der) + ":" }
 
 func newCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
@@ -56,7 +56,7 @@ func newCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return must(fleet.Issue(template, template, key.Public(), key))(t), key
 }
 
-// certificate issues a certificate by the proxy's CA. change may alter its template.
+// certificate returns a new certificate by the proxy's CA. change may alter its template.
 func (b *behind) certificate(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -156,7 +156,7 @@ func TestDeviceSignsInThroughTheProxy(t *testing.T) {
 	if a := b.through(t, nil, "GET", "/healthz", "", nil); a.Status != 200 {
 		t.Errorf("%d", a.Status)
 	}
-	// Without the proxy it works as before.
+	// Without the proxy the device connects as before.
 	if err := b.handshake(t, cert); err != nil {
 		t.Error(err)
 	}
@@ -261,8 +261,8 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 	}
 }
 
-// deviceCertificateNamed issues a certificate by the device CA with the proxy's name. The hub
-// never issues one, but the name does not make a proxy.
+// deviceCertificateNamed issues a certificate by the device CA with the proxy's name. The hub never
+// issues such a certificate, and the name alone would not make its holder the proxy.
 func (b *behind) deviceCertificateNamed(t testing.TB, c *fleet.Certificates) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -324,8 +324,8 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 	refused(t, b.asPeer(t, &proxy, "GET", "/device", http.Header{"Client-Cert": {good}}), 403, "certificate-not-active")
 }
 
-// The rate limit of a client is by the address that the proxy saw. The addresses that the client
-// itself sends do not count.
+// Behind a proxy, the rate limit of a client depends on the address that the proxy saw. The
+// addresses that the client itself sends do not count.
 func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)

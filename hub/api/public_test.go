@@ -8,8 +8,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// Others can read of a public device what pvr clones: its trail, revisions, states and their
-// objects.
+// Other accounts can read of a public device what pvr clones: its trail, revisions, states and
+// their objects.
 func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -37,7 +37,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, got, _ := send(f.mallory, "GET", o.GetURL, ""); status != 200 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// Nothing else of the owner's is readable.
+	// Nothing else of the owner's data is readable.
 	wantCode(f.mallory, "GET", base+"/steps/1/objects/"+secret, nil, 404)
 	wantCode(f.mallory, "GET", "/objects/"+f.contentSum, nil, 404)
 	wantCode(f.mallory, "GET", base+"/summary", nil, 404)
@@ -57,7 +57,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, _ := f.person(t, "").do("GET", base, nil); status != 401 {
 		t.Errorf("without a sign-in: %d", status)
 	}
-	// It ends when the owner unpublishes the device, also for addresses given before.
+	// When the owner unpublishes the device, this access ends, also by object addresses that the
+	// hub gave before.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
 		wantCode(f.mallory, "GET", path, nil, 404)
@@ -67,7 +68,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	}
 }
 
-// An object address that a device requested ends with the device. Its owner's own addresses stay.
+// An object address that a device requested stops working when the device is deleted. Addresses
+// that its owner requested keep working.
 func TestAddressOfADeletedDeviceIsGone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -18,7 +18,8 @@ import (
 
 const withoutTPM = hubtest.LabPolicy + "without_tpm: accept\n"
 
-// register creates a device without a TPM, with an auto token or, without one, unowned.
+// register creates a device without a TPM: with an auto token it gets an owner, without one it is
+// unowned.
 func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	t.Helper()
 	header := map[string]string{}
@@ -51,7 +52,8 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 	s.register(t, "", 400)
 	s.register(t, auto.Token, 400)
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
-	// The owner's policy cannot admit them without the hub's, but can refuse them.
+	// The owner's policy can refuse devices without a TPM, but cannot admit them unless the hub's
+	// policy does.
 	s.Policy(t, s.Owner.ID, "version: 1\nwithout_tpm: accept\n")
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
 	s.Policy(t, store.HubWide, withoutTPM)
@@ -125,7 +127,7 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 	if d.Owner != "" || len(d.Challenge) != 14 || d.Challenge == other.Challenge {
 		t.Fatalf("%s", brief.Of(d))
 	}
-	// The device sees its challenge, also later. Nobody else does.
+	// The device can read its challenge at any time. Nobody else can.
 	self := s.signedInAs(t, d)
 	view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200)
 	if view.Challenge != d.Challenge || view.Owner != "" || view.Status != "unclaimed" {
@@ -181,24 +183,25 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	d := s.register(t, auto.Token, 200)
 	p := s.signedInAs(t, d)
 	want[api.DeviceView](p, "GET", "/devices/"+d.ID, nil, 200)
-	// A device's token is not accepted as a person's, nor in place of the TPM's certificate.
+	// The hub accepts a device's token neither in place of a person's, nor in place of the TPM's
+	// certificate.
 	for path, method := range map[string]string{"/policy": "GET", "/devices/tokens": "GET", "/events": "GET", "/device/secret": "POST", "/auth/x509/login": "POST"} {
 		if status, body := p.do(method, path, nil); status != 401 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	// A new secret ends the tokens of the old one.
+	// With a new secret, the tokens of the old secret end.
 	if err := s.Store.PutDeviceSecret(t.Context(), d.ID, store.Hash{}, store.Hash{9}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 401)
-	// Deleting the device ends them too.
+	// When the device is deleted, its tokens end too.
 	d = s.register(t, auto.Token, 200)
 	p = s.signedInAs(t, d)
 	want[api.DeviceView](s.person(t, "ada"), "DELETE", "/devices/"+d.ID, nil, 200)
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
-	// They also expire.
+	// The tokens also expire.
 	d = s.register(t, auto.Token, 200)
 	p = s.signedInAs(t, d)
 	s.Advance(61 * time.Minute)

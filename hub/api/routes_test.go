@@ -2,7 +2,8 @@ package api
 
 import "testing"
 
-// A name that is not a route's would have no effect, and nobody would notice.
+// If a table named a route that does not exist, the entry would have no effect, and nobody would
+// notice.
 func TestTablesNameRoutes(t *testing.T) {
 	names := map[string]bool{}
 	for _, rt := range routes {
@@ -20,7 +21,7 @@ func TestTablesNameRoutes(t *testing.T) {
 	}
 }
 
-// Each limit is used by a route, or inside a handler.
+// Each rate limit is used by a route, or inside a handler.
 func TestRatesOfRoutesExist(t *testing.T) {
 	rates := DefaultRates()
 	for _, rt := range routes {

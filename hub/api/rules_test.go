@@ -18,7 +18,7 @@ import (
 // Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
 
 // Devices take any text that begins with "token" for the key, and use the last value that they
-// find. So the answer has no other field.
+// find. So the answer to a sign-in has no other field.
 func TestLoginAnswersATokenAlone(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -38,7 +38,7 @@ func TestLoginAnswersATokenAlone(t *testing.T) {
 
 func second(_ int, body []byte) []byte { return body }
 
-// Devices have a buffer of 1016 bytes for a token, and of 66 for a join token.
+// Devices have a buffer of 1016 bytes for an access token, and of 66 bytes for a join token.
 func TestTokensFitDevices(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -54,7 +54,7 @@ func TestTokensFitDevices(t *testing.T) {
 }
 
 // Devices search a body for the first "KEY" in quotes, even inside a value that an owner wrote. So
-// the hub writes its own fields before user-meta, and in the usual order.
+// the hub writes its own fields before user-meta, always in the same order.
 func TestDeviceRecordsComeInOrder(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -124,7 +124,8 @@ func TestCollectionsTakeATrailingSlash(t *testing.T) {
 	}
 }
 
-// A page of another site cannot read an answer, by a plain request or after a CORS preflight.
+// A page of another site can read no answer of the hub, whether the browser sends a simple request
+// or a CORS preflight first.
 func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// During a flood the newest request is served next. If too many wait, the oldest are refused. No
-// request waits longer than the queue's patience.
+// During a flood the newest request is served next. If too many requests wait, the oldest are
+// refused. No request waits longer than the queue's patience.
 func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		// 0 runs; 4 and 5 displaced 1 and 2.
+		// Request 0 runs. Requests 4 and 5 displaced requests 1 and 2.
 		for _, i := range []int{1, 2} {
 			if !errors.Is(results[i], error(errBusy)) {
 				t.Errorf("%d: %v", i, results[i])
@@ -92,7 +92,7 @@ func TestQueueLetsNobodyWaitForEver(t *testing.T) {
 		}
 		close(finish)
 		synctest.Wait()
-		// A request that gave up holds no place.
+		// A request that gave up no longer occupies a place in the queue.
 		if len(l.lanes[unknownNetwork]) != 0 || l.free != 1 {
 			t.Errorf("%d wait, %d are free", len(l.lanes[unknownNetwork]), l.free)
 		}

@@ -16,7 +16,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// signInFrom tries a password from a loopback address.
+// signInFrom tries a password, connecting from a loopback address.
 func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http.Header) {
 	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -34,8 +34,8 @@ func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http
 	return resp.StatusCode, resp.Header
 }
 
-// A flood of wrong passwords from many addresses does not keep out a person who has signed in from
-// the same address before.
+// A flood of wrong passwords from many addresses does not keep out a person who has signed in
+// before from the address that they use now.
 func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -60,8 +60,8 @@ func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	flood.Wait()
 }
 
-// Tries of passwords for one account are limited, from any number of addresses. The owner can
-// still sign in from an address of an earlier sign-in.
+// The tries of passwords for one account are limited, however many addresses they come from. The
+// owner can still sign in from the address of an earlier sign-in.
 func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -94,8 +94,8 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	}
 }
 
-// Devices and people of a site share one address: sign-ins of devices do not use up the limit of
-// people.
+// Devices and people at a site share one address. The sign-ins of devices do not use up the rate
+// limit of people.
 func TestDevicesDoNotKeepPeopleOut(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

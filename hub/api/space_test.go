@@ -41,7 +41,7 @@ func ready(p *person) (int, string) {
 	return status, string(body)
 }
 
-// One owner fills the disk with uploads. They stop at the reserve, and other owners notice
+// One owner fills the disk with uploads. The uploads stop at the reserve, and other owners notice
 // nothing.
 func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	t.Parallel()
@@ -79,8 +79,8 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	}
 }
 
-// Another program fills the disk to the last byte. What was acknowledged stays, and people still
-// sign in, sign out and revoke a device's certificate.
+// Another program fills the disk to the last byte. Data that the hub has acknowledged stays, and
+// people can still sign in, sign out and revoke a device's certificate.
 func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	t.Parallel()
 	f, dir := onSmallDisk(t, 64)
@@ -132,7 +132,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	if status, _ := f.boat.do("GET", "/device", nil); status == 200 {
 		t.Error("the deleted device is still admitted")
 	}
-	// With room again, everything works.
+	// When the disk has room again, everything works.
 	filler.Close()
 	if err := os.Remove(filler.Name()); err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 }
 
 // While another program locks the database, reads continue. A write is refused with Retry-After and
-// not done. A request that ends access, such as a sign-out, waits for the lock.
+// not carried out. A request that ends access, such as a sign-out, waits for the lock.
 func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)

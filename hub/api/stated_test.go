@@ -14,8 +14,8 @@ import (
 	"gangway/tcg"
 )
 
-// An approval is not a proof that the keys are in a TPM, so certificates do not claim it, and they
-// do not name a maker that nobody trusts.
+// An approval does not prove that the keys are in a TPM. So the certificates of an approved machine
+// do not claim this, and they do not name a maker that nobody trusts.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 	t.Parallel()
 	unknown := must(unknownMaker())(t)

@@ -63,19 +63,20 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// enrolled does a device's first step and returns what the device then has.
+// enrolled carries out a device's first step and returns what the device has after it.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
 }
 
-// registration does the victim's first step and returns the body of the second, altered by change.
+// registration carries out the victim's first step and returns the body of the second step, altered
+// by change.
 func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []byte {
 	t.Helper()
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
 }
 
-// rejected sends an altered second step, which must be refused and bind nothing.
+// rejected sends a second step that change has altered. The hub must refuse it and bind nothing.
 func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
 	t.Helper()
 	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
@@ -165,7 +166,7 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
 }
 
-// The numbered weaknesses of the original hub, Pantacor's. This hub has none of them.
+// Each test below names a numbered weakness of Pantacor's original hub. This hub has none of them.
 
 // Weakness 1: nothing proved that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
@@ -210,7 +211,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[10] = []byte("?") }})
 }
 
-// Weakness 1: a quote was not checked. Here it must be by the AK.
+// Weakness 1: a quote was not checked. This hub accepts a quote only if the AK signed it.
 func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -230,7 +231,7 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	must(fleet.ParseRegistered(a))(t)
 }
 
-// Weakness 1: there was no challenge, and the AK's TPM never had to prove its presence.
+// Weakness 1: there was no challenge, so nobody had to prove that the AK's TPM was present.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -305,8 +306,8 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
 }
 
-// Weakness 2: the ownership HMAC was of a name that the caller chose, and was readable in the CSR.
-// With it, any key could be registered.
+// Weakness 2: the ownership HMAC was over a name that the caller chose, and was readable in the
+// CSR. With that HMAC, any key could be registered.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -370,7 +371,7 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	if n := len(s.Devices(t, mallory)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
-	// The victim's own TPM with another owner's token does not either.
+	// The victim's own TPM with another owner's token cannot take over the device either.
 	keys = s.enrolled(t, theirs).Keys
 	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
 	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
@@ -396,7 +397,8 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
 	key := sha256.Sum256(secret)
-	// The stored key cannot be opened from the database, also with another token's id.
+	// The database alone is not enough to decrypt the stored key, not even together with the id of
+	// another token.
 	if len(stored.PantacorKey) != 12+32+16 {
 		t.Errorf("%d bytes are stored", len(stored.PantacorKey))
 	}
@@ -412,7 +414,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 			}
 		}
 	}
-	// A stored key that is moved to another token's row cannot be opened.
+	// If a stored key is moved to the row of another token, it cannot be decrypted.
 	moved := stored
 	moved.ID, moved.Owner = wire.NewID(), s.Account(t, "mallory").ID
 	if err := s.Store.CreateJoinToken(t.Context(), moved); err != nil {
@@ -432,8 +434,8 @@ func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
 	return must(s.Store.JoinToken(t.Context(), f.ID))(t)
 }
 
-// Weakness 4: tokens had no end. Here only a token that was made for the two-step enrolment is
-// accepted, until it expires, is disabled or is used up.
+// Weakness 4: tokens were valid without end. This hub accepts only a token that was made for the
+// two-step enrolment, until it expires, is disabled or is used up.
 func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -518,7 +520,7 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	for _, again := range [][]byte{body, append([]byte("\n "), body...)} {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
-	// The device itself can onboard again, as another device.
+	// The device itself can onboard again, as a new device.
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 }
 
@@ -586,8 +588,8 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// A machine without an EK certificate waits. A change to a field that is not
-					// sent leaves a good first step.
+					// A machine without an EK certificate waits for its owner. A change to a field
+					// that is not sent leaves the first step unchanged.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}

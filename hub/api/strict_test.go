@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// Input that two parsers could read differently is refused. Input that is ignored is named in a
-// note.
+// The hub refuses input that two parsers could read differently. If it ignores input, a note names
+// that input.
 
 func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 	t.Parallel()
@@ -62,7 +62,7 @@ func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 			t.Errorf("%s %s %.80s: %d %s", c.method, c.path, c.body, status, body)
 		}
 	}
-	// Unknown names are ignored, even repeated in another case.
+	// Unknown field names are ignored, even if a field is repeated in another case.
 	status, body := s.person(t, "").do("POST", "/register", twice(second, "Unknown", "x"))
 	if status != 200 {
 		t.Errorf("%d %s", status, body)

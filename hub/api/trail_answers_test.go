@@ -114,7 +114,7 @@ func trailAnswers(t *testing.T, ada, stranger, boat *person, id string, check fu
 	call(ada, "POST", "/logs/cursor", "[]", 400)
 	call(ada, "POST", "/logs/cursor", fmt.Sprintf(`{"next-cursor":%q}`, strings.Repeat("x", 70<<10)), 413)
 
-	// Ids that do not exist, and a caller without credentials.
+	// These calls use ids that do not exist, or a caller without credentials.
 	there := id
 	for _, who := range []struct {
 		p    *person

@@ -68,7 +68,7 @@ func newFleetOnDisk(t *testing.T) *fleetScene {
 	return fleetOf(t, newSceneOnDisk(t))
 }
 
-// newFleetOn is newFleet on a hub that has no account yet.
+// newFleetOn is newFleet on a given hub that has no account yet.
 func newFleetOn(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *fleetScene {
 	t.Helper()
 	h.Owner = h.Account(t, "ada")
@@ -130,7 +130,7 @@ func wantCode(p *person, method, path string, in any, status int) string {
 	return want[api.Problem](p, method, path, in, status).Code
 }
 
-// A usual day of pvr and a device.
+// The test does what pvr and a device do on a usual day.
 func TestStateReachesItsDevice(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -173,8 +173,8 @@ func TestStateReachesItsDevice(t *testing.T) {
 	}
 }
 
-// Devices use the first match of a key anywhere in an answer, so text that people wrote must not
-// come before it.
+// Devices use the first match of a key anywhere in an answer. So the fields that devices read come
+// before text that people wrote.
 func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -204,7 +204,7 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 			t.Errorf("%s: %s are at %s in %s", c.path, brief.Of(c.order), brief.Of(places), body)
 		}
 	}
-	// Nothing in an answer is escaped more than necessary.
+	// Answers escape no more characters than JSON requires.
 	if _, body := f.boat.do("GET", "/objects/"+sum, nil); bytes.Contains(body, []byte(`\u`)) {
 		t.Errorf("%s", body)
 	}
@@ -240,8 +240,8 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	}
 }
 
-// Weakness 15 of the original hub: it had no state machine, lost reports, failed concurrent posts,
-// and answered {} when a look-up failed.
+// Weakness 15 of the original hub: it had no state machine, lost reports, failed when posts were
+// concurrent, and answered {} when a look-up failed.
 func TestProgressFollowsTheStateMachine(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -268,7 +268,7 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 	if list := want[[]api.RevisionView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
 		t.Errorf("a final revision is offered: %s", brief.Of(list))
 	}
-	// The two statuses that the owner sets: CANCEL and WONTGO.
+	// The owner sets two statuses: CANCEL and WONTGO.
 	rev := fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
 	at := "/trails/" + f.boatID + "/steps/" + rev
 	if got := wantCode(f.ada, "PUT", at+"/wontgo", nil, 400); got != "step-status" {
@@ -356,14 +356,14 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	f := newFleet(t)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// Announcing it gets the same answer as for content that nobody has, and a URL that returns
-		// nothing.
+		// A caller who announces the object gets the same answer as for content that nobody has,
+		// and a download URL that returns nothing.
 		o := announce(p, "/objects/", "guess", f.content, 200)
 		if status, body, _ := send(p, "GET", o.GetURL, ""); status != 404 {
 			t.Errorf("%d %s", status, body)
 		}
 		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// A state that names it gives no access.
+		// A state that names the object gives no access to it.
 		for _, try := range []struct{ method, path, body string }{
 			{"POST", "/trails/" + f.pirateID + "/steps", `{"state":{` + systemSpec + `,"k":"` + f.contentSum + `"}}`},
 			{"PUT", "/trails/" + f.pirateID + "/steps/0/state", `{` + systemSpec + `,"k":"` + f.contentSum + `"}`},
@@ -373,7 +373,7 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 			}
 		}
 		wantCode(p, "GET", "/trails/"+f.pirateID+"/steps/0/objects/"+f.contentSum, nil, 404)
-		// Other bytes of the same length do not open it either.
+		// Uploading other bytes of the same length does not give access to the object either.
 		if status, _, _ := send(p, "PUT", o.PutURL, strings.Repeat("x", len(f.content))); status != 400 {
 			t.Errorf("other content was accepted: status %d", status)
 		}
@@ -385,7 +385,8 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	if got := wantCode(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
 		t.Error(got)
 	}
-	// An owner who has the bytes can store them too, and deleting one record leaves the other.
+	// An owner who has the bytes can store them too. If one owner deletes their record, the other
+	// owner's record stays.
 	upload(f.mallory, "/objects/", "mine too", f.content)
 	o := want[api.ObjectView](f.mallory, "GET", "/objects/"+f.contentSum, nil, 200)
 	if o.Name == "kernel" || strings.Contains(o.Owner, f.Owner.ID) {
@@ -453,7 +454,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		}
 		wantCode(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
-	// In chunks, without a length: size and hash are still checked.
+	// Uploads in chunks, without a length: the hub still checks the size and the hash.
 	inChunks := func(address, body string) int {
 		req := must(http.NewRequest("PUT", address, struct{ io.Reader }{strings.NewReader(body)}))(t)
 		resp := must(f.ada.client.Do(req))(t)
@@ -593,7 +594,7 @@ func TestStoredObjectIsNeverAPage(t *testing.T) {
 	}
 }
 
-// Weakness 11 of the original hub: filters went to the database unchecked.
+// Weakness 11 of the original hub: it passed filters to the database unchecked.
 func TestFiltersAreOfAFixedSet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -624,7 +625,7 @@ func escape(s string) string {
 	return b.String()
 }
 
-// Weakness 17 of the original hub: the sign of a sort was ignored.
+// Weakness 17 of the original hub: it ignored the sign that gives the direction of a sort.
 func TestSummariesSortBothWays(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -689,8 +690,8 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	wantCode(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
 }
 
-// A device announces sizes that overflow sums, or fill the quota, and uploads nothing. The owner's
-// usage stays the same.
+// A device announces objects whose sizes overflow sums, or fill the quota, and uploads nothing. The
+// owner's usage stays the same.
 func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -716,8 +717,8 @@ func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	upload(f.ada, "/objects/", "x", "there is room for this")
 }
 
-// Running uploads count before they are stored, so an owner's concurrent uploads do not exceed the
-// quota on the disk.
+// Running uploads count towards the quota before they are stored. So an owner's concurrent uploads
+// do not exceed the quota on the disk.
 func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 	t.Parallel()
 	maker := must(goodMaker())(t)
@@ -852,7 +853,7 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	}
 }
 
-// While the collector runs, an uploaded object whose record says "stored" can be read.
+// While the collector runs, an uploaded object can be read as long as its record says "stored".
 func TestCollectorRacesWithUploads(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -864,7 +865,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				// Unstored records and contents have no grace period.
+				// In this test, records that are not stored, and contents, have no grace period.
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(time.Hour), f.Now().Add(-time.Hour), 100)
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(-time.Hour), f.Now().Add(-time.Millisecond), 1)
 				for sum := range f.contents(t) {
@@ -881,7 +882,8 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 	if testing.Short() {
 		uploads = 50
 	}
-	// On a busy machine the collector may often be first.
+	// On a busy machine the collector may often be first, so the loop goes on until at least ten
+	// uploads were stored.
 	for i, good := 0, 0; i < uploads || good < 10; i++ {
 		if i == 5000 {
 			t.Error("almost no upload was stored: the collector of this test is too fast")
@@ -896,7 +898,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 		if status, body, _ := send(f.ada, "PUT", o.PutURL, content); status >= 500 {
 			t.Fatalf("%d %s", status, body)
 		}
-		// While the record says "stored", the content is there.
+		// While the record says "stored", the content must be there.
 		if sum := must(hex.DecodeString(o.Sum))(t); true {
 			record, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
 			if err == nil && record.Stored {
@@ -921,8 +923,8 @@ func (f *fleetScene) contents(t *testing.T) map[store.Hash]bool {
 	return found
 }
 
-// Every route about trails, objects and logs, as another owner, as another owner's device, and
-// without credentials.
+// Every route about trails, objects and logs is called by another owner, by another owner's device,
+// and without credentials.
 func TestNobodySeesAnothersTrail(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -971,7 +973,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
-	// Only the revision's device may report its progress, not even the owner.
+	// Only the revision's device may report the progress. Not even the owner may.
 	wantCode(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {
@@ -986,8 +988,9 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	_ = secondID
 }
 
-// A session's token counts, whatever client certificate the connection has. A device that forwards
-// a person's request does not act as the person, nor the person as the device.
+// If a request has a session's token, the token counts, whatever client certificate the connection
+// has. So a device that forwards a person's request does not act as the person, nor the person as
+// the device.
 func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

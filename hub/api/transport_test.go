@@ -14,8 +14,9 @@ import (
 	"gangway/internal/brief"
 )
 
-// TLS is as docs/protocol.md#10-transport promises to other implementations: each group alone
-// works without a HelloRetryRequest, there is one P-256 certificate, and ALPN is optional.
+// TLS works as docs/protocol.md#10-transport promises to other implementations: a client that
+// offers only one of the groups needs no HelloRetryRequest, there is one P-256 certificate, and
+// ALPN is optional.
 func TestTransportIsAsThePageSays(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -19,7 +19,7 @@ import (
 	"gangway/internal/fleet"
 )
 
-// setTrust stores the operator's decision to trust or distrust certificates.
+// setTrust stores the operator's decision to trust or distrust certificates; kind says which.
 func setTrust(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
 	t.Helper()
 	var change store.TrustChange
@@ -31,8 +31,8 @@ func setTrust(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*
 	}
 }
 
-// enrols sends a device's request to a service and returns the refusal's code, "" if it was
-// accepted.
+// enrols sends a device's request to a service. It returns the refusal's code, or "" if the service
+// accepted the request.
 func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string {
 	t.Helper()
 	body := must(d.Request(sc.tok, fleet.RequestChange{}))(t)
@@ -102,13 +102,13 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	}
 }
 
-// crowd is a store that delays reading the certificates until this many requests have seen the new
-// version.
+// crowd is a store that delays reading the certificates until as many requests as size says have
+// seen the new version.
 type crowd struct {
 	onboard.Store
 	size  int32
-	asked atomic.Int32 // ConfigVersion
-	reads atomic.Int32 // TrustedCertificates
+	asked atomic.Int32 // calls of ConfigVersion
+	reads atomic.Int32 // calls of TrustedCertificates
 }
 
 func (c *crowd) ConfigVersion(ctx context.Context) (int64, error) {
@@ -163,7 +163,7 @@ func BenchmarkTrustUnchanged(b *testing.B) {
 	}
 }
 
-// A distrusted maker's TPM is refused without asking the owner.
+// The TPM of a distrusted maker is refused, and the owner is not asked.
 func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

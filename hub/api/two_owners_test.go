@@ -16,10 +16,10 @@ import (
 	"gangway/wire"
 )
 
-// canary is a word in all of ada's data that nobody else may read.
+// canary is a word in all of Ada's data. Nobody else may read it.
 const canary = "canary-of-ada"
 
-// estate is a scene in which ada has one of everything that an owner can have.
+// estate is a scene in which Ada has one of everything that an owner can have.
 type estate struct {
 	*contract
 	ids      map[string]string // ada's ids, by the kind of thing that they name
@@ -63,7 +63,7 @@ func newEstate(t *testing.T) *estate {
 // volatile matches the fields whose values change by themselves, or when they are read.
 var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)`)
 
-// snapshot returns all answers about ada's data, as ada and her device get them.
+// snapshot returns all answers about Ada's data, as Ada and her device get them.
 func (e *estate) snapshot() map[string]string {
 	seen := map[string]string{}
 	e.each(func(method, path string, r row) {
@@ -116,8 +116,8 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 			t.Errorf("%s %s as %s: %.300s", method, address, name, shown)
 		}
 		for _, id := range ids {
-			// While mallory only reads, an answer may contain an id of ada's only if the request
-			// contained it. Later she may read the ids that she wrote into her own data.
+			// While Mallory only reads, an answer may contain an id of Ada's only if the request
+			// contained it. Later Mallory may read the ids that she wrote into her own data.
 			if reading && strings.Contains(shown, id) && !strings.Contains(address, id) {
 				t.Errorf("%s %s as %s shows %s: %.300s", method, address, name, id, shown)
 			}
@@ -131,7 +131,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 		if path == "/auth/logout" || path == "/sign-out" || path == "/local-s3/{token}" || path == "/aca/certs/{file}" || strings.HasSuffix(path, "/{code}") {
 			return // of the walker's own session; for the machine; the address is the permission; public, and has no canary; the code is the permission
 		}
-		// Paths with all of ada's ids, and with her object in mallory's trail.
+		// The paths use all of Ada's ids, and also her object in Mallory's trail.
 		var paths []map[string]string
 		switch {
 		case strings.Contains(path, "{id}"):
@@ -197,7 +197,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	e.each(walk)
 	reading = false
 	e.each(walk)
-	// Requests about mallory's things that point to ada's.
+	// These requests are about Mallory's things, and refer to Ada's.
 	own := "/devices/" + e.pirateID
 	for _, r := range []struct {
 		method, path string

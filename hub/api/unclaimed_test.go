@@ -9,8 +9,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// An unowned device stores nothing on the hub: all unowned devices would share it, and it would
-// count for no owner.
+// The hub stores no data for an unowned device: all unowned devices would share it, and it would
+// count towards no owner's quota.
 func TestDeviceOfNobodyKeepsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

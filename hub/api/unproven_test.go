@@ -33,7 +33,7 @@ import (
 	"gangway/wire"
 )
 
-// What the hub answers to peers that have not proven anything yet.
+// These tests show what the hub answers to peers that have not proven anything yet.
 
 // revoker is an online look-up whose revocation lists name every EK certificate. It counts
 // look-ups.
@@ -49,8 +49,8 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "The maker revoked it.", Hint: "Use another TPM."}
 }
 
-// The first of the two steps refuses what the one-step enrolment refuses, and issues no
-// certificate while a question is open.
+// The first step of the two-step enrolment refuses what the one-step enrolment refuses, and issues
+// no certificate while a question is open.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
@@ -92,7 +92,7 @@ func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 			a := must(s.client.Post(t.Context(), "/enroll/request", bytes.NewReader(must(json.Marshal(s.victim.EnrollRequest()))(t))))(t)
 			if tc.code != "" {
 				refused(t, a, 403, tc.code)
-				// As in the one-step enrolment.
+				// The one-step enrolment gives the same refusal.
 				refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, tc.code)
 			} else if e, err := s.victim.OpenEnrolled(a.Body); a.Status != 200 || err != nil || e.AK != nil {
 				t.Errorf("%d %v: %s", a.Status, err, brief.Of(e))
@@ -136,7 +136,7 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	}
 }
 
-// The certificate of the first step is recorded and expires, and there is only one for an AK.
+// The certificate of the first step is recorded and expires, and an AK has only one of them.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -175,7 +175,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedPerEK {
 		t.Errorf("%d rows", n)
 	}
-	// The certificate of the second step is the lasting one.
+	// The certificate of the second step is the one that lasts.
 	pan := (&steps{scene: s}).pantacorToken(t, s.Owner)
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, pan))(t)
 	aik := must(s.Store.AIK(t.Context(), s.victim.IAK.Name()))(t)
@@ -214,7 +214,8 @@ func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string
 	return &rogue
 }
 
-// A rogue hub relays both steps, with a join token of the rogue's account on the real hub.
+// A rogue hub relays both steps to the real hub, with a join token of the rogue's account on the
+// real hub.
 func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 	t.Parallel()
 	hubName := func(name *string) func(string, []byte) []byte {
@@ -276,8 +277,9 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 	}
 }
 
-// The old form of the credential's proof names no hub. It is accepted only together with
-// Pantacor's ownership proof, which requires a token made for the two-step enrolment.
+// The old form of the proof that the TPM opened the credential names no hub. The hub accepts it
+// only together with Pantacor's ownership proof, which requires a token made for the two-step
+// enrolment.
 func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -313,7 +315,7 @@ func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 			s.boundNothing(t)
 		})
 	}
-	// An ordinary token with two proofs that both name the hub.
+	// The device uses an ordinary token, and both of its proofs name the hub.
 	must(fleet.ParseRegistered(s.send(t, "/register", must(s.victim.Registration(s.tok, keys, fleet.RegistrationChange{Extensions: signed(s.tok)}))(t))))(t)
 	// Pantacor's old form is accepted, with a note in the verdict.
 	other := s.device(t)

@@ -26,8 +26,8 @@ func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	return must(s.victim.WithoutCertificate())(t)
 }
 
-// waits checks that an answer tells a machine to wait for a person's decision on this question,
-// and returns it.
+// waits checks that an answer tells a machine to wait for a person's decision on the question with
+// this code. It returns the answer.
 func waits(t testing.TB, a *fleet.Answer, code string) wire.Waiting {
 	t.Helper()
 	var w wire.Waiting
@@ -88,7 +88,8 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// A TPM by an unknown maker waits: anyone can make such a certificate.
+// A TPM with a certificate of an unknown maker waits for its owner: anyone can make such a
+// certificate.
 func TestUnknownMakersTPMWaits(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -153,7 +154,7 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	decide(ada, w.DeviceID, "deny", 200)
 	refused(t, s.post(t, s.request(t, d)), 403, onboard.CodeDenied)
-	// Also with other questions than the denied ones.
+	// The denial also holds if the machine raises other questions than the denied ones.
 	refused(t, s.post(t, s.request(t, must(d.WithNewIdentity())(t))), 403, onboard.CodeDenied)
 	decide(ada, w.DeviceID, "approve", 200) // a person may change the decision
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
@@ -174,8 +175,8 @@ func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// If a device is deleted, its owner must approve the machine again: the approval was for that
-// device.
+// If a device is deleted, its owner must approve the machine again: the approval was for the
+// deleted device.
 func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -199,7 +200,7 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 		t.Fatalf("eve sees %s", brief.Of(list))
 	}
 	decide(p, w.DeviceID, "approve", 404)
-	// With eve's token it waits for eve too, and her approval counts only for her.
+	// With Eve's token the machine waits for Eve too, and her approval counts only for her.
 	theirs := s.Token(t, eve, nil)
 	waits(t, s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t)), "ek-certificate-none")
 	decide(p, w.DeviceID, "approve", 200)
@@ -230,9 +231,9 @@ func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
-	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [Software Emulation]\n") // by model
+	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [Software Emulation]\n") // named by the TPM's model
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	// An owner's list can only narrow the hub's.
+	// The software TPMs that an owner's policy names can only narrow those of the hub's policy.
 	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	s.Policy(t, store.HubWide, "version: 1\n")
@@ -276,7 +277,7 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 			}
 		}
 	}
-	// A rule may leave the decision to a person.
+	// A rule may leave the decision to the owner.
 	s.Policy(t, s.Owner.ID, `{"version": 1, "rules": [{"maker": "FAKE", "then": "ask", "reason": "they are for the lab"}]}`)
 	w := waits(t, post(), "policy")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
@@ -315,8 +316,8 @@ func TestListedEKNeedsNoApproval(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A listed serial number counts only in a trusted certificate: anyone can make a certificate with
-// it.
+// A serial number on the EK list counts only in a trusted certificate: anyone can make a
+// certificate with that serial number.
 func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -17,7 +17,7 @@ import (
 	"crypto/rand"
 )
 
-// AgentRun counts the TPM commands of the device's side, by step.
+// AgentRun counts the TPM commands that the device's side sends, by step.
 type AgentRun struct {
 	TPM      string      `json:"tpm"`
 	EK       string      `json:"ek"`

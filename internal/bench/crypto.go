@@ -19,7 +19,8 @@ import (
 )
 
 // unavoidable holds the inputs of the cryptography that every hub has to compute for one request.
-// Everything else is prepared: parsed keys, digests, encoded signatures.
+// All other work is done beforehand: the keys are parsed, the digests computed, and the signatures
+// encoded.
 type unavoidable struct {
 	leafDigest  [32]byte
 	leafSig     []byte
@@ -123,8 +124,8 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all requests with the same keys, the same
-// concurrency and the same order of operations as the hub: one request after the other. (One
+// sum measures the unavoidable cryptography of all requests as the hub does it: with the same keys,
+// the same concurrency and the same order of operations, one request after the other. (One
 // operation repeated on one key runs up to a third faster, because of warm caches. No hub can do
 // that.)
 func sum(ops []operation, requests [][]byte) (float64, error) {

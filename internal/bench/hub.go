@@ -37,8 +37,8 @@ type testHub struct {
 	token   *wire.TokenFile
 }
 
-// openHub makes a hub in the folder dir. If dir is empty, it makes a temporary folder below build/,
-// which is on a disk; /tmp often is not.
+// openHub makes a hub in the folder dir. If dir is empty, it makes a temporary folder below build/.
+// That folder is on a disk; /tmp often is not.
 func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	if dir == "" {
 		if err := os.MkdirAll("build", 0o755); err != nil {
@@ -93,8 +93,8 @@ func (h *testHub) close() {
 	os.RemoveAll(h.dir)
 }
 
-// Server is the cost of a whole hub process, over TLS. An enrolment consists of the request's
-// connection, the request, the device's connection with its certificate, and the activation.
+// Server is the cost of a whole hub process, over TLS. An enrolment consists of a connection for
+// the request, the request, the device's connection with its certificate, and the activation.
 type Server struct {
 	CPU        float64 `json:"cpu_per_enrolment"` // of the hub's process
 	PerSecond  float64 `json:"enrolments_per_second"`
@@ -171,7 +171,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	return &Server{CPU: micros(u.UserTime()+u.SystemTime(), n), PerSecond: float64(n) / wall.Seconds(), Enrolments: n, EK: ek}, nil
 }
 
-// serveChild runs in the other process: a hub that trusts the maker in dir.
+// serveChild runs in a separate process. It serves a hub that trusts the maker in dir.
 func serveChild(dir string) error {
 	maker := new(fleet.Maker)
 	for name, p := range map[string]**x509.Certificate{"root.pem": &maker.Root, "intermediate.pem": &maker.Intermediate} {

@@ -20,9 +20,9 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Judged is the cost of judging one request's evidence, in microseconds of CPU: with only one maker
-// and no rules, and with the largest configuration: the built-in certificates and 143 more links, a
-// policy of twenty rules, and an EK list in the store.
+// Judged is the cost of judging one request's evidence, in microseconds of CPU. Plain is the cost
+// with only one maker and no rules. Full is the cost with the largest configuration: the built-in
+// certificates and 143 more links, a policy of twenty rules, and an EK list in the store.
 type Judged struct {
 	Plain float64 `json:"plain"`
 	Full  float64 `json:"full"`
@@ -52,7 +52,7 @@ func links() ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-// judge measures both alternately, several times.
+// judge measures the two configurations alternately, several times.
 func judge(maker *fleet.Maker, h *testHub, requests [][]byte) (*Judged, error) {
 	lab := evidence.DefaultPolicy()
 	lab.Software = []string{"FAKE"}

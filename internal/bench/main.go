@@ -4,8 +4,8 @@
 //	go run ./internal/bench [-o FILE] [-n N]
 //
 // The devices are emulated (package fleet), with a maker's CA that this program makes and trusts.
-// Times are CPU time of the process (user and system, getrusage), because wall time on two cores is
-// not meaningful. Rates use wall time, with durable commits.
+// Times are CPU time of the process (user and system, getrusage), because wall time on two cores
+// says little. Rates use wall time, with durable commits.
 package main
 
 import (
@@ -35,9 +35,9 @@ type Result struct {
 		CPUs int    `json:"cpus"`
 		Go   string `json:"go"`
 	} `json:"machine"`
-	// Ratio is the hub's CPU time divided by that of the unavoidable cryptography, for a load of
-	// half RSA 2048 (L-1) and half ECC P-384 (H-3) endorsement keys, which software TPMs and most
-	// machines have.
+	// Ratio is the hub's CPU time divided by the CPU time of the unavoidable cryptography. Half of
+	// the load has RSA 2048 endorsement keys (L-1) and half ECC P-384 ones (H-3). Software TPMs and
+	// most machines have these keys.
 	Ratio     float64    `json:"ratio"`
 	Enrolment []Kind     `json:"enrolment"`
 	Server    *Server    `json:"server"`
@@ -152,10 +152,10 @@ func spent(f func() error) (used, wall time.Duration, err error) {
 	return cpu() - c, time.Since(w), err
 }
 
-// activations is the largest number of enrolled devices that activate.
+// activations is the largest number of enrolled devices that the benchmark activates.
 const activations = 500
 
-// workers is the number of concurrent enrolments: the hub commits concurrent requests together.
+// workers is the number of concurrent enrolments. The hub commits concurrent requests together.
 const workers = 64
 
 // parallel runs f(0) to f(n-1) on the workers and returns the first error.
@@ -196,11 +196,12 @@ feed:
 type load struct {
 	devices  []*fleet.Device
 	requests [][]byte
-	distinct int // the number of devices, from the first on, that are different machines
+	distinct int // how many devices, from the first on, are different machines
 }
 
 // makeLoad makes n devices. Because RSA keys take long to make, several devices share one RSA
-// endorsement key: they are the same machine with other keys. Their requests cost the hub the same.
+// endorsement key: they are the same machine with other IAK and IDevID keys. For the hub, their
+// requests cost the same.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n
@@ -242,11 +243,11 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	k := &Kind{EK: ek, Enrolments: n - 1}
-	// The devices hold thousands of keys, which are not the hub's memory: the measurement must not
-	// include their garbage collection. So only the devices that will activate are kept, and their
-	// requests are sent again later.
+	// The devices hold thousands of keys that the hub would not hold in memory, and the measurement
+	// must not include the garbage collection of these keys. So only the devices that will activate
+	// are kept, and their requests are sent again later.
 	l.devices = slices.Clone(l.devices[:min(len(l.devices), activations, l.distinct)])
-	// The maker's CAs are verified before the measurement.
+	// The hub verifies the maker's CAs now, so that the measurement does not include it.
 	ctx := context.Background()
 	if _, err := h.service.Enrol(ctx, l.requests[0], "127.0.0.1"); err != nil {
 		return nil, err

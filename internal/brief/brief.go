@@ -9,11 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// Most is the most bytes that Of returns, without the note on what it left out.
+// Most is the largest number of bytes that Of returns, without the note on what it left out.
 const Most = 300
 
-// mostWord is the most bytes of a word, such as a certificate in base64, and mostNumbers the
-// most numbers of a byte slice in decimals.
+// mostWord is the largest number of bytes of a word, such as a certificate in base64. mostNumbers
+// is the largest number of decimal numbers of a byte slice.
 const (
 	mostWord    = 40
 	mostNumbers = 8
@@ -25,9 +25,9 @@ var (
 	numbers = regexp.MustCompile(fmt.Sprintf(`\[(\d+ ){%d,}\d+\]`, mostNumbers+4))
 )
 
-// Of returns a value as %+v prints it, bytes as text, with long words and byte slices
-// shortened, control characters escaped, the newlines at the end removed, and the whole cut
-// to Most bytes. It says how long the original was.
+// Of returns a value as %+v prints it, but bytes as text. It shortens long words and byte slices,
+// escapes control characters, removes the newlines at the end, and cuts the whole to Most bytes. If
+// it cuts, it says how long the original was.
 func Of(v any) string {
 	var text string
 	switch v := v.(type) {
@@ -54,8 +54,8 @@ func Of(v any) string {
 	return text
 }
 
-// cut returns the first n bytes of a text, less where that would split a character, and an
-// ellipsis.
+// cut returns the first n bytes of a text and an ellipsis. If n would split a character, it returns
+// fewer bytes.
 func cut(text string, n int) string {
 	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--

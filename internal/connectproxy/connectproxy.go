@@ -21,7 +21,8 @@ import (
 	"time"
 )
 
-// CA signs certificates: of proxies, and those with which a proxy intercepts connections.
+// CA signs the certificates of proxies, and the certificates with which a proxy intercepts
+// connections.
 type CA struct {
 	Certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -46,7 +47,7 @@ func NewCA(t testing.TB, name string) *CA {
 	return &CA{c, key}
 }
 
-// Server makes a server certificate for a host name or an IP address.
+// Server makes a server certificate, signed by ca, for a host name or an IP address.
 func (ca *CA) Server(t testing.TB, host string) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// page is the commands of a page: the lines of its ```sh blocks, in order.
-// Lines that end with a backslash go on in the next one.
+// page holds the commands of a page: the lines of its ```sh blocks, in order. A line that ends with
+// a backslash is joined with the next line.
 type page struct {
 	r     *room
 	name  string
 	lines []string
 }
 
-// commandsOf reads a page's commands.
+// commandsOf reads the commands of a page.
 func commandsOf(t *testing.T, name string) []string {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(root, name))
@@ -43,14 +43,14 @@ func (r *room) page(name string) *page {
 	return &page{r, name, commandsOf(r.t, name)}
 }
 
-// types types the next command, which must begin as expected.
+// types types the next command, which must begin with begins.
 func (p *page) types(begins string) string {
 	p.r.t.Helper()
 	return p.r.types(p.next(begins))
 }
 
-// elsewhere leaves out the next command, which a test of that name runs, or a
-// script of that path.
+// elsewhere skips the next command, because a test or a script runs it. by is the name of that test
+// or the path of that script.
 func (p *page) elsewhere(begins, by string) {
 	p.r.t.Helper()
 	p.next(begins)
@@ -72,7 +72,7 @@ func (p *page) next(begins string) string {
 	return line
 }
 
-// done fails where the page has commands that no test ran.
+// done fails the test if the page has commands that no test ran.
 func (p *page) done() {
 	p.r.t.Helper()
 	for _, line := range p.lines {
@@ -82,7 +82,7 @@ func (p *page) done() {
 
 // Each page with commands has a test that types them.
 func TestEveryPageIsTyped(t *testing.T) {
-	typed := map[string]bool{"CONTRIBUTING.md": true} // its commands are those that test everything
+	typed := map[string]bool{"CONTRIBUTING.md": true} // its commands run the tests themselves
 	sources, err := filepath.Glob("*_test.go")
 	if err != nil {
 		t.Fatal(err)

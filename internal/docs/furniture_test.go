@@ -30,8 +30,7 @@ func (r *room) repository(name string) string {
 	return filepath.Join(here, root, name)
 }
 
-// installed puts the programs into the room, as a page other than the README
-// expects them.
+// installed puts the programs into the room. All pages but the README expect them there.
 func (r *room) installed() {
 	r.t.Helper()
 	r.types("cd " + r.repository("."))
@@ -39,9 +38,8 @@ func (r *room) installed() {
 	r.types("cd ~/work")
 }
 
-// hasTPM gives the machine a TPM at /dev/tpmrm0, whose maker the hub trusts. A
-// software TPM's socket stands for the device; nothing else differs from a real
-// machine.
+// hasTPM gives the machine a TPM at /dev/tpmrm0. The hub trusts the TPM's maker. The socket of a
+// software TPM stands for the device file; nothing else differs from a real machine.
 func (r *room) hasTPM() *swtpm.TPM {
 	r.t.Helper()
 	if m := swtpm.Missing(); m != "" {
@@ -67,13 +65,13 @@ func (r *room) plugged(tpm *swtpm.TPM) {
 	r.env = append(r.env, "TPM2TOOLS_TCTI="+tpm.TCTI(), "TPM2OPENSSL_TCTI="+tpm.TCTI())
 }
 
-// substitute replaces the path of the TPM where a program needs another way to
-// a software TPM. Nothing else in a command is substituted.
+// substitute replaces the path of the TPM in a command with tcti, because the program needs another
+// address for a software TPM. It substitutes nothing else in a command.
 func substitute(line, tcti string) string {
 	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
 }
 
-// trusts makes the hub accept software TPMs, and the maker of this one.
+// trusts makes the hub accept software TPMs, and trust the maker of this one.
 func (r *room) trusts(tpm *swtpm.TPM) {
 	r.t.Helper()
 	var makers bytes.Buffer
@@ -86,11 +84,11 @@ func (r *room) trusts(tpm *swtpm.TPM) {
 	r.types("gangway policy set /root/lab-policy.yaml --data /var/lib/gangway")
 }
 
-// password is ada's password, as she types it.
+// password is the password that Ada types.
 const password = "correct horse battery staple"
 
-// account makes ada's account with a command of the page, if given, and keeps
-// the hub's name that it prints.
+// account makes Ada's account with the command create, and keeps the hub's name that the command
+// prints.
 func (r *room) account(create string) {
 	r.t.Helper()
 	r.answers["Password: "], r.answers["Again: "] = password, password
@@ -106,13 +104,13 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// nicked gives the only device the nick that the pages use.
+// nicked gives the only device the nick that the pages use for it.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
 }
 
-// onlyID returns the id in a list of one.
+// onlyID returns the id of the only entry in the list that the command prints.
 func (r *room) onlyID(command string) string {
 	r.t.Helper()
 	out := r.types(command)
@@ -147,8 +145,8 @@ func (r *room) connectedIn(state string) {
 	})
 }
 
-// kernel puts the files of "gangway image fetch" into the folder where it puts
-// them: the room has no network.
+// kernel puts the files of "gangway image fetch" into the folder where that command would put them.
+// The room has no network, so the command cannot fetch them.
 func (r *room) kernel() {
 	r.t.Helper()
 	have := r.repository("build/installer-kernel")
@@ -163,8 +161,8 @@ func (r *room) kernel() {
 	}
 }
 
-// aHub runs a hub and a machine with a TPM that the hub accepts. The hub has
-// ada's account, and ada is signed in.
+// aHub runs a hub, and a machine with a TPM that the hub accepts. The hub has Ada's account, and
+// Ada is signed in.
 func (r *room) aHub() *swtpm.TPM {
 	r.t.Helper()
 	r.installed()
@@ -176,7 +174,7 @@ func (r *room) aHub() *swtpm.TPM {
 	return tpm
 }
 
-// aDevice onboards the machine; the token file stays.
+// aDevice onboards the machine. It does not remove the token file.
 func (r *room) aDevice() {
 	r.t.Helper()
 	r.types("gangway token create -o device_autojointoken.json")
@@ -219,8 +217,8 @@ func (r *room) s3() {
 	r.stopS3 = server.Close
 }
 
-// cloned runs a copy of the TPM's state in a second machine, and both machines
-// send its evidence to the hub.
+// cloned runs a copy of the TPM's state in a second machine. Both machines report to the hub, so
+// that the hub gets evidence of the clone.
 func (r *room) cloned(tpm *swtpm.TPM) {
 	r.t.Helper()
 	dir := filepath.Dir(strings.TrimPrefix(tpm.Address(), "unix:"))
@@ -241,8 +239,8 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 	if err := copied.Restart(r.t.Context()); err != nil { // the copy was started once more than the original
 		r.t.Fatal(err)
 	}
-	// The TPM's clock advances in one machine, then in the other. Then it
-	// advances again in the first, from its earlier value.
+	// The TPM's clock advances first in one machine and then in the other. Then it advances again
+	// in the first machine, from the value that it had there.
 	r.types("gangway-agent run")
 	r.connected()
 	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())

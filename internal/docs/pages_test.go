@@ -23,7 +23,7 @@ func TestTrustPage(t *testing.T) {
 	p.types("gangway trust import")
 	p.types("gangway trust remove")
 	p.types("gangway trust restore")
-	// A TPM of a maker that nobody knows.
+	// From here on, the machine has a TPM of a maker that the hub does not know.
 	tpm, err := swtpm.New(t.Context(), t.TempDir(), swtpm.Options{EK: swtpm.RSA2048, Maker: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestDeviceToolsPage(t *testing.T) {
 	}
 	defer broker.Stop()
 	r.env = append(r.env, append(broker.Env(), "TPM2TOOLS_TCTI="+broker.TCTI(), "TPM2OPENSSL_TCTI="+broker.TCTI())...)
-	// Debian 12's curl is too old, as the page says.
+	// Debian 12's curl is too old for this command, as the page says.
 	curl := p.next("curl --engine")
 	newer := r.repository("build/curl/curl")
 	if _, err := os.Stat(newer); err == nil {
@@ -168,7 +168,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("cp -a /backup")
 	p.types("gangway serve")
 	r.types(login)
-	// The hub moves, and its device follows.
+	// From here on, the hub moves to a new address, and its device follows.
 	p.types("gangway serve")
 	r.types("gangway-agent run")
 	r.connected()
@@ -184,7 +184,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway login")
 	p.types("gangway token create")
 	p.types("gangway-agent onboard")
-	// An upgrade.
+	// From here on, the hub is upgraded.
 	r.end("gangway serve")
 	r.types("cd " + r.repository("."))
 	p.types("install -m 755 build/gangway")

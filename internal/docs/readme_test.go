@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The README, as a new user types it.
+// The test types the README's commands as a new user does.
 func TestREADME(t *testing.T) {
 	r := enter(t)
 	if r == nil {

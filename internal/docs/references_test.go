@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// References to a section of a page say its heading, as in
-// docs/protocol.md#7-certificates: a number alone would lead elsewhere, and
-// nobody would see it, when sections move. Each leads to a heading that is
-// there, from pages, comments, refusals, openapi.json and help texts.
+// A reference to a section of a page contains its heading, as in docs/protocol.md#7-certificates.
+// With a number alone, the reference would lead to another section when sections move, and nobody
+// would notice. Each reference in pages, comments, refusals, openapi.json and help texts leads to a
+// heading that exists.
 func TestReferencesLeadToSections(t *testing.T) {
 	anchors := map[string]map[string]bool{} // of a page, by its name
 	walk(t, ".md", func(path string, content []byte) {
@@ -55,8 +55,7 @@ func TestReferencesLeadToSections(t *testing.T) {
 	}
 }
 
-// anchor returns the fragment of a heading's URL, as the pages' viewer makes
-// it.
+// anchor returns the fragment of a heading's URL, as GitHub makes it.
 func anchor(heading string) string {
 	var b strings.Builder
 	for _, r := range strings.ToLower(heading) {
@@ -70,8 +69,7 @@ func anchor(heading string) string {
 	return b.String()
 }
 
-// protocol.md's own references, and those of the examples, are to sections
-// that it has.
+// The section numbers that protocol.md and the examples refer to exist in protocol.md.
 func TestProtocolSectionsExist(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(root, "docs", "protocol.md"))
 	if err != nil {

@@ -24,8 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inRoom is the environment variable of a test that runs in its own room: the
-// folder that the room is built in.
+// inRoom is the name of an environment variable. It is set for a test that runs in its own room,
+// and holds the folder in which the room is built.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
 // room is a machine for the commands of one page. The commands are typed
@@ -37,8 +37,8 @@ type room struct {
 	t       *testing.T
 	dir     string // the folder of the commands
 	env     []string
-	answers map[string]string // what to type at a prompt
-	tpm     *swtpm.TPM        // the machine's; nil: it has none
+	answers map[string]string // what to type at each prompt
+	tpm     *swtpm.TPM        // the machine's TPM; nil: none
 	stopS3  func()
 
 	mu      sync.Mutex
@@ -66,8 +66,8 @@ func (p *program) String() string {
 	return p.out.String()
 }
 
-// enter runs the calling test in a room. Outside it starts the test again,
-// inside, reports its result, and returns nil.
+// enter runs the calling test in a room. Outside a room, it starts the test again inside one,
+// reports the result, and returns nil.
 func enter(t *testing.T) *room {
 	t.Helper()
 	base := os.Getenv(inRoom)
@@ -128,7 +128,7 @@ func build(base string) error {
 	if err := overlay(base, "system", "/", inside); err != nil {
 		return err
 	}
-	// The repository may be in a file system of its own.
+	// The repository may be on a file system of its own, which the room must mount separately.
 	if _, err := os.Stat(filepath.Join(inside, repository, "go.mod")); errors.Is(err, fs.ErrNotExist) {
 		if err := overlay(base, "repository", repository, filepath.Join(inside, repository)); err != nil {
 			return err
@@ -189,10 +189,9 @@ func overlay(base, name, lower, target string) error {
 	return unix.Mount("overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
 }
 
-// types runs one command as the page writes it, and returns its output. It
-// answers prompts as r.answers says. "gangway serve", "gangway-agent run" and
-// "gangway-agent proxy" continue in the background and replace an earlier run
-// of the same command.
+// types runs one command as the page writes it, and returns its output. It answers prompts with
+// r.answers. "gangway serve", "gangway-agent run" and "gangway-agent proxy" continue in the
+// background, and each replaces an earlier run of the same command.
 func (r *room) types(line string) string {
 	r.t.Helper()
 	r.t.Logf("$ %s", line)
@@ -276,7 +275,7 @@ func openTerminal() (controller, terminal *os.File, err error) {
 func (r *room) background(name, line string) {
 	r.t.Helper()
 	r.end(name)
-	// With exec the program replaces the shell, and gets the signals itself.
+	// With exec, the program replaces the shell, so that the program gets the signals itself.
 	words := strings.Replace(line, name, "exec "+name, 1)
 	// Programs print times in whole seconds. Waiting for the next second makes
 	// the times of two programs differ.
@@ -298,7 +297,7 @@ func (r *room) background(name, line string) {
 	}
 	listens := regexp.MustCompile(`--listen (\S+)`).FindAllStringSubmatch(line, -1)
 	if listens == nil {
-		listens = [][]string{{"", "127.0.0.1:12443"}} // its default
+		listens = [][]string{{"", "127.0.0.1:12443"}} // the default of gangway serve
 	}
 	for _, m := range listens {
 		address := m[1]
@@ -315,7 +314,8 @@ func (r *room) background(name, line string) {
 	}
 }
 
-// await waits until a background program has done what the caller expects.
+// await waits until happened reports true for a background program. what names the expected event,
+// for the error message.
 func (r *room) await(name, what string, happened func() bool) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -384,7 +384,7 @@ func (r *room) writes(path, text string, mode fs.FileMode) {
 	}
 }
 
-// short cuts a long text to its first and last 1000 bytes.
+// short shortens a long text to its first and last 1000 bytes.
 func short(s string) string {
 	if len(s) > 2000 {
 		return s[:1000] + "\n...\n" + s[len(s)-1000:]

@@ -26,8 +26,8 @@ func (o *onboardedDevice) onboardAgain(t *testing.T, tok *wire.TokenFile, state 
 	return onboardWith(t, agent.Config{Token: tok, TPM: o.tpm.Address(), StateDir: state, Again: true})
 }
 
-// wantRemoved checks that the agent refuses because its device was removed at the hub:
-// for which reason, by which of the hub's codes, and with the option --again as the remedy.
+// wantRemoved checks that the agent refuses because its device was removed at the hub. The error
+// must name the reason why and the hub's code, and give the option --again as the remedy.
 func wantRemoved(t *testing.T, err error, why, code string) {
 	t.Helper()
 	var removed *agent.Removed
@@ -37,7 +37,7 @@ func wantRemoved(t *testing.T, err error, why, code string) {
 	}
 }
 
-// copyState returns a copy of a state folder, such as a backup holds.
+// copyState returns a copy of a state folder, as a backup would hold it.
 func copyState(t *testing.T, state string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "backup")
@@ -70,7 +70,7 @@ func TestDeletedDeviceStaysOutUntilAPersonBringsItBack(t *testing.T) {
 	o.wantDevicesAndUses(t, 1, 2)
 }
 
-// The command onboard prints success only after it asked the hub, and status reports
+// The command onboard prints success only after it has asked the hub, and the command status prints
 // what the hub answered.
 func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 	t.Parallel()
@@ -115,9 +115,9 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 	}
 }
 
-// A state folder was restored from a backup, and its TPM has onboarded again since the
-// backup. The agent may take the device over, but only once a day. Without this limit, two
-// machines with one TPM's state would take the device from each other without end.
+// A state folder was restored from a backup, and its TPM has onboarded again since the backup. The
+// agent may take the device over, but only once a day. Without this limit, two machines with one
+// TPM's state would take the device from each other without end.
 func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -191,8 +191,8 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 	})
 }
 
-// The command run, as a service, does not end when the owner deletes the device. It goes on
-// when a person has onboarded the device again in the same state folder.
+// When the owner deletes the device, the command run, as a service, does not end. After a person
+// has onboarded the device again in the same state folder, it continues.
 func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -258,7 +258,8 @@ func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	}
 	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 
-	// A deleted device stays deleted: a refused attempt does not clear that state.
+	// The agent remembers that its device was deleted: an attempt to onboard that the hub refuses
+	// does not clear this.
 	o.deleteDevice(t, o.id)
 	_, err = onboard(t, o.tpm, o.tok, o.state)
 	wantRemoved(t, err, "revoked", "certificate-not-active")
@@ -287,7 +288,7 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Without a join token the agent returns to its active device. With one, it would
+	// Without a join token the agent returns to its active device. With a join token, it would
 	// continue the interrupted onboarding.
 	s, err := onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
 	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != o.id || s.Former != nil {
@@ -319,8 +320,8 @@ func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	}
 }
 
-// A hub that was restored from a backup has no record of the devices that onboarded after
-// the backup. Those that still have their join token onboard again by themselves.
+// A hub that was restored from a backup has no record of the devices that onboarded after the
+// backup. Those devices that still have their join token onboard again by themselves.
 func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

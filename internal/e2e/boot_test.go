@@ -19,7 +19,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// runAgent starts the agent of an onboarded machine and returns how to stop it.
+// runAgent starts the agent of an onboarded machine. stop ends the agent.
 func runAgent(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	return runAgentWith(t, cfg, func(agent.Progress) {})
@@ -94,7 +94,7 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 		t.Errorf("got %s", brief.Of(v))
 	}
 	stop()
-	// Something more is measured, as if another image had been started.
+	// A further digest is measured, as if another image had been started.
 	image := sha256.Sum256([]byte("another image"))
 	more := eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: make([]byte, 32), Digest: image[:]}
 	if err := (eventlog.Log{more}).Extend(tpm.ExtendPCR); err != nil {
@@ -185,8 +185,8 @@ func waitForReport(t *testing.T, h *hubtest.Hub) {
 	t.Error("the hub accepted no further report of the device")
 }
 
-// A device whose event log cannot be read, or is too large, stays on the hub. This holds also
-// with measured_boot: require, where the hub compares the PCRs.
+// A device whose event log is too large or cannot be read stays connected to the hub. This holds
+// also with measured_boot: require, because the hub then compares the PCRs.
 func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	t.Parallel()
 	for _, c := range []string{"a folder", "too large", "no log"} {
@@ -227,9 +227,9 @@ func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	}
 }
 
-// The boot of an active device must match, and the device gets systemd 261, which extends a
-// separator. The hub names that change to the owner, the owner accepts it, and the hub admits
-// the device again.
+// The owner's policy requires that an active device's boot matches. An update brings systemd 261,
+// which extends a separator into PCRs. The hub names that change to the owner, the owner accepts
+// it, and the hub admits the device again.
 func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	t.Parallel()
 	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -256,8 +256,8 @@ func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	stop()
 }
 
-// The firmware measures nothing into the TPM: the owner reads this at the hub, and the
-// device stays admitted while no policy requires a measured boot.
+// The firmware measures nothing into the TPM. The owner reads this at the hub, and the device stays
+// admitted as long as no policy requires a measured boot.
 func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -278,8 +278,8 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	stop()
 }
 
-// What a device reports about itself is optional. If the hub refuses a report as too large,
-// the device stays on the hub, and the agent says once what is wrong.
+// What a device reports about itself is optional. If the hub refuses a report as too large, the
+// device stays connected to the hub, and the agent says once what is wrong.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -293,7 +293,7 @@ func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: filepath.Join(dir, "none"), ReportFiles: map[string]string{}}
-	for n := range 17 { // 272 KiB, of 256
+	for n := range 17 { // 272 KiB; the hub accepts 256 KiB
 		cfg.ReportFiles[fmt.Sprintf("file-%d", n)] = file
 	}
 	var mu sync.Mutex

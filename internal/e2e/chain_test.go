@@ -33,7 +33,7 @@ func newAuthority(t *testing.T, name string, above *authority) *authority {
 	return newAuthorityWith(t, name, above, nil)
 }
 
-// newAuthorityWith lets change alter the certificate before it is signed.
+// newAuthorityWith is newAuthority with a certificate that change alters before it is signed.
 func newAuthorityWith(t *testing.T, name string, above *authority, change func(*x509.Certificate)) *authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -59,8 +59,8 @@ func newAuthorityWith(t *testing.T, name string, above *authority, change func(*
 	return &authority{cert, key}
 }
 
-// tpmCertifiedBy starts a real TPM whose EK (H-2) has a certificate of the authority, and
-// returns both. change, if not nil, alters the certificate before it is signed.
+// tpmCertifiedBy starts a real TPM whose EK (H-2) has a certificate of the authority. It returns
+// the TPM and the certificate. change, if not nil, alters the certificate before it is signed.
 func tpmCertifiedBy(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm.TPM, *x509.Certificate) {
 	t.Helper()
 	tpm := newTPM(t, swtpm.None)
@@ -95,8 +95,8 @@ func tpmCertifiedBy(t *testing.T, by *authority, change func(*x509.Certificate))
 	return tpm, leaf
 }
 
-// tpmWithChain starts a real TPM whose EK certificate is three CAs below a root. It returns
-// the root, and the three CAs, the EK's issuer first.
+// tpmWithChain starts a real TPM whose EK certificate is three CAs below a root. It returns the
+// TPM, the root and the three CAs, beginning with the EK's issuer.
 func tpmWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [][]byte) {
 	t.Helper()
 	top := newAuthority(t, "root", nil)

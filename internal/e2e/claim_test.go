@@ -73,8 +73,8 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices before the claim, want none", n)
 	}
-	// After a restart it shows another code: nothing on its disk lets it continue with
-	// the first.
+	// After a restart the machine shows another code: nothing on its disk lets it continue with the
+	// first one.
 	u.kill()
 	u.start(tpm, file)
 	code := u.nextCode(first)
@@ -90,7 +90,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	if err != nil || s.Phase != agent.PhaseActive || s.Claim != "" || s.OwnerNick != h.Owner.Nick {
 		t.Errorf("state %s, error %v", brief.Of(s), err)
 	}
-	// The machine and the hub's page show the same words, for the owner to compare.
+	// The machine and the hub's page show the same words. The owner compares the two.
 	page, err := ada.client.Get(h.URL + "/claim/" + code)
 	if err != nil {
 		t.Fatal(err)
@@ -122,8 +122,8 @@ func (o *owner) claim(code string) {
 	}
 }
 
-// A machine that is switched off after its owner claimed it continues, or shows another
-// code. In the end there is one device.
+// A machine that is switched off after its owner claimed it continues after the restart, or shows
+// another code. In the end there is exactly one device.
 func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -164,7 +164,8 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 				done = true
 			case <-time.After(20 * time.Millisecond):
 			}
-			// The agent polls every three seconds. After the claim, the rest is fast.
+			// The agent polls every three seconds, so most of the time before the claim is suitable
+			// for a kill. After the claim, onboarding is fast.
 			if s.Claim == "" && s.Phase != agent.PhaseActive && last != "" && kills < 8 && rand.IntN(2) == 0 {
 				kills++
 				u.proc.Process.Kill()

@@ -23,7 +23,7 @@ import (
 func cloneTPM(t *testing.T, tpm *swtpm.TPM) (copied *swtpm.TPM) {
 	t.Helper()
 	tpm.Stop()
-	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
+	dir, err := os.MkdirTemp("", "tpm") // the paths of Unix sockets must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func cloneTPM(t *testing.T, tpm *swtpm.TPM) (copied *swtpm.TPM) {
 	return copied
 }
 
-// cloneEvents lists the kinds of a device's events about clones, in their order.
+// cloneEvents lists the kinds of a device's events about clones, in the order of the events.
 func cloneEvents(t *testing.T, h *hubtest.Hub, device string) (list []string) {
 	t.Helper()
 	events, err := h.Store.Events(t.Context(), store.EventFilter{Device: device, Limit: 1000})
@@ -58,9 +58,9 @@ func cloneEvents(t *testing.T, h *hubtest.Hub, device string) (list []string) {
 	return list
 }
 
-// Two virtual machines are clones, with the same disk and TPM state, and both agents run
-// with the same certificate at once. The hub reports it to the owner, who decides that they
-// are two machines, and later reverses that decision.
+// Two virtual machines are clones, with the same disk and TPM state, and their agents use the same
+// certificate at once. The hub reports this to the owner, who decides that they are two machines,
+// and later reverses that decision.
 func TestClonedMachinesRunAtOnce(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -74,7 +74,7 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := cloneTPM(t, tpm)
-	if err := copied.Restart(t.Context()); err != nil { // one more start than the first TPM: its counters differ
+	if err := copied.Restart(t.Context()); err != nil { // one more start than the original TPM, so the reset counters differ
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -96,8 +96,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Cleanup(func() { a.Close() })
 		running++
 		go func() { ended <- a.Run(ctx) }()
-		// The second agent starts when the first is connected. To the hub it looks at first
-		// like a restart of the same machine.
+		// The second agent starts when the first one is connected. At first the second machine
+		// looks to the hub like the first machine after a restart.
 		eventually(t, "the machine has shown its boot", func() bool {
 			k, err := h.Store.Clone(t.Context(), s.DeviceID)
 			return err == nil && k.Version > int64(i)
@@ -139,8 +139,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 	eventually(t, "the device reports again", func() bool { return device().LastSeen.After(seen) })
 }
 
-// The second machine takes the device over with a join token, and then the first one takes
-// it back. The hub suspects a clone from the first takeover on.
+// The second machine takes the device over with a join token, and then the first machine takes it
+// back. From the first takeover on, the hub suspects a clone.
 func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -170,7 +170,7 @@ func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	}
 }
 
-// A TPM that moved to a machine with a new serial number is not a clone.
+// If a TPM moves to a machine with a new serial number, the hub does not report a clone.
 func TestReplacedBoardIsNotTakenForAClone(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

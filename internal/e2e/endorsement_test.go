@@ -58,7 +58,7 @@ func (p *agentCommand) start(args ...string) (*exec.Cmd, *strings.Builder) {
 
 func (p *agentCommand) call(args ...string) (said string, code int) {
 	c, out := p.start(args...)
-	_ = c.Run() // the exit code is returned
+	_ = c.Run() // ignored, because the exit code is returned
 	return out.String(), c.ProcessState.ExitCode()
 }
 
@@ -123,7 +123,8 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spoil func(*swtpm.TPM) error
-		// refused is the hub's code without the option; "": the hub asks the owner.
+		// option is the option that the agent needs; "": none. refused is the hub's code without the
+		// option; "": the hub asks the owner. words is what the owner and the machine show.
 		option, refused, words string
 	}{
 		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",

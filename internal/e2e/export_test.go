@@ -19,8 +19,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// providerCurl returns the path of a curl that can use keys from OpenSSL's providers: the
-// system's, or the one that scripts/curl.sh unpacked.
+// providerCurl returns the path of a curl that can use keys from OpenSSL's providers: the curl that
+// scripts/curl.sh unpacked or, without it, the system's.
 func providerCurl(t testing.TB) string {
 	t.Helper()
 	for _, program := range []string{"../../build/curl/curl", "curl"} {

@@ -52,7 +52,7 @@ func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	objects := m.addFirstRevision(map[string]string{"app/root": strings.Repeat("root", 1<<20), "bsp/kernel": "kernel", "app/empty": "", "app/x&<>": "odd"})
-	// Kills while the agent uploads the revision lose nothing.
+	// The agent is killed while it uploads the revision. Nothing is lost.
 	for range 6 {
 		m.run()
 		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)

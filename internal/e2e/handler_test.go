@@ -43,7 +43,7 @@ func newHooks(t *testing.T) *hooks {
 			t.Fatal(err)
 		}
 	}
-	// One hook is a copy and one a link: both ways of installing must work.
+	// One hook is a copy of the program and one a link to it: both ways of installing must work.
 	program, err := os.ReadFile(agentBinary)
 	if err == nil {
 		err = errors.Join(os.WriteFile(h.path("btools", "ext-gangway.register"), program, 0o755), os.Symlink(agentBinary, h.path("btools", "ext-gangway.login")))
@@ -149,7 +149,7 @@ func (h *hooks) waitForReboot(l net.Listener) {
 	}
 }
 
-// client is Pantavisor after its restart, with the hub and the id from its file.
+// client returns Pantavisor after its restart, with the hub and the id from its configuration file.
 func (h *hooks) client() *pantavisor {
 	h.t.Helper()
 	device := &pantavisor{t: h.t, tls: hubRoots(h.t, h.hub)}
@@ -158,7 +158,8 @@ func (h *hooks) client() *pantavisor {
 	return device
 }
 
-// signIn signs Pantavisor in with the credentials of its file, and returns the HTTP status.
+// signIn signs Pantavisor in with the credentials of its configuration file, and returns the HTTP
+// status.
 func (h *hooks) signIn(p *pantavisor) int {
 	h.t.Helper()
 	c := h.config()
@@ -251,8 +252,8 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	}
 }
 
-// Pantavisor kills its hook if it takes too long. Whenever that happens, there is one device,
-// and the file has either all credentials or none.
+// Pantavisor kills its hook if the hook takes too long. Whenever that happens, there is exactly one
+// device, and the configuration file has either all credentials or none.
 func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
@@ -284,8 +285,8 @@ func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 	}
 }
 
-// If the owner's policy requires a measured boot, the hooks send the boot measurement, and it
-// counts for Pantavisor's own connections too.
+// If the owner's policy requires a measured boot, the hooks send the boot measurement. It counts
+// for Pantavisor's own connections too.
 func TestHandlerShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)

@@ -170,8 +170,9 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	if status, body := get(&mine, "POST", "/onboard/activate", nil); status != 400 || !strings.Contains(body, "activation-through-proxy") {
 		t.Errorf("status %d: %s", status, brief.Of(body))
 	}
-	// A copied TLS session must not stand for the device. HAProxy resumes no session; without
-	// that setting, the hub refuses a resumed one.
+	// The hub must not accept a copied TLS session in place of the device's key. HAProxy resumes no
+	// session with the documented settings. Without those settings, the hub refuses a resumed
+	// session.
 	resuming, _ := startHAProxy(t, strings.NewReplacer("no-tls-tickets", "", "tune.ssl.cachesize 0", "").Replace(config))
 	for _, tc := range []struct {
 		front   string

@@ -49,8 +49,8 @@ func (h *hubProcess) start() {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		// The handshake succeeds when the hub serves, not yet when it listens. This client
-		// does not verify the hub, because it sends nothing; all others verify it.
+		// The TLS handshake succeeds only when the hub serves, not as soon as it listens. This
+		// client does not verify the hub, because it sends nothing; all other clients verify it.
 		c, err := tls.Dial("tcp", h.addr, &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()

@@ -34,11 +34,11 @@ import (
 // proxyProcess is a running `gangway-agent proxy`.
 type proxyProcess struct {
 	network, addr string
-	said          string // what it printed until it listened
+	said          string // what the proxy printed until it listened
 	proc          *process.Process
 }
 
-// startProxy starts the real command. The proxy ends with the test, or by stop.
+// startProxy starts the real command. The proxy ends with the test, or when stop is called.
 func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
@@ -178,7 +178,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		t.Errorf("the hub has %v", meta)
 	}
 
-	// An object of 8 MiB, by the URLs that the hub returns.
+	// The program uploads and downloads an object of 8 MiB, at the URLs that the hub returns.
 	content := make([]byte, 8<<20)
 	rand.Read(content)
 	sum := fmt.Sprintf("%x", sha256.Sum256(content))
@@ -214,7 +214,8 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		t.Errorf("download of a range: %d, %d bytes", code, len(body))
 	}
 
-	// Programs that disconnect during a download release the connection that they held.
+	// When a program disconnects during a download, the proxy frees the connection that the program
+	// held.
 	for range 20 {
 		c := l.dial(t)
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", get.RequestURI())
@@ -223,7 +224,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		}
 		c.Close()
 	}
-	// Many at once.
+	// Many programs send requests at once.
 	var wg sync.WaitGroup
 	for range 24 {
 		wg.Go(func() {
@@ -259,8 +260,7 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 			t.Errorf("%q: %d %s", request, code, brief.Of(body))
 		}
 	}
-	// The Host header chooses neither where the request goes nor which name the hub
-	// receives.
+	// The Host header decides neither where the request goes nor which name the hub receives.
 	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
@@ -290,7 +290,7 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, code, brief.Of(body))
 		}
 	}
-	// Paths that another program may normalize to a different route.
+	// The proxy refuses paths that another program may normalize to a different route.
 	for _, path := range []string{
 		"/device/../device/secret", "/./device", "//device", "/device%2fsecret", "/%64evice", "/devices/" + o.id + "/..%2f..%2fauth/login",
 		"/trails/" + o.id + "/../../auth/login", "/trails/" + o.id + "/%2e%2e/%2e%2e/device/secret", "/trails/" + o.id + "//steps",
@@ -317,8 +317,8 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 	}
 }
 
-// The proxy removes credentials, headers that name another client, and hop-by-hop headers:
-// the hub would otherwise act on them.
+// The proxy removes credentials, headers that name another client, and hop-by-hop headers. The hub
+// would otherwise act on them.
 func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -428,7 +428,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		}
 		return info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
 	}
-	// The proxy replaces nothing but an unused socket.
+	// At the path of its socket, the proxy replaces only an unused socket.
 	if err := os.WriteFile(at, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -460,7 +460,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if os.Getuid() != 0 {
-		return // only root can set a group that this user is not in
+		return // only root can choose a group to which the user does not belong
 	}
 	l = o.startProxy(t, "--unix", at, "--group", "nogroup")
 	if perm, gid := mode(); perm != 0o660 || gid != 65534 {
@@ -502,7 +502,7 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 		t.Errorf("a large body in chunks: %d %s", code, brief.Of(body))
 	}
 	c := l.dial(t)
-	go io.WriteString(c, "GET /device HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("x", 1<<20)) // it ends when the proxy hangs up
+	go io.WriteString(c, "GET /device HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("x", 1<<20)) // the write ends when the proxy closes the connection
 	if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil && resp.StatusCode != 431 {
 		t.Errorf("a header of 1 MiB: %s", resp.Status)
 	} else if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -526,9 +526,9 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 	}
 }
 
-// If the owner's policy requires it, the proxy sends a boot measurement on each of its
-// connections, and the hub refuses a boot that does not match. Not parallel: the test measures
-// how often the proxy uses the TPM.
+// If the owner's policy requires boot measurements, the proxy sends one on each of its connections,
+// and the hub refuses a boot that does not match. Not parallel: the test measures how often the
+// proxy uses the TPM.
 func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	o := newOnboarded(t, swtpm.RSA2048, "")
 	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // so that a boot is measured
@@ -543,7 +543,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || measured() {
 		t.Fatalf("without a policy: %d %s, measured: %v", code, brief.Of(body), measured())
 	}
-	// The policy changes under an open connection.
+	// The policy changes while a connection is open.
 	o.hub.Policy(t, o.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || !measured() {
 		t.Fatalf("under the policy: %d %s, measured: %v", code, brief.Of(body), measured())
@@ -552,8 +552,8 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 	l.stop()
-	// The policy applies from the start, to many connections at once, with bodies that
-	// cannot be sent twice.
+	// The policy holds from the proxy's start. It applies to many connections at once, with bodies
+	// that cannot be sent twice.
 	l = o.startProxy(t, "--unix", socketPath(t))
 	var wg sync.WaitGroup
 	for range 12 {

@@ -42,8 +42,8 @@ type machine struct {
 	log  *lockedBuffer
 }
 
-// hookScript records each call in the file calls, and runs the revision's own
-// files/hook/VERB.sh, if there is one. The link "installed" leads to the installed revision.
+// hookScript adds each call to the file calls, and runs the revision's own files/hook/VERB.sh, if
+// there is one. The link "installed" leads to the installed revision.
 const hookScript = `#!/bin/sh
 # Called as: hook VERB FOLDER
 cd "$(dirname "$0")" || exit 1
@@ -97,7 +97,7 @@ func (m *machine) path(name ...string) string {
 	return filepath.Join(append([]string{m.dir}, name...)...)
 }
 
-// setBootID sets the kernel's boot id: a new id is a new start of the machine.
+// setBootID sets the kernel's boot id: the agent takes a new id for a new start of the machine.
 func (m *machine) setBootID(id string) {
 	m.t.Helper()
 	if err := os.WriteFile(m.path("boot-id"), []byte(id+"\n"), 0o600); err != nil {
@@ -255,7 +255,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// link forwards TCP connections to an address. A test can cut it or let it stall.
+// link forwards TCP connections to an address. A test can cut the link or let it stall.
 type link struct {
 	l net.Listener
 
@@ -266,7 +266,7 @@ type link struct {
 	stall int64      // guarded by mu: value of carried at which all connections stall; 0: no limit
 	open  []net.Conn // guarded by mu
 
-	carried atomic.Int64 // bytes to the device
+	carried atomic.Int64 // bytes forwarded to the device so far
 }
 
 func newLink(t *testing.T, to string) *link {
@@ -308,7 +308,7 @@ func (w *link) breakOnceAfter(n int64) {
 	w.limit = n
 }
 
-// stallAfter stalls all connections after n more bytes to the device. With n = 0 they
+// stallAfter stalls all connections after n more bytes to the device. With n = 0 the connections
 // continue.
 func (w *link) stallAfter(n int64) {
 	w.mu.Lock()

@@ -70,7 +70,7 @@ func startTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	if missing := swtpm.Missing(); missing != "" {
 		t.Skip(missing)
 	}
-	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
+	dir, err := os.MkdirTemp("", "tpm") // the paths of Unix sockets must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
 	return a.Onboard(ctx)
 }
 
-// onboardedDevice is a device on a hub of its own: its TPM, its state folder and its id.
+// onboardedDevice is a device on a hub of its own: the device's TPM, state folder and id.
 type onboardedDevice struct {
 	hub   *hubtest.Hub
 	tpm   *swtpm.TPM

@@ -104,7 +104,7 @@ func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	return m
 }
 
-// waitForReportAt waits until the running agent has reported to the hub once more, and its
+// waitForReportAt waits until the running agent has reported to the hub once more, and the agent's
 // state names this address.
 func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Helper()
@@ -120,9 +120,9 @@ func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Fatalf("the agent does not report at %s: %s, %v", at, brief.Of(s), err)
 }
 
-// A hub names its addresses. When the device's address no longer reaches the hub, the device
-// uses another one, while it runs and after a restart. A token file with the old address does
-// not change it back.
+// A hub names its addresses to the device. When the device's address no longer reaches the hub, the
+// device uses another one, while it runs and after a restart. A token file with the old address
+// does not make the device use the old address again.
 func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, true)
@@ -162,8 +162,8 @@ func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	})
 }
 
-// A machine that was off during the move gets the new address from a token file or a hub file
-// of the same hub. It stays the same device, and the new join token is not used.
+// A machine that was off during the hub's move gets the new address from a token file or a hub file
+// of the same hub. The machine stays the same device, and the new join token is not used.
 func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	for name, move := range map[string]func(*movedHub, *wire.TokenFile){
 		"onboard": func(m *movedHub, tok *wire.TokenFile) {
@@ -236,7 +236,7 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 			t.Errorf("%s: the state is %s", name, brief.Of(after))
 		}
 	}
-	// The CA is right, but another server answers at the address.
+	// The token file's CA is right, but another server answers at its address.
 	address := *m.tok
 	address.Hub = thief.URL
 	stop := onboardAndRun(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
@@ -380,7 +380,7 @@ func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	}
 }
 
-// withCancel returns a context that ends with the test, or by cancel.
+// withCancel returns a context that ends with the test, or when cancel is called.
 func withCancel(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -177,7 +177,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 	}
 	h, u := startHubProcess(t)
 	pid := h.cmd.Process.Pid
-	// The peak counts from here: hashing the password for the sign-in uses 64 MiB.
+	// The peak counts from this moment, because hashing the password for the sign-in used 64 MiB.
 	before := processMemory(t, pid, "VmRSS")
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
 		t.Skipf("this system cannot reset the peak of a process's memory: %v", err)

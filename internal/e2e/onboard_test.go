@@ -105,9 +105,8 @@ func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 		!bytes.Equal(tpm2.Marshal(theirs.SignCertifyInfo), ours.SgnCertifyInfo) {
 		t.Error("attestz parses other values of the request's fields")
 	}
-	// attestz checks the whole template only for P-384. For P-256 it expects the EK's policy
-	// A instead of the DevID specification's policy, and it supports neither P-521 nor
-	// RSA-PSS.
+	// attestz checks the whole template only for P-384. For P-256 it expects the EK's policy A in
+	// place of the DevID specification's policy. It supports neither P-521 nor RSA-PSS.
 	if key == identity.P384 {
 		if _, err := u.VerifyIAKAttributes(tpm2.Marshal(tpm2.New2B(theirs.IAKPub))); err != nil {
 			t.Errorf("attestz, IAK: %v", err)
@@ -126,14 +125,14 @@ func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// attestz requires a signing scheme in the key. An RSA IDevID key (H-1) has none.
+	// attestz requires that the key names a signing scheme. An RSA IDevID key (H-1) names none.
 	if err := u.VerifyTPMTSignature(ours.Contents, sig, &theirs.IDevIDPub); err != nil && key != identity.RSA2048 {
 		t.Errorf("attestz, request signature: %v", err)
 	}
 }
 
-// opensslVerifies verifies a certificate with openssl, also under the policy of verified TPM
-// residency.
+// opensslVerifies verifies a certificate with openssl, without a policy and under the policy of
+// verified TPM residency.
 func opensslVerifies(t *testing.T, h *hubtest.Hub, leaf []byte, ca *x509.Certificate) {
 	t.Helper()
 	dir := t.TempDir()
@@ -189,7 +188,7 @@ func TestSameTPMIsTheSameDevice(t *testing.T) {
 	if err := tpm.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The same TPM with a new disk and state folder, after the join token's last use.
+	// The same TPM onboards with a new disk and state folder, after the join token's last use.
 	second, err := onboard(t, tpm, tok, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -221,8 +220,8 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 }
 
-// A state folder is copied in the middle of onboarding, with the sealed reply in it. Another
-// TPM cannot open the reply, neither through the agent nor directly.
+// A state folder is copied in the middle of onboarding, with the sealed reply in it. With another
+// TPM, neither the agent nor a direct use of the TPM can open the reply.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)
@@ -232,7 +231,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Progress) {
-		if s.Name == "reply" { // the reply is on the disk: stop here
+		if s.Name == "reply" { // the reply is on the disk, so stop here
 			cancel()
 		}
 	}})
@@ -284,8 +283,8 @@ func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) ([]byte
 	return id.ActivateCredential(reply.CredentialBlob, reply.Secret)
 }
 
-// The real agent is killed at random instants and started again until it has onboarded. There
-// is one device, one use of the join token, and no secret on the disk.
+// The real agent is killed at random instants and started again until it has onboarded. In the end
+// there is one device, one use of the join token, and no secret on the disk.
 func TestAgentSurvivesAKillAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -447,7 +446,7 @@ func TestAgentReports(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	// When its owner deletes the device, the hub refuses it and the agent stops.
+	// When the owner deletes the device, the hub refuses the device and the agent stops.
 	if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, s.DeviceID, h.Now()); err != nil {
 		t.Fatal(err)
 	}

@@ -59,8 +59,8 @@ func (w *makerSite) set(path string, page []byte) {
 	w.pages[path] = page
 }
 
-// onlineHub starts a hub that trusts the root and fetches by the options. It returns the verdict
-// on the latest enrolment too.
+// onlineHub starts a hub that trusts the root and downloads as the options say. It returns the hub,
+// and a pointer to the verdict on the latest enrolment.
 func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
 	t.Helper()
 	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)
@@ -78,7 +78,7 @@ func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *a
 func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 
 // Neither the TPM nor the trust store has the intermediate CAs of an EK certificate. The hub
-// fetches them from the maker's site, but only if the operator allows that host.
+// fetches these CAs from the maker's site, but only if the operator allows that host.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)
@@ -167,8 +167,8 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 }
 
-// With --check-crls hard, a device waits while its maker's host has no revocation list, and
-// onboards by itself when the list is there.
+// With --check-crls hard, a device waits as long as its maker's host has no revocation list. When
+// the list is there, the device onboards by itself.
 func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)
@@ -191,7 +191,7 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot find out whether") {
 				waited = true
 				w.set("/root.crl", der)
-				ahead.Store(int64(time.Hour)) // later than the hub caches a failure
+				ahead.Store(int64(time.Hour)) // longer than the hub caches a failure
 			}
 		},
 	})

@@ -56,7 +56,7 @@ func newOperator(t *testing.T) *operator {
 	}
 	one, another := loopbackPort(t), loopbackPort(t)
 	o.old, o.new = "https://127.0.0.1:"+one, "https://localhost:"+another
-	// The longest come first: the replacer compares in this order.
+	// The longest words come first, because the replacer compares in this order.
 	o.words = strings.NewReplacer(
 		"--listen :12443", "--listen 127.0.0.1:"+one, "--listen :443", "--listen 127.0.0.1:"+another,
 		"https://hub.example:12443", o.old, "https://new.example", o.new,
@@ -151,8 +151,8 @@ func (o *operator) serve(line string) {
 	}
 	for _, m := range regexp.MustCompile(`--listen (\S+)`).FindAllStringSubmatch(line, -1) {
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			// A handshake succeeds only after the hub has opened its data folder. The
-			// commands that follow verify the hub; this connection does not.
+			// The handshake succeeds only after the hub has opened its data folder. This connection
+			// does not verify the hub; the commands that follow verify it.
 			conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", m[1], &tls.Config{InsecureSkipVerify: true})
 			if err == nil {
 				conn.Close()
@@ -218,8 +218,9 @@ func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 	o.t.Fatalf("the agent does not report at %s: %s", at, brief.Of(readState(o.t, state)))
 }
 
-// The commands of the chapter "Moving" work as written. A running device follows the hub, a
-// device that was off gets the new address from a file, and the owner signs in there.
+// The commands of the chapter "Moving" work as written. A running device follows the hub to its new
+// address, a device that was off gets the new address from a file, and the owner signs in at the
+// new address.
 func TestOperationsMoving(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -264,8 +265,8 @@ func TestOperationsMoving(t *testing.T) {
 	}
 }
 
-// The commands of the chapters "Backup" and "Restoring" work as written. A device of the backup
-// reports, and a device that onboarded after the backup onboards again with its join token.
+// The commands of the chapters "Backup" and "Restoring" work as written. A device that is in the
+// backup reports. A device that onboarded after the backup onboards again with its join token.
 func TestOperationsRestoring(t *testing.T) {
 	t.Parallel()
 	tpm, later := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
@@ -341,7 +342,7 @@ func TestOperationsUpgrading(t *testing.T) {
 	}
 }
 
-// makePrivate removes the permissions of other users, which os.CopyFS adds.
+// makePrivate removes the permissions of other users, which os.CopyFS has added.
 func makePrivate(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

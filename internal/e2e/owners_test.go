@@ -13,8 +13,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Two owners onboard one real TPM that has certificates for two EKs. The policy says which of
-// the EKs are accepted. If it allows both, nothing in the TPM links them (docs/security.md,
+// Two owners onboard one real TPM that has certificates for two EKs. The policy says which of the
+// EKs are accepted. If the policy allows both EKs, nothing in the TPM links them (docs/security.md,
 // "Known limits").
 func TestTwoOwnersOfOneTPM(t *testing.T) {
 	t.Parallel()

@@ -95,7 +95,7 @@ func (p *pantavisor) send(c *tls.Config, host, version, method, path string, bod
 	return resp.StatusCode, answer
 }
 
-// must sends a request with the device's certificate and requires status 200.
+// must sends a request with the device's certificate, requires status 200, and returns the body.
 func (p *pantavisor) must(method, path, body string) []byte {
 	p.t.Helper()
 	var b []byte
@@ -219,7 +219,8 @@ func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 		}
 	}
 	p.progress(rev, "INPROGRESS", "")
-	// After a restart, the hub returns the same step with the reported progress.
+	// After a restart, the hub returns the same step, with the progress that the device has
+	// reported.
 	if again := p.pending(); find(again, "rev") != strconv.Itoa(rev) || find([]byte(find(again, "progress")), "retries") != "1" {
 		p.t.Fatalf("after a restart: %s", brief.Of(again))
 	}
@@ -228,7 +229,7 @@ func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 	return rev, files
 }
 
-// firstSync sends the running state to the hub, as the first revision.
+// firstSync sends the running state to the hub, as the trail's first revision.
 func (p *pantavisor) firstSync(files map[string][]byte) {
 	p.t.Helper()
 	if answer := p.must("GET", "/trails/", ""); string(bytes.TrimSpace(answer)) != "[]" {
@@ -242,7 +243,7 @@ func (p *pantavisor) firstSync(files map[string][]byte) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for range 2 { // a repeat, as if the first reply was lost
+	for range 2 { // the second time as if the first reply was lost
 		p.must("POST", "/trails/", string(b))
 	}
 	if answer := p.must("GET", "/trails/", ""); bytes.Count(answer, []byte(p.id+`","owner"`)) != 1 {
@@ -250,7 +251,7 @@ func (p *pantavisor) firstSync(files map[string][]byte) {
 	}
 }
 
-// pantavisorHub starts a hub with one device that speaks as Pantavisor.
+// pantavisorHub starts a hub with one emulated device that speaks Pantavisor's protocol.
 func pantavisorHub(t *testing.T) (*hubtest.Hub, *pantavisor) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})

@@ -105,8 +105,9 @@ func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	}
 }
 
-// The real pvr clones a device, changes a file and posts the revision. The device applies it.
-// pvr then shows it as done, clones it to another folder, and reads the device's log.
+// The real pvr clones a device, changes a file and posts the revision. The device applies the
+// revision. pvr then shows the revision as done, clones it to another folder, and reads the
+// device's log.
 func TestPVRSession(t *testing.T) {
 	needFullRun(t)
 	h, device := pantavisorHub(t)
@@ -156,7 +157,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(boat, "stepinfo", url); !strings.Contains(out, `a change \u003c\u0026\u003e`) {
 				t.Errorf("stepinfo: %s", out)
 			}
-			// Another revision, which fails on the device.
+			// The next revision fails on the device.
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("bad, "+c.name), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -167,7 +168,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(work, "ps"); !strings.Contains(out, "ERROR") {
 				t.Errorf("ps: %s", out)
 			}
-			// The good revision, cloned to another folder.
+			// pvr clones the good revision to another folder.
 			p.run(work, "clone", fmt.Sprintf("%s/steps/%d", url, rev), "again")
 			if got, err := os.ReadFile(filepath.Join(work, "again", "app", "root")); err != nil || string(got) != changed {
 				t.Errorf("the cloned file is %q, %v", got, err)
@@ -177,7 +178,7 @@ func TestPVRSession(t *testing.T) {
 			if got, err := os.ReadFile(filepath.Join(boat, "app", "root")); err != nil || string(got) != changed {
 				t.Errorf("the cloned file is %q, %v", got, err)
 			}
-			// A revision that is replaced before the device applies it.
+			// pvr posts a revision that another one replaces before the device applies it.
 			p.run(boat, "post", "-m", "twice", "-f", url)
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("put by "+c.name), 0o600); err != nil {
 				t.Fatal(err)
@@ -188,13 +189,13 @@ func TestPVRSession(t *testing.T) {
 			if _, files := device.update("UPDATED"); string(files["app/root"]) != "put by "+c.name {
 				t.Errorf("put: the device has %q", files["app/root"])
 			}
-			// An earlier revision, copied to the device without a checkout.
+			// pvr copies an earlier revision to the device without a checkout.
 			if out := p.run(work, "fastcopy", "-m", "back", fmt.Sprintf("%s/steps/%d", url, rev), url); !strings.Contains(out, "Successfully posted") {
 				t.Errorf("fastcopy: %s", out)
 			}
-			// The develop branch of April 2023 exchanges source and destination of a
-			// whole state (libpvr.RemoteCopy), and posts the device's own state. The
-			// device gets the posted state.
+			// pvr's develop branch of April 2023 exchanges source and destination when it copies a
+			// whole state (libpvr.RemoteCopy), and posts the device's own state. The test expects
+			// that the device gets the state that pvr posted.
 			copied := changed
 			if strings.Contains(p.run(work, "--help"), "pvr version") {
 				copied = "put by " + c.name
@@ -228,7 +229,7 @@ func TestPVRSession(t *testing.T) {
 	}
 }
 
-// readUntil runs a command that does not end by itself, until it prints the line.
+// readUntil runs a command that does not end by itself, until the command prints the line.
 func (p *pvr) readUntil(dir, line string, args ...string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)

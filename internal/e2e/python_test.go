@@ -38,7 +38,7 @@ func needPython(t testing.TB) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed; scripts/install.sh installs it")
 	}
-	// Read the files, so that go test does not use a cached result after they changed.
+	// Read the example's files, so that go test does not use a cached result after they changed.
 	for _, file := range []string{"device.py", "tpm.py", "tls13.py"} {
 		if _, err := os.ReadFile("../../examples/" + file); err != nil {
 			t.Fatal(err)
@@ -46,8 +46,8 @@ func needPython(t testing.TB) {
 	}
 }
 
-// onboardByPython runs examples/device.py on a TPM. It returns the device's record from standard
-// output, and the messages.
+// onboardByPython runs examples/device.py on a TPM. It returns the device's record, which the
+// program prints on standard output, and the program's messages.
 func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wire.TokenFile, state string, args ...string) (record []byte, said string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
@@ -71,8 +71,8 @@ func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wir
 	return stdout.Bytes(), stderr.String(), err
 }
 
-// The Python device, which was written only from docs/protocol.md, onboards with each kind of
-// key. Its keys are those that the agent makes.
+// The Python device, which was written only from docs/protocol.md, onboards with each kind of key.
+// Its keys are the same as those that the agent makes.
 func TestPythonOnboards(t *testing.T) {
 	needPython(t)
 	for name, c := range map[string]struct {
@@ -187,8 +187,8 @@ func TestPythonWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// The Python device prints the hub's error messages. If a new request can help, it makes one by
-// itself.
+// The Python device prints the hub's error messages. If a new request can help, the device makes
+// one by itself.
 func TestPythonSaysWhatIsWrong(t *testing.T) {
 	needPython(t)
 	t.Parallel()
@@ -236,9 +236,9 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The Python device builds its key templates from their attributes. They are equal to the
-// templates of package tcg for all algorithms, also for those that no software TPM here has a
-// certificate for.
+// The Python device builds its key templates from their attributes. They are equal to the templates
+// of package tcg for all algorithms, including those for which no software TPM here has a
+// certificate.
 func TestPythonTemplates(t *testing.T) {
 	needPython(t)
 	t.Parallel()

@@ -16,8 +16,8 @@ import (
 	"gangway/hub/store"
 )
 
-// The agent downloads, installs, tests and commits a revision, and reports it. It rolls back a
-// revision whose test fails, and the owner reads the reason.
+// The agent downloads, installs, tests and commits a revision, and reports its progress. If the
+// test of a revision fails, the agent rolls the revision back, and the owner reads the reason.
 func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -48,7 +48,7 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	if got := m.calls(); !slices.Equal(got, want) {
 		t.Errorf("calls: %v", got)
 	}
-	// The agent keeps only the current revision, the former one, and their objects.
+	// The agent keeps only the current revision, the former one, and the objects of the two.
 	eventually(t, "old revisions and objects are removed", func() bool {
 		folders, _ := os.ReadDir(m.path("state", "trail", "revisions"))
 		objects, _ := filepath.Glob(m.path("state", "trail", "objects", "*", "*"))
@@ -58,8 +58,8 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	m.stop()
 }
 
-// The agent is killed in the middle of the first call of each verb of the hook, and started
-// again. Each revision ends with the right status.
+// The agent is killed in the middle of the first call of each verb of the hook, and started again.
+// In the end each revision has the right status.
 func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -96,8 +96,8 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 			if n := strings.Count(strings.Join(m.calls(), "\n"), fmt.Sprintf("%s %d", c.verb, rev)); n != 2 {
 				t.Errorf("%d calls: %v", n, m.calls())
 			}
-			// The process that the killed agent started does not run at the same time as the
-			// new agent's.
+			// The process that the killed agent started must not run at the same time as the new
+			// agent's process.
 			if left := leftProcesses(t, m.dir); len(left) > 0 {
 				t.Errorf("processes of the killed agent still run: %v", left)
 			}
@@ -120,7 +120,7 @@ func leftProcesses(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-// A revision that stops the machine each time is rolled back after three tries.
+// A revision that stops the machine at each try is rolled back after three tries.
 func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -161,7 +161,7 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 		}
 	}
 	eventually(t, "the agent calls the hook to reboot", called(1))
-	// Only the agent restarts, and the boot id stays the same: the agent calls the hook to
+	// Only the agent restarts, so the boot id stays the same. The agent then calls the hook to
 	// reboot again.
 	m.kill()
 	m.run()
@@ -187,8 +187,9 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	}
 }
 
-// The connection to the hub breaks during the download, which continues where it stopped. It
-// breaks again during the test, and the agent waits for the hub before it commits.
+// The connection to the hub breaks during the download. The download later continues where it
+// stopped. The connection breaks again during the test of the revision, and the agent waits for the
+// hub before it commits.
 func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -254,7 +255,7 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	}
 }
 
-// A revision that cannot reach the hub is rolled back.
+// A revision with which the machine cannot reach the hub is rolled back.
 func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -281,8 +282,8 @@ func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	}
 }
 
-// The agent is killed at random instants. The installed revision is always the one that the hub
-// shows as done, and it is complete.
+// The agent is killed at random instants. The installed revision is always complete, and always the
+// one that the hub shows as done.
 func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

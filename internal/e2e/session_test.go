@@ -48,7 +48,7 @@ func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
 // say adds prose to the transcript.
 func (s *shell) say(format string, args ...any) { fmt.Fprintf(&s.text, "\n"+format+"\n", args...) }
 
-// runs runs lines, which must succeed, and adds each with its output to the transcript.
+// runs runs lines, which must succeed, and adds each line and its output to the transcript.
 func (s *shell) runs(lines ...string) (all string) {
 	s.t.Helper()
 	s.text.WriteString("\n```\n")
@@ -132,7 +132,8 @@ func onScreen(out []byte) string {
 		}
 		line = strings.TrimRight(escapes.ReplaceAllString(line, ""), " ")
 		line = took.ReplaceAllString(line, "  0s [OK]")
-		// How often a program redraws its progress depends on the machine's speed.
+		// How often a program redraws its progress depends on the machine's speed, so repeated
+		// lines are left out.
 		if line != last || !strings.HasSuffix(line, "[OK]") {
 			b.WriteString(line + "\n")
 		}
@@ -261,7 +262,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	s.readUntil("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
 	m.stop()
 
-	// What `gangway device publish` does.
+	// This request is what `gangway device publish` sends.
 	m.ada.call("PUT", "/devices/"+m.id+"/public", nil, new(any))
 	s.say("After `gangway device publish " + m.nick + "` every account on the hub can read the device's\nrevisions. Here joan, who does not own the device, clones it.")
 	joan := h.Account(t, "joan")
@@ -275,13 +276,13 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 
 	text := s.stableText(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
 		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", joan.ID, "0123456789abcdef89abcdef", lines, "/var/log/pump.log", s.dir, "/home/grace")
-	// The list is sorted by the real ids, so put the replaced ids in order.
+	// The list is sorted by the real ids. Sort it by the replaced ids.
 	text = regexp.MustCompile(`(  70a1b2c3[^\n]*\n)(  65f0c1d2[^\n]*\n(?: {20,}[^\n]*\n)*)`).ReplaceAllString(text, "$2$1")
 	compareTranscript(t, text)
 }
 
-// readUntil runs a command that does not end by itself, until it has printed a line. It adds
-// the first line with each of the words to the transcript.
+// readUntil runs a command that does not end by itself, until it has printed the line last. For
+// each of the words, readUntil adds the first line that contains it to the transcript.
 func (s *shell) readUntil(line, last string, words ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -295,7 +296,7 @@ func (s *shell) readUntil(line, last string, words ...string) {
 	defer c.Wait()
 	defer c.Process.Kill()
 	eventually(s.t, "the log has "+last, func() bool { return strings.Contains(seen.String(), last) })
-	time.Sleep(4 * time.Second) // pvr polls each second while there is no new line
+	time.Sleep(4 * time.Second) // long enough for pvr to poll again: it polls each second while there is no new line
 	if n := strings.Count(seen.String(), last); n != 1 {
 		s.t.Errorf("%q was shown %d times:\n%s", last, n, seen.String())
 	}
@@ -341,7 +342,8 @@ func normalized(line string) string {
 
 var ago = regexp.MustCompile(`(less than a minute|about a minute|\d+ minutes?) ago`)
 
-// compareTranscript compares the transcript with docs/pvr.md, or with -update writes it there.
+// compareTranscript compares the transcript with the one in docs/pvr.md. With -update it writes the
+// transcript there instead.
 func compareTranscript(t *testing.T, text string) {
 	t.Helper()
 	path := filepath.Join("..", "..", "docs", "pvr.md")

@@ -46,14 +46,14 @@ func needShell(t testing.TB) {
 }
 
 // onboardByShell runs examples/onboard.sh on a TPM behind a resource manager. It returns the
-// script's messages and its output folder. Afterwards the TPM can be used directly again.
+// script's messages and its output folder. Afterwards programs can use the TPM directly again.
 func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
 }
 
-// onboardByShellIn is onboardByShell with a folder for temporary files, which must be empty in the
-// end. When ctx ends, the script gets SIGTERM.
+// onboardByShellIn is onboardByShell with a folder for temporary files. The script must leave that
+// folder empty. When ctx ends, the script gets SIGTERM.
 func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
@@ -110,7 +110,7 @@ func handles(t testing.TB, tpm *swtpm.TPM, kind string) string {
 }
 
 // A device that uses only programs of other projects onboards in one step and in two steps. Its
-// keys are those that the agent makes.
+// keys are the same as those that the agent makes.
 func TestShellOnboards(t *testing.T) {
 	needShell(t)
 	for name, c := range map[string]struct {
@@ -133,7 +133,7 @@ func TestShellOnboards(t *testing.T) {
 			}
 			h := hubtest.New(t, tpm.Roots(), nil)
 			steps := slices.Contains(c.args, "--two-steps")
-			// A join token for Pantacor's ownership proofs accepts Gangway's too.
+			// A join token for Pantacor's ownership proofs also accepts Gangway's proofs.
 			tok := h.Token(t, h.Owner, func(t *store.JoinToken) { t.ForPantacor = steps && c.ek == swtpm.P384 })
 			before := persistentHandles(t, tpm)
 			start := time.Now()
@@ -183,8 +183,8 @@ func TestShellOnboards(t *testing.T) {
 	}
 }
 
-// A TPM of an unknown maker waits for its owner's approval, in one-step and two-step enrolment,
-// and onboards after it.
+// A TPM of an unknown maker waits for its owner's approval, in one-step and two-step enrolment, and
+// onboards after the approval.
 func TestShellWaitsForItsOwner(t *testing.T) {
 	needShell(t)
 	for name, steps := range map[string]bool{"one round trip": false, "two steps": true} {
@@ -376,7 +376,8 @@ func TestShellIsClean(t *testing.T) {
 	}
 }
 
-// wantAgentKeys checks that the keys of an enrolment are those that package identity makes.
+// wantAgentKeys checks that the keys of an enrolment are the same as those that package identity
+// makes with this TPM.
 func wantAgentKeys(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
 	t.Helper()
 	link, err := identity.Open(tpm.Address())

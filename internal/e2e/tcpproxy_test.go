@@ -44,8 +44,9 @@ func clientFrom(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http
 	return c
 }
 
-// A TCP proxy sends its clients' addresses with the PROXY protocol. Each client has its own rate
-// limit, events name its address, and only the configured proxy can send the header.
+// A TCP proxy sends its clients' addresses with the PROXY protocol. Each client then has its own
+// rate limit, and events name the client's address. Only the configured proxy can send the PROXY
+// header.
 func TestTCPProxyNamesItsClients(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("haproxy"); err != nil {
@@ -121,7 +122,7 @@ listen hub
 		t.Errorf("events by kind and address: %v", seen)
 	}
 
-	// Clients without the proxy, and forged or missing headers.
+	// Clients that connect without the proxy, and connections with forged or missing headers.
 	expect("directly", clientFrom(t, h, "127.0.0.4", nil), h.URL, hubtest.Password, 200)
 	header := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), 0x21, 0x11, 0, 12, 127, 0, 0, 5, 127, 0, 0, 1, 0x30, 0x39, 0x30, 0x39)
 	for what, c := range map[string]*http.Client{

@@ -51,13 +51,14 @@ type server struct {
 	caKey    *ecdsa.PrivateKey
 	key      crypto.Signer
 	config   tls.Config
-	// shows changes the certificate that the server sends, wire the bytes to the client.
+	// shows changes the certificate that the server sends. wire changes the bytes that the server
+	// sends to the client.
 	shows func(*tls.Certificate)
 	wire  func(net.Conn) net.Conn
 }
 
-// The example TLS client connects to a valid server, exchanges data, and has the same exporter.
-// It refuses an impostor, and a handshake that was altered on the network.
+// The example TLS client connects to a valid server, exchanges data, and computes the same exporter
+// as the server. It refuses an impostor, and a handshake that was altered on the network.
 func TestStudyTLSClient(t *testing.T) {
 	needPython(t)
 	needFullRun(t)
@@ -172,7 +173,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	}
 	c := tls.Server(wire, &s.config)
 	if c.Handshake() != nil {
-		io.Copy(io.Discard, raw) // without this, a reset would discard the alert
+		io.Copy(io.Discard, raw) // keep reading: otherwise a TCP reset would discard the alert
 		return nil
 	}
 	state := c.ConnectionState()

@@ -17,8 +17,8 @@ import (
 )
 
 // The hub refuses a real TPM of an unknown maker. The operator imports the maker's CA on the
-// command line while the hub runs, and the device onboards. The operator removes the CA, and
-// the hub refuses the next TPM. The active device stays.
+// command line while the hub runs, and then the device onboards. When the operator has removed the
+// CA, the hub refuses the next TPM of that maker. The device that is already active stays active.
 func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)

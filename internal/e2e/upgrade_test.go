@@ -16,9 +16,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// The current hub starts with data folders of earlier commits, each with a device and its
-// software TPM (testdata/hubs). The device connects with its old certificate, a new join token
-// finds the same device again, and a new device onboards.
+// The current hub starts with data folders of earlier commits. Each has a device and its software
+// TPM (testdata/hubs). The device connects with its old certificate, onboards with a new join token
+// as the same device, and a new device onboards too.
 func TestOldHubsStartWithTheirDevices(t *testing.T) {
 	needFullRun(t)
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")

@@ -38,7 +38,7 @@ func signIn(t testing.TB, h *hubtest.Hub) *owner {
 	return signInAs(t, h, h.Owner.Nick)
 }
 
-// signInAs is signIn for another account with the same password.
+// signInAs is signIn for another account, which has the same password.
 func signInAs(t testing.TB, h *hubtest.Hub, nick string) *owner {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -113,7 +113,7 @@ func wantSentences(t testing.TB, text string, sentences ...string) {
 	}
 }
 
-// ekKey returns the public key of the TPM's EK of a template.
+// ekKey returns the public key of the EK that the TPM makes from a template.
 func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	t.Helper()
 	conn, err := identity.Open(tpm.Address())
@@ -133,8 +133,8 @@ func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	return key
 }
 
-// newMakerCAs makes a chain of a TPM maker's CAs, the root first, and returns the key of the
-// last.
+// newMakerCAs makes a chain of a TPM maker's CAs. It returns their certificates, beginning with the
+// root, and the private key of the last CA.
 func newMakerCAs(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
 	t.Helper()
 	for i := range levels {
@@ -257,7 +257,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if len(list) != 1 {
 		t.Fatalf("%d devices wait, want 1", len(list))
 	}
-	// The machine shows the EK's hash, which the owner compares with the hub's.
+	// The machine shows the EK's hash. The owner compares it with the hash that the hub shows.
 	on, err := agent.ReadState(state)
 	if err != nil {
 		t.Fatal(err)

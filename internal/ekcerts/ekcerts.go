@@ -1,6 +1,6 @@
-// Package ekcerts tests this project's code on EK certificates of real TPMs: those in testdata,
-// which may be redistributed, and those in any other folder. The table in docs/trust.md shows the
-// results.
+// Package ekcerts tests this project's code with the EK certificates of real TPMs: the
+// certificates in testdata, which may be redistributed, and those in any other folder. The table
+// in docs/trust.md shows the results.
 //
 // To test a folder DIR and print the table's rows, run the command below. The folder must hold the
 // certificates as they are in NV (FINGERPRINT.bin) and an index.tsv (fingerprint, source):

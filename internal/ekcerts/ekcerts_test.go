@@ -16,11 +16,12 @@ import (
 
 var dir = flag.String("ekcerts", "", "folder of more EK certificates to try, with its index.tsv")
 
-// triedOn is the date of the table, which determines what is expired.
+// triedOn is the date of the table in docs/trust.md. It determines which certificates count as
+// expired.
 var triedOn = time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 
-// makers returns the collection that the table was made with: 26 roots and 143 intermediates, which
-// are not part of this project.
+// makers returns the collection of CA certificates that the table was made with: 26 roots and 143
+// intermediates. The collection is not part of this project.
 func makers(t *testing.T) *evidence.Trust {
 	t.Helper()
 	trust, err := evidence.NewTrust(makercerts.Read(t, makercerts.Roots), makercerts.Read(t, makercerts.Intermediates))
@@ -100,14 +101,15 @@ func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 		if got.Fingerprint != name {
 			t.Errorf("%s.der has the fingerprint %s", name, got.Fingerprint)
 		}
-		got.Found, got.Verdict = found[name], want.Verdict // the next test checks the verdict
+		got.Found, got.Verdict = found[name], want.Verdict // the next test checks the verdicts
 		if got != want {
 			t.Errorf("docs/trust.md says\n%s\nbut it is\n%s", want, got)
 		}
 	}
 }
 
-// docs/trust.md also has the right verdicts, with the collection that the table was made with.
+// docs/trust.md has the verdicts that follow from the collection of CA certificates that the table
+// was made with.
 func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 	t.Parallel()
 	trust, rows := makers(t), table(t)
@@ -123,7 +125,7 @@ func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 	}
 }
 
-// TestTable prints the rows for the folder of the flag -ekcerts.
+// TestTable prints the table's rows for the certificates in the folder of the flag -ekcerts.
 func TestTable(t *testing.T) {
 	t.Parallel()
 	if *dir == "" {

@@ -89,7 +89,7 @@ func (l Log) Extend(f func(pcr uint32, digest []byte) error) error {
 	return nil
 }
 
-// UTF16 returns text in the encoding of firmware, with a zero at the end.
+// UTF16 returns text as firmware encodes it: in UTF-16, with a zero at the end.
 func UTF16(s string) []byte {
 	var out []byte
 	for _, u := range utf16.Encode([]rune(s + "\x00")) {
@@ -98,7 +98,7 @@ func UTF16(s string) []byte {
 	return out
 }
 
-// Variable returns the UEFI_VARIABLE_DATA of a variable that UEFI defines.
+// Variable returns the UEFI_VARIABLE_DATA of one of UEFI's global variables.
 func Variable(name string, data []byte) []byte {
 	units := utf16.Encode([]rune(name))
 	out := []byte{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c} // EFI_GLOBAL_VARIABLE

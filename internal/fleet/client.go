@@ -25,10 +25,10 @@ type Answer struct {
 	Body   Body
 }
 
-// Body is an answer's body. In a message only its beginning is printed.
+// Body is an answer's body. A message prints only its beginning.
 type Body []byte
 
-// String returns the body as messages show it; string(b) is all of it.
+// String returns the body in the short form for messages. string(b) is the whole body.
 func (b Body) String() string { return brief.Of([]byte(b)) }
 
 // Code returns the stable code of a refusal, or "" for a success.

@@ -340,8 +340,8 @@ func (d *Device) decapsulate(secret []byte) ([]byte, error) {
 	return tpm2.KDFe(h, z, "IDENTITY", raw[1:1+size], x, h.Size()*8), nil
 }
 
-// WithNewIdentity returns the same TPM with another IAK and IDevID key. A real TPM cannot do
-// this. Tests use it because new RSA endorsement keys take long to make.
+// WithNewIdentity returns a device with the same TPM, but another IAK and IDevID key. A real TPM
+// cannot make other keys. Tests use this method because new RSA endorsement keys take long to make.
 func (d *Device) WithNewIdentity() (*Device, error) {
 	n := *d
 	var err error

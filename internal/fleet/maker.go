@@ -2,8 +2,8 @@
 // that no real TPM would carry out.
 //
 // Nothing here is trustworthy, and the certificates say so: the maker's name is "FAKE", the model
-// "software emulation". A hub trusts the maker's root only if a test or a benchmark adds it. The
-// load generator is the only program that imports this package.
+// "software emulation". A hub trusts the maker's root only if a test or a benchmark adds it. Of all
+// programs, only the load generator (internal/bench) imports this package.
 package fleet
 
 import (
@@ -90,8 +90,8 @@ func Issue(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.
 	return x509.ParseCertificate(der)
 }
 
-// EKTemplate returns the template of an EK certificate, which callers may alter before they sign it
-// with Sign.
+// EKTemplate returns the template of an EK certificate. Callers may alter the template before they
+// sign it with Sign.
 func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 	usage := x509.KeyUsageKeyEncipherment
 	if _, ok := pub.(*ecdsa.PublicKey); ok {
@@ -137,8 +137,8 @@ func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Ce
 	return Issue(template, m.Intermediate, pub, m.key)
 }
 
-// WithRoot returns the maker with another self-signed certificate of its root's key. change alters
-// the template first: for a root that constrains the certificates below it.
+// WithRoot returns the maker with another self-signed certificate for its root's key. change alters
+// the template first, for example to constrain the certificates below the root.
 func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
 	root := caTemplate(m.Root.Subject.CommonName, m.Root.NotAfter)
 	change(root)
@@ -149,14 +149,15 @@ func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
 }
 
 // CrossSign issues another certificate for a CA's key, signed by this maker's root. change alters
-// the template first.
+// the template before it is signed.
 func (m *Maker) CrossSign(ca *x509.Certificate, change func(*x509.Certificate)) (*x509.Certificate, error) {
 	template := caTemplate(ca.Subject.CommonName, ca.NotAfter)
 	change(template)
 	return Issue(template, m.Root, ca.PublicKey, m.rootKey)
 }
 
-// Roots and Intermediates return the maker's CA certificates, for a Trust.
+// Roots and Intermediates return the maker's CA certificates, in the form that evidence.NewTrust
+// takes.
 func (m *Maker) Roots() []*x509.Certificate         { return []*x509.Certificate{m.Root} }
 func (m *Maker) Intermediates() []*x509.Certificate { return []*x509.Certificate{m.Intermediate} }
 

@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 )
 
-// Mutations yields n altered copies of good, none of them equal to it. It flips bits, replaces,
+// Mutations yields n altered copies of good, none of them equal to good. It flips bits, replaces,
 // removes and doubles bytes, and cuts the end. The same seed gives the same copies.
 func Mutations(good []byte, n int, seed uint64) iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {

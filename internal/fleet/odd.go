@@ -17,7 +17,7 @@ import (
 )
 
 // Odd describes deviations of an EK certificate, including encodings that x509.CreateCertificate
-// does not make. The zero value has none.
+// cannot make. The zero value describes a certificate without deviations.
 type Odd struct {
 	Serial     []byte // content of the INTEGER; nil: a valid one
 	SHA1       bool   // signed with SHA-1

@@ -74,7 +74,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	return NewWith(t, nil, roots, intermediates)
 }
 
-// NewBehind is New for a hub behind a proxy.
+// NewBehind is New for a hub behind a TLS-terminating proxy.
 func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewWith(t, func(c *api.Config) { c.Proxy = proxy }, roots, intermediates)
@@ -86,9 +86,10 @@ func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x50
 	return NewIn(t, t.TempDir(), change, roots, intermediates)
 }
 
-// MemoryDir is a data folder for NewIn that is in memory, and is removed when the test
-// ends. A hub in it starts and writes without waiting for a disk, so it is not for tests of
-// durability, races or timing. Where /dev/shm has no room it is an ordinary folder.
+// MemoryDir returns a folder in memory that NewIn can use for a hub's data. The folder is removed
+// when the test ends. A hub in it starts and writes without waiting for a disk, so it is not for
+// tests of durability, races or timing. If /dev/shm has too little room, the folder is an ordinary
+// one.
 func MemoryDir(t testing.TB) string {
 	t.Helper()
 	const shm, room = "/dev/shm", 1 << 30
@@ -117,8 +118,8 @@ func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermedia
 	return h
 }
 
-// Open starts a hub on a data folder, which may be that of an earlier hub. It makes no
-// account and no policy. change, unless nil, alters the configuration.
+// Open starts a hub on a data folder, which may be that of an earlier hub. It makes no account and
+// no policy. If change is not nil, it alters the configuration.
 func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := &Hub{dir: dir}
@@ -187,8 +188,8 @@ func (h *Hub) Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // Data returns the hub's data folder, for commands that run on the hub's machine.
 func (h *Hub) Data() string { return h.dir }
 
-// Replica is another copy of the hub's service, with its own connection to the
-// same database, as another process would have.
+// Replica returns another copy of the hub's service, with its own connection to the same database,
+// as another process would have it.
 func (h *Hub) Replica(t testing.TB) *onboard.Service {
 	t.Helper()
 	db, err := sqlite.Open(t.Context(), filepath.Join(h.dir, "gangway.db"))

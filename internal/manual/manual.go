@@ -90,7 +90,7 @@ func documented(c *cobra.Command) []*cobra.Command {
 
 func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
 
-// page returns a command's man page in roff.
+// page returns the man page of a command, in roff.
 func page(c *cobra.Command, build version.Build) string {
 	var b strings.Builder
 	name := pageName(c)
@@ -156,8 +156,8 @@ func options(b *strings.Builder, title string, flags *pflag.FlagSet) {
 	})
 }
 
-// paragraphs returns a command's description in roff. Indented lines keep their line
-// breaks; man fills the others.
+// paragraphs returns a command's description in roff. Indented lines keep their line breaks. man
+// fills the other lines.
 func paragraphs(s string) string {
 	var b strings.Builder
 	var indented []string

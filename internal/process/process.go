@@ -49,10 +49,10 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Done is closed when the program has ended.
+// Done returns a channel that is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Pid is the program's process id.
+// Pid returns the program's process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Err returns the result of exec.Cmd.Wait. Call it only after Done is closed.
@@ -65,7 +65,7 @@ func (p *Process) Stop(grace time.Duration) {
 		return
 	}
 	if grace > 0 {
-		p.cmd.Process.Signal(syscall.SIGTERM) // it fails only if the program has ended
+		p.cmd.Process.Signal(syscall.SIGTERM) // this fails only if the program has already ended
 		select {
 		case <-p.done:
 			return

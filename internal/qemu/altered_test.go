@@ -18,9 +18,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A boot with another command line, or with a kernel that differs in one byte, onboards as the
-// same device. It is measured, and the hub tells the owner the change in words. Only these PCRs
-// differ:
+// A machine that boots with another command line, or with a kernel that differs in one byte,
+// onboards as the same device. The boot is measured, and the hub tells the owner the change in
+// words. Only these PCRs differ:
 //
 //	PCR 4   the program that the firmware starts: the whole image
 //	PCR 9   the command line again, by the kernel's own stub

@@ -20,9 +20,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// The menu entry (auto TPM) encrypts the data. This machine opens it with its TPM, a person
-// with the recovery key, and another machine cannot open it. The hub stores the recovery key
-// for the owner, but cannot read it. The image's first revision is in the trail.
+// The menu entry (auto TPM) encrypts the data partition. This machine opens the partition with its
+// TPM, and a person opens it with the recovery key. Another machine cannot open it. The hub stores
+// the recovery key for the owner, but cannot read it. The image's first revision is in the trail.
 func TestEncryptedInstallation(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := escrow.NewIdentity()
@@ -75,7 +75,7 @@ func TestEncryptedInstallation(t *testing.T) {
 		t.Error("the decrypted data is not an ext4 file system")
 	}
 
-	// The disk in another machine.
+	// The disk is now in another machine.
 	other := s.with(false)
 	other.Dir, other.TPM = t.TempDir(), newTPM(t, swtpm.P384)
 	m, ctx = boot(t, other)
@@ -83,7 +83,7 @@ func TestEncryptedInstallation(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// The disk back in this machine.
+	// The disk is back in this machine.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 }
@@ -97,7 +97,7 @@ func chooseAutoTPM(t *testing.T, ctx context.Context, m *qemu.Machine) string {
 		t.Fatal(err)
 	}
 	_, recovery := waitFor(t, ctx, m, `gangway-init .*: recovery key: ([a-v-]{71})$`)
-	if err := m.Type("\r"); err != nil { // confirms that the key was noted
+	if err := m.Type("\r"); err != nil { // confirms that the person has noted the key
 		t.Fatal(err)
 	}
 	return recovery[1]

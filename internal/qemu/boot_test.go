@@ -20,9 +20,9 @@ import (
 	"gangway/wire"
 )
 
-// A machine boots and onboards without anybody's help. After another boot, also with another
-// interface to its TPM, it is the same device and measures the same. The firmware's event log
-// explains the PCRs.
+// A machine boots and onboards without anybody's help. After another boot, even with another
+// interface to its TPM, it is the same device and its PCRs have the same values. The firmware's
+// event log explains the PCRs.
 func TestMachineComesAboardByItself(t *testing.T) {
 	t.Parallel()
 	need(t)

@@ -38,7 +38,7 @@ func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) != 0 {
 		t.Errorf("devices before the claim: %+v", devices)
 	}
-	// Retry: a screenshot may show a half-drawn code.
+	// Retry, because a screenshot may show a half-drawn code.
 	read, screen := "", filepath.Join(t.TempDir(), "screen.png")
 	for end := time.Now().Add(time.Minute); read == "" && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if err := m.Screenshot(ctx, screen); err != nil {

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine whose clock is wrong by decades onboards and then has the right time. The dates of
-// certificates do not prevent it.
+// A machine whose clock is wrong by decades onboards, although certificates have dates. Afterwards
+// its clock is right.
 func TestMachineWithAWrongClockComesAboard(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -114,7 +114,7 @@ func (c *Console) wait(ctx context.Context, ended <-chan struct{}, re *regexp.Re
 		select {
 		case <-news:
 		case <-ended:
-			over = true // look once more
+			over = true // look once more: the machine may have printed the line just before it ended
 		case <-ctx.Done():
 			return Line{}, nil, fmt.Errorf("qemu: the machine did not print %q: %w; its last lines:\n%s", re, ctx.Err(), c.Tail())
 		}

@@ -12,7 +12,7 @@ import (
 	"gangway/image/stick"
 )
 
-// firstBoot is the first moment after the installation.
+// firstBoot is a line that marks the first boot after the installation.
 const firstBoot = `: network: `
 
 // moments are the moments at which the power may be cut, during an installation and the first boot.

@@ -12,8 +12,8 @@ import (
 	"gangway/internal/qemu"
 )
 
-// If two controllers share a namespace, the kernel has a hidden node for each path. The installer
-// sees one disk, and installs to it by the default rule without a key press.
+// If two controllers share an NVMe namespace, the kernel has a hidden node for each path. The
+// installer sees one disk, and the default rule installs to it without a key press.
 func TestNVMeWithTwoControllers(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -39,7 +39,8 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 }
 
 // A machine's only disk is a USB disk. The stick and a copy of the stick are plugged in too. The
-// default rule chooses none of the three. A person can choose the disk, but neither stick.
+// default rule chooses none of the three. A person can choose the disk, but not the stick or its
+// copy.
 func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -73,7 +74,7 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// The stick recognizes the system that it installed, and does not ask again.
+	// The stick recognizes the system that it has installed, and asks no question.
 	m, ctx = boot(t, cfg)
 	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
@@ -84,8 +85,9 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	}
 }
 
-// Each controller's disk is listed, with the reason why it is not chosen automatically. A machine
-// boots from its disk on a SCSI controller that the firmware supports.
+// The installer lists the disk of each controller, with the reason why it is not chosen
+// automatically. If the firmware supports a SCSI controller, a machine boots from its disk on that
+// controller.
 func TestDisksOfManyControllers(t *testing.T) {
 	t.Parallel()
 	long(t)

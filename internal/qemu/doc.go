@@ -4,9 +4,9 @@
 // space takes about 12 seconds of one core.
 //
 // Call Start, then WaitFor with the lines that the console must print. A machine and its TPM
-// end with the context, with Stop, or with the test process. These files stay in its folder:
+// end with the context, with Stop, or with the test process. The machine's folder has these files:
 //
-//	DIR/console.log   what it printed on its serial console, with seconds
+//	DIR/console.log   what the machine printed on its serial console, with seconds
 //	DIR/vars.fd       the firmware's variables, which the next boot uses
-//	DIR/*.qmp         the socket that controls it, while it runs
+//	DIR/*.qmp         the socket that controls the machine, while it runs
 package qemu

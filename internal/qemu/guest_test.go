@@ -155,7 +155,7 @@ func (g guest) disk(t testing.TB) string {
 // long.
 const bootTime = 7 * time.Minute
 
-// boot switches a machine on, for as long as the test runs.
+// boot switches a machine on. The machine runs until the test ends.
 func boot(t testing.TB, cfg qemu.Config) (*qemu.Machine, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
@@ -197,7 +197,7 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
-// after waits for a line that matches and was printed after a point in time.
+// after waits for a line that matches the pattern and was printed later than since.
 func after(t testing.TB, ctx context.Context, m *qemu.Machine, since time.Duration, pattern string) qemu.Line {
 	t.Helper()
 	re := regexp.MustCompile(pattern)

@@ -32,8 +32,8 @@ var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	return stick.LoadParts(kernel, "", scratch)
 })
 
-// site is the place where a machine is installed: a hub, a stick for its owner, and a machine
-// with a TPM and an empty disk.
+// site is the place where a machine is installed: a hub, a stick that belongs to the machine's
+// owner, and a machine with a TPM and an empty disk.
 type site struct {
 	hub   *hubtest.Hub
 	token *wire.TokenFile
@@ -45,7 +45,8 @@ type site struct {
 	cfg   qemu.Config
 }
 
-// upPattern matches a system's first line, which says for how many seconds its kernel has run.
+// upPattern matches a system's first line, which contains the number of seconds that its kernel has
+// run.
 const upPattern = `gangway-init \[([0-9.]+)\]: up`
 
 var started = regexp.MustCompile(upPattern)
@@ -68,13 +69,14 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 	return newSiteWith(t, func(*site) stick.Config { return cfg })
 }
 
-// newSiteWith is like newSite for an image whose configuration depends on the hub.
+// newSiteWith is like newSite, but config returns the image's configuration, which may depend on
+// the hub.
 func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	t.Helper()
 	return newSiteOf(t, func(*stick.Parts) {}, config)
 }
 
-// newSiteOf is like newSiteWith for an image with changed parts.
+// newSiteOf is like newSiteWith, but change alters the parts of the image.
 func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick.Config) *site {
 	t.Helper()
 	need(t)
@@ -141,8 +143,8 @@ func long(t *testing.T) {
 	}
 }
 
-// From a plugged-in stick to the owner's device list, without a key press. At the next boot the
-// machine works from its disk only.
+// A stick is plugged in, and the device appears in its owner's device list, without a key press. At
+// the next boot the machine works from its disk only.
 func TestStickToDeviceList(t *testing.T) {
 	if os.Getenv("GANGWAY_TIMED") == "" { // when times are measured, nothing runs in parallel
 		t.Parallel()
@@ -179,7 +181,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 
-	// The stick is unplugged, so firmware measures one boot entry less.
+	// The stick is unplugged, so the firmware measures one boot entry less.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
@@ -196,7 +198,7 @@ func TestStickToDeviceList(t *testing.T) {
 	}
 }
 
-// A machine without a network tells the person at it what to check.
+// A machine without a network tells the person at the machine what to check.
 func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -215,8 +217,8 @@ func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	}
 }
 
-// pictures is the folder for the documentation's screenshots. It is empty if none are to be
-// taken.
+// pictures returns the folder for the documentation's screenshots, or "" if the test must not take
+// any.
 func pictures() string { return os.Getenv("GANGWAY_PICTURES") }
 
 // picture saves a screenshot if pictures is set.
@@ -231,8 +233,7 @@ func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	}
 }
 
-// small checks the sizes that the documentation promises: of the compressed image, and of the
-// agent.
+// small checks that the compressed image and the agent are as small as the documentation promises.
 func (s *site) small(t *testing.T) {
 	t.Helper()
 	f, err := os.Open(s.stick)
@@ -263,7 +264,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// listed checks that the owner's list has exactly one device, the machine.
+// listed checks that the owner's list has exactly one device, which is the machine.
 func (s *site) listed(t *testing.T) {
 	t.Helper()
 	devices := s.hub.Devices(t, s.hub.Owner)
@@ -275,7 +276,7 @@ func (s *site) listed(t *testing.T) {
 	}
 }
 
-// booted returns the hub's state of the machine's last boot, and the changes.
+// booted returns the state that the hub gives the machine's last boot, and the changes.
 func (s *site) booted(t *testing.T) (state string, changes []string) {
 	t.Helper()
 	b, _, diff := latestBoot(t, s.hub)

@@ -26,15 +26,15 @@ const (
 	NVMe       Bus = "nvme"
 	NVMePaths  Bus = "nvme-subsys" // a namespace with two paths: one by each of two controllers
 	USB        Bus = "usb"
-	USBFixed   Bus = "usb-fixed" // does not report that it is removable
+	USBFixed   Bus = "usb-fixed" // a disk that does not report itself as removable
 	SATA       Bus = "sata"
 	MegaRAID   Bus = "megasas-gen2" // Debian's OVMF cannot boot from it
-	PVSCSI     Bus = "pvscsi"       // nor from it
+	PVSCSI     Bus = "pvscsi"       // Debian's OVMF cannot boot from it either
 	VirtIOSCSI Bus = "virtio-scsi-pci"
 	SDCard     Bus = "sdhci-pci" // its size must be a power of two; firmware cannot boot from it
 )
 
-// Disk is a raw disk image. The firmware tries the disks in their order.
+// Disk is a raw disk image. The firmware tries the disks in the order of Config.Disks.
 type Disk struct {
 	Path     string
 	Bus      Bus  // empty: VirtIO
@@ -42,8 +42,8 @@ type Disk struct {
 	Sector   int  // size of a logical sector, in bytes. Default: 512
 }
 
-// Config configures a machine. Its firmware measures memory and processors too: the same Config
-// gives the same PCRs.
+// Config configures a machine. Its firmware measures memory and processors too, so only the same
+// Config gives the same PCRs.
 type Config struct {
 	Dir     string     // folder of its files; made if it does not exist
 	TPM     *swtpm.TPM // nil: none. While the machine runs, the TPM's command socket is closed
@@ -57,7 +57,7 @@ type Config struct {
 	Wire    *Wire  // a network that loses packets; nil: a perfect one
 	Screen  bool   // it has a screen, for Screenshot
 	Reboot  bool   // it may reset itself; otherwise a reset switches it off
-	// SecureBoot chooses firmware with Secure Boot. It is in setup mode until keys are
+	// SecureBoot chooses firmware with Secure Boot. The firmware is in setup mode until keys are
 	// enrolled.
 	SecureBoot bool
 }
@@ -232,8 +232,8 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		if d.Sector != 0 {
 			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
 		}
-		// The serial number is the file's name, so a disk keeps it when the order of disks
-		// changes.
+		// The disk's serial number is its file's name, so a disk keeps its serial number when the
+		// order of the disks changes.
 		serial := ",serial=" + value(strings.TrimSuffix(filepath.Base(d.Path), filepath.Ext(d.Path)))
 		var controllers []string
 		switch d.Bus {

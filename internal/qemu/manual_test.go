@@ -12,8 +12,8 @@ import (
 	"gangway/image/stick"
 )
 
-// A person at the serial console chooses the shell, lists the disks, makes a mistake, and
-// installs. The disk is larger than its file system was made for. It is a debug image, so the
+// A person at the serial console chooses the shell, lists the disks, makes a mistake, and installs.
+// The disk is larger than the file system in the image. The image is a debug image, so the
 // installed system has a console.
 func TestManualInstallation(t *testing.T) {
 	long(t)
@@ -68,8 +68,8 @@ func TestManualInstallation(t *testing.T) {
 	if l, _, ok := m.Find(regexp.MustCompile(`^device_autojointoken.json`)); ok {
 		t.Errorf("the join token is still on the disk: %s", l.Text)
 	}
-	// On the real /dev/tpmrm0 the README's command is typed as it is written. The TPM is the same, so
-	// the device is too.
+	// The test types the README's command as it is written, on the real /dev/tpmrm0. The TPM is the
+	// same as before, so the device is too.
 	token, err := json.Marshal(s.token)
 	if err != nil {
 		t.Fatal(err)

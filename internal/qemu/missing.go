@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Paths of Debian's packages.
+// Paths of files in Debian's packages.
 const (
 	program  = "qemu-system-x86_64"
 	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"
@@ -21,7 +21,7 @@ const (
 	StubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 )
 
-// Missing says in one sentence what is not installed and how to install it. It is empty if
+// Missing returns one sentence that says what is not installed and how to install it, or "" if
 // nothing is missing. For software TPMs, see swtpm.Missing.
 func Missing() string {
 	var names, debs []string

@@ -14,7 +14,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// packageTime bounds TestPackages.
+// packageTime is the time limit of TestPackages.
 const packageTime = 10 * time.Minute
 
 // switchRoot is the first process. It mounts the disk with Debian, puts the test's
@@ -78,7 +78,7 @@ func TestPackages(t *testing.T) {
 	for read, on := 0, true; on; {
 		select {
 		case <-m.Off:
-			on = false // read the last lines
+			on = false // after this pass over the lines, stop
 		case <-time.After(time.Second):
 		}
 		lines := m.Lines()
@@ -150,7 +150,8 @@ func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
 		}
 		for _, deb := range debs {
 			name, _, _ := strings.Cut(filepath.Base(deb), "_")
-			// FAT's names have few characters, and the version is in the package.
+			// File names in FAT are limited, so the package's file name has no version here; the
+			// version is in the package.
 			esp = append(esp, image.File{Path: "test/" + version + "/" + name + "_new_amd64.deb", Data: read(t, deb)})
 		}
 	}

@@ -17,8 +17,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine without a TPM boots from a stick and reports the problem. A test can take a
-// screenshot of it.
+// A machine without a TPM boots from a stick and reports that the TPM is missing. A test can take a
+// screenshot of the machine.
 func TestMachineWithoutTPMSaysSo(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -68,7 +68,7 @@ func TestTypeToTheFirmware(t *testing.T) {
 	}
 }
 
-// A wait ends with its context, and Stop ends a machine.
+// WaitFor returns when its context ends, and Stop ends a machine.
 func TestMachineEndsWhenItIsTold(t *testing.T) {
 	t.Parallel()
 	need(t)

@@ -40,7 +40,7 @@ func (m *Machine) command(ctx context.Context, name string, arguments any) error
 				return errors.New(r.Error.Desc)
 			case greeting && r.QMP != nil, !greeting && r.Return != nil:
 				return nil
-			} // ignore events
+			} // other messages are events, which are ignored
 		}
 	}
 	type call struct {

@@ -15,10 +15,10 @@ import (
 	"gangway/internal/qemu"
 )
 
-// A stick of --reset-only leaves nothing of an encrypted installation. The recovery key no
-// longer opens the disk, the TPM does not even open a copy of it, and firmware has no entry of
-// it. Another disk is not touched. After a new installation the machine is the same device,
-// because its endorsement key does not change.
+// A stick that was built with --reset-only leaves nothing of an encrypted installation. The
+// recovery key no longer opens the disk, the TPM does not even open a copy of the disk, and the
+// firmware has no boot entry for the disk. Another disk is not touched. After a new installation
+// the machine is the same device, because its endorsement key does not change.
 func TestResetStick(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -95,7 +95,7 @@ func TestResetStick(t *testing.T) {
 		t.Error("another disk was written to")
 	}
 
-	// Somebody who copied the disk before the wipe cannot open the copy on this machine.
+	// A person who copied the disk before the wipe cannot open the copy on this machine.
 	copied := s.cfg
 	copied.Disks = []qemu.Disk{{Path: old, Bus: qemu.NVMe}}
 	m, ctx = boot(t, copied)
@@ -123,8 +123,8 @@ func TestResetStick(t *testing.T) {
 	}
 }
 
-// firmwareNames reports whether the firmware has a boot entry with a description. Its store
-// keeps deleted variables, whose state says so.
+// firmwareNames reports whether the firmware has a boot entry with a description. The firmware's
+// store still contains deleted variables; their state field marks them as deleted.
 func (s *site) firmwareNames(t *testing.T, description string) bool {
 	t.Helper()
 	var want []byte

@@ -15,9 +15,9 @@ import (
 	"gangway/image/stick"
 )
 
-// A machine in setup mode enrols the owner's keys from the stick and has Secure Boot from then
-// on. It starts the owner's stick and the installed system. It does not start a stick that was
-// changed after signing, an unsigned stick, or a system that was changed on the disk.
+// A machine in setup mode enrols the owner's keys from the stick, and has Secure Boot from then on.
+// It starts the owner's stick and the installed system. It starts neither a stick that was changed
+// after signing, nor an unsigned stick, nor a system that was changed on the disk.
 func TestSecureBoot(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -95,7 +95,7 @@ func TestSecureBoot(t *testing.T) {
 		mtools("mcopy", "-o", file, "::/"+entry)
 		return copied
 	}
-	// The disk keeps its file's name, because that is its serial number.
+	// s.disk is set back to the same file, because the disk's serial number is the file's name.
 	good := s.disk
 	s.disk = alter(good, "EFI/Linux/gangway-a.efi")
 	refused("the system, altered", false)

@@ -22,8 +22,8 @@ func tcpFrame(from, to uint16, seq uint32, flags byte, options, data []byte) []b
 	return append(append(f, options...), data...)
 }
 
-// A segment that is larger than the machine's maximum segment size arrives as several segments
-// with the same data. If the machine announced no maximum, the segment is lost.
+// A segment that is larger than the machine's maximum segment size arrives as several segments with
+// the same data. If the machine announced no maximum segment size, the segment is lost.
 func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
 	t.Parallel()
 	w := &Wire{MTU: 1280}

@@ -47,8 +47,8 @@ func TestSystemUpdates(t *testing.T) {
 	o := s.signIn(t)
 	o.begun(ctx)
 
-	// The owner's policy requires measured boots: the hub accepts the new system once the owner
-	// has accepted its boot, during the trial.
+	// The owner's policy requires measured boots. So the hub admits the new system only when the
+	// owner has accepted its boot, during the trial.
 	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	began := time.Now()
 	other := parts
@@ -95,8 +95,8 @@ func TestSystemUpdates(t *testing.T) {
 	s.listed(t)
 }
 
-// A new system that does not reach the hub, or that hangs, falls back without help: its first
-// process restarts the machine, or the watchdog resets it.
+// A new system that does not reach the hub, or that hangs, is replaced by the previous one without
+// help: its first process restarts the machine, or the watchdog resets it.
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -140,7 +140,7 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	}
 }
 
-// without is a kernel's folder of modules without one module.
+// without is a folder of a kernel's modules that lacks one module.
 type without struct {
 	fs.FS
 	module string
@@ -148,7 +148,7 @@ type without struct {
 
 func (w without) ReadFile(name string) ([]byte, error) {
 	b, err := fs.ReadFile(w.FS, name)
-	if name == "modules.builtin" { // modules that count as built in are left out
+	if name == "modules.builtin" { // the image builder leaves out the modules that this file lists as built in
 		b = append(b, "kernel/"+w.module+".ko\n"...)
 	}
 	return b, err
@@ -181,8 +181,8 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	}
 }
 
-// updateMoments are the moments of an update at which the power may be cut: for a system that works
-// (true), and for one that does not boot (false).
+// updateMoments holds the moments of an update at which the power may be cut. The key true is for a
+// system that works, false for one that does not boot.
 var updateMoments = map[bool][]string{
 	true: {
 		`^The hub offers revision \d+`, `^Installing revision \d+`, `^Rebooting the machine for revision \d+`,
@@ -191,9 +191,10 @@ var updateMoments = map[bool][]string{
 	false: {`^Installing revision \d+`, `Rebooting in 5 seconds`, `^Testing revision \d+`, `^Rolling back revision \d+`},
 }
 
-// At whatever moment of an update the power is cut, the machine boots without help, with the
-// previous system or the new one, and the revision's status says which. A system that does not boot
-// never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED work as in TestPowerCuts.
+// At whatever moment of an update the power is cut, the machine boots without help. It then runs
+// the previous system or the new one, and the revision's status says which of the two. A system
+// that does not boot never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED work as in
+// TestPowerCuts.
 func TestPowerCutsInUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -221,7 +222,7 @@ func TestPowerCutsInUpdates(t *testing.T) {
 			p = bad
 		}
 		p.Kernel = bytes.Clone(p.Kernel)
-		p.Kernel[0x200+int(binary.LittleEndian.Uint16(p.Kernel[0x20E:]))] = byte('a' + cut) // as otherKernel
+		p.Kernel[0x200+int(binary.LittleEndian.Uint16(p.Kernel[0x20E:]))] = byte('a' + cut) // changes the version text, as otherKernel does
 		seen := m.Lines()[len(m.Lines())-1].At
 		rev := o.post(ctx, s.system(t, p))
 		moment := updateMoments[serves][r.IntN(len(updateMoments[serves]))]
@@ -325,7 +326,7 @@ func (s *site) installer(t *testing.T) []byte {
 	return read(t, filepath.Join(s.contents(t), "EFI/Linux/gangway-auto.efi"))
 }
 
-// install writes the system to the disk, as the stick would.
+// install writes the system to the disk, as the stick would write it.
 func (s *site) install(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("mcopy"); err != nil {

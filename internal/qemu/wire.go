@@ -10,12 +10,12 @@ import (
 	"sync"
 )
 
-// Wire is a network between the machine and QEMU's emulated network (10.0.2.0/24 and fec0::/64)
-// that loses some packets. It loses them in both directions.
+// Wire is a network between the machine and QEMU's emulated network (10.0.2.0/24 and fec0::/64). It
+// loses some packets, in both directions.
 type Wire struct {
 	VLAN int // the network is this VLAN (IEEE 802.1Q); frames with another tag or without a tag are lost
 	MTU  int // longer packets are lost without an ICMP message; 0: no limit
-	// NoDHCP makes DHCP requests get no answer.
+	// NoDHCP makes the network lose DHCP requests, so that they get no answer.
 	NoDHCP bool
 	// Only holds the TCP ports that can be reached. Nil: all.
 	Only []int
@@ -25,8 +25,8 @@ type Wire struct {
 	mss  map[uint16]int // maximum segment size, by the machine's port
 }
 
-// Lost returns the number of frames from the machine that were lost for a reason: "vlan",
-// "mtu", "dhcp", "port".
+// Lost returns how many frames from the machine were lost for this reason: "vlan", "mtu", "dhcp" or
+// "port".
 func (w *Wire) Lost(reason string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,8 +73,8 @@ func (w *Wire) reasonLost(frame []byte, up bool) string {
 	return ""
 }
 
-// up returns a frame from the machine in the form for the emulated network. It returns nil if
-// the frame is lost.
+// up converts a frame from the machine to the form that the emulated network expects. It returns
+// nil if the frame is lost.
 func (w *Wire) up(frame []byte) []byte {
 	if w.VLAN != 0 {
 		if len(frame) < etherHeader+etherTag || binary.BigEndian.Uint16(frame[12:]) != typeVLAN || int(binary.BigEndian.Uint16(frame[14:])&0xFFF) != w.VLAN {
@@ -89,8 +89,8 @@ func (w *Wire) up(frame []byte) []byte {
 	return frame
 }
 
-// down returns a frame from the emulated network in the form for the machine. It returns nil if
-// the frame is lost.
+// down converts a frame from the emulated network to the form that the machine expects. It returns
+// nil if the frame is lost.
 func (w *Wire) down(frame []byte) []byte {
 	if w.reasonLost(frame, false) != "" {
 		return nil
@@ -151,8 +151,8 @@ func (w *Wire) noteMSS(frame []byte) {
 	}
 }
 
-// resegment splits a segment for the machine as a real peer would have, because QEMU's network
-// ignores the machine's maximum segment size.
+// resegment splits a segment for the machine as a real peer would have split it, because QEMU's
+// network ignores the machine's maximum segment size.
 func (w *Wire) resegment(frame []byte) [][]byte {
 	s, ok := segmentOf(frame)
 	if !ok {
@@ -184,7 +184,7 @@ func (w *Wire) resegment(frame []byte) [][]byte {
 	return out
 }
 
-// checksum is the Internet checksum (RFC 1071).
+// checksum computes the Internet checksum (RFC 1071).
 func checksum(b []byte) uint16 {
 	sum := uint32(0)
 	for ; len(b) >= 2; b = b[2:] {
@@ -209,13 +209,15 @@ func (w *Wire) lose(reason string) []byte {
 	return nil
 }
 
-// Names of the sockets in the machine's folder: QEMU's two ends and ours.
+// Names of the sockets in the machine's folder. cardSocket and hereSocket are QEMU's, cardEnd and
+// hereEnd are ours.
 const (
 	cardSocket, cardEnd = "card", "card-far"
 	hereSocket, hereEnd = "here", "here-far"
 )
 
-// lay connects both ends, with sockets in a folder, until stop is called.
+// lay connects the machine's side and the emulated network's side, with sockets in a folder, until
+// stop is called.
 func (w *Wire) lay(dir string) (stop func(), err error) {
 	listen := func(name string) (*net.UnixConn, error) {
 		return net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unixgram"})
@@ -238,7 +240,7 @@ func (w *Wire) lay(dir string) (stop func(), err error) {
 	return func() { card.Close(); here.Close() }, nil
 }
 
-// carry sends the frames that arrive at one end to QEMU's socket at the other, until the end is
+// carry sends the frames that arrive at from to QEMU's socket to, by the other end, until from is
 // closed. It ignores send errors: QEMU may not have started yet, or may have ended.
 func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	buf := make([]byte, 64<<10)
@@ -255,8 +257,8 @@ func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	}
 }
 
-// netdevs returns QEMU's arguments for the network: the card's end, and a hub that joins the
-// emulated network and the other end.
+// netdevs returns QEMU's arguments for the network: the end of the machine's network card, and a
+// QEMU hub that joins the emulated network with the other end.
 func netdevs(dir, user string) []string {
 	dgram := func(id, local, remote string) string {
 		return fmt.Sprintf("dgram,id=%s,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", id,

@@ -43,9 +43,9 @@ func portOf(t *testing.T, address string) int {
 	return n
 }
 
-// From a stick to the device list on a network without DHCP, where the hub is reachable only
-// through a proxy. The installed system has the stick's settings, also at the next boot. Then a
-// person changes them on the stick.
+// A machine is installed from a stick and appears in the device list, on a network without DHCP
+// where the hub is reachable only through a proxy. The installed system has the stick's network
+// settings, also at the next boot. Then a person changes the settings on the stick.
 func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -122,7 +122,7 @@ func onboards(t *testing.T, wire *qemu.Wire, address string, lines ...string) *q
 	return m
 }
 
-// A machine on a VLAN gets its address there by DHCP, and sends no frame without the tag.
+// A machine on a VLAN gets its address from DHCP on that VLAN, and sends no frame without the tag.
 func TestMachineOnAVLAN(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -144,9 +144,9 @@ func TestMachineWithAnMTUOf1280(t *testing.T) {
 	}
 }
 
-// The owner changes the network settings of an installed machine from the hub. Settings that
-// reach the hub are kept. Settings that do not, or whose trial a power cut ends, are dropped,
-// and the owner reads the reason.
+// The owner changes the network settings of an installed machine from the hub. The machine keeps
+// settings with which it reaches the hub. It drops settings with which it does not, or whose trial
+// a power cut ends, and the owner reads the reason.
 func TestOwnerChangesTheNetwork(t *testing.T) {
 	t.Parallel()
 	long(t)

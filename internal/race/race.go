@@ -1,5 +1,5 @@
-// Package race excludes tests from the race detector. It is for tests that use one goroutine:
-// the detector finds nothing in them, but makes them ten times as slow.
+// Package race excludes tests from the race detector. It is for tests that use only one goroutine:
+// the detector can find nothing in such a test, but makes it ten times as slow.
 package race
 
 import "testing"

@@ -31,7 +31,7 @@ func (r *release) writeArchive(arch string) error {
 		{source: filepath.Join(r.root, "LICENSE"), path: "/LICENSE", mode: 0o644},
 		{source: r.program(arch, "gangway"), path: "/bin/gangway", mode: 0o755},
 		{source: r.program(arch, "gangway-agent"), path: "/bin/gangway-agent", mode: 0o755},
-		// gangway image build puts these into images.
+		// gangway image build puts these two programs into installer images.
 		{source: r.program(imageTarget, "gangway-agent"), path: "/lib/gangway/gangway-agent", mode: 0o755},
 		{source: r.program(imageTarget, "gangway-init"), path: "/lib/gangway/gangway-init", mode: 0o755},
 	}
@@ -66,8 +66,7 @@ func (r *release) writeArchive(arch string) error {
 	return errors.Join(w.Close(), z.Close(), out.Close())
 }
 
-// reproducibleTar writes archives that depend on their files' names, modes and
-// contents only.
+// reproducibleTar writes archives that depend only on the names, modes and contents of their files.
 type reproducibleTar struct {
 	*tar.Writer
 	date    time.Time
@@ -78,7 +77,7 @@ func newTar(w io.Writer, date time.Time) *reproducibleTar {
 	return &reproducibleTar{tar.NewWriter(w), date, map[string]bool{}}
 }
 
-// file adds a file that has the content of another, after the folders above it.
+// file adds a file with the content of the file source, after the folders above it.
 func (t *reproducibleTar) file(name, source string, mode os.FileMode) error {
 	b, err := os.ReadFile(source)
 	if err != nil {

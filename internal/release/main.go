@@ -1,12 +1,12 @@
 // Command release makes a release of Gangway: programs, Debian packages, an OCI
 // image, a bill of materials and checksums. `make release` runs it.
 //
-// It is a module of its own, so that what packages are made with is not among the
-// dependencies of the hub and the agent. It imports nothing of Gangway's: it runs the
+// It is a separate module, so that the libraries that make packages are not among the
+// dependencies of the hub and the agent. It imports no package of Gangway: it runs the
 // go command in the source tree.
 //
-// All output depends on the source tree, the version and the Go version only: no
-// clock, no path, no user name. Files that two runs write are the same to the byte.
+// All output depends only on the source tree, the version and the Go version, and not on
+// the clock, a path or a user name. Two runs write the same files, byte for byte.
 package main
 
 import (
@@ -25,17 +25,17 @@ import (
 	"time"
 )
 
-// architectures are those of a release, in Go's names, which are Debian's too.
+// architectures are the architectures of a release, in Go's names. Debian uses the same names.
 var architectures = []string{"amd64", "arm64"}
 
-// release is what all steps share.
+// release holds what all steps share.
 type release struct {
 	root    string // the source tree
 	out     string // where the release is written
-	work    string // for parts of it
+	work    string // for intermediate files
 	version string // semantic, without a leading v
 	commit  string
-	date    time.Time // the commit's; every time in a release is this one
+	date    time.Time // the commit's date; all times in a release are this date
 	archs   []string
 }
 
@@ -93,7 +93,7 @@ func run(args []string) error {
 	steps := []struct {
 		name string
 		do   func(context.Context) error
-		all  bool // not for -debs-only
+		all  bool // skipped with -debs-only
 	}{
 		{"programs", r.buildPrograms, false},
 		{"man pages and completions", r.writeDocs, false},
@@ -116,7 +116,7 @@ func run(args []string) error {
 	return nil
 }
 
-// sumsFile is written last; it has the hashes of all other files.
+// sumsFile is written last, because it contains the hashes of all other files.
 const sumsFile = "SHA256SUMS"
 
 func (r *release) writeSums(context.Context) error {
@@ -142,13 +142,13 @@ func (r *release) writeSums(context.Context) error {
 
 // file is a file of a package or an archive.
 type file struct {
-	source string      // path of its content; empty for a folder
+	source string      // path of the content; empty for a folder
 	path   string      // in the package, with a leading slash
 	mode   os.FileMode // permissions
-	config bool        // a conffile: changes of an administrator survive an upgrade
+	config bool        // a conffile: an administrator's changes survive an upgrade
 }
 
-// tree returns the files below a folder, as files below path, in order.
+// tree returns the files below folder, in order, with paths in the package that begin with path.
 func tree(folder, path string) ([]file, error) {
 	var files []file
 	err := filepath.WalkDir(folder, func(at string, d os.DirEntry, err error) error {

@@ -17,12 +17,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// containerUser runs the hub in a container. It is not root, and has no name outside
-// the image.
+// containerUser is the user id that runs the hub in a container. It is not root, and has no name
+// outside the image.
 const containerUser = 65532
 
-// writeImage writes an OCI image layout, as one file: an image for each
-// architecture with nothing but the hub in it.
+// writeImage writes an OCI image layout as one file. It has an image for each architecture, which
+// contains nothing but the hub.
 func (r *release) writeImage(context.Context) error {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, arch := range r.archs {
@@ -72,7 +72,7 @@ func (r *release) annotations() map[string]string {
 	}
 }
 
-// tag returns a version as a registry's tag, which has no plus sign.
+// tag returns a version as a registry's tag. A tag cannot contain a plus sign.
 func tag(version string) string {
 	return string(bytes.ReplaceAll([]byte(version), []byte("+"), []byte("-")))
 }

@@ -17,8 +17,8 @@ import (
 // program returns the path of a built program.
 func (r *release) program(arch, name string) string { return filepath.Join(r.work, arch, name) }
 
-// buildPrograms builds all programs for all architectures of the release, and
-// for this machine's architecture: these programs write the man pages.
+// buildPrograms builds all programs for all architectures of the release. It also builds them for
+// this machine's architecture, because running them writes the man pages.
 func (r *release) buildPrograms(ctx context.Context) error {
 	for _, arch := range append(r.archs, runtime.GOARCH) {
 		if _, err := os.Stat(filepath.Join(r.work, arch)); err == nil {
@@ -31,8 +31,8 @@ func (r *release) buildPrograms(ctx context.Context) error {
 	return nil
 }
 
-// build builds static programs with their version in them. Nothing in them depends
-// on the path of the source tree, on Git or on the environment.
+// build builds static programs that contain their version. Nothing in the programs depends on the
+// path of the source tree, on Git or on the environment.
 func (r *release) build(ctx context.Context, arch string) error {
 	const p = "gangway/internal/version"
 	flags := fmt.Sprintf("-s -w -X %s.version=%s -X %s.commit=%s -X %s.date=%s", p, r.version, p, r.commit, p, r.date.Format(time.RFC3339))
@@ -51,12 +51,12 @@ func (r *release) build(ctx context.Context, arch string) error {
 	return nil
 }
 
-// share is the folder of man pages and completions, which are installed in
+// share returns the path below the folder of man pages and completions, which packages install in
 // /usr/share.
 func (r *release) share(name string) string { return filepath.Join(r.work, "share", name) }
 
-// writeDocs runs the programs to write their man pages and completions. Pages
-// are compressed, as Debian's policy requires.
+// writeDocs runs the programs to write their man pages and completions. It compresses the pages, as
+// Debian's policy requires.
 func (r *release) writeDocs(ctx context.Context) error {
 	for _, name := range []string{"gangway", "gangway-agent"} {
 		cmd := exec.CommandContext(ctx, r.program(runtime.GOARCH, name), "docs", r.share(name))
@@ -83,7 +83,7 @@ func (r *release) writeDocs(ctx context.Context) error {
 	return nil
 }
 
-// compressed returns b as gzip, without a file name and a time.
+// compressed returns b in gzip format, without a file name and a time.
 func compressed(b []byte) []byte {
 	var out bytes.Buffer
 	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)

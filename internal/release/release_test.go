@@ -145,7 +145,7 @@ func TestContentOfDebs(t *testing.T) {
 	}
 }
 
-// The package creates the hub's user; the unit of contrib does not need one. They
+// The package creates the hub's user, but the unit in contrib needs no existing user. The two units
 // differ in nothing else.
 func TestPackagedUnitHasAStaticUser(t *testing.T) {
 	t.Parallel()
@@ -193,8 +193,8 @@ func TestMaintainerScriptsPassShellcheck(t *testing.T) {
 	}
 }
 
-// What is not a program depends on the tree only: not on the folders, and not on
-// the time. scripts/release-test.sh shows the same of whole releases.
+// All files but the programs depend only on the source tree, not on the folders or the time.
+// scripts/release-test.sh tests the same for whole releases.
 func TestPackagingIsReproducible(t *testing.T) {
 	t.Parallel()
 	var sums [2]string
@@ -314,8 +314,8 @@ func unpack(t *testing.T, path string) string {
 	return folder
 }
 
-// Every module of the programs is in the bill of materials, once, by its package
-// URL, and each program names the modules that it is made of.
+// The bill of materials lists every module of the programs once, with its package URL. For each
+// program it lists the modules that the program is made of.
 func TestBillOfMaterials(t *testing.T) {
 	t.Parallel()
 	b := billOfMaterials(t)
@@ -351,7 +351,8 @@ func TestBillOfMaterials(t *testing.T) {
 	}
 }
 
-// billOfMaterials returns that of a release whose programs are this test's own.
+// billOfMaterials returns the bill of materials of a release in which this test's own binary stands
+// for each program.
 func billOfMaterials(t *testing.T) []byte {
 	t.Helper()
 	self, err := os.Executable()

@@ -18,11 +18,11 @@ import (
 	cdx "github.com/CycloneDX/cyclonedx-go"
 )
 
-// programs are those of a release.
+// programs are the programs of a release.
 var programs = []string{"gangway", "gangway-agent", "gangway-init"}
 
-// writeSBOM writes a bill of materials in CycloneDX's JSON: the programs, and the
-// modules that the go command recorded in each of them.
+// writeSBOM writes a bill of materials in CycloneDX's JSON. It lists the programs, and the modules
+// that the go command recorded in each of them.
 func (r *release) writeSBOM(context.Context) error {
 	top := cdx.Component{Type: cdx.ComponentTypeApplication, BOMRef: "gangway", Name: "gangway", Version: r.version,
 		Licenses: &cdx.Licenses{{License: &cdx.License{ID: "Apache-2.0"}}}}
@@ -88,7 +88,7 @@ func module(path, version string) cdx.Component {
 	return cdx.Component{Type: cdx.ComponentTypeLibrary, BOMRef: purl, Name: path, Version: version, PackageURL: purl}
 }
 
-// serialNumber returns a UUID that is the same for the same release.
+// serialNumber returns a UUID. The same release always gets the same UUID.
 func (r *release) serialNumber() string {
 	sum := sha256.Sum256([]byte("gangway\n" + r.version + "\n" + r.commit + "\n" + r.date.Format(time.RFC3339)))
 	sum[6] = sum[6]&0x0F | 0x80 // RFC 9562, version 8

@@ -19,8 +19,8 @@ import (
 )
 
 // maxDepth is the largest depth of nested objects and arrays. MaxStorableDepth is the bound for
-// values that are stored and returned inside other documents, so that those documents stay within
-// maxDepth.
+// values that are stored and later returned inside other documents. It is lower, so that those
+// documents stay within maxDepth.
 const (
 	maxDepth         = 64
 	MaxStorableDepth = 32
@@ -48,8 +48,8 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	return b.Bytes(), object, nil
 }
 
-// Storable is Object for an object that is stored and returned inside other documents: it may have
-// at most MaxStorableDepth levels.
+// Storable is like Object, for an object that is stored and returned inside other documents: it may
+// have at most MaxStorableDepth levels.
 func Storable(text []byte) (compact []byte, object map[string]any, err error) {
 	if compact, object, err = Object(text); err == nil {
 		err = CheckStorable(object)
@@ -126,7 +126,7 @@ func DecodeKnown(text []byte, v any) error {
 	return dec.Decode(v)
 }
 
-// check checks a value that is to be decoded into the type t, or into an any if t is nil.
+// check checks a text that will be decoded into the type t, or into an any if t is nil.
 func check(text []byte, t reflect.Type) error {
 	if !utf8.Valid(text) {
 		return errors.New("it is not UTF-8")
@@ -143,7 +143,7 @@ func check(text []byte, t reflect.Type) error {
 	return nil
 }
 
-// checkNames checks the names in one value that is to be decoded into the type into.
+// checkNames checks the names in one value that will be decoded into the type into.
 func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return errTooDeep(maxDepth)
@@ -197,7 +197,8 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// plain returns the type behind pointers, or nil for a type that decodes itself, and for an any.
+// plain returns the type to which the pointers of t lead. It returns nil for a type that decodes
+// itself, and for an any.
 func plain(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer && !t.Implements(unmarshaler) {
 		t = t.Elem()

@@ -46,7 +46,7 @@ type message struct {
 	Plain   string
 }
 
-// If encoding/json accepts a name for a field but another reader does not, the name is refused. An
+// A name that encoding/json accepts for a field, but another reader does not, is refused. An
 // unknown name is ignored.
 func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	t.Parallel()
@@ -90,8 +90,7 @@ func nested(levels int) string {
 	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 }
 
-// A storable value still fits into the bounds of Object after it was put into a list and other
-// objects.
+// A storable value that is put into a list and other objects still fits into the bounds of Object.
 func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
 	t.Parallel()
 	compact, _, err := Storable([]byte(nested(MaxStorableDepth)))
@@ -126,7 +125,7 @@ func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// If Decode accepts a text, its result is the same as encoding/json's.
+// If Decode accepts a text, its result is the same as the result of encoding/json.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"name":"n","inner":{"value":"v"},"list":[{}],"x":null}`))
 	f.Add([]byte(`{"Name":1}`))

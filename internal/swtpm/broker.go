@@ -22,7 +22,7 @@ type Broker struct {
 	bus, proc *process.Process
 }
 
-// MissingBroker says in one sentence what a Broker needs that is not installed. It is empty if
+// MissingBroker returns one sentence that says what a Broker needs and is not installed, or "" if
 // nothing is missing.
 func MissingBroker() string {
 	for program, deb := range map[string]string{
@@ -70,7 +70,7 @@ func (b *Broker) start(ctx context.Context, tcti string) error {
 		return fmt.Errorf("swtpm: starting a message bus: %w", err)
 	}
 	err = b.await(ctx, b.bus, "the message bus", func() bool {
-		// The socket exists a moment before it listens.
+		// The socket file exists a moment before the program listens on it, so connect to find out.
 		c, err := net.Dial("unix", filepath.Join(b.dir, "bus"))
 		if err != nil {
 			return false
@@ -117,8 +117,8 @@ func (b *Broker) await(ctx context.Context, p *process.Process, what string, rea
 
 func (b *Broker) address() string { return "unix:path=" + filepath.Join(b.dir, "bus") }
 
-// TCTI is the broker's address for tpm2-tools and OpenSSL's TPM provider. They also need Env in
-// their environment.
+// TCTI returns the broker's address for tpm2-tools and OpenSSL's TPM provider. These programs also
+// need Env in their environment.
 func (b *Broker) TCTI() string { return "tabrmd:bus_type=session" }
 
 // Env returns the environment variables for a program that uses the broker.

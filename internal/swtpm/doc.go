@@ -3,7 +3,7 @@
 // them; a production hub or device never does.
 //
 // New makes and starts a TPM; it uses the programs swtpm and swtpm_setup. A TPM's whole state
-// is in its folder, so it survives the process:
+// is in its folder, so the TPM survives the process:
 //
 //	DIR/state/            the TPM's memory; removing it destroys the TPM
 //	DIR/made              exists once the TPM is completely made

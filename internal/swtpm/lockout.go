@@ -59,7 +59,7 @@ func (t *TPM) EnterLockout() error {
 // GuessedPassword is the password of Guess's key.
 const GuessedPassword = "secret"
 
-// Guess makes a key that is protected against guessing, and uses it with a password.
+// Guess makes a key that is protected against guessing, and tries to use it with a password.
 func Guess(link transport.TPM, password string) error {
 	key, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.TPMRHOwner,
@@ -83,7 +83,7 @@ func Guess(link transport.TPM, password string) error {
 	return err
 }
 
-// Command codes of the platform that go-tpm does not have.
+// Command codes of commands that the platform authorizes, and that go-tpm does not have.
 const (
 	ccHierarchyControl = 0x00000121
 	ccChangeEPS        = 0x00000124

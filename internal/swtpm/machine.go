@@ -5,10 +5,10 @@ import (
 	"os"
 )
 
-// PowerOn makes the TPM available to a machine that is about to start. It closes the command
-// socket and returns the control socket for QEMU's `-tpmdev emulator`. The machine starts the
-// TPM, as a real power-on does; when the machine releases it, the TPM ends by itself. Address
-// does not answer until Restart, which takes the TPM back.
+// PowerOn makes the TPM available to a machine that is about to start. It closes the command socket
+// and returns the control socket for QEMU's `-tpmdev emulator`. The machine starts the TPM, as a
+// real power-on does. When the machine releases the TPM, the TPM ends by itself. Nothing answers at
+// Address until Restart starts the TPM for this process again.
 func (t *TPM) PowerOn(ctx context.Context) (control string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

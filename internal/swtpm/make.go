@@ -13,9 +13,9 @@ import (
 	"gangway/internal/process"
 )
 
-// manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates.
-// Debian 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key; finish removes
-// the certificates that were not asked for.
+// manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates. Debian
+// 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key; finish removes the
+// certificates that New was not asked for.
 func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	for _, d := range []string{filepath.Join(dir, "state"), maker} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -35,7 +35,7 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 		args = append(args, "--ecc")
 	}
 	cmd := exec.CommandContext(ctx, "swtpm_setup", args...)
-	cmd.Dir = dir // relative paths: a comma in the folder's path would end an option of swtpm
+	cmd.Dir = dir // so that all paths are relative: a comma in the folder's path would end an option of swtpm
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("swtpm: swtpm_setup could not make a TPM in %s: %w\n%s", dir, err, process.Tail(out))
@@ -44,7 +44,7 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 }
 
 // writeConfig writes the three configuration files that keep swtpm_setup and its CA inside our
-// folders. It returns the path of the first.
+// folders. It returns the path of the first file.
 func writeConfig(dir, maker string) (string, error) {
 	tool, err := exec.LookPath("swtpm_localca")
 	if err != nil {

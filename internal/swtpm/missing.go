@@ -14,8 +14,8 @@ var programs = []struct{ name, deb string }{
 	{"certtool", "gnutls-bin"}, // swtpm_localca makes its CA with it
 }
 
-// Missing says in one sentence which programs are not installed and how to install them. It is
-// empty if nothing is missing.
+// Missing returns one sentence that says which programs are not installed and how to install them,
+// or "" if nothing is missing.
 func Missing() string {
 	var names, debs []string
 	for _, p := range programs {

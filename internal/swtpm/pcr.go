@@ -25,7 +25,7 @@ func (t *TPM) ExtendPCR(pcr uint32, digest []byte) error {
 	return nil
 }
 
-// Open connects to the TPM like any other user of it.
+// Open connects to the TPM in the same way as any other user of the TPM.
 func (t *TPM) Open() (transport.TPMCloser, error) {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {

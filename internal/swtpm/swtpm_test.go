@@ -62,7 +62,7 @@ func TestCertificateIsOfTheSharedMaker(t *testing.T) {
 		index uint32
 	}{{"rsa", RSA2048, 0x01C00002}, {"p384", P384, 0x01C00016}}
 	serials := make([]string, len(kinds))
-	var wg sync.WaitGroup // both at once: they race to make the maker
+	var wg sync.WaitGroup // both start at once and race to make the maker's CA
 	for i, k := range kinds {
 		wg.Go(func() {
 			tpm, err := New(t.Context(), filepath.Join(dir, k.name), Options{EK: k.ek, Maker: maker})
@@ -110,7 +110,7 @@ func TestNVSurvivesRestartAndStop(t *testing.T) {
 	}
 	defer tpm.Stop()
 	want := bytes.Repeat([]byte("gangway "), 150)
-	for range 2 { // the second replaces the first
+	for range 2 { // the second WriteNV replaces the content of the first
 		if err := tpm.WriteNV(0x01C00100, want); err != nil {
 			t.Fatal(err)
 		}

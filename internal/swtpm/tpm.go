@@ -99,8 +99,8 @@ func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	return t, nil
 }
 
-// finish removes what swtpm_setup made although it was not asked for, and then marks the TPM as
-// made. If New is interrupted before that, the next New makes the TPM again.
+// finish removes the certificates that swtpm_setup made although New was not asked for them, and
+// then marks the TPM as made. If New is interrupted before that, the next New makes the TPM again.
 func (t *TPM) finish(opts Options) error {
 	if opts.EK == RSA2048 {
 		if err := t.DeleteNV(0x01C00016); err != nil {
@@ -132,16 +132,16 @@ func (t *TPM) chooseSockets() error {
 	return nil
 }
 
-// Address is "unix:" and the absolute path of the socket for raw TPM commands. It stays the
+// Address returns "unix:" and the absolute path of the socket for raw TPM commands. It stays the
 // same after Restart.
 func (t *TPM) Address() string { return "unix:" + t.socket }
 
-// TCTI is the TPM's address for tpm2-tools and OpenSSL's TPM provider (TPM2TOOLS_TCTI,
+// TCTI returns the TPM's address for tpm2-tools and OpenSSL's TPM provider (TPM2TOOLS_TCTI,
 // TPM2OPENSSL_TCTI). While one of them runs, nothing else can use the socket.
 func (t *TPM) TCTI() string { return "swtpm:path=" + t.socket }
 
-// Roots returns only the maker's root certificate. The Issuer below it signs the EK
-// certificates. A TPM made with EK None has no root.
+// Roots returns the maker's root certificate and no others. The CA of Issuer, which is below the
+// root, signs the EK certificates. A TPM made with EK None has no root.
 func (t *TPM) Roots() []*x509.Certificate {
 	if t.root == nil {
 		return nil
@@ -174,7 +174,7 @@ func (t *TPM) Restart(ctx context.Context) error {
 	return t.startLocked(ctx)
 }
 
-// Stop ends the TPM and waits for its end. Its state stays. A second call does nothing.
+// Stop ends the TPM and waits for its end. It keeps the TPM's state. A second call does nothing.
 func (t *TPM) Stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

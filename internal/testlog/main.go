@@ -4,13 +4,15 @@
 //	testlog -stage race -- go test -json ./...
 //	testlog -summary
 //
-// Of "go test -json" it prints one line per package, and the whole output of
-// failed tests. The output of any other command passes unchanged. With -log the
-// whole output also goes to a file. The exit code is the command's.
+// If the command is "go test -json", it prints one line per package, and the
+// whole output of failed tests. It prints the output of any other command
+// unchanged. With -log it also writes the whole output to a file. Its exit code
+// is that of the command.
 //
-// Each stage leaves a file of JSON lines in -dir (build/times); -summary adds
-// them up: the stages, the slowest packages, and every test over ten seconds
-// with its reason from slow.txt.
+// Each stage writes a file of JSON lines to the folder -dir (build/times).
+// With -summary, testlog reads these files and prints the times of the stages,
+// of the slowest packages, and of every test over ten seconds, with the test's
+// reason from slow.txt.
 package main
 
 import (
@@ -92,14 +94,14 @@ func run(w io.Writer, dir, stage, log string, command []string) (int, error) {
 	err = errors.Join(p.read(out), p.record.Encode(event{Action: "stage", Package: stage, Elapsed: time.Since(start).Seconds()}))
 	var exit *exec.ExitError
 	if wait := cmd.Wait(); errors.As(wait, &exit) {
-		return max(exit.ExitCode(), 1), err // -1: ended by a signal
+		return max(exit.ExitCode(), 1), err // ExitCode is -1 after a signal
 	} else if wait != nil {
 		return 0, wait
 	}
 	return 0, errors.Join(err, record.Close())
 }
 
-// key names the output of a test, or of a package where test is empty.
+// key names the output of a test or, if test is empty, of a package.
 type key struct{ pkg, test string }
 
 // printer turns events into short output.
@@ -159,7 +161,7 @@ func (p *printer) keep(line []byte) error {
 	return err
 }
 
-// ended prints a failed test's output, and the last line of a package's.
+// ended prints the output of a failed test, and the last line of a package's output.
 func (p *printer) ended(e event) error {
 	out := p.output[key{e.Package, e.Test}]
 	if out == nil {
@@ -174,10 +176,10 @@ func (p *printer) ended(e event) error {
 	}
 	text := out.Bytes()
 	if e.Action == "skip" {
-		return nil // it has no tests
+		return nil // the package has no tests
 	}
 	if e.Action != "fail" {
-		// the text "ok", the package, the seconds, and perhaps "(cached)"
+		// The last line has the text "ok", the package, the seconds, and perhaps "(cached)".
 		text = bytes.TrimRight(text, "\n")
 		text = append(bytes.Clone(text[bytes.LastIndexByte(text, '\n')+1:]), '\n')
 	}

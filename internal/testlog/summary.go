@@ -32,13 +32,13 @@ func reasons() map[key]string {
 	return list
 }
 
-// entry is what one stage, package or test took.
+// entry is the time that one stage, package or test took.
 type entry struct {
 	name    string
 	seconds float64
 }
 
-// report is what all stages together took.
+// report is the time that all stages together took.
 type report struct {
 	stages, packages, tests []entry
 	passed, failed, skipped int
@@ -53,7 +53,7 @@ func (r *report) add(stage string, e event) {
 	case e.Test == "":
 		r.packages = append(r.packages, entry{fmt.Sprintf("%s (%s)", pkg, stage), e.Elapsed})
 		return
-	case strings.Contains(e.Test, "/"): // its parent has its time
+	case strings.Contains(e.Test, "/"): // the time of a subtest is part of its parent's time
 		return
 	case e.Action == "pass":
 		r.passed++
@@ -67,7 +67,7 @@ func (r *report) add(stage string, e event) {
 	}
 }
 
-// summarize prints what the stages in dir took.
+// summarize prints how long the stages in dir took.
 func summarize(w io.Writer, dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// events is what "go test -json" prints of a package with one test of each result.
+// events is what "go test -json" prints for a package with one test of each result.
 const events = `{"Action":"start","Package":"gangway/tcg"}
 {"Action":"output","Package":"gangway/tcg","Test":"TestGood","Output":"said by a good test\n"}
 {"Action":"pass","Package":"gangway/tcg","Test":"TestGood","Elapsed":12.5}

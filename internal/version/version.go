@@ -1,9 +1,9 @@
 // Package version describes the build of the running program: its version, its
 // commit and the commit's date.
 //
-// `make build` and `make release` set them with the linker (scripts/version.sh).
-// In other builds they are what the go command recorded: a build in a Git
-// checkout knows its commit, and one by `go install` its version.
+// `make build` and `make release` set these values with the linker
+// (scripts/version.sh). Other builds use the values that the go command recorded:
+// the commit for a build in a Git checkout, and the version for one by `go install`.
 package version
 
 import (
@@ -21,7 +21,7 @@ type Build struct {
 	Date    string // the commit's date, RFC 3339 in UTC
 }
 
-// Set with -ldflags "-X gangway/internal/version.version=...".
+// These variables are set with -ldflags "-X gangway/internal/version.version=...".
 var version, commit, date string
 
 // Current is the build of this program.
@@ -36,7 +36,7 @@ func current() Build {
 	return b
 }
 
-// recorded returns what the go command recorded.
+// recorded returns the build that the go command recorded in info.
 func recorded(info *debug.BuildInfo) Build {
 	b := Build{Version: strings.TrimPrefix(info.Main.Version, "v")}
 	if b.Version == "(devel)" {

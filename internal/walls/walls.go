@@ -1,6 +1,6 @@
-// Package walls checks which folders of this module may import which. The
-// rules are by folder, so a new package is under them from its first day.
-// scripts/lint.sh runs its test.
+// Package walls checks which folders of this module may import which others. The rules are about
+// folders, so they apply to a new package from its first day. scripts/lint.sh runs this package's
+// test.
 package walls
 
 import (
@@ -12,15 +12,15 @@ import (
 // Module is the path of this module.
 const Module = "gangway"
 
-// Package is the part of a package that the rules read: its import path and the
-// imports of its files without the tests.
+// Package is the part of a package that the rules read: its import path, and the imports of its
+// files except its tests.
 type Package struct {
 	ImportPath string
 	Imports    []string
 }
 
-// rule forbids every path of imports from a package under from to one under
-// to. Folders are relative to the module.
+// rule forbids every path of imports that leads from a package under from to a package under to.
+// Folders are relative to the module.
 type rule struct {
 	from, to string
 	why      string
@@ -39,15 +39,14 @@ var rules = []rule{
 	{"wire", "device", "both sides share wire"},
 }
 
-// pure are the folders whose packages do no I/O: a verdict depends on the
-// evidence only, and a parser on its input only.
+// pure lists the folders whose packages do no I/O. So a verdict depends only on the evidence, and
+// the result of a parser only on its input.
 var pure = []string{
 	"tcg", "wire", "internal/strictjson", "device/install/netfile",
 	"hub/boot", "hub/clone", "hub/evidence", "hub/policy",
 }
 
-// doesIO are the packages of the standard library that a pure package must not
-// import.
+// doesIO lists the packages of the standard library that a pure package must not import.
 var doesIO = []string{"os", "os/exec", "net", "net/http", "io/fs", "syscall"}
 
 // Check returns one sentence for each broken rule: the path of imports that
@@ -81,14 +80,13 @@ func Check(packages []Package) []string {
 	return broken
 }
 
-// under reports whether a package is the folder's, or in a folder below it.
+// under reports whether a package is in the folder or in a folder below it.
 func under(path, folder string) bool {
 	return path == Module+"/"+folder || strings.HasPrefix(path, Module+"/"+folder+"/")
 }
 
-// pathTo returns the shortest path of imports from a package to one under a
-// folder, both ends included; nil if there is none. Only packages of this
-// module are followed.
+// pathTo returns the shortest path of imports from a package to a package under a folder, with both
+// ends, or nil if there is none. It follows only packages of this module.
 func pathTo(byPath map[string]Package, from, folder string) []string {
 	previous := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {

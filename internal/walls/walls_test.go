@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The module as it is breaks no rule.
+// The current module breaks no rule.
 func TestWallsStand(t *testing.T) {
 	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", Module+"/...")
 	cmd.Stderr = os.Stderr
@@ -28,8 +28,8 @@ func TestWallsStand(t *testing.T) {
 		}
 		packages = append(packages, p)
 	}
-	// Each folder that a rule names has packages: a rule about a folder that
-	// was renamed would check nothing.
+	// Each folder that a rule names has packages. A rule about a renamed folder would check
+	// nothing.
 	folders := pure
 	for _, r := range rules {
 		folders = append(folders, r.from, r.to)

@@ -17,8 +17,8 @@ const (
 	// MaxRecord bounds an object's record, in bytes.
 	MaxRecord  = 64 << 10
 	maxRev     = 1<<31 - 1
-	maxMessage = 200     // bytes of a commit message; the rest is dropped
-	maxAddress = 4 << 10 // bytes of the last element of a content's path
+	maxMessage = 200     // bytes of a commit message; the device drops the rest
+	maxAddress = 4 << 10 // bytes of the last element of the path of a content
 )
 
 // MaxObject is the largest object that a device downloads, in bytes.
@@ -57,8 +57,8 @@ func ParsePending(text []byte) (*Pending, error) {
 	return &Pending{Rev: int(rev), Message: clip(message, maxMessage), State: members["state"]}, nil
 }
 
-// contents is the folder under which a hub serves the contents of objects. Each
-// content is one path element below it.
+// contents is the folder under which a hub serves the contents of objects. Each content has one
+// path element below it.
 const contents = "/local-s3/"
 
 var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
@@ -69,9 +69,9 @@ type Record struct {
 	Path string // path of the content on the hub; it authorises the download
 }
 
-// ParseRecord reads the hub's record of an object. The record must be of the
-// object with this SHA-256, and its content must be on the hub itself: the host
-// in the address is ignored, so no hub can send a device to another host.
+// ParseRecord reads the hub's record of an object. The record must be of the object with this
+// SHA-256, and its content must be on the hub itself. ParseRecord ignores the host in the address,
+// so no hub can send a device to another host.
 func ParseRecord(text []byte, sum string) (Record, error) {
 	_, object, err := strictjson.Object(text)
 	if err != nil {
@@ -92,8 +92,8 @@ func ParseRecord(text []byte, sum string) (Record, error) {
 	return Record{size, path}, nil
 }
 
-// ParseUpload reads the hub's answer to the announcement of an object. It
-// returns the path to upload the content to; the path authorises the upload.
+// ParseUpload reads the hub's answer to the announcement of an object. It returns the path to which
+// the device uploads the content. The path itself authorises the upload.
 func ParseUpload(text []byte, sum string) (string, error) {
 	_, object, err := strictjson.Object(text)
 	if err != nil {
@@ -106,8 +106,8 @@ func ParseUpload(text []byte, sum string) (string, error) {
 	return path, nil
 }
 
-// contentPath returns the path in the URL of an object's content. It ignores
-// the URL's host, query and all else.
+// contentPath returns the path of the URL of an object's content. It ignores the URL's host, query
+// and all other parts.
 func contentPath(address any) (string, bool) {
 	text, _ := address.(string)
 	_, element, found := strings.Cut(text, contents)

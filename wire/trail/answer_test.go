@@ -26,7 +26,7 @@ func TestHugeNumbersFromTheHub(t *testing.T) {
 	}
 }
 
-// The address of a content does not decide which host the device connects to.
+// The address of a content does not decide to which host the device connects.
 func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"https://10.0.0.1/secret", "http://127.0.0.1:22/", "file:///etc/passwd", "/local-s3/../admin", "/local-s3/a b",
@@ -42,7 +42,7 @@ func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
 			t.Errorf("%q leads to %q", address, path)
 		}
 	}
-	// The record of another object than the one that was asked for.
+	// The record is of another object than the one that was asked for.
 	text := []byte(`{"sha256sum":"` + b + `","size":"1","signed-geturl":"/local-s3/x","signed-puturl":"/local-s3/x"}`)
 	if _, err := trail.ParseRecord(text, a); err == nil {
 		t.Error("another object's record is accepted")

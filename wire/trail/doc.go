@@ -4,7 +4,7 @@
 // for the image.
 //
 // Parsers are strict: they refuse a text that two readers could understand
-// differently, so one side sees what the other side has checked.
+// differently, so one side reads a text as the other side has checked it.
 // docs/agent.md and docs/pvr.md describe the messages.
 //
 // The package is pure: no I/O, no state, no clock.

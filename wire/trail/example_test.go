@@ -24,7 +24,7 @@ func ExampleParseState() {
 	// state-sha e059f7232cfea555...
 }
 
-// A device lays a state out as a folder, if every name stays inside it.
+// A device lays out a state as a folder, if every name stays inside that folder.
 func ExampleState_Files() {
 	for _, name := range []string{"app/run.json", "../run.json"} {
 		s, err := trail.ParseState([]byte(`{"#spec": "pantavisor-service-system@1", "` + name + `": {"name": "app"}}`))

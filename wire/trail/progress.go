@@ -8,10 +8,9 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// ParseProgress reads a device's progress report: a JSON object of at most
-// MaxProgress bytes with a "status" that a device may report. It returns the
-// whole text, compact, because a device reads back what it wrote, including
-// fields that the hub does not know.
+// ParseProgress reads a device's progress report: a JSON object of at most MaxProgress bytes with a
+// "status" that a device may report. It returns the status and the whole text in compact form. The
+// text includes fields that the hub does not know, because a device reads back what it wrote.
 func ParseProgress(text []byte) (Status, []byte, error) {
 	if len(text) > MaxProgress {
 		return "", nil, fmt.Errorf("the progress has more than %d bytes", MaxProgress)
@@ -40,14 +39,14 @@ func NewProgress(status Status, percent int, message string) []byte {
 	return b
 }
 
-// Report is the part of a progress that lists show.
+// Report is the part of a progress that lists of revisions show.
 type Report struct {
 	Message string
 	Percent int // 0 to 100
 }
 
-// ReadReport reads a progress that ParseProgress accepted. A field of another
-// type than expected counts as empty.
+// ReadReport reads a progress that ParseProgress accepted. If a field has another type than
+// expected, it counts as empty.
 func ReadReport(progress []byte) Report {
 	var fields map[string]any
 	if json.Unmarshal(progress, &fields) != nil {

@@ -19,8 +19,8 @@ const (
 	MaxState    = 1 << 20
 	MaxProgress = 64 << 10
 	MaxMeta     = 64 << 10
-	// MaxAnswer bounds an answer with revisions. A device does not read more.
-	// One revision fits: its state, its progress and its meta.
+	// MaxAnswer bounds an answer with revisions. A device does not read more than this. One
+	// revision always fits: its state, its progress and its meta.
 	MaxAnswer = 2 << 20
 )
 
@@ -40,15 +40,15 @@ type Sum = [sha256.Size]byte
 // State is a state that ParseState accepted.
 type State struct {
 	JSON    []byte // compact
-	Objects []Sum  // that the state names, each once, sorted
+	Objects []Sum  // the objects that the state names, each once, sorted
 
 	members map[string]any // of JSON, as encoding/json decodes it
 }
 
 // ParseState reads a state: a JSON object of at most MaxState bytes and
-// strictjson.MaxKept levels. "#spec" is one of Specs. Every other name is a
-// file. Its value is an object's SHA-256, as 64 lower-case hexadecimal digits.
-// If the name ends in ".json", it may also be any other JSON value.
+// strictjson.MaxStorableDepth levels. The value of "#spec" is one of Specs. Every other name is
+// that of a file. Its value is an object's SHA-256, as 64 lower-case hexadecimal digits. If the
+// name ends in ".json", the value may also be any other JSON value.
 //
 // ParseState accepts any name. Files checks the names.
 func ParseState(text []byte) (*State, error) {
@@ -167,8 +167,8 @@ func checkPath(name string) error {
 	return nil
 }
 
-// ParseMeta reads a revision's meta, any JSON object of at most MaxMeta bytes
-// and strictjson.MaxKept levels, and returns it compact.
+// ParseMeta reads a revision's meta: any JSON object of at most MaxMeta bytes and
+// strictjson.MaxStorableDepth levels. It returns the object in compact form.
 func ParseMeta(text []byte) ([]byte, error) {
 	if len(text) > MaxMeta {
 		return nil, fmt.Errorf("the meta has more than %d bytes", MaxMeta)
@@ -180,7 +180,7 @@ func ParseMeta(text []byte) ([]byte, error) {
 	return compact, nil
 }
 
-// clip shortens a text to n bytes of whole characters, for a message.
+// clip shortens a text to at most n bytes, for a message. It does not split a character.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {

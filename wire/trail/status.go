@@ -25,8 +25,8 @@ const (
 	StatusWontGo      Status = "WONTGO"
 )
 
-// Statuses are all statuses. The first six are open: the hub offers the
-// revision to its device. The others are final.
+// Statuses are all statuses. The first six are open: the hub offers a revision with one of them to
+// its device. The others are final.
 var Statuses = []Status{StatusNew, StatusQueued, StatusDownloading, StatusSyncing, StatusInProgress, StatusTesting,
 	StatusDone, StatusUpdated, StatusError, StatusWontGo, StatusCancelled}
 
@@ -43,15 +43,14 @@ func (s Status) Final() bool {
 	return false
 }
 
-// otherStatuses are words that clients send in filters. The filter accepts
-// them; no revision has them.
+// otherStatuses are words that clients send in filters. A filter may contain them, although no
+// revision ever has such a status.
 var otherStatuses = []Status{"CANCELLED", "CANCELED", ""}
 
 var errFilter = errors.New(`a filter by status is a status, or {"$in":[...]}, {"$nin":[...]}, {"$ne":...} or {"$eq":...} of statuses`)
 
-// ParseStatuses reads a filter: a status, or one of four operators as a JSON
-// object, in at most 1024 bytes. It returns the statuses that match, in the
-// order of Statuses.
+// ParseStatuses reads a filter: a status, or a JSON object with one of four operators, of at most
+// 1024 bytes. It returns the statuses that match, in the order of Statuses.
 func ParseStatuses(text string) ([]Status, error) {
 	if len(text) > 1024 {
 		return nil, errFilter
@@ -90,8 +89,8 @@ func ParseStatuses(text string) ([]Status, error) {
 	return nil, errFilter
 }
 
-// matching returns the statuses that are named, if among is true, or else those
-// that are not named.
+// matching returns the statuses in named if among is true. Otherwise it returns all statuses that
+// are not in named.
 func matching(named []Status, among bool) ([]Status, error) {
 	for _, s := range named {
 		if !slices.Contains(Statuses, s) && !slices.Contains(otherStatuses, s) {

@@ -49,7 +49,7 @@ type session struct {
 	r  cast.Recording // guarded by mu
 }
 
-// The times that a person takes to type a character and to read the output.
+// The times that the recording allows for a person to type a character and to read the output.
 const (
 	typing  = 35 * time.Millisecond
 	reading = 1200 * time.Millisecond
@@ -115,7 +115,7 @@ func record(programs, kernel, out string) error {
 	if kernel, err = filepath.Abs(kernel); err != nil {
 		return err
 	}
-	// Provide the kernel that `image fetch` has fetched before.
+	// Copy the kernel to the folder where `image fetch` would put it.
 	cache := filepath.Join(dir, ".cache", "gangway")
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return err

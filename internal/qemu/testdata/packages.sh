@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs as root in an emulated Debian machine, started by its systemd: installs,
-# upgrades, removes and purges the packages, and prints one line a check on the
+# upgrades, removes and purges the packages, and prints one line for each check on the
 # console. packages_test.go reads them.
 #
 #	/test/old/*.deb    the previous version: its files in /etc/default differ
