@@ -37,7 +37,7 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 			"log onboarded", runArgs, "log the hub has accepted a report", "log this boot is good: gangway-a.efi")
 		l.want("watchdog")
 		l.want("grow /dev/dm-0", "log data partition: 3072 MiB")
-		l.want("agent run", "fact Hub: https://hub.example", "fact Owner: ada", "fact Device: otter d1", "status This machine is onboarded.")
+		l.want("log onboarded", "fact Hub: https://hub.example", "fact Owner: ada", "fact Device: otter d1", "status This machine is onboarded.")
 		l.never("restart", "alarm", "log the disk's key", runArgs+" --token-file")
 		if got := l.files("esp/EFI/Linux"); !slices.Equal(got, []string{"gangway-a.efi"}) {
 			t.Errorf("EFI/Linux has %q", got)
