@@ -102,7 +102,7 @@ func TestLiveSystem(t *testing.T) {
 		poweroff string
 		onboard  int
 		want     []string
-		after    time.Duration // when the hook returns; 0: never
+		after    time.Duration // when Live returns; 0: never
 	}{
 		"as soon as it is onboarded": {"onboarded", 0, []string{"agent onboard --token-file /etc/gangway/device_autojointoken.json " + args, "log onboarded"}, time.Second},
 		"when the agent ends":        {"exit", 0, []string{"log onboarded", "agent run " + args, "log the agent ended with code 9"}, 2 * time.Second},

@@ -124,7 +124,7 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 			t.Errorf("in two steps: %v", err)
 		}
 	}
-	// Another owner's denial applies only to that owner's devices.
+	// Ada's denial does not apply to other owners: the machine is accepted with mallory's token.
 	mallory := s.Account(t, "mallory")
 	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
 		t.Errorf("with another owner's token: %d %s", a.Status, a.Body)

@@ -45,8 +45,8 @@ type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
-	// Unexplained lists the PCRs that the log does not replay to; without a log, all PCRs that were
-	// extended. They are compared by value.
+	// Unexplained lists the PCRs whose value is not the result of replaying the log; without a log,
+	// all PCRs that were extended. Of these, the value is compared with the reference's value.
 	Unexplained []int   `json:"unexplained,omitempty"`
 	Log         bool    `json:"log"`                 // the device sent a log
 	LogState    string  `json:"log-state,omitempty"` // how much of it could be read: LogWhole and others; empty in old measurements

@@ -94,9 +94,8 @@ func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 	equal(s, "lookups", w.asked, []string{"links", "crl"})
 }
 
-// If lookups are configured, the first step does not refuse a broken chain: it leaves the chain to
-// the second step. Without lookups it refuses a broken chain, and it always refuses a request for
-// any other reason.
+// The first step refuses a chain with a missing intermediate only if no lookups are configured. With
+// lookups, it leaves that chain to the second step. For every other reason it refuses in both cases.
 func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()

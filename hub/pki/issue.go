@@ -53,7 +53,7 @@ type issuer struct {
 	algorithm []byte // AlgorithmIdentifier of the CA's signatures
 	hash      crypto.Hash
 	fixed     []byte // the extensions of all certificates
-	policies  []byte // the extension with the verified properties of the TPM
+	policies  []byte // the certificatePolicies extension: the TCG's OIDs for what was verified about the key
 }
 
 func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn1.ObjectIdentifier) (*issuer, error) {

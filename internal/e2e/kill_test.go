@@ -28,8 +28,8 @@ import (
 	"gangway/wire"
 )
 
-// hubProcess is a real `gangway serve` that tests kill and start again on the same data
-// folder.
+// hubProcess is a real `gangway serve` process. A test kills it and starts it again on the same
+// data folder.
 type hubProcess struct {
 	t    *testing.T
 	bin  string

@@ -265,8 +265,9 @@ func TestOperationsMoving(t *testing.T) {
 	}
 }
 
-// The commands of the chapters "Backup" and "Restoring" work as written. A device that is in the
-// backup reports. A device that onboarded after the backup onboards again with its join token.
+// The commands of the chapters "Backup" and "Restoring" work as written. A device that had
+// onboarded before the backup can report again. A device that onboarded after the backup must onboard
+// again, with its join token.
 func TestOperationsRestoring(t *testing.T) {
 	t.Parallel()
 	tpm, later := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
