@@ -23,6 +23,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/hub/store/sqlite/sqlitetest"
 	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
@@ -73,16 +74,14 @@ func newSceneOnDisk(t testing.TB) *scene {
 
 func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	t.Helper()
-	maker := must(goodMaker())(t)
-	change := func(c *api.Config) { c.Proxy = proxy }
-	return sceneOn(t, hubtest.NewIn(t, hubtest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
+	return newSceneWith(t, func(c *api.Config) { c.Proxy = proxy })
 }
 
 // newSceneWith is newScene with a hub whose configuration change alters.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
-	return sceneOn(t, hubtest.NewIn(t, hubtest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
+	return sceneOn(t, hubtest.NewIn(t, sqlitetest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
 }
 
 func sceneOn(t testing.TB, h *hubtest.Hub, maker *fleet.Maker) *scene {

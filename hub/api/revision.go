@@ -51,9 +51,7 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 	}
 	if c.Device == nil {
 		if state, err := trail.ParseState(s.State); err == nil {
-			for _, sum := range state.Objects {
-				view.UsedObjects = append(view.UsedObjects, fmt.Sprintf("%x", sum))
-			}
+			view.UsedObjects = state.ObjectSums()
 		}
 	}
 	return view

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -84,29 +83,6 @@ func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Cert
 func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewIn(t, t.TempDir(), change, roots, intermediates)
-}
-
-// MemoryDir returns a folder in memory that NewIn can use for a hub's data. The folder is removed
-// when the test ends. A hub in it starts and writes without waiting for a disk, so it is not for
-// tests of durability, races or timing. If /dev/shm has too little room, the folder is an ordinary
-// one.
-func MemoryDir(t testing.TB) string {
-	t.Helper()
-	const shm, room = "/dev/shm", 1 << 30
-	var disk syscall.Statfs_t
-	if err := syscall.Statfs(shm, &disk); err != nil || disk.Bavail*uint64(disk.Bsize) < room {
-		return t.TempDir()
-	}
-	dir, err := os.MkdirTemp(shm, "gangway-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
 }
 
 // NewIn is NewWith with the data in a given folder.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"gangway/hub/store/sqlite"
@@ -49,14 +50,27 @@ func CopyEmpty(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Folder returns an empty folder for a test's database, as t.TempDir does. In short mode it is in
-// memory, where the system has /dev/shm: most tests need a database and not the wait for a disk.
+// Folder returns an empty folder for a test's database, as t.TempDir does. In short mode it is
+// MemoryDir's: most tests need a database and not the wait for a disk.
 func Folder(t testing.TB) string {
 	t.Helper()
 	if !testing.Short() {
 		return t.TempDir()
 	}
-	dir, err := os.MkdirTemp("/dev/shm", "gangway-test-")
+	return MemoryDir(t)
+}
+
+// MemoryDir returns a folder in memory for a test's database. The folder is removed when the test
+// ends. Writes do not wait for a disk, so it is not for tests of durability, races or timing. If
+// /dev/shm has too little room, the folder is an ordinary one.
+func MemoryDir(t testing.TB) string {
+	t.Helper()
+	const shm, room = "/dev/shm", 1 << 30
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(shm, &disk); err != nil || disk.Bavail*uint64(disk.Bsize) < room {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(shm, "gangway-test-")
 	if err != nil {
 		return t.TempDir()
 	}
