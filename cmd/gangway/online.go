@@ -15,7 +15,7 @@ type onlineFlags struct {
 
 func (o *onlineFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.issuers, "fetch-intermediates", nil, "host names from which the hub may download TPM makers' CA certificates, such as pki.infineon.com (default: none)")
-	f.StringVar(&o.check, "check-crls", "off", "check TPM makers' revocation lists: off, soft (a list that cannot be downloaded is noted) or hard (it is a refusal)")
+	f.StringVar(&o.check, "check-crls", "off", "check TPM makers' revocation lists: off, soft (if a list cannot be downloaded, note it) or hard (if a list cannot be downloaded, refuse the device)")
 	f.StringSliceVar(&o.crls, "crl-hosts", nil, "host names from which the hub may download revocation lists (default: those of --fetch-intermediates)")
 }
 
