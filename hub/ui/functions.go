@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"gangway/hub/boot"
+	"gangway/hub/chain"
 	"gangway/hub/store"
 
 	"github.com/dustin/go-humanize"
@@ -17,6 +19,13 @@ var functions = template.FuncMap{
 	"asset":     AssetPath,
 	"badge":     func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
 	"bootState": bootState,
+	"bytes":     func(n int) string { return Bytes(uint64(max(n, 0))) },
+	"cut":       cut,
+	"levelTone": levelTone,
+	"pcrWords":  boot.PCRWords,
+	"shield":    func(s chain.State) Shield { return shields[s] },
+	"visible":   func(s any) string { return Visible(fmt.Sprint(s)) },
+	"lines":     VisibleLines,
 	"icon":      icon,
 	"maker":     Maker,
 	"number":    Number,
