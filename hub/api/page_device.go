@@ -180,6 +180,14 @@ func orNothing(message string) string {
 	return message
 }
 
+// deviceOfForm reads the form of a device's page, and finds the device.
+func (s *Server) deviceOfForm(r *http.Request) (store.Device, error) {
+	if _, err := formField(r, formToken); err != nil {
+		return store.Device{}, err
+	}
+	return s.ownDevice(r)
+}
+
 // orMissing returns a zero value instead of store.ErrNotFound.
 func orMissing[T any](v T, err error) (T, bool, error) {
 	if errors.Is(err, store.ErrNotFound) {

@@ -115,7 +115,7 @@ func (s *Server) fillHistory(r *http.Request, v *deviceView) error {
 // acceptBootOnPage makes the measurement that the person looked at the device's reference, or locks
 // or unlocks the reference.
 func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.ownDevice(r)
+	d, err := s.deviceOfForm(r)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error 
 
 // requestBootOnPage asks the device for a boot measurement.
 func (s *Server) requestBootOnPage(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.ownDevice(r)
+	d, err := s.deviceOfForm(r)
 	if err != nil {
 		return err
 	}

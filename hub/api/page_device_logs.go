@@ -79,12 +79,7 @@ func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	}
 	l.Lines = lines
 	for _, e := range lines {
-		if !slices.Contains(l.Sources, e.Source) && len(l.Sources) < 50 {
-			l.Sources = append(l.Sources, e.Source)
-		}
-		if !slices.Contains(l.Levels, e.Level) && len(l.Levels) < 20 {
-			l.Levels = append(l.Levels, e.Level)
-		}
+		l.Sources, l.Levels = suggest(l.Sources, e.Source), suggest(l.Levels, e.Level)
 	}
 	slices.Sort(l.Sources)
 	slices.Sort(l.Levels)
@@ -92,6 +87,14 @@ func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	l.Download = strings.Replace(search.path(d), devicePath(d.ID), devicePath(d.ID)+"/log.txt", 1)
 	v.Logs = l
 	return nil
+}
+
+// suggest adds a value to the suggestions for a field, unless it has characters without a shape.
+func suggest(list []string, value string) []string {
+	if value == "" || len(list) == 50 || slices.Contains(list, value) || ui.Visible(value) != value {
+		return list
+	}
+	return append(list, value)
 }
 
 // logPlace names a line, so that a page can continue after it.

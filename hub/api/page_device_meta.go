@@ -98,7 +98,7 @@ var errMetaChanged = problem(http.StatusConflict, "meta-changed", "Compare it wi
 // editMetaOnPage changes the user-meta: it sets or removes one key, merges a JSON object, or replaces
 // the whole. After an error the page shows again what was typed.
 func (s *Server) editMetaOnPage(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.ownDevice(r)
+	d, err := s.deviceOfForm(r)
 	if err != nil {
 		return err
 	}

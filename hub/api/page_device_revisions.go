@@ -168,7 +168,7 @@ func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.Revisi
 // postRevisionOnPage appends a revision: the state of an earlier one (from), or a new state, as a file
 // or as text. Without the field "confirm" it only shows what the revision would change.
 func (s *Server) postRevisionOnPage(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.ownDevice(r)
+	d, err := s.deviceOfForm(r)
 	if err != nil {
 		return err
 	}
@@ -251,6 +251,9 @@ func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPrevie
 // cancelRevisionOnPage withdraws a revision that the device has not started, or gives up one that it
 // has started.
 func (s *Server) cancelRevisionOnPage(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.deviceOfForm(r); err != nil {
+		return err
+	}
 	revision, err := s.ownRevision(r)
 	if err != nil {
 		return err

@@ -68,7 +68,7 @@ func counted(n int, what string) string {
 
 // renameOnPage gives a device a new nick.
 func (s *Server) renameOnPage(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.ownDevice(r)
+	d, err := s.deviceOfForm(r)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (s *Server) renameOnPage(w http.ResponseWriter, r *http.Request) error {
 
 // publishOnPage makes a device public, or private again.
 func (s *Server) publishOnPage(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.ownDevice(r)
+	d, err := s.deviceOfForm(r)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (s *Server) publishOnPage(w http.ResponseWriter, r *http.Request) error {
 
 // deleteOnPage deletes a device, if the person typed its nick.
 func (s *Server) deleteOnPage(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.ownDevice(r)
+	d, err := s.deviceOfForm(r)
 	if err != nil {
 		return err
 	}
