@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"gangway/hub/store"
 	"gangway/hub/ui"
@@ -129,6 +130,9 @@ func (s *Server) deviceHead(r *http.Request, d store.Device, tab string) (*devic
 		v.newest = &heads[0]
 	}
 	v.Badges, v.Needs = s.deviceStates(d, v.boot, v.newest)
+	for i := range v.Needs {
+		v.Needs[i].Here = strings.Contains(v.Needs[i].Path, "tab="+tab)
+	}
 	return v, nil
 }
 

@@ -114,26 +114,7 @@ func consoleFacts(meta map[string]any) []ui.Fact {
 		}
 	}
 	text("gangway.hostname", "Host name")
-	cards, _ := meta["interfaces"].(map[string]any)
-	for i, key := range slices.Sorted(maps.Keys(cards)) {
-		if i == 3*maxNetworkFacts {
-			break
-		}
-		card, kind, ok := cutLast(key, ".")
-		list, isList := cards[key].([]any)
-		if !ok || !isList || card == "lo" || kind == "mac" {
-			continue
-		}
-		var addresses []string
-		for _, one := range list[:min(len(list), 8)] {
-			if a, ok := one.(string); ok {
-				addresses = append(addresses, ui.Visible(clipRunes(a, 64)))
-			}
-		}
-		if len(addresses) > 0 {
-			facts = append(facts, ui.Fact{Name: "Network " + ui.Visible(clipRunes(card, 32)), Value: strings.Join(addresses, ", "), Mono: true})
-		}
-	}
+	facts = append(facts, networkFacts(meta)...)
 	if total, free := amount(meta, "storage", "total"), amount(meta, "storage", "free"); total > 0 && free <= total {
 		facts = append(facts, ui.Fact{Name: "Disk", Value: ui.Bytes(free) + " free of " + ui.Bytes(total)})
 	}
@@ -146,6 +127,35 @@ func consoleFacts(meta map[string]any) []ui.Fact {
 	}
 	text("pantavisor.cpumodel", "Processor")
 	text("pantavisor.dtmodel", "Board")
+	return facts
+}
+
+// networkFacts returns the addresses of each network interface, IPv4 first.
+func networkFacts(meta map[string]any) (facts []ui.Fact) {
+	cards, _ := meta["interfaces"].(map[string]any)
+	at := map[string]int{} // the place of a card in facts
+	for _, key := range slices.Sorted(maps.Keys(cards)) {
+		card, kind, ok := cutLast(key, ".")
+		list, isList := cards[key].([]any)
+		if !ok || !isList || card == "lo" || kind == "mac" {
+			continue
+		}
+		var addresses []string
+		for _, one := range list[:min(len(list), 8)] {
+			if a, ok := one.(string); ok {
+				addresses = append(addresses, ui.Visible(clipRunes(a, 64)))
+			}
+		}
+		place, seen := at[card]
+		switch {
+		case len(addresses) == 0:
+		case seen:
+			facts[place].Value += ", " + strings.Join(addresses, ", ")
+		case len(facts) < maxNetworkFacts:
+			at[card] = len(facts)
+			facts = append(facts, ui.Fact{Name: "Network " + ui.Visible(clipRunes(card, 32)), Value: strings.Join(addresses, ", "), Mono: true})
+		}
+	}
 	return facts
 }
 

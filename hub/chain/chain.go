@@ -174,6 +174,8 @@ func (r *reader) check(c evidence.Check) Check {
 
 func (r *reader) stateOf(c evidence.Check) State {
 	switch {
+	case c.OK && c.Check == "approval":
+		return Decided
 	case c.OK:
 		return Verified
 	case c.Skipped:

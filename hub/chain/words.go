@@ -38,8 +38,11 @@ func (r *reader) describe(l *Link) {
 	case Connection:
 		l.Sentence = r.connectionWords(l.State)
 	}
-	if r.software() {
+	switch {
+	case r.software():
 		l.Sentence = strings.ReplaceAll(l.Sentence, " chip", " software TPM")
+	case len(r.f.Enrolment.EKCertificate) == 0: // nothing shows whether the TPM is a chip
+		l.Sentence = strings.NewReplacer(" chip maker", " TPM maker", " chip", " TPM").Replace(l.Sentence)
 	}
 }
 

@@ -38,6 +38,7 @@ type DevicePage struct {
 type Need struct {
 	Tone, Text string // as in Badge
 	Path, Act  string // a link
+	Here       bool   // the link leads to the shown tab
 }
 
 // Fact is a name and a value. The value contains no character that Visible escapes.

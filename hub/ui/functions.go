@@ -18,6 +18,7 @@ var functions = template.FuncMap{
 	"args":      args,
 	"asset":     AssetPath,
 	"badge":     func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
+	"bootBadge": bootBadge,
 	"bootState": bootState,
 	"bytes":     func(n int) string { return Bytes(uint64(max(n, 0))) },
 	"cut":       cut,
@@ -99,6 +100,18 @@ func bootState(state string) string {
 		return "measurement refused"
 	}
 	return "boot " + state
+}
+
+// bootBadge returns the badge of a boot state.
+func bootBadge(state string) Badge {
+	tone := "bad"
+	switch state {
+	case store.BootMatches:
+		tone = "ok"
+	case store.BootNothing, store.BootUnmeasured:
+		tone = "off"
+	}
+	return Badge{tone, bootState(state)}
 }
 
 // Number writes a number with separators between thousands.

@@ -252,3 +252,71 @@ func TestDevicePageInABrowser(t *testing.T) {
 		}
 	}
 }
+
+// waitNotice waits until the browser shows a page with this notice. A form leads there by a redirect.
+func (p *devicePages) waitNotice(text string) {
+	p.t.Helper()
+	script := fmt.Sprintf(`document.readyState == "complete" && (document.querySelector(".notice.ok")?.innerText ?? "").includes(%q)`, text)
+	for range 100 {
+		if shown, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](script)); err == nil && shown {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// A person does in a browser what a device's page offers: accepts a boot, sets metadata, rolls back,
+// follows the log live, and deletes the device. Not parallel: the browser has time limits.
+func TestPersonWorksOnADevicePageInABrowser(t *testing.T) {
+	needFullRun(t)
+	p := newDevicePages(t)
+	notice := func(what string) { p.waitNotice(what); p.check(what, what) }
+	p.open(p.hardware, "")
+	p.do(chromedp.Click(".device-head .button.primary"), chromedp.WaitVisible(`button[value="accept"]`), chromedp.Click(`button[value="accept"]`))
+	notice("The measured boot is the reference now.")
+	p.do(chromedp.Click(`form[action$="/boot/request"] button`))
+	notice("The device is asked to measure its boot")
+
+	p.open(p.hardware, "metadata")
+	p.do(chromedp.SendKeys("#f-key", "floor"), chromedp.SendKeys("#f-value", "3\r"))
+	notice(`The key "floor" is set.`)
+	p.do(chromedp.SetValue("#f-text", `{"broken`), chromedp.Click(`button[value="replace"]`), chromedp.WaitVisible("#e-text"))
+	p.check("a broken edit", "The text cannot be read")
+	if typed := value(chromedp.Run(p.ctx, chromedp.Evaluate[string](`document.querySelector("#f-text").value`)))(t); typed != `{"broken` {
+		t.Errorf("the typed text is gone: %q", typed)
+	}
+	p.shot("metadata-error")
+
+	p.open(p.hardware, "revisions&rev=0")
+	p.do(chromedp.Click(`a[href*="post=0"]`), chromedp.WaitVisible("#preview button.primary"), chromedp.Click("#preview button.primary"))
+	notice("Revision 3 is posted.")
+	p.do(chromedp.Click(`form[action$="/cancel"] button`))
+	notice("The revision is cancelled.")
+
+	p.open(p.hardware, "logs&live=1", "Live:")
+	p.send("POST", "/logs", []map[string]any{{"msg": "a line that came later", "lvl": "INFO", "src": "agent"}})
+	value(chromedp.Run(p.ctx, chromedp.Poll[bool](`document.querySelector(".log").innerText.includes("a line that came later")`)))(t)
+	p.check("the live log", "a line that came later")
+
+	p.open(p.hardware, "settings")
+	p.do(chromedp.SetValue("#f-nick", "no blanks"), chromedp.Click(`form[action$="/rename"] button`), chromedp.WaitVisible("#e-nick"))
+	p.check("a wrong nick", "characters that are not allowed")
+	p.do(chromedp.SendKeys("#f-confirm", "oslo-gate-1\r"))
+	notice("oslo-gate-1 is deleted.")
+}
+
+// Printed, the page of a device is a certificate of its evidence on one sheet.
+func TestDevicePagePrintsOneSheetOfEvidence(t *testing.T) {
+	needFullRun(t)
+	p := newDevicePages(t)
+	for _, id := range []string{p.hardware, p.approved, p.plain} {
+		p.open(id, "trust")
+		r := value(chromedp.Call(p.ctx, page.PrintToPDF, page.PrintToPDFParams{PaperWidth: 8.27, PaperHeight: 11.69}))(t)
+		if n := bytes.Count(r.Data, []byte("/Type /Page\n")); n != 1 {
+			t.Errorf("%d sheets", n)
+		}
+		value(chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"}))(t)
+		p.shot("print-" + id)
+		value(chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{}))(t)
+	}
+}
