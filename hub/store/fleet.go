@@ -21,7 +21,8 @@ const (
 // States are all states.
 var States = []string{StateActive, StateQuiet, StateBootChanged, StateUpdating, StateFailed, StateCloned}
 
-// QuietAfter is how long a device may be silent before it is quiet.
+// QuietAfter is how long a device may be silent before it is quiet. An agent reports each minute, and
+// retries at least each ten minutes.
 const QuietAfter = 15 * time.Minute
 
 // SearchField is a field of a device that a search can compare. Each has an index.
