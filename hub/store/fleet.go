@@ -84,6 +84,27 @@ type DeviceRow struct {
 	Progress int
 }
 
+// States returns the states of a device, in the order of States.
+func (d *DeviceRow) States() []string {
+	states := []string{StateActive}
+	if d.Quiet {
+		states[0] = StateQuiet
+	}
+	if d.Boot == BootChanged || d.Boot == BootRefused {
+		states = append(states, StateBootChanged)
+	}
+	if d.Rev >= 0 && !d.Status.Final() {
+		states = append(states, StateUpdating)
+	}
+	if d.Status == trail.StatusError || d.Status == trail.StatusWontGo {
+		states = append(states, StateFailed)
+	}
+	if d.Clone != "" {
+		states = append(states, StateCloned)
+	}
+	return states
+}
+
 // DevicePage is a page of a search's result. If more than MaxCount devices fit each condition of a
 // search, and few fit all of them, the engine stops after a bounded number of devices: a page may
 // then have fewer rows than the limit, even none, and a Next.

@@ -86,6 +86,7 @@ CREATE TABLE fleet_arrivals (
     PRIMARY KEY (owner, day)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX join_tokens_nick ON join_tokens (owner, nick COLLATE NOCASE, created, id);
 CREATE INDEX waiting_undecided ON waiting (owner) WHERE state = 'w';
 
 -- +goose StatementBegin
@@ -335,6 +336,7 @@ DROP TRIGGER device_changes_nick;
 DROP TRIGGER device_changes_owner;
 DROP TRIGGER device_joins_fleet;
 DROP INDEX waiting_undecided;
+DROP INDEX join_tokens_nick;
 DROP TABLE fleet_arrivals;
 DROP TABLE fleet_counts;
 DROP TABLE device_meta_terms;
