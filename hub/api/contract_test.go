@@ -241,6 +241,9 @@ func contractRows() map[string]row {
 		"POST /devices/{id}/boot/reference": {who: "owner", body: `{"from":"values","bank":"SHA-256","pcrs":{` + allPCRs() + `}}`, limit: 64 * kib},
 		"POST /devices/{id}/boot/request":   {who: "owner"},
 		"GET /events":                       {who: "owner"},
+		"GET /fleet/devices":                {who: "owner"},
+		"GET /fleet/count":                  {who: "owner"},
+		"GET /fleet/summary":                {who: "owner"},
 
 		"POST /trails":                                    {who: "device", body: state, limit: 2 * mib},
 		"POST /trails/":                                   {who: "device", body: state, limit: 2 * mib},

@@ -11,6 +11,7 @@ import (
 
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
+	"gangway/hub/search"
 	"gangway/hub/store"
 	"gangway/hub/ui"
 )
@@ -25,6 +26,14 @@ type Problem struct {
 	// Certificate is the state of the connection's certificate, with the code
 	// "certificate-not-active": "unknown", "pending", "superseded", "expired" or "revoked".
 	Certificate string `json:"certificate,omitempty"`
+	// Search is the part of a search's text that is wrong, with codes that begin with "search-".
+	Search *SearchProblem `json:"search,omitempty"`
+}
+
+// SearchProblem is the wrong part of a search's text.
+type SearchProblem struct {
+	Offset int    `json:"offset"` // of word in the text, in bytes of UTF-8
+	Word   string `json:"word"`
 }
 
 func (p *Problem) Error() string { return p.Message }
@@ -67,6 +76,8 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 	var refusal *evidence.Refusal
 	var tooLarge *http.MaxBytesError
 	var meta *store.MetaError
+	var badSearch *store.ErrBadSearch
+	var badQuery *search.Error
 	if p := s.temporaryProblem(r, err); p != nil {
 		return p
 	}
@@ -79,6 +90,12 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 		return problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send a smaller body.", "The body is larger than the limit of %d bytes.", tooLarge.Limit)
 	case errors.As(err, &meta):
 		return problem(http.StatusBadRequest, "meta-malformed", "Nest it less, or store it as a string that contains JSON.", "The metadata key %.64q cannot be stored: %v.", meta.Name, meta.Err)
+	case errors.As(err, &badQuery):
+		p = problem(http.StatusBadRequest, badQuery.Code, badQuery.Remedy, "%s", badQuery.Reason)
+		p.Search = &SearchProblem{Offset: badQuery.Offset, Word: badQuery.Word}
+		return p
+	case errors.As(err, &badSearch):
+		return problem(http.StatusBadRequest, "search-refused", "See docs/search.md for the searches that the hub offers.", "%s", badSearch.Reason)
 	case errors.Is(err, store.ErrTooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would have more than %d bytes.", store.MaxMeta)
 	case errors.Is(err, store.ErrNotFound):

@@ -140,6 +140,11 @@ var routes = []route{
 	{"POST", "/devices/{id}/boot/request", scopedAccount, unlimited, noBody, (*Server).requestBoot},
 	{"GET", "/events", scopedAccount, unlimited, noBody, (*Server).listEvents},
 
+	// The fleet: searches and numbers.
+	{"GET", "/fleet/devices", scopedAccount, unlimited, noBody, (*Server).searchDevices},
+	{"GET", "/fleet/count", scopedAccount, unlimited, noBody, (*Server).countDevices},
+	{"GET", "/fleet/summary", scopedAccount, unlimited, noBody, (*Server).showFleet},
+
 	// Trails, and their revisions, which Pantacor's paths call steps.
 	{"POST", "/trails/?", activeDevice, unlimited, stateBody, (*Server).createTrail},
 	{"GET", "/trails/?", accountOrDevice, unlimited, noBody, (*Server).listTrails},
