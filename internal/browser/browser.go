@@ -345,3 +345,20 @@ func SignIn(t testing.TB, client *http.Client, url, nick, password string) strin
 	t.Fatalf("sign-in: status %d and no cookie", resp.StatusCode)
 	return ""
 }
+
+// ClickNth clicks the nth element of a selector, from 0, that leads to no other page.
+func (tab *Tab) ClickNth(selector string, n int) {
+	tab.t.Helper()
+	nodes, err := chromedp.Run(tab.Context, chromedp.Nodes(selector))
+	tab.must(err)
+	if n >= len(nodes) {
+		tab.t.Fatalf("%s: there are only %d elements", selector, len(nodes))
+	}
+	tab.must(chromedp.Do(tab.Context, chromedp.MouseClickNode(nodes[n])))
+}
+
+// Fill types a text into a field.
+func (tab *Tab) Fill(selector, text string) {
+	tab.t.Helper()
+	tab.must(chromedp.Do(tab.Context, chromedp.SendKeys(selector, text)))
+}
