@@ -11,7 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// statusOf returns a device's status, and whether the device may be cloned.
+// statusOf returns the text of the column STATUS: a device's status, with the word cloned if the
+// TPM is suspected or known to be cloned.
 func statusOf(d api.DeviceView) string {
 	switch d.Cloned {
 	case "":

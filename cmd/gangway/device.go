@@ -153,7 +153,7 @@ software it runs, disable the join token too: 'gangway token disable'.`,
 // answer with this many devices must fit into maxAnswer.
 const devicePage = 100
 
-// allDevices returns all devices of the account, page by page.
+// allDevices returns all devices of the account. It requests devicePage devices at a time.
 func allDevices(ctx context.Context) ([]api.DeviceView, error) {
 	var all []api.DeviceView
 	for after := ""; ; {
@@ -169,7 +169,7 @@ func allDevices(ctx context.Context) ([]api.DeviceView, error) {
 	}
 }
 
-// findDevice returns the device with an id or a nick.
+// findDevice returns the account's device with the id or the nick which.
 func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
 	if wire.IsID(which) {
 		return call[api.DeviceView](ctx, "GET", "/devices/"+which, nil)

@@ -18,11 +18,12 @@ const networkMeta = "gangway.network"
 // deviceNetwork is the JSON output of device network.
 type deviceNetwork struct {
 	Device string `json:"device"`
-	// Set holds the owner's settings, one per line, with passwords masked; nil if
-	// there are none. Mistake says what is wrong with them.
+	//		Set holds the owner's settings, one per line, with passwords masked. It is nil if the owner has
+	// set none, or if the hub has settings that cannot be read; Mistake then says what is wrong
+	// with them.
 	Set     []string `json:"set"`
 	Mistake string   `json:"mistake,omitempty"`
-	Report  string   `json:"report"` // the device's
+	Report  string   `json:"report"` // as the device wrote it
 }
 
 func (a *app) deviceNetwork() *cobra.Command {
@@ -101,8 +102,8 @@ func (a *app) showNetwork(d api.DeviceView) error {
 	return nil
 }
 
-// maskNetworks masks the proxy's password in the network settings that the owner of the devices has
-// set, before the settings are printed. It masks settings that cannot be read completely.
+// maskNetworks replaces the proxy's password by asterisks in the network settings of each device's
+// user-meta, before they are printed. Settings that cannot be parsed are replaced as a whole.
 func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)
@@ -116,7 +117,7 @@ func maskNetworks(devices ...api.DeviceView) {
 	}
 }
 
-// printableLine returns a line that a device sent, without the characters that control a terminal.
+// printableLine returns a line from a device without the characters that are not printable.
 func printableLine(line string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -146,9 +146,9 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	return p, err
 }
 
-// programsFolder returns the folder of gangway-init and gangway-agent. self is the path of this
-// program. After `make build` the folder is that of this program. Packages install gangway-init and
-// gangway-agent in ../lib/gangway, seen from it.
+// programsFolder returns the folder that holds gangway-init and gangway-agent. self is the path of
+// this program. `make build` writes all three programs to one folder. A package installs
+// gangway-init and gangway-agent to lib/gangway next to the folder of this program.
 func programsFolder(self string) string {
 	own := filepath.Dir(self)
 	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
@@ -251,7 +251,8 @@ func (a *app) buildReset(o imageOptions) error {
 	return a.built(o.out, "", m)
 }
 
-// built prints the result of image build.
+// built prints the result of image build, or of image build --reset-only. password is the console's
+// password; it is empty if the image gives the devices no console.
 func (a *app) built(image, password string, m *install.Manifest) error {
 	info, err := os.Stat(image)
 	if err != nil {
@@ -264,8 +265,8 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 	return nil
 }
 
-// tokenOrHubFile returns the content of the token file as token. With --claim, it instead returns
-// as hub the hub file of the hub that the user is signed in to.
+// tokenOrHubFile returns one of two contents: without --claim, that of the token file; with
+// --claim, the hub file of the hub that the user is signed in to. The other content is nil.
 func (o *imageOptions) tokenOrHubFile() (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn()

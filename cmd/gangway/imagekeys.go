@@ -51,8 +51,8 @@ show nothing without Microsoft's certificate, which --also adds.`,
 // madeKeys is the JSON output of image keys.
 type madeKeys struct {
 	Folder string `json:"folder"`
-	// Certificates holds, for each variable, the subjects and SHA-256 of its
-	// certificates.
+	//		Certificates maps each variable to its certificates. A string has the subject and the SHA-256
+	// of one certificate.
 	Certificates map[secureboot.Variable][]string `json:"certificates"`
 }
 
@@ -93,7 +93,7 @@ func (a *app) makeKeys(dir, name string, also []string) error {
 	return nil
 }
 
-// anyCertificate reads a certificate, PEM or DER.
+// anyCertificate reads the certificate in a file, in PEM or DER.
 func anyCertificate(file string) (*x509.Certificate, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -109,7 +109,7 @@ func anyCertificate(file string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// enrolled returns the keys that the image enrols in firmware; nil if it enrols none.
+// enrolled returns the keys that the stick enrols in a machine's firmware; nil if it enrols none.
 func (o *imageOptions) enrolled() (*secureboot.Set, error) {
 	switch {
 	case o.enrol == "":

@@ -41,7 +41,7 @@ the hub as before.`,
 				if err != nil {
 					return usagef("the hub's URL is missing")
 				}
-				// Trust the same root as at the last sign-in, unless a flag names another root.
+				//				Verify the hub with the root certificate of the last sign-in. A flag below may replace it.
 				s.Hub, s.HubCA = last.Hub, last.HubCA
 				if s.Nick == "" {
 					s.Nick = last.Nick
@@ -145,8 +145,7 @@ It does not revoke an API token: see 'gangway api-token revoke'.`,
 			if err != nil {
 				return err
 			}
-			// Remove the file whatever the hub answers: the session may have
-			// expired already.
+			//			Remove the file even if the hub returns an error: the session may have expired already.
 			_ = s.do(c.Context(), "POST", "/auth/logout", nil, nil)
 			path, err := configPath()
 			if err != nil {

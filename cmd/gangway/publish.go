@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// publishCommands returns publish and unpublish.
+// publishCommands returns the commands publish and unpublish.
 func (a *app) publishCommands() []*cobra.Command {
 	command := func(use, short, long, method, done string) *cobra.Command {
 		return &cobra.Command{

@@ -167,8 +167,8 @@ as this process runs.`,
 	return c
 }
 
-// serveAll serves devices and people on listeners, until ctx ends or a server fails. If private is
-// not nil, it serves the operator's metrics on private.
+// serveAll serves the hub on listeners, until ctx ends or a server fails. If private is not nil, it
+// serves the operator's metrics on private.
 func serveAll(ctx context.Context, server *api.Server, listeners []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })
