@@ -15,6 +15,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/bearer"
 	"gangway/hub/store"
+	"gangway/hub/ui"
 	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
@@ -132,8 +133,12 @@ func contractRows() map[string]row {
 		"GET /readyz":       {who: "all"},
 		"GET /openapi.json": {who: "all"},
 		"GET /hub-ca.pem":   {who: "all"},
-		"GET /style.css":    {who: "all"},
-		"GET /":             {who: "all"},
+		"GET /assets/{file}": {who: "all", before: func(*contract) map[string]string {
+			return map[string]string{"file": strings.TrimPrefix(ui.AssetPath("app.css"), "/assets/")}
+		}},
+		"GET /":            {who: "all", status: 303},
+		"GET /sign-in":     {who: "all", status: 200},
+		"GET /ui/overview": {who: "owner"},
 
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
 			return map[string]string{"body": string(must(c.victim.Request(c.tok, fleet.RequestChange{}))(c.ada.t))}
@@ -293,10 +298,10 @@ func contractRows() map[string]row {
 		"GET /claims/{code}": {who: "all", public: true, other: 400},
 		"POST /sign-in":      {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
 		"POST /sign-out":     {who: "all", status: 303},
-		"POST /decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+		"POST /ui/waiting/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": c.waiting()["body"]}
 		}},
-		"POST /decide-cloned": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
 		}},
 	}

@@ -72,10 +72,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case http.StatusInsufficientStorage:
 		w.Header().Set("Retry-After", "60")
 	}
+	if p.Code == errNotSignedIn.Code && isPage(r) && (r.Method == http.MethodGet || r.Method == http.MethodHead) && s.toSignIn(w, r) == nil {
+		return
+	}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") { // for a browser
-		var page bytes.Buffer
-		if err := ui.WriteProblem(&page, ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}); err == nil {
-			s.writeHTML(w, p.Status, page.Bytes())
+		if s.renderPage(w, r, p.Status, "problem", ui.Page{Title: "Problem", Data: ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}}) == nil {
 			return
 		}
 	}

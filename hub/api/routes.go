@@ -170,12 +170,14 @@ var routes = []route{
 	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).continueLogs},
 
 	// Pages for browsers.
-	{"GET", "/", fullVisitor, unlimited, noBody, (*Server).showHome},
-	{"GET", "/style.css", anyone, unlimited, noBody, (*Server).styleSheet},
+	{"GET", "/", visitor, unlimited, noBody, (*Server).showRoot},
+	{"GET", "/assets/{file}", anyone, unlimited, noBody, (*Server).asset},
+	{"GET", "/sign-in", visitor, unlimited, noBody, (*Server).signInForm},
 	{"POST", "/sign-in", anyone, signInRate, formBody, (*Server).signIn},
-	{"POST", "/sign-out", visitor, unlimited, noBody, (*Server).signOut},
-	{"POST", "/decide", scopedAccount, unlimited, formBody, (*Server).decideOnPage},
-	{"POST", "/decide-cloned", scopedAccount, unlimited, formBody, (*Server).decideClonedOnPage},
+	{"POST", "/sign-out", visitor, unlimited, formBody, (*Server).signOut},
+	{"GET", "/ui/overview", fullSession, unlimited, noBody, (*Server).showOverview},
+	{"POST", "/ui/waiting/decide", fullSession, unlimited, formBody, (*Server).decideOnPage},
+	{"POST", "/ui/cloned/decide", fullSession, unlimited, formBody, (*Server).decideClonedOnPage},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }
@@ -280,7 +282,21 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	if rt.body != announcedBody {
 		r.Body = http.MaxBytesReader(w, r.Body, rt.body)
 	}
-	return rt.handle(s, w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+	if err := s.checkFormToken(r, c); err != nil {
+		return s.answerError(w, r, err)
+	}
+	if err := rt.handle(s, w, r); err != nil {
+		return s.answerError(w, r, err)
+	}
+	return nil
+}
+
+// answerError answers a request of a known caller with an error, so that an error page has the
+// caller's layout.
+func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) error {
+	s.fail(w, r, err)
+	return nil
 }
 
 // noRoute answers a request for which there is no route: the path has no such method (405), or
