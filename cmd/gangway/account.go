@@ -59,7 +59,7 @@ on the hub's machine; the hub may be running. It asks for the password, unless
 				}
 			}
 			if err := i.store.CreateAccount(c.Context(), account); errors.Is(err, store.ErrExists) {
-				return fmt.Errorf("an account with this nick or e-mail exists already; choose another. The nick of a deleted account is reserved; --reuse-nick allows it")
+				return fmt.Errorf("an account with this nick or e-mail exists already; choose another. The nick of a deleted account is reserved, unless you give --reuse-nick")
 			} else if err != nil {
 				return err
 			}

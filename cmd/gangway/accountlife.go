@@ -140,7 +140,7 @@ func (a *app) accountPasswdCommand() *cobra.Command {
 	var fromStdin, generate, endTokens bool
 	c := &cobra.Command{
 		Use:   "passwd [NICK --data DIR]",
-		Short: "Change your password, or reset an account's on the hub's machine",
+		Short: "Change your own password or, on the hub's machine, reset any account's password",
 		Long: `Passwd changes your own password. It asks for the current password, and ends all
 your other sessions. Your API tokens stay valid, unless --end-api-tokens is given.
 

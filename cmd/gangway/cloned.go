@@ -34,10 +34,11 @@ machine has the same keys as the original, so both are one device to the hub. Bu
 clocks that the two TPMs attest contradict each other. The hub refuses nothing until
 you decide.
 
---one says that it is one machine, for example after you restored a snapshot: the
-findings so far are settled. --two says that there are several machines: the hub
-refuses all of them. Give each machine a new TPM state (a new vTPM) and onboard it
-again, as a new device; then delete this one. --undecided withdraws your decision.`,
+--one says that only one machine uses the TPM, for example after you restored a
+snapshot: this settles the findings so far. --two says that there are several
+machines: the hub refuses all of them. Give each machine a new TPM state (a new vTPM)
+and onboard it again, as a new device; then delete this device. --undecided withdraws
+your decision.`,
 		Example: `  gangway device cloned brave-otter-3fa2
   gangway device cloned brave-otter-3fa2 --one
   gangway device cloned brave-otter-3fa2 --two
@@ -91,7 +92,7 @@ again, as a new device; then delete this one. --undecided withdraws your decisio
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&one, "one", false, "say that it is one machine")
+	f.BoolVar(&one, "one", false, "say that only one machine uses this TPM state")
 	f.BoolVar(&two, "two", false, "say that several machines use this TPM state, and refuse all of them")
 	f.BoolVar(&undecided, "undecided", false, "withdraw the last decision")
 	return c

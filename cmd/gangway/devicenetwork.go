@@ -36,7 +36,7 @@ func (a *app) deviceNetwork() *cobra.Command {
 
 With settings, it replaces all of them: a setting that you do not name becomes
 automatic. The device restarts to try the new settings. If it does not reach the hub
-within ten minutes, it restores the former settings by itself and reports that here.`,
+within ten minutes, it restores the former settings by itself and reports the failure.`,
 		Example: `  gangway device network oslo-gate-1
   gangway device network oslo-gate-1 --address 192.0.2.11/24 --gateway 192.0.2.1 --dns 192.0.2.53
   gangway device network oslo-gate-1 --network-file network.txt
@@ -94,7 +94,7 @@ func (a *app) showNetwork(d api.DeviceView) error {
 		a.printf("%-8s cannot be used: %s\n", "set", n.Mistake)
 	}
 	if n.Report == "" {
-		return fmt.Errorf("%s has not reported its network settings: it was not installed from a stick, or from an older one that does not support them", d.Nick)
+		return fmt.Errorf("%s has not reported its network settings: it was not installed from a stick, or its stick is too old to report them", d.Nick)
 	}
 	for line := range strings.Lines(n.Report) {
 		a.printf("%-8s %s\n", "device", printableLine(line))

@@ -61,7 +61,7 @@ func (a *app) imageEscrowKey() *cobra.Command {
 		Long: `Escrow-key creates an age identity, as age-keygen does, and prints its recipient. If
 an image is built with --escrow-to, its machines store the recovery keys of their
 encrypted disks on the hub, encrypted to this recipient. The hub cannot read them.
-'gangway device recovery-key' can, with this file.
+'gangway device recovery-key' reads them, with the file of the identity.
 
 Anyone with the file can open the disks. Keep it offline, and do not lose it.`,
 		Example: "  gangway image escrow-key recovery.key\n  gangway image build x64-uefi-installer --token-file t.json --escrow-to recovery.key -o installer.img",
@@ -95,7 +95,7 @@ func (a *app) deviceRecoveryKey() *cobra.Command {
 		Short: "Show the recovery key of a device's encrypted disk",
 		Long: `Recovery-key decrypts and prints the recovery key of a device's encrypted disk. The
 device stored it on the hub, if its image was built with --escrow-to. 'cryptsetup
-open' opens the disk with it.`,
+open' opens the disk with the recovery key.`,
 		Example: "  gangway device recovery-key brave-otter-3fa2 --identity recovery.key",
 		Args:    args("the device's id or nick"),
 		RunE: func(c *cobra.Command, arg []string) error {

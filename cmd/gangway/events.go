@@ -84,11 +84,11 @@ prints the whole audit trail.`,
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", dataFlag)
-	f.StringVar(&since, "since", "", "only events since then: a time ago such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
-	f.StringVar(&until, "until", "", "only events before then, written as for --since")
+	f.StringVar(&since, "since", "", "show only events since this time: a duration before now such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
+	f.StringVar(&until, "until", "", "show only events before this time, in the same forms as --since")
 	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
 	f.BoolVar(&noRoutine, "no-routine", false, "leave out events that are counted per day, unless they were refused")
-	f.IntVar(&limit, "limit", 100, "number of events at most; 0: all")
+	f.IntVar(&limit, "limit", 100, "largest number of events to show; 0: all")
 	return c
 }
 

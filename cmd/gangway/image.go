@@ -55,9 +55,9 @@ press. The machine then onboards as a device of the join token's owner. TARGET i
 x64-uefi-installer. Build needs no privileges. The same input gives the same image,
 byte for byte.
 
-The image holds the join token's secret: guard it, and the sticks, like a key. With
---claim it holds no secret: each machine shows a claim code, and its owner claims it
-with that code at the hub.
+The image holds the join token's secret: guard the image, and the sticks, like a key.
+With --claim the image holds no secret: each machine shows a claim code, and its
+owner claims it with that code at the hub.
 
 With --reset-only the stick installs nothing: it wipes a machine for its next owner.
 It destroys everything of Gangway on the machine's disks, and clears the TPM. The
@@ -101,14 +101,14 @@ docs/image.md.`,
 	o.partsFlags(f)
 	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
 	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
-	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; the last one wins)")
+	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; where they differ, the last source counts)")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a console; build prints its password")
 	o.network.flags(f)
 	return c
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: that of 'gangway image fetch')")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch')")
 	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")

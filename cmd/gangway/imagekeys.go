@@ -27,15 +27,15 @@ func (a *app) imageKeys() *cobra.Command {
 		Short: "Create your own keys for Secure Boot",
 		Long: `Keys creates keys for Secure Boot: PK, KEK and db, each with its certificate, and the
 signed variables that firmware accepts in setup mode. Firmware with these keys starts
-only your images. To sign an image with them, build it with --secure-boot-keys; to
-put them on the stick, add --secure-boot-enrol.
+only your images. To sign an image with db.key, build it with --secure-boot-keys; to
+put the variables on the stick too, add --secure-boot-enrol.
 
 Guard the folder. Anyone with db.key can sign programs that your machines start.
 Anyone with PK.key or KEK.key can change which programs they start. Builds need only
 db.key: keep the other two offline.
 
 Microsoft signs the firmware drivers of some cards. A machine with such a card may
-show nothing without Microsoft's certificate, which --also adds.`,
+show nothing without Microsoft's certificate: add it with --also.`,
 		Example: `  gangway image keys secure-boot
   gangway image keys secure-boot --name 'Example Ltd' --also MicCorUEFCA2011.crt
   gangway image build x64-uefi-installer --token-file t.json --secure-boot-keys secure-boot --secure-boot-enrol always -o installer.img`,

@@ -26,7 +26,7 @@ The first time, say how to verify the hub: by its hub name, which 'gangway serve
 the hub's machine, by its data folder (--data).
 
 Without a URL, login signs in again to the hub that you used last. It then verifies
-the hub as before.`,
+the hub by the CA of the last sign-in.`,
 		Example: `  gangway login https://hub.example:12443 --hub-name 5f0c... --nick ada
   gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password
   gangway login https://hub.example:12443 --hub-name 5f0c... --api-token-stdin < ci.token
@@ -137,8 +137,9 @@ func (a *app) useAPIToken(ctx context.Context, s *signIn) error {
 func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "Sign out", Args: args(),
-		Long: `Logout ends your session at the hub, and removes it from your configuration folder.
-It does not revoke an API token: see 'gangway api-token revoke'.`,
+		Long: `Logout ends your session at the hub, and removes its file from your
+configuration folder. It does not revoke an API token: see 'gangway api-token
+revoke'.`,
 		Example: "  gangway logout",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := loadSignIn()

@@ -22,8 +22,8 @@ type makerFlags struct {
 }
 
 func (m *makerFlags) add(f *pflag.FlagSet) {
-	f.StringSliceVar(&m.roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates to trust as well (repeatable)")
-	f.StringSliceVar(&m.links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
+	f.StringSliceVar(&m.roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates to trust in addition to the trust store (repeatable)")
+	f.StringSliceVar(&m.links, "tpm-intermediates", nil, "file or folder of intermediate CA certificates, which help to build chains and are not trusted as roots (repeatable)")
 	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the built-in certificates of TPM makers")
 }
 

@@ -231,7 +231,7 @@ A line with ek_sha256 on an owner's list approves that EK, even if the TPM has n
 certificate or one of an unknown maker. A missing certificate may hide an emulator, a
 maker that is not trusted, or a TPM that is revoked or another owner's device. To
 refuse the TPM without a trusted certificate, write "required" in the column
-certificate. If the hub knows a certificate of the EK, it checks that in any case. A
+certificate. If the hub knows a certificate of the EK, it always checks it. A
 serial number counts only in a certificate that chains to a trusted root.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {

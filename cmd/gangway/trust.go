@@ -144,7 +144,8 @@ of it. A built-in certificate is marked as distrusted. An imported certificate i
 removed; with --distrust it is marked as distrusted instead, and then no chain may
 contain it, even if a device sends it.
 
-Devices that have onboarded stay active. To remove one, use 'gangway device delete'.`,
+Devices that have onboarded stay active. To remove a device, use 'gangway device
+delete'.`,
 		Example: "  gangway trust remove --data /var/lib/gangway 3784884ec83a8d7e\n  gangway trust remove --data ./hub --distrust cd8185ff",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, set, err := openTrust(c.Context(), data)
@@ -191,8 +192,9 @@ func (a *app) trustRestore() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "restore --data DIR SHA-256", Short: "Trust a distrusted certificate again", Args: args("the certificate's SHA-256"),
-		Long: `Restore removes the mark "distrusted" from a certificate. The certificate is then a
-root or a link, as before. Give its SHA-256, or at least the first 8 digits of it.`,
+		Long: `Restore removes the mark "distrusted" from a certificate. The certificate
+is then trusted again, as the root or link that it was. Give its SHA-256, or at least
+the first 8 digits of it.`,
 		Example: "  gangway trust restore --data /var/lib/gangway 3784884ec83a8d7e",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, set, err := openTrust(c.Context(), data)
