@@ -81,19 +81,24 @@ func runFleets(out string, sizes []int, rounds int) error {
 }
 
 func runFleet(n, rounds int) (*FleetResult, error) {
-	dir, err := os.MkdirTemp("", "gangway-fleet")
-	if err != nil {
-		return nil, err
+	dir := *fleetDir
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "gangway-fleet"); err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
 	}
-	defer os.RemoveAll(dir)
-	ctx, path := context.Background(), filepath.Join(dir, "hub.db")
+	ctx, path := context.Background(), filepath.Join(dir, fmt.Sprintf("fleet-%d.db", n))
 	const owner = "aaaaaaaaaaaaaaaaaaaaaaaa"
 	begin := time.Now()
-	if err := sqlitetest.CopyEmpty(path); err != nil {
-		return nil, err
-	}
-	if err := sqlitetest.FillFleet(ctx, path, owner, n); err != nil {
-		return nil, err
+	if _, err := os.Stat(path); err != nil {
+		if err := sqlitetest.CopyEmpty(path); err != nil {
+			return nil, err
+		}
+		if err := sqlitetest.FillFleet(ctx, path, owner, n); err != nil {
+			return nil, err
+		}
 	}
 	r := &FleetResult{Devices: n, Made: time.Since(begin).Seconds()}
 	begin = time.Now()

@@ -16,8 +16,10 @@ const (
 	// sorted in memory. Of a larger set, the engine reads an index in the order of the result.
 	smallSet = store.MaxCount
 	// examineMost bounds the rows of a walk that are compared with a search's other conditions. A
-	// page may then have fewer rows than its limit, and still a next one.
+	// page may then have fewer rows than its limit, and still a next one. In other orders than by nick,
+	// each row is on another page of the file, so reading it costs more.
 	examineMost = 1000
+	examineFar  = 600
 	// chunkRows is how many rows of a walk are read before their metadata is looked up.
 	chunkRows = 250
 )
@@ -257,10 +259,15 @@ func (f *finder) resolve(c *conn) error {
 // page returns at most limit devices after a place, and where the next page begins; nil: this is
 // the last one.
 func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *place, err error) {
-	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet {
+	inOrder := f.order.key == store.SortNick
+	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
 		return f.sorted(c, after, limit)
 	}
-	complete, end, err := f.walk(c, after, examineMost, func(d found) bool {
+	most := examineMost
+	if !inOrder {
+		most = examineFar
+	}
+	complete, end, err := f.walk(c, after, most, func(d found) bool {
 		hits = append(hits, d)
 		return len(hits) <= limit
 	})
