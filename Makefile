@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build demo check test e2e e2e-full pictures bench bench-fleet load-objects growth lint fuzz vendor-roots vendor-web clean install-tools release release-test package-test
+.PHONY: help build demo check test e2e e2e-full pictures bench bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,10 @@ package-test: install-tools ## installs, upgrades, removes and purges the Debian
 
 install-tools: ## install from Debian what the tests need; other targets do it themselves
 	@./scripts/install.sh
+
+screenshots: install-tools ## each page in light and dark, on a desk, a phone and a wall, in build/screenshots
+	rm -rf build/screenshots
+	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 10m -run '^Test(Pages|.*InBrowser)$$' ./internal/browser
 
 vendor-web: ## take the pages' scripts and icons, and the tests' axe-core, from npm again, by version and hash
 	./scripts/vendor-web.sh
