@@ -11,32 +11,31 @@ import (
 	"gangway/wire"
 )
 
-// A hub is identified by its root key; its address may change. The agent keeps the addresses from
-// token and hub files, and those that the hub names on a verified connection
-// (wire.AddressesHeader). It uses one address until that address fails, then the next one. At each
-// address, the server must show a TLS certificate of the hub's CA. Later, neither a file nor an
-// answer of the hub can change that CA.
+// A hub is identified by its root key; the hub's address may change. The agent keeps the addresses
+// from token and hub files, and the addresses that the hub names on a verified connection
+// (wire.AddressesHeader). The agent uses one address until that address fails, then the next one.
+// At each address, the server must show a TLS certificate of the hub's CA. The first token or hub
+// file sets that CA; a later file or an answer of the hub cannot change it.
 
 // Addresses are the addresses of one hub, as the state stores them.
 type Addresses struct {
 	HubName string `json:"hub-name"`
-	// File is the address in the token or hub file that was last read. Reading
-	// the same file again changes nothing, so an old file does not undo what the
-	// hub said later.
+	// File is the address in the token or hub file that was last read. If that file is read again,
+	// the list does not change, so an old file cannot undo what the hub said later.
 	File string `json:"file"`
-	// URLs are in the order of use; the first is in use.
+	// URLs are the addresses in the order of use; the first one is in use.
 	URLs []string `json:"urls"`
 }
 
 // addresses keeps the Addresses of the hub that the agent uses. Its methods are safe for concurrent
 // use.
 type addresses struct {
-	file  string              // tried last if the hub no longer names it
-	heard func(urls []string) // called without the lock when the list changes; may be nil
+	file  string              // the address in the token or hub file; tried last if the hub does not name it
+	heard func(urls []string) // called without mu when urls changes; may be nil
 
 	mu    sync.Mutex
 	urls  []string // never empty
-	saved []string // the last argument of heard
+	saved []string // what heard was last called with
 }
 
 func newAddresses(urls []string, file string) *addresses {
@@ -57,7 +56,8 @@ func (a *addresses) all() []string {
 	return slices.Clone(a.urls)
 }
 
-// failed makes the next address the one in use, if url is the one in use now.
+// failed moves url to the end of the list, if url is the address in use. The next address is then
+// in use.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -66,14 +66,15 @@ func (a *addresses) failed(url string) {
 	}
 }
 
-// offer inserts addresses directly after the one in use.
+// offer inserts addresses directly after the address in use.
 func (a *addresses) offer(urls []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.urls = distinct(slices.Concat(a.urls[:1], urls, a.urls[1:]))
 }
 
-// worked records that the hub answered at url, and the addresses that the answer names.
+// worked makes url, at which the hub answered, the address in use. If the answer names addresses,
+// they replace the others, except the address in the file.
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
@@ -93,7 +94,7 @@ func (a *addresses) worked(url string, h http.Header) {
 	}
 }
 
-// distinct drops empty and repeated addresses, and those beyond the maximum number.
+// distinct returns the first wire.MaxAddresses+2 of the addresses, without empty and repeated ones.
 func distinct(urls []string) []string {
 	var out []string
 	for _, u := range urls {
@@ -104,8 +105,8 @@ func distinct(urls []string) []string {
 	return out
 }
 
-// addressed makes an HTTP client for the address in use, and keeps it while that address is in use.
-// Each address has its own TLS configuration.
+// addressed keeps an HTTP client for the address in use, and replaces the client when another
+// address is in use. Each address has its own TLS configuration.
 type addressed struct {
 	at   *addresses
 	make func(url string) *http.Client
@@ -115,7 +116,7 @@ type addressed struct {
 	client *http.Client
 }
 
-// get returns the client and its address.
+// get returns the client for the address in use, and that address.
 func (c *addressed) get() (*http.Client, string) {
 	url := c.at.current()
 	c.mu.Lock()
@@ -150,16 +151,16 @@ func (s *State) addressesOf(hubName string) Addresses {
 	switch {
 	case s.Addresses != nil && s.Addresses.HubName == hubName && len(s.Addresses.URLs) > 0:
 		return *s.Addresses
-	case s.Hub != "" && s.HubName == hubName: // written by an agent that kept one address
+	case s.Hub != "" && s.HubName == hubName: // an older agent wrote the state, with one address
 		return Addresses{HubName: hubName, File: s.Hub, URLs: []string{s.Hub}}
 	}
 	return Addresses{HubName: hubName}
 }
 
-// adoptAddress makes the address in the configured file the first one, if the file is for the
-// state's hub and its address is new. A file for another hub changes nothing and is an error. The
-// file must prove which hub it is for: the hub's name must be the hash of the key of the CA in the
-// file.
+// adoptAddress makes the address in the configured file the address in use, if the file is for the
+// state's hub and preferAddress finds the address new. A file for another hub changes nothing and
+// is an error. The file must prove which hub it is for: the hub's name must be the hash of the key
+// of the CA in the file.
 func (a *Agent) adoptAddress() error {
 	f := a.cfg.file()
 	if f == nil || a.state.HubName == "" {
@@ -174,8 +175,8 @@ func (a *Agent) adoptAddress() error {
 	return a.preferAddress(f)
 }
 
-// preferAddress makes the address in a file the first one, if the file that was read before had
-// another address.
+// preferAddress makes the address in a file the address in use, unless the file that was last read
+// had the same address.
 func (a *Agent) preferAddress(f *wire.HubFile) error {
 	url, known := strings.TrimSuffix(f.Hub, "/"), a.state.addressesOf(f.HubName)
 	if url == strings.TrimSuffix(known.File, "/") {

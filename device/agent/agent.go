@@ -42,7 +42,7 @@ import (
 
 // Config configures an Agent.
 type Config struct {
-	// Token is the token file. It is required until the device is active.
+	// Token is the token file. Until the device is active, Token or Hub is required.
 	Token *wire.TokenFile
 	// Hub is the hub of a machine without a join token. The machine shows a claim code until
 	// somebody claims the machine at that hub. Ignored if Token is set.
@@ -53,30 +53,32 @@ type Config struct {
 	Proxy *HTTPProxy
 	// StateDir is the state folder. It is created if missing.
 	StateDir string
-	// Again makes the machine onboard again in any state, even if its owner deleted the device. It
-	// is set when a person at the machine asked for that. It requires Token or Hub.
+	// Again makes the machine onboard again in any state, even if its owner deleted the device. Set
+	// it only when a person at the machine asked for that. Again requires Token or Hub.
 	Again bool
 	// Model and Serial describe the machine; empty: from the firmware's tables.
 	Model, Serial string
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.
 	EndorsementAuth []byte
-	// WithoutEKCertificate leaves out EK certificates for keys that the TPM no
-	// longer makes, as after a change of its endorsement seed.
+	// WithoutEKCertificate leaves out EK certificates for keys that the TPM cannot make any more,
+	// for example after a change of its endorsement seed.
 	WithoutEKCertificate bool
-	// EK selects the endorsement key's template ("L-1", "H-3"), and Key the algorithm of the IAK
-	// and the IDevID key (identity.Algorithm); empty: the best that the TPM has.
+	// EK selects the endorsement key's template ("L-1", "H-3"); empty: the best one that the TPM
+	// has. Key is the algorithm of the IAK and the IDevID key (identity.Algorithm); empty: the best
+	// one that the TPM has.
 	EK, Key string
 	// ReportEvery is the interval of Run's reports. Default: one minute.
 	ReportEvery time.Duration
 	// Poll is the interval at which Run asks for user-meta and new revisions.
 	// Default: 30 seconds.
 	Poll time.Duration
-	// Trail configures how the device follows its trail. Without a hook, it does not follow the
-	// trail. The agent sets Dir, Device, Say and Line, and Poll if it is 0.
+	// Trail configures how the device follows its trail. Without a hook in Trail, the device does
+	// not follow its trail. The agent sets Trail's Dir, Device, Say and Line, and sets its Poll if
+	// that is 0.
 	Trail revision.Config
-	// ReportFiles maps keys of the device-meta to files. The agent reports the text of each file
-	// under its key. It does not replace keys that the agent reports itself.
+	// ReportFiles maps keys of the device-meta to paths of files. The agent reports the text of
+	// each file under the file's key. A key that the agent itself reports keeps the agent's value.
 	ReportFiles map[string]string
 	// UserMetaHook is called as PROGRAM user-meta FILE when the owner changes
 	// the user-meta. Empty: the agent only writes the file.
@@ -90,7 +92,8 @@ type Config struct {
 	// SetClock, if set, sets the system clock. The agent calls SetClock if the clock is clearly
 	// wrong or behind the hub's clock.
 	SetClock func(time.Time) error
-	// NTP names time servers. If SetClock is set, their answers also set the clock.
+	// NTP names time servers. The agent asks them only if SetClock is set; their answers also set
+	// the clock.
 	NTP []string
 	// EventLog is the file with the firmware's event log. Default: EventLogPath.
 	EventLog string
@@ -102,7 +105,7 @@ type Config struct {
 	Version string
 
 	open  func(address string) (tpm, error) // nil: openTPM
-	pause time.Duration                     // before the first retry; 0: firstWait
+	pause time.Duration                     // pause before the first retry; 0: firstWait
 }
 
 func (c *Config) openTPM() (tpm, error) {
@@ -127,14 +130,14 @@ type Agent struct {
 	logs    logs.Log
 	started time.Time
 
-	mu    sync.Mutex // guards the fields below, because Run uses several goroutines
+	mu    sync.Mutex // guards the fields below: Run uses them from several goroutines
 	state State
 
 	said        map[string]string // the last sentence of sayOnce for each subject
 	logTooLarge bool              // the hub, or a proxy before it, refused the event log as too large
 
 	time  *timeKeeper // nil: no time servers
-	timed sync.Once   // asks the time servers before the first request to the hub
+	timed sync.Once   // makes the agent ask the time servers once, before its first request to the hub
 }
 
 // New opens and locks the state folder. Close unlocks it.
@@ -212,9 +215,9 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 	}
 }
 
-// sayOnce says a sentence, unless it repeats the last one about its subject. An empty sentence
-// prints nothing. It means that the condition has ended: the next sentence about the subject is
-// then said, even if it repeats an earlier one.
+// sayOnce says a sentence, unless the sentence repeats the last one about the same subject. An
+// empty sentence is not said; it means that the condition has ended. The next sentence about the
+// subject is then said, even if it repeats an earlier one.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -259,10 +262,10 @@ func (r *Refused) Error() string {
 // HTTPStatus returns the HTTP status of the hub's answer.
 func (r *Refused) HTTPStatus() int { return r.Status }
 
-// Temporary reports whether a retry may help.
+// Temporary reports whether the hub may answer the same request differently later.
 func (r *Refused) Temporary() bool {
 	if strings.HasPrefix(r.Code, "boot-") || r.Code == "tpm-cloned" {
-		return true // the owner may accept the boot or undo a decision, and another measurement may match
+		return true // the owner may accept the boot or undo a decision; the next measurement may match
 	}
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
@@ -280,12 +283,12 @@ func (r *Refused) needsNewRequest() bool {
 // maxNewRequests bounds how often one call of Onboard makes a new request.
 const maxNewRequests = 3
 
-// Onboard onboards the device. It returns when the device is active, or when the hub refuses
-// permanently (*Refused). While it cannot reach the hub, it retries, and it says so.
+// Onboard onboards the device. Onboard returns when the device is active, or with a *Refused when
+// the hub refuses permanently. While the hub cannot be reached, Onboard retries and says so.
 //
-// If the device is already active, Onboard checks that its certificate is for a key of this TPM,
-// and asks the hub whether the hub accepts it. If the hub no longer accepts the device, Onboard
-// onboards it again where that is allowed (checkReturn), or else returns a *Removed.
+// If the device is already active, Onboard checks that the device's certificate is for a key of
+// this TPM, and asks the hub whether the hub still accepts the device. If the hub does not, Onboard
+// onboards the device again if checkReturn allows it, and otherwise returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {
 		return nil, a.failed(ctx, err)
@@ -293,8 +296,8 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	return &a.state, nil
 }
 
-// failed saves the error, which 'gangway-agent status' shows, and returns it. It saves nothing if
-// the agent was only stopped.
+// failed stores err in the state, where 'gangway-agent status' shows it, and returns err. If ctx
+// has ended, failed stores nothing, because the agent was only stopped.
 func (a *Agent) failed(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -309,7 +312,7 @@ func (a *Agent) onboard(ctx context.Context) error {
 		return err
 	}
 	defer t.Close()
-	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // the agent was stopped while it onboarded again
+	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // an earlier run was stopped while it onboarded the device again
 		if err := a.restoreFormer(); err != nil {
 			return err
 		}
@@ -332,7 +335,7 @@ func (a *Agent) onboard(ctx context.Context) error {
 		}
 	}
 	err = a.enrol(ctx, t, start)
-	if err == nil || ctx.Err() != nil { // if stopped, the next start continues
+	if err == nil || ctx.Err() != nil { // if ctx has ended, the next start continues from the stored phase
 		return err
 	}
 	return errors.Join(err, a.restoreFormer())
@@ -348,7 +351,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		if a.cfg.Token, err = a.claimedToken(ctx); err != nil {
 			return err
 		}
-		defer func() { a.cfg.Token = nil }() // a claim, and the join token that it gave, is used only once
+		defer func() { a.cfg.Token = nil }() // a claim gives a join token for one onboarding only
 	}
 	if err := a.dropOtherHub(); err != nil {
 		return err
@@ -403,7 +406,7 @@ func (a *Agent) reset() error {
 	return a.dir.reset(a.state)
 }
 
-// options returns the options for making keys of this algorithm.
+// options returns the options for making keys with this algorithm.
 func (a *Agent) options(key identity.Algorithm) identity.Options {
 	return identity.Options{Algorithm: key, EndorsementAuth: a.cfg.EndorsementAuth}
 }
@@ -485,8 +488,8 @@ func (a *Agent) advance(ctx context.Context, id *deviceKeys, start time.Time) er
 	return a.activate(ctx, hub, id, certs, keys, start)
 }
 
-// ownRequest checks that the stored request is for this TPM's keys. It refuses a
-// state folder that was copied from another machine during onboarding.
+// ownRequest checks that the stored request is for this TPM's keys. It returns an error if the
+// state folder was copied from another machine during onboarding.
 func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	csr, err := tcg.ParseCSR(request)
 	if err != nil {
@@ -501,8 +504,8 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	return nil
 }
 
-// errStale reports that the stored request has another EK certificate than a new request would
-// have, because the TPM or an option changed. The hub may have refused the stored request.
+// errStale reports that the EK certificate in the stored request is not the one that a new request
+// would have, because the TPM or an option has changed.
 var errStale = errors.New("agent: the EK certificate in the stored request is not the TPM's")
 
 func (a *Agent) otherTPM() error {
@@ -619,8 +622,8 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *c
 	return nil
 }
 
-// signer loads the identity key and checks that the stored certificate is for it.
-// It refuses a state folder that was copied to another machine.
+// signer loads the IDevID key and checks that the stored certificate is for that key. The check
+// fails if the state folder was copied from another machine.
 func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	certs, err := a.dir.certificates(a.state.HubCA)
 	if err != nil {
@@ -641,7 +644,8 @@ func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	return s, nil
 }
 
-// algorithmOf returns the algorithm of a key, with which package identity makes the same key again.
+// algorithmOf returns the algorithm of a key. With this algorithm, package identity makes the same
+// key again.
 func algorithmOf(key *tcg.Public) identity.Algorithm {
 	switch {
 	case key.Type == tcg.AlgRSA:
@@ -654,7 +658,7 @@ func algorithmOf(key *tcg.Public) identity.Algorithm {
 	return identity.P256
 }
 
-// certificates are the content of a reply.
+// certificates are the certificates in a reply.
 type certificates struct {
 	idevid, deviceCA, iak, aca *x509.Certificate
 }
@@ -714,5 +718,5 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain returns the certificate chain for TLS: the IDevID certificate and its issuer.
+// chain returns the certificate chain for TLS, in DER: the IDevID certificate and its issuer's.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

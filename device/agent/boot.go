@@ -18,7 +18,7 @@ import (
 	"gangway/wire"
 )
 
-// EventLogPath is Linux's file with the firmware's event log.
+// EventLogPath is the file in which Linux shows the firmware's event log.
 const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 // maxEventLog bounds the event log, in bytes.
@@ -53,8 +53,8 @@ func (a *Agent) eventLog() []byte {
 	return log
 }
 
-// readRegular reads a regular file of at most limit bytes. It does not block on a
-// pipe.
+// readRegular reads a regular file of at most limit bytes. Any other kind of file is an error, at
+// once: opening a pipe does not block.
 func readRegular(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -77,9 +77,9 @@ func readRegular(path string, limit int64) ([]byte, error) {
 }
 
 // measure sends the hub a boot measurement: a quote of the PCRs over the hub's nonce, and the event
-// log. The result err is an error of the connection. If the TPM's quote fails, or the hub refuses
-// the measurement, the agent says so once and err is nil: the owner's policy decides what the
-// device may do without a measurement. sent reports whether the hub accepted the measurement.
+// log. sent reports whether the hub accepted the measurement. If the TPM's quote fails or the hub
+// refuses the measurement, the agent says so once, and err is nil: the owner's policy decides what
+// the device may do without a measurement. err is not nil only if the connection fails or ctx ends.
 func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err error) {
 	log := a.eventLog()
 	verdict, err := a.sendBoot(ctx, h, t, log)
@@ -117,8 +117,8 @@ func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err erro
 	return true, nil
 }
 
-// setBoot sets the state's Boot and reports whether it changed. The next report
-// saves it.
+// setBoot sets the state's Boot in memory and reports whether the value is a new one. The next
+// report to the hub also saves the state.
 func (a *Agent) setBoot(state string) (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -174,7 +174,7 @@ func bootWords(v *wire.BootVerdict) string {
 	return fmt.Sprintf("%s, %d difference(s), the first: %s", v.State, len(v.Changes), v.Changes[0])
 }
 
-// The pause before a failed measurement is tried again on the same connection starts at
+// If a measurement fails, it is repeated on the same connection after a pause. The pause starts at
 // firstRemeasure and doubles up to lastRemeasure.
 const (
 	firstRemeasure = time.Minute

@@ -23,8 +23,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// pickyHub is a hub that answers boot measurements as a test chooses, and that keeps the device's
-// reports.
+// pickyHub is a hub that gives the test's answers to boot measurements, and keeps the measurements
+// that the device sent.
 type pickyHub struct {
 	answer  func(r *wire.BootReport) (status int, body string)
 	reports []*wire.BootReport
@@ -53,7 +53,7 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	if missing := swtpm.Missing(); missing != "" {
 		t.Skip(missing)
 	}
-	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
+	dir, err := os.MkdirTemp("", "tpm") // a short path, because the path of a Unix socket is limited to 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +71,8 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	return chip, tpm
 }
 
-// measuring makes an agent that sends boot measurements to a picky hub. said receives the agent's
-// sentences.
+// measuring makes an agent that sends boot measurements to p. Each call of measure sends one. said
+// gets what the agent says.
 func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)
@@ -149,9 +149,9 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 }
 
-// The agent reports a refused measurement once and continues: the hub decides about the next
-// request. If the event log is too large for the hub or for a proxy, the agent sends the
-// measurement without the log.
+// If the hub refuses a measurement, the agent says so once and continues: the hub decides about the
+// device's next request. If the event log is too large for the hub or for a proxy, the agent sends
+// the measurement without the log.
 func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -179,7 +179,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 		name    string
 		answer  func(*wire.BootReport) (int, string)
 		shown   bool
-		reports int // of three measurements
+		reports int // how many measurements reach the hub during three calls of measure
 		says    string
 	}{
 		{"too large for a proxy", tooLarge, true, 4, "is too large for the hub"},
@@ -207,7 +207,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 			}
 			want := 1
 			if c.name == "too large whatever it is" {
-				want = 2 // about the log, and then about the measurement
+				want = 2 // one sentence about the log, one about the measurement
 			}
 			if count != want || len(hub.reports) != c.reports {
 				t.Errorf("%d reports, it said %q", len(hub.reports), *said)
@@ -249,8 +249,8 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 }
 
-// lockedAddress returns the address of a TPM that is in lockout and refuses to quote. Some TPMs do
-// this although a policy, not a password, authorises the key.
+// lockedAddress returns the address of a TPM that refuses to quote, with the error of a lockout.
+// Some TPMs refuse during a lockout even if a policy, and not a password, authorises the key.
 func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm")
@@ -264,7 +264,7 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	// frame reads a command or a response. Its second field is the size.
+	// frame reads one TPM command or response: 2 bytes of tag, 4 bytes of size, the rest.
 	frame := func(c net.Conn) ([]byte, error) {
 		b := make([]byte, 10)
 		if _, err := io.ReadFull(c, b); err != nil {
@@ -312,8 +312,8 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	return "unix:" + at
 }
 
-// A measurement is optional. If the TPM refuses to quote during a lockout, the device's other
-// requests do not wait for the lockout to end.
+// If the TPM refuses to quote during a lockout, the agent does not wait for the end of the lockout:
+// a measurement is optional, and the device's other requests must not wait.
 func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
 	t.Parallel()
 	chip, direct := realTPM(t)

@@ -15,8 +15,8 @@ import (
 	"gangway/wire"
 )
 
-// Intervals at which a machine asks whether it was claimed. At first, a person is in front of the
-// machine. After claimLong, the wait may take days.
+// Intervals at which a machine asks the hub whether it was claimed: claimSoon while a person is
+// probably in front of the machine, claimLater after claimLong without a claim.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second
@@ -24,8 +24,8 @@ const (
 )
 
 // claimedToken waits until a person claims this machine and returns the machine's own join token.
-// An onboarding that was begun with an earlier token continues with that token, because its request
-// is already signed.
+// If an onboarding with an earlier token has begun at the same hub, claimedToken returns that token
+// at once, without its secret: the request is already signed.
 func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	s := &a.state
 	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {

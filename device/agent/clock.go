@@ -10,20 +10,20 @@ import (
 )
 
 // A machine may have no clock or a wrong one: with a flat battery it says 1970, on a new board the
-// day of the firmware's build, or 2099. The hub's certificate has dates and the machine must verify
-// it nevertheless.
+// day of the firmware's build, or 2099. The hub's certificate is valid between two dates, and the
+// machine must verify the certificate nevertheless.
 //
-// Two things are certain: now is after the start of the hub's CA certificate, which the device
-// trusts, and after the start of any certificate that this CA signed. So, if the clock is before
-// these two dates, the later date is used for this verification. A clock that is decades ahead is
-// ignored. If the clock is plausible, it is used, and a certificate that has expired by that clock
-// is refused.
+// Two things are certain. The present is after the start of the hub's CA certificate, which the
+// device trusts. It is also after the start of any certificate that this CA signed. So, if the
+// clock is before one of these two dates, the later date is used for this verification. If the
+// clock is decades ahead, it is ignored, and the same later date is used. If the clock is
+// plausible, it is used, and a certificate that has expired by that clock is refused.
 
 // hubLife is the longest expected time between the creation of a hub's CA and a request. A clock
-// that is later than that is not plausible.
+// that says more than hubLife after that creation is not plausible.
 const hubLife = 20 * 365 * 24 * time.Hour
 
-// slack is how far the clock may be behind the hub's before the agent sets it.
+// slack is how far the machine's clock may be behind the hub's clock before the agent sets it.
 const slack = 2 * time.Minute
 
 // plausible reports whether the clock may be right, judging by the CA
@@ -43,21 +43,22 @@ func madeAt(roots []*x509.Certificate) (at time.Time) {
 	return at
 }
 
-// verifyAt returns the time to check a chain's dates against.
+// verifyAt returns the time at which a chain's certificates must be valid: now, or a corrected time
+// if now cannot be right.
 func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	if !plausible(now, roots) {
 		now = madeAt(roots)
 	}
 	for _, c := range chain {
 		if c.NotBefore.After(now) {
-			now = c.NotBefore // the CA signed c at that time or later; a wrong signature fails anyway
+			now = c.NotBefore // the present is not before c's start, because the CA has signed c; if the signature is wrong, the verification fails anyway
 		}
 	}
 	return now
 }
 
-// trusting returns a TLS configuration that verifies the hub as crypto/tls does, except for the
-// time. host is the hub's DNS name or IP address.
+// trusting returns a TLS configuration that verifies the hub as crypto/tls does, except that the
+// dates are checked at the time that verifyAt returns. host is the hub's DNS name or IP address.
 func (h *hub) trusting(host string) *tls.Config {
 	config := verifying(host, h.roots, h.certs, func() time.Time { return h.now() })
 	verify := config.VerifyConnection
@@ -65,8 +66,8 @@ func (h *hub) trusting(host string) *tls.Config {
 	return config
 }
 
-// verifying returns the same configuration as trusting, but for any server whose CA has these
-// certificates.
+// verifying returns a TLS configuration that verifies any server, host, whose CA is in roots. certs
+// are the certificates in roots. The dates are checked as in trusting.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -86,7 +87,7 @@ func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now
 				CurrentTime: verifyAt(now(), certs, s.PeerCertificates),
 				KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 			})
-			if err == nil { // check the CA before the name: so the error tells a hub that has another name from a server that is not the hub
+			if err == nil { // the name is checked after the CA, so a hub with another name and a server that is not the hub give different errors
 				err = leaf.VerifyHostname(host)
 			}
 			if err != nil {
@@ -102,11 +103,11 @@ type clockSetter struct {
 	set func(time.Time) error
 	say func(was, is time.Time, err error)
 
-	mu sync.Mutex // held while an answer sets the clock
+	mu sync.Mutex // serialises calls of set
 }
 
-// heard reads the date of a verified hub's answer and sets the clock if needed. The date is
-// believed only within the certificate's dates, so a thief of an old certificate cannot set the
+// heard reads the date of a verified hub's answer and sets the clock if needed. A date outside the
+// validity of the hub's certificate is ignored, so a thief of an old certificate cannot set the
 // clock beyond that certificate's end. A plausible clock is set forward only, never back.
 func (c *clockSetter) heard(now time.Time, roots []*x509.Certificate, resp *http.Response) {
 	if c == nil || resp.TLS == nil || len(resp.TLS.PeerCertificates) == 0 {

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// day returns the time of a day, counted in this test's calendar. The CA was made on day 1000.
+// day returns the time of a day, counted in this test's calendar. The hub's CA begins on day 1000.
 func day(n int) time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, n-1000) }
 
 type testCA struct {
@@ -48,8 +48,8 @@ func newTestCA(t *testing.T) *testCA {
 	return &testCA{t, cert, key}
 }
 
-// serve starts a hub at 127.0.0.1 whose certificate is valid from one day to another. The date of
-// its answers is today.
+// serve starts a hub at 127.0.0.1. Its certificate is valid from day from to day to. The Date
+// header of its answers says day today.
 func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *httptest.Server {
 	ca.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -76,8 +76,8 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 	return s
 }
 
-// ask sends a request to a hub from a machine with this clock, and returns the time to which the
-// answer set the clock; zero: it did not set the clock.
+// ask sends a request to the hub at url from a machine with this clock. It returns the time to
+// which the answer set the clock; zero if the answer did not set the clock.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
 	h, err := newHub(newAddresses([]string{url}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
@@ -88,7 +88,7 @@ func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	h.now = func() time.Time { return clock }
 	h.clock = &clockSetter{set: func(t time.Time) error { set = t; return nil }, say: func(time.Time, time.Time, error) {}}
 	_, err = h.send(ca.t.Context(), "GET", "/", "", nil)
-	blobs := h.newBlobClient(h.url()) // this client verifies the hub in the same way
+	blobs := h.newBlobClient(h.url()) // a second kind of client, which must verify the hub in the same way
 	defer blobs.CloseIdleConnections()
 	resp, other := blobs.Get(url)
 	if other == nil {
@@ -121,8 +121,8 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	}
 }
 
-// With a plausible clock, expired certificates are refused. With any clock, certificates that are
-// wrong in another way are refused.
+// A wrong clock excuses only dates. If the clock is plausible, an expired certificate is refused.
+// Whatever the clock says, a certificate that is wrong in another way is refused.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)

@@ -12,14 +12,14 @@ import (
 // Names of the files that Export writes. None of these files contains a secret.
 const (
 	ExportChain   = "identity.pem" // IDevID certificate and its issuer
-	ExportCA      = "hub-ca.pem"   // the hub's root
-	ExportKey     = "key.uri"      // the key's URI: handle:0x81020000
-	ExportOpenSSL = "openssl.cnf"  // a configuration of OpenSSL with its TPM provider
+	ExportCA      = "hub-ca.pem"   // the hub's root certificate
+	ExportKey     = "key.uri"      // the key's URI for OpenSSL: handle:0x81020000
+	ExportOpenSSL = "openssl.cnf"  // an OpenSSL configuration that loads OpenSSL's TPM provider
 )
 
-// openSSLConfig is a configuration of OpenSSL 3 that uses the TPM only for
-// signatures. The default provider comes first, because OpenSSL uses the first
-// digests that it finds; a TPM's digests are slow, and it computes few at once.
+// openSSLConfig is a configuration of OpenSSL 3 that uses the TPM only for signatures. The default
+// provider comes first, because OpenSSL computes digests with the first provider that has them. A
+// TPM computes digests slowly, and only a few at the same time.
 const openSSLConfig = `# OpenSSL 3 with its TPM provider (Debian: tpm2-openssl), for the key in key.uri.
 # Use it with OPENSSL_CONF=this file. TPM2OPENSSL_TCTI selects the TPM; use one
 # with a resource manager, such as device:/dev/tpmrm0.
@@ -43,9 +43,9 @@ default_properties = ?tpm2.signature=yes
 // ExportConfig configures Export.
 type ExportConfig struct {
 	TPM, StateDir string // as in Config
-	Dir           string // folder for the files, created if missing; with Remove, empty means no files
+	Dir           string // folder for the files, created if missing; empty with Remove: remove no files
 	Handle        uint32 // persistent handle, see identity.Signer.Keep; 0: a free one
-	Remove        bool   // undo an export: remove the persistent handle and the files
+	Remove        bool   // remove the persistent handle and the files of earlier exports
 
 	EndorsementAuth []byte // as in Config
 }
@@ -57,12 +57,12 @@ type Exported struct {
 	Removed int    `json:"removed,omitempty"` // number of removed persistent handles
 }
 
-// Export makes the device's identity usable for programs with OpenSSL's TPM provider.
-// It stores the key at a persistent handle and writes files that refer to it. The
-// key is a primary key of the endorsement hierarchy, so there is no private part
-// outside the TPM that a TSS2 PRIVATE KEY file could contain.
+// Export makes the device's identity usable for programs with OpenSSL's TPM provider. Export stores
+// the IDevID key at a persistent handle of the TPM and writes files that refer to this handle. The
+// key is a primary key of the endorsement hierarchy, so it has no private part outside the TPM that
+// a TSS2 PRIVATE KEY file could contain.
 //
-// It takes no lock, so the agent may run at the same time.
+// Export does not lock the state folder, so the agent may run at the same time.
 func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 	dir := &folder{path: cfg.StateDir}
 	state, err := dir.read()
@@ -112,8 +112,8 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		if err := to.write(f.name, f.content); err != nil {
 			return nil, err
 		}
-		// Every user may read the files: they hold no secret, and a program needs access to the TPM
-		// to use the key.
+		// Every user may read the files: they contain no secret. A program also needs access to the
+		// TPM to use the key.
 		if err := os.Chmod(filepath.Join(cfg.Dir, f.name), 0o644); err != nil {
 			return nil, fmt.Errorf("agent: %w", err)
 		}

@@ -40,7 +40,7 @@ import (
 // fakeTPM is a TPM whose keys are in memory.
 type fakeTPM struct {
 	ek, iak, idevid *fleet.Key
-	ekCert          *x509.Certificate // nil: the TPM has none
+	ekCert          *x509.Certificate // nil: the TPM has no EK certificate
 
 	mu       sync.Mutex
 	uses     int           // how often the keys were used
@@ -66,7 +66,7 @@ func newFakeTPM(t *testing.T) *fakeTPM {
 	return f
 }
 
-// use counts one use of a key. It fails while the TPM is in lockout.
+// use counts one use of a key. While the TPM is in lockout, use returns TPM_RC_LOCKOUT.
 func (f *fakeTPM) use() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -147,7 +147,7 @@ func (f *fakeTPM) readLockout(context.Context) (lockout.State, error) {
 	defer f.mu.Unlock()
 	s := f.state
 	s.Locked = f.locked > 0
-	f.locked = max(0, f.locked-1) // time passes
+	f.locked = max(0, f.locked-1) // the TPM's timer allows one use more
 	return s, nil
 }
 
@@ -165,8 +165,7 @@ func (f *fakeTPM) liftLockout(context.Context) (bool, error) {
 
 func (f *fakeTPM) Close() error { return nil }
 
-// fakeHub is a hub that accepts every device without a check, and answers as a
-// test chooses.
+// fakeHub is a hub that accepts every device without a check. A test can replace its answers.
 type fakeHub struct {
 	t      *testing.T
 	ca     *testCA
@@ -175,15 +174,15 @@ type fakeHub struct {
 	owner  string // the owner's PRN
 
 	mu       sync.Mutex
-	answers  map[string]func(body []byte) (int, string) // by "METHOD /path", before the hub's own answers
-	header   http.Header                                // headers of every answer
-	asked    []string                                   // requests, "METHOD /path"
-	bodies   map[string][][]byte                        // by "METHOD /path"
+	answers  map[string]func(body []byte) (int, string) // answers that replace the hub's own, by "METHOD /path"
+	header   http.Header                                // headers that every answer has
+	asked    []string                                   // all requests so far, "METHOD /path"
+	bodies   map[string][][]byte                        // the bodies of the requests so far, by "METHOD /path"
 	requests map[string]bool                            // the different onboarding requests that the hub answered
 	tokens   []string                                   // the token id of each onboarding request
 	pending  wire.Keys                                  // the keys of the last reply
 	issued   [][]byte                                   // the last reply's certificates (DER)
-	claim    string                                     // the answer to a claim; empty: the hub's own
+	claim    string                                     // the answer to the question whether a machine was claimed; empty: the hub's own
 	claims   int                                        // how often machines asked whether they were claimed
 	change   func(certs [][]byte) [][]byte              // alters a reply's certificates before they are sealed
 }
@@ -195,7 +194,7 @@ func newFakeHub(t *testing.T) *fakeHub {
 	return fakeHubOf(t, newTestCA(t))
 }
 
-// fakeHubOf starts a server of the hub that has this CA. A hub can have several servers.
+// fakeHubOf starts a fake hub with this CA. Two fake hubs with one CA are two addresses of one hub.
 func fakeHubOf(t *testing.T, ca *testCA) *fakeHub {
 	t.Helper()
 	sum := sha256.Sum256(ca.cert.RawSubjectPublicKeyInfo)
@@ -236,7 +235,8 @@ func (h *fakeHub) file() *wire.HubFile {
 	return &wire.HubFile{Hub: h.server.URL, HubName: h.name, HubCA: h.caPEM()}
 }
 
-// refuse makes the hub answer a request with a refusal: n times, or always if n is 0.
+// refuse makes the hub refuse the next n requests of this kind ("METHOD /path"), or all of them if
+// n is 0.
 func (h *fakeHub) refuse(request string, n, status int, code string, more ...string) {
 	text := fmt.Sprintf(`{"code":%d,"error":%q,"msg":"No.","hint":"Look."%s}`, status, code, strings.Join(more, ""))
 	h.answer(request, n, status, text)
@@ -254,7 +254,7 @@ func (h *fakeHub) answer(request string, n, status int, text string) {
 	}
 }
 
-// count returns how often the hub got a request, "METHOD /path".
+// count returns how many requests of this kind ("METHOD /path") the hub got.
 func (h *fakeHub) count(request string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -311,7 +311,8 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// onboard issues certificates for a request, sealed to its TPM.
+// onboard issues certificates for a request and returns the reply, sealed to the TPM of the
+// request.
 func (h *fakeHub) onboard(request []byte) []byte {
 	csr, err := tcg.ParseCSR(request)
 	if err != nil {
@@ -402,15 +403,15 @@ type testMachine struct {
 	state string
 
 	mu   sync.Mutex
-	said []string // "name: sentence"
+	said []string // what the agent said: "name: sentence"
 }
 
 func newMachine(t *testing.T) *testMachine {
 	return &testMachine{t: t, tpm: newFakeTPM(t), state: t.TempDir()}
 }
 
-// agent starts an agent on the machine. The agent is closed when the test ends, unless the test has
-// closed it before.
+// agent starts an agent on the machine. When the test ends, the agent is closed, if the test has
+// not already closed it.
 func (m *testMachine) agent(cfg Config) *Agent {
 	m.t.Helper()
 	cfg.StateDir, cfg.TPM, cfg.open = m.state, "fake", func(string) (tpm, error) { return m.tpm, nil }
@@ -422,8 +423,8 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	}
 	a, err := New(cfg)
 	for end := time.Now().Add(5 * time.Second); errors.Is(err, ErrInUse) && time.Now().Before(end); a, err = New(cfg) {
-		// A process that another test has just forked still holds the lock: it has a copy of the
-		// descriptor of the lock file that was closed here.
+		// The lock may still be held: a process that another test has just forked has a copy of the
+		// closed lock file's descriptor until it executes its program.
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err != nil {
@@ -455,7 +456,7 @@ func (m *testMachine) onboarded(cfg Config) *State {
 	return s
 }
 
-// heard returns the number of the agent's sentences that contain a text.
+// heard returns how many of the agent's sentences contain a text.
 func (m *testMachine) heard(text string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -468,7 +469,7 @@ func (m *testMachine) heard(text string) int {
 	return n
 }
 
-// stored returns the state that is on the disk.
+// stored returns the state from the machine's state folder.
 func (m *testMachine) stored() State {
 	m.t.Helper()
 	s, err := (&folder{path: m.state}).read()
@@ -478,7 +479,7 @@ func (m *testMachine) stored() State {
 	return s
 }
 
-// edit changes the state on the disk. Call it only while no agent runs.
+// edit changes the state in the machine's state folder. Call edit only while no agent runs.
 func (m *testMachine) edit(change func(*State)) {
 	m.t.Helper()
 	s := m.stored()

@@ -12,8 +12,7 @@ import (
 	"strings"
 )
 
-// gate checks the requests of local programs to the proxy, before anything is sent
-// to the hub.
+// gate decides which requests of local programs the proxy forwards to the hub.
 type gate struct {
 	routes   *http.ServeMux
 	loopback bool     // the proxy listens on TCP, where browsers can reach it
@@ -22,8 +21,8 @@ type gate struct {
 }
 
 // deviceRoutes are the routes for the device's own record, trail, objects and logs. %s stands for
-// the device's id. Not in the list are onboarding and activation, boot measurements, and every
-// route that returns secrets, tokens or sessions.
+// the device's id. The list leaves out onboarding, activation, boot measurements, and every route
+// that returns secrets, tokens or sessions.
 var deviceRoutes = []string{
 	"GET /healthz", "GET /readyz",
 	"GET /device", "PATCH /device/meta",
@@ -37,8 +36,8 @@ var deviceRoutes = []string{
 	"POST /logs", "POST /logs/{$}",
 }
 
-// newGate allows deviceRoutes and the routes in allow. Each is a pattern of
-// http.ServeMux with a method: "POST /device/secret".
+// newGate returns a gate that forwards requests for deviceRoutes and for the routes in allow. Each
+// route in allow is a pattern of http.ServeMux with a method: "POST /device/secret".
 func newGate(deviceID string, allow []string) (*gate, error) {
 	g := &gate{routes: http.NewServeMux()}
 	for _, route := range deviceRoutes {
@@ -58,8 +57,7 @@ func newGate(deviceID string, allow []string) (*gate, error) {
 	return g, nil
 }
 
-// add adds a route. It turns ServeMux's panic about a malformed pattern into an
-// error.
+// add allows a route. If the pattern is malformed, add returns ServeMux's panic as an error.
 func (g *gate) add(route string) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -86,7 +84,7 @@ func (n *refusal) write(w http.ResponseWriter) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(n.Status)
-	json.NewEncoder(w).Encode(n) // an error means that the client went away
+	json.NewEncoder(w).Encode(n) // an error means that the client has closed the connection
 }
 
 var (
@@ -115,17 +113,17 @@ func (g *gate) check(r *http.Request) *refusal {
 	case r.URL.RawPath != "" || strings.Contains(r.URL.EscapedPath(), "%") || !plainPath(r.URL.Path):
 		return noPath
 	}
-	// Only look up the route. Do not let ServeMux handle the request: it answers some requests with
-	// redirects.
+	// Look up the route, but do not let ServeMux handle the request: ServeMux answers some requests
+	// with redirects.
 	if _, pattern := g.routes.Handler(r); pattern == "" {
 		return noRoute
 	}
 	return nil
 }
 
-// loopbackHost reports whether the Host header names this machine. A web page whose
-// DNS name points here (DNS rebinding) sends its own name. HTTP/1.0 programs may
-// send no Host; no browser uses HTTP/1.0.
+// loopbackHost reports whether the Host header names this machine. The check refuses a web page
+// whose DNS name leads to this machine (DNS rebinding): the page's requests have that name as Host.
+// A request without a Host is accepted if it is HTTP/1.0, because no browser uses HTTP/1.0.
 func loopbackHost(r *http.Request) bool {
 	if r.Host == "" {
 		return r.ProtoMajor == 1 && r.ProtoMinor == 0
@@ -143,8 +141,8 @@ func loopbackHost(r *http.Request) bool {
 }
 
 // fromBrowser reports whether a web page caused the request. Browsers send Origin with every
-// request whose answer the page could read and with every request that changes something. They send
-// Sec-Fetch-Site with the others.
+// request that changes something, and with every request whose answer the page could read. With all
+// other requests, they send Sec-Fetch-Site.
 func fromBrowser(h http.Header) bool {
 	for name := range h {
 		if name == "Origin" || strings.HasPrefix(name, "Sec-Fetch-") || strings.HasPrefix(name, "Access-Control-") {
@@ -164,7 +162,8 @@ func (g *gate) hasToken(values []string) bool {
 	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(hash[:], g.token[:]) == 1
 }
 
-// plainPath reports whether every server understands the path in the same way.
+// plainPath reports whether the path has no "." or ".." elements and no empty elements. Servers
+// could disagree about the meaning of a path with such elements.
 func plainPath(p string) bool {
 	clean := path.Clean(p)
 	return p == clean || p == clean+"/"

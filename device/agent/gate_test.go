@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// The proxy's gate lets only requests for the device's own API pass. The requests are in the form
-// in which clients send them.
+// The proxy's gate accepts only requests for the device's own API. Each request in the table is
+// what a client writes to its connection.
 func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 	t.Parallel()
 	const id = fakeDevice
@@ -23,7 +23,7 @@ func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 		{"PATCH /device/meta HTTP/1.1\nHost: 127.0.0.1:8080", nil},
 		{"GET /devices/" + id + " HTTP/1.1\nHost: [::1]:8080", nil},
 		{"POST /trails/" + id + "/steps HTTP/1.1\nHost: localhost", nil},
-		{"GET /device HTTP/1.0", nil}, // the request names no host
+		{"GET /device HTTP/1.0", nil}, // without a Host header
 		{"GET /devices/ffffffffffffffffffffffff HTTP/1.1\nHost: localhost", noRoute},
 		{"POST /device/secret HTTP/1.1\nHost: localhost", noRoute},
 		{"POST /device/boot HTTP/1.1\nHost: localhost", noRoute},
@@ -102,8 +102,8 @@ func TestGateAddsRoutes(t *testing.T) {
 	}
 }
 
-// The proxy forwards only the headers that the hub's API uses. It forwards neither a sign-in nor a
-// header about the sender.
+// The proxy forwards only the headers that the hub's API uses. It forwards no header that signs in
+// (Authorization, Cookie) and no header about the sender (X-Forwarded-For).
 func TestGatePassesNoSignIn(t *testing.T) {
 	t.Parallel()
 	in := http.Header{}
@@ -118,7 +118,7 @@ func TestGatePassesNoSignIn(t *testing.T) {
 	}
 }
 
-// The proxy refuses to listen where programs of other machines could reach it.
+// The proxy refuses to listen on an address that other machines could reach.
 func TestProxyListensOnlyOnThisMachine(t *testing.T) {
 	t.Parallel()
 	at := filepath.Join(t.TempDir(), "s")
@@ -164,7 +164,8 @@ func TestProxySocketBelongsToItsOwner(t *testing.T) {
 	if _, err := (&ProxyConfig{Unix: at}).listen(); err == nil {
 		t.Error("a file was replaced by a socket")
 	}
-	// A proxy that was killed leaves its socket behind, without a listener.
+	// A killed proxy leaves a socket's file behind. The next proxy replaces a socket without a
+	// listener.
 	os.Remove(at)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
 	if err != nil {

@@ -18,21 +18,22 @@ import (
 )
 
 // HTTPProxy is the HTTP proxy for connections to the hub. The agent uses CONNECT (RFC 9110, 9.3.6),
-// so the TLS connection is between the agent and the hub. The proxy sees the hub's address and no
-// content. Nil means a direct connection. Environment variables (HTTPS_PROXY) are ignored.
+// so the TLS connection is between the agent and the hub. The proxy learns the hub's address, but
+// cannot read what is sent. A nil *HTTPProxy means a direct connection. The environment variable
+// HTTPS_PROXY is ignored.
 type HTTPProxy struct {
 	URL *url.URL            // http or https, with a port
-	CA  []*x509.Certificate // CA of a proxy with https; trusted for the proxy only
+	CA  []*x509.Certificate // the CA of a proxy with an https URL; trusted only for the proxy's certificate
 }
 
-// Bounds of a proxy's answer.
+// Limits for a connection through a proxy.
 const (
 	proxyDialTime = 10 * time.Second
-	connectTime   = 20 * time.Second // time limit for TLS with the proxy and for the proxy's answer
-	connectHeader = 64 << 10         // bytes
+	connectTime   = 20 * time.Second // for TLS with the proxy and the proxy's answer together
+	connectHeader = 64 << 10         // largest header of the proxy's answer, in bytes
 )
 
-// proxyError is an error that says what is wrong with the proxy, and what to do.
+// proxyError says what is wrong with the proxy, and what to do.
 type proxyError struct {
 	text string
 	err  error // may be nil
@@ -45,9 +46,8 @@ func (p *HTTPProxy) fails(err error, format string, args ...any) error {
 	return &proxyError{fmt.Sprintf("the proxy %s %s", netfile.Mask(p.URL), fmt.Sprintf(format, args...)), err}
 }
 
-// dial connects to an address, through the proxy if there is one. now returns the time, for the
-// check of the proxy's certificate. That check treats a wrong clock as the check of the hub's
-// certificate does.
+// dial connects to an address, through the proxy if p is not nil. now returns the time at which the
+// proxy's certificate is checked; verifyAt corrects it, as for the hub's certificate.
 func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func() time.Time) (net.Conn, error) {
 	d := &net.Dialer{Timeout: proxyDialTime}
 	if p == nil {
@@ -65,7 +65,7 @@ func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func(
 	return through, nil
 }
 
-// connect asks the proxy for a connection to an address.
+// connect asks the proxy, over conn, for a connection to an address.
 func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, now func() time.Time) (net.Conn, error) {
 	if err := conn.SetDeadline(time.Now().Add(connectTime)); err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 	if err := p.refused(resp.StatusCode, address); err != nil {
 		return nil, err
 	}
-	if buffer.Buffered() > 0 { // unexpected bytes: in TLS, the hub sends nothing before the client does
+	if buffer.Buffered() > 0 { // the hub sends nothing before the client's TLS hello, so these bytes are not the hub's
 		return nil, p.fails(nil, "sent data itself instead of the hub")
 	}
 	if !stop() && ctx.Err() != nil {
@@ -115,7 +115,7 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 	return conn, conn.SetDeadline(time.Time{})
 }
 
-// refused returns an error that explains the status of the proxy's answer; nil if the status means
+// refused explains the status of the proxy's answer to CONNECT. It returns nil if the status means
 // success.
 func (p *HTTPProxy) refused(status int, address string) error {
 	switch {
@@ -145,8 +145,8 @@ func (i *intercepted) Error() string {
 
 func (i *intercepted) Unwrap() error { return i.err }
 
-// interception returns an *intercepted if err says that the certificate is from another CA and the
-// connection goes through a proxy. Otherwise it returns err.
+// interception returns an *intercepted if the connection goes through a proxy and err says that the
+// hub's certificate is from an unknown CA. Otherwise it returns err unchanged.
 func (p *HTTPProxy) interception(host string, err error) error {
 	var wrong *tls.CertificateVerificationError
 	unknown := x509.UnknownAuthorityError{}

@@ -43,7 +43,8 @@ func named(name string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{name}, nil }
 }
 
-// All connections go through the proxy: those for requests and those for contents.
+// The agent sends its requests through the proxy, and also downloads and uploads contents through
+// it.
 func TestHubIsReachedThroughAProxy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
@@ -82,8 +83,9 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 	}
 }
 
-// A proxy that intercepts TLS connections is refused, whether the intercepting certificate is from
-// an unknown CA or from the CA that the settings name for the proxy.
+// The agent refuses a proxy that intercepts its TLS connection to the hub. It refuses the
+// intercepting certificate of an unknown CA, and also the one of the CA that the settings trust for
+// the proxy.
 func TestInterceptingProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")
@@ -121,7 +123,8 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 	}
 }
 
-// The error about a proxy names the cause and the remedy. It does not contain the password.
+// If a proxy does not work, the error names the cause and the remedy, and does not contain the
+// proxy's password.
 func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "other")
@@ -172,7 +175,7 @@ func nobody(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// A machine without a clock reaches its hub through an https proxy too.
+// A machine with a wrong clock reaches its hub through an https proxy.
 func TestWrongClockDoesNotKeepTheProxyOut(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")

@@ -23,18 +23,17 @@ import (
 	"gangway/wire"
 )
 
-// hub is a connection to the hub: TLS 1.3, trusting only the CA of the token or hub
-// file.
+// hub is a client of the hub. It uses TLS 1.3 and trusts only the CA of the token or hub file.
 type hub struct {
 	at    *addresses
 	roots *x509.CertPool
-	certs []*x509.Certificate // those of roots
+	certs []*x509.Certificate // the certificates in roots
 	now   func() time.Time
 	clock *clockSetter // nil: do not set the clock
-	proxy *HTTPProxy   // nil: none
+	proxy *HTTPProxy   // nil: connect directly
 	http  addressed
 
-	connections atomic.Int64 // number of connections made so far
+	connections atomic.Int64 // how many connections were made so far
 }
 
 func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
@@ -50,8 +49,7 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns a new connection to the same hub, with a client certificate. It closes the connections
-// of h.
+// as returns a client of the same hub that uses a client certificate. It closes h's connections.
 func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -64,8 +62,7 @@ func (h *hub) dial(ctx context.Context, network, address string) (net.Conn, erro
 	return h.proxy.dial(ctx, network, address, h.now)
 }
 
-// connectAs makes later connections use a client certificate, or none if cert is
-// nil.
+// connectAs sets the client certificate of later connections; nil: no client certificate.
 func (h *hub) connectAs(cert *tls.Certificate) {
 	h.http = addressed{at: h.at, make: func(url string) *http.Client { return h.newClient(url, cert) }}
 }
@@ -96,7 +93,7 @@ func (h *hub) newClient(url string, cert *tls.Certificate) *http.Client {
 				h.connections.Add(1)
 				return h.dial(ctx, network, address)
 			},
-			MaxConnsPerHost:       1, // nonces and proofs are bound to one connection
+			MaxConnsPerHost:       1, // nonces and proofs are valid only on one connection
 			TLSClientConfig:       config,
 			TLSHandshakeTimeout:   20 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second,
@@ -109,12 +106,14 @@ func (h *hub) newClient(url string, cert *tls.Certificate) *http.Client {
 	}
 }
 
-// maxAnswer bounds an answer, in bytes.
+// maxAnswer is the size limit of an answer of the hub, in bytes.
 const maxAnswer = 1 << 20
 
-// doWithin sends a request to a path of the hub. An answer with a status other than 200 is a
-// *Refused. If it cannot connect, it tries the hub's other addresses at once. If an existing
-// connection breaks, it returns the error, and the next request tries the other addresses.
+// doWithin sends a request to a path of the hub and returns the body of an answer with the status
+// 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
+// other answer it is a *Refused. If doWithin cannot connect to the address in use, it tries the
+// hub's other addresses at once. If a connection breaks, doWithin returns the error, and the next
+// request begins with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	var resp *http.Response
 	var errs []error
@@ -142,7 +141,7 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 		}
 	}
 	if len(errs) > 0 {
-		return nil, errs[0] // the error of the address that was in use
+		return nil, errs[0] // the error of the address that was tried first
 	}
 	defer resp.Body.Close()
 	h.clock.heard(h.now(), h.certs, resp)
@@ -165,8 +164,8 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 	return answer, nil
 }
 
-// refused returns the refusal in an answer's body. If the body has none, it makes one from the
-// answer's status.
+// refused returns the refusal in the hub's answer. If the body is not a refusal, the code is "http"
+// and the reason is the answer's status.
 func refused(resp *http.Response, body []byte) *Refused {
 	r := &Refused{Status: resp.StatusCode}
 	if json.Unmarshal(body, r) != nil || r.Code == "" {
@@ -192,7 +191,7 @@ func (h *hub) post(ctx context.Context, path, contentType string, body []byte) (
 	return h.send(ctx, http.MethodPost, path, contentType, body)
 }
 
-// deviceView has the fields of the hub's answer that the agent uses.
+// deviceView has those fields of the hub's record of the device that the agent uses.
 type deviceView struct {
 	ID        string `json:"id"`
 	Nick      string `json:"nick"`
@@ -200,9 +199,9 @@ type deviceView struct {
 	TPM       TPM    `json:"tpm"`
 }
 
-// activate sends the activation proof on a connection with the IDevID certificate. The proof
-// depends on the connection. So the body is made after the connection is established and before the
-// request is written.
+// activate sends the activation proof on a connection with the IDevID certificate. The proof is
+// made from a value of the TLS connection, so the body is made when the connection exists, just
+// before the request is written.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -221,7 +220,7 @@ func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d
 	return nil
 }
 
-// proofBody is the body of an activation request. Its proof is bound to the connection.
+// proofBody is the body of an activation request. bind makes the proof for one TLS connection.
 type proofBody struct {
 	keys     wire.Keys
 	certHash [32]byte
@@ -244,7 +243,7 @@ func (p *proofBody) bind(conn net.Conn) {
 func (p *proofBody) encode(proof []byte) []byte {
 	b, err := json.Marshal(wire.ActivationRequest{Proof: proof})
 	if err != nil {
-		panic(err) // bytes always marshal
+		panic(err) // cannot happen: []byte always has a JSON form
 	}
 	return b
 }
@@ -265,7 +264,8 @@ const (
 	lastWait  = time.Minute
 )
 
-// retry calls try until it succeeds, ctx ends, or the hub refuses permanently.
+// retry repeats try until try succeeds, ctx ends, or the hub refuses permanently. It returns the
+// last error.
 func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) error {
 	wait := cmp.Or(a.cfg.pause, firstWait)
 	for {
@@ -277,7 +277,7 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 		pause := wait/2 + rand.N(wait/2)
 		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
 			pause = u.retryAfter()
-			// The sentence is the same at each retry, so it is said only once. The wait may take
+			// The hub repeats the same sentence, so setWaiting says it only once: the wait may take
 			// days.
 			a.setWaiting(u.Error())
 		} else {
@@ -292,8 +292,7 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 	}
 }
 
-// waitingAnswer is the hub's answer while the owner has not yet decided about the
-// device.
+// waitingAnswer is the hub's answer to a waiting device: the owner has not yet decided.
 type waitingAnswer struct{ wire.Waiting }
 
 func (u *waitingAnswer) Error() string {
@@ -307,8 +306,8 @@ func (u *waitingAnswer) retryAfter() time.Duration {
 	return d + rand.N(d/4)
 }
 
-// setWaiting stores the sentence that 'gangway-agent status' shows, and says the sentence if it is
-// a new one.
+// setWaiting stores the sentence that 'gangway-agent status' shows. If the sentence differs from
+// the stored one, the agent also says it.
 func (a *Agent) setWaiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
@@ -320,7 +319,7 @@ func (a *Agent) setWaiting(line string) {
 	}
 }
 
-// temporary reports whether a retry may help.
+// temporary reports whether the same request may succeed later.
 func temporary(err error) bool {
 	var r *Refused
 	if !errors.As(err, &r) {
@@ -329,13 +328,13 @@ func temporary(err error) bool {
 	return r.Temporary()
 }
 
-// describe returns an error on the way to the hub as text for a person.
+// describe explains an error of a request to the hub to a person.
 func describe(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var dns *net.DNSError
 	var op *net.OpError
-	// crypto/tls keeps only the text of the signer's error.
+	// crypto/tls turns the signer's error into text, so only the text can be examined.
 	_, unsigned, failed := strings.Cut(err.Error(), "failed to sign handshake: ")
 	var proxy *proxyError
 	var opened *intercepted

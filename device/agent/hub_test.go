@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// The agent bounds an answer and does not follow a redirect, so a hub can neither exhaust
-// the memory nor send the device to another host.
+// The agent limits the size of an answer and does not follow redirects. So a hub can neither
+// exhaust the device's memory nor send the device to another host.
 func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	t.Parallel()
 	elsewhere := false
@@ -61,8 +61,8 @@ func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("The TPM is in lockout.")
 }
 
-// crypto/tls keeps only the text of the signer's error. The agent does not report that error as a
-// network error.
+// If the TPM refuses to sign during the TLS handshake, the agent reports a failure of the TPM, and
+// not of the network.
 func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())

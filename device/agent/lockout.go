@@ -13,10 +13,10 @@ import (
 // lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// waitOutLockout calls use and repeats it if the TPM refuses because of a lockout. It lifts the
-// lockout once if that needs no password. Otherwise it waits until the lockout ends. Package
-// identity uses the keys in a way that a lockout does not affect; waitOutLockout is for TPMs that
-// refuse nevertheless, and for EK certificates in NV indices with dictionary attack protection.
+// waitOutLockout calls use until use does not fail because of a TPM lockout. It lifts the lockout,
+// once, if that needs no password. Otherwise it waits until the lockout ends. Package identity uses
+// the keys in a way that a lockout does not affect; waitOutLockout is for TPMs that refuse
+// nevertheless, and for EK certificates in NV indices with dictionary attack protection.
 func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
@@ -31,8 +31,8 @@ func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) err
 	return err
 }
 
-// liftLockout does the same as waitOutLockout, but it does not wait for the end of a lockout. It is
-// for uses that are optional.
+// liftLockout calls use, and calls it once more if it failed because of a lockout that could be
+// lifted. Unlike waitOutLockout, liftLockout does not wait for the end of a lockout.
 func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
 	if identity.IsLockout(err) && a.tryLift(ctx, t) {
@@ -41,7 +41,7 @@ func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error 
 	return err
 }
 
-// tryLift lifts the lockout if that needs no password, and reports whether it did.
+// tryLift lifts the lockout if that needs no password. It returns false if the lockout remains.
 func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	was, err := t.liftLockout(ctx)
 	switch {
@@ -53,8 +53,8 @@ func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	return was && err == nil
 }
 
-// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM
-// reports no lockout, it waits for one interval.
+// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM already reports
+// no lockout, although it refused, awaitUnlocked waits for one interval.
 func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 	for {
 		s, err := t.readLockout(ctx)
@@ -89,7 +89,7 @@ func lockoutWords(s lockout.State) string {
 	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses; the limit is %d.%s %s", s.Tries, s.Max, password, ends)
 }
 
-// clearWaiting removes the sentence that setWaiting stored.
+// clearWaiting removes the sentence that setWaiting stored in the state.
 func (a *Agent) clearWaiting() {
 	if err := a.edit(func(s *State) { s.Waiting = "" }); err != nil {
 		a.cfg.Log.Warn("state", "err", err)

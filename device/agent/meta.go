@@ -29,9 +29,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meta returns the content of a report. Keys that Pantavisor also reports have the same meaning
-// here; the agent's own keys begin with "gangway.". "pantavisor.version" is left out, because this
-// agent is not Pantavisor.
+// meta returns the keys and values of a report, the device-meta. Keys that begin with "gangway."
+// are the agent's own. The other keys are Pantavisor's, with Pantavisor's meaning.
+// "pantavisor.version" is left out, because this agent is not Pantavisor.
 func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 	m := map[string]any{
 		"gangway.version":     a.cfg.Version,
@@ -99,7 +99,7 @@ func readReport(path string) (string, error) {
 	return string(b), err
 }
 
-// pantahubState translates a follower's phase into Pantavisor's words.
+// pantahubState returns Pantavisor's word for a revision follower's phase.
 func pantahubState(phase string) string {
 	switch phase {
 	case "queued":
@@ -145,7 +145,7 @@ func readText(path string) string {
 	return strings.ToValidUTF8(strings.TrimRight(string(b), "\x00\n"), "")
 }
 
-// maxInterfaces bounds the number of reported network interfaces: a machine may have thousands.
+// maxInterfaces limits how many network interfaces are reported: a machine may have thousands.
 const maxInterfaces = 64
 
 func interfaces() map[string][]string {
@@ -202,14 +202,14 @@ func sysinfo() (map[string]uint64, error) {
 	}, nil
 }
 
-// userMetaFile has the device's user-meta, a JSON object.
+// userMetaFile is the name of the file with the device's user-meta, a JSON object.
 const userMetaFile = "user-meta.json"
 
-// maxUserMeta is the hub's limit for user-meta plus a newline, in bytes.
+// maxUserMeta is the hub's limit for user-meta, plus one byte for a newline.
 const maxUserMeta = 256<<10 + 1
 
-// watchUserMeta keeps the user-meta in a file. It calls the hook at the start and
-// after each change.
+// watchUserMeta writes the user-meta to a file whenever the owner changes it. It calls the hook at
+// the start and after each change.
 func (a *Agent) watchUserMeta(ctx context.Context, s *session) error {
 	delivered := false
 	complained := ""
@@ -238,7 +238,7 @@ func (a *Agent) watchUserMeta(ctx context.Context, s *session) error {
 	}
 }
 
-// fetchUserMeta gets the user-meta and writes it if it has changed.
+// fetchUserMeta gets the user-meta from the hub and writes it to the file if it has changed.
 func (a *Agent) fetchUserMeta(ctx context.Context, s *session) (changed bool, err error) {
 	text, err := s.Do(ctx, http.MethodGet, "/devices/"+a.state.DeviceID+"/user-meta", nil, maxUserMeta)
 	if err != nil {
@@ -254,7 +254,7 @@ func (a *Agent) fetchUserMeta(ctx context.Context, s *session) (changed bool, er
 	return true, a.dir.write(userMetaFile, text)
 }
 
-// callUserMetaHook calls PROGRAM user-meta FILE.
+// callUserMetaHook runs the hook with the arguments user-meta FILE.
 func (a *Agent) callUserMetaHook(ctx context.Context) error {
 	if a.cfg.UserMetaHook == "" {
 		return nil

@@ -12,18 +12,18 @@ import (
 	"gangway/device/agent/sntp"
 )
 
-// A time server's answer is not authenticated. Like the hub's answer, it may set a clock that is
-// clearly wrong. It may move a plausible clock by at most a day from the clock's value at the
-// start, so that it cannot make an expired certificate valid again. The hub's verified answer has
-// priority over it.
+// A time server's answer is not authenticated. If the clock is clearly wrong, any answer may set
+// it, as the hub's answer may. If the clock is plausible, an answer may move it by at most ntpMost,
+// counted from the base: the clock's value at the start, or the last value that the hub set or that
+// corrected a clearly wrong clock. So time servers cannot make an expired certificate valid again.
 const (
 	ntpMost  = 24 * time.Hour
 	ntpFirst = 2 * time.Second // how long to wait for each server before the agent asks the hub
 	ntpWait  = 5 * time.Second
 	ntpEvery = time.Hour
 	ntpAgain = time.Minute // pause after a failure
-	// ntpSlack is how far the clock may be off before the agent sets it. A network's delay makes
-	// smaller differences unreliable.
+	// ntpSlack is the smallest error of the clock that the agent corrects. Delays of the network
+	// make smaller differences unreliable.
 	ntpSlack = 100 * time.Millisecond
 )
 
@@ -35,11 +35,11 @@ type timeKeeper struct {
 	now     func() time.Time
 
 	mu sync.Mutex
-	// base is the clock's value at the start, or the value that the hub set.
-	// since is the monotonic time of base.
+	// base is the clock's value at the start, or the last value that the hub set or that corrected
+	// a clearly wrong clock. since is the moment of base; it has Go's monotonic time.
 	base  time.Time
 	since time.Time
-	said  string // the last failure that was said
+	said  string // the last failure that complain said; empty after a success
 }
 
 func newTimeKeeper(servers []string, set func(time.Time) error, say func(string, ...any)) *timeKeeper {
@@ -99,7 +99,7 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	return nil
 }
 
-// complain says why the time servers failed, unless it has said the same just before.
+// complain says why the time servers failed, unless the last failure was the same.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {

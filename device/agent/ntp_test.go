@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A time server sets a clock that is clearly wrong. It moves a plausible clock by at most a
-// day, however many answers come, so forged answers cannot make an expired certificate of
-// the hub valid again.
+// A time server sets a clock that is clearly wrong. It moves a plausible clock by at most a day,
+// however many answers come. So forged answers cannot make an expired certificate of the hub valid
+// again.
 func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)
@@ -52,7 +52,8 @@ func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	}
 }
 
-// The hub has priority over time servers: the time that it sets is the new base.
+// The hub has priority over time servers: they may move the clock by a day from the time that the
+// hub set.
 func TestTimeServerFollowsTheHubsWord(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

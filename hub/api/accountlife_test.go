@@ -285,7 +285,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader, all := ada.apiToken("reader", "devices.readonly"), ada.apiToken("everything", "all")
 	reader.status("GET", "/devices/", nil, 200)
 	reader.status("POST", "/devices/tokens", nil, 403)
-	reader.status("GET", "/", nil, 403)
+	reader.status("GET", "/ui/overview", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
 	// The access token from an API token allows no more than the API token.
 	access := s.person(t, "")
@@ -416,7 +416,8 @@ func TestEventsSayWho(t *testing.T) {
 	if status != 303 || cookie == "" {
 		t.Fatalf("sign-in: %d %s", status, brief.Of(header))
 	}
-	page.request("POST", "/sign-out", nil, map[string]string{"Cookie": cookie})
+	_, overview, _ := page.request("GET", "/ui/overview", nil, map[string]string{"Cookie": cookie})
+	page.request("POST", "/sign-out", nil, map[string]string{"Cookie": cookie, "X-CSRF-Token": formTokenIn(string(overview))})
 
 	prn := "prn:::accounts:/" + s.Owner.ID
 	for kind, wants := range map[string][]string{
@@ -489,7 +490,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s", brief.Of(e))
 		}
 	}
-	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "onboarded") || !strings.Contains(string(page), "the secret is wrong") {
+	if _, page := ada.do("GET", "/ui/overview", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "onboarded") || !strings.Contains(string(page), "the secret is wrong") {
 		t.Errorf("the page shows routine events, or lacks others: %s", brief.Of(page))
 	}
 	ada.status("GET", "/events?routine=x", nil, 400)

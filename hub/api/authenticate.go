@@ -23,6 +23,7 @@ type signIn struct {
 	claims   bearer.Claims
 	session  store.Session   // zero with an API token
 	apiToken *store.APIToken // nil: a person's session
+	byCookie bool            // the token came in the browser's cookie, which browsers send by themselves
 }
 
 // bearerToken returns the token of the Authorization header. The name of the scheme is not
@@ -60,6 +61,7 @@ func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 			return nil, errNotSignedIn
 		}
 		in.claims = claims // the claims' scopes may be narrower than the API token's
+		in.byCookie = means == store.ByPage
 		return in, nil
 	}
 	session, err := s.cfg.Store.Session(r.Context(), sha256.Sum256([]byte(claims.Session)), now)
@@ -74,7 +76,7 @@ func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 		return nil, err
 	}
 	actAsAccount(r, account, means)
-	return &signIn{account: account, claims: claims, session: session}, nil
+	return &signIn{account: account, claims: claims, session: session, byCookie: means == store.ByPage}, nil
 }
 
 // enabledAccount returns errNotSignedIn if the account was deleted or is disabled.

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -26,18 +25,11 @@ func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 		return errClaimCode
 	}
 	p := ui.ClaimPage{Code: code, Words: wire.ClaimWords(code)}
-	if a := callerOf(r).Account; a != nil {
-		p.Nick = a.Nick
-	}
-	return s.writeClaimPage(w, http.StatusOK, p)
+	return s.writeClaimPage(w, r, http.StatusOK, p)
 }
 
-func (s *Server) writeClaimPage(w http.ResponseWriter, status int, p ui.ClaimPage) error {
-	var page bytes.Buffer
-	if err := ui.WriteClaim(&page, p); err != nil {
-		return err
-	}
-	return s.writeHTML(w, status, page.Bytes())
+func (s *Server) writeClaimPage(w http.ResponseWriter, r *http.Request, status int, p ui.ClaimPage) error {
+	return s.renderPage(w, r, status, "claim", ui.Page{Title: "Claim a machine", Section: ui.SectionOnboard, Data: p})
 }
 
 // claimOnPage registers the claim code's key as a join token of the signed-in account. The form can
@@ -59,7 +51,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		token, expires, err := s.signInWithPassword(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {
 			s.setAuthenticate(w)
-			return s.writeClaimPage(w, http.StatusUnauthorized, ui.ClaimPage{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
+			return s.writeClaimPage(w, r, http.StatusUnauthorized, ui.ClaimPage{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
 		}
 		if err != nil {
 			return err
@@ -95,7 +87,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, wire.Claim{Owner: wire.AccountPRN + account.ID, OwnerNick: account.Nick})
 		return nil
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	http.Redirect(w, r, overviewPath, http.StatusSeeOther)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"gangway/hub/clone"
 	"gangway/hub/store"
+	"gangway/hub/ui"
 )
 
 // noteUsedCertificate records that a peer proved the key of a certificate that is not active.
@@ -151,6 +152,9 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 	if _, err := s.applyCloneDecision(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
-	return nil
+	to := overviewPath
+	if next := safeReturn(r.PostForm.Get("next")); next != "" {
+		to = next
+	}
+	return s.redirect(w, r, to, ui.Notice{Tone: "ok", Text: "The decision is recorded."})
 }

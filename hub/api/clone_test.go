@@ -434,25 +434,25 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	s, ada, _, id := suspected(t)
 	b := s.browser(t)
 	b.signIn()
-	status, page, _ := b.send("GET", "/", "")
+	status, page, _ := b.send("GET", "/ui/overview", "")
 	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "was set back") || !strings.Contains(page, "cloned?") {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
-	if status, _, _ := b.send("POST", "/decide-cloned", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {
+	if status, _, _ := b.send("POST", "/ui/cloned/decide", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {
 		t.Errorf("a decision on another state than the page showed: status %d", status)
 	}
 	for _, step := range []struct{ form, state, shows string }{
 		{"decision=two&finding=counters-back", "refused", "Withdraw the decision"},
 		{"decision=back&finding=counters-back", "suspected", "One machine: continue"},
-		{"decision=one&finding=counters-back", "", ">active</span></td>"},
+		{"decision=one&finding=counters-back", "", ">active</span>"},
 	} {
-		if status, page, h := b.send("POST", "/decide-cloned", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/" {
+		if status, page, h := b.send("POST", "/ui/cloned/decide", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/ui/overview" {
 			t.Fatalf("%s: %d %s", step.form, status, brief.Of(page))
 		}
 		if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != step.state {
 			t.Errorf("%s: %q", step.form, d.Cloned)
 		}
-		if _, page, _ := b.send("GET", "/", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
+		if _, page, _ := b.send("GET", "/ui/overview", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
 			t.Errorf("%s: %s", step.form, brief.Of(page))
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/bearer"
 	"gangway/hub/store"
+	"gangway/hub/ui"
 	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
@@ -132,8 +133,12 @@ func contractRows() map[string]row {
 		"GET /readyz":       {who: "all"},
 		"GET /openapi.json": {who: "all"},
 		"GET /hub-ca.pem":   {who: "all"},
-		"GET /style.css":    {who: "all"},
-		"GET /":             {who: "all"},
+		"GET /assets/{file}": {who: "all", before: func(*contract) map[string]string {
+			return map[string]string{"file": strings.TrimPrefix(ui.AssetPath("app.css"), "/assets/")}
+		}},
+		"GET /":            {who: "all", status: 303},
+		"GET /sign-in":     {who: "all", status: 200},
+		"GET /ui/overview": {who: "owner"},
 
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
 			return map[string]string{"body": string(must(c.victim.Request(c.tok, fleet.RequestChange{}))(c.ada.t))}
@@ -236,6 +241,9 @@ func contractRows() map[string]row {
 		"POST /devices/{id}/boot/reference": {who: "owner", body: `{"from":"values","bank":"SHA-256","pcrs":{` + allPCRs() + `}}`, limit: 64 * kib},
 		"POST /devices/{id}/boot/request":   {who: "owner"},
 		"GET /events":                       {who: "owner"},
+		"GET /fleet/devices":                {who: "owner"},
+		"GET /fleet/count":                  {who: "owner"},
+		"GET /fleet/summary":                {who: "owner"},
 
 		"POST /trails":                                    {who: "device", body: state, limit: 2 * mib},
 		"POST /trails/":                                   {who: "device", body: state, limit: 2 * mib},
@@ -288,15 +296,39 @@ func contractRows() map[string]row {
 		"POST /logs/cursor":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 		"POST /logs/cursor/": {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 
-		"GET /claim/{code}":  {who: "all", public: true, other: 400},
-		"POST /claim/{code}": {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
-		"GET /claims/{code}": {who: "all", public: true, other: 400},
-		"POST /sign-in":      {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
-		"POST /sign-out":     {who: "all", status: 303},
-		"POST /decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+		"GET /claim/{code}":    {who: "all", public: true, other: 400},
+		"POST /claim/{code}":   {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"GET /claims/{code}":   {who: "all", public: true, other: 400},
+		"POST /sign-in":        {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"POST /sign-out":       {who: "all", status: 303},
+		"GET /ui/devices/{id}": {who: "owner"},
+		"GET /ui/devices/{id}/certificates/{file}": {who: "owner", before: func(*contract) map[string]string {
+			return map[string]string{"file": "chain.pem"}
+		}},
+		"GET /ui/devices/{id}/log.txt": {who: "owner"},
+		"POST /ui/devices/{id}/boot/reference": {who: "owner", form: true, body: "act=unlock", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			want[api.BootView](c.ada, "POST", "/devices/"+c.boatID+"/boot/reference", `{"from":"values","bank":"SHA-256","pcrs":{`+allPCRs()+`}}`, 200)
+			return nil
+		}},
+		"POST /ui/devices/{id}/boot/request":           {who: "owner", form: true, body: "x=y", status: 303, limit: 64 * kib},
+		"POST /ui/devices/{id}/metadata":               {who: "owner", form: true, body: "act=set&key=a&value=b", status: 303, limit: 832 * kib},
+		"POST /ui/devices/{id}/revisions":              {who: "owner", form: true, body: "from=0&message=m", limit: 3 * mib},
+		"POST /ui/devices/{id}/revisions/{rev}/cancel": {who: "owner", form: true, body: "act=cancel", status: 303, limit: 64 * kib, before: step},
+		"POST /ui/devices/{id}/rename": {who: "owner", form: true, body: "nick=anew", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := c.plain()
+			v["body"] = "nick=n" + v["id"]
+			return v
+		}},
+		"POST /ui/devices/{id}/public": {who: "owner", form: true, body: "public=no", status: 303, limit: 64 * kib},
+		"POST /ui/devices/{id}/delete": {who: "owner", form: true, body: "confirm=x", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := c.plain()
+			v["body"] = "confirm=" + must(c.Store.Device(c.ada.t.Context(), v["id"]))(c.ada.t).Nick
+			return v
+		}},
+		"POST /ui/waiting/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": c.waiting()["body"]}
 		}},
-		"POST /decide-cloned": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
 		}},
 	}

@@ -327,7 +327,7 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 			t.Fatalf("%d %s", a.Status, a.Body)
 		}
 		ada := s.person(t, "ada")
-		_, page := ada.do("GET", "/", nil)
+		_, page := ada.do("GET", "/ui/overview", nil)
 		_, api := ada.do("GET", "/devices/waiting", nil)
 		for where, text := range map[string]string{"the machine's answer": w.Reason, "the page": string(page), "the API": string(api)} {
 			for _, words := range []string{"emulator", "distrusts", "revoked", "another owner"} {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/hub/ui"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
@@ -15,6 +16,7 @@ import (
 type browser struct {
 	*person
 	cookie string
+	token  string // the form token of the last page that had one
 }
 
 func (s *scene) browser(t *testing.T) *browser { return &browser{person: s.person(t, "")} }
@@ -24,6 +26,9 @@ func (b *browser) send(method, path, form string) (int, string, http.Header) {
 	header := map[string]string{}
 	var body any
 	if method == "POST" {
+		if b.token != "" {
+			form += "&csrf=" + b.token
+		}
 		header["Content-Type"], header["Origin"], body = "application/x-www-form-urlencoded", b.s.URL, form
 	}
 	if b.cookie != "" {
@@ -31,16 +36,29 @@ func (b *browser) send(method, path, form string) (int, string, http.Header) {
 	}
 	status, page, h := b.request(method, path, body, header)
 	for _, line := range h.Values("Set-Cookie") {
-		b.cookie, _, _ = strings.Cut(line, ";")
+		if strings.HasPrefix(line, "__Host-gangway=") {
+			b.cookie, _, _ = strings.Cut(line, ";")
+		}
+	}
+	if token := formTokenIn(string(page)); token != "" {
+		b.token = token
 	}
 	return status, string(page), h
 }
 
-// signIn signs in as ada.
+// formTokenIn finds the form token in a page.
+func formTokenIn(page string) string {
+	_, rest, _ := strings.Cut(page, `name="csrf" value="`)
+	token, _, _ := strings.Cut(rest, `"`)
+	return token
+}
+
+// signIn signs in as ada, and takes a form token from the overview.
 func (b *browser) signIn() {
 	b.t.Helper()
+	defer func() { b.send("GET", "/ui/overview", "") }()
 	status, page, h := b.send("POST", "/sign-in", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
-	if status != 303 || h.Get("Location") != "/" {
+	if status != 303 || h.Get("Location") != "/ui/overview" {
 		b.t.Fatalf("sign-in: %d to %q: %s", status, h.Get("Location"), brief.Of(page))
 	}
 }
@@ -49,7 +67,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	b := s.browser(t)
-	status, page, h := b.send("GET", "/", "")
+	status, page, h := b.send("GET", "/sign-in", "")
 	if status != 200 || !strings.Contains(page, `action="/sign-in"`) || !strings.HasPrefix(h.Get("Content-Type"), "text/html") || h.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(page))
 	}
@@ -58,13 +76,13 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 		t.Fatalf("wrong password: %d %q: %s", status, h.Get("Set-Cookie"), brief.Of(page))
 	}
 	b.signIn()
-	if status, page, _ := b.send("GET", "/", ""); status != 200 || !strings.Contains(page, "No device yet") ||
+	if status, page, _ := b.send("GET", "/ui/overview", ""); status != 200 || !strings.Contains(page, "No device yet") ||
 		!strings.Contains(page, "--hub-name "+s.CA.HubName()) || !strings.Contains(page, "gangway token create &gt; device_autojointoken.json") {
 		t.Fatalf("no hint on how to begin: %d %s", status, brief.Of(page))
 	}
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	nick := s.Devices(t, s.Owner)[0].Nick
-	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 active") || !strings.Contains(page, ">active<") {
+	if _, page, _ := b.send("GET", "/ui/overview", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 aboard") || !strings.Contains(page, ">active<") {
 		t.Fatalf("the device is not on the page: %s", brief.Of(page))
 	}
 
@@ -74,7 +92,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 	}
 	// The session has ended on the hub too, not only in this browser.
 	b.cookie = signedIn
-	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, nick) {
+	if _, page, _ := b.send("GET", "/ui/overview", ""); strings.Contains(page, nick) {
 		t.Error("the cookie is valid after signing out")
 	}
 	if status, _, _ := b.send("POST", "/sign-out", ""); status != 303 {
@@ -92,7 +110,7 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	nick := must(s.Store.Device(t.Context(), id))(t).Nick
 	b := s.browser(t)
 	b.signIn()
-	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, id) || strings.Contains(page, nick) || !strings.Contains(page, "No device yet") {
+	if _, page, _ := b.send("GET", "/ui/overview", ""); strings.Contains(page, id) || strings.Contains(page, nick) || !strings.Contains(page, "No device yet") {
 		t.Errorf("ada sees mallory's device: %s", brief.Of(page))
 	}
 }
@@ -108,9 +126,9 @@ func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	b := s.browser(t)
 	_, form, _ := b.send("POST", "/sign-in", "password=x&nick=%22%3E%3Cscript%3Ealert(1)%3C/script%3E%3Cimg+src=x+onerror=alert(2)%3E")
 	b.signIn()
-	_, list, _ := b.send("GET", "/", "")
+	_, list, _ := b.send("GET", "/ui/overview", "")
 	for name, page := range map[string]string{"form": form, "list": list} {
-		if strings.Contains(page, "<script") || strings.Contains(page, "<img") {
+		if strings.Contains(page, "<script>") || strings.Contains(page, "<img") {
 			t.Errorf("%s: the page has the markup: %s", name, brief.Of(page))
 		}
 		if !strings.Contains(html.UnescapeString(page), attack) {
@@ -125,10 +143,10 @@ func TestPagesKeepToTheirContentPolicy(t *testing.T) {
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	b := s.browser(t)
-	inline := regexp.MustCompile(`(?i)<script|<style|\sstyle=|\son[a-z]+=|javascript:`)
-	check := func(what string) {
+	inline := regexp.MustCompile(`(?i)<script>|<script [^>]*>[^<]|<style|\sstyle=|\son[a-z]+=|javascript:`)
+	check := func(what, path string) {
 		t.Helper()
-		_, page, h := b.send("GET", "/", "")
+		_, page, h := b.send("GET", path, "")
 		if found := inline.FindString(page); found != "" {
 			t.Errorf("%s has %q", what, found)
 		}
@@ -138,10 +156,10 @@ func TestPagesKeepToTheirContentPolicy(t *testing.T) {
 			}
 		}
 	}
-	check("the sign-in")
+	check("the sign-in", "/sign-in")
 	b.signIn()
-	check("the list")
-	if status, sheet, h := b.send("GET", "/style.css", ""); status != 200 || !strings.HasPrefix(h.Get("Content-Type"), "text/css") || !strings.Contains(sheet, "prefers-color-scheme: dark") {
+	check("the overview", "/ui/overview")
+	if status, sheet, h := b.send("GET", ui.AssetPath("app.css"), ""); status != 200 || !strings.HasPrefix(h.Get("Content-Type"), "text/css") || !strings.Contains(sheet, "prefers-color-scheme: dark") {
 		t.Errorf("style sheet: %d %s", status, brief.Of(h))
 	}
 }

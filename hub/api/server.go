@@ -104,6 +104,7 @@ type Server struct {
 	handler  http.Handler
 
 	signedURLKey []byte
+	formTokenKey []byte
 	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
@@ -162,6 +163,9 @@ func New(cfg Config) (*Server, error) {
 		boots:     limiterOf[string](rates[bootRate]),
 	}
 	if s.signedURLKey, err = signedURLKey(cfg.CA.SealKey()); err != nil {
+		return nil, err
+	}
+	if s.formTokenKey, err = formTokenKey(cfg.CA.SealKey()); err != nil {
 		return nil, err
 	}
 	s.handler = s.newHandler()
@@ -267,7 +271,9 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'") // pages set theirs
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		// Do not set Strict-Transport-Security: see docs/security.md.
 		from, err := s.withOrigin(r)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/hub/ui"
 	"gangway/wire"
 )
 
@@ -113,8 +114,11 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
 		return decisionError(err)
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
-	return nil
+	words := "The machine is denied. The hub refuses it from now on."
+	if decision == "approve" {
+		words = "The machine is approved. It comes aboard with its next request."
+	}
+	return s.redirect(w, r, overviewPath, ui.Notice{Tone: "ok", Text: words})
 }
 
 // answerWaiting tells a waiting device when to retry.

@@ -1,12 +1,66 @@
-// Package ui contains the hub's web pages. They work without JavaScript, on phones and desktops, in
-// light and dark.
+// Package ui has the hub's pages: a layout, components, one style sheet, one script and the files
+// that they take from others. Every page works without JavaScript; the script adds live changes,
+// shortcuts and copying. No page has a script or a style inside it: the content security policy
+// forbids both.
+//
+// # Addresses
+//
+// Every page has an address under /ui/, so that no page and no API route meet: /ui/overview,
+// /ui/devices, /ui/devices/{id}. What a page shows (search, sort, tab, page) is in its query, so
+// that the address shows the same thing to a colleague. A form posts to an address under /ui/, and
+// the answer is a redirect to a page. Only /, /sign-in, /sign-out and /claim/{code} are elsewhere.
+//
+// # To add a page
+//
+//  1. hub/ui/NAME.html: a template that begins with {{define "main"}}. Its dot is a Page; the
+//     page's own data is .Data. Name its data's type in a Go file next to it.
+//  2. hub/api/page_NAME.go: the handler. It ends with
+//     s.renderPage(w, r, http.StatusOK, "NAME", ui.Page{Title: ..., Section: ui.SectionDevices, Data: ...}).
+//     The handler of a form ends with s.redirect(w, r, "/ui/...", ui.Notice{...}).
+//  3. hub/api/routes.go: the route, with the access fullSession. Signed-out visitors are sent to
+//     the sign-in form and back. The rail shows a section as soon as the section's address has a
+//     route.
+//  4. internal/browser/pages_test.go: one line, and the page is opened in every size and scheme,
+//     and checked with axe-core.
+//
+// # Components
+//
+// The components are in parts.html, with their parameters. A component with several parameters
+// takes them by name: {{template "field" (args "name" "nick" "label" "Nick" "value" .Data.Nick)}}.
+//
+//	"page-head"   title, and at its end the page's one main act
+//	"badge"       a state: (badge "active"), (state .Row)
+//	"time"        how long ago, with the exact time: (when $.Now .LastSeen)
+//	"id"          an id, shortened in the middle, with a copy button: {{template "id" .ID}}
+//	"copy"        a command or another text with a copy button: {{template "copy" "gangway device ls"}}
+//	"csrf"        the form token; every form with method=post begins with it: {{template "csrf" $}}
+//	"field"       a label, an input, a hint and the error beside it
+//	"tabs"        links to the parts of a page: a slice of Tab
+//	"menu-open", "menu-close"  around the items of a menu; the items are links and forms
+//	"empty"       what this is, the one next step, and its commands
+//	"notice"      a Notice
+//	"progress"    a bar with its number
+//	"confirm"     a form that asks for the nick before something is lost
+//	"pages"       links to the first and the next page
+//	"facts-open", "fact", "facts-close"  a list of names and values
+//	"icon"        {{icon "search"}}: an icon of hub/ui/vendor/icons, hidden from screen readers
+//
+// A table is <div class="table-box"><table class="rows">. Each td has data-label with the name of
+// its column: on a phone each row becomes a block of lines "name value". The first cell of a row has
+// class="name" and the row's link with class="row-link", which covers the whole row.
+//
+// Text of devices and people (nicks, models, metadata) belongs in <bdi>, so that a right-to-left
+// override in it cannot reorder the text around it.
 package ui
 
 import (
+	"bytes"
 	"embed"
 	"fmt"
 	"html/template"
 	"io"
+	"io/fs"
+	"path"
 	"strings"
 	"time"
 
@@ -14,43 +68,132 @@ import (
 )
 
 //go:embed *.html
-var pages embed.FS
+var sources embed.FS
 
-// StyleSheet is the style sheet of all pages.
-//
-//go:embed style.css
-var StyleSheet []byte
-
-var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker, "bootState": bootState}).ParseFS(pages, "*.html"))
-
-// bootState returns the text for a boot state. Each state has its own text, so that no two states
-// look alike.
-func bootState(state string) string {
-	switch state {
-	case store.BootMatches:
-		return "boot matches"
-	case store.BootChanged:
-		return "boot changed"
-	case store.BootNothing:
-		return "nothing measured"
-	case store.BootRefused:
-		return "measurement refused"
-	}
-	return "boot " + state
+// A Section is a part of the hub's pages, with an entry in the rail.
+type Section struct {
+	Name, Path, Icon string
+	Key              string // with "g" before it, the section's shortcut
+	// InMore moves the section into the menu "More" on a phone.
+	InMore bool
 }
 
-// Home is the content of the page with the list of devices.
-type Home struct {
-	Nick    string
-	Hub     string // the hub's URL, for the commands on the page
-	HubName string
-	Devices []store.Device
-	Boots   map[string]string // boot states by device id; a device that is missing here is unmeasured
-	Total   int               // number of all devices; Devices may have only the first of them
-	Waiting []Waiting
-	Cloned  []Cloned // devices that may be several machines
-	Events  []store.Event
-	Now     time.Time
+// The sections of the rail.
+var (
+	SectionOverview  = Section{Name: "Overview", Path: "/ui/overview", Icon: "gauge", Key: "o"}
+	SectionDevices   = Section{Name: "Devices", Path: "/ui/devices", Icon: "cpu", Key: "d"}
+	SectionOnboard   = Section{Name: "Onboard", Path: "/ui/onboard", Icon: "plus", Key: "n"}
+	SectionRevisions = Section{Name: "Revisions", Path: "/ui/revisions", Icon: "git-branch", Key: "r", InMore: true}
+	SectionTrust     = Section{Name: "Trust", Path: "/ui/trust", Icon: "shield-check", Key: "t", InMore: true}
+	SectionAudit     = Section{Name: "Audit", Path: "/ui/audit", Icon: "scroll-text", Key: "a"}
+	SectionSettings  = Section{Name: "Settings", Path: "/ui/settings", Icon: "settings", Key: "s", InMore: true}
+
+	Sections = []Section{SectionOverview, SectionDevices, SectionOnboard, SectionRevisions, SectionTrust, SectionAudit, SectionSettings}
+)
+
+// Page is what the layout shows, and the page's own data.
+type Page struct {
+	Title   string  // of the document and, with "page-head", of the page
+	Section Section // zero: none
+	Data    any
+	// Wide lets the page use the whole width of the window.
+	Wide bool
+	// Refresh reloads the page after so many seconds, also without JavaScript; 0: never; negative: at
+	// once.
+	Refresh int
+
+	// The fields below are filled in by renderPage.
+
+	Nick     string // of the signed-in account; empty: nobody is signed in, and there is no rail
+	CSRF     string // the form token of the session
+	Notice   *Notice
+	Now      time.Time
+	Hub      string // the hub's URL
+	HubName  string
+	Version  string
+	Path     string // of the request, with its query
+	Sections []Section
+}
+
+// Notice is a sentence about what has just happened, or about what needs attention.
+type Notice struct {
+	Tone string `json:"t,omitempty"` // "ok", "warn", "bad", or empty
+	Text string `json:"x"`
+	// UndoPath, if it is set, is where a form with the field UndoValue takes the act back.
+	UndoPath  string `json:"p,omitempty"`
+	UndoValue string `json:"v,omitempty"`
+}
+
+// Tab is a link to a part of a page.
+type Tab struct {
+	Name, Path string
+	Current    bool
+	Count      int // shown if it is not 0
+}
+
+var templates = parsePages()
+
+// parsePages makes one template for each page: the layout and the components, with the page's
+// definition of "main".
+func parsePages() map[string]*template.Template {
+	base := template.Must(template.New("base").Funcs(functions).ParseFS(sources, "layout.html", "parts.html"))
+	files, err := fs.Glob(sources, "*.html")
+	if err != nil {
+		panic(err)
+	}
+	pages := map[string]*template.Template{}
+	for _, file := range files {
+		name := strings.TrimSuffix(file, path.Ext(file))
+		if name == "layout" || name == "parts" || strings.Contains(name, "-") {
+			continue
+		}
+		page := template.Must(template.Must(base.Clone()).ParseFS(sources, file))
+		// The parts of a large page are in files of their own: device-logs.html.
+		if parts, err := fs.Glob(sources, name+"-*.html"); err == nil && len(parts) > 0 {
+			page = template.Must(page.ParseFS(sources, parts...))
+		}
+		pages[name] = page
+	}
+	return pages
+}
+
+// Write writes a page.
+func Write(w io.Writer, name string, p Page) error { return write(w, name, "layout", p) }
+
+// WritePart writes one definition of a page's file, without the layout: for a part of a page that
+// changes in place.
+func WritePart(w io.Writer, name, part string, p Page) error { return write(w, name, part, p) }
+
+func write(w io.Writer, name, part string, p Page) error {
+	t := templates[name]
+	if t == nil {
+		return fmt.Errorf("ui: there is no page %q", name)
+	}
+	var b bytes.Buffer // so that a failure writes nothing
+	if err := t.ExecuteTemplate(&b, part, p); err != nil {
+		return fmt.Errorf("ui: page %s: %w", name, err)
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// SignIn is the data of the page "signin".
+type SignIn struct {
+	Nick    string // as typed
+	Next    string // where to go then
+	Problem string // a sentence about what went wrong; empty at first
+}
+
+// ClaimPage is the data of the page "claim", to which a claim code leads.
+type ClaimPage struct {
+	Code, Words string
+	Typed       string // the nick in the form, as typed
+	Problem     string // a sentence about what went wrong; empty at first
+}
+
+// Problem is the data of the page "problem", for an error.
+type Problem struct {
+	Code, Message, Hint string
 }
 
 // Waiting is a device that waits for a decision. It has the reasons, in sentences.
@@ -66,75 +209,13 @@ type Cloned struct {
 	Reasons, Codes []string
 }
 
-// SignIn is the content of the page for people who are not signed in.
-type SignIn struct {
-	Nick    string // as typed
-	Problem string // a sentence about what went wrong; empty at first
-}
-
-// ClaimPage is the content of the page that a claim code leads to.
-type ClaimPage struct {
-	Code, Words string
-	Nick        string // of the signed-in account; empty: nobody is signed in
-	Typed       string // the nick in the form, as typed
-	Problem     string // a sentence about what went wrong; empty at first
-}
-
-// WriteClaim writes the page that a claim code leads to.
-func WriteClaim(w io.Writer, c ClaimPage) error { return templates.ExecuteTemplate(w, "claim.html", c) }
-
-// Problem is the content of the page for an error.
-type Problem struct {
-	Code, Message, Hint string
-}
-
-// WriteProblem writes the page for an error.
-func WriteProblem(w io.Writer, p Problem) error {
-	return templates.ExecuteTemplate(w, "problem.html", p)
-}
-
-// WriteHome writes the page with the list of devices.
-func WriteHome(w io.Writer, h Home) error { return templates.ExecuteTemplate(w, "home.html", h) }
-
-// WriteSignIn writes the page for people who are not signed in.
-func WriteSignIn(w io.Writer, s SignIn) error { return templates.ExecuteTemplate(w, "signin.html", s) }
-
-// Ago returns the time between t and now, in words.
-func Ago(now, t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	switch d := now.Sub(t); {
-	case d < 10*time.Second:
-		return "just now"
-	case d < time.Minute:
-		return fmt.Sprintf("%d s ago", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%d min ago", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h ago", int(d.Hours()))
-	default:
-		return t.Format("2 Jan 2006")
-	}
-}
-
-// when is a time in the form of the pages: how long ago it was, and the exact time as a tooltip and
-// for screen readers.
-type when struct {
-	At                time.Time
-	Ago, Stamp, Exact string
-}
-
-func newWhen(now, t time.Time) when {
-	u := t.UTC()
-	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
-}
-
-// maker returns the name of a TPM's maker and model for people. It leaves out the maker of the
-// software TPM, which is only a number.
-func maker(manufacturer, model string) string {
-	if manufacturer == "id:00001014" {
-		manufacturer = ""
-	}
-	return strings.TrimSpace(manufacturer + " " + model)
+// Overview is the data of the page "overview".
+type Overview struct {
+	Devices  []store.Device
+	Boots    map[string]string // boot states by device id; a device that is missing here is unmeasured
+	Total    int               // number of all devices; Devices may have only the first of them
+	Waiting  []Waiting
+	Cloned   []Cloned // devices that may be several machines
+	Events   []store.Event
+	Commands []string // of the first onboarding
 }

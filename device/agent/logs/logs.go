@@ -1,6 +1,6 @@
-// Package logs keeps a device's log lines until the hub has them. The lines are in memory and
-// bounded. A writer never waits. If the hub is away for too long, the oldest lines are dropped, and
-// an extra line tells the hub how many were dropped.
+// Package logs keeps a device's log lines in memory until the hub has them. The memory is limited,
+// and a writer never waits for the hub. If the hub cannot be reached for too long, the oldest lines
+// are dropped. An extra line then tells the hub how many.
 package logs
 
 import (
@@ -16,15 +16,15 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of one request.
+// Limits of one request to the hub.
 const (
 	batchLines = 200
 	batchBytes = 256 << 10
 	maxMessage = 8 << 10 // bytes of one line; the rest is dropped
-	perLine    = 200     // bytes of JSON around a message, at most
+	perLine    = 200     // bound for the JSON around a message, in bytes
 )
 
-// Bounds of the kept lines.
+// Limits of the lines in memory.
 const (
 	keepLines = 10_000
 	keepBytes = 2 << 20
@@ -57,12 +57,12 @@ type Log struct {
 
 	mu    sync.Mutex
 	lines []Line // guarded by mu
-	bytes int    // guarded by mu
-	lost  int    // guarded by mu: dropped since the last report
-	first int64  // guarded by mu: the number of lines[0], counted from the first line ever kept
+	bytes int    // guarded by mu: the size of lines
+	lost  int    // guarded by mu: lines dropped and not yet reported to the hub
+	first int64  // guarded by mu: how many lines were kept before lines[0]
 }
 
-// Add keeps a line. It waits only for another Add or for a copy in memory, never for the hub.
+// Add keeps a line for the hub. Add does not wait for the hub.
 func (l *Log) Add(level, source, message string) {
 	message = cut(strings.TrimRight(message, "\r\n"), maxMessage)
 	if message == "" {
@@ -96,8 +96,9 @@ func (l *Log) drop(n int) {
 	}
 }
 
-// batch returns the oldest lines, at most n, and the number of the first one. If lines were
-// dropped, batch adds a line at the front that says how many.
+// batch returns the oldest lines, at most n and at most batchBytes, and the number of the first
+// line. If lines were dropped, batch puts an extra line first, which says how many; lost is that
+// count.
 func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,8 +118,9 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	return lines, l.first, l.lost
 }
 
-// sent removes the n lines from the number first on, which the hub now has. Some of them may
-// already have been dropped.
+// sent removes lines that the hub has received: n lines, of which the first has the number first.
+// Some of them may already have been dropped. lost is the count of dropped lines that the hub was
+// told.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,7 +130,7 @@ func (l *Log) sent(first int64, n, lost int) {
 	}
 }
 
-// every is how long Run collects lines before it sends them.
+// every is how long Run waits for more lines between two requests.
 const every = time.Second
 
 // Run sends lines until ctx ends. If the hub refuses a batch, Run sends the batch's lines one by
@@ -176,8 +178,8 @@ func (l *Log) Run(ctx context.Context, conn Conn) error {
 	}
 }
 
-// refused reports whether the hub refused the lines themselves. Failures of the hub or
-// of the authentication do not count.
+// refused reports whether the hub refused because of the lines' content. It returns false for
+// failures of the connection, the hub or the authentication.
 func refused(err error) bool {
 	var no interface {
 		HTTPStatus() int

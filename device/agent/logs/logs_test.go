@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// store is the hub's log. A test can make it unreachable, or make it refuse a line.
+// store stands for the hub's log. A test can make it unreachable, or make it refuse certain lines.
 type store struct {
 	mu     sync.Mutex
 	away   bool   // guarded by mu
@@ -88,8 +88,9 @@ func running(t *testing.T, l *Log, s *store) context.Context {
 	return ctx
 }
 
-// While the hub is away, writers do not wait and the memory is bounded. When the hub is back, the
-// newest lines arrive in order, each once, with a line that says how many were lost.
+// While the hub cannot be reached, writers do not wait, and the memory is bounded. When the hub is
+// back, it gets the newest lines in order, each line once, and one line that says how many were
+// lost.
 func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 	t.Parallel()
 	l, s := new(Log), &store{away: true}
@@ -135,7 +136,7 @@ func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 	}
 }
 
-// If the hub refuses a line, only that line is lost.
+// If the hub refuses one line, the hub still gets all other lines.
 func TestRefusedLineCostsItselfAlone(t *testing.T) {
 	t.Parallel()
 	l, s := new(Log), &store{poison: "poison"}
@@ -154,8 +155,7 @@ func TestRefusedLineCostsItselfAlone(t *testing.T) {
 	}
 }
 
-// Follow starts at a file's end and continues after the file is moved, replaced or
-// truncated.
+// Follow starts at a file's end, and continues after the file is renamed, replaced or truncated.
 func TestFileIsFollowedThroughRotation(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "app.log")
@@ -210,7 +210,7 @@ func TestFileIsFollowedThroughRotation(t *testing.T) {
 	}
 }
 
-// A reader, such as standard input, is read to its end. A line that is too long is truncated.
+// Read takes lines until the reader ends, and truncates a line that is too long.
 func TestReaderIsReadToItsEnd(t *testing.T) {
 	t.Parallel()
 	l := new(Log)
@@ -220,7 +220,7 @@ func TestReaderIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// A pipe at a followed file's path does not block the reader.
+// Only regular files are followed: a folder, a device or a pipe neither blocks nor is read.
 func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -235,7 +235,8 @@ func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	}
 }
 
-// Each datagram to the socket is a line. A file at the socket's path is not removed.
+// Each datagram to the socket becomes one log line. If a file that is not a socket is at the
+// socket's path, Listen fails and does not remove the file.
 func TestSocketTakesLines(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "log")

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// Follow adds the lines that are appended to a file, as tail -F does. It starts at the
-// end of an existing file, and at the beginning of a file that is created or replaced
-// later. It returns when ctx ends.
+// Follow adds the lines that are appended to a file, like tail -F. If the file exists, Follow
+// starts at its end. A file that is created or replaced later is read from its beginning. Follow
+// returns when ctx ends.
 func (l *Log) Follow(ctx context.Context, path string) error {
 	t := tail{log: l, path: path}
 	t.open(true)
@@ -38,13 +38,13 @@ func (l *Log) Follow(ctx context.Context, path string) error {
 type tail struct {
 	log  *Log
 	path string
-	file *os.File // nil: missing
+	file *os.File // nil: the file does not exist, or is not a regular file
 	at   int64
 	rest []byte // the beginning of an incomplete line
-	skip bool   // skip the rest of a line that was too long
+	skip bool   // the rest of the current line is dropped, because the line is too long
 }
 
-// open opens a regular file. It does not block on a pipe.
+// open opens t.path, if a regular file is there. It never blocks, not even on a pipe.
 func (t *tail) open(atEnd bool) {
 	file, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -72,7 +72,7 @@ func (t *tail) shut() {
 // files.
 const most = 256 << 10
 
-// read reads the new part of the file.
+// read adds the file's new lines to the log.
 func (t *tail) read() {
 	if t.file == nil {
 		if t.open(false); t.file == nil {
@@ -96,14 +96,14 @@ func (t *tail) read() {
 	now, err := os.Stat(t.path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info != nil && !os.SameFile(now, info) {
 		if end, err := t.file.Stat(); err == nil && end.Size() > t.at {
-			return // the file was replaced: read the old one to its end first
+			return // the path has another file now: first read the old file to its end
 		}
 		t.take([]byte("\n"))
 		t.shut()
 	}
 }
 
-// take splits bytes into lines and adds the complete ones to the log.
+// take splits b into lines. It adds complete lines to the log and keeps the rest for the next call.
 func (t *tail) take(b []byte) {
 	for _, c := range b {
 		switch {
@@ -118,9 +118,9 @@ func (t *tail) take(b []byte) {
 	}
 }
 
-// Listen adds each datagram to a Unix socket at path as a line. A syslog priority at the beginning,
-// <N>, sets the level. Only the socket's owner and group can use the socket. Listen removes the
-// socket when ctx ends.
+// Listen makes a Unix datagram socket at path, and adds each datagram as a line. A syslog priority
+// at the beginning, <N>, sets the line's level. Only the socket's owner and group can use the
+// socket. Listen removes the socket when ctx ends.
 func (l *Log) Listen(ctx context.Context, path string) error {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
@@ -169,8 +169,7 @@ func priority(s string) (level, text string) {
 	return []string{"ERROR", "ERROR", "ERROR", "ERROR", "WARN", "INFO", "INFO", "DEBUG"}[n%8], text
 }
 
-// Read adds the lines of r until r ends. It cannot be cancelled, because it is meant for standard
-// input.
+// Read adds the lines of r until r ends. Read cannot be cancelled: it is meant for standard input.
 func (l *Log) Read(r io.Reader, source string) {
 	in := bufio.NewReaderSize(r, maxMessage)
 	for {

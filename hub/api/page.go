@@ -1,0 +1,255 @@
+package api
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"gangway/hub/ui"
+)
+
+// This file has what all pages share: the layout's data, redirects with a notice, the way to the
+// sign-in form and back, form tokens, and static files. The rule for addresses is in package ui.
+
+const (
+	// overviewPath is where a person arrives.
+	overviewPath = "/ui/overview"
+	// signInPath is the sign-in form.
+	signInPath = "/sign-in"
+	// noticeCookie has the notice that the next page shows.
+	noticeCookie = "__Host-gangway-notice"
+	// formToken is the field, and formTokenHeader the header, with the session's form token.
+	formToken, formTokenHeader = "csrf", "X-CSRF-Token"
+	// pagePolicy is the content security policy of pages. Other answers have a stricter one.
+	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+// renderPage answers with a page in the layout. It fills in the fields of p that are the same for
+// all pages.
+func (s *Server) renderPage(w http.ResponseWriter, r *http.Request, status int, name string, p ui.Page) error {
+	s.fillPage(w, r, &p)
+	var page bytes.Buffer // a buffer, so that a failure can still be answered with an error page
+	if err := ui.Write(&page, name, p); err != nil {
+		return err
+	}
+	return s.writeHTML(w, status, page.Bytes())
+}
+
+// renderPart answers with one definition of a page's file, for a part that changes in place.
+func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part string, p ui.Page) error {
+	s.fillPage(nil, r, &p)
+	var page bytes.Buffer
+	if err := ui.WritePart(&page, name, part, p); err != nil {
+		return err
+	}
+	return s.writeHTML(w, http.StatusOK, page.Bytes())
+}
+
+// fillPage sets what all pages share. If w is not nil, it takes the notice out of the browser.
+func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
+	if c, ok := r.Context().Value(callerKey{}).(caller); ok && c.signIn != nil {
+		p.Nick, p.CSRF = c.Account.Nick, s.formTokenOf(c.signIn)
+	}
+	if w != nil && p.Notice == nil {
+		p.Notice = takeNotice(w, r)
+	}
+	p.Now, p.Hub, p.HubName, p.Version = s.cfg.Now(), s.cfg.PublicURL, s.cfg.CA.HubName(), s.cfg.Version
+	p.Path = r.URL.RequestURI()
+	p.Sections = shownSections
+}
+
+// shownSections are the sections whose address has a route.
+var shownSections []ui.Section
+
+func init() {
+	for _, one := range ui.Sections {
+		if slices.ContainsFunc(routes, func(rt route) bool { return rt.method == http.MethodGet && rt.path == one.Path }) {
+			shownSections = append(shownSections, one)
+		}
+	}
+}
+
+func (s *Server) writeHTML(w http.ResponseWriter, status int, page []byte) error {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", pagePolicy)
+	setLength(w, len(page))
+	w.WriteHeader(status)
+	_, err := w.Write(page)
+	return err
+}
+
+// redirect answers a form: the browser goes to one of the hub's pages, which shows the notice. A
+// reload of that page does not post the form again.
+func (s *Server) redirect(w http.ResponseWriter, r *http.Request, to string, n ui.Notice) error {
+	if n.Text != "" {
+		text, err := json.Marshal(n)
+		if err != nil {
+			return err
+		}
+		http.SetCookie(w, &http.Cookie{
+			Name: noticeCookie, Value: base64.RawURLEncoding.EncodeToString(text), Path: "/", MaxAge: 60,
+			Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		})
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
+	return nil
+}
+
+// takeNotice returns the notice that a redirect left for this page, and removes it. Only the hub can
+// set the cookie; its text is escaped like all text.
+func takeNotice(w http.ResponseWriter, r *http.Request) *ui.Notice {
+	c, err := r.Cookie(noticeCookie)
+	if err != nil {
+		return nil
+	}
+	http.SetCookie(w, &http.Cookie{Name: noticeCookie, Path: "/", MaxAge: -1, Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	text, err := base64.RawURLEncoding.DecodeString(c.Value)
+	if err != nil {
+		return nil
+	}
+	var n ui.Notice
+	if json.Unmarshal(text, &n) != nil || n.Text == "" || n.UndoPath != "" && safeReturn(n.UndoPath) == "" {
+		return nil
+	}
+	return &n
+}
+
+// isPage reports whether a request is for a page, of which a person wants to see the sign-in form
+// rather than an error.
+func isPage(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, "/ui/") && strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+// toSignIn sends a signed-out visitor of a page to the sign-in form, which leads back to the page.
+func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get("HX-Request") != "" {
+		w.Header().Set("HX-Redirect", signInPath)
+		return s.writeHTML(w, http.StatusUnauthorized, nil)
+	}
+	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Header.Get("Sec-Fetch-Mode") == "navigate" {
+		// A link on another site led here, so the browser kept back its SameSite=Strict cookie. Asked
+		// again by this page, the browser sends it. Only GET requests get here.
+		return s.renderPage(w, r, http.StatusOK, "continue", ui.Page{Title: "Opening the page", Refresh: -1})
+	}
+	http.Redirect(w, r, signInPath+"?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
+	return nil
+}
+
+// safeReturn returns an address to go to after signing in, or "" if it is not one of the hub's
+// pages: an address of another site would send the person to a copy of this hub.
+func safeReturn(next string) string {
+	if len(next) > 2048 || strings.ContainsFunc(next, func(c rune) bool { return c < ' ' || c == '\\' || c == 0x7f }) {
+		return ""
+	}
+	u, err := url.Parse(next)
+	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || !strings.HasPrefix(u.EscapedPath(), "/ui/") {
+		return ""
+	}
+	return next
+}
+
+// showRoot leads to the overview, or to the sign-in form.
+func (s *Server) showRoot(w http.ResponseWriter, r *http.Request) error {
+	to := overviewPath
+	if callerOf(r).Account == nil {
+		to = signInPath
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
+	return nil
+}
+
+// formTokenKey is the key of form tokens.
+func formTokenKey(seal []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, seal, nil, "gangway form token v1", sha256.Size)
+}
+
+// formTokenOf returns the form token of a session. Another site cannot know it, because it cannot
+// read the hub's pages.
+func (s *Server) formTokenOf(in *signIn) string {
+	mac := hmac.New(sha256.New, s.formTokenKey)
+	mac.Write([]byte(in.claims.ID + "\x00" + in.claims.Session))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:24])
+}
+
+var errFormToken = problem(http.StatusForbidden, "form-token", "Go back, reload the page, and send the form again.", "The form is not of a page of your session.")
+
+// checkFormToken refuses a request that changes something, is authenticated by the browser's cookie
+// alone, and does not have the session's form token. The hub calls it for every route, so that no
+// handler can forget it. A request with an Authorization header needs no form token, because a
+// browser never sends that header by itself.
+func (s *Server) checkFormToken(r *http.Request, c caller) error {
+	if c.signIn == nil || !c.signIn.byCookie || r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	got := r.Header.Get(formTokenHeader)
+	if got == "" {
+		var err error
+		if got, err = formField(r, formToken); err != nil {
+			return err
+		}
+	}
+	if subtle.ConstantTimeCompare([]byte(got), []byte(s.formTokenOf(c.signIn))) != 1 {
+		return errFormToken
+	}
+	return nil
+}
+
+// formField reads the form of a page and returns one of its fields. The body of another content
+// type is left for the handler.
+func formField(r *http.Request, name string) (string, error) {
+	switch kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind {
+	case "application/x-www-form-urlencoded":
+		if err := readForm(r); err != nil {
+			return "", err
+		}
+		return r.PostForm.Get(name), nil
+	case "multipart/form-data":
+		// The route's limit bounds the body, so the form stays in memory.
+		if err := r.ParseMultipartForm(1 << 30); err != nil {
+			return "", badBody(err)
+		}
+		return r.PostForm.Get(name), nil
+	}
+	return "", nil
+}
+
+// asset answers with a static file. The address has a hash of the content, so browsers keep the file.
+func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
+	a, ok := ui.AssetNamed(r.PathValue("file"))
+	if !ok {
+		return problem(http.StatusNotFound, "not-found", "Reload the page.", "There is no such file in this version of the hub.")
+	}
+	h, content := w.Header(), a.Content
+	h.Set("Content-Type", a.Type)
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	h.Set("Vary", "Accept-Encoding")
+	if acceptsGzip(r) {
+		content = a.Gzip
+		h.Set("Content-Encoding", "gzip")
+	}
+	setLength(w, len(content))
+	_, err := w.Write(content)
+	return err
+}
+
+func acceptsGzip(r *http.Request) bool {
+	for _, one := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+		name, q, _ := strings.Cut(strings.TrimSpace(one), ";")
+		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			q = strings.ReplaceAll(q, " ", "")
+			return q != "q=0" && q != "q=0.0" && q != "q=0.00" && q != "q=0.000"
+		}
+	}
+	return false
+}

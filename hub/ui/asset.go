@@ -1,0 +1,113 @@
+package ui
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"html/template"
+	"path"
+	"strings"
+)
+
+//go:embed app.css app.js logo.svg vendor/htmx.min.js vendor/sse.min.js
+var assetFiles embed.FS
+
+//go:embed vendor/icons/*.svg
+var iconFiles embed.FS
+
+// Asset is a static file of the pages.
+type Asset struct {
+	Type    string // content type
+	Content []byte
+	Gzip    []byte // Content, compressed. Static files have no secrets, so compression leaks none.
+}
+
+// assets are the static files by the name in their address, which has a hash of the content: the
+// address of other content is another one, so browsers may keep the file.
+var assets, assetPaths = readAssets()
+
+var assetTypes = map[string]string{
+	".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+}
+
+func readAssets() (byName map[string]Asset, paths map[string]string) {
+	byName, paths = map[string]Asset{}, map[string]string{}
+	for _, file := range []string{"app.css", "app.js", "logo.svg", "vendor/htmx.min.js", "vendor/sse.min.js"} {
+		content, err := assetFiles.ReadFile(file)
+		if err != nil {
+			panic(err)
+		}
+		sum, base, ext := sha256.Sum256(content), path.Base(file), path.Ext(file)
+		name := strings.TrimSuffix(base, ext) + "." + hex.EncodeToString(sum[:6]) + ext
+		byName[name] = Asset{Type: assetTypes[ext], Content: content, Gzip: compressed(content)}
+		paths[base] = "/assets/" + name
+	}
+	return byName, paths
+}
+
+func compressed(content []byte) []byte {
+	var b bytes.Buffer
+	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := w.Write(content); err != nil {
+		panic(err)
+	}
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
+
+// AssetPath returns the address of a static file, such as app.css. It panics if there is no such
+// file.
+func AssetPath(name string) string {
+	p, ok := assetPaths[name]
+	if !ok {
+		panic("ui: there is no asset " + name)
+	}
+	return p
+}
+
+// AssetNamed finds a static file by the name in its address.
+func AssetNamed(name string) (Asset, bool) {
+	a, ok := assets[name]
+	return a, ok
+}
+
+var icons = readIcons()
+
+// readIcons reads the icons. Each becomes a part of the page that uses it; screen readers skip it,
+// because a word stands next to it.
+func readIcons() map[string]template.HTML {
+	files, err := iconFiles.ReadDir("vendor/icons")
+	if err != nil {
+		panic(err)
+	}
+	m := make(map[string]template.HTML, len(files))
+	for _, f := range files {
+		content, err := iconFiles.ReadFile("vendor/icons/" + f.Name())
+		if err != nil {
+			panic(err)
+		}
+		_, svg, ok := strings.Cut(string(content), "<svg")
+		if !ok {
+			panic("ui: " + f.Name() + " is no SVG file")
+		}
+		svg = strings.Join(strings.Fields(svg), " ")
+		m[strings.TrimSuffix(f.Name(), ".svg")] = template.HTML(`<svg aria-hidden="true" focusable="false" ` + svg)
+	}
+	return m
+}
+
+// icon returns an icon. It panics if there is no such icon.
+func icon(name string) template.HTML {
+	svg, ok := icons[name]
+	if !ok {
+		panic("ui: there is no icon " + name)
+	}
+	return svg
+}

@@ -1,0 +1,186 @@
+package ui
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+	"time"
+
+	"gangway/hub/boot"
+	"gangway/hub/chain"
+	"gangway/hub/store"
+
+	"github.com/dustin/go-humanize"
+)
+
+// functions are what templates can call.
+var functions = template.FuncMap{
+	"args":      args,
+	"asset":     AssetPath,
+	"badge":     func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
+	"bootBadge": bootBadge,
+	"bootState": bootState,
+	"bytes":     func(n int) string { return Bytes(uint64(max(n, 0))) },
+	"cut":       cut,
+	"levelTone": levelTone,
+	"pcrWords":  boot.PCRWords,
+	"shield":    func(s chain.State) Shield { return shields[s] },
+	"visible":   func(s any) string { return Visible(fmt.Sprint(s)) },
+	"lines":     VisibleLines,
+	"icon":      icon,
+	"maker":     Maker,
+	"number":    Number,
+	"percent":   percent,
+	"shortened": shortened,
+	"when":      newWhen,
+}
+
+// args makes a component's parameters from names and values. A parameter that is missing is empty.
+func args(pairs ...any) (map[string]any, error) {
+	if len(pairs)%2 != 0 {
+		return nil, fmt.Errorf("args: a name without a value")
+	}
+	m := make(map[string]any, len(pairs)/2)
+	for i := 0; i < len(pairs); i += 2 {
+		name, ok := pairs[i].(string)
+		if !ok {
+			return nil, fmt.Errorf("args: %v is not a name", pairs[i])
+		}
+		m[name] = pairs[i+1]
+	}
+	return m, nil
+}
+
+// Badge is a state in words, with a colour and a shape.
+type Badge struct {
+	// Tone is the look: "ok" (green dot), "off" (hollow grey dot), "ask" (amber diamond), "bad" (red
+	// outline), "busy" (blue bar), "gone" (struck grey).
+	Tone, Text string
+}
+
+// badges are the words and looks of states.
+var badges = map[string]Badge{
+	store.StateActive:      {"ok", "active"},
+	store.StateQuiet:       {"off", "quiet"},
+	store.StateBootChanged: {"bad", "boot changed"},
+	store.StateUpdating:    {"busy", "updating"},
+	store.StateFailed:      {"bad", "update failed"},
+	store.StateCloned:      {"ask", "cloned?"},
+
+	"waiting": {"ask", "waiting for you"},
+	"denied":  {"gone", "denied"},
+	"refused": {"gone", "refused"},
+	"revoked": {"gone", "revoked"},
+	"expired": {"gone", "expired"},
+	"deleted": {"gone", "deleted"},
+
+	store.BootMatches: {"ok", "boot matches"},
+	store.BootNothing: {"off", "nothing measured"},
+}
+
+// StateBadge returns the badge of a state. A state without a look of its own is shown as it is.
+func StateBadge(state string) Badge {
+	if b, ok := badges[state]; ok {
+		return b
+	}
+	return Badge{"off", state}
+}
+
+// bootState returns the text for a boot state. Each state has its own text, so that no two states
+// look alike.
+func bootState(state string) string {
+	switch state {
+	case store.BootMatches:
+		return "boot matches"
+	case store.BootChanged:
+		return "boot changed"
+	case store.BootNothing:
+		return "nothing measured"
+	case store.BootRefused:
+		return "measurement refused"
+	}
+	return "boot " + state
+}
+
+// bootBadge returns the badge of a boot state.
+func bootBadge(state string) Badge {
+	tone := "bad"
+	switch state {
+	case store.BootMatches:
+		tone = "ok"
+	case store.BootNothing, store.BootUnmeasured:
+		tone = "off"
+	}
+	return Badge{tone, bootState(state)}
+}
+
+// Number writes a number with separators between thousands.
+func Number(n int) string { return humanize.Comma(int64(n)) }
+
+// percent returns n as a share of total, from 0 to 100.
+func percent(n, total int) int {
+	if total <= 0 {
+		return 0
+	}
+	return max(0, min(100, n*100/total))
+}
+
+// shortened cuts the middle out of a long id. Ids that differ at the end stay different.
+func shortened(id string) string {
+	if len(id) <= 14 {
+		return id
+	}
+	return id[:6] + "…" + id[len(id)-6:]
+}
+
+// Ago returns the time between t and now, in words.
+func Ago(now, t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	switch d := now.Sub(t); {
+	case d < -10*time.Second:
+		return "in " + span(-d)
+	case d < 10*time.Second:
+		return "just now"
+	case d < 48*time.Hour:
+		return span(d) + " ago"
+	default:
+		return t.Format("2 Jan 2006")
+	}
+}
+
+// span writes a length of time with one unit.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours())/24)
+	}
+}
+
+// when is a time in the form of the pages: how long ago it was, and the exact time as a tooltip and
+// for screen readers.
+type when struct {
+	At                time.Time
+	Ago, Stamp, Exact string
+}
+
+func newWhen(now, t time.Time) when {
+	u := t.UTC()
+	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
+}
+
+// Maker returns the name of a TPM's maker and model for people. It leaves out the maker of the
+// software TPM, which is only a number.
+func Maker(manufacturer, model string) string {
+	if manufacturer == "id:00001014" {
+		manufacturer = ""
+	}
+	return strings.TrimSpace(manufacturer + " " + model)
+}
