@@ -20,17 +20,18 @@ import (
 	"gangway/wire"
 )
 
-// Pantavisor has the paths of Pantavisor's files.
+// Pantavisor has the paths of Pantavisor's configuration files.
 type Pantavisor struct {
-	// Config is pantahub.config, which Pantavisor reads at its start. A PRN in
-	// it means that the device is claimed.
+	// Config is the path of pantahub.config, which Pantavisor reads at its start. To Pantavisor, a
+	// PRN in this file means that the device is claimed.
 	Config string
-	// Unclaimed is the configuration file that Pantavisor uses until the device is claimed.
-	// Settings in it that are not credentials are copied to Config.
+	// Unclaimed is the path of the configuration file that Pantavisor uses until the device is
+	// claimed. Its settings, except the credentials, are copied to Config.
 	Unclaimed string
 }
 
-// Pantavisor's keys for a device's credentials. olderKeys are their former names.
+// Pantavisor's keys for a device's credentials. olderKeys maps the older names of these keys to the
+// names here.
 const (
 	keyHost, keyPort          = "PH_CREDS_HOST", "PH_CREDS_PORT"
 	keyID, keyPRN, keySecret  = "PH_CREDS_ID", "PH_CREDS_PRN", "PH_CREDS_SECRET"
@@ -41,8 +42,8 @@ var olderKeys = map[string]string{
 	"creds.host": keyHost, "creds.port": keyPort, "creds.id": keyID, "creds.prn": keyPRN, "creds.secret": keySecret,
 }
 
-// The forms that the hub's values must have before they are written into a line of the file. They
-// exclude everything that could end the line or begin another.
+// The forms that the hub's values must have before they are written into a line of Pantavisor's
+// file. No value of these forms can end its line or begin another line.
 var (
 	prnForm    = regexp.MustCompile(`^prn:::devices:/[0-9a-f]{24}$`)
 	secretForm = regexp.MustCompile(`^[A-Za-z0-9+/=_-]{16,200}$`)
@@ -52,9 +53,9 @@ var (
 // maxConfig bounds Pantavisor's files, in bytes.
 const maxConfig = 64 << 10
 
-// RegisterPantavisor writes this device's credentials into Pantavisor's pantahub.config: a
-// short-lived secret. If the file already has a valid secret, that secret stays. It reports whether
-// Pantavisor must restart to read the file.
+// RegisterPantavisor writes this device's credentials, with a short-lived secret, into Pantavisor's
+// pantahub.config. If the file already has a secret that the hub accepts, that secret stays.
+// restart reports whether Pantavisor must restart to read the file again.
 func (a *Agent) RegisterPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -94,8 +95,8 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	if err != nil {
 		return err
 	}
-	// Remove the join token: the device no longer needs it, and a copy of the disk must not contain
-	// it.
+	// Remove the join token: the device does not need it any more, and a copy of the disk must not
+	// contain it.
 	config = config.without(keyAutoToken).without(keyAutoTok2)
 	dir := &folder{path: filepath.Dir(p.Config)}
 	if err := dir.write(filepath.Base(p.Config), config.bytes()); err != nil {
@@ -105,8 +106,7 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	return nil
 }
 
-// credentials returns the configuration with the credentials in the hub's answer to POST
-// /device/secret.
+// credentials returns c with the credentials from raw, the hub's answer to POST /device/secret.
 func (c config) credentials(raw []byte, address, device string) (config, error) {
 	var answer struct {
 		PRN    string `json:"prn"`
@@ -125,7 +125,8 @@ func (c config) credentials(raw []byte, address, device string) (config, error) 
 	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
 }
 
-// keepSecret asks the hub to extend a secret. kept is false if the hub no longer knows the secret.
+// keepSecret asks the hub to extend the validity of a secret. kept is false if the hub does not
+// know the secret.
 func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err error) {
 	body, err := json.Marshal(map[string]string{"secret": secret})
 	if err != nil {
@@ -139,8 +140,9 @@ func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err
 	return err == nil, err
 }
 
-// KeepPantavisor extends the secret in Pantavisor's file. If the hub no longer knows that secret,
-// KeepPantavisor writes a new one, and Pantavisor must restart.
+// KeepPantavisor extends the validity of the secret in Pantavisor's file. If the hub does not know
+// that secret, KeepPantavisor writes a new one. restart reports whether Pantavisor must restart,
+// because the secret or the hub's address has changed.
 func (a *Agent) KeepPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -156,7 +158,7 @@ func (a *Agent) keep(ctx context.Context, s *session, p Pantavisor) (restart boo
 		return false, err
 	}
 	if config.get(keyPRN) == "" {
-		return false, nil // not registered yet
+		return false, nil // RegisterPantavisor has not been called yet
 	}
 	kept, err := s.keepSecret(ctx, config.get(keySecret))
 	if err != nil {
@@ -198,9 +200,9 @@ func hostAndPort(address string) (host, port string, err error) {
 	return u.Hostname(), port, nil
 }
 
-// LoginPantavisor gets an access token over the TPM's connection and returns the
-// answer that Pantavisor expects, {"token":"..."}. It also extends Pantavisor's
-// secret, because Pantavisor calls no other hook later.
+// LoginPantavisor gets an access token for Pantavisor on a connection with the IDevID certificate.
+// It returns the answer that Pantavisor expects, {"token":"..."}. It also extends the validity of
+// Pantavisor's secret, because Pantavisor calls no other hook after the registration.
 func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byte, restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -222,20 +224,19 @@ func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byt
 	}
 	restart, err = a.keep(ctx, s, p)
 	if err != nil {
-		a.setWaiting("Extending Pantavisor's secret failed: " + err.Error()) // not an error: the access token is valid
+		a.setWaiting("Extending Pantavisor's secret failed: " + err.Error()) // do not fail: the access token is valid
 	}
 	return answer, restart, nil
 }
 
-// tokenForm is the form of a compact JWS. maxToken is the size of the longest token that fits into
-// Pantavisor's buffer for a header.
+// tokenForm is the form of a compact JWS.
 var tokenForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
-const maxToken = 1016 // bytes
+const maxToken = 1016 // bytes; the longest token that fits into Pantavisor's buffer for a header
 
-// RestartPantavisor asks Pantavisor, over its control socket, to reboot the machine. Pantavisor
-// answers late while it waits for a hook, and refuses during an update, so RestartPantavisor
-// retries until ctx ends.
+// RestartPantavisor asks Pantavisor, over its control socket, to reboot the machine. It retries
+// until ctx ends, because Pantavisor answers late while it waits for a hook, and refuses during an
+// update.
 func RestartPantavisor(ctx context.Context, socket string) error {
 	client := &http.Client{
 		Timeout: 2 * time.Minute,
@@ -274,7 +275,8 @@ func RestartPantavisor(ctx context.Context, socket string) error {
 	}
 }
 
-// config is a file of key=value lines, in order. Lines of another form are kept unchanged.
+// config has the lines of a configuration file. A line is key=value; every other line is kept
+// unchanged.
 type config []string
 
 func readConfig(path string) (config, error) {
@@ -300,7 +302,8 @@ func readConfig(path string) (config, error) {
 	return c, nil
 }
 
-// keyOf returns a line's key. If the line has a key's former name, keyOf returns the current one.
+// keyOf returns a line's key, or "" if the line is not key=value. For the older name of a key,
+// keyOf returns the name that Pantavisor uses today.
 func keyOf(line string) string {
 	key, _, found := strings.Cut(line, "=")
 	if !found {
@@ -312,7 +315,7 @@ func keyOf(line string) string {
 	return key
 }
 
-// get returns the last value of a key, which is the effective one.
+// get returns the value of a key. If several lines have the key, the last one is in effect.
 func (c config) get(key string) (value string) {
 	for _, line := range c {
 		if strings.EqualFold(keyOf(line), key) {

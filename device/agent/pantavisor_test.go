@@ -10,7 +10,8 @@ import (
 
 const someDevice = "0123456789abcdef01234567"
 
-// The hub's answer sets the values of five keys. It cannot add another line.
+// The hub's answer can set only the values of Pantavisor's five credentials. A value with a line
+// break cannot add another line to the file.
 func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	t.Parallel()
 	good := fmt.Sprintf(`{"prn":"prn:::devices:/%s","secret":"AAAABBBBCCCCDDDDEEEEFFFF","expires":"2030-01-01T00:00:00Z"}`, someDevice)
@@ -33,8 +34,8 @@ func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	}
 }
 
-// Other settings in the file stay, in order. A line with the former name of a key is replaced, so
-// no key occurs twice.
+// The file's other settings stay, in order. A line with an older name of a key is replaced, so that
+// no key is in the file twice.
 func TestPantavisorsOtherSettingsStay(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "unclaimed.config")

@@ -34,15 +34,15 @@ type ProxyConfig struct {
 	// Through is the HTTP proxy for connections to the hub; nil: none.
 	Through *HTTPProxy
 
-	// Unix is the path of a socket to listen on. Only the socket's owner, and the members of Group,
-	// can use the socket. Exactly one of Unix and TCP is set.
+	// Unix is the path of the Unix socket on which the proxy listens. Only the socket's owner, and
+	// the members of Group if it is set, can use the socket. Exactly one of Unix and TCP is set.
 	Unix, Group string
-	// TCP is a loopback address and port, "127.0.0.1:8080". Every user of the
-	// machine can reach it.
+	// TCP is the loopback address and port on which the proxy listens, for example
+	// "127.0.0.1:8080". Every user of the machine can use it.
 	TCP string
-	// TokenFile, if set, is a file for a bearer token that every request must
-	// have. The proxy makes a new token at each start. The file has mode 0600
-	// and is removed when the proxy ends.
+	// TokenFile, if set, is the path of a file into which the proxy writes a bearer token. Every
+	// request must have this token. The proxy makes a new token at each start, and removes the
+	// file, of mode 0600, at its end.
 	TokenFile string
 	// Allow lists routes that programs may use in addition to the device's own API, for example
 	// "POST /device/secret".
@@ -50,7 +50,7 @@ type ProxyConfig struct {
 	// MaxBody bounds a request's body, in bytes. Default: DefaultMaxBody.
 	MaxBody int64
 
-	// Ready, if set, is called with the proxy's address as soon as the proxy listens.
+	// Ready, if set, is called with the proxy's address when the proxy accepts connections.
 	Ready func(addr string)
 	Log   *slog.Logger // may be nil
 	// Progress, if set, is called after each step of the proxy.
@@ -64,19 +64,18 @@ const DefaultMaxBody = 4 << 30
 
 // Limits for local programs.
 const (
-	proxyConnections = 64               // at once
-	proxyHeader      = 32 << 10         // bytes
-	proxyHeaderTime  = 10 * time.Second // for reading a request's header
-	proxyIdle        = time.Minute      // idle time of a connection
-	proxyPatience    = 30 * time.Second // default
+	proxyConnections = 64               // connections at the same time
+	proxyHeader      = 32 << 10         // size of a request's header, in bytes
+	proxyHeaderTime  = 10 * time.Second // time for reading a request's header
+	proxyIdle        = time.Minute      // how long a connection may be idle between requests
+	proxyPatience    = 30 * time.Second // default of ProxyConfig.patience
 )
 
-// Proxy lets programs on this machine use the hub's API as this device, without
-// access to a key. It accepts HTTP/1 and forwards it, over TLS with the IDevID
-// certificate, to the hub of the state folder and to no other host. It returns when
-// ctx ends.
+// Proxy lets programs on this machine use the hub's API as this device, without access to a key.
+// Proxy accepts requests over HTTP/1. It forwards them, over TLS with the IDevID certificate, to
+// the hub in the state folder, and to no other host. Proxy returns when ctx ends.
 //
-// It takes no lock, so the agent may run at the same time.
+// Proxy does not lock the state folder, so the agent may run at the same time.
 func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = DefaultMaxBody
@@ -144,12 +143,13 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	return err
 }
 
-// ErrOnboardedAgain means that the proxy has ended because the machine has onboarded again and has
-// another certificate now. The caller can restart the proxy at once.
+// ErrOnboardedAgain is returned by Proxy when the machine has onboarded again, because the proxy's
+// certificate is then not the device's certificate. The caller can start Proxy again at once.
 var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again and has another certificate; restart the proxy")
 
-// watchIdentity watches the folder until ctx ends. It calls read with each new state. If the folder
-// has another IDevID certificate than certs, watchIdentity calls changed and returns.
+// watchIdentity watches the state folder until ctx ends. It calls read with each new state. If the
+// folder's IDevID certificate differs from the one in certs, watchIdentity calls changed and
+// returns.
 func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read func(*State), changed func()) {
 	var before os.FileInfo
 	for {
@@ -166,7 +166,7 @@ func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read fu
 		}
 		text, err := f.load(identityFile)
 		if err != nil {
-			continue // the file is being replaced, or was removed: the hub decides
+			continue // the file was removed: the hub decides what this device may still do
 		}
 		if block, _ := pem.Decode(text); block != nil && !bytes.Equal(block.Bytes, certs.idevid.Raw) {
 			changed()
@@ -200,12 +200,13 @@ func (cfg *ProxyConfig) serve(ctx context.Context, l net.Listener, h http.Handle
 	return nil
 }
 
-// newProxyHandler checks each request and forwards it if the gate accepts it.
+// newProxyHandler forwards each request that the gate accepts, and answers every other request with
+// the gate's refusal.
 func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfig) http.Handler {
 	forward := &httputil.ReverseProxy{
 		Transport: r,
 		Rewrite: func(p *httputil.ProxyRequest) {
-			toHub(p.Out, at.current()) // the relay changes the address if its connection uses another one
+			toHub(p.Out, at.current()) // if the relay's connection is to another address of the hub, the relay changes this address
 			p.Out.Header = forwardHeader(p.In.Header)
 		},
 		ModifyResponse: func(resp *http.Response) error {
@@ -221,7 +222,7 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
 		hasBody := r.Body != nil && r.Body != http.NoBody
-		if hasBody { // limit the body even if no handler reads it: after the answer, the server reads the rest
+		if hasBody { // after the answer, the server reads the rest of the body, so the limit must not depend on the handler
 			c.SetReadDeadline(time.Now().Add(cfg.patience))
 		}
 		if n := g.check(r); n != nil {
@@ -242,7 +243,8 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	})
 }
 
-// explain turns an error in forwarding to the hub into the refusal that the client gets.
+// explain returns the refusal that a program gets when forwarding its request to the hub failed
+// with err.
 func explain(err error, cfg ProxyConfig) *refusal {
 	var large *http.MaxBytesError
 	switch {
@@ -255,8 +257,8 @@ func explain(err error, cfg ProxyConfig) *refusal {
 	return &refusal{http.StatusBadGateway, "proxy-hub", "The hub could not be reached or did not answer.", "Retry; the proxy's log has the reason."}
 }
 
-// localLocation makes the Location header relative if it is an address of the hub, so that a client
-// that follows it comes back to the proxy.
+// localLocation makes the Location header relative if it leads to one of the hub's addresses. A
+// client that follows the header then sends its next request to the proxy, too.
 func localLocation(h http.Header, hub []string) {
 	u, err := url.Parse(h.Get("Location"))
 	if err == nil && slices.Contains(hub, u.Scheme+"://"+u.Host) {
@@ -273,7 +275,7 @@ type patientBody struct {
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
-	b.control.SetReadDeadline(time.Now().Add(b.patience)) // an error would mean that the connection is gone
+	b.control.SetReadDeadline(time.Now().Add(b.patience)) // an error would mean that the connection is closed
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
 		b.control.SetReadDeadline(time.Time{}) // the server sets its own deadline for the next request
@@ -281,7 +283,7 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// patientWriter is an answer with a time limit for each write.
+// patientWriter writes an answer, with a time limit for each write.
 type patientWriter struct {
 	http.ResponseWriter
 	control  *http.ResponseController
@@ -317,8 +319,9 @@ func (cfg *ProxyConfig) listen() (net.Listener, error) {
 	return listenUnix(cfg.Unix, cfg.Group)
 }
 
-// listenUnix makes a socket that other users can at no moment connect to. It creates the socket in
-// a private folder, sets the socket's mode and group, and then renames it.
+// listenUnix makes a Unix socket that other users can never connect to, not even while it is being
+// made: the socket is created in a private folder, gets its mode and group there, and is then
+// renamed.
 func listenUnix(at, group string) (net.Listener, error) {
 	gid, mode := -1, os.FileMode(0o600)
 	if group != "" {
@@ -366,8 +369,8 @@ func listenUnix(at, group string) (net.Listener, error) {
 	return &unixListener{UnixListener: l, path: at, info: info}, nil
 }
 
-// stale returns an error if there is anything at the path except a socket without a
-// listener.
+// stale returns nil if there is nothing at the path, or a socket without a listener. Otherwise it
+// returns an error.
 func stale(at string) error {
 	info, err := os.Lstat(at)
 	if errors.Is(err, os.ErrNotExist) {
@@ -386,8 +389,8 @@ func stale(at string) error {
 	return nil
 }
 
-// unixListener is a listener that, when it is closed, removes its socket's file, unless another
-// socket has replaced that file.
+// unixListener removes its socket's file when it is closed, unless another socket has replaced the
+// file.
 type unixListener struct {
 	*net.UnixListener
 	path string

@@ -16,37 +16,38 @@ import (
 )
 
 const (
-	// relaySlots is the maximum number of connections to the hub. Each has one
+	// relaySlots is the maximum number of connections to the hub. Each connection carries one
 	// request at a time.
 	relaySlots = 8
-	// slotWait is how long a request waits for a free connection.
+	// slotWait is how long a request waits for a free slot.
 	slotWait = 10 * time.Second
-	// relayStall is how long a request may make no progress.
+	// relayStall is how long a request may run without progress before the relay cancels it.
 	relayStall = time.Minute
-	// slotFresh is how long a connection may be idle. After that, the relay asks the hub again
-	// whether it admits the device, because the connection may have ended.
+	// slotFresh is how long a connection may be idle and still be used without a question. After a
+	// longer time the connection may have ended, so the relay asks the hub again whether it admits
+	// the device.
 	slotFresh = 20 * time.Second
 )
 
 var errBusy = errors.New("agent: all of the proxy's connections to the hub are in use")
 
-// relay forwards requests to the hub with the IDevID certificate. It is an
-// http.RoundTripper.
+// relay forwards requests to the hub with the IDevID certificate. relay is an http.RoundTripper.
 type relay struct {
 	agent *Agent
 	tpm   tpm
 	slots chan *slot
 
-	measuring sync.Mutex // guards agent's state and measured: one measurement at a time
+	measuring sync.Mutex // guards measured and the agent's state, and allows one measurement at a time
 	measured  time.Time  // time of the last measurement
 }
 
-// slot is one connection to the hub. A lost connection is replaced.
+// slot is one connection to the hub. If the connection is lost, the slot's next request makes a new
+// one.
 type slot struct {
 	hub      *hub
 	at       string    // the hub's address of the current connection
-	admitted int64     // hub.connections when the hub last admitted the device on it
-	used     time.Time // when the slot was last released
+	admitted int64     // the value of hub.connections when the hub last admitted the device on this slot
+	used     time.Time // when the slot last became free
 	dropped  bool      // the connection must be replaced before the next use
 }
 
@@ -105,8 +106,7 @@ func (r *relay) acquire(ctx context.Context) (*slot, error) {
 	}
 }
 
-// on sends a request on a slot. The slot is released when the answer's body is
-// closed.
+// on sends a request on a slot. When the answer's body is closed, the slot becomes free.
 func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	// Only a request without a body can be sent again.
@@ -134,8 +134,8 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
-			// The policy changed, or the owner accepted the boot, or the request went over a new
-			// connection. Replace the connection, and measure on the new one.
+			// The policy has changed, or the owner has accepted another boot, or the request went
+			// over a new connection. Replace the connection and measure the boot on the new one.
 			s.dropped = true
 			if replay && !again {
 				w.stop()
@@ -146,16 +146,16 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 		resp.Body = &watched{ReadCloser: resp.Body, watch: w, done: func(whole bool) {
 			w.stop()
 			cancel()
-			s.dropped = s.dropped || !whole // if the body was not read to its end, net/http closes the connection
+			s.dropped = s.dropped || !whole // net/http closes the connection if the body was not read to its end
 			r.release(s)
 		}}
 		return resp, nil
 	}
 }
 
-// bootRefusal returns the refusal's code if an answer refuses the device because of its boot
-// measurement, or because there is no measurement. For other answers it returns "". The answer's
-// body can still be read afterwards.
+// bootRefusal returns the code of an answer by which the hub refuses the device because of its boot
+// measurement, or because there is no measurement. For every other answer it returns "". The caller
+// can still read the whole body.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -174,9 +174,9 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// measuredJustNow reports whether a new measurement would only repeat the result of a measurement
-// made shortly before. code is the hub's refusal: the boot does not match the reference, or there
-// is no reference. Without this check, a program that retries constantly would keep the TPM busy.
+// measuredJustNow reports whether a new measurement would be useless: the last one is younger than
+// vainPause, and the hub's refusal, code, is about the result of a measurement, not about a missing
+// one. Without this check, a program that always retries would keep the TPM busy.
 func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
@@ -184,12 +184,13 @@ func (r *relay) measuredJustNow(code string) bool {
 }
 
 const (
-	codeUnmeasured = "boot-unmeasured" // the refusal that only a new measurement ends
+	codeUnmeasured = "boot-unmeasured" // the hub has no measurement of this connection; only a new measurement can help
 	vainPause      = 30 * time.Second
 )
 
-// admit asks the hub, once for each connection, whether its policy admits the device on it. If not,
-// it sends a boot measurement. It returns the HTTP client for the address s.at.
+// admit asks the hub, once for each connection, whether its policy admits the device on the slot's
+// connection. If the answer is a refusal because of the boot, admit sends a boot measurement. It
+// returns the HTTP client for the address s.at.
 func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	now := s.hub.connections.Load()
 	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.admitted && at == s.at && time.Since(s.used) < slotFresh {
@@ -204,7 +205,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.measuredJustNow(refused.Code) {
 		err = r.measure(ctx, s.hub)
 	}
-	// The program gets other refusals as the answer to its own request.
+	// Any other refusal does not matter here: the program's own request gets it as its answer.
 	if errors.As(err, &refused) {
 		err = nil
 	}
@@ -231,7 +232,7 @@ func (r *relay) measure(ctx context.Context, h *hub) error {
 	return err
 }
 
-// watch is a timer that cancels a request if the request makes no progress.
+// watch cancels a request that makes no progress for relayStall.
 type watch struct {
 	cancel context.CancelFunc
 	timer  atomic.Pointer[time.Timer]
@@ -251,11 +252,11 @@ func (w *watch) stop() {
 	}
 }
 
-// watched is an answer's body. Each read of it counts as progress.
+// watched is the body of an answer. Each read counts as progress.
 type watched struct {
 	io.ReadCloser
 	watch *watch
-	done  func(whole bool) // called once, when the body is closed; whole: all of it was read; may be nil
+	done  func(whole bool) // called once, when the body is closed; whole: the body was read to its end; may be nil
 	whole bool
 	once  sync.Once
 }

@@ -13,10 +13,11 @@ import (
 	"time"
 )
 
-// Reasons why the hub no longer accepts a device, as in Refused.Certificate.
+// Reasons why the hub does not accept a device that was active. Refused.Certificate has the same
+// values.
 const (
 	removedRevoked    = "revoked"    // the owner deleted or denied the device
-	removedSuperseded = "superseded" // the same TPM has onboarded again since
+	removedSuperseded = "superseded" // the same TPM has onboarded again, and has a newer certificate
 	removedUnknown    = "unknown"    // the hub has no record of the certificate
 )
 
@@ -25,15 +26,15 @@ const (
 	// Without this limit, two machines with one TPM's state (clones) would replace each other
 	// endlessly.
 	returnAfter = 24 * time.Hour
-	// retryRemoved is how often a removed device asks the hub whether it is
-	// accepted again; statePoll is how often it checks whether another agent
-	// onboarded it again.
+	// retryRemoved is the average interval at which a removed device asks the hub whether it is
+	// accepted again. statePoll is the interval at which the device looks whether another agent has
+	// changed the state folder.
 	retryRemoved = time.Hour
 	statePoll    = 2 * time.Second
 )
 
-// Removed is the error for a device that the hub no longer accepts and that must not onboard again
-// by itself. It wraps the hub's *Refused.
+// Removed is the error for a device that was active, that the hub does not accept any more, and
+// that must not onboard again by itself. It wraps the hub's *Refused.
 type Removed struct {
 	Why     string // "revoked", "superseded" or "unknown"
 	Remedy  string // one sentence
@@ -58,9 +59,9 @@ func removedWords(why string) string {
 
 const remedyAgain = "To onboard it again, run 'gangway-agent onboard --again --token-file FILE' with a join token of its owner."
 
-// removal returns the reason why the hub no longer accepts the device, or "" if err means something
-// else. If the hub gives no reason, the reason may be a deletion, so removal treats it as a
-// deletion.
+// removal returns the reason why the hub does not accept a device that was active. It returns "" if
+// err is not a refusal of the device's certificate. A refusal without a reason counts as "revoked",
+// because the owner may have deleted the device.
 func removal(err error) string {
 	var no *Refused
 	switch {
@@ -74,22 +75,24 @@ func removal(err error) string {
 	switch no.Certificate {
 	case removedSuperseded:
 		return removedSuperseded
-	case removedUnknown, "pending", "expired": // the hub's records are older than the device's certificate
+	case removedUnknown, "pending", "expired": // the hub lost newer records, for example because an old backup was restored
 		return removedUnknown
 	}
 	return removedRevoked
 }
 
-// checkReturn decides whether a device that the hub no longer accepts may onboard again by itself.
-// It returns nil if the device may, and otherwise the error that says why not:
+// checkReturn decides whether a device that the hub does not accept any more may onboard again by
+// itself. why is the result of removal. claims means that the machine was not onboarded before and
+// shows a claim code. The result is nil if the device may onboard again, and otherwise the error that
+// says why not:
 //
-//   - A deletion is the owner's decision. Only a person at the machine can
-//     override it (Config.Again).
-//   - In the other cases, no person has decided that. With a valid join token, the
-//     device may onboard again, once a day.
-//   - A machine that was onboarded before must not show a claim code: a new owner
-//     would get the former owner's data on the machine's disk. claims means that the
-//     machine was not onboarded before and shows a claim code, so it may continue.
+//   - If the owner deleted the device, only a person at the machine can make it onboard again
+//     (Config.Again).
+//   - In the other cases, no person has decided that the device must stay away. With a valid join
+//     token, it may onboard again, once a day.
+//   - A machine that was onboarded before must not show a claim code: a new owner would get the
+//     former owner's data on the machine's disk. If claims is true, there is no such data, so the
+//     machine may onboard.
 func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
 	since := time.Since(a.state.Returned)
@@ -106,8 +109,8 @@ func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 }
 
 // checkActive asks the hub about a device whose stored phase is active or removed. again reports
-// whether the device must onboard again. The error is a *Removed if the hub does not accept the
-// device and the device must not onboard again.
+// whether the device must onboard again. If the hub does not accept the device, and the device must
+// not onboard again, the error is a *Removed.
 func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) {
 	if a.cfg.Again {
 		return true, nil
@@ -136,8 +139,9 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 	return true, err
 }
 
-// confirmActive asks the hub, as this device, whether the device is active. Other refusals (of the
-// boot, for example) are not an error here: Run handles them.
+// confirmActive asks the hub, as this device, whether the device is active. If the hub accepts the
+// certificate and refuses for another reason, for example because of the boot, that is not an error
+// here: Run handles it.
 func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {
@@ -148,7 +152,7 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	err = a.retry(ctx, h.at, func() error {
 		answer, err := h.send(ctx, http.MethodGet, "/device", "", nil)
 		if err == nil && json.Unmarshal(answer, &device) != nil {
-			device = deviceView{} // malformed: keep the values that the state has
+			device = deviceView{} // the answer is malformed: keep the values in the state
 		}
 		var no *Refused
 		if errors.As(err, &no) && removal(err) == "" && no.Status == http.StatusForbidden {
@@ -174,8 +178,8 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	return err
 }
 
-// startOver starts a new onboarding. It keeps the former state until the hub
-// accepts the new request, so a refusal loses nothing.
+// startOver begins a new onboarding. The present state is kept as State.Former until the hub
+// accepts the new request, so nothing is lost if the hub refuses.
 func (a *Agent) startOver() error {
 	former := a.state.Former
 	if former == nil && (a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved) {
@@ -186,7 +190,7 @@ func (a *Agent) startOver() error {
 	return a.dir.saveState(a.state)
 }
 
-// restoreFormer undoes startOver.
+// restoreFormer makes the state that startOver kept the state again.
 func (a *Agent) restoreFormer() error {
 	if a.state.Former == nil {
 		return nil
@@ -206,10 +210,11 @@ func (s *State) notOnboarded() error {
 	return errors.New("agent: the device is not onboarded yet; run 'gangway-agent onboard' first")
 }
 
-// OnboardAndRun onboards the device if needed and keeps it connected until ctx ends. If the hub no
-// longer accepts the device, it onboards again where that is allowed (checkReturn). Otherwise it
-// says why the hub does not accept the device, and waits without the state folder's lock, so that a
-// person can onboard the device again. It returns on any other *Refused.
+// OnboardAndRun onboards the device if needed, and keeps it connected until ctx ends. If the hub
+// stops accepting the device, the device onboards again if checkReturn allows it. Otherwise
+// OnboardAndRun says why the hub does not accept the device, and waits without the state folder's
+// lock, so that a person can onboard the device again with another agent. Any other permanent
+// refusal, a *Refused, is returned.
 func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	for {
 		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
@@ -236,15 +241,15 @@ func (a *Agent) OnboardAndRun(ctx context.Context) error {
 		if why == "" {
 			return a.failed(ctx, err)
 		}
-		// At its next call, Onboard asks the hub again and decides what to do.
+		// The next loop calls Onboard, which asks the hub again and decides what to do.
 		if err := a.edit(func(s *State) { s.Phase = PhaseRemoved }); err != nil {
 			return err
 		}
 	}
 }
 
-// waitRemoved waits without the state folder's lock, until it is time to ask the
-// hub again or until another agent has changed the state.
+// waitRemoved releases the state folder's lock. It waits until it is time to ask the hub again, or
+// until another agent has changed the state. Then it takes the lock.
 func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	a.say("removed", "%v", removed)
 	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
@@ -267,8 +272,8 @@ func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	return a.relock(ctx)
 }
 
-// relock waits for the state folder's lock, takes it, and reads the state, which
-// another agent may have changed.
+// relock waits for the state folder's lock and takes it. Then it reads the state, which another
+// agent may have changed.
 func (a *Agent) relock(ctx context.Context) error {
 	for {
 		dir, err := openFolder(a.cfg.StateDir)
@@ -293,10 +298,9 @@ func (a *Agent) relock(ctx context.Context) error {
 	}
 }
 
-// Ask asks the hub once, as the device whose state is in a folder, whether it
-// accepts the device. It takes no lock and changes nothing, because another agent
-// may be running. It returns a sentence: the hub's answer, or why the hub could
-// not be asked.
+// Ask asks the hub once whether it accepts the device whose state is in the state folder. Ask
+// returns a sentence: the hub's answer, or why the hub could not be asked. It neither locks nor
+// changes the state folder, because another agent may be running.
 func Ask(ctx context.Context, cfg Config) (string, error) {
 	dir := &folder{path: cfg.StateDir}
 	state, err := dir.read()

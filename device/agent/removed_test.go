@@ -15,11 +15,11 @@ func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		code        string
-		certificate string // the certificate's state that the hub reports; "": an older hub, which reports none
+		certificate string // the state of the certificate in the hub's refusal; "": an older hub, which does not say it
 		cfg         Config
 		claims      bool
 		returned    time.Duration // time since the device last onboarded again by itself; 0: never
-		why         string        // expected result of removal; "": not a removal
+		why         string        // what removal must return; "": the refusal does not mean a removal
 		comes       bool
 	}{
 		{"deleted, with a token", "certificate-not-active", "revoked", Config{Token: token}, false, 0, "revoked", false},

@@ -21,8 +21,8 @@ import (
 	"gangway/wire"
 )
 
-// These tests run the agent's rules on a fake TPM and a fake hub. internal/e2e
-// tests the same rules with a real agent, hub and software TPM.
+// These tests run the agent's rules with a fake TPM and a fake hub. internal/e2e tests the same
+// rules with a real agent, hub and software TPM.
 
 func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	t.Parallel()
@@ -32,8 +32,8 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	if s.Phase != PhaseActive || s.DeviceID != fakeDevice || s.OwnerNick != "ada" || s.TokenID != token.ID || s.Hub != hub.server.URL || s.TPM.Manufacturer != "FAKE" {
 		t.Errorf("%+v", s)
 	}
-	// An onboarded device needs no token: the agent asks the hub whether the device is active, and
-	// does not read the token file.
+	// An onboarded device needs no token file. If one is configured, the agent asks the hub whether
+	// the device is active, and does not use the file's token.
 	m.onboarded(Config{})
 	m.onboarded(Config{Token: hub.token()})
 	if hub.count("POST /onboard") != 1 || hub.count("GET /device") != 2 || hub.count("POST /onboard/activate") != 1 || m.heard("is not used") != 1 {
@@ -99,15 +99,15 @@ func parsed(t *testing.T, der []byte) *x509.Certificate {
 	return c
 }
 
-// A hub is identified by its root key. A file of another hub changes nothing on
-// an onboarded machine, whatever name the file contains.
+// A hub is identified by its root key. On an onboarded machine, the file of another hub changes
+// nothing, even if the file contains this hub's name.
 func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	t.Parallel()
 	hub, other, m := newFakeHub(t), newFakeHub(t), newMachine(t)
 	m.onboarded(Config{Token: hub.token()})
 	asked := len(hub.asked)
 	relay := hub.token()
-	relay.Hub, relay.HubCA = other.server.URL, other.caPEM() // a file with this hub's name, but with another hub's address and CA
+	relay.Hub, relay.HubCA = other.server.URL, other.caPEM() // the file has this hub's name, but another hub's address and CA
 	for name, cfg := range map[string]Config{
 		"another hub's token": {Token: other.token()}, "another hub's file": {Hub: other.file()}, "another key under the same name": {Token: relay},
 	} {
@@ -122,8 +122,8 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	if s := m.stored(); len(other.asked) != 0 || len(hub.asked) != asked || s.HubName != hub.name || s.HubCA != hub.caPEM() || s.Hub != hub.server.URL || len(s.Addresses.URLs) != 1 {
 		t.Errorf("the other hub was asked %q; addresses %+v", other.asked, s.Addresses)
 	}
-	// The agent sends no request to a server that has the name from the token
-	// but a certificate of another CA.
+	// If the server at the token's address has a certificate of another CA, the agent sends it no
+	// request.
 	m = newMachine(t)
 	token := hub.token()
 	token.Hub = other.server.URL
@@ -134,9 +134,9 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	}
 }
 
-// If a file has another address of the same hub, that address is used first. An
-// old file does not replace a newer address, and the hub's own list of
-// addresses takes precedence.
+// If a file has a new address of the same hub, the agent uses that address first. If an old file is
+// read again, its address does not replace a newer one. A list of addresses from the hub replaces
+// the stored addresses.
 func TestAddressesOfAHub(t *testing.T) {
 	t.Parallel()
 	old, m := newFakeHub(t), newMachine(t)
@@ -149,7 +149,7 @@ func TestAddressesOfAHub(t *testing.T) {
 	if moved.count("GET /device") != 1 || m.stored().Hub != moved.server.URL || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("the file's new address: asked %q, state %s", moved.asked, m.stored().Hub)
 	}
-	m.onboarded(Config{Token: &to}) // reading the same file again changes nothing
+	m.onboarded(Config{Token: &to}) // the file has not changed, so the addresses do not change
 	if moved.count("GET /device") != 2 || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("said %q", m.said)
 	}
@@ -159,8 +159,8 @@ func TestAddressesOfAHub(t *testing.T) {
 	if old.count("GET /device") != 1 || m.stored().Hub != old.server.URL || m.heard("no longer at") != 1 {
 		t.Errorf("state %s, said %q", m.stored().Hub, m.said)
 	}
-	// The hub's answer lists its addresses. The listed addresses replace those that only the state
-	// had. The file's address stays, as the last one to try.
+	// The hub's answer lists the hub's addresses. They replace the stored ones, except the address
+	// in use, which stays first, and the file's address, which becomes the last.
 	old.header.Set(wire.AddressesHeader, "https://new.example, http://plain.example, https://new.example/, https://path.example/x")
 	m.onboarded(Config{})
 	if got := strings.Join(m.stored().Addresses.URLs, " "); got != old.server.URL+" https://new.example "+moved.server.URL {
@@ -168,7 +168,7 @@ func TestAddressesOfAHub(t *testing.T) {
 	}
 }
 
-// If no connection can be made, the next address is tried at once, without a
+// If no connection to an address can be made, the agent tries the next address at once, without a
 // pause.
 func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	t.Parallel()
@@ -186,8 +186,8 @@ func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	}
 }
 
-// The answer of a verified hub sets a clock that is behind. The time that it sets is the new base
-// for time servers.
+// If the clock is behind, the answer of a verified hub sets it. The time from the hub is the new
+// base for time servers.
 func TestClockIsSetFromTheHub(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -206,7 +206,7 @@ func TestClockIsSetFromTheHub(t *testing.T) {
 	}
 }
 
-// Ask returns the hub's answer as a sentence. It does not change the state.
+// Ask returns the hub's answer as a sentence, and does not change the state.
 func TestAskSaysWhatTheHubAnswers(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -233,8 +233,7 @@ func TestAskSaysWhatTheHubAnswers(t *testing.T) {
 	}
 }
 
-// If a device is not active, Export, Proxy and RegisterPantavisor fail, and the error names the
-// reason.
+// If the device is not active, Export, Proxy and RegisterPantavisor fail, and the error says why.
 func TestOnlyAnActiveDeviceIsUsed(t *testing.T) {
 	t.Parallel()
 	for phase, want := range map[Phase]string{PhaseNew: "not onboarded yet", PhaseAnswered: "not onboarded yet", PhaseRemoved: "--again"} {
@@ -252,7 +251,7 @@ func TestOnlyAnActiveDeviceIsUsed(t *testing.T) {
 	}
 }
 
-// Pantavisor gets an access token only if the token fits into Pantavisor's buffer.
+// If the hub's access token is too long for Pantavisor's buffer, Pantavisor does not get it.
 func TestPantavisorGetsATokenThatFits(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -270,8 +269,7 @@ func TestPantavisorGetsATokenThatFits(t *testing.T) {
 	}
 }
 
-// The agent keeps at most MaxAddresses addresses of those that a hub names,
-// each once.
+// The agent drops repeated addresses, and keeps at most MaxAddresses of those that a hub names.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	at := newAddresses([]string{"https://a.example/", "https://a.example", ""}, "https://file.example")
@@ -296,7 +294,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	if len(at.all()) != wire.MaxAddresses+2 || at.current() != "https://a.example" || len(heard) != 1 {
 		t.Errorf("%d addresses, %q first, heard %d times", len(at.all()), at.current(), len(heard))
 	}
-	at.failed("https://other.example") // this address is not in use, so nothing changes
+	at.failed("https://other.example") // the failed address is not the one in use, so nothing changes
 	if at.current() != "https://a.example" {
 		t.Error("the address in use was given up for another's failure")
 	}
@@ -310,8 +308,8 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 }
 
-// The hub's answer to a request decides whether the agent waits, makes a new
-// request, or gives up.
+// If the hub refuses a request, the code of the refusal decides what the agent does: retry, make a
+// new request, or give up.
 func TestRefusalsOfTheHub(t *testing.T) {
 	t.Parallel()
 	const ask, activate = "POST /onboard", "POST /onboard/activate"
@@ -320,8 +318,8 @@ func TestRefusalsOfTheHub(t *testing.T) {
 		n        int // how often the hub refuses; 0: always
 		status   int
 		code     string
-		requests int    // number of different requests that the hub answered
-		err      string // empty: the machine onboards
+		requests int    // number of different requests that the hub has accepted
+		err      string // text in the error of Onboard; empty: the machine onboards
 	}{
 		"a busy hub":                       {ask, 2, 503, "overloaded", 1, ""},
 		"a rate limit":                     {ask, 2, 429, "rate-limit", 1, ""},
@@ -358,8 +356,8 @@ func TestRefusalsOfTheHub(t *testing.T) {
 	}
 }
 
-// While the owner decides, the agent sends the same request, and reports once
-// that it waits.
+// While the owner has not decided, the agent repeats the same request. It says only once that it
+// waits.
 func TestWaitingDeviceSendsTheSameRequest(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -372,8 +370,8 @@ func TestWaitingDeviceSendsTheSameRequest(t *testing.T) {
 
 func removedFor(certificate string) string { return fmt.Sprintf(`,"certificate":%q`, certificate) }
 
-// The owner deleted the device. It does not onboard again, although the token
-// file is still on the machine, until a person runs the agent with --again.
+// The owner has deleted the device. Although the token file is still on the machine, the device
+// does not onboard again until a person runs the agent with --again.
 func TestDeletionOutlivesTheTokenFile(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -390,7 +388,7 @@ func TestDeletionOutlivesTheTokenFile(t *testing.T) {
 	if s := m.stored(); hub.count("POST /onboard") != 1 || s.Phase != PhaseRemoved || s.Removed != "revoked" || s.RemovedAt.IsZero() || !s.Returned.IsZero() || !strings.Contains(s.Waiting, "--again") {
 		t.Errorf("asked %q, state %+v", hub.asked, s)
 	}
-	// The device cannot be used either.
+	// A deleted device cannot run.
 	if err := m.agent(Config{}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "--again") {
 		t.Errorf("run: %v", err)
 	}
@@ -410,8 +408,8 @@ func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 	}
 }
 
-// If the hub reports that the certificate is superseded, or that it has no record of it, no person
-// has decided that. The agent then onboards again with its token, at most once a day.
+// If the hub says that the certificate is superseded or unknown, the owner has not deleted the
+// device. The agent then onboards again with its token, at most once a day.
 func TestSupersededDeviceReturnsOnceADay(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -442,7 +440,7 @@ func TestSupersededDeviceReturnsOnceADay(t *testing.T) {
 	}
 }
 
-// A refused or stopped onboarding with --again leaves the device as it was.
+// If an onboarding with --again is refused or stopped, the device is active as before it.
 func TestRefusedReturnLosesNothing(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -460,7 +458,7 @@ func TestRefusedReturnLosesNothing(t *testing.T) {
 	}
 	m.onboarded(Config{})
 
-	// The onboarding was stopped, and the agent starts without the token.
+	// The onboarding was stopped, and the agent is started again without a token.
 	hub.answer("POST /onboard", 0, 503, "")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -476,7 +474,7 @@ func TestRefusedReturnLosesNothing(t *testing.T) {
 	}
 }
 
-// A state folder from another machine is refused, in any phase.
+// The agent refuses a state folder that was made with another TPM, in every phase.
 func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -486,14 +484,14 @@ func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 		t.Fatal("no error")
 	}
 	good, other := m.tpm, newFakeTPM(t)
-	m.tpm = other // another TPM, while the request waits
+	m.tpm = other // the stored request is of the first TPM
 	asked := len(hub.asked)
 	if _, err := m.onboard(Config{Token: token}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("requested: %v", err)
 	}
 	m.tpm = good
 	m.onboarded(Config{Token: token})
-	m.tpm = other // another TPM, while the device is active
+	m.tpm = other // the stored certificate is of the first TPM
 	asked = len(hub.asked)
 	if _, err := m.onboard(Config{}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("active: %v", err)
@@ -503,7 +501,7 @@ func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	}
 }
 
-// If a stored request has an EK certificate that the TPM no longer has, the agent makes a new
+// If the TPM does not have the EK certificate in the stored request any more, the agent makes a new
 // request.
 func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	t.Parallel()
@@ -514,9 +512,9 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	if _, err := m.onboard(Config{Token: token}); err == nil {
 		t.Fatal("no error")
 	}
-	m.tpm.ekCert = nil // so the certificate is not sent any more
+	m.tpm.ekCert = nil // the next request has no EK certificate
 	m.onboarded(Config{Token: token})
-	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // requests has only the second request: fakeHub does not store a request that it refuses
+	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // fakeHub counts a request only if it accepts it, so requests has only the second one
 		t.Errorf("%d requests", len(hub.requests))
 	}
 	if csr, err := tcg.ParseCSR(hub.bodies["POST /onboard"][1]); err != nil || string(csr.EKCert) != string(m.tpm.ek.Public.Raw) {
@@ -539,8 +537,8 @@ func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	}
 }
 
-// The agent lifts a lockout that needs no password. It waits until any other
-// lockout ends.
+// If a lockout can be lifted without a password, the agent lifts it. Otherwise it waits for the end
+// of the lockout.
 func TestLockout(t *testing.T) {
 	t.Parallel()
 	t.Run("lifted", func(t *testing.T) {
@@ -561,7 +559,7 @@ func TestLockout(t *testing.T) {
 			t.Errorf("%d lifts, said %q, status %q", m.tpm.lifts, m.said, m.stored().Waiting)
 		}
 	})
-	t.Run("no quote", func(t *testing.T) { // a quote is optional, so the agent does not wait until the lockout ends
+	t.Run("no quote", func(t *testing.T) { // a quote is optional, so the agent does not wait for the end of the lockout
 		t.Parallel()
 		hub, m := newFakeHub(t), newMachine(t)
 		m.onboarded(Config{Token: hub.token()})
@@ -577,7 +575,7 @@ func TestLockout(t *testing.T) {
 	})
 }
 
-// session returns a session with the hub, as Run makes it.
+// session makes a session with the hub, in the same way as Run.
 func (m *testMachine) session(cfg Config) *session {
 	m.t.Helper()
 	s, err := m.agent(cfg).dial(m.t.Context())
@@ -588,8 +586,8 @@ func (m *testMachine) session(cfg Config) *session {
 	return s
 }
 
-// Each connection begins with a measurement, bound to the hub's nonce and to the event log; the hub
-// may ask for another measurement at any time.
+// On each connection, the first request is a boot measurement. It is bound to the hub's nonce and
+// to the event log. The hub may ask for another measurement at any time.
 func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -618,7 +616,7 @@ func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	do()
 	expect("the same connection", get)
 	s.h.close()
-	do() // the first request makes the connection
+	do() // this request makes the connection
 	expect("a connection that was lost", get)
 	do()
 	expect("another connection", challenge, report, get)
@@ -641,7 +639,7 @@ func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	expect("a hub that asks for it", "PATCH /device/meta", challenge, report)
 }
 
-// A failed measurement does not end the session. The agent retries the measurement later.
+// If a measurement fails, the session continues, and the agent measures again later.
 func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -678,8 +676,8 @@ func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	}
 }
 
-// The content of a report is optional. If the hub refuses a report, the agent sends reports without
-// content, so that the hub still records that the device is connected.
+// If the hub refuses a report's content, the agent sends an empty report: the hub still sees that
+// the device is connected.
 func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -726,9 +724,8 @@ func TestUserMetaIsKeptOnlyIfItMeansOneThing(t *testing.T) {
 	}
 }
 
-// A machine without a token shows a claim code. The secret of the token that it
-// makes itself is never written to the disk. An onboarded machine shows no code
-// again.
+// A machine without a token shows the claim code of a token that it makes itself. The token's
+// secret is never written to the disk. After the onboarding, the machine never shows a code again.
 func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -749,8 +746,8 @@ func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	}
 }
 
-// A claimed machine that was stopped continues with its request. With a new
-// code, its owner would have to claim it again.
+// If a claimed machine is stopped before it is active, it continues with its stored request. It
+// shows no new code, which the owner would have to claim again.
 func TestStoppedClaimGoesOn(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -764,8 +761,8 @@ func TestStoppedClaimGoesOn(t *testing.T) {
 	}
 }
 
-// For each connection, the proxy asks the hub once whether it admits the
-// device. If not, it sends a boot measurement.
+// For each of its connections, the proxy asks the hub once whether the hub admits the device. If
+// not, the proxy sends a boot measurement.
 func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 	t.Parallel()
 	fake, m := newFakeHub(t), newMachine(t)
@@ -797,7 +794,7 @@ func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := <-r.slots // use the slot of h, which has the device's certificate
+		s := <-r.slots // give the slot h, which has the device's certificate
 		for s.hub != h {
 			r.slots <- s
 			s = <-r.slots
@@ -841,7 +838,8 @@ func TestStateFolderHasOneAgent(t *testing.T) {
 	}
 }
 
-// A removed device waits without the lock. It continues after somebody has onboarded it again.
+// A removed device waits without the lock of its state folder. When somebody has onboarded the
+// device again, it continues.
 func TestRemovedDeviceLetsGoOfItsStateFolder(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -860,7 +858,7 @@ func TestRemovedDeviceLetsGoOfItsStateFolder(t *testing.T) {
 	var err error
 	for ctx.Err() == nil {
 		var dir *folder
-		if dir, err = openFolder(m.state); err == nil { // the lock is free now
+		if dir, err = openFolder(m.state); err == nil { // true while the removed device waits, because it has released the lock
 			dir.close()
 			break
 		}

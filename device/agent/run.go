@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Run keeps an active device connected until ctx ends or the hub refuses it
-// permanently (*Refused). It reports, sends its log, gets the user-meta, and follows
-// its trail, as configured.
+// Run keeps an active device connected until ctx ends, or until the hub refuses the device
+// permanently (*Refused). As configured, Run sends reports and log lines, gets the user-meta, and
+// follows the trail.
 func (a *Agent) Run(ctx context.Context) error {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -53,7 +53,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// collectLogs starts reading the sources of the log.
+// collectLogs starts to read the configured files, socket and reader, and adds their lines to the
+// log.
 func (a *Agent) collectLogs(ctx context.Context, group *errgroup.Group) {
 	for _, path := range a.cfg.LogFiles {
 		group.Go(func() error { return a.logs.Follow(ctx, path) })
@@ -67,7 +68,7 @@ func (a *Agent) collectLogs(ctx context.Context, group *errgroup.Group) {
 		})
 	}
 	if a.cfg.LogReader != nil {
-		// A read of standard input cannot be cancelled.
+		// This goroutine is not in the group: a read of standard input cannot be cancelled.
 		go a.logs.Read(a.cfg.LogReader, "stdin")
 	}
 }
@@ -81,7 +82,7 @@ func (a *Agent) follower(s *session) (*revision.Follower, error) {
 	return revision.Open(c, s)
 }
 
-// reportAlways reports at intervals, and when another revision runs.
+// reportAlways sends a report at intervals, and whenever the running revision has changed.
 func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision.Follower) error {
 	var changed <-chan struct{}
 	if follower != nil {
@@ -104,7 +105,7 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision
 	}
 }
 
-// report sends the device's report, and a boot measurement if the hub asks for one.
+// report sends a report. If the hub's answer asks for a boot measurement, report sends one.
 func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follower) error {
 	body, err := json.Marshal(a.meta(s, follower))
 	if err != nil {
@@ -113,12 +114,12 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 	raw, err := s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	var refused *Refused
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-		// The device was deleted during this request. The answer to the next request says so.
+		// The device was deleted during this request. The answer to a second request says so.
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	}
 	if errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge) {
-		// The content of a report is optional, but the report itself is not: by it the hub knows
-		// that the device is connected.
+		// The content of a report is optional. The report itself is not: it tells the hub that the
+		// device is connected.
 		a.sayOnce(onReport, "report", "The hub refuses this machine's report (%s): %s %s The agent sends empty reports.", refused.Code, refused.Reason, refused.Hint)
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", []byte("{}"), maxAnswer)
 	} else if err == nil {
@@ -142,7 +143,7 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 	if first {
 		a.say("connected", "Connected to %s as %q.", s.h.url(), a.state.Nick)
 	}
-	if err != nil { // the hub has the report nevertheless
+	if err != nil { // the hub has accepted the report, so the error only concerns the answer
 		a.sayOnce(onState, "state", "The agent's state cannot be saved: %v.", err)
 	} else {
 		a.sayOnce(onState, "state", "")
@@ -150,20 +151,20 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 	return nil
 }
 
-// edit changes the state, and saves it if this agent has the folder's lock.
+// edit changes the state. It saves the state only if this agent has the state folder's lock.
 func (a *Agent) edit(change func(*State)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	change(&a.state)
 	if a.dir.lock == nil {
-		return nil // without the lock: another agent may hold it
+		return nil // another agent may have the lock
 	}
 	return a.dir.saveState(a.state)
 }
 
-// machine returns the machine's model and serial number: as configured, or from the firmware's
-// tables, or else a serial number that is derived from the endorsement key, which every machine
-// has.
+// machine returns the machine's model and serial number: the configured ones, or else those in the
+// firmware's tables. If neither has a serial number, it is derived from the endorsement key, which
+// every machine has.
 func machine(model, serial string, ekPublic []byte) (string, string) {
 	if model == "" {
 		model = dmi("product_name")
@@ -180,13 +181,14 @@ func machine(model, serial string, ekPublic []byte) (string, string) {
 	return clip(model), clip(serial)
 }
 
-// dmi reads a field of the firmware's tables. Placeholders count as empty.
+// dmi reads a field of the firmware's tables. It returns "" for a placeholder such as "To be
+// filled".
 func dmi(field string) string {
 	b, err := os.ReadFile("/sys/class/dmi/id/" + field)
 	if err != nil {
 		return ""
 	}
-	s := strings.TrimSpace(tcg.Printable(string(b))) // an empty field may consist of 0xFF bytes
+	s := strings.TrimSpace(tcg.Printable(string(b))) // an empty field may contain bytes 0xFF
 	switch strings.ToLower(s) {
 	case "none", "default string", "not specified", "to be filled by o.e.m.", "system serial number", "0":
 		return ""
@@ -199,7 +201,7 @@ func ekSerial(public []byte) string {
 	return fmt.Sprintf("ek-%x", sum[:8])
 }
 
-// clip shortens a text to the request's limit.
+// clip shortens a text to tcg.MaxProduct bytes, the limit in a request.
 func clip(s string) string {
 	s = strings.ToValidUTF8(s, "")
 	if len(s) > tcg.MaxProduct {

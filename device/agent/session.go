@@ -11,25 +11,24 @@ import (
 	"time"
 )
 
-// session is the device's connection to its hub. It uses one connection at a time,
-// because a boot measurement is bound to the connection; each new connection
-// begins with a measurement. Its methods are safe for concurrent use; requests wait
-// for each other.
+// session sends the requests of an onboarded device, one at a time. A boot measurement is bound to
+// a connection, so session uses one connection, and begins each new connection with a measurement.
+// Its methods are safe for concurrent use.
 type session struct {
 	a      *Agent
 	h      *hub
 	tpm    tpm
 	signer signer
-	blobs  addressed // for contents: whoever knows a content's address may get it
+	blobs  addressed // client for contents, which sends no client certificate
 
 	mu       sync.Mutex
-	measured int64 // hub.connections at the last measurement; 0: measure before the next request
+	measured int64 // value of hub.connections at the last measurement; 0: measure before the next request
 
 	remeasureAt time.Time     // when to retry a failed measurement; zero: no measurement failed
-	pause       time.Duration // the pause before that retry
+	pause       time.Duration // the pause before the next retry of a failed measurement
 }
 
-// dial loads the identity key and makes a session. It does not connect yet.
+// dial loads the IDevID key and makes a session. The first request connects.
 func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if a.state.Phase != PhaseActive {
 		return nil, a.state.notOnboarded()
@@ -67,8 +66,9 @@ func (s *session) close() error {
 	return errors.Join(err, s.tpm.Close())
 }
 
-// Do sends a request and returns the answer's body, of at most limit bytes. An
-// answer with a status other than 200 is a *Refused.
+// Do sends a request and returns the body of an answer with the status 200, of at most limit bytes.
+// For any other answer, the error is a *Refused. If the connection is new, Do measures the boot
+// before the request.
 func (s *session) Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,18 +87,18 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 		answer, err := s.h.sendWithin(ctx, method, path, contentType, body, limit)
 		var refused *Refused
 		if errors.As(err, &refused) && refused.Code == "boot-unmeasured" && !again {
-			continue // the request went over a new connection
+			continue // the request went over a new connection, which needs a measurement
 		}
 		s.measured = measured
 		if err != nil && (refused == nil || strings.HasPrefix(refused.Code, "boot-")) {
-			s.measured = 0 // so that Do measures before its next request
+			s.measured = 0 // makes Do measure before its next request
 		}
 		return answer, err
 	}
 }
 
-// measure sends a boot measurement. If it fails, it is retried later on the same
-// connection, and at once on the next one.
+// measure sends a boot measurement. If it fails, Do repeats it after a pause on the same
+// connection, or at once on a new one.
 func (s *session) measure(ctx context.Context) error {
 	sent, err := s.a.measure(ctx, s.h, s.tpm)
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *session) measure(ctx context.Context) error {
 	return nil
 }
 
-// remeasure sends a boot measurement because the hub asked for it.
+// remeasure sends a boot measurement because the hub has asked for one.
 func (s *session) remeasure(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,9 +124,8 @@ func (s *session) remeasure(ctx context.Context) error {
 	return nil
 }
 
-// newBlobClient makes a client for contents. It sends no client certificate, because whoever knows
-// a content's address may get the content. It has no overall time limit; the code that reads the
-// content sets one.
+// newBlobClient makes a client for contents. It sends no client certificate, because a content's
+// address is its only protection. It has no time limit: the code that reads the content sets one.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -145,8 +144,8 @@ func (h *hub) newBlobClient(url string) *http.Client {
 	}
 }
 
-// Upload puts a content to a path of the hub. It fails if the upload makes no
-// progress for a minute.
+// Upload puts a content at a path of the hub. It fails if the upload makes no progress for
+// uploadIdle.
 func (s *session) Upload(ctx context.Context, path string, content io.Reader, size int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -187,7 +186,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// Download gets the content at a path of the hub, starting at the byte from.
+// Download gets the content at a path of the hub, from the byte number from to its end.
 func (s *session) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {
 	client, at := s.blobs.get()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at+path, nil)

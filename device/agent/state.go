@@ -18,7 +18,7 @@ import (
 // Phase is the phase of onboarding.
 type Phase string
 
-// The phases, in order; see the package's comment.
+// The phases of onboarding, in order; the package's comment explains them.
 const (
 	PhaseNew       Phase = "new"
 	PhaseRequested Phase = "requested"
@@ -27,7 +27,7 @@ const (
 	PhaseRemoved   Phase = "removed" // the hub no longer accepts the device; see State.Removed
 )
 
-// State is the content of state.json. It has no secret.
+// State is the content of state.json. It contains no secret.
 type State struct {
 	Phase     Phase  `json:"phase"`
 	DeviceID  string `json:"device-id,omitempty"`
@@ -37,8 +37,8 @@ type State struct {
 	Hub       string `json:"hub,omitempty"`
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
-	// Addresses are the hub's addresses; Hub is the one in use. The addresses may be those of a hub
-	// with which the machine is not onboarded yet.
+	// Addresses has the addresses of one hub. While the machine is not onboarded, that hub may
+	// differ from the one in HubName. Hub is the address in use.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`
@@ -46,38 +46,37 @@ type State struct {
 	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal. The
 	// owner compares it before approving the device.
 	EKSHA256 string `json:"ek-sha256,omitempty"`
-	Key      string `json:"key,omitempty"` // algorithm of the identity key
-	// Algorithm is the algorithm with which the agent makes the identity key again at each start.
+	Key      string `json:"key,omitempty"` // algorithm of the IDevID key, for people
+	// Algorithm is the algorithm with which the agent makes the IDevID key again at each start.
 	Algorithm    identity.Algorithm `json:"algorithm,omitempty"`
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
 	Onboarded    time.Time          `json:"onboarded,omitzero"`
-	// Removed is why the hub no longer accepts the device: "revoked" (the owner
-	// deleted or denied it), "superseded" (the TPM has onboarded again since),
-	// "unknown" (the hub has no record). RemovedAt is when the agent learned it.
+	// Removed is why the hub does not accept the device any more: "revoked" (the owner deleted or
+	// denied it), "superseded" (the same TPM has onboarded again) or "unknown" (the hub has no
+	// record of it). RemovedAt is when the agent learned this.
 	Removed   string    `json:"removed,omitempty"`
 	RemovedAt time.Time `json:"removed-at,omitzero"`
 	// Returned is when the device last onboarded again by itself.
 	Returned time.Time `json:"returned,omitzero"`
-	// Former is the state before the device began to onboard again. It is set until that onboarding
-	// ends.
+	// Former is the state of the active device before it began to onboard again. It is nil when no
+	// such onboarding is in progress.
 	Former *State `json:"former,omitempty"`
 	// Boot is the hub's verdict on the last boot measurement: "matches",
 	// "changed", "nothing-measured", "refused"; or "unmeasured" if the TPM's quote
 	// failed.
 	Boot string `json:"boot,omitempty"`
-	// Claim is the address that a person opens to claim a machine without a join token, and
-	// ClaimWords are the words that the person compares with those on that page. Neither is a
-	// secret.
+	// Claim is the address that a person opens to claim a machine without a join token. ClaimWords
+	// are words that the person compares with the words on that page. Neither is a secret.
 	Claim      string `json:"claim,omitempty"`
 	ClaimWords string `json:"claim-words,omitempty"`
 	// Waiting is one line: what the agent is waiting for, or why it failed.
 	Waiting  string    `json:"waiting,omitempty"`
 	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last accepted a report
-	// Revision is the running revision, and Step describes the work on another revision. state.json
-	// has neither: ReadState reads both from the follower's journal.
+	// Revision is the number of the running revision. It is not in state.json: ReadState reads it
+	// from the revision follower's journal.
 	Revision string `json:"revision,omitempty"`
-	// Answer is the hub's answer to Ask.
+	// Answer is the sentence that Ask returned. It is not in state.json.
 	Answer string `json:"answer,omitempty"`
 	Step   string `json:"step,omitempty"`
 }
@@ -93,13 +92,14 @@ const (
 	stateFile    = "state.json"
 	requestFile  = "request.bin"
 	replyFile    = "reply.json"
-	identityFile = "identity.pem" // IDevID certificate and its issuer
-	aikFile      = "aik.pem"      // AIK certificate and its issuer
+	identityFile = "identity.pem" // IDevID certificate and its issuer's
+	aikFile      = "aik.pem"      // AIK certificate and its issuer's
 	lockFile     = "lock"
 	trailFolder  = "trail"
 )
 
-// ReadState reads the state in a folder, without the lock.
+// ReadState reads the state in a folder, and the revision follower's status. It does not lock the
+// folder.
 func ReadState(dir string) (*State, error) {
 	s, err := (&folder{path: dir}).read()
 	if err != nil {
@@ -137,8 +137,8 @@ func openFolder(path string) (*folder, error) {
 	return &folder{path, lock}, nil
 }
 
-// close releases the lock explicitly. Closing the file is not enough: a program that is being
-// started at this moment may still hold a copy of the descriptor, and with it the lock.
+// close unlocks the folder explicitly. It is not enough to close the file: a program that another
+// goroutine is just starting may have a copy of the descriptor, which would keep the lock.
 func (f *folder) close() error {
 	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }
@@ -166,8 +166,7 @@ func (f *folder) load(name string) ([]byte, error) {
 	return b, nil
 }
 
-// write replaces a file atomically: after a crash it has either the old or the new
-// content.
+// write replaces a file atomically: after a crash, the file has either the old or the new content.
 func (f *folder) write(name string, content []byte) error {
 	path := filepath.Join(f.path, name)
 	tmp, err := os.CreateTemp(f.path, name+".*") // mode 0600
@@ -190,7 +189,7 @@ func (f *folder) write(name string, content []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// save writes a file, and then the state that refers to it.
+// save writes a file first, and then the state that refers to the file.
 func (f *folder) save(name string, content []byte, s State) error {
 	if err := f.write(name, content); err != nil {
 		return err
@@ -206,8 +205,8 @@ func (f *folder) saveState(s State) error {
 	return f.write(stateFile, append(b, '\n'))
 }
 
-// reset writes a new state and then removes the files of the old one. It writes the state first,
-// because files that the state does not refer to are harmless.
+// reset writes a new state, and then removes the old state's files. In this order, a crash leaves
+// only files that no state refers to, which are harmless.
 func (f *folder) reset(s State) error {
 	if err := f.saveState(s); err != nil {
 		return err

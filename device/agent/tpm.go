@@ -10,27 +10,27 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// tpm has the operations of the machine's TPM that the agent uses. machineTPM is the real one; the
-// tests of the agent's rules use a fake.
+// tpm has the operations of a TPM that the agent needs. machineTPM is a real TPM; tests of the
+// agent's rules use a fake one.
 type tpm interface {
-	// loadKeys finds the endorsement key and makes the keys of an enrolment.
+	// loadKeys finds the endorsement key and makes the IAK and the IDevID key.
 	loadKeys(ctx context.Context, o identity.Options) (*deviceKeys, error)
-	// loadSigner makes the identity key only.
+	// loadSigner makes only the IDevID key.
 	loadSigner(ctx context.Context, o identity.Options) (signer, error)
-	// quote signs the PCRs and the qualifying data.
+	// quote signs the PCRs together with the qualifying data.
 	quote(ctx context.Context, o identity.Options, qualifying []byte) (*identity.Quoted, error)
 	readLockout(ctx context.Context) (lockout.State, error)
-	// liftLockout ends a lockout if that needs no password. It reports whether the TPM was in
-	// lockout.
+	// liftLockout ends a lockout if no password is needed for that. was reports whether the TPM was
+	// in lockout.
 	liftLockout(ctx context.Context) (was bool, err error)
 	Close() error
 }
 
-// deviceKeys are the keys of an enrolment, in the TPM.
+// deviceKeys are the keys for an enrolment. Their private parts are in the TPM.
 type deviceKeys struct {
 	identity.Keys
 	enroller
-	idevid crypto.Signer // valid until the enroller is closed
+	idevid crypto.Signer // usable until the enroller is closed
 }
 
 // enroller makes and opens the messages of an enrolment. It is an
@@ -41,10 +41,10 @@ type enroller interface {
 	Close() error
 }
 
-// signer is the identity key. It is an *identity.Signer.
+// signer is the IDevID key in the TPM. It is an *identity.Signer.
 type signer interface {
 	crypto.Signer
-	// Keep puts the key at a persistent handle, and Drop removes it from there.
+	// Keep stores the key at a persistent handle, and Drop removes it from that handle.
 	Keep(ctx context.Context, handle uint32) (uint32, error)
 	Drop(ctx context.Context, handle uint32) (int, error)
 	Close() error
@@ -52,7 +52,7 @@ type signer interface {
 
 type machineTPM struct{ *identity.TPM }
 
-// openTPM opens the TPM at an address, see identity.Open.
+// openTPM opens the TPM at an address, as identity.Open describes.
 func openTPM(address string) (tpm, error) {
 	t, err := identity.Open(address)
 	if err != nil {

@@ -125,18 +125,15 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	states, err := s.cfg.Store.BootStates(r.Context(), of.ID)
-	if err != nil {
-		return err
-	}
 	views := make([]DeviceView, len(devices))
 	for i, d := range devices {
 		views[i] = viewDevice(d, of.Nick)
-		if state := states[d.ID]; state != "" {
-			views[i].Boot = state
-		}
 		if f.PublicOnly {
 			views[i] = views[i].forOthers()
+			continue
+		}
+		if views[i].Boot, err = s.cfg.Store.BootState(r.Context(), d.ID); err != nil {
+			return err
 		}
 	}
 	writeJSON(w, http.StatusOK, views)

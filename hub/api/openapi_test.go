@@ -478,6 +478,16 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "GET", "/events?before=x", "", nil, 400)
 	call(ada, "GET", "/events?since=2026-01-01T00:00:00Z&until=2999-01-01T00:00:00Z&kind=account.&limit=5", "", nil, 200)
 	call(ada, "GET", "/events?since=yesterday", "", nil, 400)
+	call(ada, "GET", "/fleet/devices", "", nil, 200)
+	call(ada, "GET", "/fleet/devices?limit=1&fields=nick&sort=-seen", "", nil, 200)
+	call(ada, "GET", "/fleet/devices?q=x+modell:NUC", "", nil, 400)
+	call(ada, "GET", "/fleet/count?q=state:active", "", nil, 200)
+	call(ada, "GET", "/fleet/count?q=state:", "", nil, 400)
+	call(ada, "GET", "/fleet/summary", "", nil, 200)
+	call(ada, "GET", "/fleet/summary?days=0", "", nil, 400)
+	for _, route := range []string{"/fleet/devices", "/fleet/count", "/fleet/summary"} {
+		call(stranger, "GET", route, "", nil, 401)
+	}
 	s.Server.Unlimited()
 	accountAnswers(t, s, func(p *person, method, route, id string, in any, want int) []byte {
 		t.Helper()

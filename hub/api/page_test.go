@@ -21,7 +21,7 @@ import (
 )
 
 // codeRooms are the packages that make the hub's refusals.
-var codeRooms = []string{"api", "boot", "evidence", "fetch", "onboard", "policy"}
+var codeRooms = []string{"api", "boot", "evidence", "fetch", "onboard", "policy", "search"}
 
 // The table of error codes in docs/protocol.md has each of the hub's codes with its statuses, and
 // no others.
@@ -211,7 +211,7 @@ var (
 )
 
 // passedOn are the functions that pass on a code that their caller gave them.
-var passedOn = []string{"problem", "refuse", "malformed", "fail", "outcome", "on"}
+var passedOn = []string{"problem", "refuse", "malformed", "fail", "knownProblem", "outcome", "on"}
 
 func (c *codes) look(n ast.Node) bool {
 	switch n := n.(type) {
@@ -239,7 +239,10 @@ func (c *codes) look(n ast.Node) bool {
 		case *ast.SelectorExpr:
 			kind = k.Sel.Name
 		}
-		if kind != "Refusal" && kind != "Problem" {
+		if c.room == "search" && kind == "Error" { // an answer has the same code
+			c.status = http.StatusBadRequest
+			defer func() { c.status = 0 }()
+		} else if kind != "Refusal" && kind != "Problem" {
 			return true
 		}
 		for _, e := range n.Elts {

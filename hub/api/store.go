@@ -31,6 +31,7 @@ type Store interface {
 	store.Metadata
 	store.Boots
 	store.Clones
+	store.Fleet
 
 	store.Trails
 	store.Objects

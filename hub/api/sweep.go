@@ -25,13 +25,40 @@ const (
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	var up uptime
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 			s.sweepOnce(ctx)
+			s.markQuiet(ctx, up.since(s.cfg.Now()))
 		}
+	}
+}
+
+// uptime is since when the hub can be reached without a longer pause.
+type uptime struct{ begun, last time.Time }
+
+// since records that the hub runs at a time, and returns since when it does. A pause between two
+// calls, in which the hub's machine slept, begins a new time, as a start of the hub does.
+func (u *uptime) since(now time.Time) time.Time {
+	if pause := now.Sub(u.last); pause < 0 || pause > 5*sweepEvery {
+		u.begun = now
+	}
+	u.last = now
+	return u.begun
+}
+
+// markQuiet marks the devices that are silent for store.QuietAfter. While the hub was down, no
+// device could be heard. So the first ones are marked when the hub is up for that long.
+func (s *Server) markQuiet(ctx context.Context, up time.Time) {
+	before := s.cfg.Now().Add(-store.QuietAfter)
+	if before.Before(up) {
+		return
+	}
+	if _, err := s.cfg.Store.MarkQuiet(ctx, before, sweepRows*sweepRounds); err != nil && ctx.Err() == nil {
+		s.log.Error("marking quiet devices", "err", err)
 	}
 }
 

@@ -18,7 +18,11 @@ const (
 	StateCloned      = "cloned"       // several machines may have its TPM's state
 )
 
-// QuietAfter is how long a device may be silent before it is quiet.
+// States are all states.
+var States = []string{StateActive, StateQuiet, StateBootChanged, StateUpdating, StateFailed, StateCloned}
+
+// QuietAfter is how long a device may be silent before it is quiet. An agent reports each minute, and
+// retries at least each ten minutes.
 const QuietAfter = 15 * time.Minute
 
 // SearchField is a field of a device that a search can compare. Each has an index.
@@ -51,9 +55,12 @@ type SortKey string
 const (
 	SortNick     SortKey = "nick"
 	SortCreated  SortKey = "created"
-	SortLastSeen SortKey = "seen"
+	SortLastSeen SortKey = "seen" // active devices last, by nick: they count as seen now
 	SortModel    SortKey = "model"
 )
+
+// MaxTerms bounds the words and terms of a search together.
+const MaxTerms = 8
 
 // DeviceSearch chooses devices of an owner: those that fit all Words and all Terms.
 type DeviceSearch struct {
@@ -77,7 +84,30 @@ type DeviceRow struct {
 	Progress int
 }
 
-// DevicePage is a page of a search's result.
+// States returns the states of a device, in the order of States.
+func (d *DeviceRow) States() []string {
+	states := []string{StateActive}
+	if d.Quiet {
+		states[0] = StateQuiet
+	}
+	if d.Boot == BootChanged || d.Boot == BootRefused {
+		states = append(states, StateBootChanged)
+	}
+	if d.Rev >= 0 && !d.Status.Final() {
+		states = append(states, StateUpdating)
+	}
+	if d.Status == trail.StatusError || d.Status == trail.StatusWontGo {
+		states = append(states, StateFailed)
+	}
+	if d.Clone != "" {
+		states = append(states, StateCloned)
+	}
+	return states
+}
+
+// DevicePage is a page of a search's result. If more than MaxCount devices fit each condition of a
+// search, and few fit all of them, the engine stops after a bounded number of devices: a page may
+// then have fewer rows than the limit, even none, and a Next.
 type DevicePage struct {
 	Rows []DeviceRow
 	Next string // for DeviceSearch.After; empty: this is the last page
@@ -89,7 +119,7 @@ const MaxCount = 1000
 // SearchCount is how many devices fit a search.
 type SearchCount struct {
 	N    int
-	More bool // more than N
+	More bool // at least N: the engine stopped counting
 }
 
 // FleetCounts are the exact numbers of an owner's devices.
@@ -97,7 +127,7 @@ type FleetCounts struct {
 	Total    int
 	Waiting  int            // waiting devices that nobody has decided about
 	ByState  map[string]int // by State constant
-	Quietest time.Time      // the oldest LastSeen of a device; zero: the owner has no device
+	Quietest time.Time      // the oldest LastSeen of a quiet device; zero: no device is quiet
 }
 
 // FacetCount is the number of an owner's devices with one value of a field.
@@ -126,8 +156,9 @@ type Fleet interface {
 	// Facets lists the values of FieldModel, FieldMaker, FieldFirmware or FieldToken with the most
 	// devices, at most limit, and the number of devices with other values.
 	Facets(ctx context.Context, owner string, f SearchField, limit int) (top []FacetCount, others int, err error)
-	// Arrivals counts the devices that an owner's fleet got on each of the last days (UTC), the
-	// newest last. days is at most 366.
+	// Arrivals counts the devices that an owner's fleet got on each of the last days (UTC), by
+	// activation or claim, the newest last. Devices that were deleted since then count too. days is
+	// at most 366.
 	Arrivals(ctx context.Context, owner string, now time.Time, days int) ([]int, error)
 	// MarkQuiet marks at most limit devices that were last seen before a time as quiet, and returns
 	// how many. A contact makes the device active again.

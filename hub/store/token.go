@@ -52,6 +52,9 @@ type JoinTokens interface {
 	// from the newest), at most limit (0: 100, at most 1000). ErrNotFound: the owner has no token
 	// `after`.
 	JoinTokensPage(ctx context.Context, owner, after string, limit int) ([]JoinToken, error)
+	// JoinTokensByNick lists an owner's join tokens with a nick, without regard to ASCII case, newest
+	// first, at most limit (0: 100, at most 1000).
+	JoinTokensByNick(ctx context.Context, owner, nick string, limit int) ([]JoinToken, error)
 	// DisableJoinToken is idempotent. ErrNotFound: the owner has no token with this id.
 	DisableJoinToken(ctx context.Context, owner, id string) error
 	// DeleteJoinToken deletes a join token that is disabled. Devices that joined with the token

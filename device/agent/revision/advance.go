@@ -13,16 +13,17 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTries is how often a call of the hook is started in one phase. A second start means that the
-// agent was killed, or the machine lost power, during the first call. After maxTries starts, the
-// revision counts as the cause and fails.
+// maxTries limits how often a call of the hook is started in one phase. If a call is started a
+// second time, the agent was killed, or the machine lost power, during the first call. After
+// maxTries starts, the revision counts as the cause and fails.
 const maxTries = 3
 
-// maxRollbacks is the same limit for the hook's rollback. After maxRollbacks starts, a person must
-// repair the machine.
+// maxRollbacks limits in the same way how often the hook's rollback is started. After that, only a
+// person can repair the machine.
 const maxRollbacks = 10
 
-// advance does the next action of the current work and returns the pause after it.
+// advance does the next action of the work in the journal. It returns how long to wait after that
+// action.
 func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	switch w := f.journal.Step; w.Phase {
 	case queued:
@@ -44,8 +45,8 @@ func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// fetch downloads the revision and lays it out. Nothing is installed yet, so, if the owner
-// withdraws the revision, fetch only drops the work.
+// fetch downloads the revision's objects and lays out its files. The hook has not been called yet.
+// So, if the owner withdraws the revision, fetch only removes the work from the journal.
 func (f *Follower) fetch(ctx context.Context) error {
 	w := f.journal.Step
 	err := f.report(ctx, w.Rev, "QUEUED", 5, "Accepted by the device.", nil)
@@ -71,8 +72,8 @@ func (f *Follower) fetch(ctx context.Context) error {
 	return f.enter(installing, nil)
 }
 
-// confirm gets the state again after the device has accepted the revision: before that moment, the
-// owner may have replaced the state.
+// confirm gets the revision's state again, after the device has told the hub that it accepts the
+// revision: until then, the owner could replace the state.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
 	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
@@ -90,8 +91,8 @@ func (f *Follower) confirm(ctx context.Context) error {
 	return f.change(func(w *work) { w.revision = rev })
 }
 
-// withdrawn reports whether an error means that the hub has a final status for the revision, or
-// does not know the revision.
+// withdrawn reports whether err means that the hub has a final status for the revision, or does not
+// know the revision. In both cases the device must not install it.
 func withdrawn(err error) bool {
 	var no Refusal
 	return errors.As(err, &no) && (no.HTTPStatus() == http.StatusConflict || no.HTTPStatus() == http.StatusNotFound)
@@ -115,8 +116,8 @@ func (f *Follower) install(ctx context.Context) error {
 	return f.enter(inTest, nil)
 }
 
-// askReboot enters a phase that waits for a reboot. It saves the current boot id, which tells later
-// whether the machine has rebooted.
+// askReboot enters phase p, which waits for a reboot. It saves the current boot id; a different
+// boot id will show that the machine has rebooted.
 func (f *Follower) askReboot(p phase) error {
 	id, err := f.bootID()
 	if err != nil {
@@ -134,8 +135,8 @@ func (f *Follower) bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// waited returns how long this process has been in the current phase. It does not use the machine's
-// clock, which may be wrong and may be set at any time.
+// waited returns how long this process has been in the current phase. It uses monotonic time,
+// because the machine's clock may be wrong and may be set at any time.
 func (f *Follower) waited() time.Duration {
 	w := f.journal.Step
 	if now := fmt.Sprint(w.revision, w.Phase, w.Passed); f.phase != now {
@@ -144,7 +145,8 @@ func (f *Follower) waited() time.Duration {
 	return time.Since(f.since)
 }
 
-// reboot calls the hook to reboot the machine. After the reboot, it enters the next phase.
+// reboot calls the hook to reboot the machine, and waits for the reboot. After the reboot it enters
+// the next phase.
 func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	id, err := f.bootID()
@@ -165,9 +167,9 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, f.fail(reason)
 	}
-	if !f.rebootCalled && w.Tries < maxTries { // if only the agent was restarted, and not the machine, the hook is called again
+	if !f.rebootCalled && w.Tries < maxTries { // if the agent was restarted and the machine was not, call the hook again
 		f.rebootCalled = true
-		// Ignore an error: the report only tells the owner why the device goes away.
+		// Ignore an error: the report only tells the owner why the device will be offline.
 		_ = f.report(ctx, w.Rev, "INPROGRESS", 60, "Rebooting.", nil)
 		f.say("Rebooting the machine for revision %d.", w.Rev)
 		v, err := f.call(ctx, "reboot")
@@ -184,8 +186,8 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	return min(5*time.Second, f.cfg.RebootWithin), nil
 }
 
-// test calls the hook to test the revision, and then checks that the hub can be reached: a revision
-// that cuts the machine off from the hub fails too.
+// test calls the hook to test the revision. Then it checks that the hub can be reached, because a
+// revision that cuts the machine off from the hub must fail.
 func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	if !w.Passed {
@@ -226,8 +228,8 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	return 0, f.enter(committing, nil)
 }
 
-// commit makes the revision permanent. The device keeps the previous revision, so that a person can
-// return to it.
+// commit calls the hook to make the revision permanent. The device keeps the previous revision's
+// files, so that a person can return to it.
 func (f *Follower) commit(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxTries {
@@ -274,13 +276,13 @@ func (f *Follower) rollBack(ctx context.Context) error {
 	return f.end(failed, w.Reason)
 }
 
-// end saves the outcome in the journal. Then finish reports it to the hub.
+// end records the outcome in the journal. finish will report it to the hub.
 func (f *Follower) end(o outcome, reason string) error {
 	return f.enter(ended, func(w *work) { w.Outcome, w.Reason = o, reason })
 }
 
-// finish reports the outcome to the hub. It is called again until the hub has that outcome or has
-// another final status.
+// finish reports the outcome to the hub. The follower repeats finish until the hub has a final
+// status for the revision.
 func (f *Follower) finish(ctx context.Context) error {
 	w := f.journal.Step
 	if err := f.report(ctx, w.Rev, string(w.Outcome), 100, w.Reason, nil); err != nil && !withdrawn(err) {
@@ -290,7 +292,7 @@ func (f *Follower) finish(ctx context.Context) error {
 	return f.drop()
 }
 
-// drop removes the work from the journal, and the files that only it needed.
+// drop removes the work from the journal, and then the files that only this work needed.
 func (f *Follower) drop() error {
 	j := f.journal
 	j.Step = nil
@@ -316,7 +318,8 @@ type downloads struct {
 	Total transfer `json:"total"`
 }
 
-// report sends a status, percentage and message to the hub. more may be nil.
+// report sends the revision's status, progress in percent and message to the hub. more has details
+// for the owner, such as the progress of downloads; it may be nil.
 func (f *Follower) report(ctx context.Context, rev int, status string, percent int, message string, more any) error {
 	b, err := json.Marshal(struct {
 		Status    string `json:"status"`

@@ -19,13 +19,13 @@ import (
 	"gangway/wire/trail"
 )
 
-// errDamaged means that the first revision on the disk is damaged.
+// errDamaged means that the first revision, which came with the image, is damaged.
 var errDamaged = errors.New("the first revision that came with the image is damaged")
 
-// firstState returns the first state of the trail. Afterwards, the objects of that state are in the
-// local store and on the hub. If the disk has lost an object, the hub may have it. If neither has
-// the object, the trail begins with an empty state, so that the machine is connected and the owner
-// can repair it.
+// firstState returns the state with which the trail begins. When firstState returns, all objects of
+// that state are in the local store and on the hub. If an object is missing on the disk, it is
+// downloaded from the hub. If the hub does not have it either, the trail begins with an empty
+// state: the machine is then connected, and the owner can repair it.
 func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	s, err := f.importFirst(ctx)
 	if errors.Is(err, errDamaged) {
@@ -40,7 +40,8 @@ func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	return s, nil
 }
 
-// importFirst imports the first revision and returns its state; nil: there is no first revision.
+// importFirst imports the first revision and returns its state. It returns nil if there is no first
+// revision.
 func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	if f.cfg.First == "" {
 		return nil, nil
@@ -64,8 +65,8 @@ func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	return s, nil
 }
 
-// importObject puts an object into the local store and uploads it. After a kill it runs again, and
-// skips what it has already done.
+// importObject puts an object into the local store and uploads it. A second call, after a kill,
+// skips what the first one has done.
 func (f *Follower) importObject(ctx context.Context, sum string) error {
 	have, err := f.objects.has(sum)
 	if err != nil {
@@ -89,8 +90,9 @@ func (f *Follower) importObject(ctx context.Context, sum string) error {
 	return err
 }
 
-// importFile copies a file into the store, and reports whether its content has the SHA-256. It
-// hashes the bytes while it copies them, so the stored bytes are those that were hashed.
+// importFile copies a file into the store. It returns false if there is no regular file, if the
+// disk cannot read it, or if its content does not have the SHA-256 sum. The hash is computed from
+// the bytes as they are copied, so a file that changes meanwhile cannot cause a wrong object.
 func (o objects) importFile(path, sum string) (bool, error) {
 	from, err := openRegular(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) || errors.Is(err, unix.ELOOP) {
@@ -115,7 +117,7 @@ func (o objects) importFile(path, sum string) (bool, error) {
 	return true, diskError(o.keep(file, sum))
 }
 
-// upload uploads an object to the hub, unless the owner already has it there.
+// upload uploads an object to the hub, unless the hub already has it for this owner.
 func (f *Follower) upload(ctx context.Context, sum string) error {
 	file, err := os.Open(f.objects.path(sum))
 	if err != nil {
@@ -143,14 +145,15 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 		return err
 	}
 	if err := f.conn.Upload(ctx, path, file, info.Size()); err != nil {
-		// Do not wrap the error, so that it does not count as a refusal of the device: perhaps only
-		// the URL has expired.
+		// Do not wrap the error: a wrapped Refusal would count as a refusal of the device, although
+		// perhaps only the URL has expired.
 		return fmt.Errorf("uploading the first revision's object %s: %v", sum, err)
 	}
 	return nil
 }
 
-// removeFirst removes the folder of the first revision. The store has its objects by then.
+// removeFirst removes the folder of the first revision. Call it when the store has all of its
+// objects.
 func (f *Follower) removeFirst() {
 	if f.cfg.First == "" {
 		return
@@ -162,7 +165,8 @@ func (f *Follower) removeFirst() {
 
 var errNoFile = errors.New("it is not a regular file")
 
-// openRegular opens a regular file. It does not follow a link and does not block.
+// openRegular opens a regular file. Any other kind of file, also a link, is an error. It never
+// blocks.
 func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -179,7 +183,7 @@ func openRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
-// readRegular reads a file of at most limit bytes.
+// readRegular reads a regular file of at most limit bytes.
 func readRegular(path string, limit int64) ([]byte, error) {
 	f, err := openRegular(path)
 	if err != nil {

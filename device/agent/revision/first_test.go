@@ -15,7 +15,8 @@ import (
 	"gangway/wire/trail"
 )
 
-// firstFolder makes the folder of a first revision, as an image has it.
+// firstFolder makes the folder of a first revision, in the form in which an image has it: the
+// state, and an object for each content.
 func firstFolder(t *testing.T, state string, contents ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "first")
@@ -38,7 +39,7 @@ func putFile(t *testing.T, path, content string) {
 	}
 }
 
-// begins runs the follower until its trail exists on the hub, and returns the trail's first state.
+// begins runs the follower until the hub has a trail, and returns the trail's first state.
 func (h *evilHub) begins(f *Follower) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -65,8 +66,8 @@ func (h *evilHub) begins(f *Follower) string {
 	return h.begun
 }
 
-// If the disk has damaged an object of the first revision, the device downloads it from the
-// hub. If the hub does not have it, the trail begins with an empty state.
+// If an object of the first revision is damaged on the disk, the device downloads it from the hub.
+// If the hub does not have it, the trail begins with an empty state.
 func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 	t.Parallel()
 	sum := sumOf("one")
@@ -131,7 +132,7 @@ func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 	}
 }
 
-// A machine with a trail on the hub keeps it and ignores the image's first revision.
+// If the hub already has a trail of the machine, the machine ignores the image's first revision.
 func TestFirstRevisionIsOfNoUseToAMachineWithATrail(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)

@@ -1,16 +1,16 @@
 // Package revision installs the revisions of a device's trail. A Follower accepts the next revision
-// that the hub offers, downloads the objects that its state names, lays them out as a folder, calls
-// an installer hook to install and test the revision, and reports each status. If a revision fails
-// its test, the Follower rolls it back.
+// that the hub offers. It downloads the objects that the revision's state names, and lays them out
+// as a folder. It calls a program, the hook, to install and to test the revision, and reports the
+// revision's status to the hub. If the test fails, the Follower rolls the revision back.
 //
-// The journal records each action before it begins. After a kill or a power cut at
-// any instruction, the Follower continues, tests again, or rolls back. The hook is
-// another program (see docs/agent.md); this package does not know what a revision
+// The journal on the disk records each action before the action begins. After a kill or a power cut
+// at any instruction, the Follower continues with the same action, tests the revision again, or
+// rolls it back. docs/agent.md describes the hook. This package does not know what a revision
 // contains.
 //
-// The hub is not trusted. Its messages are parsed strictly and bounded (package wire/trail), no
-// name in a state leads out of the revision's folder, and each content must have the SHA-256 that
-// the state names.
+// The hub is not trusted. Its messages are parsed strictly and their size is limited (package
+// wire/trail). No name in a state leads out of the revision's folder. Each content must have the
+// SHA-256 that the state names.
 package revision
 
 import (
@@ -33,28 +33,29 @@ type Conn interface {
 	// Do sends a request as the device and returns the body of an answer with the status 200, of at
 	// most limit bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
-	// Download gets a content, starting at the byte from. Whoever knows the path may get the
-	// content. The answer may have any status, and its body is not bounded.
+	// Download gets a content, from the byte number from to its end. It sends no client
+	// certificate: a content's path is its only protection. The answer may have any status, and its
+	// body may have any size.
 	Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error)
-	// Upload puts a content of size bytes. Whoever knows the path may put the content. An answer
-	// with a status other than 200 is a Refusal.
+	// Upload puts a content of size bytes. It sends no client certificate: a content's path is its
+	// only protection. For an answer with a status other than 200, the error is a Refusal.
 	Upload(ctx context.Context, path string, content io.Reader, size int64) error
 }
 
-// Refusal is the error for an answer with a status other than 200.
+// Refusal is the error for an answer of the hub with a status other than 200.
 type Refusal interface {
 	error
 	HTTPStatus() int
-	// Temporary reports whether a retry may help.
+	// Temporary reports whether the same request may succeed later.
 	Temporary() bool
 }
 
 // Config configures a Follower.
 type Config struct {
-	// Dir is the folder of the journal. It is created if missing.
+	// Dir is the path of the journal's folder. The folder is created if missing.
 	Dir string
-	// Data is the folder of objects and revisions. It is created if missing.
-	// Every user who can enter it can read them. Default: Dir.
+	// Data is the path of the folder of objects and revisions. The folder is created if missing.
+	// Every user who can enter this folder can read its files. Default: Dir.
 	Data string
 	// Device is the device's id.
 	Device string
@@ -79,22 +80,21 @@ type Config struct {
 	Parallel int
 	// Reserve is the free space to keep on the disk, in bytes. Default: 64 MiB.
 	Reserve int64
-	// BootID is a file whose content changes with each boot. Default: Linux's
-	// boot_id.
+	// BootID is the path of a file whose content changes with each boot. Default: Linux's boot_id.
 	BootID string
 	// Say, if set, is called with a sentence about each step. Line, if set, is called with each
 	// line that the hook prints.
 	Say  func(sentence string)
 	Line func(line string)
 
-	waitDelay time.Duration // how long a call waits for output after the hook ended; default: hookWaitDelay
+	waitDelay time.Duration // how long a call waits for the hook's output after the hook has ended; default: hookWaitDelay
 }
 
 // Status is a follower's status, for reports.
 type Status struct {
-	Revision string // the running revision; empty: unknown
+	Revision string // number of the running revision; empty: unknown
 	Phase    string // "idle", or the phase of the work
-	Step     string // the revision that the work is about
+	Step     string // number of the revision that the work is about; empty: no work
 }
 
 // Follower follows one trail.
@@ -107,15 +107,15 @@ type Follower struct {
 	journal   journal
 	status    atomic.Pointer[Status]
 	changed   chan struct{}
-	complaint string // the last complaint that was said
+	complaint string // the last error that complain said
 
-	hashed       map[string]bool // objects whose hash was verified since the revision was accepted
-	phase        string          // the phase that began at since
+	hashed       map[string]bool // objects that were hashed and found correct since the revision was accepted
+	phase        string          // the phase that this process entered at since
 	since        time.Time       // when this process entered the phase; monotonic
-	rebootCalled bool            // this process has called the hook's reboot
+	rebootCalled bool            // this process has called the hook to reboot
 }
 
-// Open reads the journal. It does nothing else; call Run.
+// Open reads the journal and returns a Follower, which does nothing until Run is called.
 func Open(cfg Config, conn Conn) (*Follower, error) {
 	set := func(d *time.Duration, otherwise time.Duration) {
 		if *d == 0 {
@@ -180,8 +180,8 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status returns the current status. It is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// publish makes the journal's status the one that Status returns, and signals Changed if another
-// revision runs.
+// publish makes the journal's status the one that Status returns. If the running revision has
+// changed, publish sends a value on the channel of Changed.
 func (f *Follower) publish() {
 	s := f.journal.status()
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
@@ -192,12 +192,12 @@ func (f *Follower) publish() {
 	}
 }
 
-// Changed returns a channel that receives a value when another revision runs.
+// Changed returns a channel that gets a value when the running revision has changed.
 func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(format, args...)) }
 
-// complain says an error, unless it is the same as the last one.
+// complain says that following the trail failed, unless the error is the same as the last one.
 func (f *Follower) complain(err error) {
 	if line := err.Error(); line != f.complaint {
 		f.complaint = line
@@ -205,7 +205,7 @@ func (f *Follower) complain(err error) {
 	}
 }
 
-// Run follows the trail until ctx ends or the hub no longer accepts the device (a
+// Run follows the trail until ctx ends, or until the hub permanently refuses the device (a
 // Refusal).
 func (f *Follower) Run(ctx context.Context) error {
 	if err := f.stopOrphans(); err != nil {
@@ -241,7 +241,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// next does the next action of the follower and returns the pause after it.
+// next does the follower's next action, and returns how long to wait after that action.
 func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.journal.Step != nil {
 		return f.advance(ctx)
@@ -252,7 +252,8 @@ func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.cfg.Hook == "" {
 		return jitter(f.cfg.Poll), nil
 	}
-	// A device without its hook stays connected, so that its owner can repair it.
+	// Without its hook, the device accepts no revision, but stays connected, so that its owner can
+	// repair it.
 	if err := f.checkHook(); err != nil {
 		return 0, err
 	}
@@ -277,7 +278,7 @@ func (f *Follower) checkHook() error {
 // emptyState is the first state of a device without a first revision.
 const emptyState = `{"#spec":"pantavisor-service-system@1"}`
 
-// beginTrail creates the device's trail on the hub, if there is none.
+// beginTrail makes sure that the hub has a trail for the device. It creates one if there is none.
 func (f *Follower) beginTrail(ctx context.Context) error {
 	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {
@@ -293,8 +294,8 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// Save the journal before the hub has the trail. If the agent is killed in
-		// between, it finds a trail at the next start and still knows what runs.
+		// Save the journal before the hub has the trail. If the agent is killed between the two, it
+		// finds a trail at its next start, and the journal still says which revision runs.
 		if j.Current == nil {
 			j.Current = &rev
 			if err := f.save(j); err != nil {
@@ -318,8 +319,8 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 
 const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C%22QUEUED%22%2C%22DOWNLOADING%22%2C%22SYNCING%22%2C%22INPROGRESS%22%2C%22TESTING%22%5D%7D"
 
-// accept asks the hub for the next revision and writes it into the journal. It reports whether
-// there is one.
+// accept asks the hub for the next revision and records it in the journal. It returns false if
+// there is none.
 func (f *Follower) accept(ctx context.Context) (bool, error) {
 	j := f.journal
 	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, trail.MaxAnswer)

@@ -18,34 +18,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ExitReboot is the hook's exit code for "done; the machine must reboot before the
-// next call". It is valid for install and rollback.
+// ExitReboot is the hook's exit code for "successful, but the machine must reboot before the next
+// call". Only install and rollback may end with it.
 const ExitReboot = 10
 
-// Bounds of a hook's output.
+// Limits of a hook's output.
 const (
 	maxLine  = 2 << 10 // bytes; the rest of a longer line is dropped
-	maxLines = 2000    // lines of one call that are passed on
-	tailSize = 8       // last lines that a reason quotes
-	maxTail  = 1 << 10 // bytes
+	maxLines = 2000    // lines of one call that are given to Config.Line
+	tailSize = 8       // last lines that a failure's reason quotes
+	maxTail  = 1 << 10 // bytes of that quotation
 )
 
-// callMark is in the environment of each call. By it, a restarted agent finds the processes that an
-// interrupted call left.
+// callMark is the name of a variable in the environment of each call. Its value identifies the
+// call, so a restarted agent can find the processes of an interrupted call.
 const callMark = "GANGWAY_CALL"
 
-// hookWaitDelay is how long a call waits for a hook's output after the hook has ended, because a
-// process that the hook left running may still hold the output's pipe.
+// hookWaitDelay is how long a call waits for the end of a hook's output after the hook has ended: a
+// process that the hook left running may hold the pipe of the output open.
 const hookWaitDelay = 10 * time.Second
 
 // verdict is the result of a call of the hook.
 type verdict struct {
 	ok     bool
-	reboot bool   // ExitReboot
+	reboot bool   // the hook ended with ExitReboot
 	reason string // if not ok: the reason, for a person, with the hook's last lines of output
 }
 
-// refused returns the reason why a call failed that may not end with ExitReboot.
+// refused returns why a call failed, if the call may not end with ExitReboot. verb is the call's
+// name.
 func (v verdict) refused(verb string) string {
 	if v.reboot {
 		return fmt.Sprintf("The hook's %s ended with code %d, which is valid only for install and rollback.", verb, ExitReboot)
@@ -53,8 +54,8 @@ func (v verdict) refused(verb string) string {
 	return v.reason
 }
 
-// call calls HOOK VERB FOLDER in the journal's phase. The journal records the call before the call
-// begins. The error is an error of the disk or the end of ctx.
+// call runs HOOK VERB FOLDER. The journal records the call before it begins. A failure of the hook
+// is in the verdict; the error is only a failure of the disk, or the end of ctx.
 func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
 	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {
@@ -79,8 +80,8 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	err := runLocked(cmd)
 	out.end()
 	if ctx.Err() != nil {
-		// The agent is stopping. The interrupted call counts as a try, because the hook itself may
-		// be what restarts the agent each time.
+		// The agent is being stopped. The interrupted call counts as a try, because the hook may be
+		// the cause of the stop.
 		f.killGroup(cmd)
 		return verdict{}, ctx.Err()
 	}
@@ -102,15 +103,15 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	return verdict{reason: fmt.Sprintf("The hook's %s failed: %v.%s", verb, err, out.said())}, nil
 }
 
-// killGroup kills the remaining processes of a call.
+// killGroup kills the processes of a call that still run.
 func (f *Follower) killGroup(cmd *exec.Cmd) {
 	if cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // an error means that none is left
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // an error means that no process is left
 	}
 }
 
-// runLocked runs cmd from a dedicated thread: the kernel ties the parent-death signal
-// to the thread that forked.
+// runLocked runs cmd from a thread of its own, which lives until cmd ends: when the thread that
+// forked a process ends, the kernel sends the process its parent-death signal.
 func runLocked(cmd *exec.Cmd) error {
 	done := make(chan error)
 	go func() {
@@ -121,8 +122,8 @@ func runLocked(cmd *exec.Cmd) error {
 	return <-done
 }
 
-// stopOrphans kills the processes of a call during which the agent was killed, because the agent
-// will make the same call again.
+// stopOrphans kills the processes of an interrupted call, because the agent will make that call
+// again.
 func (f *Follower) stopOrphans() error {
 	if f.journal.Step == nil || f.journal.Step.Call == "" {
 		return nil
@@ -135,7 +136,7 @@ func (f *Follower) stopOrphans() error {
 	for _, path := range list {
 		env, err := os.ReadFile(path)
 		if err != nil {
-			continue // the process has ended, or belongs to another user
+			continue // the process has ended, or another user's process
 		}
 		for word := range bytes.SplitSeq(env, []byte{0}) {
 			if !bytes.Equal(word, mark) {
@@ -153,8 +154,9 @@ func (f *Follower) stopOrphans() error {
 	return nil
 }
 
-// output passes each line that a hook prints to Config.Line, and keeps the last lines. A process
-// that the hook left running may still write after the call has ended.
+// output gives each line that a hook prints to Config.Line, and keeps the last lines for a
+// quotation. A process that the hook left running may write after the call has ended; output
+// ignores these lines.
 type output struct {
 	line func(string)
 
@@ -185,7 +187,7 @@ func (o *output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// emit passes a complete line on. The caller holds mu.
+// emit ends the current line and gives it to Config.Line. The caller holds mu.
 func (o *output) emit() {
 	text := strings.TrimRight(strings.ToValidUTF8(string(o.partial), "\ufffd"), "\r")
 	if o.long {
@@ -213,7 +215,7 @@ func (o *output) end() {
 	}
 }
 
-// said returns the last lines of the output, as a quotation. Call end first.
+// said returns the last lines of the output as a quotation for a reason. Call end before said.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {

@@ -19,21 +19,21 @@ import (
 	"time"
 )
 
-// evilHub is a correct hub, except where a test changes its answers.
+// evilHub answers as a hub should, except where a test changes its answers.
 type evilHub struct {
 	t      *testing.T
 	server *httptest.Server
 
 	mu      sync.Mutex
-	steps   []string          // guarded by mu: the revisions that wait for the device, as JSON
+	steps   []string          // guarded by mu: the revisions that the hub offers to the device, as JSON
 	state   string            // guarded by mu: the state of the offered revision
-	objects map[string]string // guarded by mu: by the hash under which the hub lists them
+	objects map[string]string // guarded by mu: contents by the SHA-256 under which the hub lists them
 	record  func(sum, content string) string
 	blob    func(w http.ResponseWriter, r *http.Request, content string)
 	reports []report // guarded by mu
-	ranges  []string // guarded by mu: the Range headers of downloads
+	ranges  []string // guarded by mu: the Range headers of the downloads so far
 	uploads []string // guarded by mu
-	list    string   // the hub's list of trails
+	list    string   // the hub's answer to the request for the list of trails
 	begun   string   // guarded by mu: the state that the trail began with
 }
 
@@ -120,7 +120,7 @@ func newEvilHub(t *testing.T) *evilHub {
 	return h
 }
 
-// no is the error for an answer with this status, which is not 200.
+// no is the Refusal with this HTTP status.
 type no int
 
 func (n no) Error() string   { return fmt.Sprintf("status %d", int(n)) }
@@ -190,7 +190,7 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower. Its hook runs script and then succeeds; script can exit before that.
+// device makes a follower. Its hook runs script and then ends with 0, unless script ends it before.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
@@ -245,7 +245,8 @@ func (h *evilHub) called(f *Follower) string {
 	return string(b)
 }
 
-// A state that cannot be laid out ends the revision before the hook is called.
+// If a state has a path that cannot be laid out safely, the revision fails and the hook is not
+// called.
 func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	t.Parallel()
 	sum := strings.Repeat("a", 64)
@@ -266,8 +267,8 @@ func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	}
 }
 
-// If each object is within an object's size limit, but the sum of the sizes exceeds a revision's
-// limit, nothing is downloaded.
+// Each object is small enough for one object, but all of them together exceed the limit for a
+// revision: nothing is downloaded.
 func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -283,8 +284,8 @@ func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	}
 }
 
-// The object's record names the host elsewhere.example. The device never sends a request to that
-// host.
+// The object's record names the host elsewhere.example. The device downloads the content from its
+// hub and sends nothing to that host.
 func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -294,7 +295,7 @@ func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	}
 }
 
-// A revision that does not fit on the disk is not downloaded.
+// If a revision does not fit on the disk, the revision fails and nothing is downloaded.
 func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -307,7 +308,7 @@ func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	}
 }
 
-// An object whose content does not have the hash in the state never reaches the hook.
+// If a content does not have the SHA-256 that the state names, it is never laid out for the hook.
 func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, content string){
@@ -353,8 +354,8 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	}
 }
 
-// A download that breaks off resumes at the same byte. An answer with a range that the device did
-// not ask for is refused.
+// If a download breaks, the device continues it at the byte where it broke. If the hub answers with
+// another range than the device asked for, the device refuses the answer.
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -391,8 +392,7 @@ func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
-// If the disk or a hook damages a stored object, the device detects that and downloads the object
-// again.
+// A stored object that the disk or a hook has damaged is detected and downloaded again.
 func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -417,7 +417,8 @@ func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	}
 }
 
-// An object in the store is not downloaded again, whatever file name a state gives it.
+// If the store already has an object, the device does not download it again, even if a new state
+// gives it another file name.
 func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -432,8 +433,8 @@ func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	}
 }
 
-// The owner replaces the state after the device has read it and before the device accepts
-// the revision: the new state is installed.
+// If the owner replaces the state after the device has read it, and before the device has accepted
+// the revision, the new state is installed.
 func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -452,7 +453,7 @@ func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 	}
 }
 
-// A hook that restarts the agent each time is not called forever.
+// If each call of the hook stops the agent, the call is not repeated for ever: the revision fails.
 func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -482,8 +483,8 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	}
 }
 
-// If the hook's program is missing, the device accepts no revision and says so. When the program is
-// back, the device continues.
+// If the hook's program is missing, the device accepts no revision, and says so. It continues when
+// the program is there again.
 func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -521,7 +522,7 @@ func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	}
 }
 
-// The agent does not wait for a process that the hook left running.
+// A process that the hook left running does not delay the agent.
 func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -541,8 +542,8 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// If the hub has lost an object's content, the revision fails. The device can still install the
-// next one.
+// If the hub has lost the content of an object, the revision fails. The device still installs the
+// next revision.
 func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -577,8 +578,8 @@ func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 	}
 }
 
-// A hook that hangs is killed with its child processes. A hook with endless output fills
-// neither the memory nor the report.
+// A hook that hangs is killed together with its child processes. A hook that prints without end
+// fills neither the device's memory nor the report.
 func TestHookIsBounded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -601,8 +602,8 @@ func TestHookIsBounded(t *testing.T) {
 	}
 }
 
-// A journal of another device is not used, and the error about a damaged journal names the
-// remedy.
+// The follower does not use the journal of another device: it starts a new one. If the journal is
+// damaged, the error says what to do.
 func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "journal.json")

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// errDisk marks errors of the device's disk. After such an error the journal in memory still equals
-// the journal on the disk, so the follower repeats the failed action.
+// errDisk marks an error of the device's disk. After such an error, the journal in memory is still
+// the one on the disk, so the follower repeats the failed action.
 var errDisk = errors.New("the device's disk")
 
 func diskError(err error) error {
@@ -32,9 +32,9 @@ const (
 	rebooting      phase = "rebooting"       // installed; the machine must reboot
 	inTest         phase = "testing"         // calling the hook's test, repeatedly if needed
 	committing     phase = "committing"      // tested; calling the hook's commit, repeatedly if needed
-	rollingBack    phase = "rolling back"    // calling the hook's rollback, repeatedly if needed
+	rollingBack    phase = "rolling back"    // failed; calling the hook's rollback, repeatedly if needed
 	rebootingAfter phase = "rebooting after" // rolled back; the machine must reboot
-	ended          phase = "ended"           // the outcome must be reported
+	ended          phase = "ended"           // the outcome is known and must be reported to the hub
 )
 
 // revision is a revision of the trail, as the journal records it.
@@ -43,17 +43,17 @@ type revision struct {
 	Sum string `json:"sum"` // SHA-256 of the state's compact text
 }
 
-// folder returns the name of the revision's folder. The name includes the sum, because two states
-// may have had the same revision number.
+// folder returns the name of the revision's folder. The name contains a part of the state's hash,
+// because the owner may have replaced the state of a revision number.
 func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum) }
 
 // work describes the work on a new revision.
 type work struct {
 	revision
 	Phase   phase   `json:"phase"`
-	Tries   int     `json:"tries,omitempty"`  // calls of the hook started in this phase
-	Call    string  `json:"call,omitempty"`   // callMark's value of the last call
-	BootID  string  `json:"boot,omitempty"`   // boot id before the reboot
+	Tries   int     `json:"tries,omitempty"`  // how often a call of the hook was started in this phase
+	Call    string  `json:"call,omitempty"`   // value of callMark in the last call's environment
+	BootID  string  `json:"boot,omitempty"`   // boot id before the reboot that the work waits for
 	Passed  bool    `json:"passed,omitempty"` // the hook's test succeeded
 	Outcome outcome `json:"outcome,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
@@ -73,12 +73,12 @@ type journal struct {
 	Device  string    `json:"device"`
 	Begun   bool      `json:"begun"` // the hub has a trail
 	Current *revision `json:"current,omitempty"`
-	Former  *revision `json:"former,omitempty"` // the previous revision
+	Former  *revision `json:"former,omitempty"` // the revision that ran before Current
 	Step    *work     `json:"step,omitempty"`
 }
 
-// readJournal reads the journal. It starts a new one if the journal belongs to another
-// device: the machine has onboarded again since.
+// readJournal reads the journal. If the journal is of another device, because the machine has
+// onboarded again and has a new id, readJournal returns a new journal.
 func readJournal(path, device string) (journal, error) {
 	fresh := journal{Device: device}
 	b, err := os.ReadFile(path)
@@ -98,8 +98,8 @@ func readJournal(path, device string) (journal, error) {
 	return j, nil
 }
 
-// ReadStatus reads the status from a follower's folder, from another process. The status is empty
-// if there is no folder.
+// ReadStatus reads the status from the follower's folder dir; the follower may be another process.
+// The status is empty if dir has no journal of this device.
 func ReadStatus(dir, device string) (Status, error) {
 	j, err := readJournal(filepath.Join(dir, "journal.json"), device)
 	if err != nil || !j.Begun {
@@ -119,7 +119,7 @@ func (j *journal) status() Status {
 	return s
 }
 
-// save writes j to the disk and then makes j the journal in memory.
+// save writes j to the disk, and then makes j the journal in memory.
 func (f *Follower) save(j journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
@@ -133,7 +133,7 @@ func (f *Follower) save(j journal) error {
 	return nil
 }
 
-// change edits the work and saves the journal.
+// change edits the work in the journal and saves the journal.
 func (f *Follower) change(edit func(w *work)) error {
 	j := f.journal
 	w := *j.Step
@@ -142,7 +142,8 @@ func (f *Follower) change(edit func(w *work)) error {
 	return f.save(j)
 }
 
-// enter moves to the next phase.
+// enter begins phase p of the work: it resets the tries, makes the other changes of edit, which may
+// be nil, and saves the journal.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
 		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""
@@ -171,7 +172,7 @@ func replace(path string, content []byte) error {
 	return flush(filepath.Dir(path))
 }
 
-// flush makes a folder's entries durable.
+// flush makes the names in a folder durable.
 func flush(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -180,8 +181,8 @@ func flush(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// patience gives the pauses between retries. The pause doubles from a second to a minute. The
-// actual pause is a random value between half of it and all of it.
+// patience returns the pauses between retries. The pause doubles from one second to one minute.
+// Each pause is a random value between half of that and all of it.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }
@@ -192,5 +193,5 @@ func (p *patience) next() time.Duration {
 	return d
 }
 
-// jitter varies a pause at random, so that a fleet's requests spread out.
+// jitter changes a pause by up to a tenth at random, so that a fleet's requests spread out.
 func jitter(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5+1) }

@@ -20,15 +20,16 @@ import (
 	"gangway/wire/trail"
 )
 
-// objects stores contents as files named by their SHA-256, in DIR/ab/cdef... A
-// download is in the folder incoming until it is complete, verified and flushed.
+// objects stores each content in a file that is named by its SHA-256, dir/ab/cdef... A content is
+// in the folder incoming until the download is complete, has the right hash and is flushed to the
+// disk.
 type objects struct{ dir, incoming string }
 
 func (o objects) path(sum string) string    { return filepath.Join(o.dir, sum[:2], sum[2:]) }
 func (o objects) partial(sum string) string { return filepath.Join(o.incoming, sum) }
 
-// has reports whether the store has an object. It reads and hashes the file, because
-// the disk or a hook may have damaged it. It removes a damaged object.
+// has reports whether the store has an object. It hashes the file, because the disk or a hook may
+// have damaged it. A damaged object is removed and does not count.
 func (o objects) has(sum string) (bool, error) {
 	file, err := os.Open(o.path(sum))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,7 +46,7 @@ func (o objects) has(sum string) (bool, error) {
 	return false, diskError(os.Remove(o.path(sum)))
 }
 
-// partialSize returns how many bytes of an object are already downloaded.
+// partialSize returns how many bytes of an incomplete object are on the disk.
 func (o objects) partialSize(sum string) int64 {
 	info, err := os.Stat(o.partial(sum))
 	if err != nil {
@@ -54,7 +55,7 @@ func (o objects) partialSize(sum string) int64 {
 	return info.Size()
 }
 
-// free returns the number of bytes that this process can still write to the disk.
+// free returns how many bytes this process can write until the disk is full.
 func (o objects) free() (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(o.dir, &s); err != nil {
@@ -63,16 +64,17 @@ func (o objects) free() (int64, error) {
 	return int64(min(s.Bavail, 1<<40) * uint64(s.Bsize)), nil
 }
 
-// errContent means that a content does not have the SHA-256 in the state.
+// errContent means that the hub's content does not have the SHA-256 that the state names.
 var errContent = errors.New("the hub sent content whose SHA-256 is not the one in the state")
 
 // errExpired means that the download URL of a content has expired.
 var errExpired = errors.New("the address of the content has expired")
 
-// idle is how long a download may make no progress.
+// idle is how long a download may receive nothing before it fails.
 const idle = time.Minute
 
-// download gets the rest of an object. It calls count with the size of each piece.
+// download gets the bytes of an object that the disk does not have yet. It calls count with the
+// size of each piece that arrives.
 func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Record, count func(int64)) error {
 	file, err := os.OpenFile(o.partial(sum), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -100,8 +102,8 @@ func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Re
 	return diskError(o.keep(file, sum))
 }
 
-// resume hashes the part of an object that is already downloaded, and returns its size. It discards
-// the part if it is longer than the object.
+// resume hashes the part of an object that is on the disk, and returns the part's size. If the part
+// is longer than the object, resume discards it.
 func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -113,12 +115,12 @@ func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	return io.Copy(h, file)
 }
 
-// rest downloads the bytes that are missing after the part. If the hub answers with all bytes,
-// these replace the part.
+// rest downloads the bytes of an object from the byte number from on. If the hub answers with all
+// bytes, they replace the part on the disk.
 func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// The alarm bounds the wait for the answer and for each piece.
+	// The timer limits the wait for the answer, and then for each piece.
 	alarm := time.AfterFunc(idle, cancel)
 	defer alarm.Stop()
 	resp, err := conn.Download(ctx, r.Path, from, `"`+sum+`"`)
@@ -176,15 +178,16 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		}
 	}
 	if from < r.Size {
-		// A broken connection would have been an error above, so the hub says that this answer is
-		// complete: discard it.
+		// A broken connection would have been an error above. So the hub says that this answer is
+		// complete, although bytes are missing: discard it.
 		count(-from)
 		return errors.Join(fmt.Errorf("object %s: %w: it has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }
 
-// keep gives a complete object its name, durably. After that, the file does not change.
+// keep moves a complete object to its place in the store, durably. The file is not changed after
+// that.
 func (o objects) keep(file *os.File, sum string) error {
 	if err := errors.Join(file.Chmod(0o444), file.Sync()); err != nil {
 		return err
@@ -199,7 +202,7 @@ func (o objects) keep(file *os.File, sum string) error {
 	return errors.Join(flush(dir), flush(o.dir))
 }
 
-// sweep removes all objects from the store that are not in wanted.
+// sweep removes all objects that are not in wanted from the store.
 func (o objects) sweep(wanted map[string]bool) error {
 	return filepath.WalkDir(o.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -213,7 +216,7 @@ func (o objects) sweep(wanted map[string]bool) error {
 	})
 }
 
-// sweepParts does the same with partly downloaded objects.
+// sweepParts removes all incomplete objects that are not in wanted.
 func (o objects) sweepParts(wanted map[string]bool) error {
 	list, err := os.ReadDir(o.incoming)
 	if err != nil {

@@ -38,8 +38,8 @@ func (f *Follower) keepState(r revision, s *state) error {
 	return diskError(errors.Join(replace(filepath.Join(dir, stateName), s.JSON), flush(f.revisions())))
 }
 
-// stateOf reads a state's text back and parses it again, so that only a checked state
-// is laid out.
+// stateOf reads a revision's state from its folder. It parses the state again: only a state that
+// has passed the checks is laid out.
 func (f *Follower) stateOf(r revision) (*state, error) {
 	text, err := os.ReadFile(filepath.Join(f.folderOf(r), stateName))
 	if err != nil {
@@ -55,7 +55,7 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 	return s, nil
 }
 
-// abandoned is an error that ends the work on a revision before anything was installed.
+// abandoned ends the work on a revision before the hook was called.
 type abandoned struct {
 	outcome outcome
 	reason  string
@@ -63,7 +63,8 @@ type abandoned struct {
 
 func (g *abandoned) Error() string { return g.reason }
 
-// prepare downloads a revision's missing objects and lays it out.
+// prepare downloads those objects of a revision that the store does not have, and lays out the
+// revision's files.
 func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	s, err := f.stateOf(rev)
 	if err != nil {
@@ -78,7 +79,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 			return err
 		}
 		if f.hashed[sum] {
-			continue // prepare is retried often while the hub is away: do not hash an object again
+			continue // do not hash an object at each retry while the hub cannot be reached
 		}
 		have, err := f.objects.has(sum)
 		if err != nil {
@@ -100,7 +101,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	return f.layOut(rev, s)
 }
 
-// download downloads the missing objects in parallel.
+// download downloads the missing objects, several at the same time.
 func (f *Follower) download(ctx context.Context, rev revision, missing []string) error {
 	records := make([]trail.Record, len(missing))
 	var total, have int64
@@ -133,7 +134,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 		return err
 	}
 	// Report the progress during the downloads. If the hub refuses a report, for example because
-	// the owner withdrew the revision, both the reports and the downloads end.
+	// the owner has withdrawn the revision, the downloads are cancelled.
 	group, both := errgroup.WithContext(ctx)
 	finished := make(chan struct{})
 	var left sync.WaitGroup
@@ -178,13 +179,13 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 	return f.report(ctx, rev.Rev, "DOWNLOADING", 49, "Downloaded.", progress())
 }
 
-// maxWrong is how often an object's content may be wrong before the revision is
+// maxWrong is how often an object's content may be wrong before the work on the revision is
 // abandoned.
 const maxWrong = 3
 
-// downloadOne downloads one object. If the download URL has expired, it asks for a new one, once.
-// If the content is wrong, it retries up to maxWrong times. If the connection breaks, the next call
-// continues at the byte where the download broke.
+// downloadOne downloads one object. If the download URL has expired, it asks the hub for a new one,
+// once. If the content is wrong, it downloads the content again, until it was wrong maxWrong times.
+// If the connection breaks, it fails, and the next call continues where the download broke.
 func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, count func(int64)) error {
 	renewed := false
 	for wrong := 0; ; {
@@ -223,8 +224,8 @@ func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error)
 	return r, nil
 }
 
-// layOut creates the folder of the revision's files. The store must have the objects. Every path is
-// opened relative to the folder's handle, so no link in it leads out of it.
+// layOut makes the folder of the revision's files. The store must have all objects. Paths are
+// opened relative to the handle of that folder, so that no link leads out of the folder.
 func (f *Follower) layOut(rev revision, s *state) error {
 	if err := f.keepState(rev, s); err != nil {
 		return err
@@ -269,19 +270,20 @@ func (f *Follower) place(root *os.Root, at string, file trail.File) error {
 	if file.Object == "" {
 		return root.WriteFile(file.Path, file.Document, 0o444)
 	}
-	// State.Files has checked the path, and layOut itself has made every folder on that path.
+	// State.Files has checked file.Path. layOut has made every folder of the path, so none is a
+	// link.
 	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 
-// collect removes unused revisions and objects. If collect fails, the next call tries again.
+// collect removes unused revisions and objects. A failure is only said: the next call tries again.
 func (f *Follower) collect() {
 	if err := f.sweep(); err != nil {
 		f.say("Removing old revisions failed: %v.", err)
 	}
 }
 
-// sweep removes everything that the running revision, the previous one and the current
-// work do not need.
+// sweep removes the folders and objects that neither the running revision, nor the previous one,
+// nor the work in the journal needs.
 func (f *Follower) sweep() error {
 	var keep []revision
 	for _, r := range []*revision{f.journal.Current, f.journal.Former} {

@@ -9,17 +9,17 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTotal bounds the total size of a state's objects, in bytes.
+// maxTotal limits the size of all objects of a state together, in bytes.
 const maxTotal = 1 << 42
 
-// state is a state that is safe to lay out as a folder.
+// state is a state that can be laid out as a folder.
 type state struct {
 	*trail.State
 	sum   string // SHA-256 of JSON, hexadecimal; the journal identifies the state by it
 	files []trail.File
 }
 
-// parseState reads a state and checks that it can be laid out.
+// parseState parses a state and checks that it can be laid out as a folder.
 func parseState(text []byte) (*state, error) {
 	s, err := trail.ParseState(text)
 	if err != nil {
@@ -33,7 +33,7 @@ func parseState(text []byte) (*state, error) {
 	return &state{s, hex.EncodeToString(hash[:]), files}, nil
 }
 
-// clip shortens a text to at most n bytes, at the end of a character.
+// clip returns the longest beginning of s with at most n bytes that does not cut a character.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {

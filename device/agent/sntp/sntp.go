@@ -17,7 +17,8 @@ import (
 const (
 	port       = "123"
 	packetSize = 48 // bytes, without extensions
-	// clientMode is LI 0, version 4, mode 3. An answer has mode 4.
+	// clientMode is the first byte of a request: leap indicator 0, version 4, mode 3 (client). An
+	// answer has mode 4 (server).
 	clientMode = 4<<3 | 3
 	serverMode = 4
 	eraSeconds = 1 << 32
@@ -26,9 +27,9 @@ const (
 // epoch is the start of NTP's first era, in Unix seconds.
 const epoch = -2208988800
 
-// Ask asks a server, given as a name or an address, with or without a port. It waits until ctx
-// ends. NTP's count of seconds starts again every 136 years, so an answer matches several times.
-// Ask returns the first of them that is not before the time after.
+// Ask asks a server for the time, until ctx ends. The server is a name or an address, with or
+// without a port. NTP's count of seconds starts again every 136 years, so an answer can mean
+// several times. Ask returns the first of these that is not before the time after.
 func Ask(ctx context.Context, server string, after time.Time) (time.Time, error) {
 	if _, _, err := net.SplitHostPort(server); err != nil {
 		server = net.JoinHostPort(server, port)
@@ -42,7 +43,7 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 	defer stop()
 	request := make([]byte, packetSize)
 	request[0] = clientMode
-	cookie := request[40:48] // our transmit timestamp, which the answer repeats
+	cookie := request[40:48] // our transmit timestamp, random; the answer must repeat it
 	rand.Read(cookie)        // never fails
 	sent := time.Now()
 	if _, err := conn.Write(request); err != nil {
@@ -58,7 +59,7 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 			return time.Time{}, fmt.Errorf("sntp: %w", err)
 		}
 		if n < packetSize || string(answer[24:32]) != string(cookie) {
-			continue // not an answer to this request
+			continue // not the answer to this request
 		}
 		at, err := read(answer[:packetSize], after)
 		if err != nil {
@@ -68,8 +69,8 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 	}
 }
 
-// read returns the time in an answer's transmit timestamp: the first matching time that is not
-// before the time after.
+// read returns the time in an answer's transmit timestamp. If the timestamp can mean several times,
+// it returns the first that is not before the time after.
 func read(p []byte, after time.Time) (time.Time, error) {
 	leap, mode, stratum := p[0]>>6, p[0]&7, p[1]
 	seconds, fraction := binary.BigEndian.Uint32(p[40:]), binary.BigEndian.Uint32(p[44:])

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// server starts a time server that sends these answers to a request.
+// server starts a time server. answer returns the packets that it sends for a request.
 func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -32,7 +32,8 @@ func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	return c.LocalAddr().String()
 }
 
-// telling makes a correct answer to a request, with this time in seconds since 1900.
+// telling makes a correct answer to a request. The answer's time is seconds since 1900, plus half a
+// second.
 func telling(request []byte, seconds uint32) []byte {
 	p := make([]byte, packetSize)
 	p[0], p[1] = 4<<3|serverMode, 2
@@ -70,13 +71,13 @@ func TestReadsTheTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if off := at.Sub(want); off < 0 || off > 5*time.Second { // the answer has 0.5 s; the rest is half of the round trip
+		if off := at.Sub(want); off < 0 || off > 5*time.Second { // the answer's time has half a second; Ask adds half of the round trip
 			t.Errorf("%s: %s", name, at.UTC())
 		}
 	}
 }
 
-// Ask ignores an answer from a sender that has not seen the request. If the server answers that it
+// Ask ignores an answer from a sender that has not seen the request. If the server says that it
 // does not know the time, the error says so.
 func TestAnswersThatAreNoGood(t *testing.T) {
 	t.Parallel()
@@ -106,7 +107,7 @@ func TestAnswersThatAreNoGood(t *testing.T) {
 			}
 		})
 	}
-	// The correct answer after a forged one is accepted.
+	// Ask waits for a correct answer after a forged one.
 	addr := server(t, func(r []byte) [][]byte {
 		forged := telling(r, seconds2026+1000000)
 		forged[24] ^= 1

@@ -47,7 +47,7 @@ var (
 		ON CONFLICT (owner, nick) WHERE deleted = 0 DO NOTHING`)
 	nickTaken   = prepared(`SELECT 1 FROM devices WHERE owner = ? AND nick = ? AND deleted = 0`)
 	renewDevice = prepared(`UPDATE devices SET enrolment = ?, activated = ?, last_seen = ?,
-		last_seen_addr = ? WHERE id = ?`)
+		last_seen_addr = ?, quiet = 0 WHERE id = ?`)
 )
 
 // claim is a request to activate an enrolment, with the rows that decide about it.
@@ -243,6 +243,10 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		if _, err := c.exec(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
 			return err
 		}
+		is := words{k.owner, k.stored.Nick, k.prodSerial}
+		if err := moveWords(c, words{k.owner, k.stored.Nick, k.serialBefore}, is); err != nil {
+			return err
+		}
 		// The secret was issued for a certificate that has just ended.
 		if _, err := c.exec(deleteSecret, k.device); err != nil {
 			return err
@@ -379,7 +383,7 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 		}
 		if n != 0 {
 			k.stored.Nick = nick
-			return nil
+			return indexed{}.move(c, indexed{words{k.owner, nick, k.prodSerial}, k.userMeta, "{}"})
 		}
 		if nick, err = freeNick(c, k.owner, base); err != nil {
 			return err

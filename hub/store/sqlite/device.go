@@ -138,11 +138,20 @@ func (s *Store) CountDevices(ctx context.Context, owner string) (n int, err erro
 // RenameDevice implements store.Devices.
 func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error {
 	return s.writer.do(ctx, func(c *conn) error {
+		was, err := indexedOf(c, id)
+		if err != nil {
+			return err
+		}
 		n, err := c.exec(renameDevice, nick, id, owner)
 		if err == nil && n == 0 {
 			return store.ErrNotFound
 		}
-		return existsOr(err)
+		if err != nil {
+			return existsOr(err)
+		}
+		is := was
+		is.nick = nick
+		return was.move(c, is)
 	})
 }
 
@@ -159,6 +168,13 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		}
 		evidence := !r.null()
 		active, ek := r.int64(), r.hash()
+		was, err := indexedOf(c, id)
+		if err != nil {
+			return err
+		}
+		if err := was.move(c, indexed{}); err != nil {
+			return err
+		}
 		if _, err := c.exec(markDeviceDeleted, id); err != nil {
 			return err
 		}

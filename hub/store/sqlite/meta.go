@@ -39,9 +39,9 @@ func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 }
 
 var (
-	selectDeviceMeta = prepared(`SELECT device_meta FROM devices WHERE id = ? AND deleted = 0`)
+	selectDeviceMeta = prepared(`SELECT device_meta, owner, nick, user_meta, device_meta FROM devices WHERE id = ? AND deleted = 0`)
 	updateDeviceMeta = prepared(`UPDATE devices SET device_meta = ? WHERE id = ?`)
-	selectUserMeta   = prepared(`SELECT user_meta FROM devices WHERE id = ? AND deleted = 0 AND owner = ?`)
+	selectUserMeta   = prepared(`SELECT user_meta, owner, nick, user_meta, device_meta FROM devices WHERE id = ? AND deleted = 0 AND owner = ?`)
 	updateUserMeta   = prepared(`UPDATE devices SET user_meta = ? WHERE id = ?`)
 )
 
@@ -74,6 +74,7 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *sta
 			return store.ErrNotFound
 		}
 		before := r.text()
+		was := indexed{words{owner: r.text(), nick: r.text()}, r.text(), r.text()}
 		after, err := mergeMeta(before, text)
 		if err != nil || after == before {
 			return err
@@ -81,8 +82,16 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *sta
 		if len(after) > store.MaxMeta && len(after) > len(before) {
 			return store.ErrTooLarge
 		}
-		_, err = c.exec(update, after, id)
-		return err
+		if _, err = c.exec(update, after, id); err != nil || was.owner == "" {
+			return err
+		}
+		is := was
+		if update == updateUserMeta {
+			is.userMeta = after
+		} else {
+			is.deviceMeta = after
+		}
+		return was.move(c, is)
 	})
 }
 

@@ -14,7 +14,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"gangway/hub/store"
 	"gangway/hub/store/sqlite"
 )
 
@@ -192,5 +194,61 @@ func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	defer s.Close()
 	if n, err := s.Usage(t.Context(), "ada"); err != nil || n != 1000+2*512 {
 		t.Errorf("usage %d, %v", n, err)
+	}
+}
+
+// The devices of an older database are found, sorted and counted.
+func TestOldDevicesJoinTheFleet(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "hub.db")
+	extract(t, "../../../internal/e2e/testdata/hubs/2026-11-26-3900b35.tar.gz", "./hub/gangway.db", path)
+	owner := query(t, path, `SELECT owner FROM devices WHERE deleted = 0 AND owner <> '' LIMIT 1`)
+	const device = `INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta) VALUES `
+	for _, line := range []string{
+		device + `('aa0000000000000000000001', 'ferry-1', '` + owner + `', 'tok', 0, 86400000000, 0, 5, '', '{"site":"Oslo"}', '{"up":"x"}')`,
+		device + `('aa0000000000000000000002', 'ferry-2', '` + owner + `', 'tok', 0, 86400000000, 0, 6, '', '{}', 'no JSON')`,
+		device + `('aa0000000000000000000003', 'ferry-3', '` + owner + `', 'tok', 1, 86400000000, 0, 6, '', '{}', '{}')`,
+		device + `('aa0000000000000000000004', 'ferry-4', '', '', 0, 86400000000, 0, 6, '', '{}', '{}')`,
+		`INSERT INTO boot_devices (device, state, requested) VALUES ('aa0000000000000000000001', 'changed', 0)`,
+		`INSERT INTO trails (device, owner, rev, reported, created, touched) VALUES ('aa0000000000000000000001', '` + owner + `', 1, 0, 0, 0)`,
+		`INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum, committer, commit_msg, progress, meta, state)
+			VALUES ('aa0000000000000000000001', '` + owner + `', 0, 'DONE', 0, 0, 0, x'', '', '', x'', x'', x''), ('aa0000000000000000000001', '` + owner + `', 1, 'ERROR', 0, 0, 0, x'', '', '', x'', x'', x'')`,
+	} {
+		query(t, path, line)
+	}
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	before, err := s.CountDevices(t.Context(), owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := s.FleetCounts(t.Context(), owner)
+	if err != nil || n.Total != before || before < 3 || n.ByState[store.StateBootChanged] != 1 || n.ByState[store.StateFailed] != 1 {
+		t.Errorf("%+v, %v; %d devices", n, err, before)
+	}
+	top, _, err := s.Facets(t.Context(), owner, store.FieldToken, 9)
+	if err != nil || !slices.Contains(top, store.FacetCount{Value: "tok", N: 2}) {
+		t.Errorf("%+v, %v", top, err)
+	}
+	for _, q := range []struct {
+		store.DeviceSearch
+		want int
+	}{
+		{store.DeviceSearch{Words: []string{"ferry"}}, 2},
+		{store.DeviceSearch{Terms: []store.SearchTerm{{Field: store.FieldMeta, Key: "site", Value: "oslo"}}}, 1},
+		{store.DeviceSearch{Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateFailed}}, Sort: store.SortCreated}, 1},
+	} {
+		q.Owner = owner
+		page, err := s.SearchDevices(t.Context(), q.DeviceSearch)
+		if err != nil || len(page.Rows) != q.want {
+			t.Errorf("%+v: %d rows, %v", q, len(page.Rows), err)
+		}
+	}
+	arrived, err := s.Arrivals(t.Context(), owner, time.UnixMicro(86400000000), 1)
+	if err != nil || arrived[0] != 2 {
+		t.Errorf("arrivals %v, %v", arrived, err)
 	}
 }

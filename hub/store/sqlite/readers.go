@@ -47,6 +47,22 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	}
 }
 
+var (
+	beginRead = prepared(`BEGIN`)
+	endRead   = prepared(`COMMIT`)
+)
+
+// snapshot is do for several queries: all of them see the same commit.
+func (r *readers) snapshot(ctx context.Context, f func(*conn) error) error {
+	return r.do(ctx, func(c *conn) error {
+		if err := c.control(beginRead); err != nil {
+			return err
+		}
+		err := f(c)
+		return errors.Join(err, c.control(endRead))
+	})
+}
+
 // close waits for the calls that hold a connection.
 func (r *readers) close() error {
 	close(r.closed)

@@ -16,7 +16,7 @@ const flushEvery = time.Second
 // activation.
 const flushChunk = 128
 
-var updateSeen = prepared(`UPDATE devices SET last_seen = ?, last_seen_addr = ?
+var updateSeen = prepared(`UPDATE devices SET last_seen = ?, last_seen_addr = ?, quiet = 0
 	WHERE id = ? AND last_seen < ? AND deleted = 0`)
 
 // sightings holds each device's latest contact until it is written. Reads of a device look here

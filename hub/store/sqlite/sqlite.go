@@ -74,7 +74,11 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		w.close()
 		return nil, err
 	}
-	return &Store{path: path, writer: w, readers: r, seen: newSightings(w)}, nil
+	s := &Store{path: path, writer: w, readers: r, seen: newSightings(w)}
+	if err := s.indexAgain(ctx); err != nil {
+		return nil, errors.Join(err, s.seen.close(), r.close(), w.close())
+	}
+	return s, nil
 }
 
 // takeTurn makes processes that open or close the same file take turns, for example the hub and an

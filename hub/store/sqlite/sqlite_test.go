@@ -26,6 +26,17 @@ func TestModel(t *testing.T) {
 	storetest.Model(t, s)
 }
 
+func TestFleetModel(t *testing.T) {
+	race.Skip(t)
+	t.Parallel()
+	s, err := sqlite.Open(t.Context(), filepath.Join(sqlitetest.Folder(t), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	storetest.FleetModel(t, s)
+}
+
 func TestSuite(t *testing.T) {
 	t.Parallel()
 	// paths has the path of each store, for reopen. Close is idempotent, so the cleanup may close a

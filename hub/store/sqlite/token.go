@@ -24,6 +24,8 @@ var (
 	selectTokensPage = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ?1
 		AND (?2 = '' OR (created, id) < (SELECT created, id FROM join_tokens WHERE id = ?2 AND owner = ?1))
 		ORDER BY created DESC, id DESC LIMIT ?3`)
+	selectTokensByNick = prepared(tokenColumns + ` FROM join_tokens INDEXED BY join_tokens_nick
+		WHERE owner = ? AND nick = ? COLLATE NOCASE ORDER BY created DESC, id DESC LIMIT ?`)
 	tokenOfOwner    = prepared(`SELECT disabled FROM join_tokens WHERE id = ? AND owner = ?`)
 	disableToken    = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
 	deleteToken     = prepared(`DELETE FROM join_tokens WHERE id = ?`)
@@ -113,12 +115,21 @@ func (s *Store) JoinTokenAndGeneration(ctx context.Context, id string, ek store.
 }
 
 // JoinTokens implements store.JoinTokens.
-func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.JoinToken, err error) {
+func (s *Store) JoinTokens(ctx context.Context, owner string) ([]store.JoinToken, error) {
+	return s.manyTokens(ctx, selectTokens, owner)
+}
+
+// JoinTokensByNick implements store.JoinTokens.
+func (s *Store) JoinTokensByNick(ctx context.Context, owner, nick string, limit int) ([]store.JoinToken, error) {
+	return s.manyTokens(ctx, selectTokensByNick, owner, nick, pageLimit(limit))
+}
+
+func (s *Store) manyTokens(ctx context.Context, query *statement, args ...any) (tokens []store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
-		return c.each(selectTokens, func(r row) (bool, error) {
+		return c.each(query, func(r row) (bool, error) {
 			tokens = append(tokens, readToken(&r))
 			return true, nil
-		}, owner)
+		}, args...)
 	})
 	if err != nil {
 		return nil, err

@@ -82,6 +82,9 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 				return err
 			}
 		}
+		if err := (indexed{}).move(c, indexed{words{owner: d.Owner, nick: nick}, meta, "{}"}); err != nil {
+			return err
+		}
 		_, err = c.exec(upsertSecret, d.ID, secret[:], int64(0))
 		return err
 	})
@@ -139,8 +142,15 @@ func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time
 				return err
 			}
 		}
-		_, err = c.exec(claimDevice, owner, nick, micro(now), id)
-		return err
+		is, err := indexedOf(c, id)
+		if err != nil {
+			return err
+		}
+		if _, err := c.exec(claimDevice, owner, nick, micro(now), id); err != nil {
+			return err
+		}
+		is.owner, is.nick = owner, nick
+		return indexed{}.move(c, is)
 	})
 	if err != nil {
 		return store.Device{}, err
@@ -217,7 +227,7 @@ func (s *Store) ReplaceUserMeta(ctx context.Context, owner, id string, meta map[
 	if err != nil {
 		return err
 	}
-	return s.changeDevice(ctx, replaceUserMeta, text, id, owner)
+	return s.changeMeta(ctx, id, replaceUserMeta, text, id, owner)
 }
 
 // ReplaceDeviceMeta implements store.Metadata.
@@ -226,7 +236,28 @@ func (s *Store) ReplaceDeviceMeta(ctx context.Context, id string, meta map[strin
 	if err != nil {
 		return err
 	}
-	return s.changeDevice(ctx, replaceDeviceMeta, text, id)
+	return s.changeMeta(ctx, id, replaceDeviceMeta, text, id)
+}
+
+func (s *Store) changeMeta(ctx context.Context, id string, change *statement, args ...any) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		was, err := indexedOf(c, id)
+		if err != nil {
+			return err
+		}
+		n, err := c.exec(change, args...)
+		if err == nil && n == 0 {
+			err = store.ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		is, err := indexedOf(c, id)
+		if err != nil {
+			return err
+		}
+		return was.move(c, is)
+	})
 }
 
 func (s *Store) changeDevice(ctx context.Context, change *statement, args ...any) error {

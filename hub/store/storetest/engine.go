@@ -28,6 +28,7 @@ type Engine interface {
 	store.Metadata
 	store.Boots
 	store.Clones
+	store.Fleet
 
 	store.Trails
 	store.Objects

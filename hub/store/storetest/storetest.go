@@ -77,6 +77,7 @@ var groups = []struct {
 	{"WithoutTPM", withoutTPMTests},
 	{"Boots", bootTests},
 	{"Clones", cloneTests},
+	{"Fleet", fleetTests},
 	{"Trails", trailTests},
 	{"Objects", objectTests},
 	{"Logs", logTests},

@@ -1,0 +1,22 @@
+package api
+
+import (
+	"testing"
+	"time"
+)
+
+// After a start of the hub, and after its machine slept, silence counts from then.
+func TestSilenceWhileTheHubWasDownDoesNotCount(t *testing.T) {
+	t.Parallel()
+	var up uptime
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i, c := range []struct{ wait, since time.Duration }{
+		{0, 0}, {time.Minute, time.Minute}, {time.Minute, 2 * time.Minute}, {4 * time.Minute, 6 * time.Minute},
+		{time.Hour, 0}, {time.Minute, time.Minute}, {-time.Second, 0}, {time.Minute, time.Minute},
+	} {
+		at = at.Add(c.wait)
+		if got := at.Sub(up.since(at)); got != c.since {
+			t.Errorf("%d: up for %v, want %v", i, got, c.since)
+		}
+	}
+}

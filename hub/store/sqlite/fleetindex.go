@@ -1,0 +1,326 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Triggers of the schema keep device_search and the counters in step with the devices: see
+// migrations/0022_fleet.sql. SQLite cannot split words or hash, so the functions of this file keep
+// device_words and device_meta_terms. Each method that writes a nick, an owner, an enrolment or a
+// meta calls one of them; storetest.FleetModel compares the result with a search of all devices.
+
+const (
+	// Bounds of what is indexed of a device.
+	indexedWords = 8  // in a field
+	indexedText  = 48 // bytes of a word and what follows it
+	indexedMeta  = 64 // members of each meta
+	indexedValue = 256
+
+	// indexVersion changes when other words or terms are indexed. A store that has another version
+	// indexes all its devices again when it is opened.
+	indexVersion = "1"
+	settingIndex = "search-index"
+)
+
+var (
+	insertWord     = prepared(`INSERT OR IGNORE INTO device_words (owner, word, nick) VALUES (?, ?, ?)`)
+	deleteWord     = prepared(`DELETE FROM device_words WHERE owner = ? AND word = ? AND nick = ?`)
+	insertMetaTerm = prepared(`INSERT OR IGNORE INTO device_meta_terms (term, nick) VALUES (?, ?)`)
+	deleteMetaTerm = prepared(`DELETE FROM device_meta_terms WHERE term = ? AND nick = ?`)
+	selectIndexed  = prepared(`SELECT d.owner, d.nick, s.serial, d.user_meta, d.device_meta
+		FROM devices d LEFT JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick WHERE d.id = ?`)
+	selectWordsOf = prepared(`SELECT s.owner, s.nick, s.serial
+		FROM devices d JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick WHERE d.id = ? AND d.deleted = 0`)
+	selectToIndex = prepared(`SELECT s.owner, s.nick, s.serial, d.user_meta, d.device_meta
+		FROM device_search s JOIN devices d ON d.id = s.device WHERE (s.owner, s.nick) > (?, ?) ORDER BY s.owner, s.nick LIMIT ?`)
+	deleteWords     = prepared(`DELETE FROM device_words`)
+	deleteMetaTerms = prepared(`DELETE FROM device_meta_terms`)
+)
+
+// words are the fields whose words the index has. The words of models and makers are found through
+// fleet_counts, which has few of them, and those of ids through the devices' key.
+type words struct{ owner, nick, serial string }
+
+// indexed is all that the index has of a device. A device without an owner has no entries.
+type indexed struct {
+	words
+	userMeta, deviceMeta string
+}
+
+func readWords(r *row) words { return words{r.text(), r.text(), r.text()} }
+
+// wordsOf returns the words of a device with an owner, or ok false.
+func wordsOf(c *conn, device string) (w words, ok bool, err error) {
+	r, ok, err := c.one(selectWordsOf, device)
+	if err == nil && ok {
+		w = readWords(&r)
+	}
+	return w, ok, err
+}
+
+// indexedOf returns what the index has of a device. Call it before the device changes.
+func indexedOf(c *conn, device string) (is indexed, err error) {
+	r, ok, err := c.one(selectIndexed, device)
+	if err == nil && ok {
+		is = indexed{readWords(&r), r.text(), r.text()}
+	}
+	return is, err
+}
+
+// list returns the words, each with the text after it, in lower case.
+func (w words) list() []string {
+	if w.owner == "" {
+		return nil
+	}
+	return appendWords(appendWords(nil, w.nick), w.serial)
+}
+
+// appendWords appends the parts of a field that begin with a word.
+func appendWords(list []string, field string) []string {
+	field = strings.ToLower(field)
+	for n, i := range wordStarts(field) {
+		if n == indexedWords {
+			break
+		}
+		if word := cut(field[i:], indexedText); !slices.Contains(list, word) {
+			list = append(list, word)
+		}
+	}
+	return list
+}
+
+// wordStarts calls f with the number and the position of each word: of a letter or digit that
+// follows another character.
+func wordStarts(text string) func(f func(n, i int) bool) {
+	return func(f func(n, i int) bool) {
+		inside, n := false, 0
+		for i, r := range text {
+			is := unicode.IsLetter(r) || unicode.IsDigit(r)
+			if is && !inside {
+				if !f(n, i) {
+					return
+				}
+				n++
+			}
+			inside = is
+		}
+	}
+}
+
+// cut returns at most n bytes of a text, whole characters.
+func cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n]
+}
+
+// moveWords replaces the words of a device.
+func moveWords(c *conn, was, is words) error {
+	before, after := was.list(), is.list()
+	moved := was.owner != is.owner || was.nick != is.nick
+	for _, word := range before {
+		if moved || !slices.Contains(after, word) {
+			if _, err := c.exec(deleteWord, was.owner, word, was.nick); err != nil {
+				return err
+			}
+		}
+	}
+	for _, word := range after {
+		if moved || !slices.Contains(before, word) {
+			if _, err := c.exec(insertWord, is.owner, word, is.nick); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// move replaces all entries of a device. A zero value has none.
+func (was indexed) move(c *conn, is indexed) error {
+	if err := moveWords(c, was.words, is.words); err != nil {
+		return err
+	}
+	before, after := was.terms(), is.terms()
+	moved := was.owner != is.owner || was.nick != is.nick
+	for term := range before {
+		if moved || !after[term] {
+			if _, err := c.exec(deleteMetaTerm, term, was.nick); err != nil {
+				return err
+			}
+		}
+	}
+	for term := range after {
+		if moved || !before[term] {
+			if _, err := c.exec(insertMetaTerm, term, is.nick); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (x indexed) terms() map[int64]bool {
+	if x.owner == "" || x.userMeta == "{}" && x.deviceMeta == "{}" {
+		return nil
+	}
+	terms := map[int64]bool{}
+	addTerms(terms, x.owner, x.userMeta, true)
+	addTerms(terms, x.owner, x.deviceMeta, false)
+	return terms
+}
+
+// metaTerm returns the term of a metadata member.
+func metaTerm(owner, key, value string) int64 {
+	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
+	return int64(binary.BigEndian.Uint64(sum[:]))
+}
+
+func lowerASCII(text string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, text)
+}
+
+// addTerms adds the terms of a meta's texts, booleans and, with numbers, numbers: the first
+// indexedMeta of them in the order of the text. The key of a member inside an object is its path,
+// joined by dots. Numbers of the device-meta are left out: devices report the free memory, the
+// uptime and the like, so each report would change the index.
+func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
+	if meta == "{}" {
+		return
+	}
+	dec := json.NewDecoder(strings.NewReader(meta))
+	dec.UseNumber()
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return
+	}
+	left := indexedMeta
+	addMembers(dec, "", func(key, value string, number bool) bool {
+		if (numbers || !number) && len(value) <= indexedValue && len(key) <= indexedValue {
+			terms[metaTerm(owner, key, value)] = true
+			left--
+		}
+		return left > 0
+	})
+}
+
+// addMembers calls add with the members of an object that the decoder has entered, until add
+// returns false. It reports whether it read the whole object.
+func addMembers(dec *json.Decoder, path string, add func(key, value string, number bool) bool) bool {
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return false
+		}
+		key, _ := name.(string)
+		value, err := dec.Token()
+		if err != nil {
+			return false
+		}
+		more := true
+		switch v := value.(type) {
+		case json.Delim:
+			if v == '{' {
+				more = addMembers(dec, path+key+".", add)
+			} else {
+				more = skipList(dec)
+			}
+		case string:
+			more = add(path+key, v, false)
+		case json.Number:
+			more = add(path+key, v.String(), true)
+		case bool:
+			text := "false"
+			if v {
+				text = "true"
+			}
+			more = add(path+key, text, false)
+		}
+		if !more {
+			return false
+		}
+	}
+	_, err := dec.Token()
+	return err == nil
+}
+
+// skipList reads to the end of an array that the decoder has entered.
+func skipList(dec *json.Decoder) bool {
+	for depth := 1; depth > 0; {
+		t, err := dec.Token()
+		if err != nil {
+			return false
+		}
+		switch t {
+		case json.Delim('['), json.Delim('{'):
+			depth++
+		case json.Delim(']'), json.Delim('}'):
+			depth--
+		}
+	}
+	return true
+}
+
+// indexAgain fills device_words and device_meta_terms if another version of this package filled
+// them, or none. It runs before the store is used.
+func (s *Store) indexAgain(ctx context.Context) error {
+	var version string
+	if err := s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectSetting, settingIndex)
+		if ok {
+			version = r.text()
+		}
+		return err
+	}); err != nil || version == indexVersion {
+		return err
+	}
+	if err := s.writer.do(ctx, func(c *conn) error {
+		if _, err := c.exec(deleteWords); err != nil {
+			return err
+		}
+		_, err := c.exec(deleteMetaTerms)
+		return err
+	}); err != nil {
+		return err
+	}
+	for owner, nick := "", ""; ; {
+		var list []indexed
+		err := s.writer.do(ctx, func(c *conn) error {
+			list = nil
+			if err := c.each(selectToIndex, func(r row) (bool, error) {
+				list = append(list, indexed{readWords(&r), r.text(), r.text()})
+				return true, nil
+			}, owner, nick, int64(1000)); err != nil {
+				return err
+			}
+			for _, one := range list {
+				if err := (indexed{}).move(c, one); err != nil {
+					return err
+				}
+			}
+			if len(list) < 1000 {
+				_, err := c.exec(upsertSetting, settingIndex, indexVersion)
+				return err
+			}
+			return nil
+		})
+		if err != nil || len(list) < 1000 {
+			return err
+		}
+		owner, nick = list[len(list)-1].owner, list[len(list)-1].nick
+	}
+}

@@ -1,0 +1,75 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+)
+
+// Contacts do not change device_search as long as the device is active: with each report of a large
+// fleet that would cost as much as the report's other writes. Instead MarkQuiet looks at each active
+// device once in store.QuietAfter, in the order of device_search.due, and reads when it was last
+// seen.
+var (
+	selectDue = prepared(`SELECT s.owner, s.nick, s.device, d.last_seen
+		FROM device_search s INDEXED BY device_search_due CROSS JOIN devices d ON d.id = s.device
+		WHERE s.quiet = 0 AND s.due < ? ORDER BY s.due LIMIT ?`)
+	setDue   = prepared(`UPDATE device_search SET due = ? WHERE owner = ? AND nick = ?`)
+	setQuiet = prepared(`UPDATE devices SET quiet = 1 WHERE id = ? AND deleted = 0`)
+)
+
+// MarkQuiet implements store.Fleet.
+func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (marked int, err error) {
+	for marked < limit {
+		var examined, quiet int
+		err := s.writer.do(ctx, func(c *conn) error {
+			examined, quiet = 0, 0
+			list, err := due(c, before, min(limit-marked, examineMost))
+			if err != nil {
+				return err
+			}
+			examined = len(list)
+			for _, d := range list {
+				seen := max(d.seen, s.seen.latestOf(d.device))
+				if seen < micro(before) {
+					quiet++
+					_, err = c.exec(setQuiet, d.device)
+				} else {
+					_, err = c.exec(setDue, seen, d.owner, d.nick)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return marked, err
+		}
+		marked += quiet
+		if examined == 0 {
+			break
+		}
+	}
+	return marked, nil
+}
+
+type dueDevice struct {
+	owner, nick, device string
+	seen                int64
+}
+
+// due returns the active devices that were last seen before a time, or that may have been.
+func due(c *conn, before time.Time, limit int) (list []dueDevice, err error) {
+	err = c.each(selectDue, func(r row) (bool, error) {
+		list = append(list, dueDevice{r.text(), r.text(), r.text(), r.int64()})
+		return true, nil
+	}, micro(before), int64(limit))
+	return list, err
+}
+
+// latestOf returns the time of a contact that is not written yet, or 0.
+func (s *sightings) latestOf(device string) int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.latest[device].at
+}

@@ -1,0 +1,416 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gangway/hub/store"
+	"gangway/wire/trail"
+)
+
+const (
+	// smallSet is how many devices of a search's most selective condition are read at once and
+	// sorted in memory. Of a larger set, the engine reads an index in the order of the result.
+	smallSet = store.MaxCount
+	// examineMost bounds the rows of a walk that are compared with a search's other conditions. A
+	// page may then have fewer rows than its limit, and still a next one. In other orders than by nick,
+	// each row is on another page of the file, so reading it costs more.
+	examineMost = 1000
+	examineFar  = 600
+	// chunkRows is how many rows of a walk are read before their metadata is looked up.
+	chunkRows = 250
+)
+
+const searchColumns = `SELECT s.nick, s.device, s.created, s.seen, s.quiet, s.model, s.maker, s.firmware, s.serial, s.token,
+	s.boot, s.rev, s.status, s.progress, s.clone FROM `
+
+// found is a row of device_search.
+type found struct {
+	nick, device                          string
+	created, seen                         int64
+	quiet                                 bool
+	model, maker, firmware, serial, token string
+	boot                                  string
+	rev                                   int
+	status                                trail.Status
+	progress                              int
+	clone                                 string
+}
+
+func readFound(r *row) found {
+	return found{r.text(), r.text(), r.int64(), r.int64(), r.bool(), r.text(), r.text(), r.text(), r.text(), r.text(),
+		r.text(), r.int(), trail.Status(r.text()), r.int(), r.text()}
+}
+
+// place is where a device stands in an order: Text or Number is its key in the order, unless that
+// is the nick.
+type place struct {
+	Number int64  `json:"i,omitempty"`
+	Text   string `json:"t,omitempty"`
+	Nick   string `json:"n"`
+}
+
+// order is how a search's result is sorted. The zero key is store.SortNick.
+type order struct {
+	key  store.SortKey
+	down bool
+}
+
+func (o order) place(d *found) place {
+	p := place{Nick: d.nick}
+	switch o.key {
+	case store.SortCreated:
+		p.Number = d.created
+	case store.SortLastSeen:
+		p.Number = d.seen
+	case store.SortModel:
+		p.Text = lowerASCII(d.model)
+	}
+	return p
+}
+
+func (o order) compare(a, b place) int {
+	by := cmp.Or(cmp.Compare(a.Number, b.Number), strings.Compare(a.Text, b.Text), strings.Compare(a.Nick, b.Nick))
+	if o.down {
+		return -by
+	}
+	return by
+}
+
+// walk is a statement that reads an owner's devices in one order, from a place on. Its arguments
+// are the owner, those of the condition, the place and the limit.
+type walk struct{ up, down *statement }
+
+func (w walk) in(o order) *statement {
+	if o.down {
+		return w.down
+	}
+	return w.up
+}
+
+// ordered makes the two statements of a walk. by are the columns of the order; condition has the
+// condition and, before it, the tables and the index.
+func ordered(condition, by string) walk {
+	holes := strings.TrimSuffix(strings.Repeat("?, ", 1+strings.Count(by, ",")), ", ")
+	descending := strings.ReplaceAll(by, ",", " DESC,") + " DESC"
+	return walk{
+		up:   prepared(searchColumns + condition + ` AND (` + by + `) > (` + holes + `) ORDER BY ` + by + ` LIMIT ?`),
+		down: prepared(searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`),
+	}
+}
+
+// Walks through all devices of an owner.
+var walkAll = map[store.SortKey]walk{
+	store.SortNick:     ordered(`device_search s WHERE s.owner = ?`, `s.nick`),
+	store.SortCreated:  ordered(`device_search s INDEXED BY device_search_created WHERE s.owner = ?`, `s.created, s.nick`),
+	store.SortLastSeen: ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ?`, `s.seen, s.nick`),
+	store.SortModel:    ordered(`device_search s INDEXED BY device_search_model WHERE s.owner = ?`, `s.model, s.nick`),
+}
+
+const (
+	isUpdating = `s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')`
+	isFailed   = `s.status IN ('ERROR', 'WONTGO')`
+	// seenNow is device_search.seen of an active device.
+	seenNow = `9223372036854775807`
+)
+
+// Walks through the devices with a state, and through those with one value of a field, by nick.
+var (
+	walkState = map[string]walk{
+		store.StateActive:      ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`),
+		store.StateQuiet:       ordered(`device_search s INDEXED BY device_search_quiet WHERE s.owner = ? AND s.quiet = 1`, `s.nick`),
+		store.StateBootChanged: ordered(`device_search s INDEXED BY device_search_changed WHERE s.owner = ? AND s.boot IN ('changed', 'refused')`, `s.nick`),
+		store.StateUpdating:    ordered(`device_search s INDEXED BY device_search_updating WHERE s.owner = ? AND `+isUpdating, `s.nick`),
+		store.StateFailed:      ordered(`device_search s INDEXED BY device_search_failed WHERE s.owner = ? AND `+isFailed, `s.nick`),
+		store.StateCloned:      ordered(`device_search s INDEXED BY device_search_cloned WHERE s.owner = ? AND s.clone <> ''`, `s.nick`),
+	}
+	walkField = map[store.SearchField]walk{
+		store.FieldModel:    ordered(`device_search s INDEXED BY device_search_model WHERE s.owner = ? AND s.model = ?`, `s.nick`),
+		store.FieldMaker:    ordered(`device_search s INDEXED BY device_search_maker WHERE s.owner = ? AND s.maker = ?`, `s.nick`),
+		store.FieldFirmware: ordered(`device_search s INDEXED BY device_search_firmware WHERE s.owner = ? AND s.firmware = ?`, `s.nick`),
+		store.FieldToken:    ordered(`device_search s INDEXED BY device_search_token WHERE s.owner = ? AND s.token = ?`, `s.nick`),
+	}
+	// CROSS JOIN keeps the order of the tables: the index's row comes first.
+	walkMeta = ordered(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
+
+	selectFound = prepared(searchColumns + `device_search s WHERE s.owner = ? AND s.nick = ?`)
+	selectByID  = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
+		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // + keeps SQLite from another index
+	hasMetaTerm   = prepared(`SELECT 1 FROM device_meta_terms WHERE term = ? AND nick = ?`)
+	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? LIMIT ?)`)
+	selectWord    = prepared(`SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`)
+	// What a row of a page has in addition to a row of device_search.
+	selectPageRow = prepared(`SELECT e.ek, e.request_hash, e.idevid_hash, e.model, e.key_algorithm, d.activated, d.last_seen,
+		d.last_seen_addr, d.public FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ?`)
+)
+
+// SearchDevices implements store.Fleet.
+//
+// Of the conditions, the engine reads the one that the fewest devices fit, and compares the others
+// with each device that it read. If at most smallSet devices fit it, all of them are read and sorted.
+// Otherwise the engine reads at most examineMost devices in the order of the result.
+func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page store.DevicePage, err error) {
+	f, err := newFinder(q)
+	if err != nil {
+		return page, err
+	}
+	after, err := readCursor(q, f.order)
+	if err != nil {
+		return page, err
+	}
+	err = s.readers.snapshot(ctx, func(c *conn) error {
+		page = store.DevicePage{}
+		if err := f.resolve(c); err != nil {
+			return err
+		}
+		hits, next, err := f.page(c, after, int(pageLimit(q.Limit)))
+		if err != nil {
+			return err
+		}
+		for i := range hits {
+			d, ok, err := pageRow(c, f.owner, &hits[i])
+			if err != nil {
+				return err
+			}
+			if ok {
+				page.Rows = append(page.Rows, d)
+			}
+		}
+		if next != nil {
+			page.Next = writeCursor(q, f.order, *next)
+		}
+		return nil
+	})
+	if err != nil {
+		return store.DevicePage{}, err
+	}
+	for i := range page.Rows {
+		s.seen.overlay(&page.Rows[i].Device)
+	}
+	return page, nil
+}
+
+func pageRow(c *conn, owner string, hit *found) (store.DeviceRow, bool, error) {
+	r, ok, err := c.one(selectPageRow, hit.device)
+	if err != nil || !ok {
+		return store.DeviceRow{}, false, err
+	}
+	d := store.Device{
+		ID: hit.device, Nick: hit.nick, Owner: owner, TokenID: hit.token, Clone: hit.clone, Created: fromMicro(hit.created),
+		TPMMaker: hit.maker, TPMFirmware: hit.firmware, ProdModel: hit.model, ProdSerial: hit.serial,
+		EK: r.hash(), Enrolment: r.hash(), IDevIDHash: r.hash(), TPMModel: r.text(), KeyAlgorithm: r.text(),
+		Activated: r.time(), LastSeen: r.time(), LastSeenAddr: r.text(), Public: r.bool(),
+	}
+	return store.DeviceRow{Device: d, Quiet: hit.quiet, Boot: cmp.Or(hit.boot, store.BootUnmeasured),
+		Rev: hit.rev, Status: hit.status, Progress: hit.progress}, true, nil
+}
+
+// finder answers one search.
+type finder struct {
+	owner      string
+	order      order
+	conditions []*condition
+}
+
+func newFinder(q store.DeviceSearch) (*finder, error) {
+	f := &finder{owner: q.Owner, order: order{cmp.Or(q.Sort, store.SortNick), q.Descending}}
+	if _, ok := walkAll[f.order.key]; !ok {
+		return nil, badSearch("%q is not an order of devices: use nick, created, seen or model.", q.Sort)
+	}
+	if len(q.Words)+len(q.Terms) > store.MaxTerms {
+		return nil, badSearch("The search has more than %d conditions: leave some out.", store.MaxTerms)
+	}
+	for _, word := range q.Words {
+		k, err := wordCondition(word)
+		if err != nil {
+			return nil, err
+		}
+		f.conditions = append(f.conditions, k)
+	}
+	for _, term := range q.Terms {
+		k, err := termCondition(q.Owner, term)
+		if err != nil {
+			return nil, err
+		}
+		f.conditions = append(f.conditions, k)
+	}
+	return f, nil
+}
+
+func badSearch(format string, args ...any) error {
+	return &store.ErrBadSearch{Reason: fmt.Sprintf(format, args...)}
+}
+
+// resolve asks the counters and indexes how many devices fit each condition, and puts the condition
+// that the fewest fit first.
+func (f *finder) resolve(c *conn) error {
+	for _, k := range f.conditions {
+		if err := k.resolve(c, f.owner); err != nil {
+			return err
+		}
+	}
+	slices.SortStableFunc(f.conditions, func(a, b *condition) int { return cmp.Compare(a.count, b.count) })
+	return nil
+}
+
+// page returns at most limit devices after a place, and where the next page begins; nil: this is
+// the last one.
+func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *place, err error) {
+	inOrder := f.order.key == store.SortNick
+	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
+		return f.sorted(c, after, limit)
+	}
+	most := examineMost
+	if !inOrder {
+		most = examineFar
+	}
+	complete, end, err := f.walk(c, after, most, func(d found) bool {
+		hits = append(hits, d)
+		return len(hits) <= limit
+	})
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(hits) > limit:
+		hits = hits[:limit]
+		p := f.order.place(&hits[limit-1])
+		return hits, &p, nil
+	case complete:
+		return hits, nil, nil
+	}
+	return hits, end, nil
+}
+
+// small returns all devices that fit, unsorted. At most smallSet fit the first condition.
+func (f *finder) small(c *conn) (hits []found, err error) {
+	read, err := f.conditions[0].all(c, f.owner)
+	if err != nil {
+		return nil, err
+	}
+	for i := range read {
+		ok, err := f.fits(c, &read[i], f.conditions)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			hits = append(hits, read[i])
+		}
+	}
+	return hits, nil
+}
+
+func (f *finder) sorted(c *conn, after *place, limit int) (hits []found, next *place, err error) {
+	all, err := f.small(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	slices.SortFunc(all, func(a, b found) int { return f.order.compare(f.order.place(&a), f.order.place(&b)) })
+	for i := range all {
+		p := f.order.place(&all[i])
+		if after != nil && f.order.compare(p, *after) <= 0 {
+			continue
+		}
+		if len(hits) == limit {
+			last := f.order.place(&hits[limit-1])
+			return hits, &last, nil
+		}
+		hits = append(hits, all[i])
+	}
+	return hits, nil, nil
+}
+
+// fits reports whether a device fits the conditions.
+func (f *finder) fits(c *conn, d *found, conditions []*condition) (bool, error) {
+	for _, k := range conditions {
+		if k.fits != nil && !k.fits(d) {
+			return false, nil
+		}
+	}
+	for _, k := range conditions {
+		if k.field == store.FieldMeta {
+			if _, ok, err := c.one(hasMetaTerm, k.term, d.nick); err != nil || !ok {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// walk calls hit with the devices that fit, in the order of the result, until hit returns false or
+// the walk has examined most devices. It reports whether it read all devices, and otherwise the
+// last place that it examined.
+func (f *finder) walk(c *conn, after *place, most int, hit func(found) bool) (complete bool, end *place, err error) {
+	statement, args, rest := f.plan()
+	at := f.start()
+	if after != nil {
+		at = *after
+	}
+	var chunk []found
+	for examined := 0; examined < most; examined += len(chunk) {
+		n := min(chunkRows, most-examined)
+		chunk = chunk[:0]
+		all := append(append(slices.Clone(args), f.key(at, after == nil && examined == 0)...), int64(n))
+		if err := c.each(statement, func(r row) (bool, error) {
+			chunk = append(chunk, readFound(&r))
+			return true, nil
+		}, all...); err != nil {
+			return false, nil, err
+		}
+		for i := range chunk {
+			at = f.order.place(&chunk[i])
+			ok, err := f.fits(c, &chunk[i], rest)
+			if err != nil {
+				return false, nil, err
+			}
+			if ok && !hit(chunk[i]) {
+				return false, &at, nil
+			}
+		}
+		if len(chunk) < n {
+			return true, nil, nil
+		}
+	}
+	return false, &at, nil
+}
+
+// plan returns the statement that reads the devices in the order of the result, its arguments
+// before the place, and the conditions that the statement leaves to check.
+func (f *finder) plan() (*statement, []any, []*condition) {
+	if f.order.key == store.SortNick {
+		for i, k := range f.conditions {
+			if k.walk.up != nil {
+				return k.walk.in(f.order), k.args(f.owner), slices.Delete(slices.Clone(f.conditions), i, i+1)
+			}
+		}
+	}
+	return walkAll[f.order.key].in(f.order), []any{f.owner}, f.conditions
+}
+
+// start is the place before all others.
+func (f *finder) start() place {
+	if f.order.down {
+		return place{Number: 1<<63 - 1}
+	}
+	return place{Number: -1 << 63}
+}
+
+// key returns a place as the arguments of a walk. A descending walk starts after a blob, which is
+// greater than each text.
+func (f *finder) key(p place, first bool) []any {
+	text := func(s string) any {
+		if first && f.order.down {
+			return []byte{0xff}
+		}
+		return s
+	}
+	switch f.order.key {
+	case store.SortCreated, store.SortLastSeen:
+		return []any{p.Number, text(p.Nick)}
+	case store.SortModel:
+		return []any{text(p.Text), text(p.Nick)}
+	}
+	return []any{text(p.Nick)}
+}
