@@ -166,6 +166,14 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
+	if err := s.decideReference(r, d, body); err != nil {
+		return err
+	}
+	return s.writeBoot(w, r, d)
+}
+
+// decideReference applies an owner's decision about a device's reference.
+func (s *Server) decideReference(r *http.Request, d store.Device, body bootDecision) error {
 	now := s.cfg.Now().UTC()
 	latest, err := s.cfg.Store.LatestBoot(r.Context(), d.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -203,7 +211,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("%s set the boot reference of %q: %s.", accountOf(r).Nick, d.Nick, ref.From)})
-	return s.writeBoot(w, r, d)
+	return nil
 }
 
 var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device has been measured again since, or the reference was changed by another decision.")
@@ -283,9 +291,17 @@ func (s *Server) requestBoot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := s.askForBoot(r, d); err != nil {
+		return err
+	}
+	return s.writeBoot(w, r, d)
+}
+
+// askForBoot records the request for a measurement.
+func (s *Server) askForBoot(r *http.Request, d store.Device) error {
 	if err := s.cfg.Store.RequestBoot(r.Context(), d.ID); err != nil {
 		return err
 	}
 	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.boot-requested", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q was asked to measure its boot.", d.Nick)})
-	return s.writeBoot(w, r, d)
+	return nil
 }

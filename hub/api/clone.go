@@ -152,5 +152,9 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 	if _, err := s.applyCloneDecision(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}
-	return s.redirect(w, r, overviewPath, ui.Notice{Tone: "ok", Text: "The decision is recorded."})
+	to := overviewPath
+	if next := safeReturn(r.PostForm.Get("next")); next != "" {
+		to = next
+	}
+	return s.redirect(w, r, to, ui.Notice{Tone: "ok", Text: "The decision is recorded."})
 }

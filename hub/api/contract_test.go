@@ -296,11 +296,35 @@ func contractRows() map[string]row {
 		"POST /logs/cursor":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 		"POST /logs/cursor/": {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 
-		"GET /claim/{code}":  {who: "all", public: true, other: 400},
-		"POST /claim/{code}": {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
-		"GET /claims/{code}": {who: "all", public: true, other: 400},
-		"POST /sign-in":      {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
-		"POST /sign-out":     {who: "all", status: 303},
+		"GET /claim/{code}":    {who: "all", public: true, other: 400},
+		"POST /claim/{code}":   {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"GET /claims/{code}":   {who: "all", public: true, other: 400},
+		"POST /sign-in":        {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"POST /sign-out":       {who: "all", status: 303},
+		"GET /ui/devices/{id}": {who: "owner"},
+		"GET /ui/devices/{id}/certificates/{file}": {who: "owner", before: func(*contract) map[string]string {
+			return map[string]string{"file": "chain.pem"}
+		}},
+		"GET /ui/devices/{id}/log.txt": {who: "owner"},
+		"POST /ui/devices/{id}/boot/reference": {who: "owner", form: true, body: "act=unlock", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			want[api.BootView](c.ada, "POST", "/devices/"+c.boatID+"/boot/reference", `{"from":"values","bank":"SHA-256","pcrs":{`+allPCRs()+`}}`, 200)
+			return nil
+		}},
+		"POST /ui/devices/{id}/boot/request":           {who: "owner", form: true, body: "x=y", status: 303, limit: 64 * kib},
+		"POST /ui/devices/{id}/metadata":               {who: "owner", form: true, body: "act=set&key=a&value=b", status: 303, limit: 832 * kib},
+		"POST /ui/devices/{id}/revisions":              {who: "owner", form: true, body: "from=0&message=m", limit: 3 * mib},
+		"POST /ui/devices/{id}/revisions/{rev}/cancel": {who: "owner", form: true, body: "act=cancel", status: 303, limit: 64 * kib, before: step},
+		"POST /ui/devices/{id}/rename": {who: "owner", form: true, body: "nick=anew", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := c.plain()
+			v["body"] = "nick=n" + v["id"]
+			return v
+		}},
+		"POST /ui/devices/{id}/public": {who: "owner", form: true, body: "public=no", status: 303, limit: 64 * kib},
+		"POST /ui/devices/{id}/delete": {who: "owner", form: true, body: "confirm=x", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := c.plain()
+			v["body"] = "confirm=" + must(c.Store.Device(c.ada.t.Context(), v["id"]))(c.ada.t).Nick
+			return v
+		}},
 		"POST /ui/waiting/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": c.waiting()["body"]}
 		}},

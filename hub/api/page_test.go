@@ -211,7 +211,7 @@ var (
 )
 
 // passedOn are the functions that pass on a code that their caller gave them.
-var passedOn = []string{"problem", "refuse", "malformed", "fail", "outcome", "on"}
+var passedOn = []string{"problem", "refuse", "malformed", "fail", "knownProblem", "outcome", "on"}
 
 func (c *codes) look(n ast.Node) bool {
 	switch n := n.(type) {

@@ -45,37 +45,8 @@ func problem(status int, code, hint, format string, args ...any) *Problem {
 // fail answers with the problem of an error. An unexpected error is logged and answered with 500,
 // without its text, which may contain secrets.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	var p *Problem
-	var refusal *evidence.Refusal
-	var tooLarge *http.MaxBytesError
-	var meta *store.MetaError
-	var badSearch *store.ErrBadSearch
-	var badQuery *search.Error
-	temporary := s.temporaryProblem(r, err)
-	switch {
-	case temporary != nil:
-		p = temporary
-	case errors.As(err, &p):
-	case errors.As(err, &refusal):
-		p = &Problem{Status: statusOf(refusal.Code), Code: refusal.Code, Message: refusal.Reason, Hint: refusal.Hint}
-	case errors.As(err, &tooLarge):
-		p = problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send a smaller body.", "The body is larger than the limit of %d bytes.", tooLarge.Limit)
-	case errors.As(err, &meta):
-		p = problem(http.StatusBadRequest, "meta-malformed", "Nest it less, or store it as a string that contains JSON.", "The metadata key %.64q cannot be stored: %v.", meta.Name, meta.Err)
-	case errors.As(err, &badQuery):
-		p = problem(http.StatusBadRequest, badQuery.Code, badQuery.Remedy, "%s", badQuery.Reason)
-		p.Search = &SearchProblem{Offset: badQuery.Offset, Word: badQuery.Word}
-	case errors.As(err, &badSearch):
-		p = problem(http.StatusBadRequest, "search-refused", "See docs/search.md for the searches that the hub offers.", "%s", badSearch.Reason)
-	case errors.Is(err, store.ErrTooLarge):
-		p = problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would have more than %d bytes.", store.MaxMeta)
-	case errors.Is(err, store.ErrNotFound):
-		p = problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found, or not yours.")
-	case errors.Is(err, store.ErrExists):
-		p = problem(http.StatusConflict, "exists", "Choose another name.", "The name is in use.")
-	case r.Context().Err() != nil:
-		p = problem(http.StatusServiceUnavailable, "interrupted", "Try again.", "The request was interrupted.")
-	default:
+	p := s.knownProblem(r, err)
+	if p == nil {
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 		p = problem(http.StatusInternalServerError, "internal", "Try again. If it fails again, ask the operator to look into the hub's log.", "The hub failed to answer the request.")
 	}
@@ -97,6 +68,44 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		}
 	}
 	writeJSON(w, p.Status, p)
+}
+
+// knownProblem returns the problem of an error, or nil if the error is unexpected.
+func (s *Server) knownProblem(r *http.Request, err error) *Problem {
+	var p *Problem
+	var refusal *evidence.Refusal
+	var tooLarge *http.MaxBytesError
+	var meta *store.MetaError
+	var badSearch *store.ErrBadSearch
+	var badQuery *search.Error
+	if p := s.temporaryProblem(r, err); p != nil {
+		return p
+	}
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &refusal):
+		return &Problem{Status: statusOf(refusal.Code), Code: refusal.Code, Message: refusal.Reason, Hint: refusal.Hint}
+	case errors.As(err, &tooLarge):
+		return problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send a smaller body.", "The body is larger than the limit of %d bytes.", tooLarge.Limit)
+	case errors.As(err, &meta):
+		return problem(http.StatusBadRequest, "meta-malformed", "Nest it less, or store it as a string that contains JSON.", "The metadata key %.64q cannot be stored: %v.", meta.Name, meta.Err)
+	case errors.As(err, &badQuery):
+		p = problem(http.StatusBadRequest, badQuery.Code, badQuery.Remedy, "%s", badQuery.Reason)
+		p.Search = &SearchProblem{Offset: badQuery.Offset, Word: badQuery.Word}
+		return p
+	case errors.As(err, &badSearch):
+		return problem(http.StatusBadRequest, "search-refused", "See docs/search.md for the searches that the hub offers.", "%s", badSearch.Reason)
+	case errors.Is(err, store.ErrTooLarge):
+		return problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would have more than %d bytes.", store.MaxMeta)
+	case errors.Is(err, store.ErrNotFound):
+		return problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found, or not yours.")
+	case errors.Is(err, store.ErrExists):
+		return problem(http.StatusConflict, "exists", "Choose another name.", "The name is in use.")
+	case r.Context().Err() != nil:
+		return problem(http.StatusServiceUnavailable, "interrupted", "Try again.", "The request was interrupted.")
+	}
+	return nil
 }
 
 // setAuthenticate sets the header that each 401 must have. Pantacor's clients require exactly this

@@ -131,18 +131,27 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 	if err := strictjson.Decode(text, &body); err != nil {
 		return badBody(err)
 	}
-	c, now := callerOf(r), s.cfg.Now()
+	added, err := s.addRevision(r, d, state, rev, body.CommitMsg, meta)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, viewRevision(added, callerOf(r)))
+	return nil
+}
+
+// addRevision appends a revision to a device's trail, with the caller as its committer.
+func (s *Server) addRevision(r *http.Request, d store.Device, state *trail.State, rev int, message string, meta []byte) (store.Revision, error) {
+	now := s.cfg.Now()
 	added, err := s.cfg.Store.AddRevision(r.Context(), store.Revision{
-		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: trail.StatusNew,
+		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: callerOf(r).prn(), CommitMsg: printable(message), Status: trail.StatusNew,
 		StateSum: state.Sum(), Objects: hashes(state.Objects), State: state.JSON, Meta: meta,
 		Progress: trail.NewProgress(trail.StatusNew, 0, ""), Posted: now, Modified: now,
 	}, s.cfg.ObjectQuota)
 	if err != nil {
-		return trailProblem(err)
+		return added, trailProblem(err)
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "step.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Revision %d was posted to device %q.", added.Rev, d.Nick)})
-	writeJSON(w, http.StatusOK, viewRevision(added, c))
-	return nil
+	return added, nil
 }
 
 func badMeta(err error) error {
@@ -323,17 +332,25 @@ func (s *Server) moveRevision(w http.ResponseWriter, r *http.Request, from, to t
 	if err != nil {
 		return err
 	}
+	if revision, err = s.changeStatus(r, revision, from, to, message); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, viewRevision(revision, caller{Owner: revision.Owner}))
+	return nil
+}
+
+// changeStatus changes a revision from exactly one status to another, for its owner.
+func (s *Server) changeStatus(r *http.Request, revision store.Revision, from, to trail.Status, message string) (store.Revision, error) {
 	now := s.cfg.Now()
 	progress := trail.NewProgress(to, 100, message)
-	err = s.cfg.Store.ChangeRevisionStatus(r.Context(), revision.Device, revision.Rev, from, to, progress, now)
+	err := s.cfg.Store.ChangeRevisionStatus(r.Context(), revision.Device, revision.Rev, from, to, progress, now)
 	if err == store.ErrStatus {
-		return problem(http.StatusBadRequest, "step-status", "Read the revision to see its status.", "The revision's status is not %s.", from)
+		return revision, problem(http.StatusBadRequest, "step-status", "Read the revision to see its status.", "The revision's status is not %s.", from)
 	}
 	if err != nil {
-		return err
+		return revision, err
 	}
 	revision.Status, revision.Progress, revision.Modified = to, progress, now
 	s.record(r.Context(), store.Event{Time: now, Kind: "step.moved", Code: string(to), Owner: revision.Owner, Device: revision.Device, Message: fmt.Sprintf("Revision %d: %s", revision.Rev, message)})
-	writeJSON(w, http.StatusOK, viewRevision(revision, caller{Owner: revision.Owner}))
-	return nil
+	return revision, nil
 }

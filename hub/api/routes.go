@@ -43,6 +43,10 @@ const (
 	// stateBody bounds a body that contains a state. It has room for a state that is somewhat
 	// too large, so that such a state is refused by its own error code.
 	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
+	// metaFormBody and stateFormBody are for forms with a meta or a state. A form's encoding makes a
+	// character up to three times as long.
+	metaFormBody  = 3*store.MaxMeta + 64<<10
+	stateFormBody = 3*trail.MaxState + 64<<10
 	// announcedBody is for uploads. Their size is bounded by the size that the client announced.
 	announcedBody = -1
 )
@@ -183,6 +187,17 @@ var routes = []route{
 	{"GET", "/ui/overview", fullSession, unlimited, noBody, (*Server).showOverview},
 	{"POST", "/ui/waiting/decide", fullSession, unlimited, formBody, (*Server).decideOnPage},
 	{"POST", "/ui/cloned/decide", fullSession, unlimited, formBody, (*Server).decideClonedOnPage},
+	{"GET", "/ui/devices/{id}", fullSession, unlimited, noBody, (*Server).showDevicePage},
+	{"GET", "/ui/devices/{id}/certificates/{file}", fullSession, unlimited, noBody, (*Server).downloadCertificate},
+	{"GET", "/ui/devices/{id}/log.txt", fullSession, unlimited, noBody, (*Server).downloadLog},
+	{"POST", "/ui/devices/{id}/boot/reference", fullSession, unlimited, formBody, (*Server).acceptBootOnPage},
+	{"POST", "/ui/devices/{id}/boot/request", fullSession, unlimited, formBody, (*Server).requestBootOnPage},
+	{"POST", "/ui/devices/{id}/metadata", fullSession, unlimited, metaFormBody, (*Server).editMetaOnPage},
+	{"POST", "/ui/devices/{id}/revisions", fullSession, unlimited, stateFormBody, (*Server).postRevisionOnPage},
+	{"POST", "/ui/devices/{id}/revisions/{rev}/cancel", fullSession, unlimited, formBody, (*Server).cancelRevisionOnPage},
+	{"POST", "/ui/devices/{id}/rename", fullSession, unlimited, formBody, (*Server).renameOnPage},
+	{"POST", "/ui/devices/{id}/public", fullSession, unlimited, formBody, (*Server).publishOnPage},
+	{"POST", "/ui/devices/{id}/delete", fullSession, unlimited, formBody, (*Server).deleteOnPage},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }

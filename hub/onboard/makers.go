@@ -2,13 +2,16 @@ package onboard
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"gangway/hub/evidence"
+	"gangway/hub/store"
 	"gangway/hub/trust"
+	"gangway/tcg"
 )
 
 // makers caches the TPM makers' certificates of one config version.
@@ -69,4 +72,27 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	}
 	m.cached.Store(&cachedTrust{version, made})
 	return made, nil
+}
+
+// MakerChain returns the CA certificates above an enrolment's EK certificate, its issuer first and
+// the root last, if they lead to a root that the hub trusts now. A certificate that has expired
+// since the enrolment counts as valid. Without such a chain the result is nil.
+func (s *Service) MakerChain(ctx context.Context, e store.Enrolment) ([]*x509.Certificate, error) {
+	if len(e.EKCertificate) == 0 {
+		return nil, nil
+	}
+	cert, err := tcg.ParseEKCertificate(e.EKCertificate)
+	if err != nil {
+		return nil, nil // the stored verdict says what is wrong with it
+	}
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	makers, err := s.trust(ctx, version)
+	if err != nil {
+		return nil, err
+	}
+	links, _ := tcg.SplitCertificates(e.EKLinks)
+	return makers.Chain(&evidence.Request{EKCertificate: cert, Chain: links}, e.Created), nil
 }

@@ -34,6 +34,7 @@ type LogFilter struct {
 	Sources   []string
 	Platforms []string
 	Revs      []string
+	Text      string    // part of the message, without regard to ASCII case; requires exactly one of Devices
 	After     time.Time // later than this
 	Before    time.Time // earlier than this
 	// Previous is the last entry of the previous page, in the requested order. Only its Created and

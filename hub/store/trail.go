@@ -94,6 +94,9 @@ type Trails interface {
 	// Revision finds a revision; rev -1 is the newest.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
+	// RevisionHeads lists a trail's revisions before the number `before` (-1: from the newest),
+	// newest first, at most limit (0: 100, at most 1000). State and Meta are left out.
+	RevisionHeads(ctx context.Context, device string, before, limit int) ([]Revision, error)
 	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision whose
 	// status is still trail.StatusNew. ErrStatus, MissingObjects, ErrQuota.
 	SetRevisionState(ctx context.Context, s Revision, quota int64) error

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"gangway/hub/boot"
+	"gangway/hub/chain"
 	"gangway/hub/store"
 
 	"github.com/dustin/go-humanize"
@@ -16,7 +18,15 @@ var functions = template.FuncMap{
 	"args":      args,
 	"asset":     AssetPath,
 	"badge":     func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
+	"bootBadge": bootBadge,
 	"bootState": bootState,
+	"bytes":     func(n int) string { return Bytes(uint64(max(n, 0))) },
+	"cut":       cut,
+	"levelTone": levelTone,
+	"pcrWords":  boot.PCRWords,
+	"shield":    func(s chain.State) Shield { return shields[s] },
+	"visible":   func(s any) string { return Visible(fmt.Sprint(s)) },
+	"lines":     VisibleLines,
 	"icon":      icon,
 	"maker":     Maker,
 	"number":    Number,
@@ -90,6 +100,18 @@ func bootState(state string) string {
 		return "measurement refused"
 	}
 	return "boot " + state
+}
+
+// bootBadge returns the badge of a boot state.
+func bootBadge(state string) Badge {
+	tone := "bad"
+	switch state {
+	case store.BootMatches:
+		tone = "ok"
+	case store.BootNothing, store.BootUnmeasured:
+		tone = "off"
+	}
+	return Badge{tone, bootState(state)}
 }
 
 // Number writes a number with separators between thousands.

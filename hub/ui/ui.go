@@ -143,10 +143,16 @@ func parsePages() map[string]*template.Template {
 	}
 	pages := map[string]*template.Template{}
 	for _, file := range files {
-		if file == "layout.html" || file == "parts.html" {
+		name := strings.TrimSuffix(file, path.Ext(file))
+		if name == "layout" || name == "parts" || strings.Contains(name, "-") {
 			continue
 		}
-		pages[strings.TrimSuffix(file, path.Ext(file))] = template.Must(template.Must(base.Clone()).ParseFS(sources, file))
+		page := template.Must(template.Must(base.Clone()).ParseFS(sources, file))
+		// The parts of a large page are in files of their own: device-logs.html.
+		if parts, err := fs.Glob(sources, name+"-*.html"); err == nil && len(parts) > 0 {
+			page = template.Must(page.ParseFS(sources, parts...))
+		}
+		pages[name] = page
 	}
 	return pages
 }

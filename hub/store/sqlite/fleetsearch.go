@@ -16,8 +16,10 @@ const (
 	// sorted in memory. Of a larger set, the engine reads an index in the order of the result.
 	smallSet = store.MaxCount
 	// examineMost bounds the rows of a walk that are compared with a search's other conditions. A
-	// page may then have fewer rows than its limit, and still a next one.
+	// page may then have fewer rows than its limit, and still a next one. In other orders than by nick,
+	// each row is on another page of the file, so reading it costs more.
 	examineMost = 1000
+	examineFar  = 600
 	// chunkRows is how many rows of a walk are read before their metadata is looked up.
 	chunkRows = 250
 )
@@ -136,12 +138,13 @@ var (
 
 	selectFound = prepared(searchColumns + `device_search s WHERE s.owner = ? AND s.nick = ?`)
 	selectByID  = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
-		WHERE d.id >= ? AND d.id < ? AND d.owner = ? AND d.deleted = 0 ORDER BY d.id LIMIT ?`)
+		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // + keeps SQLite from another index
 	hasMetaTerm   = prepared(`SELECT 1 FROM device_meta_terms WHERE term = ? AND nick = ?`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? LIMIT ?)`)
 	selectWord    = prepared(`SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`)
-	selectPageRow = prepared(strings.Replace(deviceColumns, "d.user_meta, d.device_meta", "'{}', '{}'", 1) +
-		`FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
+	// What a row of a page has in addition to a row of device_search.
+	selectPageRow = prepared(`SELECT e.ek, e.request_hash, e.idevid_hash, e.model, e.key_algorithm, d.activated, d.last_seen,
+		d.last_seen_addr, d.public FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ?`)
 )
 
 // SearchDevices implements store.Fleet.
@@ -191,14 +194,18 @@ func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page s
 }
 
 func pageRow(c *conn, owner string, hit *found) (store.DeviceRow, bool, error) {
-	r, ok, err := c.one(selectPageRow, hit.device, owner)
+	r, ok, err := c.one(selectPageRow, hit.device)
 	if err != nil || !ok {
 		return store.DeviceRow{}, false, err
 	}
-	d := store.DeviceRow{Device: readDevice(&r), Quiet: hit.quiet, Boot: cmp.Or(hit.boot, store.BootUnmeasured),
-		Rev: hit.rev, Status: hit.status, Progress: hit.progress}
-	d.UserMeta, d.DeviceMeta = nil, nil
-	return d, true, nil
+	d := store.Device{
+		ID: hit.device, Nick: hit.nick, Owner: owner, TokenID: hit.token, Clone: hit.clone, Created: fromMicro(hit.created),
+		TPMMaker: hit.maker, TPMFirmware: hit.firmware, ProdModel: hit.model, ProdSerial: hit.serial,
+		EK: r.hash(), Enrolment: r.hash(), IDevIDHash: r.hash(), TPMModel: r.text(), KeyAlgorithm: r.text(),
+		Activated: r.time(), LastSeen: r.time(), LastSeenAddr: r.text(), Public: r.bool(),
+	}
+	return store.DeviceRow{Device: d, Quiet: hit.quiet, Boot: cmp.Or(hit.boot, store.BootUnmeasured),
+		Rev: hit.rev, Status: hit.status, Progress: hit.progress}, true, nil
 }
 
 // finder answers one search.
@@ -252,10 +259,15 @@ func (f *finder) resolve(c *conn) error {
 // page returns at most limit devices after a place, and where the next page begins; nil: this is
 // the last one.
 func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *place, err error) {
-	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet {
+	inOrder := f.order.key == store.SortNick
+	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
 		return f.sorted(c, after, limit)
 	}
-	complete, end, err := f.walk(c, after, examineMost, func(d found) bool {
+	most := examineMost
+	if !inOrder {
+		most = examineFar
+	}
+	complete, end, err := f.walk(c, after, most, func(d found) bool {
 		hits = append(hits, d)
 		return len(hits) <= limit
 	})

@@ -23,7 +23,8 @@ const (
 		AND (?5 = '[]' OR source IN (SELECT value FROM json_each(?5)))
 		AND (?6 = '[]' OR plat IN (SELECT value FROM json_each(?6)))
 		AND (?7 = '[]' OR rev IN (SELECT value FROM json_each(?7)))
-		AND created > ?8 AND created < ?9 AND owner = ?10 `
+		AND created > ?8 AND created < ?9 AND owner = ?10
+		AND (?13 = '' OR instr(lower(message), lower(?13)) > 0) `
 	logForth = ` AND (created, seq) > (?2, ?3)` + logFilter + `ORDER BY created, seq LIMIT ?11 OFFSET ?12`
 	logBack  = ` AND (created, seq) < (?2, ?3)` + logFilter + `ORDER BY created DESC, seq DESC LIMIT ?11 OFFSET ?12`
 )
@@ -129,6 +130,9 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 	if f.Skip > 0 && len(f.Devices) > 1 {
 		return nil, errors.New("sqlite: Skip requires a filter for one device or for all devices")
 	}
+	if f.Text != "" && len(f.Devices) != 1 {
+		return nil, errors.New("sqlite: Text requires a filter for one device")
+	}
 	byOwner, byDevice, at, seq := selectLogsOfOwner, selectLogsOfDevice, int64(math.MinInt64), int64(0)
 	if f.NewestFirst {
 		if f.Skip > 0 && len(f.Devices) > 1 {
@@ -152,7 +156,7 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 			list = append(list, e)
 			size += int(logSize(e))
 			return f.Bytes == 0 || size < f.Bytes, nil
-		}, key, at, seq, lists[0], lists[1], lists[2], lists[3], after, before, f.Owner, int64(limit), int64(max(f.Skip, 0)))
+		}, key, at, seq, lists[0], lists[1], lists[2], lists[3], after, before, f.Owner, int64(limit), int64(max(f.Skip, 0)), f.Text)
 	}
 	err = s.readers.do(ctx, func(c *conn) error {
 		if len(f.Devices) == 0 {

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"slices"
 	"time"
 
@@ -30,6 +31,7 @@ var (
 	selectStep      = prepared(stepColumns + `WHERE s.device = ? AND s.rev = ?`)
 	selectSteps     = prepared(stepColumns + `WHERE s.device = ? AND s.rev > ?
 		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
+	selectHeads     = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
 	selectOpenSteps = prepared(stepColumns + `INDEXED BY steps_open WHERE s.device = ? AND s.rev > ?
 		AND s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')
 		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
@@ -286,6 +288,21 @@ func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []s
 			size += len(step.State) + len(step.Meta) + len(step.Progress) + len(step.CommitMsg)
 			return f.Bytes == 0 || size < f.Bytes, nil
 		}, f.Device, int64(f.After), string(statuses), pageLimit(f.Limit))
+	})
+	return list, err
+}
+
+// RevisionHeads implements store.Trails.
+func (s *Store) RevisionHeads(ctx context.Context, device string, before, limit int) (list []store.Revision, err error) {
+	end := int64(before)
+	if before < 0 {
+		end = math.MaxInt64
+	}
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectHeads, func(r row) (bool, error) {
+			list = append(list, readRevisionHead(&r))
+			return true, nil
+		}, device, end, pageLimit(limit))
 	})
 	return list, err
 }

@@ -20,6 +20,7 @@ var trailTests = []test{
 	{"StateOfANewRevisionOnly", stateOfANewRevisionOnly},
 	{"StepsByStatus", stepsByStatus},
 	{"Summaries", summaries},
+	{"HeadsComeNewestFirst", headsComeNewestFirst},
 	{"TrailOfADeletedDeviceGoes", trailOfADeletedDeviceGoes},
 }
 
@@ -33,6 +34,7 @@ var objectTests = []test{
 
 var logTests = []test{
 	{"EntriesComeBackInOrder", entriesComeBackInOrder},
+	{"TextIsFoundInMessages", textIsFoundInMessages},
 	{"EntriesByFilter", entriesByFilter},
 	{"ReadingOnMissesNothing", readingOnMissesNothing},
 	{"LogIsBounded", logIsBounded},
@@ -322,6 +324,50 @@ func stepsByStatus(f *fixture) {
 			revs = append(revs, s.Rev)
 		}
 		equal(f, fmt.Sprintf("%+v", c.filter), fmt.Sprint(revs), c.want)
+	}
+}
+
+// A list of revisions can go back from the newest one, and does not read their texts.
+func headsComeNewestFirst(f *fixture) {
+	d := ID("a")
+	f.trail(d)
+	for range 5 {
+		f.add(f.step(d))
+	}
+	f.trail(ID("b"))
+	f.must(f.SetRevisionProgress(f.ctx, d, 5, trail.StatusTesting, []byte(`{"status":"TESTING"}`), Epoch))
+	for _, c := range []struct {
+		before, limit int
+		want          string
+	}{{-1, 0, "[5 4 3 2 1 0]"}, {-1, 2, "[5 4]"}, {4, 2, "[3 2]"}, {1, 2, "[0]"}, {0, 2, "[]"}} {
+		list, err := f.RevisionHeads(f.ctx, d, c.before, c.limit)
+		f.must(err)
+		revs := []int{}
+		for _, s := range list {
+			revs = append(revs, s.Rev)
+			if s.State != nil || s.Meta != nil || s.Device != d || s.StateSum == (store.Hash{}) {
+				f.Errorf("%+v", s)
+			}
+		}
+		equal(f, fmt.Sprintf("before %d", c.before), fmt.Sprint(revs), c.want)
+	}
+	list, err := f.RevisionHeads(f.ctx, d, -1, 1)
+	f.must(err)
+	if list[0].Status != trail.StatusTesting || string(list[0].Progress) != `{"status":"TESTING"}` {
+		f.Errorf("%+v", list[0])
+	}
+}
+
+// A search in the messages of a device's log ignores case, and takes no character as a pattern.
+func textIsFoundInMessages(f *fixture) {
+	a, b := ID("a"), ID("b")
+	f.logged(a, Epoch, "Disk FULL. ", "100% of it. ", "other. ")
+	f.logged(b, Epoch, "disk full too. ")
+	for text, want := range map[string]string{"": "Disk FULL. 100% of it. other. ", "disk full": "Disk FULL. ", "%": "100% of it. ", "_": "", "nothing": ""} {
+		equal(f, text, f.messages(store.LogFilter{Devices: []string{a}, Text: text}), want)
+	}
+	if _, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID, Text: "x"}); err == nil {
+		f.Errorf("the logs of all devices were searched for a text")
 	}
 }
 

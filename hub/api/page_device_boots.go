@@ -1,0 +1,160 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"gangway/hub/boot"
+	"gangway/hub/store"
+	"gangway/hub/ui"
+)
+
+// Bounds of what the tab "Boots" shows. A measurement may have boot.MaxEvents events.
+const (
+	pcrEvents   = 40
+	bootChanges = 100
+	pastWords   = 5
+)
+
+// fillBoots fills the tab "Boots".
+func (s *Server) fillBoots(r *http.Request, v *deviceView) error {
+	ctx, id := r.Context(), v.Device.ID
+	status, err := s.stableBootStatus(ctx, id)
+	if err != nil {
+		return err
+	}
+	b := &ui.DeviceBoots{State: status.state}
+	v.Boots = b
+	if b.Requested, err = s.cfg.Store.BootRequested(ctx, id); err != nil {
+		return err
+	}
+	refusal, refused, err := orMissing(s.cfg.Store.BootRefusal(ctx, id))
+	if err != nil {
+		return err
+	}
+	if refused {
+		b.Refusal = &refusal
+	}
+	if status.reference.Text != nil {
+		if err := json.Unmarshal(status.reference.Text, &b.Reference); err != nil {
+			return err
+		}
+	}
+	if status.latest == nil {
+		return nil
+	}
+	b.Measured, b.Number = status.latest.Time, status.latest.Number
+	if err := errors.Join(json.Unmarshal(status.latest.Measurement, &b.Latest), json.Unmarshal(status.latest.Changes, &b.Changes)); err != nil {
+		return err
+	}
+	b.Changes = b.Changes[:min(len(b.Changes), bootChanges)]
+	b.Lasting = !b.Latest.NothingMeasured() && status.state != store.BootRefused
+	b.PCRs = pcrRows(b.Latest, b.Reference)
+	return s.fillHistory(r, v)
+}
+
+// pcrRows compares the values of a measurement with the reference, which may be nil.
+func pcrRows(m *boot.Measurement, ref *boot.Reference) (rows []ui.PCR) {
+	for n, value := range m.PCRs[:min(len(m.PCRs), boot.PCRs)] {
+		row := ui.PCR{Number: n, Words: boot.PCRWords(n), Value: value, Explained: !slices.Contains(m.Unexplained, n)}
+		if ref != nil && ref.Bank == m.Bank {
+			row.Reference, row.Compared = ref.PCRs[n], ref.PCRs[n] != ""
+			row.Equal = row.Reference == value
+		}
+		for _, e := range m.Events {
+			switch {
+			case e.PCR != n:
+			case len(row.Events) == pcrEvents:
+				row.MoreEvents++
+			default:
+				row.Events = append(row.Events, e)
+			}
+		}
+		row.InUse = !emptyPCR(value)
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// emptyPCR reports whether a value is that of a PCR after its reset.
+func emptyPCR(value string) bool {
+	for _, c := range value {
+		if c != '0' {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Server) fillHistory(r *http.Request, v *deviceView) error {
+	history, err := s.cfg.Store.BootHistory(r.Context(), v.Device.ID)
+	if err != nil {
+		return err
+	}
+	for _, past := range history {
+		p := ui.PastBoot{Time: past.Time, State: past.State}
+		var changes []boot.Change
+		if err := json.Unmarshal(past.Changes, &changes); err != nil {
+			return err
+		}
+		for _, c := range changes[:min(len(changes), pastWords)] {
+			p.Words = append(p.Words, c.Words)
+		}
+		if more := len(changes) - pastWords; more > 0 {
+			p.Words = append(p.Words, fmt.Sprintf("%d more differences.", more))
+		}
+		v.Boots.History = append(v.Boots.History, p)
+	}
+	return nil
+}
+
+// acceptBootOnPage makes the measurement that the person looked at the device's reference, or locks
+// or unlocks the reference.
+func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.deviceOfForm(r)
+	if err != nil {
+		return err
+	}
+	number, err := strconv.ParseInt(r.PostFormValue("measurement"), 10, 64)
+	decision := bootDecision{Measurement: number}
+	lock := r.PostFormValue("act") == "lock"
+	switch r.PostFormValue("act") {
+	case "accept":
+		if err != nil || number < 1 {
+			return problem(http.StatusBadRequest, "boot-reference", "Reload the page.", "The form does not say which measurement to accept.")
+		}
+		decision.From = "latest"
+	case "lock", "unlock":
+		decision.Measurement, decision.Lock = 0, &lock
+	default:
+		return problem(http.StatusBadRequest, "boot-reference", "Reload the page.", "The form has no act.")
+	}
+	if err := s.decideReference(r, d, decision); err != nil {
+		text, status, ok := s.formProblem(r, err)
+		if !ok {
+			return err
+		}
+		return s.renderDevice(w, r, status, d, tabBoots, func(p *ui.DevicePage) { p.Boots.Problem = text })
+	}
+	said := map[string]string{
+		"accept": "The measured boot is the reference now. Later boots are compared with it.",
+		"lock":   "The reference is locked: nothing changes it until you unlock it.", "unlock": "The reference is unlocked.",
+	}[r.PostFormValue("act")]
+	return s.redirect(w, r, tabPath(d.ID, tabBoots), ui.Notice{Tone: "ok", Text: said})
+}
+
+// requestBootOnPage asks the device for a boot measurement.
+func (s *Server) requestBootOnPage(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.deviceOfForm(r)
+	if err != nil {
+		return err
+	}
+	if err := s.askForBoot(r, d); err != nil {
+		return err
+	}
+	return s.redirect(w, r, tabPath(d.ID, tabBoots), ui.Notice{Tone: "ok", Text: "The device is asked to measure its boot with its next report."})
+}

@@ -1,0 +1,160 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/ui"
+)
+
+// Bounds of the tab "Logs", which keep the page below 100 kB, and of each read of a download.
+const (
+	logLines      = 100
+	logLinesBytes = 32 << 10
+	maxLogSearch  = 256
+	downloadLines = 1000
+)
+
+// logSearch is what a person asked for in a device's log.
+type logSearch struct {
+	source, level, text string
+	before              string // the cursor of the page before
+	live                bool
+}
+
+func readLogSearch(q url.Values) logSearch {
+	field := func(name string) string { return clipRunes(strings.TrimSpace(q.Get(name)), maxLogSearch) }
+	return logSearch{source: field("source"), level: field("level"), text: field("text"), before: q.Get("before"), live: q.Get("live") != ""}
+}
+
+// filter returns the store's filter for the log of a device.
+func (l logSearch) filter(d store.Device) store.LogFilter {
+	f := store.LogFilter{Owner: d.Owner, Devices: []string{d.ID}, Text: l.text}
+	if l.source != "" {
+		f.Sources = []string{l.source}
+	}
+	if l.level != "" {
+		f.Levels = []string{l.level, strings.ToUpper(l.level), strings.ToLower(l.level)}
+	}
+	return f
+}
+
+// path returns the address of a search.
+func (l logSearch) path(d store.Device, pairs ...string) string {
+	return tabPath(d.ID, tabLogs, append([]string{"source", l.source, "level", l.level, "text", l.text}, pairs...)...)
+}
+
+// fillLogs fills the tab "Logs" with the newest lines, or with older ones.
+func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
+	d, search := v.Device, readLogSearch(r.URL.Query())
+	f := search.filter(d)
+	f.NewestFirst, f.Limit, f.Bytes = true, logLines+1, logLinesBytes
+	if search.before != "" {
+		previous, ok := readLogPlace(search.before)
+		if !ok {
+			return problem(http.StatusBadRequest, "before", "Start from the newest lines.", "The address of these lines is not valid.")
+		}
+		f.Previous = previous
+	}
+	lines, err := s.cfg.Store.Logs(r.Context(), f)
+	if err != nil {
+		return err
+	}
+	l := &ui.DeviceLogs{Source: search.source, Level: search.level, Text: search.text, Live: search.live && search.before == "", Older: search.before != ""}
+	size := 0
+	for _, e := range lines {
+		size += len(e.Message)
+	}
+	if len(lines) > logLines || size > logLinesBytes/2 && len(lines) > 0 {
+		lines = lines[:min(len(lines), logLines)]
+		l.Next = search.path(d, "before", logPlace(lines[len(lines)-1]))
+	}
+	l.Lines = lines
+	for _, e := range lines {
+		l.Sources, l.Levels = suggest(l.Sources, e.Source), suggest(l.Levels, e.Level)
+	}
+	slices.Sort(l.Sources)
+	slices.Sort(l.Levels)
+	l.LivePath, l.StillPath, l.PollPath = search.path(d, "live", "1"), search.path(d), search.path(d, "live", "1", "part", "lines")
+	l.Download = strings.Replace(search.path(d), devicePath(d.ID), devicePath(d.ID)+"/log.txt", 1)
+	v.Logs = l
+	return nil
+}
+
+// suggest adds a value to the suggestions for a field, unless it has characters without a shape.
+func suggest(list []string, value string) []string {
+	if value == "" || len(list) == 50 || slices.Contains(list, value) || ui.Visible(value) != value {
+		return list
+	}
+	return append(list, value)
+}
+
+// logPlace names a line, so that a page can continue after it.
+func logPlace(e store.LogEntry) string {
+	return strconv.FormatInt(e.Created.UnixMicro(), 10) + "." + strconv.FormatInt(e.Seq, 10)
+}
+
+func readLogPlace(text string) (*store.LogEntry, bool) {
+	at, seq, _ := strings.Cut(text, ".")
+	micros, err := strconv.ParseInt(at, 10, 64)
+	n, err2 := strconv.ParseInt(seq, 10, 64)
+	if err != nil || err2 != nil || n < 0 {
+		return nil, false
+	}
+	e := &store.LogEntry{Created: time.UnixMicro(micros), Seq: n}
+	return e, storable(e.Created)
+}
+
+// downloadLog sends the log lines of a search as text, the oldest first. It reads one page at a time,
+// so that no log is in memory as a whole.
+func (s *Server) downloadLog(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Disposition", `attachment; filename="`+d.ID+`.log"`)
+	h.Set("Cache-Control", "no-store")
+	out := bufio.NewWriter(w)
+	f := readLogSearch(r.URL.Query()).filter(d)
+	f.Limit = downloadLines
+	for {
+		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.cfg.Timeouts.Request)); err != nil && r.Context().Err() != nil {
+			return nil
+		}
+		last, n, err := s.writeLogPage(r.Context(), out, f)
+		if err != nil {
+			if f.Previous == nil {
+				h.Del("Content-Disposition")
+				return err
+			}
+			panic(http.ErrAbortHandler) // the client must not take a part of the log for the whole
+		}
+		if n < downloadLines {
+			return out.Flush()
+		}
+		f.Previous = last
+	}
+}
+
+// writeLogPage writes a page of lines, and returns the last of them and how many there were.
+func (s *Server) writeLogPage(ctx context.Context, out *bufio.Writer, f store.LogFilter) (*store.LogEntry, int, error) {
+	lines, err := s.cfg.Store.Logs(ctx, f)
+	if err != nil || len(lines) == 0 {
+		return nil, 0, err
+	}
+	for _, e := range lines {
+		text := strings.ReplaceAll(ui.VisibleLines(strings.TrimRight(e.Message, "\r\n")), "\n", "\n    ")
+		fmt.Fprintf(out, "%s %-5s %s %s\n", e.Created.UTC().Format("2006-01-02T15:04:05.000Z"), ui.Visible(e.Level), ui.Visible(e.Source), text)
+	}
+	return &lines[len(lines)-1], len(lines), out.Flush()
+}

@@ -1,0 +1,194 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+
+	"gangway/hub/store"
+	"gangway/hub/ui"
+	"gangway/internal/strictjson"
+)
+
+// Bounds of what the tab "Metadata" shows in its tables.
+const (
+	metaRows  = 300
+	metaValue = 400 // characters
+)
+
+// fillMeta fills the tab "Metadata".
+func (s *Server) fillMeta(_ *http.Request, v *deviceView) error {
+	d := v.Device
+	m := &ui.DeviceMeta{Max: store.MaxMeta, Was: metaHash(d.UserMeta), Unreadable: d.Unreadable}
+	m.User, m.MoreUser, m.UserSize = tableOf(d.UserMeta)
+	m.Reported, m.MoreReported, m.ReportedSize = tableOf(d.DeviceMeta)
+	m.Text = indented(d.UserMeta)
+	v.Meta = m
+	return nil
+}
+
+// tableOf returns the first members of a meta, how many more there are, and its size in bytes.
+func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
+	if text, err := store.CompactJSON(orEmpty(m)); err == nil {
+		size = len(text)
+	}
+	names := slices.Sorted(maps.Keys(m))
+	for _, name := range names[:min(len(names), metaRows)] {
+		text, isText := m[name].(string)
+		if !isText {
+			if b, err := store.CompactJSON(m[name]); err == nil {
+				text = b
+			}
+		}
+		row := ui.MetaRow{Name: name, Value: ui.VisibleLines(clipRunes(text, metaValue))}
+		row.Cut = len([]rune(text)) > metaValue
+		rows = append(rows, row)
+	}
+	return rows, max(0, len(names)-metaRows), size
+}
+
+// indented returns a meta as JSON with a line for each member. Characters that could reorder the
+// text are escaped, so that a person edits what they see.
+func indented(m map[string]any) string {
+	text, err := store.CompactJSON(orEmpty(m))
+	if err != nil {
+		return ""
+	}
+	var b bytes.Buffer
+	if json.Indent(&b, []byte(text), "", "  ") != nil {
+		return ""
+	}
+	return escapeHidden(b.String())
+}
+
+// escapeHidden writes the characters of a JSON text that Visible would escape as JSON escapes, which
+// mean the same characters.
+func escapeHidden(text string) string {
+	var b bytes.Buffer
+	for _, r := range text {
+		if r == '\n' || ui.Visible(string(r)) == string(r) {
+			b.WriteRune(r)
+			continue
+		}
+		if r > 0xffff {
+			r -= 0x10000
+			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+			continue
+		}
+		fmt.Fprintf(&b, `\u%04x`, r)
+	}
+	return b.String()
+}
+
+// metaHash names the state of a meta, so that an edit can tell whether it has changed in between.
+func metaHash(m map[string]any) string {
+	text, err := store.CompactJSON(orEmpty(m))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
+}
+
+var errMetaChanged = problem(http.StatusConflict, "meta-changed", "Compare it with the stored metadata, which is in the table, and save it again.", "Somebody changed the metadata while you edited it.")
+
+// editMetaOnPage changes the user-meta: it sets or removes one key, merges a JSON object, or replaces
+// the whole. After an error the page shows again what was typed.
+func (s *Server) editMetaOnPage(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.deviceOfForm(r)
+	if err != nil {
+		return err
+	}
+	act := r.PostFormValue("act")
+	if r.PostFormValue(undoField) != "" {
+		act = "undo"
+	}
+	said, err := s.editMeta(r, d, act)
+	if err == nil {
+		s.countUserMetaChange(r, d)
+		return s.redirect(w, r, tabPath(d.ID, tabMeta), undoOfKey(d, act, r.PostFormValue("key"), ui.Notice{Tone: "ok", Text: said}))
+	}
+	text, status, ok := s.formProblem(r, err)
+	if !ok {
+		return err
+	}
+	return s.renderDevice(w, r, status, d, tabMeta, func(p *ui.DevicePage) {
+		m := p.Meta
+		if act == "merge" || act == "replace" {
+			m.Text, m.Problem, m.Replace = r.PostFormValue("text"), text, act == "replace"
+			return
+		}
+		m.Key, m.Value, m.KeyProblem = r.PostFormValue("key"), r.PostFormValue("value"), text
+	})
+}
+
+// editMeta makes one change. It returns a sentence about it.
+func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said string, err error) {
+	key := r.PostFormValue("key")
+	switch act {
+	case "set", "remove":
+		if key == "" {
+			return "", problem(http.StatusBadRequest, "meta-key", "Type its name.", "The key has no name.")
+		}
+		patch := map[string]any{key: nil}
+		said = fmt.Sprintf("The key %q is removed.", ui.Visible(key))
+		if act == "set" {
+			said = fmt.Sprintf("The key %q is set.", ui.Visible(key))
+			if patch[key], err = typedValue(r); err != nil {
+				return "", err
+			}
+		}
+		return said, s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, patch)
+	case "merge", "replace", "undo":
+		var m map[string]any
+		if err := strictjson.Decode([]byte(typedOrUndone(r, "text")), &m); err != nil {
+			return "", problem(http.StatusBadRequest, "meta-malformed", `Write a JSON object, such as {"site": "oslo"}.`, "The text cannot be read: %v.", err)
+		}
+		if m == nil {
+			m = map[string]any{}
+		}
+		switch act {
+		case "undo":
+			return "The key is as it was before.", s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, m)
+		case "merge":
+			return "The metadata is merged.", s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, m)
+		}
+		if r.PostFormValue("was") != metaHash(d.UserMeta) {
+			return "", errMetaChanged
+		}
+		return "The metadata is replaced.", s.cfg.Store.ReplaceUserMeta(r.Context(), d.Owner, d.ID, dropNulls(m))
+	}
+	return "", problem(http.StatusBadRequest, "meta-act", "Reload the page.", "The form does not say what to do.")
+}
+
+// maxUndo bounds what a notice carries to take an act back. It is kept in a cookie.
+const maxUndo = 1024
+
+// undoOfKey adds to a notice how to bring back the value that a key had before, unless the value is
+// too long for a notice.
+func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
+	if act != "set" && act != "remove" {
+		return n
+	}
+	was, err := store.CompactJSON(map[string]any{key: d.UserMeta[key]})
+	if err == nil && len(was) <= maxUndo {
+		n.UndoPath, n.UndoValue = devicePath(d.ID)+"/metadata", was
+	}
+	return n
+}
+
+// typedValue reads the value of one key: a text, or JSON if the form says so.
+func typedValue(r *http.Request) (any, error) {
+	text := r.PostFormValue("value")
+	if r.PostFormValue("json") == "" {
+		return text, nil
+	}
+	var m map[string]any
+	if err := strictjson.Decode([]byte(`{"value":`+text+`}`), &m); err != nil || len(m) != 1 {
+		return nil, problem(http.StatusBadRequest, "meta-malformed", "Write JSON, such as 5 or [\"a\", \"b\"], or store it as a text.", "The value is not JSON.")
+	}
+	return m["value"], nil
+}

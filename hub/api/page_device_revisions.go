@@ -1,0 +1,277 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	"gangway/hub/store"
+	"gangway/hub/ui"
+	"gangway/wire"
+	"gangway/wire/trail"
+)
+
+// Bounds of what the tab "Revisions" shows.
+const (
+	revisionsOnPage = 25
+	diffRows        = 200
+)
+
+// fillRevisions fills the tab "Revisions". ?rev= shows a revision, ?from= the revision that it is
+// compared with, ?post= the preview of posting a revision's state again.
+func (s *Server) fillRevisions(r *http.Request, v *deviceView) error {
+	t := &ui.DeviceRevisions{Trail: v.newest != nil}
+	v.Revisions = t
+	if v.newest == nil {
+		return nil
+	}
+	t.Newest = v.newest.Rev
+	whole, err := s.cfg.Store.Trail(r.Context(), v.Device.ID)
+	if err != nil {
+		return err
+	}
+	t.Reported = whole.Reported
+	before, ok := revInQuery(r, "before")
+	if !ok {
+		before = -1
+	}
+	heads, err := s.cfg.Store.RevisionHeads(r.Context(), v.Device.ID, before, revisionsOnPage+1)
+	if err != nil {
+		return err
+	}
+	if len(heads) > revisionsOnPage {
+		heads = heads[:revisionsOnPage]
+		t.Next = tabPath(v.Device.ID, tabRevisions, "before", strconv.Itoa(heads[len(heads)-1].Rev))
+	}
+	shown, isShown := revInQuery(r, "rev")
+	for _, one := range heads {
+		row := s.revisionRow(r, one)
+		row.Current, row.Running = isShown && one.Rev == shown, one.Rev == t.Reported
+		t.Rows = append(t.Rows, row)
+	}
+	if isShown {
+		if err := s.fillShown(r, v, shown); err != nil {
+			return err
+		}
+	}
+	if rev, ok := revInQuery(r, "post"); ok {
+		t.Preview, err = s.previewOf(r, v.Device, rev)
+	}
+	return err
+}
+
+// revInQuery reads the number of a revision.
+func revInQuery(r *http.Request, name string) (int, bool) {
+	return revNumber(r.URL.Query().Get(name))
+}
+
+func revNumber(text string) (int, bool) {
+	n, err := strconv.Atoi(text)
+	return n, err == nil && n >= 0 && n <= 1<<31
+}
+
+func (s *Server) revisionRow(r *http.Request, rev store.Revision) ui.RevisionRow {
+	row := ui.RevisionRow{Revision: rev, Report: trail.ReadReport(rev.Progress), Badge: revisionBadge(rev.Status)}
+	switch rev.Committer {
+	case wire.DevicePRN + rev.Device:
+		row.By = "the device"
+	case wire.AccountPRN + accountOf(r).ID:
+		row.By = accountOf(r).Nick
+	default:
+		row.By = rev.Committer
+	}
+	return row
+}
+
+func revisionBadge(status trail.Status) ui.Badge {
+	b := ui.Badge{Tone: "busy", Text: statusWords(status)}
+	switch status {
+	case trail.StatusDone, trail.StatusUpdated:
+		b.Tone = "ok"
+	case trail.StatusError, trail.StatusWontGo:
+		b.Tone = "bad"
+	case trail.StatusCancelled:
+		b.Tone = "gone"
+	case trail.StatusNew:
+		b.Tone = "off"
+	}
+	return b
+}
+
+// fillShown reads a revision and its difference from ?from=, or from the revision before it.
+func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
+	one, err := s.cfg.Store.Revision(r.Context(), v.Device.ID, rev)
+	if err != nil {
+		return err
+	}
+	shown := &ui.RevisionShown{RevisionRow: s.revisionRow(r, one), From: rev - 1}
+	v.Revisions.Shown = shown
+	shown.CanCancel, shown.CanStop = one.Status == trail.StatusNew, one.Status == trail.StatusInProgress
+	shown.CanRepost = rev != v.newest.Rev
+	if from, ok := revInQuery(r, "from"); ok {
+		shown.From = from
+	}
+	state, err := trail.ParseState(one.State)
+	if err != nil {
+		return nil // an older hub accepted a state that this one cannot read; its difference is not known
+	}
+	shown.Files = state.Len()
+	if shown.From < 0 {
+		return nil
+	}
+	other, err := s.cfg.Store.Revision(r.Context(), v.Device.ID, shown.From)
+	if err != nil {
+		return err
+	}
+	shown.Changes, shown.More = difference(other.State, state)
+	return nil
+}
+
+// difference returns the first changes between a stored state and another one, and how many more
+// there are.
+func difference(before []byte, after *trail.State) ([]trail.Change, int) {
+	old, err := trail.ParseState(before)
+	if err != nil {
+		return nil, 0
+	}
+	all := trail.Diff(old, after)
+	return all[:min(len(all), diffRows)], max(0, len(all)-diffRows)
+}
+
+// previewOf says what posting a revision's state again would change.
+func (s *Server) previewOf(r *http.Request, d store.Device, rev int) (*ui.RevisionPreview, error) {
+	one, err := s.cfg.Store.Revision(r.Context(), d.ID, rev)
+	if err != nil {
+		return nil, err
+	}
+	state, err := trail.ParseState(one.State)
+	if err != nil {
+		return nil, badState(err)
+	}
+	p := &ui.RevisionPreview{From: rev, Message: fmt.Sprintf("Roll back to revision %d", rev)}
+	return p, s.compareWithNewest(r, d, p, state)
+}
+
+// compareWithNewest sets what a state changes in the newest revision.
+func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) error {
+	newest, err := s.cfg.Store.Revision(r.Context(), d.ID, -1)
+	if err != nil {
+		return err
+	}
+	p.Newest, p.Files, p.RollBack = newest.Rev, state.Len(), p.From >= 0
+	p.Changes, p.More = difference(newest.State, state)
+	return nil
+}
+
+// postRevisionOnPage appends a revision: the state of an earlier one (from), or a new state, as a file
+// or as text. Without the field "confirm" it only shows what the revision would change.
+func (s *Server) postRevisionOnPage(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.deviceOfForm(r)
+	if err != nil {
+		return err
+	}
+	p, state, err := s.typedRevision(r, d)
+	if err == nil {
+		err = s.compareWithNewest(r, d, p, state)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	confirmed := r.PostFormValue("confirm") != ""
+	if err == nil && confirmed {
+		var rev int
+		if rev, err = s.postTyped(r, d, p, state); err == nil {
+			return s.redirect(w, r, tabPath(d.ID, tabRevisions, "rev", strconv.Itoa(rev)),
+				ui.Notice{Tone: "ok", Text: fmt.Sprintf("Revision %d is posted. The device installs it when it next asks the hub.", rev)})
+		}
+	}
+	text, status := "", http.StatusOK
+	if err != nil {
+		var ok bool
+		if text, status, ok = s.formProblem(r, err); !ok {
+			return err
+		}
+	}
+	return s.renderDevice(w, r, status, d, tabRevisions, func(page *ui.DevicePage) {
+		if p == nil || state == nil {
+			page.Revisions.Problem = text
+			return
+		}
+		p.Problem, page.Revisions.Preview = text, p
+	})
+}
+
+// typedRevision reads the form of a new revision.
+func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPreview, *trail.State, error) {
+	p := &ui.RevisionPreview{From: -1, Message: r.PostFormValue("message")}
+	if from, ok := revNumber(r.PostFormValue("from")); ok {
+		one, err := s.cfg.Store.Revision(r.Context(), d.ID, from)
+		if err != nil {
+			return nil, nil, err
+		}
+		p.From = from
+		state, err := trail.ParseState(one.State)
+		if err != nil {
+			return p, nil, badState(err)
+		}
+		return p, state, nil
+	}
+	text := []byte(r.PostFormValue("state"))
+	if file, _, err := r.FormFile("file"); err == nil {
+		defer file.Close()
+		if text, err = io.ReadAll(file); err != nil {
+			return p, nil, badBody(err)
+		}
+	}
+	state, err := trail.ParseState(text)
+	if err != nil {
+		return p, nil, badState(err)
+	}
+	p.State = string(state.JSON)
+	return p, state, nil
+}
+
+// postTyped posts the revision that a preview showed. The revision gets the number after the newest
+// one of the preview: if another revision was posted since, the hub refuses, because the preview no
+// longer says what changes.
+func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
+	seen, ok := revNumber(r.PostFormValue("newest"))
+	if !ok || seen != p.Newest {
+		return 0, problem(http.StatusConflict, "rev-taken", "Look at what it changes now, and post it again.", "Another revision was posted since you looked.")
+	}
+	if len(p.Message) > maxCommitMsg {
+		return 0, problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)
+	}
+	added, err := s.addRevision(r, d, state, seen+1, p.Message, []byte("{}"))
+	return added.Rev, err
+}
+
+// cancelRevisionOnPage withdraws a revision that the device has not started, or gives up one that it
+// has started.
+func (s *Server) cancelRevisionOnPage(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.deviceOfForm(r); err != nil {
+		return err
+	}
+	revision, err := s.ownRevision(r)
+	if err != nil {
+		return err
+	}
+	to := tabPath(revision.Device, tabRevisions, "rev", strconv.Itoa(revision.Rev))
+	said := "The revision is cancelled."
+	if r.PostFormValue("act") == "stop" {
+		said = "The revision is given up. The device stays as it is until the next revision."
+		_, err = s.changeStatus(r, revision, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
+	} else {
+		_, err = s.changeStatus(r, revision, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
+	}
+	if err != nil {
+		text, _, ok := s.formProblem(r, err)
+		if !ok {
+			return err
+		}
+		return s.redirect(w, r, to, ui.Notice{Tone: "bad", Text: text})
+	}
+	return s.redirect(w, r, to, ui.Notice{Tone: "ok", Text: said})
+}

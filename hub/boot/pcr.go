@@ -1,0 +1,31 @@
+package boot
+
+// pcrWords say what is measured into each PCR: 0 to 7 by the TCG PC Client Platform Firmware
+// Profile, 3.3.4; 8 and above by boot loaders, Linux and systemd.
+var pcrWords = [PCRs]string{
+	"the firmware's code",
+	"the firmware's settings and the boot menu",
+	"firmware of plug-in cards",
+	"settings of plug-in cards",
+	"the boot loader",
+	"the boot loader's settings and the partition table",
+	"events of the machine's maker",
+	"the Secure Boot settings and keys",
+	"commands of the boot loader, such as the kernel's command line",
+	"files that the boot loader read, such as the initial file system",
+	"programs that the running system started (IMA); not compared",
+	"the unified kernel image and the phases of the boot",
+	"additions to the kernel's command line and credentials",
+	"system extensions",
+	"keys of the machine's owner (MOK)",
+	"the identity of the system: its volumes and its machine id",
+}
+
+// PCRWords says what is measured into a PCR, for a person. It is empty for a number that is not a
+// PCR of a quote.
+func PCRWords(pcr int) string {
+	if pcr < 0 || pcr >= PCRs {
+		return ""
+	}
+	return pcrWords[pcr]
+}

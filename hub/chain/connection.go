@@ -1,0 +1,129 @@
+package chain
+
+import (
+	"fmt"
+	"time"
+
+	"gangway/hub/clone"
+	"gangway/hub/store"
+)
+
+const day = "2 January 2006"
+
+// connection returns the last link: whether the device at the other end of a connection has the
+// IDevID key, and whether something contradicts that it is one machine in a known state.
+func (r *reader) connection() Link {
+	l := Link{Name: Connection, Checks: []Check{r.activation()}}
+	if !r.f.Measured.IsZero() {
+		l.Checks = append(l.Checks, Check{codeQuote, Verified, "On " + r.f.Measured.UTC().Format(time.DateTime) + " UTC the device sent a TPM quote, signed by the AIK over a nonce of the hub's, on a TLS connection that it made with the IDevID key."})
+	}
+	l.State = NotExamined
+	for _, c := range l.Checks {
+		if c.State == Verified {
+			l.State = Verified
+		}
+	}
+	for _, c := range []Check{r.boot(), r.clone()} {
+		l.Checks = append(l.Checks, c)
+		if worse(c.State, l.State) {
+			l.State = c.State
+		}
+	}
+	r.describe(&l)
+	return l
+}
+
+// worse reports whether a contradiction changes the state of the connection.
+func worse(a, than State) bool {
+	rank := map[State]int{Decided: 1, Waiting: 2, Refused: 3}
+	return rank[a] > rank[than]
+}
+
+// activation is the check of the connection on which the device activated its certificates.
+func (r *reader) activation() Check {
+	switch {
+	case r.twoSteps():
+		return Check{codeActivation, NotExamined, "The device registered in two steps, which need no TLS connection with its IDevID key."}
+	case !r.activated():
+		return Check{codeActivation, NotExamined, "The device has not activated its certificates yet."}
+	}
+	return Check{codeActivation, Verified, "On " + r.f.Device.Activated.UTC().Format(time.DateTime) + " UTC the device made a TLS 1.3 connection with the IDevID key, and proved for this connection that its TPM had opened the reply."}
+}
+
+// boot is the check of what the device booted.
+func (r *reader) boot() Check {
+	c := Check{Code: codeBoot, State: Waiting}
+	if r.f.RequireBoot {
+		c.State = Refused
+	}
+	switch r.f.BootState {
+	case store.BootMatches:
+		c.State, c.Detail = Verified, "The newest boot measurement matches the device's reference."
+	case store.BootChanged:
+		c.Detail = "The newest boot measurement differs from the device's reference."
+	case store.BootRefused:
+		c.Detail = "The newest boot measurement does not hold."
+		if r.f.BootRefusal != nil {
+			c.Detail = r.f.BootRefusal.Reason + " (" + r.f.BootRefusal.Code + ")"
+		}
+	default:
+		c.Detail = "The boot was never measured."
+		if r.f.BootState == store.BootNothing {
+			c.Detail = "The firmware measured nothing into the TPM, so the boot cannot be judged."
+		}
+		if !r.f.RequireBoot {
+			c.State = NotExamined
+		}
+	}
+	if c.State == Refused {
+		c.Detail += " Your policy requires a measured boot that matches, so the hub refuses the device's requests."
+	}
+	return c
+}
+
+// clone is the check that one machine only has the TPM's state.
+func (r *reader) clone() Check {
+	c := Check{Code: codeClone}
+	for _, f := range r.f.CloneFindings {
+		c.Detail += f.Words + " "
+	}
+	by := r.f.CloneBy + " decided on " + r.f.CloneDecided.UTC().Format(day) + " that "
+	switch {
+	case r.f.Clone == store.CloneRefused:
+		c.State, c.Detail = Refused, c.Detail+by+"several machines run with this TPM's state. The hub refuses them."
+	case r.f.Clone != "":
+		c.State, c.Detail = Waiting, c.Detail+"Several machines may run with this TPM's state."
+	case r.f.CloneDecision == clone.OneMachine && len(r.f.CloneFindings) > 0:
+		c.State, c.Detail = Decided, c.Detail+by+"it is one machine."
+	case r.f.Measured.IsZero() && r.twoSteps():
+		c.State, c.Detail = NotExamined, "The TPM's counters were never attested, so nothing can be said about copies of its state."
+	default:
+		c.State, c.Detail = Verified, "The TPM's attested counters do not contradict that one machine has its state."
+	}
+	return c
+}
+
+// withoutTPM is the picture of a device that was registered without evidence.
+func withoutTPM(f Facts) Picture {
+	none := "The device was registered without a TPM, so there was nothing to examine."
+	var p Picture
+	for _, name := range []string{Maker, EK, AIK, IDevID} {
+		p.Links = append(p.Links, Link{Name: name, Title: titles[name], State: NotExamined, Sentence: none, Exact: exact[name]})
+	}
+	how := "It was registered with join token " + f.Device.TokenID + "."
+	if f.Device.TokenID == "" {
+		how = "A person claimed it with the code that it showed."
+	}
+	p.Links = append(p.Links, Link{Name: Connection, Title: titles[Connection], State: NotExamined,
+		Sentence: "The device signs in with a password of its own. Nothing shows which machine has the password. " + how,
+		Exact:    "The device has no certificate. The hub compares the SHA-256 of its secret.",
+		Checks:   []Check{{codeActivation, NotExamined, "There is no IDevID key, so no connection can prove it."}}})
+	return p
+}
+
+func lastSeen(d store.Device) string {
+	if d.LastSeen.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(" It was last heard from on %s UTC from %s.", d.LastSeen.UTC().Format("2 January 2006, 15:04:05"), d.LastSeenAddr)
+}

@@ -1,0 +1,146 @@
+package chain
+
+import (
+	"strings"
+
+	"gangway/hub/clone"
+	"gangway/hub/evidence"
+	"gangway/hub/store"
+	"gangway/tcg"
+)
+
+// titles are the links' titles.
+var titles = map[string]string{
+	Maker: "Maker's root", EK: "EK", AIK: "AIK", IDevID: "IDevID", Connection: "This connection",
+}
+
+// exact says what each link stands for, for an expert.
+var exact = map[string]string{
+	Maker:      "The EK certificate chains to a TPM maker's root in this hub's trust store.",
+	EK:         "The request's EK is the key of the EK certificate, was made from a TCG template, and belongs to the TPM that answered.",
+	AIK:        "The AIK is a restricted signing key, fixed to its TPM. The credential that was encrypted to EK and AIK was opened, so both are in one TPM.",
+	IDevID:     "The AIK certified the IDevID key (TPM2_Certify): a signing key, fixed to the same TPM, a primary key of the endorsement hierarchy. The request is signed by it.",
+	Connection: "The peer of a TLS connection proved the IDevID key; a quote on such a connection reports the boot.",
+}
+
+// describe sets the texts of a link.
+func (r *reader) describe(l *Link) {
+	l.Title, l.Exact = titles[l.Name], exact[l.Name]
+	switch l.Name {
+	case Maker:
+		l.Sentence = r.makerWords(l.State)
+	case EK:
+		l.Sentence = r.ekWords(l.State)
+	case AIK:
+		l.Sentence = r.keyWords(l.State, "The same chip holds the key with which it signs statements about itself. The hub tested this before it trusted the key.")
+	case IDevID:
+		l.Sentence = r.keyWords(l.State, "The key that identifies this device to the hub was made inside the same chip and cannot leave it.")
+	case Connection:
+		l.Sentence = r.connectionWords(l.State)
+	}
+	switch {
+	case r.software():
+		l.Sentence = strings.ReplaceAll(l.Sentence, " chip", " software TPM")
+	case len(r.f.Enrolment.EKCertificate) == 0: // nothing shows whether the TPM is a chip
+		l.Sentence = strings.NewReplacer(" chip maker", " TPM maker", " chip", " TPM").Replace(l.Sentence)
+	}
+}
+
+// software reports whether the EK certificate names a software TPM.
+func (r *reader) software() bool {
+	e := r.f.Enrolment
+	return evidence.IsSoftwareTPM(e.Manufacturer) || strings.Contains(strings.ToLower(e.Model), "swtpm")
+}
+
+func (r *reader) makerWords(s State) string {
+	switch s {
+	case Verified:
+		name := "a TPM maker"
+		if r.f.Root != nil {
+			name = rootName(r)
+		}
+		if r.software() {
+			return "A certificate authority that this hub trusts vouches for this chip: " + name + ". It is a program, which your policy allows by name, and no hardware."
+		}
+		return "A chip maker that this hub trusts vouches for this chip: " + name + "."
+	case Decided:
+		return "No chip maker that this hub trusts vouches for this chip. " + r.decision()
+	case Waiting:
+		return "No chip maker that this hub trusts vouches for this chip. You must decide."
+	case Refused:
+		if r.f.Verdict.Passed("ek-chain") {
+			return "A chip maker vouched for this chip when it came aboard, but this hub no longer trusts that maker's root."
+		}
+		return "No chip maker that this hub trusts vouches for this chip."
+	}
+	return "The device sent no maker's certificate, so nothing could be traced back to a chip maker."
+}
+
+// rootName returns the name of the maker's root, for a person.
+func rootName(r *reader) string {
+	s := r.f.Root.Subject
+	for _, name := range append([]string{s.CommonName}, s.Organization...) {
+		if name = tcg.Printable(name); name != "" {
+			return name
+		}
+	}
+	return tcg.Printable(s.String())
+}
+
+func (r *reader) ekWords(s State) string {
+	switch s {
+	case Verified:
+		return "This is the very chip that the certificate describes: it opened a message that only this chip can open."
+	case Decided:
+		if r.f.Enrolment.EKCertificate == nil {
+			return "The chip has no certificate of its maker. " + r.decision()
+		}
+		return "The chip's certificate or kind left a question open. " + r.decision()
+	case Waiting:
+		return "The chip leaves a question open that you must decide."
+	case Refused:
+		return "The hub refused this chip."
+	}
+	return "Whether this chip is the one of a certificate was not examined."
+}
+
+func (r *reader) keyWords(s State, verified string) string {
+	switch s {
+	case Verified:
+		return verified
+	case NotExamined:
+		return "Whether this key is in the chip was not examined, or is not proven yet."
+	case Refused:
+		return "The hub refused this key."
+	}
+	return "This key leaves a question open. " + r.decision()
+}
+
+func (r *reader) connectionWords(s State) string {
+	d := r.f.Device
+	switch s {
+	case Verified:
+		return "The device proved on a connection of its own that it has this key, which no other machine has." + lastSeen(d)
+	case Decided:
+		return "The device proved its key. Something looked like a copy of the machine, and " + r.f.CloneBy + " decided that it is one machine." + lastSeen(d)
+	case NotExamined:
+		return "The hub has not recorded a connection on which the device proved this key." + lastSeen(d)
+	}
+	words := "The device proved its key, but "
+	switch {
+	case d.Clone == store.CloneRefused || r.f.CloneDecision == clone.TwoMachines:
+		return "Several machines run with this chip's state, so the hub refuses all of them." + lastSeen(d)
+	case r.f.Clone != "":
+		words += "several machines may have it: you must decide."
+	case r.f.BootState == store.BootChanged:
+		words += "it did not boot what it booted before."
+	case r.f.BootState == store.BootRefused:
+		words += "its newest boot measurement does not hold."
+	default:
+		words += "its boot is not measured, as your policy requires."
+	}
+	if s == Refused {
+		words += " The hub refuses its requests."
+	}
+	return words + lastSeen(d)
+}

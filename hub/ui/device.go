@@ -1,0 +1,269 @@
+package ui
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"gangway/hub/boot"
+	"gangway/hub/chain"
+	"gangway/hub/store"
+	"gangway/wire/trail"
+
+	"github.com/dustin/go-humanize"
+)
+
+// DevicePage is the data of the page "device". Only the part of the chosen tab is set.
+type DevicePage struct {
+	Device store.Device
+	Path   string // of the page, without the query
+	Badges []Badge
+	Needs  []Need
+	Tabs   []Tab
+
+	Summary   *DeviceSummary
+	Trust     *DeviceTrust
+	Boots     *DeviceBoots
+	Revisions *DeviceRevisions
+	Meta      *DeviceMeta
+	Logs      *DeviceLogs
+	Events    *DeviceEvents
+	Settings  *DeviceSettings
+
+	// Evidence is printed as a certificate of one page. It is set in the tabs Summary and Trust.
+	Evidence *Evidence
+}
+
+// Need is something about a device that its owner must look at.
+type Need struct {
+	Tone, Text string // as in Badge
+	Path, Act  string // a link
+	Here       bool   // the link leads to the shown tab
+}
+
+// Fact is a name and a value. The value contains no character that Visible escapes.
+type Fact struct {
+	Name, Value, Note string
+	Mono              bool
+}
+
+// Moment is an entry of a device's life line.
+type Moment struct {
+	Time        time.Time
+	Icon, Title string
+	Detail      string
+	Took        string // how long it took, with milliseconds
+	Bad         bool
+}
+
+// DeviceSummary is the tab "Summary".
+type DeviceSummary struct {
+	Well  string // a sentence: is it well?
+	Where []Fact
+	Runs  []Fact
+	Chain chain.Picture
+	Facts []Fact // the machine's console facts
+	Life  []Moment
+}
+
+// DeviceTrust is the tab "Trust".
+type DeviceTrust struct {
+	Chain        chain.Picture
+	Link         chain.Link // the chosen one
+	Certificates []chain.Certificate
+	Facts        []Fact // hashes and names of keys
+	Judged       time.Time
+	Cloned       *Cloned // nil: nothing to decide
+	CloneBack    bool    // the owner may withdraw the decision
+}
+
+// Evidence is what the printed certificate shows.
+type Evidence struct {
+	Chain        chain.Picture
+	Certificates []chain.Certificate
+	Facts        []Fact
+	Judged       time.Time
+}
+
+// DeviceBoots is the tab "Boots".
+type DeviceBoots struct {
+	State     string
+	Refusal   *store.BootRefusal
+	Changes   []boot.Change
+	Reference *boot.Reference
+	Latest    *boot.Measurement
+	Measured  time.Time
+	Number    int64
+	Requested bool
+	Lasting   bool // the measurement can become the reference
+	PCRs      []PCR
+	History   []PastBoot
+	Problem   string
+}
+
+// PCR is a line of the table of measured values.
+type PCR struct {
+	Number            int
+	Words             string // what is measured into it
+	Value, Reference  string // hexadecimal; Reference is empty if it is not compared
+	Explained, Equal  bool
+	Events            []boot.Event
+	MoreEvents        int // how many events are left out
+	Compared, InUse   bool
+	ReferenceMeasured bool
+}
+
+// PastBoot is an earlier measurement.
+type PastBoot struct {
+	Time  time.Time
+	State string
+	Words []string
+}
+
+// DeviceRevisions is the tab "Revisions".
+type DeviceRevisions struct {
+	Trail    bool // the device has a trail
+	Newest   int
+	Reported int
+	Rows     []RevisionRow
+	Next     string // the address of older revisions
+	Shown    *RevisionShown
+	Preview  *RevisionPreview
+	Problem  string // about the form that posts a state
+}
+
+// RevisionRow is a line of the list of revisions.
+type RevisionRow struct {
+	store.Revision
+	By      string
+	Report  trail.Report
+	Badge   Badge
+	Current bool // shown below the list
+	Running bool // the device reported on this one last
+}
+
+// RevisionShown is one revision with its difference from another.
+type RevisionShown struct {
+	RevisionRow
+	From    int // the other revision; -1: none
+	Changes []trail.Change
+	More    int // how many changes are left out
+	Files   int
+	// CanCancel: the device has not started. CanStop: the device is at it.
+	CanCancel, CanStop, CanRepost bool
+}
+
+// RevisionPreview is what a new revision would change.
+type RevisionPreview struct {
+	From     int    // the revision whose state is posted again; -1: State is new
+	State    string // JSON; empty with From
+	Newest   int    // the newest revision, with which the state is compared
+	Message  string
+	Changes  []trail.Change
+	More     int
+	Files    int
+	Problem  string
+	RollBack bool
+}
+
+// DeviceMeta is the tab "Metadata".
+type DeviceMeta struct {
+	User, Reported         []MetaRow
+	MoreUser, MoreReported int // how many keys are left out
+	UserSize, ReportedSize int // in bytes
+	Max                    int
+	Text                   string // the user-meta as typed, or as stored, in indented JSON
+	Was                    string // a hash of the stored user-meta
+	Key, Value             string // as typed
+	KeyProblem, Problem    string
+	Replace                bool
+	Unreadable             []string
+}
+
+// MetaRow is a member of a meta.
+type MetaRow struct {
+	Name  string
+	Value string // JSON, or the text itself
+	Cut   bool   // Value is only the beginning
+}
+
+// DeviceLogs is the tab "Logs".
+type DeviceLogs struct {
+	Lines               []store.LogEntry
+	Source, Level, Text string
+	Sources, Levels     []string // of the shown lines
+	Live                bool
+	LivePath, StillPath string // the same lines with and without live updates
+	PollPath            string
+	Next, Download      string
+	Older               bool // these are not the newest lines
+}
+
+// DeviceEvents is the tab "Events".
+type DeviceEvents struct {
+	Events  []store.Event
+	Routine bool
+	Toggle  string // the address with or without routine events
+	Next    string
+}
+
+// DeviceSettings is the tab "Settings".
+type DeviceSettings struct {
+	Nick, NickProblem string // as typed
+	ConfirmProblem    string
+	Lost              []string // what a deletion loses, sentences
+	TokenID           string
+	HasTPM            bool
+}
+
+// Shield is the look of a chain's state: an icon and a class.
+type Shield struct{ Icon, Class string }
+
+var shields = map[chain.State]Shield{
+	chain.Verified:    {"shield-check", "verified"},
+	chain.Decided:     {"user", "decided"},
+	chain.NotExamined: {"minus", "unexamined"},
+	chain.Waiting:     {"circle-alert", "waiting"},
+	chain.Refused:     {"shield-off", "refused"},
+}
+
+// Exactly writes a length of time with milliseconds.
+func Exactly(d time.Duration) string {
+	d = d.Round(time.Millisecond)
+	switch {
+	case d < 0:
+		return ""
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.3f s", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %.3f s", int(d.Minutes()), (d % time.Minute).Seconds())
+	}
+	return fmt.Sprintf("%d h %d min %.3f s", int(d.Hours()), int(d.Minutes())%60, (d % time.Minute).Seconds())
+}
+
+// cut shortens a text of a device to n characters.
+func cut(s string, n int) string {
+	runes := []rune(s)
+	if len(runes) <= n {
+		return s
+	}
+	return string(runes[:n]) + "…"
+}
+
+// Bytes writes a size with one unit.
+func Bytes(n uint64) string { return humanize.IBytes(n) }
+
+// levelTone returns the look of a log line's level.
+func levelTone(level string) string {
+	switch strings.ToUpper(level) {
+	case "FATAL", "ERROR", "ERR", "CRIT", "ALERT", "EMERG":
+		return "bad"
+	case "WARN", "WARNING":
+		return "ask"
+	case "DEBUG", "TRACE":
+		return "soft"
+	}
+	return ""
+}

@@ -1,0 +1,347 @@
+// Package browser opens the hub's pages in a real Chromium, for tests. A page is opened in a size
+// and a colour scheme; Check then fails the test for violations of accessibility (axe-core), of the
+// content security policy, messages on the console, and a page that is wider than its screen.
+//
+// One Chromium serves all tests of a package; each Tab has cookies of its own. If the environment
+// variable GANGWAY_SCREENSHOTS names a folder, Shot puts pictures there.
+package browser
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+//go:embed axe/axe.min.js
+var axe string
+
+// Size is the size of a screen, in CSS pixels.
+type Size struct {
+	Name          string
+	Width, Height int64
+}
+
+// The sizes in which pages are looked at.
+var (
+	Desk  = Size{"desk", 1280, 800}
+	Phone = Size{"phone", 390, 844}
+	Wall  = Size{"wall", 1920, 1080}
+)
+
+var chromium struct {
+	sync.Mutex
+	ctx    context.Context
+	cancel []context.CancelFunc
+	dir    string
+	err    error
+}
+
+// Main runs a package's tests and then ends Chromium: func TestMain(m *testing.M) { browser.Main(m) }.
+func Main(m *testing.M) {
+	code := m.Run()
+	stop()
+	os.Exit(code)
+}
+
+func stop() {
+	chromium.Lock()
+	defer chromium.Unlock()
+	for i := len(chromium.cancel) - 1; i >= 0; i-- {
+		chromium.cancel[i]()
+	}
+	if chromium.dir != "" {
+		if err := os.RemoveAll(chromium.dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+}
+
+// start starts Chromium, once.
+func start() (context.Context, error) {
+	chromium.Lock()
+	defer chromium.Unlock()
+	if chromium.ctx != nil || chromium.err != nil {
+		return chromium.ctx, chromium.err
+	}
+	path, err := exec.LookPath("chromium")
+	if err == nil {
+		chromium.dir, err = os.MkdirTemp("", "chromium")
+	}
+	if err != nil {
+		chromium.err = err
+		return nil, err
+	}
+	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.Flag("ignore-certificate-errors", true), // Chromium does not trust the hub's CA
+		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-quic", true),
+		chromedp.Flag("force-prefers-reduced-motion", true), chromedp.Flag("hide-scrollbars", true),
+		chromedp.UserDataDir(chromium.dir))...)
+	ctx, cancel2 := chromedp.NewContext(alloc)
+	chromium.cancel = []context.CancelFunc{cancel, cancel2}
+	if chromium.err = chromedp.Do(ctx); chromium.err == nil {
+		chromium.ctx = ctx
+	}
+	return chromium.ctx, chromium.err
+}
+
+// Tab is an open tab, of a person with cookies of its own.
+type Tab struct {
+	Context context.Context // for chromedp
+	Size    Size
+	Dark    bool
+
+	t   testing.TB
+	url string // of the hub
+
+	mu       sync.Mutex
+	messages []string // what went wrong in the page
+	requests int
+	bytes    int
+	ignored  []string
+}
+
+// Options are a tab's screen.
+type Options struct {
+	Size Size // zero: Desk
+	Dark bool
+	// NoScript switches JavaScript off.
+	NoScript bool
+}
+
+// Open opens a tab for a hub at this URL. The tab has the cookie of a sign-in, if there is one.
+func Open(t testing.TB, url, cookie string, o Options) *Tab {
+	t.Helper()
+	ctx, err := start()
+	if err != nil {
+		t.Skipf("chromium: %v: apt-get install chromium", err)
+	}
+	if o.Size.Width == 0 {
+		o.Size = Desk
+	}
+	ctx, cancel := chromedp.NewContext(ctx, chromedp.WithNewBrowserContext())
+	t.Cleanup(cancel)
+	ctx, cancel2 := context.WithTimeout(ctx, 2*time.Minute)
+	t.Cleanup(cancel2)
+	tab := &Tab{Context: ctx, Size: o.Size, Dark: o.Dark, t: t, url: url}
+	tab.must(chromedp.Listen(ctx, tab.listen))
+	scheme := "light"
+	if o.Dark {
+		scheme = "dark"
+	}
+	tab.must(chromedp.Do(ctx, chromedp.EmulateViewport(o.Size.Width, o.Size.Height)))
+	_, err = chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
+		{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"},
+	}})
+	tab.must(err)
+	if o.NoScript {
+		_, err = chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+		tab.must(err)
+	}
+	if cookie != "" {
+		yes := true
+		name, value, _ := strings.Cut(cookie, "=")
+		_, err := chromedp.Call(ctx, network.SetCookie, network.SetCookieParams{Name: name, Value: value, URL: url, Path: "/", Secure: &yes, HTTPOnly: &yes, SameSite: network.CookieSameSiteStrict})
+		tab.must(err)
+	}
+	return tab
+}
+
+func (tab *Tab) must(err error) {
+	tab.t.Helper()
+	if err != nil {
+		tab.t.Fatal(err)
+	}
+}
+
+func (tab *Tab) listen(ev any) {
+	tab.mu.Lock()
+	defer tab.mu.Unlock()
+	switch ev := ev.(type) {
+	case *log.EventEntryAdded:
+		if ev.Entry.Level == log.EntryLevelError || ev.Entry.Level == log.EntryLevelWarning {
+			tab.messages = append(tab.messages, ev.Entry.Text+" "+ev.Entry.URL)
+		}
+	case *runtime.EventExceptionThrown:
+		tab.messages = append(tab.messages, fmt.Sprint(ev.ExceptionDetails.Text, " ", ev.ExceptionDetails.URL))
+	case *network.EventRequestWillBeSent:
+		tab.requests++
+	case *network.EventLoadingFinished:
+		tab.bytes += int(ev.EncodedDataLength)
+	}
+}
+
+// Go opens a page of the hub and waits until it has loaded.
+func (tab *Tab) Go(path string) {
+	tab.t.Helper()
+	tab.mu.Lock()
+	tab.requests, tab.bytes = 0, 0
+	tab.mu.Unlock()
+	tab.must(chromedp.Do(tab.Context, chromedp.Navigate(tab.url+path)))
+}
+
+// Do runs actions of chromedp.
+func (tab *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
+	tab.t.Helper()
+	tab.must(chromedp.Do(tab.Context, actions...))
+}
+
+// Click clicks an element and waits for the page that it leads to.
+func (tab *Tab) Click(selector string) {
+	tab.t.Helper()
+	_, err := chromedp.RunResponse(tab.Context, chromedp.Click(selector))
+	tab.must(err)
+}
+
+// Eval evaluates a JavaScript expression.
+func Eval[T any](tab *Tab, expression string) T {
+	tab.t.Helper()
+	v, err := chromedp.Run(tab.Context, chromedp.Evaluate[T](expression))
+	tab.must(err)
+	return v
+}
+
+// Until waits, at most ten seconds, until a JavaScript expression is true.
+func (tab *Tab) Until(expression string) {
+	tab.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if Eval[bool](tab, "!!("+expression+")") {
+			return
+		}
+		if time.Now().After(deadline) {
+			tab.t.Fatalf("%s has not become true: %.600s", expression, tab.Text())
+		}
+	}
+}
+
+// Text returns the text that a person sees.
+func (tab *Tab) Text() string {
+	tab.t.Helper()
+	return Eval[string](tab, "document.body.innerText")
+}
+
+// Path returns the address of the page, without the hub's URL.
+func (tab *Tab) Path() string {
+	tab.t.Helper()
+	return Eval[string](tab, "location.pathname + location.search")
+}
+
+// Type types keys where the focus is.
+func (tab *Tab) Type(keys string) {
+	tab.t.Helper()
+	tab.must(chromedp.Do(tab.Context, chromedp.KeyEvent(keys)))
+}
+
+// Cost returns the number of requests and bytes since the last Go.
+func (tab *Tab) Cost() (requests, bytes int) {
+	tab.mu.Lock()
+	defer tab.mu.Unlock()
+	return tab.requests, tab.bytes
+}
+
+// Ignore says that messages on the console with this text are expected, such as those about an
+// answer with an error status.
+func (tab *Tab) Ignore(text string) { tab.ignored = append(tab.ignored, text) }
+
+// Check fails the test for everything that is wrong with the page as it is now.
+func (tab *Tab) Check(what string) {
+	tab.t.Helper()
+	what = fmt.Sprintf("%s (%s, dark: %v)", what, tab.Size.Name, tab.Dark)
+	for _, v := range tab.axe() {
+		tab.t.Errorf("%s: %s", what, v)
+	}
+	if Eval[bool](tab, "document.documentElement.scrollWidth > window.innerWidth") {
+		wide := Eval[string](tab, `[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(e).position !== "fixed").slice(0, 5).map(e => e.outerHTML.slice(0, 120)).join("\n")`)
+		tab.t.Errorf("%s: the page is wider than its screen: %s", what, wide)
+	}
+	tab.mu.Lock()
+	messages := tab.messages
+	tab.messages = nil
+	tab.mu.Unlock()
+next:
+	for _, m := range messages {
+		for _, text := range tab.ignored {
+			if strings.Contains(m, text) {
+				continue next
+			}
+		}
+		tab.t.Errorf("%s: on the console: %s", what, m)
+	}
+}
+
+// axe runs axe-core with the rules of WCAG 2.2 AA and good practice, and returns the violations.
+func (tab *Tab) axe() (found []string) {
+	tab.t.Helper()
+	// The debugger may evaluate what the page's policy forbids.
+	if !Eval[bool](tab, "!!window.axe") {
+		_, err := chromedp.Run(tab.Context, chromedp.Evaluate[any](axe+";1"))
+		tab.must(err)
+	}
+	text, err := chromedp.Run(tab.Context, chromedp.Evaluate[string](`axe.run(document, {resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}).then(r => JSON.stringify(r.violations.map(v => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + " " + (n.failureSummary || "").replace(/\s+/g, " ").slice(0, 240))}))))`, chromedp.EvalAwaitPromise))
+	tab.must(err)
+	var violations []struct {
+		ID, Help string
+		Nodes    []string
+	}
+	tab.must(json.Unmarshal([]byte(text), &violations))
+	for _, v := range violations {
+		found = append(found, fmt.Sprintf("axe: %s: %s: %s", v.ID, v.Help, strings.Join(v.Nodes, " | ")))
+	}
+	return found
+}
+
+// Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder GANGWAY_SCREENSHOTS, if
+// it is set.
+func (tab *Tab) Shot(name string) {
+	tab.t.Helper()
+	dir := os.Getenv("GANGWAY_SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	png, err := chromedp.Run(tab.Context, chromedp.CaptureScreenshot())
+	tab.must(err)
+	scheme := "light"
+	if tab.Dark {
+		scheme = "dark"
+	}
+	tab.must(os.MkdirAll(dir, 0o755))
+	tab.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s-%s.png", name, tab.Size.Name, scheme)), png, 0o644))
+}
+
+// SignIn signs in with a form, as a browser without JavaScript does, and returns the cookie.
+func SignIn(t testing.TB, client *http.Client, url, nick, password string) string {
+	t.Helper()
+	form := "nick=" + nick + "&password=" + strings.ReplaceAll(password, " ", "+")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/sign-in", strings.NewReader(form))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := client.Transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	for _, c := range resp.Cookies() {
+		if c.Name == "__Host-gangway" {
+			return c.Name + "=" + c.Value
+		}
+	}
+	t.Fatalf("sign-in: status %d and no cookie", resp.StatusCode)
+	return ""
+}
