@@ -30,7 +30,7 @@ func (a *app) imageCommand() *cobra.Command {
 systems that update installed machines. Run 'fetch' once before 'build'. See
 docs/image.md.`,
 	}
-	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
+	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageTry(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
 	return c
 }
 

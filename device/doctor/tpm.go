@@ -63,7 +63,7 @@ const (
 	firstEKCertificate, lastEKCertificate = 0x01C00002, 0x01C0001F
 )
 
-func (r *TPM) read(link transport.TPM) error {
+func (t *TPM) read(link transport.TPM) error {
 	fixed, err := properties(link, tpm2.TPMPTFamilyIndicator, 13)
 	if err != nil {
 		return err
@@ -72,22 +72,22 @@ func (r *TPM) read(link transport.TPM) error {
 	if err != nil {
 		return err
 	}
-	r.Version = text(fixed[tpm2.TPMPTFamilyIndicator])
-	r.Manufacturer = text(fixed[tpm2.TPMPTManufacturer])
-	r.Model = text(fixed[tpm2.TPMPTVendorString1], fixed[tpm2.TPMPTVendorString2], fixed[tpm2.TPMPTVendorString3], fixed[tpm2.TPMPTVendorString4])
+	t.Version = text(fixed[tpm2.TPMPTFamilyIndicator])
+	t.Manufacturer = text(fixed[tpm2.TPMPTManufacturer])
+	t.Model = text(fixed[tpm2.TPMPTVendorString1], fixed[tpm2.TPMPTVendorString2], fixed[tpm2.TPMPTVendorString3], fixed[tpm2.TPMPTVendorString4])
 	v1, v2 := fixed[tpm2.TPMPTFirmwareVersion1], fixed[tpm2.TPMPTFirmwareVersion2]
-	r.Firmware = fmt.Sprintf("%d.%d.%d.%d", v1>>16, v1&0xFFFF, v2>>16, v2&0xFFFF)
-	r.Revision = fmt.Sprintf("%d.%02d", fixed[tpm2.TPMPTRevision]/100, fixed[tpm2.TPMPTRevision]%100)
-	r.EndorsementPassword = variable[tpm2.TPMPTPermanent]&endorsementAuthSet != 0
+	t.Firmware = fmt.Sprintf("%d.%d.%d.%d", v1>>16, v1&0xFFFF, v2>>16, v2&0xFFFF)
+	t.Revision = fmt.Sprintf("%d.%02d", fixed[tpm2.TPMPTRevision]/100, fixed[tpm2.TPMPTRevision]%100)
+	t.EndorsementPassword = variable[tpm2.TPMPTPermanent]&endorsementAuthSet != 0
 	startup := variable[tpm2.TPMPTStartupClear]
-	r.Endorsement, r.Owner = startup&endorsementEnabled != 0, startup&ownerEnabled != 0
-	if r.Lockout, err = lockout.Read(link); err != nil {
+	t.Endorsement, t.Owner = startup&endorsementEnabled != 0, startup&ownerEnabled != 0
+	if t.Lockout, err = lockout.Read(link); err != nil {
 		return err
 	}
-	if r.Banks, err = banks(link); err != nil {
+	if t.Banks, err = banks(link); err != nil {
 		return err
 	}
-	r.Certificates, err = certificates(link)
+	t.Certificates, err = certificates(link)
 	return err
 }
 

@@ -234,6 +234,7 @@ func TestImagePage(t *testing.T) {
 	p.types("gangway image build x64-uefi-installer --token-file")
 	p.types("dd if=installer.img of=/dev/sdX")
 	p.elsewhere("gangway image build x64-uefi-installer --token-file device_autojointoken.json --merge", "TestImageOfACheckoutAnExportAndATrail")
+	p.elsewhere("gangway image try", "TestImageTry")
 	p.types("gangway image build x64-uefi-installer --claim")
 	p.types("gangway image escrow-key")
 	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --escrow-to")
