@@ -241,7 +241,10 @@ func devicePage(s *sqlite.Store, n int) question {
 			func() error { _, err := s.BootState(ctx, id); return err },
 			func() error { _, err := s.BootHistory(ctx, id); return err },
 			func() error { _, err := s.TrailSummary(ctx, id); return err },
-			func() error { _, err := s.Revisions(ctx, store.RevisionFilter{Device: id, After: -1, Limit: 20}); return err },
+			func() error {
+				_, err := s.Revisions(ctx, store.RevisionFilter{Device: id, After: -1, Limit: 20})
+				return err
+			},
 			func() error { _, err := s.Events(ctx, store.EventFilter{Device: id, Limit: 50}); return err },
 		} {
 			if err := read(); err != nil {

@@ -22,7 +22,7 @@ func fleetStatements() map[string]*statement {
 		"count": selectCount, "values": selectValues, "states": selectStateCounts, "undecided": countUndecided, "quietest": selectQuietest,
 		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
 		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
-		"indexed": selectIndexed, "words of": selectWordsOf, "seen": updateSeen,
+		"indexed": selectIndexed, "seen": updateSeen,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
 	for key, w := range walkAll {
