@@ -2,7 +2,9 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo check test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
+FLEET ?= 1000,1000000
+
+.PHONY: help build demo check test e2e e2e-full pictures bench bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +42,10 @@ bench: ## the cost of an enrolment, to the screen and to build/bench.json
 	@./scripts/install.sh demo
 	mkdir -p build
 	$(GO) run ./internal/bench -o build/bench.json
+
+bench-fleet: ## searches and numbers of fleets of FLEET (default 1000,1000000) devices, and build/bench-fleet.json; takes 10 minutes
+	mkdir -p build
+	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -o build/bench-fleet.json
 
 load-objects: ## LOAD_MIB (default 10240) MiB of objects up and down, and the memory that it takes
 	GANGWAY_LOAD_MIB=$(or $(LOAD_MIB),10240) $(GO) test -count=1 -v -timeout 60m -run '^TestObjectsGoThroughLittleMemory$$' ./internal/e2e

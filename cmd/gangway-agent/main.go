@@ -63,6 +63,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for this error
 		fmt.Fprintf(stderr, "gangway-agent: %v\nSee 'gangway-agent --help'.\n", err)
 		return exitUsage
+	case errors.Is(err, errProblems):
+		return exitFailed
 	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "gangway-agent: stopped; the next start continues from here.")
 		return exitFailed
@@ -122,7 +124,7 @@ Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
 	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, if it has one (mode 0600; write bytes as \"hex:\" and digits)")
 	o.network.flags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system clock from the hub if it is clearly wrong or behind; use it only if nothing else sets the clock")
-	root.PersistentFlags().StringVar(&o.output, "output", "text", "output format: text or json")
+	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "output format: text or json")
 
 	onboard := &cobra.Command{
 		Use:   "onboard --token-file FILE",
@@ -218,13 +220,17 @@ the hub accepts it.`,
 				return err
 			}
 			if o.ask {
+				network, err := o.network.settings()
+				if err != nil {
+					return err
+				}
 				ctx, cancel := context.WithTimeout(c.Context(), askWithin)
 				defer cancel()
 				auth, err := readAuth(o.endorsementAuth)
 				if err != nil {
 					return err
 				}
-				if s.Answer, err = agent.Ask(ctx, agent.Config{TPM: o.tpm, StateDir: o.state, EndorsementAuth: auth}); err != nil {
+				if s.Answer, err = agent.Ask(ctx, agent.Config{TPM: o.tpm, StateDir: o.state, EndorsementAuth: auth, Proxy: httpProxy(network)}); err != nil {
 					return err
 				}
 			}
@@ -232,7 +238,7 @@ the hub accepts it.`,
 		},
 	}
 	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it accepts this device")
-	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), versionCommand(&o, stdout), manual.Command())
+	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), doctorCommand(&o, stdout), versionCommand(&o, stdout), manual.Command())
 	return root
 }
 

@@ -59,7 +59,7 @@ on the hub's machine; the hub may be running. It asks for the password, unless
 				}
 			}
 			if err := i.store.CreateAccount(c.Context(), account); errors.Is(err, store.ErrExists) {
-				return fmt.Errorf("an account with this nick or e-mail exists already; choose another. The nick of a deleted account is reserved; --reuse-nick allows it")
+				return fmt.Errorf("an account with this nick or e-mail exists already; choose another. The nick of a deleted account is reserved, unless you give --reuse-nick")
 			} else if err != nil {
 				return err
 			}
@@ -99,8 +99,8 @@ on the hub's machine; the hub may be running. It asks for the password, unless
 	return c
 }
 
-// password reads a password from standard input, or from the terminal without an echo. If the
-// password is new, it reads it twice from the terminal.
+// password reads a password from standard input if fromStdin is set, otherwise from the terminal
+// without an echo. At the terminal, the user types a new password (fresh) twice.
 func (a *app) password(fromStdin, fresh bool) (string, error) {
 	if fromStdin {
 		line, err := bufio.NewReader(io.LimitReader(a.stdin, 4096)).ReadString('\n')

@@ -37,7 +37,8 @@ func operator() store.Actor {
 	return by
 }
 
-// atHub opens a hub's data folder and finds an account by its nick or e-mail.
+// atHub opens a hub's data folder, and finds the account that has nick as its nick or e-mail
+// address.
 func atHub(ctx context.Context, data, nick string) (*instance, store.Account, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -139,7 +140,7 @@ func (a *app) accountPasswdCommand() *cobra.Command {
 	var fromStdin, generate, endTokens bool
 	c := &cobra.Command{
 		Use:   "passwd [NICK --data DIR]",
-		Short: "Change your password, or reset an account's on the hub's machine",
+		Short: "Change your own password or, on the hub's machine, reset any account's password",
 		Long: `Passwd changes your own password. It asks for the current password, and ends all
 your other sessions. Your API tokens stay valid, unless --end-api-tokens is given.
 
@@ -241,7 +242,7 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 	return a.done(status, "Your password was changed, and your other sessions were ended.")
 }
 
-// line reads a line, and returns it without its line break.
+// line reads a line from in, and returns the line without its line break.
 func line(in *bufio.Reader) (string, error) {
 	text, err := in.ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -290,7 +291,8 @@ password. Only the hub's operator can enable the account again.`,
 	return c
 }
 
-// endSelf posts a request about the caller's own account, with its password.
+// endSelf posts a request about the signed-in account, with the account's password. nick must be
+// the account's nick; what is the last part of the route.
 func (a *app) endSelf(ctx context.Context, nick, what string, fromStdin bool, body map[string]any) error {
 	who, err := self(ctx)
 	if err != nil {

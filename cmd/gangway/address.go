@@ -14,12 +14,12 @@ import (
 	"gangway/wire"
 )
 
-// lookupTime is how long serve may take, when it starts, to resolve each of the
-// hub's names.
+// lookupTime is how long serve, when it starts, may take to resolve the host name of each of the
+// hub's URLs.
 const lookupTime = 3 * time.Second
 
-// addresses returns the hub's URLs, the public one first, and the names for its
-// TLS certificate.
+// addresses returns the hub's URLs, the public URL first, and the names for the hub's TLS
+// certificate.
 func addresses(publicURL string, also []string, l net.Addr) (urls, names []string, err error) {
 	if publicURL == "" {
 		tcp := l.(*net.TCPAddr)
@@ -57,12 +57,12 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 // reach finds out whether a URL can lead to an address that the hub listens on.
 type reach struct {
 	listens []netip.AddrPort
-	local   []netip.Addr // this machine's addresses
+	local   []netip.Addr // of this machine
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newReach returns the reach of a hub with these listeners, with this machine's addresses and
-// resolver.
+// newReach returns a reach for these listeners. It takes the local addresses and the resolver from
+// this machine.
 func newReach(listeners []net.Listener) (*reach, error) {
 	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -82,8 +82,8 @@ func newReach(listeners []net.Listener) (*reach, error) {
 	return r, nil
 }
 
-// missing returns the reason why a URL does not lead to an address that the hub
-// listens on, as far as this machine can tell. It is empty if the URL does.
+// missing returns the reason why a URL does not lead to an address that the hub listens on, as far
+// as this machine can tell. The reason is empty if the URL leads to such an address.
 func (r *reach) missing(ctx context.Context, address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -93,7 +93,7 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	if port == "" {
 		port = "443"
 	}
-	var open, all []string // the addresses with that port, and all addresses
+	var open, all []string // open: the addresses with the URL's port; all: all addresses
 	var listens []netip.Addr
 	for _, l := range r.listens {
 		all = append(all, l.String())
@@ -132,8 +132,9 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	return fmt.Sprintf("%s is not an address of this machine that the hub listens on (%s)", host, strings.Join(open, ", "))
 }
 
-// noteAddresses warns of URLs that do not lead to the hub, and of URLs that the hub had at its last
-// start and no longer has. It then stores the present URLs.
+// noteAddresses prints warnings when the hub starts. It warns of a URL that leads to no address
+// that the hub listens on, unless a proxy is in front of the hub (behindProxy). It also warns of a
+// URL that the hub had at its last start and has not at this start. Then noteAddresses stores urls.
 func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
 	if !behindProxy {
 		r, err := newReach(listeners)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The hub reports a URL that does not lead to an address that it listens on, with the
-// reason. The test replaces the machine's addresses and the resolver.
+// missing gives the reason why a URL does not lead to an address that the hub listens on, and gives
+// no reason if the URL leads there. The test replaces the machine's addresses and the resolver.
 func TestWarnsOfAURLThatDoesNotLeadToTheHub(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

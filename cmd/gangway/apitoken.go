@@ -34,9 +34,9 @@ func (a *app) apiTokenCreateCommand() *cobra.Command {
 		Long: `Create prints a new API token. With -o, it writes the token to a file that only you
 can read. The token is shown only once: the hub stores only its hash.
 
-The scopes are devices, objects, trails, profile and user. Each allows everything of
-its kind, or less with .readonly, .write or .change at its end. The scope all allows
-everything that an API token may do.
+The scopes are devices, objects, trails, profile and user. Each scope allows
+everything of its kind. A scope with .readonly, .write or .change at its end allows
+less. The scope all allows everything that an API token may do.
 
 A program sends the token as 'Authorization: Bearer gwt_...', signs in with it
 instead of your password (as pvr does), or runs 'gangway login --api-token-stdin'.`,
@@ -118,7 +118,7 @@ func (a *app) apiTokenLsCommand() *cobra.Command {
 func (a *app) apiTokenRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Revoke an API token, by its name or id", Args: args("the token's name or id"),
-		Long:    "Revoke ends an API token immediately, with all access tokens that programs got for it.",
+		Long:    "Revoke ends an API token immediately, and all access tokens that programs got with it.",
 		Example: "  gangway api-token revoke ci",
 		RunE: func(c *cobra.Command, arg []string) error {
 			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)

@@ -26,13 +26,14 @@ matches.
 
 The boot is one of:
   unmeasured        the device has never sent a measurement
-  matches           it matches the reference
-  changed           it differs: see what changed, then --accept it or repair the machine
+  matches           the boot matches the reference
+  changed           the boot differs from the reference: see what changed, then accept
+                    the boot with --accept, or repair the machine
   nothing-measured  the firmware measured nothing into the TPM; this never matches
-  refused           the newest measurement is not valid; the rest is of the one before
+  refused           the newest measurement is not valid; the output shows the one before
 
-The name of an event follows from the measured data. Text in brackets comes from the
-machine's event log; nothing verifies it.
+Names of measured things are derived from the measured data. Text in brackets comes
+from the machine's event log; nothing verifies this text.
 
 --accept makes the last boot the reference. --like copies the reference of another
 device of the same model. --lock protects the reference from changes by mistake.`,

@@ -29,7 +29,7 @@ type signIn struct {
 	Hub   string `json:"hub"`
 	HubCA string `json:"hub-ca"` // PEM
 	Nick  string `json:"nick"`
-	Token string `json:"token"` // of the session, or an API token
+	Token string `json:"token"` // an access token of a session, or an API token
 }
 
 func configPath() (string, error) {
@@ -76,7 +76,7 @@ func (s *signIn) save() error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // after the rename this fails, which does not matter
+	defer os.Remove(tmp.Name()) // fails after the rename, which is harmless
 	_, err = tmp.Write(b)
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
@@ -102,7 +102,8 @@ type rawBody []byte
 // most metadata that is allowed is smaller.
 const maxAnswer = 96 << 20
 
-// do sends a request and decodes the answer into out, unless out is nil.
+// do sends a request, and decodes the answer's JSON into out unless out is nil. The body is in as
+// JSON, or in unchanged if it is a rawBody; without in, the request has no body.
 func (s *signIn) do(ctx context.Context, method, path string, in, out any) error {
 	c, err := s.client()
 	if err != nil {
@@ -165,8 +166,8 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 	return nil
 }
 
-// unreachable returns an error which says that the hub cannot be reached. It leaves out the
-// request's URL, because hubURL is in the message already.
+// unreachable returns an error which says that the hub cannot be reached. It drops the request's
+// URL from err, because the message names the hub already.
 func unreachable(hubURL string, err error) error {
 	var request *url.Error
 	if errors.As(err, &request) {
@@ -190,8 +191,8 @@ func call[T any](ctx context.Context, method, path string, in any) (out T, err e
 func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
-		// This is safe: the comparison with the hub name below verifies the answer, and the request
-		// contains no secret.
+		//		Accepting any certificate is safe here: the comparison with the hub name below verifies the
+		// answer, and the request contains no secret.
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
 	}}
 	defer c.CloseIdleConnections()

@@ -16,7 +16,8 @@ import (
 	"gangway/hub/store"
 )
 
-// signedInTo starts h as a hub, and signs this program in to it.
+// signedInTo starts a TLS server with the handler h in place of a hub, and stores a sign-in to it
+// in the configuration folder of the test.
 func signedInTo(t *testing.T, h http.HandlerFunc) {
 	t.Helper()
 	s := httptest.NewTLSServer(h)

@@ -11,7 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// statusOf returns a device's status, and whether the device may be cloned.
+// statusOf returns the text of the column STATUS: a device's status, with the word cloned if the
+// TPM is suspected or known to be cloned.
 func statusOf(d api.DeviceView) string {
 	switch d.Cloned {
 	case "":
@@ -33,10 +34,11 @@ machine has the same keys as the original, so both are one device to the hub. Bu
 clocks that the two TPMs attest contradict each other. The hub refuses nothing until
 you decide.
 
---one says that it is one machine, for example after you restored a snapshot: the
-findings so far are settled. --two says that there are several machines: the hub
-refuses all of them. Give each machine a new TPM state (a new vTPM) and onboard it
-again, as a new device; then delete this one. --undecided withdraws your decision.`,
+--one says that only one machine uses the TPM, for example after you restored a
+snapshot: this settles the findings so far. --two says that there are several
+machines: the hub refuses all of them. Give each machine a new TPM state (a new vTPM)
+and onboard it again, as a new device; then delete this device. --undecided withdraws
+your decision.`,
 		Example: `  gangway device cloned brave-otter-3fa2
   gangway device cloned brave-otter-3fa2 --one
   gangway device cloned brave-otter-3fa2 --two
@@ -90,7 +92,7 @@ again, as a new device; then delete this one. --undecided withdraws your decisio
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&one, "one", false, "say that it is one machine")
+	f.BoolVar(&one, "one", false, "say that only one machine uses this TPM state")
 	f.BoolVar(&two, "two", false, "say that several machines use this TPM state, and refuse all of them")
 	f.BoolVar(&undecided, "undecided", false, "withdraw the last decision")
 	return c

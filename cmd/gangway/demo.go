@@ -32,7 +32,7 @@ import (
 	"golang.org/x/term"
 )
 
-// demoResult is what --output json prints.
+// demoResult is the JSON output of demo.
 type demoResult struct {
 	Hub     string       `json:"hub"`
 	Devices []demoDevice `json:"devices"`
@@ -112,8 +112,8 @@ func (d *demo) close() {
 	}
 }
 
-// say prints a step. With --output json, it prints the step on standard error, because steps are
-// for people.
+// say prints a step of the demo on standard output. With --output json, say prints the step on
+// standard error, because standard output is then for programs only.
 func (d *demo) say(who, what, detail string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -196,7 +196,7 @@ func (d *demo) makeTPMs(ctx context.Context) error {
 	})
 }
 
-// each runs f(0) to f(n-1), up to four at once, and joins their errors.
+// each calls f(0) to f(n-1), at most four calls at once, and joins their errors.
 func each(n int, f func(int) error) error {
 	errs := make([]error, n)
 	slots := make(chan struct{}, 4)
@@ -234,7 +234,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	if err := d.hub.openObjects(ctx, objects.S3Config{}); err != nil {
 		return "", nil, err
 	}
-	// Trust only the emulators' own maker; the built-in roots do not include it.
+	//		Trust only the maker of the emulated TPMs. The built-in roots do not include this maker.
 	makers := trust.NewSet(trust.FromX509("demo", d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()})...)
 	server, service, err := d.hub.server(urls, names, makers, log, serverOptions{})
 	if err != nil {

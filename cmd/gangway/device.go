@@ -23,8 +23,9 @@ import (
 func (a *app) deviceCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "device", Short: "Show and manage your devices",
-		Long: `Device shows and manages the devices of your account, and the machines that wait for
-your decision. A device is named by its id or its nick; both are in 'gangway device ls'.`,
+		Long: `Device shows and manages the devices of your account, and the machines that
+wait for your decision. A device is named by its id or its nick; both are in 'gangway
+device ls'.`,
 	}
 	ls := &cobra.Command{
 		Use: "ls", Short: "List your devices, and the machines that wait for your decision", Args: args(),
@@ -94,11 +95,11 @@ machine's evidence and the open questions.`,
 	var yes bool
 	del := &cobra.Command{
 		Use: "delete ID|NICK", Short: "Delete a device and release its TPM", Args: args("the device's id or nick"),
-		Long: `Delete revokes the device's certificates immediately and releases its TPM: with a
-join token, the machine may onboard again as a new device, of any owner. The agent
-does not do that by itself, even if the token file is still on the machine: a person
-must run 'gangway-agent onboard --again' there. To keep the machine out whatever
-software it runs, disable the join token too: 'gangway token disable'.`,
+		Long: `Delete revokes the device's certificates immediately and releases its TPM:
+with a join token, the machine may onboard again as a new device, of any owner. The
+agent does not onboard again by itself, even if the token file is still on the
+machine: a person must run 'gangway-agent onboard --again' there. To keep the machine
+out whatever software it runs, disable the join token too: 'gangway token disable'.`,
 		Example: "  gangway device delete brave-otter-3fa2\n  gangway device delete 65f0c1d2e3f4a5b6c7d8e9f0 --yes",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])
@@ -153,7 +154,7 @@ software it runs, disable the join token too: 'gangway token disable'.`,
 // answer with this many devices must fit into maxAnswer.
 const devicePage = 100
 
-// allDevices returns all devices of the account, page by page.
+// allDevices returns all devices of the account. It requests devicePage devices at a time.
 func allDevices(ctx context.Context) ([]api.DeviceView, error) {
 	var all []api.DeviceView
 	for after := ""; ; {
@@ -169,7 +170,7 @@ func allDevices(ctx context.Context) ([]api.DeviceView, error) {
 	}
 }
 
-// findDevice returns the device with an id or a nick.
+// findDevice returns the account's device with the id or the nick which.
 func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
 	if wire.IsID(which) {
 		return call[api.DeviceView](ctx, "GET", "/devices/"+which, nil)

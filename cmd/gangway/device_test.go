@@ -15,8 +15,9 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// onboarded starts a hub with one device of Ada, and signs Ada in. It returns the hub, and a
-// function that runs a command as Ada, with a line on its standard input.
+// onboarded starts a hub with one device of the account ada, and signs ada in. change may change
+// the device before it onboards. onboarded returns the hub, and a function that runs a command as
+// ada and gives the command typed as a line on its standard input.
 func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error)) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -100,8 +101,8 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 	}
 }
 
-// A terminal obeys control characters, of 7 and 8 bits, and shows text backwards after a Unicode
-// override character. A device's data must not control its owner's terminal.
+// A terminal obeys control characters of 7 and 8 bits, and shows text backwards after a Unicode
+// override character. The test proves that no command prints such a character from a device's data.
 func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) {
 		d.Model, d.Serial = "box\x1b]0;owned\x07\u009b31m", "\u202e7-\x1b[2J"
@@ -153,8 +154,8 @@ func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	}
 }
 
-// login refuses a hub if the hub's certificate has another host name or another root. Then it does
-// not send the password.
+// login refuses a hub, and sends it no password, if the hub's certificate has another host name or
+// another root than login expects.
 func TestLoginRefusesAnotherHub(t *testing.T) {
 	h, run := onboarded(t, nil)
 	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")
@@ -179,7 +180,7 @@ func TestLoginRefusesAnotherHub(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is not that hub") {
 		t.Errorf("another hub's name: got %v", err)
 	}
-	// The earlier sign-in still works.
+	//		The sign-in from before the refused ones still works.
 	if out, _, err := run("", "whoami"); err != nil || !strings.Contains(out, h.URL) {
 		t.Errorf("whoami after refused sign-ins: %v: %s", err, out)
 	}

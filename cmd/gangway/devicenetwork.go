@@ -18,11 +18,12 @@ const networkMeta = "gangway.network"
 // deviceNetwork is the JSON output of device network.
 type deviceNetwork struct {
 	Device string `json:"device"`
-	// Set holds the owner's settings, one per line, with passwords masked; nil if
-	// there are none. Mistake says what is wrong with them.
+	//		Set holds the owner's settings, one per line, with passwords masked. It is nil if the owner has
+	// set none, or if the hub has settings that cannot be read; Mistake then says what is wrong
+	// with them.
 	Set     []string `json:"set"`
 	Mistake string   `json:"mistake,omitempty"`
-	Report  string   `json:"report"` // the device's
+	Report  string   `json:"report"` // as the device wrote it
 }
 
 func (a *app) deviceNetwork() *cobra.Command {
@@ -35,7 +36,7 @@ func (a *app) deviceNetwork() *cobra.Command {
 
 With settings, it replaces all of them: a setting that you do not name becomes
 automatic. The device restarts to try the new settings. If it does not reach the hub
-within ten minutes, it restores the former settings by itself and reports that here.`,
+within ten minutes, it restores the former settings by itself and reports the failure.`,
 		Example: `  gangway device network oslo-gate-1
   gangway device network oslo-gate-1 --address 192.0.2.11/24 --gateway 192.0.2.1 --dns 192.0.2.53
   gangway device network oslo-gate-1 --network-file network.txt
@@ -93,7 +94,7 @@ func (a *app) showNetwork(d api.DeviceView) error {
 		a.printf("%-8s cannot be used: %s\n", "set", n.Mistake)
 	}
 	if n.Report == "" {
-		return fmt.Errorf("%s has not reported its network settings: it was not installed from a stick, or from an older one that does not support them", d.Nick)
+		return fmt.Errorf("%s has not reported its network settings: it was not installed from a stick, or its stick is too old to report them", d.Nick)
 	}
 	for line := range strings.Lines(n.Report) {
 		a.printf("%-8s %s\n", "device", printableLine(line))
@@ -101,8 +102,8 @@ func (a *app) showNetwork(d api.DeviceView) error {
 	return nil
 }
 
-// maskNetworks masks the proxy's password in the network settings that the owner of the devices has
-// set, before the settings are printed. It masks settings that cannot be read completely.
+// maskNetworks replaces the proxy's password by asterisks in the network settings of each device's
+// user-meta, before they are printed. Settings that cannot be parsed are replaced as a whole.
 func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)
@@ -116,7 +117,7 @@ func maskNetworks(devices ...api.DeviceView) {
 	}
 }
 
-// printableLine returns a line that a device sent, without the characters that control a terminal.
+// printableLine returns a line from a device without the characters that are not printable.
 func printableLine(line string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

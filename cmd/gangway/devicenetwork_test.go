@@ -7,8 +7,8 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// The owner sets a device's network settings. A mistake is an error before the command
-// sends anything, and no command prints a password.
+// The owner sets a device's network settings. A mistake in the settings is an error before the
+// command sends a request, and no command prints the proxy's password.
 func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	h, run := onboarded(t, nil)
 	nick := only(t, h).Nick

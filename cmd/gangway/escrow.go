@@ -28,12 +28,13 @@ func readIdentity(path string) (string, error) {
 	return string(b), err
 }
 
-// publicLine begins the comment line with the recipient that age-keygen writes
-// above an identity. escrow-key writes it too.
+// publicLine is the beginning of the comment line above an identity that holds the recipient.
+// age-keygen writes such a line, and so does escrow-key.
 const publicLine = "# public key: "
 
-// escrowTo returns the recipient that --escrow-to names: what is a recipient, or an identity file
-// of that recipient. If what is empty, the result is empty.
+// escrowTo returns the recipient for a value of --escrow-to. The value is a recipient, or the name
+// of an identity file that states its recipient in a comment line. For an empty value, the
+// recipient is empty.
 func escrowTo(what string) (string, error) {
 	if what == "" || strings.HasPrefix(what, "age1") {
 		if what == "" {
@@ -60,7 +61,7 @@ func (a *app) imageEscrowKey() *cobra.Command {
 		Long: `Escrow-key creates an age identity, as age-keygen does, and prints its recipient. If
 an image is built with --escrow-to, its machines store the recovery keys of their
 encrypted disks on the hub, encrypted to this recipient. The hub cannot read them.
-'gangway device recovery-key' can, with this file.
+'gangway device recovery-key' reads them, with the file of the identity.
 
 Anyone with the file can open the disks. Keep it offline, and do not lose it.`,
 		Example: "  gangway image escrow-key recovery.key\n  gangway image build x64-uefi-installer --token-file t.json --escrow-to recovery.key -o installer.img",
@@ -70,7 +71,7 @@ Anyone with the file can open the disks. Keep it offline, and do not lose it.`,
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(arg[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // never overwrite a key
+			f, err := os.OpenFile(arg[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // O_EXCL: never overwrite a key
 			if err != nil {
 				return err
 			}
@@ -94,7 +95,7 @@ func (a *app) deviceRecoveryKey() *cobra.Command {
 		Short: "Show the recovery key of a device's encrypted disk",
 		Long: `Recovery-key decrypts and prints the recovery key of a device's encrypted disk. The
 device stored it on the hub, if its image was built with --escrow-to. 'cryptsetup
-open' opens the disk with it.`,
+open' opens the disk with the recovery key.`,
 		Example: "  gangway device recovery-key brave-otter-3fa2 --identity recovery.key",
 		Args:    args("the device's id or nick"),
 		RunE: func(c *cobra.Command, arg []string) error {

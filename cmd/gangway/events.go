@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// eventPage is the number of events that are read at once.
+// eventPage is the number of events in one page of the audit trail.
 const eventPage = 1000
 
 func (a *app) eventsCommand() *cobra.Command {
@@ -84,16 +84,16 @@ prints the whole audit trail.`,
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", dataFlag)
-	f.StringVar(&since, "since", "", "only events since then: a time ago such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
-	f.StringVar(&until, "until", "", "only events before then, written as for --since")
+	f.StringVar(&since, "since", "", "show only events since this time: a duration before now such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
+	f.StringVar(&until, "until", "", "show only events before this time, in the same forms as --since")
 	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
 	f.BoolVar(&noRoutine, "no-routine", false, "leave out events that are counted per day, unless they were refused")
-	f.IntVar(&limit, "limit", 100, "number of events at most; 0: all")
+	f.IntVar(&limit, "limit", 100, "largest number of events to show; 0: all")
 	return c
 }
 
-// moment reads a time: RFC 3339, a day (its midnight in the local time zone), or a
-// duration before now.
+// moment parses the value of a time flag: a time in RFC 3339, a day (its midnight in the local time
+// zone), or a duration before now. For an empty text, the time is zero.
 func moment(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -110,9 +110,9 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 	return time.Time{}, usagef("%s %q is not a time: write it like 24h, 2026-11-28 or 2026-11-28T12:00:00Z", flag, text)
 }
 
-// eventReader returns read, which reads pages of the audit trail, and a function that ends the
-// reading. With data, the trail is that of the hub in this data folder. Without data, it is that of
-// the signed-in account.
+// eventReader returns read, which reads one page of an audit trail, and done, which ends the
+// reading. With data, it is the audit trail of the hub whose data folder is data. Without data, it
+// is the audit trail of the signed-in account.
 func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]api.EventView, error), done func(), err error) {
 	if data != "" {
 		i, err := existing(ctx, data)
@@ -144,7 +144,8 @@ func eventReader(ctx context.Context, data string) (read func(store.EventFilter)
 	}, func() {}, nil
 }
 
-// eachEvent calls show for at most limit events, newest first; a limit of 0 is all.
+// eachEvent calls show for the newest events that match f, newest first, limit events at most. With
+// a limit of 0, it calls show for all of them.
 func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]api.EventView, error), show func(api.EventView) error) error {
 	for left := limit; ; {
 		f.Limit = eventPage
@@ -173,8 +174,8 @@ func printEvents(out io.Writer, events []api.EventView) {
 	}
 }
 
-// aboutEvent returns the rest of a line after an event's message: its code, who did
-// it and how, and how many events the line counts.
+// aboutEvent returns the part of a line after an event's message: the event's code, the actor with
+// its means and address, and the number of events that the line stands for.
 func aboutEvent(e api.EventView) string {
 	text := ""
 	if e.Code != "" {

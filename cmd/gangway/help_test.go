@@ -9,7 +9,7 @@ import (
 )
 
 // Each command has a summary of one line and a description. Each command without subcommands has an
-// example of itself.
+// example that runs the command.
 func TestEveryCommandHasHelp(t *testing.T) {
 	t.Parallel()
 	commands := 0

@@ -30,7 +30,7 @@ func (a *app) imageCommand() *cobra.Command {
 systems that update installed machines. Run 'fetch' once before 'build'. See
 docs/image.md.`,
 	}
-	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
+	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageTry(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
 	return c
 }
 
@@ -55,9 +55,9 @@ press. The machine then onboards as a device of the join token's owner. TARGET i
 x64-uefi-installer. Build needs no privileges. The same input gives the same image,
 byte for byte.
 
-The image holds the join token's secret: guard it, and the sticks, like a key. With
---claim it holds no secret: each machine shows a claim code, and its owner claims it
-with that code at the hub.
+The image holds the join token's secret: guard the image, and the sticks, like a key.
+With --claim the image holds no secret: each machine shows a claim code, and its
+owner claims it with that code at the hub.
 
 With --reset-only the stick installs nothing: it wipes a machine for its next owner.
 It destroys everything of Gangway on the machine's disks, and clears the TPM. The
@@ -101,14 +101,14 @@ docs/image.md.`,
 	o.partsFlags(f)
 	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
 	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
-	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; the last one wins)")
+	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; where they differ, the last source counts)")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a console; build prints its password")
 	o.network.flags(f)
 	return c
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: that of 'gangway image fetch')")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch')")
 	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")
@@ -146,9 +146,9 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	return p, err
 }
 
-// programsFolder returns the folder of gangway-init and gangway-agent. self is the path of this
-// program. After `make build` the folder is that of this program. Packages install gangway-init and
-// gangway-agent in ../lib/gangway, seen from it.
+// programsFolder returns the folder that holds gangway-init and gangway-agent. self is the path of
+// this program. `make build` writes all three programs to one folder. A package installs
+// gangway-init and gangway-agent to lib/gangway next to the folder of this program.
 func programsFolder(self string) string {
 	own := filepath.Dir(self)
 	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
@@ -251,7 +251,8 @@ func (a *app) buildReset(o imageOptions) error {
 	return a.built(o.out, "", m)
 }
 
-// built prints the result of image build.
+// built prints the result of image build, or of image build --reset-only. password is the console's
+// password; it is empty if the image gives the devices no console.
 func (a *app) built(image, password string, m *install.Manifest) error {
 	info, err := os.Stat(image)
 	if err != nil {
@@ -264,8 +265,8 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 	return nil
 }
 
-// tokenOrHubFile returns the content of the token file as token. With --claim, it instead returns
-// as hub the hub file of the hub that the user is signed in to.
+// tokenOrHubFile returns one of two contents: without --claim, that of the token file; with
+// --claim, the hub file of the hub that the user is signed in to. The other content is nil.
 func (o *imageOptions) tokenOrHubFile() (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn()

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// After `make build`, the programs of an image are in the folder of gangway. Packages
-// install them in another folder.
+// programsFolder finds gangway-init and gangway-agent in the folder of gangway, where `make build`
+// writes them, and in lib/gangway, where packages install them.
 func TestProgramsOfImagesAreFound(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

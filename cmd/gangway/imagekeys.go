@@ -27,15 +27,15 @@ func (a *app) imageKeys() *cobra.Command {
 		Short: "Create your own keys for Secure Boot",
 		Long: `Keys creates keys for Secure Boot: PK, KEK and db, each with its certificate, and the
 signed variables that firmware accepts in setup mode. Firmware with these keys starts
-only your images. To sign an image with them, build it with --secure-boot-keys; to
-put them on the stick, add --secure-boot-enrol.
+only your images. To sign an image with db.key, build it with --secure-boot-keys; to
+put the variables on the stick too, add --secure-boot-enrol.
 
 Guard the folder. Anyone with db.key can sign programs that your machines start.
 Anyone with PK.key or KEK.key can change which programs they start. Builds need only
 db.key: keep the other two offline.
 
 Microsoft signs the firmware drivers of some cards. A machine with such a card may
-show nothing without Microsoft's certificate, which --also adds.`,
+show nothing without Microsoft's certificate: add it with --also.`,
 		Example: `  gangway image keys secure-boot
   gangway image keys secure-boot --name 'Example Ltd' --also MicCorUEFCA2011.crt
   gangway image build x64-uefi-installer --token-file t.json --secure-boot-keys secure-boot --secure-boot-enrol always -o installer.img`,
@@ -51,8 +51,8 @@ show nothing without Microsoft's certificate, which --also adds.`,
 // madeKeys is the JSON output of image keys.
 type madeKeys struct {
 	Folder string `json:"folder"`
-	// Certificates holds, for each variable, the subjects and SHA-256 of its
-	// certificates.
+	//		Certificates maps each variable to its certificates. A string has the subject and the SHA-256
+	// of one certificate.
 	Certificates map[secureboot.Variable][]string `json:"certificates"`
 }
 
@@ -93,7 +93,7 @@ func (a *app) makeKeys(dir, name string, also []string) error {
 	return nil
 }
 
-// anyCertificate reads a certificate, PEM or DER.
+// anyCertificate reads the certificate in a file, in PEM or DER.
 func anyCertificate(file string) (*x509.Certificate, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -109,7 +109,7 @@ func anyCertificate(file string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// enrolled returns the keys that the image enrols in firmware; nil if it enrols none.
+// enrolled returns the keys that the stick enrols in a machine's firmware; nil if it enrols none.
 func (o *imageOptions) enrolled() (*secureboot.Set, error) {
 	switch {
 	case o.enrol == "":

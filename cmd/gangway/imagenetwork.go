@@ -13,15 +13,15 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// networkOptions are the options for the machines' network settings: one file with
-// all settings, or one option for each.
+// networkOptions are the options for a machine's network settings. Either file names a file with
+// all settings, or each other option gives one setting.
 type networkOptions struct {
 	file                             string
 	iface, vlan, mtu, proxy, proxyCA string
 	addresses, gateways, dns, ntp    []string
 }
 
-// networkFlags are the names of the options.
+// networkFlags are the names of the flags that networkOptions adds.
 var networkFlags = []string{"network-file", "interface", "vlan", "mtu", "address", "gateway", "dns", "ntp", "proxy", "proxy-ca"}
 
 func (o *networkOptions) flags(f *pflag.FlagSet) {
@@ -37,7 +37,7 @@ func (o *networkOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.proxyCA, "proxy-ca", "", "file of the CA certificate (PEM) of an https:// proxy")
 }
 
-// settings returns the network settings that the options give, or nil if there are none.
+// settings returns the network settings that the flags give, or nil if no flag is set.
 func (o *networkOptions) settings() (*netfile.Settings, error) {
 	var lines []string
 	add := func(key string, values ...string) {
@@ -86,13 +86,13 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 		text += certificates
 	}
 	s, err := netfile.Parse([]byte(text))
-	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // leave out the mistake's line number, because the options have no file
+	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // an option has no line number, so leave the mistake's out
 		return nil, usagef("%s", m.Text)
 	}
 	return s, err
 }
 
-// pemBlocks returns the PEM blocks of a file, without the text around them.
+// pemBlocks returns the PEM blocks in the file name, without the text between the blocks.
 func pemBlocks(name string) (string, error) {
 	rest, err := readSome(name, 1<<20)
 	if err != nil {
@@ -108,8 +108,8 @@ func pemBlocks(name string) (string, error) {
 	return out.String(), nil
 }
 
-// readSome reads at most limit+1 bytes of a file. So the caller can tell whether the file is longer
-// than limit.
+// readSome reads at most limit+1 bytes of a file. The caller knows from the extra byte that the
+// file is longer than limit.
 func readSome(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {

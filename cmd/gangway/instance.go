@@ -27,9 +27,9 @@ import (
 type instance struct {
 	dir    string
 	ca     *pki.Hub
-	store  offlineStore  // the database, as commands use it
-	engine *sqlite.Store // the same database, for the server
-	lock   *os.File      // held by the folder's only server; nil in other commands
+	store  offlineStore  // the database as the commands use it
+	engine *sqlite.Store // the same database as the server uses it
+	lock   *os.File      // nil if this process does not serve the hub
 
 	objects objects.Store // nil until openObjects
 }
@@ -43,7 +43,7 @@ type openOptions struct {
 	newDatabase bool
 }
 
-// Files in a data folder.
+// The names of files and folders in a data folder.
 const (
 	pkiFolder    = "pki"
 	databaseFile = "gangway.db"
@@ -51,9 +51,9 @@ const (
 	serveFile    = "serve.lock" // holds the server's process id
 )
 
-// openInstance opens a data folder. It creates the folder, the CAs and the database
-// if all are missing. It refuses a folder that other users may write to, a database
-// without its CAs and, unless o.newDatabase is set, CAs without their database.
+// openInstance opens a data folder. If the keys and the database are both missing, it creates them.
+// It refuses a folder that other users may write to, and a database without its keys. It refuses
+// keys without their database, unless o.newDatabase is set.
 func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, err error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
@@ -96,15 +96,15 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 	return i, nil
 }
 
-// exists reports whether there is a file or folder at path. If it cannot find out, it returns true:
-// opening the path then returns the error.
+// exists reports whether there is a file or folder at path. It also returns true if the file system
+// reports another error than "does not exist"; opening the path then returns that error.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// serveAlone locks a data folder for one server, until the file is closed or the process ends. It
-// does this also if the hub stores its objects elsewhere.
+// serveAlone locks a data folder for one server, until the file is closed or the process ends. The
+// lock is in the data folder even if the hub stores its objects in S3.
 func serveAlone(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, serveFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -130,7 +130,7 @@ func serveAlone(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// existing opens a data folder on which a hub was started before.
+// existing opens a data folder in which a hub has already created its keys.
 func existing(ctx context.Context, dir string) (*instance, error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
@@ -141,7 +141,7 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 	return openInstance(ctx, dir, openOptions{})
 }
 
-// close closes the stores and releases the lock.
+// close closes the object store and the database, and releases the lock.
 func (i *instance) close() error {
 	var errs []error
 	if i.objects != nil {
@@ -156,8 +156,9 @@ func (i *instance) close() error {
 	return errors.Join(errs...)
 }
 
-// openObjects opens the object store: a folder in the data folder or, with an
-// endpoint, a bucket of an S3 service. On an error, i.objects stays nil.
+// openObjects opens the object store and sets i.objects. Without an endpoint and a bucket in c, the
+// store is a folder in the data folder; with both, it is the bucket. On an error, i.objects stays
+// nil.
 func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	if c.Endpoint == "" && c.Bucket == "" {
 		f, err := objects.OpenFolder(filepath.Join(i.dir, objectFolder))
@@ -171,8 +172,8 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return usagef("--s3-endpoint and --s3-bucket belong together")
 	}
 	if c.Prefix == "" {
-		// A hub removes objects from its bucket that it does not know. So two hubs must not share a
-		// prefix.
+		//			A hub deletes each object under its prefix that its database does not list. So two hubs must
+		// not share a prefix.
 		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
 	}
 	s3, err := objects.OpenS3(ctx, c)
@@ -183,8 +184,9 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	return nil
 }
 
-// objectsGone reports whether the folder of the objects is missing although owners have uploaded
-// objects. The folder may not have been restored, or its disk may not be mounted.
+// objectsGone reports whether the folder of the objects is missing although the database lists
+// objects. This happens if the folder was not restored from its backup, or if its disk is not
+// mounted. It is always false if the objects are in S3.
 func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, error) {
 	if c.Endpoint != "" || exists(filepath.Join(i.dir, objectFolder)) {
 		return false, nil
@@ -196,16 +198,16 @@ func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, e
 type serverOptions struct {
 	openRegistration, tls12 bool
 	proxy                   *api.Proxy
-	quota                   int64 // of each owner, in bytes; 0: the default
+	quota                   int64 // for each owner, in bytes; 0: the default
 	rates                   api.Rates
 	timeouts                api.Timeouts
 	proxyProtocol           []netip.Prefix
 	eventsAge, unprovenAge  time.Duration
 }
 
-// server makes the hub's service and HTTP server. The first of urls is the public
-// URL. makers are the TPM makers' certificates, without the operator's changes in the
-// trust store.
+// server makes the hub's onboarding service and HTTP server. The first of urls is the public URL.
+// makers are the certificates of TPM makers from the binary and the flags; the service adds the
+// operator's changes from the trust store.
 func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*api.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.engine, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)

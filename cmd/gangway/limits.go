@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve that limit the hub's clients, and those that say how long
-// events are kept.
+// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and how long the audit
+// trail keeps events.
 type limitFlags struct {
 	rates    []string
 	proxies  []string
@@ -34,7 +34,7 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	f.DurationVar(&l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m0s)")
 }
 
-// into checks the flags and writes them into o.
+// into checks the values of the flags, and writes them into o.
 func (l *limitFlags) into(o *serverOptions) error {
 	o.rates, o.timeouts = api.Rates{}, l.timeouts
 	for _, text := range l.rates {
@@ -65,7 +65,7 @@ func (l *limitFlags) into(o *serverOptions) error {
 	case l.eventsAge != 0 && l.eventsAge < l.refusalsAge:
 		return usagef("--refusals-age %v is longer than --events-age %v", l.refusalsAge, l.eventsAge)
 	case l.eventsAge == 0:
-		l.eventsAge = -1 // keep events permanently
+		l.eventsAge = -1 // negative: keep events permanently
 	}
 	o.eventsAge, o.unprovenAge = l.eventsAge, l.refusalsAge
 	for _, text := range l.proxies {

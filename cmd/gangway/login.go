@@ -26,7 +26,7 @@ The first time, say how to verify the hub: by its hub name, which 'gangway serve
 the hub's machine, by its data folder (--data).
 
 Without a URL, login signs in again to the hub that you used last. It then verifies
-the hub as before.`,
+the hub by the CA of the last sign-in.`,
 		Example: `  gangway login https://hub.example:12443 --hub-name 5f0c... --nick ada
   gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password
   gangway login https://hub.example:12443 --hub-name 5f0c... --api-token-stdin < ci.token
@@ -41,7 +41,7 @@ the hub as before.`,
 				if err != nil {
 					return usagef("the hub's URL is missing")
 				}
-				// Trust the same root as at the last sign-in, unless a flag names another root.
+				//				Verify the hub with the root certificate of the last sign-in. A flag below may replace it.
 				s.Hub, s.HubCA = last.Hub, last.HubCA
 				if s.Nick == "" {
 					s.Nick = last.Nick
@@ -137,16 +137,16 @@ func (a *app) useAPIToken(ctx context.Context, s *signIn) error {
 func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "Sign out", Args: args(),
-		Long: `Logout ends your session at the hub, and removes it from your configuration folder.
-It does not revoke an API token: see 'gangway api-token revoke'.`,
+		Long: `Logout ends your session at the hub, and removes its file from your
+configuration folder. It does not revoke an API token: see 'gangway api-token
+revoke'.`,
 		Example: "  gangway logout",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := loadSignIn()
 			if err != nil {
 				return err
 			}
-			// Remove the file whatever the hub answers: the session may have
-			// expired already.
+			//			Remove the file even if the hub returns an error: the session may have expired already.
 			_ = s.do(c.Context(), "POST", "/auth/logout", nil, nil)
 			path, err := configPath()
 			if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit codes, besides 0 for success.
+// Exit codes. The code for success is 0.
 const (
 	exitFailed = 1 // the command failed
 	exitUsage  = 2 // unknown command or flag, or wrong arguments
@@ -36,7 +36,7 @@ func run() int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for it
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no error type for an unknown command
 		fmt.Fprintf(os.Stderr, "gangway: %v\nSee '%s --help'.\n", err, ran.CommandPath())
 		return exitUsage
 	}
@@ -48,7 +48,7 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// app holds what all commands share.
+// app holds the streams and the output format that all commands share.
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
@@ -104,7 +104,7 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 }
 
 // group runs a command that has subcommands. Without an argument, it prints the help. An unknown
-// subcommand is wrong usage, so that a script with a typing error fails.
+// subcommand is a usage error, so that a script with a typing error fails.
 func group(c *cobra.Command, arg []string) error {
 	if len(arg) == 0 {
 		return c.Help()
@@ -131,8 +131,8 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-// args checks that a command gets exactly one argument for each of the names. The error lists the
-// names.
+// args checks that a command gets one argument for each of the names. If an argument is missing,
+// the error contains its name.
 func args(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		if len(got) < len(names) {
@@ -145,7 +145,7 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// json prints v as JSON if that is the output format, and reports whether it is.
+// json prints v as JSON if the output format is json. It reports whether the output format is json.
 func (a *app) json(v any) (bool, error) {
 	if a.output != "json" {
 		return false, nil

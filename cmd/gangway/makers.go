@@ -14,22 +14,22 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// makerFlags say which TPM makers' certificates the hub has in addition to those that the operator
-// imported.
+// makerFlags are the flags of serve and trust check for certificates of TPM makers that are not
+// from the trust store.
 type makerFlags struct {
 	roots, links []string
 	noBuiltIn    bool
 }
 
 func (m *makerFlags) add(f *pflag.FlagSet) {
-	f.StringSliceVar(&m.roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates to trust as well (repeatable)")
-	f.StringSliceVar(&m.links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
+	f.StringSliceVar(&m.roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates to trust in addition to the trust store (repeatable)")
+	f.StringSliceVar(&m.links, "tpm-intermediates", nil, "file or folder of intermediate CA certificates, which help to build chains and are not trusted as roots (repeatable)")
 	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the built-in certificates of TPM makers")
 }
 
-// set returns the built-in certificates and those of the files. An unusable
-// certificate is an error: a hub must not start with fewer makers than the operator
-// gave.
+// set returns the built-in certificates, unless --no-builtin-roots is given, and the certificates
+// of the files. An unusable certificate is an error: a hub must not start with fewer certificates
+// than the operator gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate
 	if !m.noBuiltIn {
@@ -47,7 +47,7 @@ func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 			return nil, fmt.Errorf("read the TPM makers' certificates: %w", problems[0])
 		}
 		for _, c := range certs {
-			// A certificate given as an intermediate is never a trusted root.
+			//			A certificate of --tpm-intermediates is never a trusted root, even if it is self-signed.
 			c.Root = c.Root && !list.links
 			c.Source = "file " + c.Source
 			all = append(all, c)
@@ -56,7 +56,8 @@ func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	return trust.NewSet(all...), nil
 }
 
-// readMakers reads CA certificates from files, cabinets and folders of them.
+// readMakers reads CA certificates from files, cabinets (.cab), and folders of such files. problems
+// are the certificates that cannot be used.
 func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate, problems []*trust.Problem, err error) {
 	for _, path := range paths {
 		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
@@ -81,8 +82,8 @@ func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate,
 	return certs, problems, nil
 }
 
-// readBounded reads a file of at most trust.MaxFile bytes, or standard input
-// for "-".
+// readBounded reads the file name, or standard input if name is "-". More than trust.MaxFile bytes
+// are an error.
 func readBounded(name string) ([]byte, error) {
 	f := os.Stdin
 	if name != "-" {
@@ -102,7 +103,8 @@ func readBounded(name string) ([]byte, error) {
 	return b, nil
 }
 
-// noteMakers prints, when the hub starts, how many certificates it trusts.
+// noteMakers prints how many certificates of TPM makers the hub trusts. The hub calls it when it
+// starts.
 func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) error {
 	rows, err := i.store.TrustedCertificates(ctx)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"gangway/image/factory"
 )
 
-// firstRevision merges sources into the first revision, in a temporary folder. remove deletes that
-// folder. Without sources, the revision is nil.
+// firstRevision merges pvr sources into the devices' first revision, in a temporary folder. The
+// caller deletes that folder with remove. Without sources, the revision is nil.
 func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.Revision, remove func(), err error) {
 	if len(sources) == 0 {
 		return nil, func() {}, nil
@@ -33,7 +33,8 @@ func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.R
 	return r, remove, nil
 }
 
-// printable returns names that are safe to print on a terminal.
+// printable quotes each name that contains characters which are not printable, and shortens it to
+// 80 characters, so that a terminal can show the names.
 func printable(names []string) []string {
 	out := make([]string, len(names))
 	for i, n := range names {
@@ -47,8 +48,8 @@ func printable(names []string) []string {
 // trails are the trails of the hub that the user is signed in to.
 type trails struct{}
 
-// Trail finds a trail by https://HUB/trails/ID, the same with /steps/REV, or
-// OWNER/NICK.
+// Trail finds a trail by its name: https://HUB/trails/ID, https://HUB/trails/ID/steps/REV,
+// https://HUB/OWNER/NICK or OWNER/NICK. Without REV, the revision is the trail's newest.
 func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
 	s, err := loadSignIn()
 	if err != nil {
@@ -74,7 +75,7 @@ func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
 	return &trail{s, at + "/steps/" + rev, "revision " + rev + " of a trail"}, nil
 }
 
-// locate returns the id of a trail's device, and the revision if the name has one.
+// locate returns the id of a trail's device, and the revision number if name contains one.
 func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err error) {
 	if rest, ok := strings.CutPrefix(name, "https://"); ok {
 		hub, err := url.Parse(s.Hub)
@@ -105,11 +106,11 @@ func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err e
 	return device.ID, "", err
 }
 
-// trail is a revision on the hub.
+// trail is one revision of a trail on the hub.
 type trail struct {
 	s    *signIn
-	path string // of the revision, at the hub
-	name string // for people
+	path string // path of the revision at the hub
+	name string // for messages
 }
 
 func (t *trail) String() string { return t.name }
@@ -123,14 +124,14 @@ func (t *trail) State(ctx context.Context) ([]byte, error) {
 // rawAnswer is an answer's JSON text, unchanged.
 type rawAnswer []byte
 
-// UnmarshalJSON keeps the text.
+// UnmarshalJSON copies the text into r.
 func (r *rawAnswer) UnmarshalJSON(b []byte) error {
 	*r = append((*r)[:0], b...)
 	return nil
 }
 
-// Object downloads an object. The path of its download URL is itself the
-// permission, so the request carries no token.
+// Object downloads the object with the SHA-256 sum. The request carries no token, because the
+// download URL itself gives access.
 func (t *trail) Object(ctx context.Context, sum string) (io.ReadCloser, error) {
 	var record struct {
 		URL string `json:"signed-geturl"`
@@ -146,7 +147,7 @@ func (t *trail) Object(ctx context.Context, sum string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Timeout = 0 // only ctx ends the download: its time depends on the size
+	c.Timeout = 0 // no time limit, because the duration depends on the size; ctx can still end the download
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.s.Hub+address.Path, nil)
 	if err != nil {
 		return nil, err

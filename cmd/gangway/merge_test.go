@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// A source may name another hub. The command must not send the token to that hub.
+// A source of --merge may name another hub. The test proves that the command sends no request to
+// that hub.
 func TestMergeAsksNoOtherHub(t *testing.T) {
 	var asked atomic.Int32
 	other := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))

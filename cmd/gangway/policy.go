@@ -203,7 +203,8 @@ func putHubPolicy(ctx context.Context, data, text string) error {
 	return i.recordChange(ctx, "policy", "The hub's policy", text == "", now)
 }
 
-// recordChange appends an event: the hub's policy or EK list was changed or removed.
+// recordChange appends an event to the audit trail which says that the hub's policy or EK list was
+// changed or, with removed, removed.
 func (i *instance) recordChange(ctx context.Context, kind, what string, removed bool, now time.Time) error {
 	verb := "changed"
 	if removed {
@@ -230,7 +231,7 @@ A line with ek_sha256 on an owner's list approves that EK, even if the TPM has n
 certificate or one of an unknown maker. A missing certificate may hide an emulator, a
 maker that is not trusted, or a TPM that is revoked or another owner's device. To
 refuse the TPM without a trusted certificate, write "required" in the column
-certificate. If the hub knows a certificate of the EK, it checks that in any case. A
+certificate. If the hub knows a certificate of the EK, it always checks it. A
 serial number counts only in a certificate that chains to a trusted root.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {
@@ -270,7 +271,7 @@ serial number counts only in a certificate that chains to a trusted root.`,
 	return c
 }
 
-// withoutCertificate returns how many lines approve an EK without a certificate.
+// withoutCertificate returns how many lines of an EK list approve an EK without a certificate.
 func withoutCertificate(list []store.ListedEK) (n int) {
 	for _, l := range list {
 		if l.Key != nil && !l.CertificateRequired {
@@ -299,8 +300,8 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 	return nil
 }
 
-// ekLists reads and writes an EK list. Without data, it is the list of the signed-in owner, over
-// the API. With data, it is the list of the hub with this data folder.
+// ekLists reads and writes one EK list. With data, it is the hub's list, in the data folder data.
+// Without data, it is the list of the signed-in owner, which the methods reach over the hub's API.
 type ekLists struct{ data string }
 
 func (l ekLists) get(ctx context.Context) (list []policy.ListEntry, err error) {
@@ -319,7 +320,7 @@ func (l ekLists) get(ctx context.Context) (list []policy.ListEntry, err error) {
 	return list, err
 }
 
-// put replaces the list; nil removes it.
+// put replaces the EK list with the list in text; a nil text removes the list.
 func (l ekLists) put(ctx context.Context, text []byte) error {
 	if l.data == "" {
 		method := "PUT"
@@ -346,7 +347,7 @@ func (l ekLists) put(ctx context.Context, text []byte) error {
 	return i.recordChange(ctx, "ek-list", "The hub's list of expected TPMs", text == nil, time.Now())
 }
 
-// read reads a file of at most max bytes, or standard input for "-".
+// read reads the file name, or standard input if name is "-". More than max bytes are an error.
 func (a *app) read(name string, max int64) ([]byte, error) {
 	var in io.Reader = a.stdin
 	if name != "-" {

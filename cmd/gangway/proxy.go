@@ -19,7 +19,8 @@ func (p *proxyFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.name, "proxy-name", "", "DNS name or IP address in that certificate")
 }
 
-// proxy returns the proxy that may send the header Client-Cert; nil if there is none.
+// proxy returns the proxy that may send the header Client-Cert. It is nil if the flags name no
+// proxy.
 func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	if p.ca == "" && p.name == "" {
 		return nil, nil

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// publishCommands returns publish and unpublish.
+// publishCommands returns the commands publish and unpublish.
 func (a *app) publishCommands() []*cobra.Command {
 	command := func(use, short, long, method, done string) *cobra.Command {
 		return &cobra.Command{
@@ -34,13 +34,14 @@ func (a *app) publishCommands() []*cobra.Command {
 	}
 	return []*cobra.Command{
 		command("publish", "Let all accounts of the hub read a device's states",
-			`Publish lets every account of the hub read the device's trail: its revisions, their
-states and the objects that they name, as 'pvr clone' does. The device's logs,
-metadata, addresses and TPM stay private, and only you can change anything.`,
+			`Publish lets every account of the hub read the device's trail, for example with 'pvr
+clone': its revisions, their states, and the objects that the states name. The
+device's logs, metadata, addresses and TPM stay private, and only you can change
+anything.`,
 			"PUT", "%s is public: others can read its revisions with 'pvr clone'."),
 		command("unpublish", "Make a device's states private again",
-			`Unpublish ends the access that publish gave, also by download URLs that are already
-in use.`,
+			`Unpublish ends the access that publish gave. Download URLs that the hub issued for
+that access stop working too.`,
 			"DELETE", "%s is no longer public."),
 	}
 }

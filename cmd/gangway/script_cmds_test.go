@@ -20,11 +20,11 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// served waits until a hub serves on a port: served PORT.
+// served is the script command "served PORT". It waits until a server accepts TLS connections on a
+// loopback port.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		// Whichever server answers is accepted here, because the commands of the script verify the
-		// hub.
+		//			Any certificate is accepted here. The commands that the script runs next verify the hub.
 		c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", "127.0.0.1:"+args[0], &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
@@ -34,7 +34,8 @@ func served(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("no hub serves on port %s after 20 s", args[0])
 }
 
-// wordOf sets a variable to a field of the last command's JSON: wordof NAME FIELD.
+// wordOf is the script command "wordof NAME FIELD". It sets the variable NAME to a field of the
+// last command's JSON output.
 func wordOf(ts *testscript.TestScript, _ bool, args []string) {
 	var v map[string]any
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
@@ -45,10 +46,10 @@ func wordOf(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(fmt.Sprint(word)))
 }
 
-// maker makes the CA certificates of a TPM maker in a folder: maker DIR. It also makes
-// DIR-ek.crt, the EK certificate of a TPM, and DIR-weak.crt, an EK certificate for a
-// key that no EK template gives. It sets $ROOT and $LINK to the SHA-256 of the root and
-// of the intermediate.
+// maker is the script command "maker DIR". It writes the CA certificates of a TPM maker to the
+// folder DIR. It also writes DIR-ek.crt, the EK certificate of a TPM, and DIR-weak.crt, an EK
+// certificate for a P-224 key, which no EK template allows. It sets $ROOT and $LINK to the SHA-256
+// of the root and of the intermediate.
 func maker(ts *testscript.TestScript, _ bool, args []string) {
 	m, err := fleet.NewMaker(filepath.Base(args[0]), fleet.MakerOptions{})
 	ts.Check(err)
@@ -59,7 +60,7 @@ func maker(ts *testscript.TestScript, _ bool, args []string) {
 	for name, der := range map[string][]byte{"root.pem": m.Root.Raw, "link.pem": m.Intermediate.Raw} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	}
-	// The file has padding after the certificate, as an NV index does.
+	//		Zero bytes follow the certificate, as in an NV index that is larger than its certificate.
 	ts.Check(os.WriteFile(dir+"-ek.crt", append(d.EKCert, make([]byte, 100)...), 0o600))
 	weak, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	ts.Check(err)

@@ -15,8 +15,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"gangway": func() { os.Exit(run()) }})
 }
 
-// The scripts in testdata read like terminal sessions. Each has free loopback ports in
-// $PORT and $METRICS, and its own configuration folder.
+// TestScripts runs the scripts in testdata, which read like terminal sessions. Each script has its
+// own configuration folder, and free loopback ports in $PORT and $METRICS.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -36,9 +36,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// freePort returns a free loopback port. The port is below the range of outgoing
-// connections and of listeners on port 0: another test might take a port in that range
-// before the script's hub does.
+// freePort returns a free loopback port below 30000. Outgoing connections and listeners on port 0
+// get ports above that number. So no other test takes the port before the script's hub listens on
+// it.
 func freePort() (string, error) {
 	for range 100 {
 		port := strconv.Itoa(20000 + rand.IntN(10000))

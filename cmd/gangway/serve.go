@@ -39,10 +39,10 @@ keys, the hub recognizes no device.
 Owners' objects are in DIR/objects. With --s3-endpoint and --s3-bucket they are in a
 bucket; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are its credentials.
 
-The hub accepts devices by the certificates of their TPM makers. Gangway has some
-built in. 'gangway trust' shows and changes them, also while the hub runs.
-Certificates of --tpm-roots and --tpm-intermediates are trusted as well, for as long
-as this process runs.`,
+The hub accepts devices by the certificates of their TPM makers. Some are built
+in. 'gangway trust' shows and changes which certificates are trusted, even while the
+hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as this
+process runs.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data ./hub --tpm-roots ./makers.pem`,
@@ -147,7 +147,7 @@ as this process runs.`,
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
-	f.StringSliceVar(&also, "also-url", nil, "another https URL that leads to this hub, such as the one before the hub moved; devices learn all of them (repeatable)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL that leads to this hub, such as the one before the hub moved; devices learn all URLs (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
@@ -167,8 +167,8 @@ as this process runs.`,
 	return c
 }
 
-// serveAll serves devices and people on listeners, until ctx ends or a server fails. If private is
-// not nil, it serves the operator's metrics on private.
+// serveAll serves the hub on listeners, until ctx ends or a server fails. If private is not nil, it
+// serves the operator's metrics on private.
 func serveAll(ctx context.Context, server *api.Server, listeners []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })

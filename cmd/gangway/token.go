@@ -150,7 +150,7 @@ active. A disabled join token cannot be enabled again.`,
 	return c
 }
 
-// allTokens returns all join tokens, which it reads page by page.
+// allTokens returns all join tokens of the account. It calls get for one page at a time.
 func allTokens(ctx context.Context, get func(ctx context.Context, method, path string, in any) ([]api.JoinTokenView, error)) ([]api.JoinTokenView, error) {
 	all := []api.JoinTokenView{}
 	for after := ""; ; after = all[len(all)-1].ID {

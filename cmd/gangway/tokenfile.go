@@ -16,16 +16,16 @@ import (
 	"gangway/wire"
 )
 
-// tokenFile is the output for a secret, such as a join token's file: a new file of
-// mode 0600, or standard output.
+// tokenFile is where a command writes a secret, such as a join token's file: to a new file of mode
+// 0600 or to standard output.
 type tokenFile struct {
 	w    io.Writer
-	file *os.File // nil for standard output, and after write
+	file *os.File // nil for standard output, and after finish
 }
 
-// newTokenFile creates the file, and refuses to overwrite one. Call it before the token is created,
-// so that no secret is lost if the folder is not writable. If path is empty, it uses standard
-// output.
+// newTokenFile creates the file path, and refuses to overwrite a file. If path is empty, the output
+// is stdout. Call newTokenFile before the hub creates the token: if the folder is not writable, no
+// token exists whose secret cannot be written.
 func newTokenFile(stdout io.Writer, path string) (*tokenFile, error) {
 	if path == "" {
 		return &tokenFile{w: stdout}, nil
@@ -49,7 +49,7 @@ func (t *tokenFile) write(v any) error {
 	return t.finish()
 }
 
-// writeLine writes a text and the end of its line.
+// writeLine writes a text and a line break, then finishes the file.
 func (t *tokenFile) writeLine(text string) error {
 	if _, err := fmt.Fprintln(t.w, text); err != nil {
 		return err
@@ -57,7 +57,7 @@ func (t *tokenFile) writeLine(text string) error {
 	return t.finish()
 }
 
-// finish syncs and closes the file.
+// finish syncs and closes the file, unless the output is standard output.
 func (t *tokenFile) finish() error {
 	if t.file == nil {
 		return nil
@@ -69,7 +69,7 @@ func (t *tokenFile) finish() error {
 	return err
 }
 
-// discard removes the file, unless it was written completely.
+// discard removes the file, unless finish succeeded.
 func (t *tokenFile) discard() {
 	if t.file != nil {
 		t.file.Close()
@@ -77,7 +77,8 @@ func (t *tokenFile) discard() {
 	}
 }
 
-// tokenState returns a word that says whether devices can still join with a join token.
+// tokenState returns the state of a join token: valid, or the reason why no device can join with
+// it.
 func tokenState(t api.JoinTokenView, now time.Time) string {
 	switch {
 	case t.Disabled:
@@ -90,12 +91,13 @@ func tokenState(t api.JoinTokenView, now time.Time) string {
 	return "valid"
 }
 
-// warnToken warns if the machines of an image cannot onboard with its token file. If
-// the user is signed in to the token's hub, it asks the hub about the join token.
+// warnToken prints a warning if the machines of an image cannot onboard with the image's token
+// file. If the user is signed in to the hub that the token file names, warnToken asks that hub for
+// the state of the join token.
 func (a *app) warnToken(ctx context.Context, file []byte) {
 	t, err := wire.ParseTokenFile(file)
 	if err != nil {
-		return // the build itself returns this error
+		return // the build returns this error itself
 	}
 	if u, err := url.Parse(t.Hub); err == nil {
 		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {

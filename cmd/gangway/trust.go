@@ -30,7 +30,7 @@ docs/trust.md.`,
 	return c
 }
 
-// trustView is a certificate as trust ls and the other commands print it.
+// trustView is a certificate of the trust store, as the trust commands print it.
 type trustView struct {
 	SHA256    string     `json:"sha256"`
 	Maker     string     `json:"maker"`
@@ -42,7 +42,7 @@ type trustView struct {
 	BuiltIn   bool       `json:"built-in"`
 	NotBefore time.Time  `json:"not-before"`
 	NotAfter  time.Time  `json:"not-after"`
-	Changed   *time.Time `json:"changed,omitempty"` // by the operator
+	Changed   *time.Time `json:"changed,omitempty"` // when the operator last changed it
 	Quirks    []string   `json:"quirks,omitempty"`
 }
 
@@ -65,8 +65,8 @@ func viewTrust(e trust.Entry) trustView {
 	return v
 }
 
-// openTrust opens a data folder, and returns its trust store: the built-in
-// certificates with the operator's changes.
+// openTrust opens a data folder, and returns its trust store: the built-in certificates, and the
+// certificates and marks that the operator added.
 func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -144,7 +144,8 @@ of it. A built-in certificate is marked as distrusted. An imported certificate i
 removed; with --distrust it is marked as distrusted instead, and then no chain may
 contain it, even if a device sends it.
 
-Devices that have onboarded stay active. To remove one, use 'gangway device delete'.`,
+Devices that have onboarded stay active. To remove a device, use 'gangway device
+delete'.`,
 		Example: "  gangway trust remove --data /var/lib/gangway 3784884ec83a8d7e\n  gangway trust remove --data ./hub --distrust cd8185ff",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, set, err := openTrust(c.Context(), data)
@@ -191,8 +192,9 @@ func (a *app) trustRestore() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "restore --data DIR SHA-256", Short: "Trust a distrusted certificate again", Args: args("the certificate's SHA-256"),
-		Long: `Restore removes the mark "distrusted" from a certificate. The certificate is then a
-root or a link, as before. Give its SHA-256, or at least the first 8 digits of it.`,
+		Long: `Restore removes the mark "distrusted" from a certificate. The certificate
+is then trusted again, as the root or link that it was. Give its SHA-256, or at least
+the first 8 digits of it.`,
 		Example: "  gangway trust restore --data /var/lib/gangway 3784884ec83a8d7e",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, set, err := openTrust(c.Context(), data)
@@ -230,8 +232,8 @@ root or a link, as before. Give its SHA-256, or at least the first 8 digits of i
 
 var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
 
-// findTrusted returns the certificate whose SHA-256 begins with which. It accepts
-// upper case and colons, as OpenSSL prints it.
+// findTrusted returns the certificate whose SHA-256 begins with which. The digits may be in upper
+// case and may have colons between them, as OpenSSL prints them.
 func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	print := strings.ToLower(strings.TrimSuffix(strings.ReplaceAll(which, ":", ""), "…"))
 	if !fingerprintForm.MatchString(print) {
@@ -263,7 +265,7 @@ func row(c trust.Certificate, kind store.TrustKind, source string, now time.Time
 	return store.TrustedCertificate{Fingerprint: c.Fingerprint, DER: c.Cert.Raw, Kind: kind, Source: source, Added: now}
 }
 
-// described names a certificate, for the audit trail.
+// described returns a certificate's name, maker and SHA-256, as a text for the audit trail.
 func described(c trust.Certificate) string {
 	return fmt.Sprintf("%q of %s (SHA-256 %x…)", c.Name(), c.Maker, c.Fingerprint[:8])
 }

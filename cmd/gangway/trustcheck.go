@@ -18,23 +18,23 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxChain bounds the number of certificates of --chain.
+// maxChain is the largest number of certificates that all --chain files may hold.
 const maxChain = 64
 
 // checkResult is the JSON output of trust check.
 type checkResult struct {
 	Trusted      bool              `json:"trusted"`
-	SHA256       string            `json:"sha256"`       // of the certificate
-	EKSHA256     string            `json:"ek-sha256"`    // of its key (SubjectPublicKeyInfo), as in EK lists
-	Manufacturer string            `json:"manufacturer"` // as in the certificate
+	SHA256       string            `json:"sha256"`       // of the EK certificate
+	EKSHA256     string            `json:"ek-sha256"`    // of its public key (SubjectPublicKeyInfo), as in EK lists
+	Manufacturer string            `json:"manufacturer"` // manufacturer's id as the EK certificate states it
 	Model        string            `json:"model"`
 	Version      string            `json:"version"`
 	Serial       string            `json:"serial"` // hexadecimal
-	Key          string            `json:"key"`    // "RSA 2048"
+	Key          string            `json:"key"`    // such as "RSA 2048"
 	Issuer       string            `json:"issuer"`
 	NotBefore    time.Time         `json:"not-before"`
 	NotAfter     time.Time         `json:"not-after"`
-	Verdict      *evidence.Verdict `json:"verdict"` // the same as a hub would give
+	Verdict      *evidence.Verdict `json:"verdict"` // as a hub would return it
 	Signature    string            `json:"signature"`
 }
 
@@ -89,7 +89,8 @@ key is in a TPM; onboarding proves that.`,
 	return c
 }
 
-// withStored returns the set with the changes that the operator made in the trust store of a hub.
+// withStored returns set with the changes that the operator made in the trust store of the hub
+// whose data folder is data.
 func withStored(ctx context.Context, data string, set *trust.Set) (*trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {

@@ -12,13 +12,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxListed bounds the lines of a list on the terminal.
+// maxListed is the largest number of entries that a list on the terminal shows.
 const maxListed = 20
 
 // importResult is the JSON output of trust import.
 type importResult struct {
 	Imported []trustView     `json:"imported"`
-	Known    int             `json:"known"` // already trusted, so unchanged
+	Known    int             `json:"known"` // number of certificates that the trust store trusted already
 	Skipped  []importProblem `json:"skipped"`
 }
 
@@ -102,14 +102,13 @@ becomes trusted again.`,
 	return c
 }
 
-// changeOf returns the change of the trust store that makes the set trust the certificates. It
-// leaves out certificates that the set trusts already. It also returns the certificates that the
-// change adds.
+// changeOf returns the change after which the trust store trusts certs, and the certificates that
+// the change adds. It leaves out certificates that the operator has imported already.
 func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.Time) (change store.TrustChange, imported []trust.Entry) {
 	for _, e := range trust.NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot
 		had, there := set.Entry(e.Fingerprint)
-		// Store the certificate even if it is built in, so that a hub with --no-builtin-roots
+		//			A certificate that is only built in is stored too, so that a hub with --no-builtin-roots
 		// trusts it.
 		if there && had.Stored && !had.Distrusted && (had.Root || !e.Root) {
 			continue
@@ -122,7 +121,8 @@ func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.T
 	return change, imported
 }
 
-// shortened returns a source without control characters, cut to 200 characters.
+// shortened returns a certificate's source without control characters. It keeps at most the last
+// 200 characters.
 func shortened(source string) string {
 	source = tcg.Printable(source)
 	if r := []rune(source); len(r) > 200 {
@@ -131,7 +131,7 @@ func shortened(source string) string {
 	return source
 }
 
-// printRoots lists the new trusted roots.
+// printRoots prints the trusted roots among the imported certificates.
 func (a *app) printRoots(imported []trust.Entry) {
 	n := 0
 	for _, e := range imported {

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// decideCommand returns the command approve or the command deny.
+// decideCommand returns the command approve or deny; verb says which.
 func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " ID", Short: short, Long: long,
@@ -26,8 +26,8 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request names the questions that were shown here, so that the decision applies to
-			// no other questions.
+			//			The request names the questions that this command has printed. The hub refuses the decision if
+			// the machine has other questions by then.
 			if a.output != "json" {
 				a.printWaiting(w)
 			}
@@ -133,8 +133,8 @@ func (a *app) printVerdict(v evidence.Verdict) {
 	}
 }
 
-// markOf returns a check's result in one character: passed, a question for a person,
-// skipped, or failed.
+// markOf returns the result of a check in one character: ✓ passed, ? a question for a person, –
+// skipped, ✗ failed.
 func markOf(s evidence.Check) string {
 	switch {
 	case s.OK:

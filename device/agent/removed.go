@@ -298,6 +298,9 @@ func (a *Agent) relock(ctx context.Context) error {
 	}
 }
 
+// Accepted is Ask's answer if the hub accepts the device.
+const Accepted = "The hub accepts the device."
+
 // Ask asks the hub once whether it accepts the device whose state is in the state folder. Ask
 // returns a sentence: the hub's answer, or why the hub could not be asked. It neither locks nor
 // changes the state folder, because another agent may be running.
@@ -326,7 +329,7 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 	var no *Refused
 	switch {
 	case err == nil:
-		return "The hub accepts the device.", nil
+		return Accepted, nil
 	case removal(err) != "":
 		return removedWords(removal(err)), nil
 	case errors.As(err, &no):

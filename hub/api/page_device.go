@@ -192,6 +192,17 @@ func (s *Server) deviceOfForm(r *http.Request) (store.Device, error) {
 	return s.ownDevice(r)
 }
 
+// undoField is the field of the form in a notice that takes an act back.
+const undoField = "undo"
+
+// typedOrUndone returns what a person typed into a field, or the value that an undo brings back.
+func typedOrUndone(r *http.Request, field string) string {
+	if undo := r.PostFormValue(undoField); undo != "" {
+		return undo
+	}
+	return r.PostFormValue(field)
+}
+
 // orMissing returns a zero value instead of store.ErrNotFound.
 func orMissing[T any](v T, err error) (T, bool, error) {
 	if errors.Is(err, store.ErrNotFound) {

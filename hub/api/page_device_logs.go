@@ -15,10 +15,10 @@ import (
 	"gangway/hub/ui"
 )
 
-// Bounds of the tab "Logs", and of each read of a download.
+// Bounds of the tab "Logs", which keep the page below 100 kB, and of each read of a download.
 const (
-	logLines      = 200
-	logLinesBytes = 256 << 10
+	logLines      = 100
+	logLinesBytes = 32 << 10
 	maxLogSearch  = 256
 	downloadLines = 1000
 )

@@ -103,10 +103,13 @@ func (s *Server) editMetaOnPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	act := r.PostFormValue("act")
+	if r.PostFormValue(undoField) != "" {
+		act = "undo"
+	}
 	said, err := s.editMeta(r, d, act)
 	if err == nil {
 		s.countUserMetaChange(r, d)
-		return s.redirect(w, r, tabPath(d.ID, tabMeta), ui.Notice{Tone: "ok", Text: said})
+		return s.redirect(w, r, tabPath(d.ID, tabMeta), undoOfKey(d, act, r.PostFormValue("key"), ui.Notice{Tone: "ok", Text: said}))
 	}
 	text, status, ok := s.formProblem(r, err)
 	if !ok {
@@ -139,15 +142,18 @@ func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said str
 			}
 		}
 		return said, s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, patch)
-	case "merge", "replace":
+	case "merge", "replace", "undo":
 		var m map[string]any
-		if err := strictjson.Decode([]byte(r.PostFormValue("text")), &m); err != nil {
+		if err := strictjson.Decode([]byte(typedOrUndone(r, "text")), &m); err != nil {
 			return "", problem(http.StatusBadRequest, "meta-malformed", `Write a JSON object, such as {"site": "oslo"}.`, "The text cannot be read: %v.", err)
 		}
 		if m == nil {
 			m = map[string]any{}
 		}
-		if act == "merge" {
+		switch act {
+		case "undo":
+			return "The key is as it was before.", s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, m)
+		case "merge":
 			return "The metadata is merged.", s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, m)
 		}
 		if r.PostFormValue("was") != metaHash(d.UserMeta) {
@@ -156,6 +162,22 @@ func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said str
 		return "The metadata is replaced.", s.cfg.Store.ReplaceUserMeta(r.Context(), d.Owner, d.ID, dropNulls(m))
 	}
 	return "", problem(http.StatusBadRequest, "meta-act", "Reload the page.", "The form does not say what to do.")
+}
+
+// maxUndo bounds what a notice carries to take an act back. It is kept in a cookie.
+const maxUndo = 1024
+
+// undoOfKey adds to a notice how to bring back the value that a key had before, unless the value is
+// too long for a notice.
+func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
+	if act != "set" && act != "remove" {
+		return n
+	}
+	was, err := store.CompactJSON(map[string]any{key: d.UserMeta[key]})
+	if err == nil && len(was) <= maxUndo {
+		n.UndoPath, n.UndoValue = devicePath(d.ID)+"/metadata", was
+	}
+	return n
 }
 
 // typedValue reads the value of one key: a text, or JSON if the form says so.

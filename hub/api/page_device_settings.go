@@ -72,7 +72,7 @@ func (s *Server) renameOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	nick := r.PostFormValue("nick")
+	nick := typedOrUndone(r, "nick")
 	if err = error(errNickForm); nickForm.MatchString(nick) {
 		err = s.rename(r, d, nick)
 	}
@@ -83,7 +83,8 @@ func (s *Server) renameOnPage(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.renderDevice(w, r, status, d, tabSettings, func(p *ui.DevicePage) { p.Settings.Nick, p.Settings.NickProblem = nick, text })
 	}
-	return s.redirect(w, r, tabPath(d.ID, tabSettings), ui.Notice{Tone: "ok", Text: fmt.Sprintf("The device is called %q now.", nick)})
+	return s.redirect(w, r, tabPath(d.ID, tabSettings), ui.Notice{Tone: "ok", Text: fmt.Sprintf("The device is called %q now.", nick),
+		UndoPath: devicePath(d.ID) + "/rename", UndoValue: d.Nick})
 }
 
 // publishOnPage makes a device public, or private again.
@@ -92,15 +93,18 @@ func (s *Server) publishOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	public := r.PostFormValue("public") == "yes"
+	public := typedOrUndone(r, "public") == "yes"
 	if err := s.changePublic(r, d, public); err != nil {
 		return err
 	}
-	said := "The device is private: only you can read its states."
+	said, before := "The device is private: only you can read its states.", "no"
+	if d.Public {
+		before = "yes"
+	}
 	if public {
 		said = "The device is public: every signed-in account can read its states and objects."
 	}
-	return s.redirect(w, r, tabPath(d.ID, tabSettings), ui.Notice{Tone: "ok", Text: said})
+	return s.redirect(w, r, tabPath(d.ID, tabSettings), ui.Notice{Tone: "ok", Text: said, UndoPath: devicePath(d.ID) + "/public", UndoValue: before})
 }
 
 // deleteOnPage deletes a device, if the person typed its nick.

@@ -120,7 +120,7 @@ func (r *reader) connectionWords(s State) string {
 	d := r.f.Device
 	switch s {
 	case Verified:
-		return "The device proved on its own connection that it has this key; nobody else can connect as this device." + lastSeen(d)
+		return "The device proved on a connection of its own that it has this key, which no other machine has." + lastSeen(d)
 	case Decided:
 		return "The device proved its key. Something looked like a copy of the machine, and " + r.f.CloneBy + " decided that it is one machine." + lastSeen(d)
 	case NotExamined:

@@ -3,6 +3,8 @@
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
+// With -fleet, it measures what the pages and the API ask about large fleets.
+//
 // The devices are emulated (package fleet), with a maker's CA that this program makes and trusts.
 // Times are CPU time of the process (user and system, getrusage), because wall time on two cores
 // says little. Rates use wall time, with durable commits.
@@ -65,20 +67,25 @@ type Kind struct {
 	Activations int                `json:"activations"`
 }
 
-var profile, allocs *string
+var profile, allocs, fleetDir *string
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
 	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended")
 	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
 	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, without a server and agents, e.g. L-1,H-2")
-	n := flag.Int("n", 2000, "enrolments to measure for each kind of endorsement key")
+	n := flag.Int("n", 2000, "enrolments to measure for each kind of endorsement key, or questions of each kind about a fleet")
+	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use those that are there")
+	fleets := flag.String("fleet", "", "measure searches and numbers of fleets of these sizes instead, e.g. 1000,1000000")
 	serve := flag.String("serve", "", "run a hub in this folder (bench uses this itself to measure a whole server)")
 	flag.Parse()
 	var err error
-	if *serve != "" {
+	switch {
+	case *serve != "":
 		err = serveChild(*serve)
-	} else {
+	case *fleets != "":
+		err = benchFleets(*out, *fleets, *n)
+	default:
 		err = run(*out, *n, *kinds)
 	}
 	if err != nil {

@@ -57,6 +57,9 @@ func TestAgentPage(t *testing.T) {
 	p := r.page("docs/agent.md")
 	p.types("gangway-agent run --token-file")
 	r.connected()
+	if out := p.types("gangway-agent doctor"); !strings.Contains(out, "The hub accepts this device") {
+		t.Errorf("doctor prints\n%s", out)
+	}
 	ca := connectproxy.NewCA(t, "the proxy's CA")
 	plain := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3128"})
 	secure := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3129", TLS: ca.Server(t, "proxy.example")})
@@ -231,6 +234,7 @@ func TestImagePage(t *testing.T) {
 	p.types("gangway image build x64-uefi-installer --token-file")
 	p.types("dd if=installer.img of=/dev/sdX")
 	p.elsewhere("gangway image build x64-uefi-installer --token-file device_autojointoken.json --merge", "TestImageOfACheckoutAnExportAndATrail")
+	p.elsewhere("gangway image try", "TestImageTry")
 	p.types("gangway image build x64-uefi-installer --claim")
 	p.types("gangway image escrow-key")
 	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --escrow-to")

@@ -60,6 +60,11 @@ type Config struct {
 	// SecureBoot chooses firmware with Secure Boot. The firmware is in setup mode until keys are
 	// enrolled.
 	SecureBoot bool
+	// KVM uses the processor's virtualization, so the machine has the processor of its host. Tests
+	// do not use it, because PCRs and times would depend on the host.
+	KVM bool
+	// Person, if set, connects the machine with a person instead of a test.
+	Person *Person
 }
 
 // Machine is a running machine. Its methods may be called from several
@@ -78,9 +83,17 @@ type Machine struct {
 // Start switches a machine on. It runs until it switches itself off, until Stop, or until ctx
 // ends.
 func Start(ctx context.Context, cfg Config) (*Machine, error) {
-	if m := Missing(); m != "" {
+	m := Missing()
+	if cfg.Person != nil {
+		m = cfg.Person.Missing()
+	}
+	if m != "" {
 		return nil, errors.New("qemu: " + m)
 	}
+	return start(ctx, cfg)
+}
+
+func start(ctx context.Context, cfg Config) (*Machine, error) {
 	if cfg.Memory == 0 {
 		cfg.Memory = 512
 	}
@@ -98,8 +111,13 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	}
 	cmd := exec.Command(program, args...)
 	m.Console = newConsole(m.log, time.Now())
-	cmd.Stdout = m.Console
-	if m.keys, err = cmd.StdinPipe(); err == nil {
+	if cfg.Person != nil {
+		cmd.Stdin, cmd.Stdout = cfg.Person.In, cfg.Person.Out
+	} else {
+		cmd.Stdout = m.Console
+		m.keys, err = cmd.StdinPipe()
+	}
+	if err == nil {
 		m.proc, err = process.Start(cmd)
 	}
 	if err != nil {
@@ -119,7 +137,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	go func() {
 		select {
 		case <-ctx.Done():
-			m.proc.Stop(0)
+			m.proc.Stop(cfg.Person.grace())
 		case <-m.proc.Done():
 		}
 		if cfg.TPM != nil {
@@ -173,13 +191,17 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	if cfg.SecureBoot {
 		code, machine = signedCodePath, "q35,smm=on"
 	}
+	accel, processor := "tcg,thread=multi", cpu
+	if cfg.KVM {
+		accel, processor = "kvm", "host"
+	}
 	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", machine, "-accel", "tcg,thread=multi", "-cpu", cpu,
+		"-nodefaults", "-no-user-config", "-display", cfg.Person.display(),
+		"-machine", machine, "-accel", accel, "-cpu", processor,
 		"-m", strconv.Itoa(cfg.Memory), "-smp", strconv.Itoa(cfg.CPUs),
 		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + code,
 		"-drive", "if=pflash,unit=1,format=raw,file=" + value(m.vars()),
-		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-chardev", cfg.Person.console(), "-serial", "chardev:console",
 		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
 		"-device", "virtio-rng-pci", // so that the boot does not wait for randomness
 		"-global", "ICH9-LPC.noreboot=false", // the watchdog resets the machine, as on real boards

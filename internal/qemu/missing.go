@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -24,14 +25,26 @@ const (
 // Missing returns one sentence that says what is not installed and how to install it, or "" if
 // nothing is missing. For software TPMs, see swtpm.Missing.
 func Missing() string {
+	return missing(required{codePath, "ovmf"}, required{signedCodePath, "ovmf"}, required{StubPath, "systemd-boot-efi"})
+}
+
+// required is a file that must exist, with its Debian package.
+type required struct{ path, deb string }
+
+// missing returns one sentence that names the files that do not exist, QEMU among them, and their
+// packages. It returns "" if nothing is missing.
+func missing(files ...required) string {
 	var names, debs []string
 	miss := func(name, deb string) {
-		names, debs = append(names, name), append(debs, deb)
+		names = append(names, name)
+		if !slices.Contains(debs, deb) {
+			debs = append(debs, deb)
+		}
 	}
 	if _, err := exec.LookPath(program); err != nil {
 		miss(program, "qemu-system-x86")
 	}
-	for _, f := range []struct{ path, deb string }{{codePath, "ovmf"}, {signedCodePath, "ovmf"}, {StubPath, "systemd-boot-efi"}} {
+	for _, f := range files {
 		if _, err := os.Stat(f.path); err != nil {
 			miss(f.path, f.deb)
 		}

@@ -1,6 +1,8 @@
 package swtpm
 
 import (
+	"context"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -32,4 +34,25 @@ func (t *TPM) Open() (transport.TPMCloser, error) {
 		return nil, fmt.Errorf("swtpm: %w", err)
 	}
 	return link, nil
+}
+
+// AllocateBank leaves the TPM with one bank of PCRs (TPM2_PCR_Allocate, Part 3, 22.5), as a
+// firmware's setup does, and restarts the TPM.
+func (t *TPM) AllocateBank(ctx context.Context, bank tpm2.TPMAlgID) error {
+	const pcrAllocate = 0x0000012B
+	be := binary.BigEndian
+	all := []tpm2.TPMAlgID{tpm2.TPMAlgSHA1, tpm2.TPMAlgSHA256, tpm2.TPMAlgSHA384, tpm2.TPMAlgSHA512}
+	selection := be.AppendUint32(nil, uint32(len(all)))
+	for _, alg := range all {
+		selection = be.AppendUint16(selection, uint16(alg))
+		if alg == bank {
+			selection = append(selection, 3, 0xFF, 0xFF, 0xFF)
+		} else {
+			selection = append(selection, 3, 0, 0, 0)
+		}
+	}
+	if err := t.platform(pcrAllocate, selection); err != nil {
+		return err
+	}
+	return t.Restart(ctx)
 }

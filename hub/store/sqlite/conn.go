@@ -288,6 +288,11 @@ func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
 
 // each calls f with every row until f returns false. f must not use the connection.
 func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...any) error {
+	return c.eachAt(s, func(st uintptr) (bool, error) { return f(row{values: c.columns(st)}) }, args...)
+}
+
+// eachAt is each for an f that reads the columns itself, from the statement.
+func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), args ...any) error {
 	st, err := c.bound(s, args)
 	if err != nil {
 		return err
@@ -298,7 +303,7 @@ func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...an
 		case sqlite3.SQLITE_DONE:
 			return nil
 		case sqlite3.SQLITE_ROW:
-			more, err := f(row{values: c.columns(st)})
+			more, err := f(st)
 			if err != nil || !more {
 				return err
 			}
@@ -307,6 +312,19 @@ func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...an
 		}
 	}
 }
+
+// text returns column i of the row that st is at. If the text is the same as like, text returns like
+// and allocates nothing.
+func (c *conn) text(st uintptr, i int32, like string) string {
+	p := sqlite3.Xsqlite3_column_text(c.tls, st, i)
+	b := memory(p, int(sqlite3.Xsqlite3_column_bytes(c.tls, st, i)))
+	if string(b) == like {
+		return like
+	}
+	return string(b)
+}
+
+func (c *conn) int64(st uintptr, i int32) int64 { return sqlite3.Xsqlite3_column_int64(c.tls, st, i) }
 
 // columns returns a copy of the row that st is at.
 func (c *conn) columns(st uintptr) []any {

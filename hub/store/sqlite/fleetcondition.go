@@ -245,7 +245,7 @@ func (k *condition) nicks(c *conn, owner string) (nicks []string, err error) {
 }
 
 func (k *condition) byID(c *conn, owner string) ([]found, error) {
-	return readAll(c, selectByID, k.value, k.value+"g", owner, int64(smallSet+1))
+	return appendFound(c, nil, selectByID, k.value, k.value+"g", owner, int64(smallSet+1))
 }
 
 // all returns the devices that fit; it may return others too. The condition's count is at most
@@ -256,19 +256,15 @@ func (k *condition) all(c *conn, owner string) (devices []found, err error) {
 		return k.byID(c, owner)
 	case store.FieldSerial, "":
 	default:
-		return readAll(c, k.walk.up, append(k.args(owner), "", int64(smallSet+1))...)
+		return appendFound(c, nil, k.walk.up, append(k.args(owner), "", int64(smallSet+1))...)
 	}
 	nicks, err := k.nicks(c, owner)
 	if err != nil {
 		return nil, err
 	}
 	for _, nick := range nicks {
-		r, ok, err := c.one(selectFound, owner, nick)
-		if err != nil {
+		if devices, err = appendFound(c, devices, selectFound, owner, nick); err != nil {
 			return nil, err
-		}
-		if ok {
-			devices = append(devices, readFound(&r))
 		}
 	}
 	if k.field == store.FieldSerial {
@@ -283,21 +279,11 @@ func (k *condition) all(c *conn, owner string) (devices []found, err error) {
 	}
 	for field, values := range map[store.SearchField][]string{store.FieldModel: k.models, store.FieldMaker: k.makers} {
 		for _, value := range values {
-			more, err := readAll(c, walkField[field].up, owner, value, "", int64(smallSet+1))
-			if err != nil {
+			if devices, err = appendFound(c, devices, walkField[field].up, owner, value, "", int64(smallSet+1)); err != nil {
 				return nil, err
 			}
-			devices = append(devices, more...)
 		}
 	}
 	slices.SortFunc(devices, func(a, b found) int { return strings.Compare(a.nick, b.nick) })
 	return slices.CompactFunc(devices, func(a, b found) bool { return a.nick == b.nick }), nil
-}
-
-func readAll(c *conn, query *statement, args ...any) (devices []found, err error) {
-	err = c.each(query, func(r row) (bool, error) {
-		devices = append(devices, readFound(&r))
-		return true, nil
-	}, args...)
-	return devices, err
 }

@@ -36,8 +36,6 @@ var (
 	deleteMetaTerm = prepared(`DELETE FROM device_meta_terms WHERE term = ? AND nick = ?`)
 	selectIndexed  = prepared(`SELECT d.owner, d.nick, s.serial, d.user_meta, d.device_meta
 		FROM devices d LEFT JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick WHERE d.id = ?`)
-	selectWordsOf = prepared(`SELECT s.owner, s.nick, s.serial
-		FROM devices d JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick WHERE d.id = ? AND d.deleted = 0`)
 	selectToIndex = prepared(`SELECT s.owner, s.nick, s.serial, d.user_meta, d.device_meta
 		FROM device_search s JOIN devices d ON d.id = s.device WHERE (s.owner, s.nick) > (?, ?) ORDER BY s.owner, s.nick LIMIT ?`)
 	deleteWords     = prepared(`DELETE FROM device_words`)
@@ -55,15 +53,6 @@ type indexed struct {
 }
 
 func readWords(r *row) words { return words{r.text(), r.text(), r.text()} }
-
-// wordsOf returns the words of a device with an owner, or ok false.
-func wordsOf(c *conn, device string) (w words, ok bool, err error) {
-	r, ok, err := c.one(selectWordsOf, device)
-	if err == nil && ok {
-		w = readWords(&r)
-	}
-	return w, ok, err
-}
 
 // indexedOf returns what the index has of a device. Call it before the device changes.
 func indexedOf(c *conn, device string) (is indexed, err error) {
@@ -170,13 +159,13 @@ func (was indexed) move(c *conn, is indexed) error {
 	return nil
 }
 
-func (x indexed) terms() map[int64]bool {
-	if x.owner == "" || x.userMeta == "{}" && x.deviceMeta == "{}" {
+func (was indexed) terms() map[int64]bool {
+	if was.owner == "" || was.userMeta == "{}" && was.deviceMeta == "{}" {
 		return nil
 	}
 	terms := map[int64]bool{}
-	addTerms(terms, x.owner, x.userMeta, true)
-	addTerms(terms, x.owner, x.deviceMeta, false)
+	addTerms(terms, was.owner, was.userMeta, true)
+	addTerms(terms, was.owner, was.deviceMeta, false)
 	return terms
 }
 

@@ -16,8 +16,10 @@ const (
 	// sorted in memory. Of a larger set, the engine reads an index in the order of the result.
 	smallSet = store.MaxCount
 	// examineMost bounds the rows of a walk that are compared with a search's other conditions. A
-	// page may then have fewer rows than its limit, and still a next one.
+	// page may then have fewer rows than its limit, and still a next one. In other orders than by nick,
+	// each row is on another page of the file, so reading it costs more.
 	examineMost = 1000
+	examineFar  = 500
 	// chunkRows is how many rows of a walk are read before their metadata is looked up.
 	chunkRows = 250
 )
@@ -38,9 +40,26 @@ type found struct {
 	clone                                 string
 }
 
-func readFound(r *row) found {
-	return found{r.text(), r.text(), r.int64(), r.int64(), r.bool(), r.text(), r.text(), r.text(), r.text(), r.text(),
-		r.text(), r.int(), trail.Status(r.text()), r.int(), r.text()}
+// foundAt reads the row that st is at. A search reads up to a thousand rows, in which most texts are
+// those of the row before.
+func (c *conn) foundAt(st uintptr, before *found) found {
+	return found{
+		nick: c.text(st, 0, ""), device: c.text(st, 1, ""), created: c.int64(st, 2), seen: c.int64(st, 3), quiet: c.int64(st, 4) != 0,
+		model: c.text(st, 5, before.model), maker: c.text(st, 6, before.maker), firmware: c.text(st, 7, before.firmware),
+		serial: c.text(st, 8, ""), token: c.text(st, 9, before.token), boot: c.text(st, 10, before.boot), rev: int(c.int64(st, 11)),
+		status: trail.Status(c.text(st, 12, string(before.status))), progress: int(c.int64(st, 13)), clone: c.text(st, 14, before.clone),
+	}
+}
+
+// appendFound appends the rows of a statement with searchColumns.
+func appendFound(c *conn, devices []found, query *statement, args ...any) ([]found, error) {
+	var before found
+	err := c.eachAt(query, func(st uintptr) (bool, error) {
+		before = c.foundAt(st, &before)
+		devices = append(devices, before)
+		return true, nil
+	}, args...)
+	return devices, err
 }
 
 // place is where a device stands in an order: Text or Number is its key in the order, unless that
@@ -136,12 +155,13 @@ var (
 
 	selectFound = prepared(searchColumns + `device_search s WHERE s.owner = ? AND s.nick = ?`)
 	selectByID  = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
-		WHERE d.id >= ? AND d.id < ? AND d.owner = ? AND d.deleted = 0 ORDER BY d.id LIMIT ?`)
+		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // + keeps SQLite from another index
 	hasMetaTerm   = prepared(`SELECT 1 FROM device_meta_terms WHERE term = ? AND nick = ?`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? LIMIT ?)`)
 	selectWord    = prepared(`SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`)
-	selectPageRow = prepared(strings.Replace(deviceColumns, "d.user_meta, d.device_meta", "'{}', '{}'", 1) +
-		`FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
+	// What a row of a page has in addition to a row of device_search.
+	selectPageRow = prepared(`SELECT e.ek, e.request_hash, e.idevid_hash, e.model, e.key_algorithm, d.activated, d.last_seen,
+		d.last_seen_addr, d.public FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ?`)
 )
 
 // SearchDevices implements store.Fleet.
@@ -191,14 +211,18 @@ func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page s
 }
 
 func pageRow(c *conn, owner string, hit *found) (store.DeviceRow, bool, error) {
-	r, ok, err := c.one(selectPageRow, hit.device, owner)
+	r, ok, err := c.one(selectPageRow, hit.device)
 	if err != nil || !ok {
 		return store.DeviceRow{}, false, err
 	}
-	d := store.DeviceRow{Device: readDevice(&r), Quiet: hit.quiet, Boot: cmp.Or(hit.boot, store.BootUnmeasured),
-		Rev: hit.rev, Status: hit.status, Progress: hit.progress}
-	d.UserMeta, d.DeviceMeta = nil, nil
-	return d, true, nil
+	d := store.Device{
+		ID: hit.device, Nick: hit.nick, Owner: owner, TokenID: hit.token, Clone: hit.clone, Created: fromMicro(hit.created),
+		TPMMaker: hit.maker, TPMFirmware: hit.firmware, ProdModel: hit.model, ProdSerial: hit.serial,
+		EK: r.hash(), Enrolment: r.hash(), IDevIDHash: r.hash(), TPMModel: r.text(), KeyAlgorithm: r.text(),
+		Activated: r.time(), LastSeen: r.time(), LastSeenAddr: r.text(), Public: r.bool(),
+	}
+	return store.DeviceRow{Device: d, Quiet: hit.quiet, Boot: cmp.Or(hit.boot, store.BootUnmeasured),
+		Rev: hit.rev, Status: hit.status, Progress: hit.progress}, true, nil
 }
 
 // finder answers one search.
@@ -252,10 +276,15 @@ func (f *finder) resolve(c *conn) error {
 // page returns at most limit devices after a place, and where the next page begins; nil: this is
 // the last one.
 func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *place, err error) {
-	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet {
+	inOrder := f.order.key == store.SortNick
+	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
 		return f.sorted(c, after, limit)
 	}
-	complete, end, err := f.walk(c, after, examineMost, func(d found) bool {
+	most := examineMost
+	if !inOrder {
+		most = examineFar
+	}
+	complete, end, err := f.walk(c, after, most, func(d found) bool {
 		hits = append(hits, d)
 		return len(hits) <= limit
 	})
@@ -295,17 +324,22 @@ func (f *finder) sorted(c *conn, after *place, limit int) (hits []found, next *p
 	if err != nil {
 		return nil, nil, err
 	}
-	slices.SortFunc(all, func(a, b found) int { return f.order.compare(f.order.place(&a), f.order.place(&b)) })
+	type placed struct {
+		place
+		device *found
+	}
+	list := make([]placed, 0, len(all))
 	for i := range all {
-		p := f.order.place(&all[i])
-		if after != nil && f.order.compare(p, *after) <= 0 {
-			continue
+		if p := f.order.place(&all[i]); after == nil || f.order.compare(p, *after) > 0 {
+			list = append(list, placed{p, &all[i]})
 		}
-		if len(hits) == limit {
-			last := f.order.place(&hits[limit-1])
-			return hits, &last, nil
+	}
+	slices.SortFunc(list, func(a, b placed) int { return f.order.compare(a.place, b.place) })
+	for i, p := range list {
+		if i == limit {
+			return hits, &list[i-1].place, nil
 		}
-		hits = append(hits, all[i])
+		hits = append(hits, *p.device)
 	}
 	return hits, nil, nil
 }
@@ -339,12 +373,8 @@ func (f *finder) walk(c *conn, after *place, most int, hit func(found) bool) (co
 	var chunk []found
 	for examined := 0; examined < most; examined += len(chunk) {
 		n := min(chunkRows, most-examined)
-		chunk = chunk[:0]
 		all := append(append(slices.Clone(args), f.key(at, after == nil && examined == 0)...), int64(n))
-		if err := c.each(statement, func(r row) (bool, error) {
-			chunk = append(chunk, readFound(&r))
-			return true, nil
-		}, all...); err != nil {
+		if chunk, err = appendFound(c, chunk[:0], statement, all...); err != nil {
 			return false, nil, err
 		}
 		for i := range chunk {

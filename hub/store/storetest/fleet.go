@@ -213,7 +213,6 @@ func metaIsFoundAsWritten(f *fixture) {
 }
 
 func sortedInPages(f *fixture) {
-	var nicks []string
 	for i, model := range []string{"b", "A", "c", "a", "B", "C", "a"} {
 		name := fmt.Sprint("d", (i*5)%7)
 		e := Machine{Name: name}.Enrolment(f.owner.ID, f.token.ID)
@@ -224,9 +223,8 @@ func sortedInPages(f *fixture) {
 		a.Nick, a.Now = name, Epoch.Add(time.Duration(i/2)*time.Minute)
 		_, err = f.Activate(f.ctx, a)
 		f.must(err)
-		nicks = append(nicks, name)
 	}
-	// nicks in the order of creation: d0 d5 d3 d1 d6 d4 d2, models b A c a B C a.
+	// Nicks in the order of creation: d0 d5 d3 d1 d6 d4 d2, models b A c a B C a.
 	_, err := f.MarkQuiet(f.ctx, Epoch.Add(90*time.Second), 100) // the first four
 	f.must(err)
 	for key, want := range map[store.SortKey]string{

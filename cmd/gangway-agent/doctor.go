@@ -1,0 +1,127 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"gangway/device/doctor"
+	"gangway/wire"
+
+	"github.com/spf13/cobra"
+)
+
+// errProblems makes doctor exit with code 1. The findings have said everything.
+var errProblems = errors.New("")
+
+func doctorCommand(o *options, stdout io.Writer) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check this machine: TPM, event log, clock, network, proxy, hub",
+		Long: `Doctor checks what onboarding and reports need: the TPM with its PCR banks and its
+lockout, the firmware's event log, the agent's state, the network, the proxy, the hub and
+its name, the clock, and whether the hub accepts this device. Each finding says what is
+wrong, why, and what to do. It changes nothing, and shows no secret.
+
+The exit code is 1 if a finding is a problem, and 0 otherwise. With --output json, the
+findings are a list; their codes are stable.
+
+A machine that is onboarded knows its hub. Before that, name the hub by --token-file or
+--hub-file. Give the options --proxy, --network-file and --endorsement-auth-file as you
+give them to 'run'.`,
+		Example: `  gangway-agent doctor
+  gangway-agent doctor --token-file device_autojointoken.json
+  gangway-agent doctor --proxy http://proxy.example:3128 -o json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := o.doctor()
+			if err != nil {
+				return err
+			}
+			findings := doctor.Examine(c.Context(), cfg)
+			if c.Context().Err() != nil {
+				return c.Context().Err()
+			}
+			if err := o.printFindings(stdout, findings); err != nil {
+				return err
+			}
+			if doctor.Worst(findings) == doctor.Problem {
+				return errProblems
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&o.token, "token-file", "", "join token file, for a machine that is not onboarded: says which hub to check")
+	c.Flags().StringVar(&o.hub, "hub-file", "", "hub file, for the same purpose")
+	return c
+}
+
+// doctor returns the examination that the options ask for.
+func (o *options) doctor() (doctor.Config, error) {
+	cfg := doctor.Config{TPM: o.tpm, StateDir: o.state}
+	if o.output != "text" && o.output != "json" {
+		return cfg, usageError{fmt.Errorf("--output %q is unknown; use text or json", o.output)}
+	}
+	var err error
+	if cfg.EndorsementAuth, err = readAuth(o.endorsementAuth); err != nil {
+		return cfg, err
+	}
+	network, err := o.network.settings()
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Proxy = httpProxy(network)
+	cfg.Hub, err = o.namedHub()
+	return cfg, err
+}
+
+// namedHub returns the hub of the token file or the hub file, or nil. It keeps no secret of the
+// token file.
+func (o *options) namedHub() (*doctor.Hub, error) {
+	switch {
+	case o.token != "":
+		b, err := readFile(o.token, wire.MaxTokenFile)
+		if err != nil {
+			return nil, err
+		}
+		t, err := wire.ParseTokenFile(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", o.token, err)
+		}
+		return &doctor.Hub{URL: strings.TrimSuffix(t.Hub, "/"), Name: t.HubName, CA: t.HubCA}, nil
+	case o.hub != "":
+		b, err := readFile(o.hub, wire.MaxTokenFile)
+		if err != nil {
+			return nil, err
+		}
+		h, err := wire.ParseHubFile(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", o.hub, err)
+		}
+		return &doctor.Hub{URL: strings.TrimSuffix(h.Hub, "/"), Name: h.HubName, CA: h.HubCA}, nil
+	}
+	return nil, nil
+}
+
+func (o *options) printFindings(w io.Writer, findings []doctor.Finding) error {
+	if o.output == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(findings)
+	}
+	counts := map[doctor.Severity]int{}
+	for _, f := range findings {
+		counts[f.Severity]++
+		fmt.Fprintf(w, "%-8s %s (%s)\n", f.Severity, f.Fact, f.Code)
+		if f.Cause != "" {
+			fmt.Fprintf(w, "%-8s   why:    %s\n", "", f.Cause)
+		}
+		if f.Remedy != "" {
+			fmt.Fprintf(w, "%-8s   remedy: %s\n", "", f.Remedy)
+		}
+	}
+	fmt.Fprintf(w, "%d problem(s), %d warning(s), %d note(s), %d check(s) passed.\n", counts[doctor.Problem], counts[doctor.Warning], counts[doctor.Note], counts[doctor.OK])
+	return nil
+}

@@ -1,0 +1,164 @@
+// Package doctor examines a machine: its TPM, the firmware's event log, clock, network, proxy, hub
+// and the agent's state. Each check gives findings; a finding says what is so, why that matters,
+// and what a person does about it.
+//
+// The checks are a table. To add one, write a function that returns findings, give each finding a
+// code that no other has, add the function to the table, and add a fault that causes the finding to
+// the tests.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"gangway/device/agent"
+)
+
+// Severity says what a finding means for the machine.
+type Severity string
+
+// The severities, from good to bad.
+const (
+	OK      Severity = "ok"
+	Note    Severity = "note"    // worth knowing; nothing to do
+	Warning Severity = "warning" // works now, but something is missing or will fail
+	Problem Severity = "problem" // keeps the machine from its hub, or will
+)
+
+// Finding is the result of one check.
+type Finding struct {
+	// Code is stable. The code of a good result is the check's name.
+	Code     string   `json:"code"`
+	Severity Severity `json:"severity"`
+	Fact     string   `json:"fact"`             // what is so, one sentence
+	Cause    string   `json:"cause,omitempty"`  // why; empty if the fact says it
+	Remedy   string   `json:"remedy,omitempty"` // what to do; empty if there is nothing to do
+}
+
+// Config says which machine is examined, and how.
+type Config struct {
+	TPM             string // address, see identity.Open
+	EndorsementAuth []byte // password of the TPM's endorsement hierarchy, if it has one
+	StateDir        string // the agent's state folder
+	EventLog        string // file with the firmware's event log; empty: agent.EventLogPath
+	Proxy           *agent.HTTPProxy
+	// Hub is the hub of a machine that is not onboarded yet. A machine that is onboarded knows its
+	// hub. Nil: unknown.
+	Hub *Hub
+
+	// The following are for tests. They default to this machine's.
+	now    func() time.Time
+	getenv func(string) string
+	proc   string // /proc
+	resolv string // /etc/resolv.conf
+	cards  func() ([]Card, error)
+	free   func(dir string) (uint64, error) // bytes
+}
+
+// Hub is a hub as a token file or a hub file describes it.
+type Hub struct {
+	URL, Name, CA string
+}
+
+// Bounds of an examination.
+const (
+	checkTime  = 25 * time.Second // of one check
+	clockSlack = 2 * time.Minute  // how far the clock may be off
+	silence    = 15 * time.Minute // how old the last report may be
+	minFree    = 64 << 20         // bytes on the disk of the state folder
+)
+
+// exam is one examination. Later checks use what earlier ones have found.
+type exam struct {
+	Config
+	state    *agent.State // never nil
+	stateErr error
+	hub      *Hub // nil: unknown
+	urls     []string
+	reached  *agent.Reached
+}
+
+// check is a row of the table.
+type check struct {
+	name string
+	run  func(context.Context, *exam) []Finding
+}
+
+// checks are in the order in which a person mends a machine: what the later ones need comes first.
+var checks = []check{
+	{"tpm", checkTPM},
+	{"event-log", checkEventLog},
+	{"state", checkState},
+	{"network", checkNetwork},
+	{"hub", checkHub},
+	{"clock", checkClock},
+	{"device", checkDevice},
+}
+
+// Examine runs all checks. It changes nothing on the machine.
+func Examine(ctx context.Context, cfg Config) []Finding {
+	e := newExam(cfg)
+	var all []Finding
+	for _, c := range checks {
+		ctx, cancel := context.WithTimeout(ctx, checkTime)
+		all = append(all, c.run(ctx, e)...)
+		cancel()
+	}
+	if e.reached != nil {
+		excuse(all)
+	}
+	return all
+}
+
+// excuse makes notes of what the network lacks: the hub was reached without it, for example on the
+// same machine.
+func excuse(all []Finding) {
+	for i, f := range all {
+		if f.Severity != OK && (strings.HasPrefix(f.Code, "network-") || strings.HasPrefix(f.Code, "dns-")) {
+			all[i].Severity, all[i].Cause, all[i].Remedy = Note, "The hub is reached nevertheless.", ""
+		}
+	}
+}
+
+func newExam(cfg Config) *exam {
+	cfg.setDefaults()
+	e := &exam{Config: cfg}
+	e.state, e.stateErr = agent.ReadState(cfg.StateDir)
+	if e.state == nil {
+		e.state = &agent.State{}
+	}
+	e.hub = cfg.Hub
+	if s := e.state; s.HubCA != "" {
+		e.hub = &Hub{URL: s.Hub, Name: s.HubName, CA: s.HubCA}
+	}
+	if e.hub != nil {
+		e.urls = []string{e.hub.URL}
+		if a := e.state.Addresses; a != nil && a.HubName == e.hub.Name && len(a.URLs) > 0 {
+			e.urls = a.URLs
+		}
+	}
+	return e
+}
+
+// onboarded reports whether the machine has a device's identity.
+func (e *exam) onboarded() bool {
+	return e.state.Phase == agent.PhaseActive || e.state.Phase == agent.PhaseRemoved
+}
+
+// Worst returns the worst severity of the findings.
+func Worst(findings []Finding) Severity {
+	order := map[Severity]int{OK: 0, Note: 1, Warning: 2, Problem: 3}
+	worst := OK
+	for _, f := range findings {
+		if order[f.Severity] > order[worst] {
+			worst = f.Severity
+		}
+	}
+	return worst
+}
+
+func good(code, format string, args ...any) Finding {
+	return Finding{Code: code, Severity: OK, Fact: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,285 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"gangway/device/agent"
+	"gangway/internal/version"
+	"gangway/tcg"
+)
+
+func (c *Config) setDefaults() {
+	if c.EventLog == "" {
+		c.EventLog = agent.EventLogPath
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if c.getenv == nil {
+		c.getenv = os.Getenv
+	}
+	if c.proc == "" {
+		c.proc = "/proc"
+	}
+	if c.resolv == "" {
+		c.resolv = "/etc/resolv.conf"
+	}
+	if c.cards == nil {
+		c.cards = Cards
+	}
+	if c.free == nil {
+		c.free = freeSpace
+	}
+}
+
+// maxEventLog bounds the event log that the hub accepts, in bytes.
+const maxEventLog = 1 << 20
+
+// specID begins the data of an event log's first event (PC Client Platform Firmware Profile,
+// 10.4.5.1). The event's header before it has 32 bytes.
+var specID = []byte("Spec ID Event03\x00")
+
+const specIDAt = 32
+
+// checkEventLog reads the event log as the agent does. Without a log the hub gets only the PCRs, so
+// a change of a boot cannot be explained.
+func checkEventLog(_ context.Context, e *exam) []Finding {
+	const meaning = "Without the log the hub sees that a boot has changed, but not what has changed."
+	log, err := readLimited(e.EventLog, maxEventLog)
+	f := Finding{Severity: Warning, Cause: meaning}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		f.Code, f.Fact = "event-log-missing", "There is no event log of the firmware at "+e.EventLog+"."
+		f.Remedy = "Mount securityfs (mount -t securityfs securityfs /sys/kernel/security); if the file is still missing, switch the TPM on in the firmware's setup, or update the firmware."
+	case errors.Is(err, fs.ErrPermission):
+		f.Code, f.Fact = "event-log-permission", "This user may not read the firmware's event log."
+		f.Remedy = "Run the command as root."
+	case errors.Is(err, errTooLong):
+		f.Code, f.Fact = "event-log-large", fmt.Sprintf("The firmware's event log has more than %d bytes, and is not sent.", maxEventLog)
+		f.Remedy = "Update the machine's firmware."
+	case err != nil:
+		f.Code, f.Fact, f.Remedy = "event-log-unreadable", fmt.Sprintf("Reading the firmware's event log failed: %v.", err), "Restart the machine; if it fails again, update the firmware."
+	case len(log) == 0:
+		f.Code, f.Fact, f.Remedy = "event-log-empty", "The firmware's event log is empty.", "Update the machine's firmware."
+	case len(log) < specIDAt+len(specID) || !bytes.Equal(log[specIDAt:specIDAt+len(specID)], specID) || binary.LittleEndian.Uint32(log[4:]) != 3:
+		f.Code, f.Severity, f.Fact = "event-log-old", Note, fmt.Sprintf("The firmware's event log has %d bytes, in the old format of SHA-1.", len(log))
+		f.Remedy = "If the hub cannot explain this machine's boot, update the firmware."
+	default:
+		return []Finding{good("event-log", "The firmware's event log has %d bytes.", len(log))}
+	}
+	return []Finding{f}
+}
+
+var errTooLong = errors.New("too long")
+
+// readLimited reads a regular file of at most limit bytes. It does not block on a pipe.
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		return nil, errTooLong
+	}
+	return b, err
+}
+
+// checkState looks at the agent's state folder.
+func checkState(_ context.Context, e *exam) []Finding {
+	if e.stateErr != nil {
+		return []Finding{{Code: "state-unreadable", Severity: Problem, Fact: "The agent's state cannot be read.", Cause: e.stateErr.Error(),
+			Remedy: "Run the command as root, and name the folder with --state. If the file is damaged, remove the folder and onboard again: with the same TPM it is the same device."}}
+	}
+	all := []Finding{good("state", "The agent's state in %s can be read; its phase is %q.", e.StateDir, e.state.Phase)}
+	if free, err := e.free(e.StateDir); err == nil && free < minFree {
+		all = append(all, Finding{Code: "disk-full", Severity: Warning, Fact: fmt.Sprintf("The disk of %s has only %d MiB free.", e.StateDir, free>>20),
+			Cause: "The agent needs room for its state and for revisions.", Remedy: "Remove files there, or move the revisions with --revisions."})
+	}
+	return all
+}
+
+// freeSpace returns the free bytes of the disk that a folder is on.
+func freeSpace(dir string) (uint64, error) {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(dir, &disk); err != nil {
+		return 0, err
+	}
+	return disk.Bavail * uint64(disk.Bsize), nil
+}
+
+// Card is a network interface.
+type Card struct {
+	Name      string
+	MAC       string
+	Up        bool // switched on
+	Carrier   bool // a cable, or an access point
+	Addresses []net.IPNet
+}
+
+// Cards returns this machine's network interfaces without the loopback.
+func Cards() ([]Card, error) {
+	list, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var cards []Card
+	for _, i := range list {
+		if i.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		c := Card{Name: i.Name, MAC: i.HardwareAddr.String(), Up: i.Flags&net.FlagUp != 0, Carrier: i.Flags&net.FlagRunning != 0}
+		addresses, err := i.Addrs()
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range addresses {
+			if n, ok := a.(*net.IPNet); ok {
+				c.Addresses = append(c.Addresses, *n)
+			}
+		}
+		cards = append(cards, c)
+	}
+	return cards, nil
+}
+
+// global reports whether other networks may be reached from one of the card's addresses.
+func (c *Card) global() bool {
+	return slices.ContainsFunc(c.Addresses, func(a net.IPNet) bool { return a.IP.IsGlobalUnicast() })
+}
+
+func checkNetwork(_ context.Context, e *exam) []Finding {
+	cards, err := e.cards()
+	if err != nil {
+		return []Finding{{Code: "network-unreadable", Severity: Problem, Fact: fmt.Sprintf("The network interfaces cannot be listed: %v.", err), Remedy: "Run the command as root."}}
+	}
+	var usable []string
+	carrier := false
+	for _, c := range cards {
+		carrier = carrier || c.Up && c.Carrier
+		if c.Up && c.global() {
+			usable = append(usable, c.Name)
+		}
+	}
+	switch {
+	case len(cards) == 0:
+		return []Finding{{Code: "network-none", Severity: Problem, Fact: "The machine has no network interface.",
+			Cause: "The card is missing, or the kernel has no driver for it.", Remedy: "Plug in a card, or use an image whose kernel has its driver."}}
+	case len(usable) == 0 && !carrier:
+		return []Finding{{Code: "network-no-link", Severity: Problem, Fact: "No network interface has a link.",
+			Cause: "The cable is unplugged, or the switch's port is off.", Remedy: "Check the cable and the switch."}}
+	case len(usable) == 0:
+		return []Finding{{Code: "network-no-address", Severity: Problem, Fact: "No network interface has an address by which other networks can be reached.",
+			Cause: "No DHCP server or router answers, or the port is in another VLAN.", Remedy: "Check the DHCP server and the switch's port, or set an address in the network settings."}}
+	}
+	all := []Finding{good("network", "The network works on %s.", strings.Join(usable, ", "))}
+	if routed, err := e.defaultRoute(); err == nil && !routed {
+		all = append(all, Finding{Code: "network-no-route", Severity: Warning, Fact: "There is no default route.",
+			Cause: "The network names no gateway.", Remedy: "If the hub is not in the machine's own network, set a gateway in the network settings."})
+	}
+	return append(all, e.checkNames()...)
+}
+
+// Flags of the kernel's routes (RTF_UP and RTF_REJECT).
+const (
+	routeUp     = 0x1
+	routeReject = 0x200
+)
+
+// defaultRoute reports whether the kernel's tables have a default route (proc(5)).
+func (e *exam) defaultRoute() (bool, error) {
+	v4, err4 := os.ReadFile(filepath.Join(e.proc, "net/route"))
+	for line := range strings.Lines(string(v4)) {
+		f := strings.Fields(line)
+		if len(f) > 7 && f[1] == "00000000" && f[7] == "00000000" && flags(f[3])&(routeUp|routeReject) == routeUp {
+			return true, nil
+		}
+	}
+	v6, err6 := os.ReadFile(filepath.Join(e.proc, "net/ipv6_route"))
+	for line := range strings.Lines(string(v6)) {
+		f := strings.Fields(line)
+		if len(f) > 9 && f[1] == "00" && strings.Trim(f[0], "0") == "" && f[9] != "lo" && flags(f[8])&(routeUp|routeReject) == routeUp {
+			return true, nil
+		}
+	}
+	if err4 != nil && err6 != nil {
+		return false, err4
+	}
+	return false, nil
+}
+
+func flags(hex string) (n uint64) {
+	if _, err := fmt.Sscanf(hex, "%x", &n); err != nil {
+		return 0
+	}
+	return n
+}
+
+// checkNames looks for name servers, if the hub's name must be resolved. A proxy resolves it
+// itself.
+func (e *exam) checkNames() []Finding {
+	if e.Proxy != nil || e.hub == nil || net.ParseIP(hostOf(e.urls[0])) != nil {
+		return nil
+	}
+	b, err := readLimited(e.resolv, 64<<10)
+	if err == nil {
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" && net.ParseIP(strings.Split(f[1], "%")[0]) != nil {
+				return []Finding{good("dns", "Name servers are set.")}
+			}
+		}
+	}
+	return []Finding{{Code: "dns-none", Severity: Problem, Fact: "No name server is set in " + e.resolv + ".",
+		Cause: "The network announces none.", Remedy: "Set a name server in the network settings (dns), or use a hub address that is a number."}}
+}
+
+// checkClock compares the clock with times that it cannot precede, and with the hub's clock.
+func checkClock(_ context.Context, e *exam) []Finding {
+	now := e.now().UTC()
+	wrong := func(fact string) []Finding {
+		return []Finding{{Code: "clock-wrong", Severity: Problem, Fact: fact,
+			Cause:  "The battery of the clock is empty, or nothing has set the clock yet.",
+			Remedy: "Set the clock, or let the agent do so: --set-clock, with time servers in the network settings."}}
+	}
+	if made, err := time.Parse(time.RFC3339, version.Current.Date); err == nil && now.Before(made) {
+		return wrong(fmt.Sprintf("The clock says %s, which is before this program was made (%s).", now.Format(time.DateTime), made.UTC().Format(time.DateTime)))
+	}
+	if e.hub != nil {
+		if ok, made, err := agent.PlausibleClock(now, e.hub.CA); err == nil && !ok {
+			return wrong(fmt.Sprintf("The clock says %s, but the hub's CA was made at %s.", now.Format(time.DateTime), made.UTC().Format(time.DateTime)))
+		}
+	}
+	if e.reached == nil || e.reached.Date.IsZero() {
+		return []Finding{good("clock", "The clock says %s UTC.", now.Format(time.DateTime))}
+	}
+	if off := now.Sub(e.reached.Date); off.Abs() > clockSlack {
+		side := "ahead of"
+		if off < 0 {
+			side = "behind"
+		}
+		return []Finding{{Code: "clock-off", Severity: Warning, Fact: fmt.Sprintf("The clock is %s %s the hub's.", off.Abs().Round(time.Second), side),
+			Cause: "No time server sets the clock, or the hub's clock is wrong.", Remedy: "Set up a time server on this machine, and compare the hub's clock."}}
+	}
+	return []Finding{good("clock", "The clock says %s UTC, as the hub's does to within two minutes.", now.Format(time.DateTime))}
+}
+
+func printable(s string) string { return tcg.Printable(s) }

@@ -1,0 +1,271 @@
+package doctor
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gangway/device/identity"
+	"gangway/device/identity/tpmrc"
+	"gangway/device/install/lockout"
+	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// TPM is what a TPM says about itself.
+type TPM struct {
+	Version      string   `json:"version"` // "2.0"
+	Manufacturer string   `json:"manufacturer"`
+	Model        string   `json:"model,omitempty"`
+	Firmware     string   `json:"firmware"`
+	Revision     string   `json:"revision"` // of the specification
+	Banks        []string `json:"banks"`    // PCR banks in use
+	Lockout      lockout.State
+	// Certificates is how many EK certificates are in its memory, at the addresses of the EK
+	// profile.
+	Certificates int `json:"certificates"`
+	// Endorsement and Owner tell whether these hierarchies are enabled.
+	Endorsement, Owner bool
+	// EndorsementPassword tells whether the endorsement hierarchy has a password.
+	EndorsementPassword bool
+}
+
+// ReadTPM asks a TPM about itself. It uses no key.
+func ReadTPM(ctx context.Context, address string) (*TPM, error) {
+	t, err := identity.Open(address)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	r := &TPM{}
+	err = t.Raw(ctx, func(link transport.TPM) error { return r.read(link) })
+	if err != nil {
+		return nil, tpmrc.Explain(err, tpmrc.None)
+	}
+	return r, nil
+}
+
+// Bits of TPMA_PERMANENT and TPMA_STARTUP_CLEAR (Part 2, 8.6 and 8.7).
+const (
+	endorsementAuthSet = 1 << 1
+	ownerEnabled       = 1 << 1
+	endorsementEnabled = 1 << 2
+)
+
+// Range of the NV indices of EK certificates (EK Credential Profile 2.5, 2.2.1.4 and 2.2.1.5).
+const (
+	firstEKCertificate, lastEKCertificate = 0x01C00002, 0x01C0001F
+)
+
+func (t *TPM) read(link transport.TPM) error {
+	fixed, err := properties(link, tpm2.TPMPTFamilyIndicator, 13)
+	if err != nil {
+		return err
+	}
+	variable, err := properties(link, tpm2.TPMPTPermanent, 2)
+	if err != nil {
+		return err
+	}
+	t.Version = text(fixed[tpm2.TPMPTFamilyIndicator])
+	t.Manufacturer = text(fixed[tpm2.TPMPTManufacturer])
+	t.Model = text(fixed[tpm2.TPMPTVendorString1], fixed[tpm2.TPMPTVendorString2], fixed[tpm2.TPMPTVendorString3], fixed[tpm2.TPMPTVendorString4])
+	v1, v2 := fixed[tpm2.TPMPTFirmwareVersion1], fixed[tpm2.TPMPTFirmwareVersion2]
+	t.Firmware = fmt.Sprintf("%d.%d.%d.%d", v1>>16, v1&0xFFFF, v2>>16, v2&0xFFFF)
+	t.Revision = fmt.Sprintf("%d.%02d", fixed[tpm2.TPMPTRevision]/100, fixed[tpm2.TPMPTRevision]%100)
+	t.EndorsementPassword = variable[tpm2.TPMPTPermanent]&endorsementAuthSet != 0
+	startup := variable[tpm2.TPMPTStartupClear]
+	t.Endorsement, t.Owner = startup&endorsementEnabled != 0, startup&ownerEnabled != 0
+	if t.Lockout, err = lockout.Read(link); err != nil {
+		return err
+	}
+	if t.Banks, err = banks(link); err != nil {
+		return err
+	}
+	t.Certificates, err = certificates(link)
+	return err
+}
+
+func properties(link transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TPMPT]uint32, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: count}.Execute(link)
+	if err != nil {
+		return nil, err
+	}
+	list, err := rsp.CapabilityData.Data.TPMProperties()
+	if err != nil {
+		return nil, fmt.Errorf("doctor: reading the TPM's properties: %w", err)
+	}
+	values := map[tpm2.TPMPT]uint32{}
+	for _, p := range list.TPMProperty {
+		values[p.Property] = p.Value
+	}
+	return values, nil
+}
+
+// text returns the characters that a TPM stores in numbers.
+func text(values ...uint32) string {
+	var b []byte
+	for _, v := range values {
+		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	return strings.Join(strings.Fields(tcg.Printable(string(b))), " ")
+}
+
+var bankNames = map[tpm2.TPMAlgID]string{
+	tpm2.TPMAlgSHA1: "SHA-1", tpm2.TPMAlgSHA256: "SHA-256", tpm2.TPMAlgSHA384: "SHA-384", tpm2.TPMAlgSHA512: "SHA-512", 0x0012: "SM3-256",
+}
+
+// banks returns the PCR banks that have PCRs.
+func banks(link transport.TPM) ([]string, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 16}.Execute(link)
+	if err != nil {
+		return nil, err
+	}
+	list, err := rsp.CapabilityData.Data.AssignedPCR()
+	if err != nil {
+		return nil, fmt.Errorf("doctor: reading the TPM's PCR banks: %w", err)
+	}
+	var names []string
+	for _, s := range list.PCRSelections {
+		if !slices.ContainsFunc(s.PCRSelect, func(b byte) bool { return b != 0 }) {
+			continue
+		}
+		name, ok := bankNames[s.Hash]
+		if !ok {
+			name = fmt.Sprintf("0x%04X", uint16(s.Hash))
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// certificates counts the NV indices at which EK certificates are stored.
+func certificates(link transport.TPM) (n int, err error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: firstEKCertificate, PropertyCount: 64}.Execute(link)
+	if err != nil {
+		return 0, err
+	}
+	list, err := rsp.CapabilityData.Data.Handles()
+	if err != nil {
+		return 0, fmt.Errorf("doctor: reading the TPM's NV indices: %w", err)
+	}
+	for _, h := range list.Handle {
+		switch {
+		case h < firstEKCertificate || h > lastEKCertificate:
+		case h == 0x01C00003, h == 0x01C00004, h == 0x01C0000B, h == 0x01C0000C: // nonces and templates
+		default:
+			n++
+		}
+	}
+	return n, nil
+}
+
+func checkTPM(ctx context.Context, e *exam) []Finding {
+	t, err := ReadTPM(ctx, e.TPM)
+	if err != nil {
+		return []Finding{noTPM(e.TPM, err)}
+	}
+	return t.judge(len(e.EndorsementAuth) > 0)
+}
+
+// judge returns the findings about a TPM.
+func (t *TPM) judge(withPassword bool) []Finding {
+	if t.Version != "2.0" {
+		return []Finding{{
+			Code: "tpm-version", Severity: Problem,
+			Fact:   fmt.Sprintf("The TPM has the version %q; Gangway requires 2.0.", t.Version),
+			Remedy: "Update the TPM's firmware, or switch the firmware's setup from TPM 1.2 to TPM 2.0 (fTPM, PTT).",
+		}}
+	}
+	all := []Finding{good("tpm", "TPM 2.0, %s %s, firmware %s, revision %s.", t.Manufacturer, t.Model, t.Firmware, t.Revision)}
+	all = append(all, t.checkBanks(), t.checkLockout(), t.checkCertificates())
+	return append(all, t.checkHierarchies(withPassword)...)
+}
+
+// noTPM explains why a TPM cannot be used.
+func noTPM(address string, err error) Finding {
+	f := Finding{Code: "tpm-missing", Severity: Problem, Fact: "The TPM at " + address + " cannot be used.", Cause: err.Error(),
+		Remedy: "Switch the TPM on in the firmware's setup (TPM, fTPM or PTT), and run this command as root or as a member of the group tss."}
+	if c := (*tpmrc.Cause)(nil); errors.As(err, &c) {
+		f.Code, f.Fact, f.Cause, f.Remedy = c.Code, c.Reason, fmt.Sprintf("The TPM answered %v.", c.Err), c.Remedy
+	}
+	return f
+}
+
+func (t *TPM) checkBanks() Finding {
+	list := strings.Join(t.Banks, ", ")
+	strong := slices.ContainsFunc(t.Banks, func(b string) bool { return b == "SHA-256" || b == "SHA-384" || b == "SHA-512" })
+	if strong {
+		return good("tpm-banks", "PCR banks: %s.", list)
+	}
+	if list == "" {
+		list = "none"
+	}
+	return Finding{
+		Code: "tpm-banks-weak", Severity: Problem, Fact: "The TPM has no PCR bank of SHA-256 or better (banks in use: " + list + ").",
+		Cause:  "The firmware's setup chooses the banks. A measurement in a bank of SHA-1 can be forged, so the hub does not accept it.",
+		Remedy: "Enable the SHA-256 bank in the firmware's setup (TPM, PCR bank), and restart.",
+	}
+}
+
+func (t *TPM) checkLockout() Finding {
+	l := t.Lockout
+	ends := "It ends when a person with the lockout password lifts it, or clears the TPM."
+	if l.Interval > 0 {
+		ends = fmt.Sprintf("One try is forgiven every %s while the machine is on.", l.Interval.Round(time.Second))
+	}
+	switch {
+	case l.Locked:
+		remedy := "Leave the machine on until the lockout has ended, or lift it: tpm2_dictionarylockout --clear-lockout. " + ends
+		if l.Password {
+			remedy = "Leave the machine on until the lockout has ended; lifting it earlier needs the lockout password. " + ends
+		}
+		return Finding{Code: "tpm-lockout", Severity: Problem, Fact: fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
+			Cause: "A program tried wrong passwords, or the machine lost power while a key with a password was in use.", Remedy: remedy}
+	case l.Max > 0 && l.Tries*2 >= l.Max:
+		return Finding{Code: "tpm-lockout-near", Severity: Warning, Fact: fmt.Sprintf("The TPM is near its lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
+			Cause: "A program tries wrong passwords, or the machine loses power while a key with a password is in use.", Remedy: "Find the program, and shut the machine down in order. " + ends}
+	}
+	return good("tpm-lockout-none", "No lockout: %d of %d tries counted.", l.Tries, l.Max)
+}
+
+func (t *TPM) checkCertificates() Finding {
+	if t.Certificates > 0 {
+		return good("tpm-ek-certificate", "The TPM's memory has %d EK certificate(s) of its maker.", t.Certificates)
+	}
+	return Finding{
+		Code: "tpm-ek-certificate-missing", Severity: Note, Fact: "The TPM's memory has no EK certificate.",
+		Cause:  "Some makers publish the certificate instead of storing it, and a software TPM may have none.",
+		Remedy: "The owner compares the EK's SHA-256 and approves the machine once, or lists the EK beforehand: gangway policy ek-list.",
+	}
+}
+
+func (t *TPM) checkHierarchies(withPassword bool) (all []Finding) {
+	if !t.Endorsement {
+		all = append(all, hierarchyDisabled("tpm-endorsement-disabled", "endorsement"))
+	}
+	if !t.Owner {
+		all = append(all, hierarchyDisabled("tpm-owner-disabled", "owner"))
+	}
+	if t.EndorsementPassword && !withPassword {
+		all = append(all, Finding{
+			Code: "tpm-endorsement-password", Severity: Problem, Fact: "The TPM's endorsement hierarchy has a password, and none was given.",
+			Cause:  "Another system, or a person, has set the password. The device's keys cannot be made without it.",
+			Remedy: "Name a file with the password by --endorsement-auth-file, or clear the TPM, which removes the password.",
+		})
+	}
+	return all
+}
+
+func hierarchyDisabled(code, name string) Finding {
+	return Finding{
+		Code: code, Severity: Problem, Fact: "The TPM's " + name + " hierarchy is disabled.",
+		Cause:  "A program or the firmware disabled it after the last start.",
+		Remedy: "Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security).",
+	}
+}

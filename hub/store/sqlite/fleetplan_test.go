@@ -1,0 +1,187 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/store/storetest"
+
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// fleetStatements are all statements of the questions about a fleet, and of its upkeep.
+func fleetStatements() map[string]*statement {
+	all := map[string]*statement{
+		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
+		"count": selectCount, "values": selectValues, "states": selectStateCounts, "undecided": countUndecided, "quietest": selectQuietest,
+		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
+		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
+		"indexed": selectIndexed, "seen": updateSeen,
+	}
+	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
+	for key, w := range walkAll {
+		add("all by "+string(key), w)
+	}
+	for state, w := range walkState {
+		add("state "+state, w)
+	}
+	for field, w := range walkField {
+		add("field "+string(field), w)
+	}
+	add("meta", walkMeta)
+	return all
+}
+
+// Every statement finds its rows by an index, and reads them in the order of the result: no table is
+// scanned, and no set is sorted.
+func TestFleetQueriesUseTheirIndexes(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "hub.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for name, st := range fleetStatements() {
+		args := make([]any, strings.Count(st.sql, "?"))
+		for i := range args {
+			args[i] = 1
+		}
+		rows, err := db.Query("EXPLAIN QUERY PLAN "+st.sql, args...)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var plan []string
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, detail)
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range plan {
+			scans := strings.HasPrefix(step, "SCAN ") && !strings.HasPrefix(step, "SCAN (subquery") && step != "SCAN 1"
+			sorts := strings.Contains(step, "TEMP B-TREE")
+			whole := strings.Contains(step, "devices_nick") // all devices of an owner
+			if scans || sorts || whole {
+				t.Errorf("%s: %s\nin\n%s", name, step, strings.Join(plan, "\n"))
+			}
+		}
+		if name == "by id" && !strings.Contains(plan[0], "(id>? AND id<?)") {
+			t.Errorf("%s: %s", name, plan)
+		}
+	}
+}
+
+// steps returns how many operations SQLite's machine made since the last call, on all connections
+// that read, and how many rows it reached by scanning a table or sorted.
+func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
+	t.Helper()
+	for range s.readers.size {
+		c := <-s.readers.idle
+		for _, st := range c.stmts {
+			if st == 0 {
+				continue
+			}
+			operations += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_VM_STEP, 1)
+			scanned += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_FULLSCAN_STEP, 1)
+			sorted += sqlite3.Xsqlite3_stmt_status(c.tls, st, sqlite3.SQLITE_STMTSTATUS_SORT, 1)
+		}
+		s.readers.idle <- c
+	}
+	return operations, scanned, sorted
+}
+
+// The work for a question has a bound that does not depend on the size of the fleet.
+func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	owner := storetest.Account("ada")
+	if err := s.CreateAccount(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	// Each device of the owner has the words, the meta and the model of the searches below. A
+	// hundredth is quiet, and each has a firmware of its own.
+	const fleet = 10_000
+	if err := s.writer.do(t.Context(), func(c *conn) error {
+		if _, err := c.exec(manyOwned, owner.ID, int64(fleet)); err != nil {
+			return err
+		}
+		if _, err := c.exec(manyFirmwares); err != nil {
+			return err
+		}
+		_, err := c.exec(forgetIndex)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.indexAgain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ask := map[string]func(ctx context.Context) error{
+		"counts":   func(ctx context.Context) error { _, err := s.FleetCounts(ctx, owner.ID); return err },
+		"arrivals": func(ctx context.Context) error { _, err := s.Arrivals(ctx, owner.ID, time.Unix(0, 0), 366); return err },
+		"facets": func(ctx context.Context) error {
+			_, _, err := s.Facets(ctx, owner.ID, store.FieldFirmware, 10)
+			return err
+		},
+	}
+	term := func(field store.SearchField, key, value string) store.SearchTerm {
+		return store.SearchTerm{Field: field, Key: key, Value: value}
+	}
+	for _, q := range []store.DeviceSearch{
+		{}, {Words: []string{"forklift"}}, {Words: []string{"forklift", "nobody"}}, {Words: []string{"0"}}, {Words: []string{"forklift", "0", "1"}}, {Words: []string{"0000"}},
+		{Terms: []store.SearchTerm{term(store.FieldMeta, "site", "oslo")}},
+		{Terms: []store.SearchTerm{term(store.FieldMeta, "site", "oslo"), term(store.FieldMeta, "odd", "1")}},
+		{Terms: []store.SearchTerm{term(store.FieldModel, "", ""), term(store.FieldState, "", "quiet")}},
+		{Terms: []store.SearchTerm{term(store.FieldState, "", "active")}, Words: []string{"9"}},
+		{Terms: []store.SearchTerm{term(store.FieldMeta, "odd", "0"), term(store.FieldMeta, "odd", "1"), term(store.FieldMaker, "", "")}},
+		{Terms: []store.SearchTerm{term(store.FieldID, "", "0000")}},
+	} {
+		q.Owner = owner.ID
+		ask[fmt.Sprintf("count %+v", q)] = func(ctx context.Context) error { _, err := s.CountSearch(ctx, q); return err }
+		for key := range walkAll {
+			for _, down := range []bool{false, true} {
+				q.Sort, q.Descending = key, down
+				ask[fmt.Sprintf("search %+v", q)] = func(ctx context.Context) error { _, err := s.SearchDevices(ctx, q); return err }
+			}
+		}
+	}
+	for name, question := range ask {
+		s.steps(t)
+		if err := question(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		// A row of a search costs about 30 operations, and its metadata 10.
+		if operations, scanned, sorted := s.steps(t); operations > 60*(examineMost+2*smallSet) || scanned > 0 || sorted > 0 {
+			t.Errorf("%s: %d operations, %d rows scanned, %d sorts", name, operations, scanned, sorted)
+		}
+	}
+}
+
+var (
+	manyOwned = prepared(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
+		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2)
+		SELECT printf('%024x', i), printf('forklift-%06d', i), ?1, 'tok', 0, i, i, i, '', '{"odd":' || i % 2 || ',"site":"oslo"}', '{}', i % 100 = 0 FROM n`)
+	manyFirmwares = prepared(`UPDATE device_search SET firmware = nick`)
+	forgetIndex   = prepared(`DELETE FROM settings WHERE name = 'search-index'`)
+)

@@ -1,0 +1,89 @@
+package sqlitetest
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/url"
+
+	"gangway/hub/store/sqlite"
+
+	_ "modernc.org/sqlite" // the driver
+)
+
+// FillFleet gives an owner n devices, in the database at path, which nobody else uses. The devices
+// go through the schema's triggers, as any device does, but not through enrolments: a million of
+// them takes some minutes. The store must be opened afterwards: it indexes their words and metadata.
+//
+// Device i has the nick "forklift-" and a permutation of the numbers, and:
+//
+//   - one of 20 models, the first ones much more often; one of 5 makers, 30 firmwares and 40 tokens;
+//   - the user-meta site (one of 200) and rack (one of 20,000);
+//   - one in 10 is quiet, in 1000 has a changed boot, in 100 an update under way, in 500 a failed one.
+func FillFleet(ctx context.Context, path, owner string, n int) error {
+	u := url.URL{Scheme: "file", Path: path, RawQuery: "_pragma=synchronous(off)&_pragma=cache_size(-1048576)&_pragma=temp_store(memory)"}
+	db, err := sql.Open("sqlite", u.String())
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	const chunk = 50_000
+	for from := 0; from < n; from += chunk {
+		if err := fill(ctx, db, owner, n, from, min(from+chunk, n)); err != nil {
+			return fmt.Errorf("fleet of %d devices, from %d: %w", n, from, err)
+		}
+	}
+	_, err = db.ExecContext(ctx, `DELETE FROM settings WHERE name = 'search-index'`)
+	return err
+}
+
+// Statements of fill. ?1 is the owner, ?2 the number of all devices, ?3 and ?4 the numbers of the
+// devices to make. A device's id and enrolment number follow from its number.
+const (
+	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
+	id      = `printf('%08x%016x', (i.i * 2654435761) % 4294967296, i.i)`
+
+	fillEnrolments = numbers + `INSERT INTO enrolments (id, request_hash, state, device, owner, token, generation, ek, iak_name, idevid_name,
+			iak_hash, idevid_hash, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+			iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
+		SELECT 1000000000 + i.i, randomblob(32), 'a', ` + id + `, ?1, 't', 0, randomblob(32), randomblob(34), randomblob(34), randomblob(32), randomblob(32), 0, 0,
+			CASE i.i % 5 WHEN 0 THEN 'IFX' WHEN 1 THEN 'IFX' WHEN 2 THEN 'STM' WHEN 3 THEN 'NTC' ELSE 'INTC' END, 'SLB9670', (i.i % 30) || '.85',
+			'NUC ' || CASE WHEN i.i % 3 > 0 THEN i.i % 2 ELSE i.i % 20 END, printf('SN-%08d', (i.i * 48271) % ?2), 'ECDSA P-256',
+			zeroblob(90), zeroblob(700), zeroblob(500), zeroblob(500), x'7b7d', zeroblob(200)
+		FROM i WHERE ?2 > 0`
+	fillDevices = numbers + `INSERT INTO devices (id, nick, owner, token, enrolment, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
+		SELECT ` + id + `, printf('forklift-%07d', (i.i * 7919) % ?2), ?1, printf('%024x', i.i % 40), 1000000000 + i.i, 0,
+			1700000000000000 + i.i * 50000000, 1700000000000000 + i.i * 50000000, 1800000000000000 - (i.i % 1000000) * 1000000, '192.0.2.1',
+			'{"rack":"r' || (i.i % 20000) || '","site":"site ' || (i.i % 200) || '"}', '{"kernel":"6.12"}', i.i % 10 = 3
+		FROM i`
+	fillBoots  = numbers + `INSERT INTO boot_devices (device, state, requested) SELECT ` + id + `, CASE WHEN i.i % 1000 = 7 THEN 'changed' ELSE 'matches' END, 0 FROM i WHERE ?1 <> '' AND ?2 > 0`
+	fillTrails = numbers + `INSERT INTO trails (device, owner, rev, reported, created, touched) SELECT ` + id + `, ?1, 0, 0, 0, 0 FROM i WHERE ?2 > 0`
+	fillSteps  = numbers + `INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum, committer, commit_msg, progress, meta, state)
+		SELECT ` + id + `, ?1, 0, CASE WHEN i.i % 100 = 5 THEN 'DOWNLOADING' WHEN i.i % 500 = 9 THEN 'ERROR' ELSE 'DONE' END, 0, 0, 0, x'', '', '', CAST('{"progress":50}' AS BLOB), x'7b7d', x'7b7d' FROM i WHERE ?2 > 0`
+)
+
+func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	for _, line := range []string{fillEnrolments, fillDevices, fillBoots, fillTrails, fillSteps} {
+		if _, err := tx.ExecContext(ctx, line, owner, n, from, to); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+// OpenFleet makes a database with one account and n devices of it, and opens it.
+func OpenFleet(ctx context.Context, path, owner string, n int) (*sqlite.Store, error) {
+	if err := CopyEmpty(path); err != nil {
+		return nil, err
+	}
+	if err := FillFleet(ctx, path, owner, n); err != nil {
+		return nil, err
+	}
+	return sqlite.Open(ctx, path)
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"gangway/hub/search"
+	"gangway/hub/store"
+	"gangway/hub/store/sqlite"
+	"gangway/hub/store/sqlite/sqlitetest"
+)
+
+// Bounds of the questions about a fleet, whatever its size.
+const (
+	fleetP99 = 50 * time.Millisecond
+	fleetCPU = 5 * time.Millisecond
+)
+
+// FleetResult is the content of build/bench-fleet.json.
+type FleetResult struct {
+	Devices  int             `json:"devices"`
+	Made     float64         `json:"seconds_to_make"`
+	Indexed  float64         `json:"seconds_to_index"`
+	Question []FleetQuestion `json:"questions"`
+}
+
+// FleetQuestion is the cost of a question, in milliseconds.
+type FleetQuestion struct {
+	What string  `json:"question"`
+	P50  float64 `json:"p50_ms"`
+	P99  float64 `json:"p99_ms"`
+	CPU  float64 `json:"cpu_ms"` // user and system, on average
+	Rows int     `json:"rows"`   // in the last answer
+}
+
+// benchFleets reads the sizes, numbers separated by commas.
+func benchFleets(out, list string, rounds int) error {
+	var sizes []int
+	for _, text := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return fmt.Errorf("%q is not a number of devices", text)
+		}
+		sizes = append(sizes, n)
+	}
+	return runFleets(out, sizes, rounds)
+}
+
+// runFleets measures fleets of several sizes.
+func runFleets(out string, sizes []int, rounds int) error {
+	var all []FleetResult
+	for _, n := range sizes {
+		r, err := runFleet(n, rounds)
+		if err != nil {
+			return err
+		}
+		all = append(all, *r)
+	}
+	slow := printFleets(all)
+	if out != "" {
+		text, err := json.MarshalIndent(all, "", "  ")
+		if err == nil {
+			err = os.WriteFile(out, append(text, '\n'), 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(slow) > 0 {
+		return fmt.Errorf("above %v at the 99th percentile, or %v of CPU: %q", fleetP99, fleetCPU, slow)
+	}
+	return nil
+}
+
+func runFleet(n, rounds int) (*FleetResult, error) {
+	dir := *fleetDir
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "gangway-fleet"); err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
+	}
+	ctx, path := context.Background(), filepath.Join(dir, fmt.Sprintf("fleet-%d.db", n))
+	const owner = "aaaaaaaaaaaaaaaaaaaaaaaa"
+	begin := time.Now()
+	if _, err := os.Stat(path); err != nil {
+		if err := sqlitetest.CopyEmpty(path); err != nil {
+			return nil, err
+		}
+		if err := sqlitetest.FillFleet(ctx, path, owner, n); err != nil {
+			return nil, err
+		}
+	}
+	r := &FleetResult{Devices: n, Made: time.Since(begin).Seconds()}
+	begin = time.Now()
+	s, err := sqlite.Open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	r.Indexed = time.Since(begin).Seconds()
+	fmt.Fprintf(os.Stderr, "%d devices: %.0f s to make, %.0f s to index\n", n, r.Made, r.Indexed)
+	for _, q := range fleetQuestions(s, owner, n) {
+		one, err := measureQuestion(ctx, q, rounds)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", q.what, err)
+		}
+		r.Question = append(r.Question, one)
+	}
+	return r, nil
+}
+
+// question asks a store; round is the number of the call, so that not all calls ask about the same
+// device. It returns the number of rows in the answer.
+type question struct {
+	what string
+	ask  func(ctx context.Context, round int) (int, error)
+}
+
+func measureQuestion(ctx context.Context, q question, rounds int) (FleetQuestion, error) {
+	r := FleetQuestion{What: q.what}
+	for round := range 3 { // statements are prepared at their first use on each connection
+		if _, err := q.ask(ctx, rounds+round); err != nil {
+			return r, err
+		}
+	}
+	times := make([]time.Duration, rounds)
+	used := cpu()
+	for round := range rounds {
+		begin := time.Now()
+		n, err := q.ask(ctx, round)
+		if err != nil {
+			return r, err
+		}
+		times[round], r.Rows = time.Since(begin), n
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	r.CPU = ms((cpu() - used) / time.Duration(rounds))
+	slices.Sort(times)
+	r.P50, r.P99 = ms(times[rounds/2]), ms(times[min(rounds*99/100, rounds-1)])
+	return r, nil
+}
+
+// fleetQuestions are the questions of the pages, the API and the command line.
+func fleetQuestions(s *sqlite.Store, owner string, n int) []question {
+	searched := func(text, sort string, down bool) question {
+		what := "search " + text
+		if text == "" {
+			what = "list"
+		}
+		if sort != "" {
+			what += ", sorted by " + sort
+		}
+		if down {
+			what += ", down"
+		}
+		q, err := search.Parse(text)
+		if err != nil {
+			panic(err) // the searches are below
+		}
+		q.Owner, q.Sort, q.Descending = owner, store.SortKey(sort), down
+		after := ""
+		return question{what, func(ctx context.Context, _ int) (int, error) { // each call is the next page
+			q.After = after
+			page, err := s.SearchDevices(ctx, q)
+			after = page.Next
+			return len(page.Rows), err
+		}}
+	}
+	counted := func(text string) question {
+		q, err := search.Parse(text)
+		if err != nil {
+			panic(err)
+		}
+		q.Owner = owner
+		return question{"count " + text, func(ctx context.Context, _ int) (int, error) {
+			c, err := s.CountSearch(ctx, q)
+			return c.N, err
+		}}
+	}
+	list := []question{searched("", "", false)}
+	for _, sort := range []string{"nick", "created", "seen", "model"} {
+		for _, down := range []bool{false, true} {
+			list = append(list, searched("", sort, down))
+		}
+	}
+	for _, text := range []string{
+		"forklift", "forklift-00004", "00042", fmt.Sprintf("forklift-%07d", n/2), "sn", "sn-0000001", "nuc", `"nuc 1"`, "ifx", "nothing", "0f3a",
+		`model:"NUC 1"`, `model:"NUC 19"`, "maker:STM", "firmware:7.85", "token:000000000000000000000007", fmt.Sprintf("serial:SN-%08d", n/3), "id:0f3a", "id:0f3a5b",
+		`meta.site="site 7"`, "meta.rack=r77", "state:active", "state:quiet", "state:boot-changed", "state:updating", "state:failed", "state:cloned",
+		`model:"NUC 1" state:quiet meta.site="site 13"`, `maker:STM meta.site="site 8"`, `maker:STM meta.kernel=6.12 nuc sn state:active`,
+		`firmware:7.85 token:000000000000000000000008`, "nuc ifx forklift sn", `model:"NUC 1" model:"NUC 0"`,
+	} {
+		list = append(list, searched(text, "", false), counted(text))
+	}
+	for _, sort := range []string{"created", "seen", "model"} {
+		for _, text := range []string{"forklift", "state:quiet", `model:"NUC 19"`, `meta.site="site 7"`, "meta.rack=r77", "firmware:7.85"} {
+			list = append(list, searched(text, sort, true))
+		}
+	}
+	return append(list, overview(s, owner), devicePage(s, n))
+}
+
+// overview has all numbers of the overview page.
+func overview(s *sqlite.Store, owner string) question {
+	return question{"overview", func(ctx context.Context, _ int) (int, error) {
+		counts, err := s.FleetCounts(ctx, owner)
+		if err != nil {
+			return 0, err
+		}
+		for _, field := range []store.SearchField{store.FieldModel, store.FieldMaker, store.FieldFirmware, store.FieldToken} {
+			if _, _, err := s.Facets(ctx, owner, field, 10); err != nil {
+				return 0, err
+			}
+		}
+		_, err = s.Arrivals(ctx, owner, time.UnixMicro(1700000000000000).AddDate(0, 0, 90), 90)
+		return counts.Total, err
+	}}
+}
+
+// devicePage reads what a device's page shows.
+func devicePage(s *sqlite.Store, n int) question {
+	return question{"a device's page", func(ctx context.Context, round int) (int, error) {
+		i := round * 997 % n
+		id := fmt.Sprintf("%08x%016x", uint32(i*2654435761), i)
+		d, err := s.Device(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		for _, read := range []func() error{
+			func() error { _, err := s.Enrolment(ctx, d.Enrolment); return err },
+			func() error { _, err := s.BootState(ctx, id); return err },
+			func() error { _, err := s.BootHistory(ctx, id); return err },
+			func() error { _, err := s.TrailSummary(ctx, id); return err },
+			func() error {
+				_, err := s.Revisions(ctx, store.RevisionFilter{Device: id, After: -1, Limit: 20})
+				return err
+			},
+			func() error { _, err := s.Events(ctx, store.EventFilter{Device: id, Limit: 50}); return err },
+		} {
+			if err := read(); err != nil {
+				return 0, err
+			}
+		}
+		return 1, nil
+	}}
+}
+
+// printFleets prints a table, and returns the questions that are above the bounds.
+func printFleets(all []FleetResult) (slow []string) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "question")
+	for _, r := range all {
+		fmt.Fprintf(w, "\t%d: rows\tp50 ms\tp99 ms\tCPU ms", r.Devices)
+	}
+	fmt.Fprintln(w)
+	for i := range all[0].Question {
+		fmt.Fprint(w, all[0].Question[i].What)
+		for _, r := range all {
+			q := r.Question[i]
+			mark := ""
+			if q.P99 > float64(fleetP99.Milliseconds()) || q.CPU > float64(fleetCPU.Milliseconds()) {
+				slow, mark = append(slow, fmt.Sprintf("%s at %d devices", q.What, r.Devices)), " !"
+			}
+			fmt.Fprintf(w, "\t%d\t%.2f\t%.2f\t%.2f%s", q.Rows, q.P50, q.P99, q.CPU, mark)
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	return slow
+}
