@@ -266,7 +266,7 @@ func (tab *Tab) Check(what string) {
 		tab.t.Errorf("%s: %s", what, v)
 	}
 	if Eval[bool](tab, "document.documentElement.scrollWidth > window.innerWidth") {
-		wide := Eval[string](tab, `[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(e).position !== "fixed").slice(0, 5).map(e => e.outerHTML.slice(0, 120)).join("\n")`)
+		wide := Eval[string](tab, `const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement)); [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(e).position !== "fixed" && !scrolls(e.parentElement)).slice(0, 5).map(e => e.outerHTML.slice(0, 120)).join("\n")`)
 		tab.t.Errorf("%s: the page is wider than its screen: %s", what, wide)
 	}
 	tab.mu.Lock()
