@@ -142,7 +142,7 @@ func orList(list []string) string {
 	return strings.Join(quoted, " or ")
 }
 
-// suggestions returns the commands that a person may have meant with words after c, at most three.
+// suggestions returns the commands that a person may have meant with words after c, at most eight.
 func suggestions(c *cobra.Command, words []string) []string {
 	if n := nearest(c, words[0]); n != nil {
 		return []string{descend(n, words[1:]).CommandPath()}
@@ -156,7 +156,7 @@ func suggestions(c *cobra.Command, words []string) []string {
 				found = append(found, descend(other, words[1:]).CommandPath())
 			}
 		})
-		if len(found) > 0 && len(found) <= 3 {
+		if len(found) > 0 && len(found) <= 8 {
 			return found
 		}
 	}
