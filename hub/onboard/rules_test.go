@@ -283,7 +283,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	bare := *d
 	bare.EKCert = d.EK.Public.Raw
 	r := s.refused(s.enrol(&bare), "policy")
-	if !strings.Contains(r.Reason, "missing now") {
+	if !strings.Contains(r.Reason, "leaves out an EK certificate") {
 		t.Errorf("the refusal does not say why: %s", r.Reason)
 	}
 	// A certificate of an unknown maker does not replace the kept one.
