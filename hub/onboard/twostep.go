@@ -228,8 +228,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, now, addr)
 }
 
-// provenIn returns the hour of the credential whose secret proof was made with. hubName is empty
-// for a proof in the old form, which does not name the hub.
+// provenIn returns the hour of the credential whose secret the device used for the proof. hubName is
+// empty for a proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
