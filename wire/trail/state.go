@@ -144,7 +144,7 @@ func (s *State) Files() ([]File, error) {
 		for i := range len(f.Path) {
 			if f.Path[i] == '/' {
 				if _, isFile := s.members[f.Path[:i]]; isFile {
-					return nil, fmt.Errorf("the state names %q as a file and as the folder of another file", f.Path[:i])
+					return nil, fmt.Errorf("the state uses the name %q for both a file and a folder", f.Path[:i])
 				}
 			}
 		}
