@@ -96,7 +96,7 @@ func (h *testHub) close() {
 // Server is the cost of a whole hub process, over TLS. Each enrolment has two connections: one for
 // the request, and one with the device's certificate for the activation.
 type Server struct {
-	CPU        float64 `json:"cpu_per_enrolment"` // CPU time of the hub's process, in milliseconds
+	CPU        float64 `json:"cpu_per_enrolment"` // CPU time of the hub's process, in microseconds
 	PerSecond  float64 `json:"enrolments_per_second"`
 	Enrolments int     `json:"enrolments"`
 	EK         string  `json:"ek"`
