@@ -150,6 +150,13 @@ var expectedAccess = map[string]string{
 	"POST /ui/devices/{id}/rename":                    "fullSession",
 	"POST /ui/devices/{id}/public":                    "fullSession",
 	"POST /ui/devices/{id}/delete":                    "fullSession",
+	"GET /ui/onboard":                                 "fullSession",
+	"GET /ui/onboard/new":                             "fullSession",
+	"POST /ui/onboard/new":                            "fullSession",
+	"GET /ui/onboard/tokens/{id}":                     "fullSession",
+	"POST /ui/onboard/tokens/{id}/file":               "fullSession",
+	"POST /ui/onboard/tokens/{id}/disable":            "fullSession",
+	"POST /ui/onboard/tokens/{id}/delete":             "fullSession",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }

@@ -209,6 +209,13 @@ var routes = []route{
 	{"POST", "/ui/devices/{id}/rename", fullSession, unlimited, formBody, (*Server).renameOnPage},
 	{"POST", "/ui/devices/{id}/public", fullSession, unlimited, formBody, (*Server).publishOnPage},
 	{"POST", "/ui/devices/{id}/delete", fullSession, unlimited, formBody, (*Server).deleteOnPage},
+	{"GET", "/ui/onboard", fullSession, unlimited, noBody, (*Server).showTokens},
+	{"GET", "/ui/onboard/new", fullSession, unlimited, noBody, (*Server).newTokenForm},
+	{"POST", "/ui/onboard/new", fullSession, unlimited, formBody, (*Server).createTokenOnPage},
+	{"GET", "/ui/onboard/tokens/{id}", fullSession, unlimited, noBody, (*Server).showToken},
+	{"POST", "/ui/onboard/tokens/{id}/file", fullSession, unlimited, formBody, (*Server).downloadTokenFile},
+	{"POST", "/ui/onboard/tokens/{id}/disable", fullSession, unlimited, formBody, (*Server).disableTokenOnPage},
+	{"POST", "/ui/onboard/tokens/{id}/delete", fullSession, unlimited, formBody, (*Server).deleteTokenOnPage},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }

@@ -32,6 +32,7 @@ var functions = template.FuncMap{
 	"maker":     Maker,
 	"number":    Number,
 	"percent":   percent,
+	"problem":   func(text string) *Notice { return &Notice{Tone: "bad", Text: text} },
 	"shortened": shortened,
 	"when":      newWhen,
 }
@@ -68,7 +69,10 @@ var badges = map[string]Badge{
 	store.StateFailed:      {"bad", "update failed"},
 	store.StateCloned:      {"ask", "cloned?"},
 
+	"valid":        {"ok", "valid"},
 	"expires soon": {"ask", "expires soon"},
+	"used up":      {"off", "used up"},
+	"disabled":     {"gone", "disabled"},
 
 	"waiting": {"ask", "waiting for you"},
 	"denied":  {"gone", "denied"},

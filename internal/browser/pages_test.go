@@ -28,7 +28,7 @@ type page struct {
 }
 
 // pages lists every page of the hub. Whoever adds a page must add it here, or no test checks it. In
-// a path, {id} is replaced by a device's id.
+// a path, {id} is replaced by a device's id, and {token} by the id of a join token.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -41,6 +41,11 @@ var pages = []page{
 	{name: "devices-empty", path: "/ui/devices", empty: true, want: "No device yet"},
 	{name: "bulk-label", path: "/ui/bulk?act=label&id={id}", want: "Set the label"},
 	{name: "bulk-delete", path: "/ui/bulk?act=delete&all=1", want: "delete 6"},
+	{name: "tokens", path: "/ui/onboard", want: "New token"},
+	{name: "tokens-soon", path: "/ui/onboard?soon=1", want: "Show all join tokens"},
+	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
+	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
+	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -134,7 +139,11 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
 	}
-	tab.Go(strings.ReplaceAll(p.path, "{id}", h.first))
+	path := strings.ReplaceAll(p.path, "{id}", h.first)
+	if strings.Contains(path, "{token}") {
+		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
+	}
+	tab.Go(path)
 	if !strings.Contains(tab.Text(), p.want) {
 		t.Errorf("%s: the page lacks %q: %.500s", p.name, p.want, tab.Text())
 	}
@@ -170,4 +179,14 @@ func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("rename: status %d", resp.StatusCode)
 	}
+}
+
+// tokens are the owner's join tokens, the newest first.
+func (h *hubWithDevices) tokens(t *testing.T) []store.JoinToken {
+	t.Helper()
+	tokens, err := h.Store.JoinTokens(t.Context(), h.Owner.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
 }
