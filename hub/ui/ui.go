@@ -202,12 +202,6 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// Waiting is a device that waits for a decision. It has the reasons, in sentences.
-type Waiting struct {
-	store.WaitingDevice
-	Reasons []string
-}
-
 // Cloned is a device whose TPM state may run in several machines. It has the reasons, in sentences,
 // and the codes of the findings that no decision covers.
 type Cloned struct {

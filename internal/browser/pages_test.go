@@ -21,6 +21,8 @@ type page struct {
 	empty bool
 	// signedOut says that nobody is signed in.
 	signedOut bool
+	// waiting says that the hub of the page has waiting machines; {alike} is then a group of them.
+	waiting bool
 	// want must be on the page.
 	want string
 	// wall says that the page is for a screen on a wall too.
@@ -41,6 +43,11 @@ var pages = []page{
 	{name: "devices-empty", path: "/ui/devices", empty: true, want: "No device yet"},
 	{name: "bulk-label", path: "/ui/bulk?act=label&id={id}", want: "Set the label"},
 	{name: "bulk-delete", path: "/ui/bulk?act=delete&all=1", want: "delete 6"},
+	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Many alike"},
+	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
+	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
+	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
+	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -107,12 +114,16 @@ func TestPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens each page in Chromium four times; TestPageInBrowser is shorter")
 	}
-	full, none := newHub(t, 6), newHub(t, 0)
+	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
 			if p.empty {
 				h, cookie = none, none.cookie
+			}
+			if p.waiting {
+				h, cookie = room.hubWithDevices, room.cookie
+				p.path = strings.ReplaceAll(p.path, "{alike}", room.alike)
 			}
 			if p.signedOut {
 				cookie = ""
