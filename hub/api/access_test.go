@@ -137,6 +137,8 @@ var expectedAccess = map[string]string{
 	"POST /ui/bulk":                                   "fullSession",
 	"POST /ui/bulk/undo":                              "fullSession",
 	"GET /ui/overview":                                "fullSession",
+	"GET /ui/onboard/waiting":                         "fullSession",
+	"GET /ui/onboard/waiting/group":                   "fullSession",
 	"POST /ui/waiting/decide":                         "fullSession",
 	"POST /ui/cloned/decide":                          "fullSession",
 	"GET /ui/devices/{id}":                            "fullSession",

@@ -114,7 +114,13 @@ func (c *contract) waiting() map[string]string {
 	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
 	w := waits(c.ada.t, c.post(c.ada.t, c.request(c.ada.t, d)), question)
-	return map[string]string{"id": w.DeviceID, "body": "id=" + w.DeviceID + "&decision=deny&question=" + question}
+	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
+}
+
+// seen is what the page's form says about a waiting device.
+func (c *contract) seen(id string) string {
+	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
+	return fmt.Sprintf("%s.%x", id, w.Digest())
 }
 
 const (
@@ -139,6 +145,9 @@ func contractRows() map[string]row {
 		"GET /":            {who: "all", status: 303},
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
+
+		"GET /ui/onboard/waiting":       {who: "owner"},
+		"GET /ui/onboard/waiting/group": {who: "owner", status: 303},
 
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
 			return map[string]string{"body": string(must(c.victim.Request(c.tok, fleet.RequestChange{}))(c.ada.t))}

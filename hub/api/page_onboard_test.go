@@ -209,7 +209,7 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 		{"max-uses", "-1", "Type a number"},
 		{"max-uses", "1000001", "Type a number"},
 		{"expires-in", "30", "has no unit"},
-		{"expires-in", "soon", "is not a span of time"},
+		{"expires-in", "soon", "is not a duration"},
 		{"expires-in", "-1d", "from 1s to ten years"},
 		{"expires-in", "11000d", "from 1s to ten years"},
 		{"meta", "site", "Line 1 is not KEY=VALUE"},

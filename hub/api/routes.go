@@ -185,6 +185,8 @@ var routes = []route{
 	{"POST", "/sign-in", anyone, signInRate, formBody, (*Server).signIn},
 	{"POST", "/sign-out", visitor, unlimited, formBody, (*Server).signOut},
 	{"GET", "/ui/overview", fullSession, unlimited, noBody, (*Server).showOverview},
+	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
+	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
 	{"POST", "/ui/waiting/decide", fullSession, unlimited, formBody, (*Server).decideOnPage},
 	{"POST", "/ui/cloned/decide", fullSession, unlimited, formBody, (*Server).decideClonedOnPage},
 	{"GET", "/ui/overview/numbers", fullSession, unlimited, noBody, (*Server).showNumbers},

@@ -176,10 +176,11 @@ async function renewAll() {
   }
 }
 
+// What is new is announced in #news, which says of which kind of event and in which words.
+const news = document.getElementById("news");
+
 function announceArrivals() {
-  const news = document.getElementById("news");
-  if (!news) return;
-  const text = arrived === 1 ? "1 new device has come aboard." : `${arrived} new devices have come aboard.`;
+  const text = arrived === 1 ? news.dataset.one : `${arrived} ${news.dataset.many}`;
   news.querySelector("span").textContent = text;
   news.hidden = false;
   announce(text);
@@ -200,15 +201,17 @@ function renewPart() {
   }, 1000);
 }
 
-if (table() || part()) {
+if (table() || part() || news) {
   const live = new EventSource("/ui/live");
   live.addEventListener("change", (e) => {
     const { device, kind } = JSON.parse(e.data);
     if (device && table()?.querySelector(`tr[data-id="${CSS.escape(device)}"]`)) renew(device);
-    else if (kind === "device.activated") {
+    else if (kind === news?.dataset.kind) {
       arrived++;
       announceArrivals();
     }
+    // Somebody has decided about a machine of the waiting room.
+    if (kind === "device.approved" || kind === "device.denied") document.querySelector(`[data-waiting="${CSS.escape(device)}"]`)?.classList.add("gone");
     renewPart();
   });
   live.addEventListener("many", () => {

@@ -21,6 +21,8 @@ type page struct {
 	empty bool
 	// If signedOut is true, nobody is signed in.
 	signedOut bool
+	// If waiting is true, machines wait at the hub; {alike} is then a group of them.
+	waiting bool
 	// want is a text that the page must contain.
 	want string
 	// If wall is true, the test also opens the page on a very large screen, such as one on a wall.
@@ -46,6 +48,11 @@ var pages = []page{
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
 	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
+	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Many alike"},
+	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
+	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
+	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
+	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -112,12 +119,16 @@ func TestPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens each page in Chromium four times; TestPageInBrowser is shorter")
 	}
-	full, none := newHub(t, 6), newHub(t, 0)
+	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
 			if p.empty {
 				h, cookie = none, none.cookie
+			}
+			if p.waiting {
+				h, cookie = room.hubWithDevices, room.cookie
+				p.path = strings.ReplaceAll(p.path, "{alike}", room.alike)
 			}
 			if p.signedOut {
 				cookie = ""
