@@ -150,6 +150,10 @@ var expectedAccess = map[string]string{
 	"POST /ui/devices/{id}/rename":                    "fullSession",
 	"POST /ui/devices/{id}/public":                    "fullSession",
 	"POST /ui/devices/{id}/delete":                    "fullSession",
+	"GET /ui/audit":                                   "fullSession",
+	"GET /ui/audit/news":                              "fullSession",
+	"GET /ui/audit.csv":                               "fullSession",
+	"GET /ui/audit.json":                              "fullSession",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }

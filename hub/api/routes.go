@@ -209,6 +209,10 @@ var routes = []route{
 	{"POST", "/ui/devices/{id}/rename", fullSession, unlimited, formBody, (*Server).renameOnPage},
 	{"POST", "/ui/devices/{id}/public", fullSession, unlimited, formBody, (*Server).publishOnPage},
 	{"POST", "/ui/devices/{id}/delete", fullSession, unlimited, formBody, (*Server).deleteOnPage},
+	{"GET", "/ui/audit", fullSession, unlimited, noBody, (*Server).showAudit},
+	{"GET", "/ui/audit/news", fullSession, unlimited, noBody, (*Server).showAuditNews},
+	{"GET", "/ui/audit.csv", fullSession, unlimited, noBody, (*Server).exportAuditCSV},
+	{"GET", "/ui/audit.json", fullSession, unlimited, noBody, (*Server).exportAuditJSON},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }

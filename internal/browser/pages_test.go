@@ -41,6 +41,8 @@ var pages = []page{
 	{name: "devices-empty", path: "/ui/devices", empty: true, want: "No device yet"},
 	{name: "bulk-label", path: "/ui/bulk?act=label&id={id}", want: "Set the label"},
 	{name: "bulk-delete", path: "/ui/bulk?act=delete&all=1", want: "delete 6"},
+	{name: "audit", path: "/ui/audit", want: "newest first"},
+	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=soon", want: "You have no device with this nick."},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
