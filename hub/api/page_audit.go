@@ -339,9 +339,9 @@ func subjectOf(kind string) ui.AuditLink {
 	for _, one := range []struct{ prefix, name, path string }{
 		{"policy.", "policy", "/ui/trust/policy"},
 		{"ek-list.", "EK list", "/ui/trust/eks"},
-		{"api-token.", "API tokens", "/ui/settings?tab=api-tokens"},
-		{"account.session", "sessions", "/ui/settings?tab=sessions"},
-		{"account.signed", "sessions", "/ui/settings?tab=sessions"},
+		{"api-token.", "API tokens", "/ui/settings/api-tokens"},
+		{"account.session", "sessions", "/ui/settings/sessions"},
+		{"account.signed", "sessions", "/ui/settings/sessions"},
 		{"account.", "account", "/ui/settings"},
 	} {
 		if strings.HasPrefix(kind, one.prefix) {

@@ -42,7 +42,10 @@ var pages = []page{
 	{name: "bulk-label", path: "/ui/bulk?act=label&id={id}", want: "Set the label"},
 	{name: "bulk-delete", path: "/ui/bulk?act=delete&all=1", want: "delete 6"},
 	{name: "audit", path: "/ui/audit", want: "newest first"},
-	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=soon", want: "You have no device with this nick."},
+	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
+	{name: "settings", path: "/ui/settings", want: "Change the password"},
+	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
+	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
