@@ -231,3 +231,21 @@ if (table() || part() || news) {
   addEventListener("pagehide", () => live.close());
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
+
+// How strong a new password is, in words. It is judged here, so that no password leaves the browser
+// before the form is sent.
+function strength(password, nick) {
+  const n = [...password].length, different = new Set(password.toLowerCase()).size;
+  if (n < 8) return `Too short: ${8 - n} more ${n === 7 ? "character" : "characters"}.`;
+  if (nick && password.toLowerCase().includes(nick.toLowerCase())) return "Weak: it contains your nick.";
+  if (different < 5 || /^(.{1,4})\1+$/.test(password)) return "Weak: it repeats itself.";
+  if (/^\d+$/.test(password) || /^(0123|1234|abcd|qwer|passw)/i.test(password)) return "Weak: it is easy to guess.";
+  if (n < 12) return "Fair: 12 or more characters are better.";
+  return n < 16 ? "Good." : "Strong.";
+}
+
+document.addEventListener("input", (e) => {
+  const box = e.target.closest?.("[data-strength]");
+  if (!box || e.target.id !== box.dataset.strength) return;
+  box.querySelector(".strength").textContent = e.target.value ? strength(e.target.value, box.dataset.nick) : "";
+});

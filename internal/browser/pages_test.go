@@ -53,6 +53,11 @@ var pages = []page{
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
 	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
+	{name: "audit", path: "/ui/audit", want: "newest first"},
+	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
+	{name: "settings", path: "/ui/settings", want: "Change the password"},
+	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
+	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
