@@ -285,7 +285,7 @@ func TestPostRefusesWhatThePersonDidNotSee(t *testing.T) {
 	h, run, send := connected(t, nil)
 	d := only(t, h)
 	send("POST", "/trails/", `{"#spec":"pantavisor-service-system@1"}`)
-	s, err := loadSignIn()
+	s, err := loadSignIn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

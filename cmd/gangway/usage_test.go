@@ -118,7 +118,14 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device undo x", usage, []string{`did you mean "gangway device rollback"?`}},
 		{"rollback x", usage, []string{`did you mean "gangway device rollback"?`}},
 
+		{"contexts", usage, []string{`did you mean "gangway context ls"?`}},
+		{"profile", usage, []string{`did you mean "gangway context ls"?`}},
+		{"context delete x", usage, []string{`did you mean "gangway context rm"?`}},
+		{"switch x", usage, []string{`did you mean "gangway context use"?`}},
+
 		// Missing and extra arguments.
+		{"context use", usage, []string{"the context's name is missing"}},
+		{"context rename default", usage, []string{"the new name is missing"}},
 		{"device logs", usage, []string{"the device's id or nick is missing", "Usage: gangway device logs ID|NICK"}},
 		{"device set", usage, []string{"the device's id or nick is missing", "KEY=VALUE"}},
 		{"device set " + d.Nick, usage, []string{"KEY=VALUE sets a key, KEY- removes it"}},
@@ -182,7 +189,17 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device state " + d.Nick + " 1 --from x", usage, []string{"is not the number of a revision"}},
 		{"device post " + d.Nick + " --msg x s.json", usage, []string{"did you mean --message?"}},
 
+		{"device ls --profile x", usage, []string{"did you mean --context?"}},
+		{"device ls --context a/b", usage, []string{"is not the name of a context"}},
+		{"device ls --hub http://hub.example", usage, []string{"is not the URL of a hub"}},
+		{"device ls --hub hub.example/ui", usage, []string{"is not the URL of a hub"}},
+		{"device ls --hub hub.example --context x", usage, []string{"exclude each other"}},
+
 		// Names of things.
+		{"device ls --hub hub.example", failed, []string{"not signed in to https://hub.example", "gangway login https://hub.example"}},
+		{"device ls --context x", failed, []string{`there is no context "x"`, "default"}},
+		{"context use x", failed, []string{`there is no context "x"`, "default"}},
+		{"context rm x", failed, []string{`there is no context "x"`, "default"}},
 		{"device logs nobody", failed, []string{"'gangway device ls'"}},
 		{"device meta nobody", failed, []string{"'gangway device ls'"}},
 		{"device set nobody a=b", failed, []string{"'gangway device ls'"}},
