@@ -81,7 +81,7 @@ type Sighting struct {
 	// From and To bound the time of the TPM's attestation, by the hub's clock. From is zero if only
 	// the latest possible time is known.
 	From, To time.Time
-	// Counters are the TPM's, if Attested is true.
+	// Counters holds the TPM's counters, if Attested is true.
 	Counters boot.Counters
 	Attested bool
 	// Serial is the serial number that the machine stated when it onboarded; empty at other times.
@@ -192,8 +192,8 @@ func (r *Record) find(code string, at time.Time, format string, args ...any) {
 	}
 }
 
-// machineSerial returns a serial number that identifies the machine, or "": if the firmware has none, the
-// agent derives one from the EK.
+// machineSerial returns the serial number, or "" if it does not identify the machine: if the
+// firmware has no serial number, the agent derives one from the EK, with the prefix "ek-".
 func machineSerial(serial string) string {
 	if strings.HasPrefix(serial, "ek-") {
 		return ""

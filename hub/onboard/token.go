@@ -12,7 +12,7 @@ import (
 )
 
 // NewToken gives the join token t an id and a key, and makes its token file. The caller has set the
-// other fields of t. The secret is in the token file only.
+// other fields of t. Only the token file contains the secret.
 func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken, *wire.TokenFile, error) {
 	secret := wire.NewSecret()
 	t.ID = wire.NewID()

@@ -18,7 +18,7 @@ const (
 	WaitFor = 7 * 24 * time.Hour
 	// DeniedFor is how long a denial is kept.
 	DeniedFor = 365 * 24 * time.Hour
-	// MaxWaiting bounds how many devices wait for one owner.
+	// MaxWaiting is the maximum number of waiting devices of one owner.
 	MaxWaiting = 1000
 
 	// A waiting device retries after a tenth of the time that it has waited, within these bounds.
@@ -38,9 +38,10 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device. It is the same at each request, and has no relation to
-// the id of the device that the TPM will become, or is at another owner: anyone with a join token can
-// learn it for a public EK.
+// waitingID returns the id of a waiting device, which is the same at each request. It has no
+// relation to a device id: neither to the one that the TPM will get, nor to the one that it has at
+// another owner. Anyone with a join token can learn the waiting id of a public EK, so this id must
+// reveal nothing.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
@@ -116,7 +117,7 @@ func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 
 // errDenied returns the refusal of a device that its owner denied. question is appended to the reason.
 func errDenied(w store.WaitingDevice, question string) *evidence.Refusal {
-	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "The owner can still approve it."}
+	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "If the denial was a mistake, the owner can still approve the machine."}
 }
 
 func retryAfter(w store.WaitingDevice, now time.Time) time.Duration {
@@ -127,8 +128,9 @@ func machineWords(w store.WaitingDevice) string {
 	return tcg.Printable(fmt.Sprintf("A machine (%s, serial %s)", w.ProdModel, w.ProdSerial))
 }
 
-// Decide approves or denies a waiting device. codes are the questions that the owner saw; nil: not
-// compared. Errors: store.ErrNotFound, store.ErrChanged.
+// Decide approves or denies a waiting device. If codes is not nil, it holds the codes of the
+// questions that the owner saw, and must match the open questions. Errors: store.ErrChanged if it
+// does not match; store.ErrNotFound.
 func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.WaitingDevice, error) {
 	now := s.Now()
 	w, err := s.Store.Decide(ctx, by.ID, deviceID, store.Decision{Approve: approve, By: by.Nick, Codes: codes, At: now, Expires: now.Add(DeniedFor)})

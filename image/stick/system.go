@@ -8,8 +8,8 @@ import (
 	"gangway/wire"
 )
 
-// system builds the installed system. The installed system is one unified kernel image, and nothing
-// in it belongs to one machine. The token is used only for the console's password.
+// system builds the installed system: one unified kernel image that is the same for all machines.
+// If debug is set, the console's password is derived from the token.
 func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {
@@ -30,9 +30,9 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, 
 	}.Build())
 }
 
-// System builds only the installed system's file, to update machines with. It equals what Build
-// installs from the same parts. With a token, the system has a console, whose password is the same
-// as in debug images that are built with this token.
+// System builds only the file of the installed system, for updates of machines. The file equals the
+// one that Build puts on the stick, if the parts are the same. With a token, the system has a
+// console. Its password is the same as in debug images that are built with this token.
 func System(p *Parts, token []byte) ([]byte, error) {
 	var t *wire.TokenFile
 	if token != nil {
@@ -49,5 +49,5 @@ func System(p *Parts, token []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b, slots.Check(bytes.NewReader(b), int64(len(b))) // the machines run the same check
+	return b, slots.Check(bytes.NewReader(b), int64(len(b))) // a machine makes the same check before it installs an update
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// units are the units of a span. A day is 24 hours, and a week seven days, whatever the clock of a
-// time zone does.
+// units maps the units of a duration to their lengths. A day is always 24 hours and a week seven
+// days, even if the clock of a time zone changes.
 var units = map[string]time.Duration{
 	"ns": time.Nanosecond, "us": time.Microsecond, "µs": time.Microsecond, "ms": time.Millisecond,
 	"s": time.Second, "sec": time.Second, "second": time.Second,
@@ -25,8 +25,9 @@ var units = map[string]time.Duration{
 
 var partOfSpan = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([\p{L}]*) ?`)
 
-// ParseSpan reads a span of time: numbers with units, such as 90s, 1h30m, 30d or 2w. Everything that
-// time.ParseDuration accepts is a span. The error continues a sentence that begins with the text.
+// ParseSpan parses a duration: numbers with units, such as 90s, 1h30m, 30d or 2w. It accepts
+// everything that time.ParseDuration accepts. The error's text continues a sentence that begins
+// with text.
 func ParseSpan(text string) (time.Duration, error) {
 	rest, negative := strings.CutPrefix(strings.TrimSpace(text), "-")
 	rest = strings.TrimPrefix(rest, "+")
@@ -34,13 +35,13 @@ func ParseSpan(text string) (time.Duration, error) {
 		return 0, nil
 	}
 	if rest == "" {
-		return 0, errors.New("is not a span of time: write a number and a unit, such as 90s, 12h or 30d")
+		return 0, errors.New("is not a duration: write a number and a unit, such as 90s, 12h or 30d")
 	}
 	var sum float64
 	for rest != "" {
 		m := partOfSpan.FindStringSubmatch(rest)
 		if m == nil {
-			return 0, errors.New("is not a span of time: write a number and a unit, such as 90s, 12h or 30d")
+			return 0, errors.New("is not a duration: write a number and a unit, such as 90s, 12h or 30d")
 		}
 		if m[2] == "" {
 			return 0, fmt.Errorf("has no unit: write %ss, %[1]sm, %[1]sh or %[1]sd for seconds, minutes, hours or days", m[1])
@@ -54,7 +55,7 @@ func ParseSpan(text string) (time.Duration, error) {
 		}
 		n, err := strconv.ParseFloat(m[1], 64)
 		if err != nil {
-			return 0, errors.New("is not a span of time: write a number and a unit, such as 90s, 12h or 30d")
+			return 0, errors.New("is not a duration: write a number and a unit, such as 90s, 12h or 30d")
 		}
 		sum += n * float64(unit)
 		rest = rest[len(m[0]):]
@@ -69,7 +70,7 @@ func ParseSpan(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// FormatSpan writes a span in the form that ParseSpan reads, with days: 30d, 1h30m, 5s.
+// FormatSpan formats a duration for ParseSpan, with days: 30d, 1h30m, 5s.
 func FormatSpan(d time.Duration) string {
 	if d <= 0 || d%time.Second != 0 {
 		return d.String()
@@ -100,7 +101,7 @@ func (s *span) Set(text string) error {
 	return err
 }
 
-// SpanVar adds a flag whose value is a span of time.
+// SpanVar adds a flag whose value is a duration in the form of ParseSpan.
 func SpanVar(f *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string) {
 	*p = value
 	f.Var((*span)(p), name, usage)

@@ -33,7 +33,7 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// ParseSpan reads what FormatSpan and time.Duration write.
+// ParseSpan parses what FormatSpan and time.Duration.String print.
 func TestSpansAreReadAsWritten(t *testing.T) {
 	t.Parallel()
 	check := func(n int64) bool {

@@ -52,11 +52,11 @@ func readWaiting(r *row) (w store.WaitingDevice, err error) {
 		}
 	}
 	if w.State == "" {
-		return w, fmt.Errorf("sqlite: stored waiting machine has the unknown state %q", letter)
+		return w, fmt.Errorf("sqlite: a stored waiting device has the unknown state %q", letter)
 	}
 	for _, list := range []*[]string{&w.Codes, &w.Answered} {
 		if err := json.Unmarshal([]byte(r.text()), list); err != nil {
-			return w, fmt.Errorf("sqlite: stored waiting machine: %w", err)
+			return w, fmt.Errorf("sqlite: decode the codes of a stored waiting device: %w", err)
 		}
 	}
 	w.RequestHash = r.hash()
@@ -91,7 +91,7 @@ func oneWaiting(c *conn, query *statement, args ...any) (store.WaitingDevice, er
 }
 
 func putWaiting(c *conn, w store.WaitingDevice) error {
-	codes, err := json.Marshal(append([]string{}, w.Codes...)) // never null
+	codes, err := json.Marshal(append([]string{}, w.Codes...)) // an empty list, never null
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,8 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			}
 		} else {
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
-			// Enrolments that were issued after an approval, and are not activated yet, end too.
+			// The denial also revokes enrolments that began after an earlier approval and are not
+			// active yet.
 			if _, err := c.exec(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}
