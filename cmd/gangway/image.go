@@ -196,7 +196,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	token, hub, err := o.tokenOrHubFile()
+	token, hub, err := o.tokenOrHubFile(ctx)
 	if err != nil {
 		return err
 	}
@@ -270,9 +270,9 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 
 // tokenOrHubFile returns one of two contents: without --claim, that of the token file; with
 // --claim, the hub file of the hub that the user is signed in to. The other content is nil.
-func (o *imageOptions) tokenOrHubFile() (token, hub []byte, err error) {
+func (o *imageOptions) tokenOrHubFile(ctx context.Context) (token, hub []byte, err error) {
 	if o.claim {
-		s, err := loadSignIn()
+		s, err := loadSignIn(ctx)
 		if err != nil {
 			return nil, nil, err
 		}
