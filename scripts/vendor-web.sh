@@ -28,6 +28,7 @@ begin() {
 	dir=$1
 	rm -rf "$dir"
 	mkdir -p "$dir"
+	# shellcheck disable=SC2016 # the backquotes are Markdown's
 	printf '# %s\n\n`make vendor-web` makes this folder. The files are unchanged.\n\n| file | package | version | licence | SHA-256 |\n|---|---|---|---|---|\n' "$2" > "$dir/README.md"
 }
 

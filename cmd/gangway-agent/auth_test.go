@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,5 +49,39 @@ func TestReadsPasswordsFromFiles(t *testing.T) {
 	}
 	if _, err := readAuth(filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a file that is not there is an empty password")
+	}
+}
+
+// A wrong command line points to the help of its command, and says what to type.
+func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string][]string{
+		"onboard":                       {"--token-file is missing", "--hub-file", "Usage: gangway-agent onboard --token-file FILE", "See 'gangway-agent onboard --help'."},
+		"run --poll 5":                  {`--poll "5" has no unit`, "5s, 5m, 5h or 5d", "See 'gangway-agent run --help'."},
+		"run --report-every soon":       {"write a number and a unit"},
+		"run --parallel many":           {"is not a whole number"},
+		"run --report-file x":           {`--report-file "x" must be KEY=VALUE`},
+		"run --interval 5m":             {"did you mean --poll?"},
+		"run extra":                     {`unexpected argument "extra"`},
+		"enrol":                         {`did you mean "gangway-agent onboard"?`},
+		"start":                         {`did you mean "gangway-agent run"?`},
+		"frobnicate":                    {"the commands are", "onboard", "See 'gangway-agent --help'."},
+		"status --token-file x":         {"it is a flag of", "'gangway-agent onboard'"},
+		"status --output yaml":          {"text or json"},
+		"pantavisor regster":            {`did you mean "gangway-agent pantavisor register"?`},
+		"export":                        {"--out is missing", "See 'gangway-agent export --help'."},
+		"proxy":                         {"--unix or --tcp", "See 'gangway-agent proxy --help'."},
+		"export --out x --handle first": {"0x81020000"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(append(strings.Fields(line), "--state", t.TempDir()), &stdout, &stderr)
+		if code != exitUsage {
+			t.Errorf("%q: exit code %d, want %d: %s", line, code, exitUsage, stderr.String())
+		}
+		for _, w := range want {
+			if !strings.Contains(stderr.String(), w) {
+				t.Errorf("%q: the message has no %q:\n%s", line, w, stderr.String())
+			}
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"gangway/device/console"
 	"gangway/device/console/access"
+	"gangway/internal/cmdline"
 	"gangway/internal/version"
 
 	"github.com/gdamore/tcell/v2"
@@ -32,7 +33,7 @@ user-meta, it is on.
 It needs a terminal of at least 40 columns and 12 lines, and no colours.`,
 		Example: `  gangway-agent console
   TERM=vt102 gangway-agent console --log-file /var/log/gangway-agent.log`,
-		Args: noArgs,
+		Args: cmdline.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			exam, err := o.doctor()
 			if err != nil {
@@ -40,7 +41,7 @@ It needs a terminal of at least 40 columns and 12 lines, and no colours.`,
 			}
 			cfg := console.Config{Doctor: exam, Machine: console.System{}, LogFile: log, Version: version.Current.String(), Idle: idle, Plain: os.Getenv("NO_COLOR") != ""}
 			if cfg.Limit, err = access.Parse(limit); err != nil {
-				return usageError{err}
+				return cmdline.Usagef("--limit: %v", err)
 			}
 			if hook != "" {
 				cfg.Machine = console.Hook{Program: hook}
@@ -66,7 +67,7 @@ It needs a terminal of at least 40 columns and 12 lines, and no colours.`,
 func newScreen() (tcell.Screen, error) {
 	s, err := tcell.NewTerminfoScreen()
 	if errors.Is(err, tcell.ErrTermNotFound) {
-		return nil, usageError{fmt.Errorf("the terminal %q is not known; set TERM to xterm, linux, vt220, vt102 or vt100", os.Getenv("TERM"))}
+		return nil, cmdline.Usagef("the terminal type %q is unknown; set TERM to xterm, linux, vt220, vt102 or vt100", os.Getenv("TERM"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("console: this is not a terminal: %w", err)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"gangway/device/doctor"
+	"gangway/internal/cmdline"
 	"gangway/wire"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,7 @@ give them to 'run'.`,
 		Example: `  gangway-agent doctor
   gangway-agent doctor --token-file device_autojointoken.json
   gangway-agent doctor --proxy http://proxy.example:3128 -o json`,
-		Args: noArgs,
+		Args: cmdline.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := o.doctor()
 			if err != nil {
@@ -61,9 +62,6 @@ give them to 'run'.`,
 // doctor returns the examination that the options ask for.
 func (o *options) doctor() (doctor.Config, error) {
 	cfg := doctor.Config{TPM: o.tpm, StateDir: o.state}
-	if o.output != "text" && o.output != "json" {
-		return cfg, usageError{fmt.Errorf("--output %q is unknown; use text or json", o.output)}
-	}
 	var err error
 	if cfg.EndorsementAuth, err = readAuth(o.endorsementAuth); err != nil {
 		return cfg, err

@@ -2,12 +2,13 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
 
 	"gangway/device/agent"
+
+	"gangway/internal/cmdline"
 
 	"github.com/spf13/cobra"
 )
@@ -34,16 +35,16 @@ file, because the key is a primary key.
 If your programs speak HTTP, 'gangway-agent proxy' is simpler: they need no key at all.`,
 		Example: `  gangway-agent export --out /etc/gangway/identity
   gangway-agent export --remove --out /etc/gangway/identity`,
-		Args: noArgs,
+		Args: cmdline.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg := agent.ExportConfig{TPM: o.tpm, StateDir: o.state, Dir: dir, Remove: remove}
 			if dir == "" && !remove {
-				return usageError{errors.New("--out is missing; name the folder for the files")}
+				return cmdline.Usagef("--out is missing; name the folder for the files")
 			}
 			if handle != "" {
 				h, err := strconv.ParseUint(handle, 0, 32)
 				if err != nil {
-					return usageError{fmt.Errorf("--handle %q is not a number; write it as 0x81020000", handle)}
+					return cmdline.Usagef("--handle %q is not a number; write it as 0x81020000", handle)
 				}
 				cfg.Handle = uint32(h)
 			}

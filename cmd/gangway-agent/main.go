@@ -18,6 +18,7 @@ import (
 
 	"gangway/device/agent"
 	"gangway/device/agent/revision"
+	"gangway/internal/cmdline"
 	"gangway/internal/manual"
 	"gangway/internal/version"
 	"gangway/wire"
@@ -54,14 +55,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	root := command(stdout, stderr)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	ran, err := root.ExecuteContextC(ctx)
 	var refused *agent.Refused
-	var usage usageError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for this error
-		fmt.Fprintf(stderr, "gangway-agent: %v\nSee 'gangway-agent --help'.\n", err)
+	case cmdline.IsUsage(err):
+		fmt.Fprintf(stderr, "gangway-agent: %v\n%s\n", err, cmdline.Advice(ran))
 		return exitUsage
 	case errors.Is(err, errProblems):
 		return exitFailed
@@ -78,8 +78,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // askWithin is the time limit of status --ask.
 const askWithin = 20 * time.Second
-
-type usageError struct{ error }
 
 type options struct {
 	token, hub, tpm, state, model, serial, ek, key, output string
@@ -115,10 +113,15 @@ Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version.Current.String(),
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if o.output != "text" && o.output != "json" {
+				return cmdline.Usagef("--output must be text or json, not %q", o.output)
+			}
+			return nil
+		},
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device file, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder for the agent's state")
 	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, if it has one (mode 0600; write bytes as \"hex:\" and digits)")
@@ -147,7 +150,7 @@ the device stays as it was.`,
   gangway-agent onboard --token-file t.json --endorsement-auth-file /etc/gangway/endorsement-auth
   gangway-agent onboard --token-file t.json --without-ek-certificate
   gangway-agent onboard --token-file t.json --proxy http://proxy.example:3128`,
-		Args: noArgs,
+		Args: cmdline.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := o.agent(stderr, true)
 			if err != nil {
@@ -191,7 +194,7 @@ If the owner deleted the device, run waits. 'gangway-agent status' shows the rea
 		Example: `  gangway-agent run --token-file /etc/gangway/device_autojointoken.json
   gangway-agent run --hook /usr/local/lib/gangway/install --log-file /var/log/app.log
   gangway-agent run --report-every 5m --poll 5m`,
-		Args: noArgs,
+		Args: cmdline.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := o.agent(stderr, false)
 			if err != nil {
@@ -202,7 +205,7 @@ If the owner deleted the device, run waits. 'gangway-agent status' shows the rea
 		},
 	}
 	runCmd.Flags().StringVar(&o.token, "token-file", "", "join token file; required until the machine is onboarded")
-	runCmd.Flags().DurationVar(&o.every, "report-every", time.Minute, "interval between reports")
+	cmdline.SpanVar(runCmd.Flags(), &o.every, "report-every", time.Minute, "interval between reports")
 	runFlags(runCmd, &o)
 	identityFlags(runCmd, &o)
 
@@ -213,7 +216,7 @@ If the owner deleted the device, run waits. 'gangway-agent status' shows the rea
 does not ask the hub. With --ask it connects to the hub as this device and shows whether
 the hub accepts it.`,
 		Example: "  gangway-agent status\n  gangway-agent status --ask\n  gangway-agent status --output json",
-		Args:    noArgs,
+		Args:    cmdline.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := agent.ReadState(o.state)
 			if err != nil {
@@ -239,18 +242,19 @@ the hub accepts it.`,
 	}
 	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it accepts this device")
 	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), doctorCommand(&o, stdout), consoleCommand(&o), versionCommand(&o, stdout), manual.Command())
+	cmdline.Prepare(root)
 	return root
 }
 
 func runFlags(c *cobra.Command, o *options) {
 	f := c.Flags()
-	f.DurationVar(&o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
+	cmdline.SpanVar(f, &o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
 	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions; without it the device installs none")
 	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has it")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, if other users must read them or the disk is larger (default: in the state folder)")
-	f.DurationVar(&o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
-	f.DurationVar(&o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back a revision that passed its test but does not reach the hub within this time; -1s: do not check")
-	f.DurationVar(&o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
+	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
+	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back a revision that passed its test but does not reach the hub within this time; -1s: do not check")
+	cmdline.SpanVar(f, &o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "number of parallel downloads")
 	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
 	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the user-meta changes")
@@ -271,13 +275,6 @@ func identityFlags(c *cobra.Command, o *options) {
 	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, for example L-1 or H-3 (default: the best template with a certificate)")
 	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate if those in the TPM are for other keys, as after a change of the endorsement seed; the owner must then approve the device")
 	c.Flags().StringVar(&o.key, "key", "", "algorithm of the device's keys: P-256, P-384, P-521 or RSA-2048 (default: P-256; RSA-2048 if the TPM lacks it)")
-}
-
-func noArgs(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("unexpected argument %q", args[0])}
-	}
-	return nil
 }
 
 // agent makes an agent from the options. It prints progress to stderr.
@@ -314,11 +311,9 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 	if o.output == "json" {
 		cfg.Progress = nil
 		cfg.Log = slog.New(slog.NewJSONHandler(stderr, nil))
-	} else if o.output != "text" {
-		return nil, usageError{fmt.Errorf("--output %q is unknown; use text or json", o.output)}
 	}
 	if o.token == "" && o.hub == "" && needToken {
-		return nil, usageError{errors.New("--token-file is missing; name a join token file, made by 'gangway token create'")}
+		return nil, cmdline.Usagef("--token-file is missing: name a join token file, made by 'gangway token create'; or with --hub-file a hub file, for a machine that its owner claims")
 	}
 	if o.token != "" {
 		b, err := readFile(o.token, wire.MaxTokenFile)
@@ -401,7 +396,7 @@ func versionCommand(o *options, stdout io.Writer) *cobra.Command {
 		Use:     "version",
 		Short:   "Show the version, its commit and the commit's date",
 		Example: "  gangway-agent version\n  gangway-agent version --output json",
-		Args:    noArgs,
+		Args:    cmdline.Args(),
 		RunE: func(*cobra.Command, []string) error {
 			build := version.Current
 			if o.output == "json" {

@@ -9,6 +9,8 @@ import (
 	"gangway/device/agent"
 	"gangway/device/install/netfile"
 
+	"gangway/internal/cmdline"
+
 	"github.com/spf13/pflag"
 )
 
@@ -25,7 +27,7 @@ func (o *networkOptions) flags(f *pflag.FlagSet) {
 func (o *networkOptions) settings() (*netfile.Settings, error) {
 	if o.file != "" {
 		if o.proxy != "" || o.proxyCA != "" {
-			return nil, usageError{errors.New("--network-file cannot be combined with --proxy or --proxy-ca; write the proxy into the file")}
+			return nil, cmdline.Usagef("--network-file cannot be combined with --proxy or --proxy-ca; write the proxy into the file")
 		}
 		f, err := os.Open(o.file)
 		if err != nil {
@@ -43,7 +45,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	}
 	u, err := netfile.ParseProxy(o.proxy)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, cmdline.Usagef("%w", err)
 	}
 	s := &netfile.Settings{Proxy: u}
 	if o.proxyCA != "" {
@@ -64,7 +66,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	}
 	_, err = netfile.Parse([]byte(s.Text())) // checks the combination
 	if m := (*netfile.Mistake)(nil); errors.As(err, &m) {
-		return nil, usageError{errors.New(m.Text)}
+		return nil, cmdline.Usagef("%s", m.Text)
 	}
 	return s, err
 }

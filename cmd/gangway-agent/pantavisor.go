@@ -15,6 +15,8 @@ import (
 
 	"gangway/device/agent"
 
+	"gangway/internal/cmdline"
+
 	"github.com/spf13/cobra"
 )
 
@@ -74,7 +76,7 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	}
 	root.PersistentFlags().StringVar(&h.conf, "conf", defaultConf, "settings file")
 	add := func(use, short, long string, run func(ctx context.Context) error) {
-		root.AddCommand(&cobra.Command{Use: use, Short: short, Long: long, Example: "  gangway-agent pantavisor " + use + " --conf " + defaultConf, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+		root.AddCommand(&cobra.Command{Use: use, Short: short, Long: long, Example: "  gangway-agent pantavisor " + use + " --conf " + defaultConf, Args: cmdline.Args(), RunE: func(c *cobra.Command, _ []string) error {
 			if err := h.read(c.Flags().Changed); err != nil {
 				return err
 			}

@@ -9,6 +9,8 @@ import (
 
 	"gangway/device/agent"
 
+	"gangway/internal/cmdline"
+
 	"github.com/spf13/cobra"
 )
 
@@ -31,10 +33,10 @@ TCP port.`,
 		Example: `  gangway-agent proxy --unix /run/gangway/hub.sock --group gangway
   curl --unix-socket /run/gangway/hub.sock http://localhost/device
   gangway-agent proxy --tcp 127.0.0.1:8080 --token-file /run/gangway/token`,
-		Args: noArgs,
+		Args: cmdline.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if (cfg.Unix == "") == (cfg.TCP == "") {
-				return usageError{fmt.Errorf("name the address to listen on: either --unix or --tcp")}
+				return cmdline.Usagef("name the address to listen on: either --unix or --tcp")
 			}
 			cfg.TPM, cfg.StateDir = o.tpm, o.state
 			auth, err := readAuth(o.endorsementAuth)

@@ -12,12 +12,11 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"gangway/hub/api"
 	"gangway/hub/store"
-	"gangway/tcg"
+	"gangway/internal/cmdline"
 	"gangway/wire"
 
 	"github.com/spf13/cobra"
@@ -44,10 +43,7 @@ func atHub(ctx context.Context, data, nick string) (*instance, store.Account, er
 	if err != nil {
 		return nil, store.Account{}, err
 	}
-	account, err := i.store.AccountByNickOrEmail(ctx, nick)
-	if errors.Is(err, store.ErrNotFound) {
-		err = fmt.Errorf("there is no account %q; 'gangway account ls --data %s' lists them", nick, data)
-	}
+	account, err := findAccount(ctx, i, nick)
 	if err != nil {
 		i.close()
 		return nil, store.Account{}, err
@@ -75,7 +71,7 @@ func (a *app) done(status map[string]any, format string, args ...any) error {
 func (a *app) accountLsCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
-		Use: "ls --data DIR", Short: "List accounts, on the hub's machine", Args: args(),
+		Use: "ls --data DIR", Aliases: []string{"list"}, Short: "List accounts, on the hub's machine", Args: args(),
 		Long: `Ls lists all accounts of a hub, with their number of devices. It needs the hub's data
 folder, so run it on the hub's machine; the hub may be running.`,
 		Example: "  gangway account ls --data /var/lib/gangway\n  gangway account ls --data ./hub --output json",
@@ -85,16 +81,7 @@ folder, so run it on the hub's machine; the hub may be running.`,
 				return err
 			}
 			defer i.close()
-			type view struct {
-				ID          string    `json:"id"`
-				PRN         string    `json:"prn"`
-				Nick        string    `json:"nick"`
-				Email       string    `json:"email"`
-				Disabled    bool      `json:"disabled"`
-				Devices     int       `json:"devices"`
-				TimeCreated time.Time `json:"time-created"`
-			}
-			views := []view{}
+			views := []accountView{}
 			for after := ""; ; {
 				page, err := i.store.Accounts(c.Context(), after, 1000)
 				if err != nil {
@@ -108,31 +95,43 @@ folder, so run it on the hub's machine; the hub may be running.`,
 					if err != nil {
 						return err
 					}
-					views = append(views, view{one.ID, wire.AccountPRN + one.ID, one.Nick, one.Email, one.Disabled, n, one.Created.UTC()})
+					views = append(views, accountView{one.ID, wire.AccountPRN + one.ID, one.Nick, one.Email, one.Disabled, n, one.Created.UTC()})
 					after = one.Nick
 				}
 			}
-			if done, err := a.json(views); done {
-				return err
-			}
-			if len(views) == 0 {
-				a.note("No account yet. Create one: gangway account create --data %s --nick NAME", data)
-				return nil
-			}
-			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "ID\tNICK\tE-MAIL\tDEVICES\tCREATED\tSTATE")
-			for _, v := range views {
-				state := "enabled"
-				if v.Disabled {
-					state = "disabled"
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", v.ID, tcg.Printable(v.Nick), tcg.Printable(v.Email), v.Devices, v.TimeCreated.Local().Format(time.DateTime), state)
-			}
-			return w.Flush()
+			return printList(a, views, accountColumns, "No account yet. Create one: gangway account create --data "+data+" --nick NAME")
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", dataFlag+" (required)")
-	return c
+	return a.table(c, columnNames(accountColumns)...)
+}
+
+// accountView is an account as account ls prints it.
+type accountView struct {
+	ID          string    `json:"id"`
+	PRN         string    `json:"prn"`
+	Nick        string    `json:"nick"`
+	Email       string    `json:"email"`
+	Disabled    bool      `json:"disabled"`
+	Devices     int       `json:"devices"`
+	TimeCreated time.Time `json:"time-created"`
+}
+
+func (v accountView) state() string {
+	if v.Disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+// accountColumns are the columns of account ls.
+var accountColumns = []column[accountView]{
+	{name: "id", cell: func(v accountView) string { return v.ID }},
+	{name: "nick", cell: func(v accountView) string { return v.Nick }},
+	{name: "e-mail", cell: func(v accountView) string { return v.Email }},
+	{name: "devices", cell: func(v accountView) string { return strconv.Itoa(v.Devices) }},
+	{name: "created", cell: func(v accountView) string { return v.TimeCreated.Local().Format(time.DateTime) }, value: func(v accountView) string { return stamp(v.TimeCreated) }},
+	{name: "state", cell: accountView.state, whole: true},
 }
 
 func (a *app) accountPasswdCommand() *cobra.Command {
@@ -152,7 +151,7 @@ own password, the first line is the current password and the second the new one.
 		Example: `  gangway account passwd
   gangway account passwd --end-api-tokens
   gangway account passwd ada --data /var/lib/gangway --generate`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cmdline.AtMost(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if generate && fromStdin && data != "" {
 				return usagef("--generate and --password-stdin exclude each other")
@@ -198,7 +197,7 @@ func (a *app) resetPassword(ctx context.Context, data, nick string, fromStdin, g
 	status := map[string]any{"nick": account.Nick}
 	if generate {
 		status["password"] = password
-		if a.output != "json" {
+		if a.forPeople() {
 			a.printf("Password: %s\n", password)
 		}
 	}
@@ -232,7 +231,7 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 	status := map[string]any{"api-tokens": changed.APITokens}
 	if generate {
 		status["password"] = password
-		if a.output != "json" {
+		if a.forPeople() {
 			a.printf("Password: %s\n", password)
 		}
 	}
@@ -401,7 +400,7 @@ sessions: see 'gangway api-token'. 'gangway account disable' ends both.`,
 		Example: `  gangway account sessions
   gangway account sessions --end-others
   gangway account sessions ada --data /var/lib/gangway --end-all`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cmdline.AtMost(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if (data != "") != (len(arg) == 1) {
 				return usagef("NICK and --data belong together; without both, the command is about your own sessions")
@@ -420,10 +419,14 @@ sessions: see 'gangway api-token'. 'gangway account disable' ends both.`,
 			}
 			switch {
 			case end != "":
-				if _, err := call[map[string]any](c.Context(), "DELETE", "/auth/sessions/"+url.PathEscape(end), nil); err != nil {
+				session, err := findSession(c.Context(), end)
+				if err != nil {
 					return err
 				}
-				return a.done(map[string]any{"ended": 1}, "Session %s is ended.", end)
+				if _, err := call[map[string]any](c.Context(), "DELETE", "/auth/sessions/"+url.PathEscape(session.ID), nil); err != nil {
+					return err
+				}
+				return a.done(map[string]any{"ended": 1}, "Session %s is ended.", session.ID)
 			case endAll, endOthers:
 				ended, err := call[api.SessionsEnded](c.Context(), "DELETE", fmt.Sprintf("/auth/sessions?all=%t", endAll), nil)
 				if err != nil {
@@ -443,7 +446,7 @@ sessions: see 'gangway api-token'. 'gangway account disable' ends both.`,
 	f.StringVar(&end, "end", "", "end the session with this id")
 	f.BoolVar(&endOthers, "end-others", false, "end all sessions except this one")
 	f.BoolVar(&endAll, "end-all", false, "end all sessions")
-	return c
+	return a.table(c, columnNames(sessionColumns)...)
 }
 
 func (a *app) sessionsAtHub(ctx context.Context, data, nick, end string, endAll bool) error {
@@ -455,6 +458,9 @@ func (a *app) sessionsAtHub(ctx context.Context, data, nick, end string, endAll 
 	by, now := operator(), time.Now()
 	switch {
 	case end != "":
+		if end, err = sessionAtHub(ctx, i, account.ID, end, now); err != nil {
+			return err
+		}
 		e := store.Event{Time: now, Kind: "account.session-ended", Owner: account.ID, Message: "A session was ended."}
 		if err := i.store.EndSession(ctx, account.ID, end, e.By(&by)); errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("%s has no session %q", account.Nick, end)
@@ -477,22 +483,21 @@ func (a *app) sessionsAtHub(ctx context.Context, data, nick, end string, endAll 
 	return a.printSessions(api.ViewSessions(sessions, store.Hash{}))
 }
 
-func (a *app) printSessions(sessions []api.SessionView) error {
-	if done, err := a.json(sessions); done {
-		return err
-	}
-	if len(sessions) == 0 {
-		a.note("No sessions.")
-		return nil
-	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tBEGAN\tEXPIRES\tFROM\tBY\t")
-	for _, s := range sessions {
-		this := ""
+// sessionColumns are the columns of account sessions.
+var sessionColumns = []column[api.SessionView]{
+	{name: "id", cell: func(s api.SessionView) string { return s.ID }},
+	{name: "began", cell: func(s api.SessionView) string { return s.Created.Local().Format(time.DateTime) }, value: func(s api.SessionView) string { return stamp(s.Created) }},
+	{name: "expires", cell: func(s api.SessionView) string { return s.Expires.Local().Format(time.DateTime) }, value: func(s api.SessionView) string { return stamp(s.Expires) }},
+	{name: "from", cell: func(s api.SessionView) string { return s.Addr }},
+	{name: "by", cell: func(s api.SessionView) string { return s.Means }},
+	{name: "this", cell: func(s api.SessionView) string {
 		if s.Current {
-			this = "this one"
+			return "this one"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, s.Created.Local().Format(time.DateTime), s.Expires.Local().Format(time.DateTime), s.Addr, s.Means, this)
-	}
-	return w.Flush()
+		return ""
+	}},
+}
+
+func (a *app) printSessions(sessions []api.SessionView) error {
+	return printList(a, sessions, sessionColumns, "No sessions.")
 }

@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/cmdline"
 
 	"github.com/spf13/cobra"
 )
@@ -58,7 +58,7 @@ instead of your password (as pvr does), or runs 'gangway login --api-token-stdin
 			if err != nil {
 				return err
 			}
-			if a.output == "json" {
+			if !a.forPeople() {
 				err = to.write(t)
 			} else {
 				err = to.writeLine(t.Secret)
@@ -72,14 +72,14 @@ instead of your password (as pvr does), or runs 'gangway login --api-token-stdin
 	}
 	f := c.Flags()
 	f.StringSliceVar(&n.Scopes, "scope", nil, "what the token may do, such as devices.readonly (required, repeatable)")
-	f.DurationVar(&life, "expires-in", 90*24*time.Hour, "how long the token is valid, at most 366 days (8784h)")
+	cmdline.SpanVar(f, &life, "expires-in", 90*24*time.Hour, "how long the token is valid, such as 12h or 30d; at most 366d")
 	f.StringVarP(&out, "out", "o", "", "write the token to this new file, readable only by you (default: standard output)")
 	return c
 }
 
 func (a *app) apiTokenLsCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "ls", Short: "List your API tokens", Args: args(),
+	c := &cobra.Command{
+		Use: "ls", Aliases: []string{"list"}, Short: "List your API tokens", Args: args(),
 		Long:    "Ls lists your API tokens with their scopes, expiry and last use. It shows no secrets.",
 		Example: "  gangway api-token ls\n  gangway api-token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -87,32 +87,40 @@ func (a *app) apiTokenLsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if done, err := a.json(list.Items); done {
-				return err
-			}
-			if len(list.Items) == 0 {
-				a.note("No API token yet. Create one: gangway api-token create NAME --scope devices.readonly")
-				return nil
-			}
-			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "ID\tNAME\tSCOPES\tEXPIRES\tLAST USED")
-			for _, t := range list.Items {
-				scopes := make([]string, len(t.Scopes))
-				for i, s := range t.Scopes {
-					scopes[i] = s[strings.LastIndex(s, "/")+1:]
-				}
-				expires, used := t.ExpireAt.Local().Format(time.DateTime), "never"
-				if t.Expired {
-					expires = "expired"
-				}
-				if t.LastUsed != nil {
-					used = t.LastUsed.Local().Format(time.DateTime) + " from " + t.LastAddr
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, t.Name, strings.Join(scopes, " "), expires, used)
-			}
-			return w.Flush()
+			return printList(a, list.Items, apiTokenColumns, "No API token yet. Create one: gangway api-token create NAME --scope devices.readonly")
 		},
 	}
+	return a.table(c, columnNames(apiTokenColumns)...)
+}
+
+// apiTokenColumns are the columns of api-token ls.
+var apiTokenColumns = []column[api.APITokenView]{
+	{name: "id", cell: func(t api.APITokenView) string { return t.ID }},
+	{name: "name", cell: func(t api.APITokenView) string { return t.Name }},
+	{name: "scopes", cell: func(t api.APITokenView) string {
+		scopes := make([]string, len(t.Scopes))
+		for i, s := range t.Scopes {
+			scopes[i] = s[strings.LastIndex(s, "/")+1:]
+		}
+		return strings.Join(scopes, " ")
+	}},
+	{name: "expires", cell: func(t api.APITokenView) string {
+		if t.Expired {
+			return "expired"
+		}
+		return t.ExpireAt.Local().Format(time.DateTime)
+	}, value: func(t api.APITokenView) string { return stamp(t.ExpireAt) }, tone: func(t api.APITokenView) tone {
+		if t.Expired {
+			return faint
+		}
+		return plainTone
+	}},
+	{name: "last-used", cell: func(t api.APITokenView) string {
+		if t.LastUsed == nil {
+			return "never"
+		}
+		return t.LastUsed.Local().Format(time.DateTime) + " from " + t.LastAddr
+	}},
 }
 
 func (a *app) apiTokenRevokeCommand() *cobra.Command {
@@ -121,23 +129,14 @@ func (a *app) apiTokenRevokeCommand() *cobra.Command {
 		Long:    "Revoke ends an API token immediately, and all access tokens that programs got with it.",
 		Example: "  gangway api-token revoke ci",
 		RunE: func(c *cobra.Command, arg []string) error {
-			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)
+			t, err := findAPIToken(c.Context(), arg[0])
 			if err != nil {
 				return err
 			}
-			id := ""
-			for _, t := range list.Items {
-				if t.ID == arg[0] || t.Name == arg[0] {
-					id = t.ID
-				}
-			}
-			if id == "" {
-				return fmt.Errorf("you have no API token %q; 'gangway api-token ls' lists them", arg[0])
-			}
-			if _, err := call[map[string]any](c.Context(), "DELETE", "/tokens/"+url.PathEscape(id), nil); err != nil {
+			if _, err := call[map[string]any](c.Context(), "DELETE", "/tokens/"+url.PathEscape(t.ID), nil); err != nil {
 				return err
 			}
-			return a.done(map[string]any{"id": id}, "API token %s is revoked.", arg[0])
+			return a.done(map[string]any{"id": t.ID}, "API token %s is revoked.", t.Name)
 		},
 	}
 }

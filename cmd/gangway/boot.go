@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"gangway/hub/api"
-	"gangway/tcg"
 
 	"github.com/spf13/cobra"
 )
@@ -110,8 +109,8 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 	a.printf("%s\n", d.Nick)
 	a.line("boot", v.State)
 	if no := v.Refusal; no != nil {
-		a.line("refused", fmt.Sprintf("%s: %s (%s)", no.Time.Local().Format(time.DateTime), tcg.Printable(no.Reason), no.Code))
-		a.line("remedy", tcg.Printable(no.Hint))
+		a.line("refused", fmt.Sprintf("%s: %s (%s)", no.Time.Local().Format(time.DateTime), visible(no.Reason), no.Code))
+		a.line("remedy", visible(no.Hint))
 	}
 	if v.Measured != nil {
 		a.line("measured", fmt.Sprintf("%s, number %d", v.Measured.Local().Format(time.DateTime), v.Number))
@@ -123,7 +122,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 		case !m.Log:
 			a.line("event log", "none: only the PCRs are compared")
 		case m.LogProblem != "":
-			a.line("event log", tcg.Printable(m.LogProblem))
+			a.line("event log", visible(m.LogProblem))
 		}
 		if m.Log && len(m.Unexplained) > 0 {
 			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain their values; the values are still compared")
@@ -142,7 +141,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 	if len(v.Changes) > 0 {
 		a.printf("\nWhat changed\n")
 		for _, c := range v.Changes {
-			a.printf("  ✗ %s\n", tcg.Printable(c.Words))
+			a.printf("  ✗ %s\n", visible(c.Words))
 		}
 	}
 	if m := v.Latest; m != nil && len(m.Events) > 0 {
@@ -155,7 +154,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 			if e.Label != "" {
 				text += fmt.Sprintf("  [log: %s]", e.Label)
 			}
-			a.printf("  PCR %-3d %-38s %s\n", e.PCR, tcg.Printable(e.What), tcg.Printable(text))
+			a.printf("  PCR %-3d %-38s %s\n", e.PCR, visible(e.What), visible(text))
 		}
 	}
 	if len(v.History) > 1 {
@@ -165,7 +164,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 			if len(p.Words) > 0 {
 				words = ": " + p.Words[0]
 			}
-			a.printf("  %s  %s%s\n", p.Time.Local().Format(time.DateTime), p.State, tcg.Printable(words))
+			a.printf("  %s  %s%s\n", p.Time.Local().Format(time.DateTime), p.State, visible(words))
 		}
 	}
 	return nil

@@ -52,7 +52,7 @@ func TestDeviceBootShowsEachState(t *testing.T) {
 		}
 	}
 	put(store.BootNothing, boot.Change{PCR: -1, Words: "The firmware measured nothing."})
-	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends inside an event.", "PCR 4, 7: the log does not explain", "[log: Linux initrd]")
+	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends inside an event.", "PCR 4, 7: the log does not explain", `[log: Linux\x1b initrd]`)
 	if _, _, err := run("", "device", "boot", d.ID, "--accept"); err == nil || !strings.Contains(err.Error(), "boot-nothing-measured") {
 		t.Errorf("accepting an empty measurement: got %v, want boot-nothing-measured", err)
 	}
@@ -61,7 +61,7 @@ func TestDeviceBootShowsEachState(t *testing.T) {
 	if _, err := h.Store.RefuseBoot(t.Context(), d.ID, store.BootRefusal{Time: time.Now(), Code: "boot-nonce", Reason: "The nonce is too old.", Hint: "Measure \x1b[2Jagain."}); err != nil {
 		t.Fatal(err)
 	}
-	shows("refused", "The nonce is too old. (boot-nonce)", "Measure [2Jagain.")
+	shows("refused", "The nonce is too old. (boot-nonce)", `Measure \x1b[2Jagain.`)
 	if out, _, err := run("", "device", "ls"); err != nil || !strings.Contains(out, "refused") || strings.Contains(out, "matches") {
 		t.Errorf("device ls after a refusal: %v: %s", err, out)
 	}

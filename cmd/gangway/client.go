@@ -153,7 +153,7 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		if json.Unmarshal(b, p) != nil || p.Code == "" {
 			return fmt.Errorf("the hub answered %s", resp.Status)
 		}
-		return fmt.Errorf("%s %s (%s)", p.Message, p.Hint, p.Code)
+		return &hubError{*p}
 	}
 	if out == nil {
 		return nil
@@ -165,6 +165,11 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 	}
 	return nil
 }
+
+// hubError is a refusal of the hub.
+type hubError struct{ api.Problem }
+
+func (e *hubError) Error() string { return fmt.Sprintf("%s %s (%s)", e.Message, e.Hint, e.Code) }
 
 // unreachable returns an error which says that the hub cannot be reached. It drops the request's
 // URL from err, because the message names the hub already.

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/hub/store"
+	"gangway/hub/api"
 )
 
 // signedInTo starts a TLS server with the handler h in place of a hub, and stores a sign-in to it
@@ -37,29 +37,26 @@ func signedInTo(t *testing.T, h http.HandlerFunc) {
 	}
 }
 
-// allDevices can list a fleet in which every device has the most metadata that is allowed.
-func TestDevicesWithTheMostMetadataAreListed(t *testing.T) {
-	const devices = 250
-	meta := `{"a":"` + strings.Repeat("x", store.MaxMeta-8) + `"}`
+// A list of many devices is read page by page, in order.
+func TestDevicesAreListedPageByPage(t *testing.T) {
+	const devices = 2500
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {
 		limit, _ := strconv.Atoi(r.URL.Query().Get("limit"))
-		first := 0
-		if after := r.URL.Query().Get("after"); after != "" {
-			fmt.Sscanf(after, "d%03d", &first)
-			first++
-		}
-		fmt.Fprint(w, "[")
+		first, _ := strconv.Atoi(r.URL.Query().Get("after"))
+		page := fleetResult{}
 		for i := first; i < min(first+limit, devices); i++ {
-			if i > first {
-				fmt.Fprint(w, ",")
-			}
-			fmt.Fprintf(w, `{"nick":"d%03d","user-meta":%s,"device-meta":%s}`, i, meta, meta)
+			page.Devices = append(page.Devices, api.FleetDevice{Nick: fmt.Sprintf("d%04d", i)})
 		}
-		fmt.Fprint(w, "]")
+		if first+limit < devices {
+			page.Next = strconv.Itoa(first + limit)
+		}
+		json.NewEncoder(w).Encode(page)
 	})
-	list, err := allDevices(t.Context())
-	if err != nil || len(list) != devices || list[devices-1].Nick != "d249" {
-		t.Errorf("got %d devices, %v; want %d", len(list), err, devices)
+	for limit, want := range map[int]int{0: devices, 1500: 1500, 7: 7, 2500: 2500, 9000: devices} {
+		list, more, err := deviceQuery{limit: limit}.devices(t.Context())
+		if err != nil || len(list) != want || more != (want < devices) || list[want-1].Nick != fmt.Sprintf("d%04d", want-1) {
+			t.Errorf("limit %d: got %d devices, more: %t, %v; want %d", limit, len(list), more, err, want)
+		}
 	}
 }
 
@@ -68,7 +65,7 @@ func TestNumbersInMetadataStayAsWritten(t *testing.T) {
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `[{"nick":"a","user-meta":{"n":%s},"device-meta":{"n":%[1]s}}]`, numbers)
 	})
-	list, err := allDevices(t.Context())
+	list, err := call[[]api.DeviceView](t.Context(), "GET", "/devices", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"gangway/hub/api"
-	"gangway/tcg"
 
 	"github.com/spf13/cobra"
 )
@@ -66,7 +65,7 @@ your decision.`,
 			if decided {
 				change := map[string]any{"decision": decision}
 				if one {
-					if a.output != "json" {
+					if a.forPeople() {
 						a.printCloned(d, v) // --one settles only the findings that were shown here
 					}
 					change["findings"] = v.Open()
@@ -116,7 +115,7 @@ func (a *app) printCloned(d api.DeviceView, v api.ClonedView) {
 		if f.Answered {
 			mark = "·"
 		}
-		a.printf("  %s %s  %s\n", mark, f.Time.Local().Format(time.DateTime), tcg.Printable(f.Words))
+		a.printf("  %s %s  %s\n", mark, f.Time.Local().Format(time.DateTime), visible(f.Words))
 	}
 	if v.Decision == "" {
 		a.printf("\n")

@@ -68,7 +68,7 @@ It needs swtpm: apt-get install swtpm swtpm-tools gnutls-bin`,
 			if devices < 1 || devices > 64 {
 				return usagef("--devices must be from 1 to 64, not %d", devices)
 			}
-			d := &demo{app: a, n: devices, colour: a.output == "text" && isTerminal(a.stdout)}
+			d := &demo{app: a, n: devices, colour: a.forPeople() && a.colour()}
 			defer d.close()
 			return d.run(c.Context(), port, once)
 		},
@@ -118,7 +118,7 @@ func (d *demo) say(who, what, detail string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	out := d.stdout
-	if d.output == "json" {
+	if !d.forPeople() {
 		out = d.stderr
 	}
 	at := fmt.Sprintf("%6.2f s", time.Since(d.start).Seconds())

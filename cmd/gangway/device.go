@@ -8,14 +8,10 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"gangway/hub/api"
-	"gangway/tcg"
-	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -26,42 +22,6 @@ func (a *app) deviceCommand() *cobra.Command {
 		Long: `Device shows and manages the devices of your account, and the machines that
 wait for your decision. A device is named by its id or its nick; both are in 'gangway
 device ls'.`,
-	}
-	ls := &cobra.Command{
-		Use: "ls", Short: "List your devices, and the machines that wait for your decision", Args: args(),
-		Long: `Ls lists first the machines that wait for your decision, then your devices. With
---output json it prints only the devices: 'gangway device waiting' prints the
-machines that wait.`,
-		Example: "  gangway device ls\n  gangway device ls --output json",
-		RunE: func(c *cobra.Command, _ []string) error {
-			devices, err := allDevices(c.Context())
-			if err != nil {
-				return err
-			}
-			maskNetworks(devices...)
-			if done, err := a.json(devices); done {
-				return err
-			}
-			waiting, err := allWaiting(c.Context())
-			if err != nil {
-				return err
-			}
-			if len(waiting) > 0 {
-				if err := a.printWaitingList(waiting); err != nil {
-					return err
-				}
-				a.note("Decide with 'gangway device show ID', then 'gangway device approve ID' or 'gangway device deny ID'.")
-				if len(devices) == 0 {
-					return nil
-				}
-				a.printf("\n")
-			}
-			if len(devices) == 0 {
-				a.note("No device yet. Make a join token and onboard one:\n  gangway token create -o device_autojointoken.json")
-				return nil
-			}
-			return printDevices(a.stdout, devices)
-		},
 	}
 	show := &cobra.Command{
 		Use: "show ID|NICK", Short: "Show a device with its whole chain of evidence", Args: args("the device's id or nick"),
@@ -94,7 +54,7 @@ machine's evidence and the open questions.`,
 	}
 	var yes bool
 	del := &cobra.Command{
-		Use: "delete ID|NICK", Short: "Delete a device and release its TPM", Args: args("the device's id or nick"),
+		Use: "delete ID|NICK", Aliases: []string{"rm"}, Short: "Delete a device and release its TPM", Args: args("the device's id or nick"),
 		Long: `Delete revokes the device's certificates immediately and releases its TPM:
 with a join token, the machine may onboard again as a new device, of any owner. The
 agent does not onboard again by itself, even if the token file is still on the
@@ -135,65 +95,13 @@ out whatever software it runs, disable the join token too: 'gangway token disabl
 			if err != nil {
 				return err
 			}
-			if done, err := a.json(list); done {
-				return err
-			}
-			if len(list) == 0 {
-				a.note("No machine waits for your decision.")
-				return nil
-			}
-			return a.printWaitingList(list)
+			return printList(a, list, waitingColumns, "No machine waits for your decision.")
 		},
 	}
-	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
+	a.table(waiting, columnNames(waitingColumns)...)
+	c.AddCommand(a.deviceLs(), show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
 	c.AddCommand(a.publishCommands()...)
 	return c
-}
-
-// devicePage is the number of devices in one answer. A device may have 512 KiB of metadata, and an
-// answer with this many devices must fit into maxAnswer.
-const devicePage = 100
-
-// allDevices returns all devices of the account. It requests devicePage devices at a time.
-func allDevices(ctx context.Context) ([]api.DeviceView, error) {
-	var all []api.DeviceView
-	for after := ""; ; {
-		page, err := call[[]api.DeviceView](ctx, "GET", fmt.Sprintf("/devices?limit=%d&after=%s", devicePage, url.QueryEscape(after)), nil)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, page...)
-		if len(page) < devicePage {
-			return all, nil
-		}
-		after = page[len(page)-1].Nick
-	}
-}
-
-// findDevice returns the account's device with the id or the nick which.
-func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
-	if wire.IsID(which) {
-		return call[api.DeviceView](ctx, "GET", "/devices/"+which, nil)
-	}
-	devices, err := allDevices(ctx)
-	if err != nil {
-		return api.DeviceView{}, err
-	}
-	for _, d := range devices {
-		if d.Nick == which {
-			return d, nil
-		}
-	}
-	return api.DeviceView{}, fmt.Errorf("you have no device %q; 'gangway device ls' lists yours", which)
-}
-
-func printDevices(out io.Writer, devices []api.DeviceView) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NICK\tID\tSTATUS\tBOOT\tTPM\tKEY\tLAST SEEN")
-	for _, d := range devices {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Nick, d.ID, statusOf(d), d.Boot, strings.TrimSpace(d.TPM.Manufacturer+" "+d.TPM.Model), d.Key, ago(d.LastSeen))
-	}
-	return w.Flush()
 }
 
 func ago(t time.Time) string {
@@ -212,8 +120,9 @@ func ago(t time.Time) string {
 }
 
 func (a *app) showDevice(ctx context.Context, which string) error {
-	if wire.IsID(which) {
-		if w, err := findWaiting(ctx, which); err == nil {
+	d, err := findDevice(ctx, which)
+	if err != nil {
+		if w, waits := findWaiting(ctx, which); waits == nil {
 			if done, err := a.json(w); done {
 				return err
 			}
@@ -221,7 +130,6 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 			return nil
 		}
 	}
-	d, err := findDevice(ctx, which)
 	if err != nil {
 		return err
 	}
@@ -253,7 +161,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	a.line("onboarded", d.TimeCreated.Local().Format(time.DateTime))
 	a.line("last seen", ago(d.LastSeen)+" from "+d.RealIP)
 	if len(d.Unreadable) > 0 {
-		a.line("unreadable", tcg.Printable(strings.Join(d.Unreadable, ", "))+": metadata that an older hub stored; replace or delete it")
+		a.line("unreadable", visible(strings.Join(d.Unreadable, ", "))+": metadata that an older hub stored; replace or delete it")
 	}
 
 	a.printf("\nChain of evidence, judged %s\n", e.Accepted.Local().Format(time.DateTime))
@@ -288,11 +196,11 @@ func (a *app) printCertificate(name, text string) {
 	if c.NotAfter.Year() < 9999 {
 		until = "until " + c.NotAfter.Format(time.DateOnly)
 	}
-	subject := tcg.Printable(c.Subject.String())
+	subject := visible(c.Subject.String())
 	if subject == "" {
 		subject = "(no subject)"
 	}
 	a.printf("  %-12s %s\n", name, subject)
-	a.printf("  %-12s   by %s, %s\n", "", tcg.Printable(c.Issuer.String()), until)
+	a.printf("  %-12s   by %s, %s\n", "", visible(c.Issuer.String()), until)
 	a.printf("  %-12s   SHA-256 %x\n", "", sum)
 }

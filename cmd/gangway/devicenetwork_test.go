@@ -23,7 +23,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	if err != nil || s.Proxy.String() != "http://ada:hunter2@proxy.example:3128" || len(s.Addresses) != 1 {
 		t.Errorf("the stored settings are %q, %v", text, err)
 	}
-	for _, arg := range [][]string{{"device", "show", nick}, {"device", "ls"}, {"device", "rename", nick, nick}} {
+	for _, arg := range [][]string{{"device", "show", nick}, {"device", "rename", nick, nick}} {
 		if out, notes, err := run("", append(arg, "--output", "json")...); err != nil || strings.Contains(out+notes, "hunter2") || !strings.Contains(out, "ada:********@") {
 			t.Errorf("%q prints %.200s, %v", arg, out, err)
 		}

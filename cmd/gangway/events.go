@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -11,7 +11,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
-	"gangway/tcg"
+	"gangway/internal/cmdline"
 
 	"github.com/spf13/cobra"
 )
@@ -58,38 +58,56 @@ prints the whole audit trail.`,
 			}
 			defer done()
 			n, all := 0, []api.EventView{}
+			asLines := a.forPeople() && a.output != formatWide && len(a.columns) == 0
 			err = eachEvent(f, limit, read, func(e api.EventView) error {
 				n++
-				switch a.output {
-				case "jsonl":
-					return json.NewEncoder(a.stdout).Encode(e)
-				case "json":
-					all = append(all, e)
-				default:
+				switch {
+				case a.output == formatJSONL:
+					text, err := encodeJSON(e, "")
+					if err != nil {
+						return err
+					}
+					_, err = a.stdout.Write(text)
+					return err
+				case asLines:
 					printEvents(a.stdout, []api.EventView{e})
+				default:
+					all = append(all, e)
 				}
 				return nil
 			})
 			if err != nil {
 				return err
 			}
-			if done, err := a.json(all); done {
-				return err
-			}
-			if n == 0 && a.output == "text" {
+			if n == 0 && a.forPeople() {
 				a.note("No events match.")
+			} else if !asLines && a.output != formatJSONL {
+				return printList(a, all, eventColumns, "")
 			}
 			return nil
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", dataFlag)
-	f.StringVar(&since, "since", "", "show only events since this time: a duration before now such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
+	f.StringVar(&since, "since", "", "show only events since this time: a duration before now such as 24h or 7d, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&until, "until", "", "show only events before this time, in the same forms as --since")
 	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
 	f.BoolVar(&noRoutine, "no-routine", false, "leave out events that are counted per day, unless they were refused")
 	f.IntVar(&limit, "limit", 100, "largest number of events to show; 0: all")
-	return c
+	c.Annotations = map[string]string{linesKey: "yes"}
+	return a.table(c, columnNames(eventColumns)...)
+}
+
+// eventColumns are the columns of events.
+var eventColumns = []column[api.EventView]{
+	{name: "time", cell: func(e api.EventView) string { return e.Time.Local().Format(time.DateTime) }, value: func(e api.EventView) string { return stamp(e.Time) }, whole: true},
+	{name: "kind", cell: func(e api.EventView) string { return e.Kind }},
+	{name: "code", cell: func(e api.EventView) string { return e.Code }},
+	{name: "message", cell: func(e api.EventView) string { return e.Message }},
+	{name: "actor", cell: func(e api.EventView) string { return cmp.Or(e.ActorName, e.Actor) }},
+	{name: "means", cell: func(e api.EventView) string { return e.Means }},
+	{name: "address", cell: func(e api.EventView) string { return e.Addr }},
+	{name: "count", cell: func(e api.EventView) string { return strconv.Itoa(max(e.Count, 1)) }},
 }
 
 // moment parses the value of a time flag: a time in RFC 3339, a day (its midnight in the local time
@@ -98,7 +116,7 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+	if ago, err := cmdline.ParseSpan(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
 	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
@@ -107,7 +125,7 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 	if t, err := time.ParseInLocation(time.DateOnly, text, time.Local); err == nil {
 		return t, nil
 	}
-	return time.Time{}, usagef("%s %q is not a time: write it like 24h, 2026-11-28 or 2026-11-28T12:00:00Z", flag, text)
+	return time.Time{}, usagef("%s %q is not a time: write it like 24h, 7d, 2026-11-28 or 2026-11-28T12:00:00Z", flag, text)
 }
 
 // eventReader returns read, which reads one page of an audit trail, and done, which ends the
@@ -170,7 +188,7 @@ func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]a
 
 func printEvents(out io.Writer, events []api.EventView) {
 	for _, e := range events {
-		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), tcg.Printable(e.Message), aboutEvent(e))
+		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), visible(e.Message), aboutEvent(e))
 	}
 }
 
@@ -197,7 +215,7 @@ func aboutEvent(e api.EventView) string {
 		who = "from " + e.Addr
 	}
 	if who != "" {
-		text += " [" + tcg.Printable(who) + "]"
+		text += " [" + visible(who) + "]"
 	}
 	if e.Count > 1 && e.Last != nil {
 		text += fmt.Sprintf(" (%d times, last %s)", e.Count, e.Last.Local().Format(time.TimeOnly))

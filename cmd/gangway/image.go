@@ -179,12 +179,15 @@ type built struct {
 }
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
-	if (o.token == "") != o.claim {
+	if o.token != "" && o.claim {
+		return usagef("--token-file and --claim exclude each other: with --token-file, the machines join the token's owner without a person; with --claim, each shows a claim code and waits for its owner; leave one of them out")
+	}
+	if o.token == "" && !o.claim {
 		return usagef("give --token-file, the token file from 'gangway token create'; or --claim, for machines that show a claim code; or --reset-only, to wipe machines")
 	}
 	rule, err := install.ParseRule(o.disk)
 	if err != nil {
-		return usageError{err}
+		return usagef("%w", err)
 	}
 	if o.claim && o.debug {
 		return usagef("--debug needs --token-file: the console's password is derived from the join token's secret")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/cmdline"
 
 	"github.com/spf13/pflag"
 )
@@ -27,11 +28,11 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
 	f.StringArrayVar(&l.rates, "rate", nil, "rate limit for one network (account: for one account; boot: for one device), as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable); names: "+names)
 	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies; their connections must begin with a header of the PROXY protocol, version 2 (default: none)")
-	f.DurationVar(&l.timeouts.Header, "header-timeout", 0, "how long a client may take to send a request's header (default 10s)")
-	f.DurationVar(&l.timeouts.Request, "request-timeout", 0, "how long a request may take; for uploads and downloads, how long each block may take (default 60s)")
-	f.DurationVar(&l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 8760h for a year; 0: permanently")
-	f.DurationVar(&l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long the audit trail keeps events of unauthenticated clients: refused requests, wrong passwords")
-	f.DurationVar(&l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m0s)")
+	cmdline.SpanVar(f, &l.timeouts.Header, "header-timeout", 0, "how long a client may take to send a request's header (default 10s)")
+	cmdline.SpanVar(f, &l.timeouts.Request, "request-timeout", 0, "how long a request may take; for uploads and downloads, how long each block may take (default 60s)")
+	cmdline.SpanVar(f, &l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 365d for a year; 0: permanently")
+	cmdline.SpanVar(f, &l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long the audit trail keeps events of unauthenticated clients: refused requests, wrong passwords")
+	cmdline.SpanVar(f, &l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m)")
 }
 
 // into checks the values of the flags, and writes them into o.

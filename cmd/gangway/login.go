@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 
+	"gangway/internal/cmdline"
+
 	"github.com/spf13/cobra"
 )
 
@@ -31,7 +33,7 @@ the hub by the CA of the last sign-in.`,
   gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password
   gangway login https://hub.example:12443 --hub-name 5f0c... --api-token-stdin < ci.token
   gangway login`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cmdline.AtMost(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			s := &signIn{Nick: nick}
 			if len(arg) == 1 {

@@ -4,16 +4,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"syscall"
 
+	"gangway/internal/cmdline"
 	"gangway/internal/manual"
 	"gangway/internal/version"
 
@@ -31,28 +29,73 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ran, err := command(&app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).ExecuteContextC(ctx)
-	var usage usageError
-	switch {
-	case err == nil:
+	return (&app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).run(ctx, os.Args[1:])
+}
+
+// run runs a command line, and returns the exit code.
+func (a *app) run(ctx context.Context, arg []string) int {
+	root := command(a)
+	root.SetArgs(arg)
+	ran, err := root.ExecuteContextC(ctx)
+	if err == nil {
 		return 0
-	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no error type for an unknown command
-		fmt.Fprintf(os.Stderr, "gangway: %v\nSee '%s --help'.\n", err, ran.CommandPath())
+	}
+	a.fail(ran, err, arg)
+	if cmdline.IsUsage(err) {
 		return exitUsage
 	}
-	fmt.Fprintf(os.Stderr, "gangway: %v\n", err)
 	return exitFailed
 }
 
-type usageError struct{ error }
+// failure is an error in JSON, with the names of the hub's answers.
+type failure struct {
+	Code    string `json:"error"` // the hub's, or "usage" or "failed"
+	Message string `json:"msg"`
+	Hint    string `json:"hint,omitempty"`
+}
 
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+// fail prints an error, in the format that --output chose.
+func (a *app) fail(c *cobra.Command, err error, arg []string) {
+	f := failure{Code: "failed", Message: err.Error()}
+	var refused *hubError
+	switch {
+	case cmdline.IsUsage(err):
+		f.Code, f.Hint = "usage", cmdline.Advice(c)
+	case errors.As(err, &refused):
+		f.Code, f.Hint = refused.Code, refused.Hint
+		if err == error(refused) {
+			f.Message = refused.Message
+		}
+	}
+	if a.output == formatJSON || a.output == formatJSONL || wantsJSON(arg) {
+		if writeJSON(a.stderr, f) == nil {
+			return
+		}
+	}
+	a.note("gangway: %v", err)
+	if f.Code == "usage" {
+		a.note("%s", f.Hint)
+	}
+}
+
+// wantsJSON reports whether the arguments ask for JSON, for errors in the arguments themselves.
+func wantsJSON(arg []string) bool {
+	for i, word := range arg {
+		if word == "--output=json" || word == "--output" && i+1 < len(arg) && arg[i+1] == formatJSON {
+			return true
+		}
+	}
+	return false
+}
+
+func usagef(format string, args ...any) error { return cmdline.Usagef(format, args...) }
 
 // app holds the streams and the output format that all commands share.
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
-	output         string // --output: "text" or "json"
+	output         string   // --output: one of the formats
+	columns        []string // --columns
 }
 
 func command(a *app) *cobra.Command {
@@ -75,44 +118,19 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
   gangway token create -o device_autojointoken.json
   gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway device ls`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Version:       version.Current.String(),
-		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
-			switch {
-			case a.output == "text", a.output == "json", a.output == "jsonl" && c.Name() == "events":
-				return nil
-			case a.output == "jsonl":
-				return usagef("--output jsonl is for 'gangway events' only; use json")
-			}
-			return usagef("--output must be text or json, not %q", a.output)
-		},
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		Version:           version.Current.String(),
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.checkOutput(c) },
 	}
 	root.SetVersionTemplate("gangway {{.Version}}\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentFlags().StringVar(&a.output, "output", "text", "output format: text or json; 'events' also has jsonl")
+	root.PersistentFlags().StringVar(&a.output, "output", formatTable, "output format: table, json or yaml; commands that print a list also have wide and csv")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
 		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
-	for _, c := range append(root.Commands(), root) {
-		if c.HasSubCommands() {
-			c.Args, c.RunE = cobra.ArbitraryArgs, group
-		}
-	}
+	cmdline.Prepare(root)
 	return root
-}
-
-// group runs a command that has subcommands. Without an argument, it prints the help. An unknown
-// subcommand is a usage error, so that a script with a typing error fails.
-func group(c *cobra.Command, arg []string) error {
-	if len(arg) == 0 {
-		return c.Help()
-	}
-	if near := c.SuggestionsFor(arg[0]); len(near) > 0 {
-		return usagef("unknown command %q for %q; did you mean %q?", arg[0], c.CommandPath(), near[0])
-	}
-	return usagef("unknown command %q for %q", arg[0], c.CommandPath())
 }
 
 func (a *app) versionCommand() *cobra.Command {
@@ -131,32 +149,6 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-// args checks that a command gets one argument for each of the names. If an argument is missing,
-// the error contains its name.
-func args(names ...string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, got []string) error {
-		if len(got) < len(names) {
-			return usagef("%s is missing", names[len(got)])
-		}
-		if len(got) > len(names) {
-			return usagef("unexpected argument %q", got[len(names)])
-		}
-		return nil
-	}
-}
-
-// json prints v as JSON if the output format is json. It reports whether the output format is json.
-func (a *app) json(v any) (bool, error) {
-	if a.output != "json" {
-		return false, nil
-	}
-	e := json.NewEncoder(a.stdout)
-	e.SetIndent("", "  ")
-	return true, e.Encode(v)
-}
-
-func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
-
-// note prints a line for people on standard error. Standard output has only a
-// command's result, for programs to read.
-func (a *app) note(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
+// args checks that a command gets exactly one argument for each of the names. The error lists the
+// names.
+func args(names ...string) cobra.PositionalArgs { return cmdline.Args(names...) }

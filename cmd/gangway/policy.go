@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -12,7 +13,6 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/policy"
 	"gangway/hub/store"
-	"gangway/tcg"
 
 	"github.com/spf13/cobra"
 )
@@ -80,7 +80,7 @@ have no effect. With --data, it prints only the hub's policy.`,
 		},
 	}
 	remove := &cobra.Command{
-		Use: "remove", Short: "Remove your policy", Args: args(),
+		Use: "remove", Aliases: []string{"rm", "delete"}, Short: "Remove your policy", Args: args(),
 		Long:    "Remove removes your policy. Then only the hub's policy applies to your devices.",
 		Example: "  gangway policy remove\n  gangway policy remove --data /var/lib/gangway",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -135,7 +135,7 @@ it also lists settings that are looser than those of the hub's policy.`,
 
 func (a *app) warnPolicy(warnings []string) {
 	for _, w := range warnings {
-		a.note("Warning: %s", tcg.Printable(w))
+		a.note("Warning: %s", visible(w))
 	}
 }
 
@@ -352,10 +352,16 @@ func (a *app) read(name string, max int64) ([]byte, error) {
 	var in io.Reader = a.stdin
 	if name != "-" {
 		f, err := os.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is no file %s; give the path of a file, or - for standard input", name)
+		}
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			return nil, fmt.Errorf("%s is a folder; give the path of a file, or - for standard input", name)
+		}
 		in = f
 	}
 	text, err := io.ReadAll(io.LimitReader(in, max+1))

@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"gangway/hub/api"
 	"gangway/hub/objects"
@@ -74,7 +78,7 @@ process runs.`,
 			}
 			var listeners []net.Listener
 			for _, at := range listen {
-				l, err := net.Listen("tcp", at)
+				l, err := listenOn("--listen", at)
 				if err != nil {
 					return err
 				}
@@ -86,7 +90,7 @@ process runs.`,
 			}
 			var private net.Listener
 			if metrics != "" {
-				if private, err = net.Listen("tcp", metrics); err != nil {
+				if private, err = listenOn("--metrics-listen", metrics); err != nil {
 					return err
 				}
 				defer private.Close()
@@ -186,4 +190,30 @@ func (a *app) logger(format string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(a.stderr, nil)), nil
 	}
 	return nil, usagef("--log-format must be text or json, not %q", format)
+}
+
+// listenOn listens on the address and port of a flag. Its errors say what to write instead.
+func listenOn(flag, at string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(at)
+	if _, number := strconv.ParseUint(at, 10, 16); number == nil {
+		return nil, usagef("%s %q is a port without an address: write :%s for all addresses of this machine, or 127.0.0.1:%s for this machine only", flag, at, at, at)
+	}
+	if err != nil {
+		return nil, usagef("%s %q is not ADDRESS:PORT: write it like :12443, 127.0.0.1:12443 or [::1]:12443", flag, at)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return nil, usagef("%s %q: the port %q is not a number from 1 to 65535", flag, at, port)
+	}
+	l, err := net.Listen("tcp", at)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s %s: address already in use: another program listens there ('ss -ltnp' shows which); stop it, or choose another port", flag, at)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%s %s: %s is not an address of this machine ('ip address' lists them); %s :%s listens on all", flag, at, host, flag, port)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("%s %s: only root may listen on ports below 1024: choose another port, or run 'setcap cap_net_bind_service=+ep' on this program", flag, at)
+	case err != nil:
+		return nil, fmt.Errorf("%s %s: %w", flag, at, err)
+	}
+	return l, nil
 }

@@ -6,11 +6,10 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"gangway/hub/api"
-	"gangway/tcg"
+	"gangway/internal/cmdline"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -38,7 +37,7 @@ The token file is all that a device needs: the hub's addresses, name and CA, the
 owner, and the join token's secret. The secret is shown only once, and the hub does
 not store it: guard the token file like a key.`,
 		Example: `  gangway token create -o device_autojointoken.json
-  gangway token create --nick spring-batch --max-uses 50 --expires-in 720h --meta site=oslo -o t.json
+  gangway token create --nick spring-batch --max-uses 50 --expires-in 30d --meta site=oslo -o t.json
   gangway token create | ssh device 'cat > /etc/gangway/device_autojointoken.json'`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -80,13 +79,13 @@ not store it: guard the token file like a key.`,
 	f.StringVarP(&out, "out", "o", "", "write the token file to this new file, readable only by you (default: standard output)")
 	f.StringVar(&n.Nick, "nick", "", "name of the join token, for you")
 	f.IntVar(&n.MaxUses, "max-uses", 0, "number of devices that may join with it (0: any number)")
-	f.DurationVar(&life, "expires-in", 720*time.Hour, "how long the join token is valid")
+	cmdline.SpanVar(f, &life, "expires-in", 720*time.Hour, "how long the join token is valid, such as 12h, 30d or 8w")
 	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "also accept devices that show no TPM (Pantavisor's auto-join), if the policy has without_tpm: accept")
 	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's ownership proofs in two-step enrolment; they do not name the hub, so a relay can use them; the hub stores the key that checks them, encrypted")
 	f.StringSliceVar(&meta, "meta", nil, "user-meta that its devices start with, as KEY=VALUE (repeatable)")
 
 	ls := &cobra.Command{
-		Use: "ls", Short: "List join tokens", Args: args(),
+		Use: "ls", Aliases: []string{"list"}, Short: "List join tokens", Args: args(),
 		Long:    "Ls lists your join tokens with their use, expiry and state. It shows no secrets.",
 		Example: "  gangway token ls\n  gangway token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -94,58 +93,51 @@ not store it: guard the token file like a key.`,
 			if err != nil {
 				return err
 			}
-			if done, err := a.json(tokens); done {
-				return err
-			}
-			if len(tokens) == 0 {
-				a.note("No join token yet. Create one: gangway token create -o device_autojointoken.json")
-				return nil
-			}
-			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "ID\tNICK\tUSES\tEXPIRES\tSTATE")
-			for _, t := range tokens {
-				uses := fmt.Sprint(t.Uses)
-				if t.MaxUses > 0 {
-					uses = fmt.Sprintf("%d/%d", t.Uses, t.MaxUses)
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, tcg.Printable(t.Nick), uses, t.Expires.Local().Format(time.DateTime), tokenState(t, time.Now()))
-			}
-			return w.Flush()
+			return printList(a, tokens, tokenColumns, "No join token yet. Create one: gangway token create -o device_autojointoken.json")
 		},
 	}
 	disable := &cobra.Command{
-		Use: "disable ID", Short: "Disable a join token; its devices stay", Args: args("the token's id"),
+		Use: "disable ID|NICK", Short: "Disable a join token; its devices stay", Args: args("the join token's id or nick"),
 		Long: `Disable lets no more devices join with a join token. Devices that joined with it stay
 active. A disabled join token cannot be enabled again.`,
 		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
-			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0]), nil)
+			t, err := findToken(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(t.ID), nil)
 			if err != nil {
 				return err
 			}
 			if done, err := a.json(answer); done {
 				return err
 			}
-			a.note("Join token %s is disabled.", arg[0])
+			a.note("Join token %s is disabled.", tokenName(t))
 			return nil
 		},
 	}
 	remove := &cobra.Command{
-		Use: "delete ID", Short: "Delete a disabled join token; its devices stay", Args: args("the token's id"),
+		Use: "delete ID|NICK", Aliases: []string{"rm"}, Short: "Delete a disabled join token; its devices stay", Args: args("the join token's id or nick"),
 		Long:    "Delete removes a disabled join token. Devices that joined with it stay active.",
 		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0\n  gangway token delete 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
-			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0])+"?purge=true", nil)
+			t, err := findToken(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(t.ID)+"?purge=true", nil)
 			if err != nil {
 				return err
 			}
 			if done, err := a.json(answer); done {
 				return err
 			}
-			a.note("Join token %s is deleted.", arg[0])
+			a.note("Join token %s is deleted.", tokenName(t))
 			return nil
 		},
 	}
+	a.table(ls, columnNames(tokenColumns)...)
 	c.AddCommand(create, ls, disable, remove)
 	return c
 }
@@ -163,4 +155,31 @@ func allTokens(ctx context.Context, get func(ctx context.Context, method, path s
 			return all, nil
 		}
 	}
+}
+
+// tokenColumns are the columns of token ls.
+var tokenColumns = []column[api.JoinTokenView]{
+	{name: "id", cell: func(t api.JoinTokenView) string { return t.ID }},
+	{name: "nick", cell: func(t api.JoinTokenView) string { return t.Nick }},
+	{name: "uses", cell: func(t api.JoinTokenView) string {
+		if t.MaxUses > 0 {
+			return fmt.Sprintf("%d/%d", t.Uses, t.MaxUses)
+		}
+		return fmt.Sprint(t.Uses)
+	}},
+	{name: "expires", cell: func(t api.JoinTokenView) string { return t.Expires.Local().Format(time.DateTime) }, value: func(t api.JoinTokenView) string { return stamp(t.Expires) }},
+	{name: "state", cell: func(t api.JoinTokenView) string { return tokenState(t, time.Now()) }, tone: func(t api.JoinTokenView) tone {
+		if tokenState(t, time.Now()) == "valid" {
+			return good
+		}
+		return faint
+	}, whole: true},
+}
+
+// tokenName names a join token in messages, by its nick and id.
+func tokenName(t api.JoinTokenView) string {
+	if t.Nick == "" {
+		return t.ID
+	}
+	return t.Nick + " (" + t.ID + ")"
 }

@@ -5,10 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"gangway/hub/store"
@@ -85,7 +83,7 @@ func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) 
 func (a *app) trustLs() *cobra.Command {
 	var data string
 	c := &cobra.Command{
-		Use: "ls [--data DIR]", Short: "List the makers' certificates", Args: args(),
+		Use: "ls [--data DIR]", Aliases: []string{"list"}, Short: "List the makers' certificates", Args: args(),
 		Long: `Ls lists the built-in certificates. With --data, it lists the trust store of that
 hub: the built-in certificates with the operator's changes, and those imported.
 
@@ -106,10 +104,7 @@ chains) or distrusted (no chain may contain it, whatever its source).`,
 			for _, e := range set.Entries() {
 				views = append(views, viewTrust(e))
 			}
-			if done, err := a.json(views); done {
-				return err
-			}
-			if err := printTrust(a.stdout, views); err != nil {
+			if err := printList(a, views, trustColumns, "The trust store is empty."); err != nil || !a.forPeople() {
 				return err
 			}
 			roots, links := set.Count()
@@ -118,27 +113,35 @@ chains) or distrusted (no chain may contain it, whatever its source).`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", dataFlag)
-	return c
+	return a.table(c, columnNames(trustColumns)...)
 }
 
-func printTrust(out io.Writer, views []trustView) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SHA-256\tMAKER\tKIND\tUNTIL\tSUBJECT\tSOURCE")
-	for _, v := range views {
-		kind := v.Kind
+// trustColumns are the columns of trust ls.
+var trustColumns = []column[trustView]{
+	{name: "sha-256", cell: func(v trustView) string { return v.SHA256[:16] + "…" }, value: func(v trustView) string { return v.SHA256 }, whole: true},
+	{name: "maker", cell: func(v trustView) string { return v.Maker }},
+	{name: "kind", cell: func(v trustView) string {
 		if v.State != "trusted" {
-			kind = v.State
+			return v.State
 		}
-		fmt.Fprintf(w, "%s…\t%s\t%s\t%s\t%s\t%s\n", v.SHA256[:16], v.Maker, kind, v.NotAfter.Format(time.DateOnly), v.Subject, v.Source)
-	}
-	return w.Flush()
+		return v.Kind
+	}, tone: func(v trustView) tone {
+		if v.State != "trusted" {
+			return bad
+		}
+		return plainTone
+	}, whole: true},
+	{name: "until", cell: func(v trustView) string { return v.NotAfter.Format(time.DateOnly) }, whole: true},
+	{name: "subject", cell: func(v trustView) string { return v.Subject }},
+	{name: "source", cell: func(v trustView) string { return v.Source }},
+	{name: "issuer", wide: true, cell: func(v trustView) string { return v.Issuer }},
 }
 
 func (a *app) trustRemove() *cobra.Command {
 	var data string
 	var distrust bool
 	c := &cobra.Command{
-		Use: "remove --data DIR SHA-256", Short: "Stop trusting a maker's certificate", Args: args("the certificate's SHA-256"),
+		Use: "remove --data DIR SHA-256", Aliases: []string{"rm"}, Short: "Stop trusting a maker's certificate", Args: args("the certificate's SHA-256"),
 		Long: `Remove stops trusting a certificate. Give its SHA-256, or at least the first 8 digits
 of it. A built-in certificate is marked as distrusted. An imported certificate is
 removed; with --distrust it is marked as distrusted instead, and then no chain may
@@ -251,7 +254,9 @@ func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	case 1:
 		return found[0], nil
 	}
-	return trust.Entry{}, fmt.Errorf("%d certificates begin with %s; give more digits", len(found), print)
+	return trust.Entry{}, fmt.Errorf("%d certificates begin with %s: %s; give more digits", len(found), print, candidates(found, func(e trust.Entry) names {
+		return names{hex.EncodeToString(e.Fingerprint[:]), e.Name(), ""}
+	}))
 }
 
 func kindOf(c trust.Certificate) store.TrustKind {

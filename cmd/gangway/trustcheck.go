@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gangway/hub/evidence"
@@ -109,6 +110,9 @@ func readEK(name string) (*tcg.EKCertificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil, fmt.Errorf("%s is empty: give an EK certificate, in PEM or as the TPM's NV index holds it; 'gangway trust check --help' shows how to read it", name)
+	}
 	if bytes.Contains(b, []byte("-----BEGIN ")) {
 		parts, err := trust.Split(name, b)
 		if err != nil {
@@ -124,7 +128,7 @@ func readEK(name string) (*tcg.EKCertificate, error) {
 	}
 	ek, err := tcg.ParseEKCertificate(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read: %w", name, err)
+		return nil, fmt.Errorf("%s cannot be read, so it is not an EK certificate in PEM, in DER or as the TPM's NV index holds it: %s", name, strings.TrimPrefix(err.Error(), "tcg: "))
 	}
 	return ek, nil
 }
@@ -162,7 +166,7 @@ func (a *app) printCheck(ek *tcg.EKCertificate, v *evidence.Verdict) error {
 	r := checkResult{
 		Trusted: v.Accepted(), SHA256: hex.EncodeToString(print[:]), EKSHA256: hex.EncodeToString(hash[:]),
 		Manufacturer: ek.Manufacturer, Model: ek.Model, Version: ek.Version, Serial: fmt.Sprintf("%x", c.SerialNumber),
-		Key: keyWords(ek), Issuer: tcg.Printable(c.Issuer.String()), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+		Key: keyWords(ek), Issuer: visible(c.Issuer.String()), NotBefore: c.NotBefore, NotAfter: c.NotAfter,
 		Verdict: v, Signature: c.SignatureAlgorithm.String(),
 	}
 	done, err := a.json(r)
@@ -181,7 +185,7 @@ func (a *app) printCheck(ek *tcg.EKCertificate, v *evidence.Verdict) error {
 func (a *app) printCheckText(r *checkResult) {
 	line := func(k, v string) {
 		if v != "" {
-			a.printf("  %-14s %s\n", k, tcg.Printable(v))
+			a.printf("  %-14s %s\n", k, visible(v))
 		}
 	}
 	a.printf("EK certificate\n")
@@ -197,10 +201,10 @@ func (a *app) printCheckText(r *checkResult) {
 	line("EK's SHA-256", r.EKSHA256)
 	a.printf("\nVerdict\n")
 	for _, s := range r.Verdict.Checks {
-		a.printf("  %s %-15s %s\n", markOf(s), s.Check, tcg.Printable(s.Detail))
+		a.printf("  %s %-15s %s\n", markOf(s), s.Check, visible(s.Detail))
 	}
 	for _, n := range r.Verdict.Notes {
-		a.printf("  · noted          %s\n", tcg.Printable(n))
+		a.printf("  · noted          %s\n", visible(n))
 	}
 	if r.Trusted {
 		a.printf("\nTrusted.\n")

@@ -141,7 +141,7 @@ func (a *app) printRoots(imported []trust.Entry) {
 		if n++; n > maxListed {
 			continue
 		}
-		a.printf("root  %x…  %s: %s\n", e.Fingerprint[:8], e.Maker, tcg.Printable(e.Cert.Subject.String()))
+		a.printf("root  %x…  %s: %s\n", e.Fingerprint[:8], e.Maker, visible(e.Cert.Subject.String()))
 	}
 	if n > maxListed {
 		a.printf("and %d more roots\n", n-maxListed)

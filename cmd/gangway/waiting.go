@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"gangway/hub/api"
 	"gangway/hub/evidence"
-	"gangway/tcg"
-	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -18,17 +15,17 @@ import (
 // decideCommand returns the command approve or deny; verb says which.
 func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 	return &cobra.Command{
-		Use: verb + " ID", Short: short, Long: long,
-		Args:    args("the device's id, as 'gangway device ls' shows it"),
+		Use: verb + " ID|SERIAL", Short: short, Long: long,
+		Args:    args("the machine's id or serial number, as 'gangway device waiting' shows it,"),
 		Example: fmt.Sprintf("  gangway device %s 65f0c1d2e3f4a5b6c7d8e9f0", verb),
 		RunE: func(c *cobra.Command, arg []string) error {
 			w, err := findWaiting(c.Context(), arg[0])
 			if err != nil {
 				return err
 			}
-			//			The request names the questions that this command has printed. The hub refuses the decision if
+			// The request names the questions that this command has printed. The hub refuses the decision if
 			// the machine has other questions by then.
-			if a.output != "json" {
+			if a.forPeople() {
 				a.printWaiting(w)
 			}
 			decided, err := call[api.WaitingView](c.Context(), "POST", "/devices/"+w.ID+"/"+verb, map[string][]string{"questions": w.Questions})
@@ -68,31 +65,20 @@ func allWaiting(ctx context.Context) ([]api.WaitingView, error) {
 	return call[[]api.WaitingView](ctx, "GET", "/devices/waiting", nil)
 }
 
-func findWaiting(ctx context.Context, id string) (api.WaitingView, error) {
-	if !wire.IsID(id) {
-		return api.WaitingView{}, usagef("%.100q is not a device id: 24 hexadecimal digits, as 'gangway device waiting' lists them", id)
-	}
-	list, err := allWaiting(ctx)
-	if err != nil {
-		return api.WaitingView{}, err
-	}
-	for _, w := range list {
-		if w.ID == id {
-			return w, nil
-		}
-	}
-	return api.WaitingView{}, fmt.Errorf("no machine with the id %s waits for your decision; 'gangway device waiting' lists the machines that do", id)
-}
-
-func (a *app) printWaitingList(list []api.WaitingView) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tSTATUS\tMACHINE\tTPM\tSINCE\tWHY")
-	for _, one := range list {
-		why := strings.Join(one.Questions, ", ")
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", one.ID, one.Status, tcg.Printable(strings.TrimSpace(one.Machine.Model+" "+one.Machine.Serial)),
-			tcg.Printable(orNot(strings.TrimSpace(one.TPM.Manufacturer+" "+one.TPM.Model))), ago(one.Since), why)
-	}
-	return w.Flush()
+// waitingColumns are the columns of device waiting.
+var waitingColumns = []column[api.WaitingView]{
+	{name: "id", cell: func(w api.WaitingView) string { return w.ID }},
+	{name: "status", cell: func(w api.WaitingView) string { return w.Status }, tone: func(api.WaitingView) tone { return attention }, whole: true},
+	{name: "machine", cell: func(w api.WaitingView) string { return strings.TrimSpace(w.Machine.Model + " " + w.Machine.Serial) }},
+	{name: "tpm", cell: func(w api.WaitingView) string {
+		return orNot(strings.TrimSpace(w.TPM.Manufacturer + " " + w.TPM.Model))
+	}},
+	{name: "since", cell: func(w api.WaitingView) string { return ago(w.Since) }, value: func(w api.WaitingView) string { return stamp(w.Since) }},
+	{name: "why", cell: func(w api.WaitingView) string { return strings.Join(w.Questions, ", ") }},
+	{name: "ek-sha256", wide: true, cell: func(w api.WaitingView) string { return w.EK }},
+	{name: "token", wide: true, cell: func(w api.WaitingView) string { return w.TokenID }},
+	{name: "last-seen", wide: true, cell: func(w api.WaitingView) string { return ago(w.LastSeen) }, value: func(w api.WaitingView) string { return stamp(w.LastSeen) }},
+	{name: "address", wide: true, cell: func(w api.WaitingView) string { return w.RealIP }},
 }
 
 func orNot(s string) string {
@@ -120,16 +106,16 @@ func (a *app) printWaiting(w api.WaitingView) {
 
 func (a *app) line(k, v string) {
 	if strings.TrimSpace(v) != "" {
-		a.printf("  %-14s %s\n", k, tcg.Printable(v))
+		a.printf("  %-14s %s\n", k, visible(v))
 	}
 }
 
 func (a *app) printVerdict(v evidence.Verdict) {
 	for _, s := range v.Checks {
-		a.printf("  %s %-15s %s\n", markOf(s), s.Check, tcg.Printable(s.Detail))
+		a.printf("  %s %-15s %s\n", markOf(s), s.Check, visible(s.Detail))
 	}
 	for _, n := range v.Notes {
-		a.printf("  · noted          %s\n", tcg.Printable(n))
+		a.printf("  · noted          %s\n", visible(n))
 	}
 }
 

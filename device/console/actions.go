@@ -121,15 +121,10 @@ func (c *console) editNetwork(ctx context.Context) {
 	}()
 }
 
-// Placeholder stands in the editor for the proxy's password, which is never shown. The person types
-// the password again, so that nobody sends it to another proxy, or over another network, who does
-// not know it.
-const Placeholder = "TYPE-THE-PASSWORD-AGAIN"
-
 // checkNetwork returns what is wrong with network settings.
 func checkNetwork(text string) error {
-	if strings.Contains(text, Placeholder) {
-		return fmt.Errorf("write the proxy's password in place of %s", Placeholder)
+	if strings.Contains(text, access.Placeholder) {
+		return fmt.Errorf("write the proxy's password in place of %s", access.Placeholder)
 	}
 	_, err := netfile.Parse([]byte(text))
 	return err

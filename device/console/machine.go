@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/device/console/access"
 	"gangway/tcg"
 )
 
@@ -19,7 +20,7 @@ type Machine interface {
 	Restart(context.Context) error
 	// NetworkReport describes the network settings, without secrets.
 	NetworkReport(context.Context) (string, error)
-	// NetworkSettings returns the file of the settings in force, with Placeholder in place of the
+	// NetworkSettings returns the file of the settings in force, with access.Placeholder in place of the
 	// proxy's password.
 	NetworkSettings(context.Context) (string, error)
 	// TryNetwork has the next start try new settings, and restarts the machine.
@@ -27,15 +28,6 @@ type Machine interface {
 	// Wipe destroys the system at the next start, and restarts the machine.
 	Wipe(context.Context) error
 }
-
-// The actions of the program that Hook calls.
-const (
-	ActionRestart  = "restart"
-	ActionReport   = "network-report"
-	ActionSettings = "network-settings"
-	ActionTry      = "network-try" // the settings are its standard input
-	ActionWipe     = "wipe"
-)
 
 // Hook is a Machine whose actions a program does: PROGRAM console ACTION. Gangway's images have such
 // a program, gangway-hook.
@@ -71,23 +63,25 @@ func (h Hook) do(ctx context.Context, action, input string) error {
 }
 
 // Restart implements Machine.
-func (h Hook) Restart(ctx context.Context) error { return h.do(ctx, ActionRestart, "") }
+func (h Hook) Restart(ctx context.Context) error { return h.do(ctx, access.ActionRestart, "") }
 
 // NetworkReport implements Machine.
 func (h Hook) NetworkReport(ctx context.Context) (string, error) {
-	return h.call(ctx, ActionReport, "")
+	return h.call(ctx, access.ActionReport, "")
 }
 
 // NetworkSettings implements Machine.
 func (h Hook) NetworkSettings(ctx context.Context) (string, error) {
-	return h.call(ctx, ActionSettings, "")
+	return h.call(ctx, access.ActionSettings, "")
 }
 
 // TryNetwork implements Machine.
-func (h Hook) TryNetwork(ctx context.Context, text string) error { return h.do(ctx, ActionTry, text) }
+func (h Hook) TryNetwork(ctx context.Context, text string) error {
+	return h.do(ctx, access.ActionTry, text)
+}
 
 // Wipe implements Machine.
-func (h Hook) Wipe(ctx context.Context) error { return h.do(ctx, ActionWipe, "") }
+func (h Hook) Wipe(ctx context.Context) error { return h.do(ctx, access.ActionWipe, "") }
 
 // limited keeps the beginning of what is written to it.
 type limited struct{ bytes.Buffer }

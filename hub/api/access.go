@@ -209,7 +209,7 @@ func resourceOf(path string) string {
 		return "" // a join token adds devices to the account
 	case first == "devices", first == "objects", first == "trails":
 		return first
-	case first == "logs", first == "aca":
+	case first == "logs", first == "aca", first == "fleet":
 		return "devices"
 	case first == "profiles":
 		return "profile"

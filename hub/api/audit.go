@@ -14,6 +14,7 @@ import (
 // record appends an event to the audit trail, with the request's actor. If the append fails, record
 // logs the error.
 func (s *Server) record(ctx context.Context, e store.Event) {
+	s.live.tell(e)
 	if err := s.cfg.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {
 		s.log.Error("audit trail", "kind", e.Kind, "err", err)
 	}
@@ -27,6 +28,7 @@ func (s *Server) count(ctx context.Context, e store.Event) {
 		s.recordUnproven(ctx, e)
 		return
 	}
+	s.live.tell(e)
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), 0))
 }
 
@@ -36,6 +38,7 @@ func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 		s.recordUnproven(ctx, e)
 		return
 	}
+	s.live.tell(e)
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), ownRows))
 }
 
@@ -45,6 +48,9 @@ func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	e = e.By(store.ActorIn(ctx))
 	e.Unproven = true
+	if e.Kind == "device.waiting" {
+		s.live.tell(e)
+	}
 	if len(e.Message) > maxUnprovenMessage {
 		e.Message = strings.ToValidUTF8(e.Message[:maxUnprovenMessage], "") + "..."
 	}

@@ -44,7 +44,7 @@ func (s *scene) pageSays(t *testing.T, state string) {
 	t.Helper()
 	b := s.browser(t)
 	b.signIn()
-	if _, page, _ := b.send("GET", "/ui/overview", ""); !strings.Contains(page, `<span class="badge bad">`+state+`</span>`) || strings.Contains(page, "boot matches") {
+	if _, page, _ := b.send("GET", "/ui/devices?c=boot", ""); !strings.Contains(page, `">`+state+`</span>`) || strings.Contains(page, "boot matches") {
 		t.Errorf("the page does not say %q", state)
 	}
 }

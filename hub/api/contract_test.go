@@ -296,11 +296,25 @@ func contractRows() map[string]row {
 		"POST /logs/cursor":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 		"POST /logs/cursor/": {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 
-		"GET /claim/{code}":    {who: "all", public: true, other: 400},
-		"POST /claim/{code}":   {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
-		"GET /claims/{code}":   {who: "all", public: true, other: 400},
-		"POST /sign-in":        {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
-		"POST /sign-out":       {who: "all", status: 303},
+		"GET /claim/{code}":        {who: "all", public: true, other: 400},
+		"POST /claim/{code}":       {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"GET /claims/{code}":       {who: "all", public: true, other: 400},
+		"POST /sign-in":            {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"POST /sign-out":           {who: "all", status: 303},
+		"GET /ui/overview/numbers": {who: "owner"},
+		"GET /ui/live":             {who: "owner", status: 400}, // the answer never ends: see TestLive*
+		"GET /ui/devices":          {who: "owner"},
+		"GET /ui/devices/row":      {who: "owner", status: 404},
+		"GET /ui/devices.csv":      {who: "owner"},
+		"GET /ui/devices.json":     {who: "owner"},
+		"POST /ui/views":           {who: "owner", form: true, body: "name=all&query=q%3Dboat", status: 303, limit: 64 * kib},
+		"POST /ui/views/delete": {who: "owner", form: true, body: "name=all", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			c.ada.request("POST", "/ui/views", "name=all", map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
+			return nil
+		}},
+		"GET /ui/bulk":         {who: "owner", status: 400},
+		"POST /ui/bulk":        {who: "owner", form: true, body: "act=boot", status: 303, limit: 64 * kib},
+		"POST /ui/bulk/undo":   {who: "owner", form: true, body: "undo=x", status: 303, limit: 64 * kib},
 		"GET /ui/devices/{id}": {who: "owner"},
 		"GET /ui/devices/{id}/certificates/{file}": {who: "owner", before: func(*contract) map[string]string {
 			return map[string]string{"file": "chain.pem"}

@@ -94,6 +94,7 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.live.tell(store.Event{Kind: "device.activated", Owner: d.Owner, Device: d.ID})
 	view, err := s.deviceView(r.Context(), d)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -63,7 +62,7 @@ func network(n int) string {
 // size returns how many bytes of the database are in use, and the length of its file.
 func (s *scene) size(t testing.TB) (used, file int) {
 	t.Helper()
-	db := must(sql.Open("sqlite", "file:"+filepath.Join(s.Data(), "gangway.db")))(t)
+	db := openDatabase(t, s.Data())
 	defer db.Close()
 	if err := db.QueryRow("SELECT sum(pgsize - unused) FROM dbstat").Scan(&used); err != nil {
 		t.Fatal(err)
@@ -79,7 +78,7 @@ func (s *scene) size(t testing.TB) (used, file int) {
 
 func (s *scene) rows(t testing.TB) int {
 	t.Helper()
-	db := must(sql.Open("sqlite", "file:"+filepath.Join(s.Data(), "gangway.db")))(t)
+	db := openDatabase(t, s.Data())
 	defer db.Close()
 	var n int
 	if err := db.QueryRow("SELECT count(*) FROM events").Scan(&n); err != nil {

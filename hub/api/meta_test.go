@@ -1,10 +1,8 @@
 package api_test
 
 import (
-	"database/sql"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -121,7 +119,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	f := newFleet(t)
 	second, secondID := f.onboarded(t, f.Token(t, f.Owner, nil))
 	token := want[api.JoinTokenCreated](f.ada, "POST", "/devices/tokens", `{"nick":"old","default-user-meta":{"site":"oslo"}}`, 200)
-	db := must(sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db")))(t)
+	db := openDatabase(t, f.Data())
 	defer db.Close()
 	deep := `{"deep":` + arrays(9999) + `,"good":0.10}`
 	for _, stored := range []struct{ text, user, device, token, unreadable string }{
@@ -228,7 +226,7 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	first := waits(t, s.post(t, s.request(t, s.uncertified(t))), "ek-certificate-none")
-	db := must(sql.Open("sqlite", filepath.Join(s.Data(), "gangway.db")))(t)
+	db := openDatabase(t, s.Data())
 	defer db.Close()
 	if _, err := db.Exec(`UPDATE waiting SET verdict = ?`, []byte(`{"steps":1}`)); err != nil {
 		t.Fatal(err)

@@ -1,33 +1,34 @@
 package api
 
 import (
+	"context"
 	"net/http"
+	"time"
 
+	"gangway/hub/search"
 	"gangway/hub/store"
 	"gangway/hub/ui"
 )
 
-// devicesOnPage is how many devices the page shows at most.
-const devicesOnPage = 200
+const (
+	// waitingOnPage is how many waiting devices the page shows at most. The same number limits the
+	// cloned devices.
+	waitingOnPage = 50
+	// facetsOnPage is how many values of each field the page shows.
+	facetsOnPage = 6
+	// arrivalDays is how many days the chart shows.
+	arrivalDays = 30
+	// expiresSoon is when a join token needs attention, and tokensSoon how many are counted.
+	expiresSoon, tokensSoon = 7 * 24 * time.Hour, 100
+)
 
-// waitingOnPage is how many waiting devices the page shows at most. The same number limits the
-// cloned devices.
-const waitingOnPage = 50
-
-// showOverview is the page of a signed-in account.
+// showOverview is the page on which a person arrives.
 func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
+	o, err := s.numbers(r)
+	if err != nil {
+		return err
+	}
 	account, now := accountOf(r), s.cfg.Now()
-	var err error
-	h := ui.Overview{Commands: s.firstCommands(account)}
-	if h.Devices, err = s.cfg.Store.Devices(r.Context(), account.ID, "", devicesOnPage); err != nil {
-		return err
-	}
-	if h.Total, err = s.cfg.Store.CountDevices(r.Context(), account.ID); err != nil {
-		return err
-	}
-	if h.Boots, err = s.cfg.Store.BootStates(r.Context(), account.ID); err != nil {
-		return err
-	}
 	waiting, err := s.cfg.Store.WaitingDevices(r.Context(), account.ID, now, waitingOnPage)
 	if err != nil {
 		return err
@@ -37,26 +38,134 @@ func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
 		for _, q := range viewWaiting(one).Verdict.Questions {
 			shown.Reasons = append(shown.Reasons, q.Reason)
 		}
-		h.Waiting = append(h.Waiting, shown)
+		o.Waiting = append(o.Waiting, shown)
 	}
-	for _, d := range h.Devices {
-		if d.Clone == "" || len(h.Cloned) == waitingOnPage {
-			continue
-		}
-		view, err := s.clonedView(r.Context(), d.ID)
+	if o.Cloned, err = s.clonedOnPage(r.Context(), account.ID); err != nil {
+		return err
+	}
+	if o.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
+		return err
+	}
+	return s.renderPage(w, r, http.StatusOK, "overview", ui.Page{Title: "Overview", Section: ui.SectionOverview, Data: o})
+}
+
+// clonedOnPage finds the devices that may be several machines.
+func (s *Server) clonedOnPage(ctx context.Context, owner string) (list []ui.Cloned, err error) {
+	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateCloned}}, Limit: waitingOnPage})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range page.Rows {
+		view, err := s.clonedView(ctx, d.ID)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		shown := ui.Cloned{Device: d, Codes: view.Open()}
+		shown := ui.Cloned{Device: d.Device, Codes: view.Open()}
 		for _, f := range view.Findings {
 			shown.Reasons = append(shown.Reasons, f.Words)
 		}
-		h.Cloned = append(h.Cloned, shown)
+		list = append(list, shown)
 	}
-	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
+	return list, nil
+}
+
+// showNumbers is the part of the overview that changes in place.
+func (s *Server) showNumbers(w http.ResponseWriter, r *http.Request) error {
+	o, err := s.numbers(r)
+	if err != nil {
 		return err
 	}
-	return s.renderPage(w, r, http.StatusOK, "overview", ui.Page{Title: "Overview", Section: ui.SectionOverview, Data: h})
+	return s.renderPart(w, r, "overview", "numbers", ui.Page{Data: o})
+}
+
+// numbers are the counts of a fleet, each with the list behind it.
+func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
+	account, now := accountOf(r), s.cfg.Now()
+	f, err := s.fleetSummary(r.Context(), account.ID, facetsOnPage, arrivalDays)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := s.cfg.Store.JoinTokensExpiring(r.Context(), account.ID, now, now.Add(expiresSoon), tokensSoon)
+	if err != nil {
+		return nil, err
+	}
+	o := &ui.Overview{Total: f.Total, Needs: needs(f, len(tokens))}
+	if f.Total == 0 {
+		o.Commands = s.firstCommands(account)
+		return o, nil
+	}
+	for _, state := range store.States {
+		if n := f.States[state]; n > 0 {
+			o.States = append(o.States, ui.Share{Badge: ui.StateBadge(state), N: n, Percent: n * 100 / f.Total, Path: listOf(store.FieldState, state)})
+		}
+	}
+	for _, one := range []struct {
+		name  string
+		field store.SearchField
+		facet Facet
+	}{{"Model", store.FieldModel, f.Models}, {"TPM maker", store.FieldMaker, f.Makers}, {"TPM firmware", store.FieldFirmware, f.Firmware}} {
+		o.Facets = append(o.Facets, facetOf(one.name, one.field, one.facet, f.Total))
+	}
+	numbers := make([]int, len(f.Arrivals))
+	for i, a := range f.Arrivals {
+		numbers[i] = a.N
+	}
+	o.Arrivals = ui.NewChart(numbers, func(i int) string {
+		day, err := time.Parse(time.DateOnly, f.Arrivals[i].Day)
+		if err != nil {
+			return f.Arrivals[i].Day
+		}
+		return day.Format("2 Jan")
+	})
+	return o, nil
+}
+
+// listOf returns the address of the list of devices with a value.
+func listOf(field store.SearchField, value string) string {
+	return listQuery{text: search.Format(store.DeviceSearch{Terms: []store.SearchTerm{{Field: field, Value: value}}})}.path()
+}
+
+func facetOf(name string, field store.SearchField, f Facet, total int) ui.Facet {
+	facet := ui.Facet{Name: name, Others: f.Others}
+	for _, v := range f.Top {
+		share := ui.Share{Value: v.Value, N: v.N, Percent: v.N * 100 / total}
+		if v.Value != "" {
+			share.Path = listOf(field, v.Value)
+		}
+		facet.Shares = append(facet.Shares, share)
+	}
+	return facet
+}
+
+// needs are what a person should look at, the most urgent first.
+func needs(f FleetSummary, tokens int) (list []ui.Todo) {
+	add := func(state string, n int, one, several, path string) {
+		if n == 0 {
+			return
+		}
+		what := several
+		if n == 1 {
+			what = one
+		}
+		list = append(list, ui.Todo{Badge: ui.StateBadge(state), N: n, What: what, Path: path})
+	}
+	add("waiting", f.Waiting, "machine waits for your decision", "machines wait for your decision", "#waiting-h")
+	add(store.StateCloned, f.States[store.StateCloned], "device may be several machines", "devices may be several machines", listOf(store.FieldState, store.StateCloned))
+	add(store.StateBootChanged, f.States[store.StateBootChanged], "device booted something else", "devices booted something else", listOf(store.FieldState, store.StateBootChanged))
+	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", listOf(store.FieldState, store.StateFailed))
+	add(store.StateQuiet, f.States[store.StateQuiet], "device has gone quiet", "devices have gone quiet", listOf(store.FieldState, store.StateQuiet))
+	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", sectionPath(ui.SectionOnboard))
+	return list
+}
+
+// sectionPath returns the address of a section, or "" if the section has no page yet.
+func sectionPath(one ui.Section) string {
+	for _, shown := range shownSections {
+		if shown.Path == one.Path {
+			return one.Path
+		}
+	}
+	return ""
 }
 
 // firstCommands are the commands of a first onboarding.

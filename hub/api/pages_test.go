@@ -82,7 +82,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 	}
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	nick := s.Devices(t, s.Owner)[0].Nick
-	if _, page, _ := b.send("GET", "/ui/overview", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 aboard") || !strings.Contains(page, ">active<") {
+	if _, page, _ := b.send("GET", "/ui/devices", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 device") || !strings.Contains(page, ">active<") {
 		t.Fatalf("the device is not on the page: %s", brief.Of(page))
 	}
 

@@ -105,6 +105,9 @@ type Server struct {
 
 	signedURLKey []byte
 	formTokenKey []byte
+	undos        undos
+	exports      semaphoreByKey
+	live         live
 	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
@@ -222,6 +225,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	sweeping.Go(func() { s.sweep(ctx) })
 	sweeping.Go(func() { s.collectLoop(ctx) })
 	sweeping.Go(func() { s.flushLoop(ctx) })
+	srv.RegisterOnShutdown(s.live.end)
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()

@@ -154,16 +154,24 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	}
 }
 
+// openDatabase opens the database of a running hub. A statement waits up to 10 s while the hub
+// writes.
+func openDatabase(t testing.TB, folder string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(folder, "gangway.db")+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
 // While another program locks the database, reads continue. A write is refused with Retry-After and
 // not carried out. A request that ends access, such as a sign-out, waits for the lock.
 func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
-	db, err := sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := openDatabase(t, f.Data())
 	db.SetMaxOpenConns(1)
 	if _, err := db.Exec("BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
@@ -207,11 +215,7 @@ func TestSlowDatabaseLosesNothing(t *testing.T) {
 		t.Skip("waits for locks for 15 seconds; TestLockedDatabaseIsSaidToBeBusy refuses a write and looks that it was not done")
 	}
 	f := newFleetOnDisk(t)
-	db, err := sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := openDatabase(t, f.Data())
 	db.SetMaxOpenConns(1)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {

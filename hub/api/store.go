@@ -32,6 +32,7 @@ type Store interface {
 	store.Boots
 	store.Clones
 	store.Fleet
+	store.SavedViews
 
 	store.Trails
 	store.Objects

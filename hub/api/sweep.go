@@ -57,7 +57,11 @@ func (s *Server) markQuiet(ctx context.Context, up time.Time) {
 	if before.Before(up) {
 		return
 	}
-	if _, err := s.cfg.Store.MarkQuiet(ctx, before, sweepRows*sweepRounds); err != nil && ctx.Err() == nil {
+	n, err := s.cfg.Store.MarkQuiet(ctx, before, sweepRows*sweepRounds)
+	if n > 0 {
+		s.live.tellAll()
+	}
+	if err != nil && ctx.Err() == nil {
 		s.log.Error("marking quiet devices", "err", err)
 	}
 }

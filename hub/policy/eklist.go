@@ -30,7 +30,11 @@ type ListEntry struct {
 	// Certificate is "required" or empty. With "required", the TPM is refused unless it has a
 	// trusted EK certificate.
 	Certificate string `json:"certificate,omitempty"`
+
+	nameless bool // from a list without a header
 }
+
+const headerRemedy = "Without one, a line has an EK's SHA-256 or a serial number, and a note. If your list has more or other columns, begin it with a line that names them: ek_sha256,serial,note,certificate"
 
 // ParseEKList parses an EK list, a JSON array or CSV.
 //
@@ -62,7 +66,9 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	}
 	out := make([]store.ListedEK, len(lines))
 	for i, l := range lines {
-		if out[i], err = l.stored(); err != nil {
+		if out[i], err = l.stored(); err != nil && l.nameless {
+			return nil, fmt.Errorf("EK list, entry %d: %w. The list has no header. %s", i+1, err, headerRemedy)
+		} else if err != nil {
 			return nil, fmt.Errorf("EK list, entry %d: %w", i+1, err)
 		}
 	}
@@ -122,12 +128,17 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 			return strings.TrimSpace(record[i])
 		}
 		if key < 0 && serial < 0 {
+			if len(record) > 2 {
+				// The meaning of more columns would be a guess, and "required" in one of them must
+				// not be lost.
+				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
+			}
 			l := nameless(field(0))
-			l.Note = field(1)
+			l.Note, l.nameless = field(1), true
 			out = append(out, l)
 			continue
 		}
-		out = append(out, ListEntry{field(key), field(serial), field(note), field(certificate)})
+		out = append(out, ListEntry{EK: field(key), Serial: field(serial), Note: field(note), Certificate: field(certificate)})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"io"
 	"path"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -156,6 +157,9 @@ func Parse(text []byte) (*Document, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("the policy has %d bytes; at most %d are allowed", len(text), MaxSize)
 	}
+	if !isMapping(text) {
+		return nil, errors.New("this is not a policy: a policy is a YAML document of names and values; the smallest is 'version: 1'")
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	d := new(Document)
@@ -170,11 +174,35 @@ func Parse(text []byte) (*Document, error) {
 	return d, d.check()
 }
 
+// isMapping reports whether a text is empty or begins with a YAML document of names and values. It
+// also reports so of a mapping with a mistake in its syntax, whose line the decoder names.
+func isMapping(text []byte) bool {
+	var n yaml.Node
+	err := yaml.Unmarshal(text, &n)
+	if err != nil {
+		return named.Match(text)
+	}
+	return n.Kind == 0 || n.Content[0].Kind == yaml.MappingNode || n.Content[0].Tag == "!!null"
+}
+
+var (
+	named = regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
+	// wrongKind matches YAML's message about a value of another kind than the setting's.
+	wrongKind = regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
+)
+
+// kindNames are YAML's tags, in words.
+var kindNames = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
+
 // plain removes Go's type names from the YAML library's messages.
 func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
 	document := strings.Contains(text, " not found in type policy.Document")
 	rule := strings.Contains(text, " not found in type policy.Rule")
+	text = wrongKind.ReplaceAllStringFunc(text, func(s string) string {
+		m := wrongKind.FindStringSubmatch(s)
+		return strings.TrimSpace(m[2]+" is "+kindNames[m[1]]) + ", which this setting cannot have"
+	})
 	text = strings.ReplaceAll(text, " in type policy.Document", "")
 	text = strings.ReplaceAll(text, " in type policy.Rule", " in a rule")
 	if document {
@@ -198,7 +226,7 @@ func names[T any]() (out []string) {
 func (d *Document) check() error {
 	switch {
 	case d.Version != 1:
-		return fmt.Errorf("policy: version is %d; the only version is 1", d.Version)
+		return fmt.Errorf("policy: version is %d; the only version is 1: write 'version: 1' in the first line", d.Version)
 	case d.NoCertificate != nil && *d.NoCertificate == Action(evidence.Accept):
 		return errors.New("policy: no_ek_certificate must be ask or refuse: only a person can vouch for a TPM without a certificate")
 	case d.UnknownMaker != nil && *d.UnknownMaker == Action(evidence.Accept):

@@ -55,6 +55,9 @@ type JoinTokens interface {
 	// JoinTokensByNick lists an owner's join tokens with a nick, without regard to ASCII case, newest
 	// first, at most limit (0: 100, at most 1000).
 	JoinTokensByNick(ctx context.Context, owner, nick string, limit int) ([]JoinToken, error)
+	// JoinTokensExpiring lists an owner's join tokens that are not disabled and expire after one time
+	// and before another, the next first, at most limit (0: 100, at most 1000).
+	JoinTokensExpiring(ctx context.Context, owner string, after, before time.Time, limit int) ([]JoinToken, error)
 	// DisableJoinToken is idempotent. ErrNotFound: the owner has no token with this id.
 	DisableJoinToken(ctx context.Context, owner, id string) error
 	// DeleteJoinToken deletes a join token that is disabled. Devices that joined with the token

@@ -27,6 +27,7 @@ var functions = template.FuncMap{
 	"shield":    func(s chain.State) Shield { return shields[s] },
 	"visible":   func(s any) string { return Visible(fmt.Sprint(s)) },
 	"lines":     VisibleLines,
+	"lower":     func(s any) string { return strings.ToLower(fmt.Sprint(s)) },
 	"icon":      icon,
 	"maker":     Maker,
 	"number":    Number,
@@ -66,6 +67,8 @@ var badges = map[string]Badge{
 	store.StateUpdating:    {"busy", "updating"},
 	store.StateFailed:      {"bad", "update failed"},
 	store.StateCloned:      {"ask", "cloned?"},
+
+	"expires soon": {"ask", "expires soon"},
 
 	"waiting": {"ask", "waiting for you"},
 	"denied":  {"gone", "denied"},

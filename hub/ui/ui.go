@@ -61,6 +61,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,6 +114,11 @@ type Page struct {
 	Version  string
 	Path     string // of the request, with its query
 	Sections []Section
+}
+
+// More reports whether a section is in the menu "More".
+func (p Page) More() bool {
+	return slices.ContainsFunc(p.Sections, func(s Section) bool { return s.InMore })
 }
 
 // Notice is a sentence about what has just happened, or about what needs attention.
@@ -207,15 +213,4 @@ type Waiting struct {
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string
-}
-
-// Overview is the data of the page "overview".
-type Overview struct {
-	Devices  []store.Device
-	Boots    map[string]string // boot states by device id; a device that is missing here is unmeasured
-	Total    int               // number of all devices; Devices may have only the first of them
-	Waiting  []Waiting
-	Cloned   []Cloned // devices that may be several machines
-	Events   []store.Event
-	Commands []string // of the first onboarding
 }

@@ -266,7 +266,7 @@ func (tab *Tab) Check(what string) {
 		tab.t.Errorf("%s: %s", what, v)
 	}
 	if Eval[bool](tab, "document.documentElement.scrollWidth > window.innerWidth") {
-		wide := Eval[string](tab, `[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(e).position !== "fixed").slice(0, 5).map(e => e.outerHTML.slice(0, 120)).join("\n")`)
+		wide := Eval[string](tab, `const scrolls = e => e && (getComputedStyle(e).overflowX !== "visible" || scrolls(e.parentElement)); [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1 && getComputedStyle(e).position !== "fixed" && !scrolls(e.parentElement)).slice(0, 5).map(e => e.outerHTML.slice(0, 120)).join("\n")`)
 		tab.t.Errorf("%s: the page is wider than its screen: %s", what, wide)
 	}
 	tab.mu.Lock()
@@ -344,4 +344,21 @@ func SignIn(t testing.TB, client *http.Client, url, nick, password string) strin
 	}
 	t.Fatalf("sign-in: status %d and no cookie", resp.StatusCode)
 	return ""
+}
+
+// ClickNth clicks the nth element of a selector, from 0, that leads to no other page.
+func (tab *Tab) ClickNth(selector string, n int) {
+	tab.t.Helper()
+	nodes, err := chromedp.Run(tab.Context, chromedp.Nodes(selector))
+	tab.must(err)
+	if n >= len(nodes) {
+		tab.t.Fatalf("%s: there are only %d elements", selector, len(nodes))
+	}
+	tab.must(chromedp.Do(tab.Context, chromedp.MouseClickNode(nodes[n])))
+}
+
+// Fill types a text into a field.
+func (tab *Tab) Fill(selector, text string) {
+	tab.t.Helper()
+	tab.must(chromedp.Do(tab.Context, chromedp.SendKeys(selector, text)))
 }

@@ -33,6 +33,14 @@ var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
 	{name: "overview-empty", path: "/ui/overview", empty: true, want: "No device yet"},
+	{name: "devices", path: "/ui/devices", want: "6 devices", wall: true},
+	{name: "devices-all-columns", path: "/ui/devices?c=state&c=model&c=tpm&c=revision&c=boot&c=token&c=key&c=address&c=created&c=seen&c=id", want: "6 devices"},
+	{name: "devices-search", path: "/ui/devices?q=model:NUC12WSHi5+state:active&sort=-seen", want: "2 devices"},
+	{name: "devices-none", path: "/ui/devices?q=nothing", want: "No device fits"},
+	{name: "devices-error", path: "/ui/devices?q=stat:quiet", want: "stat"},
+	{name: "devices-empty", path: "/ui/devices", empty: true, want: "No device yet"},
+	{name: "bulk-label", path: "/ui/bulk?act=label&id={id}", want: "Set the label"},
+	{name: "bulk-delete", path: "/ui/bulk?act=delete&all=1", want: "delete 6"},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -83,13 +91,13 @@ func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.D
 	if _, err := d.Onboard(t.Context(), client, tok); err != nil {
 		t.Fatal(err)
 	}
+	newest := store.Device{}
 	for _, one := range h.Devices(t, h.Owner) {
-		if one.ProdSerial == serial {
-			return one
+		if one.Created.After(newest.Created) {
+			newest = one
 		}
 	}
-	t.Fatalf("no device has the serial %s", serial)
-	return store.Device{}
+	return newest
 }
 
 // Every page, in every size and scheme, has its text, no violation of accessibility or of the
@@ -143,4 +151,22 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 func TestPageInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	see(t, h, h.cookie, pages[1], browser.Options{Size: browser.Phone})
+}
+
+// rename gives a device another nick, as another person of the account would.
+func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, h.URL+"/devices/"+id, strings.NewReader(`{"nick":"`+nick+`"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimPrefix(h.cookie, "__Host-gangway="))
+	resp, err := h.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("rename: status %d", resp.StatusCode)
+	}
 }

@@ -260,7 +260,7 @@ func TestOperationsMoving(t *testing.T) {
 		t.Errorf("the chapter starts %d hubs, want 2", serves)
 	}
 	o.waitForReportAt(tpm, off, o.new)
-	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 1 {
+	if n := strings.Count(o.types("gangway device ls", "--output json"), `"token-id"`); n != 1 {
 		t.Errorf("%d devices, want 1", n)
 	}
 }
@@ -290,7 +290,7 @@ func TestOperationsRestoring(t *testing.T) {
 	}
 	o.types("gangway-agent onboard --token-file token.json", ofMachine(later, o.at("later")))
 	o.waitForReportAt(later, o.at("later"), o.old)
-	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 2 {
+	if n := strings.Count(o.types("gangway device ls", "--output json"), `"token-id"`); n != 2 {
 		t.Errorf("%d devices, want 2", n)
 	}
 }

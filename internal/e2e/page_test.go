@@ -70,7 +70,7 @@ func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
 }
 
 // A person signs in with a real browser, with and without devices, on a desktop and on a phone.
-// The page contains no JavaScript. Not parallel: the browser has time limits.
+// Not parallel: the browser has time limits.
 func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 	needFullRun(t)
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -165,11 +165,11 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		see("waiting", "Devices that wait for your decision", stranger.Serial, "The request has no EK certificate", "Approve", "Deny")
-		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitVisible(".state.bad")); err != nil {
+		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitVisible(".badge.gone")); err != nil {
 			t.Fatal(err)
 		}
 		see("denied", "denied", stranger.Serial)
-		if err := chromedp.Do(ctx, chromedp.Click(`button[value="approve"]`), chromedp.WaitNotPresent(".waiting")); err != nil {
+		if err := chromedp.Do(ctx, chromedp.Click(`button[value="approve"]`), chromedp.WaitNotPresent("#waiting-h")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := stranger.Onboard(t.Context(), hub, tok); err != nil {
@@ -181,8 +181,12 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)
 		}
-		see("devices", "3 active", "FAKE software emulation", "ECDSA P-256", "Recent events", h.Devices(t, h.Owner)[0].Nick)
-		if err := chromedp.Do(ctx, chromedp.Click(".bar button.quiet"), chromedp.WaitVisible("#password")); err != nil {
+		see("overview", "3 devices", "Recent events", "active")
+		if err := chromedp.Do(ctx, chromedp.Navigate(h.URL+"/ui/devices")); err != nil {
+			t.Fatal(err)
+		}
+		see("devices", "3 devices", "FAKE software emulation", h.Devices(t, h.Owner)[0].Nick)
+		if err := chromedp.Do(ctx, chromedp.Click(".account summary"), chromedp.Click(".account form button"), chromedp.WaitVisible("#password")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -74,7 +74,7 @@ func TestManualInstallation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	typed(`gangway# `, "cd /tmp && cat > device_autojointoken.json\r")
+	typed(`gangway# `, "cd /run && cat > device_autojointoken.json\r")
 	typed("", string(token)+"\r\x04")
 	typed(`gangway# `, readmeCommand(t, "gangway-agent onboard ")+"; echo code $?\r")
 	typed(`^code 0`, "")

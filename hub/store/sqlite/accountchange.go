@@ -26,6 +26,7 @@ var (
 		prepared(`DELETE FROM policies WHERE owner = ?`),
 		prepared(`DELETE FROM ek_lists WHERE owner = ?`),
 		prepared(`DELETE FROM waiting WHERE owner = ?`),
+		prepared(`DELETE FROM saved_views WHERE owner = ?`),
 		prepared(`DELETE FROM accounts WHERE id = ?`),
 	}
 

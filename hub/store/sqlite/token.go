@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"time"
 
 	"gangway/hub/store"
 )
@@ -26,6 +27,8 @@ var (
 		ORDER BY created DESC, id DESC LIMIT ?3`)
 	selectTokensByNick = prepared(tokenColumns + ` FROM join_tokens INDEXED BY join_tokens_nick
 		WHERE owner = ? AND nick = ? COLLATE NOCASE ORDER BY created DESC, id DESC LIMIT ?`)
+	selectTokensExpiring = prepared(tokenColumns + ` FROM join_tokens INDEXED BY join_tokens_expires
+		WHERE owner = ? AND expires > ? AND expires < ? AND disabled = 0 ORDER BY expires LIMIT ?`)
 	tokenOfOwner    = prepared(`SELECT disabled FROM join_tokens WHERE id = ? AND owner = ?`)
 	disableToken    = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
 	deleteToken     = prepared(`DELETE FROM join_tokens WHERE id = ?`)
@@ -122,6 +125,11 @@ func (s *Store) JoinTokens(ctx context.Context, owner string) ([]store.JoinToken
 // JoinTokensByNick implements store.JoinTokens.
 func (s *Store) JoinTokensByNick(ctx context.Context, owner, nick string, limit int) ([]store.JoinToken, error) {
 	return s.manyTokens(ctx, selectTokensByNick, owner, nick, pageLimit(limit))
+}
+
+// JoinTokensExpiring implements store.JoinTokens.
+func (s *Store) JoinTokensExpiring(ctx context.Context, owner string, after, before time.Time, limit int) ([]store.JoinToken, error) {
+	return s.manyTokens(ctx, selectTokensExpiring, owner, micro(after), micro(before), pageLimit(limit))
 }
 
 func (s *Store) manyTokens(ctx context.Context, query *statement, args ...any) (tokens []store.JoinToken, err error) {

@@ -29,6 +29,7 @@ type Engine interface {
 	store.Boots
 	store.Clones
 	store.Fleet
+	store.SavedViews
 
 	store.Trails
 	store.Objects

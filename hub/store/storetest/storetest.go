@@ -78,6 +78,7 @@ var groups = []struct {
 	{"Boots", bootTests},
 	{"Clones", cloneTests},
 	{"Fleet", fleetTests},
+	{"SavedViews", viewTests},
 	{"Trails", trailTests},
 	{"Objects", objectTests},
 	{"Logs", logTests},

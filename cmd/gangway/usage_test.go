@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+)
+
+// typed runs a command line of words as a person types them, and returns the exit code and what the
+// person sees on standard error.
+func typed(t *testing.T, words ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var out, notes bytes.Buffer
+	code = (&app{stdin: in, stdout: &out, stderr: &notes}).run(ctx, words)
+	return code, out.String(), notes.String()
+}
+
+// goText matches what a person cannot do anything with: words of Go's libraries, and of formats that
+// the person did not write.
+var goText = regexp.MustCompile(`strconv\.|time: (?:missing|unknown|invalid)|json: |yaml: |unmarshal|x509: |asn1: |tcg: |invalid character|main\.|nil pointer|0x[0-9a-f]{6,}|missing port in address|%!|unknown shorthand|bad flag syntax|invalid argument`)
+
+// The walk of a newcomer through the whole tree of commands, with wrong input. Every message says
+// what is wrong and what to do.
+func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
+	h, run := onboarded(t, nil)
+	d := only(t, h)
+	token := func(nick string) string {
+		t.Helper()
+		out, _, err := run("", "token", "create", "--nick", nick)
+		var made api.JoinTokenCreated
+		if err != nil || json.Unmarshal([]byte(out), &made) != nil {
+			t.Fatal(err, out)
+		}
+		return made.ID
+	}
+	first, second := token("twins"), token("twins")
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	empty, note := file("empty", ""), file("note.txt", "hello world\n")
+	listed := file("list.csv", "pallet 7,"+strings.Repeat("ab", 32)+",required\n")
+	odd := file("odd.csv", "ek,note\n"+strings.Repeat("ab", 32)+",x\n")
+	three := file("three.csv", strings.Repeat("ab", 32)+",pallet 7,required\n")
+	kinds := file("kinds.yaml", "version: 1\nrules: ask\n")
+	list := file("list.yaml", "- version: 1\n- rules\n")
+	pem := file("key.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+	data := filepath.Join(dir, "nothing")
+	usage, failed := exitUsage, exitFailed
+
+	for _, c := range []struct {
+		line string
+		code int
+		want []string
+	}{
+		// Words that commands have elsewhere.
+		{"devices", usage, []string{`did you mean "gangway device ls"?`}},
+		{"devices list", usage, []string{`did you mean "gangway device ls"?`}},
+		{"ls", usage, []string{`"gangway device ls"`, "'gangway --help'"}},
+		{"tokens", usage, []string{`did you mean "gangway token ls"?`}},
+		{"users", usage, []string{`did you mean "gangway account ls"?`}},
+		{"machines", usage, []string{`did you mean "gangway device ls"?`}},
+		{"approve x", usage, []string{`did you mean "gangway device approve"?`}},
+		{"build x64-uefi-installer", usage, []string{`did you mean "gangway image build"`}},
+		{"start", usage, []string{`did you mean "gangway serve"?`}},
+		{"signin", usage, []string{`did you mean "gangway login"?`}},
+		{"audit", usage, []string{`did you mean "gangway events"?`}},
+		{"frobnicate", usage, []string{"the commands are", "device"}},
+		{"Device ls", usage, []string{`did you mean "gangway device ls"?`}},
+		{"device remove " + d.Nick + " --yes", usage, []string{`did you mean "gangway device delete"?`}},
+		{"device del", usage, []string{`did you mean "gangway device delete"?`}},
+		{"device get " + d.Nick, usage, []string{`did you mean "gangway device show"?`}},
+		{"device aprove x", usage, []string{`did you mean "gangway device approve"?`}},
+		{"device accept x", usage, []string{`did you mean "gangway device approve"?`}},
+		{"device reject x", usage, []string{`did you mean "gangway device deny"?`}},
+		{"device pending", usage, []string{`did you mean "gangway device waiting"?`}},
+		{"device create", usage, []string{"gangway"}},
+		{"token add", usage, []string{`did you mean "gangway token create"?`}},
+		{"token revoke x", usage, []string{`did you mean "gangway token disable"?`}},
+		{"token show x", usage, []string{"unknown command"}},
+		{"api-token delete ci", usage, []string{`did you mean "gangway api-token revoke"?`}},
+		{"account add", usage, []string{`did you mean "gangway account create"?`}},
+		{"account password", usage, []string{`did you mean "gangway account passwd"?`}},
+		{"policy get", usage, []string{`did you mean "gangway policy show"?`}},
+		{"policy edit", usage, []string{`did you mean "gangway policy set"?`}},
+		{"policy eklist", usage, []string{`did you mean "gangway policy ek-list"?`}},
+		{"trust add x", usage, []string{`did you mean "gangway trust import"?`}},
+		{"image make", usage, []string{`did you mean "gangway image build"?`}},
+		{"image download", usage, []string{`did you mean "gangway image fetch"?`}},
+
+		// Missing and extra arguments.
+		{"device show", usage, []string{"the device's id or nick is missing", "Usage: gangway device show ID|NICK"}},
+		{"device rename " + d.Nick, usage, []string{"the new nick is missing", "NEW-NICK"}},
+		{"device show a b", usage, []string{`unexpected argument "b"`, "Usage: "}},
+		{"token disable", usage, []string{"the join token's id or nick is missing", "Usage: gangway token disable ID|NICK"}},
+		{"login https://a.example https://b.example", usage, []string{`unexpected argument "https://b.example"`}},
+		{"policy set", usage, []string{"the policy's file"}},
+		{"api-token create", usage, []string{"the token's name is missing"}},
+		{"device delete " + d.Nick + " —yes", usage, []string{"write --yes"}},
+
+		// Flags.
+		{"device ls --json", usage, []string{"did you mean --output json?"}},
+		{"device ls --outputs json", usage, []string{"did you mean --output?"}},
+		{"device ls -output json", usage, []string{"-output"}},
+		{"device ls --output xml", usage, []string{"table, wide, json, yaml or csv"}},
+		{"device show " + d.ID + " --output csv", usage, []string{"commands that print a list"}},
+		{"device ls --output jsonl", usage, []string{"gangway events"}},
+		{"device ls --columns nick,colour", usage, []string{`there is no column "colour"`, "nick, id, state"}},
+		{"device ls --columns nick --output json", usage, []string{"--output csv"}},
+		{"device ls --limit many", usage, []string{`--limit "many" is not a whole number`}},
+		{"device ls --limit -3", usage, []string{"or 0 for all"}},
+		{"device ls --sort colour", failed, []string{"colour", "nick"}},
+		{"device ls --watch --output json", usage, []string{"leave --output json out"}},
+		{"device ls --data x", usage, []string{"it is a flag of"}},
+		{"device delete x --force", usage, []string{"did you mean --yes?"}},
+		{"device ls stat:quiet", failed, []string{`Did you mean "state"?`}},
+		{"device ls state:sleepy", failed, []string{"is not a state", "quiet"}},
+		{`device ls "open`, failed, []string{"quote"}},
+		{"token create --expires-in 30", usage, []string{"has no unit", "30d"}},
+		{"token create --expires-in 1y", usage, []string{`unknown unit "y"`}},
+		{"token create --expires-in soon", usage, []string{"write a number and a unit"}},
+		{"token create --max-uses lots", usage, []string{"is not a whole number"}},
+		{"token create --meta site", usage, []string{"KEY=VALUE"}},
+		{"token create --name x", usage, []string{"did you mean --nick?"}},
+		{"token create -o json", usage, []string{"--output json"}},
+		{"token create --nick", usage, []string{"--nick needs a value"}},
+		{"api-token create ci --scope everything", failed, []string{"scope"}},
+		{"events --since yesterday", usage, []string{"write it like 24h, 7d"}},
+		{"demo --once=perhaps", usage, []string{"must be true or false"}},
+		{"demo --devices three", usage, []string{"is not a whole number"}},
+
+		// Names of things.
+		{"device show nobody", failed, []string{`there is no device "nobody"`, "'gangway device ls'"}},
+		{"device show " + d.Nick[:5], failed, []string{"did you mean " + d.Nick}},
+		{"device show 000000000000000000000000", failed, []string{"Check the id"}},
+		{"device approve " + d.Nick, failed, []string{"has onboarded already", "gangway device show"}},
+		{"device approve " + d.ID, failed, []string{"has onboarded already"}},
+		{"device deny somebody", failed, []string{"there is no waiting machine", "'gangway device waiting'"}},
+		{"token disable twins", failed, []string{"fits 2 join tokens", first, second, "give the whole id"}},
+		{"token disable nothing", failed, []string{"there is no join token", "'gangway token ls'"}},
+		{"token delete " + first, failed, []string{"disable"}},
+		{"api-token revoke ci", failed, []string{"there is no API token", "'gangway api-token ls'"}},
+		{"account sessions --end 0000", failed, []string{"there is no session"}},
+
+		// Files.
+		{"policy set " + note, failed, []string{"this is not a policy", "version: 1"}},
+		{"policy set " + list, failed, []string{"this is not a policy"}},
+		{"policy set " + empty, failed, []string{"the policy is empty", "version: 1"}},
+		{"policy set " + pem, failed, []string{"this is not a policy"}},
+		{"policy set " + kinds, failed, []string{"line 2", "which this setting cannot have"}},
+		{"policy set " + filepath.Join(dir, "absent.yaml"), failed, []string{"there is no file", "or - for standard input"}},
+		{"policy check " + dir, failed, []string{"is a folder"}},
+		{"policy ek-list " + listed, failed, []string{"no header", "ek_sha256,serial,note,certificate"}},
+		{"policy ek-list " + odd, failed, []string{"no header", "ek_sha256,serial,note,certificate"}},
+		{"policy ek-list " + three, failed, []string{"3 columns", "ek_sha256,serial,note,certificate"}},
+		{"policy ek-list " + empty, failed, []string{"empty", "remove it"}},
+		{"trust check " + empty, failed, []string{"is empty", "'gangway trust check --help'"}},
+		{"trust check " + note, failed, []string{"is not an EK certificate", "PEM"}},
+		{"trust check " + filepath.Join(dir, "absent.crt"), failed, []string{"no such file"}},
+		{"trust remove --data " + data + " 1234", failed, []string{"gangway serve --data"}},
+		{"image build x64-uefi-installer --token-file " + note + " --claim", usage, []string{"--token-file and --claim exclude each other", "leave one of them out"}},
+		{"image build x64-uefi-installer", usage, []string{"--token-file", "--claim", "--reset-only"}},
+		{"image build arm64 --claim", usage, []string{"the only target is x64-uefi-installer"}},
+
+		// The hub's own commands.
+		{"serve", usage, []string{"--data is needed"}},
+		{"serve --data " + data + " --listen 13444", usage, []string{"write :13444", "127.0.0.1:13444"}},
+		{"serve --data " + data + " --listen localhost", usage, []string{"ADDRESS:PORT"}},
+		{"serve --data " + data + " --listen :99999", usage, []string{"1 to 65535"}},
+		{"serve --data " + data + " --listen 192.0.2.1:13444", failed, []string{"is not an address of this machine"}},
+		{"serve --data " + data + " --metrics-listen 9090", usage, []string{"--metrics-listen", "127.0.0.1:9090"}},
+		{"serve --data " + data + " --listen " + strings.TrimPrefix(h.URL, "https://"), failed, []string{"address already in use", "ss -ltnp"}},
+		{"serve --data " + data + " --events-age 90", usage, []string{"has no unit"}},
+		{"serve --port 443", usage, []string{"did you mean --listen?"}},
+		{"account create --data " + data + " --nick eve --generate", failed, []string{"gangway serve --data"}},
+		{"account ls", usage, []string{"--data is needed"}},
+		{"login hub.example", usage, []string{"must begin with https://"}},
+		{"login https://127.0.0.1:1 --nick ada --hub-name 12", usage, []string{"64 hexadecimal digits"}},
+		{"login https://127.0.0.1:1 --nick ada", usage, []string{"--hub-name, --hub-ca or --data"}},
+	} {
+		code, _, stderr := typed(t, strings.Fields(c.line)...)
+		if code != c.code {
+			t.Errorf("%q: exit code %d, want %d: %s", c.line, code, c.code, stderr)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(stderr, want) {
+				t.Errorf("%q: the message has no %q:\n%s", c.line, want, stderr)
+			}
+		}
+		if text := goText.FindString(stderr); text != "" {
+			t.Errorf("%q: the message has Go's own text %q:\n%s", c.line, text, stderr)
+		}
+	}
+	if _, err := os.Stat(data); err == nil {
+		t.Error("a wrong command line made the hub's data folder")
+	}
+}
+
+// A thing is found by its id, its nick, either in another case, and the first digits of its id.
+func TestThingsAreFoundByWhatAPersonTypes(t *testing.T) {
+	h, run := onboarded(t, nil)
+	d := only(t, h)
+	for _, which := range []string{d.ID, d.Nick, strings.ToUpper(d.ID), strings.ToUpper(d.Nick), d.ID[:6], d.ID[:8] + "…", d.ProdSerial} {
+		out, _, err := run("", "device", "show", which)
+		if err != nil || !strings.Contains(out, d.ID) {
+			t.Errorf("device show %q: %v %.200s", which, err, out)
+		}
+	}
+	for _, which := range []string{"spring", "SPRING", ""} {
+		out, _, err := run("", "token", "create", "--nick", "spring")
+		var made api.JoinTokenCreated
+		if err != nil || json.Unmarshal([]byte(out), &made) != nil {
+			t.Fatal(err, out)
+		}
+		if which == "" {
+			which = made.ID[:10]
+		}
+		if _, notes, err := run("", "token", "disable", which); err != nil || !strings.Contains(notes, made.ID) {
+			t.Errorf("token disable %q: %v %s", which, err, notes)
+		}
+		if _, _, err := run("", "token", "delete", made.ID); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// With --output json, errors are JSON too, with the hub's code or with "usage".
+func TestErrorsAreJSONWithOutputJSON(t *testing.T) {
+	_, _ = onboarded(t, nil)
+	for line, want := range map[string]failure{
+		"device show 000000000000000000000000 --output json": {Code: "not-found"},
+		"device shw --output json":                           {Code: "usage"},
+		"device ls --outpt json --output=json":               {Code: "usage"},
+		"device show nobody --output json":                   {Code: "failed"},
+	} {
+		_, out, stderr := typed(t, strings.Fields(line)...)
+		var got failure
+		if err := json.Unmarshal([]byte(stderr), &got); err != nil || got.Code != want.Code || got.Message == "" || out != "" {
+			t.Errorf("%q: got %q and %q, %v; want the code %q", line, out, stderr, err, want.Code)
+		}
+	}
+}

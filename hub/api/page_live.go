@@ -1,0 +1,268 @@
+package api
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// Live changes of pages: a browser keeps one GET /ui/live open, and the hub writes a line for each
+// device that something happened to (server-sent events). A line has no data but the id and the kind
+// of event; the page then fetches what it shows, through the same checks as ever.
+//
+// The source is in this process: every event of the audit trail that has an owner. Hubs that share
+// one database need a second source: a row with a version for each owner, which each write
+// increments and each hub polls for the owners that have a listener here. Only tell would be called
+// from another place; listeners and pages stay as they are.
+const (
+	// Bounds of open connections.
+	liveOfAccount, liveOfHub = 8, 2000
+	// livePause collects changes, so that a busy fleet does not make a busy page.
+	livePause = time.Second
+	// liveBeat is how often the hub writes at least, and looks whether the session still exists.
+	liveBeat = 15 * time.Second
+	// liveChanges bounds the changes that wait for one listener. If there are more, the page reloads.
+	liveChanges = 200
+)
+
+var errLive = problem(http.StatusTooManyRequests, "too-many-live", "Close some of the hub's pages in the browser.", "Too many pages of your account wait for changes.")
+
+var errLiveAccept = problem(http.StatusBadRequest, "live-accept", "Send the header Accept: text/event-stream, and read the answer as it comes.", "The answer never ends, and the request does not say that the client expects this.")
+
+// live knows the listeners of each account.
+type live struct {
+	mu        sync.Mutex
+	listeners map[string]map[*listener]bool // by Account.ID
+	n         int
+	ended     bool
+	beat      time.Duration // 0: liveBeat
+}
+
+func (l *live) beatEvery() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return cmp.Or(l.beat, liveBeat)
+}
+
+// listener is one open connection.
+type listener struct {
+	mu      sync.Mutex
+	changes []liveChange
+	many    bool
+	wake    chan struct{}
+	done    chan struct{} // closed when the hub stops
+}
+
+// liveChange is one line.
+type liveChange struct {
+	Device string `json:"device,omitempty"`
+	Kind   string `json:"kind"`
+}
+
+// listen adds a listener of an account. The caller removes it with leave.
+func (l *live) listen(owner string) (*listener, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.listeners[owner]) >= liveOfAccount || l.n >= liveOfHub || l.ended {
+		return nil, errLive
+	}
+	if l.listeners == nil {
+		l.listeners = map[string]map[*listener]bool{}
+	}
+	if l.listeners[owner] == nil {
+		l.listeners[owner] = map[*listener]bool{}
+	}
+	one := &listener{wake: make(chan struct{}, 1), done: make(chan struct{})}
+	l.listeners[owner][one] = true
+	l.n++
+	return one, nil
+}
+
+func (l *live) leave(owner string, one *listener) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.listeners[owner][one] {
+		return
+	}
+	delete(l.listeners[owner], one)
+	if len(l.listeners[owner]) == 0 {
+		delete(l.listeners, owner)
+	}
+	l.n--
+}
+
+// end closes all connections, so that the hub can stop.
+func (l *live) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	for _, ones := range l.listeners {
+		for one := range ones {
+			select {
+			case <-one.done:
+			default:
+				close(one.done)
+			}
+		}
+	}
+}
+
+// tell passes an event to the listeners of its owner. It never waits.
+func (l *live) tell(e store.Event) {
+	if e.Owner == "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for one := range l.listeners[e.Owner] {
+		one.add(liveChange{Device: e.Device, Kind: e.Kind})
+	}
+}
+
+// tellAll makes every page look again at what it shows.
+func (l *live) tellAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, ones := range l.listeners {
+		for one := range ones {
+			one.mu.Lock()
+			one.many = true
+			one.mu.Unlock()
+			one.rouse()
+		}
+	}
+}
+
+func (one *listener) rouse() {
+	select {
+	case one.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (one *listener) add(c liveChange) {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	for _, had := range one.changes {
+		if had == c {
+			return
+		}
+	}
+	if len(one.changes) >= liveChanges {
+		one.many = true
+		return
+	}
+	one.changes = append(one.changes, c)
+	one.rouse()
+}
+
+// take returns the changes since the last call. many says that there were more.
+func (one *listener) take() (changes []liveChange, many bool) {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	changes, many = one.changes, one.many
+	one.changes, one.many = nil, false
+	return changes, many
+}
+
+// showLive writes changes until the browser leaves, the session ends, or the hub stops.
+func (s *Server) showLive(w http.ResponseWriter, r *http.Request) error {
+	if !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		return errLiveAccept
+	}
+	owner := accountOf(r).ID
+	one, err := s.live.listen(owner)
+	if err != nil {
+		return err
+	}
+	defer s.live.leave(owner, one)
+	connection := http.NewResponseController(w)
+	// The deadlines of other requests would end the connection after a minute.
+	if err := connection.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no") // nginx would keep lines back
+	line := func(text string) error {
+		if err := connection.SetWriteDeadline(time.Now().Add(2 * liveBeat)); err != nil {
+			return err
+		}
+		if _, err := w.Write([]byte(text)); err != nil {
+			return err
+		}
+		return connection.Flush()
+	}
+	if line("retry: 3000\n: hello\n\n") != nil {
+		return nil // the browser has left
+	}
+	s.follow(r, one, line)
+	return nil
+}
+
+// follow writes changes, and a line each liveBeat.
+func (s *Server) follow(r *http.Request, one *listener, line func(text string) error) {
+	beat := time.NewTicker(s.live.beatEvery())
+	defer beat.Stop()
+	for {
+		text := ": beat\n\n"
+		select {
+		case <-r.Context().Done():
+			return
+		case <-one.done:
+			return
+		case <-beat.C:
+			if !s.stillSignedIn(r) {
+				// The page goes to the sign-in form.
+				_ = line("event: signed-out\ndata: {}\n\n")
+				return
+			}
+		case <-one.wake:
+			text = liveLines(one.take())
+		}
+		if line(text) != nil {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-one.done:
+			return
+		case <-time.After(livePause):
+		}
+	}
+}
+
+// stillSignedIn reports whether the request would be admitted now. A failure of the store does not end
+// the connection: the next look decides.
+func (s *Server) stillSignedIn(r *http.Request) bool {
+	c, err := s.identifyAccount(r.WithContext(store.WithActor(r.Context(), &store.Actor{})), fullSession)
+	if err != nil {
+		var p *Problem
+		return !errors.As(err, &p)
+	}
+	return c.Owner == accountOf(r).ID
+}
+
+func liveLines(changes []liveChange, many bool) string {
+	if many {
+		return "event: many\ndata: {}\n\n"
+	}
+	text := ""
+	for _, c := range changes {
+		data, err := json.Marshal(c)
+		if err != nil {
+			continue // strings can always be encoded
+		}
+		text += fmt.Sprintf("event: change\ndata: %s\n\n", data)
+	}
+	return text
+}

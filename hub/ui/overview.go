@@ -1,0 +1,91 @@
+package ui
+
+import (
+	"gangway/hub/store"
+)
+
+// Overview is the data of the page "overview".
+type Overview struct {
+	Total    int
+	Needs    []Todo
+	Waiting  []Waiting
+	Cloned   []Cloned // devices that may be several machines
+	States   []Share
+	Facets   []Facet
+	Arrivals Chart
+	Events   []store.Event
+	Commands []string // of the first onboarding; nil: the account has devices
+}
+
+// Todo is something that a person should look at.
+type Todo struct {
+	Badge
+	N    int
+	What string // after the number
+	Path string // where to look; empty: nowhere
+}
+
+// Share is a value of a field, and how many devices have it.
+type Share struct {
+	Badge   Badge // for a state
+	Value   string
+	N       int
+	Percent int
+	Path    string // of the list behind it
+}
+
+// Facet is the fleet by a field.
+type Facet struct {
+	Name   string
+	Shares []Share
+	Others int
+}
+
+// Chart is the number of devices that came on each day.
+//
+// The hub draws it as SVG: thirty bars need no script, they are there without JavaScript, in print
+// and at once, and a library for charts would double what the page transfers.
+type Chart struct {
+	Bars  []Bar
+	Sum   int
+	Days  int
+	Most  int
+	First string // the first day, in words
+	Width int
+}
+
+// Bar is a day of a Chart, in units of its view box.
+type Bar struct {
+	X, Y, Width, Height int
+	Title               string
+	None                bool // a day without arrivals
+}
+
+// Sizes of a chart, in units of its view box.
+const (
+	barStep, barWidth, chartHeight = 20, 14, 96
+)
+
+// NewChart draws the numbers of days, the newest last. day returns the name of day i.
+func NewChart(numbers []int, day func(i int) string) Chart {
+	c := Chart{Days: len(numbers), Width: barStep * len(numbers)}
+	for _, n := range numbers {
+		c.Sum += n
+		c.Most = max(c.Most, n)
+	}
+	for i, n := range numbers {
+		height := 2 // a day without arrivals is a line
+		if n > 0 {
+			height = max(4, n*chartHeight/c.Most)
+		}
+		what := " devices"
+		if n == 1 {
+			what = " device"
+		}
+		c.Bars = append(c.Bars, Bar{X: i*barStep + (barStep-barWidth)/2, Y: chartHeight - height, Width: barWidth, Height: height, Title: day(i) + ": " + Number(n) + what, None: n == 0})
+	}
+	if len(numbers) > 0 {
+		c.First = day(0)
+	}
+	return c
+}
