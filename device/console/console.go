@@ -46,6 +46,8 @@ type console struct {
 	screen  tcell.Screen
 	unicode bool
 
+	next, shown *grid // what is being drawn, and what the terminal shows; shown is nil: unknown
+
 	facts    *facts
 	health   *health // nil: not examined yet
 	checking bool
@@ -58,6 +60,12 @@ type console struct {
 	modal   modal // nil: none
 	busy    bool  // an action is under way
 	typed   time.Time
+}
+
+// repaint makes the next draw write every cell.
+func (c *console) repaint() {
+	c.shown = nil
+	c.screen.Sync()
 }
 
 // modal is what takes the keys instead of the pages: a question or the editor.
@@ -142,7 +150,7 @@ func (c *console) loop(ctx context.Context) error {
 		case nil: // the terminal is gone
 			return nil
 		case *tcell.EventResize:
-			c.screen.Sync()
+			c.repaint()
 		case *tcell.EventInterrupt:
 			c.heard(e.Data())
 		case *tcell.EventKey:
@@ -186,7 +194,7 @@ func (c *console) key(ctx context.Context, k *tcell.EventKey) bool {
 	case k.Key() == tcell.KeyCtrlC || k.Key() == tcell.KeyCtrlQ:
 		return true
 	case k.Key() == tcell.KeyCtrlL:
-		c.screen.Sync()
+		c.repaint()
 		return false
 	case c.busy:
 		return false
@@ -270,15 +278,20 @@ const (
 )
 
 func (c *console) draw() {
-	s := c.screen
-	s.Clear()
-	s.HideCursor()
-	w, h := s.Size()
+	c.screen.HideCursor()
+	w, h := c.screen.Size()
+	c.next = newGrid(w, h)
 	if w < minWidth || h < minHeight {
 		c.put(0, 0, w, "The terminal is too small.", tcell.StyleDefault)
-		s.Show()
-		return
+	} else {
+		c.drawAll(w, h)
 	}
+	c.next.show(c.screen, c.shown)
+	c.shown = c.next
+	c.screen.Show()
+}
+
+func (c *console) drawAll(w, h int) {
 	c.drawTitle(w)
 	c.drawTabs(w)
 	c.put(0, 2, w, strings.Repeat("-", w), c.style(faint))
@@ -293,7 +306,6 @@ func (c *console) draw() {
 		c.put(0, h-2, w, strings.Repeat("-", w), c.style(faint))
 	}
 	c.put(0, h-1, w, c.keyLine(w), tcell.StyleDefault)
-	s.Show()
 }
 
 func (c *console) drawTitle(w int) {
@@ -386,8 +398,7 @@ func (c *console) put(x, y, width int, text string, style tcell.Style) {
 		if n > width {
 			return
 		}
-		r := []rune(g)
-		c.screen.SetContent(x, y, r[0], r[1:], style)
+		c.next.set(x, y, g, n, style)
 		x, width = x+n, width-n
 	}
 }
