@@ -99,7 +99,7 @@ func (t *Terminals) password() []byte {
 	}
 	want, err := hex.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(want) != sha256.Size {
-		t.Logf("the console's password cannot be read")
+		t.Logf("the shell's password cannot be read")
 		return nil
 	}
 	return want

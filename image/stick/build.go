@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/install/netfile"
 	"gangway/device/install/slots"
@@ -48,6 +49,8 @@ type Config struct {
 	Network *netfile.Settings
 	// Debug gives the device a console that people sign in to.
 	Debug bool
+	// Console is the highest level that the machine's console may have; nil: full.
+	Console *access.Level
 	// Progress, if set, is called with the name of each step.
 	Progress func(string)
 }
@@ -188,6 +191,13 @@ func (c *Config) token() (*wire.TokenFile, error) {
 	return &wire.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }
 
+func (c Config) consoleLimit() access.Level {
+	if c.Console == nil {
+		return access.Full
+	}
+	return *c.Console
+}
+
 // ConsolePassword returns the console's password of devices whose image was built with Debug. It
 // has 100 bits and is derived from the join token's secret. So the owner of the token file can
 // compute the password, and the same input gives the same image.
@@ -223,7 +233,7 @@ func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, er
 // systemESP builds the installed system's EFI system partition. The boot manager tries the
 // first slot three times before it counts as bad (systemd's Automatic Boot Assessment).
 func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byte, error) {
-	uki, err := p.system(base, token, cfg.Debug)
+	uki, err := p.system(base, token, cfg.Debug, cfg.consoleLimit())
 	if err != nil {
 		return nil, err
 	}
