@@ -73,7 +73,7 @@ func TestPanelWithACodeFitsTheScreen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &panel{title: "Gangway", status: "This machine has no owner yet. Scan the code, and compare\nABCD-EFGH-IJKL", code: lines}
+	p := &panel{title: "Gangway", status: "This machine has no owner yet. Scan the code, and compare the letters\nABCD-EFGH-IJKL", code: lines}
 	p.set("Network", "eth0 has 2001:db8:1234:5678:9abc:def0:1234:5678/64 "+strings.Repeat("y", 90))
 	p.set("TPM", "2.0")
 	var b bytes.Buffer

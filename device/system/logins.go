@@ -19,8 +19,8 @@ import (
 // wrongWait is the pause after a wrong password.
 const wrongWait = 3 * time.Second
 
-// Logins offers a shell on terminals to a person who knows the password of the
-// image, if it was built with one.
+// Logins offers a shell on terminals to a person who knows the image's console password. An image
+// without a password offers no shell.
 type Logins struct {
 	PasswordFile string // the SHA-256 of the password, in hexadecimal
 	Terminals    []string
@@ -30,7 +30,7 @@ type Logins struct {
 	open func(path string) (terminal, error) // default: openTerminal
 }
 
-// terminal is where a person types a password.
+// terminal is a terminal on which a person types a password.
 type terminal interface {
 	io.WriteCloser
 	ReadPassword() ([]byte, error)
@@ -54,7 +54,7 @@ func (l *Logins) Start() {
 	}
 	want, err := hex.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(want) != sha256.Size {
-		l.Logf("the console's password cannot be read")
+		l.Logf("the file with the hash of the console's password is not valid, so no login is offered")
 		return
 	}
 	if l.open == nil {

@@ -99,7 +99,7 @@ func TestResetStick(t *testing.T) {
 	copied := s.cfg
 	copied.Disks = []qemu.Disk{{Path: old, Bus: qemu.NVMe}}
 	m, ctx = boot(t, copied)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition cannot be unlocked: this TPM does not release the disk's key`)
 	m.Stop()
 
 	// If no disk has a Gangway system, the stick asks a person.
