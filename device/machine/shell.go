@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Shell runs a shell on a terminal, until it ends.
+// Shell runs a shell on a terminal, and returns when the shell has ended.
 func (p *Processes) Shell(terminal string) error {
 	f, err := os.OpenFile(terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {

@@ -93,7 +93,7 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 		t.Fatalf("mcopy: %v: %.300s", err, out)
 	}
 	m, ctx = boot(t, s.with(true))
-	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has already installed Gangway on this machine`)
 	after(t, ctx, m, there.At, `gangway-init .*: network: eth0 has 10\.0\.2\.78/24$`)
 	after(t, ctx, m, there.At, `gangway-init .*: the machine reached the hub with the new network settings and keeps them`)
 	hidden()
