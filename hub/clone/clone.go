@@ -1,18 +1,17 @@
 // Package clone finds signs that the state of one TPM runs in several machines: a cloned virtual
 // machine, a restored snapshot, a copied vTPM. It does no I/O and keeps no state.
 //
-// Two machines with one TPM state have the same keys, so no signature tells them apart. The clock
-// that a TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1) does: within one boot it only advances, in
-// real time, and a boot that has ended never continues. Each copy has a clock of its own, so two
-// copies contradict each other as soon as both attest.
+// Two machines with one TPM state have the same keys, so their signatures look the same. But their
+// clocks differ. Within one boot, the clock that a TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1)
+// only advances, in real time, and a boot that has ended never continues. Each copy has its own
+// clock, so two copies contradict each other as soon as both attest.
 //
 // A Record holds a bounded history of a device and the contradictions in it, as sentences for a
-// person. Nothing here refuses a device: the owner decides.
+// person. This package refuses no device: the owner decides.
 //
-// These are not findings: another address (a NAT pool, a roaming laptop), another
-// join token, a new onboarding (a re-installation), another serial number in a
-// later boot (a new board around the same TPM), a machine that was suspended, a
-// TPM that was cleared.
+// These are not findings: another address (a NAT pool, a roaming laptop), another join token, a new
+// onboarding (a re-installation), another serial number in a later boot (a new board around the
+// same TPM), a machine that was suspended, a TPM that was cleared.
 package clone
 
 import (
@@ -76,7 +75,7 @@ const (
 // machines are certain. If one snapshot is restored repeatedly, only one boot continues.
 const minTurns = 3
 
-// Sighting is what an authenticated device showed at one time.
+// Sighting holds the facts that the hub learned from an authenticated device at one time.
 type Sighting struct {
 	// From and To bound the time of the TPM's attestation, by the hub's clock. From is zero if only
 	// the latest possible time is known.
@@ -93,7 +92,7 @@ type Sighting struct {
 // Record is the history of a device.
 type Record struct {
 	Boots    []Boot    `json:"boots,omitempty"`    // ordered by last sighting, the latest last
-	Serials  []string  `json:"serials,omitempty"`  // in order of use; neighbours differ
+	Serials  []string  `json:"serials,omitempty"`  // in the order of use; two equal numbers never follow each other
 	Findings []Finding `json:"findings,omitempty"` // one for each code, in order of time
 	// Answered holds the codes of the findings that the owner's decision "one" answered.
 	Answered []string  `json:"answered,omitempty"`
@@ -102,13 +101,14 @@ type Record struct {
 	Decided  time.Time `json:"decided,omitzero"`
 }
 
-// Boot is the last sighting of a TPM's boot: of its run between two resets or restarts.
+// Boot is the last sighting of one boot of a TPM. A boot is the time between two resets or restarts
+// of the TPM.
 type Boot struct {
 	Counters boot.Counters `json:"counters"`
 	From     time.Time     `json:"from,omitzero"`
 	To       time.Time     `json:"to"`
 	Addr     string        `json:"addr,omitempty"`
-	Turns    int           `json:"turns,omitempty"` // how often it continued after another boot was seen
+	Turns    int           `json:"turns,omitempty"` // how often this boot continued after the hub had seen another boot
 }
 
 // Finding is an observation that does not fit one machine with one TPM.
@@ -230,7 +230,7 @@ func (r *Record) addBoot(s Sighting) {
 		r.Boots = []Boot{now}
 		return
 	}
-	if odd.code == "" && same { // also if the machine was suspended in between
+	if odd.code == "" && same { // the same boot, even if the machine was suspended in between
 		now.Turns = last.Turns
 		r.Boots[len(r.Boots)-1] = now
 		return

@@ -469,8 +469,8 @@ func stripAll(c *conn, chain []link) error {
 	return nil
 }
 
-// stripSuperseded removes the evidence of all enrolments in the chain that ends with the row id
-// last, except of that last one.
+// stripSuperseded removes the evidence of the older enrolments in the chain that ends with the row
+// id last. The enrolment last keeps its evidence.
 func stripSuperseded(c *conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

@@ -29,8 +29,8 @@ func bytesOf(name string, n int) []byte {
 	return bytes.Repeat(sum[:], n/len(sum)+1)[:n]
 }
 
-// Machine describes a machine with a TPM. The tests derive enrolments from it. Each machine has
-// another Name.
+// Machine describes a machine with a TPM. The tests derive enrolments from it. Different machines
+// have different names.
 type Machine struct {
 	Name string
 	// IAK names one of the machine's attestation keys; empty for the first.
