@@ -146,7 +146,7 @@ func monthAfter(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// scopePrefix begins Pantacor's scopes. A request may leave it out.
+// scopePrefix is the beginning of each of Pantacor's scopes. A request may leave the prefix out.
 const scopePrefix = "prn:pantahub.com:apis:/base/"
 
 // AllScopes allows everything. A token that was requested without scopes gets it.

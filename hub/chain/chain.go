@@ -144,7 +144,7 @@ const (
 	codeRoot       = "root-today"
 )
 
-// Of returns the picture of a device.
+// Of returns the chain of the device that the facts describe.
 func Of(f Facts) Picture {
 	if f.Enrolment == nil {
 		return withoutTPM(f)

@@ -23,7 +23,7 @@ import (
 	"gangway/hub/boot"
 )
 
-// Codes of findings, stable.
+// Codes of findings. They must not change, because stored records contain them.
 const (
 	// CountersBack: the TPM attests lower counters than before, and no TPM2_Clear explains it.
 	CountersBack = "counters-back"
@@ -42,7 +42,7 @@ const (
 	EarlierCertificate = "earlier-certificate"
 )
 
-// State is the conclusion from the findings.
+// State is the conclusion from the findings and the owner's decision.
 type State string
 
 // States. The zero value means that nothing contradicts a single machine, or that the owner decided
@@ -56,7 +56,8 @@ const (
 	Refused State = "refused"
 )
 
-// Decision is the owner's decision. The zero value means none yet.
+// Decision is the owner's decision whether one machine or several machines run with the TPM's
+// state. The zero value means that there is no decision.
 type Decision string
 
 // Decisions.
@@ -65,7 +66,7 @@ const (
 	TwoMachines Decision = "two" // two machines: neither may use the device's identity
 )
 
-// Bounds of a record.
+// Bounds of a record: the largest numbers of boots and of serial numbers.
 const (
 	maxBoots   = 8
 	maxSerials = 4
@@ -275,5 +276,6 @@ func (b Boot) String() string {
 	return fmt.Sprintf("reset count %d, restart count %d (from %s)", b.Counters.ResetCount, b.Counters.RestartCount, orUnknown(b.Addr))
 }
 
-// epoch identifies a boot, unless the TPM was cleared.
+// epoch returns the counts that identify a boot. After a TPM2_Clear, a later boot may have the same
+// counts.
 func epoch(c boot.Counters) [2]uint32 { return [2]uint32{c.ResetCount, c.RestartCount} }

@@ -37,7 +37,7 @@ const (
 	FieldFirmware SearchField = "firmware" // TPMFirmware
 	FieldToken    SearchField = "token"    // TokenID
 	FieldSerial   SearchField = "serial"   // ProdSerial
-	FieldID       SearchField = "id"       // a prefix of at least 4 digits
+	FieldID       SearchField = "id"       // the beginning of an id, at least 4 digits
 	FieldMeta     SearchField = "meta"     // a member of the user-meta or device-meta, with Key and Value
 )
 

@@ -366,7 +366,7 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// Do not copy members that cannot be returned to a new device.
+		// Members that cannot be returned are not copied to the new device.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
