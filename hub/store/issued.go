@@ -17,7 +17,7 @@ type IssuedAIK struct {
 	Expires     time.Time
 }
 
-// Bounds on the stored certificates of first steps.
+// Bounds on the stored AIK certificates of two-step enrolments that are not finished.
 const (
 	MaxIssuedPerEK = 8      // rows of one EK; at the bound, the oldest row is removed
 	MaxIssued      = 10_000 // rows of all EKs
