@@ -28,6 +28,7 @@ const (
 	retryWait  = time.Minute             // after a failure, unless a person restarts the machine
 	diskSettle = 1500 * time.Millisecond // if the list of disks has not changed for this long, it counts as complete
 	diskReady  = 15 * time.Second        // the same, but if a disk is not ready or no disk is built in
+	failedWait = time.Hour               // after a wipe that failed
 	diskPoll   = 100 * time.Millisecond
 	diskNews   = 5 * time.Second  // how often to look for changed disks while a person chooses
 	keyTime    = 30 * time.Second // how long the recovery key is on the screen

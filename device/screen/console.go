@@ -24,8 +24,11 @@ type Screen struct {
 	consoles []Console
 	uptime   func() string // seconds since the kernel started
 
-	mu    sync.Mutex // guards panel, and writing to the consoles
-	panel *panel     // nil: a screen gets lines, as a serial port does
+	mu    sync.Mutex      // guards panel, and writing to the consoles
+	panel *panel          // nil: a screen gets lines, as a serial port does
+	hint  string          // of the panel, also of one that starts later
+	lent  map[string]bool // consoles, by name, on which another program runs
+	file  *logFile        // nil: the log is not kept
 
 	reading sync.Once
 	input   chan string
@@ -128,7 +131,11 @@ func (s *Screen) write(line, short string) {
 	if s.panel != nil && short != "" {
 		s.panel.log(short)
 	}
+	s.file.write(line)
 	for _, c := range s.consoles {
+		if s.lent[c.Name] {
+			continue
+		}
 		if s.panel != nil && c.isScreen() {
 			s.panel.draw(c)
 			continue

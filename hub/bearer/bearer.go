@@ -179,6 +179,9 @@ func ParseScopes(s string) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
+// ShortScope returns a scope without its prefix.
+func ShortScope(scope string) string { return strings.TrimPrefix(scope, scopePrefix) }
+
 // Allows reports whether the scopes allow an HTTP method on a resource. An empty resource requires
 // the scope all.
 func (c *Claims) Allows(method, resource string) bool {

@@ -163,6 +163,16 @@ func Of(f Facts) Picture {
 	return p
 }
 
+// Checks returns all checks of a verdict, in their order.
+func Checks(v evidence.Verdict) []Check {
+	r := reader{f: Facts{Verdict: v}}
+	list := make([]Check, len(v.Checks))
+	for i, c := range v.Checks {
+		list[i] = r.check(c)
+	}
+	return list
+}
+
 // reader derives the links from the facts about a device that sent evidence.
 type reader struct {
 	f    Facts

@@ -19,7 +19,7 @@ var at = time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC)
 // has passed. change may alter the verdict.
 func whole(change func(*evidence.Verdict)) evidence.Verdict {
 	var v evidence.Verdict
-	v.Pass("ownership", "Join token x of this owner signed for this IDevID key and this hub.")
+	v.Pass("ownership", "This owner's join token x signed the name of this IDevID key, for this hub.")
 	for _, code := range []string{"ek-certificate", "ek-chain", "ek-key", "iak", "idevid", "certify", "signature", "hardware"} {
 		v.Pass(code, "The check "+code+" passed.")
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // Online fetches CA certificates and revocation lists from makers' web servers. Package fetch
-// implements it. It bounds the time of each lookup.
+// implements it. An implementation bounds the time of each lookup.
 type Online interface {
 	// Links returns the intermediate CA certificates above an EK certificate, and notes for the
 	// verdict.

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/install/slots"
 	"gangway/image/stick"
@@ -303,7 +304,7 @@ func (s *site) parts(t *testing.T) stick.Parts {
 // system builds a system's file from parts.
 func (s *site) system(t *testing.T, p stick.Parts) []byte {
 	t.Helper()
-	b, err := stick.System(&p, nil)
+	b, err := stick.System(&p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}

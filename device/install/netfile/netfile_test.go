@@ -70,7 +70,8 @@ func TestReadsWhatAPersonWrites(t *testing.T) {
 	}
 }
 
-// Every mistake names its line and says what to write instead. None quotes a password.
+// The error of every invalid file names the line and explains what to write instead. No error
+// quotes a password.
 func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 	t.Parallel()
 	ca, leaf := certificate(t, "ca", true), certificate(t, "server", false)
@@ -112,7 +113,7 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		"a gateway of another network":   {v + "address = 192.0.2.10/24\ngateway = 192.0.3.1", 0, "correct the gateway"},
 		"the machine as its own gateway": {v + "address = 192.0.2.10/24\ngateway = 192.0.2.10", 0, "not another machine"},
 		"a name server by name":          {v + "dns = dns.example", 2, "192.0.2.53"},
-		"a name server on a link":        {v + "dns = fe80::53", 2, "a name server's global address"},
+		"a name server on a link":        {v + "dns = fe80::53", 2, "the global address of a name server"},
 		"four name servers":              {v + "dns = 192.0.2.1\ndns = 192.0.2.2\ndns = 192.0.2.3\ndns = 192.0.2.4", 5, "at most 3"},
 		"a time server's URL":            {v + "ntp = http://time.example", 2, "a name or an address"},
 		"half an address":                {v + "ntp = 192.0.2", 2, "a name or an address"},
@@ -147,8 +148,8 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 	}
 }
 
-// For every file: Parse returns. If it accepts the file, Text gives a file with the same settings,
-// and Masked does not show the proxy's password.
+// For every file, Parse returns without a panic. If Parse accepts the file, Text gives a file with
+// the same settings, and Masked does not show the proxy's password.
 func FuzzParse(f *testing.F) {
 	f.Add(Template)
 	f.Add(strings.ReplaceAll(Template, "# ", ""))

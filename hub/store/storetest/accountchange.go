@@ -403,6 +403,54 @@ var countedEventTests = []test{
 		}
 		equal(f, "events", len(f.kinds()), 11)
 	}},
+	{"FoundAtABoundedCost", func(f *fixture) {
+		for i := range 9 {
+			e := store.Event{Time: Epoch, Kind: "often", Owner: f.owner.ID, Message: fmt.Sprint(i)}
+			if i == 1 {
+				e = store.Event{Time: Epoch, Kind: "rare", Owner: f.owner.ID, Device: ID("d"), Token: ID("t"), Actor: "prn:a", ActorName: "Ada"}
+			}
+			f.must(f.AppendEvent(f.ctx, e))
+			e.Owner = f.other.ID
+			f.must(f.AppendEvent(f.ctx, e))
+		}
+		for _, c := range []struct {
+			filter  store.EventFilter
+			examine int
+			pages   []int // the number of events on each page
+		}{
+			{store.EventFilter{}, 100, []int{9}},
+			{store.EventFilter{Limit: 9}, 100, []int{9}},
+			{store.EventFilter{Limit: 4}, 100, []int{4, 4, 1}},
+			{store.EventFilter{Kind: "rare"}, 100, []int{1}},
+			{store.EventFilter{Kind: "rare"}, 4, []int{0, 1, 0}},
+			{store.EventFilter{Token: ID("t")}, 4, []int{0, 1, 0}},
+			{store.EventFilter{Token: ID("u")}, 100, []int{0}},
+			{store.EventFilter{Actor: "aDA"}, 100, []int{1}},
+			{store.EventFilter{Actor: "prn:a"}, 100, []int{1}},
+			{store.EventFilter{Actor: "prn:A"}, 100, []int{0}},
+			{store.EventFilter{Device: ID("d")}, 100, []int{1}},
+			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // the other owner's event is examined and not returned
+		} {
+			c.filter.Owner = f.owner.ID
+			var pages []int
+			for more := true; more && len(pages) < 9; more = c.filter.Before != 0 {
+				events, next, err := f.FindEvents(f.ctx, c.filter, c.examine)
+				f.must(err)
+				for _, e := range events {
+					equal(f, "owner", e.Owner, f.owner.ID)
+				}
+				pages, c.filter.Before = append(pages, len(events)), next
+			}
+			if !slices.Equal(pages, c.pages) {
+				f.Errorf("%+v, %d examined: pages of %d events, want %d", c.filter, c.examine, pages, c.pages)
+			}
+		}
+		all, _, err := f.FindEvents(f.ctx, store.EventFilter{Owner: f.owner.ID}, 100)
+		f.must(err)
+		later, _, err := f.FindEvents(f.ctx, store.EventFilter{Owner: f.owner.ID, After: all[2].Seq}, 100)
+		f.must(err)
+		equal(f, "events after one", len(later), 2)
+	}},
 	{"FilteredByKindAndTime", func(f *fixture) {
 		for i, kind := range []string{"a.one", "a.two", "ab", "a_one"} {
 			f.must(f.AppendEvent(f.ctx, store.Event{Time: Epoch.Add(time.Duration(i) * time.Hour), Kind: kind, Owner: f.owner.ID}))
