@@ -58,8 +58,8 @@ type Keys struct {
 }
 
 // New returns the keys of the hub with the given seal key. url is the hub's public URL: the issuer
-// and the audience of the hub's tokens. also lists former URLs of the hub; tokens that the hub
-// issued under them stay valid.
+// and the audience of the hub's tokens. The parameter also lists former URLs of the hub; tokens
+// that the hub issued under them stay valid.
 func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
 
 func kid(t time.Time) string { return t.UTC().Format("2006-01") }
@@ -129,7 +129,7 @@ func (k *Keys) JWKS(now time.Time) []byte {
 	}
 	b, err := json.Marshal(set)
 	if err != nil {
-		panic(err) // keys of a known kind marshal
+		panic(err) // a set of Ed25519 keys can always be encoded
 	}
 	return b
 }
@@ -146,7 +146,7 @@ func monthAfter(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// scopePrefix begins Pantacor's scopes. A request may leave it out.
+// scopePrefix is the beginning of each of Pantacor's scopes. A request may leave the prefix out.
 const scopePrefix = "prn:pantahub.com:apis:/base/"
 
 // AllScopes allows everything. A token that was requested without scopes gets it.

@@ -193,7 +193,7 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt(s.at("/one", content(nil))))
-	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // as configured in the hub
+	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // with the address check that the hub uses
 	f.anyPort = true                                                // the site's port is not 80
 	links, notes := f.Links(t.Context(), leaf.cert)
 	if len(links) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "fetching from this address is not allowed") {

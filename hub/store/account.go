@@ -53,7 +53,7 @@ type APIToken struct {
 	Scopes   string // separated by spaces
 	Created  time.Time
 	Expires  time.Time
-	Used     time.Time // last use, up to ten minutes late; zero: never
+	Used     time.Time // time of the last use, recorded up to ten minutes late; zero: never used
 	UsedAddr string
 }
 
@@ -66,7 +66,7 @@ type PasswordChange struct {
 	NewHash      string // the new PasswordHash
 	// KeepSession is the TokenHash of the session that stays signed in; all others end.
 	KeepSession Hash
-	// EndAPITokens also ends the account's API tokens.
+	// If EndAPITokens is true, the account's API tokens end too.
 	EndAPITokens bool
 	Event        Event // for the audit trail
 }

@@ -111,9 +111,9 @@ type Events interface {
 	// first, and the Last, Addr and Message of the last event. If an event in events has a Count,
 	// it counts as that many events, the last at its Last; a Count of 0 counts as one event.
 	AppendCounted(ctx context.Context, events []Event) error
-	// RemoveEvents removes Unproven events whose Time and Last are before unproven, and all events
-	// whose Time and Last are before all; at most limit. A zero time removes nothing. It returns
-	// the number of removed events.
+	// RemoveEvents removes Unproven events whose Time and Last are before the time `unproven`, and
+	// any events whose Time and Last are before the time `all`. A zero time removes nothing. It
+	// removes at most limit events, and returns their number.
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists the events that the filter selects, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// HubWide is the owner of the policy and of the EK list of the whole hub.
+// HubWide is the Owner of the policy and of the EK list that apply to the whole hub.
 const HubWide = ""
 
 // Policy is a policy in the text form in which it was written.

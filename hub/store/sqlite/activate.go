@@ -366,7 +366,7 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// Do not copy members that cannot be returned to a new device.
+		// Members that cannot be returned are not copied to the new device.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -469,8 +469,8 @@ func stripAll(c *conn, chain []link) error {
 	return nil
 }
 
-// stripSuperseded removes the evidence of all enrolments in the chain that ends with the row id
-// last, except of that last one.
+// stripSuperseded removes the evidence of the older enrolments in the chain that ends with the row
+// id last. The enrolment last keeps its evidence.
 func stripSuperseded(c *conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

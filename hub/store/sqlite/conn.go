@@ -81,7 +81,7 @@ func (e *engineError) Error() string {
 }
 
 func dsn(path string) string {
-	// Use a URI, because SQLite would interpret '?', '#' and '%' in a plain path.
+	// A URI escapes '?', '#' and '%', so these characters stay a part of the path.
 	u := url.URL{Scheme: "file", Path: path}
 	return u.String()
 }

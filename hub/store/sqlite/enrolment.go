@@ -32,7 +32,7 @@ func stateOf(letter string) (store.EnrolmentState, error) {
 	case stateExpired:
 		return store.Expired, nil
 	}
-	return "", fmt.Errorf("sqlite: stored enrolment has the unknown state %q", letter)
+	return "", fmt.Errorf("sqlite: a stored enrolment has the unknown state %q", letter)
 }
 
 const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,

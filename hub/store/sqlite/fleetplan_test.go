@@ -78,7 +78,7 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 		for _, step := range plan {
 			scans := strings.HasPrefix(step, "SCAN ") && !strings.HasPrefix(step, "SCAN (subquery") && step != "SCAN 1"
 			sorts := strings.Contains(step, "TEMP B-TREE")
-			whole := strings.Contains(step, "devices_nick") // this index reads all devices of an owner
+			whole := strings.Contains(step, "devices_nick") // a query by this index reads all devices of an owner
 			if scans || sorts || whole {
 				t.Errorf("%s: %s\nin\n%s", name, step, strings.Join(plan, "\n"))
 			}

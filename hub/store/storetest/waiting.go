@@ -24,7 +24,8 @@ var waitingTests = []test{
 	{"EKLists", ekLists},
 }
 
-// waiting returns the machine as a waiting device, which waits since Epoch, for a week.
+// waiting returns the machine as a waiting device that has waited since Epoch and expires a week
+// later.
 func (m Machine) waiting(t store.JoinToken, codes ...string) store.WaitingDevice {
 	e := m.Enrolment(t.Owner, t.ID)
 	return store.WaitingDevice{
@@ -84,7 +85,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	equal(f, "state", w.State, store.Approved)
 	equal(f, "by", w.By, "anne")
 	if !w.Approves([]string{"ek-certificate-none"}) || w.Approves([]string{"ek-certificate-none", "policy"}) || w.Approves(nil) {
-		f.Fatal("the approval must answer exactly the questions that were asked")
+		f.Fatal("the approval must cover exactly the questions that were asked")
 	}
 	// A further question needs another decision, and the first stays answered.
 	more := f.wait(m.waiting(f.token, "policy"))
@@ -257,7 +258,7 @@ func policies(f *fixture) {
 	f.must(err)
 	equal(f, "policy", got, p)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	_, err = f.Policy(f.ctx, store.HubWide)
 	f.refused(err, store.ErrNotFound)
@@ -266,7 +267,7 @@ func policies(f *fixture) {
 	_, err = f.Policy(f.ctx, f.owner.ID)
 	f.refused(err, store.ErrNotFound)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 }
 
@@ -303,7 +304,7 @@ func ekLists(f *fixture) {
 	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	kept(f.owner.ID, true)
 	find(f.owner.ID, key, nil, list[0])

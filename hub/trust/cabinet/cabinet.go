@@ -63,7 +63,7 @@ func Read(ctx context.Context, b []byte) ([]File, error) {
 	return out, nil
 }
 
-// entry is a CFFILE (MS-CAB 2.3).
+// entry is one file in the list of files: a CFFILE structure (MS-CAB 2.3).
 type entry struct {
 	name string
 	size int
