@@ -82,7 +82,7 @@ func (e *estate) snapshot() map[string]string {
 }
 
 // Mallory, Mallory's device by its certificate and by its token, and a stranger call every route
-// with all of Ada's ids.
+// with all of Ada's ids. No answer contains Ada's data, and nothing of Ada's changes.
 func TestTwoOwnersNeverMeet(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -130,7 +130,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 			return
 		}
 		if path == "/auth/logout" || path == "/sign-out" || path == "/local-s3/{token}" || path == "/aca/certs/{file}" || strings.HasSuffix(path, "/{code}") {
-			return // of the walker's own session; for the machine; the address is the permission; public, and has no canary; the code is the permission
+			return // these routes end the caller's own session, or a secret in the address protects them; AIK certificates are public
 		}
 		// The paths use all of Ada's ids, and also her object in Mallory's trail.
 		var paths []map[string]string
