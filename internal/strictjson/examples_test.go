@@ -6,7 +6,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// Decode refuses text that two JSON readers could understand differently. It ignores unknown names.
+// Decode refuses text that two JSON parsers could understand differently. It ignores unknown names.
 func ExampleDecode() {
 	var message struct {
 		Name string `json:"name"`
