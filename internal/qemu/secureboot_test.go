@@ -96,8 +96,8 @@ func TestSecureBoot(t *testing.T) {
 		mtools("mcopy", "-o", file, "::/"+entry)
 		return copied
 	}
-	// Restore this file later instead of using a copy, because the disk's serial number is the
-	// file's name.
+	// Use the original disk file again afterwards: the disk's serial number is the file's name, and
+	// the machine must see the same disk.
 	good := s.disk
 	s.disk = alter(good, "EFI/Linux/gangway-a.efi")
 	refused("the system, altered", false)

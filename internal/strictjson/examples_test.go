@@ -22,7 +22,7 @@ func ExampleDecode() {
 	// Output:
 	// <nil>
 	// the name "Name" must be written "name"
-	// it has the name "name" twice in the same object
+	// the name "name" occurs twice in the same object
 	// data follows the JSON value
 }
 

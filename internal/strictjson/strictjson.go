@@ -40,7 +40,7 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	}
 	object, ok := v.(map[string]any)
 	if !ok {
-		return nil, nil, errors.New("it is not a JSON object")
+		return nil, nil, errors.New("the text is not a JSON object")
 	}
 	var b bytes.Buffer
 	if err := json.Compact(&b, text); err != nil {
@@ -88,13 +88,13 @@ func keepable(v any, depth int) error {
 		}
 	case json.Number:
 		if _, err := strconv.ParseFloat(string(v), 64); err != nil {
-			return fmt.Errorf("it has the number %.40s, which is too large for most JSON parsers: send it as a string", v)
+			return fmt.Errorf("the number %.40s is too large for most JSON parsers: send it as a string", v)
 		}
 	}
 	return nil
 }
 
-func errTooDeep(levels int) error { return fmt.Errorf("it is more than %d levels deep", levels) }
+func errTooDeep(levels int) error { return fmt.Errorf("the JSON has more than %d levels", levels) }
 
 // Decode parses one JSON value into v, as encoding/json does, but refuses text that another parser
 // could understand differently. It has the bounds of Object. The value must not be null. A field
@@ -168,7 +168,7 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 				return errors.New("a name is not a string")
 			}
 			if names[name] {
-				return fmt.Errorf("it has the name %q twice in the same object", name)
+				return fmt.Errorf("the name %q occurs twice in the same object", name)
 			}
 			names[name] = true
 			value, known := fields[name]
