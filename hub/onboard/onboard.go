@@ -101,8 +101,8 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 	return s.seal(e, request)
 }
 
-// enrol returns the stored enrolment. On a refusal the enrolment has the owner for the audit trail, or
-// nothing if the refusal came before the ownership proof was verified.
+// enrol returns the stored enrolment. On a refusal, the returned enrolment has the owner for the
+// audit trail. It is empty if the refusal came before the ownership proof was verified.
 func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.Enrolment, r *evidence.Request, err error) {
 	if r, err = evidence.Parse(body); err != nil {
 		return e, nil, err

@@ -221,8 +221,8 @@ func TestNoteOfTheLineIsShown(t *testing.T) {
 	}
 }
 
-// The hub and the owner may have different values of unlisted_ek. The value that applies is the one
-// for the list that lacks the TPM.
+// The hub and the owner may have different values of unlisted_ek. If a list lacks the TPM, that
+// list's value applies.
 func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub, owner func(*store.Hash, []byte) store.ListedEK
