@@ -33,8 +33,8 @@ import (
 	"gangway/wire"
 )
 
-// PendingFor is how long a pending enrolment may be activated. It allows for a device that loses its
-// network right after the request.
+// PendingFor is the time in which a pending enrolment may be activated. It is long enough for a
+// device that loses its network right after the request.
 const PendingFor = time.Hour
 
 // Service onboards devices. Set its fields, and call SetTrust, before the first request.
@@ -137,9 +137,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		return known, verdict.Refusal
 	}
 
-	// Two conditions are not checked here, because the peer has not proven that it is that TPM:
-	// whether the TPM belongs to another owner, and whether the token is used up. Activate checks
-	// both.
+	// Two conditions are not checked here: whether the TPM belongs to another owner, and whether
+	// the token is used up. The peer has not proven yet that it is the TPM, so it must not learn
+	// the answers. Activate checks both conditions.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
 	e.EKKnown, e.EKLinks = x.known, x.links

@@ -28,7 +28,7 @@ func TestPolicyHoldsForTheNextRequestInEveryReplica(t *testing.T) {
 		s.must(enrol(s.hub))
 		s.must(enrol(other))
 	}
-	equal(s, "reads of policies", s.store.count("Policy"), 4) // two scopes by two replicas
+	equal(s, "reads of policies", s.store.count("Policy"), 4) // two replicas read two scopes each
 	equal(s, "reads of certificates", s.store.count("TrustedCertificates"), 2)
 	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	s.refused(enrol(s.hub), "policy")
