@@ -434,7 +434,10 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	s, ada, _, id := suspected(t)
 	b := s.browser(t)
 	b.signIn()
-	status, page, _ := b.send("GET", "/ui/overview", "")
+	if _, page, _ := b.send("GET", "/ui/overview", ""); !strings.Contains(page, `href="/ui/onboard/waiting#cloned-h"`) {
+		t.Errorf("the overview does not lead to the decision: %s", brief.Of(page))
+	}
+	status, page, _ := b.send("GET", "/ui/onboard/waiting", "")
 	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "was set back") || !strings.Contains(page, "cloned?") {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
@@ -444,15 +447,15 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	for _, step := range []struct{ form, state, shows string }{
 		{"decision=two&finding=counters-back", "refused", "Withdraw the decision"},
 		{"decision=back&finding=counters-back", "suspected", "One machine: continue"},
-		{"decision=one&finding=counters-back", "", ">active</span>"},
+		{"decision=one&finding=counters-back", "", ""},
 	} {
-		if status, page, h := b.send("POST", "/ui/cloned/decide", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/ui/overview" {
+		if status, page, h := b.send("POST", "/ui/cloned/decide", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/ui/onboard/waiting" {
 			t.Fatalf("%s: %d %s", step.form, status, brief.Of(page))
 		}
 		if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != step.state {
 			t.Errorf("%s: %q", step.form, d.Cloned)
 		}
-		if _, page, _ := b.send("GET", "/ui/overview", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
+		if _, page, _ := b.send("GET", "/ui/onboard/waiting", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
 			t.Errorf("%s: %s", step.form, brief.Of(page))
 		}
 	}

@@ -114,7 +114,13 @@ func (c *contract) waiting() map[string]string {
 	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
 	w := waits(c.ada.t, c.post(c.ada.t, c.request(c.ada.t, d)), question)
-	return map[string]string{"id": w.DeviceID, "body": "id=" + w.DeviceID + "&decision=deny&question=" + question}
+	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
+}
+
+// seen is what the page's form says about a waiting device.
+func (c *contract) seen(id string) string {
+	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
+	return fmt.Sprintf("%s.%x", id, w.Digest())
 }
 
 const (
@@ -139,6 +145,9 @@ func contractRows() map[string]row {
 		"GET /":            {who: "all", status: 303},
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
+
+		"GET /ui/onboard/waiting":       {who: "owner"},
+		"GET /ui/onboard/waiting/group": {who: "owner", status: 303},
 
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
 			return map[string]string{"body": string(must(c.victim.Request(c.tok, fleet.RequestChange{}))(c.ada.t))}
@@ -344,6 +353,25 @@ func contractRows() map[string]row {
 		}},
 		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
+		}},
+		"GET /ui/audit":              {who: "owner"},
+		"GET /ui/audit/news":         {who: "owner", status: 400},
+		"GET /ui/audit.csv":          {who: "owner"},
+		"GET /ui/audit.json":         {who: "owner"},
+		"GET /ui/settings":           {who: "owner"},
+		"POST /ui/settings/password": {who: "owner", form: true, body: "current=wrong&password=another&again=another", status: 403, limit: 64 * kib},
+		"POST /ui/settings/disable":  {who: "owner", form: true, body: "disable-password=wrong", status: 403, limit: 64 * kib},
+		"POST /ui/settings/delete":   {who: "owner", form: true, body: "confirm=x", status: 400, limit: 64 * kib},
+		"GET /ui/settings/sessions":  {who: "owner"},
+		"POST /ui/settings/sessions": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "end=" + session(c)["id"]}
+		}},
+		"GET /ui/settings/api-tokens": {who: "owner"},
+		"POST /ui/settings/api-tokens": {who: "owner", form: true, status: 200, limit: 64 * kib, before: func(*contract) map[string]string {
+			return map[string]string{"body": "all=yes&life=168h&name=n" + wire.NewID()[:12]}
+		}},
+		"POST /ui/settings/api-tokens/revoke": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "id=" + madeAPIToken(c)["id"]}
 		}},
 	}
 }

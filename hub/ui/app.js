@@ -177,10 +177,11 @@ async function renewAll() {
   }
 }
 
+// What is new is announced in #news, which says of which kind of event and in which words.
+const news = document.getElementById("news");
+
 function announceArrivals() {
-  const news = document.getElementById("news");
-  if (!news) return;
-  const text = arrived === 1 ? "1 new device has come aboard." : `${arrived} new devices have come aboard.`;
+  const text = arrived === 1 ? news.dataset.one : `${arrived} ${news.dataset.many}`;
   news.querySelector("span").textContent = text;
   news.hidden = false;
   announce(text);
@@ -201,15 +202,17 @@ function renewPart() {
   }, 1000);
 }
 
-if (table() || part()) {
+if (table() || part() || news) {
   const live = new EventSource("/ui/live");
   live.addEventListener("change", (e) => {
     const { device, kind } = JSON.parse(e.data);
     if (device && table()?.querySelector(`tr[data-id="${CSS.escape(device)}"]`)) renew(device);
-    else if (kind === "device.activated") {
+    else if (kind === news?.dataset.kind) {
       arrived++;
       announceArrivals();
     }
+    // Somebody has decided about a machine of the waiting room.
+    if (kind === "device.approved" || kind === "device.denied") document.querySelector(`[data-waiting="${CSS.escape(device)}"]`)?.classList.add("gone");
     renewPart();
   });
   live.addEventListener("many", () => {
@@ -229,3 +232,21 @@ if (table() || part()) {
   addEventListener("pagehide", () => live.close());
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
+
+// How strong a new password is, in words. It is judged here, so that no password leaves the browser
+// before the form is sent.
+function strength(password, nick) {
+  const n = [...password].length, different = new Set(password.toLowerCase()).size;
+  if (n < 8) return `Too short: ${8 - n} more ${n === 7 ? "character" : "characters"}.`;
+  if (nick && password.toLowerCase().includes(nick.toLowerCase())) return "Weak: it contains your nick.";
+  if (different < 5 || /^(.{1,4})\1+$/.test(password)) return "Weak: it repeats itself.";
+  if (/^\d+$/.test(password) || /^(0123|1234|abcd|qwer|passw)/i.test(password)) return "Weak: it is easy to guess.";
+  if (n < 12) return "Fair: 12 or more characters are better.";
+  return n < 16 ? "Good." : "Strong.";
+}
+
+document.addEventListener("input", (e) => {
+  const box = e.target.closest?.("[data-strength]");
+  if (!box || e.target.id !== box.dataset.strength) return;
+  box.querySelector(".strength").textContent = e.target.value ? strength(e.target.value, box.dataset.nick) : "";
+});

@@ -203,12 +203,6 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// Waiting is a waiting device with the reasons, in sentences.
-type Waiting struct {
-	store.WaitingDevice
-	Reasons []string
-}
-
 // Cloned is a device whose TPM state may run in several machines. Reasons are sentences. Codes are
 // the codes of the findings about which nobody has decided yet.
 type Cloned struct {

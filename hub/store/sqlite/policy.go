@@ -52,7 +52,8 @@ func (s *Store) PutPolicy(ctx context.Context, p store.Policy) error {
 	})
 }
 
-// ekKey and serialKey return the keys of ek_lists.
+// ekKey and serialKey return values of the column ek_lists.key: the prefix "k" and an EK's hash, or
+// the prefix "s" and a serial number.
 func ekKey(ek store.Hash) []byte     { return append([]byte("k"), ek[:]...) }
 func serialKey(serial []byte) []byte { return append([]byte("s"), serial...) }
 
