@@ -77,7 +77,7 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return newSceneWith(t, func(c *api.Config) { c.Proxy = proxy })
 }
 
-// newSceneWith is newScene with a hub whose configuration change alters.
+// newSceneWith is newScene, but change may alter the hub's configuration.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -501,8 +501,8 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		// Whether the activation or the deletion came first, the device is gone afterwards, and its
-		// certificates give no access.
+		// The activation or the deletion may come first. In both cases the device is deleted
+		// afterwards, and its certificates give no access.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
 			t.Fatalf("activation: %s", brief.Of(a))
 		}

@@ -31,7 +31,7 @@ type row struct {
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
-	// status is the status of the good call. Default: 200.
+	// status is the status of the answer to a valid call. Default: 200.
 	status int
 	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
 	// refused as too large.
@@ -39,8 +39,8 @@ type row struct {
 	// other is the status for an id that does not exist or has another owner. Default: 404 if the
 	// path has an id.
 	other int
-	// before makes what the good call needs. It may return other values for the path's variables,
-	// and another body under the name "body".
+	// before makes the data that a valid call needs. It may return other values for the path's
+	// variables, and another body under the name "body".
 	before func(c *contract) map[string]string
 	// If form is set, the body is an HTML form, not JSON. If text is set, the body is neither.
 	form, text bool

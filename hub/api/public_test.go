@@ -37,7 +37,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, got, _ := send(f.mallory, "GET", o.GetURL, ""); status != 200 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// Nothing else of the owner's data is readable.
+	// Other accounts cannot read any other data of the owner.
 	wantCode(f.mallory, "GET", base+"/steps/1/objects/"+secret, nil, 404)
 	wantCode(f.mallory, "GET", "/objects/"+f.contentSum, nil, 404)
 	wantCode(f.mallory, "GET", base+"/summary", nil, 404)
