@@ -49,6 +49,8 @@ type Service struct {
 	// Observe, if set, is called for each accepted request with the stored enrolment, before the
 	// reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
+	// Issued, if set, is called when certificates are on their way to a machine. It must not block.
+	Issued func(store.Enrolment)
 	// Unproven, if set, receives the events of peers that have proven nothing, so that the caller can
 	// bound how much they add to the audit trail. nil: each is appended.
 	Unproven func(context.Context, store.Event)
@@ -167,6 +169,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	case store.Pending, store.Active:
 		if s.Observe != nil {
 			s.Observe(stored, verdict)
+		}
+		if s.Issued != nil && stored.State == store.Pending {
+			s.Issued(stored)
 		}
 		return stored, nil
 	case store.Superseded:
