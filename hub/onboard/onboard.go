@@ -50,6 +50,8 @@ type Service struct {
 	// Observe, if set, is called for each accepted request with the stored enrolment, before the
 	// reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
+	// Issued, if set, is called after the hub has sent certificates to a machine. It must not block.
+	Issued func(store.Enrolment)
 	// Unproven, if set, receives the events of peers that have proven nothing, so that the caller
 	// can bound how much they add to the audit trail. If it is nil, each event is appended.
 	Unproven func(context.Context, store.Event)
@@ -170,6 +172,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	case store.Pending, store.Active:
 		if s.Observe != nil {
 			s.Observe(stored, verdict)
+		}
+		if s.Issued != nil && stored.State == store.Pending {
+			s.Issued(stored)
 		}
 		return stored, nil
 	case store.Superseded:
