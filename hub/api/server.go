@@ -106,6 +106,7 @@ type Server struct {
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
+	previews     semaphoreByKey // of policies
 	exports      semaphoreByKey
 	live         live
 	counters     eventCounters // of frequent events

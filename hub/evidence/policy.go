@@ -324,6 +324,11 @@ func (rule *Rule) words() string {
 	return s
 }
 
+// Words describes the rule in a sentence.
+func (rule *Rule) Words() string { return upperFirst(rule.words()) + "." }
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
 // on applies the action to a refusal. It returns the refusal, the refusal as a question, or nil.
 func (a Action) on(r *Refusal) *Refusal {
 	switch a {
