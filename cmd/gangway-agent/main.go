@@ -1,4 +1,4 @@
-// Command gangway-agent is the device's side of Gangway. It onboards a machine
+// Command gangway-agent is the agent that runs on a device. It onboards a machine
 // with a TPM 2.0 to its owner's hub and keeps it connected.
 package main
 
