@@ -92,7 +92,7 @@ func TestInterfacesThatTheSettingsAllow(t *testing.T) {
 	}
 }
 
-// If configure fails for an interface, first tries the next one. configure gets to know whether
+// If configure fails for an interface, the function first tries the next one. configure is told whether
 // the interface is the only one.
 func TestNextInterfaceIsTried(t *testing.T) {
 	t.Parallel()
