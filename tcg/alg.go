@@ -49,8 +49,8 @@ func (a AlgID) Hash() (crypto.Hash, error) {
 	return 0, fmt.Errorf("tcg: hash algorithm 0x%04x is not allowed", uint16(a))
 }
 
-// appendHash appends the hash of data to b. With SHA-256, which nearly every key uses, no hash
-// state is allocated on the heap.
+// appendHash appends the hash of data to b. For SHA-256, which nearly every key uses, it allocates
+// nothing on the heap.
 func appendHash(b []byte, h crypto.Hash, data []byte) []byte {
 	if h == crypto.SHA256 {
 		sum := sha256.Sum256(data)

@@ -53,16 +53,17 @@ type PCRSelection struct {
 	PCRs []int // ascending
 }
 
-// maxBanks is the largest number of PCR selections in a quote: HASH_COUNT.
+// maxBanks is the largest number of PCR selections in a quote. The TPM's own bound is called
+// HASH_COUNT in Part 2.
 const maxBanks = 16
 
-// ErrNotGenerated means that the magic number is wrong, so that no TPM made this structure.
-var ErrNotGenerated = errors.New("tcg: no TPM made the TPMS_ATTEST: it does not begin with TPM_GENERATED_VALUE")
+// ErrNotGenerated means that the structure does not begin with GeneratedValue, so no TPM made it.
+var ErrNotGenerated = errors.New("tcg: the TPMS_ATTEST does not begin with TPM_GENERATED_VALUE, so no TPM made it")
 
-// ErrNotCertify means that the attestation is not about a key.
+// ErrNotCertify means that TPM2_Certify did not make the attestation, so it does not certify a key.
 var ErrNotCertify = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_CERTIFY")
 
-// ErrNotQuote means that the attestation is not about PCRs.
+// ErrNotQuote means that TPM2_Quote did not make the attestation, so it does not attest PCRs.
 var ErrNotQuote = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_QUOTE")
 
 // ParseCertify parses a TPMS_ATTEST that TPM2_Certify made, strictly.

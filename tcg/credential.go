@@ -90,7 +90,7 @@ func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) 
 		point, static := ephemeral.PublicKey().Bytes()[1:], peer.Bytes()[1:]
 		half := len(point) / 2
 		x, y := point[:half], point[half:]
-		// KDFe (Part 1, 11.4.10.3), one block: the seed is one digest long.
+		// KDFe (Part 1, 11.4.10.3). One block is enough, because the seed is one digest long.
 		d := h.New()
 		d.Write([]byte{0, 0, 0, 1})
 		d.Write(z)
@@ -121,6 +121,6 @@ func hmacOf(h crypto.Hash, key []byte, parts ...[]byte) []byte {
 		return sum[:]
 	}
 	m := hmac.New(h.New, key)
-	m.Write(bytes.Join(parts, nil)) // the copy lets parts stay off the heap with SHA-256
+	m.Write(bytes.Join(parts, nil)) // Join copies the parts, so the compiler can keep them off the heap for SHA-256
 	return m.Sum(nil)
 }

@@ -14,8 +14,8 @@ const (
 )
 
 // Omission is a device's statement why its request has no EK certificate although its TPM holds
-// one. The statement is not proven: the owner sees it, and no check depends on it. The zero value
-// states nothing.
+// one. The statement has no proof: the hub shows it to the owner, and no check depends on it. The
+// zero value means no statement.
 type Omission struct {
 	Why   OmissionReason
 	Index uint32 // the NV index

@@ -241,7 +241,7 @@ the hub accepts it.`,
 		},
 	}
 	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it accepts this device")
-	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), doctorCommand(&o, stdout), versionCommand(&o, stdout), manual.Command())
+	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), doctorCommand(&o, stdout), consoleCommand(&o), versionCommand(&o, stdout), manual.Command())
 	cmdline.Prepare(root)
 	return root
 }

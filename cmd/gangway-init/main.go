@@ -12,6 +12,7 @@
 //	gangway.mode=reset          wipe the machine for another owner
 //	gangway.mode=system         run an installed system, whose state is on its disk
 //	gangway.manifest=SHA256     hash of the manifest of the stick
+//	gangway.console=LEVEL       limit the console of the machine: off, read, on or full
 //	gangway.poweroff=onboarded  power off as soon as the machine is onboarded
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs
@@ -35,6 +36,7 @@ import (
 	"sync"
 	"time"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/installer"
 	"gangway/device/machine"
@@ -134,22 +136,69 @@ func boot() {
 	case "reset":
 		stick.Reset()
 	case "system":
-		installed(s, agent, power, processes).Run()
+		i := installed(s, agent, power, stick)
+		i.Terminals = terminals(s, processes, consoleLimit(words, s.Logf), i.Paths.AgentState())
+		i.Run()
 	}
 	settings, err := network.LiveSettings()
 	if err != nil {
 		s.Alarmf("%v", err)
 	}
 	network.New(s).Up(settings)
+	t := terminals(s, processes, consoleLimit(words, s.Logf), system.LiveState)
+	t.Mounted()
+	t.Start()
 	system.Live(agent, network.SettingsPath, words["gangway.poweroff"], s.Logf)
 	power.PowerOff()
 }
 
+// consoleLimit returns the level to which the image limits the machine's console. A word that is not a
+// level counts as read: whoever built the image wanted a limit.
+func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
+	word, set := words["gangway.console"]
+	if !set {
+		return access.Full
+	}
+	limit, err := access.Parse(word)
+	if err != nil {
+		logf("gangway.console: %v", err)
+		return access.Read
+	}
+	return limit
+}
+
+// consoleLog is where the console reads the machine's log, in memory.
+const consoleLog = "/run/gangway.log"
+
+// terminals serves the persons at the screen and at the serial ports.
+func terminals(s *screen.Screen, processes *machine.Processes, limit access.Level, state string) *system.Terminals {
+	s.KeepLog(consoleLog)
+	if limit != access.Off {
+		s.Hint("Press Enter for the machine's console.")
+	}
+	return &system.Terminals{
+		PasswordFile: "/" + install.ConsolePath, Shells: s.Terminals("tty2"), Consoles: s.Terminals("tty1"), Limit: limit, Logf: s.Logf, Shell: processes.Shell,
+		Console: func(terminal string, limit access.Level) error {
+			defer s.Lend(terminal)()
+			return processes.OnTerminal(terminal, nil, "/bin/gangway-agent", "console", "--limit", limit.String(), "--machine-hook", "/"+install.HookPath,
+				"--log-file", consoleLog, "--idle", consoleIdle, "--state", state, "--network-file", network.SettingsPath)
+		},
+	}
+}
+
+// consoleIdle is when the console closes by itself: the panel and the log are then visible again.
+const consoleIdle = "10m"
+
 // installed returns the system.System of this machine.
-func installed(s *screen.Screen, agent system.Agent, power machine.Power, processes *machine.Processes) *system.System {
+func installed(s *screen.Screen, agent system.Agent, power machine.Power, stick *installer.Installer) *system.System {
 	i := system.Local(s, agent)
 	i.Network, i.Restart = network.New(s), power.Restart
-	i.Logins = &system.Logins{PasswordFile: "/" + install.ConsolePath, Terminals: s.Terminals("tty2"), Shell: processes.Shell, Logf: s.Logf}
+	i.Wipe = func(espGUID string) {
+		if err := machine.Unmount(i.Paths.ESP, false); err != nil {
+			s.Logf("%v", err)
+		}
+		stick.WipeSystem(espGUID)
+	}
 	i.TrialTime, i.NetworkTime = bound(trialTime, system.TrialTime), bound(networkTime, system.NetworkTime)
 	i.Watchdog = func() { machine.Watchdog(bound(watchdogEvery, machine.WatchdogEvery), s.Logf) }
 	return i

@@ -400,3 +400,36 @@ func TestSystemsAreLookedForOnEveryDisk(t *testing.T) {
 		t.Errorf("%v, %v", systems, failed)
 	}
 }
+
+// A wipe that a person has requested at the machine's console erases the machine's own disk, and no
+// other.
+func TestWipeOfTheRunningSystem(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(l *lab)
+		want  []string
+		never []string
+	}{
+		"one disk": {nil, []string{"erase sda", "log /dev/sda is erased", "clear the TPM", "log the TPM is cleared", "forget the boot entry", "unlist sda", "sync", "status Wiped: this machine has no owner.", "power off"}, []string{"alarm"}},
+		"another disk with Gangway": {func(l *lab) { l.systems["sdb"] = &install.Installed{Disk: "sdb", Whole: true, ESPGUID: "esp-sdb"} },
+			[]string{"erase sda", "unlist sda", "power off"}, []string{"erase sdb", "unlist sdb"}},
+		"a copy of the disk": {func(l *lab) { l.systems["sdb"] = &install.Installed{Disk: "sdb", Whole: true, ESPGUID: "esp-sda"} },
+			[]string{"alarm NOT WIPED: 2 disks have this machine's system.", "power off"}, []string{"erase", "clear", "unlist"}},
+		"a disk that fails": {func(l *lab) { l.failing["erase sda"] = errOther }, []string{"erase sda", "clear", "alarm NOT ALL IS WIPED:\n/dev/sda:", "power off"}, []string{"status Wiped"}},
+		"a TPM that fails":  {func(l *lab) { l.tpm = errOther }, []string{"erase sda", "unlist sda", "alarm NOT ALL IS WIPED:", "power off"}, []string{"clear", "status Wiped"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, install.Disk{Name: "sda"}, install.Disk{Name: "sdb"})
+				l.noStickUsed = true
+				l.systems["sda"] = &install.Installed{Disk: "sda", Whole: true, ESPGUID: "esp-sda"}
+				if c.spoil != nil {
+					c.spoil(l)
+				}
+				l.run(func(i *Installer) { i.WipeSystem("esp-sda") }, 0)
+				l.want(c.want...)
+				l.never(c.never...)
+			})
+		})
+	}
+}

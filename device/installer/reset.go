@@ -54,6 +54,12 @@ func (i *Installer) reset() error {
 	case len(failed) == 0 && !i.confirmed():
 		return errStopped
 	}
+	return i.wipe(systems, failed, noTPM)
+}
+
+// wipe erases systems, clears the TPM and removes the boot entries. failed has the errors so far, and
+// noTPM the reason why the TPM cannot be cleared.
+func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 	progress := i.percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
 	for _, f := range systems {
 		if err := i.Disks.Erase(f.on, f.Installed, progress); err != nil {
@@ -82,6 +88,38 @@ func (i *Installer) reset() error {
 		return fmt.Errorf("NOT ALL IS WIPED:\n%w", errors.Join(failed...))
 	}
 	return nil
+}
+
+// WipeSystem wipes the installed system with this EFI system partition, at the request of a person at
+// the machine's console, and switches the machine off. The partition must not be mounted. It does
+// not return.
+func (i *Installer) WipeSystem(espGUID string) {
+	i.Screen.Statusf("Wiping this machine, as requested at its console")
+	err := i.wipeSystem(espGUID)
+	if err == nil {
+		i.Screen.Statusf("Wiped: this machine has no owner.\nThe machine switches off.")
+		i.Power.PowerOff()
+	}
+	i.Screen.Alarmf("%v", err)
+	time.Sleep(failedWait) // a person can read the reason
+	i.Power.PowerOff()
+}
+
+func (i *Installer) wipeSystem(espGUID string) error {
+	disks, err := i.Disks.List()
+	if err != nil {
+		return err
+	}
+	var systems []found
+	for _, d := range disks {
+		if s, err := i.Disks.System(d); err == nil && s.ESPGUID == espGUID {
+			systems = append(systems, found{s, d})
+		}
+	}
+	if len(systems) != 1 { // two: a person has put a copy of the disk into the machine
+		return fmt.Errorf("NOT WIPED: %d disks have this machine's system. Wipe with a stick.", len(systems)) //lint:ignore ST1005 shown to a person
+	}
+	return i.wipe(systems, nil, i.TPM.Check())
 }
 
 // found is an installed system of Gangway, and its disk.

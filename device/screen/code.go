@@ -15,7 +15,7 @@ func (s *Screen) ShowCode(address string) error {
 	var code []string
 	var err error
 	if address != "" {
-		code, err = blocks(address, rows)
+		code, err = QR(address, rows)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -30,10 +30,10 @@ func (s *Screen) ShowCode(address string) error {
 // margin if the screen has no room for 4.
 var quietZones = []int{4, 3, 2}
 
-// blocks draws a text as a QR code of half-block characters, in at most the given number of lines.
-// Each character is one module wide and two high. blocks draws the light modules, because the
+// QR draws a text as a QR code of half-block characters, in at most the given number of lines.
+// Each character is one module wide and two high. QR draws the light modules, because the
 // screen is dark.
-func blocks(text string, lines int) ([]string, error) {
+func QR(text string, lines int) ([]string, error) {
 	code, err := qr.Encode(text, qr.L)
 	if err != nil {
 		return nil, fmt.Errorf("encode %q as a QR code: %w", text, err)

@@ -40,7 +40,7 @@ func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 	code := strings.Repeat("Ab-_9", 11) + "Abcd"
 	for _, hub := range []string{"https://h.io", "https://hub.example:12443", "https://gangway.operations.customer-name.example.com:12443"} {
 		address := hub + "/claim/" + code
-		lines, err := blocks(address, rows)
+		lines, err := QR(address, rows)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 			t.Errorf("read %q, %v; want %q", out, err, address)
 		}
 	}
-	if _, err := blocks("https://"+strings.Repeat("x", 400), rows); err == nil {
+	if _, err := QR("https://"+strings.Repeat("x", 400), rows); err == nil {
 		t.Error("a QR code that is larger than the screen is drawn")
 	}
 }
@@ -68,7 +68,7 @@ func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 // The panel with a code fits the screen, even if the names of the hub and the network are long.
 func TestPanelWithACodeFitsTheScreen(t *testing.T) {
 	t.Parallel()
-	lines, err := blocks("https://gangway.operations.example.com:12443/claim/"+strings.Repeat("x", 59), rows)
+	lines, err := QR("https://gangway.operations.example.com:12443/claim/"+strings.Repeat("x", 59), rows)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,8 +23,11 @@ type Screen struct {
 	consoles []Console
 	uptime   func() string // seconds since the kernel started
 
-	mu    sync.Mutex // guards panel, and the writes to the consoles
-	panel *panel     // nil: the screen shows lines, like a serial port
+	mu    sync.Mutex      // guards panel, hint, lent and file, and the writes to the consoles
+	panel *panel          // nil: the screen shows lines, like a serial port
+	hint  string          // of the panel, also of a panel that starts later
+	lent  map[string]bool // by name: consoles on which another program runs
+	file  *logFile        // nil: the log is not kept
 
 	reading sync.Once
 	input   chan string
@@ -126,7 +129,11 @@ func (s *Screen) write(line, short string) {
 	if s.panel != nil && short != "" {
 		s.panel.log(short)
 	}
+	s.file.write(line)
 	for _, c := range s.consoles {
+		if s.lent[c.Name] {
+			continue
+		}
 		if s.panel != nil && c.isScreen() {
 			s.panel.draw(c)
 			continue

@@ -24,6 +24,7 @@ type panel struct {
 	status string // the important sentence; "\n" separates its lines
 	alarm  bool   // status describes a problem, and is shown in red
 	lines  []string
+	hint   string   // which keys a person may press; empty: none
 	code   []string // the lines of a QR code; nil: none
 }
 
@@ -85,6 +86,10 @@ func (p *panel) draw(w io.Writer) {
 	for _, l := range p.lines {
 		line("     %s%s%s", grey, Cut(l, width-8), plain)
 	}
+	if p.hint != "" {
+		line("")
+		line("  %s   %s%s", grey, Cut(p.hint, width-8), plain)
+	}
 	io.WriteString(w, b.String()) // one write, so that the screen does not flicker
 }
 
@@ -105,7 +110,7 @@ func Cut(s string, n int) string {
 func (s *Screen) StartPanel(title string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.panel = &panel{title: title}
+	s.panel = &panel{title: title, hint: s.hint}
 	for _, c := range s.consoles {
 		if f, ok := c.ReadWriter.(*os.File); ok && c.isScreen() {
 			enlarge(f)
@@ -152,8 +157,13 @@ func (s *Screen) Redraw(alarm bool, text string) {
 		return
 	}
 	s.panel.status, s.panel.alarm = text, alarm
+	s.redraw()
+}
+
+// redraw draws the panel. The caller holds mu.
+func (s *Screen) redraw() {
 	for _, c := range s.consoles {
-		if c.isScreen() {
+		if c.isScreen() && !s.lent[c.Name] {
 			s.panel.draw(c)
 		}
 	}

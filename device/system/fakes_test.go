@@ -88,7 +88,7 @@ func (l *lab) paths() Paths {
 
 func (l *lab) system() *System {
 	return &System{
-		Screen: l, TPM: labTPM{l}, Firmware: l, Disks: l, Network: l, Agent: l, Slots: l, Logins: labLogins{l},
+		Screen: l, TPM: labTPM{l}, Firmware: l, Disks: l, Network: l, Agent: l, Slots: l, Terminals: labDesks{l}, Wipe: l.wipe,
 		Watchdog: func() { l.step("watchdog") }, Restart: l.restart, BootID: func() (string, error) { return "boot-1", nil },
 		TrialTime: TrialTime, NetworkTime: NetworkTime, Paths: l.paths(),
 	}
@@ -233,7 +233,7 @@ func (l *lab) Find(espGUID string) (*install.Installed, error) {
 	if espGUID != "esp-guid" || time.Since(l.began) < l.there {
 		return nil, fs.ErrNotExist
 	}
-	return &install.Installed{Disk: "sda"}, l.step("find the disk")
+	return &install.Installed{Disk: "sda", ESPGUID: espGUID}, l.step("find the disk")
 }
 
 func (l *lab) MountESP(*install.Installed) error { return l.step("mount the ESP") }
@@ -274,9 +274,16 @@ type labTPM struct{ l *lab }
 func (t labTPM) Check() error { t.l.step("check the TPM"); return t.l.tpm }
 func (t labTPM) LiftLockout() { t.l.step("lift the lockout") }
 
-type labLogins struct{ l *lab }
+type labDesks struct{ l *lab }
 
-func (s labLogins) Start() { s.l.step("logins") }
+func (s labDesks) Start()   { s.l.step("terminals") }
+func (s labDesks) Mounted() { s.l.step("terminals: mounted") }
+
+func (l *lab) wipe(espGUID string) {
+	l.step("wipe %s", espGUID)
+	close(l.off)
+	runtime.Goexit()
+}
 
 // files returns the names in a folder of the machine.
 func (l *lab) files(dir string) (names []string) {

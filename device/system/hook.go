@@ -22,17 +22,22 @@ type Hook struct {
 		Trial() (running, kept slots.Slot, tried bool, err error)
 	}
 	Restart func() error // returns only on an error
+	In      io.Reader    // the settings of network-try
+	Out     io.Writer    // the answers of network-report and network-settings
 	ErrOut  io.Writer
 }
 
 // Run runs the command and returns its exit code.
 func (h *Hook) Run(args []string) int {
 	if len(args) != 2 {
-		fmt.Fprintln(h.ErrOut, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE")
+		fmt.Fprintln(h.ErrOut, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE; by gangway-agent console: gangway-hook console restart|network-report|network-settings|network-try|wipe")
 		return 2
 	}
 	if args[0] == "user-meta" {
 		return h.userMeta(args[1])
+	}
+	if args[0] == "console" {
+		return h.console(args[1])
 	}
 	return h.Slots.Do(args[0], args[1])
 }
@@ -62,7 +67,7 @@ func (h *Hook) busy() string {
 	if _, _, tried, err := h.Slots.Trial(); err == nil && tried {
 		return "a new system is on trial"
 	}
-	at, err := revision.ReadStatus(filepath.Join(h.Paths.agentState(), "trail"), readStatus(h.Paths).DeviceID)
+	at, err := revision.ReadStatus(filepath.Join(h.Paths.AgentState(), "trail"), readStatus(h.Paths).DeviceID)
 	if err == nil && at.Step != "" {
 		return "revision " + at.Step + " is being installed"
 	}

@@ -2,9 +2,6 @@ package system
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,77 +153,4 @@ func TestLiveSystem(t *testing.T) {
 			l.want("log the agent cannot be run: it is broken")
 		})
 	})
-}
-
-// labTerminal is a terminal on which a person types passwords.
-type labTerminal struct {
-	l    *lab
-	path string
-	read func() string
-}
-
-func (t labTerminal) Write(p []byte) (int, error) {
-	t.l.step("%s shows %s", t.path, bytes.TrimSpace(p))
-	return len(p), nil
-}
-func (t labTerminal) Close() error                  { return nil }
-func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
-
-// Only the image's password opens a shell. A wrong password causes a delay before the next
-// attempt.
-func TestLoginNeedsThePassword(t *testing.T) {
-	t.Parallel()
-	sum := sha256.Sum256([]byte("right"))
-	for name, c := range map[string]struct {
-		file   string // the content of the password file; empty: there is no file
-		typed  []string
-		logins bool
-		shells int
-		says   string
-	}{
-		"no password file":     {"", []string{"right"}, false, 0, ""},
-		"the right password":   {hex.EncodeToString(sum[:]) + "\n", []string{"right "}, true, 1, ""},
-		"a wrong one":          {hex.EncodeToString(sum[:]), []string{"wrong", "", "right"}, true, 1, "/dev/ttyS0 shows Wrong password."},
-		"a file that is cut":   {hex.EncodeToString(sum[:16]), []string{"right"}, false, 0, "log the file with the hash of the console's password is not valid"},
-		"a file that is empty": {"\n", []string{""}, false, 0, "log the file with the hash of the console's password is not valid"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inLab(t, func(l *lab) {
-				file := filepath.Join(l.dir, "console")
-				if c.file != "" {
-					l.write("console", c.file)
-				}
-				typed := c.typed
-				logins := &Logins{PasswordFile: file, Terminals: []string{"/dev/ttyS0"}, Logf: l.Logf}
-				logins.open = func(path string) (terminal, error) {
-					return labTerminal{l, path, func() string {
-						if len(typed) == 0 {
-							l.sleep(1000 * time.Hour)
-							l.alive()
-						}
-						word := typed[0]
-						typed = typed[1:]
-						l.step("typed %s after %s", word, time.Since(l.began))
-						return word
-					}}, nil
-				}
-				logins.Shell = func(path string) error { return l.step("shell on %s", path) }
-				logins.Start()
-				l.wait(time.Minute)
-				shells := 0
-				for _, s := range l.log {
-					if strings.HasPrefix(s, "shell on /dev/ttyS0") {
-						shells++
-					}
-				}
-				if shells != c.shells || l.did("/dev/ttyS0 shows Gangway, password:") != c.logins {
-					t.Errorf("%d shells: %q", shells, l.log)
-				}
-				l.want(c.says)
-				for i, word := range c.typed[:max(0, len(c.typed)-1)] {
-					l.want(fmt.Sprintf("typed %s after %s", word, time.Duration(i)*wrongWait))
-				}
-			})
-		})
-	}
 }

@@ -40,7 +40,7 @@ func (a LocalAgent) Run(args ...string) (int, error) {
 	return a.Processes.Run(a.Copy, agentPath, args...)
 }
 
-// Local returns the System of this machine. The caller sets Watchdog, Logins,
+// Local returns the System of this machine. The caller sets Watchdog, Terminals, Wipe,
 // Restart and Network.
 func Local(s Screen, agent Agent) *System {
 	return &System{
@@ -52,7 +52,7 @@ func Local(s Screen, agent Agent) *System {
 // LocalHook returns the Hook of this machine. The hook writes its messages for the owner to out.
 func LocalHook(out io.Writer, logf func(format string, args ...any)) *Hook {
 	h := slotHook(out)
-	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, ErrOut: os.Stderr}
+	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, In: os.Stdin, Out: out, ErrOut: os.Stderr}
 }
 
 // slotHook returns the Hook that updates this machine's system. The disk must be mounted.

@@ -56,17 +56,23 @@ const exitRefused = 3
 
 // System runs an installed system. Local returns one for this machine.
 type System struct {
-	Screen   Screen
-	TPM      TPM
-	Firmware Firmware
-	Disks    Disks
-	Network  Network
-	Agent    Agent
-	Slots    Slots
-	Logins   interface{ Start() }
+	Screen    Screen
+	TPM       TPM
+	Firmware  Firmware
+	Disks     Disks
+	Network   Network
+	Agent     Agent
+	Slots     Slots
+	Terminals interface {
+		Start()
+		Mounted()
+	}
 	Watchdog func() // sends keepalives; does not return
 	Restart  func() // does not return
-	BootID   func() (string, error)
+	// Wipe wipes the system with this EFI system partition, and switches the machine off. It does not
+	// return.
+	Wipe   func(espGUID string)
+	BootID func() (string, error)
 
 	// TrialTime and NetworkTime have the values of the constants, unless a test shortens them.
 	TrialTime, NetworkTime time.Duration
@@ -85,7 +91,8 @@ type Paths struct {
 	NetworkReport, Escrow, Settings string
 }
 
-func (p Paths) agentState() string { return filepath.Join(p.Data, "gangway-agent") }
+// AgentState is the folder of the agent's state.
+func (p Paths) AgentState() string { return filepath.Join(p.Data, "gangway-agent") }
 
 // changes returns the store in which the machine keeps its network settings.
 func (p Paths) changes() *netchange.Store {
@@ -154,7 +161,7 @@ type Slots interface {
 func (s *System) Run() {
 	s.Screen.StartPanel("Gangway")
 	go s.Watchdog()
-	s.Logins.Start()
+	s.Terminals.Start()
 	if err := s.TPM.Check(); err != nil {
 		s.Screen.Alarmf("%v", err)
 	} else {
@@ -169,6 +176,7 @@ func (s *System) Run() {
 		time.Sleep(s.TrialTime)
 		s.Restart()
 	}
+	s.Terminals.Mounted()
 	before := s.status().LastReport
 	s.judgeSlot()
 	settings, tried := s.networkSettings()
@@ -207,6 +215,9 @@ func (s *System) find(patience time.Duration) (*install.Installed, error) {
 func (s *System) mount(i *install.Installed) error {
 	if err := s.Disks.MountESP(i); err != nil {
 		return err
+	}
+	if exists(filepath.Join(s.Paths.ESP, install.WipePath)) { // before the disk's key is in memory
+		s.Wipe(i.ESPGUID)
 	}
 	device, encrypted, err := s.Disks.Unlock(i)
 	if err != nil {
@@ -279,7 +290,7 @@ func (s *System) judgeSlot() {
 // the machine connected, and returns when the agent ends.
 func (s *System) serve() {
 	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
-	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.agentState()}
+	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.AgentState()}
 	first := !s.status().onboarded()
 	if first {
 		onboard := append([]string{"onboard"}, args...)
@@ -367,7 +378,7 @@ func (a agentStatus) onboarded() bool { return a.Phase == "active" || a.Phase ==
 func (s *System) status() agentStatus { return readStatus(s.Paths) }
 
 func readStatus(p Paths) (s agentStatus) {
-	b, err := os.ReadFile(filepath.Join(p.agentState(), "state.json"))
+	b, err := os.ReadFile(filepath.Join(p.AgentState(), "state.json"))
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}

@@ -32,7 +32,7 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 		l.counted = "EFI/Linux/gangway-a+2-1.efi"
 		l.write("esp/"+l.counted, "system")
 		l.run(time.Minute)
-		l.want("panel Gangway", "logins", "check the TPM", "lift the lockout", "find the disk", "mount the ESP", "unlock", "mount /dev/dm-0",
+		l.want("panel Gangway", "terminals", "check the TPM", "lift the lockout", "find the disk", "mount the ESP", "unlock", "mount /dev/dm-0", "terminals: mounted",
 			"fact System: slot a", "network with VLAN 0", "status Joining the hub", "agent onboard "+agentArgs+" --token-file /esp/"+install.TokenPath,
 			"log onboarded", runArgs, "log the hub has accepted a report", "log this boot is good: gangway-a.efi")
 		l.want("watchdog")
@@ -45,6 +45,16 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 		if got := l.files("esp/gangway"); len(got) != 0 {
 			t.Errorf("the join token is still there: %q", got)
 		}
+	})
+}
+
+// A request from the machine's console wipes the system before the disk's key is in memory.
+func TestWipeRequestedAtTheConsole(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.write("esp/"+install.WipePath, "wipe\n")
+		l.run(time.Minute)
+		l.want("find the disk", "mount the ESP", "wipe esp-guid")
+		l.never("unlock", "mount /dev/dm-0", "terminals: mounted", "agent")
 	})
 }
 
@@ -68,7 +78,7 @@ func TestSystemWithoutItsDiskRestarts(t *testing.T) {
 				c.spoil(l)
 				l.run(time.Hour)
 				l.want(c.says, "restart")
-				l.never("agent", "network with", "trial")
+				l.never("agent", "network with", "trial", "terminals: mounted")
 				if took := time.Since(l.began); took < TrialTime || took > TrialTime+diskWait+time.Second {
 					t.Errorf("restarted after %s", took)
 				}

@@ -17,7 +17,7 @@ import (
 	"crypto/rand"
 )
 
-// AgentRun counts the TPM commands that the device's side sends, by step.
+// AgentRun counts the TPM commands that the agent sends in each step of the onboarding.
 type AgentRun struct {
 	TPM      string      `json:"tpm"`
 	EK       string      `json:"ek"`

@@ -6,8 +6,8 @@ import (
 	"gangway/image/stick"
 )
 
-// A disk with sectors of 4096 bytes is installed to, encrypted, booted, updated, and booted
-// again.
+// A machine whose disk has sectors of 4096 bytes can be installed with encryption, booted, updated,
+// and booted again.
 func TestDiskWithLargeSectors(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -21,10 +21,10 @@ const (
 type Change struct {
 	Name string // of the file, or "#spec"
 	Kind ChangeKind
-	// Before and After are the values: an object's SHA-256, or the compact JSON of a document.
-	// Before is empty for an added file, After for a removed one.
+	// Before and After are the values in the two states: an object's SHA-256, or the compact JSON
+	// of a document. Before is empty if the file was added, and After if it was removed.
 	Before, After string
-	// Object reports whether each value is an object's SHA-256.
+	// Object reports whether the values are SHA-256s of objects.
 	Object bool
 }
 

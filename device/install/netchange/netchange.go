@@ -34,6 +34,9 @@ type Source string
 const (
 	Stick Source = "stick" // the stick that installed the machine, or that it booted from later
 	Hub   Source = "hub"   // set by the owner at the hub
+	// Console is a person at the machine. Unlike the other sources, a person who offers the same
+	// text again wants another trial.
+	Console Source = "console"
 )
 
 // Result is the result of an offer.
@@ -96,7 +99,7 @@ func (s *Store) Offer(from Source, text string, try bool) (news bool, err error)
 	var mistake error
 	err = s.change(func(j *journal) bool {
 		seen := digest(text)
-		if j.Seen[from] == seen {
+		if j.Seen[from] == seen && from != Console {
 			return false
 		}
 		j.Seen[from] = seen
@@ -196,6 +199,12 @@ func (s *Store) Drop(reason string) error {
 func (s *Store) Last() (last *Outcome, err error) {
 	err = s.change(func(j *journal) bool { last = j.Last; return false })
 	return last, err
+}
+
+// Settings returns the settings in force.
+func (s *Store) Settings() (settings *netfile.Settings, err error) {
+	err = s.change(func(j *journal) bool { settings = j.settings(); return false })
+	return settings, err
 }
 
 // Report describes, for the owner, the settings in force, the settings on trial and the outcome of
