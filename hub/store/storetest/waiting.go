@@ -125,8 +125,9 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	equal(f, "state", w.State, store.Undecided)
 }
 
-// Each property that a person decides by is part of the digest. The time and the address of the last
-// request are not.
+// A property on which a person bases a decision is part of the digest: if an attacker changes it
+// after the owner saw the row, the decision fails. The time and the address of the last request are
+// not part of it.
 func decisionAboutOtherEvidence(f *fixture) {
 	m := Machine{Name: "raft"}
 	decide := func(seen store.WaitingDevice) error {
@@ -153,14 +154,14 @@ func decisionAboutOtherEvidence(f *fixture) {
 	again.Addr, again.LastSeen, again.Expires = "192.0.2.8:1", Epoch.Add(time.Hour), Epoch.Add(time.Hour+week)
 	f.wait(again)
 	f.must(decide(seen))
-	f.refused(decide(seen), store.ErrChanged) // it is approved since
+	f.refused(decide(seen), store.ErrChanged) // the first decision has changed the row
 }
 
 func waitingPages(f *fixture) {
 	var want []string
 	for i := range 7 {
 		w := Machine{Name: fmt.Sprint("raft", i)}.waiting(f.token, "policy")
-		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some have the same time
+		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some rows have the same time
 		w = f.wait(w)
 		want = append([]string{w.DeviceID}, want...)
 	}
