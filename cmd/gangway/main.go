@@ -135,6 +135,7 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	cmdline.Prepare(root)
 	// A variable that somebody forgot must not confirm, nor start a hub anew.
 	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick")
+	a.complete(root)
 	return root
 }
 

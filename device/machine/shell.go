@@ -9,7 +9,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Shell runs a shell on a terminal, until the shell ends.
+// Shell runs a shell on a terminal, and returns when the shell has ended.
 func (p *Processes) Shell(terminal string) error {
 	return p.OnTerminal(terminal, []string{"PS1=gangway# "}, "/bin/sh")
 }

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 )
 
-// terminal is a console whose output is kept, and on which a person may type.
+// terminal is a console that records its output and on which a person may type.
 type terminal struct {
 	io.Reader
 	bytes.Buffer
@@ -28,7 +28,8 @@ func (t *terminal) Write(p []byte) (int, error) {
 
 func newTerminal(typed string) *terminal { return &terminal{Reader: strings.NewReader(typed)} }
 
-// last returns the text that a terminal shows since the screen was last cleared, without colours.
+// last returns the text on a terminal since the screen was last cleared, without the colour
+// sequences.
 func (t *terminal) last() string {
 	text := t.String()
 	text = text[strings.LastIndex(text, clearScreen)+len(clearScreen):]
@@ -72,8 +73,8 @@ func TestLinesGoToEveryConsoleUntilThereIsAPanel(t *testing.T) {
 	}
 }
 
-// A fact or a sentence that has not changed is not written again, so that it does not fill the
-// output of a serial port.
+// If a fact or a sentence has not changed, it is not written again to a serial port, so that it
+// does not fill the port's output.
 func TestOnlyNewsIsWrittenToSerialPorts(t *testing.T) {
 	t.Parallel()
 	s, tty, serial := newScreen()
@@ -115,7 +116,7 @@ func TestAlarmIsRed(t *testing.T) {
 	}
 }
 
-// The remedy is at the end of a long text, so the screen shows all of it.
+// The screen shows the whole of a long text, because the remedy is at its end.
 func TestLongTextIsWrapped(t *testing.T) {
 	t.Parallel()
 	s, tty, _ := newScreen()
@@ -175,7 +176,7 @@ func TestInputIsReadFromEveryConsole(t *testing.T) {
 	})
 }
 
-// A program that prints a line without an end must not block on it.
+// A program that prints a line without an end must not block: Copy discards its output.
 func TestOutputOfAProgramIsCopiedWhateverItIs(t *testing.T) {
 	t.Parallel()
 	s, _, serial := newScreen()

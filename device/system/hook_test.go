@@ -11,7 +11,7 @@ import (
 	"gangway/device/install/slots"
 )
 
-// hookSlots stands for the slots. It records each call of Do.
+// hookSlots simulates the slots. It records each call of Do.
 type hookSlots struct{ l *lab }
 
 func (h hookSlots) Do(verb, folder string) int {
@@ -44,9 +44,9 @@ func TestHookIsCalledForARevision(t *testing.T) {
 	})
 }
 
-// New settings of the owner restart the machine. If the machine is busy, the
-// hook exits with code 1 and the agent calls it again later. If the settings
-// have a mistake, the agent does not call it again.
+// The owner's new network settings restart the machine. If the machine is busy, the hook exits
+// with code 1, and the agent calls the hook again later. If the settings have a mistake, the hook
+// exits with code 0, because a later call would not help.
 func TestHookForUserMeta(t *testing.T) {
 	t.Parallel()
 	const good = `{"gangway.network":"version = 1\nvlan = 7\n"}`
@@ -60,13 +60,13 @@ func TestHookForUserMeta(t *testing.T) {
 		"no settings":         {`{"site":"oslo"}`, nil, 0, nil},
 		"a mistake":           {`{"gangway.network":"vlan 7"}`, nil, 0, []string{"log The network settings of the owner cannot be used: "}},
 		"not JSON":            {`{`, nil, 1, []string{"log "}},
-		"a system on trial":   {good, func(l *lab) { l.tried = true }, 1, []string{"log the network settings of the owner wait: a new system is being tried"}},
+		"a system on trial":   {good, func(l *lab) { l.tried = true }, 1, []string{"log the owner's network settings must wait: a new system is on trial"}},
 		"no restart":          {good, func(l *lab) { l.failing["restart"] = errBroken }, 1, []string{"restart", "log it is broken"}},
 		"an unreadable trial": {good, func(l *lab) { l.failing["trial"], l.tried = errBroken, true }, 0, []string{"restart"}},
 		"a revision that is installed": {good, func(l *lab) {
 			l.status(agentStatus{Phase: "active", DeviceID: "d1"})
 			l.write("data/gangway-agent/trail/journal.json", `{"version":1,"device":"d1","begun":true,"step":{"rev":3,"phase":"installing"}}`)
-		}, 1, []string{"log the network settings of the owner wait: revision 3 is being installed"}},
+		}, 1, []string{"log the owner's network settings must wait: revision 3 is being installed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(l *lab) {
@@ -90,8 +90,8 @@ func TestHookForUserMeta(t *testing.T) {
 	}
 }
 
-// A machine without a disk onboards at each start, and switches off when the
-// command line says so.
+// A machine without a disk onboards at each start, and switches off at the event that the command
+// line names.
 func TestLiveSystem(t *testing.T) {
 	t.Parallel()
 	const args = "--set-clock --network-file /n.txt --state /run/gangway-agent"

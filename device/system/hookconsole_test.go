@@ -73,7 +73,7 @@ func TestConsoleTriesNetworkSettings(t *testing.T) {
 		"already in force":    {func(l *lab) { l.consoleHook(access.ActionTry, text); l.log = nil }, text, 1, false, "the machine has these network settings already", "in force:\n  vlan = 7"},
 		"a mistake":           {nil, "vlan 7", 1, false, "line 1", "refused"},
 		"too long":            {nil, text + strings.Repeat("# x\n", 64<<10), 1, false, "bytes", ""},
-		"a system on trial":   {func(l *lab) { l.tried = true }, text, 1, false, "a new system is being tried; try again later", "in force: automatic"},
+		"a system on trial":   {func(l *lab) { l.tried = true }, text, 1, false, "a new system is on trial; try again later", "in force: automatic"},
 		"no disk":             {func(l *lab) { os.RemoveAll(filepath.Join(l.dir, "esp/EFI")) }, text, 1, false, "runs without a disk", ""},
 		"no restart possible": {func(l *lab) { l.failing["restart"] = errBroken }, text, 1, true, "it is broken", ""},
 	} {

@@ -44,7 +44,7 @@ type Terminals struct {
 	open func(path string) (terminal, error) // default: openTerminal
 }
 
-// terminal is where a person types.
+// terminal is a terminal on which a person types.
 type terminal interface {
 	io.WriteCloser
 	ReadPassword() ([]byte, error)
@@ -99,7 +99,7 @@ func (t *Terminals) password() []byte {
 	}
 	want, err := hex.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(want) != sha256.Size {
-		t.Logf("the shell's password cannot be read")
+		t.Logf("the file with the hash of the shell's password is not valid, so no shell is offered")
 		return nil
 	}
 	return want

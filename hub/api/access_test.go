@@ -288,8 +288,8 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	}
 }
 
-// The mux gets a wider pattern for DELETE /devices/{id}/public. Other paths that the pattern
-// matches are answered as before: 404 for a path without a route, also without a sign-in.
+// The mux has a pattern for DELETE /devices/{id}/public that is wider than the route. A path that
+// matches the pattern, but is not a route, still gets a 404, even if the caller is not signed in.
 func TestWidenedPatternServesOnlyItsRoute(t *testing.T) {
 	f := newFleet(t)
 	nobody := f.person(t, "")

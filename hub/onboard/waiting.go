@@ -102,8 +102,9 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	return undecided
 }
 
-// checkDenial refuses a device whose evidence leaves no questions, if its owner has denied the EK. So
-// an EK certificate that a later request contains, or a line of an EK list, does not undo the denial.
+// checkDenial refuses a device whose owner has denied its EK, even if the evidence now leaves no
+// questions. So neither an EK certificate in a later request nor a line of an EK list undoes the
+// denial.
 func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {

@@ -31,6 +31,9 @@ type Policies interface {
 	Policy(ctx context.Context, owner string) (Policy, error)
 	// PutPolicy replaces a policy; an empty Text removes it. ConfigVersion increases.
 	PutPolicy(ctx context.Context, p Policy) error
+	// SwapPolicy is PutPolicy, if the owner's policy has the text was (empty: there is none).
+	// ErrChanged: it has another one, and nothing was changed.
+	SwapPolicy(ctx context.Context, p Policy, was string) error
 }
 
 // EKLists stores the EK lists (expected TPMs) of the hub and of its owners.
@@ -39,6 +42,17 @@ type EKLists interface {
 	PutEKList(ctx context.Context, owner string, list []ListedEK) error
 	// EKList returns the owner's list, in no particular order.
 	EKList(ctx context.Context, owner string) ([]ListedEK, error)
+	// EKListPage lists the lines of the owner's list whose hash or serial number begins with prefix
+	// (lower-case hexadecimal; empty: all lines): the hashes, then the serial numbers, each in their
+	// order. after is the next of the page before (empty: the first page), limit at most 1000 (0: 100).
+	// next is empty if there are no more lines.
+	EKListPage(ctx context.Context, owner, prefix, after string, limit int) (lines []ListedEK, next string, err error)
+	// CountEKList counts the lines of the owner's list, up to limit.
+	CountEKList(ctx context.Context, owner string, limit int) (int, error)
+	// ChangeEKList adds a line to the owner's list, in place of the one with the same hash or serial
+	// number, or removes it. If something changed, ConfigVersion grows. ErrFull: the list would have
+	// more than most lines. ErrNotFound: the line to remove is not on the list.
+	ChangeEKList(ctx context.Context, owner string, l ListedEK, remove bool, most int) error
 	// HasEKList reports whether the owner's list has lines.
 	HasEKList(ctx context.Context, owner string) (bool, error)
 	// FindEK returns the line of the owner's list that names the EK by its hash. If there is none,

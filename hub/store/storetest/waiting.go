@@ -2,8 +2,10 @@ package storetest
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -21,7 +23,9 @@ var waitingTests = []test{
 	{"WaitingDevicesAreBounded", roomIsBounded},
 	{"DeletionEndsTheApproval", deletedDeviceIsNoLongerApproved},
 	{"Policies", policies},
+	{"SwappedPolicies", swappedPolicies},
 	{"EKLists", ekLists},
+	{"EKListPages", ekListPages},
 }
 
 // waiting returns the machine as a waiting device that has waited since Epoch and expires a week
@@ -272,6 +276,27 @@ func policies(f *fixture) {
 	}
 }
 
+// A change in between is noticed, and not overwritten.
+func swappedPolicies(f *fixture) {
+	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
+	f.must(f.SwapPolicy(f.ctx, p, ""))
+	next := store.Policy{Owner: f.owner.ID, Text: "version: 1 # later\n", Updated: micros(Epoch)}
+	before := f.version()
+	f.refused(f.SwapPolicy(f.ctx, next, ""), store.ErrChanged)
+	f.refused(f.SwapPolicy(f.ctx, next, "version: 1"), store.ErrChanged)
+	equal(f, "config version", f.version(), before)
+	f.must(f.SwapPolicy(f.ctx, next, p.Text))
+	got, err := f.Policy(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "policy", got, next)
+	if f.version() <= before {
+		f.Fatal("the config version has not grown")
+	}
+	f.must(f.SwapPolicy(f.ctx, store.Policy{Owner: f.owner.ID}, next.Text))
+	f.refused(f.SwapPolicy(f.ctx, p, next.Text), store.ErrChanged)
+	f.must(f.SwapPolicy(f.ctx, p, ""))
+}
+
 func (f *fixture) version() int64 {
 	f.Helper()
 	v, err := f.ConfigVersion(context.Background())
@@ -328,4 +353,74 @@ func ekLists(f *fixture) {
 	f.must(f.PutEKList(f.ctx, f.owner.ID, nil))
 	kept(f.owner.ID, false)
 	none(f.owner.ID, key, serial)
+}
+
+// The lines of a list are found by the beginning of their hash or serial number, a page at a time, and
+// changed one by one.
+func ekListPages(f *fixture) {
+	line := func(hash string, serial ...byte) store.ListedEK {
+		if hash == "" {
+			return store.ListedEK{Cert: serial}
+		}
+		var h store.Hash
+		digits, err := hex.DecodeString(hash)
+		f.must(err)
+		copy(h[:], digits)
+		return store.ListedEK{Key: &h}
+	}
+	name := func(l store.ListedEK) string {
+		if l.Key != nil {
+			return hex.EncodeToString(l.Key[:2])
+		}
+		return "s" + hex.EncodeToString(l.Cert)
+	}
+	for _, l := range []store.ListedEK{line("ab12"), line("ab34"), line("ac00"), line("ffff"), line("", 0xab, 0x12), line("", 0xff), line("", 0xff, 0xff)} {
+		before := f.version()
+		f.must(f.ChangeEKList(f.ctx, f.owner.ID, l, false, 7))
+		if f.version() <= before {
+			f.Fatal("the config version has not grown")
+		}
+	}
+	f.must(f.ChangeEKList(f.ctx, f.other.ID, line("ab99"), false, 7))
+	for _, c := range []struct{ prefix, want string }{
+		{"", "ab12 ab34 ac00 ffff sab12 sff sffff"}, {"a", "ab12 ab34 ac00 sab12"}, {"ab", "ab12 ab34 sab12"}, {"ab3", "ab34"},
+		{"f", "ffff sff sffff"}, {"ffff", "ffff sffff"}, {"fffff", ""}, {"0", ""}, {"x", ""}, {"AB", "ab12 ab34 sab12"},
+	} {
+		for _, limit := range []int{1, 2, 3, 100} {
+			var got []string
+			for after, pages := "", 0; pages == 0 || after != "" && pages < 9; pages++ {
+				lines, next, err := f.EKListPage(f.ctx, f.owner.ID, c.prefix, after, limit)
+				f.must(err)
+				if len(lines) > limit {
+					f.Fatalf("%d lines", len(lines))
+				}
+				for _, l := range lines {
+					got = append(got, name(l))
+				}
+				after = next
+			}
+			equal(f, "lines that begin with "+c.prefix, strings.Join(got, " "), c.want)
+		}
+	}
+	count := func(limit, want int) {
+		f.Helper()
+		n, err := f.CountEKList(f.ctx, f.owner.ID, limit)
+		f.must(err)
+		equal(f, "count", n, want)
+	}
+	count(5, 5)
+	count(100, 7)
+	before := f.version()
+	f.refused(f.ChangeEKList(f.ctx, f.owner.ID, line("1111"), false, 7), store.ErrFull)
+	f.refused(f.ChangeEKList(f.ctx, f.owner.ID, line("1111"), true, 7), store.ErrNotFound)
+	equal(f, "config version", f.version(), before)
+	count(100, 7)
+	noted := line("ab12")
+	noted.Note, noted.CertificateRequired = "pallet 9", true
+	f.must(f.ChangeEKList(f.ctx, f.owner.ID, noted, false, 7))
+	lines, _, err := f.EKListPage(f.ctx, f.owner.ID, "ab12", "", 1)
+	f.must(err)
+	equal(f, "note", lines[0].Note, "pallet 9")
+	f.must(f.ChangeEKList(f.ctx, f.owner.ID, noted, true, 7))
+	count(100, 6)
 }
