@@ -276,7 +276,7 @@ func policies(f *fixture) {
 	}
 }
 
-// A change in between is noticed, and not overwritten.
+// If another change happened after the caller read the policy, SwapPolicy must not overwrite it.
 func swappedPolicies(f *fixture) {
 	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
 	f.must(f.SwapPolicy(f.ctx, p, ""))
@@ -290,7 +290,7 @@ func swappedPolicies(f *fixture) {
 	f.must(err)
 	equal(f, "policy", got, next)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	f.must(f.SwapPolicy(f.ctx, store.Policy{Owner: f.owner.ID}, next.Text))
 	f.refused(f.SwapPolicy(f.ctx, p, next.Text), store.ErrChanged)
@@ -355,8 +355,8 @@ func ekLists(f *fixture) {
 	none(f.owner.ID, key, serial)
 }
 
-// The lines of a list are found by the beginning of their hash or serial number, a page at a time, and
-// changed one by one.
+// The lines of an EK list can be searched by the beginning of the hash or serial number, in pages,
+// and changed one by one.
 func ekListPages(f *fixture) {
 	line := func(hash string, serial ...byte) store.ListedEK {
 		if hash == "" {
@@ -378,7 +378,7 @@ func ekListPages(f *fixture) {
 		before := f.version()
 		f.must(f.ChangeEKList(f.ctx, f.owner.ID, l, false, 7))
 		if f.version() <= before {
-			f.Fatal("the config version has not grown")
+			f.Fatal("the config version did not increase")
 		}
 	}
 	f.must(f.ChangeEKList(f.ctx, f.other.ID, line("ab99"), false, 7))
