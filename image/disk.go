@@ -54,7 +54,7 @@ func (d Disk) Write(name string) error {
 	if err := d.sizeFor(files); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // the file has mode 0600
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // CreateTemp makes the file with mode 0600
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
@@ -179,9 +179,9 @@ func writeFile(to filesystem.FileSystem, f File) error {
 
 var timeLock sync.Mutex
 
-// fixedTime makes go-diskfs write the same time for all files, until the returned function is
-// called. go-diskfs takes the time only from the environment variable SOURCE_DATE_EPOCH
-// (reproducible-builds.org). FAT's first year is 1980.
+// fixedTime makes go-diskfs write the same time, the first of FAT's years (1980), for all files
+// until restore is called. go-diskfs reads the time only from the environment variable
+// SOURCE_DATE_EPOCH (reproducible-builds.org).
 func fixedTime() (restore func()) {
 	const name, first = "SOURCE_DATE_EPOCH", "315532800"
 	timeLock.Lock()

@@ -252,7 +252,8 @@ func CredentialFile(blob, secret []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(secret))), secret...)
 }
 
-// ParseCredentialFile reverses CredentialFile.
+// ParseCredentialFile parses a file in the format of CredentialFile and returns the contents of its
+// two structures.
 func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 	malformed := errors.New("the file does not have the format of tpm2_makecredential")
 	sized := func() []byte {

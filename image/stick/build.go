@@ -31,7 +31,7 @@ type Config struct {
 	Token []byte
 	// Hub is the content of the hub file (wire.HubFile). Build uses it only if Token is empty.
 	Hub []byte
-	// Disk is the rule by which the automatic installation chooses the disk.
+	// Disk is the rule by which the automatic installation chooses the machine's disk.
 	Disk install.Rule
 	// Escrow is the age recipient to which machines encrypt their recovery keys before they send
 	// them to the hub. If it is empty, machines do not send them.
@@ -48,7 +48,7 @@ type Config struct {
 	Network *netfile.Settings
 	// Debug adds a console to the installed system, on which a person can sign in with a password.
 	Debug bool
-	// Progress, if set, is called with the name of each step.
+	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
 }
 

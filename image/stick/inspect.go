@@ -46,7 +46,7 @@ type Entry struct {
 	Title   string `json:"title"`
 	File    string `json:"file"`
 	Cmdline string `json:"cmdline"`
-	SHA256  string `json:"sha256"` // of the unified kernel image
+	SHA256  string `json:"sha256"` // SHA-256 of the unified kernel image, hexadecimal
 }
 
 // Inspect reads an image file and checks it: each part must match its hash in the manifest, and the

@@ -377,8 +377,8 @@ func TestShellIsClean(t *testing.T) {
 	}
 }
 
-// wantAgentKeys checks that the keys of an enrolment are the same as those that package identity
-// makes with this TPM.
+// wantAgentKeys checks that the keys of an enrolment equal the keys that package identity makes
+// with this TPM.
 func wantAgentKeys(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
 	t.Helper()
 	link, err := identity.Open(tpm.Address())
