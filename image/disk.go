@@ -137,7 +137,7 @@ func (d *Disk) sizeFor(files []File) error {
 	var need int64
 	for _, f := range files {
 		if len(f.Data) == 0 {
-			return fmt.Errorf("image: %s is empty; go-diskfs writes empty files incorrectly", f.Path)
+			return fmt.Errorf("image: the file %s is empty: use a file of at least one byte, because go-diskfs writes empty files incorrectly", f.Path)
 		}
 		need += int64(len(f.Data)) + 64<<10
 	}
@@ -150,8 +150,8 @@ func (d *Disk) sizeFor(files []File) error {
 	return nil
 }
 
-// guid makes a GUID (RFC 9562, version 8) from the label, the size and the text use, which says
-// what the GUID names.
+// guid makes a GUID (RFC 9562, version 8) from the label, the size and use, the purpose of the
+// GUID.
 func (d *Disk) guid(use string) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "gangway image v1\x00%s\x00%d\x00%s", d.Label, d.ESPSize, use))
 	u, err := uuid.FromBytes(h[:16])

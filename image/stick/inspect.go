@@ -20,7 +20,7 @@ import (
 	"github.com/diskfs/go-diskfs"
 )
 
-// Contents describes what an image contains and what it does on a machine.
+// Contents describes the content of an image and its effect on a machine.
 type Contents struct {
 	Manifest *install.Manifest `json:"manifest"`
 	// ManifestSHA256 is the manifest's SHA-256, hexadecimal. The command line of each entry

@@ -260,8 +260,8 @@ func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	stop()
 }
 
-// If the firmware measures nothing into the TPM, the hub tells the owner so, and accepts the device
-// as long as no policy requires a measured boot.
+// If the firmware measures nothing into the TPM, the hub reports this to the owner, and accepts the
+// device as long as no policy requires a measured boot.
 func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
