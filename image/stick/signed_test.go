@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"gangway/device/console/access"
 	"gangway/device/install/slots"
 	"gangway/image/authenticode"
 	"gangway/internal/race"
@@ -74,7 +75,7 @@ func TestSignedSystemIsASystem(t *testing.T) {
 	p := parts(t)
 	key, cert := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
-	b, err := System(p, nil)
+	b, err := System(p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}

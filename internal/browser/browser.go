@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	cdpbrowser "github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
@@ -208,6 +209,17 @@ func (tab *Tab) Click(selector string) {
 	tab.t.Helper()
 	_, err := chromedp.RunResponse(tab.Context, chromedp.Click(selector))
 	tab.must(err)
+}
+
+// Downloads lets the tab save files, and returns the folder for them.
+func (tab *Tab) Downloads() string {
+	tab.t.Helper()
+	dir := tab.t.TempDir()
+	_, err := chromedp.Call(tab.Context, cdpbrowser.SetDownloadBehavior, cdpbrowser.SetDownloadBehaviorParams{
+		Behavior: cdpbrowser.SetDownloadBehaviorBehaviorAllow, DownloadPath: dir, BrowserContextID: chromedp.FromContext(tab.Context).BrowserContextID,
+	})
+	tab.must(err)
+	return dir
 }
 
 // Eval evaluates a JavaScript expression in the page and returns its value.

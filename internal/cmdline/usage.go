@@ -258,7 +258,7 @@ var flagSynonyms = map[string]string{
 	"port": "--listen", "bind": "--listen", "addr": "--listen", "address": "--url", "user": "--nick", "username": "--nick", "u": "--nick",
 	"token": "--token-file", "expires": "--expires-in", "ttl": "--expires-in", "expiry": "--expires-in", "uses": "--max-uses", "limit": "--max-uses",
 	"label": "--meta", "tag": "--meta", "interval": "--poll", "hub": "--hub-file", "ca": "--hub-ca", "fingerprint": "--hub-name",
-	"v": "--version", "profile": "--context", "tail": "--limit", "n": "--limit",
+	"msg": "--message", "comment": "--message", "commit-msg": "--message", "v": "--version", "profile": "--context", "tail": "--limit", "lines": "--tail", "n": "--limit",
 }
 
 // flagError returns the error for flags that cannot be parsed. err is pflag's error.

@@ -146,7 +146,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 		return "", verdict.Load()
 	}
 	// If the maker's site has no revocation list, the verdict says so.
-	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "it is not known whether the EK certificate is revoked") {
+	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "the hub could not check whether the EK certificate is revoked") {
 		t.Errorf("without a list, soft mode: %q", refused)
 	}
 	w.set("/root.crl", list(root))
@@ -162,7 +162,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 	w.set("/one.crl", list(one))
 	w.set("/root.crl", list(root, one.cert.SerialNumber))
-	if refused, _ := try(fetch.CRLsSoft); !strings.Contains(refused, "which is above the EK certificate") {
+	if refused, _ := try(fetch.CRLsSoft); !strings.Contains(refused, "which is in the chain of the EK certificate") {
 		t.Errorf("its CA revoked: %q", refused)
 	}
 }
@@ -188,7 +188,7 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	a, err := agent.New(agent.Config{
 		Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(), Model: "test machine", Serial: "0001",
 		Progress: func(s agent.Progress) {
-			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot find out whether") {
+			if s.Name == "waiting" && strings.Contains(s.Detail, "could not check whether") {
 				waited = true
 				w.set("/root.crl", der)
 				ahead.Store(int64(time.Hour)) // longer than the hub caches a failed download

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"gangway/internal/cmdline"
 	"gangway/internal/version"
 
 	"github.com/spf13/cobra"
@@ -112,6 +113,7 @@ func page(c *cobra.Command, build version.Build) string {
 	}
 	options(&b, "OPTIONS", c.NonInheritedFlags())
 	options(&b, "OPTIONS OF ALL COMMANDS", c.InheritedFlags())
+	environment(&b, c)
 	if c.Example != "" {
 		fmt.Fprintf(&b, ".SH EXAMPLES\n%s", verbatim(strings.Split(c.Example, "\n")))
 	}
@@ -119,6 +121,24 @@ func page(c *cobra.Command, build version.Build) string {
 		fmt.Fprintf(&b, ".SH SEE ALSO\n.BR %s (1)\n", escape(pageName(c.Parent())))
 	}
 	return b.String()
+}
+
+// environment lists the environment variables of a command's own flags.
+func environment(b *strings.Builder, c *cobra.Command) {
+	first := true
+	list := func(f *pflag.Flag) {
+		name := cmdline.Variable(c, f)
+		if name == "" {
+			return
+		}
+		if first {
+			b.WriteString(".SH ENVIRONMENT\nA flag on the command line counts before its variable.\n")
+			first = false
+		}
+		fmt.Fprintf(b, ".TP\n.B %s\nthe value of --%s\n", escape(name), escape(f.Name))
+	}
+	c.NonInheritedFlags().VisitAll(list)
+	c.InheritedFlags().VisitAll(list)
 }
 
 func options(b *strings.Builder, title string, flags *pflag.FlagSet) {

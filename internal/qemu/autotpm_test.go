@@ -80,7 +80,7 @@ func TestEncryptedInstallation(t *testing.T) {
 	other := s.with(false)
 	other.Dir, other.TPM = t.TempDir(), newTPM(t, swtpm.P384)
 	m, ctx = boot(t, other)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition cannot be unlocked: this TPM does not release the disk's key`)
 	m.Stop()
 	s.listed(t)
 

@@ -72,7 +72,7 @@ func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (c
 	if _, _, onboarded := m.Find(regexp.MustCompile(`: onboarded|: This machine is onboarded`)); onboarded {
 		return came, nil
 	}
-	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has installed Gangway here already`)); installed {
+	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has already installed Gangway on this machine`)); installed {
 		return came, moments[slices.Index(moments, firstBoot):]
 	}
 	return came, moments

@@ -24,7 +24,7 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: disk: /dev/nvme[01]n1 +4\.3 GB +QEMU NVMe Ctrl +serial disk`)
 	waitFor(t, ctx, m, `gangway-init .*: installed in`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
-	if l, _, ok := m.Find(regexp.MustCompile(`fits: which shall be erased`)); ok {
+	if l, _, ok := m.Find(regexp.MustCompile(`matches the disk rule\. Which one is to be erased`)); ok {
 		t.Errorf("the installer asks for a disk: %s", l.Text)
 	}
 	m.Stop()
@@ -55,9 +55,9 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	cfg := s.with(true)
 	cfg.Disks = append(cfg.Disks, qemu.Disk{Path: second, Bus: qemu.USBFixed})
 	m, ctx := boot(t, cfg)
-	waitFor(t, ctx, m, `gangway-init .*: No disk is built in for certain`)
+	waitFor(t, ctx, m, `gangway-init .*: Only disks that may be external match`)
 	waitFor(t, ctx, m, `gangway-init .*: 1: /dev/sd[a-c] .* serial disk +\(on USB\)`)
-	asked, _ := waitFor(t, ctx, m, `gangway-init .*: Type its number`)
+	asked, _ := waitFor(t, ctx, m, `gangway-init .*: Type the number of the disk`)
 	if l, _, ok := m.Find(regexp.MustCompile(`gangway-init .*: 2: `)); ok {
 		t.Errorf("a stick can be chosen: %s", l.Text)
 	}
@@ -77,7 +77,7 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 
 	// The installer recognizes the system that this stick installed, and asks no question.
 	m, ctx = boot(t, cfg)
-	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	waitFor(t, ctx, m, `gangway-init .*: This stick has already installed Gangway on this machine`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)

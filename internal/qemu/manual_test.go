@@ -32,7 +32,7 @@ func TestManualInstallation(t *testing.T) {
 		}
 	}
 	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
-	typed(`gangway-init .*: pvf-install lists`, "")
+	typed(`gangway-init .*: To list the disks and install, type pvf-install`, "")
 	typed(`gangway# `, "pvf-install --list\r")
 	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk +no partitions`, "")
 	typed(`cannot be installed to: the stick that the installer was started from`, "")
@@ -41,7 +41,7 @@ func TestManualInstallation(t *testing.T) {
 	typed(`^code 1`, "pvf-install\r")
 	typed(`Which disk\? `, "nvme0n1\r")
 	typed(`Type the disk's name, nvme0n1, to go on: `, "yes\r")
-	typed(`^pvf-install: that is not nvme0n1: nothing was erased`, "")
+	typed(`^pvf-install: the typed text is not nvme0n1, so nothing was erased`, "")
 	typed(`gangway# `, "pvf-install --disk nvme0n1\r")
 	typed(`Type the disk's name, nvme0n1, to go on: `, "nvme0n1\r")
 	typed(`^Installed to /dev/nvme0n1`, "")

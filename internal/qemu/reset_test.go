@@ -60,7 +60,7 @@ func TestResetStick(t *testing.T) {
 	reset := s.cfg
 	reset.Disks = []qemu.Disk{{Path: wipe, Bus: qemu.USB, ReadOnly: true}, {Path: s.disk, Bus: qemu.NVMe}, {Path: other, Bus: qemu.NVMe}}
 	m, ctx = boot(t, reset)
-	waitFor(t, ctx, m, `gangway-init .*: All that Gangway has on this machine will be erased in 10 seconds`)
+	waitFor(t, ctx, m, `gangway-init .*: All Gangway data on this machine will be erased in 10 seconds`)
 	s.picture(t, m, "wipe")
 	waitFor(t, ctx, m, `gangway-init .*: /dev/nvme[01]n1 is erased`)
 	waitFor(t, ctx, m, `gangway-init .*: the TPM is cleared`)
@@ -99,12 +99,12 @@ func TestResetStick(t *testing.T) {
 	copied := s.cfg
 	copied.Disks = []qemu.Disk{{Path: old, Bus: qemu.NVMe}}
 	m, ctx = boot(t, copied)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition cannot be unlocked: this TPM does not release the disk's key`)
 	m.Stop()
 
 	// If no disk has a Gangway system, the stick asks a person before it wipes.
 	m, ctx = boot(t, reset)
-	waitFor(t, ctx, m, `gangway-init .*: No disk of this machine has Gangway on it`)
+	waitFor(t, ctx, m, `gangway-init .*: No disk of this machine has a Gangway system`)
 	if err := m.Type("no\r"); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestResetStick(t *testing.T) {
 
 	m, ctx = boot(t, s.with(true))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
-	if l, _, ok := m.Find(regexp.MustCompile(`has installed Gangway here already`)); ok {
+	if l, _, ok := m.Find(regexp.MustCompile(`has already installed Gangway on this machine`)); ok {
 		t.Errorf("the stick recognizes a system after the wipe: %s", l.Text)
 	}
 	m.Stop()

@@ -32,7 +32,7 @@ func TestDiskWithLargeSectors(t *testing.T) {
 	other := s.parts(t)
 	other.Kernel = otherKernel(other.Kernel)
 	rev := o.post(ctx, s.system(t, other))
-	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
 	o.becomes(ctx, m, rev, "DONE")
 	m.Stop()
 	s.sound(t)

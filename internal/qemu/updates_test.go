@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/install/slots"
 	"gangway/image/stick"
@@ -54,7 +55,7 @@ func TestSystemUpdates(t *testing.T) {
 	other := parts
 	other.Kernel = otherKernel(parts.Kernel)
 	rev := o.post(ctx, s.system(t, other))
-	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
 	changes := s.changed(t, ctx)
 	if !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, "The kernel's hash differs") }) {
 		t.Errorf("the changes of the boot do not name the kernel: %q", changes)
@@ -103,16 +104,16 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	long(t)
 	s := newSite(t, stick.Config{})
 	s.install(t)
-	const tried = `gangway-init .*: system: slot b, which is tried; slot a is kept$`
+	const tried = `gangway-init .*: system: slot b, on trial; slot a is the default$`
 	for _, c := range []struct {
 		name, flags string
 		change      func(p *stick.Parts)
 		says        []string
 	}{
 		{"no agent", "-X main.trialTime=40s", func(p *stick.Parts) { p.Agent = p.Init }, // this program is not an agent: it exits at once
-			[]string{tried, `gangway-init .*: This new system was not made permanent within 40s`}},
+			[]string{tried, `gangway-init .*: The new system was not made permanent within 40s`}},
 		{"no driver for its disk", "-X main.trialTime=10s", func(p *stick.Parts) { p.Modules = without{p.Modules, "nvme"} },
-			[]string{`gangway-init .*: The disk that this was started from cannot be found`}},
+			[]string{`gangway-init .*: The disk that the machine was started from was not found`}},
 		{"nobody keeps the watchdog off", "-X main.watchdogEvery=1h", func(p *stick.Parts) { p.Agent = p.Init },
 			[]string{`gangway-init .*: watchdog: iTCO_wdt, 60 s$`, tried}},
 	} {
@@ -188,7 +189,7 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 var updateMoments = map[bool][]string{
 	true: {
 		`^The hub offers revision \d+`, `^Installing revision \d+`, `^Rebooting the machine for revision \d+`,
-		`: system: slot ., which is tried`, `^Testing revision \d+`, `^Revision \d+ runs`,
+		`: system: slot ., on trial`, `^Testing revision \d+`, `^Revision \d+ runs`,
 	},
 	false: {`^Installing revision \d+`, `Rebooting in 5 seconds`, `^Testing revision \d+`, `^Rolling back revision \d+`},
 }
@@ -305,7 +306,7 @@ func (s *site) parts(t *testing.T) stick.Parts {
 // system builds the file of an installed system from these parts.
 func (s *site) system(t *testing.T, p stick.Parts) []byte {
 	t.Helper()
-	b, err := stick.System(&p, nil)
+	b, err := stick.System(&p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}

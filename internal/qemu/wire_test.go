@@ -93,9 +93,9 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 		t.Fatalf("mcopy: %v: %.300s", err, out)
 	}
 	m, ctx = boot(t, s.with(true))
-	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has already installed Gangway on this machine`)
 	after(t, ctx, m, there.At, `gangway-init .*: network: eth0 has 10\.0\.2\.78/24$`)
-	after(t, ctx, m, there.At, `gangway-init .*: the new network settings reach the hub, and are kept`)
+	after(t, ctx, m, there.At, `gangway-init .*: the machine reached the hub with the new network settings and keeps them`)
 	hidden()
 	m.Stop()
 	s.listed(t)
@@ -179,7 +179,7 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	}
 	at := set("address = 10.0.2.77/24", "gateway = 10.0.2.2")
 	after(t, ctx, m, at, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
-	after(t, ctx, m, at, `gangway-init .*: the new network settings reach the hub, and are kept`)
+	after(t, ctx, m, at, `gangway-init .*: the machine reached the hub with the new network settings and keeps them`)
 	says("from the hub, kept at")
 	m.Stop()
 
@@ -196,7 +196,7 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	at = set("address = 10.0.2.78/24", "gateway = 10.0.2.2")
-	after(t, ctx, m, at, `gangway-init .*: network: new settings, which are tried`)
+	after(t, ctx, m, at, `gangway-init .*: network: new settings, on trial`)
 	m.Stop()
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .* were dropped: The machine restarted before`)

@@ -83,8 +83,8 @@ func (r *release) packagedUnit() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	const dynamic = "# With DynamicUser= systemd allocates the user at each start. Debian's package\n" +
-		"# creates the user instead, and its unit leaves that line out.\n" +
+	const dynamic = "# With DynamicUser=, systemd allocates the user at each start. The Debian package\n" +
+		"# creates the user itself, so the unit in the package does not have DynamicUser=.\n" +
 		"User=gangway\nDynamicUser=yes\n"
 	if strings.Count(string(b), dynamic) != 1 {
 		return "", errors.New("gangway.service does not have the lines about DynamicUser=")

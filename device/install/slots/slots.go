@@ -17,7 +17,7 @@ import (
 // Slot is one of the two places for a system.
 type Slot byte
 
-// The slots. None stands for a boot entry that is not a slot.
+// The slots. None means a boot entry that is not a slot.
 const (
 	None Slot = 0
 	A    Slot = 'a'
@@ -87,7 +87,8 @@ func (e *ESP) Running() (Slot, error) {
 	return None, fmt.Errorf("the boot manager started %q, which is not a slot", name)
 }
 
-// Default returns the slot that boots, unless Try has chosen the other one for the next boot.
+// Default returns the slot that the machine boots, unless Try has chosen the other slot for the
+// next boot.
 func (e *ESP) Default() (Slot, error) {
 	s, _, err := e.defaultSlot()
 	return s, err
