@@ -48,6 +48,8 @@ var pages = []page{
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
 	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
+	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
