@@ -146,6 +146,8 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
+		"GET /ui/wall":                  {who: "owner"},
+		"GET /ui/wall/part":             {who: "owner"},
 		"GET /ui/onboard/waiting":       {who: "owner"},
 		"GET /ui/onboard/waiting/group": {who: "owner", status: 303},
 

@@ -179,7 +179,7 @@ func ParseScopes(s string) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
-// ShortScope returns a scope without its prefix.
+// ShortScope returns a scope without Pantacor's prefix, for display.
 func ShortScope(scope string) string { return strings.TrimPrefix(scope, scopePrefix) }
 
 // Allows reports whether the scopes allow an HTTP method on a resource. An empty resource requires

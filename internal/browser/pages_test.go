@@ -58,6 +58,8 @@ var pages = []page{
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
+	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -67,7 +69,7 @@ type hubWithDevices struct {
 	maker *fleet.Maker
 
 	cookie string
-	first  string // the id of a device
+	first  string // id of one of the devices
 	client *http.Client
 }
 
