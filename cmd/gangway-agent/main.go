@@ -165,7 +165,7 @@ refuses --again, the device does not change.`,
 		},
 	}
 	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (this or --hub-file is required)")
-	onboard.Flags().StringVar(&o.hub, "hub-file", "", "hub file, for a machine without a join token: it shows a claim code, and its owner claims it at this hub")
+	onboard.Flags().StringVar(&o.hub, "hub-file", "", "hub file, for a machine without a join token: the machine shows a claim code, and a person claims the machine at this hub")
 	onboard.Flags().BoolVar(&o.again, "again", false, "onboard again, even if the device was deleted or the state folder belongs to another TPM")
 	identityFlags(onboard, &o)
 

@@ -305,7 +305,7 @@ func TestFaultsOfTheMachine(t *testing.T) {
 	}
 }
 
-// realHub returns a hub with a real CA, which is not running.
+// realHub returns a hub that has a real CA, but does not run.
 func realHub(t *testing.T) *Hub {
 	t.Helper()
 	h := hubtest.New(t, nil, nil)

@@ -74,7 +74,7 @@ type Sticks interface {
 
 // Disks reads and writes the machine's disks.
 type Disks interface {
-	// List lists the disks. It marks the disks that marks names as unfit.
+	// List lists the disks. A disk is unfit if its name or the GUID of a partition is in marks.
 	List(marks ...string) ([]install.Disk, error)
 	// System returns the installed system on a disk. If there is none, the error is
 	// fs.ErrNotExist.

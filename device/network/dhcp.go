@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Bounds of the times that a DHCP server sets.
+// Limits for the times that a DHCP server sends.
 const (
 	minRenewal   = time.Second           // between two requests
 	defaultLease = time.Hour             // if the server does not send a lease time

@@ -92,8 +92,8 @@ func TestInterfacesThatTheSettingsAllow(t *testing.T) {
 	}
 }
 
-// If configure fails for an interface, first tries the next one. configure gets to know whether
-// the interface is the only one.
+// If configure fails for an interface, the function first tries the next one. An argument of
+// configure reports whether the interface is the only one.
 func TestNextInterfaceIsTried(t *testing.T) {
 	t.Parallel()
 	var tried []string

@@ -29,7 +29,7 @@ var localPaths = Paths{
 	NetworkReport: networkReport, Escrow: escrowPath, Settings: network.SettingsPath,
 }
 
-// LocalAgent runs the agent of this machine, and writes its output to consoles.
+// LocalAgent runs the agent of this machine, and writes the agent's output to the consoles.
 type LocalAgent struct {
 	Processes *machine.Processes
 	Copy      func(io.Reader)

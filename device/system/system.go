@@ -54,7 +54,7 @@ const (
 // exitRefused is the agent's exit code for a refusal that it does not retry.
 const exitRefused = 3
 
-// System is an installed system.
+// System runs an installed system. Local returns one for this machine.
 type System struct {
 	Screen    Screen
 	TPM       TPM

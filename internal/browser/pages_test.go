@@ -67,7 +67,7 @@ type hubWithDevices struct {
 	maker *fleet.Maker
 
 	cookie string
-	first  string // the id of a device
+	first  string // id of one of the devices
 	client *http.Client
 }
 

@@ -187,7 +187,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway login")
 	p.types("gangway token create")
 	p.types("gangway-agent onboard")
-	// From here on, the hub is upgraded.
+	// From here on, the hub is a newer version.
 	r.end("gangway serve")
 	r.types("cd " + r.repository("."))
 	p.types("install -m 755 build/gangway")

@@ -201,8 +201,8 @@ func paragraphs(s string) string {
 	return b.String()
 }
 
-// verbatim returns lines that keep their line breaks, without their indentation of two
-// spaces.
+// verbatim returns lines in roff so that they keep their line breaks. It removes an indentation of
+// two spaces.
 func verbatim(lines []string) string {
 	if len(lines) == 0 {
 		return ""

@@ -109,7 +109,8 @@ func policy(t transport.TPM) ([]byte, error) {
 	return rsp.PolicyDigest.Buffer, nil
 }
 
-// token is systemd's token, without the list of key slots.
+// token is the JSON of the LUKS2 token that systemd-cryptenroll writes, without the list of key
+// slots.
 type token struct {
 	Type    string `json:"type"`
 	Blob    []byte `json:"tpm2-blob"`
