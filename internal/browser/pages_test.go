@@ -48,7 +48,7 @@ var pages = []page{
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
 	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
-	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Many alike"},
+	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
 	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
