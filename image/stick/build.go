@@ -49,7 +49,8 @@ type Config struct {
 	Network *netfile.Settings
 	// Debug adds a shell to the installed system, which a person opens with a password.
 	Debug bool
-	// Console is the highest level that the console of the machine may have. Nil means full.
+	// Console is the highest access level that the machine's console may have. Nil means the level
+	// full.
 	Console *access.Level
 	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)

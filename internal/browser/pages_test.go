@@ -21,7 +21,8 @@ type page struct {
 	empty bool
 	// If signedOut is true, nobody is signed in.
 	signedOut bool
-	// If waiting is true, machines wait at the hub; {alike} is then a group of them.
+	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
+	// of a group of them.
 	waiting bool
 	// want is a text that the page must contain.
 	want string
@@ -199,7 +200,7 @@ func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
 	}
 }
 
-// tokens are the owner's join tokens, the newest first.
+// tokens returns the owner's join tokens, the newest first.
 func (h *hubWithDevices) tokens(t *testing.T) []store.JoinToken {
 	t.Helper()
 	tokens, err := h.Store.JoinTokens(t.Context(), h.Owner.ID)
