@@ -1,5 +1,6 @@
 // Package process runs a program that ends with this process. It is for the software TPMs and
-// emulated machines of tests and the demo, none of which may be left running.
+// emulated machines of tests and the demo, and for the hub's builder of images, none of which may be
+// left running.
 package process
 
 import (
@@ -31,7 +32,10 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = &p.out
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
