@@ -106,6 +106,7 @@ type Server struct {
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
+	claimants    claimants
 	exports      semaphoreByKey
 	live         live
 	counters     eventCounters // of frequent events

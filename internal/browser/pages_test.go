@@ -48,6 +48,10 @@ var pages = []page{
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
 	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
+	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
+	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
 	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
@@ -147,7 +151,10 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
 	}
-	tab.Go(strings.ReplaceAll(p.path, "{id}", h.first))
+	if p.name == "claim-wrong" {
+		tab.Ignore("status of 400")
+	}
+	tab.Go(strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw").Replace(p.path))
 	if !strings.Contains(tab.Text(), p.want) {
 		t.Errorf("%s: the page lacks %q: %.500s", p.name, p.want, tab.Text())
 	}
