@@ -187,6 +187,9 @@ var routes = []route{
 	{"GET", "/ui/overview", fullSession, unlimited, noBody, (*Server).showOverview},
 	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
 	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
+	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm}, // claimRate, if a code is typed
+	{"GET", "/ui/onboard/claim/{id}", fullSession, unlimited, noBody, (*Server).showArrival},
+	{"GET", "/ui/onboard/claim/{id}/steps", fullSession, unlimited, noBody, (*Server).showArrivalSteps},
 	{"GET", "/ui/wall", fullSession, unlimited, noBody, (*Server).showWall},
 	{"GET", "/ui/wall/part", fullSession, unlimited, noBody, (*Server).showWallPart},
 	{"POST", "/ui/waiting/decide", fullSession, unlimited, formBody, (*Server).decideOnPage},

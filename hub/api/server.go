@@ -110,6 +110,7 @@ type Server struct {
 	formTokenKey []byte
 	undos        undos
 	previews     semaphoreByKey // of policies
+	claimants    claimants
 	exports      semaphoreByKey
 	live         live
 	images       imageBuilds

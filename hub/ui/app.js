@@ -285,7 +285,7 @@ if (table() || part() || news) {
     if (document.hidden) return;
     renewAll();
     renewPart();
-  }, wall ? 20_000 : 60_000);
+  }, wall ? 20_000 : 1000 * (part()?.dataset.every ?? 60));
   addEventListener("pagehide", () => live?.close());
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
