@@ -137,6 +137,8 @@ var expectedAccess = map[string]string{
 	"POST /ui/bulk":                                   "fullSession",
 	"POST /ui/bulk/undo":                              "fullSession",
 	"GET /ui/overview":                                "fullSession",
+	"GET /ui/onboard/waiting":                         "fullSession",
+	"GET /ui/onboard/waiting/group":                   "fullSession",
 	"POST /ui/waiting/decide":                         "fullSession",
 	"POST /ui/cloned/decide":                          "fullSession",
 	"GET /ui/devices/{id}":                            "fullSession",
@@ -150,6 +152,13 @@ var expectedAccess = map[string]string{
 	"POST /ui/devices/{id}/rename":                    "fullSession",
 	"POST /ui/devices/{id}/public":                    "fullSession",
 	"POST /ui/devices/{id}/delete":                    "fullSession",
+	"GET /ui/onboard":                                 "fullSession",
+	"GET /ui/onboard/new":                             "fullSession",
+	"POST /ui/onboard/new":                            "fullSession",
+	"GET /ui/onboard/tokens/{id}":                     "fullSession",
+	"POST /ui/onboard/tokens/{id}/file":               "fullSession",
+	"POST /ui/onboard/tokens/{id}/disable":            "fullSession",
+	"POST /ui/onboard/tokens/{id}/delete":             "fullSession",
 	"GET /ui/audit":                                   "fullSession",
 	"GET /ui/audit/news":                              "fullSession",
 	"GET /ui/audit.csv":                               "fullSession",
@@ -283,8 +292,8 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	}
 }
 
-// The mux gets a wider pattern for DELETE /devices/{id}/public. Other paths that the pattern
-// matches are answered as before: 404 for a path without a route, also without a sign-in.
+// The mux has a pattern for DELETE /devices/{id}/public that is wider than the route. A path that
+// matches the pattern, but is not a route, still gets a 404, even if the caller is not signed in.
 func TestWidenedPatternServesOnlyItsRoute(t *testing.T) {
 	f := newFleet(t)
 	nobody := f.person(t, "")

@@ -322,7 +322,7 @@ func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
 		l.Name = e.Actor
 	}
 	if e.Actor == wire.AccountPRN+n.owner.ID {
-		l.Path = sectionPath(ui.SectionSettings)
+		l.Path = ui.SectionSettings.Path
 		return l, nil
 	}
 	id, isDevice := strings.CutPrefix(e.Actor, wire.DevicePRN)

@@ -176,6 +176,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Onboard.Unproven == nil {
 		cfg.Onboard.Unproven = s.recordUnproven
 	}
+	if cfg.Onboard.Issued == nil {
+		cfg.Onboard.Issued = func(e store.Enrolment) { s.live.tell(store.Event{Kind: "enrolment.issued", Owner: e.Owner}) }
+	}
 	return s, nil
 }
 

@@ -171,7 +171,8 @@ func allocateFile(path string, size int64) error {
 // is accepted too. People must be able to sign in, and to end or remove things.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
-	"POST /devices/{id}/deny": true,
+	"POST /devices/{id}/deny":              true,
+	"POST /ui/onboard/tokens/{id}/disable": true, "POST /ui/onboard/tokens/{id}/delete": true,
 }
 
 // essentialPatience is how long an essential request waits for a busy database.

@@ -1,15 +1,16 @@
-// What the pages do more with JavaScript: copy buttons, menus that close, shortcuts, the row that
-// the keyboard is on. Without this file every page works, with links and forms.
+// What JavaScript adds to the pages: copy buttons, menus that close, shortcuts, selecting rows with
+// the keyboard, and live changes. Without this file every page still works, with links and forms.
 
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// announce says a sentence to screen readers.
+// announce gives a sentence to screen readers.
 export function announce(text) {
   const live = document.getElementById("live");
   if (live) live.textContent = text;
 }
 
-// reveal shows what only works with JavaScript. It runs again for parts that change in place.
+// reveal shows the elements that work only with JavaScript. It runs again for each part of the page
+// that is replaced.
 function reveal(root) {
   for (const b of $$("[data-copy], [data-help], [data-js]", root)) b.hidden = false;
 }
@@ -36,7 +37,7 @@ document.addEventListener("click", (e) => {
 document.addEventListener("htmx:load", (e) => reveal(e.detail.elt));
 reveal(document);
 
-// The rows of the page's list. The row that the keyboard is on has the class "current".
+// The rows of the page's list. The row that the keyboard has selected has the class "current".
 const rows = () => $$("table.rows tbody tr").filter((r) => r.querySelector(".row-link"));
 
 function move(by) {
@@ -54,7 +55,7 @@ document.addEventListener("focusin", (e) => {
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
 });
 
-let leader = 0; // when "g" was typed
+let leader = 0; // time at which "g" was typed, the first key of a shortcut
 
 document.addEventListener("keydown", (e) => {
   if (e.key === "Escape") {
@@ -91,7 +92,7 @@ document.addEventListener("keydown", (e) => {
   }
 });
 
-// Selection: the bar with the acts appears with the first selected row.
+// Selection: the bar with the actions appears when the first row is selected.
 const picks = (form) => $$("tbody .pick input", form);
 
 function showSelection() {
@@ -117,8 +118,8 @@ document.addEventListener("change", (e) => {
 document.addEventListener("htmx:load", showSelection);
 showSelection();
 
-// Live changes. One connection for the page; it ends with the page, and the browser makes it again
-// after an interruption. A row changes in place; a new device is announced, and never inserted.
+// Live changes. Each page has one connection, which the browser opens again after an interruption. A
+// changed row is replaced. A new device is only announced: inserting its row would move the others.
 const table = () => document.querySelector("table[data-live]");
 const part = () => document.querySelector("div[data-live]");
 const fetching = new Set();
@@ -137,8 +138,8 @@ function rowOf(html) {
   return t.content.querySelector("tr");
 }
 
-// swap puts new cells into a row. The first two cells have the box and the link: they stay, and with
-// them the selection and the focus.
+// swap puts new cells into a row. The first two cells have the checkbox and the link. They stay, so
+// that the row keeps its selection and its focus.
 function swap(row, next) {
   if (!next || !row.isConnected) return;
   const cells = [...next.cells].slice(2);
@@ -164,7 +165,7 @@ async function renew(id) {
   }
 }
 
-// renewAll fetches the page again and puts its rows in the place of the same rows here.
+// renewAll fetches the page again and replaces the rows that are here already.
 async function renewAll() {
   if (!table()) return;
   const got = await partOf(location.pathname + location.search);
@@ -176,10 +177,11 @@ async function renewAll() {
   }
 }
 
+// What is new is announced in #news, which says of which kind of event and in which words.
+const news = document.getElementById("news");
+
 function announceArrivals() {
-  const news = document.getElementById("news");
-  if (!news) return;
-  const text = arrived === 1 ? "1 new device has come aboard." : `${arrived} new devices have come aboard.`;
+  const text = arrived === 1 ? news.dataset.one : `${arrived} ${news.dataset.many}`;
   news.querySelector("span").textContent = text;
   news.hidden = false;
   announce(text);
@@ -200,15 +202,17 @@ function renewPart() {
   }, 1000);
 }
 
-if (table() || part()) {
+if (table() || part() || news) {
   const live = new EventSource("/ui/live");
   live.addEventListener("change", (e) => {
     const { device, kind } = JSON.parse(e.data);
     if (device && table()?.querySelector(`tr[data-id="${CSS.escape(device)}"]`)) renew(device);
-    else if (kind === "device.activated") {
+    else if (kind === news?.dataset.kind) {
       arrived++;
       announceArrivals();
     }
+    // Somebody has decided about a machine of the waiting room.
+    if (kind === "device.approved" || kind === "device.denied") document.querySelector(`[data-waiting="${CSS.escape(device)}"]`)?.classList.add("gone");
     renewPart();
   });
   live.addEventListener("many", () => {
@@ -219,7 +223,7 @@ if (table() || part()) {
     live.close();
     location.reload();
   });
-  // Times grow old, and a quiet device that is heard again makes no event.
+  // Texts like "2 min ago" become wrong, and no event reports a quiet device that is seen again.
   setInterval(() => {
     if (document.hidden) return;
     renewAll();

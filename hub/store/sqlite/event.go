@@ -13,8 +13,8 @@ import (
 const (
 	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
 		actor, actor_name, means, credential, count, last FROM events `
-	// ?1 and ?8 bounds of seq, ?2 limit, ?3 kind, ?4 LIKE pattern of kinds, ?5 since, ?6 until, ?7
-	// whether routine is left out, ?9 token, ?10 actor.
+	// Arguments: ?1 and ?8 bounds of seq, ?2 limit, ?3 kind, ?4 LIKE pattern of kinds, ?5 since, ?6
+	// until, ?7 1 to leave out routine events, ?9 token, ?10 actor.
 	eventFilter = `seq < ?1 AND seq > ?8 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
 		AND max(time, last) >= ?5 AND time < ?6
 		AND (?7 = 0 OR alike IS NULL OR code <> '')
@@ -31,11 +31,12 @@ var (
 	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
 	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?11 AND ` + eventFilter)
 	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND ` + eventFilter)
-	// A device never changes its owner, so few of the device's events have another owner. So no
-	// index covers both columns: the query finds the events by device, and then filters them by
+	// A device never changes its owner, so few events of a device have another owner. So there is
+	// no index on both columns: the query finds the events by the device and then compares the
 	// owner.
 	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND +owner = ?12 AND ` + eventFilter)
-	// The smallest seq among the newest events of an owner or a device, and their number.
+	// These statements return the number of the newest events of an owner or a device, at most ?3,
+	// and the smallest seq among them.
 	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
 	selectExaminedOfDevice = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE device = ?1 AND device <> '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
 
@@ -78,7 +79,8 @@ func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	})
 }
 
-// alike returns the key of the row that counts the events that are equal to e.
+// alike returns the key of the row that counts events equal to e: a hash of the day and of all
+// fields that must be equal.
 func alike(e store.Event) []byte {
 	day := e.Time.UTC().Format(time.DateOnly)
 	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}
@@ -229,7 +231,8 @@ func readEvent(r *row) store.Event {
 	return e
 }
 
-// pageLimit returns the number of rows for a limit of the interface: 100 if it is 0, at most 1000.
+// pageLimit converts a limit of package store to a number of rows: 100 if n is 0 or negative, and
+// at most 1000.
 func pageLimit(n int) int64 {
 	if n <= 0 {
 		return 100

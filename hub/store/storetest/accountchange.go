@@ -9,7 +9,7 @@ import (
 	"gangway/hub/store"
 )
 
-// signIn stores a session of the first owner.
+// signIn stores a session of f.owner and returns it.
 func (f *fixture) signIn(name string) store.Session {
 	f.Helper()
 	ses := session(f)
@@ -18,7 +18,7 @@ func (f *fixture) signIn(name string) store.Session {
 	return ses
 }
 
-// apiToken returns an API token that is not stored yet.
+// apiToken returns an API token of f.owner that is not stored yet.
 func (f *fixture) apiToken(name string) store.APIToken {
 	return store.APIToken{
 		ID: ID("api " + name), Hash: Hash("api " + name), Account: f.owner.ID, Name: name,
@@ -106,7 +106,7 @@ var accountChangeTests = []test{
 		f.must(err)
 		equal(f, "hash", a.PasswordHash, "new")
 		equal(f, "events", f.kinds(), []string{"changed", "made"})
-		// A sign-in that was verified against the old password comes too late.
+		// A sign-in whose password was verified before the change must fail.
 		f.refused(f.CreateSession(f.ctx, late, f.owner.PasswordHash), store.ErrChanged)
 		f.refused(f.ChangePassword(f.ctx, change), store.ErrChanged)
 		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, NewHash: "reset", EndAPITokens: true, Event: event("reset")}))
@@ -185,7 +185,7 @@ var accountChangeTests = []test{
 		now, err := f.ConfigVersion(f.ctx)
 		f.must(err)
 		if now == version {
-			f.Error("the config version has not grown, though the policy is gone")
+			f.Error("the config version did not increase when the policy was deleted")
 		}
 		equal(f, "newest event", f.kinds()[0], "deleted")
 		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, event("deleted")), store.ErrNotFound)
@@ -251,7 +251,7 @@ var accountChangeTests = []test{
 		equal(f, "newest", list[0].TokenHash, Hash(fmt.Sprint("s", store.MaxSessions+2)))
 	}},
 	{"SignInAgainstDisable", func(f *fixture) {
-		// Whether the sign-in or the disabling comes first, no session outlives the disabling.
+		// Sign-ins race with DisableAccount. In every order, no session may be left after it.
 		var racers sync.WaitGroup
 		for i := range 20 {
 			racers.Go(func() {
@@ -429,7 +429,7 @@ var countedEventTests = []test{
 			{store.EventFilter{Actor: "prn:a"}, 100, []int{1}},
 			{store.EventFilter{Actor: "prn:A"}, 100, []int{0}},
 			{store.EventFilter{Device: ID("d")}, 100, []int{1}},
-			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // the other owner's event is examined and not returned
+			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // the other owner's event is examined, but not returned
 		} {
 			c.filter.Owner = f.owner.ID
 			var pages []int
@@ -442,7 +442,7 @@ var countedEventTests = []test{
 				pages, c.filter.Before = append(pages, len(events)), next
 			}
 			if !slices.Equal(pages, c.pages) {
-				f.Errorf("%+v, %d examined: pages of %d events, want %d", c.filter, c.examine, pages, c.pages)
+				f.Errorf("%+v, %d examined: the pages have %d events, want %d", c.filter, c.examine, pages, c.pages)
 			}
 		}
 		all, _, err := f.FindEvents(f.ctx, store.EventFilter{Owner: f.owner.ID}, 100)
