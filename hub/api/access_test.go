@@ -180,6 +180,10 @@ var expectedAccess = map[string]string{
 	"GET /ui/settings/api-tokens":                     "fullSession",
 	"POST /ui/settings/api-tokens":                    "fullSession",
 	"POST /ui/settings/api-tokens/revoke":             "fullSession",
+	"GET /ui/trust":                                   "fullSession",
+	"GET /ui/trust/policy":                            "fullSession",
+	"POST /ui/trust/policy":                           "fullSession",
+	"POST /ui/trust/policy/check":                     "fullSession",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }

@@ -364,15 +364,19 @@ func contractRows() map[string]row {
 		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
 		}},
-		"GET /ui/audit":              {who: "owner"},
-		"GET /ui/audit/news":         {who: "owner", status: 400},
-		"GET /ui/audit.csv":          {who: "owner"},
-		"GET /ui/audit.json":         {who: "owner"},
-		"GET /ui/settings":           {who: "owner"},
-		"POST /ui/settings/password": {who: "owner", form: true, body: "current=wrong&password=another&again=another", status: 403, limit: 64 * kib},
-		"POST /ui/settings/disable":  {who: "owner", form: true, body: "disable-password=wrong", status: 403, limit: 64 * kib},
-		"POST /ui/settings/delete":   {who: "owner", form: true, body: "confirm=x", status: 400, limit: 64 * kib},
-		"GET /ui/settings/sessions":  {who: "owner"},
+		"GET /ui/trust":               {who: "owner"},
+		"GET /ui/trust/policy":        {who: "owner"},
+		"POST /ui/trust/policy":       {who: "owner", form: true, body: "act=preview&text=version%3A+1", limit: 208 * kib},
+		"POST /ui/trust/policy/check": {who: "owner", form: true, body: "text=version%3A+1", limit: 208 * kib},
+		"GET /ui/audit":               {who: "owner"},
+		"GET /ui/audit/news":          {who: "owner", status: 400},
+		"GET /ui/audit.csv":           {who: "owner"},
+		"GET /ui/audit.json":          {who: "owner"},
+		"GET /ui/settings":            {who: "owner"},
+		"POST /ui/settings/password":  {who: "owner", form: true, body: "current=wrong&password=another&again=another", status: 403, limit: 64 * kib},
+		"POST /ui/settings/disable":   {who: "owner", form: true, body: "disable-password=wrong", status: 403, limit: 64 * kib},
+		"POST /ui/settings/delete":    {who: "owner", form: true, body: "confirm=x", status: 400, limit: 64 * kib},
+		"GET /ui/settings/sessions":   {who: "owner"},
 		"POST /ui/settings/sessions": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "end=" + session(c)["id"]}
 		}},

@@ -239,6 +239,10 @@ var routes = []route{
 	{"GET", "/ui/settings/api-tokens", fullSession, unlimited, noBody, (*Server).showSettings},
 	{"POST", "/ui/settings/api-tokens", fullSession, unlimited, formBody, (*Server).createAPITokenOnPage},
 	{"POST", "/ui/settings/api-tokens/revoke", fullSession, unlimited, formBody, (*Server).revokeAPITokenOnPage},
+	{"GET", "/ui/trust", fullSession, unlimited, noBody, (*Server).showPolicyPage},
+	{"GET", "/ui/trust/policy", fullSession, unlimited, noBody, (*Server).showPolicyPage},
+	{"POST", "/ui/trust/policy", fullSession, unlimited, policyFormBody, (*Server).editPolicyOnPage},
+	{"POST", "/ui/trust/policy/check", fullSession, unlimited, policyFormBody, (*Server).checkPolicyOnPage},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }

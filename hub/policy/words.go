@@ -25,7 +25,7 @@ const (
 
 // Explain says in words what Merge makes of two documents. Either may be nil.
 func Explain(hub, owner *Document) (list []Statement) {
-	e, base := Merge(hub, owner), Merge(hub, nil)
+	e, base, none := Merge(hub, owner), Merge(hub, nil), Merge(nil, nil)
 	add := func(setting, words string, byHub, byOwner bool) {
 		from := FromDefault
 		switch {
@@ -38,10 +38,8 @@ func Explain(hub, owner *Document) (list []Statement) {
 	}
 	action := func(setting, who string, pick func(*evidence.Policy) evidence.Action, of func(*Document) *Action) {
 		a := pick(&e.Evidence)
-		byHub := hub != nil && of(hub) != nil
-		// An owner's setting decides if it is in force, and the hub's is not the same.
-		byOwner := owner != nil && of(owner) != nil && evidence.Action(*of(owner)) == a && (!byHub || evidence.Action(*of(hub)) != a)
-		add(setting, who+" "+doneWith(a)+".", byHub, byOwner)
+		byHub := hub != nil && (of(hub) != nil || pick(&base.Evidence) != pick(&none.Evidence))
+		add(setting, who+" "+doneWith(a)+".", byHub, a != pick(&base.Evidence))
 	}
 	action("no_ek_certificate", "A TPM without an EK certificate", func(p *evidence.Policy) evidence.Action { return min(p.NoCertificate, evidence.Ask) }, (*Document).noCertificate)
 	action("unknown_maker", "A TPM whose EK certificate leads to no trusted maker", func(p *evidence.Policy) evidence.Action { return min(p.UnknownMaker, p.NoCertificate, evidence.Ask) }, func(d *Document) *Action { return d.UnknownMaker })

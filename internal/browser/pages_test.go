@@ -56,6 +56,8 @@ var pages = []page{
 	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
 	{name: "audit", path: "/ui/audit", want: "newest first"},
 	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
+	{name: "policy", path: "/ui/trust/policy", want: "In force for your devices"},
+	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
