@@ -97,6 +97,8 @@ type app struct {
 	output         string   // --output: one of the formats
 	columns        []string // --columns
 	context, hub   string   // --context, --hub
+	screen         *os.File // the terminal on which --watch draws what stdout gets; nil: stdout itself
+	steady         bool     // lists leave out the columns that always change
 }
 
 func command(a *app) *cobra.Command {
@@ -129,7 +131,7 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.output, "output", formatTable, "output format: table, json or yaml; commands that print a list also have wide and csv")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
+		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "the URL of the hub to use, of those that you are signed in to")
 	cmdline.Prepare(root)
