@@ -96,7 +96,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("console: %w", err)
 	}
 	defer c.screen.Fini()
-	c.unicode = c.screen.CanDisplay('\u2588', false)
+	c.unicode = c.screen.CharacterSet() == "UTF-8"
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go c.refresh(ctx)
