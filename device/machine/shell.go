@@ -15,7 +15,8 @@ func (p *Processes) Shell(terminal string) error {
 }
 
 // OnTerminal runs a program on a terminal, until the program ends. Then it restores the terminal's
-// settings, because a program that was killed does not. The environment is env, with TERM.
+// settings, because a program that was killed does not restore them. The program's environment is
+// env and TERM.
 func (p *Processes) OnTerminal(terminal string, env []string, path string, args ...string) error {
 	f, err := os.OpenFile(terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -37,8 +38,8 @@ func (p *Processes) OnTerminal(terminal string, env []string, path string, args 
 	return nil
 }
 
-// terminalType returns the type of a terminal. The type of a terminal at a serial port is not known;
-// all common terminal programs understand a VT220.
+// terminalType returns the type of a terminal. For a terminal at a serial port, the type is not
+// known; it returns vt220, which all common terminal programs support.
 func terminalType(path string) string {
 	if rest, ok := strings.CutPrefix(path, "/dev/tty"); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
 		return "linux"
