@@ -139,6 +139,8 @@ var expectedAccess = map[string]string{
 	"GET /ui/overview":                                "fullSession",
 	"GET /ui/onboard/waiting":                         "fullSession",
 	"GET /ui/onboard/waiting/group":                   "fullSession",
+	"GET /ui/wall":                                    "fullSession",
+	"GET /ui/wall/part":                               "fullSession",
 	"POST /ui/waiting/decide":                         "fullSession",
 	"POST /ui/cloned/decide":                          "fullSession",
 	"GET /ui/devices/{id}":                            "fullSession",

@@ -252,7 +252,7 @@ func TestTrustTabOfADeviceWithoutATPM(t *testing.T) {
 	if n := strings.Count(page, `<li class="unexamined`); n != 5 {
 		t.Errorf("%d of 5 links are not examined: %s", n, text(page))
 	}
-	says(t, page, "registered without a TPM", "Nothing shows which machine has the password")
+	says(t, page, "registered without a TPM", "The hub cannot verify which machine has the password")
 	for _, name := range tabs {
 		b.tab(d.ID, name)
 	}

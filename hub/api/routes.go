@@ -187,6 +187,8 @@ var routes = []route{
 	{"GET", "/ui/overview", fullSession, unlimited, noBody, (*Server).showOverview},
 	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
 	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
+	{"GET", "/ui/wall", fullSession, unlimited, noBody, (*Server).showWall},
+	{"GET", "/ui/wall/part", fullSession, unlimited, noBody, (*Server).showWallPart},
 	{"POST", "/ui/waiting/decide", fullSession, unlimited, formBody, (*Server).decideOnPage},
 	{"POST", "/ui/cloned/decide", fullSession, unlimited, formBody, (*Server).decideClonedOnPage},
 	{"GET", "/ui/overview/numbers", fullSession, unlimited, noBody, (*Server).showNumbers},

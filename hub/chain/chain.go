@@ -163,7 +163,7 @@ func Of(f Facts) Picture {
 	return p
 }
 
-// Checks returns all checks of a verdict, in their order.
+// Checks returns all checks of a verdict, in the order of the verdict.
 func Checks(v evidence.Verdict) []Check {
 	r := reader{f: Facts{Verdict: v}}
 	list := make([]Check, len(v.Checks))

@@ -177,9 +177,9 @@ type Enrolments interface {
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
 	// EnrolmentByCertificate finds an enrolment by the SHA-256 of its IDevID certificate.
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
-	// PendingEnrolments lists an owner's Pending enrolments that have not expired, those that began
-	// last first, at most limit (0: 100, at most 1000). They have only the Owner, TokenID, EK, texts
-	// about the TPM and the machine, and times.
+	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first, at
+	// most limit (0: 100; at most 1000). Only these fields are set: State, Owner, TokenID, EK, the
+	// texts about the TPM and the machine, and the times.
 	PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) ([]Enrolment, error)
 	// Activate makes an enrolment Active. In one transaction, it binds the EK to the enrolment's
 	// owner and device, binds the AIK to the EK, and spends one use of the join token (once for

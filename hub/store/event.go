@@ -90,7 +90,7 @@ type EventFilter struct {
 	Device string
 	Kind   string    // this kind; if it ends with ".", every kind that begins with it
 	Token  string    // the id of a join token
-	Actor  string    // the prn or, without regard to ASCII case, the nick of who caused the event
+	Actor  string    // the actor's prn, or the actor's nick (ASCII case is ignored)
 	Since  time.Time // not before this time; for a row that counts several events, Last is compared
 	Until  time.Time // only events before this time
 	// NoRoutine leaves out rows of AppendCounted that have no Code.
@@ -117,8 +117,8 @@ type Events interface {
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists the events that the filter selects, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
-	// FindEvents is Events for a filter with an Owner, at a bounded cost: it examines at most examine
-	// events of the owner or, if the filter has a Device, of that device. next is the Before with
-	// which the list continues; 0: the list is complete.
+	// FindEvents lists events as Events does, at a bounded cost. The filter must have an Owner.
+	// FindEvents examines at most `examine` events of the owner or, if the filter has a Device, of
+	// that device. To continue the list, set Before to next; if next is 0, the list is complete.
 	FindEvents(ctx context.Context, f EventFilter, examine int) (events []Event, next int64, err error)
 }

@@ -31,8 +31,9 @@ type Policies interface {
 	Policy(ctx context.Context, owner string) (Policy, error)
 	// PutPolicy replaces a policy; an empty Text removes it. ConfigVersion increases.
 	PutPolicy(ctx context.Context, p Policy) error
-	// SwapPolicy is PutPolicy, if the owner's policy has the text was (empty: there is none).
-	// ErrChanged: it has another one, and nothing was changed.
+	// SwapPolicy replaces a policy as PutPolicy does, but only if the text of the owner's policy is
+	// still `was` (empty: the owner has no policy). ErrChanged: the policy has another text;
+	// nothing was changed.
 	SwapPolicy(ctx context.Context, p Policy, was string) error
 }
 
@@ -43,15 +44,17 @@ type EKLists interface {
 	// EKList returns the owner's list, in no particular order.
 	EKList(ctx context.Context, owner string) ([]ListedEK, error)
 	// EKListPage lists the lines of the owner's list whose hash or serial number begins with prefix
-	// (lower-case hexadecimal; empty: all lines): the hashes, then the serial numbers, each in their
-	// order. after is the next of the page before (empty: the first page), limit at most 1000 (0: 100).
-	// next is empty if there are no more lines.
+	// (hexadecimal, in lower case; empty: all lines). The hashes come first, then the serial
+	// numbers, both in ascending order. after is the next of the previous page (empty: the first
+	// page). A page has at most limit lines (0: 100; at most 1000). next is empty if there are no
+	// more lines.
 	EKListPage(ctx context.Context, owner, prefix, after string, limit int) (lines []ListedEK, next string, err error)
-	// CountEKList counts the lines of the owner's list, up to limit.
+	// CountEKList counts the lines of the owner's list, but stops at limit.
 	CountEKList(ctx context.Context, owner string, limit int) (int, error)
-	// ChangeEKList adds a line to the owner's list, in place of the one with the same hash or serial
-	// number, or removes it. If something changed, ConfigVersion grows. ErrFull: the list would have
-	// more than most lines. ErrNotFound: the line to remove is not on the list.
+	// ChangeEKList adds a line to the owner's list, and replaces the line with the same hash or
+	// serial number; or it removes a line. If the list changes, ConfigVersion increases. ErrFull:
+	// the list would have more than `most` lines. ErrNotFound: the line to remove is not on the
+	// list.
 	ChangeEKList(ctx context.Context, owner string, l ListedEK, remove bool, most int) error
 	// HasEKList reports whether the owner's list has lines.
 	HasEKList(ctx context.Context, owner string) (bool, error)

@@ -126,9 +126,10 @@ const fetching = new Set();
 let arrived = 0;
 
 async function partOf(path) {
-  const answer = await fetch(path, { headers: { "HX-Request": "true" }, credentials: "same-origin" });
+  const answer = await fetch(path, { headers: { "HX-Request": "true", Accept: "text/html" }, credentials: "same-origin" });
   const to = answer.headers.get("HX-Redirect");
-  if (to) location.assign(to);
+  if (to && wall) signedOut();
+  else if (to) location.assign(to);
   return { ok: answer.ok, gone: answer.status === 404, text: answer.ok ? await answer.text() : "" };
 }
 
@@ -193,18 +194,69 @@ function renewPart() {
   if (!at || renewal) return;
   renewal = setTimeout(async () => {
     renewal = 0;
-    const got = await partOf(at.dataset.live);
+    let got;
+    try {
+      got = await partOf(at.dataset.live);
+    } catch {
+      return; // no connection: the next look decides
+    }
+    if (!got.ok) return;
     const t = document.createElement("template");
     t.innerHTML = got.text;
     const to = document.querySelector(at.dataset.target);
     const next = t.content.querySelector(at.dataset.target);
+    if (wall && next) onWall(to, next);
     if (to && next && !to.contains(document.activeElement) && to.innerHTML !== next.innerHTML) to.replaceWith(next);
   }, 1000);
 }
 
-if (table() || part() || news) {
-  const live = new EventSource("/ui/live");
-  live.addEventListener("change", (e) => {
+// The wall is open for weeks, and nobody operates it. So it never leaves its page: it says in a
+// sentence what is wrong, and goes on trying. A new version of the hub is loaded again as a whole.
+const wall = document.querySelector("[data-wall]");
+
+function say(text) {
+  const state = document.getElementById("wall-state");
+  if (state && state.textContent !== text) state.textContent = text;
+}
+
+function onWall(now, next) {
+  if (now.dataset.version !== next.dataset.version) location.reload();
+  const id = (board) => board.querySelector("#arrivals li")?.dataset.id;
+  if (id(next) && id(next) !== id(now)) announce(next.querySelector("#arrivals li").textContent);
+  if (!live || live.readyState === EventSource.OPEN) say("");
+  if (!live) connect();
+}
+
+function signedOut() {
+  live?.close();
+  live = null;
+  say("Signed out: sign in again in this browser. The numbers are old.");
+}
+
+// The browser itself repeats a connection that was interrupted, but not one that the hub or a proxy
+// refused. Pauses grow to a minute, each a random part shorter, so that many pages do not come back
+// at once.
+let live = null, pause = 1000;
+
+function connect() {
+  const one = new EventSource("/ui/live");
+  live = one;
+  one.addEventListener("open", () => {
+    if (pause > 1000) {
+      renewAll(); // what happened in between was not told
+      renewPart();
+    }
+    pause = 1000;
+    say("");
+  });
+  one.addEventListener("error", () => {
+    if (one !== live) return;
+    say("No connection to the hub. Trying again.");
+    pause = Math.min(2 * pause, 60_000);
+    if (one.readyState !== EventSource.CLOSED) return;
+    setTimeout(() => { if (one === live) connect(); }, pause * (0.5 + Math.random() / 2));
+  });
+  one.addEventListener("change", (e) => {
     const { device, kind } = JSON.parse(e.data);
     if (device && table()?.querySelector(`tr[data-id="${CSS.escape(device)}"]`)) renew(device);
     else if (kind === news?.dataset.kind) {
@@ -215,21 +267,26 @@ if (table() || part() || news) {
     if (kind === "device.approved" || kind === "device.denied") document.querySelector(`[data-waiting="${CSS.escape(device)}"]`)?.classList.add("gone");
     renewPart();
   });
-  live.addEventListener("many", () => {
+  one.addEventListener("many", () => {
     renewAll();
     renewPart();
   });
-  live.addEventListener("signed-out", () => {
-    live.close();
+  one.addEventListener("signed-out", () => {
+    if (wall) return signedOut();
+    one.close();
     location.reload();
   });
+}
+
+if (table() || part() || news) {
+  connect();
   // Texts like "2 min ago" become wrong, and no event reports a quiet device that is seen again.
   setInterval(() => {
     if (document.hidden) return;
     renewAll();
     renewPart();
-  }, 60_000);
-  addEventListener("pagehide", () => live.close());
+  }, wall ? 20_000 : 60_000);
+  addEventListener("pagehide", () => live?.close());
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
 

@@ -102,6 +102,10 @@ type Page struct {
 	// Refresh is the number of seconds after which the browser reloads the page, even without
 	// JavaScript. 0: never; negative: immediately.
 	Refresh int
+	// NoScriptRefresh reloads the page after so many seconds in a browser without JavaScript.
+	NoScriptRefresh int
+	// Bare is the class of a page without the rail and the menus, for a screen that nobody operates.
+	Bare string
 
 	// The fields below are filled in by renderPage.
 

@@ -32,7 +32,7 @@ type Config struct {
 	Token []byte
 	// Hub is the content of the hub file (wire.HubFile). Build uses it only if Token is empty.
 	Hub []byte
-	// Disk is the rule by which the automatic installation chooses the disk.
+	// Disk is the rule by which the automatic installation chooses the machine's disk.
 	Disk install.Rule
 	// Escrow is the age recipient to which machines encrypt their recovery keys before they send
 	// them to the hub. If it is empty, machines do not send them.
@@ -49,9 +49,10 @@ type Config struct {
 	Network *netfile.Settings
 	// Debug adds a shell to the installed system, which a person opens with a password.
 	Debug bool
-	// Console is the highest level that the console of the machine may have. Nil means full.
+	// Console is the highest access level that the machine's console may have. Nil means the level
+	// full.
 	Console *access.Level
-	// Progress, if set, is called with the name of each step.
+	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
 }
 

@@ -141,7 +141,7 @@ var Modules = []string{
 	"vmw_pvscsi", "mptsas", "mptspi", "vmxnet3", "xen_blkfront", "xen_netfront",
 	// USB, for the stick, and the stick's file system.
 	"xhci_pci", "ehci_pci", "usb_storage", "uas", "vfat", "nls_cp437", "nls_ascii",
-	// Encrypted disks.
+	// Modules for encrypted disks.
 	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",
 	// Network cards and VLANs.
 	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek", "8021q",
@@ -167,7 +167,7 @@ var applets = []string{
 	"lspci", "lsusb", "blkid", "hexdump", "dd", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 
-// shell returns the files of a shell and of its commands.
+// shell returns busybox and a link to it for each applet, as files for the initial file system.
 func (p *Parts) shell() []image.File {
 	files := []image.File{{Path: "bin/busybox", Data: p.Busybox, Mode: 0o755}}
 	for _, a := range applets {

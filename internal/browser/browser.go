@@ -198,7 +198,7 @@ func (tab *Tab) Go(path string) {
 	tab.must(chromedp.Do(tab.Context, chromedp.Navigate(tab.url+path)))
 }
 
-// Do runs actions of chromedp.
+// Do runs chromedp actions in the tab. It fails the test if one of them fails.
 func (tab *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, actions...))
@@ -211,7 +211,7 @@ func (tab *Tab) Click(selector string) {
 	tab.must(err)
 }
 
-// Downloads lets the tab save files, and returns the folder for them.
+// Downloads allows the tab to save files, and returns the folder for these files.
 func (tab *Tab) Downloads() string {
 	tab.t.Helper()
 	dir := tab.t.TempDir()
@@ -375,7 +375,7 @@ func (tab *Tab) ClickNth(selector string, n int) {
 	tab.must(chromedp.Do(tab.Context, chromedp.MouseClickNode(nodes[n])))
 }
 
-// Fill types a text into a field.
+// Fill types a text into the field that matches the selector.
 func (tab *Tab) Fill(selector, text string) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, chromedp.SendKeys(selector, text)))

@@ -21,7 +21,8 @@ type page struct {
 	empty bool
 	// If signedOut is true, nobody is signed in.
 	signedOut bool
-	// If waiting is true, machines wait at the hub; {alike} is then a group of them.
+	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
+	// of a group of them.
 	waiting bool
 	// want is a text that the page must contain.
 	want string
@@ -48,7 +49,7 @@ var pages = []page{
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
 	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
-	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Many alike"},
+	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
 	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
@@ -58,6 +59,8 @@ var pages = []page{
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
+	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -67,7 +70,7 @@ type hubWithDevices struct {
 	maker *fleet.Maker
 
 	cookie string
-	first  string // the id of a device
+	first  string // id of one of the devices
 	client *http.Client
 }
 
@@ -197,7 +200,7 @@ func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
 	}
 }
 
-// tokens are the owner's join tokens, the newest first.
+// tokens returns the owner's join tokens, the newest first.
 func (h *hubWithDevices) tokens(t *testing.T) []store.JoinToken {
 	t.Helper()
 	tokens, err := h.Store.JoinTokens(t.Context(), h.Owner.ID)

@@ -19,7 +19,7 @@ import (
 	"gangway/wire"
 )
 
-// Answer is an HTTP response with its body.
+// Answer is an HTTP response with its status and its whole body.
 type Answer struct {
 	Status int
 	Body   Body
@@ -127,7 +127,7 @@ func (d *Device) Open(request, reply []byte) (*Certificates, error) {
 	return &Certificates{certs[0], certs[1], certs[2], certs[3], keys}, nil
 }
 
-// Enrol sends a request and opens the reply.
+// Enrol sends a request and decrypts the reply.
 func (d *Device) Enrol(ctx context.Context, h *Hub, request []byte) (*Certificates, error) {
 	a, err := h.Post(ctx, "/onboard", bytes.NewReader(request))
 	if err != nil {

@@ -34,7 +34,7 @@ func (d *Device) TPMKeys() wire.TPMKeys {
 	return s
 }
 
-// Enrolled is the result of the first step of a two-step enrolment.
+// Enrolled is the decrypted result of the first step of a two-step enrolment.
 type Enrolled struct {
 	Keys wire.StepKeys
 	AK   *x509.Certificate // nil if a person must first approve the device
@@ -75,7 +75,7 @@ func (d *Device) OpenEnrolled(answer []byte) (*Enrolled, error) {
 	return e, err
 }
 
-// Enroll carries out the first step.
+// Enroll sends the first step of the two-step enrolment and decrypts the response.
 func (d *Device) Enroll(ctx context.Context, h *Hub) (*Enrolled, error) {
 	body, err := json.Marshal(d.EnrollRequest())
 	if err != nil {
@@ -148,7 +148,8 @@ func (d *Device) Registration(t *wire.TokenFile, keys wire.StepKeys, change Regi
 	return json.Marshal(r)
 }
 
-// OnboardTwoStep carries out both steps.
+// OnboardTwoStep onboards the device with both steps of the two-step enrolment, and returns its
+// certificate.
 func (d *Device) OnboardTwoStep(ctx context.Context, h *Hub, t *wire.TokenFile) (*x509.Certificate, error) {
 	e, err := d.Enroll(ctx, h)
 	if err != nil {

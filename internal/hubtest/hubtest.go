@@ -182,7 +182,7 @@ func (h *Hub) Replica(t testing.TB) *onboard.Service {
 	return s
 }
 
-// Now returns the hub's time.
+// Now returns the time of the hub's clock, see Advance.
 func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
 // Advance moves the hub's clock forward by d.

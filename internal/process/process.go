@@ -16,7 +16,7 @@ import (
 type Process struct {
 	cmd  *exec.Cmd
 	out  output
-	done chan struct{} // closed after the child was waited for
+	done chan struct{} // closed after the kernel reported the end of the program
 	err  error         // result of exec.Cmd.Wait; valid after done is closed
 }
 

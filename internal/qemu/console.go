@@ -27,7 +27,7 @@ type Console struct {
 	mu    sync.Mutex
 	lines []Line
 	rest  []byte        // beginning of a line that has not ended yet
-	size  int           // size of all lines, in bytes
+	size  int           // total size of all lines, in bytes
 	news  chan struct{} // closed when the machine prints more
 }
 
@@ -89,7 +89,7 @@ func (c *Console) Find(re *regexp.Regexp) (Line, []string, bool) {
 	return Line{}, nil, false
 }
 
-// Tail returns the last 25 lines, for an error message.
+// Tail returns the last 25 lines of the output, for an error message.
 func (c *Console) Tail() string {
 	lines := c.Lines()
 	var b bytes.Buffer
@@ -99,7 +99,7 @@ func (c *Console) Tail() string {
 	return b.String()
 }
 
-// wait blocks until a line matches, ctx ends or ended is closed.
+// wait waits until a line matches re, ctx ends or ended is closed.
 func (c *Console) wait(ctx context.Context, ended <-chan struct{}, re *regexp.Regexp) (Line, []string, error) {
 	for over := false; ; {
 		c.mu.Lock()

@@ -100,7 +100,7 @@ func read(t testing.TB, path string) []byte {
 	return b
 }
 
-// guest describes what a machine boots.
+// guest describes the system that an emulated machine boots.
 type guest struct {
 	token   *wire.TokenFile
 	cmdline string              // appended to the command line that all guests have in common

@@ -121,7 +121,7 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// with returns the machine's configuration with or without the stick.
+// with returns the machine's configuration. stick says whether the stick is plugged in.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
 	if stick {

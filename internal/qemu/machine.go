@@ -57,8 +57,8 @@ type Config struct {
 	Wire    *Wire  // network that can drop packets; nil: one that drops none
 	Screen  bool   // the machine has a screen, for Screenshot
 	Reboot  bool   // the machine may reboot; otherwise a reset switches it off
-	// SecureBoot chooses firmware with Secure Boot. The firmware is in setup mode until keys are
-	// enrolled.
+	// SecureBoot chooses firmware that supports Secure Boot. The firmware is in setup mode until
+	// keys are enrolled.
 	SecureBoot bool
 	// KVM uses the processor's virtualization, so the machine has the same processor as the
 	// computer that runs it. Tests do not use KVM, because PCRs and times would depend on that

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Paths of files in Debian's packages.
+// The emulator, and paths of firmware in Debian's packages.
 const (
 	program  = "qemu-system-x86_64"
 	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"

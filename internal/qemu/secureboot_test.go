@@ -96,8 +96,8 @@ func TestSecureBoot(t *testing.T) {
 		mtools("mcopy", "-o", file, "::/"+entry)
 		return copied
 	}
-	// Use the original disk file again afterwards: the disk's serial number is the file's name, and
-	// the machine must see the same disk.
+	// Keep the path of the original disk file, because the machine boots from it again below. A
+	// copy would have another file name, and the disk's serial number is the file's name.
 	good := s.disk
 	s.disk = alter(good, "EFI/Linux/gangway-a.efi")
 	refused("the system, altered", false)

@@ -61,8 +61,8 @@ func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
 	}
 }
 
-// With a VLAN, Wire adds the tag to frames from the machine's network and removes it. It drops
-// frames of other VLANs.
+// With a VLAN, Wire removes the tag from the machine's frames and adds it to frames for the
+// machine. It drops the machine's frames of other networks.
 func TestWireIsOneVLAN(t *testing.T) {
 	t.Parallel()
 	w := &Wire{VLAN: 42}

@@ -73,7 +73,7 @@ func (w *Wire) reasonLost(frame []byte, up bool) string {
 	return ""
 }
 
-// up converts a frame from the machine to the form that the emulated network expects. It returns
+// up converts a frame from the machine to the form that QEMU's emulated network expects. It returns
 // nil if the frame is lost.
 func (w *Wire) up(frame []byte) []byte {
 	if w.VLAN != 0 {
@@ -89,8 +89,8 @@ func (w *Wire) up(frame []byte) []byte {
 	return frame
 }
 
-// down converts a frame from the emulated network to the form that the machine expects. It returns
-// nil if the frame is lost.
+// down converts a frame from QEMU's emulated network to the form that the machine expects. It
+// returns nil if the frame is lost.
 func (w *Wire) down(frame []byte) []byte {
 	if w.reasonLost(frame, false) != "" {
 		return nil
@@ -104,7 +104,7 @@ func (w *Wire) down(frame []byte) []byte {
 	return append(tagged, frame[12:]...)
 }
 
-// segment locates a TCP segment in a frame of IPv4 without a tag.
+// segment holds the position of a TCP segment in an IPv4 frame without a VLAN tag.
 type segment struct {
 	ip, tcp, data int // offsets in the frame
 	end           int // end of the data; padding may follow in the frame

@@ -35,9 +35,9 @@ func (r *release) hubPackage(arch string) (debPackage, error) {
 	p := debPackage{
 		name: "gangway",
 		description: `hub for zero-touch onboarding of machines with a TPM 2.0
-Gangway brings machines with a TPM 2.0 into their owner's fleet with nobody
-touching them. This package has the hub, a systemd unit that runs it, and the
-fleet owner's command, which also makes installer images.`,
+Gangway onboards machines with a TPM 2.0 to their owner's hub, without a person
+at the machine. This package has the hub, a systemd unit for the hub, and the
+command gangway for fleet owners, which also makes installer images.`,
 		depends:    []string{"adduser"},
 		recommends: []string{"ca-certificates"},
 		suggests:   []string{"e2fsprogs", "systemd-boot-efi", "osslsigncode", "cabextract"},
@@ -58,7 +58,7 @@ func (r *release) agentPackage(arch string) (debPackage, error) {
 	p := debPackage{
 		name: "gangway-agent",
 		description: `device agent of Gangway, for machines with a TPM 2.0
-The agent onboards this machine with a Gangway hub, by an identity whose key
+The agent onboards this machine to a Gangway hub, with an identity whose key
 never leaves the machine's TPM, and keeps it connected. It needs a join token
 of the machine's owner in /etc/gangway/device_autojointoken.json.`,
 		suggests: []string{"tpm-udev"},

@@ -115,7 +115,7 @@ func run(args []string) error {
 	return nil
 }
 
-// sumsFile is written last, because it contains the hashes of all other files.
+// sumsFile is the name of the file with the hashes of all other files. It is written last.
 const sumsFile = "SHA256SUMS"
 
 func (r *release) writeSums(context.Context) error {

@@ -55,8 +55,8 @@ func (r *release) build(ctx context.Context, arch string) error {
 // this folder as /usr/share.
 func (r *release) share(name string) string { return filepath.Join(r.work, "share", name) }
 
-// writeDocs runs the programs to write their man pages and completions. It compresses the pages, as
-// Debian's policy requires.
+// writeDocs makes the programs write their man pages and completions. It compresses the man pages,
+// as Debian's policy requires.
 func (r *release) writeDocs(ctx context.Context) error {
 	for _, name := range []string{"gangway", "gangway-agent"} {
 		cmd := exec.CommandContext(ctx, r.program(runtime.GOARCH, name), "docs", r.share(name))

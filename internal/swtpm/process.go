@@ -14,10 +14,10 @@ import (
 	"gangway/internal/process"
 )
 
-// grace is the time that swtpm has to end after SIGTERM.
+// grace is how long swtpm may take to end after SIGTERM.
 const grace = 3 * time.Second
 
-// startTimeout is the time that swtpm has to answer its first command.
+// startTimeout is how long swtpm may take to answer its first command.
 const startTimeout = 20 * time.Second
 
 // startLocked starts swtpm and waits until it answers. The caller holds t.mu.

@@ -32,13 +32,13 @@ func reasons() map[key]string {
 	return list
 }
 
-// entry is the time that one stage, package or test took.
+// entry is the time that one stage, package or test took, in seconds.
 type entry struct {
 	name    string
 	seconds float64
 }
 
-// report is the time that all stages together took.
+// report holds the times of all stages.
 type report struct {
 	stages, packages, tests []entry
 	passed, failed, skipped int

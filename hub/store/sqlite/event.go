@@ -35,7 +35,8 @@ var (
 	// no index on both columns: the query finds the events by the device and then compares the
 	// owner.
 	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND +owner = ?12 AND ` + eventFilter)
-	// The smallest seq among the newest events of an owner or a device, and their number.
+	// These statements return the number of the newest events of an owner or a device, at most ?3,
+	// and the smallest seq among them.
 	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
 	selectExaminedOfDevice = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE device = ?1 AND device <> '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
 

@@ -88,7 +88,7 @@ func keyOf(l store.ListedEK) []byte {
 	return serialKey(l.Cert)
 }
 
-// readEK reads a line, and its key.
+// readEK returns a line of an EK list from its row, and the line's key.
 func readEK(r row) (store.ListedEK, []byte) {
 	key := r.blob()
 	l := store.ListedEK{Note: r.text(), CertificateRequired: r.bool()}
@@ -145,8 +145,9 @@ func (s *Store) EKListPage(ctx context.Context, owner, prefix, after string, lim
 	return lines, next, nil
 }
 
-// hexRange returns the smallest bytes that begin with a hexadecimal prefix, and the smallest bytes
-// above all that do; nil: there are none above.
+// hexRange returns a range of byte strings for a prefix in hexadecimal: the smallest byte string
+// that begins with the prefix, and the smallest one that is greater than all of these. The second
+// is nil if there is none.
 func hexRange(prefix string) (low, high []byte, ok bool) {
 	step := byte(1)
 	if len(prefix)%2 == 1 {

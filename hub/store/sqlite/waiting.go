@@ -184,10 +184,11 @@ func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time,
 	return list, err
 }
 
-// writePlace writes where a page of rows ended that are ordered by a time and their id, newest first.
+// writePlace encodes the place at which a page ended: the time and the row id of the last row. The
+// rows are ordered by both, newest first.
 func writePlace(at, id int64) string { return fmt.Sprintf("%d.%d", at, id) }
 
-// readPlace returns a place before all rows for the first page.
+// readPlace decodes a place. If after is empty, it returns a place before all rows.
 func readPlace(after string) (at, id int64, err error) {
 	if after == "" {
 		return math.MaxInt64, math.MaxInt64, nil

@@ -429,7 +429,7 @@ var countedEventTests = []test{
 			{store.EventFilter{Actor: "prn:a"}, 100, []int{1}},
 			{store.EventFilter{Actor: "prn:A"}, 100, []int{0}},
 			{store.EventFilter{Device: ID("d")}, 100, []int{1}},
-			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // the other owner's event is examined and not returned
+			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // the other owner's event is examined, but not returned
 		} {
 			c.filter.Owner = f.owner.ID
 			var pages []int
@@ -442,7 +442,7 @@ var countedEventTests = []test{
 				pages, c.filter.Before = append(pages, len(events)), next
 			}
 			if !slices.Equal(pages, c.pages) {
-				f.Errorf("%+v, %d examined: pages of %d events, want %d", c.filter, c.examine, pages, c.pages)
+				f.Errorf("%+v, %d examined: the pages have %d events, want %d", c.filter, c.examine, pages, c.pages)
 			}
 		}
 		all, _, err := f.FindEvents(f.ctx, store.EventFilter{Owner: f.owner.ID}, 100)

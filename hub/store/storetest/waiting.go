@@ -129,8 +129,9 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	equal(f, "state", w.State, store.Undecided)
 }
 
-// Each property that a person decides by is part of the digest. The time and the address of the last
-// request are not.
+// A property on which a person bases a decision is part of the digest: if an attacker changes it
+// after the owner saw the row, the decision fails. The time and the address of the last request are
+// not part of it.
 func decisionAboutOtherEvidence(f *fixture) {
 	m := Machine{Name: "raft"}
 	decide := func(seen store.WaitingDevice) error {
@@ -157,14 +158,14 @@ func decisionAboutOtherEvidence(f *fixture) {
 	again.Addr, again.LastSeen, again.Expires = "192.0.2.8:1", Epoch.Add(time.Hour), Epoch.Add(time.Hour+week)
 	f.wait(again)
 	f.must(decide(seen))
-	f.refused(decide(seen), store.ErrChanged) // it is approved since
+	f.refused(decide(seen), store.ErrChanged) // the first decision has changed the row
 }
 
 func waitingPages(f *fixture) {
 	var want []string
 	for i := range 7 {
 		w := Machine{Name: fmt.Sprint("raft", i)}.waiting(f.token, "policy")
-		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some have the same time
+		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some rows have the same time
 		w = f.wait(w)
 		want = append([]string{w.DeviceID}, want...)
 	}
@@ -275,7 +276,7 @@ func policies(f *fixture) {
 	}
 }
 
-// A change in between is noticed, and not overwritten.
+// If another change happened after the caller read the policy, SwapPolicy must not overwrite it.
 func swappedPolicies(f *fixture) {
 	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
 	f.must(f.SwapPolicy(f.ctx, p, ""))
@@ -289,7 +290,7 @@ func swappedPolicies(f *fixture) {
 	f.must(err)
 	equal(f, "policy", got, next)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	f.must(f.SwapPolicy(f.ctx, store.Policy{Owner: f.owner.ID}, next.Text))
 	f.refused(f.SwapPolicy(f.ctx, p, next.Text), store.ErrChanged)
@@ -354,8 +355,8 @@ func ekLists(f *fixture) {
 	none(f.owner.ID, key, serial)
 }
 
-// The lines of a list are found by the beginning of their hash or serial number, a page at a time, and
-// changed one by one.
+// The lines of an EK list can be searched by the beginning of the hash or serial number, in pages,
+// and changed one by one.
 func ekListPages(f *fixture) {
 	line := func(hash string, serial ...byte) store.ListedEK {
 		if hash == "" {
@@ -377,7 +378,7 @@ func ekListPages(f *fixture) {
 		before := f.version()
 		f.must(f.ChangeEKList(f.ctx, f.owner.ID, l, false, 7))
 		if f.version() <= before {
-			f.Fatal("the config version has not grown")
+			f.Fatal("the config version did not increase")
 		}
 	}
 	f.must(f.ChangeEKList(f.ctx, f.other.ID, line("ab99"), false, 7))
