@@ -147,6 +147,13 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
+		"GET /ui/onboard/claim": {who: "owner"},
+		"GET /ui/onboard/claim/{id}": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		}},
+		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		}},
 		"GET /ui/wall":                  {who: "owner"},
 		"GET /ui/wall/part":             {who: "owner"},
 		"GET /ui/onboard/waiting":       {who: "owner"},

@@ -285,7 +285,7 @@ if (table() || part() || news) {
     if (document.hidden) return;
     renewAll();
     renewPart();
-  }, wall ? 20_000 : 60_000);
+  }, wall ? 20_000 : 1000 * (part()?.dataset.every ?? 60));
   addEventListener("pagehide", () => live?.close());
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
@@ -307,3 +307,30 @@ document.addEventListener("input", (e) => {
   if (!box || e.target.id !== box.dataset.strength) return;
   box.querySelector(".strength").textContent = e.target.value ? strength(e.target.value, box.dataset.nick) : "";
 });
+
+// A form with data-progress is answered with a file after a while. Until then the page shows how far
+// it is; the browser stays on the page, because the answer is a download.
+document.addEventListener("submit", async (e) => {
+  const path = e.target.dataset.progress, button = e.submitter;
+  if (!path) return;
+  setTimeout(() => { if (button) button.disabled = true; });
+  let seen = false, said = "";
+  for (let tries = 0; tries < 3 || seen; tries++) {
+    await new Promise((done) => setTimeout(done, 700));
+    const got = await partOf(path).catch(() => ({}));
+    if (!got.ok) continue;
+    const t = document.createElement("template");
+    t.innerHTML = got.text;
+    const next = t.content.querySelector("#building"), at = document.getElementById("building");
+    if (!next || !at) break;
+    const running = next.hasAttribute("data-running");
+    if (!running && !seen) continue; // what is there is about an earlier build
+    seen = running;
+    at.replaceWith(next);
+    const words = next.querySelector("[data-step]")?.textContent ?? next.textContent.trim();
+    if (words !== said) announce(said = words);
+    if (!running) break;
+  }
+  if (button) button.disabled = false;
+});
+addEventListener("pageshow", () => { for (const b of $$("form[data-progress] button")) b.disabled = false; });

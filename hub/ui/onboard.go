@@ -74,3 +74,31 @@ type TokenPage struct {
 	Confirm        string // text that the person must type to disable the token
 	ConfirmProblem string
 }
+
+// ImagePage is the data of the page "image": the form for an installer image.
+type ImagePage struct {
+	TokenForm
+	Disk, Escrow, Network                      string // as typed
+	DiskProblem, EscrowProblem, NetworkProblem string
+	Missing                                    string // why the hub cannot build images; empty: it can
+	Limit, Size                                string // bounds of a build, in words
+	StatePath                                  string // of the part "building"
+	Building                                   Building
+}
+
+// Wrong reports whether something is wrong with what was typed.
+func (p ImagePage) Wrong() bool {
+	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem != ""
+}
+
+// Building is how far a build of an image is, or how the last one ended.
+type Building struct {
+	Known      bool // there is one
+	Running    bool
+	Step       string
+	For        string // how long it has run, in words
+	Sent, Size int    // KiB; Size is 0 until the image is built
+	SizeWords  string
+	Problem    string // why it failed
+	TokenPath  string
+}

@@ -195,13 +195,6 @@ type SignIn struct {
 	Problem string // a sentence about what went wrong; empty at first
 }
 
-// ClaimPage is the data of the page "claim". The URL of a claim code opens this page.
-type ClaimPage struct {
-	Code, Words string
-	Typed       string // the nick in the form, as typed
-	Problem     string // a sentence about what went wrong; empty at first
-}
-
 // Problem is the data of the page "problem", for an error.
 type Problem struct {
 	Code, Message, Hint string

@@ -59,6 +59,10 @@ var pages = []page{
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
+	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
+	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
 	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
@@ -158,7 +162,10 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
 	}
-	path := strings.ReplaceAll(p.path, "{id}", h.first)
+	if p.name == "claim-wrong" {
+		tab.Ignore("status of 400")
+	}
+	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw").Replace(p.path)
 	if strings.Contains(path, "{token}") {
 		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
 	}
