@@ -121,8 +121,8 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	}
 }
 
-// The hub's answers, good and bad, have the status, the content type and exactly the fields in
-// openapi.json.
+// The hub's answers, successes and errors, have the status, the content type and exactly the fields
+// in openapi.json.
 func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -115,18 +115,8 @@ func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	add(store.StateBootChanged, f.States[store.StateBootChanged], "device booted something else", "devices booted something else", listOf(store.FieldState, store.StateBootChanged))
 	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", revisionsPath+"?show="+showFailed)
 	add(store.StateQuiet, f.States[store.StateQuiet], "device has gone quiet", "devices have gone quiet", listOf(store.FieldState, store.StateQuiet))
-	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", sectionPath(ui.SectionOnboard))
+	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", tokensSoonPath)
 	return list
-}
-
-// sectionPath returns the address of a section, or "" if the section has no page yet.
-func sectionPath(one ui.Section) string {
-	for _, shown := range shownSections {
-		if shown.Path == one.Path {
-			return one.Path
-		}
-	}
-	return ""
 }
 
 // firstCommands are the commands of a first onboarding.

@@ -36,9 +36,9 @@ func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.cached.Store(nil)
 }
 
-// trust returns the trusted makers of a config version, which the caller has just read. So no
-// replica accepts a device by a certificate that the operator has removed. If the store cannot be
-// read, no request is judged.
+// trust returns the trusted makers of a config version, which the caller has just read. Because
+// each request reads the version, no replica accepts a device by a certificate that the operator
+// has removed. If the store cannot be read, trust returns an error, and the hub judges no request.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
 	if c := m.cached.Load(); c != nil && c.version == version {

@@ -20,7 +20,7 @@ const (
 	WaitFor = 7 * 24 * time.Hour
 	// DeniedFor is how long a denial is kept.
 	DeniedFor = 365 * 24 * time.Hour
-	// MaxWaiting bounds how many devices wait for one owner.
+	// MaxWaiting is the maximum number of waiting devices of one owner.
 	MaxWaiting = 1000
 
 	// A waiting device retries after a tenth of the time that it has waited, within these bounds.
@@ -40,9 +40,10 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device. It is the same at each request, and has no relation to
-// the id of the device that the TPM will become, or is at another owner: anyone with a join token can
-// learn it for a public EK.
+// waitingID returns the id of a waiting device, which is the same at each request. It has no
+// relation to a device id: neither to the one that the TPM will get, nor to the one that it has at
+// another owner. Anyone with a join token can learn the waiting id of a public EK, so this id must
+// reveal nothing.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
@@ -101,8 +102,9 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	return undecided
 }
 
-// checkDenial refuses a device whose evidence leaves no questions, if its owner has denied the EK. So
-// an EK certificate that a later request contains, or a line of an EK list, does not undo the denial.
+// checkDenial refuses a device whose owner has denied its EK, even if the evidence now leaves no
+// questions. So neither an EK certificate in a later request nor a line of an EK list undoes the
+// denial.
 func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {
@@ -118,7 +120,7 @@ func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 
 // errDenied returns the refusal of a device that its owner denied. question is appended to the reason.
 func errDenied(w store.WaitingDevice, question string) *evidence.Refusal {
-	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "The owner can still approve it."}
+	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "If the denial was a mistake, the owner can still approve the machine."}
 }
 
 func retryAfter(w store.WaitingDevice, now time.Time) time.Duration {
@@ -129,14 +131,15 @@ func machineWords(w store.WaitingDevice) string {
 	return tcg.Printable(fmt.Sprintf("A machine (%s, serial %s)", w.ProdModel, w.ProdSerial))
 }
 
-// Decide approves or denies a waiting device. codes are the questions that the owner saw; nil: not
-// compared. Errors: store.ErrNotFound, store.ErrChanged.
+// Decide approves or denies a waiting device. If codes is not nil, it holds the codes of the
+// questions that the owner saw, and must match the open questions. Errors: store.ErrChanged if it
+// does not match; store.ErrNotFound.
 func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Codes: codes}, addr)
 }
 
-// DecideSeen is Decide for a person who saw all of a row: its evidence too must be what it was. seen
-// is the row's Digest.
+// DecideSeen is Decide for a person who saw the machine's evidence too. seen is the Digest of the
+// row that the person saw. If the row has changed since, the error is store.ErrChanged.
 func (s *Service) DecideSeen(ctx context.Context, by store.Account, deviceID string, approve bool, seen store.Hash, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Seen: &seen}, addr)
 }
@@ -158,11 +161,11 @@ func (s *Service) decide(ctx context.Context, by store.Account, deviceID string,
 	return w, nil
 }
 
-// RequestFacts is what the stored request of a waiting device states, for a person. Nothing in it is
-// proven but what the verdict says.
+// RequestFacts is the content of a waiting device's stored request, for a person. The machine only
+// states these facts; the verdict says which of them are proven.
 type RequestFacts struct {
 	EKName        []byte // TPM name; nil: the request cannot be read
-	EKCertificate []byte // DER; nil: the request has none
+	EKCertificate []byte // DER; nil: the request has no EK certificate
 	TwoSteps      bool
 	Attested      bool // Counters are set
 	Counters      boot.Counters

@@ -1,15 +1,16 @@
-// What the pages do more with JavaScript: copy buttons, menus that close, shortcuts, the row that
-// the keyboard is on. Without this file every page works, with links and forms.
+// What JavaScript adds to the pages: copy buttons, menus that close, shortcuts, selecting rows with
+// the keyboard, and live changes. Without this file every page still works, with links and forms.
 
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// announce says a sentence to screen readers.
+// announce gives a sentence to screen readers.
 export function announce(text) {
   const live = document.getElementById("live");
   if (live) live.textContent = text;
 }
 
-// reveal shows what only works with JavaScript. It runs again for parts that change in place.
+// reveal shows the elements that work only with JavaScript. It runs again for each part of the page
+// that is replaced.
 function reveal(root) {
   for (const b of $$("[data-copy], [data-help], [data-js]", root)) b.hidden = false;
 }
@@ -36,7 +37,7 @@ document.addEventListener("click", (e) => {
 document.addEventListener("htmx:load", (e) => reveal(e.detail.elt));
 reveal(document);
 
-// The rows of the page's list. The row that the keyboard is on has the class "current".
+// The rows of the page's list. The row that the keyboard has selected has the class "current".
 const rows = () => $$("table.rows tbody tr").filter((r) => r.querySelector(".row-link"));
 
 function move(by) {
@@ -54,7 +55,7 @@ document.addEventListener("focusin", (e) => {
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
 });
 
-let leader = 0; // when "g" was typed
+let leader = 0; // time at which "g" was typed, the first key of a shortcut
 
 document.addEventListener("keydown", (e) => {
   if (e.key === "Escape") {
@@ -91,7 +92,7 @@ document.addEventListener("keydown", (e) => {
   }
 });
 
-// Selection: the bar with the acts appears with the first selected row.
+// Selection: the bar with the actions appears when the first row is selected.
 const picks = (form) => $$("tbody .pick input", form);
 
 function showSelection() {
@@ -117,8 +118,8 @@ document.addEventListener("change", (e) => {
 document.addEventListener("htmx:load", showSelection);
 showSelection();
 
-// Live changes. One connection for the page; it ends with the page, and the browser makes it again
-// after an interruption. A row changes in place; a new device is announced, and never inserted.
+// Live changes. Each page has one connection, which the browser opens again after an interruption. A
+// changed row is replaced. A new device is only announced: inserting its row would move the others.
 const table = () => document.querySelector("table[data-live]");
 const part = () => document.querySelector("div[data-live]");
 const fetching = new Set();
@@ -138,8 +139,8 @@ function rowOf(html) {
   return t.content.querySelector("tr");
 }
 
-// swap puts new cells into a row. The cells up to the name have the box and the link: they stay, and
-// with them the selection and the focus.
+// swap puts new cells into a row. The cells up to the name have the checkbox and the link. They stay,
+// so that the row keeps its selection and its focus.
 function swap(row, next) {
   if (!next || !row.isConnected) return;
   const first = row.querySelector(".name").cellIndex + 1;
@@ -169,7 +170,7 @@ async function renew(id) {
   }
 }
 
-// renewAll fetches the page again and puts its rows in the place of the same rows here.
+// renewAll fetches the page again and replaces the rows that are here already.
 async function renewAll() {
   if (!table()) return;
   const got = await partOf(location.pathname + location.search);
@@ -306,7 +307,7 @@ function connect() {
 
 if (table() || part() || news || here) {
   connect();
-  // Times grow old, and a quiet device that is heard again makes no event.
+  // Texts like "2 min ago" become wrong, and no event reports a quiet device that is seen again.
   setInterval(() => {
     if (document.hidden) return;
     renewAll();
@@ -315,3 +316,48 @@ if (table() || part() || news || here) {
   addEventListener("pagehide", () => live?.close());
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
+
+// How strong a new password is, in words. It is judged here, so that no password leaves the browser
+// before the form is sent.
+function strength(password, nick) {
+  const n = [...password].length, different = new Set(password.toLowerCase()).size;
+  if (n < 8) return `Too short: ${8 - n} more ${n === 7 ? "character" : "characters"}.`;
+  if (nick && password.toLowerCase().includes(nick.toLowerCase())) return "Weak: it contains your nick.";
+  if (different < 5 || /^(.{1,4})\1+$/.test(password)) return "Weak: it repeats itself.";
+  if (/^\d+$/.test(password) || /^(0123|1234|abcd|qwer|passw)/i.test(password)) return "Weak: it is easy to guess.";
+  if (n < 12) return "Fair: 12 or more characters are better.";
+  return n < 16 ? "Good." : "Strong.";
+}
+
+document.addEventListener("input", (e) => {
+  const box = e.target.closest?.("[data-strength]");
+  if (!box || e.target.id !== box.dataset.strength) return;
+  box.querySelector(".strength").textContent = e.target.value ? strength(e.target.value, box.dataset.nick) : "";
+});
+
+// A form with data-progress is answered with a file after a while. Until then the page shows how far
+// it is; the browser stays on the page, because the answer is a download.
+document.addEventListener("submit", async (e) => {
+  const path = e.target.dataset.progress, button = e.submitter;
+  if (!path) return;
+  setTimeout(() => { if (button) button.disabled = true; });
+  let seen = false, said = "";
+  for (let tries = 0; tries < 3 || seen; tries++) {
+    await new Promise((done) => setTimeout(done, 700));
+    const got = await partOf(path).catch(() => ({}));
+    if (!got.ok) continue;
+    const t = document.createElement("template");
+    t.innerHTML = got.text;
+    const next = t.content.querySelector("#building"), at = document.getElementById("building");
+    if (!next || !at) break;
+    const running = next.hasAttribute("data-running");
+    if (!running && !seen) continue; // what is there is about an earlier build
+    seen = running;
+    at.replaceWith(next);
+    const words = next.querySelector("[data-step]")?.textContent ?? next.textContent.trim();
+    if (words !== said) announce(said = words);
+    if (!running) break;
+  }
+  if (button) button.disabled = false;
+});
+addEventListener("pageshow", () => { for (const b of $$("form[data-progress] button")) b.disabled = false; });

@@ -12,7 +12,7 @@ import (
 )
 
 // revisionCost is the number of bytes that each revision counts against the quota in addition to
-// its state. It covers its progress and meta, which the hub bounds, and its rows.
+// its state. It covers the revision's progress and meta, whose sizes the hub limits, and its rows.
 const revisionCost = 128 << 10
 
 const (
@@ -119,7 +119,8 @@ func haveObjects(c *conn, owner string, sums []store.Hash) error {
 	return nil
 }
 
-// putRevision writes a revision whose number was checked.
+// putRevision stores a revision and adds its cost to the owner's usage. The caller has checked the
+// revision's number, the quota and the objects.
 func putRevision(c *conn, s store.Revision) error {
 	var progressed int64
 	if !s.ProgressTime.IsZero() {
@@ -333,7 +334,7 @@ func (s *Store) PostedRevisions(ctx context.Context, owner, after string, limit 
 	return page, err
 }
 
-// statusOf returns a revision's status, its owner, and the length of its state.
+// statusOf returns a revision's status, its owner, and the size of its state in bytes.
 func statusOf(c *conn, device string, rev int) (status trail.Status, owner string, size int64, err error) {
 	r, ok, err := c.one(selectStatus, device, int64(rev))
 	if err == nil && !ok {

@@ -60,11 +60,11 @@ func readWaiting(r *row) (w store.WaitingDevice, err error) {
 		}
 	}
 	if w.State == "" {
-		return w, fmt.Errorf("sqlite: stored waiting machine has the unknown state %q", letter)
+		return w, fmt.Errorf("sqlite: a stored waiting device has the unknown state %q", letter)
 	}
 	for _, list := range []*[]string{&w.Codes, &w.Answered} {
 		if err := json.Unmarshal([]byte(r.text()), list); err != nil {
-			return w, fmt.Errorf("sqlite: stored waiting machine: %w", err)
+			return w, fmt.Errorf("sqlite: decode the codes of a stored waiting device: %w", err)
 		}
 	}
 	w.RequestHash = r.hash()
@@ -99,7 +99,7 @@ func oneWaiting(c *conn, query *statement, args ...any) (store.WaitingDevice, er
 }
 
 func putWaiting(c *conn, w store.WaitingDevice) error {
-	codes, err := json.Marshal(append([]string{}, w.Codes...)) // never null
+	codes, err := json.Marshal(append([]string{}, w.Codes...)) // an empty list, never null
 	if err != nil {
 		return err
 	}
@@ -184,10 +184,11 @@ func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time,
 	return list, err
 }
 
-// writePlace writes where a page of rows ended that are ordered by a time and their id, newest first.
+// writePlace encodes the place at which a page ended: the time and the row id of the last row. The
+// rows are ordered by both, newest first.
 func writePlace(at, id int64) string { return fmt.Sprintf("%d.%d", at, id) }
 
-// readPlace returns a place before all rows for the first page.
+// readPlace decodes a place. If after is empty, it returns a place before all rows.
 func readPlace(after string) (at, id int64, err error) {
 	if after == "" {
 		return math.MaxInt64, math.MaxInt64, nil
@@ -249,7 +250,8 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			}
 		} else {
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
-			// Enrolments that were issued after an approval, and are not activated yet, end too.
+			// The denial also revokes enrolments that began after an earlier approval and are not
+			// active yet.
 			if _, err := c.exec(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}

@@ -2,8 +2,10 @@ package storetest
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -21,10 +23,13 @@ var waitingTests = []test{
 	{"WaitingDevicesAreBounded", roomIsBounded},
 	{"DeletionEndsTheApproval", deletedDeviceIsNoLongerApproved},
 	{"Policies", policies},
+	{"SwappedPolicies", swappedPolicies},
 	{"EKLists", ekLists},
+	{"EKListPages", ekListPages},
 }
 
-// waiting returns the machine as a waiting device, which waits since Epoch, for a week.
+// waiting returns the machine as a waiting device that has waited since Epoch and expires a week
+// later.
 func (m Machine) waiting(t store.JoinToken, codes ...string) store.WaitingDevice {
 	e := m.Enrolment(t.Owner, t.ID)
 	return store.WaitingDevice{
@@ -84,7 +89,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	equal(f, "state", w.State, store.Approved)
 	equal(f, "by", w.By, "anne")
 	if !w.Approves([]string{"ek-certificate-none"}) || w.Approves([]string{"ek-certificate-none", "policy"}) || w.Approves(nil) {
-		f.Fatal("the approval must answer exactly the questions that were asked")
+		f.Fatal("the approval must cover exactly the questions that were asked")
 	}
 	// A further question needs another decision, and the first stays answered.
 	more := f.wait(m.waiting(f.token, "policy"))
@@ -124,8 +129,9 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	equal(f, "state", w.State, store.Undecided)
 }
 
-// Each property that a person decides by is part of the digest. The time and the address of the last
-// request are not.
+// A property on which a person bases a decision is part of the digest: if an attacker changes it
+// after the owner saw the row, the decision fails. The time and the address of the last request are
+// not part of it.
 func decisionAboutOtherEvidence(f *fixture) {
 	m := Machine{Name: "raft"}
 	decide := func(seen store.WaitingDevice) error {
@@ -152,14 +158,14 @@ func decisionAboutOtherEvidence(f *fixture) {
 	again.Addr, again.LastSeen, again.Expires = "192.0.2.8:1", Epoch.Add(time.Hour), Epoch.Add(time.Hour+week)
 	f.wait(again)
 	f.must(decide(seen))
-	f.refused(decide(seen), store.ErrChanged) // it is approved since
+	f.refused(decide(seen), store.ErrChanged) // the first decision has changed the row
 }
 
 func waitingPages(f *fixture) {
 	var want []string
 	for i := range 7 {
 		w := Machine{Name: fmt.Sprint("raft", i)}.waiting(f.token, "policy")
-		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some have the same time
+		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some rows have the same time
 		w = f.wait(w)
 		want = append([]string{w.DeviceID}, want...)
 	}
@@ -257,7 +263,7 @@ func policies(f *fixture) {
 	f.must(err)
 	equal(f, "policy", got, p)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	_, err = f.Policy(f.ctx, store.HubWide)
 	f.refused(err, store.ErrNotFound)
@@ -266,8 +272,29 @@ func policies(f *fixture) {
 	_, err = f.Policy(f.ctx, f.owner.ID)
 	f.refused(err, store.ErrNotFound)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
+}
+
+// If another change happened after the caller read the policy, SwapPolicy must not overwrite it.
+func swappedPolicies(f *fixture) {
+	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
+	f.must(f.SwapPolicy(f.ctx, p, ""))
+	next := store.Policy{Owner: f.owner.ID, Text: "version: 1 # later\n", Updated: micros(Epoch)}
+	before := f.version()
+	f.refused(f.SwapPolicy(f.ctx, next, ""), store.ErrChanged)
+	f.refused(f.SwapPolicy(f.ctx, next, "version: 1"), store.ErrChanged)
+	equal(f, "config version", f.version(), before)
+	f.must(f.SwapPolicy(f.ctx, next, p.Text))
+	got, err := f.Policy(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "policy", got, next)
+	if f.version() <= before {
+		f.Fatal("the config version did not increase")
+	}
+	f.must(f.SwapPolicy(f.ctx, store.Policy{Owner: f.owner.ID}, next.Text))
+	f.refused(f.SwapPolicy(f.ctx, p, next.Text), store.ErrChanged)
+	f.must(f.SwapPolicy(f.ctx, p, ""))
 }
 
 func (f *fixture) version() int64 {
@@ -303,7 +330,7 @@ func ekLists(f *fixture) {
 	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	kept(f.owner.ID, true)
 	find(f.owner.ID, key, nil, list[0])
@@ -326,4 +353,74 @@ func ekLists(f *fixture) {
 	f.must(f.PutEKList(f.ctx, f.owner.ID, nil))
 	kept(f.owner.ID, false)
 	none(f.owner.ID, key, serial)
+}
+
+// The lines of an EK list can be searched by the beginning of the hash or serial number, in pages,
+// and changed one by one.
+func ekListPages(f *fixture) {
+	line := func(hash string, serial ...byte) store.ListedEK {
+		if hash == "" {
+			return store.ListedEK{Cert: serial}
+		}
+		var h store.Hash
+		digits, err := hex.DecodeString(hash)
+		f.must(err)
+		copy(h[:], digits)
+		return store.ListedEK{Key: &h}
+	}
+	name := func(l store.ListedEK) string {
+		if l.Key != nil {
+			return hex.EncodeToString(l.Key[:2])
+		}
+		return "s" + hex.EncodeToString(l.Cert)
+	}
+	for _, l := range []store.ListedEK{line("ab12"), line("ab34"), line("ac00"), line("ffff"), line("", 0xab, 0x12), line("", 0xff), line("", 0xff, 0xff)} {
+		before := f.version()
+		f.must(f.ChangeEKList(f.ctx, f.owner.ID, l, false, 7))
+		if f.version() <= before {
+			f.Fatal("the config version did not increase")
+		}
+	}
+	f.must(f.ChangeEKList(f.ctx, f.other.ID, line("ab99"), false, 7))
+	for _, c := range []struct{ prefix, want string }{
+		{"", "ab12 ab34 ac00 ffff sab12 sff sffff"}, {"a", "ab12 ab34 ac00 sab12"}, {"ab", "ab12 ab34 sab12"}, {"ab3", "ab34"},
+		{"f", "ffff sff sffff"}, {"ffff", "ffff sffff"}, {"fffff", ""}, {"0", ""}, {"x", ""}, {"AB", "ab12 ab34 sab12"},
+	} {
+		for _, limit := range []int{1, 2, 3, 100} {
+			var got []string
+			for after, pages := "", 0; pages == 0 || after != "" && pages < 9; pages++ {
+				lines, next, err := f.EKListPage(f.ctx, f.owner.ID, c.prefix, after, limit)
+				f.must(err)
+				if len(lines) > limit {
+					f.Fatalf("%d lines", len(lines))
+				}
+				for _, l := range lines {
+					got = append(got, name(l))
+				}
+				after = next
+			}
+			equal(f, "lines that begin with "+c.prefix, strings.Join(got, " "), c.want)
+		}
+	}
+	count := func(limit, want int) {
+		f.Helper()
+		n, err := f.CountEKList(f.ctx, f.owner.ID, limit)
+		f.must(err)
+		equal(f, "count", n, want)
+	}
+	count(5, 5)
+	count(100, 7)
+	before := f.version()
+	f.refused(f.ChangeEKList(f.ctx, f.owner.ID, line("1111"), false, 7), store.ErrFull)
+	f.refused(f.ChangeEKList(f.ctx, f.owner.ID, line("1111"), true, 7), store.ErrNotFound)
+	equal(f, "config version", f.version(), before)
+	count(100, 7)
+	noted := line("ab12")
+	noted.Note, noted.CertificateRequired = "pallet 9", true
+	f.must(f.ChangeEKList(f.ctx, f.owner.ID, noted, false, 7))
+	lines, _, err := f.EKListPage(f.ctx, f.owner.ID, "ab12", "", 1)
+	f.must(err)
+	equal(f, "note", lines[0].Note, "pallet 9")
+	f.must(f.ChangeEKList(f.ctx, f.owner.ID, noted, true, 7))
+	count(100, 6)
 }
