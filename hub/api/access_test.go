@@ -142,6 +142,8 @@ var expectedAccess = map[string]string{
 	"GET /ui/onboard/claim":                           "fullSession",
 	"GET /ui/onboard/claim/{id}":                      "fullSession",
 	"GET /ui/onboard/claim/{id}/steps":                "fullSession",
+	"GET /ui/revisions":                               "fullSession",
+	"GET /ui/revisions/row":                           "fullSession",
 	"GET /ui/wall":                                    "fullSession",
 	"GET /ui/wall/part":                               "fullSession",
 	"POST /ui/waiting/decide":                         "fullSession",

@@ -147,6 +147,8 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
+		"GET /ui/revisions":     {who: "owner"},
+		"GET /ui/revisions/row": {who: "owner", status: 404},
 		"GET /ui/onboard/claim": {who: "owner"},
 		"GET /ui/onboard/claim/{id}": {who: "owner", before: func(c *contract) map[string]string {
 			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}

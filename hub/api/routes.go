@@ -185,6 +185,8 @@ var routes = []route{
 	{"POST", "/sign-in", anyone, signInRate, formBody, (*Server).signIn},
 	{"POST", "/sign-out", visitor, unlimited, formBody, (*Server).signOut},
 	{"GET", "/ui/overview", fullSession, unlimited, noBody, (*Server).showOverview},
+	{"GET", "/ui/revisions", fullSession, unlimited, noBody, (*Server).showRevisions},
+	{"GET", "/ui/revisions/row", fullSession, unlimited, noBody, (*Server).showRevisionRow},
 	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
 	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
 	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm}, // claimRate, if a code is typed
