@@ -14,28 +14,22 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/internal/finding"
 )
 
-// Severity says what a finding means for the machine.
-type Severity string
+// Finding is the result of one check, and Severity what it means for the machine.
+type (
+	Finding  = finding.Finding
+	Severity = finding.Severity
+)
 
 // The severities, from good to bad.
 const (
-	OK      Severity = "ok"
-	Note    Severity = "note"    // worth knowing; nothing to do
-	Warning Severity = "warning" // works now, but something is missing or will fail
-	Problem Severity = "problem" // keeps the machine from its hub, or will
+	OK      = finding.OK
+	Note    = finding.Note
+	Warning = finding.Warning
+	Problem = finding.Problem
 )
-
-// Finding is the result of one check.
-type Finding struct {
-	// Code is stable. The code of a good result is the check's name.
-	Code     string   `json:"code"`
-	Severity Severity `json:"severity"`
-	Fact     string   `json:"fact"`             // what is so, one sentence
-	Cause    string   `json:"cause,omitempty"`  // why; empty if the fact says it
-	Remedy   string   `json:"remedy,omitempty"` // what to do; empty if there is nothing to do
-}
 
 // Config says which machine is examined, and how.
 type Config struct {
@@ -148,16 +142,7 @@ func (e *exam) onboarded() bool {
 }
 
 // Worst returns the worst severity of the findings.
-func Worst(findings []Finding) Severity {
-	order := map[Severity]int{OK: 0, Note: 1, Warning: 2, Problem: 3}
-	worst := OK
-	for _, f := range findings {
-		if order[f.Severity] > order[worst] {
-			worst = f.Severity
-		}
-	}
-	return worst
-}
+func Worst(findings []Finding) Severity { return finding.Worst(findings) }
 
 func good(code, format string, args ...any) Finding {
 	return Finding{Code: code, Severity: OK, Fact: fmt.Sprintf(format, args...)}

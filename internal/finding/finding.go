@@ -1,0 +1,62 @@
+// Package finding is the form in which both doctors, of a machine and of a hub, say what they found.
+package finding
+
+import (
+	"fmt"
+	"io"
+)
+
+// Severity says what a finding means.
+type Severity string
+
+// The severities, from good to bad.
+const (
+	OK      Severity = "ok"
+	Note    Severity = "note"    // worth knowing; nothing to do
+	Warning Severity = "warning" // works now, but something is missing or will fail
+	Problem Severity = "problem" // keeps the machine or the hub from its work, or will
+)
+
+// Finding is the result of one check.
+type Finding struct {
+	// Code is stable. The code of a good result is the check's name.
+	Code     string   `json:"code"`
+	Severity Severity `json:"severity"`
+	Fact     string   `json:"fact"`             // what is so, one sentence
+	Cause    string   `json:"cause,omitempty"`  // why; empty if the fact says it
+	Remedy   string   `json:"remedy,omitempty"` // what to do; empty if there is nothing to do
+}
+
+// Worst returns the worst severity of the findings.
+func Worst(findings []Finding) Severity {
+	order := map[Severity]int{OK: 0, Note: 1, Warning: 2, Problem: 3}
+	worst := OK
+	for _, f := range findings {
+		if order[f.Severity] > order[worst] {
+			worst = f.Severity
+		}
+	}
+	return worst
+}
+
+// Write writes findings for people. paint writes a severity; nil: as it is.
+func Write(w io.Writer, findings []Finding, paint func(Severity, string) string) error {
+	if paint == nil {
+		paint = func(_ Severity, text string) string { return text }
+	}
+	counts := map[Severity]int{}
+	for _, f := range findings {
+		counts[f.Severity]++
+		if _, err := fmt.Fprintf(w, "%s %s (%s)\n", paint(f.Severity, fmt.Sprintf("%-8s", f.Severity)), f.Fact, f.Code); err != nil {
+			return err
+		}
+		if f.Cause != "" {
+			fmt.Fprintf(w, "%-8s   why:    %s\n", "", f.Cause)
+		}
+		if f.Remedy != "" {
+			fmt.Fprintf(w, "%-8s   remedy: %s\n", "", f.Remedy)
+		}
+	}
+	_, err := fmt.Fprintf(w, "%d problem(s), %d warning(s), %d note(s), %d check(s) passed.\n", counts[Problem], counts[Warning], counts[Note], counts[OK])
+	return err
+}
