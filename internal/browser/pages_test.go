@@ -82,6 +82,13 @@ type hubWithDevices struct {
 	client *http.Client
 }
 
+// loopback returns a client that accepts the certificate of any hub on loopback.
+func loopback(t testing.TB) *http.Client {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // safe: the hub is in this test
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
 func newHub(t *testing.T, devices int) *hubWithDevices {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -89,9 +96,7 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 		t.Fatal(err)
 	}
 	h := &hubWithDevices{Hub: hubtest.New(t, maker.Roots(), maker.Intermediates()), maker: maker}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // safe: the hub is in this test, on loopback
-	t.Cleanup(transport.CloseIdleConnections)
-	h.client = &http.Client{Transport: transport}
+	h.client = loopback(t)
 	for i := range devices {
 		d := h.onboard(t, []string{"L-1", "H-2", "H-3"}[i%3], []string{"NUC12WSHi5", "Gate computer", "OptiPlex 7010"}[i%3], "SN-000"+string(rune('1'+i)))
 		if h.first == "" {
