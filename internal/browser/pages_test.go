@@ -69,7 +69,7 @@ var pages = []page{
 	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
 	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
-	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
+	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
 }
 
 // hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
