@@ -19,7 +19,7 @@ type ImageBuilder interface {
 	Check(o ImageOptions) error
 	// Build builds an image of at most size bytes; no file that it needs on the way is larger. It calls step with each step that it begins.
 	// Nothing of the image is left on the disk when the image is closed, or when Build fails. When
-	// ctx ends, Build ends. ErrImageSize: the image would be larger.
+	// ctx ends, Build ends; the image can be read after that. ErrImageSize: the image would be larger.
 	Build(ctx context.Context, o ImageOptions, token []byte, size int64, step func(string)) (*Image, error)
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/internal/browser"
 	"gangway/internal/fleet"
@@ -46,13 +47,16 @@ var pages = []page{
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
 	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
+	{name: "image", path: "/ui/onboard/image", want: "Build and download"},
+	{name: "image-missing", path: "/ui/onboard/image", empty: true, want: "cannot build an image now"},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
 // hubWithDevices is a hub whose owner ada has devices of several kinds, or none.
 type hubWithDevices struct {
 	*hubtest.Hub
-	maker *fleet.Maker
+	maker  *fleet.Maker
+	images *slowBuilder // nil: the hub builds no images
 
 	cookie string
 	first  string // the id of a device
@@ -65,7 +69,13 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hubWithDevices{Hub: hubtest.New(t, maker.Roots(), maker.Intermediates()), maker: maker}
+	h := &hubWithDevices{maker: maker}
+	h.Hub = hubtest.NewWith(t, func(c *api.Config) {
+		if devices > 0 {
+			h.images = newSlowBuilder()
+			c.Images, c.ImageLimits.Size = h.images, 64<<20
+		}
+	}, maker.Roots(), maker.Intermediates())
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // a loopback hub of this test
 	t.Cleanup(transport.CloseIdleConnections)
 	h.client = &http.Client{Transport: transport}
