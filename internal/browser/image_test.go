@@ -104,6 +104,7 @@ func TestImageWithProgressInBrowser(t *testing.T) {
 			t.Errorf("the page has not shown %q: %s", words, browser.Eval[string](tab, `JSON.stringify(shown)`))
 		}
 	}
+	browser.Eval[bool](tab, `scrollTo(0, document.body.scrollHeight), true`)
 	tab.Check("the image was sent")
 	tab.Shot("image-sent")
 	if tok := h.tokens(t)[0]; tok.MaxUses != 5 || tok.Disabled {
