@@ -22,27 +22,27 @@ import (
 type Disk struct {
 	// ESP holds the files of the EFI system partition.
 	ESP []File
-	// ESPSize is the size of that partition in bytes: a multiple of 1 MiB, at least 34 MiB. Zero:
-	// Write chooses the size of the files and a fifth more.
+	// ESPSize is the size of the EFI system partition in bytes: a multiple of 1 MiB, at least 34
+	// MiB. If it is zero, Write chooses the total size of the files and a fifth more.
 	ESPSize int64
-	// Label is the name of the disk and of the partition: at most 11 characters of A-Z, 0-9,
-	// space, dash and underscore. Empty: GANGWAY.
+	// Label is the name of the disk and of the partition: at most 11 characters of A-Z, 0-9, space,
+	// dash and underscore. Empty means GANGWAY.
 	Label string
 }
 
 const (
 	mib    = 1 << 20
 	sector = 512
-	// minESP has room for the 65525 clusters, of one sector each, that FAT32 needs at least,
-	// and for their table.
+	// minESP is the smallest size in bytes. FAT32 needs at least 65525 clusters, here of one sector
+	// each, and a table of them.
 	minESP = 34 * mib
 )
 
-// Write writes the image to a file of mode 0600. It replaces an existing file only when the
+// Write writes the image to a file with mode 0600. It replaces an existing file only after the
 // image is complete.
 //
 // Write derives the GUIDs from label and size, not from the files. Firmware measures the partition
-// table, so if only the kernel changes, the table must stay the same.
+// table, so the table must not change when only a file changes, such as a new kernel.
 func (d Disk) Write(name string) error {
 	files, err := sorted(d.ESP)
 	if err != nil {
@@ -54,7 +54,7 @@ func (d Disk) Write(name string) error {
 	if err := d.sizeFor(files); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // the file has mode 0600
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // CreateTemp makes the file with mode 0600
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
@@ -69,8 +69,8 @@ func (d Disk) Write(name string) error {
 	return nil
 }
 
-// FAT returns only the EFI system partition, as it would be on the disk. An installer writes these
-// bytes to a partition that it makes itself.
+// FAT returns only the EFI system partition, with the same bytes as on the disk. An installer
+// writes these bytes to a partition that it makes itself.
 func (d Disk) FAT() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "gangway-fat")
 	if err != nil {
@@ -89,7 +89,7 @@ func (d Disk) FAT() ([]byte, error) {
 }
 
 func (d Disk) writeTo(f *os.File, files []File) error {
-	size := d.ESPSize + 2*mib // a partition table at both ends
+	size := d.ESPSize + 2*mib // 1 MiB for the partition table at each end
 	if err := f.Truncate(size); err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
@@ -137,7 +137,7 @@ func (d *Disk) sizeFor(files []File) error {
 	var need int64
 	for _, f := range files {
 		if len(f.Data) == 0 {
-			return fmt.Errorf("image: %s is empty; go-diskfs writes empty files incorrectly", f.Path)
+			return fmt.Errorf("image: the file %s is empty: use a file of at least one byte, because go-diskfs writes empty files incorrectly", f.Path)
 		}
 		need += int64(len(f.Data)) + 64<<10
 	}
@@ -150,12 +150,13 @@ func (d *Disk) sizeFor(files []File) error {
 	return nil
 }
 
-// guid makes a GUID (RFC 9562, version 8) from label, size and purpose.
+// guid makes a GUID (RFC 9562, version 8) from the label, the size and use, the purpose of the
+// GUID.
 func (d *Disk) guid(use string) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "gangway image v1\x00%s\x00%d\x00%s", d.Label, d.ESPSize, use))
 	u, err := uuid.FromBytes(h[:16])
 	if err != nil {
-		panic(err) // any 16 bytes are a valid GUID
+		panic(err) // cannot happen: any 16 bytes are a valid GUID
 	}
 	u[6] = u[6]&0x0F | 0x80
 	u[8] = u[8]&0x3F | 0x80
@@ -178,9 +179,9 @@ func writeFile(to filesystem.FileSystem, f File) error {
 
 var timeLock sync.Mutex
 
-// fixedTime makes go-diskfs write the same time for all files, until the returned function is
-// called. go-diskfs takes the time only from the environment variable SOURCE_DATE_EPOCH
-// (reproducible-builds.org). FAT's first year is 1980.
+// fixedTime makes go-diskfs write the same time, the first of FAT's years (1980), for all files
+// until restore is called. go-diskfs reads the time only from the environment variable
+// SOURCE_DATE_EPOCH (reproducible-builds.org).
 func fixedTime() (restore func()) {
 	const name, first = "SOURCE_DATE_EPOCH", "315532800"
 	timeLock.Lock()

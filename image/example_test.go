@@ -9,8 +9,8 @@ import (
 	"gangway/image"
 )
 
-// This example makes a disk image. A machine can boot it, and the init in it prints a line. The
-// kernel and the stub come from the packages linux-image-amd64 and systemd-boot-efi.
+// This example makes a disk image that a machine can boot. The init in the image prints a line. The
+// kernel and the stub are those of the packages linux-image-amd64 and systemd-boot-efi.
 func Example() {
 	program := func(name string) []byte {
 		b, err := os.ReadFile(name)
@@ -38,7 +38,7 @@ func Example() {
 	}
 }
 
-// The same files give the same bytes, whatever their order is.
+// The same files give the same bytes in any order.
 func ExampleInitramfs() {
 	hosts := image.File{Path: "etc/hosts", Data: []byte("127.0.0.1 localhost\n")}
 	program := image.File{Path: "init", Data: []byte("#!/bin/sh\n"), Mode: 0o755}

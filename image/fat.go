@@ -6,12 +6,13 @@ import (
 	"io"
 )
 
-// fatSize returns the size of the file system in a partition, in bytes: the size has only as many
-// clusters as the file system's tables have entries for. go-diskfs 1.9.4 ignores that the first two
-// entries do not stand for clusters, so with some sizes the last cluster would have no entry.
+// fatSize returns the size in bytes of the file system in a partition of this size. The result is
+// slightly smaller if go-diskfs would otherwise make tables with too few entries: go-diskfs 1.9.4
+// ignores that the first two entries of a FAT are reserved, so with some sizes the last cluster
+// would have no entry.
 //
-// Above 260 MiB, where clusters have 4096 bytes, the size of each table is also a multiple of
-// 4096. So an installer can convert the file system for a disk with sectors of 4096 bytes.
+// Above 260 MiB, where clusters have 4096 bytes, the size of each table is also a multiple of 4096.
+// So an installer can convert the file system for a disk with sectors of 4096 bytes.
 func fatSize(partition int64) int64 {
 	const reserved = 32 // sectors
 	cluster, whole := int64(sector), int64(1)
@@ -19,7 +20,8 @@ func fatSize(partition int64) int64 {
 		cluster, whole = 4096, 4096/sector
 	}
 	for size := partition; ; size -= 4096 {
-		// The sizes of clusters and tables that go-diskfs chooses for a file system of this size.
+		// Compute the sizes of clusters and tables as go-diskfs does for a file system of this
+		// size.
 		sectors, per := size/sector-reserved, cluster+8
 		table := (4*sectors + per - 1) / per
 		clusters := (sectors - 2*table) / (cluster / sector)
@@ -29,10 +31,10 @@ func fatSize(partition int64) int64 {
 	}
 }
 
-// fixParents corrects the FAT32 file system that begins at offset start. In the folders of the
-// root, the entry ".." must name cluster 0 and not the root's own cluster (Microsoft's FAT
-// specification, 6.5). go-diskfs 1.9.4 writes the root's cluster, which fsck.fat and Windows
-// report as an error.
+// fixParents corrects the FAT32 file system that begins at the offset start. A folder in the root
+// folder must have an entry ".." with cluster 0, not with the root folder's own cluster
+// (Microsoft's FAT specification, 6.5). go-diskfs 1.9.4 writes the root folder's cluster, which
+// fsck.fat and Windows report as an error.
 func fixParents(f interface {
 	io.ReaderAt
 	io.WriterAt

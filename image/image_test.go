@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// stub makes the smallest EFI program that a UKI can be built on. room is the number of section
-// headers for which the program has room.
+// stub makes the smallest EFI program that UKI.Build accepts. room is the number of section headers
+// for which the program has space.
 func stub(room int) []byte {
 	le := binary.LittleEndian
 	headers := 0x80 + 4 + coffHeader + 240 + sectionHeader + room*sectionHeader
@@ -97,7 +97,7 @@ func TestUKIHoldsItsParts(t *testing.T) {
 	}
 }
 
-// objcopy extracts from the UKI the parts that Build got.
+// GNU objcopy finds in the UKI exactly the parts that Build put there.
 func TestObjcopyReadsTheUKI(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("objcopy"); err != nil {
@@ -175,7 +175,7 @@ func files() []File {
 	}
 }
 
-// GNU cpio extracts the files that Initramfs got.
+// GNU cpio extracts exactly the files that Initramfs put into the archive.
 func TestCpioReadsTheInitramfs(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("cpio"); err != nil {
@@ -243,7 +243,8 @@ func TestRefusesPaths(t *testing.T) {
 	}
 }
 
-// Other programs find no error in the disk image, and read the files that Write got.
+// sgdisk and fsck.fat find no error in the disk image, and mcopy reads exactly the files that Write
+// put there.
 func TestOthersReadTheDisk(t *testing.T) {
 	t.Parallel()
 	sgdisk, fsck, mcopy := "/usr/sbin/sgdisk", "/usr/sbin/fsck.fat", "/usr/bin/mcopy"
@@ -256,7 +257,7 @@ func TestOthersReadTheDisk(t *testing.T) {
 	dir := t.TempDir()
 	img := filepath.Join(dir, "disk.img")
 	d := Disk{ESP: []File{{Path: "EFI/BOOT/BOOTX64.EFI", Data: big}, {Path: "loader/loader.conf", Data: []byte("timeout 3\n")}, {Path: "a file with a long name.txt", Data: []byte("x")}}}
-	for i := range 40 { // the root folder is longer than a cluster
+	for i := range 40 { // so many that the root folder needs more than one cluster
 		d.ESP = append(d.ESP, File{Path: fmt.Sprintf("folder number %d/file", i), Data: []byte{byte(i)}})
 	}
 	if err := d.Write(img); err != nil {
@@ -286,8 +287,8 @@ func TestOthersReadTheDisk(t *testing.T) {
 	}
 }
 
-// With these sizes, and with many others above 260 MiB, the tables would have too few entries for
-// all clusters if fatSize did not reduce the size.
+// fatSize chooses a size at which each cluster has an entry in the tables. With the sizes here, and
+// with many others above 260 MiB, go-diskfs would otherwise make tables with too few entries.
 func TestEachClusterHasAnEntryInTheTables(t *testing.T) {
 	t.Parallel()
 	const fsck = "/usr/sbin/fsck.fat"
@@ -330,7 +331,7 @@ func TestDiskRefuses(t *testing.T) {
 	}
 }
 
-// The same input gives the same bytes, whatever the order of the files and the time.
+// The same input gives the same bytes, in any order of the files and at any time.
 func TestSameInputGivesTheSameBytes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -357,7 +358,7 @@ func TestSameInputGivesTheSameBytes(t *testing.T) {
 		return sha256.Sum256(b)
 	}
 	one := build("one", files())
-	if !testing.Short() { // without the wait, the test still covers the order
+	if !testing.Short() { // without this wait, the test covers only the order of the files
 		time.Sleep(2100 * time.Millisecond) // FAT's times have a resolution of 2 s
 	}
 	other := files()
@@ -365,7 +366,7 @@ func TestSameInputGivesTheSameBytes(t *testing.T) {
 	if two := build("two", other); one != two {
 		t.Error("two builds differ")
 	}
-	// If only a file changes, the partition table, which firmware measures, stays the same.
+	// If only a file changes, the partition table stays the same. Firmware measures the table.
 	table := func(name string) []byte {
 		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
@@ -428,7 +429,7 @@ func TestModulesComeBehindWhatTheyNeed(t *testing.T) {
 	}
 }
 
-// module makes the smallest ELF file with a section .modinfo.
+// module makes the smallest ELF file that has a section .modinfo.
 func module(depends string) []byte {
 	le := binary.LittleEndian
 	info := []byte("license=GPL\x00depends=" + depends + "\x00name=x\x00")
@@ -441,7 +442,7 @@ func module(depends string) []byte {
 	le.PutUint16(b[52:], 64)
 	le.PutUint16(b[58:], 64)
 	le.PutUint16(b[60:], 3) // number of sections
-	le.PutUint16(b[62:], 2) // index of the section with the names
+	le.PutUint16(b[62:], 2) // index of the section that holds the section names
 	infoAt := len(b)
 	b = append(b, info...)
 	namesAt := len(b)
@@ -461,8 +462,8 @@ func module(depends string) []byte {
 	return b
 }
 
-// Firmware hashes a signed program section by section. If a program has bytes between or after its
-// sections, its signature is invalid. So Build leaves none.
+// Build writes no bytes between or after the sections. Firmware hashes a signed program section by
+// section, so such bytes would make a signature invalid.
 func TestUKIHasNothingBesidesItsSections(t *testing.T) {
 	t.Parallel()
 	u := sample()

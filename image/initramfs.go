@@ -9,7 +9,7 @@ import (
 	"math"
 )
 
-// Types of files, as in stat(2).
+// Types of files in the mode field, as in stat(2).
 const (
 	typeDir  = 0o040000
 	typeFile = 0o100000
@@ -27,7 +27,7 @@ func Initramfs(files []File) ([]byte, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression) // its header has no time and no name
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression) // gzip's header then has no time and no file name
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
@@ -63,17 +63,17 @@ func Initramfs(files []File) ([]byte, error) {
 }
 
 // Join joins several initial file systems into one. The kernel unpacks them one after the other,
-// and a later file replaces an earlier one with the same path. So the part that many images have in
-// common needs to be compressed only once.
+// and a later file replaces an earlier file with the same path. So the files that many images have
+// in common are compressed only once.
 func Join(initramfs ...[]byte) []byte {
 	var out []byte
 	for _, part := range initramfs {
-		out = append(pad(out, 4), part...) // the kernel expects the next file system at a multiple of 4
+		out = append(pad(out, 4), part...) // each file system must start at a multiple of 4
 	}
 	return out
 }
 
-// cpio writes a newc archive. It remembers the first error.
+// cpio writes an archive in the format newc. It keeps the first error.
 type cpio struct {
 	w   io.Writer
 	ino uint32
@@ -83,14 +83,14 @@ type cpio struct {
 type cpioEntry struct {
 	path string
 	mode uint32
-	rdev [2]uint32 // major, minor of a device
+	rdev [2]uint32 // major and minor number, if the entry is a device
 	data []byte
 }
 
 func (c *cpio) dir(path string) { c.entry(cpioEntry{path: path, mode: typeDir | 0o755}) }
 
-// entry writes one entry: a header of 13 numbers with 8 hexadecimal digits each, the path with
-// a final zero, and the data. Path and data are padded to multiples of 4 bytes.
+// entry writes one entry: a magic number, 13 numbers of 8 hexadecimal digits, the path with a
+// terminating zero byte, and the data. Path and data are padded to multiples of 4 bytes.
 func (c *cpio) entry(e cpioEntry) {
 	if c.err != nil {
 		return
@@ -100,7 +100,7 @@ func (c *cpio) entry(e cpioEntry) {
 		return
 	}
 	ino, links := uint32(0), uint32(1)
-	if e.mode != 0 { // every entry except the trailer
+	if e.mode != 0 { // only the trailer has mode 0
 		c.ino++
 		ino = c.ino
 	}
@@ -110,7 +110,7 @@ func (c *cpio) entry(e cpioEntry) {
 	head := []byte("070701")
 	for _, n := range []uint32{
 		ino, e.mode, 0, 0, links, 0, // inode, mode, uid, gid, links, time
-		uint32(len(e.data)), 0, 0, e.rdev[0], e.rdev[1], // size, device, device named
+		uint32(len(e.data)), 0, 0, e.rdev[0], e.rdev[1], // size, device of the file system, device number of the entry
 		uint32(len(e.path) + 1), 0, // length of the path, checksum
 	} {
 		head = fmt.Appendf(head, "%08X", n)

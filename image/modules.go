@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// Modules returns, as files for the initial file system, the kernel modules with these names
-// ("virtio_net") and all modules that they depend on. dir is a kernel package's folder
-// lib/modules/VERSION. Each module becomes lib/modules/NAME.ko. lib/modules/order lists them, one a
-// line, in the order in which they must be loaded. Modules that are built into the kernel are left
-// out. Modules reads the dependencies from the modules themselves.
+// Modules returns the kernel modules with these names (such as "virtio_net") and all modules that
+// they depend on, as files for the initial file system. dir is the folder lib/modules/VERSION of a
+// kernel package. Each module becomes lib/modules/NAME.ko. The file lib/modules/order has one name
+// per line, in the order in which init must load the modules. Modules leaves out modules that are
+// built into the kernel. It reads the dependencies from the module files, not from modules.dep.
 func Modules(dir fs.FS, names ...string) ([]File, error) {
 	m := modules{dir: dir, state: map[string]int{}}
 	if err := m.index(); err != nil {
@@ -33,13 +33,13 @@ func Modules(dir fs.FS, names ...string) ([]File, error) {
 
 type modules struct {
 	dir   fs.FS
-	path  map[string]string // file of each module; "": built into the kernel
-	state map[string]int    // 1: being added, 2: added
+	path  map[string]string // file of each module; "" if the module is built into the kernel
+	state map[string]int    // 1: its dependencies are being added, 2: added
 	files []File
 	order bytes.Buffer
 }
 
-// moduleName returns the kernel's name of a module: it has underscores instead of dashes.
+// moduleName returns the kernel's name of a module, which has underscores instead of dashes.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 func (m *modules) index() error {

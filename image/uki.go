@@ -16,33 +16,33 @@ type UKI struct {
 	Stub   []byte // systemd's linuxx64.efi.stub
 	Kernel []byte // bzImage with an EFI stub
 	Initrd []byte // may be empty
-	// Cmdline is the kernel's command line, without a final zero.
+	// Cmdline is the kernel's command line, one line without a terminating zero byte.
 	Cmdline string
 	// OSRelease is the text of os-release(5), which boot menus read.
 	OSRelease string
 }
 
-// sectionFlags are the flags of each part's section: initialised data, readable (PE/COFF 4.1).
+// sectionFlags are the flags of each added section: initialised data, readable (PE/COFF 4.1).
 const sectionFlags = pe.IMAGE_SCN_CNT_INITIALIZED_DATA | pe.IMAGE_SCN_MEM_READ
 
-// Offsets and sizes in a PE/COFF file for 64 bits, in bytes (PE/COFF 3).
+// Offsets and sizes in a 64-bit PE/COFF file, in bytes (PE/COFF 3).
 const (
-	peOffsetAt      = 0x3C // in the file: the offset of "PE\0\0"
+	peOffsetAt      = 0x3C // offset in the file at which the offset of "PE\0\0" is stored
 	coffHeader      = 20
 	sectionHeader   = 40
-	numSectionsAt   = 2 // in the COFF header
+	numSectionsAt   = 2 // offset in the COFF header
 	symbolsAt       = 8 // pointer and count
-	optSizeInitData = 8 // in the optional header
+	optSizeInitData = 8 // offset in the optional header
 	optSizeOfImage  = 56
 	optCheckSum     = 64
 	optCertificates = 112 + 4*8 // data directory 4
 )
 
-// pageSize is the alignment of sections in memory.
+// pageSize is the alignment of sections in memory, in bytes.
 const pageSize = 4096
 
 // Build appends each part to the stub as a section, after the stub's own sections. It refuses a
-// stub that is signed, or that has no room for more section headers.
+// stub that is signed, and a stub without space for the additional section headers.
 func (u UKI) Build() ([]byte, error) {
 	if err := u.check(); err != nil {
 		return nil, err
@@ -62,8 +62,8 @@ func (u UKI) Build() ([]byte, error) {
 		return nil, fmt.Errorf("image: the stub's file alignment %d is not a power of two from 512 to 65536", a)
 	}
 	var memory uint64                                   // end of the stub's sections in memory
-	headers := min(int(opt.SizeOfHeaders), len(u.Stub)) // end of the room for headers
-	end := headers                                      // end of the used part of the file
+	headers := min(int(opt.SizeOfHeaders), len(u.Stub)) // end of the space for section headers
+	end := headers                                      // end of the headers and sections in the file
 	for _, s := range f.Sections {
 		memory = max(memory, uint64(s.VirtualAddress)+uint64(max(s.VirtualSize, s.Size)))
 		if s.Size > 0 {
@@ -79,8 +79,8 @@ func (u UKI) Build() ([]byte, error) {
 	}
 
 	le := binary.LittleEndian
-	// Leave out the debug symbols behind the sections. Firmware hashes a signed program section by
-	// section, so other bytes in the file would make the signature invalid.
+	// Leave out the debug symbols after the sections. Firmware hashes a signed program section by
+	// section, so bytes outside the sections would make the signature invalid.
 	out := pad(bytes.Clone(u.Stub[:end]), int(opt.FileAlignment))
 	data := opt.SizeOfInitializedData
 	for _, p := range parts {
@@ -115,7 +115,7 @@ func (u UKI) check() error {
 	if len(u.Stub) < 0x40 || string(u.Stub[:2]) != "MZ" {
 		return errors.New("image: a unified kernel image needs systemd's stub, linuxx64.efi.stub")
 	}
-	// Check for the magic of the boot protocol (Documentation/arch/x86/boot.rst).
+	// Check for the magic number of the Linux boot protocol (Documentation/arch/x86/boot.rst).
 	if len(u.Kernel) < 0x206 || string(u.Kernel[0x202:0x206]) != "HdrS" {
 		return errors.New("image: the kernel is not a bzImage")
 	}
@@ -130,7 +130,7 @@ type section struct {
 	data []byte
 }
 
-// sections returns the parts that are not empty. The kernel comes last.
+// sections returns the parts that are not empty, with the kernel last.
 func (u UKI) sections() []section {
 	var out []section
 	for _, s := range []section{
@@ -146,5 +146,5 @@ func (u UKI) sections() []section {
 	return out
 }
 
-// pad appends zeros up to a multiple of a power of two.
+// pad appends zeros to b until its length is a multiple of to, a power of two.
 func pad(b []byte, to int) []byte { return append(b, make([]byte, -len(b)&(to-1))...) }

@@ -12,13 +12,13 @@ const GeneratedValue = 0xFF544347
 // AttestType is a TPMI_ST_ATTEST (Part 2, 10.12.2).
 type AttestType uint16
 
-// The kinds of attestation used here.
+// The types of attestation that this package parses.
 const (
 	AttestCertify AttestType = 0x8017
 	AttestQuote   AttestType = 0x8018
 )
 
-// MaxAttest is the largest TPMS_ATTEST accepted, in bytes.
+// MaxAttest is the largest TPMS_ATTEST that the parsers accept, in bytes.
 const MaxAttest = 1024
 
 // Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote. Raw holds the
@@ -28,15 +28,15 @@ type Attest struct {
 	Magic           uint32
 	Type            AttestType
 	QualifiedSigner []byte // qualified name of the signing key
-	ExtraData       []byte // the qualifying data of the command
+	ExtraData       []byte // qualifying data of the TPM command, such as a nonce
 	ClockInfo
 	FirmwareVersion uint64
-	// TPMS_CERTIFY_INFO
+	// The fields of TPMS_CERTIFY_INFO.
 	Name          []byte // TPM name of the certified key
 	QualifiedName []byte
-	// TPMS_QUOTE_INFO
+	// The fields of TPMS_QUOTE_INFO.
 	Selection []PCRSelection
-	PCRDigest []byte // over the selected values, in the order of the selection
+	PCRDigest []byte // digest of the selected PCR values, in the order of the selection
 }
 
 // ClockInfo is a TPMS_CLOCK_INFO (Part 2, 10.11.1).
@@ -53,19 +53,20 @@ type PCRSelection struct {
 	PCRs []int // ascending
 }
 
-// maxBanks is the largest number of PCR selections in a quote: HASH_COUNT.
+// maxBanks is the largest number of PCR selections in a quote. The TPM's own bound is called
+// HASH_COUNT in Part 2.
 const maxBanks = 16
 
-// ErrNotGenerated means that the magic number is wrong, so that no TPM made this structure.
-var ErrNotGenerated = errors.New("tcg: no TPM made the TPMS_ATTEST: it does not begin with TPM_GENERATED_VALUE")
+// ErrNotGenerated means that the structure does not begin with GeneratedValue, so no TPM made it.
+var ErrNotGenerated = errors.New("tcg: the TPMS_ATTEST does not begin with TPM_GENERATED_VALUE, so no TPM made it")
 
-// ErrNotCertify means that the attestation is not about a key.
+// ErrNotCertify means that TPM2_Certify did not make the attestation, so it does not certify a key.
 var ErrNotCertify = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_CERTIFY")
 
-// ErrNotQuote means that the attestation is not about PCRs.
+// ErrNotQuote means that TPM2_Quote did not make the attestation, so it does not attest PCRs.
 var ErrNotQuote = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_QUOTE")
 
-// ParseCertify parses a TPMS_ATTEST that TPM2_Certify made, strictly.
+// ParseCertify parses a TPMS_ATTEST that TPM2_Certify made. It accepts nothing after the structure.
 func ParseCertify(raw []byte) (*Attest, error) {
 	return parseAttest(raw, AttestCertify, ErrNotCertify, func(a *Attest, c *cursor) {
 		a.Name = c.sized(66)
@@ -73,7 +74,7 @@ func ParseCertify(raw []byte) (*Attest, error) {
 	})
 }
 
-// ParseQuote parses a TPMS_ATTEST that TPM2_Quote made, strictly.
+// ParseQuote parses a TPMS_ATTEST that TPM2_Quote made. It accepts nothing after the structure.
 func ParseQuote(raw []byte) (*Attest, error) {
 	return parseAttest(raw, AttestQuote, ErrNotQuote, func(a *Attest, c *cursor) {
 		n := c.u32()

@@ -13,19 +13,20 @@ import (
 // hold up to four.
 const MaxIntermediates = 8
 
-// maxSplit is the largest number of certificates that SplitCertificates returns: so many
-// certificates of the smallest possible size fit into the whole chain area of NV.
+// maxSplit is the largest number of certificates that SplitCertificates returns. It bounds the work
+// for NV contents made of many tiny sequences; a real chain has far fewer certificates.
 const maxSplit = 64
 
 // SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is
 // the content of one NV index, from ChainFirst on, in order (EK profile 2.2.1.5). The parts form
 // one stream: a certificate may continue in the next index (Intel's layout), and an index may hold
 // several certificates, each followed by padding (0x00 or 0xFF). At any other byte, reading
-// continues with the next index. An empty part is an index that could not be read; no certificate
-// continues across it.
+// continues with the next index. An empty part means an index that could not be read; no
+// certificate continues across it.
 //
-// lost is the number of bytes that are neither certificate nor padding. A returned certificate is
-// checked only by its outline. No two of them are equal. The result does not alias the parts.
+// lost is the number of bytes that are neither certificate nor padding. SplitCertificates checks
+// only the outer DER structure of a certificate (see IsCertificate) and returns equal certificates
+// once. The result does not alias the parts.
 func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
 	for len(parts) > 0 {
 		n := slices.IndexFunc(parts, func(p []byte) bool { return len(p) == 0 })
@@ -44,10 +45,10 @@ func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
 	return certs, lost
 }
 
-// splitRun splits parts that are all readable.
+// splitRun does the same as SplitCertificates, for parts that could all be read.
 func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	stream := slices.Concat(parts...)
-	var starts []int // offsets where the parts begin, then the end of the stream
+	var starts []int // offsets in stream at which the parts begin, then the stream's length
 	for i, at := 0, 0; i <= len(parts); i++ {
 		starts = append(starts, at)
 		if i < len(parts) {
@@ -74,9 +75,9 @@ func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	return certs, lost
 }
 
-// certificateSize returns the size of the certificate at the start of b, judged by its outline (RFC
-// 5280, 4.1): a sequence of exactly three elements. If b does not begin with such a sequence, it
-// returns 0, so that a false length does not skip over valid data.
+// certificateSize returns the size in bytes of the certificate at the start of b, or 0 if b does
+// not begin with one. It checks only the outer structure: a sequence of exactly three elements (RFC
+// 5280, 4.1). Without this check, a wrong length would make the caller skip valid data.
 func certificateSize(b []byte) int {
 	s := cryptobyte.String(b)
 	var cert, body, tbs, algorithm, signature cryptobyte.String
@@ -91,8 +92,8 @@ func certificateSize(b []byte) int {
 	return len(cert)
 }
 
-// IsCertificate reports whether b has the outline of exactly one certificate (RFC 5280, 4.1), with
-// nothing after it. A parser may still refuse it.
+// IsCertificate reports whether b has the outer DER structure of exactly one certificate (RFC 5280,
+// 4.1), with nothing after it. A parser may still refuse b.
 func IsCertificate(b []byte) bool { return len(b) > 0 && certificateSize(b) == len(b) }
 
 // PickChain returns at most MaxIntermediates of certs: first the certificates whose names place

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// chainOf makes a chain of CAs. The CA nearest to the leaf comes first, and the last one is
-// self-signed.
+// chainOf makes a chain of CA certificates with these names. The first one would issue the leaf,
+// and the last one is self-signed.
 func chainOf(t testing.TB, names ...string) [][]byte {
 	t.Helper()
 	var out [][]byte
@@ -52,7 +52,7 @@ func TestSplitsChainsInEveryLayout(t *testing.T) {
 	stream := slices.Concat(one, two, three)
 	zeros, ones := make([]byte, 100), bytes.Repeat([]byte{0xFF}, 100)
 	wrongLength := append(bytes.Clone(one), two...)
-	wrongLength[3] += 40 // the length includes a part of the next certificate
+	wrongLength[3] += 40 // the length now includes a part of the next certificate
 	for name, layout := range map[string]struct {
 		parts [][]byte
 		want  [][]byte

@@ -14,7 +14,7 @@ const csrVersion = 0x00000100
 const (
 	MaxCSR          = 256 << 10 // the whole structure
 	MaxProduct      = 256       // prodModel, prodSerial
-	MaxCAData       = 64 << 10  // prodCaData: ownership and the EK's chain
+	MaxCAData       = 64 << 10  // prodCaData: the ownership proof and the EK's chain
 	MaxEventLog     = 160 << 10 // bootEvntLog
 	MaxCertificate  = 8 << 10   // ekCert
 	maxCSRSignature = MaxSignature
@@ -40,7 +40,7 @@ const (
 type CSR struct {
 	ProdModel      []byte // UTF-8
 	ProdSerial     []byte // UTF-8
-	CAData         []byte // prodCaData: the data that this CA requires, see wire.CAData
+	CAData         []byte // prodCaData: data that the CA defines; for the hub, see wire.CAData
 	EventLog       []byte // bootEvntLog, may be empty
 	EKCert         []byte // X.509 DER
 	AttestPub      []byte // TPMT_PUBLIC of the IAK
@@ -48,17 +48,17 @@ type CSR struct {
 	AtCertifyInfo  []byte // may be empty
 	AtCertifySig   []byte // may be empty
 	SigningPub     []byte // TPMT_PUBLIC of the IDevID key
-	SgnCertifyInfo []byte // TPMS_ATTEST of the IDevID key by the IAK
+	SgnCertifyInfo []byte // TPMS_ATTEST in which the IAK certifies the IDevID key
 	SgnCertifySig  []byte // TPMT_SIGNATURE of it
 
-	// Set by ParseCSR.
+	// ParseCSR sets these fields. Encode does not read them.
 	Contents  []byte // what Signature signs
 	Signature []byte // TPMT_SIGNATURE
 	HashAlg   AlgID
 }
 
-// fields lists the variable fields in wire order with their bounds. If a field must not be empty,
-// its min is positive.
+// fields lists the fields of variable size in wire order, with their smallest and largest sizes in
+// bytes. A field that must not be empty has a positive min.
 func (r *CSR) fields() [12]struct {
 	name     string
 	p        *[]byte
@@ -133,12 +133,12 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 	return out, nil
 }
 
-// ErrCSRHash means that the hash in the contents is not the hash of what follows it.
+// ErrCSRHash means that the hash in the contents does not match the bytes after it.
 var ErrCSRHash = errors.New("tcg: TCG-CSR-IDEVID: its hash does not match its contents")
 
-// ParseCSR parses a TCG-CSR-IDEVID: every size is checked against its field's bound and against the
-// bytes that are left, the hash is checked, the pad must be at most 15 zero bytes, and nothing may
-// be left over. It does not check the signature. The result aliases b.
+// ParseCSR parses a TCG-CSR-IDEVID. It checks every size against its field's bound and against the
+// number of bytes left, and it checks the hash. The pad must be at most 15 zero bytes, and nothing
+// may follow the structure. ParseCSR does not check the signature. The result aliases b.
 func ParseCSR(b []byte) (*CSR, error) {
 	if len(b) > MaxCSR {
 		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has %d bytes; at most %d are allowed", len(b), MaxCSR)

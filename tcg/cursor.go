@@ -6,10 +6,10 @@ import (
 )
 
 // errShort reports a structure that ends early.
-var errShort = errors.New("the data ends before the structure does")
+var errShort = errors.New("the data ends before the end of the structure")
 
-// cursor reads big-endian TPM structures. After the first failure it stays failed: further reads
-// return zeros, and a parser checks err only once, at its end.
+// cursor reads big-endian TPM structures. After the first error, every read returns zeros, so a
+// parser checks err only once, at its end.
 type cursor struct {
 	b   []byte
 	err error
@@ -67,11 +67,12 @@ func (c *cursor) sized(max int) []byte {
 }
 
 var (
-	errTooLong  = errors.New("a field is longer than its type allows")
+	errTooLong  = errors.New("a field is longer than its TPM type allows")
 	errTrailing = errors.New("bytes follow the structure")
 )
 
-// end returns the first failure. If there was none but bytes are left over, it returns an error.
+// end returns the first error of the reads. If there was none, it returns an error if bytes are
+// left over.
 func (c *cursor) end() error {
 	if c.err == nil && len(c.b) > 0 {
 		c.err = errTrailing

@@ -18,24 +18,24 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// EKCertificate is an endorsement key certificate (EK profile 3). It may deviate from the profile
-// in ways that are known of TPM makers.
+// EKCertificate is an endorsement key certificate (EK profile 3). Certificates of some TPM makers
+// deviate from the profile. Known deviations are accepted and listed in Quirks.
 type EKCertificate struct {
-	// Certificate is the result of crypto/x509. UnhandledCriticalExtensions does not list the SAN:
-	// crypto/x509 cannot handle a critical SAN that holds only a directory name, and this package
-	// has read it.
+	// Certificate is the certificate as crypto/x509 parsed it. Its UnhandledCriticalExtensions do
+	// not list the SAN: crypto/x509 cannot handle a critical SAN that holds only a directory name,
+	// but this package reads it.
 	Certificate *x509.Certificate
-	// PublicKey is *rsa.PublicKey or *ecdsa.PublicKey, also if the key's type is id-RSAES-OAEP,
-	// which crypto/x509 does not know.
+	// PublicKey is an *rsa.PublicKey or *ecdsa.PublicKey. It is set even if the key's type is
+	// id-RSAES-OAEP, which crypto/x509 does not support.
 	PublicKey crypto.PublicKey
 
 	// TPM attributes of the SAN's directory name (EK profile 3.2.9), without control characters. An
 	// attribute that the certificate does not have is empty.
-	Manufacturer string // "IFX", or as written when it is not ASCII: "id:00001014"
+	Manufacturer string // such as "IFX"; an id that is not ASCII is unchanged: "id:00001014"
 	Model        string
 	Version      string
 
-	// Quirks describes each tolerated deviation from the profile, for a person.
+	// Quirks describes each accepted deviation from the profile, in words for people.
 	Quirks []string
 }
 
@@ -89,7 +89,7 @@ func isPadding(b []byte) bool {
 	return true
 }
 
-// ParseEKCertificate parses an EK certificate. It tolerates makers' known mistakes and lists them
+// ParseEKCertificate parses an EK certificate. It accepts known mistakes of makers and lists them
 // in Quirks. It does not check the signature or the key usage.
 func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	if len(b) > MaxCertificate {
@@ -118,9 +118,9 @@ func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	return e, nil
 }
 
-// parseLenient parses der with crypto/x509. If crypto/x509 refuses the serial number, it parses
-// again with a valid serial number of the same length in its place. The raw fields of the result
-// are those of der, so that the signature is checked over the signed bytes.
+// parseLenient parses der with crypto/x509. If crypto/x509 refuses the serial number, parseLenient
+// replaces the serial number by a valid one of the same length and parses again. The raw fields of
+// the result are those of der, so a later signature check covers the bytes that the maker signed.
 func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err == nil {
@@ -149,7 +149,7 @@ func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 		quirks = append(quirks, QuirkSerialLong)
 	}
 	patched := bytes.Clone(der)
-	patched[at] = 0x01 // positive, and of minimal length
+	patched[at] = 0x01 // a positive number in its shortest form
 	cert, err2 := x509.ParseCertificate(patched)
 	if err2 != nil {
 		return nil, nil, err
@@ -277,7 +277,7 @@ func (e *EKCertificate) readName(der []byte) error {
 	}, func() { e.quirk(QuirkSetOrder) })
 }
 
-// printable64 keeps at most 64 printable characters.
+// printable64 returns Printable(s), shortened to at most 64 characters and without space around it.
 func printable64(s string) string {
 	s = Printable(s)
 	if r := []rune(s); len(r) > 64 {
@@ -287,8 +287,8 @@ func printable64(s string) string {
 }
 
 // Printable removes every character that a terminal would interpret instead of display, and the
-// characters that change the direction of text. It is for texts of makers and machines that are
-// shown on screens.
+// characters that change the direction of text. Call it before a text that a TPM maker or a machine
+// chose is displayed.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
@@ -298,7 +298,8 @@ func Printable(s string) string {
 	}, s)
 }
 
-// manufacturer turns "id:49465800" into "IFX". It returns an id that is not ASCII unchanged.
+// manufacturer decodes the hexadecimal manufacturer id of a certificate: "id:49465800" becomes
+// "IFX". It returns an id that is not ASCII unchanged.
 func manufacturer(s string) string {
 	hex, ok := strings.CutPrefix(s, "id:")
 	n, err := strconv.ParseUint(hex, 16, 32)
@@ -322,8 +323,8 @@ func manufacturer(s string) string {
 	return string(out)
 }
 
-// HasEKUsage reports whether the certificate says that it is for an
-// endorsement key (2.23.133.8.1 among its extended key usages).
+// HasEKUsage reports whether the extended key usages of the certificate include the one for
+// endorsement keys (2.23.133.8.1).
 func (e *EKCertificate) HasEKUsage() bool {
 	return slices.ContainsFunc(e.Certificate.UnknownExtKeyUsage, OIDEKCertificate.Equal)
 }

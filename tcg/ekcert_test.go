@@ -74,7 +74,7 @@ func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
 	}
 }
 
-// crypto/x509 refuses negative serial numbers, but TPMs in the field have them.
+// crypto/x509 refuses negative serial numbers, but EK certificates of real TPMs have them.
 func TestReadsNegativeSerialNumber(t *testing.T) {
 	t.Parallel()
 	der := ekCertificate(t, big.NewInt(0x7A0000000000))
@@ -98,7 +98,8 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 }
 
-// The certificate has id-RSAES-OAEP instead of rsaEncryption: the last byte of the OID differs.
+// Some TPMs' certificates name the RSA key id-RSAES-OAEP instead of rsaEncryption. The last byte of
+// the OID differs.
 func TestReadsOAEPKey(t *testing.T) {
 	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))
@@ -136,7 +137,7 @@ func TestManufacturerNames(t *testing.T) {
 	}
 }
 
-// The lenient parser reads all CA certificates of real makers in the collection for tests.
+// The parser accepts every CA certificate in the test collection of real makers' certificates.
 func TestReadsMakersCertificates(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(makercerts.Folder(t), "*.pem"))
@@ -173,8 +174,7 @@ func FuzzParseEKCertificate(f *testing.F) {
 	})
 }
 
-// Is compares the numbers of the keys. Its result must be the same as that of a comparison of the
-// keys.
+// Public.Is compares the keys' numbers. Its result must equal that of comparing the decoded keys.
 func TestIsAgreesWithTheKeys(t *testing.T) {
 	t.Parallel()
 	keys := []crypto.PublicKey{}

@@ -2,9 +2,9 @@ package tcg
 
 import "crypto/sha256"
 
-// HMACSHA256 is HMAC-SHA256 (RFC 2104) of the parts, one after the other. The result is the same as
-// crypto/hmac's, without hash state on the heap: an enrolment computes nine of them, over short
-// messages.
+// HMACSHA256 is HMAC-SHA256 (RFC 2104) of the concatenated parts. The result equals that of
+// crypto/hmac. HMACSHA256 keeps no hash state on the heap, because each enrolment computes nine
+// HMACs over short messages.
 func HMACSHA256(key []byte, parts ...[]byte) [sha256.Size]byte {
 	if len(key) > sha256.BlockSize {
 		short := sha256.Sum256(key)

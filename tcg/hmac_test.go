@@ -32,8 +32,8 @@ func TestHMACIsThatOfTheStandardLibrary(t *testing.T) {
 	})
 }
 
-// KeyHash identifies devices permanently. It must be the hash of the key's SubjectPublicKeyInfo,
-// for every kind and size of key.
+// The hub stores KeyHash as a device's permanent identifier. For every kind and size of key, it
+// must be the hash of the SubjectPublicKeyInfo that crypto/x509 encodes.
 func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 	t.Parallel()
 	check := func(key any) {

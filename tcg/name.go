@@ -15,7 +15,7 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// String types of X.680 that cryptobyte does not name.
+// String types of X.680 for which cryptobyte has no constants.
 const (
 	tagUniversalString = casn1.Tag(28)
 	tagBMPString       = casn1.Tag(30)
@@ -56,7 +56,7 @@ func (a *attribute) text() string {
 }
 
 // eachAttribute calls f for each attribute of a DER Name, in order. It calls unsorted for each RDN
-// whose attributes are not in the order that DER requires.
+// whose attributes are not in DER order.
 func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String
@@ -92,9 +92,9 @@ func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 }
 
 // CanonicalName returns the DER Name with every text value encoded as UTF8String. Names that differ
-// only in their string types become equal, as RFC 5280, 7.1 requires; crypto/x509 compares the
-// bytes. Case, spaces and values that are not text stay as they are. A name that is already
-// canonical, or cannot be read, is returned unchanged, without a copy.
+// only in their string types become equal, as RFC 5280, 7.1 requires; crypto/x509 compares only the
+// bytes. CanonicalName does not change case, spaces and values that are not text. It returns a name
+// that is already canonical, or that it cannot read, unchanged and without a copy.
 func CanonicalName(der []byte) []byte {
 	other := false
 	if eachAttribute(der, func(a *attribute) { other = other || isText(a.tag) && a.tag != casn1.UTF8String }, func() {}) != nil || !other {
@@ -156,8 +156,8 @@ func WithinName(name, base []byte) bool {
 	return err == nil && len(b) <= len(n) && slices.Equal(b, n[:len(b)])
 }
 
-// relativeNames returns a text for each relative name of a Name. Equal relative names give equal
-// texts.
+// relativeNames returns one string for each relative name of a Name, for comparison. Equal relative
+// names give equal strings.
 func relativeNames(der []byte) (out []string, err error) {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String

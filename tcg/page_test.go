@@ -12,14 +12,14 @@ import (
 
 var update = flag.Bool("update", false, "write the key templates into docs/protocol.md")
 
-// The test writes its text between these two lines of docs/protocol.md.
+// The test compares, or with -update writes, the text between these two lines of docs/protocol.md.
 const (
 	templatesBegin = "<!-- go test ./tcg -run TemplatesOnThePage -update -->\n"
 	templatesEnd   = "<!-- end of the templates -->\n"
 )
 
-// docs/protocol.md has the key templates and policies of the code, so that the author of another
-// device needs no other source.
+// docs/protocol.md lists the key templates and policies exactly as the code has them, so that the
+// author of another device needs no other source.
 func TestTemplatesOnThePage(t *testing.T) {
 	path := filepath.Join("..", "docs", "protocol.md")
 	doc, err := os.ReadFile(path)
@@ -87,8 +87,8 @@ func templatesOnThePage() string {
 	return b.String()
 }
 
-// fieldsOf writes a TPMT_PUBLIC in hexadecimal with a space between its fields.
-// Zeros of a whole unique field are shortened: 00*32 stands for 32 bytes 00.
+// fieldsOf writes a TPMT_PUBLIC in hexadecimal with a space between its fields. It shortens a
+// unique field that is all zeros: 00*32 means 32 zero bytes.
 func fieldsOf(p *Public) string {
 	raw := p.Raw
 	var out []string

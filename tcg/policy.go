@@ -2,7 +2,7 @@ package tcg
 
 import "encoding/binary"
 
-// Command codes in policies (Part 2, 6.5.2).
+// Codes of TPM commands in policies (Part 2, 6.5.2).
 const (
 	ccActivateCredential = 0x00000147
 	ccCertify            = 0x00000148
@@ -13,13 +13,14 @@ const (
 
 	rhEndorsement = 0x4000000B
 
-	// delegationAttributes is the TPMA_NV of the NV indices to which a policy may delegate:
-	// written, policy write and read, owner read, no DA.
+	// delegationAttributes is the TPMA_NV of the NV indices to which a policy may delegate. Its
+	// bits: written, policy write and read, owner read, no dictionary attack protection.
 	delegationAttributes = 0x220F1008
 )
 
-// NV indices to which the fourth branch of a DevID policy refers (DevID, 7.3.6.4), by name
-// algorithm, for IDevID and IAK; and the EK profile's index for policy C.
+// delegationIndex holds, by name algorithm, the NV indices that policies refer to: for IDevID and
+// IAK, the index of the fourth branch of the DevID policy (DevID, 7.3.6.4); for the EK, the index
+// of the EK profile's policy C.
 var delegationIndex = map[AlgID]struct{ idevid, iak, ek uint32 }{
 	AlgSHA256: {0x01C90010, 0x01C90018, 0x01C07F01},
 	AlgSHA384: {0x01C90011, 0x01C90019, 0x01C07F02},
@@ -29,7 +30,7 @@ var delegationIndex = map[AlgID]struct{ idevid, iak, ek uint32 }{
 func digest(alg AlgID, data ...[]byte) []byte {
 	n, err := name(alg, data...)
 	if err != nil {
-		panic(err) // alg comes from this package's tables
+		panic(err) // cannot happen: alg comes from this package's tables
 	}
 	return n[2:]
 }
@@ -37,7 +38,7 @@ func digest(alg AlgID, data ...[]byte) []byte {
 func zero(alg AlgID) []byte {
 	h, err := alg.Hash()
 	if err != nil {
-		panic(err) // alg comes from this package's tables
+		panic(err) // cannot happen: alg comes from this package's tables
 	}
 	return make([]byte, h.Size())
 }
@@ -48,15 +49,15 @@ func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 // "policy A" of the EK profile and "PolicyUser" of DevID 7.3.6.1.
 func PolicySecretEndorsement(alg AlgID) []byte {
 	d := digest(alg, zero(alg), be32(ccPolicySecret), be32(rhEndorsement))
-	return digest(alg, d) // with an empty policyRef
+	return digest(alg, d) // second hash of TPM2_PolicySecret, over an empty policyRef
 }
 
 func policyCommandCode(alg AlgID, policy []byte, cc uint32) []byte {
 	return digest(alg, policy, be32(ccPolicyCommandCode), be32(cc))
 }
 
-// policyDelegation is TPM2_PolicyAuthorizeNV with the index in its written
-// state and policy A: "policy C" of the EK profile.
+// policyDelegation is the digest of TPM2_PolicyAuthorizeNV for an index that is written and holds
+// policy A: "policy C" of the EK profile.
 func policyDelegation(alg AlgID, index uint32) []byte {
 	a := PolicySecretEndorsement(alg)
 	pub := be32(index)
@@ -67,7 +68,7 @@ func policyDelegation(alg AlgID, index uint32) []byte {
 	pub = binary.BigEndian.AppendUint16(pub, uint16(2+len(a))) // holds a TPMT_HA
 	n, err := name(alg, pub)
 	if err != nil {
-		panic(err) // alg comes from this package's tables
+		panic(err) // cannot happen: alg comes from this package's tables
 	}
 	return digest(alg, zero(alg), be32(ccPolicyAuthorizeNV), n)
 }
@@ -87,8 +88,8 @@ func EKPolicyBranches(alg AlgID) [][]byte {
 // the order for TPM2_PolicyOR: user, certify, activate credential, delegation.
 func IAKPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].iak) }
 
-// IDevIDPolicyBranches are the four branches of an IDevID key's policy, in the same order as those
-// of an IAK's.
+// IDevIDPolicyBranches are the four branches of an IDevID key's policy, in the same order as in
+// IAKPolicyBranches.
 func IDevIDPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].idevid) }
 
 func devidBranches(alg AlgID, index uint32) [][]byte {

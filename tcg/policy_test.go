@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// The specifications publish digests, in DevID table 19 and EK profile B.6. This package must
-// compute the same digests.
+// The policy digests equal those that the specifications publish, in DevID table 19 and EK profile
+// B.6.
 func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -35,8 +35,8 @@ func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 	}
 }
 
-// go-tpm is an independent check of the marshalling, and of the two low-range templates that it
-// has.
+// go-tpm has its own marshalling code: it encodes the templates to the same bytes. go-tpm's two
+// low-range templates equal those of this package.
 func TestTemplatesAgreeWithGoTPM(t *testing.T) {
 	t.Parallel()
 	for _, set := range [][]Template{EKTemplates, IAKTemplates, IDevIDTemplates} {

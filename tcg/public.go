@@ -18,8 +18,8 @@ import (
 // with a SHA-512 policy needs 604.
 const MaxPublic = 1024
 
-// Public is the public area of an asymmetric TPM key, TPMT_PUBLIC (Part 2,
-// 12.2.4). Raw is the marshalled structure, from which names are computed.
+// Public is the public area of an asymmetric TPM key, TPMT_PUBLIC (Part 2, 12.2.4). Raw is the
+// marshalled structure; the key's name is its hash.
 type Public struct {
 	Raw        []byte
 	Type       AlgID // AlgRSA or AlgECC
@@ -27,26 +27,26 @@ type Public struct {
 	Attributes Attributes
 	AuthPolicy []byte
 
-	// TPMT_SYM_DEF_OBJECT: AlgNull for a signing key.
+	// The fields of TPMT_SYM_DEF_OBJECT. Symmetric is AlgNull for a signing key.
 	Symmetric     AlgID
 	SymmetricBits uint16
 	SymmetricMode AlgID
 
-	Scheme     AlgID // AlgNull, or the one scheme that the key signs with
-	SchemeHash AlgID // 0 when Scheme is AlgNull
+	Scheme     AlgID // AlgNull, or the only scheme with which the key signs
+	SchemeHash AlgID // 0 if Scheme is AlgNull
 
 	KeyBits  uint16 // RSA
-	Exponent uint32 // RSA: 0 means 65537
+	Exponent uint32 // RSA exponent; 0 means 65537
 	Modulus  []byte // RSA, big-endian
 
 	Curve CurveID // ECC
-	X, Y  []byte  // ECC, big-endian, at most the curve's size
+	X, Y  []byte  // ECC coordinates, big-endian, at most as long as the curve's size
 
 	key crypto.PublicKey // cached by Key
 }
 
-// ParsePublic parses a TPMT_PUBLIC of an RSA or ECC key, strictly. It does
-// not judge the attributes. The result aliases raw.
+// ParsePublic parses the TPMT_PUBLIC of an RSA or ECC key. It accepts nothing after the structure.
+// It does not check the attributes. The result aliases raw.
 func ParsePublic(raw []byte) (*Public, error) {
 	if len(raw) > MaxPublic {
 		return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has %d bytes; at most %d are allowed", len(raw), MaxPublic)
@@ -130,8 +130,8 @@ func name(alg AlgID, data ...[]byte) ([]byte, error) {
 }
 
 // EndorsementQualifiedName computes the qualified name (Part 1, 16) of a primary key of the
-// endorsement hierarchy from the key's name. A TPM puts the qualified name into its attestations,
-// so it proves the key's hierarchy.
+// endorsement hierarchy from the key's name. A TPM puts the signing key's qualified name into each
+// attestation, which proves the hierarchy of this key.
 func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 	if len(keyName) < 2 {
 		return nil, errors.New("tcg: the TPM name has fewer than 2 bytes")
@@ -166,7 +166,7 @@ func (p *Public) parseKey() (crypto.PublicKey, error) {
 			e = 65537
 		}
 		if e < 65537 || e%2 == 0 || n.Bit(0) == 0 {
-			return nil, errors.New("tcg: the RSA key has an unusable exponent or modulus")
+			return nil, errors.New("tcg: the RSA key's exponent must be odd and at least 65537, and its modulus must be odd")
 		}
 		return &rsa.PublicKey{N: n, E: e}, nil
 	case AlgECC:
@@ -203,8 +203,8 @@ func (c CurveID) curve() (elliptic.Curve, error) {
 	return nil, fmt.Errorf("tcg: curve 0x%04x is not allowed", uint16(c))
 }
 
-// Is reports whether p holds the numbers of key. If it does, Key returns key itself from then on:
-// decoding a P-384 point a second time would cost as much as a small signature.
+// Is reports whether key has the same public numbers as p. If so, Key returns key itself from then
+// on: decoding a P-384 point a second time would take as long as a signature.
 func (p *Public) Is(key crypto.PublicKey) bool {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -237,7 +237,7 @@ func (p *Public) Is(key crypto.PublicKey) bool {
 	return true
 }
 
-// Algorithm names the kind of key for a person: "ECDSA P-256", "RSA 2048".
+// Algorithm returns the kind of key in words for people: "ECDSA P-256", "RSA 2048".
 func (p *Public) Algorithm() string {
 	switch {
 	case p.Type == AlgRSA:
@@ -252,8 +252,8 @@ func (p *Public) Algorithm() string {
 	return fmt.Sprintf("unknown (0x%04x)", uint16(p.Type))
 }
 
-// KeyHash returns the SHA-256 of a key's SubjectPublicKeyInfo (DER). It identifies an endorsement
-// key, whatever the key's certificate and template are.
+// KeyHash returns the SHA-256 of a key's SubjectPublicKeyInfo (DER). The hub identifies an
+// endorsement key by this hash, which does not depend on the key's certificate or template.
 func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 	if k, ok := key.(*ecdsa.PublicKey); ok {
 		if head := spkiHead(k.Curve); head != "" {
@@ -266,7 +266,7 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 		}
 	}
 	if k, ok := key.(*rsa.PublicKey); ok && k.E == 65537 && k.N.BitLen() == 2048 && k.N.Sign() > 0 {
-		// In all these keys only the modulus differs.
+		// RSA 2048 keys with the exponent 65537 differ only in the modulus.
 		var b [len(spkiHeadRSA2048) + 256 + len(exponent65537)]byte
 		copy(b[:], spkiHeadRSA2048)
 		k.N.FillBytes(b[len(spkiHeadRSA2048):][:256])
@@ -280,8 +280,8 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 	return sha256.Sum256(der), nil
 }
 
-// The bytes before the key itself in the SubjectPublicKeyInfo of the usual kinds of key (RFC 5480,
-// 2; RFC 3279, 2.3.1). encoding/asn1 makes the same bytes at ten times the cost.
+// The bytes that precede the key itself in the SubjectPublicKeyInfo of common kinds of keys (RFC
+// 5480, 2; RFC 3279, 2.3.1). encoding/asn1 makes the same bytes in ten times as much time.
 const (
 	spkiHeadRSA2048 = "\x30\x82\x01\x22\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x03\x82\x01\x0f\x00\x30\x82\x01\x0a\x02\x82\x01\x01\x00"
 	exponent65537   = "\x02\x03\x01\x00\x01"

@@ -12,8 +12,8 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// The known mistakes of TPM makers, as EKCertificate.Quirks lists them. This project or others
-// found each mistake in the certificate of a real TPM; see docs/trust.md.
+// The known mistakes of TPM makers, in the words of EKCertificate.Quirks. Each mistake was found in
+// the certificate of a real TPM, by this project or by others; see docs/trust.md.
 const (
 	QuirkWrapped        = "wrapped as in a TPM 1.2"
 	QuirkPadded         = "padded in its NV area"
@@ -24,11 +24,11 @@ const (
 	QuirkSerialPadded   = "serial number with redundant leading bytes"
 	QuirkNoKeyUsage     = "no key usage"
 	QuirkKeyUsage       = "key usage that does not fit the key"
-	QuirkNoEKUsage      = "no extended key usage that says it is for an endorsement key"
+	QuirkNoEKUsage      = "no extended key usage for endorsement keys"
 	QuirkNotCritical    = "SAN not critical though the subject is empty"
 	QuirkNoMaker        = "no TPM manufacturer in the SAN"
-	QuirkSubject        = "the TPM's names are in the subject, not in the SAN"
-	QuirkStringType     = "the TPM's names are not of type UTF8String"
+	QuirkSubject        = "the TPM's attributes are in the subject, not in the SAN"
+	QuirkStringType     = "the TPM's attributes are not of type UTF8String"
 	QuirkSetOrder       = "a name's attributes are not in DER order"
 	QuirkDefault        = "a default value is encoded, which DER forbids"
 	QuirkBits           = "a bit string has trailing zero bits, which DER forbids"
@@ -40,7 +40,7 @@ func (e *EKCertificate) quirk(q string) {
 	}
 }
 
-// readUsage adds the quirks of the certificate's key usage and signature.
+// readUsage adds the quirks about the certificate's key usage and signature.
 func (e *EKCertificate) readUsage() {
 	c := e.Certificate
 	switch c.SignatureAlgorithm {
@@ -75,8 +75,8 @@ var (
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
 )
 
-// readEncoding adds the quirks of encodings that DER forbids and crypto/x509 accepts. Other
-// programs refuse certificates with such encodings, so their maker may issue corrected ones.
+// readEncoding adds the quirks about encodings that DER forbids but crypto/x509 accepts. Other
+// programs refuse certificates with such encodings, so the maker may issue corrected ones.
 func (e *EKCertificate) readEncoding() {
 	c := e.Certificate
 	for _, name := range [][]byte{c.RawIssuer, c.RawSubject} {

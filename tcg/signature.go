@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// MaxSignature is the largest TPMT_SIGNATURE accepted, in bytes.
+// MaxSignature is the largest TPMT_SIGNATURE that ParseSignature accepts, in bytes.
 const MaxSignature = 1024
 
 // Signature is a TPMT_SIGNATURE (Part 2, 11.3.4) by RSASSA, RSAPSS or ECDSA.
@@ -19,7 +19,7 @@ type Signature struct {
 	R, S   []byte
 }
 
-// ParseSignature parses a TPMT_SIGNATURE, strictly.
+// ParseSignature parses a TPMT_SIGNATURE. It accepts nothing after the structure.
 func ParseSignature(raw []byte) (*Signature, error) {
 	if len(raw) > MaxSignature {
 		return nil, fmt.Errorf("tcg: the TPMT_SIGNATURE has %d bytes; at most %d are allowed", len(raw), MaxSignature)
@@ -46,8 +46,9 @@ func ParseSignature(raw []byte) (*Signature, error) {
 // ErrSignature means that the signature is well-formed but does not verify.
 var ErrSignature = errors.New("tcg: the signature does not verify")
 
-// Verify checks the signature s over message. s must use the key's scheme and hash. A key without a
-// fixed scheme (an RSA IDevID key) may use any of the allowed schemes.
+// Verify checks the signature s over message. s must use the scheme and the hash of the key's
+// public area. If the key has no fixed scheme (an RSA IDevID key), s may use any of the allowed
+// schemes.
 func (p *Public) Verify(message []byte, s *Signature) error {
 	if p.Scheme != AlgNull && (s.Scheme != p.Scheme || s.Hash != p.SchemeHash) {
 		return fmt.Errorf("tcg: the signature has the scheme 0x%04x with hash 0x%04x, but the key's scheme is 0x%04x with hash 0x%04x",

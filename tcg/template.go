@@ -11,13 +11,13 @@ import (
 // Template is a public area for TPM2_CreatePrimary. The same template gives the same key in the
 // same TPM, as long as the hierarchy's seed does not change.
 type Template struct {
-	Name   string // as in its specification: "L-1", "H-3", ...
-	Public Public // with Raw set; Modulus or X and Y hold the unique field
+	Name   string // the name in the specification: "L-1", "H-3", ...
+	Public Public // Raw is set; Modulus, or X and Y, hold the template's unique field
 
 	// The following fields are set only for endorsement keys.
 	CertificateIndex uint32   // NV index of the EK certificate
-	Handle           uint32   // persistent handle where makers store the key; 0: none
-	PolicyBranches   [][]byte // for TPM2_PolicyOR after policy A; nil: only policy A
+	Handle           uint32   // persistent handle at which makers store the key; 0 means none
+	PolicyBranches   [][]byte // branches for TPM2_PolicyOR after policy A; nil if the policy is only policy A
 }
 
 // Marshal encodes p as a TPMT_PUBLIC.
@@ -51,8 +51,8 @@ func (p *Public) Marshal() []byte {
 	return b
 }
 
-// Matches reports whether p could have been made from the template: all fields but the unique one
-// are equal.
+// Matches reports whether p can come from the template: all fields except the unique field are
+// equal.
 func (t *Template) Matches(p *Public) bool {
 	q := &t.Public
 	return p.Type == q.Type && p.NameAlg == q.NameAlg && p.Attributes == q.Attributes &&
@@ -72,9 +72,9 @@ func Match(templates []Template, p *Public) *Template {
 	return nil
 }
 
-// FromKey returns the public areas that key may have: one for each template that makes keys of its
-// kind. It is for keys that come without their TPM structure. It pads the coordinates of an ECC key
-// to the size of the curve.
+// FromKey returns the public areas that key may have: one for each template of the key's algorithm
+// and size. Use it for keys that come without their TPMT_PUBLIC. FromKey pads the coordinates of an
+// ECC key to the size of the curve.
 func FromKey(templates []Template, key crypto.PublicKey) []*Public {
 	var out []*Public
 	for i := range templates {
@@ -110,11 +110,11 @@ const (
 	devID = FixedTPM | FixedParent | SensitiveDataOrigin | UserWithAuth | AdminWithPolicy | SignEncrypt
 )
 
-// EKTemplates are the default templates of the EK profile (B.3, B.4), best first: a device with
-// several EK certificates uses the first of them in this order. ECC comes before RSA. H-2, H-3 and
-// H-1, of the high range that the profile now recommends, come before L-2 and L-1, of the low
-// range. P-521 is slow on small TPMs, so H-4 comes last of the ECC templates. RSA 3072 and 4096
-// come last of all.
+// EKTemplates are the default templates of the EK profile (B.3, B.4) in order of preference: a
+// device with several EK certificates uses the first template that has one. ECC comes before RSA.
+// H-2, H-3 and H-1, of the high range that the profile now recommends, come before L-2 and L-1, of
+// the low range. P-521 is slow on small TPMs, so H-4 comes last of the ECC templates. RSA 3072 and
+// 4096 come last of all.
 var EKTemplates = []Template{
 	ekECC("H-2", CurveP256, AlgSHA256, 128, 0x01C00014, 0x81010014),
 	ekECC("H-3", CurveP384, AlgSHA384, 256, 0x01C00016, 0x81010016),
@@ -127,8 +127,8 @@ var EKTemplates = []Template{
 }
 
 // IAKTemplates and IDevIDTemplates are the templates of DevID 7.3.4: RSA 2048, P-256, P-384 and
-// P-521, in that order (H-1 to H-4). Their unique field is the ASCII text "IAK" in the first and
-// "IDEVID" in the second (DevID, 7.3.1).
+// P-521, in that order (H-1 to H-4). Their unique field is the ASCII text "IAK" for IAKTemplates
+// and "IDEVID" for IDevIDTemplates (DevID, 7.3.1).
 var (
 	IAKTemplates = []Template{
 		devidRSA("IAK", devID|Restricted, AlgRSAPSS, AlgSHA256, IAKPolicyBranches),

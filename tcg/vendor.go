@@ -1,7 +1,7 @@
 package tcg
 
-// Vendors are the makers in the TCG's TPM Vendor ID Registry, by the id in TPM_PT_MANUFACTURER and
-// in the EK certificate's tpmManufacturer.
+// Vendors maps the ids of the TCG's TPM Vendor ID Registry to the makers' names. A TPM's id is in
+// TPM_PT_MANUFACTURER and in tpmManufacturer of the EK certificate.
 var Vendors = map[string]string{
 	"AMD": "AMD", "ANT": "Ant Group", "ATML": "Atmel", "BRCM": "Broadcom", "CSCO": "Cisco", "FLYS": "Flyslice Technologies",
 	"ROCC": "Fuzhou Rockchip", "GOOG": "Google", "HPI": "HP Inc", "HPE": "Hewlett Packard Enterprise", "HISI": "Huawei",

@@ -7,9 +7,8 @@ import (
 )
 
 // AddressesHeader is the HTTP header in which the hub's responses list the hub's addresses: https
-// URLs without a path, separated by commas, the preferred one first. The header is only as
-// trustworthy as the connection, so a device reads it only if the hub's CA authenticates the
-// connection.
+// URLs without a path, separated by commas, the preferred one first. A device uses the header only
+// on a connection that the hub's CA authenticates, because anyone else could send false addresses.
 const AddressesHeader = "Gangway-Hub"
 
 // MaxAddresses is the largest number of addresses that ParseAddresses returns. maxAddress is the
@@ -27,8 +26,8 @@ func IsHubURL(s string) bool {
 		u.RawQuery == "" && !u.ForceQuery && u.Fragment == "" && u.User == nil
 }
 
-// ParseAddresses reads the values of AddressesHeader. It leaves out entries that are not addresses,
-// and entries beyond the bounds.
+// ParseAddresses reads the values of AddressesHeader. It skips entries that are not hub addresses,
+// addresses longer than maxAddress, repeated addresses, and all after the first MaxAddresses.
 func ParseAddresses(values []string) []string {
 	var out []string
 	for _, v := range values {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// ParseAddresses leaves out entries that are not addresses of a hub, and returns a bounded number
-// of addresses.
+// A hub cannot make a device store arbitrary or unlimited addresses: ParseAddresses skips entries
+// that are not hub addresses and returns at most MaxAddresses.
 func TestAddressesAreReadStrictly(t *testing.T) {
 	t.Parallel()
 	var many []string

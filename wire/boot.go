@@ -6,7 +6,7 @@ import (
 )
 
 // BootExporterLabel is the label of the TLS exporter (RFC 8446, 7.5) that binds a boot measurement
-// to its connection. The exporter has ExporterSize bytes and no context.
+// to its TLS connection. The exporter has ExporterSize bytes and an empty context.
 const BootExporterLabel = "EXPORTER-gangway-boot"
 
 // BootNonceSize is the size of a boot measurement's nonce, in bytes.
@@ -16,8 +16,8 @@ const BootNonceSize = 32
 //
 //	SHA-256("gangway boot v1" 00 || len(nonce) nonce || SHA-256(event log))
 //
-// with the length in one byte. The TPM thus signs the event log together with the nonce, and the
-// hub refuses every altered log.
+// with the length in one byte. So the TPM signs the event log together with the nonce, and the hub
+// detects an altered log.
 func BootQualifying(nonce, eventLog []byte) []byte {
 	log := sha256.Sum256(eventLog)
 	h := sha256.New()
@@ -33,9 +33,9 @@ const MaxBootReport = 2 << 20
 
 // BootChallenge is the hub's answer to GET /device/boot.
 type BootChallenge struct {
-	Nonce   []byte    `json:"nonce"`   // base64; valid for one quote on this connection
+	Nonce   []byte    `json:"nonce"`   // base64; valid for one quote on this TLS connection
 	Expires time.Time `json:"expires"` // when the nonce expires
-	State   string    `json:"state"`   // of the last measurement: "unmeasured", "matches", "changed"
+	State   string    `json:"state"`   // result of the last measurement: "unmeasured", "matches", "changed"
 }
 
 // BootReport is a device's boot measurement, the body of POST /device/boot. Byte strings are in
@@ -44,13 +44,13 @@ type BootReport struct {
 	Nonce     []byte   `json:"nonce"`
 	Bank      uint16   `json:"bank"`   // TPM_ALG_ID of the PCR bank
 	PCRs      [][]byte `json:"pcrs"`   // values of PCR 0 to 15
-	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote over BootQualifying
+	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote, whose qualifying data is BootQualifying
 	Signature []byte   `json:"signature"`
-	EventLog  []byte   `json:"event-log,omitempty"` // as written by the firmware
+	EventLog  []byte   `json:"event-log,omitempty"` // unchanged, as the firmware wrote it
 }
 
 // BootVerdict is the response to a BootReport.
 type BootVerdict struct {
 	State   string   `json:"state"`             // "matches", "changed"
-	Changes []string `json:"changes,omitempty"` // sentences for a person
+	Changes []string `json:"changes,omitempty"` // what changed since the reference, as sentences for people
 }

@@ -10,14 +10,14 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Versions of the prodCaData format. A device sends version 2 only with an omission, which version
-// 1 cannot hold.
+// Versions of the prodCaData format. A device sends version 2 only if it makes an omission
+// statement, for which version 1 has no field.
 const (
 	caDataVersion         = 1
 	caDataVersionOmission = 2
 )
 
-// Bounds of the fields of CAData.
+// Bounds of the fields of CAData: sizes in bytes, and numbers of certificates.
 const (
 	MaxOwner         = 64
 	MaxIntermediates = tcg.MaxIntermediates
@@ -47,7 +47,7 @@ type CAData struct {
 	EKPublic []byte
 	Proof    []byte
 	Chain    [][]byte
-	Omission tcg.Omission // the zero value: no statement
+	Omission tcg.Omission // the zero value means no statement
 }
 
 // Encode returns the prodCaData.
@@ -103,7 +103,7 @@ func ParseCAData(b []byte) (*CAData, error) {
 	}
 	d := &CAData{HubName: string(hub), Owner: string(owner), TokenID: string(token), EKPublic: ek, Proof: proof, Omission: omission}
 	if len(hub) == 0 || len(owner) == 0 || len(owner) > MaxOwner || !IsID(d.TokenID) || len(ek) == 0 || len(ek) > tcg.MaxPublic || len(proof) != ed25519.SignatureSize {
-		return nil, errors.New("prodCaData: a field has a wrong size or form")
+		return nil, errors.New("prodCaData: the hub name, owner, token id, EK or ownership proof has a wrong size or form")
 	}
 	for !chain.Empty() {
 		var cert cryptobyte.String

@@ -13,10 +13,10 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// A machine whose image has no join token makes its own: a secret, an id, and the public key that
-// OwnershipKey derives from them. It shows the id and the public key as a claim code on its screen.
-// The person who enters the claim code at the hub becomes the owner of the token. With the secret,
-// which never leaves the machine, the machine then proves that it is the one that shows this code.
+// A machine whose image has no join token makes its own join token: a secret, an id, and the public
+// key that OwnershipKey derives from them. Its screen displays the id and the public key as a claim
+// code. The person who enters the claim code at the hub becomes the owner of the token. The machine
+// then proves with the secret, which never leaves it, that the claim code is its own.
 
 // HubFile names the hub of a machine without a join token, and the CA that authenticates that hub.
 // It is not secret.
@@ -26,13 +26,14 @@ type HubFile struct {
 	HubCA   string `json:"hub-ca"`   // as in TokenFile
 }
 
-// ParseHubFile reads a hub file strictly.
+// ParseHubFile parses a hub file. It refuses unknown and duplicate fields.
 func ParseHubFile(b []byte) (*HubFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("the hub file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
 	}
 	h := new(HubFile)
-	// Refuse unknown fields: the file may be a token file, whose join token would then be ignored.
+	// Refuse unknown fields: a token file has more fields, and its join token would be silently
+	// ignored.
 	if err := strictjson.DecodeKnown(b, h); err != nil {
 		return nil, fmt.Errorf("hub file: %w", err)
 	}
@@ -42,8 +43,8 @@ func ParseHubFile(b []byte) (*HubFile, error) {
 	return h, nil
 }
 
-// ClaimLife is the time within which a machine must onboard after its claim code was entered at the
-// hub.
+// ClaimLife is how long a claim code is valid after a person entered it at the hub. The machine
+// must onboard within this time.
 const ClaimLife = time.Hour
 
 // Claim is the response to GET /claims/CODE: the account that claimed the machine.
@@ -55,8 +56,8 @@ type Claim struct {
 // claimSize is the size of a claim code in bytes: 12 bytes of id, then the public key.
 const claimSize = 12 + ed25519.PublicKeySize
 
-// ClaimCode returns a machine's own token as a claim code: the 12 bytes of the id and the 32 bytes
-// of the public key in base64url, without padding. It has 59 characters.
+// ClaimCode returns the claim code of a machine's own join token: the 12 bytes of the id and the 32
+// bytes of the public key in base64url, without padding. It has 59 characters.
 func ClaimCode(id string, key ed25519.PublicKey) (string, error) {
 	b, err := hex.DecodeString(id)
 	if err != nil || !IsID(id) || len(key) != ed25519.PublicKeySize {
@@ -65,17 +66,18 @@ func ClaimCode(id string, key ed25519.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(append(b, key...)), nil
 }
 
-// ParseClaimCode parses a claim code. Each id and key have exactly one code.
+// ParseClaimCode parses a claim code. It accepts only one spelling of each id and key.
 func ParseClaimCode(code string) (id string, key ed25519.PublicKey, err error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(code)
 	if err != nil || len(b) != claimSize || base64.RawURLEncoding.EncodeToString(b) != code {
-		return "", nil, errors.New("this is not a machine's claim code")
+		return "", nil, errors.New("this is not a valid claim code: enter the code exactly as the machine displays it")
 	}
 	return hex.EncodeToString(b[:12]), b[12:], nil
 }
 
 // ClaimWords returns a short form of a claim code: 60 bits of the code's SHA-256, in base32, as
-// XXXX-XXXX-XXXX. A person compares the one on the machine's screen with the one on the hub's page.
+// XXXX-XXXX-XXXX. A person compares the words on the machine's screen with the words on the hub's
+// page.
 func ClaimWords(code string) string {
 	h := sha256.Sum256([]byte("gangway claim v1\x00" + code))
 	s := base32.StdEncoding.EncodeToString(h[:10])

@@ -10,8 +10,8 @@ import (
 	"gangway/wire"
 )
 
-// The hub seals the certificates to the TPM. Only the TPM can decrypt the credential secret from
-// which both sides derive the keys.
+// The hub seals the certificates to the TPM. The device and the hub derive the keys from the
+// credential secret, which only the TPM can decrypt.
 func ExampleSeal() {
 	secret := bytes.Repeat([]byte{0xC5}, wire.CredentialSize) // from TPM2_ActivateCredential
 	request := sha256.Sum256([]byte("the TCG-CSR-IDEVID"))
@@ -60,8 +60,8 @@ func ExampleActivationProof() {
 	// false
 }
 
-// A device signs the ownership message with the key that follows from its join token. The hub
-// stores only the public key.
+// A device signs the ownership message with the private key that it derives from its join token.
+// The hub stores only the public key.
 func ExampleOwnershipMessage() {
 	const tokenID, owner = "65f0c1d2e3f4a5b6c7d8e9f0", wire.AccountPRN + "0123456789abcdef01234567"
 	key, err := wire.OwnershipKey([]byte("0123456789abcdefghijklmn"), tokenID)
@@ -78,8 +78,8 @@ func ExampleOwnershipMessage() {
 	// 187 true
 }
 
-// A machine without a join token shows a claim code. A person compares the claim words on the
-// machine's screen and on the hub's page.
+// A machine without a join token displays a claim code. A person compares the claim words on the
+// machine's screen with those on the hub's page.
 func ExampleClaimCode() {
 	const id = "65f0c1d2e3f4a5b6c7d8e9f0"
 	key, err := wire.OwnershipKey([]byte("0123456789abcdefghijklmn"), id)
@@ -100,7 +100,7 @@ func ExampleClaimCode() {
 	// WCID-WLBE-MQQ3
 }
 
-// ParseTokenFile says which field of a token file is wrong.
+// ParseTokenFile's error names the wrong field of a token file.
 func ExampleParseTokenFile() {
 	_, err := wire.ParseTokenFile([]byte(`{"id": "65F0C1D2E3F4A5B6C7D8E9F0"}`))
 	fmt.Println(err)

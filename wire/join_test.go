@@ -78,7 +78,7 @@ func TestRejectsAlteredSealedReply(t *testing.T) {
 	}
 }
 
-// OpenSSL can open the CMS container, so a device needs no code of this project to open it.
+// OpenSSL opens a sealed reply, so the author of another device needs no code of this project.
 func TestOpenSSLOpensTheSealedReply(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {
@@ -154,7 +154,7 @@ func FuzzParseCAData(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
-	f.Add(append(bytes.Clone(b[:len(b)-5]), 0, 0, 0, 0, 0)) // reason 0 is not valid
+	f.Add(append(bytes.Clone(b[:len(b)-5]), 0, 0, 0, 0, 0)) // a statement with reason 0, which is not valid
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseCAData(b)
 		if err != nil {
@@ -245,8 +245,8 @@ func FuzzParseTokenFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { ParseTokenFile(b) })
 }
 
-// An ownership proof is for one key, hub, owner and token. No two different sets of these fields
-// give the same message.
+// An ownership proof is valid for only one key, hub, owner and token: no two different sets of
+// these fields give the same message.
 func TestOwnershipMessagesDiffer(t *testing.T) {
 	t.Parallel()
 	base := []string{"hub", "owner", "token", "name"}

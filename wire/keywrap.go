@@ -8,8 +8,8 @@ import (
 	"errors"
 )
 
-// AES key wrap (RFC 3394) of a 256-bit key, which is the only size that a sealed reply uses. The
-// result has five blocks of 64 bits: four of the key, and one that authenticates them.
+// This file implements AES key wrap (RFC 3394) for 256-bit keys, the only size in a sealed reply. A
+// wrapped key has five blocks of 64 bits: four of the key, and one that authenticates them.
 
 const (
 	keySize     = 32
@@ -20,10 +20,9 @@ const (
 // wrapIV is the initial value of RFC 3394, 2.2.3.1.
 const wrapIV = 0xA6A6A6A6A6A6A6A6
 
-var errUnwrap = errors.New("the key was not wrapped with this key encryption key")
+var errUnwrap = errors.New("the key was wrapped with another key encryption key, or was altered")
 
-// wrapKey wraps key under kek (RFC 3394, 2.2.1, with the index of 2.2.1's
-// alternative description).
+// wrapKey wraps key under kek (RFC 3394, 2.2.1, in the alternative description with an index).
 func wrapKey(kek cipher.Block, key *[keySize]byte) (wrapped [wrappedSize]byte) {
 	binary.BigEndian.PutUint64(wrapped[:], wrapIV)
 	copy(wrapped[8:], key[:])
@@ -43,8 +42,8 @@ func wrapKey(kek cipher.Block, key *[keySize]byte) (wrapped [wrappedSize]byte) {
 	return wrapped
 }
 
-// unwrapKey reverses wrapKey (RFC 3394, 2.2.2). It fails if the key was wrapped with another kek,
-// or was altered.
+// unwrapKey unwraps a key that wrapKey wrapped (RFC 3394, 2.2.2). It fails if the key was wrapped
+// with another kek, or was altered.
 func unwrapKey(kek cipher.Block, wrapped []byte) (key [keySize]byte, err error) {
 	if len(wrapped) != wrappedSize {
 		return key, errUnwrap

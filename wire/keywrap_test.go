@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// RFC 3394, 4.6: 256 bits of key data under a 256-bit key.
+// wrapKey gives the published result of RFC 3394, 4.6: 256 bits of key data under a 256-bit key.
 func TestKeyWrapIsThatOfRFC3394(t *testing.T) {
 	t.Parallel()
 	kek, err := aes.NewCipher(unhex(t, "000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F"))

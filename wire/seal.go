@@ -19,25 +19,25 @@ import (
 )
 
 // CredentialSize is the size in bytes of the secret that the hub encrypts to the TPM with
-// TPM2_MakeCredential. It is the largest secret for an EK with a SHA-256 name.
+// TPM2_MakeCredential. An EK whose name algorithm is SHA-256 allows no larger secret.
 const CredentialSize = 32
 
-// MaxReply is the largest reply accepted by a device, in bytes.
+// MaxReply is the largest reply that a device accepts, in bytes.
 const MaxReply = 64 << 10
 
 // Reply is the hub's reply to a request for certificates: JSON, with binary fields in standard
 // base64.
 type Reply struct {
-	// CredentialBlob is the content of a TPM2B_ID_OBJECT and Secret that of a
-	// TPM2B_ENCRYPTED_SECRET: the two inputs of TPM2_ActivateCredential.
+	// CredentialBlob and Secret are the two inputs of TPM2_ActivateCredential: the contents of a
+	// TPM2B_ID_OBJECT and of a TPM2B_ENCRYPTED_SECRET.
 	CredentialBlob []byte `json:"credential-blob"`
 	Secret         []byte `json:"secret"`
-	// Sealed is a CMS AuthEnvelopedData, see Seal, whose content is the
-	// certificates in PEM: IDevID, device CA, IAK, ACA.
+	// Sealed is a CMS AuthEnvelopedData, made by Seal. Its content is four certificates in PEM:
+	// IDevID, device CA, IAK, ACA.
 	Sealed []byte `json:"sealed"`
 }
 
-// ParseReply parses a reply strictly.
+// ParseReply parses the JSON of a reply, at most MaxReply bytes.
 func ParseReply(b []byte) (*Reply, error) {
 	if len(b) > MaxReply {
 		return nil, fmt.Errorf("the reply has %d bytes; at most %d are allowed", len(b), MaxReply)
@@ -52,8 +52,8 @@ func ParseReply(b []byte) (*Reply, error) {
 	return r, nil
 }
 
-// Encode returns the reply's JSON. The result is the same as that of json.Marshal, but Encode does
-// not copy several kilobytes three times.
+// Encode returns the reply's JSON. The result equals that of json.Marshal, which would copy several
+// kilobytes three times.
 func (r *Reply) Encode() []byte {
 	enc := base64.StdEncoding
 	b := make([]byte, 0, 64+enc.EncodedLen(len(r.CredentialBlob))+enc.EncodedLen(len(r.Secret))+enc.EncodedLen(len(r.Sealed)))
@@ -63,7 +63,7 @@ func (r *Reply) Encode() []byte {
 	return append(b, `"}`...)
 }
 
-// Keys are the keys that both sides derive from the credential secret.
+// Keys are the keys that the device and the hub derive from the credential secret.
 type Keys struct {
 	Wrapping   []byte // AES-256: the key encryption key of the sealed reply
 	Activation []byte // HMAC-SHA256: the key of the activation proof
@@ -100,7 +100,7 @@ func ActivationProof(k Keys, exporter []byte, certHash [32]byte) []byte {
 	return proof[:]
 }
 
-// VerifyActivationProof checks a proof in constant time.
+// VerifyActivationProof checks an activation proof in constant time.
 func VerifyActivationProof(k Keys, exporter []byte, certHash [32]byte, proof []byte) bool {
 	return len(exporter) == ExporterSize && subtle.ConstantTimeCompare(ActivationProof(k, exporter, certHash), proof) == 1
 }
@@ -110,7 +110,7 @@ type ActivationRequest struct {
 	Proof []byte `json:"proof"`
 }
 
-// KeyID is the kekid of a sealed reply, for openssl's -secretkeyid.
+// KeyID is the key identifier (kekid) in every sealed reply. openssl needs it as -secretkeyid.
 const KeyID = "gangway"
 
 var (
@@ -122,10 +122,10 @@ var (
 	context0 = casn1.Tag(0).ContextSpecific()
 )
 
-// Seal encrypts and authenticates content in a CMS AuthEnvelopedData (RFC 5083): AES-256-GCM (RFC
-// 5084) with a 12-byte nonce and a 16-byte tag, under a random key that is wrapped by AES-256 key
-// wrap (RFC 3565, RFC 3394) for one KEKRecipientInfo (RFC 5652, 6.2.3). `openssl cms -decrypt` can
-// open it.
+// Seal encrypts and authenticates content in a CMS AuthEnvelopedData (RFC 5083). It uses
+// AES-256-GCM (RFC 5084) with a 12-byte nonce, a 16-byte tag and a random key. The key is wrapped
+// by AES-256 key wrap (RFC 3565, RFC 3394) for one KEKRecipientInfo (RFC 5652, 6.2.3). `openssl cms
+// -decrypt` can open the result.
 func Seal(k Keys, content []byte) ([]byte, error) { return AppendSealed(nil, k, content) }
 
 // AppendSealed appends the result of Seal to b. It allocates memory at most once, because all sizes
@@ -163,8 +163,8 @@ func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	b = append(b, sealTagSize...)
 	b = appendHead(b, 0x80, len(content))
 	b = gcm.Seal(b, nonce[:], content, nil)
-	// GCM has put the tag directly after the ciphertext. The head of the tag belongs there, so move
-	// the tag.
+	// GCM puts the tag directly after the ciphertext. In CMS, the tag's type and length come
+	// between them, so the tag moves.
 	var tag [tagSize]byte
 	copy(tag[:], b[len(b)-tagSize:])
 	return append(appendHead(b[:len(b)-tagSize], 0x04, tagSize), tag[:]...), nil
@@ -193,7 +193,8 @@ const (
 	sealTagSize = "\x02\x01\x10"
 )
 
-// tlvSize returns the size of a value of n bytes with its tag and length.
+// tlvSize returns the size in bytes of a DER value with n bytes of content, including its tag and
+// length.
 func tlvSize(n int) int {
 	switch {
 	case n < 0x80:
@@ -203,10 +204,10 @@ func tlvSize(n int) int {
 	case n < 0x10000:
 		return 4 + n
 	}
-	return 5 + n // up to 16 MiB; a reply is always much smaller
+	return 5 + n // enough for 16 MiB; a reply is always much smaller
 }
 
-// appendHead appends the tag and the length of a value of n bytes.
+// appendHead appends the DER tag and length of a value with n bytes of content.
 func appendHead(b []byte, tag byte, n int) []byte {
 	switch {
 	case n < 0x80:
@@ -222,8 +223,7 @@ func appendHead(b []byte, tag byte, n int) []byte {
 // ErrSealed means that the reply was sealed for another TPM or request, or was altered.
 var ErrSealed = errors.New("the sealed reply cannot be opened: it was sealed for another TPM or request, or was altered")
 
-// Open opens what Seal made, strictly: it accepts no other algorithms,
-// recipients or attributes.
+// Open decrypts a reply that Seal made. It accepts no other algorithms, recipients or attributes.
 func Open(k Keys, sealed []byte) ([]byte, error) {
 	malformed := errors.New("the sealed reply is not an AuthEnvelopedData of the expected form")
 	s := cryptobyte.String(sealed)

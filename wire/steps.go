@@ -21,20 +21,20 @@ import (
 	"gangway/tcg"
 )
 
-// Pantacor's two-step enrolment: first the attestation key, then the identity.
-// docs/protocol.md#9-pantacors-two-steps lists the choices that Gangway made where Pantacor's
-// documents say nothing.
+// This file holds the messages of Pantacor's two-step enrolment. The first step certifies the
+// attestation key, the second the identity. Pantacor's documents leave some choices open;
+// docs/protocol.md#9-pantacors-two-steps lists Gangway's choices.
 
 // MaxStepBody is the largest size of either step's body, in bytes.
 const MaxStepBody = 64 << 10
 
-// TPMKeys holds a TPM's keys in both steps, as texts for DecodeBinary. EKCert is empty if the TPM
-// has no EK certificate.
+// TPMKeys holds a TPM's keys in the bodies of both steps. Each string is in a form that
+// DecodeBinary reads. EKCert is empty if the TPM has no EK certificate.
 type TPMKeys struct {
 	AKPub   string   `json:"ak-pub"`             // TPM2B_PUBLIC, TPMT_PUBLIC, or PEM of the key
-	EKPub   string   `json:"ek-pub"`             // in the same forms
+	EKPub   string   `json:"ek-pub"`             // in the same forms as ak-pub
 	EKCert  string   `json:"ek-cert"`            // X.509, DER or PEM
-	EKChain []string `json:"ek-chain,omitempty"` // the maker's intermediates in the TPM, at most MaxIntermediates
+	EKChain []string `json:"ek-chain,omitempty"` // the maker's intermediate certificates from the TPM, at most MaxIntermediates
 }
 
 // EnrollRequest is the body of the first step.
@@ -46,7 +46,8 @@ type EnrollRequest struct {
 // EnrollAnswer is the response to an EnrollRequest. Byte strings are in standard base64.
 type EnrollAnswer struct {
 	// Certificate holds the PEM certificates of the AK and of its issuer, encrypted with
-	// AES-256-CBC and PKCS #7 padding. It is empty while a person has to decide about the TPM.
+	// AES-256-CBC and PKCS #7 padding. It is empty as long as the owner has not decided about the
+	// waiting device.
 	Certificate []byte `json:"certificate"`
 	// Credential is a file in the format of tpm2_makecredential, see CredentialFile.
 	Credential []byte `json:"credential"`
@@ -54,20 +55,20 @@ type EnrollAnswer struct {
 	MAC        []byte `json:"mac"` // HMAC-SHA256 over iv and certificate
 }
 
-// Registration is the body of the second step. Gangway adds two things to Pantacor's body: the
-// proof, and the keys, which are sent again because the hub stores nothing between the steps.
+// Registration is the body of the second step. Gangway adds to Pantacor's body the proof and the
+// keys. The device sends the keys in both steps, because the hub stores nothing between the steps.
 type Registration struct {
 	CSR        []byte `json:"csr"`                   // PKCS #10, DER
 	Name       string `json:"name"`                  // lower-case hexadecimal of the TPM name of the CSR's key
 	DeviceName string `json:"device-name,omitempty"` // empty, or the device's id
 	TPMKeys
 	// IDevIDPub is the public area of the CSR's key. If it is empty, the hub derives the public
-	// area from the key and the template.
+	// area from the CSR's key and the IDevID templates.
 	IDevIDPub string `json:"idevid-pub,omitempty"`
-	// HubName is the name of the hub that Proof names, from TokenFile.RootName. If it is empty,
-	// Proof has the old form, which names no hub.
+	// HubName is the hub name that Proof contains, from TokenFile.RootName. If it is empty, Proof
+	// has the old form, which contains no hub name.
 	HubName string `json:"hub-name,omitempty"`
-	Proof   []byte `json:"proof"` // see StepKeys.Prove and ProveUnbound
+	Proof   []byte `json:"proof"` // made by StepKeys.Prove or StepKeys.ProveUnbound
 }
 
 // DecodeBinary decodes a structure that is sent as text: PEM, or standard base64 of its bytes or of
@@ -78,7 +79,7 @@ func DecodeBinary(text string) ([]byte, error) {
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(strings.Join(strings.Fields(text), ""))
 	if err != nil {
-		return nil, errors.New("it is neither PEM nor standard base64")
+		return nil, errors.New("the value is neither PEM nor standard base64")
 	}
 	return b, nil
 }
@@ -93,17 +94,17 @@ func DecodePEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
 	return block.Bytes, block.Type, bytes.TrimSpace(rest), true
 }
 
-// extensionArc is Pantacor's 1.3.6.1.4.1.54621.100, under which a CSR's extensions are. Their
-// values are raw bytes that are not wrapped in a DER type.
+// extensionArc is the object identifier under which Pantacor defines a CSR's extensions:
+// 1.3.6.1.4.1.54621.100. An extension's value is raw bytes, without a DER type around them.
 var extensionArc = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100}
 
-// The extensions of a CSR, by their last arc.
+// The last arcs of the object identifiers of a CSR's extensions.
 const (
 	ExtAKName      = 0 // hexadecimal text
 	ExtOwner       = 1 // prn
-	ExtOwnership   = 2 // OwnershipMAC; or Ed25519 over OwnershipMessage, 64 bytes
+	ExtOwnership   = 2 // value of OwnershipMAC, or Ed25519 signature of OwnershipMessage, 64 bytes
 	ExtToken       = 3 // id
-	ExtCertify     = 4 // TPMS_ATTEST of TPM2_Certify: the CSR's key, by the AK
+	ExtCertify     = 4 // TPMS_ATTEST of TPM2_Certify: the AK certifies the CSR's key
 	ExtCertifySig  = 5 // TPMT_SIGNATURE of it
 	ExtQuote       = 6 // TPMS_ATTEST of TPM2_Quote by the AK
 	ExtQuoteSig    = 7 // TPMT_SIGNATURE of it
@@ -112,13 +113,13 @@ const (
 	extensionCount = 10
 )
 
-// ExtensionOID returns the object identifier of a CSR's extension with the given last arc.
+// ExtensionOID returns the object identifier of a CSR's extension whose last arc is last.
 func ExtensionOID(last int) asn1.ObjectIdentifier {
 	return append(append(asn1.ObjectIdentifier(nil), extensionArc...), last)
 }
 
-// ExtensionOf returns the last arc of a Pantacor extension. ok reports whether id is such an
-// extension, and known reports whether the extension's meaning is known.
+// ExtensionOf returns the last arc of a Pantacor extension. ok reports whether id is in Pantacor's
+// arc, and known whether Gangway knows the extension.
 func ExtensionOf(id asn1.ObjectIdentifier) (last int, known, ok bool) {
 	if len(id) != len(extensionArc)+1 || !id[:len(extensionArc)].Equal(extensionArc) {
 		return 0, false, false
@@ -127,16 +128,16 @@ func ExtensionOf(id asn1.ObjectIdentifier) (last int, known, ok bool) {
 	return last, last < extensionCount, true
 }
 
-// OwnershipMAC returns Pantacor's proof of ownership: HMAC-SHA256 under key, the SHA-256 of the
-// join token's secret, over the hexadecimal encoding of the text name. By itself it is not bound to
-// a key.
+// OwnershipMAC returns Pantacor's proof of ownership: HMAC-SHA256 over the hexadecimal encoding of
+// the text name. key is the SHA-256 of the join token's secret. The proof covers only the name: it
+// does not say for which TPM key it is.
 func OwnershipMAC(key [32]byte, name string) []byte {
 	m := hmac.New(sha256.New, key[:])
 	m.Write([]byte(hex.EncodeToString([]byte(name))))
 	return m.Sum(nil)
 }
 
-// StepKeys are the keys that both sides derive from the secret of the first step.
+// StepKeys are the keys that the device and the hub derive from the secret of the first step.
 type StepKeys struct {
 	Encryption []byte // AES-256
 	MAC        []byte // HMAC-SHA256
@@ -163,8 +164,8 @@ func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 //
 //	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
 //
-// with the length in one byte. A hub that relays both steps to another hub gets a proof that names
-// the wrong hub.
+// with the length in one byte. If a dishonest hub relays both steps to another hub, the proof
+// contains the dishonest hub's name, and the other hub refuses it.
 func (k StepKeys) Prove(hubName string, csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write([]byte("gangway register v2\x00"))
@@ -174,16 +175,16 @@ func (k StepKeys) Prove(hubName string, csr []byte) []byte {
 	return m.Sum(nil)
 }
 
-// ProveUnbound returns a proof of the old form, which names no hub: HMAC-SHA256(register, CSR in
-// DER). Hubs accept it only with an ownership proof of Pantacor's form.
+// ProveUnbound returns a proof of the old form, which contains no hub name: HMAC-SHA256(register,
+// CSR in DER). Hubs accept it only with an ownership proof of Pantacor's form (OwnershipMAC).
 func (k StepKeys) ProveUnbound(csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write(csr)
 	return m.Sum(nil)
 }
 
-// VerifyProof checks a proof for a hub in constant time. With an empty hubName it checks a proof of
-// the old form.
+// VerifyProof checks the proof for the hub hubName in constant time. If hubName is empty, it checks
+// a proof of the old form.
 func (k StepKeys) VerifyProof(hubName string, csr, proof []byte) bool {
 	if hubName == "" {
 		return hmac.Equal(k.ProveUnbound(csr), proof)
@@ -191,8 +192,8 @@ func (k StepKeys) VerifyProof(hubName string, csr, proof []byte) bool {
 	return hmac.Equal(k.Prove(hubName, csr), proof)
 }
 
-// SealCertificate sets Certificate, IV and MAC: it encrypts content, then authenticates it, in a
-// form that `openssl enc` and `openssl dgst` can open.
+// SealCertificate encrypts content, then authenticates the ciphertext. It sets Certificate, IV and
+// MAC. `openssl enc` and `openssl dgst` can open the result.
 func (a *EnrollAnswer) SealCertificate(k StepKeys, content []byte) error {
 	block, err := aes.NewCipher(k.Encryption)
 	if err != nil {
@@ -215,8 +216,8 @@ func (a *EnrollAnswer) mac(k StepKeys) []byte {
 	return m.Sum(nil)
 }
 
-// OpenCertificate reverses SealCertificate. If the content was sealed for another TPM, or was
-// altered, it returns ErrSealed.
+// OpenCertificate checks the MAC and decrypts the certificates. It returns ErrSealed if they were
+// sealed for another TPM or were altered.
 func (a *EnrollAnswer) OpenCertificate(k StepKeys) ([]byte, error) {
 	if len(a.IV) != aes.BlockSize || len(a.Certificate) == 0 || len(a.Certificate)%aes.BlockSize != 0 || !hmac.Equal(a.mac(k), a.MAC) {
 		return nil, ErrSealed
@@ -234,15 +235,16 @@ func (a *EnrollAnswer) OpenCertificate(k StepKeys) ([]byte, error) {
 	return plain[:len(plain)-pad], nil
 }
 
-// credentialMagic and credentialVersion are the first bytes of a file of tpm2_makecredential.
+// credentialMagic and credentialVersion are the first 8 bytes of a file that tpm2_makecredential
+// writes.
 const (
 	credentialMagic   = 0xBADCC0DE
 	credentialVersion = 1
 )
 
-// CredentialFile returns a file as tpm2_makecredential writes and tpm2_activatecredential reads it:
-// magic, version (4 bytes each), TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET. blob and secret are the
-// contents of the last two.
+// CredentialFile returns a file in the format that tpm2_makecredential writes and
+// tpm2_activatecredential reads: magic and version (4 bytes each), TPM2B_ID_OBJECT,
+// TPM2B_ENCRYPTED_SECRET. blob and secret are the contents of these two structures.
 func CredentialFile(blob, secret []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, credentialMagic)
 	b = binary.BigEndian.AppendUint32(b, credentialVersion)
@@ -250,7 +252,8 @@ func CredentialFile(blob, secret []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(secret))), secret...)
 }
 
-// ParseCredentialFile reverses CredentialFile.
+// ParseCredentialFile parses a file in the format of CredentialFile and returns the contents of its
+// two structures.
 func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 	malformed := errors.New("the file does not have the format of tpm2_makecredential")
 	sized := func() []byte {
@@ -275,18 +278,19 @@ func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 // registrationSpec names the format of RegistrationRecord.
 const registrationSpec = "gangway-two-steps@1"
 
-// RegistrationRecord is a registration in canonical form, which does not depend on how the request
-// wrote it. The hub stores the record for audits, and recognizes a repeated request by it.
+// RegistrationRecord is a registration in canonical form: it does not depend on how the request
+// encoded the values. The hub stores the record for audits, and compares it to detect a repeated
+// request.
 type RegistrationRecord struct {
 	Spec      string   `json:"#spec"`
 	CSR       []byte   `json:"csr"`
-	AKPub     []byte   `json:"ak-pub"` // TPMT_PUBLIC, as the next two
+	AKPub     []byte   `json:"ak-pub"` // TPMT_PUBLIC, as are ek-pub and idevid-pub
 	EKPub     []byte   `json:"ek-pub"`
 	IDevIDPub []byte   `json:"idevid-pub"`
 	EKCert    []byte   `json:"ek-cert"` // DER
 	EKChain   [][]byte `json:"ek-chain"`
-	Hour      int64    `json:"hour"`               // of the credential, counted since 1970
-	HubName   string   `json:"hub-name,omitempty"` // the hub that the proof names
+	Hour      int64    `json:"hour"`               // hour in which the credential was made, counted since 1970
+	HubName   string   `json:"hub-name,omitempty"` // the hub name that the proof contains
 }
 
 // Encode returns the record's JSON. Equal values give equal bytes.
@@ -297,7 +301,7 @@ func (k RegistrationRecord) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("encode registration: %w", err)
 	}
 	if len(b) > tcg.MaxCSR {
-		return nil, errors.New("the registration is too large")
+		return nil, fmt.Errorf("the registration has %d bytes; at most %d are allowed", len(b), tcg.MaxCSR)
 	}
 	return b, nil
 }

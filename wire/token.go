@@ -19,11 +19,11 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// SecretSize is the size of a join token's secret in bytes. In standard
-// base64 it has 32 characters, well within the 66 that Pantavisor keeps.
+// SecretSize is the size of a join token's secret in bytes. In standard base64 the secret has 32
+// characters; Pantavisor has room for 66.
 const SecretSize = 24
 
-// MaxTokenFile is the largest join token file accepted, in bytes.
+// MaxTokenFile is the largest token file that ParseTokenFile accepts, in bytes.
 const MaxTokenFile = 64 << 10
 
 // Prefixes of prns, the resource names of Pantacor's API.
@@ -33,9 +33,9 @@ const (
 	TokenPRN   = "prn:::devices-tokens:/"
 )
 
-// TokenFile is device_autojointoken.json: everything that a device needs to find its hub, to
-// authenticate it, and to prove who owns the device. The file is secret until the token is used up,
-// expired or disabled.
+// TokenFile is the content of device_autojointoken.json: everything that a device needs to find its
+// hub, to authenticate the hub, and to prove who owns the device. The file is secret until the
+// token is used up, expired or disabled.
 type TokenFile struct {
 	ID    string `json:"id"`    // 24 lower-case hexadecimal digits
 	PRN   string `json:"prn"`   // TokenPRN + ID
@@ -46,17 +46,17 @@ type TokenFile struct {
 	// Hub is the https URL of the hub, without a path.
 	Hub string `json:"hub"`
 	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key (SubjectPublicKeyInfo,
-	// DER). Proofs are bound to it.
+	// DER). Ownership proofs contain it, so a proof is valid at only one hub.
 	HubName string `json:"hub-name"`
-	// HubCA holds the PEM certificates to which the hub's TLS certificate must chain. A device
-	// trusts no others.
+	// HubCA holds CA certificates in PEM. The hub's TLS certificate must chain to one of them; the
+	// device trusts no other CA.
 	HubCA   string `json:"hub-ca"`
-	Expires string `json:"expires,omitempty"` // RFC 3339, only for people to read: the hub enforces the expiry
+	Expires string `json:"expires,omitempty"` // RFC 3339; only for people, because the hub enforces the expiry
 }
 
 // ParseTokenFile parses and checks a token file. It ignores unknown fields, because Pantacor's
-// files have other fields too. A duplicate field, a field name in another case, and trailing data
-// are errors.
+// files have more fields. It refuses a duplicate field, a field name in another case, and data
+// after the JSON.
 func ParseTokenFile(b []byte) (*TokenFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("the join token file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
@@ -133,9 +133,9 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 	return roots, nil
 }
 
-// RootName returns the name of the hub that HubCA authenticates. This name is HubName; if HubCA
-// holds another key, it is an error. A proof that is not bound to a connection must name this hub,
-// because a relay could hand out a token file with any HubName.
+// RootName returns the name of the hub whose root key is in HubCA. It fails if this name is not
+// HubName. A proof that is not bound to a TLS connection must contain this name, because a relay
+// could hand out a token file with another hub's name in HubName.
 func (t *TokenFile) RootName() (string, error) {
 	roots, err := t.Roots()
 	if err != nil {
@@ -193,17 +193,17 @@ func OwnershipKey(secret []byte, tokenID string) (ed25519.PrivateKey, error) {
 //	opaque hub-name<0..255>  owner<0..255>  token-id<0..255>  idevid-name<0..255>
 //
 // each with its length in one byte. owner is a prn; idevid-name is the TPM name of the IDevID key.
-// A proof is valid only for that key, hub, owner and token.
+// A proof is valid only for this key, hub, owner and token.
 func OwnershipMessage(hubName, owner, tokenID string, idevidName []byte) []byte {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 256))
 	b.AddBytes([]byte("gangway ownership v1\x00"))
 	for _, field := range [][]byte{[]byte(hubName), []byte(owner), []byte(tokenID), idevidName} {
 		b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(field) })
 	}
-	return b.BytesOrPanic() // fields are bounded by their parsers
+	return b.BytesOrPanic() // cannot fail: the parsers bound all fields
 }
 
-// HubNamesEqual compares two hub names without leaking where they differ.
+// HubNamesEqual compares two hub names in constant time.
 func HubNamesEqual(a, b string) bool {
 	return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1
 }

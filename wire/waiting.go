@@ -7,10 +7,10 @@ const WaitingStatus = "waiting"
 // must decide the open questions. The device sends the same request again after RetryAfter.
 type Waiting struct {
 	Status     string `json:"status"` // WaitingStatus
-	Code       string `json:"error"`  // code of the first question
+	Code       string `json:"error"`  // stable code of the first open question
 	Reason     string `json:"msg"`
 	Hint       string `json:"hint"`
-	DeviceID   string `json:"device-id"`   // for 'gangway device approve'; the device gets another id after approval
-	EK         string `json:"ek-sha256"`   // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal; the machine shows it for comparison with the hub's
+	DeviceID   string `json:"device-id"`   // the id for 'gangway device approve'; after approval, the device gets another id
+	EK         string `json:"ek-sha256"`   // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal; the machine displays it, and its owner compares it with the hub's page
 	RetryAfter int    `json:"retry-after"` // seconds
 }

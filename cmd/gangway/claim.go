@@ -23,7 +23,7 @@ most of all if somebody else sent you the address.`,
 		Example: "  gangway device claim https://hub.example:12443/claim/AbC...",
 		Args:    args("the address on the machine's screen"),
 		RunE: func(c *cobra.Command, arg []string) error {
-			s, err := loadSignIn()
+			s, err := loadSignIn(c.Context())
 			if err != nil {
 				return err
 			}

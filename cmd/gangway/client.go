@@ -12,76 +12,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"time"
 
 	"gangway/hub/api"
 	"gangway/internal/version"
 )
 
-// signIn is the configuration file of a signed-in person or program: the hub, the
-// CA that proves the hub's identity, and the token. Mode 0600.
+// signIn is the file of a context: the hub, the CA that proves the hub's identity, and the token.
+// Mode 0600.
 type signIn struct {
 	Hub   string `json:"hub"`
 	HubCA string `json:"hub-ca"` // PEM
 	Nick  string `json:"nick"`
-	Token string `json:"token"` // an access token of a session, or an API token
-}
+	Token string `json:"token"`          // an access token of a session, or an API token
+	Demo  int    `json:"demo,omitempty"` // the process id of the demo that made the context
 
-func configPath() (string, error) {
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "gangway", "config.json"), nil
-}
-
-func loadSignIn() (*signIn, error) {
-	path, err := configPath()
-	if err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.New("you are not signed in: run 'gangway login' first")
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := new(signIn)
-	if err := json.Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("%s is damaged; sign in again: %w", path, err)
-	}
-	return s, nil
-}
-
-func (s *signIn) save() error {
-	path, err := configPath()
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	// CreateTemp makes a new file with mode 0600, whatever the mode of the old file was.
-	tmp, err := os.CreateTemp(filepath.Dir(path), "config-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // fails after the rename, which is harmless
-	_, err = tmp.Write(b)
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	context string // its name
 }
 
 // client returns an HTTP client that trusts only the hub's CA.
@@ -183,7 +131,7 @@ func unreachable(hubURL string, err error) error {
 
 // call sends a request as the signed-in account, and returns the decoded answer.
 func call[T any](ctx context.Context, method, path string, in any) (out T, err error) {
-	s, err := loadSignIn()
+	s, err := loadSignIn(ctx)
 	if err != nil {
 		return out, err
 	}

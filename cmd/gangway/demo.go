@@ -10,9 +10,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -60,6 +63,8 @@ software TPMs. The TPMs have EK certificates of the demo's own maker, for keys o
 2048 and ECC P-384 in turn. Then an agent onboards with each TPM. All files are in a
 temporary folder, which demo removes at its end.
 
+While the demo runs, the context "demo" is signed in as the owner: see 'gangway context'.
+
 It needs swtpm: apt-get install swtpm swtpm-tools gnutls-bin`,
 		Example: `  gangway demo
   gangway demo --devices 5 --once --output json`,
@@ -95,6 +100,8 @@ type demo struct {
 	hub    *instance
 	owner  store.Account
 	pass   string
+	// contextName is the context of the owner; "" without one.
+	contextName string
 
 	mu    sync.Mutex // guards the output
 	start time.Time
@@ -159,6 +166,9 @@ func (d *demo) run(ctx context.Context, port int, once bool) error {
 	result, err := d.result(ctx, url, states)
 	if err != nil {
 		return err
+	}
+	if !once {
+		defer d.openContext(ctx, url)()
 	}
 	if err := d.report(ctx, result, once); err != nil || once {
 		return err
@@ -353,6 +363,71 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 	return r, nil
 }
 
+// demoContext is the name of the context of the demo's owner. If another demo runs, the name has a
+// number.
+const demoContext = "demo"
+
+// openContext signs the demo's owner in with a context of its own, so that the printed commands work
+// as they are. It returns a function that removes the context. It leaves the current context as it
+// is.
+func (d *demo) openContext(ctx context.Context, url string) (remove func()) {
+	s := &signIn{Hub: url, HubCA: string(d.hub.ca.RootPEM()), Nick: d.owner.Nick, Demo: os.Getpid()}
+	err := d.signIn(ctx, s)
+	if err != nil {
+		d.note("The demo cannot write a context for its commands: %v", err)
+		return func() {}
+	}
+	d.contextName = s.context
+	return func() {
+		// The hub ends with the demo, and its sessions with it.
+		if path, err := contextPath(s.context); err == nil {
+			os.Remove(path)
+		}
+	}
+}
+
+func (d *demo) signIn(ctx context.Context, s *signIn) error {
+	names, err := contextNames()
+	if err != nil {
+		return err
+	}
+	s.context = demoContext
+	for n := 2; slices.Contains(names, s.context) && !isLeftover(s.context); n++ {
+		s.context = fmt.Sprintf("%s-%d", demoContext, n)
+	}
+	var answer struct {
+		Token string `json:"token"`
+	}
+	if err := s.do(ctx, "POST", "/auth/login", map[string]string{"username": s.Nick, "password": d.pass}, &answer); err != nil {
+		return err
+	}
+	s.Token = answer.Token
+	return s.save()
+}
+
+// isLeftover reports whether a context is of a demo whose process has ended.
+func isLeftover(name string) bool {
+	s, err := readContext(name)
+	return err == nil && s.Demo > 0 && syscall.Kill(s.Demo, 0) == syscall.ESRCH
+}
+
+// program returns how a shell finds this program: by its name, or by its path.
+func program() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "gangway"
+	}
+	if found, err := exec.LookPath("gangway"); err == nil {
+		if found, err = filepath.EvalSymlinks(found); err == nil && found == self {
+			return "gangway"
+		}
+	}
+	if strings.Trim(self, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+") != "" {
+		return "'" + strings.ReplaceAll(self, "'", `'\''`) + "'"
+	}
+	return self
+}
+
 func (d *demo) report(_ context.Context, r *demoResult, once bool) error {
 	if done, err := d.json(r); done {
 		return err
@@ -373,11 +448,22 @@ The page:   %s/     (the demo's own CA signed its certificate: accept it in your
 Sign in as: captain
 Password:   %s
 
-The same with commands, in another terminal:
-  gangway login %s --hub-name %s --nick captain
-  gangway device show %s
-
-Ctrl-C ends the demo and removes everything.
-`, r.Hub, d.pass, r.Hub, d.hub.ca.HubName(), r.Devices[0].Nick)
+`, r.Hub, d.pass)
+	d.printCommands(r)
+	fmt.Fprint(d.stdout, "\nCtrl-C ends the demo and removes everything.\n")
 	return nil
+}
+
+// printCommands prints commands for another terminal, which work as they are printed.
+func (d *demo) printCommands(r *demoResult) {
+	gangway, nick := program(), r.Devices[0].Nick
+	if d.contextName == "" {
+		fmt.Fprintf(d.stdout, "The same with commands, in another terminal:\n  %s login %s --hub-name %s --nick captain\n", gangway, r.Hub, d.hub.ca.HubName())
+		return
+	}
+	gangway += " --context " + d.contextName
+	fmt.Fprintln(d.stdout, "The same with commands, in another terminal:")
+	for _, command := range []string{"device ls", "device show " + nick, "device set " + nick + " site=oslo", "device ls meta.site=oslo", "token create -o device_autojointoken.json"} {
+		fmt.Fprintf(d.stdout, "  %s %s\n", gangway, command)
+	}
 }

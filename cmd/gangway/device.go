@@ -98,8 +98,9 @@ out whatever software it runs, disable the join token too: 'gangway token disabl
 			return printList(a, list, waitingColumns, "No machine waits for your decision.")
 		},
 	}
-	a.table(waiting, columnNames(waitingColumns)...)
+	a.watchable(a.table(waiting, columnNames(waitingColumns)...))
 	c.AddCommand(a.deviceLs(), show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
+	c.AddCommand(a.deviceLogs(), a.deviceMeta(), a.deviceSet(), a.deviceRevisions(), a.deviceState(), a.devicePost(), a.deviceRollback())
 	c.AddCommand(a.publishCommands()...)
 	return c
 }
@@ -141,12 +142,17 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	if err != nil {
 		return err
 	}
+	summary, err := call[api.SummaryView](ctx, "GET", "/trails/"+d.ID+"/summary", nil)
+	if err != nil {
+		return err
+	}
 	maskNetworks(d)
 	if done, err := a.json(struct {
 		Device   api.DeviceView   `json:"device"`
+		Revision api.SummaryView  `json:"revision"`
 		Evidence api.EvidenceView `json:"evidence"`
 		Events   []api.EventView  `json:"events"`
-	}{d, e, events}); done {
+	}{d, summary, e, events}); done {
 		return err
 	}
 	a.printf("%s\n", d.Nick)
@@ -154,6 +160,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	a.line("owner", d.OwnerNick)
 	a.line("status", statusOf(d))
 	a.line("boot", d.Boot)
+	a.line("revision", revisionOf(summary))
 	a.line("machine", strings.TrimSpace(d.Machine.Model+", serial "+d.Machine.Serial))
 	a.line("tpm", fmt.Sprintf("%s %s, firmware %s", d.TPM.Manufacturer, d.TPM.Model, d.TPM.Firmware))
 	a.line("key", d.Key+", in the TPM")
@@ -179,6 +186,24 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 		printEvents(a.stdout, events)
 	}
 	return nil
+}
+
+// revisionOf says which revision a device runs, and what becomes of a newer one.
+func revisionOf(s api.SummaryView) string {
+	switch {
+	case s.Revision < 0:
+		return "none: the device has posted no state"
+	case s.ProgressRev < 0:
+		return fmt.Sprintf("%d posted", s.Revision)
+	}
+	words := revisionWords(s.ProgressRev, s.Status, s.Progress)
+	if s.StatusMsg != "" {
+		words += ": " + s.StatusMsg
+	}
+	if s.Revision > s.ProgressRev {
+		words += fmt.Sprintf("; %d is posted", s.Revision)
+	}
+	return words
 }
 
 func (a *app) printCertificate(name, text string) {

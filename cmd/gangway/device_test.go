@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,14 @@ import (
 // the device before it onboards. onboarded returns the hub, and a function that runs a command as
 // ada and gives the command typed as a line on its standard input.
 func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error)) {
+	t.Helper()
+	h, run, _ := connected(t, change)
+	return h, run
+}
+
+// connected is onboarded, and also returns a function that sends a request as the device. It fails
+// the test if the hub does not accept the request.
+func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error), func(method, path, body string)) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
@@ -37,8 +46,20 @@ func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Onboard(t.Context(), client, tok); err != nil {
+	certs, err := d.Onboard(t.Context(), client, tok)
+	if err != nil {
 		t.Fatal(err)
+	}
+	send := func(method, path, body string) {
+		t.Helper()
+		conn, err := client.Dial(t.Context(), certs.TLS(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if answer, err := conn.Do(t.Context(), method, path, []byte(body)); err != nil || answer.Status != http.StatusOK {
+			t.Fatalf("%s %s as the device: %v %+v", method, path, err, answer)
+		}
 	}
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	run := func(typed string, arg ...string) (string, string, error) {
@@ -61,7 +82,7 @@ func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 	if _, notes, err := run(hubtest.Password, "login", h.URL, "--hub-name", h.CA.HubName(), "--nick", "ada", "--password-stdin"); err != nil {
 		t.Fatal(err, notes)
 	}
-	return h, run
+	return h, run, send
 }
 
 func only(t *testing.T, h *hubtest.Hub) store.Device {

@@ -28,7 +28,10 @@ The first time, say how to verify the hub: by its hub name, which 'gangway serve
 the hub's machine, by its data folder (--data).
 
 Without a URL, login signs in again to the hub that you used last. It then verifies
-the hub by the CA of the last sign-in.`,
+the hub by the CA of the last sign-in.
+
+The sign-in is a context: see 'gangway context'. A sign-in to another hub makes
+another context, named by --context or after the hub's host.`,
 		Example: `  gangway login https://hub.example:12443 --hub-name 5f0c... --nick ada
   gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password
   gangway login https://hub.example:12443 --hub-name 5f0c... --api-token-stdin < ci.token
@@ -36,10 +39,17 @@ the hub by the CA of the last sign-in.`,
 		Args: cmdline.AtMost(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			s := &signIn{Nick: nick}
+			address := choiceOf(c.Context()).hub // --hub or its variable
 			if len(arg) == 1 {
-				s.Hub = strings.TrimSuffix(arg[0], "/")
+				address = strings.TrimSuffix(arg[0], "/")
+			}
+			last, err := loadSignIn(c.Context())
+			if err == nil && (address == "" || strings.EqualFold(address, last.Hub) && ca == "" && name == "" && data == "") {
+				address = ""
+			}
+			if address != "" {
+				s.Hub = address
 			} else {
-				last, err := loadSignIn()
 				if err != nil {
 					return usagef("the hub's URL is missing")
 				}
@@ -86,11 +96,7 @@ the hub by the CA of the last sign-in.`,
 			if err := use(); err != nil {
 				return err
 			}
-			if err := s.save(); err != nil {
-				return err
-			}
-			a.note("Signed in to %s as %s.", s.Hub, s.Nick)
-			return nil
+			return a.saveSignIn(c.Context(), s)
 		},
 	}
 	f := c.Flags()
@@ -101,6 +107,25 @@ the hub by the CA of the last sign-in.`,
 	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
 	f.BoolVar(&apiToken, "api-token-stdin", false, "read an API token from standard input, and use it instead of a session")
 	return c
+}
+
+// saveSignIn stores a sign-in as a context, and makes the context the current one.
+func (a *app) saveSignIn(ctx context.Context, s *signIn) error {
+	var err error
+	if s.context, err = contextForLogin(ctx, s); err != nil {
+		return err
+	}
+	if err := s.save(); err != nil {
+		return err
+	}
+	if err := setCurrentContext(s.context); err != nil {
+		return err
+	}
+	a.note("Signed in to %s as %s.", s.Hub, s.Nick)
+	if names, err := contextNames(); err == nil && len(names) > 1 {
+		a.note("This is the context %s, which commands now use. 'gangway context ls' lists all.", s.context)
+	}
+	return nil
 }
 
 // useSession signs in with a password, and stores the session's token in s.
@@ -144,17 +169,11 @@ configuration folder. It does not revoke an API token: see 'gangway api-token
 revoke'.`,
 		Example: "  gangway logout",
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := loadSignIn()
+			s, err := loadSignIn(c.Context())
 			if err != nil {
 				return err
 			}
-			//			Remove the file even if the hub returns an error: the session may have expired already.
-			_ = s.do(c.Context(), "POST", "/auth/logout", nil, nil)
-			path, err := configPath()
-			if err != nil {
-				return err
-			}
-			return os.Remove(path)
+			return signOut(c.Context(), s.context)
 		},
 	}
 }
@@ -165,7 +184,7 @@ func (a *app) whoamiCommand() *cobra.Command {
 		Long:    "Whoami asks the hub which account your session or API token belongs to.",
 		Example: "  gangway whoami\n  gangway whoami --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := loadSignIn()
+			s, err := loadSignIn(c.Context())
 			if err != nil {
 				return err
 			}

@@ -40,6 +40,9 @@ func (a *app) run(ctx context.Context, arg []string) int {
 	if err == nil {
 		return 0
 	}
+	if errors.Is(err, errFindings) {
+		return exitFailed
+	}
 	a.fail(ran, err, arg)
 	if cmdline.IsUsage(err) {
 		return exitUsage
@@ -85,7 +88,7 @@ func wantsJSON(arg []string) bool {
 			return true
 		}
 	}
-	return false
+	return os.Getenv("GANGWAY_OUTPUT") == formatJSON
 }
 
 func usagef(format string, args ...any) error { return cmdline.Usagef(format, args...) }
@@ -96,6 +99,9 @@ type app struct {
 	stdout, stderr io.Writer
 	output         string   // --output: one of the formats
 	columns        []string // --columns
+	context, hub   string   // --context, --hub
+	screen         *os.File // the terminal on which --watch draws what stdout gets; nil: stdout itself
+	steady         bool     // lists leave out the columns that always change
 }
 
 func command(a *app) *cobra.Command {
@@ -105,8 +111,8 @@ func command(a *app) *cobra.Command {
 		Long: `Gangway is a hub for zero-touch onboarding of machines with a TPM 2.0. This program
 runs the hub, builds installer images and manages the devices of an account.
 
-  On the hub's machine   serve, account, trust
-  From anywhere          login, token, device, policy, events, api-token
+  On the hub's machine   serve, account, trust, doctor
+  From anywhere          login, context, token, device, top, policy, events, api-token
   Installer images       image
   To try it              demo
 
@@ -121,16 +127,32 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		Version:           version.Current.String(),
-		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.checkOutput(c) },
+		PersistentPreRunE: a.prepare,
 	}
 	root.SetVersionTemplate("gangway {{.Version}}\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.output, "output", formatTable, "output format: table, json or yaml; commands that print a list also have wide and csv")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
+		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.doctorCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
+	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
+	root.PersistentFlags().StringVar(&a.hub, "hub", "", "the URL of the hub to use, of those that you are signed in to")
 	cmdline.Prepare(root)
+	// A variable that somebody forgot must not confirm, nor start a hub anew.
+	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick")
+	a.complete(root)
 	return root
+}
+
+// prepare reads the flags that all commands share.
+func (a *app) prepare(c *cobra.Command, _ []string) error {
+	if err := cmdline.FromEnvironment(c); err != nil {
+		return err
+	}
+	if err := a.chooseContext(c); err != nil {
+		return err
+	}
+	return a.checkOutput(c)
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -51,7 +51,7 @@ type trails struct{}
 // Trail finds a trail by its name: https://HUB/trails/ID, https://HUB/trails/ID/steps/REV,
 // https://HUB/OWNER/NICK or OWNER/NICK. Without REV, the revision is the trail's newest.
 func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
-	s, err := loadSignIn()
+	s, err := loadSignIn(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -104,7 +104,7 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 			a.note("Warning: the join token's hub is %s, an address by which each machine reaches only itself. Start the hub with --url https://ADDRESS that machines can reach, and create a new join token.", t.Hub)
 		}
 	}
-	s, err := loadSignIn()
+	s, err := loadSignIn(ctx)
 	if err != nil || s.hubName() != t.HubName {
 		return
 	}

@@ -64,6 +64,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	three := file("three.csv", strings.Repeat("ab", 32)+",pallet 7,required\n")
 	kinds := file("kinds.yaml", "version: 1\nrules: ask\n")
 	list := file("list.yaml", "- version: 1\n- rules\n")
+	spec := file("spec.json", `{"app/run.json":{}}`)
 	pem := file("key.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
 	data := filepath.Join(dir, "nothing")
 	usage, failed := exitUsage, exitFailed
@@ -108,7 +109,30 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"image make", usage, []string{`did you mean "gangway image build"?`}},
 		{"image download", usage, []string{`did you mean "gangway image fetch"?`}},
 
+		{"device tail x", usage, []string{`did you mean "gangway device logs"?`}},
+		{"logs x", usage, []string{`did you mean "gangway device logs"?`}},
+		{"device metadata x", usage, []string{`did you mean "gangway device meta"?`}},
+		{"device label x site=oslo", usage, []string{`did you mean "gangway device meta"`}},
+		{"device deploy x state.json", usage, []string{`did you mean "gangway device post"?`}},
+		{"device history x", usage, []string{`did you mean "gangway device revisions"?`}},
+		{"device undo x", usage, []string{`did you mean "gangway device rollback"?`}},
+		{"rollback x", usage, []string{`did you mean "gangway device rollback"?`}},
+
+		{"contexts", usage, []string{`did you mean "gangway context ls"?`}},
+		{"profile", usage, []string{`did you mean "gangway context ls"?`}},
+		{"context delete x", usage, []string{`did you mean "gangway context rm"?`}},
+		{"switch x", usage, []string{`did you mean "gangway context use"?`}},
+
 		// Missing and extra arguments.
+		{"context use", usage, []string{"the context's name is missing"}},
+		{"context rename default", usage, []string{"the new name is missing"}},
+		{"device logs", usage, []string{"the device's id or nick is missing", "Usage: gangway device logs ID|NICK"}},
+		{"device set", usage, []string{"the device's id or nick is missing", "KEY=VALUE"}},
+		{"device set " + d.Nick, usage, []string{"KEY=VALUE sets a key, KEY- removes it"}},
+		{"device post " + d.Nick, usage, []string{"the file of the state, or - for standard input, is missing"}},
+		{"device rollback", usage, []string{"the device's id or nick is missing"}},
+		{"device rollback " + d.Nick + " 1 2", usage, []string{`unexpected argument "2"`}},
+		{"device state", usage, []string{"the device's id or nick is missing"}},
 		{"device show", usage, []string{"the device's id or nick is missing", "Usage: gangway device show ID|NICK"}},
 		{"device rename " + d.Nick, usage, []string{"the new nick is missing", "NEW-NICK"}},
 		{"device show a b", usage, []string{`unexpected argument "b"`, "Usage: "}},
@@ -130,7 +154,13 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device ls --limit many", usage, []string{`--limit "many" is not a whole number`}},
 		{"device ls --limit -3", usage, []string{"or 0 for all"}},
 		{"device ls --sort colour", failed, []string{"colour", "nick"}},
-		{"device ls --watch --output json", usage, []string{"leave --output json out"}},
+		{"device ls --watch --output json", usage, []string{"--output json cannot be printed", "--output csv"}},
+		{"token ls --watch --output yaml", usage, []string{"--output yaml cannot be printed"}},
+		{"top --output json", usage, []string{"gangway device ls --watch"}},
+		{"top", usage, []string{"needs a terminal", "gangway device ls --watch"}},
+		{"open nobody", failed, []string{"'gangway device ls'"}},
+		{"dashboard", usage, []string{`did you mean "gangway top"?`}},
+		{"browse x", usage, []string{`did you mean "gangway open"?`}},
 		{"device ls --data x", usage, []string{"it is a flag of"}},
 		{"device delete x --force", usage, []string{"did you mean --yes?"}},
 		{"device ls stat:quiet", failed, []string{`Did you mean "state"?`}},
@@ -149,7 +179,46 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"demo --once=perhaps", usage, []string{"must be true or false"}},
 		{"demo --devices three", usage, []string{"is not a whole number"}},
 
+		{"device logs x --tail some", usage, []string{`--tail "some" is not a whole number`}},
+		{"device logs x --tail -1", usage, []string{"or 0 for all"}},
+		{"device logs x --since yesterday", usage, []string{"--since", "write it like 24h, 7d"}},
+		{"device logs x --follow --until 1h", usage, []string{"exclude each other"}},
+		{"device logs x --follow --output json", usage, []string{"--output jsonl"}},
+		{"device logs x --limit 5", usage, []string{"unknown flag --limit"}},
+		{"device set " + d.Nick + " site", usage, []string{"KEY=VALUE", "KEY-"}},
+		{"device set " + d.Nick + " =oslo", usage, []string{"has no key"}},
+		{"device set " + d.Nick + " a=1 a=2", usage, []string{"twice"}},
+		{"device set " + d.Nick + " a=one --json", usage, []string{"is not JSON", "without --json"}},
+		{"device set " + d.Nick + " gangway.network=x", usage, []string{"'gangway device network'"}},
+		{"device revisions " + d.Nick + " --limit -1", usage, []string{"or 0 for all"}},
+		{"device rollback " + d.Nick + " first", usage, []string{"is not the number of a revision"}},
+		{"device state " + d.Nick + " 1 --from x", usage, []string{"is not the number of a revision"}},
+		{"device post " + d.Nick + " --msg x s.json", usage, []string{"did you mean --message?"}},
+
+		{"device ls --profile x", usage, []string{"did you mean --context?"}},
+		{"device ls --context a/b", usage, []string{"is not the name of a context"}},
+		{"device ls --hub http://hub.example", usage, []string{"is not the URL of a hub"}},
+		{"device ls --hub hub.example/ui", usage, []string{"is not the URL of a hub"}},
+		{"device ls --hub hub.example --context x", usage, []string{"exclude each other"}},
+
+		{"doctor", usage, []string{"--data is needed"}},
+		{"doctor --data " + dir + " --check-time 5", usage, []string{"has no unit"}},
+		{"doctor --data " + dir + " --check-time 1ms", usage, []string{"at least 1s"}},
+		{"doctor --data " + filepath.Join(dir, "nowhere"), failed, []string{"is not a hub's data folder", "gangway serve --data"}},
+		{"health", usage, []string{`did you mean "gangway doctor"?`}},
+		{"diagnose", usage, []string{`did you mean "gangway doctor"?`}},
+
 		// Names of things.
+		{"device ls --hub hub.example", failed, []string{"not signed in to https://hub.example", "gangway login https://hub.example"}},
+		{"device ls --context x", failed, []string{`there is no context "x"`, "default"}},
+		{"context use x", failed, []string{`there is no context "x"`, "default"}},
+		{"context rm x", failed, []string{`there is no context "x"`, "default"}},
+		{"device logs nobody", failed, []string{"'gangway device ls'"}},
+		{"device meta nobody", failed, []string{"'gangway device ls'"}},
+		{"device set nobody a=b", failed, []string{"'gangway device ls'"}},
+		{"device revisions " + d.Nick, failed, []string{"has no revisions yet", "docs/trails.md"}},
+		{"device rollback " + d.Nick, failed, []string{"has no revisions yet"}},
+		{"device state " + d.Nick + " 3", failed, []string{"has no revision 3", "gangway device revisions"}},
 		{"device show nobody", failed, []string{`there is no device "nobody"`, "'gangway device ls'"}},
 		{"device show " + d.Nick[:5], failed, []string{"did you mean " + d.Nick}},
 		{"device show 000000000000000000000000", failed, []string{"Check the id"}},
@@ -173,7 +242,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"policy ek-list " + listed, failed, []string{"no header", "ek_sha256,serial,note,certificate"}},
 		{"policy ek-list " + odd, failed, []string{"no header", "ek_sha256,serial,note,certificate"}},
 		{"policy ek-list " + three, failed, []string{"3 columns", "ek_sha256,serial,note,certificate"}},
-		{"policy ek-list " + empty, failed, []string{"empty", "remove it"}},
+		{"policy ek-list " + empty, failed, []string{"empty", "remove the list"}},
 		{"trust check " + empty, failed, []string{"is empty", "'gangway trust check --help'"}},
 		{"trust check " + note, failed, []string{"is not an EK certificate", "PEM"}},
 		{"trust check " + filepath.Join(dir, "absent.crt"), failed, []string{"no such file"}},
@@ -181,6 +250,12 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"image build x64-uefi-installer --token-file " + note + " --claim", usage, []string{"--token-file and --claim exclude each other", "leave one of them out"}},
 		{"image build x64-uefi-installer", usage, []string{"--token-file", "--claim", "--reset-only"}},
 		{"image build arm64 --claim", usage, []string{"the only target is x64-uefi-installer"}},
+
+		{"device post " + d.Nick + " " + filepath.Join(dir, "absent.state"), failed, []string{"there is no file", "- for standard input"}},
+		{"device post " + d.Nick + " " + empty, failed, []string{"is empty", "gangway device state"}},
+		{"device post " + d.Nick + " " + note, failed, []string{"is not a state", "docs/trails.md"}},
+		{"device post " + d.Nick + " " + spec, failed, []string{"is not a state", "#spec"}},
+		{"device post " + d.Nick + " " + dir, failed, []string{"is a folder"}},
 
 		// The hub's own commands.
 		{"serve", usage, []string{"--data is needed"}},

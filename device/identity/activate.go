@@ -8,20 +8,20 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// ActivateCredential returns the secret of a credential that was made for this TPM's EK
-// and the name of its IAK (TPM2_MakeCredential, Part 1, 24). idObject is the content of
-// a TPM2B_ID_OBJECT and encryptedSecret that of a TPM2B_ENCRYPTED_SECRET, both without
-// their size fields.
+// ActivateCredential returns the secret of a credential that the hub made for this TPM's EK and
+// the name of its IAK (TPM2_MakeCredential, Part 1, 24). idObject is the content of a
+// TPM2B_ID_OBJECT and encryptedSecret that of a TPM2B_ENCRYPTED_SECRET, both without their size
+// fields.
 //
-// The secret is encrypted on the bus (AES-128-CFB, in a session salted to the EK), so a probe
-// learns nothing, and the response's HMAC is checked. Then it flushes the EK and the IAK from the
-// TPM.
+// The TPM encrypts the secret in its response (AES-128-CFB, in a session salted to the EK), so a
+// probe on the TPM's bus cannot read it. ActivateCredential checks the response's HMAC. Then it
+// flushes the EK and the IAK from the TPM.
 //
-// ErrOtherTPM: the credential is for another EK or IAK, or was altered.
+// ErrOtherTPM: the credential was made for another EK or IAK, or was altered.
 func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte, error) {
 	const most = 1024 // bytes; an RSA 4096 EK needs 512
 	if len(idObject) == 0 || len(idObject) > most || len(encryptedSecret) == 0 || len(encryptedSecret) > most {
-		return nil, fmt.Errorf("identity: the credential has %d and %d bytes; each part must have 1 to %d", len(idObject), len(encryptedSecret), most)
+		return nil, fmt.Errorf("identity: the credential's two parts have %d and %d bytes; each must have 1 to %d", len(idObject), len(encryptedSecret), most)
 	}
 	end, err := i.ring.begin(context.Background(), OpActivate)
 	if err != nil {
@@ -32,7 +32,7 @@ func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte,
 	if err != nil {
 		return nil, i.ring.explain(fmt.Errorf("identity: opening the credential: %w", err))
 	}
-	// Ignore errors: Close flushes what cannot be flushed now.
+	// Ignore errors of the release: Close flushes the keys that it could not flush now.
 	i.ring.t.operation = OpRelease
 	i.releaseAttestation()
 	return secret, nil
@@ -52,8 +52,8 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 		if err != nil {
 			return err
 		}
-		// One session does both: it satisfies the third branch of the IAK's
-		// policy and has the salted key that encrypts the response.
+		// One session has two purposes: it satisfies the third branch of the IAK's policy,
+		// and its key, salted to the EK, encrypts the response.
 		session := r.policy(i.IAK.NameAlg, tpm2.TPMCCActivateCredential, i.iak.template.PolicyBranches,
 			tpm2.Salted(tpm2.TPMHandle(i.ek.handle), *ekPublic),
 			tpm2.AESEncryption(128, tpm2.EncryptOut))
@@ -79,11 +79,11 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 	return secret, err
 }
 
-// isRefusedCredential reports whether the TPM refused the credential itself: its HMAC, or a secret
-// that was not encrypted to the EK (Part 3, 12.5). If the secret was not encrypted to the EK,
-// libtpms with an RSA EK answers TPM_RC_FAILURE. A TPM in failure mode answers with the same code.
-// But such a TPM also refuses the later commands, which flush the sessions, so t.refused is then
-// the code of another command.
+// isRefusedCredential reports whether the TPM refused the credential itself: the credential's HMAC
+// is wrong, or the secret was not encrypted to the EK (Part 3, 12.5). In the second case, libtpms
+// with an RSA EK answers TPM_RC_FAILURE, as a TPM in failure mode does. But a TPM in failure mode
+// also refuses the later commands, which flush the sessions, so t.refused is then the code of
+// another command.
 func isRefusedCredential(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

@@ -31,7 +31,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		// After the refusals, the identity still works.
+		// After credentials that the TPM refused, the identity still opens a correct one.
 		blob, enc := credential(t, a.EK.Raw, a.IAKName, secret)
 		if got, err := a.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Error(err)
@@ -78,7 +78,7 @@ func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 		tpm := open(t, s)
 		var bus []byte
 		encrypted := false
-		salted := make(map[uint32]uint32) // by session handle: the handle of the key that its salt is encrypted to
+		salted := make(map[uint32]uint32) // key: session handle; value: handle of the TPM key to which the session's salt is encrypted
 		spyOn(tpm).after = func(code uint32, cmd, rsp []byte) ([]byte, error) {
 			bus = append(append(bus, cmd...), rsp...)
 			if code == ccStartAuthSession {
@@ -114,7 +114,8 @@ func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 	}
 }
 
-// TestRejectsAResponseAlteredOnTheBus: the response's HMAC is checked.
+// TestRejectsAResponseAlteredOnTheBus: if somebody alters a response on the TPM's bus, the check
+// of the response's HMAC fails.
 func TestRejectsAResponseAlteredOnTheBus(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)

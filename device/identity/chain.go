@@ -6,13 +6,13 @@ import (
 	"gangway/tcg"
 )
 
-// maxChain bounds the maker's chain, in bytes.
+// maxChain is the maximum size of the maker's certificate chain, in bytes.
 const maxChain = 48 << 10
 
-// readChain reads the maker's intermediate certificates (EK profile 2.2.1.5) from the NV indices,
-// in order. tcg.SplitCertificates describes their layout. leaf is the EK certificate, nil if there
-// is none. If the chain is incomplete, readChain returns the readable part and a note, because the
-// hub may not need the rest.
+// readChain reads the TPM maker's intermediate certificates (EK profile 2.2.1.5) from the NV
+// indices, in order. tcg.SplitCertificates describes their layout. leaf is the EK certificate, nil
+// if there is none. If a part of the chain is unreadable, readChain returns the readable part and
+// a note, because the hub may not need the rest.
 func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []string) {
 	var parts [][]byte
 	total := 0
@@ -29,7 +29,7 @@ func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []
 			data = nil
 		}
 		if total += len(data); total > maxChain {
-			notes = append(notes, "the TPM maker's certificate chain is longer than any known chain; the device sent it without its end")
+			notes = append(notes, "The maker's certificate chain is longer than any known chain; the device sent only its beginning.")
 			break
 		}
 		parts = append(parts, data)

@@ -1,7 +1,7 @@
-// Package identity manages a device's keys in its TPM 2.0. It finds the endorsement
-// key (EK) and its certificate, makes the attestation key (IAK) and the identity key
-// (IDevID), certifies the IDevID key with the IAK, opens credentials that the hub
-// encrypted to the TPM, and signs with the IDevID key in TLS.
+// Package identity manages a device's keys in its TPM 2.0. It finds the endorsement key (EK) and
+// its certificate, makes the attestation key (IAK) and the identity key (IDevID), certifies the
+// IDevID key with the IAK, opens credentials that the hub encrypted to the TPM, and signs with the
+// IDevID key in TLS.
 //
 //	t, err := identity.Open("/dev/tpmrm0")
 //	id, err := identity.Load(ctx, t, identity.Options{})
@@ -12,9 +12,9 @@
 //
 // On later starts, LoadSigner is enough.
 //
-// All keys are primary keys. The TPM makes them from their templates whenever they are
-// needed. Nothing is stored in the TPM or on the disk, and the same TPM always makes
-// the same keys.
+// All keys are primary keys. The TPM makes each key from its template when this package needs the
+// key. The package stores nothing in the TPM or on the disk, and the same TPM always makes the
+// same keys.
 //
 // # Commands
 //
@@ -33,28 +33,30 @@
 //	                     StartAuthSession, PolicySecret, PolicyOR for the EK, ActivateCredential
 //	           -1        PolicyOR, for an EK of the low range (L-1, L-2)
 //	release    1         FlushContext: IAK
-//	           +1        FlushContext: EK, if it was made here
+//	           +1        FlushContext: EK, if this package made it
 //	handshake  4         StartAuthSession, PolicySecret, PolicyOR, Sign, for each TLS handshake
 //
 // LoadSigner takes one CreatePrimary. A non-empty Options.EndorsementAuth adds one
-// StartAuthSession to each CreatePrimary and PolicySecret. Sessions end with the
-// command that they authorise, so no command is needed to flush them. The session of
-// ActivateCredential must be salted to the EK, to hide the secret on the bus; it is
-// the IAK's policy session, so it costs no extra command.
+// StartAuthSession to each CreatePrimary and PolicySecret. A session ends with the command that it
+// authorises, so no command is needed to flush it. The session of ActivateCredential must be
+// salted to the EK, to hide the secret on the bus. The IAK's policy session is salted for this
+// purpose, so there is no extra command.
 //
 // # Lockout
 //
 // The templates of DevID and of the EK profile do not set noDA, so the TPM's dictionary attack
-// protection applies to the keys' passwords, although they are empty. The count of failures rises
-// with each power loss after such a password was used (Part 1, 19.8.6). At the limit, the TPM
-// refuses the keys for minutes or hours. Therefore this package never uses a key's password: each
-// use is authorised by a policy with the endorsement hierarchy, to which the protection does not
-// apply. The TPM neither counts the use of a policy session as a guess nor refuses it.
+// protection applies to the keys' passwords, although they are empty. If a program has used such a
+// password, the next power loss increases the count of failures (Part 1, 19.8.6). At the limit,
+// the TPM refuses the keys for minutes or hours. Therefore this package never uses a key's
+// password: each use is authorised by a policy with the endorsement hierarchy, to which the
+// protection does not apply. The TPM neither counts the use of a policy session as a guess nor
+// refuses it.
 //
-// # What is cleaned up
+// # Cleanup
 //
-// A TPM has room for three objects and three sessions. At the latest, Identity.Close, Signer.Close
-// or TPM.Close flushes everything that was made, whatever has failed before. If a response was
-// lost, an unknown object may exist. On a socket, which only this package uses, all objects are
-// then flushed; behind /dev/tpmrm0, the kernel flushes them when the device file is closed.
+// A TPM has room for three objects and three sessions. Identity.Close, Signer.Close and TPM.Close
+// flush everything that this package made and has not flushed yet, even after a failure. If a
+// response was lost, the TPM may hold an object with an unknown handle. On a socket, which only
+// this package uses, the package then flushes all objects; behind /dev/tpmrm0, the kernel flushes
+// them when the device file is closed.
 package identity

@@ -20,7 +20,7 @@ const (
 	nvEndorsementLast = tcg.ChainLast
 )
 
-// findEK sets i.EK and the fields that belong to it. It uses the first template whose
+// findEK sets i.EK and the fields of i that describe the EK. It uses the first template whose
 // certificate is in the TPM and matches the template's key.
 func (i *Identity) findEK(o Options) error {
 	templates, err := ekTemplates(o.EK)
@@ -29,9 +29,9 @@ func (i *Identity) findEK(o Options) error {
 	}
 	indices, err := i.ring.t.listHandles(nvEndorsement, func(index uint32) bool { return index <= nvEndorsementLast })
 	if err != nil {
-		return fmt.Errorf("identity: listing what the TPM's maker stored: %w", err)
+		return fmt.Errorf("identity: listing the NV indices of the TPM's maker: %w", err)
 	}
-	var found []string // the certificates in the TPM, and what is wrong with each
+	var found []string // for each unusable certificate, a text with the reason
 	var first tcg.Omission
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
@@ -63,9 +63,9 @@ func (i *Identity) findEK(o Options) error {
 	return fmt.Errorf("%w (%s)", ErrNoEKCertificate, looked(indices))
 }
 
-// unvouchedEK uses the key of the template of the first readable certificate, with that
-// certificate, so that the hub sees that the two do not match. If no certificate is readable, it
-// uses a key without a certificate.
+// unvouchedEK uses the first readable certificate, and the key of that certificate's template, so
+// that the hub sees that the certificate and the key do not match. If no certificate is readable,
+// it uses a key without a certificate.
 func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes []string) error {
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
@@ -97,8 +97,8 @@ func (i *Identity) noEKCertificate(templates []tcg.Template, indices []uint32, n
 	return nil
 }
 
-// reasonOf returns the reason why a certificate is not usable, in the form in which the device
-// reports it to its hub.
+// reasonOf returns the reason why a certificate is not usable, as the code that the device reports
+// to its hub.
 func reasonOf(err error) tcg.OmissionReason {
 	var v verdict
 	if errors.As(err, &v) && v.why != 0 {
@@ -132,17 +132,17 @@ func ekTemplates(name string) ([]tcg.Template, error) {
 
 func looked(indices []uint32) string {
 	if len(indices) == 0 {
-		return "it has nothing at NV 0x01C00000 to 0x01C001FF"
+		return "no NV index from 0x01C00000 to 0x01C001FF is defined"
 	}
 	var s []string
 	for _, index := range indices {
 		s = append(s, fmt.Sprintf("0x%08X", index))
 	}
-	return "of the maker's NV it has " + strings.Join(s, ", ")
+	return "NV indices that its maker defined: " + strings.Join(s, ", ")
 }
 
 // verdict is an error about one certificate or key. After a verdict, the caller tries the next
-// certificate or key. Other errors mean that communication with the TPM failed.
+// certificate or key. An error that is not a verdict means that communication with the TPM failed.
 type verdict struct {
 	error
 	why tcg.OmissionReason // 0: the key does not match or cannot be made
@@ -196,9 +196,10 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	return nil
 }
 
-// plainEK uses a key without a certificate: of the requested template, or else of L-2, or of L-1 if
-// the TPM lacks the curve. Makers who serve certificates over the web have certificates for these
-// keys. plainEK always chooses the same key, so that the hub recognises the device.
+// plainEK uses a key without a certificate: the key of the requested template; without a request,
+// that of L-2, or of L-1 if the TPM lacks the curve. TPM makers that offer certificates for
+// download offer them for these keys. plainEK always chooses the same key, so that the hub
+// recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil
@@ -276,7 +277,7 @@ func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*
 		}
 		return nil, errors.Join(verdict{error: err}, i.ring.release(k))
 	}
-	return nil, errors.Join(verdict{error: errors.New("it is for a different key from the one that this TPM makes from the template")}, i.ring.release(k))
+	return nil, errors.Join(verdict{error: errors.New("the certificate is for a different key from the one that this TPM makes from the template")}, i.ring.release(k))
 }
 
 func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
@@ -288,9 +289,9 @@ func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// storedTemplate applies the template and the nonce that some TPMs store for L-1 and L-2
-// (EK profile 2.2.1.4): the template replaces the default one, and the nonce replaces the
-// start of its unique field.
+// storedTemplate applies the template and the nonce that some TPMs store for L-1 and L-2 (EK
+// profile 2.2.1.4): the stored template replaces the default one, and the nonce replaces the start
+// of the template's unique field.
 func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Template, error) {
 	var templateIndex, nonceIndex uint32
 	switch template.Name {

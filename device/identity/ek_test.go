@@ -31,8 +31,8 @@ func TestNoCertificateIsItsOwnError(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestEveryEKOpensCredentials opens a credential with an EK of each template that the software TPM
-// can make, because each template has its own authorisation.
+// TestEveryEKOpensCredentials: credentials are opened with an EK of each template that the
+// software TPM can make. Each template has its own authorisation.
 func TestEveryEKOpensCredentials(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -48,7 +48,7 @@ func TestEveryEKOpensCredentials(t *testing.T) {
 		if err != nil || !bytes.Equal(got, secret) {
 			t.Errorf("%s: %v", id.EKTemplate, err)
 		}
-		// Both keys were flushed. ActivateCredential makes them again.
+		// The TPM has flushed both keys, so ActivateCredential must make them again.
 		if got, err = id.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Errorf("%s, again: %v", id.EKTemplate, err)
 		}
@@ -205,7 +205,7 @@ func TestBrokenChainIsNotedAndDoesNotStop(t *testing.T) {
 	}
 }
 
-// If one NV index of the chain is unreadable, the other parts of the chain are still read.
+// If one NV index of the chain is unreadable, readChain still reads the other indices.
 func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -255,8 +255,8 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestStoredTemplateAndNonceReplaceTheDefault: the TPM's L-2 key is made from the maker's
-// own template and nonce.
+// TestStoredTemplateAndNonceReplaceTheDefault: if the TPM stores a template and a nonce of its
+// maker for L-2, the L-2 key is made from these.
 func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -308,7 +308,7 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 }
 
 // TestEKThatAllowsPoliciesAlone: an EK that only its policy can authorise (policy B without
-// userWithAuth) works, and an EK with a policy that is not in the EK profile is refused.
+// userWithAuth) works. An EK with a policy that is not in the EK profile is refused.
 func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -342,7 +342,7 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	if err := s.WriteNV(tcg.ECCTemplateIndex, []byte("no template")); err != nil {
 		t.Fatal(err)
 	}
-	// L-1 is used instead of L-2, unless Options.EK names L-2.
+	// The stored template of L-2 is not valid, so L-1 is used, unless Options.EK names L-2.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "L-1" {
 		t.Errorf("template %s", id.EKTemplate)
@@ -392,7 +392,7 @@ func TestSmallNVBuffer(t *testing.T) {
 	spyOn(tpm).before = func(code uint32, cmd []byte) ([]byte, error) {
 		if code == 0x14E && len(cmd) > 4 && int(cmd[len(cmd)-4])<<8|int(cmd[len(cmd)-3]) > 512 {
 			refused++
-			return refusal(tpm2.TPMRCValue + 0x140), nil // the error is about parameter 1, the size
+			return refusal(tpm2.TPMRCValue + 0x140), nil // TPM_RC_VALUE for parameter 1, which is the size
 		}
 		return nil, nil
 	}
@@ -405,7 +405,7 @@ func TestSmallNVBuffer(t *testing.T) {
 }
 
 // TestFewHandlesAtATime: a TPM with many NV indices, or with a small buffer, returns the list of
-// its handles in parts. All parts are read.
+// its handles in several responses. listHandles returns the handles of all responses.
 func TestFewHandlesAtATime(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)

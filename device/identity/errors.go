@@ -9,31 +9,31 @@ import (
 )
 
 var (
-	// ErrNoEKCertificate: the TPM has no endorsement key certificate. Some makers
-	// serve them over the web instead.
+	// ErrNoEKCertificate: the TPM has no endorsement key certificate. Some TPM makers offer
+	// the certificates for download instead.
 	ErrNoEKCertificate = errors.New("identity: this TPM has no endorsement key certificate")
-	// ErrEKMismatch: the TPM has certificates, but none is for a key that it makes.
+	// ErrEKMismatch: the TPM has EK certificates, but it cannot make the key of any of them.
 	ErrEKMismatch = errors.New("identity: no endorsement key certificate in this TPM matches its keys")
 	// ErrOtherTPM: the credential was made for another EK or another IAK, or was altered.
 	ErrOtherTPM = errors.New("identity: the credential was not made for this TPM's EK and IAK")
-	// ErrPSSSalt: this is an old TPM that signs RSA-PSS with the longest possible
-	// salt, which TLS 1.3 refuses (RFC 8446, 4.2.3).
+	// ErrPSSSalt: this is an old TPM that signs RSA-PSS with the longest possible salt, which
+	// TLS 1.3 does not allow (RFC 8446, 4.2.3).
 	ErrPSSSalt = errors.New("identity: this TPM's RSA-PSS signatures have a salt that TLS 1.3 refuses: use an ECC identity key, or TLS 1.2")
 	// ErrTPM12: the device is a TPM 1.2.
 	ErrTPM12 = errors.New("identity: this is a TPM 1.2, but a TPM 2.0 is required (some machines can switch in the firmware setup)")
-	// ErrKeyChanged: the TPM made another key from a template than before. The TPM was replaced, or
-	// its endorsement seed changed.
-	ErrKeyChanged = errors.New("identity: the TPM now makes another key from the same template: was it replaced or reset by its maker's tool?")
+	// ErrKeyChanged: the TPM made a different key from the same template than before. So somebody
+	// replaced the TPM, or its endorsement seed changed.
+	ErrKeyChanged = errors.New("identity: the TPM now makes another key from the same template: was the TPM replaced, or reset with its maker's tool?")
 	// ErrClosed: a method was called after Close.
 	ErrClosed = errors.New("identity: the TPM or its keys are closed")
 )
 
-// errForeignKey: the TPM returned a result for one of our handles that was not made with our key,
-// so that handle now refers to another key.
+// errForeignKey: the TPM returned a result that was not made with this package's key. So another
+// program has flushed the key, and the handle now refers to a key of that program.
 var errForeignKey = errors.New("identity: the key's handle now refers to another key")
 
-// explain turns a refusal of the TPM into a *tpmrc.Cause. It returns an error that is already
-// explained unchanged.
+// explain converts a refusal of the TPM to a *tpmrc.Cause. It returns an error that already has a
+// *tpmrc.Cause unchanged.
 func (r *ring) explain(err error) error {
 	switch {
 	case errors.Is(err, ErrOtherTPM), errors.Is(err, ErrOwnerAuth), errors.Is(err, ErrKeyChanged):
@@ -44,7 +44,7 @@ func (r *ring) explain(err error) error {
 	return tpmrc.Explain(err, tpmrc.Endorsement)
 }
 
-// IsLockout reports whether the TPM refused because it is in lockout.
+// IsLockout reports whether the TPM refused a command because the TPM is in lockout.
 func IsLockout(err error) bool { return errors.Is(err, tpm2.TPMRCLockout) }
 
 // isFull reports whether the TPM has no room for an object or a session.

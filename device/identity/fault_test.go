@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// onboardOnce runs every operation that loads keys and sessions, and stops at the first error.
+// onboardOnce runs each operation that loads keys or sessions once, and stops at the first error.
 func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	id, err := Load(ctx, tpm, Options{})
 	if err != nil {
@@ -32,9 +32,9 @@ func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	return err
 }
 
-// TestNothingLeaksWhateverCommandFails fails each command in turn: before it is sent, after it was
-// executed, by a refusal, and by a response that ends early. In every case, no object and no
-// session may stay in the TPM after Close.
+// TestNothingLeaksWhateverCommandFails: each command fails in four ways: before it is sent; after
+// the TPM executed it; with a refusal; and with a response that ends early. After Close, the TPM
+// must hold no object and no session of this package.
 func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -106,8 +106,8 @@ func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	}
 }
 
-// TestStaleObjectsOfADeadProcessAreSwept: if objects of a killed process occupy all slots of the
-// TPM, they are flushed and the operation succeeds.
+// TestStaleObjectsOfADeadProcessAreSwept: if objects of a killed process fill the TPM, this
+// package flushes them, and the operation succeeds.
 func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -130,8 +130,7 @@ func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// litter fills a TPM with keys and sessions, as a process does that is killed before it flushes
-// them.
+// litter fills a TPM with keys and sessions, like a process that is killed before it flushes them.
 func litter(t *testing.T, s *swtpm.TPM) {
 	t.Helper()
 	dead := open(t, s)
@@ -153,12 +152,12 @@ func litter(t *testing.T, s *swtpm.TPM) {
 			break
 		}
 	}
-	clear(dead.handles) // the process's memory is gone
+	clear(dead.handles) // the killed process's memory is lost, so nobody knows the handles
 	end()
 }
 
 // TestNeverSweepsBehindAResourceManager: behind a resource manager, loaded objects may belong to
-// other programs, so they are not flushed.
+// other programs, so this package does not flush them.
 func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -176,8 +175,9 @@ func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	}
 }
 
-// TestTwoUsersOfOneTPM: the TPM has no room for the keys of both users. So each user finds that its
-// keys were flushed, or that its handle refers to the other's key. Both still succeed.
+// TestTwoUsersOfOneTPM: the TPM has no room for the keys of two users. So each user finds that its
+// keys were flushed, or that its handle refers to a key of the other user. The operations of both
+// users still succeed.
 func TestTwoUsersOfOneTPM(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -213,8 +213,8 @@ func TestTwoUsersOfOneTPM(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHandleOfAnotherKeyIsNoticed: another process flushed our keys, and its keys have our
-// handles. No result of those keys is returned.
+// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and its own keys
+// got the same handles. The package returns no result of those keys.
 func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -287,8 +287,8 @@ func TestSameKeysAfterReset(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestRejectsKeysOfAReplacedTPM: if the TPM makes other keys than before, an identity returns
-// ErrKeyChanged.
+// TestRejectsKeysOfAReplacedTPM: if the TPM makes other keys than before, the operations of an
+// identity return ErrKeyChanged.
 func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	t.Parallel()
 	s, other := startTPM(t, swtpm.RSA2048), newTPMOf(t, swtpm.RSA2048)
@@ -349,8 +349,8 @@ func TestFallsBackToRSA(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestBusyTPMIsAskedAgain: if the TPM answers with a warning that asks for a retry, the command is
-// sent again.
+// TestBusyTPMIsAskedAgain: if the TPM answers with a warning that asks for a retry, this package
+// sends the command again.
 func TestBusyTPMIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -370,9 +370,9 @@ func TestBusyTPMIsAskedAgain(t *testing.T) {
 	}
 }
 
-// TestAnyResponseIsSurvived alters the responses of a real TPM: it changes, removes and adds bytes,
-// and swaps responses. Each operation returns an error or a result and does not panic, and
-// afterwards the TPM has room again.
+// TestAnyResponseIsSurvived alters the responses of a real TPM: it changes, removes and adds
+// bytes, and swaps responses. Each operation must return an error or a result without a panic.
+// Afterwards the TPM must have room for new objects.
 func TestAnyResponseIsSurvived(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -386,7 +386,7 @@ func TestAnyResponseIsSurvived(t *testing.T) {
 		t.Fatal(err)
 	}
 	rounds := uint64(400)
-	if testing.Short() { // fewer random changes; the rule is the same
+	if testing.Short() { // the short test makes fewer random changes
 		rounds = 100
 	}
 	failed := uint64(0)
@@ -435,14 +435,14 @@ func mutate(rng *rand.Rand, rsp []byte, tape [][]byte) []byte {
 			}
 		}
 	}
-	if len(rsp) >= 10 && rng.IntN(4) > 0 { // correct the size field in most cases
+	if len(rsp) >= 10 && rng.IntN(4) > 0 { // in most cases, correct the size field, so that the content is parsed
 		rsp[2], rsp[3], rsp[4], rsp[5] = 0, 0, byte(len(rsp)>>8), byte(len(rsp))
 	}
 	return rsp
 }
 
-// TestEmptyParametersAreNotAPanic: a response that reports success but has no parameters is an
-// error, not a panic.
+// TestEmptyParametersAreNotAPanic: if a response reports success but has no parameters, the
+// operation returns an error and does not panic.
 func TestEmptyParametersAreNotAPanic(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

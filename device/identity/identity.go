@@ -11,8 +11,8 @@ import (
 // Algorithm is the algorithm of the IAK and the IDevID key.
 type Algorithm string
 
-// The algorithms of DevID 7.3.4. P-521 is slow on small TPMs. RSA is slow on all TPMs:
-// making an RSA key may take a minute.
+// The algorithms of DevID 7.3.4. P-521 is slow on small TPMs. RSA is slow on all TPMs: a TPM may
+// need a minute to make an RSA key.
 const (
 	P256    Algorithm = "P-256"
 	P384    Algorithm = "P-384"
@@ -33,15 +33,16 @@ type Options struct {
 	// "L-1", "H-3". Empty: the best template whose certificate is in the TPM.
 	EK string
 
-	// AllowUnvouched accepts an endorsement key without a matching certificate, instead of failing
-	// with ErrNoEKCertificate or ErrEKMismatch. The hub and the owner then decide. A certificate
-	// that is for another key is then included in the request.
+	// AllowUnvouched accepts an endorsement key without a matching certificate, instead of
+	// failing with ErrNoEKCertificate or ErrEKMismatch. The hub and the owner then decide
+	// whether to accept the device. If the TPM has a certificate for another key, the request
+	// includes that certificate.
 	AllowUnvouched bool
 
-	// WithoutCertificate leaves the EK certificates out if all of them are for keys that the TPM
-	// does not make, as after TPM2_ChangeEPS. If it is not set, AllowUnvouched includes one of
-	// these certificates in the request, and a hub refuses the request. A matching certificate is
-	// always included.
+	// WithoutCertificate leaves the EK certificates out if all of them are for keys that the
+	// TPM does not make, as after TPM2_ChangeEPS. If it is not set, AllowUnvouched includes
+	// one of these certificates in the request, and the hub then refuses the request. A
+	// matching certificate is always included.
 	WithoutCertificate bool
 
 	// EndorsementAuth is the authorisation value of the endorsement hierarchy;
@@ -49,18 +50,17 @@ type Options struct {
 	EndorsementAuth []byte
 }
 
-// Keys are the public parts of a device's keys in its TPM. The fields do not
-// change; read them only.
+// Keys are the public parts of a device's keys in its TPM. Callers must not change the fields.
 type Keys struct {
 	EK            *tcg.Public
-	EKTemplate    string             // its name, such as "H-3"
-	EKCertificate *tcg.EKCertificate // only with Options.AllowUnvouched, it may be nil or for another key
-	EKChain       [][]byte           // intermediate certificates (DER) that the maker stored in the TPM, unchecked, in the TPM's order
+	EKTemplate    string             // the name of the EK's template, such as "H-3"
+	EKCertificate *tcg.EKCertificate // with Options.AllowUnvouched, it may be nil or for another key
+	EKChain       [][]byte           // intermediate certificates (DER) that the maker stored in the TPM, not verified, in the TPM's order
 
 	IAK, IDevID         *tcg.Public
 	IAKName, IDevIDName []byte // TPM names: nameAlg (2 bytes, big-endian), digest
 
-	// Omission says why EKCertificate is nil although the TPM has a certificate.
+	// Omission is the reason why EKCertificate is nil although the TPM has a certificate.
 	Omission tcg.Omission
 
 	// Notes are sentences for a person about problems that did not prevent the operation: a
@@ -68,8 +68,8 @@ type Keys struct {
 	Notes []string
 }
 
-// Identity is a device's keys in its TPM, ready for an enrolment. Its methods
-// may be called from several goroutines.
+// Identity holds a device's keys in its TPM, ready for an enrolment. Several goroutines may call
+// its methods.
 type Identity struct {
 	Keys
 	ring            *ring
@@ -77,9 +77,9 @@ type Identity struct {
 	signer          *Signer
 }
 
-// Load finds the endorsement key and its certificate, and makes the IAK and the IDevID
-// key. It takes from about 100 milliseconds to several seconds, depending on the TPM.
-// ctx bounds it.
+// Load finds the endorsement key and its certificate, and makes the IAK and the IDevID key. It
+// takes from about 100 milliseconds to several seconds, depending on the TPM. It stops when ctx
+// ends.
 //
 // Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and the TPM's response code as a
 // *tpmrc.Cause. After an error, no object of this call stays in the TPM.
@@ -168,9 +168,9 @@ func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 	return iak, idevid, nil
 }
 
-// ReleaseAttestation flushes the EK and the IAK. If they stayed loaded, a resource manager would
-// save and load them with every command. They are made again when needed. ActivateCredential calls
-// it.
+// ReleaseAttestation flushes the EK and the IAK. While they are loaded, a resource manager saves
+// and loads them around every command, which takes time. The next operation that needs them makes
+// them again. ActivateCredential calls ReleaseAttestation.
 func (i *Identity) ReleaseAttestation() error {
 	end, err := i.ring.begin(context.Background(), OpRelease)
 	if err != nil {
@@ -191,13 +191,13 @@ func (i *Identity) Close() error { return i.ring.shut() }
 func (r *ring) shut() error {
 	end, err := r.t.begin(context.Background(), OpRelease)
 	if err != nil {
-		return nil // TPM.Close has flushed everything
+		return nil // TPM.Close has already flushed everything
 	}
 	defer end()
 	return r.close()
 }
 
-// begin starts an operation with the ring's keys.
+// begin starts an operation with the ring's keys. The caller must call end.
 func (r *ring) begin(ctx context.Context, op Operation) (end func(), err error) {
 	end, err = r.t.begin(ctx, op)
 	if err == nil && r.closed {

@@ -10,24 +10,24 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// key is a key in the TPM: a primary key that is made when needed and may be flushed at
-// any time, or a persistent key.
+// key is a key in the TPM: either a primary key, which is made when an operation needs it and may
+// be flushed at any time, or a persistent key.
 type key struct {
 	template   tcg.Template
 	public     *tcg.Public // nil until the key is made for the first time
 	name       []byte
 	handle     uint32 // 0: not loaded
-	generation int    // the TPM's generation when handle was made
+	generation int    // value of TPM.generation when handle was made
 	persistent bool
 }
 
-// with returns the key as a go-tpm handle that the session authorises.
+// with returns the key as a go-tpm handle that the session s authorises.
 func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }
 
-// ring is the set of keys of one Identity or Signer in a TPM. Its methods must be called
-// during an operation, which holds t.mu.
+// ring is the set of keys of one Identity or Signer in a TPM. Call its methods only during an
+// operation, which holds t.mu.
 type ring struct {
 	t       *TPM
 	endAuth []byte // authorisation value of the endorsement hierarchy
@@ -35,11 +35,11 @@ type ring struct {
 	closed  bool
 }
 
-// attempt loads keys and calls f. If the TPM has no room, it flushes other objects and retries; if
-// the TPM lost the keys in a reset, it makes them again and retries. f must be repeatable. If f
-// fails, attempt flushes everything that f left in the TPM.
+// attempt loads keys and calls f. If the TPM has no room, attempt flushes other objects and
+// retries; if the TPM lost the keys in a reset, attempt makes them again and retries. So f may run
+// several times. If f fails, attempt flushes everything that f left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
-	const tries = 4 // the first try, and one each after evicting, after sweeping and after a reset
+	const tries = 4 // the first try, and one more each after freeing own keys, after a sweep and after a reset
 	for try := 1; ; try++ {
 		err := r.load(keys)
 		if err == nil && f != nil {
@@ -60,8 +60,8 @@ func (r *ring) attempt(keys []*key, f func() error) error {
 	}
 }
 
-// swapped reports, after a refusal, whether a handle now refers to another key: on a socket,
-// another process may have flushed our keys and loaded its own.
+// swapped reports, after a refusal, whether a handle now refers to another key. On a socket,
+// another process may have flushed this package's keys and loaded its own.
 func (r *ring) swapped(err error, keys []*key) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {
@@ -94,8 +94,8 @@ func (r *ring) load(keys []*key) error {
 	return nil
 }
 
-// create makes a primary key in the endorsement hierarchy. It checks that the returned key
-// matches the template and, if the key was made before, that it is the same key.
+// create makes a primary key in the endorsement hierarchy. It checks that the returned key matches
+// the template and, if the key was made before, that it is the same key as before.
 func (r *ring) create(k *key) error {
 	k.handle = 0
 	rsp, err := run(r.t, tpm2.CreatePrimary{
@@ -110,7 +110,7 @@ func (r *ring) create(k *key) error {
 		return fmt.Errorf("TPM2_CreatePrimary: %w", err)
 	}
 	if !k.template.Matches(public) {
-		return errors.New("TPM2_CreatePrimary: the TPM made a key that does not match the template")
+		return errors.New("TPM2_CreatePrimary: the TPM returned a key that does not match the template")
 	}
 	if k.public != nil && !bytes.Equal(k.name, name) {
 		return ErrKeyChanged
@@ -143,7 +143,7 @@ func parsePublic(raw, name []byte) (*tcg.Public, []byte, error) {
 	return public, own, nil
 }
 
-// release flushes a key. It is made again when needed.
+// release flushes a key. The next operation that needs the key makes it again.
 func (r *ring) release(k *key) error {
 	if k.handle == 0 || k.persistent {
 		return nil
@@ -158,8 +158,8 @@ func (r *ring) release(k *key) error {
 }
 
 // makeRoom flushes objects to make room for keys, and reports whether it flushed any. It first
-// flushes our other keys. If there are none and only this package uses the TPM, it flushes the
-// objects of dead processes.
+// flushes the ring's keys that are not in keep. If there are none and only this package uses the
+// TPM, it flushes the objects of dead processes.
 func (r *ring) makeRoom(keep []*key) bool {
 	freed := false
 	for _, k := range r.keys {

@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// maxResponse is the largest accepted response, in bytes. A TPM's largest response has
-// 4096 (TPM_PT_MAX_RESPONSE_SIZE of the PC client profile).
+// maxResponse is the maximum size of a response, in bytes. The largest response of a TPM has 4096
+// bytes (TPM_PT_MAX_RESPONSE_SIZE of the PC client profile).
 const maxResponse = 8192
 
-// A link sends commands to a TPM, one at a time. After an error it is closed, and the
-// next command opens it again, so a late response is never read as the response to
+// A link sends commands to a TPM, one at a time. After an error, the link closes its connection,
+// and the next command opens a new one. So a late response is never read as the response to
 // another command.
 type link interface {
 	// exchange sends one command and returns its whole response. It returns
 	// within limit, and soon after ctx ends.
 	exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error)
-	// idle tells the link that no other command follows immediately.
+	// idle informs the link that no other command follows immediately.
 	idle()
 	close() error
 }
@@ -47,8 +47,8 @@ func (s *socket) connect(ctx context.Context) error {
 			s.conn = conn
 			return nil
 		}
-		// connect(2) does not wait if the queue of a Unix socket is full: it fails with EAGAIN.
-		// swtpm's queue is full with one waiting client.
+		// If the queue of a Unix socket is full, connect(2) does not wait and fails with
+		// EAGAIN. swtpm's queue is full with one waiting client.
 		if !errors.Is(err, syscall.EAGAIN) {
 			return err
 		}
@@ -60,7 +60,7 @@ func (s *socket) connect(ctx context.Context) error {
 	}
 }
 
-// connectTimeout is how long to wait for a connection to a socket.
+// connectTimeout is the maximum time to wait for a connection to a socket.
 const connectTimeout = 30 * time.Second
 
 func (s *socket) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
@@ -97,7 +97,7 @@ func (s *socket) converse(ctx context.Context, command []byte, limit time.Durati
 	}
 	size := binary.BigEndian.Uint32(head[2:])
 	if size < 10 || size > maxResponse {
-		return nil, fmt.Errorf("the response has %d bytes: is this a TPM?", size)
+		return nil, fmt.Errorf("the response has %d bytes, more than a TPM sends; check that the address belongs to a TPM 2.0", size)
 	}
 	rsp := make([]byte, size)
 	copy(rsp, head)
@@ -110,15 +110,15 @@ func (s *socket) converse(ctx context.Context, command []byte, limit time.Durati
 // idle disconnects, because swtpm serves one client at a time.
 func (s *socket) idle() {
 	if s.conn != nil {
-		s.conn.Close() // nothing is buffered, so nothing is lost
+		s.conn.Close() // no data are buffered, so closing loses none
 		s.conn = nil
 	}
 }
 
 func (s *socket) close() error { s.idle(); return nil }
 
-// device is a link to a character device of the kernel: one write is a
-// command, and the response is read whole.
+// device is a link to a character device of the kernel. One write sends a command, and one read
+// returns the whole response.
 type device struct {
 	open func() (io.ReadWriteCloser, error)
 	file io.ReadWriteCloser // nil while not open
@@ -136,9 +136,9 @@ func (d *device) connect() error {
 	return nil
 }
 
-// exchange runs in its own goroutine, because a write to the device blocks in the kernel and no
-// deadline can interrupt it. If the caller gives up, exchange closes the file, and the goroutine
-// ends when the kernel's own time limit has passed.
+// exchange writes and reads in a separate goroutine, because a write to the device blocks in the
+// kernel and no deadline can interrupt it. If ctx or limit ends, exchange closes the file and
+// returns, and the goroutine ends when the kernel's own time limit has passed.
 func (d *device) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
 	if err := d.connect(); err != nil {
 		return nil, err

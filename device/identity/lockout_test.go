@@ -10,8 +10,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// useAll uses each of the keys as a device does: at onboarding, in a handshake
-// and for a quote.
+// useAll uses each key as a device does: in onboarding, in a TLS handshake and for a quote.
 func useAll(t *testing.T, s *swtpm.TPM, o Options) {
 	t.Helper()
 	tpm := open(t, s)
@@ -42,8 +41,8 @@ var lockoutCases = []struct {
 	{"RSA keys", swtpm.P384, Options{Algorithm: RSA2048}},
 }
 
-// A TPM counts a power loss as a wrong guess if a key's password was used before. This package uses
-// no password, so none is counted.
+// A TPM counts a power loss as a wrong guess if a program has used a key's password before. This
+// package uses no password, so the TPM counts no guess.
 func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	for _, c := range lockoutCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -62,8 +61,8 @@ func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	}
 }
 
-// This shows that the test above can fail: after the use of a key's password, the TPM counts a
-// power loss.
+// This test shows that TestPowerCutsAreNotCountedAsGuesses can fail: after a program has used a
+// key's password, the TPM counts a power loss.
 func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -109,7 +108,7 @@ func TestKeysWorkInLockout(t *testing.T) {
 	}
 }
 
-// indexWith gives the index of the RSA EK's certificate other attributes.
+// indexWith replaces the attributes of the NV index that holds the RSA EK's certificate.
 func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 	t.Helper()
 	id := load(t, open(t, s), Options{})
@@ -126,7 +125,9 @@ func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 	}
 }
 
-// The EK profile demands TPMA_NV_NO_DA of a certificate's index; not all makers set that attribute.
+// The EK profile requires TPMA_NV_NO_DA for a certificate's NV index, but not all makers set it.
+// Then the owner's authorisation reads the index, because the TPM counts a use of the index's own
+// password.
 func TestCertificateIndexWithoutNoDAIsReadByTheOwner(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -140,7 +141,7 @@ func TestCertificateIndexWithoutNoDAIsReadByTheOwner(t *testing.T) {
 	}
 }
 
-// A certificate that is unreadable during a lockout does not count as missing.
+// During a lockout, a certificate may be unreadable. Load must not treat it as missing.
 func TestLockoutDoesNotPassForAMissingCertificate(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// base is the folder with the maker of all tests' TPMs and one TPM of each kind, made once. A test
-// that does not need a TPM with keys of its own runs a copy of one of these.
+// base is a folder with the test CA of a TPM maker and one TPM of each kind. They are made once. A
+// test that does not need a TPM with its own keys runs a copy of one of these TPMs.
 var base string
 
 func TestMain(m *testing.M) {
@@ -39,7 +39,7 @@ var masters [3]struct {
 	err  error
 }
 
-// startTPM runs a fresh copy of the TPM of this kind. All copies have the same keys.
+// startTPM runs a new copy of the TPM of this kind. All copies have the same keys.
 func startTPM(t testing.TB, kind swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	if m := swtpm.Missing(); m != "" {
@@ -102,7 +102,7 @@ func load(t testing.TB, tpm *TPM, o Options) *Identity {
 	return id
 }
 
-// loaded returns the transient objects and sessions in a TPM. It uses a separate
+// loaded returns the handles of the transient objects and sessions in a TPM. It uses a separate
 // connection.
 func loaded(t testing.TB, s *swtpm.TPM) []uint32 {
 	t.Helper()
@@ -133,11 +133,11 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 // spy is a link whose commands and responses a test can read and change.
 type spy struct {
 	link
-	// before is called with each command. If it returns a response or an error, that is the answer,
-	// and the command does not reach the TPM.
+	// before is called with each command. If it returns a response or an error, exchange
+	// returns that, and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
-	// after is called with each response. It returns the response to use instead, or an error: then
-	// the response is lost.
+	// after is called with each response. exchange returns the response that after returns. If
+	// after returns an error, exchange returns the error, as if the response was lost.
 	after func(code uint32, command, response []byte) ([]byte, error)
 }
 
@@ -162,7 +162,7 @@ func spyOn(tpm *TPM) *spy {
 	return s
 }
 
-// refusal returns a TPM response that consists only of this response code.
+// refusal returns a TPM response that consists only of the response code rc.
 func refusal(rc tpm2.TPMRC) []byte {
 	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, uint32(rc))
 }

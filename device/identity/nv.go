@@ -10,18 +10,18 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 at once,
-// some 768 or 512. Reading TPM_PT_NV_BUFFER_MAX would take one more command on every
-// TPM.
+// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 bytes at once, some
+// 768 or 512. Reading the limit (TPM_PT_NV_BUFFER_MAX) would take one more command on every TPM.
 var nvChunks = []uint16{1024, 768, 512, 256}
 
-// maxNV is the largest NV index that is read, in bytes.
+// maxNV is the maximum size of an NV index, in bytes. readNV refuses larger ones.
 const maxNV = 16 << 10
 
-// readNV reads a whole NV index with an empty password, with whichever authorisation its attributes
-// allow: the index's own, the owner's or the platform's. The index's own authorisation comes last
-// if dictionary attack protection applies to it (see doc.go, Lockout). An error about the index
-// itself is a verdict, or an error that judged turns into one.
+// readNV reads a whole NV index. It uses an empty password for the first authorisation that the
+// index's attributes allow: the index's own, the owner's or the platform's. If dictionary attack
+// protection applies to the index's own authorisation, readNV tries that one last (see doc.go,
+// Lockout). An error about the index itself is a verdict, or an error that judged converts to a
+// verdict.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {
@@ -50,7 +50,7 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	case public.Attributes.AuthRead: // last: a power loss after the use of this authorisation would count as a wrong guess
 		auths = append(auths, nv)
 	}
-	err = verdict{error: errors.New("its attributes allow reading only with a policy")}
+	err = verdict{error: errors.New("its attributes allow reading only with a policy, which only the TPM's maker can satisfy")}
 	for _, auth := range auths {
 		var data []byte
 		if data, err = t.readNVWith(auth, nv, public.DataSize); err == nil {
@@ -96,7 +96,7 @@ func nextChunk(n uint16) uint16 {
 	return nvChunks[len(nvChunks)-1]
 }
 
-// isTooLong reports whether the TPM refused NV_Read because of the size.
+// isTooLong reports whether the TPM refused an NV_Read because it asked for too many bytes.
 func isTooLong(err error) bool {
 	return errors.Is(err, tpm2.TPMRCValue) || errors.Is(err, tpm2.TPMRCSize) || errors.Is(err, tpm2.TPMRCNVRange)
 }

@@ -21,7 +21,7 @@ import (
 	"gangway/tcg"
 )
 
-// verifyRequest checks a request as a hub does, using only its bytes.
+// verifyRequest verifies a request as a hub does, using only the request's bytes.
 func verifyRequest(t *testing.T, raw []byte, roots []*x509.Certificate, issuer *x509.Certificate) *tcg.CSR {
 	t.Helper()
 	csr, err := tcg.ParseCSR(raw)
@@ -96,7 +96,7 @@ func TestOnboarding(t *testing.T) {
 		o    Options
 		want string // EK template
 		iak  string // IAK's algorithm
-		made bool   // the EK must be made: no EK is persistent
+		made bool   // no persistent EK exists, so the EK must be made
 	}{
 		{"RSA EK, P-256 keys", swtpm.RSA2048, Options{}, "L-1", "ECDSA P-256", false},
 		{"P-384 EK, P-256 keys", swtpm.P384, Options{}, "H-3", "ECDSA P-256", false},

@@ -13,21 +13,20 @@ import (
 	"syscall"
 )
 
-// Open opens the TPM 2.0 at an address, which is one of
+// Open opens the TPM 2.0 at an address, which has one of these forms:
 //
 //	/dev/tpmrm0        a character device: the kernel's resource manager
 //	unix:/path         a Unix stream socket for raw TPM commands, such as
 //	                   swtpm's server socket; "unix:" may be omitted if the
 //	                   socket exists
-//	tcp:host:port      the same over TCP; "tcp:" may be omitted
+//	tcp:host:port      raw TPM commands over TCP; "tcp:" may be omitted
 //
-// Open checks that it can open the device or connect to the socket. It sends no
-// command. A socket is connected only during an operation, so that several processes can
-// take turns. Only users of this package may use the socket, because it has no resource
-// manager.
+// Open checks that it can open the device or connect to the socket. It sends no command. It
+// connects to a socket only during an operation, so that several processes can take turns. Only
+// processes that use this package may use the socket, because a socket has no resource manager.
 //
-// Errors say what to do. errors.Is finds fs.ErrNotExist, fs.ErrPermission and ErrTPM12
-// in them.
+// Each error explains what to do. errors.Is finds fs.ErrNotExist, fs.ErrPermission and ErrTPM12 in
+// them.
 func Open(address string) (*TPM, error) {
 	network, where, err := parseAddress(address)
 	if err != nil {
@@ -73,7 +72,7 @@ func parseAddress(a string) (network, where string, err error) {
 		return "", "", fmt.Errorf("identity: TPM address %q is neither a character device nor a socket", a)
 	}
 	if strings.ContainsRune(a, '/') {
-		return "device", a, nil // missing or not visible: opening it gives the error
+		return "device", a, nil // the device is missing or not visible; opening it returns the error
 	}
 	if host, port, err := net.SplitHostPort(a); err == nil && host != "" && port != "" {
 		return "tcp", a, nil
@@ -83,8 +82,8 @@ func parseAddress(a string) (network, where string, err error) {
 
 func openDevice(path string) (*TPM, error) {
 	d := &device{open: func() (io.ReadWriteCloser, error) {
-		// Without O_NONBLOCK, so that the kernel completes each command before
-		// write returns, and without Go's poller, which would set O_NONBLOCK.
+		// O_NONBLOCK is not set, so that the kernel completes each command before write
+		// returns. os.OpenFile would set it, for Go's poller.
 		fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
@@ -109,8 +108,8 @@ func openDevice(path string) (*TPM, error) {
 	return newTPM(d, managed, false), nil
 }
 
-// is12 reports whether the kernel knows the missing resource manager device as a TPM
-// 1.2.
+// is12 reports whether the missing resource manager device belongs to a TPM 1.2, according to the
+// kernel.
 func is12(path string) bool {
 	n, ok := strings.CutPrefix(filepath.Base(path), "tpmrm")
 	if !ok {

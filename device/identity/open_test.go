@@ -68,8 +68,8 @@ func TestPermissionDeniedNamesTheGroup(t *testing.T) {
 	}
 }
 
-// serve answers the clients of a Unix socket, one at a time, and returns its
-// address.
+// serve answers the clients of a Unix socket, one at a time, with the function answer. It returns
+// the socket's address.
 func serve(t *testing.T, answer func(net.Conn)) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "id")
@@ -104,9 +104,9 @@ func TestForeignServersAreRefused(t *testing.T) {
 		says   string
 	}{
 		{"TPM 1.2", []byte{0x00, 0xC4, 0, 0, 0, 10, 0, 0, 0, 0x1E}, ErrTPM12, "TPM 2.0 is required"},
-		{"another protocol", []byte("HTTP/1.1 400 Bad Request\r\n"), nil, "is this a TPM?"},
-		{"a response of 4 GB", []byte{0x80, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0}, nil, "is this a TPM?"},
-		{"another tag", []byte{0x80, 9, 0, 0, 0, 10, 0, 0, 0, 0}, nil, "is this a TPM?"},
+		{"another protocol", []byte("HTTP/1.1 400 Bad Request\r\n"), nil, "check that the address belongs to a TPM 2.0"},
+		{"a response of 4 GB", []byte{0x80, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0}, nil, "check that the address belongs to a TPM 2.0"},
+		{"another tag", []byte{0x80, 9, 0, 0, 0, 10, 0, 0, 0, 0}, nil, "check that the address belongs to a TPM 2.0"},
 		{"hanging up", nil, io.EOF, ""},
 		{"hanging up early", []byte{0x80, 1, 0, 0, 0, 20, 0, 0, 0, 0, 1}, io.ErrUnexpectedEOF, ""},
 	} {
@@ -130,8 +130,8 @@ func TestForeignServersAreRefused(t *testing.T) {
 	}
 }
 
-// TestDeadTPMDoesNotHang: an operation ends with its context, and at the command's time limit, even
-// if the TPM never answers.
+// TestDeadTPMDoesNotHang: if the TPM never answers, an operation ends when its context ends, or at
+// the time limit of its command.
 func TestDeadTPMDoesNotHang(t *testing.T) {
 	t.Parallel()
 	address := serve(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
@@ -197,8 +197,8 @@ func TestOpensEveryFormOfAddress(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// chip behaves like the kernel's character device: one write is a command, and one read its
-// response. It forwards to a software TPM.
+// chip behaves like the kernel's character device: one write is a command, and one read returns
+// its response. It forwards the commands to a software TPM.
 type chip struct {
 	s    *socket
 	rsp  []byte
@@ -212,7 +212,7 @@ func (c *chip) Write(cmd []byte) (int, error) {
 	}
 	var err error
 	c.rsp, err = c.s.exchange(context.Background(), cmd, time.Minute)
-	c.s.idle() // leave the socket to the test
+	c.s.idle() // disconnect, so that the test can use the socket
 	return len(cmd), err
 }
 

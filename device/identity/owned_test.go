@@ -13,7 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// If a cause keeps the keys from being used, every operation fails with the code of that cause.
+// If the state of the TPM prevents the use of the keys, every operation fails with the code of
+// that cause.
 func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -85,8 +86,8 @@ func TestEndorsementPasswordIsProvenAndNotSent(t *testing.T) {
 	}
 }
 
-// After TPM2_ChangeEPS the TPM makes other keys, but its NV memory still has the certificate
-// of the former key.
+// After TPM2_ChangeEPS the TPM makes other keys, but its NV memory still has the certificate of
+// the former EK.
 func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -97,8 +98,8 @@ func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	if _, err := Load(t.Context(), tpm, Options{}); !errors.Is(err, ErrEKMismatch) {
 		t.Errorf("%v", err)
 	}
-	// Without WithoutCertificate, the request has the new EK and the old certificate, so the hub
-	// sees both.
+	// If WithoutCertificate is not set, the request has the new EK and the old certificate, so
+	// that the hub sees both.
 	id := load(t, tpm, Options{AllowUnvouched: true})
 	if id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || id.Omission != (tcg.Omission{}) {
 		t.Errorf("certificate %v, omission %v", id.EKCertificate != nil, id.Omission)
@@ -113,7 +114,7 @@ func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	}
 }
 
-// WithoutCertificate does not leave out a matching certificate.
+// If a certificate matches the EK, WithoutCertificate does not leave it out.
 func TestCertificateThatFitsIsNotLeftOut(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

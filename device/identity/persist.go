@@ -19,17 +19,17 @@ const (
 )
 
 // ErrHandleTaken means that another key is at the persistent handle.
-var ErrHandleTaken = errors.New("identity: another key is at that persistent handle")
+var ErrHandleTaken = errors.New("identity: another key is at that persistent handle; choose another handle")
 
-// ErrOwnerAuth means that the owner hierarchy has an authorisation value, which storing a
-// key requires.
+// ErrOwnerAuth means that the TPM's owner hierarchy has a password. Storing a key requires this
+// password, and this package does not ask for it.
 var ErrOwnerAuth = errors.New("identity: storing a key requires the password of the TPM's owner hierarchy: store it with tpm2_evictcontrol")
 
-// Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that need a
-// handle, and returns the handle. The key keeps its attributes: every program that can
-// access the TPM can use it, and could also make it from its template. If handle is 0,
-// Keep uses the handle where the key already is, or else the first free one from
-// FirstDevIDHandle on. TPM2_Clear removes the key.
+// Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that need a handle, and
+// returns the handle. The key keeps its attributes: every program that can access the TPM can use
+// it, and could also make it from its template. If handle is 0, Keep uses the persistent handle
+// that the key already has, or else the first free one from FirstDevIDHandle on. TPM2_Clear
+// removes the persistent key.
 //
 // Errors: ErrHandleTaken, ErrOwnerAuth.
 func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
@@ -116,8 +116,8 @@ func (s *Signer) nameAt(handle uint32) ([]byte, error) {
 	return rsp.Name.Buffer, nil
 }
 
-// evict copies the key at from to the persistent handle to. If both are the same, it
-// removes the key.
+// evict copies the key at the handle from to the persistent handle to. If both handles are the
+// same, evict removes the key from that handle.
 func (s *Signer) evict(from, to uint32) error {
 	_, err := run(s.ring.t, tpm2.EvictControl{
 		Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},

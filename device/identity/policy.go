@@ -13,23 +13,22 @@ import (
 // nonceSize is the size of session nonces, in bytes.
 const nonceSize = 16
 
-// endorsement returns the endorsement hierarchy with its authorisation. The authorisation value is
-// empty on nearly all machines. If it is not empty, an HMAC proves knowledge of it, and the value
-// itself is not sent.
+// endorsement returns the endorsement hierarchy with its authorisation. On nearly all machines the
+// authorisation value is empty. If it is not empty, an HMAC proves that this program knows the
+// value, and the value itself is not sent to the TPM.
 func (r *ring) endorsement() tpm2.AuthHandle {
 	auth := bytes.TrimRight(r.endAuth, "\x00") // as the TPM stores it (Part 1, 19.6.5)
 	session := tpm2.PasswordAuth(auth)
-	// go-tpm cuts an HMAC key at its first zero byte, so a value with a zero byte
-	// must be sent as a password.
+	// go-tpm cuts an HMAC key at its first zero byte, so a value with a zero byte must be sent
+	// as a password instead.
 	if len(auth) > 0 && !bytes.Contains(auth, []byte{0}) {
 		session = tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Auth(auth))
 	}
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
 }
 
-// policy returns a policy session for one command, which ends with the command:
-// PolicySecret(endorsement), then PolicyCommandCode(code) unless code is zero, and
-// PolicyOR(branches) unless branches is nil.
+// policy returns a policy session that is valid for one command: PolicySecret(endorsement), then
+// PolicyCommandCode(code) unless code is zero, and PolicyOR(branches) unless branches is nil.
 func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
 	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		_, err := run(r.t, tpm2.PolicySecret{AuthHandle: r.endorsement(), PolicySession: session})
@@ -55,23 +54,23 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 	return tpm2.Policy(tpm2.TPMIAlgHash(alg), nonceSize, callback, options...)
 }
 
-// user authorises the USER role of a key by its policy, with the branch that requires only
-// the endorsement hierarchy's authorisation (DevID 7.3.6.1).
+// user authorises the USER role of a key by its policy, with the branch that requires only the
+// endorsement hierarchy's authorisation (DevID 7.3.6.1).
 //
-// The key's own empty password would work too, with three commands less. But the templates do not
-// set noDA, so dictionary attack protection applies to that password: after its use, a power loss
-// counts as a failure (Part 1, 19.8.6), and after a few failures the TPM refuses the key. The TPM
-// neither counts nor refuses a policy that does not use the key's password.
+// The key's own empty password would also work, with three commands less. But the templates do not
+// set noDA, so dictionary attack protection applies to that password: after its use, the TPM
+// counts a power loss as a failure (Part 1, 19.8.6), and after a few failures it refuses the key.
+// A policy that does not use the key's password is neither counted nor refused.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }
 
 // errEKPolicy: the endorsement key has a policy of its maker, which only the maker can satisfy.
-var errEKPolicy = errors.New("the endorsement key has a policy that is not in the EK profile")
+var errEKPolicy = errors.New("the endorsement key has a policy that is not in the EK profile, so only the TPM's maker can use the key")
 
 // ekSession returns the authorisation for an endorsement key: policy A for the low range (EK
-// profile B.6), policy B for the high range, for the reason described at user. A key from a maker's
-// own template may allow only its password, which is empty.
+// profile B.6), policy B for the high range. It avoids the EK's password for the reason in the
+// comment of user. A key from a maker's own template may allow only its password, which is empty.
 func (r *ring) ekSession(ek *tcg.Public) (tpm2.Session, error) {
 	alg := ek.NameAlg
 	if _, err := alg.Hash(); err != nil {

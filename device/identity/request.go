@@ -17,19 +17,19 @@ type RequestInfo struct {
 	Model, Serial string // of the machine, UTF-8, 1 to tcg.MaxProduct bytes each
 	EventLog      []byte // the firmware's event log, unchanged; may be nil
 
-	// CAData returns prodCaData, which has the ownership proof, for the IDevID
-	// key's TPM name. nil: none. It is called once, before anything is signed,
-	// and must not use the Identity.
+	// CAData returns the request's prodCaData, which holds the ownership proof, for the TPM
+	// name of the IDevID key. nil: no prodCaData. Request calls it once, before the TPM signs
+	// anything. CAData must not use the Identity.
 	CAData func(idevidName []byte) ([]byte, error)
 }
 
-// Request makes a TCG-CSR-IDEVID (DevID 13.1): the device's request for its certificates,
-// signed by the IDevID key. It includes the IAK's certification that the IDevID key is in
-// the same TPM. The certification's qualifying data is the SHA-256 of prodCaData, so it is
-// valid only for this ownership proof.
+// Request makes a TCG-CSR-IDEVID (DevID 13.1): the device's request for its certificates, signed
+// by the IDevID key. It includes the IAK's certification that the IDevID key is in the same TPM.
+// The certification's qualifying data is the SHA-256 of prodCaData, so the certification is valid
+// only for this ownership proof.
 //
-// Request verifies what the TPM returned. If there is no EK certificate, the request has
-// the EK's public area (TPMT_PUBLIC) instead.
+// Request verifies the TPM's results. If there is no EK certificate, the request has the EK's
+// public area (TPMT_PUBLIC) instead.
 func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	var caData []byte
 	if r.CAData != nil {
@@ -82,8 +82,8 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	return body, i.ring.explain(err)
 }
 
-// EKCert returns the field ekCert of a request: the EK certificate (DER), or the EK's TPMT_PUBLIC
-// if there is none.
+// EKCert returns the field ekCert of a request: the EK certificate (DER). If there is no
+// certificate, it returns the EK's TPMT_PUBLIC.
 func (k *Keys) EKCert() []byte {
 	if k.EKCertificate == nil {
 		return k.EK.Raw

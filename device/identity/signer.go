@@ -25,12 +25,12 @@ type Signer struct {
 	ring *ring
 	key  *key
 	pub  crypto.PublicKey
-	own  bool // only this signer uses the ring
+	own  bool // true if no Identity shares the ring, so that Close may close it
 }
 
-// LoadSigner makes only the IDevID key, with one command. A device that has its
-// certificates needs no more. Options.Algorithm must be the same as at onboarding.
-// Compare Public with the certificate's key.
+// LoadSigner makes only the IDevID key, with one command. A device that already has its
+// certificates needs no other key. Options.Algorithm must be the same as at onboarding. The caller
+// must compare Public with the certificate's key.
 func LoadSigner(ctx context.Context, t *TPM, o Options) (*Signer, error) {
 	end, err := t.begin(ctx, OpMakeKeys)
 	if err != nil {
@@ -57,12 +57,11 @@ func newSigner(r *ring, k *key, own bool) (*Signer, error) {
 	return &Signer{IDevID: k.public, IDevIDName: k.name, ring: r, key: k, pub: pub, own: own}, nil
 }
 
-// Signer returns the IDevID key, for TLS client authentication. The Signer is valid until i is
-// closed.
+// Signer returns the IDevID key, for TLS client authentication. It is valid until i is closed.
 func (i *Identity) Signer() *Signer { return i.signer }
 
-// Close flushes the key of a Signer from LoadSigner. For an Identity's Signer, it does nothing:
-// that key stays until the Identity is closed.
+// Close flushes the key of a Signer from LoadSigner. For an Identity's Signer, Close does nothing:
+// the key stays until the Identity is closed.
 func (s *Signer) Close() error {
 	if !s.own {
 		return nil
@@ -75,13 +74,13 @@ func (s *Signer) Public() crypto.PublicKey { return s.pub }
 
 // Sign signs a digest in the TPM. The first argument is not used.
 //
-// An ECC key returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3). The digest must be from
-// the key's own hash, as in TLS 1.3: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for
-// P-521. An RSA key returns an RSA-PSS signature if opts is an *rsa.PSSOptions, and
-// PKCS #1 v1.5 otherwise.
+// For an ECC key, it returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3). The digest must be made
+// with the key's own hash, as in TLS 1.3: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for P-521.
+// For an RSA key, it returns an RSA-PSS signature if opts is an *rsa.PSSOptions, and a PKCS #1
+// v1.5 signature otherwise.
 //
-// Sign verifies each signature before it returns. ErrPSSSalt: the salt does not have the
-// length in opts.
+// Sign verifies each signature before it returns. ErrPSSSalt: the salt does not have the length
+// that opts requires.
 func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	hash, ok := tpmHash[opts.HashFunc()]
 	if !ok || len(digest) != opts.HashFunc().Size() {
@@ -127,9 +126,9 @@ var tpmHash = map[crypto.Hash]tcg.AlgID{
 
 type scheme struct{ alg, hash tcg.AlgID }
 
-// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after verify accepts it. If
-// verify returns tcg.ErrSignature, the signature is by another key: the handle now refers to that
-// other key. Then sign makes our key again and retries.
+// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after verify has accepted
+// the signature. If verify returns tcg.ErrSignature, another key made the signature, because the
+// handle now refers to that key. Then sign makes the ring's key again and retries.
 func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) error) ([]byte, error) {
 	var out []byte
 	err := r.attempt([]*key{k}, func() error {

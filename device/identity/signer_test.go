@@ -100,8 +100,8 @@ func TestRSASignerDoesBothPaddings(t *testing.T) {
 	}
 }
 
-// TestRejectsPSSSaltThatTLSRefuses: a signature with an old TPM's longest possible salt is refused,
-// and one with a correct salt is accepted.
+// TestRejectsPSSSaltThatTLSRefuses: Sign refuses a signature with the longest possible salt, as
+// from an old TPM, and accepts a signature with a correct salt.
 func TestRejectsPSSSaltThatTLSRefuses(t *testing.T) {
 	t.Parallel()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

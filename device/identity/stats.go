@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Operation is a part of onboarding. Stats counts commands by operation.
+// Operation is a step of onboarding. Stats counts TPM commands by operation.
 type Operation string
 
 // The operations, in the order in which they happen.
@@ -29,12 +29,12 @@ type Count struct {
 // Stats are the commands sent to a TPM since it was opened, including those that failed.
 type Stats struct {
 	Total       Count
-	Busy        int // how often the TPM was busy and a command was sent again; not in the counts
+	Busy        int // number of commands that were sent again because the TPM was busy; the counts do not include them
 	ByOperation map[Operation]Count
 	ByCommand   map[string]Count // by name as in Part 3, without "TPM2_"
 }
 
-// Stats returns a copy.
+// Stats returns a copy of the TPM's statistics.
 func (t *TPM) Stats() Stats {
 	t.statsMu.Lock()
 	defer t.statsMu.Unlock()

@@ -16,24 +16,24 @@ import (
 // TPM is an open TPM 2.0. It is safe for concurrent use; operations run one at a time.
 type TPM struct {
 	link    link
-	managed bool // behind a resource manager: closing the link makes it flush our objects
-	sole    bool // a socket: all loaded objects are ours, or those of a dead process
+	managed bool // behind a resource manager, which flushes this package's objects when the link is closed
+	sole    bool // on a socket: all loaded objects belong to this package or to a dead process
 
 	mu     sync.Mutex // held during an operation; guards the fields below
 	ctx    context.Context
 	closed bool
-	// handles are the transient objects and sessions that were made here and not
-	// yet flushed. The value is true while a key owns the handle.
+	// handles are the transient objects and sessions that this package made and has not
+	// flushed yet. The value is true while a key owns the handle.
 	handles map[uint32]bool
-	// lost means that the response of a command that makes a handle was lost, so an
-	// unknown handle may exist.
+	// lost means that the response of a command that makes a handle was lost. So the TPM may
+	// hold an object with an unknown handle.
 	lost bool
-	// generation changes when handles may have become invalid.
+	// generation increases when existing handles may have become invalid.
 	generation int
 	refused    uint32 // code of the last command that the TPM answered with an error
 	nvChunk    uint16 // maximum size of one NV_Read, in bytes
 
-	operation Operation // guarded by mu, which count's caller holds too
+	operation Operation // guarded by mu; the caller of count holds mu
 	statsMu   sync.Mutex
 	stats     Stats
 }
@@ -67,14 +67,14 @@ func (t *TPM) Close() error {
 	defer end()
 	t.forget()
 	var tidied error
-	if !t.managed { // a resource manager flushes our objects itself
+	if !t.managed { // a resource manager flushes the objects itself
 		tidied = t.tidy()
 	}
 	t.closed = true
 	return errors.Join(tidied, t.link.close())
 }
 
-// forget marks every handle as one that no key owns, because some handles have become invalid. tidy
+// forget marks all handles as not owned by a key, because some of them have become invalid. tidy
 // then flushes the handles that are still valid.
 func (t *TPM) forget() {
 	for h := range t.handles {
@@ -83,7 +83,7 @@ func (t *TPM) forget() {
 	t.generation++
 }
 
-// wire makes the TPM a transport for go-tpm, during an operation.
+// wire makes the TPM a transport for go-tpm. Use it only during an operation.
 type wire struct{ t *TPM }
 
 // Send sends one marshalled command and returns its response. If the TPM is busy, it
@@ -105,7 +105,7 @@ func (w wire) Send(cmd []byte) ([]byte, error) {
 			return rsp, nil
 		}
 		if wait > 3*time.Second {
-			return rsp, nil // after more than 4 seconds in all
+			return rsp, nil // the retries took more than 4 seconds in all
 		}
 		select {
 		case <-t.ctx.Done():
@@ -139,22 +139,22 @@ func (t *TPM) send(cmd []byte, again bool) ([]byte, error) {
 // checkResponse checks a response's header (Part 1, 18.2).
 func checkResponse(rsp []byte) error {
 	if len(rsp) < 10 {
-		return fmt.Errorf("identity: the response has only %d bytes: is this a TPM?", len(rsp))
+		return fmt.Errorf("identity: the response has %d bytes, fewer than a TPM's header; check that the address belongs to a TPM 2.0", len(rsp))
 	}
 	tag, size := binary.BigEndian.Uint16(rsp), binary.BigEndian.Uint32(rsp[2:])
 	if tag == tagRspCommand12 {
 		return ErrTPM12
 	}
 	if tag != tagNoSessions && tag != tagSessions || uint64(size) != uint64(len(rsp)) {
-		return fmt.Errorf("identity: the response is malformed (tag 0x%04X, %d of %d bytes): is this a TPM?", tag, len(rsp), size)
+		return fmt.Errorf("identity: the response is malformed (tag 0x%04X, %d of %d bytes); check that the address belongs to a TPM 2.0", tag, len(rsp), size)
 	}
 	return nil
 }
 
-// broken records that a response was lost.
+// broken records that the response to the command c was lost.
 func (t *TPM) broken(c command) {
 	if t.managed {
-		// Closing the link makes the resource manager flush our handles.
+		// Closing the link makes the resource manager flush this package's handles.
 		t.link.close()
 		clear(t.handles)
 		t.generation++
@@ -164,8 +164,8 @@ func (t *TPM) broken(c command) {
 	t.lost = t.lost || c.makes
 }
 
-// track updates t.handles after a command, so that it has the handles that were made here and are
-// still in the TPM.
+// track updates t.handles after a command: it adds the handles that the command made, and removes
+// those that the command flushed.
 func (t *TPM) track(code uint32, c command, cmd, rsp []byte) {
 	if binary.BigEndian.Uint32(rsp[6:]) != 0 {
 		t.refused = code
@@ -175,7 +175,7 @@ func (t *TPM) track(code uint32, c command, cmd, rsp []byte) {
 	case c.makes && len(rsp) >= 14:
 		handle := binary.BigEndian.Uint32(rsp[10:])
 		if t.handles[handle] {
-			t.forget() // the TPM returned a handle in use, so it was reset
+			t.forget() // the TPM reused a handle that was in use, so the TPM was reset
 		}
 		t.handles[handle] = false
 	case c.makes:
@@ -188,7 +188,7 @@ func (t *TPM) track(code uint32, c command, cmd, rsp []byte) {
 	}
 }
 
-// run executes one command.
+// run executes one TPM command.
 func run[R any](t *TPM, cmd tpm2.Command[R, *R], sessions ...tpm2.Session) (rsp *R, err error) {
 	name := commandOf(uint32(cmd.Command())).name
 	err = guarded(func() (err error) {
@@ -201,8 +201,8 @@ func run[R any](t *TPM, cmd tpm2.Command[R, *R], sessions ...tpm2.Session) (rsp 
 	return rsp, nil
 }
 
-// guarded calls f, which decodes a response with go-tpm's reflection. It turns a panic
-// about an unexpected response into an error.
+// guarded calls f, which decodes a response with go-tpm's reflection. If f panics because the
+// response is unexpected, guarded returns an error.
 func guarded(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -212,14 +212,14 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// marshalSignature returns the TPMT_SIGNATURE of a response.
+// marshalSignature returns the TPMT_SIGNATURE of a response in its TPM encoding.
 func marshalSignature(s tpm2.TPMTSignature) (raw []byte, err error) {
 	err = guarded(func() error { raw = tpm2.Marshal(s); return nil })
 	return raw, err
 }
 
-// flush flushes one handle. If the link fails, it tries once more. A handle that no longer exists
-// is not an error.
+// flush flushes one handle. If the link fails, flush tries once more. If the handle no longer
+// exists, that is not an error.
 func (t *TPM) flush(handle uint32) error {
 	var err error
 	for range 2 {
@@ -236,12 +236,12 @@ func (t *TPM) flush(handle uint32) error {
 	return nil
 }
 
-// tidyTimeout bounds the cleanup after a failure: the TPM may first have to finish making
-// a key for a cancelled command.
+// tidyTimeout limits the cleanup after a failure. It is long because the TPM may first have to
+// finish making a key for a cancelled command.
 const tidyTimeout = time.Minute
 
-// tidy flushes the handles that no key owns, which failed commands left behind. It
-// continues even if the operation's context has ended.
+// tidy flushes the handles that no key owns, which failed commands left in the TPM. It continues
+// even if the operation's context has ended.
 func (t *TPM) tidy() error {
 	ctx, op := t.ctx, t.operation
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
@@ -261,13 +261,13 @@ func (t *TPM) tidy() error {
 	return errors.Join(errs...)
 }
 
-// sweep flushes every transient object and loaded session that no key owns, including
-// those of other processes, and returns their number. Call it only if no other program
+// sweep flushes every transient object and loaded session that no key owns, including those of
+// other processes, and returns the number of flushed handles. Call it only if no other program
 // uses the TPM.
 func (t *TPM) sweep() (int, error) {
 	n := 0
 	var errs []error
-	for _, kind := range []uint32{htTransient, htHMACSession} { // the latter lists all loaded sessions
+	for _, kind := range []uint32{htTransient, htHMACSession} { // htHMACSession lists all loaded sessions
 		handles, err := t.listHandles(kind<<24, func(uint32) bool { return true })
 		if err != nil { // try once more, on a new link
 			handles, err = t.listHandles(kind<<24, func(uint32) bool { return true })
@@ -287,10 +287,11 @@ func (t *TPM) sweep() (int, error) {
 	return n, err
 }
 
-// listHandles returns the handles of first's type, in order, from first up to the first one for
-// which keep is false. If the TPM returns only a part of the list, it asks for the rest.
+// listHandles returns the handles that have the type of first, in ascending order, from first on.
+// It stops before the first handle for which keep returns false. If the TPM returns the list in
+// parts, listHandles asks for all parts.
 func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error) {
-	const page = 254 // the maximum in MAX_CAP_BUFFER
+	const page = 254 // maximum number of handles in one response (MAX_CAP_BUFFER)
 	var out []uint32
 	for {
 		rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: page})
@@ -321,7 +322,7 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 	}
 }
 
-// Raw calls f with the TPM as a transport for go-tpm, with no other operation at the same time.
+// Raw calls f with the TPM as a transport for go-tpm. No other operation runs at the same time.
 // When f returns, Raw flushes the objects that f made.
 func (t *TPM) Raw(ctx context.Context, f func(transport.TPM) error) error {
 	end, err := t.begin(ctx, OpRelease)

@@ -45,15 +45,18 @@ func (l location) holder() string {
 }
 
 var (
-	// Names of block devices that are not disks: devices made of other block devices, of memory, of
-	// a network or by a program; and drives whose media cannot be written like a disk.
+	// notDisks matches the names of block devices that are not disks of this machine: RAID,
+	// LVM and loop devices, RAM disks, network block devices, devices that a program emulates,
+	// and drives with media such as CDs, which cannot be written like a disk.
 	notDisks = regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
-	// The name of one path to an NVMe namespace (nvme0c1n1). The disk itself is nvme0n1.
+	// nvmePath matches the name of one path to an NVMe disk (nvme0c1n1). The disk itself is
+	// nvme0n1.
 	nvmePath = regexp.MustCompile(`^nvme\d+c\d+n\d+$`)
-	// The name of an additional area of an eMMC: mmcblk0boot0, mmcblk0gp0, mmcblk0rpmb.
+	// mmcArea matches the name of an additional area of an eMMC: mmcblk0boot0, mmcblk0gp0,
+	// mmcblk0rpmb.
 	mmcArea = regexp.MustCompile(`^mmcblk\d+[a-z]`)
-	// In a location: a session of iSCSI or iSER, a port of Fibre Channel or FCoE, or SRP. The disk
-	// is then on a network.
+	// networkBus matches the location of a disk that is attached through a network: an iSCSI
+	// or iSER session, a Fibre Channel or FCoE port, or SRP.
 	networkBus = regexp.MustCompile(`/(session\d+|rport-[^/]*|infiniband_srp)/`)
 	usbBus     = regexp.MustCompile(`/usb\d+/`)
 	fireWire   = regexp.MustCompile(`/fw\d+/`)
@@ -112,7 +115,8 @@ func external(name string, l location) string {
 	return ""
 }
 
-// ancestor returns the nearest folder above the disk's folder for which is returns true, or "".
+// ancestor returns the nearest folder above the disk's folder for which the function is returns
+// true. It returns "" if there is none.
 func (l location) ancestor(is func(dir string) bool) string {
 	root := strings.TrimSuffix(l.dir+"/", l.bus)
 	for dir := filepath.Dir(l.dir); len(dir) > len(root); dir = filepath.Dir(dir) {
@@ -132,9 +136,9 @@ func usbSerial(l location) string {
 	return ""
 }
 
-// sticks returns the disks that the installer runs from, and the disks that may be copies of these.
-// The key is the disk's name, the value the reason why the disk is in the list. known holds names
-// of disks and GUIDs of partitions.
+// sticks returns the disks that the installer runs from, and the disks that may be copies of
+// these. The map's key is the disk's name; its value is the reason why the disk is in the map.
+// known holds names of disks and lower-case GUIDs of partitions.
 func sticks(dev string, disks []Disk, known []string) map[string]string {
 	known = slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "" })
 	if len(known) == 0 {
@@ -161,8 +165,8 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	return why
 }
 
-// partitionGUIDs returns the GUIDs of a disk's partitions, in lower case. It returns none if
-// the disk has no GUID partition table.
+// partitionGUIDs returns the GUIDs of a disk's partitions, in lower case. If the disk has no GUID
+// partition table, it returns none.
 func partitionGUIDs(dev string, d Disk) (out []string) {
 	if sectorProblem(d.Sector) != "" {
 		return nil
@@ -184,8 +188,8 @@ func partitionGUIDs(dev string, d Disk) (out []string) {
 	return out
 }
 
-// Open opens a disk for exclusive use. dev is /dev. It fails if another disk has got the name
-// d.Name since d was listed, because somebody replugged a disk.
+// Open opens a disk for exclusive use. dev is /dev. Open fails if another disk has the name d.Name
+// since d was listed, because somebody replugged a disk.
 func (d Disk) Open(dev string) (*Device, error) {
 	t, err := OpenDevice(filepath.Join(dev, d.Name))
 	if err != nil {
@@ -205,7 +209,7 @@ func (d Disk) Open(dev string) (*Device, error) {
 // unknown.
 func (d Disk) check(seq uint64, size int64) error {
 	if (d.Seq != 0 && seq != 0 && seq != d.Seq) || size != d.Size {
-		return fmt.Errorf("install: %s is no longer the disk that was chosen: a disk was unplugged or plugged in since; nothing was written", d.Path())
+		return fmt.Errorf("install: %s is no longer the disk that was chosen, because a disk was unplugged or plugged in since; nothing was written; choose the disk again", d.Path())
 	}
 	return nil
 }
@@ -223,5 +227,5 @@ func (d *Device) seq() (n uint64, err error) {
 	case unix.ENOTTY, unix.EINVAL:
 		return 0, nil
 	}
-	return 0, fmt.Errorf("install: BLKGETDISKSEQ: %w", e)
+	return 0, fmt.Errorf("install: reading the disk's sequence number (BLKGETDISKSEQ): %w", e)
 }

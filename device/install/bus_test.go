@@ -14,8 +14,8 @@ import (
 
 const pci = "pci0000:00/0000:00:17.0/"
 
-// Of the entries in /sys/block, also for unusual hardware, Disks lists those that are disks of this
-// machine.
+// Disks lists exactly those entries of /sys/block that are disks of this machine, also for unusual
+// hardware.
 func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	t.Parallel()
 	const built, no = "built in", "not listed"
@@ -54,7 +54,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"mspblk0", "pci0000:00/0000:00:1c.0/memstick/memstick0/block", nil, "a memory card"},
 		{"mmcblk2", "pci0000:00/0000:00:14.0/usb1/1-4/1-4:1.0/rtsx_usb_sdmmc/mmc_host/mmc2/mmc2:0001/block", map[string]string{"device/type": "MMC"}, "on USB"},
 
-		// Unfit disks: nobody can choose them.
+		// Unfit disks: even a person cannot choose them.
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
@@ -189,7 +189,7 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 }
 
 // devWithTables makes a folder like /dev. Each of its disks has a GUID partition table with one
-// partition of the given GUID.
+// partition, whose GUID is in guids.
 func devWithTables(t *testing.T, guids map[string]string) string {
 	t.Helper()
 	dev := t.TempDir()
@@ -213,8 +213,8 @@ func devWithTables(t *testing.T, guids map[string]string) string {
 	return dev
 }
 
-// The stick is never installed to, under any name, and neither is a disk that may be the stick:
-// a copy of it, or the other path to it.
+// The installer never uses the stick as the target, under any of the stick's names, and it never
+// uses a disk that may be the stick: a copy of the stick, or another path to it.
 func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	t.Parallel()
 	const guid, other = "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0001", "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0002"
@@ -256,8 +256,8 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	}
 }
 
-// Disks finds the serial number of each disk that has one, wherever in /sys the kernel keeps it. So
-// a rule can name the disk by it.
+// Disks finds the serial number of each disk that has one, in each place where the kernel may
+// store it, so that a disk rule can name the disk by its serial number.
 func TestFindsTheSerialNumber(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -300,8 +300,8 @@ func TestDiskInUseIsLeftAlone(t *testing.T) {
 	}
 }
 
-// If somebody replugs disks between the choice and the installation, and another disk gets the
-// chosen disk's name, Open refuses that disk.
+// If somebody replugs disks between the choice and the installation, another disk may get the
+// chosen disk's name. Open refuses that other disk.
 func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	t.Parallel()
 	chosen := Disk{Name: "sdb", Size: 4 * mib, Seq: 7}
@@ -339,8 +339,8 @@ func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	}
 }
 
-// The running system is found on the built-in disk, even if a USB disk with an earlier name has
-// a copy of it.
+// Find returns the running system on the built-in disk, even if a USB disk with an earlier name
+// has a copy of the system.
 func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
 	t.Parallel()
 	m, stick, _ := smallStick(t)

@@ -22,7 +22,7 @@ type Disk struct {
 	Size    int64    // bytes; 0: the kernel does not know the size (yet)
 	Sector  int64    // size of a logical sector, bytes
 	Parts   []string // names of the partitions, as in /dev
-	Content string   // what is on it, in a few words, for people
+	Content string   // what is on the disk, in a few words, for people
 	// External is the reason why the disk may not be a part of the machine: it is removable, on
 	// USB or a memory card. The installer uses such a disk only if a person or a rule names it.
 	// Empty: the disk is built in.
@@ -126,7 +126,8 @@ func enumerate(block string) ([]Disk, error) {
 	return out, nil
 }
 
-// unfit returns the reason why the installer never uses a disk that is not the stick, or "".
+// unfit returns the reason why the installer must never use the disk, or "". It does not check
+// whether the disk is the stick.
 func (d Disk) unfit() string {
 	switch {
 	case d.loc.holder() != "":
@@ -172,7 +173,8 @@ func text(dir, name string) string {
 	return clean(string(b))
 }
 
-// clean removes characters that are not safe to print. It is for texts that the disk's maker chose.
+// clean keeps only the printable ASCII characters of s, at most 80. Texts such as the model come
+// from the disk, so they could hold control sequences for the terminal.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -268,8 +270,8 @@ func signature(dev string) string {
 
 // Errors of Choose: the rule does not select exactly one disk, so a person must choose.
 var (
-	ErrAmbiguous = errors.New("more than one disk matches the rule")
-	ErrExternal  = errors.New("only disks that may be external match the rule, and the rule does not name one")
+	ErrAmbiguous = errors.New("more than one disk matches the disk rule; a person must choose one")
+	ErrExternal  = errors.New("only disks that may be external match the disk rule; a person must choose one, or the rule must name it")
 )
 
 // Choose applies a rule to disks and returns the disk to install to. It prefers built-in disks to

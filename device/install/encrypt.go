@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// encrypt makes everything that is written to a place encrypted, with a new key, and sets the
-// place's LUKS header.
+// encrypt makes p.target encrypt everything that is written to it, with a new key. p.head gets the
+// LUKS header of that key.
 func (j Job) encrypt(p *place) error {
 	head, key, err := luks.Format(j.Encrypt)
 	if err != nil {
@@ -23,8 +23,8 @@ func (j Job) encrypt(p *place) error {
 	return nil
 }
 
-// encrypted is a target that encrypts, sector by sector, what is written to it. Its data is on the
-// disk from the offset at on.
+// encrypted is a Target that encrypts data, sector by sector, before it passes the data to the
+// Target below. Position p of encrypted is position at+p of the Target below, in bytes.
 type encrypted struct {
 	Target
 	at     int64
@@ -50,7 +50,7 @@ func (e *encrypted) ReadAt(p []byte, at int64) (int, error) {
 	return n, nil
 }
 
-// Zero writes encrypted zeros, so that nobody can see on the disk which blocks are in use.
+// Zero writes encrypted zeros, so that the disk does not show which blocks are in use.
 func (e *encrypted) Zero(at, size int64) error {
 	zero := make([]byte, mib)
 	for size > 0 {

@@ -8,7 +8,7 @@ import (
 )
 
 // fatHead is the size, in bytes, of the reserved sectors of a FAT file system in an image: all
-// that comes before the first table.
+// bytes before the first allocation table.
 const fatHead = 16 << 10
 
 // Offsets of fields in a FAT32 boot sector (Microsoft's FAT specification, 3.1 and 3.3). The
@@ -35,14 +35,13 @@ func sectorProblem(size int64) string {
 	return fmt.Sprintf("sectors have %d bytes; only %d and %d are supported", size, sector, largeSector)
 }
 
-// fatFor returns the head of a FAT32 file system in the form that a disk with sectors of size bytes
-// needs. The tables and all data after them are the same bytes for both sector sizes, because an
-// image has sectors of 512 bytes and clusters of 4096, and everything in it begins at a multiple of
-// 4096.
+// fatFor converts the head of an image's FAT32 file system for a disk whose sectors have size
+// bytes. Only the head depends on the sector size: an image has sectors of 512 bytes and clusters
+// of 4096, and its tables and files begin at multiples of 4096.
 //
 // A disk with larger sectors needs a file system with the same sector size, because Linux and
-// firmware do not read any other. The boot sector then counts in units of eight old sectors.
-// The information sector and the copies move to the new sectors 1 to 3.
+// firmware do not read any other. The converted boot sector counts sectors of 4096 bytes instead
+// of 512. The information sector and the backup copies move to the new sectors 1 to 3.
 func fatFor(size int64, head []byte) ([]byte, error) {
 	if odd := sectorProblem(size); odd != "" {
 		return nil, errors.New("the disk's " + odd)

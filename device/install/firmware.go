@@ -19,17 +19,17 @@ import (
 // change the firmware's boot configuration.
 type Firmware string
 
-// Vendor GUIDs of variables: UEFI's and systemd-boot's.
+// Vendor GUIDs of EFI variables: those of UEFI and those of systemd-boot.
 const (
 	globalVendor = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 	loaderVendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 )
 
-// bootDescription is the name of our entry in the firmware's boot menu.
+// bootDescription is the name of Gangway's entry in the firmware's boot menu.
 const bootDescription = "Gangway"
 
-// attributes of our variables: non-volatile, visible at boot and at run time (UEFI 2.10,
-// 8.2.1).
+// attributes are the attributes of the variables that Gangway writes: non-volatile, visible at
+// boot and at run time (UEFI 2.10, 8.2.1).
 const attributes = 7
 
 func (f Firmware) path(name, vendor string) string {
@@ -84,8 +84,8 @@ func (f Firmware) BootedFrom() (string, error) {
 	return strings.ToLower(s), nil
 }
 
-// Counted returns the path, in the EFI system partition, of the running system's boot entry if
-// the boot manager counts its attempts. Otherwise the path is empty.
+// Counted returns the path, in the EFI system partition, of the running system's boot entry, if
+// the boot manager counts the boot attempts of that entry. Otherwise the path is empty.
 func (f Firmware) Counted() (string, error) {
 	s, err := f.text("LoaderBootCountPath")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,8 +101,8 @@ func (f Firmware) Counted() (string, error) {
 	return s, nil
 }
 
-// Start makes firmware boot a system: at the next boot, and after that as the first entry
-// of the boot order.
+// Start makes the firmware boot the system i at the next boot, and puts the system first in the
+// boot order.
 func (f Firmware) Start(i *Installed) error {
 	option, err := loadOption(i)
 	if err != nil {
@@ -126,7 +126,8 @@ func (f Firmware) Start(i *Installed) error {
 	return f.write("BootNext", number)
 }
 
-// Forget removes our boot entries, and the choice of one of them for the next boot.
+// Forget removes Gangway's boot entries from the firmware. If the firmware would start one of them
+// at the next boot, Forget removes that choice too.
 func (f Firmware) Forget() error {
 	for {
 		n, found, err := f.entry()
@@ -159,9 +160,9 @@ func (f Firmware) Forget() error {
 	}
 }
 
-// Names reports whether our boot entry is for the EFI system partition with a GUID. Each
-// installation has its own GUID. So, if our entry names that GUID, the system on that partition
-// belongs to this machine.
+// Names reports whether Gangway's boot entry starts the EFI system partition with the GUID
+// espGUID. Each installation has its own GUID. So, if the entry names espGUID, the system on that
+// partition belongs to this machine.
 func (f Firmware) Names(espGUID string) bool {
 	guid, err := uuid.Parse(espGUID)
 	if err != nil {
@@ -196,7 +197,8 @@ func (f Firmware) order(without uint16) ([]byte, error) {
 	return rest, nil
 }
 
-// entry returns the number of our boot entry and true, or a free number and false.
+// entry returns the number of Gangway's boot entry and true. If there is none, it returns a free
+// number and false.
 func (f Firmware) entry() (n uint16, ours bool, err error) {
 	free, found := uint16(0), false
 	for n := range uint16(0x100) {

@@ -29,7 +29,7 @@ func TestFirmwareStartsTheSystemFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // a second installation must not make a second entry
+	for range 2 { // the second call must not make a second entry
 		if err := f.Start(system); err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +40,7 @@ func TestFirmwareStartsTheSystemFirst(t *testing.T) {
 			t.Errorf("next: %s", got)
 		}
 	}
-	// The layout of UEFI 2.10: attributes, length, name, partition, file, end.
+	// EFI_LOAD_OPTION (UEFI 2.10, 3.1.3): attributes, length, name, partition, file, end.
 	want := "01000000" + "5e00" + "470061006e0067007700610079000000" +
 		"04012a00" + "01000000" + "0008000000000000" + "0000080000000000" + "33221100554477668899aabbccddeeff" + "0202" +
 		"04043000" + "5c004500460049005c0042004f004f0054005c0042004f004f0054005800360034002e004500460049000000" + "7fff0400"
@@ -153,7 +153,7 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 	if err := f.setOneShot("gangway-b.efi"); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time, there is nothing left to remove
+	for range 2 { // Forget succeeds even if nothing is left to remove
 		if err := f.Forget(); err != nil {
 			t.Fatal(err)
 		}
@@ -165,8 +165,8 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 			t.Errorf("boot order: %s", got)
 		}
 	}
-	// Forget leaves BootNext as it is if that names another entry. It removes the boot order if
-	// that has only our entry.
+	// If BootNext names an entry of another system, Forget does not change BootNext. If the
+	// boot order has only Gangway's entry, Forget removes the boot order.
 	f = Firmware(t.TempDir())
 	if err := f.Start(system); err != nil {
 		t.Fatal(err)

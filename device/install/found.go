@@ -36,8 +36,8 @@ type Installed struct {
 	ESPStart, ESPSize int64
 	// DataStart and DataSize are the data partition's start and size, in bytes.
 	DataStart, DataSize int64
-	// Whole reports whether the installation wrote its last sector, without which the disk does
-	// not boot.
+	// Whole reports whether the installation is complete: it wrote its last sector, without
+	// which the disk does not boot.
 	Whole bool
 }
 

@@ -32,6 +32,10 @@ const HubPath = "gangway/hub.json"
 // in hexadecimal. Only systems with a console have it.
 const ConsolePath = "etc/gangway/console"
 
+// WipePath is the path, in an installed system's EFI system partition, of the file with which the
+// machine's console requests a wipe. The next start wipes the machine before the system runs.
+const WipePath = "gangway/wipe"
+
 // HookPath is the path, in the initial file system, of the program that the agent calls to
 // update the system.
 const HookPath = "bin/gangway-hook"
@@ -46,9 +50,9 @@ const (
 	maxPart     = 16 << 30  // bytes of an unpacked part
 )
 
-// Manifest says what a stick installs. The installer's command line holds its SHA-256
-// (gangway.manifest). So the TPM measures what is installed, and the installer's Secure Boot
-// signature covers it too.
+// Manifest describes what a stick installs. The installer's command line holds the manifest's
+// SHA-256 (gangway.manifest). So the TPM measures the hash of what is installed, and the
+// installer's Secure Boot signature covers it too.
 type Manifest struct {
 	Version int    `json:"version"` // the format's version, 1
 	Target  string `json:"target"`  // x64-uefi-installer
@@ -63,8 +67,8 @@ type Manifest struct {
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
-	// Escrow is the age recipient that the disks' recovery keys are encrypted to before the hub
-	// stores them. Empty: recovery keys are not stored.
+	// Escrow is the age recipient to whom the installer encrypts a disk's recovery key before
+	// the hub stores the key. Empty: recovery keys are not stored.
 	Escrow string `json:"escrow,omitempty"`
 	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. The
 	// boot manager does this before the installer starts. Nil: none.
@@ -73,7 +77,7 @@ type Manifest struct {
 	First *First `json:"first,omitempty"`
 	// Network is the offset, in the part "esp" and in bytes, of the content of the file
 	// NetworkPath. The installer writes the stick's network settings there; the content has
-	// netfile.MaxFile bytes. 0: the system takes no network settings.
+	// netfile.MaxFile bytes. 0: the image does not support network settings.
 	Network int64 `json:"network,omitempty"`
 	// Parts holds the partitions' contents: "esp" and "data".
 	Parts []Part `json:"parts"`
@@ -89,7 +93,7 @@ type Part struct {
 	SHA256 string `json:"sha256"`
 	// Size is the size of the unpacked content in bytes. The partition may be larger.
 	Size int64 `json:"size"`
-	// Extents says where in the partition the blocks go.
+	// Extents are the places of the packed blocks in the partition, in ascending order.
 	Extents []Extent `json:"extents"`
 }
 
@@ -97,10 +101,10 @@ type Part struct {
 // KEK.auth and db.auth (systemd-boot(7)).
 const KeysPath = "loader/keys/auto"
 
-// Enrol says which Secure Boot keys firmware enrols from a stick.
+// Enrol describes the Secure Boot keys that firmware enrols from a stick.
 type Enrol struct {
-	// Unasked makes the boot manager enrol the keys without a key press. Otherwise enrolling is
-	// an entry of its menu.
+	// Unasked makes the boot manager enrol the keys without a key press. If it is not set, a
+	// person must choose the entry for enrolling in the boot manager's menu.
 	Unasked bool `json:"unasked"`
 	// SHA256 holds the hashes of the files in KeysPath, by the variable's name, in lower-case
 	// hexadecimal.
@@ -171,7 +175,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	}
 	if m.Reset {
 		if !reflect.DeepEqual(*m, Manifest{Version: 1, Target: m.Target, Kernel: m.Kernel, Reset: true}) {
-			return nil, errors.New("manifest: it has reset, so all fields after reset must be empty")
+			return nil, errors.New("manifest: reset is true, so all fields after reset must be empty")
 		}
 		return m, nil
 	}

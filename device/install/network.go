@@ -10,10 +10,10 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// NetworkPath is the path, in an installed system's EFI system partition, of the file with the
-// pending network settings: a stick has written them, and the installed system has not taken them
-// over yet. The file always has netfile.MaxFile bytes, padded with line breaks, so that settings
-// can be written without changing the file's size.
+// NetworkPath is the path, in an installed system's EFI system partition, of the file with pending
+// network settings. A stick has written these settings, and the installed system has not read them
+// yet. The file always has netfile.MaxFile bytes, padded with line breaks, so that settings can be
+// written without changing the file's size.
 const NetworkPath = "gangway/" + netfile.Name
 
 // Padded pads the text of a settings file to the size of the file NetworkPath.
@@ -26,7 +26,7 @@ func Padded(text string) ([]byte, error) {
 
 // NoNetwork returns the content of the file NetworkPath if no settings are pending.
 func NoNetwork() []byte {
-	b, err := Padded("# Network settings that a stick brings stand here until the system takes them over.\n")
+	b, err := Padded("# A stick writes new network settings to this file. The system reads and clears them at its next start.\n")
 	if err != nil {
 		panic(err) // the text is shorter than netfile.MaxFile
 	}
@@ -40,8 +40,8 @@ type network struct {
 	onStick []byte // the bytes that the stick has there, which verify hashes
 }
 
-// settings returns the network settings that this job writes, padded. If the job has none, it
-// returns the bytes that the stick has in that place.
+// settings returns the network settings that this job writes, padded. If the job has none,
+// settings returns the bytes that the stick has in that place.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {
@@ -58,8 +58,9 @@ func (j Job) settings() (n network, err error) {
 	return n, err
 }
 
-// overlap returns the piece of b that lies in the place of the settings, and the same piece of
-// content. b begins at offset at of a part. Both pieces are nil if b and the place do not overlap.
+// overlap returns the bytes that b and the place of the network settings have in common: in is the
+// slice of b, and of is the slice of content for the same range. b begins at offset at of part p.
+// Both are nil if b does not reach the place.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil
@@ -97,8 +98,8 @@ func readNetwork(name string) (*netfile.Settings, error) {
 }
 
 // WritePendingNetwork writes pending network settings to the EFI system partition of an installed
-// system. It writes the file's first sector last, and without that sector the file is not valid. So
-// a power cut leaves either all of the settings or none.
+// system. It writes the file's first sector last, because the file is not valid without that
+// sector. So a power cut leaves either all of the settings or none.
 func WritePendingNetwork(esp string, s *netfile.Settings) error {
 	text, err := Padded(s.Text())
 	if err != nil {
@@ -107,11 +108,11 @@ func WritePendingNetwork(esp string, s *netfile.Settings) error {
 	return replaceNetwork(esp, text)
 }
 
-// ClearPendingNetwork clears the pending network settings, after the system has taken them over.
+// ClearPendingNetwork removes the pending network settings, after the system has read them.
 func ClearPendingNetwork(esp string) error { return replaceNetwork(esp, NoNetwork()) }
 
-// replaceNetwork overwrites the file in place. FAT has no journal, so the file keeps its name
-// and size.
+// replaceNetwork overwrites the file in place. FAT has no journal, so a change of the file's name
+// or size would not be safe in a power cut.
 func replaceNetwork(esp string, text []byte) error {
 	f, err := os.OpenFile(filepath.Join(esp, NetworkPath), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {

@@ -20,8 +20,9 @@ import (
 // border between two pieces that Job.Run writes.
 const networkAt = mib - 8192
 
-// smallStickWithNetwork returns the same as smallStick, but with a place for network settings, and
-// also these settings. The returned images are those that the disk has after the installation.
+// smallStickWithNetwork returns a stick like that of smallStick, with a place for network
+// settings, and the network settings. The returned images are the partitions' contents after the
+// installation.
 func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
 	t.Helper()
 	m, stick, images := smallStick(t)
@@ -77,8 +78,8 @@ func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
 	})
 }
 
-// If the disk does not store the settings correctly, it must not boot. A stick without a place
-// for settings refuses a job with settings.
+// If the disk does not store the settings correctly, it must not boot. If the image has no place
+// for settings, a job with settings fails.
 func TestNetworkSettingsAreReadBack(t *testing.T) {
 	t.Parallel()
 	m, stick, images, s := smallStickWithNetwork(t)
@@ -104,7 +105,8 @@ func TestNetworkSettingsAreReadBack(t *testing.T) {
 	}
 }
 
-// A power cut while a stick writes settings to an installed system leaves all of them or none.
+// If the power fails while a stick writes settings to an installed system, the system has either
+// all of the settings or none.
 func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -139,7 +141,7 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	if s, err := ReadPendingNetwork(dir); err != nil || !s.Empty() {
 		t.Errorf("after the clear: got %v, %v; want no settings", s, err)
 	}
-	// If the power is cut before the first sector is written, the rest of the file must not be
+	// If the power fails before the first sector is written, the rest of the file must not be
 	// valid as settings.
 	half := append(bytes.Clone(NoNetwork()[:largeSector]), before[largeSector:]...)
 	copy(half[largeSector:], "mtu = 1280\n")

@@ -28,11 +28,11 @@ const oneShot = "LoaderEntryOneShot"
 // immutable is FS_IMMUTABLE_FL (linux/fs.h).
 const immutable = 0x10
 
-// StartOnce makes the boot manager start an entry at the next boot only. An empty name cancels
-// that.
+// StartOnce makes the boot manager start an entry at the next boot only. If entry is empty, it
+// cancels an earlier call.
 //
-// It first checks that firmware removes the variable on request. If firmware does not, the machine
-// would start the entry at every boot.
+// StartOnce first checks that the firmware removes the variable on request. With firmware that
+// does not remove it, the machine would start the entry at every boot.
 func (f Firmware) StartOnce(entry string) error {
 	if entry != "" {
 		if err := f.setOneShot(entry); err != nil {
@@ -82,9 +82,9 @@ func (f Firmware) remove(name, vendor string) error {
 	return nil
 }
 
-// mutable clears the immutable flag of a variable's file. Linux sets that flag on variables that it
-// does not know. It does nothing if the variable does not exist, or if the file system has no such
-// flags.
+// mutable clears the immutable flag of a variable's file. Linux sets that flag on variables that
+// it does not know. mutable does nothing if the variable does not exist, or if the file system has
+// no such flags.
 func mutable(name string) error {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -41,7 +41,8 @@ func TestFirmwareThatDoesNotForgetIsNotReliedOn(t *testing.T) {
 	t.Parallel()
 	f := Firmware(t.TempDir())
 	name := f.path("LoaderEntryOneShot", loaderVendor)
-	// A folder that is not empty stands for such a variable: it can be neither written nor removed.
+	// A folder that is not empty simulates such a variable: it can be neither written nor
+	// removed.
 	if err := os.MkdirAll(filepath.Join(name, "kept"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// Rule says which disk an automatic installation uses:
+// Rule selects the disk of an automatic installation:
 //
 //	largest          the largest disk
 //	/dev/NAME        the disk with this name
 //	serial:S         the disk with this serial number
 //	model:PATTERN    the largest disk whose model matches the pattern, as in path.Match
 //
-// A disk that may be external (Disk.External) is used only if the rule names it: by its name,
-// by its serial number, or by its model without wildcards.
+// A disk that may be external (Disk.External) is used only if the rule names it: by its name, by
+// its serial number, or by its model without wildcards.
 type Rule string
 
 // Largest is the default rule.

@@ -17,8 +17,8 @@ type Device struct {
 	block        bool
 }
 
-// OpenDevice opens a disk for exclusive use. It refuses a disk that is mounted or in use
-// otherwise.
+// OpenDevice opens a disk for exclusive use. It fails if the disk is mounted, or if another
+// program or device uses it.
 func OpenDevice(path string) (*Device, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {

@@ -26,9 +26,10 @@ type discarder interface {
 const erasePiece = 64 * mib
 
 // Erase destroys a system's data on its disk. If the data partition is encrypted, Erase overwrites
-// its keys with random bytes and reads them back; otherwise it zeroes the whole partition. It also
-// zeroes the EFI system partition, which may hold a join token. Erase leaves the partition table,
-// which Unlist removes later, so that Look finds the disk again after an interruption.
+// its encryption keys with random bytes and checks that the disk stored these bytes; otherwise it
+// zeroes the whole partition. It also zeroes the EFI system partition, which may hold a join
+// token. Erase leaves the partition table, which Unlist removes later, so that Look finds the disk
+// again after an interruption.
 func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error {
 	if progress == nil {
 		progress = func(Stage, int64, int64) {}
@@ -76,7 +77,7 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 	return flushed(t)
 }
 
-// scramble overwrites a range with random bytes and reads them back.
+// scramble overwrites a range with random bytes and checks that the disk stored them.
 func scramble(t Target, at, size int64) error {
 	noise := make([]byte, size)
 	rand.Read(noise)
@@ -88,7 +89,7 @@ func scramble(t Target, at, size int64) error {
 	}
 	got := make([]byte, size)
 	if _, err := t.ReadAt(got, at); err != nil || !bytes.Equal(got, noise) {
-		return errors.Join(errors.New("install: the disk did not overwrite its keys: it may be failing; destroy the disk physically"), err)
+		return errors.Join(errors.New("install: the disk did not overwrite its encryption keys and may be failing; destroy the disk physically"), err)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 
 var passphrase = []byte(strings.Repeat("passphrase", 3))
 
-// installedDisk returns a disk with a system.
+// installedDisk returns a disk with an installed system.
 func installedDisk(t *testing.T, encrypted bool) *memory {
 	t.Helper()
 	m, stick, _ := smallStick(t)
@@ -68,7 +68,7 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 	if err := Erase(t.Context(), disk, i, progress); err != nil {
 		t.Fatal(err)
 	}
-	// A wipe that stops at this point can be continued, because Look still finds the disk.
+	// A wipe that stops here can be repeated, because Look still finds the system.
 	if again, err := look(t, disk); err != nil || again.Whole || again.DataStart != i.DataStart {
 		t.Errorf("erased: %+v, %v", again, err)
 	}
@@ -122,8 +122,8 @@ func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
 	}
 }
 
-// Whenever the power fails during a wipe, Look finds the disk again until its keys are
-// destroyed.
+// If the power fails at any point of a wipe, either the keys are destroyed or Look finds the disk
+// again, so that the wipe can be repeated.
 func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

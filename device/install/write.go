@@ -55,7 +55,7 @@ const (
 	Done      Stage = "done"
 )
 
-// Progress receives how many bytes of a stage's total are done.
+// Progress receives the number of bytes of a stage that are done, and the stage's total.
 type Progress func(s Stage, done, total int64)
 
 // Job is one installation.
@@ -66,8 +66,8 @@ type Job struct {
 	// DiskGUID is the disk's GUID: the function DiskGUID of the manifest's hash. Default:
 	// NewGUID.
 	DiskGUID string
-	// Network holds the stick's network settings, for the installed system. The manifest says
-	// where on the disk they go. Nil: the stick has none.
+	// Network holds the stick's network settings, for the installed system. The manifest has
+	// their place on the disk. Nil: the stick has none.
 	Network *netfile.Settings
 	// Encrypt holds the LUKS2 key slots of the data partition. Empty: the data partition is not
 	// encrypted.
@@ -84,11 +84,11 @@ const (
 	dataName = "gangway-data"
 )
 
-// place is a part of the manifest, and the partition that the part is written to.
+// place is a part of the manifest, and the partition to which the part is written.
 type place struct {
 	Part
 	at, room int64  // start and size of the partition on the disk, in bytes
-	head     []byte // what comes before the part in the partition: the LUKS header
+	head     []byte // the LUKS header, which precedes the part in an encrypted partition; otherwise empty
 	// target receives the part's bytes, from offset on.
 	target Target
 	offset int64
@@ -126,9 +126,9 @@ func (j Job) Run(ctx context.Context) error {
 // run is an installation in progress.
 type run struct {
 	Job
-	// stickHead is the head of the EFI system partition as the stick has it and verify hashed
-	// it. diskHead is the head in the form that this disk's sector size needs; its first sector
-	// is written last.
+	// stickHead is the head of the EFI system partition, as verify read and hashed it on the
+	// stick. diskHead is the head in the form that this disk's sector size needs; its first
+	// sector is written last.
 	stickHead, diskHead []byte
 	network             network
 }
@@ -326,10 +326,10 @@ type tableFile struct {
 func (f tableFile) ReadAt(p []byte, at int64) (int, error)  { return f.Target.ReadAt(p, at) }
 func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.WriteAt(p, at) }
 
-// readBack compares the disk's content with what was written. It skips the first sector of the EFI
-// system partition, which is still zero. Where the disk's bytes differ from the stick's on purpose
-// (the head, the network settings), readBack compares them with what was written, and hashes the
-// stick's bytes instead.
+// readBack compares the disk's content with the bytes that were written. It skips the first sector
+// of the EFI system partition, which is still zero. The head of that partition and the network
+// settings differ from the stick's file on purpose: readBack compares these bytes with those that
+// were written, and hashes the stick's bytes in their place.
 func (j *run) readBack(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)

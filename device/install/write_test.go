@@ -59,14 +59,14 @@ func smallStick(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte) {
 
 var errCut = errors.New("the power failed")
 
-// memory is a disk in memory. A power cut may lose any of the sectors that were written since
-// the last flush.
+// memory is a disk in memory. A power cut may lose any of the sectors that were written after the
+// last flush.
 type memory struct {
 	sector  int
 	disk    []byte         // the content after a flush
 	pending map[int][]byte // sectors written since the last flush
 	writes  int            // number of writes until the power cut; negative: no cut
-	broken  int            // number of a sector that does not store what is written; -1: none
+	broken  int            // number of the sector that does not store written data; -1: none
 }
 
 func newMemory(size int) *memory { return newMemoryOf(sector, size) }
@@ -132,7 +132,8 @@ func (m *memory) Flush() error {
 	return nil
 }
 
-// keep writes to the disk the pending sectors for which luck returns true, and drops the others.
+// keep decides at a power cut which pending sectors reach the disk: those for which luck returns
+// true.
 func (m *memory) keep(luck func() bool) {
 	for s, b := range m.pending {
 		if luck() {
@@ -142,8 +143,8 @@ func (m *memory) keep(luck func() bool) {
 	m.pending = map[int][]byte{}
 }
 
-// boots reports whether firmware would boot the disk: there is a partition table at one end at
-// least, and the EFI system partition in it begins with a boot sector.
+// boots reports whether firmware would boot the disk: it has a partition table at one end or at
+// both, and the EFI system partition in that table begins with a boot sector.
 func boots(t testing.TB, m *memory) (table *gpt.Table, ok bool) {
 	t.Helper()
 	disk := m.disk
@@ -238,7 +239,8 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 		t.Fatal(err)
 	}
 	steps := 1<<40 - before.writes
-	// The disk already has a system. When that system is half erased, the disk must not boot.
+	// The disk already has another system. While the installer erases that system, the disk
+	// must not boot.
 	r := rand.New(rand.NewPCG(3, 4))
 	started := 0
 	var cuts []int
@@ -276,7 +278,7 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 	t.Logf("%d cuts in %d writes; the disk boots after %d of them", len(cuts), steps, started)
 }
 
-// The stick is verified before the disk is touched.
+// The installer verifies the stick before it writes to the disk.
 func TestDamagedStickLeavesTheDiskAsItWas(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]func(*Manifest, fstest.MapFS){
@@ -300,8 +302,8 @@ func TestDamagedStickLeavesTheDiskAsItWas(t *testing.T) {
 	}
 }
 
-// changingStick is a stick whose EFI system partition file changes, by one byte, between the
-// first and the second reading.
+// changingStick is a stick whose file of the EFI system partition changes, by one byte, between
+// the first and the second reading.
 type changingStick struct {
 	fstest.MapFS
 	at     int
@@ -330,7 +332,7 @@ func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	if _, ok := boots(t, disk); ok {
 		t.Error("the disk boots")
 	}
-	// The installation takes the head from the first reading, which was verified.
+	// The installation writes the head that it read the first time, when it verified the file.
 	if err := (Job{Manifest: m, Stick: changingStick{stick, 0, new(int)}, Target: disk}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -137,6 +137,15 @@ var expectedAccess = map[string]string{
 	"POST /ui/bulk":                                   "fullSession",
 	"POST /ui/bulk/undo":                              "fullSession",
 	"GET /ui/overview":                                "fullSession",
+	"GET /ui/onboard/waiting":                         "fullSession",
+	"GET /ui/onboard/waiting/group":                   "fullSession",
+	"GET /ui/onboard/claim":                           "fullSession",
+	"GET /ui/onboard/claim/{id}":                      "fullSession",
+	"GET /ui/onboard/claim/{id}/steps":                "fullSession",
+	"GET /ui/revisions":                               "fullSession",
+	"GET /ui/revisions/row":                           "fullSession",
+	"GET /ui/wall":                                    "fullSession",
+	"GET /ui/wall/part":                               "fullSession",
 	"POST /ui/waiting/decide":                         "fullSession",
 	"POST /ui/cloned/decide":                          "fullSession",
 	"GET /ui/devices/{id}":                            "fullSession",
@@ -160,6 +169,30 @@ var expectedAccess = map[string]string{
 	"POST /ui/onboard/tokens/{id}/file":               "fullSession",
 	"POST /ui/onboard/tokens/{id}/disable":            "fullSession",
 	"POST /ui/onboard/tokens/{id}/delete":             "fullSession",
+	"GET /ui/audit":                                   "fullSession",
+	"GET /ui/audit/news":                              "fullSession",
+	"GET /ui/audit.csv":                               "fullSession",
+	"GET /ui/audit.json":                              "fullSession",
+	"GET /ui/settings":                                "fullSession",
+	"POST /ui/settings/password":                      "fullSession",
+	"POST /ui/settings/disable":                       "fullSession",
+	"POST /ui/settings/delete":                        "fullSession",
+	"GET /ui/settings/sessions":                       "fullSession",
+	"POST /ui/settings/sessions":                      "fullSession",
+	"GET /ui/settings/api-tokens":                     "fullSession",
+	"POST /ui/settings/api-tokens":                    "fullSession",
+	"POST /ui/settings/api-tokens/revoke":             "fullSession",
+	"POST /ui/trust":                                  "fullSession",
+	"GET /ui/trust/eks":                               "fullSession",
+	"GET /ui/trust/eks.csv":                           "fullSession",
+	"POST /ui/trust/eks/add":                          "fullSession",
+	"POST /ui/trust/eks/remove":                       "fullSession",
+	"POST /ui/trust/eks/upload":                       "fullSession",
+	"POST /ui/trust/eks/clear":                        "fullSession",
+	"GET /ui/trust":                                   "fullSession",
+	"GET /ui/trust/policy":                            "fullSession",
+	"POST /ui/trust/policy":                           "fullSession",
+	"POST /ui/trust/policy/check":                     "fullSession",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }
@@ -276,8 +309,8 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	}
 }
 
-// The mux gets a wider pattern for DELETE /devices/{id}/public. Other paths that the pattern
-// matches are answered as before: 404 for a path without a route, also without a sign-in.
+// The mux has a pattern for DELETE /devices/{id}/public that is wider than the route. A path that
+// matches the pattern, but is not a route, still gets a 404, even if the caller is not signed in.
 func TestWidenedPatternServesOnlyItsRoute(t *testing.T) {
 	f := newFleet(t)
 	nobody := f.person(t, "")

@@ -109,6 +109,8 @@ type Server struct {
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
+	previews     semaphoreByKey // of policies
+	claimants    claimants
 	exports      semaphoreByKey
 	live         live
 	images       imageBuilds
@@ -179,6 +181,9 @@ func New(cfg Config) (*Server, error) {
 	s.handler = s.newHandler()
 	if cfg.Onboard.Unproven == nil {
 		cfg.Onboard.Unproven = s.recordUnproven
+	}
+	if cfg.Onboard.Issued == nil {
+		cfg.Onboard.Issued = func(e store.Enrolment) { s.live.tell(store.Event{Kind: "enrolment.issued", Owner: e.Owner}) }
 	}
 	return s, nil
 }

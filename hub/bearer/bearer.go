@@ -1,10 +1,10 @@
 // Package bearer signs and verifies the hub's access tokens: JWTs (RFC 9068), signed with Ed25519
 // keys that the hub publishes as a JWK set.
 //
-// There is no key file. Each month's key is derived from the hub's seal key. So all replicas have
-// the same keys, a new key replaces the old one each month automatically, and a token that was
-// signed last month stays valid until it expires. A token names a session (jti), which the hub
-// looks up: signing out ends the token at once, before its expiry.
+// No key is stored in a file. The key of each calendar month is derived from the hub's seal key. So
+// all replicas have the same keys, and a new key replaces the old one each month automatically. A
+// token that was signed last month stays valid until it expires. A token names a session (jti),
+// which the hub looks up: signing out ends the token at once, before its expiry.
 package bearer
 
 import (
@@ -22,7 +22,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// Types of callers, in the words of Pantacor's clients.
+// Types of callers. The values are those of Pantacor's API.
 const (
 	User   = "USER"
 	Device = "DEVICE"
@@ -46,19 +46,20 @@ type Claims struct {
 	Expires  *jwt.NumericDate `json:"exp"`
 }
 
-// MaxSize is the largest size of a token, in bytes: Pantavisor's buffer for the header cannot hold
-// more.
+// MaxSize is the largest size of a token, in bytes. Pantavisor's buffer for the Authorization
+// header cannot hold a longer token.
 const MaxSize = 1016
 
 // Keys signs and verifies access tokens.
 type Keys struct {
 	seal []byte
 	url  string
-	also []string // additional issuers that are accepted
+	also []string // additional issuers whose tokens are accepted
 }
 
-// New returns the keys of a hub with the given seal key. url is the hub's public URL: the issuer
-// and the audience of its tokens. Tokens that it issued under the URLs in also are valid too.
+// New returns the keys of the hub with the given seal key. url is the hub's public URL: the issuer
+// and the audience of the hub's tokens. `also` lists former URLs of the hub; tokens that the hub
+// issued under them stay valid.
 func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
 
 func kid(t time.Time) string { return t.UTC().Format("2006-01") }
@@ -94,8 +95,8 @@ var ErrTooLong = errors.New("bearer: the token is too long")
 // ErrToken means that the hub did not issue the token, or that it has expired.
 var ErrToken = errors.New("bearer: the token is not valid")
 
-// Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times. It
-// does not check that the session still exists.
+// Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
+// time `now`. It does not check that the session still exists. Any failure is ErrToken.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	var c Claims
 	if len(token) > MaxSize {
@@ -119,8 +120,8 @@ func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	return c, nil
 }
 
-// JWKS returns the JWK set (RFC 7517) with which others verify tokens. It has the keys of last
-// month, this month and next month.
+// JWKS returns the hub's public keys as a JWK set (RFC 7517) in JSON, so that other programs can
+// verify tokens. The set has the keys of last month, this month and next month.
 func (k *Keys) JWKS(now time.Time) []byte {
 	var set jose.JSONWebKeySet
 	for _, t := range []time.Time{monthBefore(now), now, monthAfter(now)} {
@@ -128,7 +129,7 @@ func (k *Keys) JWKS(now time.Time) []byte {
 	}
 	b, err := json.Marshal(set)
 	if err != nil {
-		panic(err) // keys of a known kind marshal
+		panic(err) // a set of Ed25519 keys can always be encoded
 	}
 	return b
 }
@@ -145,24 +146,25 @@ func monthAfter(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// scopePrefix begins Pantacor's scopes. A request may leave it out.
+// scopePrefix is the beginning of each of Pantacor's scopes. A request may leave the prefix out.
 const scopePrefix = "prn:pantahub.com:apis:/base/"
 
-// AllScopes is the scope of a token that was requested without scopes.
+// AllScopes allows everything. A token that was requested without scopes gets it.
 const AllScopes = scopePrefix + "all"
 
 // resources are the resources that a scope can name.
 var resources = []string{"devices", "objects", "trails", "metrics", "profile", "user"}
 
-// ParseScopes parses scopes that are separated by spaces, and returns them with their prefix. An
-// empty string means AllScopes. An unknown scope is an error.
+// ParseScopes parses scopes that are separated by spaces, and returns them with their prefix. It
+// returns AllScopes for an empty string, and an error for an unknown scope or for more than 8
+// scopes.
 func ParseScopes(s string) (string, error) {
 	var out []string
 	for _, word := range strings.Fields(s) {
 		name := strings.TrimPrefix(word, scopePrefix)
 		resource, right, _ := strings.Cut(name, ".")
 		if name != "all" && (!slices.Contains(resources, resource) || !slices.Contains([]string{"", "readonly", "write", "change"}, right)) {
-			return "", fmt.Errorf("unknown scope %q", word)
+			return "", fmt.Errorf("unknown scope %q: use all, or a resource like devices or trails.readonly", word)
 		}
 		if full := scopePrefix + name; !slices.Contains(out, full) {
 			out = append(out, full)
@@ -172,10 +174,13 @@ func ParseScopes(s string) (string, error) {
 		return AllScopes, nil
 	}
 	if len(out) > 8 {
-		return "", errors.New("more than 8 scopes")
+		return "", errors.New("the request has more than 8 scopes; at most 8 are allowed")
 	}
 	return strings.Join(out, " "), nil
 }
+
+// ShortScope returns a scope without Pantacor's prefix, for display.
+func ShortScope(scope string) string { return strings.TrimPrefix(scope, scopePrefix) }
 
 // Allows reports whether the scopes allow an HTTP method on a resource. An empty resource requires
 // the scope all.

@@ -44,7 +44,7 @@ func TestTokenIsGoodUntilItExpires(t *testing.T) {
 	if len(token) > bearer.MaxSize {
 		t.Errorf("%d bytes", len(token))
 	}
-	// The token is also valid after the end of the month, and in another replica.
+	// The token is also valid in the next month, and in another replica of the hub.
 	for _, at := range []time.Time{now, now.Add(59 * time.Minute)} {
 		c, err := bearer.New(seal, url).Verify(token, at)
 		if err != nil || c.Nick != "ada" || c.Session != "s1" || c.Type != bearer.User {
@@ -99,7 +99,7 @@ func TestRejectsTokensThatAreNotTheHubs(t *testing.T) {
 			t.Errorf("%s: accepted: %+v", name, c)
 		}
 	}
-	// A token of another type with the right key, and tokens of a future key and of an expired key.
+	// A token of another type is refused, and so is a token of an expired key.
 	for _, typ := range []string{"JWT", "id+jwt"} {
 		if _, err := k.Verify(own(typ, stranger, jose.EdDSA, "2026-11"), now); err == nil {
 			t.Errorf("type %s accepted", typ)
@@ -153,16 +153,16 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, token string) {
-		// The last character of base64 has unused bits. So an altered text may be the same token,
-		// but not another valid one.
+		// The last character of base64 has unused bits. So an altered text may decode to the same
+		// token, but it must not give other claims.
 		if c, err := k.Verify(token, now); err == nil && !reflect.DeepEqual(c, want) {
 			t.Fatalf("accepted %q: %+v", token, c)
 		}
 	})
 }
 
-// A hub that moves keeps the sessions of its former URL as long as its configuration names that
-// URL.
+// If a hub gets a new URL, the tokens of the former URL stay valid as long as the hub's
+// configuration names that URL.
 func TestTokenOfAFormerURLIsValidWhileTheHubNamesIt(t *testing.T) {
 	t.Parallel()
 	token := sign(t, bearer.New(seal, "https://old.example"), claims())

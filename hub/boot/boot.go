@@ -2,10 +2,11 @@
 // log, which explains the PCR values. It does no I/O and keeps no state.
 //
 // The PCR values count, because the TPM signs them: two boots match if their PCRs match. The event
-// log is only the device's statement. It is believed where it replays to a quoted PCR value, and
-// only as far as the digests prove it: an event is named by its digest, its PCR and its position.
-// Its type decides nothing, and all other data of the log is displayed as the log's statement. A
-// log that does not replay to a PCR says nothing about that PCR.
+// log is only the device's statement. The hub believes it only for PCRs whose quoted value is the
+// result of replaying the log, and only as far as the digests prove it: an event is named by its
+// digest, its PCR and its position. An event's type decides nothing, and all other data of the log
+// is displayed as the log's statement. A log that does not replay to a PCR says nothing about that
+// PCR.
 package boot
 
 import (
@@ -23,8 +24,8 @@ import (
 // PCRs is the number of quoted PCRs, from PCR 0 on.
 const PCRs = 16
 
-// MaxLog is the largest event log that is read, in bytes; MaxEvents is the largest number of
-// events.
+// MaxLog is the maximum size of an event log that is read, in bytes. MaxEvents is the maximum
+// number of its events.
 const (
 	MaxLog    = 1 << 20
 	MaxEvents = 4096
@@ -34,25 +35,26 @@ const (
 type Evidence struct {
 	Nonce     []byte
 	Attest    []byte // TPMS_ATTEST of TPM2_Quote
-	Signature []byte // TPMT_SIGNATURE of it, by the IAK
+	Signature []byte // TPMT_SIGNATURE over Attest, by the IAK
 	Bank      tcg.AlgID
 	PCRs      [][]byte // values of PCR 0 to 15
 	Log       []byte   // event log of the firmware; empty: none
 }
 
-// Measurement describes a boot, as far as it is verified.
+// Measurement describes a boot: the values that the quote proves, and the events that the log
+// explains.
 type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
-	// Unexplained lists the PCRs whose value is not the result of replaying the log; without a log,
-	// all PCRs that were extended. Of these, the value is compared with the reference's value.
+	// Unexplained lists the PCRs whose value is not the result of replaying the log. Without a log,
+	// it lists all PCRs that were extended. For these PCRs, Compare compares only the values.
 	Unexplained []int   `json:"unexplained,omitempty"`
 	Log         bool    `json:"log"`                 // the device sent a log
-	LogState    string  `json:"log-state,omitempty"` // how much of it could be read: LogWhole and others; empty in old measurements
+	LogState    string  `json:"log-state,omitempty"` // how much of the log could be read: LogWhole and others; empty in old measurements
 	LogProblem  string  `json:"log-why,omitempty"`   // what is wrong with the log, a sentence; may be empty
 	Events      []Event `json:"events,omitempty"`
-	SecureBoot  string  `json:"secure-boot"` // "on", "off", "not told"
+	SecureBoot  string  `json:"secure-boot"` // "on", "off", or why the state is not known: "not told", "told more than once"
 	// StartupLocality is the locality of TPM2_Startup, which PCR 0 shows; 4 after an H-CRTM
 	// sequence.
 	StartupLocality int `json:"startup-locality,omitempty"`
@@ -71,7 +73,8 @@ func (m *Measurement) Counters() Counters {
 }
 
 // SameBoot reports whether two measurements are of the same boot, with nothing measured in between.
-// It ignores PCR 10, which a running system extends. Compare finds the same changes in both.
+// It ignores PCR 10, which a running system extends. If SameBoot is true, Compare finds the same
+// changes in both measurements.
 func (m *Measurement) SameBoot(o *Measurement) bool {
 	if m.ResetCount != o.ResetCount || m.RestartCount != o.RestartCount || m.Version != o.Version || m.Bank != o.Bank || m.Log != o.Log {
 		return false
@@ -106,11 +109,11 @@ const (
 )
 
 func refuse(code, reason string) *evidence.Refusal {
-	return &evidence.Refusal{Code: code, Reason: reason, Hint: "The agent repeats the measurement by itself. If this happens again, inspect the machine."}
+	return &evidence.Refusal{Code: code, Reason: reason, Hint: "The agent repeats the measurement automatically. If this happens again, inspect the machine."}
 }
 
 // Verify checks that the IAK signed the quote over this nonce, these PCR values and this log, and
-// explains the values by the log as far as possible. Its errors are of type *evidence.Refusal: if a
+// explains the values by the log as far as possible. The errors are of type *evidence.Refusal: if a
 // quote is not valid, the device lies or is broken. A log is never a reason to refuse, because the
 // TPM quoted the PCR values whatever the log says.
 func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
@@ -183,7 +186,7 @@ func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, crypto.Hash, error)
 		d.Write(v)
 	}
 	if len(e.PCRs) != PCRs || !bytes.Equal(d.Sum(nil), q.PCRDigest) {
-		return nil, 0, refuse(CodeValues, "The PCR values are not the quoted ones.")
+		return nil, 0, refuse(CodeValues, "The PCR values that the device sent are not the quoted values.")
 	}
 	return q, bank, nil
 }

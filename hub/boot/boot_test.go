@@ -50,7 +50,8 @@ func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	return d, e
 }
 
-// sign makes the device's TPM quote the evidence as it is now.
+// sign makes the device's TPM quote the evidence's nonce, log and PCR values, and sets Attest and
+// Signature.
 func sign(t testing.TB, d *fleet.Device, e *boot.Evidence) {
 	t.Helper()
 	var err error
@@ -277,9 +278,9 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 	refused(t, d, e, boot.CodeValues)
 }
 
-// A log that was replaced on the way is refused, because the quote covers the log. If the device
-// itself had the TPM quote a false log, the log is not refused, but it explains nothing: the PCR
-// values are the TPM's.
+// If someone replaces the log in transit, the evidence is refused, because the quote covers the
+// log. If the device itself has its TPM quote a false log, the evidence is not refused, but the log
+// explains nothing: the PCR values are the TPM's.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	t.Parallel()
 	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
@@ -312,7 +313,7 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	}
 }
 
-// A log may contain the text "on" with the digest of "off".
+// A device sends a log with the text "on" and the digest of "off". The hub does not show the text.
 func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(false, "linux 1", "quiet")
@@ -436,7 +437,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// Logs that the device has its TPM sign.
+// No log makes Verify or Compare panic, even if the device's TPM signed it.
 func FuzzEventLog(f *testing.F) {
 	d, e := measured(f, eventlog.Boot(true, "linux 1", "quiet"))
 	f.Add(e.Log)

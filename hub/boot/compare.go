@@ -14,19 +14,20 @@ type Reference struct {
 	Bank string `json:"bank"`
 	// PCRs are the values to compare, hexadecimal, by number.
 	PCRs map[int]string `json:"pcrs"`
-	// Events explain the values. There are none if only values were given.
+	// Events explain the values. They are empty if the reference was entered as values.
 	Events []Event   `json:"events,omitempty"`
 	From   string    `json:"from"` // its source, for a person: "the first boot", "values", "device ..."
 	Since  time.Time `json:"since"`
-	Locked bool      `json:"locked"` // only the owner changes it
+	Locked bool      `json:"locked"` // only the owner can change the reference
 }
 
-// imaPCR holds what Linux (IMA) measures of each program that it runs. The order varies, so its
-// value differs at each boot.
+// imaPCR is the PCR into which Linux (IMA) measures each program that it runs. The order of the
+// programs varies, so the value differs at each boot.
 const imaPCR = 10
 
-// NewReference makes a reference from a measurement. It holds the value of every PCR except IMA's
-// and, where the measurement's log explains a value, its events, which then show what changed.
+// NewReference makes a reference from a measurement. It holds the value of every PCR except IMA's.
+// Where the measurement's log explains a value, it also holds the events, so that Compare can say
+// what changed.
 func NewReference(m *Measurement, from string, now time.Time) *Reference {
 	r := &Reference{Bank: m.Bank, PCRs: make(map[int]string), From: from, Since: now}
 	for i, v := range m.PCRs {
@@ -49,7 +50,7 @@ var ErrReference = errors.New("boot: a reference needs a bank (SHA-256 or SHA-38
 // reference.
 var ErrEmptyReference = errors.New("boot: a reference needs at least one PCR into which something was measured")
 
-// Check checks a reference that was entered as values.
+// Check checks a reference that was entered as values, and converts the values to lower case.
 func (r *Reference) Check() error {
 	bank, ok := hashOf(r.Bank)
 	if !ok || len(r.PCRs) == 0 || len(r.Events) > MaxEvents {
@@ -154,8 +155,8 @@ func unexplainedWords(pcr int, day string, log, explained bool) string {
 	return words + "."
 }
 
-// extendedBy reports whether the PCR value to is from extended by systemd's separator. Values are
-// in hexadecimal.
+// extendedBy reports whether the PCR has the value to if systemd's separator extends the value
+// from. Values are in hexadecimal.
 func extendedBy(bank, from, to string, pcr int) bool {
 	return reaches(bank, from, to, separatorWords(pcr))
 }
@@ -250,7 +251,8 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 	return changes
 }
 
-// without returns the events of a that are not in b. It counts repeated events.
+// without returns the events of a that are not in b. If an event occurs twice in a and once in b,
+// it is returned once.
 func without(a, b []Event) (out []Event) {
 	have := map[string]int{}
 	for _, e := range b {

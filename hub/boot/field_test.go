@@ -100,8 +100,8 @@ func (l *tpm2Log) secureBoot() string {
 	return "not told"
 }
 
-// pcr0 replays PCR 0. Its result is used instead of the value of tpm2_eventlog 5.4, which also
-// extends EV_NO_ACTION events, and ignores the locality.
+// pcr0 replays PCR 0. The test uses its result instead of the value that tpm2_eventlog 5.4 prints:
+// that program also extends EV_NO_ACTION events, and ignores the locality.
 func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	v := make([]byte, 32)
 	extended := false
@@ -117,7 +117,7 @@ func (l *tpm2Log) pcr0(t *testing.T) []byte {
 			continue
 		}
 		if data == hex.EncodeToString([]byte("HCRTM")) && !extended {
-			v[31] = 4 // the log does not state the locality
+			v[31] = 4 // an H-CRTM event implies this locality; the log does not state it
 		}
 		sum := sha256.Sum256(append(v, must(hex.DecodeString(e.sha256()))(t)...))
 		v, extended = sum[:], true
@@ -125,7 +125,8 @@ func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	return v
 }
 
-// The names of events, and the types that tpm2_eventlog must report for them.
+// statements holds patterns of the names that package boot gives to events. types are the types
+// that tpm2_eventlog must report for an event with such a name.
 var statements = []struct {
 	what  *regexp.Regexp
 	types string
@@ -143,7 +144,7 @@ var statements = []struct {
 	{regexp.MustCompile(`^(the kernel command line|a module's command line|a command of the boot loader)$`), "EV_IPL"},
 }
 
-// agrees compares the name of an event with the name that tpm2_eventlog reports.
+// agrees checks that tpm2_eventlog reports an event as package boot names it.
 func (l *tpm2Log) agrees(t *testing.T, e boot.Event) {
 	t.Helper()
 	i := slices.IndexFunc(l.Events, func(o tpm2Event) bool {
@@ -192,7 +193,7 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 			}
 			var other *tpm2Log
 			pcrs := make([][]byte, boot.PCRs)
-			for i := range pcrs { // the PCR values of another log
+			for i := range pcrs { // values that do not match this log
 				v := sha256.Sum256([]byte{byte(i)})
 				pcrs[i] = v[:]
 			}

@@ -28,8 +28,9 @@ func header(n int, alg func(i int) (id, size uint16)) []byte {
 	return append(log, spec...)
 }
 
-// A log has a header that names 120,000 algorithms, and one event with as many digests. It would
-// keep a careless reader busy for a long time, and any device could send it in one request.
+// A log with a header that names 120,000 algorithms, and an event with 150,000 digests, is not
+// read. It would keep a careless reader busy for a long time, and any device could send it in one
+// request.
 func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measures time
 	le := binary.LittleEndian
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -60,7 +61,8 @@ func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measu
 	}
 }
 
-// A log has 4,000 variables, each of which claims a size of one megabyte.
+// A log has 4,000 variables, each of which claims a size of one megabyte. Reading the log is still
+// fast: no memory is allocated by a claimed size.
 func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) { // not parallel: it measures time
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	liar := eventlog.Variable("SecureBoot", []byte{1})
@@ -79,7 +81,7 @@ func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) { // not paralle
 }
 
 // An attacker who controls a system extends PCR 7 with events that show Secure Boot as enabled, and
-// writes them into the log.
+// writes them into the log. The hub does not report Secure Boot as on.
 func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	t.Parallel()
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
@@ -107,7 +109,8 @@ func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	}
 }
 
-// A command line may look shorter on a screen than it is for the kernel.
+// Some characters make a command line look shorter on a screen than it is for the kernel. The hub
+// shows such a command line in hexadecimal.
 func TestTextThatCannotBeShownWholeIsShownAsBytes(t *testing.T) {
 	t.Parallel()
 	for _, cmdline := range []string{"quiet\x00 init=/bin/sh", "quiet \u202Ehs/nib/=tini", "quiet\r\nall is well"} {

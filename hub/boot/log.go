@@ -19,13 +19,13 @@ const (
 
 const evNoAction = 3 // EV_NO_ACTION: informative, extends no PCR
 
-// How much of an event log could be read. No state is a reason to refuse a measurement: a PCR to
-// which the events do not replay is unexplained.
+// States of a log: how much of it could be read. No state is a reason to refuse a measurement. A
+// PCR to which the events do not replay is unexplained.
 const (
 	LogNone       = "none"       // there is no log
-	LogWhole      = "whole"      // all of it was read
-	LogPadded     = "padded"     // all of it was read, and padding follows
-	LogPart       = "part"       // a part of it was read
+	LogWhole      = "whole"      // the whole log was read
+	LogPadded     = "padded"     // the whole log was read, and padding follows
+	LogPart       = "part"       // a part of the log was read
 	LogUnreadable = "unreadable" // the data is not a TPM event log
 )
 
@@ -41,7 +41,7 @@ type logEvent struct {
 type eventLog struct {
 	events []logEvent
 	state  string
-	why    string // what is wrong with it, a sentence; may be empty
+	why    string // what is wrong with the log, a sentence; may be empty
 }
 
 var (
@@ -93,7 +93,8 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 
 func sentence(err error) string { return fmt.Sprintf("The event log cannot be read: %v.", err) }
 
-// remark sets why to the reason that a readable log explains nothing in a bank.
+// remark sets why if a readable log cannot explain any PCR of the bank: to the reason, as a
+// sentence.
 func (l *eventLog) remark(bank tcg.AlgID, algs []algSize) {
 	if l.why != "" {
 		return
@@ -121,9 +122,9 @@ func algName(a tcg.AlgID) string {
 	return fmt.Sprintf("algorithm 0x%04X", uint16(a))
 }
 
-// confidential reports whether the log numbers the registers of a confidential machine instead of
-// PCRs. In that log the state of Secure Boot is in register 1, and no register is above 4 (UEFI
-// 38.4.1).
+// confidential reports whether the log is about the registers of a confidential machine (CCEL)
+// instead of PCRs. In such a log the state of Secure Boot is in register 1, and no register is
+// above 4 (UEFI 38.4.1).
 func (l *eventLog) confidential() bool {
 	found := false
 	for _, e := range l.events {

@@ -12,8 +12,8 @@ import (
 	"gangway/tcg"
 )
 
-// Firmware measures its boot menu into PCR 1: the variable BootOrder, and the
-// Boot#### that it names (UEFI 3.3; PC Client Platform Firmware Profile 3.3.4.2).
+// Firmware measures its boot menu into PCR 1: the variable BootOrder, and the variables Boot####
+// that it names (UEFI 3.3; PC Client Platform Firmware Profile 3.3.4.2).
 const (
 	menuPCR    = 1
 	bootOrder  = "firmware variable BootOrder"
@@ -24,9 +24,9 @@ const (
 
 var bootEntry = regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`)
 
-// menuText returns a variable of the boot menu as text, or "" for another variable: the order as
-// "0003 0001", an entry (EFI_LOAD_OPTION, UEFI 3.1.3) as its description and the SHA-256 of the
-// whole value.
+// menuText returns a variable of the boot menu as text, or "" for another variable. The text of the
+// order is like "0003 0001". The text of an entry (EFI_LOAD_OPTION, UEFI 3.1.3) is its description
+// and the SHA-256 of the whole value.
 func menuText(what string, value []byte) string {
 	if what != bootOrder {
 		const head = 4 + 2
@@ -81,10 +81,10 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace returns the menu of firmware whose digests cover only the variables' values. Only the
-// log states the variables' names, so the position counts: the order first, then the entries in
-// that order. Whatever names a log gives, it cannot hide or move an entry: an event that it does
-// not call an entry is among others.
+// menuByPlace returns the menu of firmware whose digests cover only the variables' values. The log
+// states the variables' names, but nothing proves them. So menuByPlace uses the position: the order
+// first, then the entries in that order. A false name cannot hide or move an entry: an event that
+// is not called an entry is among others, which the caller compares too.
 func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	order := 0
 	for _, e := range events {

@@ -19,8 +19,7 @@ import (
 
 const secureBootPCR = 7
 
-// separators end the firmware's part of a PCR (PC Client Platform Firmware
-// Profile, 10.4.1).
+// separators end the firmware's part of a PCR (PC Client Platform Firmware Profile, 10.4.1).
 var separators = []struct {
 	data []byte
 	what string
@@ -55,16 +54,17 @@ type namer struct {
 	pcr       int
 	bank      crypto.Hash
 	separated bool           // the firmware's part has ended
-	images    int            // opaque digests so far in PCR 4
+	images    int            // number of events in PCR 4 so far of which only the digest is known
 	versioned bool           // the firmware's version was measured
-	section   string         // of a unified kernel image: the next event measures its content
+	section   string         // the section of a unified kernel image whose content the next event measures
 	names     map[string]int // how often a section's name is measured
 	ends      int            // how often a separator's digest occurs
 }
 
-// nameEvents returns, for a person, what each event of a PCR measured, and what is known to have
-// extended the PCR after the log. It uses the digests, the order, and an event's data only if the
-// digest covers the data; it never uses event types. All other data of the log goes into Label.
+// nameEvents describes for a person what each event of a PCR measured, and which known extensions
+// of the PCR followed after the log. It uses the digests and the order of the events. It uses an
+// event's data only if the digest covers the data, and never uses event types. All other data of
+// the log goes into Label.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -87,7 +87,8 @@ func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (na
 	return named
 }
 
-// afterLog returns the event of an extension after the end of the log.
+// afterLog returns the event for an extension that happened after the end of the log: the hash of
+// word.
 func (n *namer) afterLog(word string) Event {
 	e := Event{PCR: n.pcr, What: whatPhase, Digest: hex.EncodeToString(digestOf(n.bank, []byte(word))), Text: word}
 	switch {
@@ -101,7 +102,7 @@ func (n *namer) afterLog(word string) Event {
 	return e
 }
 
-// name names one event.
+// name returns the Event for one event of the log.
 func (n *namer) name(e logEvent) Event {
 	out := Event{PCR: n.pcr, Digest: hex.EncodeToString(e.digest)}
 	section := n.section
@@ -109,7 +110,7 @@ func (n *namer) name(e logEvent) Event {
 	if s, ok := n.separator(e); ok {
 		out.What = fmt.Sprintf(s, n.pcr)
 		if n.ends > 1 && s == separators[0].what {
-			out.What = fmt.Sprintf(likeSeparator, n.pcr) // no digest tells which of the events is the separator
+			out.What = fmt.Sprintf(likeSeparator, n.pcr) // no digest shows which of the events is the separator
 		}
 		n.separated = true
 		return out
@@ -144,9 +145,9 @@ func (n *namer) name(e logEvent) Event {
 	return out
 }
 
-// measured returns the measured data, if it is the event's data. Old versions of systemd-boot leave
-// the last byte of a text, a zero, out of the log. Firmware with entries of a fixed size pads them
-// with zeros.
+// measured returns the data that an event measured, and true, if that is the event's data or differs
+// from it only by zero bytes at the end. Old versions of systemd-boot leave the last byte of a text,
+// a zero, out of the log. Firmware with entries of a fixed size pads them with zeros.
 func (n *namer) measured(e logEvent) ([]byte, bool) {
 	if isDigestOf(e, e.data, n.bank) {
 		return e.data, true
@@ -208,7 +209,7 @@ func (n *namer) variable(out *Event, v variable) {
 }
 
 // isSignature reports whether a value is one entry of a signature database (EFI_SIGNATURE_DATA: the
-// owner's GUID and a certificate), as firmware measures it when that entry allowed an image; for a
+// owner's GUID and a certificate). Firmware measures such an entry when it allowed an image; for a
 // driver in an option ROM this happens before the separator. The database itself has another
 // format, a list of lists.
 func isSignature(value []byte) bool {
@@ -270,8 +271,8 @@ func (n *namer) data(out *Event, data []byte) {
 	}
 }
 
-// steps are the actions that firmware measures as their text (EV_EFI_ACTION,
-// PC Client Platform Firmware Profile, 10.4.4).
+// steps are the actions that firmware measures as their text (EV_EFI_ACTION, PC Client Platform
+// Firmware Profile, 10.4.4).
 var steps = []string{
 	"Calling EFI Application from Boot Option", "Returning from EFI Application from Boot Option",
 	exitInvoked, exitSucceeded, exitFailed, "Start Option ROM Scan",
@@ -342,7 +343,7 @@ func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 // "linux " and then the command line. If the log has no such command, a text that begins with a
 // path is the command line only if every event in the PCR is known and none loads a module.
 func nameCommandLine(events []Event) {
-	loads := map[string]string{} // what a command loads, by the text after the command
+	loads := map[string]string{} // what a command loads; the key is the text after the command
 	allKnown, modules := true, false
 	for _, e := range events {
 		verb, rest, _ := strings.Cut(e.Text, " ")
@@ -367,8 +368,9 @@ func nameCommandLine(events []Event) {
 	}
 }
 
-// crossName names an event of which only the digest is known by an event with the same digest: the
-// kernel's stub measures the command line into PCR 9, and the boot manager measured it into PCR 12.
+// crossName names an event of which only the digest is known, if another event has the same digest.
+// The kernel's stub measures the command line into PCR 9, and the boot manager measured it into PCR
+// 12 before.
 func (m *Measurement) crossName() {
 	lines := map[string]string{}
 	for _, e := range m.Events {
@@ -385,9 +387,9 @@ func (m *Measurement) crossName() {
 }
 
 // secureBoot returns the state of Secure Boot from the events of PCR 7, which the log explains.
-// Before the separator only the firmware can extend that PCR. Later programs could extend it with
-// the events of an enabled Secure Boot. So every event up to the separator must be known by its
-// digest, and each variable must occur once.
+// Before the separator only the firmware can extend PCR 7. Later programs could extend it with the
+// events of an enabled Secure Boot. So every event up to the separator must be known by its digest,
+// and each variable must occur once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string
@@ -441,7 +443,7 @@ func label(data []byte) string {
 	return ""
 }
 
-// maxText is the largest size of a text, in bytes.
+// maxText is the maximum size of a text, in bytes.
 const maxText = 2048
 
 func isUTF16(data []byte) bool {

@@ -15,7 +15,7 @@ import (
 	"gangway/tcg"
 )
 
-const headerSize = 32 + 28 + 4 + 1 // the version in the logs of package eventlog
+const headerSize = 32 + 28 + 4 + 1 // size of the header in the logs of package eventlog, in bytes
 
 func sum(b []byte) []byte { v := sha256.Sum256(b); return v[:] }
 
@@ -66,8 +66,9 @@ func osSeparated(pcrs [][]byte) [][]byte {
 	return pcrs
 }
 
-// Firmware, kernels and boot loaders that deviate from the specifications are measured too. The hub
-// shows what the log explains, and a reference of the boot matches only the same boot.
+// Measurements are accepted even if firmware, kernels or boot loaders deviate from the
+// specifications. The hub shows what the log explains, and a reference of such a boot matches only
+// the same boot.
 func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -195,8 +196,8 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	}
 }
 
-// An update of systemd is a change that names systemd, with and without a log. A new kernel at the
-// same time is reported too.
+// An update of systemd to version 261 is reported as a change that names systemd, with and without
+// a log. A new kernel at the same time is reported too.
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
@@ -216,7 +217,7 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 		if len(got) != 1 || !strings.Contains(got[0], "no longer extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
-		// An extension by another word than systemd's is not attributed to systemd.
+		// If a PCR was extended by another word than systemd's, the change does not name systemd.
 		forged := slices.Clone(usual.PCRs())
 		forged[4] = extend(forged[4], "evil-separator")
 		if got := words(boot.Compare(r, measurement(t, forged, log(usual)))); len(got) != 1 || !strings.HasPrefix(got[0], "PCR 4 differs from the reference of 3 May 2026") {
@@ -329,7 +330,8 @@ func TestRelabelledLogSaysNothingElse(t *testing.T) {
 }
 
 // With Secure Boot disabled, an attacker extends PCR 7 with the events of an enabled Secure Boot,
-// and writes a log that describes the real events as something else.
+// and writes a log that describes the real events as something else. The hub does not report Secure
+// Boot as on.
 func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	t.Parallel()
 	off := eventlog.Boot(false, "linux 1", "quiet")
@@ -378,7 +380,8 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	}
 }
 
-// No digest covers a boot loader's prefix of a text, or a firmware's description.
+// No digest covers the prefix that a boot loader adds to a text, or a firmware's description. Only
+// a text that was measured is called the kernel command line.
 func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	t.Parallel()
 	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's events
@@ -440,8 +443,8 @@ func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 	}
 }
 
-// Firmware with log entries of a fixed size pads them with zeros. The measured data is still
-// recognized.
+// Some firmware pads its log entries with zeros to a fixed size. The hub still recognizes the
+// measured data.
 func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -464,7 +467,7 @@ func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 }
 
 // Some firmware hashes only the values of the boot menu's variables, not their names. The names in
-// the log may be false; the order of the measurements cannot be.
+// the log may be false. Only the order of the measurements is proven.
 func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 	t.Parallel()
 	option := func(s string) []byte { return append(make([]byte, 6), eventlog.UTF16(s)...) }

@@ -1,6 +1,6 @@
 package boot
 
-// pcrWords say what is measured into each PCR: 0 to 7 by the TCG PC Client Platform Firmware
+// pcrWords describe the measurements of each PCR: 0 to 7 by the TCG PC Client Platform Firmware
 // Profile, 3.3.4; 8 and above by boot loaders, Linux and systemd.
 var pcrWords = [PCRs]string{
 	"the firmware's code",
@@ -21,8 +21,8 @@ var pcrWords = [PCRs]string{
 	"the identity of the system: its volumes and its machine id",
 }
 
-// PCRWords says what is measured into a PCR, for a person. It is empty for a number that is not a
-// PCR of a quote.
+// PCRWords describes for a person what is measured into a PCR. It returns "" for a number that is
+// not a PCR of a quote.
 func PCRWords(pcr int) string {
 	if pcr < 0 || pcr >= PCRs {
 		return ""

@@ -82,7 +82,8 @@ func TestRealBootsAreToldApart(t *testing.T) {
 	}
 }
 
-// The logs are from other people's machines, and are published by go-eventlog.
+// The hub can read logs of other people's machines, which go-eventlog publishes, and finds the
+// state of Secure Boot in them.
 func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 	t.Parallel()
 	for name, raw := range map[string][]byte{

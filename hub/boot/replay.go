@@ -41,8 +41,8 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	}
 }
 
-// explain finds the start value, the events and the extensions after the log that replay to a PCR's
-// value.
+// explain searches for a start value, events, and extensions after the log, that together replay to
+// a PCR's value. It returns the ones that it finds.
 func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
 	for _, start := range startValues(pcr, bank) {
 		for n := range withoutRepetition(events, bank) {
@@ -60,9 +60,10 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields how many of a PCR's events to replay. The first number is that of all
-// events. Some kernels append the firmware's last events to a log that already contains these
-// events. So the further numbers are smaller: each leaves out one more of the repeated events.
+// withoutRepetition yields the numbers of a PCR's events that explain tries to replay. The first
+// number is that of all events. Some kernels append the firmware's last events to a log that
+// already contains them. So smaller numbers follow: each leaves out one more of the repeated
+// events.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -117,12 +118,14 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 }
 
 // Known extensions after the end of the log. They are hashes of these words:
+//
 //   - by firmware, into PCR 5, when a kernel takes over: kernels before Linux 5.2
 //     have no log of it (UEFI 38.3, the final events table);
-//   - by systemd (systemd-pcrextend), a separator from version 261 on, one in
-//     PCR 9 from 259 on, and the phases of a boot of a unified kernel image.
+//   - by systemd (systemd-pcrextend), a separator from version 261 on, another one
+//     in PCR 9 from version 259 on, and the phases of a boot of a unified kernel
+//     image.
 //
-// maxSeparators is the largest number of separators: each start by kexec adds one, without a reset
+// maxSeparators is the maximum number of separators: each start by kexec adds one, without a reset
 // of the PCRs.
 const (
 	exitInvoked   = "Exit Boot Services Invocation"

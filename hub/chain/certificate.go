@@ -14,22 +14,23 @@ import (
 	"gangway/tcg"
 )
 
-// Certificate describes a certificate of the chain. Its texts may have any printable character.
+// Certificate describes one certificate of the chain, for display. Its texts may contain any
+// printable character, so the caller must escape them.
 type Certificate struct {
-	Name    string // in addresses: "ek", "maker-1"
+	Name    string // the certificate's name in URLs: "ek", "maker-1"
 	Title   string
 	Subject string // may be empty: many EK certificates have none
 	Issuer  string
 	Serial  string // hexadecimal
 	From    time.Time
-	Until   time.Time // zero: it does not expire
+	Until   time.Time // zero if the certificate does not expire
 	Key     string
 	SHA256  string // of the DER, hexadecimal
-	Problem string // why it cannot be parsed; the other fields but Name, Title and SHA256 are empty
+	Problem string // why the certificate cannot be parsed; then only Name, Title, SHA256 and DER are set
 	DER     []byte
 }
 
-// NewCertificate reads a certificate in DER.
+// NewCertificate parses a DER certificate. If the certificate cannot be parsed, Problem says why.
 func NewCertificate(name, title string, der []byte) Certificate {
 	sum := sha256.Sum256(der)
 	c := Certificate{Name: name, Title: title, SHA256: hex.EncodeToString(sum[:]), DER: der}
@@ -47,7 +48,8 @@ func NewCertificate(name, title string, der []byte) Certificate {
 	return c
 }
 
-// parse tolerates what the hub tolerates in EK certificates.
+// parse accepts what the hub accepts in EK certificates, including deviations that crypto/x509
+// refuses.
 func parse(der []byte) (*x509.Certificate, error) {
 	if e, err := tcg.ParseEKCertificate(der); err == nil {
 		return e.Certificate, nil

@@ -1,6 +1,6 @@
-// Package chain says what the hub verified between a TPM's maker and a device's connection, as five
-// links. It judges nothing anew: it reads the stored verdict, and reports a check that did not run
-// as not examined. It does no I/O and reads no clock.
+// Package chain describes what the hub verified from the TPM's maker to the device's connection, as
+// five links. It verifies nothing itself: it reads the verdict that the hub stored, and reports a
+// check that did not run as not examined. It does no I/O and reads no clock.
 package chain
 
 import (
@@ -16,7 +16,8 @@ import (
 // State is the outcome of a link or of a check.
 type State string
 
-// The states, from the best to the worst, except NotExamined, which says nothing.
+// States, ordered from best to worst. NotExamined is outside this order: it means that nothing was
+// checked.
 const (
 	Verified    State = "verified"
 	Decided     State = "decided"      // a check failed, and a person accepted that
@@ -38,11 +39,11 @@ func (s State) Words() string {
 	return string(s)
 }
 
-// Check is one check, for an expert.
+// Check is the result of one check, with the detail that an expert needs.
 type Check struct {
 	Code   string // stable, as in evidence.Check
 	State  State
-	Detail string // the reason, a sentence
+	Detail string // one sentence that gives the reason
 }
 
 // The names of the five links, in order.
@@ -59,20 +60,21 @@ type Link struct {
 	Name     string
 	Title    string
 	State    State
-	Sentence string // the verdict, for somebody who never heard of a TPM
-	Exact    string // what is verified by what, for somebody who did
+	Sentence string // the result, for readers who do not know what a TPM is
+	Exact    string // what the link proves, in the terms of the TCG, for experts
 	Checks   []Check
 }
 
-// Picture is the chain of a device.
+// Picture holds the five links of a device's chain, with their states.
 type Picture struct {
 	Links []Link // Maker, EK, AIK, IDevID, Connection
-	// Other are checks of no link, such as those of an older hub.
+	// Other holds the checks that belong to no link: ownership, approval, and checks that this
+	// version does not know.
 	Other []Check
-	Notes []string // tolerated deviations
+	Notes []string // deviations from standards that the hub tolerated
 }
 
-// Link returns the link with a name, or nil.
+// Link returns the link with this name, or nil.
 func (p *Picture) Link(name string) *Link {
 	for i := range p.Links {
 		if p.Links[i].Name == name {
@@ -82,7 +84,7 @@ func (p *Picture) Link(name string) *Link {
 	return nil
 }
 
-// Count returns how many links have a state.
+// Count returns the number of links with the state s.
 func (p *Picture) Count(s State) (n int) {
 	for _, l := range p.Links {
 		if l.State == s {
@@ -92,47 +94,47 @@ func (p *Picture) Count(s State) (n int) {
 	return n
 }
 
-// Facts are what the hub stored about a device's evidence.
+// Facts holds the facts that the hub stored about a device's evidence.
 type Facts struct {
 	Device store.Device
 	// Enrolment is the device's active enrolment; nil: the device was registered without a TPM.
 	Enrolment *store.Enrolment
-	Verdict   evidence.Verdict // of Enrolment
+	Verdict   evidence.Verdict // the verdict on Enrolment
 	// Root is the maker's root at which the chain of the stored EK certificate ends today. It is nil
 	// if the chain ends at no root that the hub trusts today, or if there is no EK certificate.
 	Root *x509.Certificate
 
-	BootState   string    // of store's Boot constants
+	BootState   string    // one of the Boot constants of package store
 	Measured    time.Time // the newest valid measurement; zero: none
 	BootRefusal *store.BootRefusal
-	RequireBoot bool // the policy admits only boots that match
+	RequireBoot bool // the policy accepts only boots that match the reference
 
-	Clone         string // as in store.Device
+	Clone         string // one of the Clone constants of package store, or empty
 	CloneFindings []CloneFinding
 	CloneDecision clone.Decision
 	CloneBy       string
 	CloneDecided  time.Time
 }
 
-// CloneFinding is a sign that several machines have the TPM's state.
+// CloneFinding is a sign that several machines run with this TPM's state.
 type CloneFinding struct {
 	Code, Words string
-	Open        bool // no decision covers it
+	Open        bool // no decision of the owner covers the finding
 }
 
-// checksOf lists the checks of each link, by their codes. The first ones, as many as the second
-// value says, must pass for the link to be verified.
+// checksOf lists, for each link, the codes of its checks. The link is verified only if the first
+// codes passed; must is the number of these codes.
 var checksOf = map[string]struct {
 	codes []string
 	must  int
 }{
 	Maker:  {[]string{"ek-chain", "ek-revocation"}, 1},
-	EK:     {[]string{"ek-key", "ek-certificate", "ek-certificate-omitted", "hardware", "ek-list", "policy"}, 2},
+	EK:     {[]string{"ek-key", "ek-certificate", codeOpened, "ek-certificate-omitted", "hardware", "ek-list", "policy"}, 3},
 	AIK:    {[]string{"iak", codeOpened}, 2},
 	IDevID: {[]string{"certify", "idevid", "signature"}, 3},
 }
 
-// Codes of checks that are not part of the verdict, because they happen after it.
+// Codes of checks that are not part of the verdict, because they run after it.
 const (
 	codeOpened     = "credential" // also in the verdict of a two-step enrolment
 	codeActivation = "activation"
@@ -142,7 +144,7 @@ const (
 	codeRoot       = "root-today"
 )
 
-// Of returns the picture of a device.
+// Of returns the chain of the device that the facts describe.
 func Of(f Facts) Picture {
 	if f.Enrolment == nil {
 		return withoutTPM(f)
@@ -161,13 +163,23 @@ func Of(f Facts) Picture {
 	return p
 }
 
-// reader reads the facts of a device with evidence.
+// Checks returns all checks of a verdict, in the order of the verdict.
+func Checks(v evidence.Verdict) []Check {
+	r := reader{f: Facts{Verdict: v}}
+	list := make([]Check, len(v.Checks))
+	for i, c := range v.Checks {
+		list[i] = r.check(c)
+	}
+	return list
+}
+
+// reader derives the links from the facts about a device that sent evidence.
 type reader struct {
 	f    Facts
 	seen map[string]bool // codes of the verdict's checks that a link shows
 }
 
-// check translates a check of the verdict.
+// check converts a check of the verdict to a Check.
 func (r *reader) check(c evidence.Check) Check {
 	return Check{Code: c.Check, State: r.stateOf(c), Detail: c.Detail}
 }
@@ -188,7 +200,8 @@ func (r *reader) stateOf(c evidence.Check) State {
 	return Waiting
 }
 
-// checks returns the checks with these codes, in the order of the codes.
+// checks returns the verdict's checks with these codes, in the order of the codes. It marks the
+// codes as seen.
 func (r *reader) checks(codes []string) (list []Check) {
 	for _, code := range codes {
 		r.seen[code] = true
@@ -205,8 +218,9 @@ func (r *reader) checks(codes []string) (list []Check) {
 	return list
 }
 
-// opened is the check that the TPM opened what the hub encrypted to its EK and AIK. In Gangway's own
-// way it is the activation, which the hub records as the enrolment's state.
+// opened returns the check that the TPM opened the credential that the hub had encrypted to its EK
+// and AIK. In one-step enrolment, the activation proves this; the hub records the activation as the
+// enrolment's state.
 func (r *reader) opened() Check {
 	c := Check{Code: codeOpened, State: NotExamined, Detail: "The device has not activated its certificates yet."}
 	if r.activated() {
@@ -219,10 +233,10 @@ func (r *reader) activated() bool {
 	return r.f.Enrolment.State == store.Active || r.f.Enrolment.State == store.Superseded
 }
 
-// twoSteps reports whether the device came aboard in Pantacor's two steps.
+// twoSteps reports whether the device used two-step enrolment (Pantacor's way).
 func (r *reader) twoSteps() bool { return r.f.Verdict.Passed(codeOpened) }
 
-// link returns one of the first four links.
+// link returns the link with this name: Maker, EK, AIK or IDevID.
 func (r *reader) link(name string) Link {
 	rule := checksOf[name]
 	l := Link{Name: name, Checks: r.checks(rule.codes)}
@@ -236,13 +250,13 @@ func (r *reader) link(name string) Link {
 	return l
 }
 
-// rootToday repeats the check of the chain with the roots that the hub trusts today, on the stored
-// certificates.
+// rootToday returns the check that the stored EK certificate still chains to a root that the hub
+// trusts today.
 func (r *reader) rootToday() Check {
 	if r.f.Root == nil {
-		return Check{codeRoot, Refused, "Today the stored EK certificate leads to no root that this hub trusts: the operator has removed or distrusted a CA of its chain since the device came aboard."}
+		return Check{codeRoot, Refused, "The stored EK certificate no longer chains to a root that this hub trusts: the operator has removed or distrusted a CA of the chain after the device enrolled."}
 	}
-	return Check{codeRoot, Verified, "Today the stored EK certificate still leads to a root that this hub trusts."}
+	return Check{codeRoot, Verified, "The stored EK certificate still chains to a root that this hub trusts."}
 }
 
 // stateOfLink returns the worst state of the checks. A link is Verified only if each code in must
@@ -261,7 +275,7 @@ func stateOfLink(checks []Check, must []string) State {
 	return Verified
 }
 
-// decision returns who accepted the open questions of the verdict, as the end of a sentence.
+// decision returns a sentence that says who accepted the open questions of the verdict.
 func (r *reader) decision() string {
 	for _, c := range r.f.Verdict.Checks {
 		if c.Check == "approval" && c.OK {

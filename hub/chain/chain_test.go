@@ -15,10 +15,11 @@ import (
 
 var at = time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC)
 
-// whole returns the verdict of a device with a maker's certificate, as Verify makes it.
+// whole returns the verdict of a device with a TPM maker's certificate: every check that can run
+// has passed. change may alter the verdict.
 func whole(change func(*evidence.Verdict)) evidence.Verdict {
 	var v evidence.Verdict
-	v.Pass("ownership", "Join token x of this owner signed for this IDevID key and this hub.")
+	v.Pass("ownership", "This owner's join token x signed the name of this IDevID key, for this hub.")
 	for _, code := range []string{"ek-certificate", "ek-chain", "ek-key", "iak", "idevid", "certify", "signature", "hardware"} {
 		v.Pass(code, "The check "+code+" passed.")
 	}
@@ -30,7 +31,7 @@ func whole(change func(*evidence.Verdict)) evidence.Verdict {
 	return v
 }
 
-// set replaces the check with a code.
+// set replaces the check with c's code, or appends c.
 func set(v *evidence.Verdict, c evidence.Check) {
 	for i := range v.Checks {
 		if v.Checks[i].Check == c.Check {
@@ -49,7 +50,7 @@ func skipped(code string) evidence.Check {
 	return evidence.Check{Check: code, Skipped: true, Detail: "Nothing to examine in " + code + "."}
 }
 
-// device returns the facts about a device that came aboard in one step.
+// device returns the facts about a device that used one-step enrolment.
 func device(v evidence.Verdict, change func(*chain.Facts)) chain.Facts {
 	f := chain.Facts{
 		Device:    store.Device{TokenID: "1234", Activated: at, LastSeen: at.Add(time.Hour), LastSeenAddr: "192.0.2.7"},
@@ -64,8 +65,8 @@ func device(v evidence.Verdict, change func(*chain.Facts)) chain.Facts {
 	return f
 }
 
-// Each kind of verdict has its picture. The letters are the states of the five links: V verified, D
-// decided by a person, - not examined, W waiting, R refused.
+// Each kind of verdict gives the right states of the five links. In want, each letter is the state
+// of one link: V verified, D decided by a person, - not examined, W waiting, R refused.
 func TestPictureOfEachVerdict(t *testing.T) {
 	t.Parallel()
 	approve := func(v *evidence.Verdict) {
@@ -75,11 +76,11 @@ func TestPictureOfEachVerdict(t *testing.T) {
 		name  string
 		facts chain.Facts
 		want  string
-		link  string // whose sentence has
+		link  string // the link whose Sentence must contain words
 		words string
 	}{
 		{"a hardware TPM of a trusted maker", device(whole(nil), nil), "VVVVV", chain.Maker, "vouches for this chip: Infineon OPTIGA Root."},
-		{"a software TPM that the policy allows", device(whole(nil), func(f *chain.Facts) { f.Enrolment.Manufacturer, f.Enrolment.Model = "id:00001014", "swtpm" }), "VVVVV", chain.Maker, "no hardware"},
+		{"a software TPM that the policy allows", device(whole(nil), func(f *chain.Facts) { f.Enrolment.Manufacturer, f.Enrolment.Model = "id:00001014", "swtpm" }), "VVVVV", chain.Maker, "not hardware"},
 		{"a CA that the operator has distrusted since", device(whole(nil), func(f *chain.Facts) { f.Root = nil }), "RVVVV", chain.Maker, "no longer trusts"},
 		{"a chain that an older hub did not store", device(whole(nil), func(f *chain.Facts) { f.Root, f.Enrolment.EKKnown = nil, false }), "VVVVV", chain.Maker, "a TPM maker"},
 		{"no EK certificate, approved", device(whole(func(v *evidence.Verdict) {
@@ -114,16 +115,16 @@ func TestPictureOfEachVerdict(t *testing.T) {
 		{"an open question", device(whole(func(v *evidence.Verdict) {
 			set(v, asked("ek-chain"))
 			v.Questions = []*evidence.Refusal{{Code: "ek-chain-untrusted", Ask: true}}
-		}), func(f *chain.Facts) { f.Root, f.Enrolment.EKKnown, f.Enrolment.State = nil, false, store.Pending }), "WV-V-", chain.Maker, "You must decide"},
+		}), func(f *chain.Facts) { f.Root, f.Enrolment.EKKnown, f.Enrolment.State = nil, false, store.Pending }), "W--V-", chain.Maker, "You must decide"},
 		{"a refusal", device(evidence.Verdict{
 			Checks:  []evidence.Check{{Check: "ek-certificate", OK: true}, {Check: "ek-chain", OK: true}, {Check: "ek-key", Detail: "Another TPM's."}},
 			Refusal: &evidence.Refusal{Code: "ek-key-mismatch"},
-		}, func(f *chain.Facts) { f.Enrolment.State = store.Revoked }), "VR---", chain.IDevID, "not examined"},
+		}, func(f *chain.Facts) { f.Enrolment.State = store.Revoked }), "VR---", chain.IDevID, "did not examine"},
 		{"two steps, never measured", device(whole(func(v *evidence.Verdict) { v.Pass("credential", "Opened.") }), nil), "VVVV-", chain.Connection, "has not recorded"},
 		{"two steps, measured", device(whole(func(v *evidence.Verdict) { v.Pass("credential", "Opened.") }), func(f *chain.Facts) {
 			f.Measured, f.BootState = at, store.BootMatches
 		}), "VVVVV", "", ""},
-		{"a changed boot", device(whole(nil), func(f *chain.Facts) { f.Measured, f.BootState = at, store.BootChanged }), "VVVVW", chain.Connection, "did not boot what it booted before"},
+		{"a changed boot", device(whole(nil), func(f *chain.Facts) { f.Measured, f.BootState = at, store.BootChanged }), "VVVVW", chain.Connection, "differs from the reference"},
 		{"a changed boot that the policy refuses", device(whole(nil), func(f *chain.Facts) {
 			f.Measured, f.BootState, f.RequireBoot = at, store.BootChanged, true
 		}), "VVVVR", chain.Connection, "refuses its requests"},
@@ -131,7 +132,7 @@ func TestPictureOfEachVerdict(t *testing.T) {
 		{"firmware that measures nothing", device(whole(nil), func(f *chain.Facts) { f.Measured, f.BootState = at, store.BootNothing }), "VVVVV", "", ""},
 		{"a refused measurement", device(whole(nil), func(f *chain.Facts) {
 			f.BootState, f.BootRefusal = store.BootRefused, &store.BootRefusal{Code: "boot-nonce", Reason: "Old nonce."}
-		}), "VVVVW", chain.Connection, "does not hold"},
+		}), "VVVVW", chain.Connection, "refused its newest boot measurement"},
 		{"a suspected copy", device(whole(nil), func(f *chain.Facts) {
 			f.Clone, f.Device.Clone, f.CloneFindings = "suspected", "suspected", []chain.CloneFinding{{Code: "serial", Words: "Two serials.", Open: true}}
 		}), "VVVVW", chain.Connection, "you must decide"},
@@ -166,7 +167,7 @@ func TestPictureOfEachVerdict(t *testing.T) {
 	}
 }
 
-// A verdict without checks shows nothing as verified, except what happened after it.
+// If the verdict has no checks and the device is not activated, no link is verified.
 func TestNothingIsVerifiedWithoutACheck(t *testing.T) {
 	t.Parallel()
 	f := device(evidence.Verdict{}, func(f *chain.Facts) { f.Enrolment.State = store.Pending })
@@ -176,7 +177,22 @@ func TestNothingIsVerifiedWithoutACheck(t *testing.T) {
 	}
 }
 
-// Every check of a verdict is in the picture, also one that this version does not know.
+// Until the TPM has opened the credential, anyone may have sent its public EK and the certificate. So
+// neither the EK nor the AIK is verified before.
+func TestEKIsNotVerifiedBeforeItOpenedTheCredential(t *testing.T) {
+	t.Parallel()
+	p := chain.Of(device(whole(nil), func(f *chain.Facts) { f.Enrolment.State = store.Pending }))
+	for _, l := range p.Links {
+		if (l.Name == chain.EK || l.Name == chain.AIK) && l.State != chain.NotExamined {
+			t.Errorf("%s is %v: %s", l.Name, l.State, l.Sentence)
+		}
+		if l.Name == chain.EK && l.Sentence != "No chip has proved yet that it has this endorsement key." {
+			t.Errorf("the EK's words: %s", l.Sentence)
+		}
+	}
+}
+
+// The picture has every check of the verdict, even a check that this version does not know.
 func TestEveryCheckIsShown(t *testing.T) {
 	t.Parallel()
 	v := whole(func(v *evidence.Verdict) { v.Pass("of-the-future", "New.") })

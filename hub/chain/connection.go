@@ -10,12 +10,12 @@ import (
 
 const day = "2 January 2006"
 
-// connection returns the last link: whether the device at the other end of a connection has the
-// IDevID key, and whether something contradicts that it is one machine in a known state.
+// connection returns the last link. It says whether the device at the other end of a connection has
+// the IDevID key, and whether a check contradicts that the device is one machine in a known state.
 func (r *reader) connection() Link {
 	l := Link{Name: Connection, Checks: []Check{r.activation()}}
 	if !r.f.Measured.IsZero() {
-		l.Checks = append(l.Checks, Check{codeQuote, Verified, "On " + r.f.Measured.UTC().Format(time.DateTime) + " UTC the device sent a TPM quote, signed by the AIK over a nonce of the hub's, on a TLS connection that it made with the IDevID key."})
+		l.Checks = append(l.Checks, Check{codeQuote, Verified, "On " + r.f.Measured.UTC().Format(time.DateTime) + " UTC the device sent a TPM quote, signed by the AIK over the hub's nonce, on a TLS connection that it made with the IDevID key."})
 	}
 	l.State = NotExamined
 	for _, c := range l.Checks {
@@ -33,13 +33,14 @@ func (r *reader) connection() Link {
 	return l
 }
 
-// worse reports whether a contradiction changes the state of the connection.
+// worse reports whether state a is worse than state `than`. Refused is the worst, then Waiting,
+// then Decided. NotExamined and Verified are not worse than any state.
 func worse(a, than State) bool {
 	rank := map[State]int{Decided: 1, Waiting: 2, Refused: 3}
 	return rank[a] > rank[than]
 }
 
-// activation is the check of the connection on which the device activated its certificates.
+// activation returns the check of the connection on which the device activated its certificates.
 func (r *reader) activation() Check {
 	switch {
 	case r.twoSteps():
@@ -50,7 +51,7 @@ func (r *reader) activation() Check {
 	return Check{codeActivation, Verified, "On " + r.f.Device.Activated.UTC().Format(time.DateTime) + " UTC the device made a TLS 1.3 connection with the IDevID key, and proved for this connection that its TPM had opened the reply."}
 }
 
-// boot is the check of what the device booted.
+// boot returns the check of the newest boot measurement.
 func (r *reader) boot() Check {
 	c := Check{Code: codeBoot, State: Waiting}
 	if r.f.RequireBoot {
@@ -62,7 +63,7 @@ func (r *reader) boot() Check {
 	case store.BootChanged:
 		c.Detail = "The newest boot measurement differs from the device's reference."
 	case store.BootRefused:
-		c.Detail = "The newest boot measurement does not hold."
+		c.Detail = "The hub refused the newest boot measurement."
 		if r.f.BootRefusal != nil {
 			c.Detail = r.f.BootRefusal.Reason + " (" + r.f.BootRefusal.Code + ")"
 		}
@@ -81,7 +82,7 @@ func (r *reader) boot() Check {
 	return c
 }
 
-// clone is the check that one machine only has the TPM's state.
+// clone returns the check that only one machine has the TPM's state.
 func (r *reader) clone() Check {
 	c := Check{Code: codeClone}
 	for _, f := range r.f.CloneFindings {
@@ -96,14 +97,14 @@ func (r *reader) clone() Check {
 	case r.f.CloneDecision == clone.OneMachine && len(r.f.CloneFindings) > 0:
 		c.State, c.Detail = Decided, c.Detail+by+"it is one machine."
 	case r.f.Measured.IsZero() && r.twoSteps():
-		c.State, c.Detail = NotExamined, "The TPM's counters were never attested, so nothing can be said about copies of its state."
+		c.State, c.Detail = NotExamined, "The TPM has never attested its counters, so the hub cannot detect a copy of the TPM's state."
 	default:
-		c.State, c.Detail = Verified, "The TPM's attested counters do not contradict that one machine has its state."
+		c.State, c.Detail = Verified, "The counters that the TPM attested show no sign of a second machine with the same TPM state."
 	}
 	return c
 }
 
-// withoutTPM is the picture of a device that was registered without evidence.
+// withoutTPM returns the picture of a device that was registered without evidence.
 func withoutTPM(f Facts) Picture {
 	none := "The device was registered without a TPM, so there was nothing to examine."
 	var p Picture
@@ -112,12 +113,12 @@ func withoutTPM(f Facts) Picture {
 	}
 	how := "It was registered with join token " + f.Device.TokenID + "."
 	if f.Device.TokenID == "" {
-		how = "A person claimed it with the code that it showed."
+		how = "A person claimed it with the code that the device displayed."
 	}
 	p.Links = append(p.Links, Link{Name: Connection, Title: titles[Connection], State: NotExamined,
-		Sentence: "The device signs in with a password of its own. Nothing shows which machine has the password. " + how,
-		Exact:    "The device has no certificate. The hub compares the SHA-256 of its secret.",
-		Checks:   []Check{{codeActivation, NotExamined, "There is no IDevID key, so no connection can prove it."}}})
+		Sentence: "The device signs in with its own password. The hub cannot verify which machine has the password. " + how,
+		Exact:    "The device has no certificate. The hub compares the SHA-256 of the device's secret with the stored SHA-256.",
+		Checks:   []Check{{codeActivation, NotExamined, "The device has no IDevID key to prove on a connection."}}})
 	return p
 }
 
@@ -125,5 +126,5 @@ func lastSeen(d store.Device) string {
 	if d.LastSeen.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf(" It was last heard from on %s UTC from %s.", d.LastSeen.UTC().Format("2 January 2006, 15:04:05"), d.LastSeenAddr)
+	return fmt.Sprintf(" The hub last heard from the device on %s UTC, from the address %s.", d.LastSeen.UTC().Format("2 January 2006, 15:04:05"), d.LastSeenAddr)
 }

@@ -9,18 +9,17 @@ import (
 	"gangway/tcg"
 )
 
-// titles are the links' titles.
 var titles = map[string]string{
 	Maker: "Maker's root", EK: "EK", AIK: "AIK", IDevID: "IDevID", Connection: "This connection",
 }
 
-// exact says what each link stands for, for an expert.
+// exact holds each link's Exact text.
 var exact = map[string]string{
 	Maker:      "The EK certificate chains to a TPM maker's root in this hub's trust store.",
-	EK:         "The request's EK is the key of the EK certificate, was made from a TCG template, and belongs to the TPM that answered.",
-	AIK:        "The AIK is a restricted signing key, fixed to its TPM. The credential that was encrypted to EK and AIK was opened, so both are in one TPM.",
-	IDevID:     "The AIK certified the IDevID key (TPM2_Certify): a signing key, fixed to the same TPM, a primary key of the endorsement hierarchy. The request is signed by it.",
-	Connection: "The peer of a TLS connection proved the IDevID key; a quote on such a connection reports the boot.",
+	EK:         "The request's EK is the key of the EK certificate and was made from a TCG template. Only the TPM that has this EK can open the credential that the hub encrypts to it.",
+	AIK:        "The AIK is a restricted signing key, fixed to its TPM. The TPM opened the credential that the hub had encrypted to both EK and AIK, so both keys are in one TPM.",
+	IDevID:     "The AIK certified the IDevID key (TPM2_Certify): it is a signing key, fixed to the same TPM, and a primary key of the endorsement hierarchy. The IDevID key signed the request.",
+	Connection: "The device proved on a TLS connection that it has the IDevID key. A TPM quote on such a connection reports the boot.",
 }
 
 // describe sets the texts of a link.
@@ -46,7 +45,7 @@ func (r *reader) describe(l *Link) {
 	}
 }
 
-// software reports whether the EK certificate names a software TPM.
+// software reports whether the EK certificate describes a software TPM.
 func (r *reader) software() bool {
 	e := r.f.Enrolment
 	return evidence.IsSoftwareTPM(e.Manufacturer) || strings.Contains(strings.ToLower(e.Model), "swtpm")
@@ -60,7 +59,7 @@ func (r *reader) makerWords(s State) string {
 			name = rootName(r)
 		}
 		if r.software() {
-			return "A certificate authority that this hub trusts vouches for this chip: " + name + ". It is a program, which your policy allows by name, and no hardware."
+			return "A certificate authority that this hub trusts vouches for this chip: " + name + ". It is a program, not hardware. Your policy allows it by name."
 		}
 		return "A chip maker that this hub trusts vouches for this chip: " + name + "."
 	case Decided:
@@ -69,14 +68,14 @@ func (r *reader) makerWords(s State) string {
 		return "No chip maker that this hub trusts vouches for this chip. You must decide."
 	case Refused:
 		if r.f.Verdict.Passed("ek-chain") {
-			return "A chip maker vouched for this chip when it came aboard, but this hub no longer trusts that maker's root."
+			return "A chip maker vouched for this chip when the device enrolled, but this hub no longer trusts that maker's root."
 		}
 		return "No chip maker that this hub trusts vouches for this chip."
 	}
-	return "The device sent no maker's certificate, so nothing could be traced back to a chip maker."
+	return "The device sent no certificate from its chip maker, so the hub could not verify who made the chip."
 }
 
-// rootName returns the name of the maker's root, for a person.
+// rootName returns the name of the maker's root CA, for display.
 func rootName(r *reader) string {
 	s := r.f.Root.Subject
 	for _, name := range append([]string{s.CommonName}, s.Organization...) {
@@ -90,18 +89,21 @@ func rootName(r *reader) string {
 func (r *reader) ekWords(s State) string {
 	switch s {
 	case Verified:
-		return "This is the very chip that the certificate describes: it opened a message that only this chip can open."
+		return "This is the chip that the certificate describes: it opened a message that only that chip can open."
 	case Decided:
 		if r.f.Enrolment.EKCertificate == nil {
-			return "The chip has no certificate of its maker. " + r.decision()
+			return "The chip has no certificate from its maker. " + r.decision()
 		}
-		return "The chip's certificate or kind left a question open. " + r.decision()
+		return "A check of the chip or of its certificate left a question open. " + r.decision()
 	case Waiting:
-		return "The chip leaves a question open that you must decide."
+		return "A check of the chip left a question open. You must decide."
 	case Refused:
 		return "The hub refused this chip."
 	}
-	return "Whether this chip is the one of a certificate was not examined."
+	if !r.activated() && !r.twoSteps() {
+		return "No chip has proved yet that it has this endorsement key."
+	}
+	return "The hub did not examine whether a certificate describes this chip."
 }
 
 func (r *reader) keyWords(s State, verified string) string {
@@ -109,20 +111,20 @@ func (r *reader) keyWords(s State, verified string) string {
 	case Verified:
 		return verified
 	case NotExamined:
-		return "Whether this key is in the chip was not examined, or is not proven yet."
+		return "The hub did not examine whether this key is in the chip, or the device has not proved it yet."
 	case Refused:
 		return "The hub refused this key."
 	}
-	return "This key leaves a question open. " + r.decision()
+	return "A check of this key left a question open. " + r.decision()
 }
 
 func (r *reader) connectionWords(s State) string {
 	d := r.f.Device
 	switch s {
 	case Verified:
-		return "The device proved on a connection of its own that it has this key, which no other machine has." + lastSeen(d)
+		return "The device proved on its own connection that it has this key. No other machine has the key." + lastSeen(d)
 	case Decided:
-		return "The device proved its key. Something looked like a copy of the machine, and " + r.f.CloneBy + " decided that it is one machine." + lastSeen(d)
+		return "The device proved its key. The hub found a sign of a copied machine, but " + r.f.CloneBy + " decided that it is one machine." + lastSeen(d)
 	case NotExamined:
 		return "The hub has not recorded a connection on which the device proved this key." + lastSeen(d)
 	}
@@ -131,13 +133,13 @@ func (r *reader) connectionWords(s State) string {
 	case d.Clone == store.CloneRefused || r.f.CloneDecision == clone.TwoMachines:
 		return "Several machines run with this chip's state, so the hub refuses all of them." + lastSeen(d)
 	case r.f.Clone != "":
-		words += "several machines may have it: you must decide."
+		words += "several machines may have the key: you must decide."
 	case r.f.BootState == store.BootChanged:
-		words += "it did not boot what it booted before."
+		words += "its newest boot differs from the reference."
 	case r.f.BootState == store.BootRefused:
-		words += "its newest boot measurement does not hold."
+		words += "the hub refused its newest boot measurement."
 	default:
-		words += "its boot is not measured, as your policy requires."
+		words += "the hub has no boot measurement of it, and your policy requires one."
 	}
 	if s == Refused {
 		words += " The hub refuses its requests."

@@ -12,8 +12,8 @@ const (
 	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"), and the TPM reads it some time before
 	// the hub receives the value.
 	fastest = 1.2
-	// aheadTolerance is the additional tolerance for a fast clock, because the hub's own clock is adjusted
-	// at times.
+	// aheadTolerance is an additional tolerance for a fast TPM clock, because the clock of the hub
+	// is sometimes adjusted.
 	aheadTolerance = 10 * time.Second
 	// maxLoss is how much a clock may lose at a power failure. A TPM stores its clock at least
 	// every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice that.
@@ -47,7 +47,7 @@ func contradiction(a, b Boot) conflict {
 		if words == "" {
 			words = fmt.Sprintf("The TPM's clock was set back by %v.", -clocks)
 		}
-		return conflict{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: its clock counts %v since it was last cleared, but only %v passed. An older state of the TPM was restored, or a copy of it is running.",
+		return conflict{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: its clock counts %v since it was last cleared, but only %v passed between the two attestations. An older state of the TPM was restored, or a copy of the TPM's state is running.",
 			millis(b.Counters.Clock), b.To.Sub(a.To).Round(time.Second))}
 	}
 	if a.From.IsZero() {
@@ -60,13 +60,14 @@ func contradiction(a, b Boot) conflict {
 	return conflict{}
 }
 
-// lower reports whether a's counters are lower than b's.
+// lower reports whether a's counters are lower than b's: the reset count or, if both reset counts
+// are equal, the restart count.
 func lower(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount
 }
 
-// begin returns the earliest time of the sighting.
+// begin returns the earliest possible time of the attestation.
 func (b Boot) begin() time.Time {
 	if b.From.IsZero() {
 		return b.To.Add(-assumedDuration)

@@ -23,8 +23,8 @@ func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.S
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial turns a sighting into the sighting of an onboarding. Its certification may have been made
-// at any earlier time.
+// serial returns s as the sighting of an onboarding with a serial number. From is zero, because the
+// device may have made the certification at any earlier time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s
@@ -86,7 +86,7 @@ func codes(r *clone.Record) (all []string) {
 	return all
 }
 
-// Behaviour that a single TPM cannot show is found and named.
+// Each behaviour that a single TPM cannot show gives a finding with the right code and words.
 func TestCopiedStateIsFound(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -182,11 +182,11 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	if r.State() != "" || r.Decision != clone.OneMachine || r.By != "ada" {
 		t.Errorf("%q %+v", r.State(), r)
 	}
-	// The same finding again: the owner has answered it.
+	// The same finding again gives nothing: the owner has answered it.
 	if found := r.Add(at(2*m, 5, 0, 8*h)); len(found) != 0 || r.State() != "" {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	// A finding with another code: the owner has not answered it.
+	// A finding with another code is reported: the owner has not answered it.
 	if found := r.Add(at(3*m, 6, 0, 90*h)); len(found) != 1 || r.State() != clone.Suspected {
 		t.Errorf("%q %+v", r.State(), found)
 	}

@@ -31,7 +31,8 @@ func (k *machine) runs(d time.Duration) {
 // rests advances the time with the TPM powered off.
 func (k *machine) rests(d time.Duration) { k.now = k.now.Add(d) }
 
-// quote returns the sighting of a quote that takes some time.
+// quote returns the sighting of a TPM quote whose duration is `takes`. The TPM reads its clock in
+// the middle of that time.
 func (k *machine) quote(takes time.Duration) clone.Sighting {
 	from := k.now.Truncate(time.Second)
 	k.runs(takes / 2)
@@ -44,7 +45,8 @@ func between(lo, hi time.Duration) *rapid.Generator[time.Duration] {
 	return rapid.Map(rapid.Int64Range(int64(lo), int64(hi)), func(n int64) time.Duration { return time.Duration(n) })
 }
 
-// Nothing is found for a single machine, whatever happens to it.
+// A single machine never gives a finding, whatever sequence of reboots, power cuts, suspensions and
+// TPM2_Clear it goes through.
 func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -75,9 +77,9 @@ func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 	})
 }
 
-// Two machines that start from one TPM state and connect alternately are suspected, whatever the
-// number of their boots. They are certain if their clocks differ by more than the time between
-// their connections.
+// Two machines that start from one TPM state and connect alternately are suspected, even if one of
+// them has booted more often. If their clocks differ by more than the time between their
+// connections, the state is Certain.
 func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -96,7 +98,7 @@ func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 				r.Add(k.quote(200 * time.Millisecond))
 				first.runs(every)
 				second.runs(every)
-				// Both machines see the same time.
+				// Both machines live in the same real time: advance the one that is behind.
 				later := first.now
 				if second.now.After(later) {
 					later = second.now

@@ -12,23 +12,23 @@ import (
 type Anchors struct {
 	Roots         []*x509.Certificate
 	Intermediates []*x509.Certificate
-	// Origins names the source of each root for a person, by the SHA-256 of its DER: "built in",
-	// "file makers.pem".
+	// Origins maps the SHA-256 of a root's DER to the root's source, in words for a person: "built
+	// in", "file makers.pem".
 	Origins map[[32]byte]string
-	// A chain with one of the Distrusted certificates is refused, also if a device sent the
-	// certificate. The same holds for any other certificate of the same key, unless it is among
-	// Roots or Intermediates.
+	// Distrusted holds certificates that no chain may contain, even if a device sends the
+	// certificate itself. A chain is also refused if it contains another certificate with a
+	// distrusted key, unless that certificate is among Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 
-// NewTrustOf makes a Trust. A root that is not a CA certificate is an error.
+// NewTrustOf makes a Trust. It returns an error if a root is not a CA certificate.
 func NewTrustOf(a Anchors) (*Trust, error) {
 	t, err := newTrust(a, barring(a))
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// withDistrusted also accepts the distrusted CAs. With it, the Trust can tell a chain to a
-	// distrusted CA from a chain to an unknown one.
+	// The second Trust also accepts the distrusted CAs. With its help, Trust.chain can tell a chain
+	// to a distrusted CA from a chain to an unknown one.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {
@@ -47,8 +47,9 @@ func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
 
 var errDistrusted = errors.New("a certificate of the chain is distrusted")
 
-// barring returns a constraint that refuses chains with a distrusted certificate, or nil if nothing
-// is distrusted. It is set on the roots, so x509 applies it to every chain.
+// barring returns a function that refuses each chain with a distrusted certificate, or nil if no
+// certificate is distrusted. newTrust sets the function as a constraint on the roots, so
+// crypto/x509 calls it for every chain.
 func barring(a Anchors) func([]*x509.Certificate) error {
 	if len(a.Distrusted) == 0 {
 		return nil
@@ -84,6 +85,7 @@ func (t *Trust) origin(root *x509.Certificate) string {
 	return fmt.Sprintf(" The root's source: %s.", words)
 }
 
-// MayIssue checks that a certificate can issue EK certificates: it is a CA's, its key usage allows
-// signing certificates, and its key is RSA of at least 2048 bits or ECDSA.
+// MayIssue returns an error if a certificate cannot issue EK certificates: it must be a CA
+// certificate, its key usage must allow signing certificates, and its key must be ECDSA, or RSA of
+// at least 2048 bits.
 func MayIssue(c *x509.Certificate) error { return mayIssue(c) }

@@ -38,8 +38,9 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	}
 }
 
-// A distrusted root stays distrusted under another certificate of the same key, even if a trusted
-// maker signed that certificate. The exception is a certificate that the operator trusts.
+// The key of a distrusted root stays distrusted in another certificate, even if a trusted maker
+// signed that certificate. A chain with the other certificate is accepted only if the operator
+// trusts that certificate.
 func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// scene is what most attacks need: a trusted maker, two genuine devices of that maker, and a join
-// token.
+// scene holds what most attack tests need: a trusted maker, two genuine devices of that maker, and
+// a join token.
 type scene struct {
 	maker    *fleet.Maker
 	trust    *evidence.Trust
@@ -26,8 +26,8 @@ type scene struct {
 	token    *wire.TokenFile
 }
 
-// goodMaker is the maker of all scenes. Its RSA keys are made only once, which saves most of the
-// tests' time. Nothing changes it.
+// goodMaker returns the maker of all scenes. It makes the maker's RSA keys only once, which saves
+// most of the tests' time. Tests must not change this maker.
 var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
 func newScene(t testing.TB) *scene {
@@ -109,7 +109,7 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 			t.Errorf("EK %s: %d checks", ek, len(v.Checks))
 		}
 		for _, step := range v.Checks {
-			// No result is expected of these checks, because the test has no EK list and no rules.
+			// These checks are skipped, because the test has no EK list and no rules.
 			idle := step.Check == "ek-list" || step.Check == "policy"
 			if step.OK == idle || step.Skipped != idle || !strings.HasSuffix(step.Detail, ".") {
 				t.Errorf("check %+v neither passed nor was skipped, or its detail is not a sentence", step)
@@ -215,7 +215,8 @@ func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
 		Certify: func(a []byte) []byte { return must(s.victim.IAK.Sign(a))(t) },
 	})
 	s.refused(t, body, "certify-signature")
-	// If the signature were valid, the signer that the TPM attests would still not match.
+	// Here the attacker's own IAK signs, so the signature is valid. The attestation still names the
+	// victim's IAK as the signer.
 	body = s.request(t, s.attacker, fleet.RequestChange{
 		Attest: func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 	})
@@ -307,7 +308,7 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
 }
 
-// A cached result of a verification expires with the certificates.
+// A cached verification result is not used once a certificate of the chain has expired.
 func TestRejectsIntermediateThatExpiredSinceItWasVerified(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -370,8 +371,8 @@ func TestRejectsCertificateForAnotherPurpose(t *testing.T) {
 func TestRejectsLeafSignedByAnotherLeaf(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	// The victim's EK key is used as a CA's key: its certificate is genuine and chains to the root,
-	// but is not a CA certificate.
+	// The victim signs the attacker's EK certificate with its EK. The victim's certificate is
+	// genuine and chains to the root, but is not a CA certificate.
 	victim := must(x509.ParseCertificate(s.victim.EKCert))(t)
 	subject := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
 	subject.Subject.CommonName = "victim"
@@ -387,7 +388,7 @@ func TestRejectsLeafSignedByAnotherLeaf(t *testing.T) {
 
 func TestRejectsPathLongerThanItsConstraint(t *testing.T) {
 	t.Parallel()
-	// A maker's CA with pathLen 0 issues a sub-CA, which issues an EK.
+	// A maker's CA with pathLen 0 issues a sub-CA, which issues the attacker's EK certificate.
 	key := must(fleet.NewKey(tcg.IDevIDTemplates[1], nil))(t)
 	sub := must(fleet.NewKey(tcg.IDevIDTemplates[1], nil))(t)
 	caCert := func(cn string, zero bool) *x509.Certificate {
@@ -405,7 +406,7 @@ func TestRejectsPathLongerThanItsConstraint(t *testing.T) {
 	template := must(fleet.EKTemplate(s.attacker.EK.Private.Public()))(t)
 	s.attacker.EKCert = must(fleet.Issue(template, subCert, s.attacker.EK.Private.Public(), sub.Private))(t).Raw
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-chain-untrusted")
-	// The root itself may issue EK certificates.
+	// With pathLen 0, the root may still issue EK certificates itself.
 	s.attacker.EKCert = must(fleet.Issue(template, rootCert, s.attacker.EK.Private.Public(), key.Private))(t).Raw
 	if v := s.judge(s.request(t, s.attacker, fleet.RequestChange{})); !v.Accepted() {
 		t.Fatal(v.Refusal.Reason)
@@ -464,8 +465,8 @@ func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
 	}
 }
 
-// None of 10,000 mutations of a good request is accepted. Bits are flipped, bytes are replaced,
-// removed and doubled, and the end is cut.
+// None of 10,000 mutations of a valid request is accepted. A mutation flips bits, replaces, removes
+// or doubles bytes, or cuts off the end.
 func TestRejectsMutations(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

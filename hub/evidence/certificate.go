@@ -5,10 +5,11 @@ import (
 )
 
 // VerifyCertificate judges an EK certificate without a request. It adds Verify's checks
-// "ek-certificate" and "ek-chain" to v, and also "ek-key" if that one fails. It does not show who
-// holds the key. It assumes that the EK was made from the first template that makes keys of its
-// kind, and refuses a key that no template makes. chain holds DER certificates that came with the
-// EK certificate: they are untrusted, but may be its intermediates.
+// "ek-certificate" and "ek-chain" to v. It runs the check "ek-key" too, but adds it only if it
+// fails. VerifyCertificate does not show who holds the key. It assumes that the EK was made from
+// the first template that makes keys of its kind, and refuses a key that no template makes. chain
+// holds DER certificates that came with the EK certificate: they are untrusted, but may be its
+// intermediates.
 func VerifyCertificate(v *Verdict, e *tcg.EKCertificate, chain [][]byte, in *Input) {
 	r := &Request{EKCertificate: e, Chain: chain}
 	if may := tcg.FromKey(tcg.EKTemplates, e.PublicKey); len(may) > 0 {

@@ -14,8 +14,8 @@ import (
 	"gangway/tcg"
 )
 
-// If a request with this key would be refused, the EK certificate alone is refused too, by the same
-// check.
+// VerifyCertificate refuses a certificate whose key no EK template makes. The code is the same as
+// for a request with that key.
 func TestCertificateOfAKeyThatNoTemplateMakesIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -154,8 +154,9 @@ func readGeneralName(s *cryptobyte.String) (n generalName, ok bool) {
 	return generalName{uint8(tag) & 0x1F, content}, uint8(tag)&0xC0 == 0x80
 }
 
-// constraints is a NameConstraints (RFC 5280, 4.2.1.10). partly marks the name forms of subtrees
-// with a minimum or maximum, which RFC 5280 does not use.
+// constraints is a NameConstraints (RFC 5280, 4.2.1.10). partly[tag] is true if a subtree of that
+// name form has a minimum or maximum. RFC 5280 does not allow these bounds, and this package does
+// not evaluate them.
 type constraints struct {
 	permitted, excluded []generalName
 	partly              map[uint8]bool

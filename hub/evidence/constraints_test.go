@@ -44,8 +44,8 @@ func attribute(value string, id ...int) pkix.AttributeTypeAndValue {
 	return pkix.AttributeTypeAndValue{Type: id, Value: value}
 }
 
-// constrained returns the maker with its intermediate CA's certificate replaced by one that change
-// has altered.
+// constrained returns a copy of the maker whose intermediate CA certificate is altered by change.
+// It returns the maker itself if change is nil.
 func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *fleet.Maker {
 	t.Helper()
 	if change == nil {
@@ -105,7 +105,8 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 			Minimum int `asn1:"tag:0"`
 		}{asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: dn(t, otherMaker)}, 3}))(t)), says: "name"},
 
-		// If the certificate has no name of a form, a constraint on that form has no effect.
+		// A constraint on a form of names has no effect if the certificate has no name of that
+		// form.
 		"DNS names":   {intermediate: constrain(t, true, subtree(t, 2, []byte("maker.example")), nil), good: true},
 		"other names": {intermediate: constrain(t, true, subtree(t, 8, []byte{42}), nil), good: true},
 	} {
@@ -164,7 +165,7 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 		name   string
 		tag    int
 		limit  string
-		names  map[string]bool // value: is it in the subtree?
+		names  map[string]bool // key: a name; value: is the name in the subtree?
 		always bool            // the form is not supported, so a constraint on it refuses both names
 	}{
 		{"DNS", 2, "maker.example", map[string]bool{"maker.example": true, "TPM.Maker.Example": true, "notmaker.example": false, "example": false}, false},
@@ -197,7 +198,8 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 	}
 }
 
-// If a CA has a constrained chain and an unconstrained one, the unconstrained one counts.
+// A CA has two chains, and only one of them has name constraints that exclude the EK certificate.
+// The EK certificate is accepted through the other chain.
 func TestUnconstrainedChainBesideAConstrainedOneCounts(t *testing.T) {
 	t.Parallel()
 	m := must(goodMaker())(t)

@@ -3,11 +3,11 @@
 // these are arguments, so that every attack can be a row of a table in a test.
 //
 // Parse turns a request into a Request, which does not change afterwards. Verify judges that
-// object, and the hub continues only with values from that object. (Keylime's CVE-2022-1053 was a
-// second fetch between the check and the use.)
+// object, and the hub continues only with values from that object. (In Keylime's CVE-2022-1053,
+// data was fetched once for the check and again for its use, so the two could differ.)
 //
 // Verify cannot show that the IAK is in the TPM of the EK certificate: a request does not prove
-// that. The reply does, because only that TPM can open it; see package wire.
+// that. The reply proves it, because only that TPM can open the reply; see package wire.
 package evidence
 
 import (
@@ -22,12 +22,13 @@ import (
 	"gangway/wire"
 )
 
-// Refusal is an error: a check failed. With Ask set it is a question.
+// Refusal is the error of a failed check. If Ask is set, the Refusal is a question.
 type Refusal struct {
 	Code   string `json:"code"`   // stable, lower case, e.g. "certify-name"
 	Reason string `json:"reason"` // what is wrong, for a person
 	Hint   string `json:"hint"`   // the remedy, for a person
-	// Ask marks a question. A person may decide it, so it does not refuse the request by itself.
+	// Ask marks a question: a person may accept the failure, so the failure does not refuse the
+	// request by itself.
 	Ask bool `json:"ask,omitempty"`
 }
 
@@ -69,9 +70,9 @@ type Request struct {
 	ignored  []string // notes about ignored parts of the request
 }
 
-// Parse parses a request and all the structures in it, and computes the names. It checks the CSR's
-// hash, but no signature. The Request aliases raw, which must not change afterwards. Its errors are
-// of type *Refusal.
+// Parse parses a request and all the structures in it, and computes the TPM names of its keys. It
+// checks the CSR's hash, but no signature. The Request aliases raw, which must not change
+// afterwards. The errors are of type *Refusal.
 func Parse(raw []byte) (*Request, error) {
 	csr, err := tcg.ParseCSR(raw)
 	if err == tcg.ErrCSRHash {
@@ -97,7 +98,8 @@ func Parse(raw []byte) (*Request, error) {
 			return nil, refuse("csr-malformed", fmt.Sprintf("The field %s of the TCG-CSR-IDEVID must be empty, but has %d bytes.", f.name, len(f.value)), "Leave it empty; docs/protocol.md#2-the-request-post-onboard lists the fields that the hub reads. The device reports its boot later, at /device/boot.")
 		}
 	}
-	// A TPM without an EK certificate sends the EK's public area in its place.
+	// If a TPM has no EK certificate, the device sends the EK's public area in the certificate's
+	// field.
 	certificate := csr.EKCert
 	if bytes.Equal(certificate, r.CAData.EKPublic) {
 		certificate = nil
@@ -122,10 +124,10 @@ func Parse(raw []byte) (*Request, error) {
 
 const hintChain = "Send one certificate in each entry, without padding, and nothing else."
 
-// checkChain refuses a chain if an entry is not a certificate. An entry that has the outline of a
-// certificate and cannot be parsed is ignored, with a note: some TPMs hold malformed certificates
-// that their chain does not need. refused has the code and the hint of the refusal; checkChain adds
-// the reason.
+// checkChain refuses a chain if an entry is not a certificate. If an entry has the outline of a
+// certificate in DER but cannot be parsed, checkChain ignores it and adds a note: some TPMs hold
+// malformed certificates that their chain does not need. The argument refused has the code and the
+// hint of the refusal; checkChain adds the reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {
@@ -201,7 +203,7 @@ const (
 	hintDamaged = "Send the request again. If this happens again, the device's agent is faulty."
 	hintTPM     = "Onboard with the TPM's own keys and EK certificate; docs/protocol.md says what the hub requires of them."
 	hintApprove = "If the machine is yours, compare the EK hash with the one that the machine shows, and approve it; 'gangway device ls' lists the waiting devices."
-	hintTrust   = "If you trust this maker, import its root with 'gangway trust import'. If only this machine is yours, approve it."
+	hintTrust   = "If you trust this maker, import its root with 'gangway trust import'. If you trust only this machine, approve it."
 )
 
 func malformed(code, what string, err error) *Refusal {
@@ -240,10 +242,11 @@ func (r *Request) EKCertificateDER() []byte {
 // ids have 4 characters.
 const maxMaker = 32
 
-// HardwareSerial identifies the TPM in certificates (HardwareModuleName, RFC 4108; DevID 8.2): the
-// manufacturer, then the first 16 bytes of the EK hash in hexadecimal. Serial numbers are unique
-// only for one issuer, so they are not used. The manufacturer is left out unless resident is true
-// (see Verdict.Resident): otherwise only the sender states it.
+// HardwareSerial returns the text that identifies the TPM in certificates (HardwareModuleName, RFC
+// 4108; DevID 8.2): the manufacturer, then the first 16 bytes of the EK hash in hexadecimal. It
+// does not use serial numbers, which are unique only for one issuer. It leaves out the manufacturer
+// unless resident is true (see Verdict.Resident): without TPM residency, only the sender states the
+// manufacturer.
 func (r *Request) HardwareSerial(resident bool) string {
 	maker := ""
 	if resident {
@@ -255,15 +258,15 @@ func (r *Request) HardwareSerial(resident bool) string {
 	return maker + ":" + hex.EncodeToString(r.EKHash[:16])
 }
 
-// Resident reports whether a verdict shows TPM residency (the TCG's term): the maker vouches that
-// the request's keys are in a TPM, once the TPM has opened its credential. The EK must have a
-// certificate that leads to a trusted root. A person's approval does not show residency.
+// Resident reports whether a verdict shows TPM residency (the TCG's term): the EK has a certificate
+// that leads to a trusted root. As soon as the TPM has opened the hub's reply, its maker vouches
+// that the request's keys are in that TPM. A person's approval does not show residency.
 func (v *Verdict) Resident(r *Request) bool {
 	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }
 
-// omission returns the device's statement why there is no EK certificate, as a sentence to append
-// to another one, or "" if the device states nothing.
+// omission returns the reason that the device states for sending no EK certificate. It is a
+// sentence to append to another one, or "" if the device states no reason.
 func (r *Request) omission() string {
 	if r.CAData == nil || r.CAData.Omission.Why == 0 {
 		return ""

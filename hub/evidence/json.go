@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// JSON encodes v exactly as json.Marshal does. Almost every verdict is an acceptance in plain
-// ASCII, which JSON writes without reflection.
+// JSON encodes v exactly as json.Marshal does. Almost every verdict accepts the request and is
+// plain ASCII; JSON encodes such a verdict without reflection, which is faster.
 func (v *Verdict) JSON() ([]byte, error) {
 	asked := slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Ask || s.OK && s.Skipped })
 	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Checks == nil {

@@ -8,15 +8,16 @@ import (
 	"gangway/tcg"
 )
 
-// EKKinds lists the templates of the EK profile that a TPM's EK may be made from. A TPM has one EK
-// for each template, and nothing in the TPM links them. If a policy allows only one kind for a
-// maker, each of its TPMs can be only one device. The certificate vouches for the key's algorithm.
-// Nothing vouches for the range, low or high: the device states it.
+// EKKinds lists the templates of the EK profile from which a TPM's EK may be made. A TPM has one EK
+// for each template, and nothing in the TPM links its EKs: one TPM could become several devices. If
+// a policy allows only one kind for a maker, each of the maker's TPMs can be only one device. The
+// EK certificate vouches for the key's algorithm. Nothing vouches for the template's range, low (L)
+// or high (H): the device states it.
 type EKKinds struct {
-	Name string // the policy that has them, for a person: "the hub's policy"
-	// Of lists templates ("L-1", "H-3") by the name of a maker or model, as the EK certificate has
-	// it but in lower case. NoMaker stands for EKs without a certificate, AnyMaker for all makers
-	// and models that are not listed.
+	Name string // the policy that has this list, for a person: "the hub's policy"
+	// Of maps a maker or model to the allowed templates ("L-1", "H-3"). The key is the name in the
+	// EK certificate, in lower case. The key NoMaker applies to EKs without a certificate, AnyMaker
+	// to all makers and models that are not listed.
 	Of map[string][]string
 }
 
@@ -26,7 +27,8 @@ const (
 	AnyMaker = "*"
 )
 
-// kinds returns the list of the first name that has one.
+// kinds returns the allowed templates of the first of names that Of has, or else those of AnyMaker.
+// ok is false if Of has neither.
 func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 	for _, name := range append(names, AnyMaker) {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {
@@ -45,11 +47,12 @@ var pcClientKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
 var defaultKinds = map[string][]string{
 	"amd": pcClientKinds, "ifx": pcClientKinds, "intc": pcClientKinds, "ntc": pcClientKinds, "ntz": pcClientKinds, "stm": pcClientKinds,
 	"goog":  {"L-1", "L-2"},
-	"swtpm": {"L-1", "H-3", "H-6"}, // swtpm_setup: RSA 2048, P-384; later RSA 3072
+	"swtpm": {"L-1", "H-3", "H-6"}, // swtpm_setup makes RSA 2048 and P-384; newer versions make RSA 3072
 }
 
-// checkKind runs after checkEKKey, so the EK was made from a template. If the EK certificate does
-// not lead to a trusted root, its kind must be allowed twice: for the names in the certificate, and
+// checkKind checks that the policies allow the kind of the EK. It runs after checkEKKey, so the EK
+// was made from a template. If the EK certificate does not lead to a trusted root, anyone can have
+// made it. Each policy must then allow the EK's kind twice: for the names in the certificate, and
 // for EKs without a certificate.
 func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	t := tcg.Match(tcg.EKTemplates, r.EK)

@@ -13,7 +13,7 @@ import (
 // certificate is accepted if it was valid when the EK certificate was issued. ok is false if there
 // is no such chain, or if the certificate does not belong to the request's EK.
 //
-// This is not a verdict: it finds the certificates that the hub should store.
+// KnownChain does not judge the request: it finds the certificates that the hub should store.
 func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 	e, t := r.EKCertificate, in.Trust
 	if e == nil || !r.EK.Is(e.PublicKey) || checkIsEKCertificate(e) != nil {
@@ -68,12 +68,12 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 	return &recalled, nil
 }
 
-// AddOmitted adds to v the objections from the verdict about an EK certificate that the request
-// left out: its refusal, or the questions that v does not have yet. A certificate that was left out
-// never counts in favour of a request: otherwise a stranger could learn from the answer that the
-// hub knows the EK.
+// AddOmitted adds the failures of another verdict to v: the verdict about an EK certificate that
+// the hub knows, but that the request left out. It adds that verdict's refusal or, if there is none,
+// those of its questions that v does not have yet. A left-out certificate never counts in favour of
+// a request: otherwise a stranger could learn from the answer that the hub knows the EK.
 func (v *Verdict) AddOmitted(of *Verdict) {
-	const left = "An EK certificate that was sent earlier for this EK is missing now, and counts against the request: "
+	const left = "The request leaves out an EK certificate that was sent earlier for this EK. That certificate fails a check: "
 	said := func(r *Refusal) *Refusal {
 		c := *r
 		c.Reason = left + r.Reason

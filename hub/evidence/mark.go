@@ -11,28 +11,30 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Mark is a value in an EK certificate that a maker may give to only one TPM. Two certificates of
-// different EKs with an equal mark may belong to the same TPM; nothing in a TPM links its EKs.
+// Mark is a value in an EK certificate that is probably unique to one TPM, for example a long
+// serial number. If the certificates of two EKs have an equal mark, both EKs may belong to the same
+// TPM. The hub compares marks because nothing in a TPM links its EKs.
 type Mark struct {
 	Value string // to compare
 	What  string // for a person, "the same serial number"
 }
 
-// minSerial is the length of the shortest serial number that is a mark, in bits. Shorter ones are
-// counters, which repeat from CA to CA.
+// minSerial is the minimum length, in bits, of a serial number that counts as a mark. Shorter
+// serial numbers are counters, and different CAs use the same ones.
 const minSerial = 64
 
 var (
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
 	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-	// Types of otherNames that identify a device: RFC 4108, 5 and RFC 4043, 3.
+	// Ids of a device: two types of otherName (RFC 4108, 5 and RFC 4043, 3), and the attribute uid
+	// of a name (RFC 4519, 2.39).
 	oidHardwareModule = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}
 	oidPermanentID    = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 3}
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 )
 
-// TPMMarks returns the marks of an EK certificate: its serial number, and the maker's id of the
-// device, if the subject or the directory names contain one.
+// TPMMarks returns the marks of an EK certificate, at most maxMarks: its serial number, and the
+// maker's ids of the device in its subject and subject alternative names.
 func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 	maker := e.Manufacturer + "\x00"
 	if n := e.Certificate.SerialNumber; n.BitLen() >= minSerial {
@@ -45,7 +47,7 @@ func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 			switch {
 			case !ok:
 			case a.Type.Equal(oidSerialNumber) && len(text) >= 6, (a.Type.Equal(oidCommonName) || a.Type.Equal(oidUserID)) && hasID(text):
-				marks = append(marks, Mark{"device\x00" + maker + text, "the same device id of the maker's"})
+				marks = append(marks, Mark{"device\x00" + maker + text, "the same device id from the maker"})
 			}
 		}
 	}
@@ -69,7 +71,7 @@ func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 			if !s.ReadASN1ObjectIdentifier(&form) || !form.Equal(oidHardwareModule) && !form.Equal(oidPermanentID) {
 				continue
 			}
-			marks = append(marks, Mark{"device\x00" + maker + hex.EncodeToString(n.content), "the same device id of the maker's"})
+			marks = append(marks, Mark{"device\x00" + maker + hex.EncodeToString(n.content), "the same device id from the maker"})
 		}
 	}
 	return distinct(marks)
@@ -89,11 +91,11 @@ func distinct(marks []Mark) (out []Mark) {
 	return out
 }
 
-// maxMarks is the largest number of marks that the hub stores of one certificate.
+// maxMarks is the maximum number of marks that the hub stores for one certificate.
 const maxMarks = 8
 
 // hasID reports whether a text contains an id: 12 hexadecimal digits or more, possibly with
-// separators between them, as in a UUID. The text "unknown" does not.
+// separators between them, as in a UUID. A word like "unknown" is not an id.
 func hasID(text string) bool {
 	run, digits := 0, false
 	for _, c := range text {

@@ -7,13 +7,13 @@ import (
 	"gangway/tcg"
 )
 
-// canonical returns a CA certificate with canonical names (tcg.CanonicalName), so that a chain is
-// found even if a maker wrote one name in two string types (STMicroelectronics' ECC intermediates
-// and their root). Names only serve to find issuers. Signatures are verified over the signed bytes,
-// which do not change.
+// canonical returns a CA certificate with canonical names (tcg.CanonicalName). Some makers wrote
+// the same name in two string types, for example STMicroelectronics in its ECC root and
+// intermediates; without canonical names, no chain would be found. Names are used only to find
+// issuers: signatures are verified over the signed bytes, which do not change.
 //
-// It also removes name constraints from the extensions that crypto/x509 did not handle:
-// chainMayIssue and checkNames check all of them.
+// canonical also removes name constraints from UnhandledCriticalExtensions: crypto/x509 would
+// refuse the certificate, but chainMayIssue and checkNames check all its name constraints.
 func canonical(c *x509.Certificate) *x509.Certificate {
 	subject, issuer := tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)
 	unread := slices.ContainsFunc(c.UnhandledCriticalExtensions, oidNameConstraints.Equal)

@@ -36,14 +36,14 @@ func ParseAction(s string) (Action, bool) {
 // refuse.
 type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
-	NoCertificate Action // the TPM has no EK certificate; Accept means Ask
-	UnknownMaker  Action // no chain leads to a trusted root; Accept means Ask
+	NoCertificate Action // the TPM has no EK certificate; Accept has the effect of Ask
+	UnknownMaker  Action // no chain leads to a trusted root; Accept has the effect of Ask
 	Unlisted      Action // the owner has an EK list, and the EK is not on it
 	UnlistedByHub Action // the same for the hub's EK list
 	// Software lists the software TPMs to accept, by model or maker ("swtpm", "GOOG"). Case is
 	// ignored.
 	Software []string
-	// EKKinds are the EKKinds of the hub's and of the owner's policy. Each of them must allow the
+	// EKKinds holds the lists of the hub's and of the owner's policy. Each list must allow the
 	// EK's kind.
 	EKKinds []EKKinds
 	// Layers are the hub's rules and the owner's. In each layer the first matching rule decides; a
@@ -64,8 +64,8 @@ type Layer struct {
 
 // Rule matches a TPM if all its conditions match. An empty condition always matches.
 type Rule struct {
-	Maker         string // as in the EK certificate, "IFX"; "none": it names no maker; case is ignored
-	Model         string // pattern for path.Match; case is ignored
+	Maker         string // the maker in the EK certificate, "IFX"; "none" if it names no maker; case is ignored
+	Model         string // a pattern for path.Match; case is ignored
 	FirmwareBelow Firmware
 	Then          Action
 	Reason        string // a sentence for a person; may be empty
@@ -82,16 +82,17 @@ func (v Firmware) String() string {
 // Listing is the result of looking up a request in the hub's and the owner's EK lists.
 type Listing struct {
 	Kept bool // at least one EK list exists
-	// ByKey: the hash of the EK itself is on the owner's own list. This also approves an EK without
-	// a trusted certificate. ByHub: the hash is on the hub's list. BySerial: the serial number of
-	// the EK's certificate is listed, without the hash. An entry with a serial number proves only
-	// as much as the certificate.
+	// ByKey is true if the owner's own list has the hash of the EK. Such an entry also approves an
+	// EK without a trusted certificate. ByHub is true if the hub's list has the hash. BySerial is
+	// true if a list has the serial number of the EK certificate, but not the hash. Such an entry
+	// proves only as much as the certificate.
 	ByKey, ByHub, BySerial bool
-	// OffHub: the hub's list has neither the hash nor the serial number. HubBySerial: it has only
-	// the serial number.
+	// OffHub is true if the hub's list has neither the hash nor the serial number. HubBySerial is
+	// true if the hub's list has only the serial number.
 	OffHub, HubBySerial bool
 	Note                string // the list's note about the EK
-	// CertificateRequired: a list requires an EK certificate that chains to a trusted root.
+	// CertificateRequired is true if a list requires that the TPM's EK certificate leads to a
+	// trusted root.
 	CertificateRequired bool
 }
 
@@ -177,7 +178,8 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if in.Listing.Note != "" {
 		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
 	}
-	// A serial number counts only if its certificate leads to a trusted root.
+	// A listed serial number counts only if the EK certificate leads to a trusted root: anyone can
+	// make a certificate with that number.
 	l, trusted := in.Listing, v.trusted(r)
 	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
@@ -251,7 +253,8 @@ type decidingRule struct {
 
 // rulesOf returns the rules that decide about a request: in each layer, the first rule that matches
 // the maker and model in the EK certificate. If the certificate does not lead to a trusted root,
-// the first rule that matches a TPM without a certificate decides as well.
+// the first rule that matches a TPM without a certificate decides too: otherwise a forged
+// certificate could avoid that rule.
 func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())
@@ -290,12 +293,13 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 			return false
 		}
 	}
-	// In the first step of a two-step enrolment the firmware version is not known. So a rule with a
-	// condition on it may match, and checkRules makes it a question.
+	// In the first step of a two-step enrolment the firmware version is not known. A rule with a
+	// FirmwareBelow condition then counts as a match, and checkRules makes it a question.
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words describes a rule in a clause: the TPMs that the rule matches, and its action.
+// words describes a rule: the TPMs that the rule matches, and its action. The text is a part of a
+// sentence.
 func (rule *Rule) words() string {
 	about := "all TPMs"
 	switch named := !strings.EqualFold(rule.Maker, NoMaker); {
@@ -319,6 +323,11 @@ func (rule *Rule) words() string {
 	}
 	return s
 }
+
+// Words describes the rule in a sentence.
+func (rule *Rule) Words() string { return upperFirst(rule.words()) + "." }
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // on applies the action to a refusal. It returns the refusal, the refusal as a question, or nil.
 func (a Action) on(r *Refusal) *Refusal {

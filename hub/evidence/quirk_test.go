@@ -21,8 +21,8 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// A maker's known mistakes do not refuse a genuine TPM. The verdict's notes name them, and the
-// signature is checked over the original bytes.
+// A genuine TPM is accepted even if its certificate has one of the known mistakes of makers. The
+// verdict's notes name the mistake, and the signature is checked over the original bytes.
 func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -98,7 +98,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 			if !strings.Contains(v.Checks[0].Detail, want) {
 				t.Errorf("%q does not name the TPM: %s", v.Checks[0].Detail, want)
 			}
-			// A quirk does not bypass the check of the signature.
+			// A certificate with a known mistake still needs a valid signature.
 			e := must(tcg.ParseEKCertificate(d.EKCert))(t)
 			e.Certificate.RawTBSCertificate = append(bytes.Clone(e.Certificate.RawTBSCertificate), 0)
 			v = new(evidence.Verdict)
@@ -117,8 +117,8 @@ func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-certificate-usage")
 }
 
-// STMicroelectronics wrote its ECC root's name as PrintableString, and as
-// UTF8String where its intermediates name their issuer.
+// STMicroelectronics wrote its ECC root's name as PrintableString, and as UTF8String where its
+// intermediates name their issuer. The chain is accepted.
 func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -171,14 +171,14 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 			t.Errorf("%s: %s", name, v.Refusal.Reason)
 		}
 	}
-	// Names only find issuers: another root with the same name is not trusted.
+	// Equal names do not make a root trusted: another root with the same name is refused.
 	otherKey := key()
 	other := ca(pkix.Name{CommonName: "Root CA 01"}, nil, nil, otherKey, otherKey)
 	s.trust = must(evidence.NewTrust([]*x509.Certificate{other}, []*x509.Certificate{one, two}))(t)
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-untrusted")
 }
 
-// A weak key of an issuer is refused; it is not one of the tolerated mistakes.
+// An issuer with a weak key is refused: this is not one of the tolerated mistakes.
 func TestRejectsIssuerWithAnRSAKeyOf1024Bits(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -5,13 +5,14 @@ import (
 	"math/bits"
 )
 
-// ROCA (CVE-2017-15361): primes of Infineon's RSA library up to 2017 have the form k*M + (65537^a
-// mod M), where M is a product of the first primes. So the product of two such primes is a power of
-// 65537 modulo each prime that divides M, and it can be factored. isROCA checks this modulo the
-// primes up to 167, which divide M for every key of 512 bits and more; any other modulus passes all
-// these checks with a probability of about 2^-28.
+// ROCA (CVE-2017-15361): Infineon's RSA library made primes of the form k*M + (65537^a mod M) until
+// 2017, where M is a product of the first primes. The product of two such primes is a power of
+// 65537 modulo each prime that divides M, and anyone can factor it. isROCA tests a modulus with the
+// primes up to 167: they divide M for every key of 512 bits or more. A modulus of another origin
+// passes all these tests with a probability of about 2^-28.
 
-// rocaChunk is a product of primes that fits a word.
+// rocaChunk is a product of primes that fits in 64 bits. One division of a modulus by the product
+// replaces a division by each prime.
 type rocaChunk struct {
 	product uint64
 	primes  []rocaPrime
@@ -19,7 +20,7 @@ type rocaChunk struct {
 
 type rocaPrime struct {
 	p      uint64
-	powers [3]uint64 // bit r is set: r is a power of 65537 modulo p
+	powers [3]uint64 // bit r is set if r is a power of 65537 modulo p
 }
 
 var rocaChunks = rocaTable()
@@ -51,8 +52,7 @@ func rocaTable() []rocaChunk {
 	return chunks
 }
 
-// isROCA reports whether an RSA modulus has the form whose factors can be
-// found.
+// isROCA reports whether an RSA modulus has this form, so that anyone can factor it.
 func isROCA(n *big.Int) bool {
 	words := n.Bits()
 	for _, c := range rocaChunks {

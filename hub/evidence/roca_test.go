@@ -36,7 +36,8 @@ func faultyPrime(t *testing.T, n, bits int) *big.Int {
 		}
 		p := new(big.Int).Exp(big.NewInt(65537), a, m)
 		p.Add(p, k.Mul(k, m))
-		// The product of two such primes has twice as many bits.
+		// Because the two highest bits are set, the product of two such primes has exactly twice as
+		// many bits.
 		if p.Bit(bits-1) == 1 && p.Bit(bits-2) == 1 && p.BitLen() == bits && p.ProbablyPrime(8) {
 			return p
 		}
@@ -47,7 +48,8 @@ func faultyPrime(t *testing.T, n, bits int) *big.Int {
 
 func TestROCAIsToldFromTheModulus(t *testing.T) {
 	t.Parallel()
-	// 39 primes for keys up to 960 bits, 71 up to 1952, 126 up to 3936.
+	// M is the product of 39 primes for keys up to 960 bits, of 71 up to 1952, and of 126 up to
+	// 3936.
 	for _, c := range []struct{ primes, bits int }{{39, 256}, {71, 512}, {126, 1024}} {
 		n := new(big.Int).Mul(faultyPrime(t, c.primes, c.bits), faultyPrime(t, c.primes, c.bits))
 		if !isROCA(n) {

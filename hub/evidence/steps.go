@@ -12,14 +12,14 @@ import (
 	"gangway/wire"
 )
 
-// Ownership holds the extensions of a two-step CSR that name the device's owner. Their presence
-// proves nothing.
+// Ownership holds the extensions of a two-step CSR that name the device's owner. This package does
+// not verify them; package onboard verifies the ownership proof.
 type Ownership struct {
 	Owner   string // prn
 	TokenID string
 	Device  string // prn; may be empty
 	Proof   []byte // ownership proof: wire.OwnershipMAC, or Ed25519 over wire.OwnershipMessage
-	Name    string // the text that the MAC is over: the IDevID key's TPM name
+	Name    string // the text that the MAC covers: the IDevID key's TPM name
 }
 
 // ParseKeys parses the first step of a two-step enrolment: the EK, its certificate and the AK, but
@@ -120,9 +120,10 @@ func checkPEM(want, kind string, rest []byte) error {
 	return nil
 }
 
-// readPublic returns a public area as TPMT_PUBLIC. It may be sent as TPM2B_PUBLIC, as TPMT_PUBLIC,
-// or as only the key in PEM. For a key in PEM a template supplies the rest: the one that gives the
-// name or, if name is nil, the first.
+// readPublic returns a public area as TPMT_PUBLIC. A device may send it as TPM2B_PUBLIC, as
+// TPMT_PUBLIC, or as the key in PEM. PEM has only the key, so a template supplies the rest of the
+// public area: the template that results in the TPM name or, if name is nil, the first that makes
+// keys of this kind.
 func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, error) {
 	b, err := wire.DecodeBinary(text)
 	if err != nil {
@@ -130,8 +131,8 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 	}
 	der, kind, rest, isPEM := wire.DecodePEM(b)
 	if !isPEM {
-		// The first two bytes of a TPMT_PUBLIC are its type, which is never the size of the
-		// remaining bytes.
+		// A TPM2B_PUBLIC begins with the size of the remaining bytes. A TPMT_PUBLIC begins with its
+		// type, which never equals that size.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
 			b = b[2:]
 		}
@@ -157,11 +158,11 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 }
 
 // ParseRegistration parses the second step of a two-step enrolment. It checks that the CSR's key is
-// the IDevID key and that all names match, but no signature. The Request aliases in. Its errors are
+// the IDevID key and that all names match, but no signature. The Request aliases in. The errors are
 // of type *Refusal.
 func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if len(in.CSR) == 0 || len(in.CSR) > maxCSR {
-		return nil, refuse("csr-malformed", fmt.Sprintf("csr is not the base64 of a PKCS #10 in DER of at most %d bytes.", maxCSR), hintSteps)
+		return nil, refuse("csr-malformed", fmt.Sprintf("csr is not a PKCS #10 request in DER, in base64, of at most %d bytes.", maxCSR), hintSteps)
 	}
 	csr, err := x509.ParseCertificateRequest(in.CSR)
 	if err != nil {
@@ -223,14 +224,14 @@ func idevidPublic(text string, csr *x509.CertificateRequest) ([]byte, error) {
 	return may[0].Raw, nil
 }
 
-// extensions returns Pantacor's extensions of a CSR, by their last arc. It removes a line break at
-// the end of a text.
+// extensions returns Pantacor's extensions of a CSR, by the last number of their OID. It removes
+// one line break at the end of an extension that is text.
 func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 	out := make(map[int][]byte)
 	for _, e := range csr.Extensions {
 		last, known, ok := wire.ExtensionOf(e.Id)
 		if !ok {
-			continue // extensions of others are ignored: the certificate takes nothing from the CSR's extensions
+			continue // other extensions are ignored: the hub copies none of them into the certificate
 		}
 		if _, twice := out[last]; twice || !known {
 			return nil, refuse("csr-extensions-malformed", fmt.Sprintf("Extension .%d of the CSR is unknown, or occurs twice.", last), hintSteps)

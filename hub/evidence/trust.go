@@ -40,7 +40,7 @@ type verifiedCA struct {
 	cert  *x509.Certificate
 	chain []*x509.Certificate // cert, then the CA certificates above it, up to the root
 	words string              // a sentence that names the issuer and the root
-	// The chain holds from the latest notBefore to the earliest notAfter.
+	// The chain is valid from the latest notBefore to the earliest notAfter.
 	from, until time.Time
 }
 
@@ -86,8 +86,9 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	}
 	_, other := t.withDistrusted.find(leaf, extra, now)
 	if errors.Is(other, errExpired) {
-		// If a CA certificate of a distrusted chain has expired, the chain must not look like an
-		// unknown one.
+		// A CA certificate of the distrusted chain has expired. Verify at the time when the EK
+		// certificate was issued: otherwise the chain would count as unknown, and a person could
+		// accept it.
 		then := leaf.Certificate.NotBefore
 		if _, trusted := t.find(leaf, extra, then); trusted == nil {
 			return nil, err
@@ -159,8 +160,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	return nil, best
 }
 
-// verifyCA returns the chains of a CA certificate to a root, at least one, or
-// an error.
+// verifyCA returns the chains of a CA certificate to a root, at least one, or an error.
 func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now time.Time) (good []*verifiedCA, err error) {
 	key := sha256.Sum256(ca.Raw)
 	t.mu.Lock()
@@ -232,9 +232,9 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 	return good, nil
 }
 
-// mayIssue checks that a certificate is a CA's. x509.Verify does not check this for the certificate
-// that it starts from, which here is the leaf's issuer. Without this check, one device's EK
-// certificate could "issue" another's.
+// mayIssue checks that c is a CA certificate whose key may sign certificates. crypto/x509 does not
+// check this for the certificate that it starts from, which here is the leaf's issuer. Without this
+// check, one device's EK certificate could "issue" another's.
 func mayIssue(c *x509.Certificate) error {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		return errors.New("the issuer is not a CA")

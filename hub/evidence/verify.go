@@ -21,7 +21,8 @@ type Check struct {
 	Check string `json:"check"` // stable, e.g. "ek-chain"
 	OK    bool   `json:"ok"`
 	Ask   bool   `json:"ask,omitempty"` // not OK, but a person may decide
-	// Skipped: there was nothing to examine, so the check neither passed nor failed. OK is false.
+	// Skipped is true if there was nothing to examine: the check neither passed nor failed. OK is
+	// then false.
 	Skipped bool   `json:"skipped,omitempty"`
 	Detail  string `json:"detail"` // a sentence
 }
@@ -32,8 +33,8 @@ type Verdict struct {
 	Checks  []Check  `json:"steps"`
 	Notes   []string `json:"notes,omitempty"` // tolerated deviations, for a person
 	Refusal *Refusal `json:"refusal,omitempty"`
-	// Questions are what a person must decide before the device is admitted. All other checks
-	// passed.
+	// Questions are the failed checks that a person may accept. The hub admits the device only when
+	// a person has decided about each of them.
 	Questions []*Refusal `json:"questions,omitempty"`
 }
 
@@ -134,8 +135,8 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of questions that a person may decide, and of refusals whose cause may go away: when more
-// CA certificates are imported, or when a maker's revocation list is available again.
+// Codes of questions that a person may decide, and of refusals whose cause may end: when someone
+// imports more CA certificates, or when a maker's revocation list is available again.
 const (
 	CodeNoCertificate       = "ek-certificate-none"
 	CodeUntrusted           = "ek-chain-untrusted"
@@ -151,7 +152,7 @@ func (v *Verdict) Passed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && s.OK })
 }
 
-// Failed reports whether a check ran and failed, also if a person has answered its question since.
+// Failed reports whether a check ran and failed, even if a person has answered its question since.
 func (v *Verdict) Failed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && !s.OK && !s.Skipped })
 }
@@ -196,8 +197,8 @@ func checkIsEKCertificate(e *tcg.EKCertificate) *Refusal {
 	case len(c.UnhandledCriticalExtensions) > 0:
 		return refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that the hub does not support: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
 	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
-		// Some makers leave out the extended key usage. A certificate without one that names a
-		// TPM's maker in its SAN can only be an EK certificate.
+		// Some makers leave out the extended key usage. If the SAN of such a certificate names a
+		// TPM's maker, it can only be an EK certificate.
 		return refuse("ek-certificate-usage", "The certificate sent as the EK certificate is not for an endorsement key.", hintTPM)
 	}
 	return nil
@@ -270,8 +271,8 @@ func keyKind(key crypto.PublicKey) string {
 	return "of an unknown kind"
 }
 
-// required lists the attributes that a key must have. Without any one of the first three, the key
-// may exist outside the TPM, or in another one.
+// required lists the attributes that a key must have. If one of the first three is missing, the key
+// may exist outside the TPM, or in another TPM.
 var required = []struct {
 	bit        tcg.Attributes
 	code, lack string
@@ -282,7 +283,8 @@ var required = []struct {
 	{tcg.SignEncrypt, "not-signing", "is not a signing key"},
 }
 
-// checkStrength refuses RSA keys whose private half can be computed.
+// checkStrength refuses a key that cannot be used, and an RSA key whose private half can be
+// computed.
 func checkStrength(what, code string, p *tcg.Public) *Refusal {
 	key, err := p.Key()
 	if err != nil {
@@ -342,7 +344,7 @@ func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	a := r.Certify
 	if subtle.ConstantTimeCompare(a.Name, r.IDevIDName) != 1 {
-		return "", refuse("certify-name", "The certification is for another key: its name is not the one computed from the IDevID key.", hintTPM)
+		return "", refuse("certify-name", "The certification is for another key: the name in it is not the name that the hub computed from the IDevID key.", hintTPM)
 	}
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)

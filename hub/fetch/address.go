@@ -5,18 +5,18 @@ import (
 	"net/netip"
 )
 
-// special lists the address blocks of IANA's special-purpose registries that are not part of the
-// public Internet and that netip does not know.
+// special lists blocks of addresses from IANA's special-purpose registries: they are not part of
+// the public Internet, but the methods of netip.Addr do not report them.
 var special = prefixes(
 	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
 	"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
 	"::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",
 )
 
-// carriers lists the IPv6 blocks whose addresses contain an IPv4 address, with its offset.
+// carriers lists the IPv6 blocks whose addresses contain an IPv4 address.
 var carriers = []struct {
 	block netip.Prefix
-	at    int // offset in bytes
+	at    int // offset of the IPv4 address, in bytes
 }{{netip.MustParsePrefix("64:ff9b::/96"), 12}, {netip.MustParsePrefix("2002::/16"), 2}}
 
 func prefixes(texts ...string) (out []netip.Prefix) {
@@ -26,10 +26,10 @@ func prefixes(texts ...string) (out []netip.Prefix) {
 	return out
 }
 
-// IsPublic reports whether an address belongs to the public Internet. Addresses of this machine, of
-// private networks, of links, of a cloud's metadata service, of multicast groups and of
-// special-purpose blocks do not. An IPv6 address that contains an IPv4 address is judged by that
-// address.
+// IsPublic reports whether a is an address of the public Internet. It returns false for addresses
+// of this machine, private networks, link-local and multicast addresses, a cloud's metadata service
+// and special-purpose blocks. If an IPv6 address contains an IPv4 address, the IPv4 address
+// decides.
 func IsPublic(a netip.Addr) bool {
 	if a.Zone() != "" {
 		return false

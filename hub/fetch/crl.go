@@ -19,16 +19,16 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// CRLMode says how revocation lists (CRLs) are used.
+// CRLMode says how the hub uses certificate revocation lists (CRLs).
 type CRLMode int
 
 const (
-	CRLsOff  CRLMode = iota // no list is fetched
-	CRLsSoft                // an unavailable list is a note
-	CRLsHard                // an unavailable list is a refusal
+	CRLsOff  CRLMode = iota // no CRL is fetched
+	CRLsSoft                // an unavailable CRL adds a note to the verdict
+	CRLsHard                // an unavailable CRL is a refusal
 )
 
-// Codes of refusals made here.
+// Codes of refusals for revoked certificates.
 const (
 	CodeRevoked   = "ek-certificate-revoked"
 	CodeCARevoked = "ek-chain-revoked"
@@ -36,17 +36,17 @@ const (
 
 const (
 	clockSkew = 5 * time.Minute
-	maxKeep   = 7 * 24 * time.Hour // a list is fetched again after this time, even before its nextUpdate
+	maxKeep   = 7 * 24 * time.Hour // a CRL is fetched again after this time, even before its nextUpdate
 )
 
 // ChecksCRLs reports whether Revocation checks anything.
 func (f *Fetcher) ChecksCRLs() bool { return f.crls != CRLsOff }
 
-// Revocation checks the leaf and the CAs above it against the revocation lists that they name
-// (distribution points). The root is not checked. chain is the leaf's issuer, then its issuer, and
-// so on up to the root. It returns notes for the verdict, and a refusal if a certificate is revoked
-// or, in mode CRLsHard, if its status is not known. A certificate that names no list cannot be
-// revoked: that is a note in both modes.
+// Revocation checks the EK certificate leaf and the CAs above it against the revocation lists at
+// the URLs that each certificate names (CRL distribution points). chain is the leaf's issuer, then
+// the next issuer, and so on up to the root; the root is not checked. Revocation returns notes for
+// the verdict. It returns a refusal if a certificate is revoked or, in mode CRLsHard, if its status
+// is not known. A certificate that names no list cannot be revoked: that is a note in both modes.
 func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain []*x509.Certificate) (notes []string, refusal *evidence.Refusal) {
 	if f.crls == CRLsOff {
 		return nil, nil
@@ -59,25 +59,26 @@ func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain 
 			c, what = chain[i-1], fmt.Sprintf("the CA certificate of %q", chain[i-1].Subject)
 		}
 		if len(c.CRLDistributionPoints) == 0 {
-			notes = append(notes, fmt.Sprintf("%s names no revocation list", what))
+			notes = append(notes, fmt.Sprintf("%s names no revocation list, so it was not checked for revocation", what))
 			continue
 		}
 		revoked, err := f.revoked(ctx, c, issuer)
 		switch {
 		case err != nil && f.crls == CRLsHard:
-			return notes, &evidence.Refusal{Code: evidence.CodeRevocationUnknown, Reason: fmt.Sprintf("The hub cannot find out whether %s is revoked: %v.", what, err), Hint: "Retry later, allow the hub to reach the maker's host, or set the hub's revocation check to soft."}
+			return notes, &evidence.Refusal{Code: evidence.CodeRevocationUnknown, Reason: fmt.Sprintf("The hub could not check whether %s is revoked: %v.", what, err), Hint: "Retry later, allow the hub to reach the maker's host, or set the hub's revocation check to soft."}
 		case err != nil:
-			notes = append(notes, fmt.Sprintf("it is not known whether %s is revoked: %v", what, err))
+			notes = append(notes, fmt.Sprintf("the hub could not check whether %s is revoked: %v", what, err))
 		case revoked && i == 0:
 			return notes, &evidence.Refusal{Code: CodeRevoked, Reason: "The TPM's maker has revoked its EK certificate.", Hint: "Do not use this machine. Ask its maker for the reason."}
 		case revoked:
-			return notes, &evidence.Refusal{Code: CodeCARevoked, Reason: fmt.Sprintf("The TPM's maker has revoked %s, which is above the EK certificate.", what), Hint: "Ask the machine's maker for the reason."}
+			return notes, &evidence.Refusal{Code: CodeCARevoked, Reason: fmt.Sprintf("The TPM's maker has revoked %s, which is in the chain of the EK certificate.", what), Hint: "Ask the machine's maker for the reason."}
 		}
 	}
 	return notes, nil
 }
 
-// revoked looks for c in the first valid list that is available from its distribution points.
+// revoked reports whether c is in the first valid list that its distribution points offer. If there
+// is no valid list, it returns the last error.
 func (f *Fetcher) revoked(ctx context.Context, c, issuer *x509.Certificate) (bool, error) {
 	var last error
 	for _, raw := range c.CRLDistributionPoints[:min(len(c.CRLDistributionPoints), maxURLs)] {
@@ -103,12 +104,12 @@ func (f *Fetcher) revoked(ctx context.Context, c, issuer *x509.Certificate) (boo
 // list is a parsed revocation list.
 type list struct {
 	crl     *x509.RevocationList
-	serials map[string]bool // the serial numbers, as the bytes of unsigned numbers
+	serials map[string]bool // the revoked serial numbers, each as the big-endian bytes of an unsigned number
 	scope   scope
-	fault   error // the reason if the list is not usable
+	fault   error // why the list cannot be used; nil if it can
 
 	mu sync.Mutex
-	by map[[32]byte]bool // issuer: whether it signed the list
+	by map[[32]byte]bool // whether an issuer signed the list, by the SHA-256 of the issuer's DER
 }
 
 // list returns the revocation list of an answer. It parses the body only once.
@@ -128,7 +129,7 @@ func (a *answer) list() (*list, error) {
 		}
 		l.scope, l.fault = scopeOf(crl)
 		crl.RevokedCertificateEntries = nil
-		//lint:ignore SA1019 it is a copy of them
+		//lint:ignore SA1019 this deprecated field has a second copy of the entries
 		crl.RevokedCertificates = nil
 		a.parsed = l
 	})
@@ -136,7 +137,8 @@ func (a *answer) list() (*list, error) {
 	return l, a.parseErr
 }
 
-// crlKeep returns how long to cache a list: until its nextUpdate, within bounds.
+// crlKeep returns how long to cache a list: until its nextUpdate, but at least keepFailure and at
+// most maxKeep.
 func (a *answer) crlKeep(now time.Time) time.Duration {
 	l, err := a.list()
 	if err != nil || l.crl.NextUpdate.IsZero() {
@@ -145,22 +147,23 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 	return max(keepFailure, min(l.crl.NextUpdate.Sub(now), maxKeep))
 }
 
-// check returns an error if the list is not valid for the certificate c.
+// check returns an error if the list does not apply to c, is not signed by issuer, or is not valid
+// at the time `now`.
 func (l *list) check(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:
 		return l.fault
 	case now.Add(clockSkew).Before(l.crl.ThisUpdate):
-		return errors.New("its revocation list is not yet valid")
+		return errors.New("the revocation list is not valid yet")
 	case l.crl.NextUpdate.IsZero() || now.After(l.crl.NextUpdate):
-		return fmt.Errorf("its revocation list expired on %s", l.crl.NextUpdate.Format(time.DateOnly))
+		return fmt.Errorf("the revocation list expired on %s", l.crl.NextUpdate.Format(time.DateOnly))
 	case !bytes.Equal(tcg.CanonicalName(l.crl.RawIssuer), tcg.CanonicalName(issuer.RawSubject)):
-		return errors.New("its revocation list was issued by another CA")
+		return errors.New("the revocation list was issued by another CA")
 	case c.IsCA && l.scope == scopeUser || !c.IsCA && l.scope == scopeCA:
-		return errors.New("its revocation list is for other certificates")
+		return errors.New("the revocation list covers another kind of certificate")
 	}
 	if !l.signedBy(issuer) {
-		return errors.New("its revocation list is not signed by the CA")
+		return errors.New("the revocation list is not signed by the certificate's issuer")
 	}
 	return nil
 }
@@ -184,8 +187,8 @@ func (l *list) signedBy(issuer *x509.Certificate) bool {
 
 func (l *list) has(serial *big.Int) bool { return l.serials[string(unsigned(serial).Bytes())] }
 
-// unsigned returns the number that has the same bytes without a sign. So a negative serial number
-// of a certificate is compared as the unsigned number that its bytes encode.
+// unsigned returns the number that n's bytes (two's complement) encode without a sign. Some makers
+// encode serial numbers as negative numbers by mistake; unsigned makes them comparable.
 func unsigned(n *big.Int) *big.Int {
 	if n.Sign() >= 0 {
 		return n
@@ -211,31 +214,31 @@ func scopeOf(crl *x509.RevocationList) (s scope, err error) {
 	for _, ext := range crl.Extensions {
 		if !ext.Id.Equal(oidIssuingDistributionPoint) {
 			if ext.Critical {
-				return 0, errors.New("its revocation list is of an unsupported kind")
+				return 0, errors.New("the revocation list is of an unsupported kind")
 			}
 			continue
 		}
 		der := cryptobyte.String(ext.Value)
 		var fields cryptobyte.String
 		if !der.ReadASN1(&fields, casn1.SEQUENCE) {
-			return 0, errors.New("its revocation list cannot be read")
+			return 0, errors.New("the revocation list is malformed")
 		}
 		for !fields.Empty() {
 			var value cryptobyte.String
 			var tag casn1.Tag
 			if !fields.ReadAnyASN1(&value, &tag) {
-				return 0, errors.New("its revocation list cannot be read")
+				return 0, errors.New("the revocation list is malformed")
 			}
 			set := len(value) == 1 && value[0] != 0
 			switch {
-			case tag == casn1.Tag(0).Constructed().ContextSpecific(): // the distribution point's name
+			case tag == casn1.Tag(0).Constructed().ContextSpecific(): // the distribution point's name, which is not needed
 			case tag == casn1.Tag(1).ContextSpecific() && set:
 				s = scopeUser
 			case tag == casn1.Tag(2).ContextSpecific() && set:
 				s = scopeCA
 			case !set && len(value) == 1:
 			default:
-				return 0, errors.New("its revocation list is of an unsupported kind")
+				return 0, errors.New("the revocation list is of an unsupported kind")
 			}
 		}
 	}

@@ -42,7 +42,8 @@ func checker(t *testing.T, mode CRLMode) *Fetcher {
 	return newFetcher(t, Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: onlyLoopback})
 }
 
-// family is a root, a CA below it and an EK certificate, with their revocation lists.
+// family issues a root, a CA below it and an EK certificate. Their certificates name the site's
+// /root.crl and /one.crl as revocation lists; no list is there yet.
 func family(t *testing.T, s *site) (root, one, leaf *ca) {
 	t.Helper()
 	root = issue(t, "root", true, nil, nil)
@@ -87,7 +88,8 @@ func TestRejectsRevokedCertificates(t *testing.T) {
 	}
 }
 
-// An invalid list is not used.
+// A list that is invalid, expired or signed by another CA is not used: in mode soft the verdict has
+// a note, in mode hard the hub refuses.
 func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -145,7 +147,7 @@ func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 			t.Errorf("%s, hard: %v", name, refusal)
 		}
 	}
-	// If a list is invalid, the next URL is tried.
+	// If a list is invalid, the next URL of the certificate is used.
 	s.at("/one.crl", content(revoke(t, one, nil, leaf.cert.SerialNumber)))
 	two := issue(t, "leaf", false, one, listedAt("ldap://localhost/x", s.at("/none", http.NotFound), s.at("/one.crl", content(revoke(t, one, nil)))))
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), two.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 0 {
@@ -202,7 +204,8 @@ func TestListIsKeptUntilItsNextUpdate(t *testing.T) {
 	}
 }
 
-// A serial number that is encoded as a negative number is found in a list with the same encoding.
+// A serial number that is encoded as a negative number equals the unsigned number with the same
+// bytes.
 func TestNegativeSerialIsFoundInItsList(t *testing.T) {
 	t.Parallel()
 	for encoded, want := range map[int64]int64{-1: 255, -128: 128, -129: 65407, -256: 65280, 0: 0, 127: 127, 128: 128} {

@@ -28,7 +28,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// site is a maker's web site: a real HTTP server on loopback.
+// site is the web site of a TPM maker: an HTTP server on loopback that counts its requests.
 type site struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -54,7 +54,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// at serves a page and returns its URL, under the name localhost.
+// at makes the site serve page at path. It returns the URL, with the host name localhost.
 func (s *site) at(path string, page http.HandlerFunc) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,8 @@ type ca struct {
 	key  crypto.Signer
 }
 
-// issue makes a certificate. change may alter it first, for example add addresses.
+// issue makes a certificate that `above` signs, or a self-signed one if `above` is nil. change may
+// alter the certificate before it is signed, for example add URLs.
 func issue(t testing.TB, name string, isCA bool, above *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -186,14 +187,14 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 	}
 }
 
-// Whatever name resolves to them, services of the hub's machine, of its network and of its cloud
-// cannot be reached.
+// Services of the hub's machine, of its network and of its cloud cannot be reached, even if an
+// allowed host name resolves to their addresses.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt(s.at("/one", content(nil))))
-	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // as configured in the hub
-	f.anyPort = true                                                // without the port restriction
+	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // with the address check that the hub uses
+	f.anyPort = true                                                // the site's port is not 80
 	links, notes := f.Links(t.Context(), leaf.cert)
 	if len(links) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "fetching from this address is not allowed") {
 		t.Errorf("%d links, %q", len(links), notes)
@@ -218,7 +219,8 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	}
 }
 
-// nameServer answers each address query with the next entry of a list.
+// nameServer returns a resolver whose name server answers each address query with the next of
+// `answers`, and then always with the last one.
 func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -258,8 +260,8 @@ func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	}}
 }
 
-// An attacker's name first resolves to the maker's address, and later to the hub's machine. The
-// attack fails, because the address of the socket is checked.
+// DNS rebinding: an attacker's host name first resolves to the maker's address, and later to an
+// address of the hub's machine. The attack fails, because the hub checks the address of the socket.
 func TestRebindingANameGetsNowhere(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -285,8 +287,8 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 	if len(dialled) != 3 || dialled[0] == dialled[1] {
 		t.Errorf("the name led to %v", dialled)
 	}
-	// If the address is allowed, the same name server works. So the address was the reason for the
-	// refusal above.
+	// With the same name server and an allowed address, the fetch works. So the address was the
+	// reason for the refusal above.
 	f = newFetcher(t, Options{IssuerHosts: []string{"pki.maker.example"}, Resolver: nameServer(t, [4]byte{127, 0, 0, 1}), AllowAddress: onlyLoopback})
 	one := issue(t, "one", true, nil, nil)
 	s.at("/one", content(one.cert.Raw))
@@ -334,7 +336,7 @@ func TestFetchesFromNamedHostsAlone(t *testing.T) {
 			t.Errorf("%q was accepted as a host name", bad)
 		}
 	}
-	// A host that is allowed for lists is not allowed for issuers.
+	// A host that is allowed for revocation lists is not allowed for issuers.
 	f = newFetcher(t, Options{CRLHosts: []string{"crl.maker.example"}})
 	leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt("http://crl.maker.example/one"))
 	if links, notes := f.Links(t.Context(), leaf.cert); links != nil || notes != nil {
@@ -394,7 +396,8 @@ func TestBoundsWhatItFetches(t *testing.T) {
 			t.Errorf("%s: %d links, %q", name, len(links), notes)
 		}
 	}
-	// A chain without end, in which each certificate names the next CA.
+	// A chain of 12 CAs, in which each certificate names the URL of its issuer: the fetcher stops
+	// after maxDepth.
 	var above *ca
 	for i := range 12 {
 		name := fmt.Sprintf("/deep-%d", i)
@@ -408,7 +411,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	if links, _ := local(t).Links(t.Context(), leaf.cert); len(links) != maxDepth {
 		t.Errorf("%d links of a chain of 12", len(links))
 	}
-	// A certificate with many addresses.
+	// Of a certificate with 50 URLs, only maxURLs are tried.
 	var urls []string
 	for i := range 50 {
 		urls = append(urls, s.at(fmt.Sprint("/none-", i), content(nil)))
@@ -421,7 +424,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	}
 }
 
-// A link that many devices need is fetched once, and a failure is cached too.
+// If many devices need a link, it is fetched once. A failure is cached too.
 func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -466,7 +469,8 @@ func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	}
 }
 
-// A hanging host of a maker, or a sender with invented addresses, does not delay other requests.
+// If a maker's host hangs, or an attacker sends certificates with many URLs, other requests are not
+// delayed.
 func TestHangingHostDelaysNobodyElse(t *testing.T) { // not parallel: it measures time
 	s := newSite(t)
 	f := local(t)
@@ -505,7 +509,7 @@ func TestHangingHostDelaysNobodyElse(t *testing.T) { // not parallel: it measure
 	if n := s.asked.Load(); n > 1+maxAtOnce {
 		t.Errorf("%d fetches were under way", n-1)
 	}
-	cancel() // the waiting requests may stop at once
+	cancel() // the waiting requests give up at once
 	start = time.Now()
 	hanging.Wait()
 	if took := time.Since(start); took > time.Second {

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds. URLs beyond them are not fetched.
+// Bounds. A URL or a response beyond them is an error.
 const (
 	maxIssuer   = 64 << 10 // bytes of one response with issuers
 	maxCRL      = 4 << 20  // bytes of one revocation list
@@ -36,31 +36,33 @@ const (
 	hostBurst   = 20 // burst of the rate limit
 )
 
-// Options configure a Fetcher.
+// Options configures a Fetcher.
 type Options struct {
 	// IssuerHosts and CRLHosts are the names of hosts that CA certificates and revocation lists may
 	// be fetched from, e.g. "pki.infineon.com". Only names: no addresses, ports or wildcards.
 	IssuerHosts, CRLHosts []string
-	// CRLs is the use of revocation lists; the zero value is CRLsOff.
+	// CRLs says how revocation lists are used. The zero value is CRLsOff.
 	CRLs CRLMode
 
-	// AllowAddress decides which addresses may be dialled. Nil: those for which IsPublic is true,
-	// at the ports 80 and 443. Tests use it to allow their own server.
+	// AllowAddress reports whether the fetcher may connect to an address and port. If it is nil,
+	// only public addresses (see IsPublic) at the ports 80 and 443 are allowed. Tests use it to
+	// allow their own server.
 	AllowAddress func(netip.AddrPort) bool
-	// Resolver resolves host names. Nil: the machine's.
+	// Resolver resolves host names. If it is nil, the machine's resolver is used.
 	Resolver *net.Resolver
-	// Now is the time. Nil: time.Now.
+	// Now returns the current time. If it is nil, time.Now is used.
 	Now func() time.Time
 }
 
-// Fetcher fetches and caches. It is safe for concurrent use.
+// Fetcher fetches CA certificates and revocation lists, and caches them. It is safe for concurrent
+// use.
 type Fetcher struct {
 	issuerHosts, crlHosts map[string]bool
 	crls                  CRLMode
-	anyPort               bool // AllowAddress decides about ports
+	anyPort               bool // AllowAddress decides about ports too
 	now                   func() time.Time
 	client                *http.Client
-	limits                map[string]*rate.Limiter // by host; never changes
+	limits                map[string]*rate.Limiter // by host; New fills the map, and it never changes after that
 	atOnce, waiting       chan struct{}
 	flight                singleflight.Group
 
@@ -69,8 +71,8 @@ type Fetcher struct {
 	size  int                // bytes of all cached bodies
 }
 
-// answer is the response of a URL, a body or an error, with its expiry. The parsed body is cached
-// with it.
+// answer is the response of a URL: a body or an error, until it expires. It also caches the parsed
+// body.
 type answer struct {
 	body  []byte
 	err   error
@@ -105,7 +107,7 @@ func New(o Options) (*Fetcher, error) {
 	}
 	dialer := &net.Dialer{
 		Timeout: getTimeout, Resolver: o.Resolver,
-		// Called with the address of the socket, right before it connects.
+		// Control is called with the address of the socket, right before it connects.
 		Control: func(_, address string, _ syscall.RawConn) error {
 			a, err := netip.ParseAddrPort(address)
 			if err != nil || !allow(a) {
@@ -151,7 +153,8 @@ func (f *Fetcher) hosts(names []string) (map[string]bool, error) {
 	return allowed, nil
 }
 
-// target checks a URL from a certificate and returns it in canonical form.
+// target checks a URL from a certificate against the allowed hosts, and returns it in canonical
+// form.
 func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) {
 	if len(raw) > maxURL {
 		return nil, errors.New("the URL is too long")
@@ -168,15 +171,15 @@ func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) 
 		return nil, fmt.Errorf("the hub is not allowed to fetch from %.253q", host)
 	}
 	if p := u.Port(); !f.anyPort && p != "" && p != map[string]string{"http": "80", "https": "443"}[u.Scheme] {
-		return nil, errors.New("the URL has a port that is not allowed")
+		return nil, errors.New("the URL's port is not the default port of its scheme")
 	}
 	u.Fragment, u.RawFragment = "", ""
 	u.Host = host + strings.TrimPrefix(u.Host, u.Hostname())
 	return u, nil
 }
 
-// get returns the response of a URL, from the cache or fetched now. keep returns how long the body
-// may be cached. get waits only as long as ctx allows.
+// get returns the response of a URL, from the cache or fetched now. limit is the largest body, in
+// bytes. keep returns how long the body may be cached. If ctx ends first, get returns an error.
 func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*answer) time.Duration) *answer {
 	key := u.String()
 	if a := f.cached(key); a != nil {
@@ -188,15 +191,15 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	default:
 		return &answer{err: errBusy}
 	}
-	// The fetch continues if this request gives up: other requests may wait for the result, and
-	// later requests use it.
+	// The fetch continues even if ctx ends: other requests may wait for the result, and later
+	// requests use it.
 	done := f.flight.DoChan(key, func() (any, error) {
 		if a := f.cached(key); a != nil {
 			return a, nil
 		}
 		a := f.fetch(u, limit)
 		if errors.Is(a.err, errBusy) {
-			return a, nil // the hub is busy and sent no request: this is not the host's failure, so do not cache it
+			return a, nil // the hub sent no request, so the host did not fail: do not cache this error
 		}
 		wait := keepFailure
 		if a.err == nil {
@@ -210,7 +213,7 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	case r := <-done:
 		return r.Val.(*answer)
 	case <-ctx.Done():
-		return &answer{err: errors.New("it took too long")}
+		return &answer{err: errors.New("the host took too long to answer")}
 	}
 }
 
@@ -223,7 +226,8 @@ func (f *Fetcher) cached(key string) *answer {
 	return nil
 }
 
-// store caches an answer. If the cache is full, it drops expired answers first, then any others.
+// store caches an answer. If the cache is full, store drops expired answers first, then other
+// answers in no particular order.
 func (f *Fetcher) store(key string, a *answer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -252,7 +256,8 @@ func (f *Fetcher) store(key string, a *answer) {
 	f.size += len(a.body)
 }
 
-// fetch fetches now, unless too many fetches are in progress.
+// fetch fetches a URL. It returns errBusy if too many fetches are in progress or the host's rate
+// limit is reached.
 func (f *Fetcher) fetch(u *url.URL, limit int64) *answer {
 	if !f.limits[u.Hostname()].Allow() {
 		return &answer{err: errBusy}
@@ -280,7 +285,7 @@ func (f *Fetcher) read(ctx context.Context, u *url.URL, limit int64) ([]byte, er
 	case errors.Is(err, errAddress):
 		return nil, errAddress
 	case err != nil && ctx.Err() != nil:
-		return nil, errors.New("it took too long")
+		return nil, errors.New("the host took too long to answer")
 	case err != nil:
 		return nil, errors.New("the host cannot be reached")
 	}

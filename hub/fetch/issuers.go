@@ -17,10 +17,10 @@ const (
 	maxURLs  = 3
 )
 
-// Links fetches the CA certificates above an EK certificate from its caIssuers URLs. It returns the
-// certificates nearest first, with notes for the verdict. Each certificate signed the one before
-// it. The certificates are only links: nothing here makes them trusted. If a certificate is
-// unavailable, Links returns a note, not an error.
+// Links fetches the CA certificates above an EK certificate from the caIssuers URLs in the
+// certificates. It returns the leaf's issuer first, then the next issuer, and so on, with notes for
+// the verdict. Each returned certificate signed the one before it. Links does not make them
+// trusted. If a certificate is unavailable, Links returns a note, not an error.
 func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x509.Certificate, notes []string) {
 	if len(f.issuerHosts) == 0 {
 		return nil, nil
@@ -39,14 +39,14 @@ func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x
 		links = append(links, issuer)
 		c = issuer
 		if bytes.Equal(tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)) {
-			break // a root: the hub already trusts it, or will not trust it
+			break // a self-issued certificate ends the chain
 		}
 	}
 	return links, notes
 }
 
-// issuer returns the certificate that signed c and the host that it was fetched from, or the reason
-// why there is none.
+// issuer fetches the certificate that signed c. It returns the certificate and the host that it
+// came from. If the certificate is not available, `issuer` is nil and `why` is the reason.
 func (f *Fetcher) issuer(ctx context.Context, c *x509.Certificate) (issuer *x509.Certificate, from, why string) {
 	for _, raw := range c.IssuingCertificateURL[:min(len(c.IssuingCertificateURL), maxURLs)] {
 		u, err := f.target(raw, f.issuerHosts)

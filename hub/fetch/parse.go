@@ -14,9 +14,9 @@ import (
 // maxCerts is the largest number of certificates that are read from one response.
 const maxCerts = 16
 
-// ParseCertificates parses what CAs publish at caIssuers URLs: one certificate in DER, one or more
-// in PEM, or a PKCS #7 message that holds only certificates (RFC 5652, 5.1 and 10.2.3; DER or PEM).
-// It leaves out certificates that cannot be parsed. It is an error if none is left.
+// ParseCertificates parses the responses of caIssuers URLs: one certificate in DER, one or more in
+// PEM, or a PKCS #7 message that holds only certificates (RFC 5652, 5.1 and 10.2.3; DER or PEM). It
+// leaves out certificates that cannot be parsed. If none is left, it returns an error.
 func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 	var ders [][]byte
 	if bytes.Contains(b, []byte("-----BEGIN ")) {
@@ -49,7 +49,8 @@ func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 
 var oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 
-// messageCertificates returns the certificates of a PKCS #7 signedData, or nil if b is not one.
+// messageCertificates returns the DER of each certificate in a PKCS #7 signedData, or nil if b is
+// not a signedData.
 func messageCertificates(b []byte) (ders [][]byte) {
 	zero := casn1.Tag(0).Constructed().ContextSpecific()
 	s := cryptobyte.String(b)
@@ -68,7 +69,7 @@ func messageCertificates(b []byte) (ders [][]byte) {
 		if !certs.ReadAnyASN1Element(&cert, &tag) {
 			return ders
 		}
-		if tag == casn1.SEQUENCE { // others are attribute certificates
+		if tag == casn1.SEQUENCE { // other tags are attribute certificates
 			ders = append(ders, cert)
 		}
 	}

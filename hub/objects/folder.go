@@ -13,15 +13,16 @@ import (
 	"syscall"
 )
 
-// Folder stores contents as files that are named by their hash, in 256 folders named by the hash's
-// first byte: DIR/ab/cdef... is the content whose SHA-256 begins with abcdef. A file is written in
-// DIR/incoming. When it is complete, checked and flushed, it is renamed. Files have mode 0600.
+// Folder stores contents as files in 256 folders. The first byte of the hash names the folder, and
+// the other bytes name the file: DIR/ab/cdef... is the content whose SHA-256 begins with abcdef.
+// Put writes a file in DIR/incoming. When the file is complete, checked and flushed to disk, Put
+// renames it. Files have mode 0600.
 type Folder struct {
 	dir  string
 	lock *os.File
 
 	mu   sync.Mutex
-	made [256]bool // guarded by mu: whether the folder for this first byte exists durably
+	made [256]bool // whether the folder for this first byte exists and is flushed to disk; guarded by mu
 }
 
 const (
@@ -29,7 +30,7 @@ const (
 	lockFile = "lock"
 )
 
-// OpenFolder opens the folder DIR. If DIR does not exist, it makes it. It removes what an
+// OpenFolder opens the folder dir, and makes it if it does not exist. It removes the files that an
 // interrupted Put left. Only one process at a time may have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
@@ -45,7 +46,7 @@ func OpenFolder(dir string) (*Folder, error) {
 	}
 	if err := syscall.Flock(int(f.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.lock.Close()
-		return nil, fmt.Errorf("objects: another process has %s open (%w); stop it first", dir, err)
+		return nil, fmt.Errorf("objects: another process has the folder %s open (%w); stop that process first", dir, err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, incoming, "*"))
 	if err != nil {
@@ -53,7 +54,7 @@ func OpenFolder(dir string) (*Folder, error) {
 	}
 	for _, name := range left {
 		if err := os.Remove(name); err != nil {
-			return nil, errors.Join(fmt.Errorf("objects: remove the rest of an interrupted upload: %w", err), f.Close())
+			return nil, errors.Join(fmt.Errorf("objects: remove the file of an interrupted upload: %w", err), f.Close())
 		}
 	}
 	for _, d := range []string{dir, filepath.Dir(dir)} {
@@ -100,7 +101,7 @@ func (f *Folder) Put(ctx context.Context, sum Sum, size int64, r io.Reader) (err
 	return flush(filepath.Dir(path))
 }
 
-// make creates the folder for a first byte.
+// make creates the folder for hashes with this first byte, and flushes it to disk.
 func (f *Folder) make(first byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -117,7 +118,8 @@ func (f *Folder) make(first byte) error {
 	return nil
 }
 
-// flush makes a folder's entries durable.
+// flush writes the list of a folder's files to disk, so that new and renamed files survive a power
+// failure.
 func flush(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -162,7 +164,7 @@ func (f *Folder) Delete(_ context.Context, sum Sum) error {
 	return nil
 }
 
-// Walk implements Store. It ignores files that Put did not name.
+// Walk implements Store. It ignores files whose names are not SHA-256 digests.
 func (f *Folder) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 	for first := range 256 {
 		if err := ctx.Err(); err != nil {
@@ -202,13 +204,14 @@ func (f *Folder) Ping(context.Context) error {
 	return err
 }
 
-// Close releases the folder for other processes. It unlocks explicitly, because a program that is
-// being started at this moment may hold a copy of the descriptor.
+// Close releases the folder for other processes. It unlocks explicitly: a child process that is
+// starting may still hold a copy of the lock's file descriptor, so closing ours would not release
+// the lock.
 func (f *Folder) Close() error {
 	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }
 
-// cancellable is a reader that fails when its context is done.
+// cancellable is a reader that returns the context's error when the context is done.
 type cancellable struct {
 	ctx context.Context
 	r   io.Reader

@@ -1,12 +1,12 @@
-// Package objects stores the contents of objects: bytes that are addressed by their SHA-256. Each
-// content is stored once, even if several accounts upload it. Package store knows who owns an
-// object, and the hub decides who may read it. This package knows nothing of owners.
+// Package objects stores the contents of objects, named by their SHA-256. Each content is stored
+// once, even if several accounts upload it. This package does not know the owners of objects:
+// package store does, and the hub decides who may read an object.
 //
-// Every engine guarantees three things. A content that Put acknowledged survives a crash and a
+// Every engine guarantees three things. If Put returned nil, the content survives a crash and a
 // power failure. A content that Open returns is complete, and had the requested hash when it was
 // written. A Put that failed or was killed leaves nothing that Open, Stat or Walk can see.
 //
-// Folder is the engine for a hub on one machine, S3 the engine for services with the S3 API.
+// Folder is the engine for a hub on one machine. S3 is the engine for services with the S3 API.
 // TestEngines runs the same tests on both.
 package objects
 
@@ -21,10 +21,10 @@ import (
 	"time"
 )
 
-// Sum is a SHA-256 digest, the address of a content.
+// Sum is the SHA-256 of a content. It is the content's name in a Store.
 type Sum = [sha256.Size]byte
 
-// Errors, tested with errors.Is.
+// Errors of this package. Test for them with errors.Is.
 var (
 	// ErrNotFound means that the content is not stored.
 	ErrNotFound = errors.New("objects: content not found")
@@ -43,27 +43,29 @@ type Info struct {
 // Store stores contents. All methods are safe for concurrent use, even for calls about the same
 // content.
 type Store interface {
-	// Put reads exactly size bytes and the end of r, and stores them if their SHA-256 is sum. When
-	// it returns nil, they are durable. Otherwise it returns ErrSize, ErrSum, or an error of r or
-	// of the engine, and nothing has changed. It writes a content again even if it is already
-	// stored, so that the duration of a Put does not reveal whether somebody else has these bytes.
+	// Put reads r to its end and stores the bytes if they are exactly size bytes with the SHA-256
+	// sum. If it returns nil, the bytes are durable. Otherwise it returns ErrSize, ErrSum, or an
+	// error of r or of the engine, and nothing has changed. It writes a content even if it is
+	// already stored, so that the duration of a Put does not reveal whether another account has
+	// these bytes.
 	Put(ctx context.Context, sum Sum, size int64, r io.Reader) error
-	// Open returns the content from its first byte, or ErrNotFound. A content that is deleted while
-	// it is open can be read to its end.
+	// Open returns a reader at the content's first byte, or ErrNotFound. With a Folder, a content
+	// that is deleted while it is open can still be read to its end.
 	Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error)
-	// Stat returns ErrNotFound when the content is not there.
+	// Stat returns the content's size and time, or ErrNotFound.
 	Stat(ctx context.Context, sum Sum) (Info, error)
 	// Delete removes a content. If the content is not stored, Delete does nothing and returns nil.
 	Delete(ctx context.Context, sum Sum) error
 	// Walk calls f with each content, in no particular order. If f returns an error, Walk stops and
-	// returns it. Walk may miss or include contents that change during the walk. f may call Delete.
+	// returns that error. Contents that are added or deleted during the walk may be included or
+	// not. f may call Delete.
 	Walk(ctx context.Context, f func(Sum, Info) error) error
 	// Ping returns an error if the engine cannot be reached.
 	Ping(ctx context.Context) error
 	Close() error
 }
 
-// ParseSum reads 64 lower-case hexadecimal digits.
+// ParseSum parses a SHA-256 of 64 lower-case hexadecimal digits.
 func ParseSum(text string) (sum Sum, err error) {
 	if len(text) != hex.EncodedLen(len(sum)) {
 		return sum, fmt.Errorf("objects: a SHA-256 must have %d hexadecimal digits, not %d", hex.EncodedLen(len(sum)), len(text))
@@ -77,14 +79,14 @@ func ParseSum(text string) (sum Sum, err error) {
 	return sum, err
 }
 
-// checked reads from r. At the end it returns ErrSize or ErrSum unless r had exactly size bytes
-// with the hash sum. It reads one byte beyond size to detect a longer content.
+// checked reads from r. At the end of r it returns ErrSize or ErrSum unless r had exactly size
+// bytes with the hash sum. It reads one byte beyond size to detect a longer content.
 type checked struct {
 	r    io.Reader
 	sum  Sum
 	left int64 // bytes that are still expected
 	hash hash.Hash
-	err  error // set at the end; io.EOF: size and hash match
+	err  error // the result, set at the end; io.EOF if size and hash match
 }
 
 func check(r io.Reader, sum Sum, size int64) *checked {
@@ -109,7 +111,7 @@ func (c *checked) Read(p []byte) (int, error) {
 		err = ErrSize
 	}
 	if err == io.EOF {
-		err = nil // the next call checks
+		err = nil // the next call of Read checks size and hash
 	}
 	c.err = err
 	return n, err

@@ -23,7 +23,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// Every engine must pass the same tests.
+// Both engines must pass the same tests.
 func TestEngines(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []struct {
@@ -61,7 +61,8 @@ func folder(t *testing.T, dir string) *objects.Folder {
 	return f
 }
 
-// s3 opens the engine on an S3 server that runs in this process.
+// s3 opens the S3 engine on an S3 server that runs in this process. After the test, it checks that
+// no temporary file is left.
 func s3(t *testing.T) objects.Store {
 	t.Helper()
 	backend := s3mem.New()
@@ -204,7 +205,7 @@ func brokenUploadLeavesNothing(t *testing.T, s objects.Store) {
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b[:50_000]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
-	// The same holds if the connection breaks after all bytes have been received.
+	// The result is the same if the connection breaks after all bytes have been received.
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
@@ -231,8 +232,8 @@ func badUploadLeavesTheGoodOne(t *testing.T, s objects.Store) {
 	}
 }
 
-// Concurrent uploads of equal and different contents, valid and invalid, with readers: a reader
-// that can open a content can read all of it.
+// Several uploads of equal and different contents, some of them invalid, run at the same time as
+// readers. A reader that can open a content must be able to read all of it.
 func manyAtOnce(t *testing.T, s objects.Store) {
 	var wg sync.WaitGroup
 	for i := range 16 {
@@ -292,7 +293,7 @@ func deletedWhileOpen(t *testing.T, s objects.Store) {
 }
 
 func TestFolderIsTheOwnersAlone(t *testing.T) {
-	// With umask 0, files have exactly the requested modes.
+	// With umask 0, files get exactly the requested modes.
 	defer syscall.Umask(syscall.Umask(0))
 	dir := filepath.Join(t.TempDir(), "objects")
 	_, b := content("private", 10)

@@ -16,8 +16,8 @@ import (
 )
 
 // S3 stores contents in a bucket of a service with the S3 API. The key of the content whose SHA-256
-// begins with abcdef is PREFIXab/cdef... A content is spooled to a temporary file and checked
-// there, so that the service never receives an incomplete one.
+// begins with abcdef is PREFIXab/cdef... Put first writes a content to a temporary file and checks
+// it there, so that the service never receives an incomplete content.
 type S3 struct {
 	client         *minio.Client
 	bucket, prefix string
@@ -26,17 +26,17 @@ type S3 struct {
 
 // S3Config configures OpenS3.
 type S3Config struct {
-	// Endpoint is "https://HOST[:PORT]"; Use "http://" only for a service on this machine.
+	// Endpoint is "https://HOST[:PORT]". Use "http://" only for a service on this machine.
 	Endpoint string
-	Region   string // empty: ask the service
+	Region   string // if empty, the service is asked for it
 	Bucket   string // must exist
 	Prefix   string // begins all keys, e.g. "gangway/"; may be empty
-	// AccessKey and SecretKey are the credentials. If both are empty, those in the environment are
-	// used (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
+	// AccessKey and SecretKey are the credentials. If both are empty, the environment's credentials
+	// are used (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
 	AccessKey, SecretKey string
-	// Spool is the folder for temporary files; empty: the system's.
+	// Spool is the folder for temporary files. If it is empty, the system's folder is used.
 	Spool string
-	// Transport replaces minio-go's transport in tests; nil: minio-go's.
+	// Transport replaces minio-go's HTTP transport in tests. If it is nil, minio-go's is used.
 	Transport http.RoundTripper
 }
 
@@ -66,8 +66,8 @@ func (s *S3) key(sum Sum) string {
 	return s.prefix + name[:2] + "/" + name[2:]
 }
 
-// wrap converts the service's error for a missing key to ErrNotFound, and adds a prefix to other
-// errors.
+// wrap converts an error of minio-go: ErrNotFound if the service does not have the key, otherwise
+// the error with the prefix of this package.
 func wrap(err error) error {
 	if err == nil {
 		return nil
@@ -88,8 +88,8 @@ func (s *S3) Put(ctx context.Context, sum Sum, size int64, r io.Reader) error {
 		return fmt.Errorf("objects: %w", err)
 	}
 	defer file.Close()
-	// No other process needs the file's name. Without a name, the file disappears when the process
-	// ends.
+	// Nobody needs the file's name. Without a name, the file disappears when the process ends, even
+	// if it is killed.
 	if err := os.Remove(file.Name()); err != nil {
 		return fmt.Errorf("objects: %w", err)
 	}
@@ -109,7 +109,7 @@ func (s *S3) Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error) {
 	if err != nil {
 		return nil, wrap(err)
 	}
-	// GetObject does not contact the service before the first read.
+	// GetObject contacts the service only at the first read. Stat finds a missing content now.
 	if _, err := o.Stat(); err != nil {
 		return nil, errors.Join(wrap(err), o.Close())
 	}
@@ -133,7 +133,7 @@ func (s *S3) Delete(ctx context.Context, sum Sum) error {
 	return nil
 }
 
-// Walk implements Store. It ignores keys that Put did not name.
+// Walk implements Store. It ignores keys that are not SHA-256 digests.
 func (s *S3) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the listing

@@ -9,8 +9,9 @@ import (
 	"gangway/tcg"
 )
 
-// chipMarks returns the properties that an enrolment's EK certificate states about its chip. It
-// returns nothing if the certificate does not chain to a root that the hub knows.
+// chipMarks returns the values in an enrolment's EK certificate that are probably unique to its TPM
+// (see evidence.TPMMarks). It returns nothing if the certificate does not chain to a root that the
+// hub knows: anyone can make such a certificate.
 func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	if !e.EKKnown {
 		return nil
@@ -25,20 +26,20 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner tells the owner of a TPM that the TPM was refused with another owner's join token:
-// under its own EK (CodeOtherOwner), or with its AIK under another EK (CodeOtherEK). The event is
-// appended once for each other owner. The peer has proven that it is that TPM, or that it has that
-// TPM's attestation key.
+// warnOwner sends an event to the owner of a TPM that was refused with another owner's join token.
+// The TPM was used under its own EK (CodeOtherOwner), or its AIK was used under another EK
+// (CodeOtherEK). The owner gets the event once for each other owner. The peer has proven that it is
+// that TPM, or that it has that TPM's attestation key.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
-	message := "Another owner's join token was tried on this device's TPM. It was refused. The device stays yours until you delete it."
+	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."
 	if code == CodeOtherEK {
 		aik, err := s.Store.AIK(ctx, e.IAKName)
 		if err != nil {
 			return
 		}
 		ek = aik.EK
-		message = "Another owner's join token was tried with this device's attestation key, under another endorsement key of its TPM. It was refused. The device stays yours until you delete it."
+		message = "Another owner's join token was tried with this device's attestation key, under another endorsement key of its TPM. The hub refused the attempt. The device stays yours until you delete it."
 	}
 	tpm, err := s.Store.TPM(ctx, ek)
 	if err != nil || tpm.DeviceID == "" || tpm.Owner == e.Owner {

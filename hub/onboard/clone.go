@@ -49,10 +49,10 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 // again if another sighting was stored in between. If the device has no record yet, the record
 // begins with first, the device's enrolment.
 //
-// If the record's state gets worse, the owner gets an event in the same transaction, so exactly
-// once. RecordSighting returns the record's version. known reports that the caller need not warn
-// the owner of counters that went back: the record has an unanswered finding already, or this
-// sighting adds a finding that explains them.
+// If the record's state gets worse, RecordSighting appends an event for the owner in the same
+// transaction, so that the owner gets the event exactly once. RecordSighting returns the record's
+// version. known reports that the caller need not warn the owner of counters that went back: the
+// record has an unanswered finding already, or this sighting adds a finding that explains them.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
@@ -88,8 +88,8 @@ func (s *Service) RecordSighting(ctx context.Context, d store.Device, first stor
 	}
 }
 
-// clonedEvent returns the event that tells the owner about the new findings. The first had findings
-// of the record are not new.
+// clonedEvent returns the event that tells the owner about the new findings. had is the number of
+// older findings, which come first in the record.
 func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time.Time) store.Event {
 	e := store.Event{Time: now, Kind: "device.clone-suspected", Code: "tpm-clone-suspected", Owner: d.Owner, Device: d.ID, Addr: addr,
 		Message: fmt.Sprintf("Device %q: another machine may run with a copy of its TPM's state.", d.Nick)}
@@ -130,9 +130,9 @@ func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, 
 	}
 }
 
-// RecordSupersededUse records that a peer proved the key of a superseded certificate. It is a finding
-// only if the serial number of the machine that enrolled with it differs from the device's serial
-// number now. Only the first use is stored.
+// RecordSupersededUse records that a peer proved the key of a superseded certificate. This use is a
+// finding only if the machine that enrolled with the certificate had another serial number than the
+// device has now. Only the first use is stored.
 func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {
@@ -163,9 +163,9 @@ func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte,
 	return err
 }
 
-// DecideClone stores an owner's decision about copies of a device's TPM state. findings are the
-// codes of the findings that the owner saw; nil: not compared with the open findings. Errors:
-// store.ErrChanged if the open findings are others; store.ErrNotFound if the device was deleted.
+// DecideClone stores an owner's decision about copies of a device's TPM state. If findings is not
+// nil, it holds the codes of the findings that the owner saw, and must match the open findings.
+// Errors: store.ErrChanged if it does not match; store.ErrNotFound if the device was deleted.
 func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Device, decision clone.Decision, findings []string, addr string) (*clone.Record, error) {
 	for {
 		row, err := s.Store.Clone(ctx, d.ID)

@@ -73,8 +73,8 @@ func TestFailedComparisonDoesNotStopTheDevice(t *testing.T) {
 	}
 }
 
-// A record begins with the enrolment only if the record is empty. It does not if the record has
-// only boots or only serial numbers.
+// RecordSighting puts the enrolment at the beginning of an empty record only, not of a record that
+// has boots or serial numbers.
 func TestRecordBeginsOnce(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -112,8 +112,8 @@ func TestStateThatImprovesIsNotTold(t *testing.T) {
 	equal(s, "events", len(s.store.events), events)
 }
 
-// sighting returns a sighting of the TPM after this number of resets, when its clock showed this
-// time.
+// sighting returns a sighting with these attested counters: the TPM's reset count, and its clock in
+// milliseconds.
 func (s *scene) sighting(resets uint32, clock uint64) clone.Sighting {
 	return clone.Sighting{From: s.now, To: s.now, Addr: addr, Attested: true, Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: clock, ResetCount: resets, Safe: true}}}
 }
@@ -158,7 +158,7 @@ func TestCertainCloneIsReported(t *testing.T) {
 	}
 	_, known, err := s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.SerialsAlternate))
 	s.must(err)
-	equal(s, "known", known, true) // this call tells the owner
+	equal(s, "known", known, true) // this call appends an event for the owner
 	_, _, err = s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.BootsInterleave))
 	s.must(err)
 	e := s.lastEvent("device.cloned")
@@ -175,7 +175,7 @@ func TestCountersBackAloneAreNotKnown(t *testing.T) {
 	})
 	s.must(err)
 	equal(s, "known", known, false)
-	// If the record has an unanswered finding, the owner knows of it.
+	// The record now has an unanswered finding, so nobody need warn the owner again.
 	_, known, err = s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, func(*clone.Record) {})
 	s.must(err)
 	equal(s, "known", known, true)
@@ -226,7 +226,7 @@ func TestDecisionIsAboutWhatTheOwnerSaw(t *testing.T) {
 	}
 	equal(s, "state", s.store.devices[is.ID].Clone, string(clone.Suspected))
 	raced := false
-	s.store.before = func(method string) { // a sighting comes in between: the decision is stored on a retry
+	s.store.before = func(method string) { // another sighting is stored first: the decision is stored on a retry
 		if method == "PutClone" && !raced {
 			raced = true
 			s.store.mu.Lock()
@@ -252,22 +252,22 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 		s.must(s.hub.RecordSupersededUse(t.Context(), c.IDevIDHash(), "192.0.2.9"))
 	}
 	is, first := s.onboarded(d, s.token)
-	use(first) // the certificate is the active one
+	use(first) // not a finding: the certificate is still the active one
 	s.must(s.hub.RecordSupersededUse(t.Context(), [32]byte{1}, "192.0.2.9"))
 	_, second := s.onboarded(d, s.token)
-	use(first) // the machine still has the serial number of this certificate
+	use(first) // not a finding: the machine still has the serial number that it enrolled with
 	equal(s, "writes", s.store.count("PutClone"), 1)
 	d.Serial = "another"
 	s.now = s.now.Add(time.Minute)
 	_, third := s.onboarded(d, s.token)
 	equal(s, "state", s.store.devices[is.ID].Clone, string(clone.Suspected))
 	writes := s.store.count("PutClone")
-	use(second) // the owner knows of a contradiction already
+	use(second) // not stored: the record has an unanswered finding already
 	equal(s, "writes", s.store.count("PutClone"), writes)
 	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	d.Serial = "a third"
-	use(s.enrolled(d, s.token)) // a pending enrolment proves nothing
+	use(s.enrolled(d, s.token)) // not a finding: a pending enrolment proves nothing
 	writes = s.store.count("PutClone")
 	use(second)
 	r := s.record(is.ID)
@@ -290,7 +290,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	equal(s, "writes", s.store.count("PutClone"), writes)
 }
 
-// The record of a device may not exist yet when its superseded certificate is used.
+// The use of a superseded certificate is recorded even if the device has no clone record yet.
 func TestSupersededUseBeginsTheRecord(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -341,7 +341,7 @@ func TestClonesReportTheStoresErrors(t *testing.T) {
 		_, c := prepared(s)
 		return func() error { return s.hub.RecordSupersededUse(s.Context(), c.IDevIDHash(), addr) }
 	})
-	breakAtEach(t, func(s *scene) func() error { // two-step enrolment, which names no serial number
+	breakAtEach(t, func(s *scene) func() error { // a two-step enrolment has no serial number
 		d, token := s.device(), s.pantacors()
 		keys := s.first(d).Keys
 		first, err := s.second(d, token, keys, fleet.RegistrationChange{})

@@ -6,8 +6,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// absent is the part of an engine that the fake lacks: a call to one of its methods is a nil
-// dereference.
+// absent provides the methods of storetest.Engine that fake does not have. A test that calls one of
+// them panics.
 type absent struct{ storetest.Engine }
 
 type partialEngine struct {

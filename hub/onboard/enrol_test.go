@@ -286,8 +286,8 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// If a warning cannot be stored, the refusal stays the same. If the owner has released the TPM,
-// they get no event.
+// If a warning cannot be stored, the refusal stays the same. If the owner has released the TPM in
+// between, there is nobody to warn.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -318,7 +318,7 @@ func TestWarningNeedsAnOwner(t *testing.T) {
 	}
 	_, err := s.activate(c)
 	s.refused(err, onboard.CodeOtherOwner)
-	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // the call that failed
+	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // only the call that failed above
 	s.store.before = func(called string) {
 		if called == "AIK" {
 			s.store.failAt, s.store.failure = len(s.store.calls)+1, errBroken
@@ -372,7 +372,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	cert, err := tcg.ParseEKCertificate(d.EKCert)
 	s.must(err)
 	equal(s, "marks", marked, len(evidence.TPMMarks(cert)))
-	// A certificate of an unknown maker proves nothing.
+	// The certificate of an unknown maker has no marks: anyone can make such a certificate.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)
 	stranger, err := fleet.New(evil, "H-2")
@@ -396,8 +396,8 @@ func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	equal(s, "events", len(s.store.events), 0)
 }
 
-// If a device without a TPM has an id, no other device gets that id: the hub reports an internal
-// error, not a refusal.
+// If a device without an enrolment already has the id that a TPM's device would get, the activation
+// fails with an internal error, not with a refusal. The existing device keeps its id.
 func TestDeviceWithoutAnEnrolmentKeepsItsID(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)

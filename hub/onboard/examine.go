@@ -22,9 +22,9 @@ type examined struct {
 }
 
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
-// certificate, and online lookups. Every path to a certificate goes through it. check is
-// evidence.Verify, or evidence.VerifyKeys for the first step, which has only keys. The request's EK
-// certificate is kept if the hub knows its root, whatever the verdict.
+// certificate, and online lookups. The hub issues a certificate only after examine. check is
+// evidence.Verify, or evidence.VerifyKeys for the first step, which has only keys. Whatever the
+// verdict is, the request's EK certificate is kept if the hub knows its root.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {
@@ -49,29 +49,37 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
 
-// recall judges a request by the EK's kept certificate, if the request has none whose root the hub
-// knows. So a device cannot avoid a refusal by leaving its EK certificate out, or by sending another
-// one.
+// recall judges a request again, with the EK certificate that the hub kept from an earlier request.
+// examine calls it if the request itself has no certificate whose root the hub knows. So a device
+// cannot avoid a refusal by leaving out its EK certificate, or by sending another one.
 func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) error {
 	if v.Refusal != nil {
 		return nil
 	}
-	kept, err := s.Store.EKCertificate(ctx, r.EKHash, in.Now)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	r, found, err := s.withKept(ctx, r, in)
+	if err != nil || !found {
 		return err
-	}
-	links, _ := tcg.SplitCertificates(kept.Links)
-	r, err = r.WithCertificate(kept.Certificate, links)
-	if err != nil {
-		return fmt.Errorf("onboard: read the kept EK certificate: %w", err)
 	}
 	shown := new(evidence.Verdict)
 	s.verify(ctx, shown, r, in, check)
 	v.AddOmitted(shown)
 	return nil
+}
+
+// withKept returns a request with the kept certificate of its EK. found is false if there is none.
+func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidence.Input) (_ *evidence.Request, found bool, err error) {
+	kept, err := s.Store.EKCertificate(ctx, r.EKHash, in.Now)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	links, _ := tcg.SplitCertificates(kept.Links)
+	if r, err = r.WithCertificate(kept.Certificate, links); err != nil {
+		return nil, false, fmt.Errorf("onboard: read the kept EK certificate: %w", err)
+	}
+	return r, true, nil
 }
 
 // keep stores the EK certificate of a request that is not accepted. If the device repeats the
@@ -88,9 +96,9 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	return s.Store.KeepEKCertificate(ctx, store.KeptEKCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 }
 
-// verify makes the checks, with online lookups if they may help. Missing CA certificates are not
-// fetched in the first step, because anyone can send it with a certificate that names any URL of a
-// maker. Revocation lists are fetched in both steps, but only for certificates that chain to a
+// verify makes the checks, with online lookups if they may help. The first step does not fetch
+// missing CA certificates, because anyone can send a first step with a certificate that names any
+// URL of a maker. Both steps fetch revocation lists, but only for certificates that chain to a
 // trusted maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
 	before := evidence.Verdict{Checks: slices.Clone(v.Checks), Notes: slices.Clone(v.Notes)}

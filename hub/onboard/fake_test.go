@@ -20,7 +20,7 @@ type fake struct {
 
 	accounts map[string]store.Account
 	tokens   map[string]store.JoinToken
-	counted  map[[2]string]bool // a use of the token is spent for the device
+	counted  map[[2]string]bool // key: token id and device id; the device has used the token
 
 	version  int64
 	policies map[string]store.Policy
@@ -50,7 +50,7 @@ type fake struct {
 
 type enrolment struct {
 	store.Enrolment
-	number int // in the order of BeginEnrolment
+	number int // counts the calls of BeginEnrolment
 }
 
 var _ onboard.Store = (*fake)(nil)
@@ -64,7 +64,7 @@ func newFake() *fake {
 	}
 }
 
-// do runs f as one atomic step.
+// do records the call of a method, then runs f as one atomic step.
 func (s *fake) do(method string, f func() error) error {
 	if s.before != nil {
 		s.before(method)
@@ -89,7 +89,7 @@ func (s *fake) count(method string) (n int) {
 	return n
 }
 
-// find looks a key up as one atomic step.
+// find returns in[key] as one atomic step, or store.ErrNotFound.
 func find[K comparable, V any](s *fake, method string, in map[K]V, key K) (v V, err error) {
 	err = s.do(method, func() error {
 		var ok bool
@@ -304,7 +304,7 @@ func (s *fake) Decide(_ context.Context, owner, deviceID string, d store.Decisio
 				if w, _ = s.waitingNow(owner, one.EK, d.At); w.DeviceID == "" {
 					break
 				}
-				if d.Codes != nil && !slices.Equal(d.Codes, w.Codes) {
+				if d.Codes != nil && !slices.Equal(d.Codes, w.Codes) || d.Seen != nil && *d.Seen != w.Digest() {
 					return store.ErrChanged
 				}
 				w.By, w.Decided, w.State = d.By, d.At, store.Approved

@@ -25,6 +25,29 @@ type makers struct {
 type cachedTrust struct {
 	version int64
 	trust   *evidence.Trust
+	set     *trust.Set // of which trust is made
+}
+
+// Makers are the TPM makers' certificates in force.
+type Makers struct {
+	Set   *trust.Set
+	Trust *evidence.Trust
+}
+
+// Makers returns the makers' certificates in force.
+func (s *Service) Makers(ctx context.Context) (*Makers, error) {
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.trust(ctx, version); err != nil {
+		return nil, err
+	}
+	c := s.makers.cached.Load() // filled by trust; a later version is as good
+	if c == nil {
+		return nil, errors.New("onboard: the makers' certificates are being changed")
+	}
+	return &Makers{c.set, c.trust}, nil
 }
 
 // SetTrust sets the makers' certificates to which the operator's decisions in the store are applied.
@@ -36,9 +59,9 @@ func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.cached.Store(nil)
 }
 
-// trust returns the trusted makers of a config version, which the caller has just read. So no
-// replica accepts a device by a certificate that the operator has removed. If the store cannot be
-// read, no request is judged.
+// trust returns the trusted makers of a config version, which the caller has just read. Because
+// each request reads the version, no replica accepts a device by a certificate that the operator
+// has removed. If the store cannot be read, trust returns an error, and the hub judges no request.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
 	if c := m.cached.Load(); c != nil && c.version == version {
@@ -70,7 +93,7 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	if err != nil {
 		return nil, err
 	}
-	m.cached.Store(&cachedTrust{version, made})
+	m.cached.Store(&cachedTrust{version, made, set})
 	return made, nil
 }
 

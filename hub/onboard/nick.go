@@ -2,7 +2,7 @@ package onboard
 
 import "encoding/hex"
 
-// Two lists of 64 words each, short, friendly and hard to mishear.
+// Two lists of 64 words each. The words are short, friendly and easy to understand on the phone.
 var (
 	adjectives = [64]string{
 		"able", "amber", "azure", "bold", "brave", "breezy", "bright", "brisk", "calm", "candid", "cheery", "clear",
@@ -22,8 +22,8 @@ var (
 	}
 )
 
-// Nick proposes a device's name from its id: two words and four digits of the
-// id, e.g. "brave-otter-3fa2".
+// Nick proposes a device's name from its id: two words and four digits of the id, e.g.
+// "brave-otter-3fa2".
 func Nick(deviceID string) string {
 	b, err := hex.DecodeString(deviceID)
 	if err != nil || len(b) < 4 {

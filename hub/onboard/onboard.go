@@ -2,10 +2,11 @@
 // issues certificates, encrypts them to the TPM, and later activates the device.
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
-// decrypt, and only if the IAK is in the same TPM. Until then nothing is proven, so nothing is bound:
-// the enrolment is pending, and changes no other row. Activate is called on the first TLS connection
-// with the IDevID certificate, and binds everything in one transaction. FirstStep and SecondStep are
-// Pantacor's two-step enrolment; they end in the same transaction.
+// decrypt, and only if the IAK is in the same TPM. Until the TPM has decrypted them, nothing is
+// proven, so nothing is bound: the enrolment is pending, and changes no other row. Activate is
+// called on the first TLS connection with the IDevID certificate, and binds everything in one
+// transaction. FirstStep and SecondStep are Pantacor's two-step enrolment; they end in the same
+// transaction.
 //
 // The service keeps no state between the two calls. The secret in a reply is derived from the hub's
 // seal key and the request's hash. So any replica can serve either call, the same request gets the
@@ -32,8 +33,8 @@ import (
 	"gangway/wire"
 )
 
-// PendingFor is how long a pending enrolment may be activated. It allows for a device that loses its
-// network right after the request.
+// PendingFor is the time in which a pending enrolment may be activated. It is long enough for a
+// device that loses its network right after the request.
 const PendingFor = time.Hour
 
 // Service onboards devices. Set its fields, and call SetTrust, before the first request.
@@ -44,20 +45,22 @@ type Service struct {
 	Now   func() time.Time
 	// PublicURL is the base of the AIK certificates' download URLs, without a trailing slash.
 	PublicURL string
-	// Online looks up CA certificates and revocation lists; nil: nothing is looked up.
+	// Online looks up CA certificates and revocation lists. If it is nil, the hub looks nothing up.
 	Online Online
 	// Observe, if set, is called for each accepted request with the stored enrolment, before the
 	// reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
-	// Unproven, if set, receives the events of peers that have proven nothing, so that the caller can
-	// bound how much they add to the audit trail. nil: each is appended.
+	// Issued, if set, is called after the hub has sent certificates to a machine. It must not block.
+	Issued func(store.Enrolment)
+	// Unproven, if set, receives the events of peers that have proven nothing, so that the caller
+	// can bound how much they add to the audit trail. If it is nil, each event is appended.
 	Unproven func(context.Context, store.Event)
 
 	makers   makers
 	settings atomic.Pointer[settings]
 }
 
-// Stable codes of the refusals that this package makes. Package evidence has more.
+// Stable codes of the refusals that this package makes. Package evidence defines the others.
 const (
 	CodeHubName       = "hub-name"
 	CodeOwnership     = "ownership-proof"
@@ -80,13 +83,14 @@ var (
 	errOwnership  = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof was not made with this join token for this key.", Hint: "Use the token file as the hub made it; each proof is valid for one device's key."}
 	errOtherHub   = &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a token file of this hub."}
 	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again since, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
-	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates expired before they were activated.", Hint: "Onboard again; the agent does so by itself."}
+	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates expired before they were activated.", Hint: "Onboard again; the agent does this automatically."}
 	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was deleted from the hub.", Hint: "To bring it back, onboard again with a join token."}
 )
 
-// Enrol answers a request body with a reply (JSON of wire.Reply). The same body gets certificates for
-// the same device, however often it is sent. A refusal is an error of type *evidence.Refusal, and is
-// in the audit trail. A device that must wait for its owner's decision gets a *WaitingError.
+// Enrol answers a request body with a reply (JSON of wire.Reply). The same body gets certificates
+// for the same device, however often it is sent. A refusal is an error of type *evidence.Refusal;
+// Enrol also reports it in an event. A device that must wait for its owner's decision gets a
+// *WaitingError.
 func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, error) {
 	e, request, err := s.enrol(ctx, body, addr)
 	if err != nil {
@@ -99,8 +103,8 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 	return s.seal(e, request)
 }
 
-// enrol returns the stored enrolment. On a refusal the enrolment has the owner for the audit trail, or
-// nothing if the refusal came before the ownership proof was verified.
+// enrol returns the stored enrolment. On a refusal, the returned enrolment has the owner for the
+// audit trail. It is empty if the refusal came before the ownership proof was verified.
 func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.Enrolment, r *evidence.Request, err error) {
 	if r, err = evidence.Parse(body); err != nil {
 		return e, nil, err
@@ -121,9 +125,10 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	return e, r, err
 }
 
-// accept judges a request whose ownership is proven, issues the certificates and stores the enrolment.
-// e has the request, its owner and its device. On a refusal the returned enrolment has only what is
-// proven.
+// accept judges a request whose ownership is proven, issues the certificates and stores the
+// enrolment. The argument e has the request, its owner and its device. On a refusal the returned
+// enrolment has only the fields for the audit trail: the owner, the token and, if known, the
+// waiting device's id.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
 	x, err := s.examine(ctx, verdict, r, e.Owner, now, evidence.Verify)
@@ -134,9 +139,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		return known, verdict.Refusal
 	}
 
-	// Two conditions are not checked here, because the peer has not proven that it is that TPM:
-	// whether the TPM belongs to another owner, and whether the token is used up. Activate checks
-	// both.
+	// Two conditions are not checked here: whether the TPM belongs to another owner, and whether
+	// the token is used up. The peer has not proven yet that it is the TPM, so it must not learn
+	// the answers. Activate checks both conditions.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
 	e.EKKnown, e.EKLinks = x.known, x.links
@@ -168,6 +173,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		if s.Observe != nil {
 			s.Observe(stored, verdict)
 		}
+		if s.Issued != nil && stored.State == store.Pending {
+			s.Issued(stored)
+		}
 		return stored, nil
 	case store.Superseded:
 		return stored, errSuperseded // the enrolment was active, so its peer has proven that it is the TPM
@@ -177,8 +185,8 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	}
 }
 
-// deviceOf returns the id of the device that the TPM with this EK is or would become, and the TPM's
-// generation.
+// deviceOf returns the device id that belongs to an EK, and the TPM's generation: how often an
+// owner has released the TPM. The device need not exist yet.
 func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, generation int, err error) {
 	tpm, err := s.Store.TPM(ctx, ek)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -198,10 +206,11 @@ func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.T
 }
 
 func passedOwnership(token string) string {
-	return "Join token " + token + " of this owner signed for this IDevID key and this hub."
+	return "This owner's join token " + token + " signed the name of this IDevID key, for this hub."
 }
 
-// ownershipOf verifies an Ed25519 proof, which names this hub.
+// ownershipOf verifies an ownership proof that is an Ed25519 signature. The signed message names
+// this hub.
 func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evidence.Request, proof []byte, now time.Time) (store.JoinToken, int, error) {
 	if len(owner) > wire.MaxOwner || !wire.IsID(tokenID) {
 		return store.JoinToken{}, 0, errOwnership
@@ -303,8 +312,9 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 }
 
 // Activate binds the device of a TLS connection. certHash is the SHA-256 of the client certificate
-// whose key the peer proved, exporter the connection's exported keying material (wire.ExporterLabel),
-// proof the activation proof that the peer sent. A refusal is an error of type *evidence.Refusal.
+// whose key the peer proved. exporter is the connection's exported keying material
+// (wire.ExporterLabel). proof is the activation proof that the peer sent. A refusal is an error of
+// type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certHash)
 	if errors.Is(err, store.ErrNotFound) {
@@ -370,7 +380,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	return store.Device{}, err
 }
 
-// unproven appends an event of a peer that has proven nothing.
+// unproven reports an event of a peer that has proven nothing: to s.Unproven or, if that is nil, to
+// the audit trail.
 func (s *Service) unproven(ctx context.Context, e store.Event) {
 	if s.Unproven == nil {
 		e.Unproven = true

@@ -77,7 +77,8 @@ func TestNothingIsFetchedWithoutACertificateOrForADistrustedOne(t *testing.T) {
 	equal(s, "lookups", len(w.asked), 0)
 }
 
-// A stranger's first step must not make the hub fetch what its certificate names.
+// A stranger's first step must not make the hub fetch the URLs that the stranger's certificate
+// names.
 func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()
@@ -94,8 +95,9 @@ func TestFirstStepFetchesNoIntermediates(t *testing.T) {
 	equal(s, "lookups", w.asked, []string{"links", "crl"})
 }
 
-// The first step refuses a chain with a missing intermediate only if no lookups are configured. With
-// lookups, it leaves that chain to the second step. For every other reason it refuses in both cases.
+// The first step refuses a chain with a missing intermediate only if no lookups are configured.
+// With lookups, the first step leaves that decision to the second step. A refusal for another reason
+// is the same with and without lookups.
 func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s := newScene(t)
 	s.onlyRoot()

@@ -28,7 +28,7 @@ func TestPolicyHoldsForTheNextRequestInEveryReplica(t *testing.T) {
 		s.must(enrol(s.hub))
 		s.must(enrol(other))
 	}
-	equal(s, "reads of policies", s.store.count("Policy"), 4) // two scopes by two replicas
+	equal(s, "reads of policies", s.store.count("Policy"), 4) // two replicas read two scopes each
 	equal(s, "reads of certificates", s.store.count("TrustedCertificates"), 2)
 	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	s.refused(enrol(s.hub), "policy")
@@ -94,7 +94,8 @@ func TestOperatorsDecisionOnTrustIsObeyed(t *testing.T) {
 	}
 }
 
-// A change that is made between the reads of a request must not be cached under the older version.
+// If a change is made between the reads of a request, the hub must not cache the new rows under the
+// older version.
 func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s := newScene(t)
 	hash := store.Hash(sha256.Sum256(s.maker.Root.Raw))
@@ -114,7 +115,8 @@ func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s.must(s.enrol(d))
 }
 
-// If many requests find a new version at the same time, only one of them reads the certificates.
+// If many requests find a new config version at the same time, only one of them reads the
+// certificates.
 func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -206,8 +208,7 @@ func required(key *store.Hash, _ []byte) store.ListedEK {
 	return store.ListedEK{Key: key, CertificateRequired: true}
 }
 
-// If two lists exist, an entry of one does not help a TPM that the other list lacks. The verdict
-// shows the note of the entry that was found.
+// If a TPM is on two lists, the verdict shows the note of the entry that has one.
 func TestNoteOfTheLineIsShown(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -220,8 +221,8 @@ func TestNoteOfTheLineIsShown(t *testing.T) {
 	}
 }
 
-// The hub and the owner may have different values of unlisted_ek. The value that applies is the one
-// for the list that lacks the TPM.
+// The hub and the owner may have different values of unlisted_ek. If a list lacks the TPM, that
+// list's value applies.
 func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub, owner func(*store.Hash, []byte) store.ListedEK
@@ -283,7 +284,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	bare := *d
 	bare.EKCert = d.EK.Public.Raw
 	r := s.refused(s.enrol(&bare), "policy")
-	if !strings.Contains(r.Reason, "missing now") {
+	if !strings.Contains(r.Reason, "leaves out an EK certificate") {
 		t.Errorf("the refusal does not say why: %s", r.Reason)
 	}
 	// A certificate of an unknown maker does not replace the kept one.
@@ -297,7 +298,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	replaced.EKCert = forged.Raw
 	s.refused(s.enrol(&replaced), "policy")
 	equal(s, "certificate kept", string(s.store.kept[s.ekHash(d)].Certificate), string(d.EKCert))
-	// A request that is refused for another reason is not judged a second time.
+	// If a request is refused anyway, the hub does not look for the kept certificate.
 	s.policy(s.anne.ID, "version: 1\nno_ek_certificate: refuse\n")
 	before := s.store.count("EKCertificate")
 	s.refused(s.enrol(&bare), "ek-certificate-none")
@@ -322,7 +323,7 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	writes(1)
 	s.now = s.now.Add(time.Second)
 	writes(2)
-	// If the stored certificate is another certificate, or is proven, the request does not replace
+	// A kept certificate is not replaced if it differs from the request's, or if a TPM has proven
 	// it.
 	key := s.ekHash(d)
 	kept := s.store.kept[key]
@@ -335,7 +336,7 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 		}
 		equal(s, "writes", s.store.count("KeepEKCertificate"), 2)
 	}
-	// The certificate of an accepted request is kept by BeginEnrolment, so KeepEKCertificate is not
+	// BeginEnrolment keeps the certificate of an accepted request, so KeepEKCertificate is not
 	// called.
 	s.policy(s.anne.ID, "")
 	s.must(s.enrol(s.device()))

@@ -23,7 +23,8 @@ import (
 	"gangway/wire"
 )
 
-// maker makes the TPMs of all tests, and ca holds the authorities of every hub.
+// maker is the maker of all TPMs in the tests, and ca holds the CAs of every hub. Each is made only
+// once, to save time.
 var (
 	maker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("onboard", fleet.MakerOptions{}) })
 	ca    = sync.OnceValues(func() (*pki.Hub, error) {
@@ -232,7 +233,7 @@ func (s *scene) lastEvent(kind string) store.Event {
 	return e
 }
 
-// ekHash is the hash by which a device's EK is registered.
+// ekHash returns the hash under which the hub registers a device's EK.
 func (s *scene) ekHash(d *fleet.Device) store.Hash {
 	s.Helper()
 	r, err := evidence.Parse(s.request(d, s.token, fleet.RequestChange{}))
@@ -240,8 +241,8 @@ func (s *scene) ekHash(d *fleet.Device) store.Hash {
 	return r.EKHash
 }
 
-// signedFor returns a change of a request: the ownership proof is valid, and names this owner and
-// this token.
+// signedFor returns a change of a request. It replaces the ownership proof by a valid one for this
+// owner and this token.
 func (s *scene) signedFor(d *fleet.Device, owner, tokenID string) fleet.RequestChange {
 	return fleet.RequestChange{CAData: func(c *wire.CAData) {
 		c.Owner, c.TokenID, c.Proof = owner, tokenID, s.sign(s.token, d, owner, tokenID)
@@ -290,7 +291,7 @@ var errBroken = errors.New("the store is broken")
 // and lets that call fail. If stays does not name the method, step must return the store's error.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
-		done := true // also if the subtest does not run because another one failed with -failfast
+		done := true // true, so that a subtest that -failfast skips ends the loop
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			done = false
 			s := newSceneNow(t)

@@ -12,9 +12,9 @@ import (
 	"gangway/hub/store"
 )
 
-// settings caches the policies of one config version. A policy is read when it is first needed. If
-// the version grows, all of them are dropped. So a change holds for the next request, in every
-// replica.
+// settings caches the policies of one config version. A policy is read when a request first needs
+// it. If the version grows, the hub drops all cached policies, so every replica applies a change to
+// its next request.
 type settings struct {
 	version int64
 
@@ -32,7 +32,7 @@ type scope struct {
 // inForce holds the rules by which an owner's devices are judged.
 type inForce struct {
 	policy.Effective
-	lists []string // the scopes that have an EK list: store.HubWide, the owner
+	lists []string // store.HubWide if the hub has an EK list, the owner's id if the owner has one
 }
 
 // inForce returns the rules for an owner at a config version, which the caller has just read.
@@ -117,8 +117,8 @@ func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evid
 }
 
 // listing looks a request's TPM up on the EK lists of the hub and of the owner. The TPM must be on
-// every list that exists. Any list can require an EK certificate. Only the owner's list can vouch for
-// an EK without one.
+// every list that exists. Any list can require an EK certificate. Only the owner's list can approve
+// an EK that has no certificate.
 func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) (evidence.Listing, error) {
 	all := evidence.Listing{Kept: len(f.lists) > 0}
 	var serial []byte

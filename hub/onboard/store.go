@@ -7,9 +7,10 @@ import (
 	"gangway/hub/store"
 )
 
-// Store is what onboarding reads and writes. Package store says what each method promises.
+// Store holds the data that onboarding reads and writes. Package store says what each method
+// promises.
 type Store interface {
-	// The join token, and how often the TPM was released.
+	// Join tokens, and TPMs' generations: how often a TPM was released.
 	JoinToken(ctx context.Context, id string) (store.JoinToken, error)
 	JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error)
 
@@ -38,7 +39,7 @@ type Store interface {
 	AIK(ctx context.Context, name []byte) (store.AIK, error)
 	Device(ctx context.Context, id string) (store.Device, error)
 
-	// Signs of clones.
+	// Records of suspected and certain clones.
 	Clone(ctx context.Context, device string) (store.Clone, error)
 	PutClone(ctx context.Context, c store.Clone, events ...store.Event) (int64, error)
 

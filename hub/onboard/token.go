@@ -12,7 +12,7 @@ import (
 )
 
 // NewToken gives the join token t an id and a key, and makes its token file. The caller has set the
-// other fields of t. The secret is in the token file only.
+// other fields of t. Only the token file contains the secret.
 func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken, *wire.TokenFile, error) {
 	secret := wire.NewSecret()
 	t.ID = wire.NewID()
@@ -32,7 +32,7 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 	return t, TokenFile(ca, publicURL, t, secret), nil
 }
 
-// TokenFile makes the token file of a join token again, for somebody who has its secret.
+// TokenFile makes a join token's token file again, for a caller who has the token's secret.
 func TokenFile(ca *pki.Hub, publicURL string, t store.JoinToken, secret []byte) *wire.TokenFile {
 	return &wire.TokenFile{
 		ID: t.ID, PRN: wire.TokenPRN + t.ID, Nick: t.Nick, Owner: wire.AccountPRN + t.Owner,

@@ -34,13 +34,15 @@ var (
 	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof was not made by the TPM that the credential was encrypted to, is not for this CSR and this hub, or has expired.", Hint: "Begin with the first step again, and send the second step within the hour."}
 )
 
-// FirstStep is the first step of two-step enrolment (Pantacor's /enroll/request). It answers with an AK
-// certificate, encrypted to the TPM that has both the EK and the AK. Nothing is bound. The certificate
-// is recorded, and expires with the credential; the second step issues the lasting one.
+// FirstStep is the first step of two-step enrolment (Pantacor's /enroll/request). It answers with
+// an AK certificate, encrypted to the TPM that has both the EK and the AK. The step binds nothing.
+// The certificate is recorded, and expires with the credential; the second step issues an AK
+// certificate that does not expire.
 //
-// The owner is not known yet, so the hub's policy judges the request, by the same checks as everywhere.
-// If the verdict has questions, the answer has no certificate, because a person must decide first. A
-// refusal is an error of type *evidence.Refusal.
+// The owner is not known yet, so the hub's policy judges the request. The checks are those of
+// one-step enrolment, except the checks of keys that the first step does not have. If the verdict
+// has questions, the answer has no certificate, because a person must decide first. A refusal is an
+// error of type *evidence.Refusal.
 func (s *Service) FirstStep(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
 	a, err := s.enroll(ctx, body, addr)
 	var refusal *evidence.Refusal
@@ -78,7 +80,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
 	if err != nil && verdict.Refusal != nil {
-		return nil, verdict.Refusal // the refusal came before the EK was checked, so a bad EK is not the hub's error
+		return nil, verdict.Refusal // the verdict refused the request before it checked the EK, so an unusable EK must not become an internal error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
@@ -89,7 +91,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	der, err := s.akCertificate(ctx, r, verdict.Resident(r), now, addr)
 	if errors.Is(err, store.ErrFull) {
-		return a, nil // the second step does not need the certificate
+		return a, nil // the store has no room for the certificate; the second step does not need it
 	}
 	if err != nil {
 		return nil, err
@@ -97,9 +99,10 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
 }
 
-// akCertificate returns the first step's certificate: the recorded one, or one that it issues and
-// records. It expires with the credential. Once the second step has bound the device, the URL in it
-// leads to the certificate in the AIK registry.
+// akCertificate returns the certificate for the first step's answer: the recorded one or, if there
+// is none, one that it issues and records. The certificate expires with the credential. When the
+// second step has bound the device, the URL in the certificate leads to the certificate in the AIK
+// registry.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
@@ -128,19 +131,19 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, reside
 		return nil, err
 	}
 	if first {
-		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("A first step was answered with an AIK certificate until %s, encrypted to the TPM whose EK has SHA-256 %x. No peer has proven yet that it is that TPM.", expires.UTC().Format(time.RFC3339), r.EKHash)})
+		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("The hub answered a first step with an AIK certificate that expires at %s, encrypted to the TPM whose EK has SHA-256 %x. No peer has proven yet that it is that TPM.", expires.UTC().Format(time.RFC3339), r.EKHash)})
 	}
 	return der, nil
 }
 
-// aikAddress returns the download URL of an AIK's certificate, which works once the AIK is proven. It
-// contains the key's name, which its holder knows and nobody can guess.
+// aikAddress returns the download URL of an AIK's certificate. The URL works as soon as the AIK is
+// proven. It contains the key's TPM name, which nobody can guess.
 func (s *Service) aikAddress(name []byte) string {
 	return s.PublicURL + "/aca/certs/" + hex.EncodeToString(name) + ".crt"
 }
 
-// hourOf returns the hour that a first step's secret belongs to. The secret may be proven in the same
-// hour and in the next one.
+// hourOf returns the hour that a first step's secret belongs to, counted from 1970. The second step
+// may prove the secret in the same hour and in the next one.
 func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
 
 // stepSecret returns the secret that the first step encrypts to a TPM. It is the same for the same EK
@@ -199,7 +202,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if err != nil {
 		return e, err
 	}
-	verdict.Pass("credential", "The TPM with this EK and this IAK opened the credential that was encrypted to it, and proved it for this request.")
+	verdict.Pass("credential", "The TPM with this EK and this IAK opened the credential, and the device proved this with the request.")
 	if in.HubName == "" {
 		verdict.Notes = append(verdict.Notes, "the proofs have Pantacor's form, which does not name the hub: another hub could have relayed them")
 	}
@@ -225,8 +228,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, now, addr)
 }
 
-// provenIn returns the hour of the credential whose secret made the proof. hubName is empty for a
-// proof in the old form, which does not name the hub.
+// provenIn returns the hour of the credential whose secret the device used for the proof. hubName is
+// empty for a proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
@@ -251,7 +254,7 @@ func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *eviden
 	if pantacorsForm(c.Proof) {
 		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Proof, now)
 		if err == nil {
-			v.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed the name of this IDevID key.", token.ID))
+			v.Pass("ownership", fmt.Sprintf("This owner's join token %s signed the name of this IDevID key.", token.ID))
 		}
 		return token, err
 	}
@@ -262,9 +265,10 @@ func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *eviden
 	return token, err
 }
 
-// VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register devices
-// elsewhere. It does not check the key whose name the proof signs. A refusal is an error of type
-// *evidence.Refusal; until the proof is verified, every refusal is the same one.
+// VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register
+// devices elsewhere. It does not check the key whose name the proof signs. A refusal is an error of
+// type *evidence.Refusal. Until the proof is verified, every refusal is the same, so that a
+// stranger learns nothing about join tokens.
 func (s *Service) VerifyOwnership(ctx context.Context, tokenID, owner, name string, mac []byte) error {
 	_, err := s.pantacorToken(ctx, tokenID, owner, name, mac, s.Now())
 	return err

@@ -65,8 +65,8 @@ func TestFirstStepRecordsItsCertificate(t *testing.T) {
 	next := s.first(d)
 	equal(s, "an hour later", next.AK.Equal(first.AK), false)
 	equal(s, "events", len(s.store.events), 1)
-	// The device's id is in the certificate. After a release, the certificate has another device
-	// id.
+	// The certificate names the device's id. When the owner deletes the device, the TPM is
+	// released, and the next certificate names another id.
 	is, _ := s.onboarded(d, s.token)
 	equal(s, "after onboarding", s.first(d).AK.Equal(next.AK), true)
 	s.must(s.store.DeleteDevice(t.Context(), s.anne.ID, is.ID, s.now))
@@ -144,7 +144,7 @@ func TestSecondStepReportsTheStoresErrors(t *testing.T) {
 }
 
 // ed25519 returns a change that replaces the ownership proof by one that names the hub. If yes is
-// false, it changes nothing.
+// false, the change is empty.
 func (s *scene) ed25519(d *fleet.Device, token *wire.TokenFile, yes bool) fleet.RegistrationChange {
 	if !yes {
 		return fleet.RegistrationChange{}
@@ -159,7 +159,7 @@ func TestSecondStepIsChecked(t *testing.T) {
 	d := map[string]struct {
 		code   string
 		change func(s *scene, d *fleet.Device, token *wire.TokenFile) fleet.RegistrationChange
-		plain  bool // with a token that is not for Pantacor
+		plain  bool // use a join token that is not for Pantacor
 	}{
 		"another hub":             {code: onboard.CodeHubName, change: sent(func(r *wire.Registration) { r.HubName = strings.Repeat("ab", 32) })},
 		"a token id that is none": {code: onboard.CodeOwnership, change: ext(func(_ *scene, e map[int][]byte) { e[wire.ExtToken] = []byte("xyz") })},
@@ -254,7 +254,7 @@ func TestBothFormsOfOwnershipProof(t *testing.T) {
 	c := s.ed25519(d, token, true)
 	a, err := s.second(d, token, s.first(d).Keys, c)
 	s.must(err)
-	if v := string(s.store.byCertificate(sha256.Sum256(a.Certificate)).Verdict); !strings.Contains(v, "signed for this IDevID key and this hub") {
+	if v := string(s.store.byCertificate(sha256.Sum256(a.Certificate)).Verdict); !strings.Contains(v, "signed the name of this IDevID key, for this hub") {
 		t.Errorf("the verdict is %.300s", v)
 	}
 	// The old form of the credential's proof, which does not name the hub, is accepted only with
@@ -374,7 +374,7 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 	s.refused(verify(token.ID, token.Owner, "name", mac), onboard.CodeTokenUnusable)
 	disabled.Disabled = false
 	s.store.tokens[token.ID] = disabled
-	// If a stored key cannot be decrypted, the error is the hub's and not a refusal.
+	// If a stored key cannot be decrypted, the hub returns an internal error, not a refusal.
 	row := s.store.tokens[token.ID]
 	for _, key := range [][]byte{row.PantacorKey[:5], append(bytes.Clone(row.PantacorKey[:20]), 1), append([]byte{row.PantacorKey[0] ^ 1}, row.PantacorKey[1:]...)} {
 		altered := row

@@ -33,8 +33,8 @@ func TestDeviceWaitsForItsOwner(t *testing.T) {
 	e := s.lastEvent("device.waiting")
 	equal(s, "event", []any{e.Code, e.Owner, e.Token, e.Device, e.Addr, e.Unproven}, []any{noCertificate, s.anne.ID, s.token.ID, w.DeviceID, addr, true})
 
-	// An EK waits under the same id with every owner. This id is not the id of the device that it
-	// becomes.
+	// An EK has the same waiting id with every owner. The device gets another id when it is
+	// onboarded.
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID})
 	_, err := s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	equal(s, "id at mary's", s.waits(err, noCertificate).DeviceID, w.DeviceID)
@@ -157,7 +157,7 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	// A denial counts only until it expires, even if the store has not removed the row yet.
 	key := waitingKey(s.anne.ID, w.EK)
 	row := s.store.waiting[key]
-	row.State, row.Expires = store.Denied, s.now // with Answered, which is still set, the fake returns the expired row
+	row.State, row.Expires = store.Denied, s.now // the fake returns this expired row because Answered is still set
 	s.store.waiting[key] = row
 	s.must(s.enrol(d))
 	row.Expires = s.now.Add(time.Second)

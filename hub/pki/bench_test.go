@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// The cost that no code can avoid: the signature of a prepared digest.
+// BenchmarkSignP256 measures only the signature of a prepared digest. No code can issue a
+// certificate in less time.
 func BenchmarkSignP256(b *testing.B) {
 	key := generate(b, elliptic.P256())
 	digest := make([]byte, 32)

@@ -32,7 +32,7 @@ func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) 
 	return nil
 }
 
-// maxTPMName is the size of a TPM name with SHA-512.
+// maxTPMName is the size of a TPM name with SHA-512, in bytes. No allowed name is longer.
 const maxTPMName = 2 + 64
 
 // tpmName reports whether b is a TPM name with SHA-256, SHA-384 or SHA-512: nameAlg, then a digest
@@ -53,7 +53,7 @@ func tpmName(b []byte) bool {
 }
 
 // checkURI accepts an empty URI, and URIs that every reader of the certificate can parse (RFC 5280,
-// 4.2.1.6: absolute, with a host). For one malformed name in a SAN, crypto/x509 refuses the whole
+// 4.2.1.6: absolute, with a host). If one name in a SAN is malformed, crypto/x509 refuses the whole
 // certificate.
 func checkURI(uri string) error {
 	if uri == "" {
@@ -67,13 +67,13 @@ func checkURI(uri string) error {
 		return fmt.Errorf("pki: the URI: %w", err)
 	}
 	if u.Scheme != "https" && u.Scheme != "http" {
-		return errors.New("pki: the URI is not http(s)://host/…")
+		return errors.New("pki: the URI must begin with http:// or https://")
 	}
 	for label := range strings.SplitSeq(u.Host, ".") {
-		// An empty host is one empty label; a port after a host's final dot is another label, which
-		// begins with a colon.
+		// An empty host splits into one empty label. If a port follows a final dot, as in
+		// "host.:80", the port becomes a label that begins with a colon.
 		if label == "" || label[0] == ':' {
-			return errors.New("pki: the URI has no host, or one with an empty label")
+			return errors.New("pki: the URI has no host, or its host has an empty label")
 		}
 	}
 	if strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r > '~' }) {

@@ -35,7 +35,7 @@ type Options struct {
 	Now time.Time
 }
 
-// maxName is the largest length of Options.Name, in characters.
+// maxName is the maximum length of Options.Name, in characters.
 const maxName = 40
 
 func (o Options) withDefaults() (Options, error) {
@@ -66,7 +66,8 @@ type maker struct {
 	step func()
 }
 
-// create makes dir, unless another process has made it. It reports whether it did.
+// create makes dir and the authorities in it, unless dir exists. made reports whether this call
+// made it; another process may have been faster.
 func (m *maker) create(dir string) (made bool, err error) {
 	parent, prefix := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".new-"
 	unlock, err := lockDir(parent)
@@ -77,7 +78,8 @@ func (m *maker) create(dir string) (made bool, err error) {
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	// Remove what a killed process left. No other process uses it, because this one has the lock.
+	// Remove the temporary folders of killed processes. No running process uses them, because this
+	// process has the lock.
 	if err := removeStale(parent, prefix); err != nil {
 		return false, err
 	}
@@ -102,8 +104,8 @@ func (m *maker) create(dir string) (made bool, err error) {
 	return true, syncDir(parent)
 }
 
-// lockDir waits until no other process makes authorities in the folder, and locks it. The lock is
-// released when the process ends.
+// lockDir locks a folder, so that only one process at a time makes authorities in it. It waits
+// until the folder is free. The lock ends with unlock, or with the process.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -131,8 +133,7 @@ func removeStale(parent, prefix string) error {
 	return nil
 }
 
-// fill writes the seven files: a key and a certificate of each authority, and
-// the seal key.
+// fill writes the seven files: a key and a certificate of each authority, and the seal key.
 func (m *maker) fill(dir string) error {
 	var root *x509.Certificate
 	var rootKey crypto.Signer
@@ -157,8 +158,8 @@ func (m *maker) fill(dir string) error {
 			template.MaxPathLen = 1
 			parent, parentKey = template, key
 		} else {
-			// Without this, no policy of a leaf below would be valid (RFC 5280, 6.1.3 d): an
-			// auditor may require verified TPM residency.
+			// A leaf's policies are valid only if the CA above it has them too, or has anyPolicy
+			// (RFC 5280, 6.1.3 d). An auditor may require one of them, verified TPM residency.
 			template.Policies = []x509.OID{anyPolicy}
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
@@ -187,7 +188,7 @@ func (m *maker) fill(dir string) error {
 	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
 }
 
-// anyPolicy is the policy of RFC 5280, 4.2.1.4.
+// anyPolicy is the OID of that name in RFC 5280, 4.2.1.4.
 var anyPolicy = mustOID(2, 5, 29, 32, 0)
 
 func mustOID(arcs ...uint64) x509.OID {

@@ -24,8 +24,8 @@ const (
 	tagContext3Constructed = 0xA3
 )
 
-// der encodes a value: tag, length, and the concatenated parts. A certificate needs no other DER
-// encoding; encoding/asn1 and cryptobyte do the same at several times the cost.
+// der encodes one DER value: tag, length, and the concatenated parts. encoding/asn1 and cryptobyte
+// produce the same bytes, but take several times as long.
 func der(tag byte, parts ...[]byte) []byte {
 	n := 0
 	for _, p := range parts {
@@ -54,8 +54,8 @@ func appendLength(b []byte, n int) []byte {
 	panic("pki: a DER value has 16 MiB or more") // all input is much smaller
 }
 
-// buffer holds DER that is written from front to back into one piece of memory. The length of an
-// open value is not known yet; close inserts it.
+// buffer holds DER that is written from front to back into one slice. The length of an open value
+// is not known yet; close inserts it.
 type buffer []byte
 
 // open starts a value and returns the mark to pass to close.
@@ -85,7 +85,7 @@ func (b *buffer) add(parts ...[]byte) {
 	}
 }
 
-// text writes a string type, or any other value that consists of the bytes of strings.
+// text writes a value whose content is the bytes of the parts, for example a string type.
 func (b *buffer) text(tag byte, parts ...string) {
 	mark := b.open(tag)
 	for _, p := range parts {

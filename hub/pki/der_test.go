@@ -74,11 +74,12 @@ func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
 	})
 }
 
-// 20000 draws include every special leading byte: 00, and those with the sign bit.
+// 20000 serial numbers are enough to include special first bytes: 00, and bytes with the sign bit
+// set.
 func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	var ones, zeros [16]byte // of all draws: the bits that were ever set, and ever clear
+	var ones, zeros [16]byte // the bits that were 1 in any serial number, and those that were 0 in any
 	for range 20000 {
 		content := serialNumber()
 		s := cryptobyte.String(der(tagInteger, content))

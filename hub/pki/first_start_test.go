@@ -33,8 +33,8 @@ func tree(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// failingMaker returns a maker of authorities that runs a function before each of its steps, which
-// makes the step fail.
+// failingMaker returns a maker that calls block before each of its steps. block puts an obstacle
+// into the folder, so that the step fails.
 func failingMaker(t *testing.T, block func() error) *maker {
 	t.Helper()
 	o, err := Options{}.withDefaults()
@@ -49,7 +49,8 @@ func failingMaker(t *testing.T, block func() error) *maker {
 }
 
 // If the disk fails at any step of the first start, the folder stays as it was, and the next start
-// works. Root can write everywhere, so the test causes failures with obstacles in the folder.
+// works. The tests may run as root, who can write everywhere, so obstacles in the folder cause the
+// failures.
 func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for name := range files {
@@ -112,7 +113,8 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	}
 }
 
-// The rest of a killed first start is removed. Other folders with similar names stay.
+// A start removes the temporary folder of a killed first start. Other files and folders with
+// similar names stay.
 func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
@@ -139,8 +141,8 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	}
 }
 
-// If a file is missing, broken or readable by others, the existing keys stay, and no file is added.
-// spoil checks that Open does not change the folder.
+// If files are missing, Open does not make new ones, and the existing keys stay. spoil checks that
+// Open does not change the folder.
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
 	t.Parallel()
 	for keep := range files {

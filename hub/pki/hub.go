@@ -3,8 +3,8 @@
 // hub's TLS certificate.
 //
 // The keys are in files (PKCS #8 PEM, mode 0600), and are used through crypto.Signer. The CAs never
-// expire, because the identities that they sign never expire (IEEE 802.1AR): the row in the store
-// ends an identity.
+// expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends when
+// the hub revokes or replaces its row in the store.
 package pki
 
 import (
@@ -36,11 +36,12 @@ const (
 	sealSize = 32
 )
 
-// organization is the O of every subject.
+// organization is the attribute O of the subjects of CAs, IDevID certificates and the hub's TLS
+// certificate.
 const organization = "Gangway"
 
-// authorities lists the file names and the end of each subject's CN. The root is first, because it
-// signs the others.
+// authorities lists the file names of the CAs, and the title that ends each CA's CN. The root is
+// first, because it signs the others.
 var authorities = []struct{ file, title string }{
 	{"root", "Root CA"},
 	{"aca", "Attestation CA"},
@@ -48,10 +49,12 @@ var authorities = []struct{ file, title string }{
 }
 
 // Open loads the authorities in dir. If dir does not exist, Open makes it and the authorities; its
-// parent must exist. It makes them in a temporary folder that it renames when it is complete: a
-// crash leaves all of them or none. It refuses a folder that is incomplete or empty (like that of a
-// disk that is not mounted), keys that other users may read, and keys or certificates that do not
-// match their file names. It never makes new keys next to old ones. Its errors name the remedy.
+// parent must exist. Open makes them in a temporary folder and renames it when it is complete: a
+// crash leaves all of them or none.
+//
+// Open refuses a folder that is incomplete or empty, like the mount point of a disk that is not
+// mounted. It refuses keys that other users may read, and keys or certificates that do not match
+// their file names. It never makes new keys next to old ones. Its errors name the remedy.
 func Open(dir string, o Options) (*Hub, error) {
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) == 0 {
@@ -91,10 +94,10 @@ func (h *Hub) SealKey() []byte { return h.sealKey }
 // RootPEM returns the root certificate in PEM. Devices trust this certificate.
 func (h *Hub) RootPEM() []byte { return h.rootPEM }
 
-// ACAPEM returns the attestation CA's certificate in PEM, as replies contain it.
+// ACAPEM returns the attestation CA's certificate in PEM. Replies contain it in this form.
 func (h *Hub) ACAPEM() []byte { return h.acaPEM }
 
-// DeviceCAPEM returns the device CA's certificate in PEM, as replies contain it.
+// DeviceCAPEM returns the device CA's certificate in PEM. Replies contain it in this form.
 func (h *Hub) DeviceCAPEM() []byte { return h.devicePEM }
 
 // Root returns the root's certificate.
@@ -106,6 +109,6 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// ClientCAs returns a pool that holds only the device CA, so that no other certificate, even of
-// this hub, is accepted as a device's in TLS.
+// ClientCAs returns a pool that holds only the device CA. So the TLS server accepts no other
+// certificate as a device's, not even another certificate of this hub.
 func (h *Hub) ClientCAs() *x509.CertPool { return h.clientCAs }

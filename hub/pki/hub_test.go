@@ -318,8 +318,8 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	}
 }
 
-// The certificate has the right key and name and is signed by the root, but lacks one property of a
-// CA, so the certificates that it issues would not verify.
+// The certificate in device-ca.crt has the right key and name and is signed by the root, but lacks
+// one property of a CA. The certificates that such a CA issues would not verify.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
@@ -356,14 +356,15 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	}
 }
 
-// withoutKeyIdentifier makes x509.CreateCertificate leave out the key identifier, as it does for
-// certificates that are not a CA's.
+// withoutKeyIdentifier changes a template so that x509.CreateCertificate leaves out the key
+// identifier. CreateCertificate always adds one if IsCA is set, so the extension that marks a CA is
+// added by hand.
 func withoutKeyIdentifier(c *x509.Certificate) {
 	c.SubjectKeyId, c.IsCA, c.BasicConstraintsValid = nil, false, false
 	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
-// CAs of other programs may have these properties, but a hub makes no CA with them.
+// Open refuses CAs that only another program can have made: no hub makes CAs with these properties.
 func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 	t.Parallel()
 	t.Run("curve P-521", func(t *testing.T) {

@@ -26,8 +26,8 @@ type IAKRequest struct {
 	NotBefore time.Time        // 1970 to 9998, to the second; the certificate begins five minutes earlier, for slow clocks
 	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
 	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; may be empty
-	// Resident: the EK certificate shows that the key is in a TPM. Only then does the certificate
-	// have the TCG's policies.
+	// Resident is true if the EK certificate shows that the key is in a TPM. Only then does the
+	// certificate have the TCG's policies.
 	Resident bool
 }
 
@@ -52,8 +52,8 @@ type issuer struct {
 
 	algorithm []byte // AlgorithmIdentifier of the CA's signatures
 	hash      crypto.Hash
-	fixed     []byte // the extensions of all certificates
-	policies  []byte // the certificatePolicies extension: the TCG's OIDs for what was verified about the key
+	fixed     []byte // the extensions that all its certificates have
+	policies  []byte // the certificatePolicies extension: OIDs of the TCG that say what was verified about the key
 }
 
 func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn1.ObjectIdentifier) (*issuer, error) {
@@ -87,8 +87,8 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn
 	return i, nil
 }
 
-// IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md#7-certificates) and
-// returns its DER. Bad input is an error; nothing is issued.
+// IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md#7-certificates) and returns its
+// DER. If a field of r is not valid, it returns an error and issues nothing.
 func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {
 		return nil, err
@@ -113,8 +113,8 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 }
 
 // IssueIDevID issues an IDevID certificate (IEEE 802.1AR, 8; DevID 8;
-// docs/protocol.md#7-certificates) and returns its DER. Bad input is an error; nothing is
-// issued.
+// docs/protocol.md#7-certificates) and returns its DER. If a field of r is not valid, it returns an
+// error and issues nothing.
 func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {
 		return nil, err
@@ -145,15 +145,16 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 // IEEE 802.1AR, 8.7).
 var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// slowClock is how far a peer's clock may lag behind the hub's.
+// slowClock is the time by which a peer's clock may lag behind the hub's.
 const slowClock = 5 * time.Minute
 
-// certificateSize is enough for most certificates, in bytes.
+// certificateSize is the initial capacity of a certificate's buffer, in bytes. Most certificates
+// fit into it.
 const certificateSize = 1024
 
-// issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate. subject and
-// extensions write the certificate's own parts. It does not verify its own signature: tests and
-// every peer do.
+// issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER.
+// subject and extensions write the parts that differ between the kinds of certificates. issue does
+// not verify the new signature: the tests and every peer do.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
@@ -189,8 +190,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The length of the outer value is not inserted yet, so the TBSCertificate starts two bytes
-	// after the outer value's start.
+	// The outer SEQUENCE is still open: close has not inserted its length yet. So the bytes after
+	// its mark are exactly the TBSCertificate.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
@@ -203,10 +204,10 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	return b, nil
 }
 
-// serialNumber returns the content of an INTEGER of 128 random bits, positive
-// and in its shortest form (RFC 5280, 4.1.2.2; X.690, 8.3).
+// serialNumber returns the content of an INTEGER of 128 random bits, positive and in its shortest
+// form (RFC 5280, 4.1.2.2; X.690, 8.3).
 func serialNumber() []byte {
-	b := make([]byte, 17) // the first byte stays zero: the sign
+	b := make([]byte, 17) // the first byte stays zero, which makes the number positive
 	rand.Read(b[1:])      // never fails
 	for len(b) > 1 && b[0] == 0 && b[1] < 0x80 {
 		b = b[1:]
@@ -217,7 +218,7 @@ func serialNumber() []byte {
 	return b
 }
 
-// Encoded parts of certificates.
+// The parts of certificates that never change, in DER.
 var (
 	derForever           = timestamp(forever)
 	derCommonName        = oid(oidCommonName)
@@ -233,14 +234,15 @@ var (
 	derPantacorDevice    = oid(oidPantacorDevice)
 )
 
-// value writes a primitive value made of parts.
+// value writes a primitive value whose content is the concatenated parts.
 func (b *buffer) value(tag byte, parts ...[]byte) {
 	mark := b.open(tag)
 	b.add(parts...)
 	b.close(mark)
 }
 
-// attribute writes a relative name with one attribute. id is the encoded type.
+// attribute writes a RelativeDistinguishedName with one attribute, a PrintableString. id is the
+// attribute type's OID in DER.
 func (b *buffer) attribute(id []byte, value ...string) {
 	set := b.open(tagSet)
 	pair := b.open(tagSequence)
@@ -257,7 +259,7 @@ func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
 	return der(tagSequence, oid(id), der(tagOctetString, value))
 }
 
-// extension writes a non-critical extension. id is encoded.
+// extension writes a non-critical extension. id is its OID in DER.
 func (b *buffer) extension(id []byte, value func(*buffer)) {
 	outer := b.open(tagSequence)
 	b.add(id)
@@ -273,8 +275,8 @@ func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }
 
-// altName writes the subject alternative name: a HardwareModuleName (RFC 4108,
-// 5) and, unless it is empty, a URI.
+// altName writes the subject alternative name: a HardwareModuleName (RFC 4108, 5) and, unless uri
+// is empty, a URI.
 func (b *buffer) altName(hwSerial []byte, uri string) {
 	b.extension(derSubjectAltName, func(b *buffer) {
 		names := b.open(tagSequence)
@@ -294,9 +296,8 @@ func (b *buffer) altName(hwSerial []byte, uri string) {
 	})
 }
 
-// publicKeyInfo encodes an allowed public key as a SubjectPublicKeyInfo, and
-// its identifier: the first 160 bits of the SHA-256 of the key (RFC 7093, 2,
-// method 1).
+// publicKeyInfo encodes an allowed public key as a SubjectPublicKeyInfo. keyID is the key's
+// identifier: the first 160 bits of the SHA-256 of the key (RFC 7093, 2, method 1).
 func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error) {
 	var bits []byte
 	switch k := pub.(type) {
@@ -306,7 +307,7 @@ func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error
 		}
 		algorithm, ok := curveAlgorithm[k.Curve]
 		if !ok {
-			return nil, keyID, errors.New("pki: the key's curve is not allowed")
+			return nil, keyID, errors.New("pki: the key's curve is not allowed; allowed are P-256, P-384 and P-521")
 		}
 		if bits, err = k.Bytes(); err != nil {
 			return nil, keyID, fmt.Errorf("pki: %w", err)
@@ -322,7 +323,7 @@ func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error
 			return nil, keyID, errors.New("pki: the public key is missing")
 		}
 		if n := k.N.BitLen(); n < 2048 || n > 4096 || k.N.Sign() < 0 {
-			return nil, keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed", n)
+			return nil, keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed; allowed are 2048 to 4096 bits", n)
 		}
 		// TPM 2.0 Library, Part 2, 12.2.3.5: an exponent is an odd prime of at most 32 bits.
 		// crypto/x509 does not read certificates with an exponent of more than 31 bits.

@@ -45,13 +45,13 @@ func fields(t testing.TB, c *x509.Certificate) tbsCertificate {
 	if rest, err := asn1.Unmarshal(c.RawTBSCertificate, &tbs); err != nil || len(rest) > 0 {
 		t.Fatalf("TBSCertificate: %v, %d bytes after it", err, len(rest))
 	}
-	// Extensions have no order (RFC 5280, 4.2).
+	// The order of extensions has no meaning (RFC 5280, 4.2), so they are compared in sorted order.
 	slices.SortFunc(tbs.Extensions, func(a, b pkix.Extension) int { return cmp.Compare(a.Id.String(), b.Id.String()) })
 	return tbs
 }
 
-// checkSameAsX509 compares a certificate, byte by byte in each field, with
-// what x509.CreateCertificate makes of the template.
+// checkSameAsX509 checks that each field of a certificate has the same bytes as in the certificate
+// that x509.CreateCertificate makes from the template.
 func checkSameAsX509(t testing.TB, got *x509.Certificate, template *x509.Certificate, ca *issuer, pub crypto.PublicKey) {
 	t.Helper()
 	template.SerialNumber = got.SerialNumber
@@ -131,7 +131,8 @@ func policyOIDs(t testing.TB, last ...uint64) (ids []x509.OID) {
 
 var endOfTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// policiesOf returns the policies of a certificate for a key that is resident in a TPM.
+// policiesOf returns the TCG's policies that a certificate must have; last has the last numbers of
+// their OIDs. Without TPM residency a certificate has none.
 func policiesOf(t testing.TB, resident bool, last ...uint64) []x509.OID {
 	if !resident {
 		return nil
@@ -167,7 +168,8 @@ func idevidTemplate(t testing.TB, r IDevIDRequest) *x509.Certificate {
 	}
 }
 
-// keyIdentifier computes RFC 7093's method 1 from the encoding of crypto/x509.
+// keyIdentifier computes a key identifier (RFC 7093, method 1) from crypto/x509's encoding of the
+// key, as an independent check of publicKeyInfo.
 func keyIdentifier(t testing.TB, pub crypto.PublicKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(pub)
@@ -185,8 +187,8 @@ func keyIdentifier(t testing.TB, pub crypto.PublicKey) []byte {
 	return sum[:20]
 }
 
-// checkVerifies verifies the chain with crypto/x509, for the purposes that the certificate must and
-// must not have.
+// checkVerifies checks that c is a leaf certificate for signatures, and that crypto/x509 verifies
+// its chain for the usage, even in 100 years.
 func checkVerifies(t testing.TB, h *Hub, c *x509.Certificate, ca *x509.Certificate, usage x509.ExtKeyUsage) {
 	t.Helper()
 	if len(c.UnhandledCriticalExtensions) > 0 {
@@ -271,7 +273,8 @@ func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
 	})
 }
 
-// The certificate profile, in terms of crypto/x509.
+// IAK and IDevID certificates have the subject, lifetime, usages, policies and extensions of their
+// profiles, as crypto/x509 reads them.
 func TestProfiles(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{Name: "Test"})
@@ -358,8 +361,8 @@ func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
 	}
 }
 
-// An auditor may require the TCG's policies. They are valid from the root down; an IDevID
-// certificate does not have the policy of a restricted key.
+// An auditor may require the TCG's policies when verifying a chain. The policies are valid from the
+// root down; an IDevID certificate does not have the policy of a restricted key.
 func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{Now: time.Now()})
@@ -381,7 +384,8 @@ func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	}
 }
 
-// The bytes of the names, written by hand: other readers parse exactly these.
+// The SAN extension has exactly these bytes. They were written by hand, so that the test does not
+// depend on an encoder.
 func TestAlternativeNames(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})
@@ -606,7 +610,7 @@ func refused(t *testing.T) func([]byte, error) {
 
 func offCurve(t *testing.T) *ecdsa.PublicKey {
 	k := generate(t, elliptic.P256()).PublicKey
-	//lint:ignore SA1019 no function makes such a key: that is the test
+	//lint:ignore SA1019 the test needs a key that no function of the standard library makes
 	k.X = new(big.Int).Xor(k.X, big.NewInt(1))
 	return &k
 }

@@ -63,7 +63,8 @@ func load(dir string) (*Hub, error) {
 // errReadable means that other users can read a file. Restoring a backup would not correct that.
 var errReadable = errors.New("can be read by other users")
 
-// withRemedy adds the remedy to an error.
+// withRemedy adds the remedy to an error: restore the backup. If the file's permissions are the
+// cause, a backup does not help, and the error stays as it is.
 func withRemedy(dir string, err error) error {
 	if errors.Is(err, errReadable) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("pki: %w", err)
@@ -72,8 +73,8 @@ func withRemedy(dir string, err error) error {
 }
 
 // checkAuthority checks that a certificate is the CA that its file's name says, and that the root
-// signed it. It checks the title: if the files of ACA and device CA were exchanged, every IAK could
-// be a TLS client.
+// signed it. The title at the end of the CN must match: if the files of ACA and device CA were
+// exchanged, every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)
@@ -121,7 +122,7 @@ func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
 }
 
 // readSecret reads a file that no other user may read. It checks the permissions of the open file,
-// not of the path.
+// not of the path, so that nobody can exchange the file between the check and the read.
 func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -2,8 +2,8 @@ package pki
 
 import "encoding/asn1"
 
-// Extensions and purposes of RFC 5280 (4.2.1), HardwareModuleName of RFC 4108
-// (5), and the TCG's (OID registry; DevID 8).
+// Extensions and purposes of RFC 5280 (4.2.1), HardwareModuleName of RFC 4108 (5), and OIDs of the
+// TCG (OID registry; DevID 8).
 var (
 	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
@@ -19,7 +19,7 @@ var (
 	oidVerifiedFixed    = asn1.ObjectIdentifier{2, 23, 133, 11, 1, 2}
 	oidVerifiedRestrict = asn1.ObjectIdentifier{2, 23, 133, 11, 1, 3}
 
-	// RFC 5758, 3.2.
+	// Signature algorithms of RFC 5758, 3.2.
 	oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 	oidECDSAWithSHA384 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}
 
@@ -27,7 +27,7 @@ var (
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
 	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
 
-	// Pantacor's extensions, see raw.
+	// Pantacor's extensions; buffer.raw writes them.
 	oidPantacorAKName    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100, 0}
 	oidPantacorOwner     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100, 1}
 	oidPantacorJoinToken = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100, 3}

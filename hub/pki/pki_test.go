@@ -25,7 +25,7 @@ const (
 
 var testNow = time.Date(2026, 11, 23, 12, 34, 56, 789, time.UTC)
 
-// openNew makes a hub's authorities.
+// openNew makes the authorities of a new hub in a temporary folder.
 func openNew(t testing.TB, o Options) *Hub {
 	t.Helper()
 	if o.Now.IsZero() {
@@ -47,7 +47,8 @@ func generate(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
 	return k
 }
 
-// rsaPublic returns a modulus of the size. Its factors are not needed to certify it.
+// rsaPublic returns an RSA public key with a random modulus of bits bits. Nobody knows its private
+// half, which is not needed to certify the key.
 func rsaPublic(t testing.TB, bits int) *rsa.PublicKey {
 	t.Helper()
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits)))

@@ -17,15 +17,15 @@ import (
 	"time"
 )
 
-// tlsLife is the lifetime of the hub's TLS certificate. It is replaced, with a new key, when a
-// third of the lifetime is left.
+// tlsLife is the lifetime of the hub's TLS certificate. When a third of the lifetime is left,
+// TLSCertificate replaces the certificate and its key.
 const tlsLife = 90 * 24 * time.Hour
 
-// TLSCertificate returns a function for tls.Config.GetCertificate that provides the hub's TLS
-// certificate for names, which are DNS names and IP addresses. The root signs the certificate, so
-// no intermediates are sent. Its key is ECDSA P-256, and only in memory. If no new certificate can
-// be made, for example because the root's key is not available, the old one is used as long as it
-// is valid.
+// TLSCertificate returns a function for tls.Config.GetCertificate. The function provides the hub's
+// TLS certificate for names, which are DNS names and IP addresses. The root signs the certificate,
+// so the hub sends no intermediates. The certificate's key is ECDSA P-256, and exists only in
+// memory. If a new certificate cannot be made, for example because the root's key is not available,
+// the function returns the old one as long as it is valid.
 func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate // guarded by mu
@@ -86,8 +86,8 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 }
 
 // hostName reports whether s can be a SAN's dNSName (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3): labels of
-// 1 to 63 letters, digits and hyphens. Underscores, which are in use, are accepted too. The first
-// label may be a star.
+// 1 to 63 letters, digits and hyphens. Underscores are accepted too, because some host names
+// contain them. The first label may be a star.
 func hostName(s string) bool {
 	if len(s) > 253 {
 		return false

@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// connect makes a TLS connection in memory and returns the server's and the
-// client's error.
+// connect makes a TLS connection in memory and returns the server's and the client's error.
 func connect(t *testing.T, server, client *tls.Config) (serverErr, clientErr error) {
 	t.Helper()
 	a, b := net.Pipe()
@@ -87,7 +86,8 @@ func TestDeviceConnects(t *testing.T) {
 	}
 }
 
-// Each peer has its private key and a chain. Only devices must be accepted.
+// Only a peer with a device's key and IDevID certificate is accepted as a TLS client. All others
+// are refused, even with certificates that this hub issued.
 func TestOnlyDevicesAreTLSClients(t *testing.T) {
 	t.Parallel()
 	h, other := openNew(t, Options{}), openNew(t, Options{})
@@ -186,7 +186,7 @@ func TestTLSCertificateIsRenewed(t *testing.T) {
 	if first.PrivateKey.(*ecdsa.PrivateKey).Equal(second.PrivateKey) {
 		t.Error("renewed with the old key")
 	}
-	// If the clock was wrong and is set back, a new certificate is made.
+	// If the clock was fast and is set back, a new certificate is made.
 	if third := at(testNow); third == second || third.Leaf.NotBefore.After(testNow) {
 		t.Error("a certificate that is not yet valid is used")
 	}

@@ -31,7 +31,7 @@ type ListEntry struct {
 	// trusted EK certificate.
 	Certificate string `json:"certificate,omitempty"`
 
-	nameless bool // from a list without a header
+	nameless bool // the entry is from a list that does not name its columns
 }
 
 const headerRemedy = "Without one, a line has an EK's SHA-256 or a serial number, and a note. If your list has more or other columns, begin it with a line that names them: ek_sha256,serial,note,certificate"
@@ -40,9 +40,11 @@ const headerRemedy = "Without one, a line has an EK's SHA-256 or a serial number
 //
 // In JSON the entries are strings, or objects as ListEntry. CSV may have a header with the columns
 // ek_sha256 or serial, note and certificate; other columns are ignored. Without a header, each line
-// has a value and, optionally, a note. A value without a name is the hash of an EK if it has 64
-// hexadecimal digits, and a serial number otherwise. Colons, spaces and the case of the digits do
-// not matter. An invalid entry is an error with its number, and the whole list is rejected.
+// has a value and, optionally, a note.
+//
+// A value without a name is the hash of an EK if it has 64 hexadecimal digits, and a serial number
+// otherwise. Colons, spaces and the case of the digits do not matter. If an entry is invalid,
+// ParseEKList rejects the whole list, and the error has the entry's number.
 func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	if len(text) > MaxListSize {
 		return nil, fmt.Errorf("the EK list has %d bytes; at most %d are allowed", len(text), MaxListSize)
@@ -59,7 +61,7 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 		return nil, err
 	}
 	if len(lines) == 0 {
-		return nil, errors.New("the EK list is empty; to have no list, remove it")
+		return nil, errors.New("the EK list is empty; remove the list if you do not need one")
 	}
 	if len(lines) > MaxListed {
 		return nil, fmt.Errorf("the EK list has %d lines; at most %d are allowed", len(lines), MaxListed)
@@ -129,8 +131,8 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 		}
 		if key < 0 && serial < 0 {
 			if len(record) > 2 {
-				// The meaning of more columns would be a guess, and "required" in one of them must
-				// not be lost.
+				// If there were more columns, the hub would have to guess their meaning, and could
+				// miss the word "required" in one of them.
 				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
 			}
 			l := nameless(field(0))
@@ -190,7 +192,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 // CertificateRequired is the value of ListEntry.Certificate that requires an EK certificate.
 const CertificateRequired = "required"
 
-// NewListEntry returns a stored entry as an entry of a JSON list.
+// NewListEntry returns a stored entry in the form of a JSON list's entries.
 func NewListEntry(e store.ListedEK) ListEntry {
 	l := ListEntry{Note: e.Note}
 	if e.Key != nil {

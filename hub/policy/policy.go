@@ -1,9 +1,10 @@
 // Package policy parses the documents in which a hub's operator and an owner say which TPMs they
 // accept, and merges both into the effective policy.
 //
-// An owner's document can only tighten the hub's: the stricter of two settings applies, and both
-// must name a software TPM. If a document has no setting, the other document's applies; if neither
-// has it, evidence.DefaultPolicy does.
+// An owner's document can only tighten the hub's: the stricter of two settings applies. A software
+// TPM must be on the hub's list and, if the owner's document has such a list, on the owner's. If
+// only one document has a setting, that setting applies; if neither has it, evidence.DefaultPolicy
+// applies.
 package policy
 
 import (
@@ -68,11 +69,11 @@ func (a *Action) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// EKKinds lists templates of the EK profile ("L-1") by a TPM's maker or model. "none" stands for
-// EKs without a certificate, "*" for all others.
+// EKKinds lists the allowed templates of the EK profile ("L-1") by a TPM's maker or model. The key
+// "none" applies to EKs without a certificate, "*" to all other EKs.
 type EKKinds map[string][]string
 
-// UnmarshalYAML implements yaml.Unmarshaler. A list without names applies to all TPMs.
+// UnmarshalYAML implements yaml.Unmarshaler. A list in place of a mapping applies to all TPMs.
 func (k *EKKinds) UnmarshalYAML(n *yaml.Node) error {
 	var of map[string][]string
 	if n.Kind == yaml.SequenceNode {
@@ -113,8 +114,8 @@ func kinds() string {
 	return strings.Join(names, ", ")
 }
 
-// MeasuredBoot says how a policy uses measured boot. "report" shows changes. "require" also refuses
-// API access to a device if its boot does not match its reference.
+// MeasuredBoot says how a policy uses measured boot: "report" only shows changes. "require" also
+// denies a device access to the API if its boot does not match its reference.
 type MeasuredBoot string
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -126,8 +127,8 @@ func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// Firmware is up to four numbers with dots between them, "7.85". Missing numbers are 0. It is not a
-// decimal fraction.
+// Firmware is a version of up to four numbers with dots between them, "7.85". Missing numbers are
+// 0. It is not a decimal fraction: 7.80 is newer than 7.9.
 type Firmware evidence.Firmware
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -169,13 +170,14 @@ func Parse(text []byte) (*Document, error) {
 		return nil, plain(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("the policy holds more than one YAML document")
+		return nil, errors.New("the policy has more than one YAML document; only one is allowed")
 	}
 	return d, d.check()
 }
 
-// isMapping reports whether a text is empty or begins with a YAML document of names and values. It
-// also reports so of a mapping with a mistake in its syntax, whose line the decoder names.
+// isMapping reports whether a text is empty, or begins with a YAML document of names and values. A
+// text that seems to be such a document but has a mistake in its syntax counts too: the decoder
+// then names the mistake's line.
 func isMapping(text []byte) bool {
 	var n yaml.Node
 	err := yaml.Unmarshal(text, &n)
@@ -187,11 +189,12 @@ func isMapping(text []byte) bool {
 
 var (
 	named = regexp.MustCompile(`(?m)^(version|rules|software_tpms|ek_kinds|[a-z]+_[a-z_]+) *:`)
-	// wrongKind matches YAML's message about a value of another kind than the setting's.
+	// wrongKind matches the YAML library's message about a value of the wrong kind, for example a
+	// list where the setting needs a text.
 	wrongKind = regexp.MustCompile(`cannot unmarshal !!(\w+)(?: (` + "`[^`]*`" + `))? into [^\s;]+`)
 )
 
-// kindNames are YAML's tags, in words.
+// kindNames names the types of YAML's values, by their tags, for a person.
 var kindNames = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "names and values", "null": "nothing"}
 
 // plain removes Go's type names from the YAML library's messages.
@@ -245,7 +248,7 @@ func (d *Document) check() error {
 		}
 		for _, name := range *d.Software {
 			if name == "" || len(name) > maxText {
-				return fmt.Errorf("policy: software_tpms: %q is not a name", name)
+				return fmt.Errorf("policy: software_tpms: %q is not a maker or model; a name has 1 to %d characters", name, maxText)
 			}
 		}
 	}
@@ -257,7 +260,7 @@ func (d *Document) check() error {
 			return fmt.Errorf("policy: rule %d: %q is not a valid pattern", i+1, r.Model)
 		}
 		if max(len(r.Maker), len(r.Model), len(r.Reason)) > maxText {
-			return fmt.Errorf("policy: rule %d: a text is longer than %d characters", i+1, maxText)
+			return fmt.Errorf("policy: rule %d: maker, model or reason is longer than %d characters", i+1, maxText)
 		}
 	}
 	return nil
@@ -266,10 +269,11 @@ func (d *Document) check() error {
 // Effective is the effective policy for an owner's devices.
 type Effective struct {
 	Evidence evidence.Policy
-	// RequireBoot: the API admits a device only if its measured boot matches its reference.
+	// RequireBoot is true if the API admits a device only when its measured boot matches its
+	// reference.
 	RequireBoot bool
-	// WithoutTPM: devices without a TPM may join, with a join token made for that, added by their
-	// owner, or waiting to be claimed.
+	// WithoutTPM is true if devices without a TPM may join: with a join token made for that, added
+	// by their owner, or waiting to be claimed.
 	WithoutTPM bool
 }
 

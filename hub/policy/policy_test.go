@@ -54,7 +54,7 @@ func TestReadsEKKinds(t *testing.T) {
 	}
 }
 
-// JSON is YAML.
+// A policy can be JSON, because JSON is also YAML.
 func TestReadsJSON(t *testing.T) {
 	t.Parallel()
 	d := parse(t, `{"version": 1, "unknown_maker": "refuse", "rules": [{"maker": "STM", "then": "accept"}]}`)
@@ -83,7 +83,7 @@ func TestRefusesADocumentWithAMistake(t *testing.T) {
 		{"version: 1\nrules: [{firmware_below: x, then: ask}]\n", `"x"`},
 		{"version: 1\nrules: [{firmware_below: 0, then: ask}]\n", `"0"`},
 		{"version: 1\nrules: [{model: '[', then: ask}]\n", "is not a valid pattern"},
-		{"version: 1\nsoftware_tpms: ['']\n", "is not a name"},
+		{"version: 1\nsoftware_tpms: ['']\n", "is not a maker or model"},
 		{"version: 1\nek_kinds: {IFX: [L-1, L-9]}\n", `"L-9" is not one of H-1, H-2, H-3, H-4, H-6, H-7, L-1, L-2`},
 		{"version: 1\nek_kinds: {IFX: []}\n", "lists no kind"},
 		{"version: 1\nek_kinds: {IFX: [L-1], ifx: [L-2]}\n", "twice"},

@@ -13,9 +13,10 @@ import (
 
 // Warnings returns sentences about the parts of a document that have no effect: names of makers
 // that no TPM has, rules that another rule hides and, in an owner's document, settings that are
-// looser than the hub's. A document with warnings is in force all the same. hub is the hub's
-// document, or nil if the hub has none. To check the hub's own document, pass nil as hub and false
-// as owners.
+// looser than the hub's. A document with warnings is still valid.
+//
+// The argument hub is the hub's document, or nil if the hub has none; owners says that d is an
+// owner's document. To check the hub's own document, pass nil as hub and false as owners.
 func Warnings(d, hub *Document, owners bool) []string {
 	w := &warner{d: d, hub: hub, owners: owners}
 	w.names()
@@ -48,7 +49,8 @@ func (d *Document) settings() (n int) {
 	return n + len(d.EKKinds) + len(d.Rules)
 }
 
-// rawMaker matches a maker's id that is not ASCII, as in EK certificates.
+// rawMaker matches a maker's id in the form "id:" and 8 hexadecimal digits. EK certificates have
+// this form if the id is not ASCII.
 var rawMaker = regexp.MustCompile(`^id:[0-9a-f]{8}$`)
 
 // makers returns the known ids of TPM makers.
@@ -151,7 +153,7 @@ func (w *warner) hidden() {
 			continue
 		}
 		if i > 0 && i == len(rules)-1 && rules[i].covers(new(Rule)) {
-			continue // a final rule for all TPMs may state the default
+			continue // allowed: a last rule for all TPMs may repeat the default
 		}
 		if *rules[i].Then == Action(evidence.Accept) && !slices.ContainsFunc(rules[i+1:], func(r Rule) bool { return *r.Then != Action(evidence.Accept) && !r.disjoint(&rules[i]) }) {
 			if w.owners {
@@ -180,14 +182,14 @@ func (w *warner) looser() {
 		{"expired_ek_certificate", d.ExpiredEK, in.Evidence.ExpiredEK},
 	} {
 		if f.say != nil && evidence.Action(*f.say) > f.hub {
-			w.add("%s: %v has no effect: %s says %v, and an owner's policy only tightens it.", f.word, evidence.Action(*f.say), hubs, f.hub)
+			w.add("%s: %v has no effect: %s says %v, and an owner's policy can only tighten it.", f.word, evidence.Action(*f.say), hubs, f.hub)
 		}
 	}
 	if d.Unlisted != nil && w.hub != nil && w.hub.Unlisted != nil && *d.Unlisted > *w.hub.Unlisted {
-		w.add("unlisted_ek: %v has no effect: the hub's policy says %v, and an owner's policy only tightens it.", evidence.Action(*d.Unlisted), evidence.Action(*w.hub.Unlisted))
+		w.add("unlisted_ek: %v has no effect: the hub's policy says %v, and an owner's policy can only tighten it.", evidence.Action(*d.Unlisted), evidence.Action(*w.hub.Unlisted))
 	}
 	if d.WithoutTPM != nil && *d.WithoutTPM == Action(evidence.Accept) && !in.WithoutTPM {
-		w.add("without_tpm: accept has no effect: %s refuses devices without a TPM, and an owner's policy only tightens it.", hubs)
+		w.add("without_tpm: accept has no effect: %s refuses devices without a TPM, and an owner's policy can only tighten it.", hubs)
 	}
 	if d.MeasuredBoot != nil && *d.MeasuredBoot == "report" && in.RequireBoot {
 		w.add("measured_boot: report has no effect: the hub's policy requires a matching boot.")
@@ -211,9 +213,9 @@ func (w *warner) looser() {
 				continue
 			}
 			if theirs.covers(mine) && *theirs.Then < *mine.Then {
-				w.add("Rule %d (%v) has no effect: rule %d of the hub's policy says %v for the same TPMs, and an owner's policy only tightens it.", i+1, evidence.Action(*mine.Then), n+1, evidence.Action(*theirs.Then))
+				w.add("Rule %d (%v) has no effect: rule %d of the hub's policy says %v for the same TPMs, and an owner's policy can only tighten it.", i+1, evidence.Action(*mine.Then), n+1, evidence.Action(*theirs.Then))
 			}
-			break // the rule decides about the TPMs, or it depends on the TPM whether it matches
+			break // this rule may match first, so no later rule decides about all these TPMs
 		}
 	}
 }

@@ -1,12 +1,13 @@
-// Package search is the search language for devices, the same on the page, in the API and on the
-// command line:
+// Package search parses the search language for devices, which is the same on the page, in the API
+// and on the command line:
 //
 //	model:"NUC 7" state:quiet meta.site=oslo forklift "hall 3"
 //
-// A search is a list of conditions, separated by spaces; a device must fit all of them. A condition
-// is a word, or a field and its value. docs/search.md describes the language for users.
+// A search is a list of conditions, separated by spaces; it finds the devices that match all of
+// them. A condition is a word, or a field and its value. docs/search.md describes the language for
+// users.
 //
-// The package only parses; package store answers searches.
+// The package only parses; package store finds the devices.
 package search
 
 import (
@@ -27,24 +28,24 @@ const (
 	CodeTooLong = "search-too-long" // more than MaxLength bytes
 	CodeTooMany = "search-too-many" // more than store.MaxTerms conditions
 	CodeText    = "search-text"     // not UTF-8, or a control character
-	CodeQuote   = "search-quote"    // a quote without its end
-	CodeField   = "search-field"    // no such field
+	CodeQuote   = "search-quote"    // a quotation mark that is not closed
+	CodeField   = "search-field"    // unknown field
 	CodeValue   = "search-value"    // a value that the field cannot have
 )
 
-// Error says what is wrong with the text of a search.
+// Error describes an error in the text of a search.
 type Error struct {
 	Code   string
-	Offset int    // of Word in the text, in bytes
-	Word   string // the part of the text that is wrong
+	Offset int    // offset of Word in the text, in bytes
+	Word   string // the part of the text that has the error
 	Reason string // one sentence of fact
 	Remedy string // one sentence of remedy
 }
 
 func (e *Error) Error() string { return e.Reason + " " + e.Remedy }
 
-// fields are the names of fields and their aliases. The first name of a field is the one that Format
-// writes.
+// fields lists the names of each field. The first name is the one that Format writes; the others
+// are aliases.
 var fields = []struct {
 	field store.SearchField
 	names []string
@@ -58,10 +59,10 @@ var fields = []struct {
 	{store.FieldID, []string{"id"}},
 }
 
-// metaPrefix begins the field of a metadata member.
+// metaPrefix begins the name of a field that searches user-meta or device-meta.
 const metaPrefix = "meta."
 
-// Names are the first names of all fields, for messages and for completion.
+// Names returns the first name of each field, for messages and completion.
 func Names() (names []string) {
 	for _, f := range fields {
 		names = append(names, f.names[0])
@@ -69,8 +70,9 @@ func Names() (names []string) {
 	return append(names, metaPrefix+"KEY")
 }
 
-// Parse reads the text of a search. Its result has Words and Terms only. The value of a token is as
-// it was written, an id or a nick: the caller knows the tokens. The error is an *Error.
+// Parse parses the text of a search. It sets only Words and Terms of the result. The value of the
+// field token stays as it was written, an id or a nick: the caller looks up the token. The error is
+// an *Error.
 func Parse(text string) (store.DeviceSearch, error) {
 	var s store.DeviceSearch
 	if len(text) > MaxLength {
@@ -79,7 +81,7 @@ func Parse(text string) (store.DeviceSearch, error) {
 	}
 	for i, r := range text {
 		if r == utf8.RuneError && !strings.HasPrefix(text[i:], "\uFFFD") || unicode.IsControl(r) && !unicode.IsSpace(r) {
-			return s, &Error{Code: CodeText, Offset: i, Reason: "The search has a character that cannot be searched.", Remedy: "Remove the control characters."}
+			return s, &Error{Code: CodeText, Offset: i, Reason: "The search has a control character, or is not valid UTF-8.", Remedy: "Remove the control characters."}
 		}
 	}
 	p := parser{text: text}
@@ -87,7 +89,7 @@ func Parse(text string) (store.DeviceSearch, error) {
 		begin := p.at
 		if len(s.Words)+len(s.Terms) == store.MaxTerms {
 			return store.DeviceSearch{}, &Error{Code: CodeTooMany, Offset: begin, Word: clip(text[begin:]), Reason: fmt.Sprintf("The search has more than %d conditions.", store.MaxTerms),
-				Remedy: "Leave some of them out."}
+				Remedy: "Leave some conditions out."}
 		}
 		word, term, err := p.condition()
 		if err != nil {
@@ -117,7 +119,7 @@ func (p *parser) space() {
 	}
 }
 
-// condition reads a word, or a field and its value.
+// condition parses one condition: a word, or a field and its value. term is nil for a word.
 func (p *parser) condition() (word string, term *store.SearchTerm, err error) {
 	begin := p.at
 	name, separated, err := p.part(true)
@@ -135,7 +137,7 @@ func (p *parser) condition() (word string, term *store.SearchTerm, err error) {
 	from := p.at
 	if from == len(p.text) || p.atSpace() {
 		return "", nil, &Error{Code: CodeValue, Offset: begin, Word: clip(p.text[begin:p.at]), Reason: fmt.Sprintf("%q has no value.", clip(p.text[begin:p.at])),
-			Remedy: `Write the value behind it, or "" for devices without one.`}
+			Remedy: `Write the value after the field, or "" for devices without a value.`}
 	}
 	if t.Value, _, err = p.part(false); err != nil {
 		return "", nil, err
@@ -159,8 +161,8 @@ func (p *parser) atSpace() bool {
 	return unicode.IsSpace(r)
 }
 
-// part reads to the next space, or with a name to the next : or = too, which it does not read. Parts
-// of the text may be in quotes.
+// part reads to the next space. If name is true, it also stops before the next : or =, and then
+// separated is true. Some or all of the text may be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {
 	var b strings.Builder
 	for p.at < len(p.text) && !p.atSpace() {
@@ -181,7 +183,7 @@ func (p *parser) part(name bool) (part string, separated bool, err error) {
 	return b.String(), false, nil
 }
 
-// quoted reads a text in quotes. A backslash keeps the meaning of the character after it.
+// quoted reads a text in quotes. A backslash means that the next character is not special.
 func (p *parser) quoted() (string, error) {
 	begin := p.at
 	var b strings.Builder
@@ -197,15 +199,16 @@ func (p *parser) quoted() (string, error) {
 			b.WriteByte(c)
 		}
 	}
-	return "", &Error{Code: CodeQuote, Offset: begin, Word: clip(p.text[begin:]), Reason: "A quote has no end.", Remedy: `Write " at the end of the text, or \" for a quote in it.`}
+	return "", &Error{Code: CodeQuote, Offset: begin, Word: clip(p.text[begin:]), Reason: "A quotation mark is not closed.", Remedy: `Write " at the end of the text, or \" for a quotation mark inside the text.`}
 }
 
-// fieldNamed returns the term of a field; raw is the field's name as it was written.
+// fieldNamed returns the term for a field name. at is the name's offset in the search, and raw is
+// the name as it was written, with quotes.
 func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 	if key, ok := strings.CutPrefix(name, metaPrefix); ok {
 		if key == "" || len(key) > maxMeta {
-			return store.SearchTerm{}, &Error{Code: CodeField, Offset: at, Word: clip(raw), Reason: "The metadata's key is empty or too long.",
-				Remedy: "Write it like meta.site=oslo."}
+			return store.SearchTerm{}, &Error{Code: CodeField, Offset: at, Word: clip(raw), Reason: "The metadata key is empty or too long.",
+				Remedy: "Write the key after the dot, like meta.site=oslo."}
 		}
 		return store.SearchTerm{Field: store.FieldMeta, Key: key}, nil
 	}
@@ -220,7 +223,7 @@ func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 	case lower == "nick" || lower == "name":
 		e.Remedy = "Write the nick, or its beginning, without a field."
 	case lower == "meta":
-		e.Remedy = "Write the metadata's key too, like meta.site=oslo."
+		e.Remedy = "Write the metadata key too, like meta.site=oslo."
 	case near != "":
 		e.Remedy = fmt.Sprintf("Did you mean %q?", near)
 	default:
@@ -232,8 +235,8 @@ func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 // maxMeta bounds the key and the value of a metadata member that can be searched, in bytes.
 const maxMeta = 256
 
-// checkValue checks the value of a term, and brings it into the form that package store expects. raw
-// is the value as it was written.
+// checkValue checks the value of a term, and converts it to the form that package store expects. at
+// is the value's offset in the search, and raw is the value as it was written, with quotes.
 func checkValue(t *store.SearchTerm, at int, raw string) error {
 	wrong := func(remedy, format string, args ...any) error {
 		return &Error{Code: CodeValue, Offset: at, Word: clip(raw), Reason: fmt.Sprintf(format, args...), Remedy: remedy}
@@ -252,7 +255,7 @@ func checkValue(t *store.SearchTerm, at int, raw string) error {
 	case store.FieldID:
 		t.Value = strings.ToLower(t.Value)
 		if len(t.Value) < 4 || len(t.Value) > 24 || strings.Trim(t.Value, "0123456789abcdef") != "" {
-			return wrong("Write 4 to 24 of its hexadecimal digits.", "%q is not the beginning of an id.", clip(t.Value))
+			return wrong("Write the first 4 to 24 hexadecimal digits of the id.", "%q is not the beginning of an id.", clip(t.Value))
 		}
 	case store.FieldSerial:
 		if !strings.ContainsFunc(t.Value, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }) {
@@ -266,7 +269,7 @@ func checkValue(t *store.SearchTerm, at int, raw string) error {
 	return nil
 }
 
-// nearest returns the name of a field that differs little from a name, or "".
+// nearest returns the field name that differs least from name, or "" if all differ too much.
 func nearest(name string) string {
 	var all []string
 	for _, f := range fields {
@@ -275,7 +278,8 @@ func nearest(name string) string {
 	return closest(name, append(all, "meta"))
 }
 
-// closest returns the word that differs least from a text, in at most a third of its characters.
+// closest returns the word that differs least from text. It returns "" if more than a third of the
+// characters differ.
 func closest(text string, words []string) (best string) {
 	least := max(1, len(text)/3) + 1
 	if len(text) > 32 {
@@ -289,8 +293,8 @@ func closest(text string, words []string) (best string) {
 	return best
 }
 
-// distance is the number of bytes to insert, remove or replace, or of neighbours to exchange, to make
-// b of a.
+// distance returns the smallest number of edits that change a into b: a byte inserted, removed or
+// replaced, or two neighbours exchanged.
 func distance(a, b string) int {
 	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
 	var twoBefore []int
@@ -314,7 +318,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// clip shortens a text for a message.
+// clip shortens a text to about 40 bytes, for a message.
 func clip(text string) string {
 	const most = 40
 	for i := range text {
@@ -325,7 +329,7 @@ func clip(text string) string {
 	return text
 }
 
-// Format writes a search in the language: Parse reads it back.
+// Format writes a search in the search language. Parse returns the same search from the result.
 func Format(s store.DeviceSearch) string {
 	var parts []string
 	for _, word := range s.Words {

@@ -101,7 +101,8 @@ func TestErrorsSayWhatAndWhereAndTheRemedy(t *testing.T) {
 	}
 }
 
-// Each search of the page for users can be parsed, and Format writes it the same way.
+// Parse accepts each example in docs/search.md, and Format writes a search that Parse reads back
+// unchanged.
 func TestExamplesOfTheDocs(t *testing.T) {
 	t.Parallel()
 	f, err := os.Open("../../docs/search.md")
@@ -153,7 +154,7 @@ func FuzzFormatIsReadBack(f *testing.F) {
 		formatted := search.Format(s)
 		again, err := search.Parse(formatted)
 		if len(formatted) > search.MaxLength {
-			return // quotes made it longer
+			return // quotes made the text longer than Parse accepts
 		}
 		if err != nil || !reflect.DeepEqual(again, s) {
 			t.Fatalf("%q became %q: %+v, %v", text, formatted, again, err)

@@ -2,25 +2,26 @@ package store
 
 import "context"
 
-// Clone is the clone record of a device: the signs that copies of its TPM's state exist. Record is
-// the JSON of clone.Record.
+// Clone is the clone record of a device: the signs that several machines run with its TPM's state.
+// Record is the JSON of clone.Record.
 type Clone struct {
 	Device  string
-	Version int64  // given by the store, increasing for a device; 0: the device has no record yet
+	Version int64  // assigned by the store; increases for each device; 0: the device has no record yet
 	State   string // clone.State; also Device.Clone
 	Record  []byte
 }
 
-// CloneRefused is the state of a device whose owner has decided that several machines run with its
-// TPM's state. Activate fails with ErrCloned.
+// CloneRefused is the state of a device whose owner decided that several machines run with its
+// TPM's state. For such a device, Activate returns ErrCloned.
 const CloneRefused = "refused"
 
-// Clones keeps one clone record for each device.
+// Clones stores one clone record for each device.
 type Clones interface {
-	// Clone returns ErrNotFound if the device has no record.
+	// Clone returns a device's clone record. ErrNotFound: the device has none.
 	Clone(ctx context.Context, device string) (Clone, error)
-	// PutClone replaces the record that has c.Version, sets the device's Clone to c.State, and
-	// appends events, in one step. It returns the new version. ErrChanged: the device's record has
-	// another version. ErrNotFound: the device does not exist. On an error nothing was changed.
+	// PutClone replaces the device's record, sets the device's Clone to c.State and appends events,
+	// in one transaction. It returns the new version. ErrChanged: the stored record does not have
+	// c.Version. ErrNotFound: the device does not exist. If PutClone returns an error, nothing was
+	// changed.
 	PutClone(ctx context.Context, c Clone, events ...Event) (int64, error)
 }

@@ -6,35 +6,37 @@ import (
 )
 
 const (
-	// MaxUnprovenEKs bounds the kept EK certificates of EKs that no activation has proven.
+	// MaxUnprovenEKs is the largest number of stored EK certificates whose EK no activation has
+	// proven.
 	MaxUnprovenEKs = 10_000
-	// UnprovenEKKeptFor is how long such a certificate is kept after a request last contained it.
+	// UnprovenEKKeptFor is how long an unproven EK certificate is stored after the last request
+	// that contained it.
 	UnprovenEKKeptFor = 90 * 24 * time.Hour
 )
 
-// KeptEKCertificate is an EK certificate from a request. If a later request with the same EK lacks
-// the certificate, that request is judged by the kept certificate. No verdict is kept.
+// KeptEKCertificate is an EK certificate that a request contained. If a later request with the same
+// EK lacks the certificate, the hub uses this one to judge that request. The verdict is not stored.
 type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER
-	Links       []byte // CA certificates above it, without the root: DER, concatenated
-	// Proven: a TPM with this EK activated an enrolment. The row does not expire, and only another
-	// activation replaces its certificate.
+	Links       []byte // CA certificates between Certificate and its root, without the root: DER, concatenated
+	// Proven means that a TPM with this EK activated an enrolment. Then the row does not expire,
+	// and only another activation replaces its certificate.
 	Proven  bool
-	Expires time.Time // zero when Proven
+	Expires time.Time // zero if Proven
 }
 
-// EKCertificates keeps at most one certificate for each EK.
+// EKCertificates stores at most one certificate for each EK.
 type EKCertificates interface {
-	// EKCertificate finds the kept certificate of an EK. It returns ErrNotFound also for one that
-	// has expired.
+	// EKCertificate finds the stored certificate of an EK. ErrNotFound: there is none, or it has
+	// expired.
 	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
-	// KeepEKCertificate stores k as unproven, if the EK has no certificate or only an expired one.
-	// If the stored certificate is the same and unproven, only its Expires is renewed. Otherwise
+	// KeepEKCertificate stores k as unproven if the EK has no certificate, or only an expired one.
+	// If the stored certificate is the same and unproven, only its Expires changes. Otherwise
 	// nothing changes. If more than limit rows are unproven, the rows that expire first are
 	// removed.
 	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
-	// ExpireEKCertificates removes at most limit rows past their Expires, and returns how many there
-	// were.
+	// ExpireEKCertificates removes expired rows, at most limit, and returns the number of removed
+	// rows.
 	ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error)
 }

@@ -5,36 +5,36 @@ import (
 	"time"
 )
 
-// Means by which an actor did something.
+// Means by which an actor acted.
 const (
-	ByPage        = "page"        // in a browser
-	ByAPI         = "api"         // with a session, by a program
-	ByAPIToken    = "api-token"   // Credential names it
-	ByCommand     = "command"     // on the hub's machine
-	ByCertificate = "certificate" // a device's
-	BySecret      = "secret"      // a device's
-	ByToken       = "token"       // a device's access token, issued for its certificate or secret
+	ByPage        = "page"        // on a page, in a browser
+	ByAPI         = "api"         // by a program with a session
+	ByAPIToken    = "api-token"   // by a program with an API token; Credential names the token
+	ByCommand     = "command"     // by a command on the hub's machine
+	ByCertificate = "certificate" // by a device with its certificate
+	BySecret      = "secret"      // by a device with its secret
+	ByToken       = "token"       // by a device with an access token, which was issued for its certificate or secret
 )
 
-// Actor is the person, program or device that did something.
+// Actor is the person, program or device that caused an event.
 type Actor struct {
-	ID         string // prn of an account or a device, or "operator:" and a name; empty: unknown
-	Name       string // the actor's nick at that time
-	Means      string // one of the above
+	ID         string // prn of an account or a device, or "operator:" and a name; empty if unknown
+	Name       string // the actor's nick at the time of the event
+	Means      string // one of the By constants
 	Credential string // the API token's name
-	Addr       string // IP address; empty on the hub's machine
+	Addr       string // IP address; empty if the actor was on the hub's machine
 }
 
 type actorKey struct{}
 
-// WithActor puts an actor in a context. The caller may fill it in later, while the request is
-// judged.
+// WithActor returns a context with the actor a. The caller may set the fields of a later, when it
+// has found out who sent the request.
 func WithActor(ctx context.Context, a *Actor) context.Context {
 	return context.WithValue(ctx, actorKey{}, a)
 }
 
-// ActorIn returns the actor of a context, so that the caller can read it or fill it in. If the
-// context has none, it returns a new one that is not in the context.
+// ActorIn returns the actor of a context, so that the caller can read or set its fields. If the
+// context has no actor, ActorIn returns a new one that is not in the context.
 func ActorIn(ctx context.Context) *Actor {
 	if a, ok := ctx.Value(actorKey{}).(*Actor); ok {
 		return a
@@ -42,38 +42,38 @@ func ActorIn(ctx context.Context) *Actor {
 	return new(Actor)
 }
 
-// Event is a line of the audit trail. An event never changes, except that AppendCounted updates the
-// row that counts equal events. Only RemoveEvents removes events.
+// Event is an entry of the audit trail. An event never changes, except that AppendCounted updates
+// the row that counts equal events. Only RemoveEvents removes events.
 type Event struct {
-	Seq     int64 // given by the store, increasing
+	Seq     int64 // assigned by the store; increases
 	Time    time.Time
 	Kind    string // stable, e.g. "enrolment.refused", "device.activated"
 	Code    string // stable refusal code, or empty
-	Owner   string // Account.ID of the account that may read it; empty: the operator's
+	Owner   string // Account.ID of the account that may read the event; empty: only the operator may
 	Device  string
 	Token   string
 	Addr    string
 	Message string // one sentence for a person
 
-	// The person, program or device that caused the event. See Actor.
+	// Actor, ActorName, Means and Credential say who caused the event. See type Actor.
 	Actor      string
 	ActorName  string
 	Means      string
 	Credential string
 
-	// Count is how many events of one day this row counts, the last of them at Last. 0, with a zero
-	// Last: one event, at Time. See AppendCounted.
+	// Count is the number of events of one day that this row counts; Last is the time of the last
+	// one. If Count is 0 and Last is zero, the row is one event, at Time. See AppendCounted.
 	Count int
 	Last  time.Time
 
-	// Unproven: a peer that had proven nothing caused the event. Such an event is kept for a
-	// shorter time. AppendCounted never counts events of different Group in one row. Reads return
-	// neither field.
+	// Unproven means that the peer that caused the event had proven nothing. Such an event is
+	// removed earlier. AppendCounted never counts events with different Group in one row. Reads do
+	// not return these two fields.
 	Unproven bool
 	Group    string
 }
 
-// By returns the event. If the event names no actor, By fills in the actor a.
+// By returns the event with the actor a, unless the event already names an actor.
 func (e Event) By(a *Actor) Event {
 	if e.Actor == "" && e.Means == "" {
 		e.Actor, e.ActorName, e.Means, e.Credential = a.ID, a.Name, a.Means, a.Credential
@@ -84,34 +84,41 @@ func (e Event) By(a *Actor) Event {
 	return e
 }
 
-// EventFilter chooses events. Zero fields do not filter.
+// EventFilter selects events. A zero field selects all.
 type EventFilter struct {
 	Owner  string
 	Device string
 	Kind   string    // this kind; if it ends with ".", every kind that begins with it
-	Since  time.Time // not before this; for a row that counts several events, Last counts
-	Until  time.Time // the event is before this
+	Token  string    // the id of a join token
+	Actor  string    // the actor's prn, or the actor's nick (ASCII case is ignored)
+	Since  time.Time // not before this time; for a row that counts several events, Last is compared
+	Until  time.Time // only events before this time
 	// NoRoutine leaves out rows of AppendCounted that have no Code.
 	NoRoutine bool
 	Before    int64 // only events with a smaller Seq
+	After     int64 // only events with a larger Seq
 	Limit     int   // 0: 100; at most 1000
 }
 
 // Events is the audit trail.
 type Events interface {
 	AppendEvent(ctx context.Context, e Event) error
-	// AppendEventOnce appends an event about a device, unless one with the same mark was appended
-	// since the device was first activated.
+	// AppendEventOnce appends an event about a device, unless an event with the same mark was
+	// appended after the device's first activation.
 	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
-	// AppendCounted appends events that may be frequent. Events of one day (UTC) that differ only in
-	// Time, Addr and Message become one row. It has their Count, the Time of the first, and the
-	// Last, Addr and Message of the last. If a given event has a Count, it stands for that many
-	// events until its Last; 0 is one.
+	// AppendCounted appends events that may be frequent. Events of one day (UTC) that differ only
+	// in Time, Addr and Message become one row, with the sum of their Counts, the Time of the
+	// first, and the Last, Addr and Message of the last event. If an event in events has a Count,
+	// it counts as that many events, the last at its Last; a Count of 0 counts as one event.
 	AppendCounted(ctx context.Context, events []Event) error
-	// RemoveEvents removes at most limit events: Unproven ones whose Time and Last are before
-	// unproven, and any whose Time and Last are before all. A zero time removes nothing. It returns
-	// how many it removed.
+	// RemoveEvents removes Unproven events whose Time and Last are before the time `unproven`, and
+	// any events whose Time and Last are before the time `all`. A zero time removes nothing. It
+	// removes at most limit events, and returns their number.
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
-	// Events lists events, newest first.
+	// Events lists the events that the filter selects, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
+	// FindEvents lists events as Events does, at a bounded cost. The filter must have an Owner.
+	// FindEvents examines at most `examine` events of the owner or, if the filter has a Device, of
+	// that device. To continue the list, set Before to next; if next is 0, the list is complete.
+	FindEvents(ctx context.Context, f EventFilter, examine int) (events []Event, next int64, err error)
 }

@@ -7,29 +7,29 @@ import (
 	"gangway/wire/trail"
 )
 
-// States of a device that a search can ask for. They do not exclude each other: a quiet device may
-// also have a changed boot. Each has an exact count in FleetCounts.
+// States of a device that a search can select. They do not exclude each other: a quiet device may
+// also have a changed boot. FleetCounts counts each state exactly.
 const (
-	StateActive      = "active"       // heard from within QuietAfter
-	StateQuiet       = "quiet"        // not heard from for longer than QuietAfter
+	StateActive      = "active"       // the hub heard from the device within QuietAfter
+	StateQuiet       = "quiet"        // the hub has not heard from the device for longer than QuietAfter
 	StateBootChanged = "boot-changed" // the boot differs from the reference, or its measurement was refused
-	StateUpdating    = "updating"     // the newest revision is waiting or under way
+	StateUpdating    = "updating"     // the newest revision waits for installation, or is being installed
 	StateFailed      = "failed"       // the newest revision failed
-	StateCloned      = "cloned"       // several machines may have its TPM's state
+	StateCloned      = "cloned"       // several machines may run with this TPM's state
 )
 
-// States are all states.
+// States lists all states of devices.
 var States = []string{StateActive, StateQuiet, StateBootChanged, StateUpdating, StateFailed, StateCloned}
 
-// QuietAfter is how long a device may be silent before it is quiet. An agent reports each minute, and
-// retries at least each ten minutes.
+// QuietAfter is how long the hub may hear nothing from a device before the device is quiet. An
+// agent reports each minute; if a report fails, it retries at least every ten minutes.
 const QuietAfter = 15 * time.Minute
 
-// SearchField is a field of a device that a search can compare. Each has an index.
+// SearchField is a field of a device that a search can compare. Each field has an index.
 type SearchField string
 
-// The fields of searches. FieldID, FieldSerial and FieldAddr compare whole values, the others too;
-// prefixes are searched with DeviceSearch.Words.
+// Fields of searches. All compare whole values, except FieldID. To search for the beginning of a
+// word, use DeviceSearch.Words.
 const (
 	FieldState    SearchField = "state"    // one of the State constants
 	FieldModel    SearchField = "model"    // ProdModel
@@ -37,39 +37,39 @@ const (
 	FieldFirmware SearchField = "firmware" // TPMFirmware
 	FieldToken    SearchField = "token"    // TokenID
 	FieldSerial   SearchField = "serial"   // ProdSerial
-	FieldID       SearchField = "id"       // a prefix of at least 4 digits
-	FieldMeta     SearchField = "meta"     // a member of the user-meta or device-meta: Key and Value
+	FieldID       SearchField = "id"       // the beginning of an id, at least 4 digits
+	FieldMeta     SearchField = "meta"     // a member of the user-meta or device-meta, with Key and Value
 )
 
-// SearchTerm is one condition of a search. Value is compared without regard to ASCII case.
+// SearchTerm is one condition of a search. ASCII case of Value is ignored.
 type SearchTerm struct {
 	Field SearchField
-	Key   string // for FieldMeta: the member's name, such as "site"
+	Key   string // for FieldMeta: the name of the member, such as "site"
 	Value string
 }
 
-// SortKey is an order of devices. Each has an index.
+// SortKey is an order of devices. Each order has an index.
 type SortKey string
 
-// The orders of devices.
+// Orders of devices.
 const (
 	SortNick     SortKey = "nick"
 	SortCreated  SortKey = "created"
-	SortLastSeen SortKey = "seen" // active devices last, by nick: they count as seen now
+	SortLastSeen SortKey = "seen" // last contact; active devices come last, ordered by nick, because they count as seen now
 	SortModel    SortKey = "model"
 )
 
-// MaxTerms bounds the words and terms of a search together.
+// MaxTerms is the largest number of words and terms in one search.
 const MaxTerms = 8
 
-// DeviceSearch chooses devices of an owner: those that fit all Words and all Terms.
+// DeviceSearch selects the devices of an owner that match all Words and all Terms.
 type DeviceSearch struct {
 	Owner      string
-	Words      []string // each is a prefix of a word of the nick, serial, model, maker or id
+	Words      []string // each is the beginning of a word of the nick, serial, model, maker or id
 	Terms      []SearchTerm
 	Sort       SortKey // empty: SortNick
 	Descending bool
-	After      string // DevicePage.Next of the page before; empty: the first page
+	After      string // DevicePage.Next of the previous page; empty: the first page
 	Limit      int    // 0: 100; at most 1000
 }
 
@@ -78,13 +78,13 @@ type DeviceRow struct {
 	Device
 	Quiet  bool
 	Boot   string // one of the Boot constants
-	Rev    int    // newest revision; -1: the device has no trail
+	Rev    int    // number of the newest revision; -1: the device has no trail
 	Status trail.Status
-	// Progress is the percentage of the newest report about Rev.
+	// Progress is the percentage in the newest report about revision Rev.
 	Progress int
 }
 
-// States returns the states of a device, in the order of States.
+// States returns the device's states, in the order of the variable States.
 func (d *DeviceRow) States() []string {
 	states := []string{StateActive}
 	if d.Quiet {
@@ -105,29 +105,30 @@ func (d *DeviceRow) States() []string {
 	return states
 }
 
-// DevicePage is a page of a search's result. If more than MaxCount devices fit each condition of a
-// search, and few fit all of them, the engine stops after a bounded number of devices: a page may
-// then have fewer rows than the limit, even none, and a Next.
+// DevicePage is one page of a search's result. If more than MaxCount devices match each single
+// condition, but few match all, the engine stops after it has read a bounded number of devices.
+// Then the page may have fewer rows than the limit, or none, although Next is not empty.
 type DevicePage struct {
 	Rows []DeviceRow
-	Next string // for DeviceSearch.After; empty: this is the last page
+	Next string // for DeviceSearch.After; empty if this is the last page
 }
 
-// MaxCount is the number up to which CountSearch counts the result of a search that has no counter.
+// MaxCount is the number at which CountSearch stops to count the result of a search that has no
+// counter.
 const MaxCount = 1000
 
-// SearchCount is how many devices fit a search.
+// SearchCount is the number of devices that match a search.
 type SearchCount struct {
 	N    int
-	More bool // at least N: the engine stopped counting
+	More bool // the engine stopped counting: at least N devices match
 }
 
-// FleetCounts are the exact numbers of an owner's devices.
+// FleetCounts holds the exact numbers of an owner's devices.
 type FleetCounts struct {
 	Total    int
-	Waiting  int            // waiting devices that nobody has decided about
-	ByState  map[string]int // by State constant
-	Quietest time.Time      // the oldest LastSeen of a quiet device; zero: no device is quiet
+	Waiting  int            // waiting devices without a decision
+	ByState  map[string]int // by the State constants
+	Quietest time.Time      // the oldest LastSeen of a quiet device; zero if no device is quiet
 }
 
 // FacetCount is the number of an owner's devices with one value of a field.
@@ -137,30 +138,34 @@ type FacetCount struct {
 }
 
 // ErrBadSearch is the error for a DeviceSearch that the engine cannot answer within its bounds, or
-// whose After does not belong to it.
+// whose After is from another search.
 type ErrBadSearch struct {
-	Reason string // a sentence for people
+	Reason string // a sentence for the user
 }
 
 func (e *ErrBadSearch) Error() string { return "store: " + e.Reason }
 
-// Fleet answers questions about many devices. No answer costs more because the fleet is larger.
+// Fleet answers questions about many devices. The cost of an answer does not grow with the fleet.
 type Fleet interface {
-	// SearchDevices lists devices, a page at a time. *ErrBadSearch.
+	// SearchDevices returns one page of the devices that match a search. The error may be an
+	// *ErrBadSearch.
 	SearchDevices(ctx context.Context, s DeviceSearch) (DevicePage, error)
-	// CountSearch counts the devices that fit a search: exactly if the search has no condition, or
-	// one condition with a counter (state, model, maker, firmware, token); otherwise up to MaxCount.
+	// CountSearch counts the devices that match a search. The number is exact if the search has no
+	// condition, or one condition with a counter (state, model, maker, firmware, token). Otherwise
+	// it counts only to MaxCount.
 	CountSearch(ctx context.Context, s DeviceSearch) (SearchCount, error)
 	// FleetCounts counts an owner's devices.
 	FleetCounts(ctx context.Context, owner string) (FleetCounts, error)
-	// Facets lists the values of FieldModel, FieldMaker, FieldFirmware or FieldToken with the most
-	// devices, at most limit, and the number of devices with other values.
+	// Facets returns the most frequent values of a field, at most limit, with the number of devices
+	// of each, and the number of devices with other values. The field must be FieldModel,
+	// FieldMaker, FieldFirmware or FieldToken.
 	Facets(ctx context.Context, owner string, f SearchField, limit int) (top []FacetCount, others int, err error)
-	// Arrivals counts the devices that an owner's fleet got on each of the last days (UTC), by
-	// activation or claim, the newest last. Devices that were deleted since then count too. days is
-	// at most 366.
+	// Arrivals counts the devices that joined an owner's fleet, by activation or claim, on each of
+	// the last days (UTC); the last number is for the day of now. Devices that were deleted later
+	// are counted too. days is at most 366.
 	Arrivals(ctx context.Context, owner string, now time.Time, days int) ([]int, error)
-	// MarkQuiet marks at most limit devices that were last seen before a time as quiet, and returns
-	// how many. A contact makes the device active again.
+	// MarkQuiet marks devices as quiet that were last seen before the time `before`, at most limit.
+	// It returns the number of devices that it marked. The next contact makes a device active
+	// again.
 	MarkQuiet(ctx context.Context, before time.Time, limit int) (int, error)
 }

@@ -7,11 +7,11 @@ import (
 
 // LogEntry is a log line that a device reported.
 type LogEntry struct {
-	Seq      int64 // given by the store, increasing
+	Seq      int64 // assigned by the store; increases
 	Device   string
 	Owner    string
-	Created  time.Time // when the hub received it; increases with Seq for an owner
-	Sec      int64     // the device's clock
+	Created  time.Time // when the hub received the line; increases with Seq for an owner
+	Sec      int64     // seconds since 1970, by the device's clock; Nano holds the nanoseconds
 	Nano     int64
 	Level    string
 	Source   string
@@ -20,13 +20,13 @@ type LogEntry struct {
 	Message  string
 }
 
-// LogBounds is how much of a device's log is kept. The oldest entries are removed first.
+// LogBounds limits the stored log of one device. At a limit, the oldest entries are removed.
 type LogBounds struct {
 	Rows  int
-	Bytes int64 // of the texts, plus an overhead for each row
+	Bytes int64 // bytes of the texts, plus an overhead for each row
 }
 
-// LogFilter chooses entries. Zero fields do not filter.
+// LogFilter selects log entries. A zero field selects all.
 type LogFilter struct {
 	Owner     string // required
 	Devices   []string
@@ -34,26 +34,26 @@ type LogFilter struct {
 	Sources   []string
 	Platforms []string
 	Revs      []string
-	Text      string    // part of the message, without regard to ASCII case; requires exactly one of Devices
-	After     time.Time // later than this
-	Before    time.Time // earlier than this
+	Text      string    // part of the message; ASCII case is ignored; requires exactly one of Devices
+	After     time.Time // only entries after this time
+	Before    time.Time // only entries before this time
 	// Previous is the last entry of the previous page, in the requested order. Only its Created and
-	// Seq are read.
+	// Seq are used.
 	Previous *LogEntry
-	// NewestFirst reverses the order, which is by Created and Seq.
+	// NewestFirst reverses the order, which is by Created and then Seq.
 	NewestFirst bool
-	Skip        int // with at most one of Devices
+	Skip        int // number of entries to skip; allowed with at most one of Devices
 	Limit       int // 0: 100; at most 5000
-	Bytes       int // no more entries after the texts reach this many bytes; 0: no bound
+	Bytes       int // stop when the texts reach this many bytes; 0: no bound
 }
 
-// Logs keeps the logs of devices.
+// Logs stores the logs of devices.
 type Logs interface {
-	// AppendLogs stores entries of one device (Device and Owner are set in each), and removes the
-	// oldest ones beyond bounds.
+	// AppendLogs stores log entries of one device, and sets Device and Owner in each. It removes
+	// the oldest entries of the device that exceed bounds.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes at most limit entries that the hub received before a time, and returns how
-	// many.
+	// ExpireLogs removes entries that the hub received before the time `before`, at most limit. It
+	// returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 }

@@ -10,49 +10,50 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// MaxMeta bounds a device's user-meta, its device-meta, and the default user-meta of a join token,
-// each in bytes of compact JSON.
+// MaxMeta is the largest size of a device's user-meta, of its device-meta, and of the default
+// user-meta of a join token: each in bytes of compact JSON.
 //
-// A meta is a JSON object as a map. Its values are as strictjson.Decode makes them: a number is a
-// json.Number, as it was written. An engine checks two bounds in the step that writes:
+// Metadata is a JSON object, as a Go map. Its values are those of strictjson.Decode: a number is a
+// json.Number with the text as it was written. Each write checks two rules in its transaction:
 //
-//   - It refuses with *MetaError a member that strictjson.CheckStorable refuses, because answers
-//     that contain the member could not be read.
-//   - It refuses with ErrTooLarge a write that leaves more than MaxMeta bytes. A meta that was
-//     larger before may be made smaller.
+//   - If strictjson.CheckStorable refuses a member, the write returns *MetaError, because clients
+//     could not read an answer that contains the member.
+//   - If the metadata would be larger than MaxMeta, the write returns ErrTooLarge. Metadata that
+//     was already larger may be made smaller.
 //
 // The database of an older hub may have members that are now refused. A read leaves these members
-// out and names them in Unreadable. Such a member is removed when it is set again, or when the meta
-// is replaced.
+// out and lists them in Unreadable. Such a member is removed when it is set again, or when the
+// whole metadata is replaced.
 const MaxMeta = 256 << 10
 
-// ErrTooLarge means that the value would be larger than its bound.
-var ErrTooLarge = errors.New("store: larger than the bound")
+// ErrTooLarge means that the value would be larger than allowed.
+var ErrTooLarge = errors.New("store: the value is larger than allowed")
 
-// MetaError says why a member of a meta cannot be kept.
+// MetaError says why a member of metadata cannot be stored. Name is the member's name.
 type MetaError struct {
 	Name string
 	Err  error
 }
 
 func (e *MetaError) Error() string {
-	return fmt.Sprintf("store: the metadata's %.64q: %v", e.Name, e.Err)
+	return fmt.Sprintf("store: the metadata member %.64q: %v", e.Name, e.Err)
 }
 func (e *MetaError) Unwrap() error { return e.Err }
 
-// Metadata keeps the two metas of a device. Every method may return ErrNotFound, *MetaError and
-// ErrTooLarge: see MaxMeta.
+// Metadata stores the user-meta and the device-meta of devices. Every method may return
+// ErrNotFound, *MetaError and ErrTooLarge: see MaxMeta.
 type Metadata interface {
-	// PatchDeviceMeta merges top-level keys; a nil value deletes the key.
+	// PatchDeviceMeta merges patch into the device-meta: it sets each top-level key of patch. If
+	// the value of a key is nil, it deletes the key.
 	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
-	// PatchUserMeta does the same to the user-meta, for the owner.
+	// PatchUserMeta merges patch into the user-meta of an owner's device, as PatchDeviceMeta does.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
 	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
 	ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error
 }
 
-// EncodeMeta encodes a meta as compact JSON, "{}" for an empty one. If it may not be kept, it returns
-// *MetaError or ErrTooLarge.
+// EncodeMeta encodes metadata as compact JSON; empty metadata is "{}". If the metadata may not be
+// stored, it returns *MetaError or ErrTooLarge.
 func EncodeMeta(m map[string]any) (string, error) {
 	if len(m) == 0 {
 		return "{}", nil
@@ -64,7 +65,7 @@ func EncodeMeta(m map[string]any) (string, error) {
 	}
 	text, err := CompactJSON(m)
 	if err != nil {
-		return "", fmt.Errorf("store: meta: %w", err)
+		return "", fmt.Errorf("store: encode the metadata: %w", err)
 	}
 	if len(text) > MaxMeta {
 		return "", ErrTooLarge
@@ -72,8 +73,8 @@ func EncodeMeta(m map[string]any) (string, error) {
 	return text, nil
 }
 
-// CompactJSON encodes v and escapes no more than JSON demands, so that the text is as long as in the
-// answers that contain it.
+// CompactJSON encodes v as JSON. It escapes only the characters that JSON requires to be escaped,
+// so that the stored text has the same length as in answers.
 func CompactJSON(v any) (string, error) {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)

@@ -1,14 +1,14 @@
-// Package store defines what the hub keeps: accounts, join tokens, the registries of TPMs (by
-// endorsement key, EK) and of attestation keys (AIKs), enrolments with their certificates,
+// Package store defines the data that the hub stores: accounts, join tokens, the registries of TPMs
+// (by endorsement key, EK) and of attestation keys (AIKs), enrolments with their certificates,
 // devices, and the audit trail.
 //
-// The package has the types and, one for each resource, the interfaces that say what every
-// method promises. They speak the words of the domain, never of a database. An engine (package
-// sqlite) implements all of them; package storetest has the suite that every engine must pass.
-// Code that uses a store declares the interface that it needs, where it needs it.
+// The package has the types, and one interface for each kind of data, which says what every method
+// guarantees. The interfaces use the words of the glossary, not those of a database. An engine
+// (package sqlite) implements all of them; package storetest has the tests that every engine must
+// pass. Code that uses the store declares the small interface that it needs in its own package.
 //
-// Every method is safe for concurrent use. Every method that writes is one atomic step, and when it
-// returns nil, what it wrote survives a power cut. Time comes in as an argument: an engine has no
+// Every method is safe for concurrent use. Every method that writes is one transaction. When it
+// returns nil, its data survives a power failure. The caller passes the time: an engine reads no
 // clock.
 package store
 
@@ -17,16 +17,17 @@ import (
 	"errors"
 )
 
-// Errors that engines return, tested with errors.Is. Any other error is a failure of the engine
-// (disk, driver) and says nothing about the data.
+// Errors that engines return. Test for them with errors.Is. Any other error is a failure of the
+// engine (disk, driver) and says nothing about the data.
 var (
-	// ErrNotFound: the row does not exist, or the caller may not see it.
+	// ErrNotFound means that the row does not exist, or that the caller may not see it.
 	ErrNotFound = errors.New("store: not found")
-	// ErrExists: the unique name (nick, e-mail, id) is in use.
+	// ErrExists means that the unique name (nick, e-mail, id) is in use.
 	ErrExists = errors.New("store: already exists")
-	// ErrFull: the bound on rows of this kind is reached.
-	ErrFull = errors.New("store: the bound on rows of this kind is reached")
-	// ErrChanged: the row is no longer what the caller's decision was based on.
+	// ErrFull means that the largest number of rows of this kind is reached.
+	ErrFull = errors.New("store: the largest number of rows of this kind is reached")
+	// ErrChanged means that the row has changed since the caller read it, so the caller's decision
+	// may be wrong now.
 	ErrChanged = errors.New("store: the row has changed since it was read")
 )
 
@@ -35,7 +36,7 @@ type Hash [32]byte
 
 // Health reports whether an engine works.
 type Health interface {
-	// Ping reports whether the store can be read and written now. It waits no longer than ctx and
-	// the write timeout of ctx allow: ErrBusy, ErrNoSpace.
+	// Ping returns an error if the store cannot be read and written now: ErrBusy or ErrNoSpace. It
+	// waits until ctx ends or the write timeout of ctx is over.
 	Ping(ctx context.Context) error
 }

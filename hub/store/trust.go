@@ -9,44 +9,46 @@ import (
 type TrustKind string
 
 const (
-	// TrustedRoot: chains may end here.
+	// TrustedRoot means that the certificate is trusted: a chain may end at it.
 	TrustedRoot TrustKind = "root"
-	// TrustedLink: an intermediate certificate that helps to build chains.
+	// TrustedLink means that the certificate is an intermediate CA certificate, which only helps to
+	// build chains.
 	TrustedLink TrustKind = "link"
-	// Distrusted: a chain that contains it is invalid, wherever the certificate comes from.
+	// Distrusted means that every chain that contains the certificate is invalid, even if the
+	// certificate is built in.
 	Distrusted TrustKind = "distrusted"
 )
 
-// TrustedCertificate is the operator's decision on a TPM maker's CA certificate. A built-in root has
-// no row unless the operator decided on it.
+// TrustedCertificate is the operator's decision on a TPM maker's CA certificate. A built-in root
+// has a row only if the operator decided on it.
 type TrustedCertificate struct {
 	Fingerprint Hash   // SHA-256 of DER
 	DER         []byte // the certificate
 	Kind        TrustKind
-	Source      string // where the operator got it from, in words
+	Source      string // where the operator got the certificate, in words
 	Added       time.Time
 }
 
-// TrustChange is one change, made completely or not at all.
+// TrustChange is a set of changes that is made in one transaction.
 type TrustChange struct {
-	Put    []TrustedCertificate // each replaces the row with its fingerprint
+	Put    []TrustedCertificate // each replaces the row with the same fingerprint
 	Remove []Hash               // fingerprints of rows to remove
-	Event  Event                // for the audit trail; if Kind is empty, none is appended
+	Event  Event                // for the audit trail; if its Kind is empty, no event is appended
 }
 
-// TrustStore keeps the operator's decisions on TPM makers' CA certificates.
+// TrustStore stores the operator's decisions on TPM makers' CA certificates.
 type TrustStore interface {
-	// TrustedCertificates lists all decisions, by fingerprint.
+	// TrustedCertificates lists all decisions, in the order of fingerprints.
 	TrustedCertificates(ctx context.Context) ([]TrustedCertificate, error)
-	// ChangeTrust makes ConfigVersion grow. ErrNotFound: a fingerprint in Remove has no row, and
-	// nothing was changed. An empty change does nothing.
+	// ChangeTrust makes the changes and increases ConfigVersion. ErrNotFound: a fingerprint in
+	// Remove has no row; nothing was changed. An empty change does nothing.
 	ChangeTrust(ctx context.Context, c TrustChange) error
 }
 
-// Config tells readers when the configuration changed.
+// Config lets readers detect a change of the configuration.
 type Config interface {
-	// ConfigVersion grows with every change of the rules by which requests are judged: trusted
-	// certificates, policies and EK lists. The hub reads it for each request, so that a change
-	// holds at once in every replica. So it must be a cheap read.
+	// ConfigVersion returns a number that increases with every change of the rules by which the hub
+	// judges requests: trusted certificates, policies and EK lists. The hub reads it for each
+	// request, so that every replica uses a change at once. So the read must be fast.
 	ConfigVersion(ctx context.Context) (int64, error)
 }

@@ -6,28 +6,29 @@ import (
 )
 
 const (
-	// MaxSavedViews bounds the saved views of an account.
+	// MaxSavedViews is the largest number of saved views of an account.
 	MaxSavedViews = 50
-	// MaxViewName and MaxViewQuery bound a saved view, in bytes.
+	// MaxViewName and MaxViewQuery are the largest lengths of a saved view's name and query, in
+	// bytes.
 	MaxViewName, MaxViewQuery = 64, 2048
 )
 
-// SavedView is a list of devices that an account gave a name: a search, an order and columns, as the
-// query of the list's address.
+// SavedView is a list of devices that an account has named: a search, an order and columns. Query
+// is the query part of the URL of the list's page.
 type SavedView struct {
 	Owner   string // Account.ID
-	Name    string // unique for its owner, without regard to ASCII case
+	Name    string // unique for its owner; ASCII case is ignored
 	Query   string
 	Created time.Time
 }
 
-// SavedViews keeps the saved views of accounts.
+// SavedViews stores the saved views of accounts.
 type SavedViews interface {
 	// SavedViews lists an account's views by name.
 	SavedViews(ctx context.Context, owner string) ([]SavedView, error)
-	// PutSavedView keeps a view, in place of the one with the same name. ErrFull: the account has
-	// MaxSavedViews others. ErrTooLarge: the name or the query is longer than its bound.
+	// PutSavedView stores a view, and replaces the view with the same name. ErrFull: the account
+	// has MaxSavedViews other views. ErrTooLarge: the name or the query is longer than allowed.
 	PutSavedView(ctx context.Context, v SavedView) error
-	// DeleteSavedView deletes a view. ErrNotFound.
+	// DeleteSavedView deletes a view. ErrNotFound: the account has no view with this name.
 	DeleteSavedView(ctx context.Context, owner, name string) error
 }

@@ -18,7 +18,7 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Bounds of Read.
+// Bounds of a file that Read accepts.
 const (
 	MaxFile         = cabinet.MaxSize // bytes
 	MaxCertificates = 10000
@@ -33,7 +33,7 @@ func IsCertificateFile(name string) bool {
 	return slices.Contains(Extensions, strings.ToLower(path.Ext(name)))
 }
 
-// Problem describes a certificate that cannot be read, or cannot be an issuer.
+// Problem describes a certificate that cannot be read or that may not issue EK certificates.
 type Problem struct {
 	Where string // the file, and the position of the certificate in it
 	Err   error
@@ -42,14 +42,14 @@ type Problem struct {
 func (p *Problem) Error() string { return p.Where + ": " + p.Err.Error() }
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Read reads CA certificates from the bytes of a file: PEM, with any text between the blocks; DER,
-// one or several in sequence; a PKCS #7 that holds only certificates (.p7b); or a cabinet of these
-// files, like Microsoft's TrustedTpm.cab. name is used in messages and becomes the Source of each
-// certificate.
+// Read reads CA certificates from the bytes of a file. The file may be PEM, with any text between
+// the blocks; DER, with one or several certificates in sequence; a PKCS #7 that holds only
+// certificates (.p7b); or a cabinet of these files, like Microsoft's TrustedTpm.cab. name is used
+// in messages and becomes the Source of each certificate.
 //
-// Certificates that cannot be used are in problems, in the order of the file, and the others in
-// certs; the caller decides whether to accept that. An error means that the file as a whole cannot
-// be read.
+// problems lists the certificates that cannot be used, and certs holds the others, both in the
+// order of the file. The caller decides whether to accept a file with problems. If the file as a
+// whole cannot be read, Read returns an error.
 func Read(ctx context.Context, name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
 	if len(b) > MaxFile {
 		return nil, nil, fmt.Errorf("%s has %d bytes; at most %d are allowed", name, len(b), MaxFile)
@@ -101,14 +101,14 @@ func readFile(name string, b []byte) (certs []Certificate, problems []*Problem, 
 	return certs, problems, nil
 }
 
-// Part is one certificate of a file. Its DER is only split off, not parsed.
+// Part is one certificate of a file. Split finds its DER but does not parse it.
 type Part struct {
 	DER   []byte
 	where string
-	err   error // the reason if it has no DER
+	err   error // why the part has no DER; nil if it has one
 }
 
-// Err returns the reason if the part has no DER.
+// Err returns a *Problem that says why the part has no DER, or nil if it has one.
 func (p *Part) Err() error {
 	if p.err == nil {
 		return nil
@@ -150,8 +150,8 @@ func Split(name string, b []byte) ([]Part, error) {
 
 var pemBegin = []byte("-----BEGIN ")
 
-// splitPEM splits b at the lines that begin a block. pem.Decode would silently skip a damaged
-// block; here it is reported.
+// splitPEM splits b at the lines that begin a block. pem.Decode silently skips a damaged block;
+// splitPEM reports it.
 func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 	for _, segment := range bytes.SplitAfter(b, pemBegin)[1:] {
 		block, _ := pem.Decode(append(slices.Clone(pemBegin), bytes.TrimSuffix(segment, pemBegin)...))
@@ -196,7 +196,7 @@ func splitDER(b []byte) (ders [][]byte, err error) {
 }
 
 var (
-	errNotPKCS7   = errors.New("it is not a PKCS #7 message")
+	errNotPKCS7   = errors.New("the data is not a PKCS #7 message")
 	oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 )
 
@@ -217,13 +217,13 @@ func splitPKCS7(b []byte) ([][]byte, error) {
 		!content.ReadASN1(&signed, casn1.SEQUENCE) || !content.Empty() ||
 		!signed.SkipASN1(casn1.INTEGER) || !signed.SkipASN1(casn1.SET) || !signed.SkipASN1(casn1.SEQUENCE) ||
 		!signed.ReadOptionalASN1(&certs, &there, explicit) || !there {
-		return nil, fmt.Errorf("the PKCS #7 message in it holds no readable certificates (content type %v)", kind)
+		return nil, fmt.Errorf("the PKCS #7 message holds no readable certificates (content type %v)", kind)
 	}
 	var ders [][]byte
 	for !certs.Empty() {
 		var der cryptobyte.String
 		if !certs.ReadASN1Element(&der, casn1.SEQUENCE) {
-			return nil, errors.New("the PKCS #7 message in it is damaged")
+			return nil, errors.New("the PKCS #7 message is damaged")
 		}
 		ders = append(ders, der)
 		if len(ders) > MaxCertificates {

@@ -29,7 +29,7 @@ func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Pr
 	return certs, problems
 }
 
-// same fails the test unless the certificates are these, in this order.
+// same fails the test unless got has exactly the certificates `want`, in this order.
 func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -88,8 +88,9 @@ func pkcs7(t *testing.T, bundle, form string) []byte {
 	return out
 }
 
-// A root that is signed with SHA-1 is a root, because its bytes are trusted, not its signature. A
-// link is not a root, whatever its folder is.
+// A root may be signed with SHA-1, because the hub trusts its bytes, not its signature. A
+// certificate that another CA signed is a link, even if the collection keeps it in a folder of
+// roots.
 func TestFolderNamesMakeNoRoot(t *testing.T) {
 	t.Parallel()
 	for _, c := range trust.BuiltIn() {
@@ -107,7 +108,8 @@ func TestFolderNamesMakeNoRoot(t *testing.T) {
 	}
 }
 
-// A certificate with its issuer's name is not a root: its own key must have signed it.
+// A certificate whose issuer has the same name as its subject is not a root unless its own key
+// signed it.
 func TestRootMustHaveSignedItself(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
@@ -177,7 +179,8 @@ func der(t *testing.T, v any) []byte {
 	return b
 }
 
-// crypto/x509 refuses negative serial numbers, which some makers use. The signature is still valid.
+// crypto/x509 refuses negative serial numbers, but some makers use them. Read must accept such a
+// certificate: its signature is valid.
 func TestReadsNegativeSerialNumber(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x7A) })
@@ -199,7 +202,7 @@ func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	t.Parallel()
 	folder := makercerts.Folder(t)
 	for name, want := range map[string]struct{ roots, links int }{
-		// Three certificates that the collection calls roots were issued by another CA.
+		// The collection calls these three certificates roots, but another CA issued them.
 		makercerts.Roots:         {23, 3},
 		makercerts.Intermediates: {0, 143},
 	} {
@@ -223,7 +226,7 @@ func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	}
 }
 
-// The reader finds no other roots than those in the seeds.
+// Read reports no root that is not in the seeds: no input can forge a self-signature.
 func FuzzRead(f *testing.F) {
 	known := map[[32]byte]bool{}
 	for _, c := range trust.BuiltIn() {
@@ -248,7 +251,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// asPKCS7 returns a PKCS #7 of one certificate. No library checks it.
+// asPKCS7 wraps one certificate in a PKCS #7 message. It does not check the certificate.
 func asPKCS7(cert []byte) []byte {
 	tlv := func(tag byte, parts ...[]byte) []byte {
 		b := slices.Concat(parts...)
@@ -260,7 +263,7 @@ func asPKCS7(cert []byte) []byte {
 	return tlv(0x30, signed, tlv(0xA0, tlv(0x30, []byte{0x02, 1, 1}, []byte{0x31, 0}, tlv(0x30, data), tlv(0xA0, cert), []byte{0x31, 0})))
 }
 
-// resign signs other contents with a CA's key.
+// resign signs the TBSCertificate tbs with a CA's key and returns the certificate in DER.
 func resign(t *testing.T, by *ca, tbs []byte) []byte {
 	t.Helper()
 	digest := sha256.Sum256(tbs)

@@ -14,13 +14,13 @@ import (
 	"gangway/hub/store"
 )
 
-// Entry is a certificate of a Set with its state.
+// Entry is a certificate of a Set, with its trust state.
 type Entry struct {
 	Certificate
 	Distrusted bool      // refused in every chain
 	BuiltIn    bool      // the certificate is built in, even if the operator changed its state
 	Stored     bool      // the operator's store has a row for the certificate
-	Added      time.Time // time of that row, if Stored
+	Added      time.Time // when the operator's store got that row; zero unless Stored
 }
 
 // Set is an immutable set of TPM makers' certificates.
@@ -53,10 +53,10 @@ func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 	return out
 }
 
-// WithStored returns the set with the rows of the operator's store applied. A row distrusts a
-// certificate, or adds it as a root or a link. If the set has the certificate as a link, a root row
-// makes it a root. If the set has it as a root, a link row changes nothing. An unreadable row is an
-// error: nobody should be admitted or refused by only a part of the operator's settings.
+// WithStored returns a copy of the set to which the rows of the operator's store are applied. A row
+// distrusts a certificate, or adds it as a root or a link. If the set has the certificate as a
+// link, a root row makes it a root. If the set has it as a root, a link row changes nothing. An
+// unreadable row is an error: the hub must not decide with only a part of the operator's settings.
 func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	out := &Set{entries: maps.Clone(s.entries)}
 	for _, r := range rows {

@@ -59,8 +59,8 @@ func TestOperatorsWordWins(t *testing.T) {
 	}
 }
 
-// If a row cannot be read, WithStored returns an error: the hub must not use only a part of the
-// operator's settings.
+// If a row cannot be read, WithStored returns an error: the hub must not decide with only a part of
+// the operator's settings.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)

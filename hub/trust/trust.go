@@ -1,5 +1,6 @@
-// Package trust manages the TPM makers' CA certificates: the built-in ones, those from files, and
-// those that the operator added or distrusted. Its result is an evidence.Anchors.
+// Package trust manages the TPM makers' CA certificates: built-in certificates, certificates from
+// files, and certificates that the operator added or distrusted. Set.Anchors converts them for
+// package evidence.
 //
 // A certificate that is signed by its own key is a root. Any other is a link: links help to build
 // chains, but are never trusted by themselves. The folder or file of a certificate does not matter.
@@ -24,12 +25,12 @@ type Certificate struct {
 	Fingerprint store.Hash // SHA-256 of the DER
 	Root        bool       // signed by its own key
 	Maker       string     // for people; it does not affect trust
-	Source      string     // its source, for people: "built in", "file makers.pem"
+	Source      string     // where the certificate comes from, for people: "built in", "file makers.pem"
 	Quirks      []string   // tolerated deviations, for people
 }
 
-// Parse parses one CA certificate: DER, with nothing after it. file is the name of its file. A
-// certificate that cannot issue EK certificates is an error.
+// Parse parses one CA certificate in DER, with nothing after it. file is the name of its file.
+// Parse returns an error for a certificate that may not issue EK certificates.
 func Parse(der []byte, file string) (Certificate, error) {
 	cert, quirks, err := tcg.ParseCertificate(der)
 	if err != nil {
@@ -49,14 +50,15 @@ func Parse(der []byte, file string) (Certificate, error) {
 }
 
 // selfSigned reports whether a certificate's own key signed it. It accepts SHA-1, which a chain
-// does not accept: here the signature only tells a root from a link. A root is trusted because
-// Gangway or the operator has exactly these bytes.
+// does not accept: here the signature only distinguishes a root from a link. A root is trusted
+// because Gangway or the operator has exactly these bytes.
 func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-// maker returns the name of the folder above RootCA or IntermediateCA, which is the layout of the
-// known collections, or else the organization that the certificate names.
+// maker returns the name of the certificate's maker, for people. It is the name of the folder above
+// RootCA or IntermediateCA, as in the known collections of certificates. Without such a folder, it
+// is the organization or the common name in the certificate's subject.
 func maker(c *x509.Certificate, file string) string {
 	if i := strings.LastIndex(file, ": "); i >= 0 {
 		file = file[i+2:] // within a cabinet

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-//go:embed app.css app.js logo.svg vendor/htmx.min.js vendor/sse.min.js
+//go:embed app.css app.js logo.svg vendor/htmx.min.js
 var assetFiles embed.FS
 
 //go:embed vendor/icons/*.svg
@@ -21,11 +21,12 @@ var iconFiles embed.FS
 type Asset struct {
 	Type    string // content type
 	Content []byte
-	Gzip    []byte // Content, compressed. Static files have no secrets, so compression leaks none.
+	Gzip    []byte // compressed Content. Static files have no secrets, so compression leaks none.
 }
 
-// assets are the static files by the name in their address, which has a hash of the content: the
-// address of other content is another one, so browsers may keep the file.
+// assets holds the static files by the name in their address. The name contains a hash of the
+// content, so changed content gets another address, and browsers may cache a file without asking
+// again.
 var assets, assetPaths = readAssets()
 
 var assetTypes = map[string]string{
@@ -34,7 +35,7 @@ var assetTypes = map[string]string{
 
 func readAssets() (byName map[string]Asset, paths map[string]string) {
 	byName, paths = map[string]Asset{}, map[string]string{}
-	for _, file := range []string{"app.css", "app.js", "logo.svg", "vendor/htmx.min.js", "vendor/sse.min.js"} {
+	for _, file := range []string{"app.css", "app.js", "logo.svg", "vendor/htmx.min.js"} {
 		content, err := assetFiles.ReadFile(file)
 		if err != nil {
 			panic(err)
@@ -80,8 +81,8 @@ func AssetNamed(name string) (Asset, bool) {
 
 var icons = readIcons()
 
-// readIcons reads the icons. Each becomes a part of the page that uses it; screen readers skip it,
-// because a word stands next to it.
+// readIcons reads the icons. Each icon becomes a part of the HTML of a page. Screen readers skip
+// icons, because each icon has a word next to it.
 func readIcons() map[string]template.HTML {
 	files, err := iconFiles.ReadDir("vendor/icons")
 	if err != nil {
@@ -95,7 +96,7 @@ func readIcons() map[string]template.HTML {
 		}
 		_, svg, ok := strings.Cut(string(content), "<svg")
 		if !ok {
-			panic("ui: " + f.Name() + " is no SVG file")
+			panic("ui: " + f.Name() + " is not an SVG file")
 		}
 		svg = strings.Join(strings.Fields(svg), " ")
 		m[strings.TrimSuffix(f.Name(), ".svg")] = template.HTML(`<svg aria-hidden="true" focusable="false" ` + svg)

@@ -16,7 +16,7 @@ import (
 // DevicePage is the data of the page "device". Only the part of the chosen tab is set.
 type DevicePage struct {
 	Device store.Device
-	Path   string // of the page, without the query
+	Path   string // the page's path, without the query
 	Badges []Badge
 	Needs  []Need
 	Tabs   []Tab
@@ -47,22 +47,22 @@ type Fact struct {
 	Mono              bool
 }
 
-// Moment is an entry of a device's life line.
+// Moment is an entry of a device's timeline.
 type Moment struct {
 	Time        time.Time
 	Icon, Title string
 	Detail      string
-	Took        string // how long it took, with milliseconds
+	Took        string // the duration, to the millisecond
 	Bad         bool
 }
 
 // DeviceSummary is the tab "Summary".
 type DeviceSummary struct {
-	Well  string // a sentence: is it well?
+	Well  string // a sentence that says whether the device is well
 	Where []Fact
 	Runs  []Fact
 	Chain chain.Picture
-	Facts []Fact // the machine's console facts
+	Facts []Fact // facts about the machine that its console displays too
 	Life  []Moment
 }
 
@@ -77,7 +77,7 @@ type DeviceTrust struct {
 	CloneBack    bool    // the owner may withdraw the decision
 }
 
-// Evidence is what the printed certificate shows.
+// Evidence is the data of the printed certificate.
 type Evidence struct {
 	Chain        chain.Picture
 	Certificates []chain.Certificate
@@ -95,7 +95,7 @@ type DeviceBoots struct {
 	Measured  time.Time
 	Number    int64
 	Requested bool
-	Lasting   bool // the measurement can become the reference
+	Lasting   bool // true if the measurement can become the reference
 	PCRs      []PCR
 	History   []PastBoot
 	Problem   string
@@ -104,8 +104,8 @@ type DeviceBoots struct {
 // PCR is a line of the table of measured values.
 type PCR struct {
 	Number            int
-	Words             string // what is measured into it
-	Value, Reference  string // hexadecimal; Reference is empty if it is not compared
+	Words             string // what the firmware or the system measures into this PCR
+	Value, Reference  string // hexadecimal; Reference is empty if the PCR is not compared
 	Explained, Equal  bool
 	Events            []boot.Event
 	MoreEvents        int // how many events are left out
@@ -129,7 +129,7 @@ type DeviceRevisions struct {
 	Next     string // the address of older revisions
 	Shown    *RevisionShown
 	Preview  *RevisionPreview
-	Problem  string // about the form that posts a state
+	Problem  string // what is wrong with the posted state; empty: nothing
 }
 
 // RevisionRow is a line of the list of revisions.
@@ -138,8 +138,8 @@ type RevisionRow struct {
 	By      string
 	Report  trail.Report
 	Badge   Badge
-	Current bool // shown below the list
-	Running bool // the device reported on this one last
+	Current bool // the page shows this revision in full
+	Running bool // the device's latest report is about this revision
 }
 
 // RevisionShown is one revision with its difference from another.
@@ -149,11 +149,12 @@ type RevisionShown struct {
 	Changes []trail.Change
 	More    int // how many changes are left out
 	Files   int
-	// CanCancel: the device has not started. CanStop: the device is at it.
+	// CanCancel is true if the device has not begun to install the revision, CanStop if the device
+	// is installing it. CanRepost is true if the revision's state can be posted again.
 	CanCancel, CanStop, CanRepost bool
 }
 
-// RevisionPreview is what a new revision would change.
+// RevisionPreview shows what a new revision would change.
 type RevisionPreview struct {
 	From     int    // the revision whose state is posted again; -1: State is new
 	State    string // JSON; empty with From
@@ -180,7 +181,7 @@ type DeviceMeta struct {
 	Unreadable             []string
 }
 
-// MetaRow is a member of a meta.
+// MetaRow is a key of user-meta or device-meta, with its value.
 type MetaRow struct {
 	Name  string
 	Value string // JSON, or the text itself
@@ -191,7 +192,7 @@ type MetaRow struct {
 type DeviceLogs struct {
 	Lines               []store.LogEntry
 	Source, Level, Text string
-	Sources, Levels     []string // of the shown lines
+	Sources, Levels     []string // sources and levels that occur in the shown lines
 	Live                bool
 	LivePath, StillPath string // the same lines with and without live updates
 	PollPath            string
@@ -211,12 +212,12 @@ type DeviceEvents struct {
 type DeviceSettings struct {
 	Nick, NickProblem string // as typed
 	ConfirmProblem    string
-	Lost              []string // what a deletion loses, sentences
+	Lost              []string // sentences about what is lost with the device
 	TokenID           string
 	HasTPM            bool
 }
 
-// Shield is the look of a chain's state: an icon and a class.
+// Shield is the look of a state in the chain of trust: an icon and a CSS class.
 type Shield struct{ Icon, Class string }
 
 var shields = map[chain.State]Shield{
@@ -243,6 +244,20 @@ func Exactly(d time.Duration) string {
 	return fmt.Sprintf("%d h %d min %.3f s", int(d.Hours()), int(d.Minutes())%60, (d % time.Minute).Seconds())
 }
 
+// Roughly writes a length of time with at most two units.
+func Roughly(d time.Duration) string {
+	seconds := max(0, int(d.Seconds()))
+	switch {
+	case seconds < 60:
+		return fmt.Sprintf("%d s", seconds)
+	case seconds < 3600:
+		return fmt.Sprintf("%d min %d s", seconds/60, seconds%60)
+	case seconds < 48*3600:
+		return fmt.Sprintf("%d h %d min", seconds/3600, seconds/60%60)
+	}
+	return fmt.Sprintf("%d days %d h", seconds/86400, seconds/3600%24)
+}
+
 // cut shortens a text of a device to n characters.
 func cut(s string, n int) string {
 	runes := []rune(s)
@@ -255,7 +270,7 @@ func cut(s string, n int) string {
 // Bytes writes a size with one unit.
 func Bytes(n uint64) string { return humanize.IBytes(n) }
 
-// levelTone returns the look of a log line's level.
+// levelTone returns the CSS class for a log line's level.
 func levelTone(level string) string {
 	switch strings.ToUpper(level) {
 	case "FATAL", "ERROR", "ERR", "CRIT", "ALERT", "EMERG":

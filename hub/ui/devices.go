@@ -11,9 +11,10 @@ import (
 type Column struct {
 	Key, Name string
 	Shown     bool
-	// Sort is where a click on its name leads; empty: the list cannot be sorted by it.
+	// Sort is the link of the column's name, which sorts the list by this column. It is empty if
+	// the list cannot be sorted by it.
 	Sort string
-	// Order is "ascending" or "descending" if the list is sorted by it.
+	// Order is "ascending" or "descending" if the list is sorted by this column.
 	Order string
 }
 
@@ -22,26 +23,28 @@ type DevicesPage struct {
 	Query   string // as typed
 	Problem string // what is wrong with Query, and the remedy; empty: nothing
 	Sort    string
-	Columns []Column // all columns but the nick, in their order
+	Columns []Column // all columns except the nick, in their order
 	Nick    Column
 	States  []Tab
 	Rows    []DeviceRow
-	Count   string // how many devices fit, in words
-	Partial bool   // the engine stopped looking: there may be more on the next page
-	// First and Next are the addresses of other pages of the list; empty: there is none.
+	Count   string // the number of devices that match the query, in words
+	Partial bool   // the store stopped its search early: the next page may have more
+	// First and Next are the addresses of other pages of the list. They are empty if there are
+	// none.
 	First, Next string
-	// All is how many devices an act on all of them reaches; 0: it is not offered.
+	// All is the number of devices that an action on all matching devices changes. If it is 0, the
+	// page does not offer such an action.
 	All int
 
 	Views    []View
 	ViewName string // as typed
-	ViewText string // what is wrong with it
+	ViewText string // what is wrong with ViewName
 	Here     string // the query of this list, without the page
 	CSV      string // addresses of exports
 	JSON     string
 
 	Empty    bool     // the account has no device
-	Commands []string // of the first onboarding
+	Commands []string // for the first onboarding
 }
 
 // View is a saved view.
@@ -57,7 +60,8 @@ type DeviceRow struct {
 	Cells []string
 }
 
-// Badges are the states of a device. "active" is left out if something else is worth saying.
+// Badges returns a badge for each state of a device. It leaves out "active" if there is another
+// state.
 func (d DeviceRow) Badges(now time.Time) (list []Badge) {
 	for _, state := range d.States() {
 		b := StateBadge(state)
@@ -83,18 +87,18 @@ func (d DeviceRow) Badges(now time.Time) (list []Badge) {
 	return list
 }
 
-// Bulk is the data of the page "bulk": the preview of an act on several devices.
+// Bulk is the data of the page "bulk": the preview of an action on several devices.
 type Bulk struct {
 	Act     string // "label", "boot" or "delete"
 	Title   string
-	Lost    string // what the act does, or what will be lost
+	Lost    string // what the action does, or what will be lost
 	Button  string
 	Rows    []store.DeviceRow
-	More    int    // devices beyond those that one act can reach
+	More    int    // number of matching devices that exceed the limit of one action
 	Back    string // the query of the list
 	Key     string // for "label", as typed
 	Value   string
-	Confirm string // what must be typed; empty: nothing
+	Confirm string // text that the person must type; empty: none
 	// Problems beside the fields.
 	KeyProblem, ValueProblem, ConfirmProblem string
 }

@@ -13,28 +13,29 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// functions are what templates can call.
+// functions are the functions that templates can call.
 var functions = template.FuncMap{
-	"args":      args,
-	"asset":     AssetPath,
-	"badge":     func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
-	"bootBadge": bootBadge,
-	"bootState": bootState,
-	"bytes":     func(n int) string { return Bytes(uint64(max(n, 0))) },
-	"cut":       cut,
-	"levelTone": levelTone,
-	"pcrWords":  boot.PCRWords,
-	"shield":    func(s chain.State) Shield { return shields[s] },
-	"visible":   func(s any) string { return Visible(fmt.Sprint(s)) },
-	"lines":     VisibleLines,
-	"lower":     func(s any) string { return strings.ToLower(fmt.Sprint(s)) },
-	"icon":      icon,
-	"maker":     Maker,
-	"number":    Number,
-	"percent":   percent,
-	"problem":   func(text string) *Notice { return &Notice{Tone: "bad", Text: text} },
-	"shortened": shortened,
-	"when":      newWhen,
+	"args":       args,
+	"asset":      AssetPath,
+	"badge":      func(state any) Badge { return StateBadge(fmt.Sprint(state)) },
+	"bootBadge":  bootBadge,
+	"bootState":  bootState,
+	"bytes":      func(n int) string { return Bytes(uint64(max(n, 0))) },
+	"cut":        cut,
+	"levelTone":  levelTone,
+	"pcrWords":   boot.PCRWords,
+	"shield":     func(s chain.State) Shield { return shields[s] },
+	"visible":    func(s any) string { return Visible(fmt.Sprint(s)) },
+	"lines":      VisibleLines,
+	"lower":      func(s any) string { return strings.ToLower(fmt.Sprint(s)) },
+	"icon":       icon,
+	"maker":      Maker,
+	"meansWords": meansWords,
+	"number":     Number,
+	"percent":    percent,
+	"problem":    func(text string) *Notice { return &Notice{Tone: "bad", Text: text} },
+	"shortened":  shortened,
+	"when":       newWhen,
 }
 
 // args makes a component's parameters from names and values. A parameter that is missing is empty.
@@ -60,7 +61,7 @@ type Badge struct {
 	Tone, Text string
 }
 
-// badges are the words and looks of states.
+// badges holds the badge of each state.
 var badges = map[string]Badge{
 	store.StateActive:      {"ok", "active"},
 	store.StateQuiet:       {"off", "quiet"},
@@ -86,7 +87,8 @@ var badges = map[string]Badge{
 	store.BootNothing: {"off", "nothing measured"},
 }
 
-// StateBadge returns the badge of a state. A state without a look of its own is shown as it is.
+// StateBadge returns the badge of a state. A state that badges does not have gets a grey badge with
+// the state as its text.
 func StateBadge(state string) Badge {
 	if b, ok := badges[state]; ok {
 		return b
@@ -184,8 +186,8 @@ func newWhen(now, t time.Time) when {
 	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
 }
 
-// Maker returns the name of a TPM's maker and model for people. It leaves out the maker of the
-// software TPM, which is only a number.
+// Maker returns the name of a TPM's maker and model for people. It leaves out the maker's id of
+// IBM's software TPM, which is only a number.
 func Maker(manufacturer, model string) string {
 	if manufacturer == "id:00001014" {
 		manufacturer = ""

@@ -8,13 +8,11 @@ import (
 type Overview struct {
 	Total    int
 	Needs    []Todo
-	Waiting  []Waiting
-	Cloned   []Cloned // devices that may be several machines
 	States   []Share
 	Facets   []Facet
 	Arrivals Chart
 	Events   []store.Event
-	Commands []string // of the first onboarding; nil: the account has devices
+	Commands []string // for the first onboarding; nil: the account has devices
 }
 
 // Todo is something that a person should look at.
@@ -22,7 +20,7 @@ type Todo struct {
 	Badge
 	N    int
 	What string // after the number
-	Path string // where to look; empty: nowhere
+	Path string // the page to look at; empty: none
 }
 
 // Share is a value of a field, and how many devices have it.
@@ -31,20 +29,20 @@ type Share struct {
 	Value   string
 	N       int
 	Percent int
-	Path    string // of the list behind it
+	Path    string // the list of these devices
 }
 
-// Facet is the fleet by a field.
+// Facet holds the numbers of devices for the values of one field.
 type Facet struct {
 	Name   string
 	Shares []Share
 	Others int
 }
 
-// Chart is the number of devices that came on each day.
+// Chart is a chart of the number of devices that were onboarded on each day.
 //
-// The hub draws it as SVG: thirty bars need no script, they are there without JavaScript, in print
-// and at once, and a library for charts would double what the page transfers.
+// The hub draws it as SVG. Thirty bars need no script: the chart works without JavaScript and in
+// print, and appears at once. A chart library would double the size of the page.
 type Chart struct {
 	Bars  []Bar
 	Sum   int
@@ -58,7 +56,7 @@ type Chart struct {
 type Bar struct {
 	X, Y, Width, Height int
 	Title               string
-	None                bool // a day without arrivals
+	None                bool // a day on which no device was onboarded
 }
 
 // Sizes of a chart, in units of its view box.
@@ -74,7 +72,7 @@ func NewChart(numbers []int, day func(i int) string) Chart {
 		c.Most = max(c.Most, n)
 	}
 	for i, n := range numbers {
-		height := 2 // a day without arrivals is a line
+		height := 2 // a day without onboarded devices is a line
 		if n > 0 {
 			height = max(4, n*chartHeight/c.Most)
 		}

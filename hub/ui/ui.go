@@ -1,14 +1,14 @@
-// Package ui has the hub's pages: a layout, components, one style sheet, one script and the files
-// that they take from others. Every page works without JavaScript; the script adds live changes,
-// shortcuts and copying. No page has a script or a style inside it: the content security policy
-// forbids both.
+// Package ui has the hub's pages: a layout, components, one style sheet, one script and third-party
+// files. Every page works without JavaScript; the script adds live changes, shortcuts and copying.
+// No page contains a script or a style: the content security policy forbids both.
 //
 // # Addresses
 //
-// Every page has an address under /ui/, so that no page and no API route meet: /ui/overview,
-// /ui/devices, /ui/devices/{id}. What a page shows (search, sort, tab, page) is in its query, so
-// that the address shows the same thing to a colleague. A form posts to an address under /ui/, and
-// the answer is a redirect to a page. Only /, /sign-in, /sign-out and /claim/{code} are elsewhere.
+// Every page has an address under /ui/, so that no page has the address of an API route:
+// /ui/overview, /ui/devices, /ui/devices/{id}. The search, order, tab and page number are in the
+// query, so that a person can send the address to a colleague. A form posts to an address under
+// /ui/, and the answer is a redirect to a page. Only /, /sign-in, /sign-out and /claim/{code} are
+// elsewhere.
 //
 // # To add a page
 //
@@ -17,30 +17,30 @@
 //  2. hub/api/page_NAME.go: the handler. It ends with
 //     s.renderPage(w, r, http.StatusOK, "NAME", ui.Page{Title: ..., Section: ui.SectionDevices, Data: ...}).
 //     The handler of a form ends with s.redirect(w, r, "/ui/...", ui.Notice{...}).
-//  3. hub/api/routes.go: the route, with the access fullSession. Signed-out visitors are sent to
-//     the sign-in form and back. The rail shows a section as soon as the section's address has a
-//     route.
-//  4. internal/browser/pages_test.go: one line, and the page is opened in every size and scheme,
-//     and checked with axe-core.
+//  3. hub/api/routes.go: the route, with the access fullSession. Visitors who are not signed in get
+//     the sign-in form, and then the page. The rail, the list of sections at the side, shows a
+//     section as soon as the section's address has a route.
+//  4. internal/browser/pages_test.go: one line for the page. The test opens the page in every
+//     window size and colour scheme, and checks it with axe-core.
 //
 // # Components
 //
 // The components are in parts.html, with their parameters. A component with several parameters
 // takes them by name: {{template "field" (args "name" "nick" "label" "Nick" "value" .Data.Nick)}}.
 //
-//	"page-head"   title, and at its end the page's one main act
+//	"page-head"   the title, and at its end the page's main action
 //	"badge"       a state: (badge "active"), (state .Row)
-//	"time"        how long ago, with the exact time: (when $.Now .LastSeen)
+//	"time"        how long ago a time was, with the exact time: (when $.Now .LastSeen)
 //	"id"          an id, shortened in the middle, with a copy button: {{template "id" .ID}}
 //	"copy"        a command or another text with a copy button: {{template "copy" "gangway device ls"}}
 //	"csrf"        the form token; every form with method=post begins with it: {{template "csrf" $}}
-//	"field"       a label, an input, a hint and the error beside it
+//	"field"       a label, an input, a hint and the error message
 //	"tabs"        links to the parts of a page: a slice of Tab
-//	"menu-open", "menu-close"  around the items of a menu; the items are links and forms
-//	"empty"       what this is, the one next step, and its commands
+//	"menu-open", "menu-close"  begin and end a menu; the items between them are links and forms
+//	"empty"       for a page without data: an explanation, the next step, and its commands
 //	"notice"      a Notice
 //	"progress"    a bar with its number
-//	"confirm"     a form that asks for the nick before something is lost
+//	"confirm"     a form for an action that deletes something; it asks for the nick
 //	"pages"       links to the first and the next page
 //	"facts-open", "fact", "facts-close"  a list of names and values
 //	"icon"        {{icon "search"}}: an icon of hub/ui/vendor/icons, hidden from screen readers
@@ -49,8 +49,8 @@
 // its column: on a phone each row becomes a block of lines "name value". The first cell of a row has
 // class="name" and the row's link with class="row-link", which covers the whole row.
 //
-// Text of devices and people (nicks, models, metadata) belongs in <bdi>, so that a right-to-left
-// override in it cannot reorder the text around it.
+// Put text of devices and people (nicks, models, metadata) into <bdi>: then a right-to-left override
+// in the text cannot reorder the text around it.
 package ui
 
 import (
@@ -74,7 +74,7 @@ var sources embed.FS
 // A Section is a part of the hub's pages, with an entry in the rail.
 type Section struct {
 	Name, Path, Icon string
-	Key              string // with "g" before it, the section's shortcut
+	Key              string // the section's shortcut is "g", then this key
 	// InMore moves the section into the menu "More" on a phone.
 	InMore bool
 }
@@ -92,31 +92,35 @@ var (
 	Sections = []Section{SectionOverview, SectionDevices, SectionOnboard, SectionRevisions, SectionTrust, SectionAudit, SectionSettings}
 )
 
-// Page is what the layout shows, and the page's own data.
+// Page is the data of the layout, and the page's own data.
 type Page struct {
-	Title   string  // of the document and, with "page-head", of the page
+	Title   string  // title of the document and, with "page-head", of the page
 	Section Section // zero: none
 	Data    any
 	// Wide lets the page use the whole width of the window.
 	Wide bool
-	// Refresh reloads the page after so many seconds, also without JavaScript; 0: never; negative: at
-	// once.
+	// Refresh is the number of seconds after which the browser reloads the page, even without
+	// JavaScript. 0: never; negative: immediately.
 	Refresh int
+	// NoScriptRefresh reloads the page after so many seconds in a browser without JavaScript.
+	NoScriptRefresh int
+	// Bare is the class of a page without the rail and the menus, for a screen that nobody operates.
+	Bare string
 
 	// The fields below are filled in by renderPage.
 
-	Nick     string // of the signed-in account; empty: nobody is signed in, and there is no rail
+	Nick     string // nick of the signed-in account; empty: nobody is signed in, and there is no rail
 	CSRF     string // the form token of the session
 	Notice   *Notice
 	Now      time.Time
 	Hub      string // the hub's URL
 	HubName  string
 	Version  string
-	Path     string // of the request, with its query
+	Path     string // the request's path and query
 	Sections []Section
 }
 
-// More reports whether a section is in the menu "More".
+// More reports whether any section is in the menu "More".
 func (p Page) More() bool {
 	return slices.ContainsFunc(p.Sections, func(s Section) bool { return s.InMore })
 }
@@ -125,7 +129,8 @@ func (p Page) More() bool {
 type Notice struct {
 	Tone string `json:"t,omitempty"` // "ok", "warn", "bad", or empty
 	Text string `json:"x"`
-	// UndoPath, if it is set, is where a form with the field UndoValue takes the act back.
+	// UndoPath, if set, is the address of the form that undoes the action. The form posts
+	// UndoValue.
 	UndoPath  string `json:"p,omitempty"`
 	UndoValue string `json:"v,omitempty"`
 }
@@ -154,7 +159,7 @@ func parsePages() map[string]*template.Template {
 			continue
 		}
 		page := template.Must(template.Must(base.Clone()).ParseFS(sources, file))
-		// The parts of a large page are in files of their own: device-logs.html.
+		// The tabs of a large page are in their own files, for example device-logs.html.
 		if parts, err := fs.Glob(sources, name+"-*.html"); err == nil && len(parts) > 0 {
 			page = template.Must(page.ParseFS(sources, parts...))
 		}
@@ -163,11 +168,11 @@ func parsePages() map[string]*template.Template {
 	return pages
 }
 
-// Write writes a page.
+// Write writes the page with this name.
 func Write(w io.Writer, name string, p Page) error { return write(w, name, "layout", p) }
 
-// WritePart writes one definition of a page's file, without the layout: for a part of a page that
-// changes in place.
+// WritePart writes one definition of a page's file, without the layout. It is for a part of a page
+// that the script replaces.
 func WritePart(w io.Writer, name, part string, p Page) error { return write(w, name, part, p) }
 
 func write(w io.Writer, name, part string, p Page) error {
@@ -175,7 +180,7 @@ func write(w io.Writer, name, part string, p Page) error {
 	if t == nil {
 		return fmt.Errorf("ui: there is no page %q", name)
 	}
-	var b bytes.Buffer // so that a failure writes nothing
+	var b bytes.Buffer // a buffer, so that a failure writes nothing to w
 	if err := t.ExecuteTemplate(&b, part, p); err != nil {
 		return fmt.Errorf("ui: page %s: %w", name, err)
 	}
@@ -186,15 +191,8 @@ func write(w io.Writer, name, part string, p Page) error {
 // SignIn is the data of the page "signin".
 type SignIn struct {
 	Nick    string // as typed
-	Next    string // where to go then
+	Next    string // the address to go to after signing in
 	Problem string // a sentence about what went wrong; empty at first
-}
-
-// ClaimPage is the data of the page "claim", to which a claim code leads.
-type ClaimPage struct {
-	Code, Words string
-	Typed       string // the nick in the form, as typed
-	Problem     string // a sentence about what went wrong; empty at first
 }
 
 // Problem is the data of the page "problem", for an error.
@@ -202,14 +200,8 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// Waiting is a device that waits for a decision. It has the reasons, in sentences.
-type Waiting struct {
-	store.WaitingDevice
-	Reasons []string
-}
-
-// Cloned is a device whose TPM state may run in several machines. It has the reasons, in sentences,
-// and the codes of the findings that no decision covers.
+// Cloned is a device whose TPM state may run in several machines. Reasons are sentences. Codes are
+// the codes of the findings about which nobody has decided yet.
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string

@@ -7,9 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// Visible writes the characters of a text that have no shape of their own, or that reorder the text
-// around them, as escapes: control characters, line breaks and marks of direction such as U+202E.
-// Text that devices and people send needs it, so that it cannot look like another text.
+// Visible escapes the characters of a text that are invisible, or that reorder the text around
+// them: control characters, line breaks and marks of direction such as U+202E. Pages use it for
+// text that devices and people send, so that such a text cannot look like another text.
 func Visible(s string) string { return visible(s, "") }
 
 // VisibleLines is Visible, but keeps line breaks and tabs.

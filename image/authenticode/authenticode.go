@@ -1,7 +1,7 @@
 // Package authenticode signs EFI programs so that firmware with Secure Boot starts them (UEFI 32.5;
 // Microsoft's "Windows Authenticode Portable Executable Signature Format"). Package image/stick
 // uses it for signed images. The program osslsigncode, which Debian packages, makes the signatures.
-// This package passes files to it and checks the result.
+// Package authenticode calls osslsigncode and checks the result.
 package authenticode
 
 import (
@@ -22,8 +22,8 @@ import (
 
 const program = "osslsigncode"
 
-// Missing returns a sentence that says which program is not installed. The sentence is empty if
-// nothing is missing.
+// Missing returns a sentence that names the program that must be installed. The sentence is empty
+// if the program is installed.
 func Missing() string {
 	if _, err := exec.LookPath(program); err != nil {
 		return "signing needs osslsigncode: install it with `apt-get install osslsigncode`"
@@ -69,15 +69,15 @@ func readCertificate(name string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// Name returns a certificate's subject and SHA-256, for people.
+// Name returns a certificate's subject and SHA-256, in words for people.
 func Name(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
 	return fmt.Sprintf("%s, SHA-256 %s", c.Subject, hex.EncodeToString(sum[:]))
 }
 
-// Sign returns the program with the signature, which replaces any earlier one. The same program
+// Sign returns the program with a signature, which replaces any earlier signature. The same program
 // and key give the same bytes, because the signature's time is the start of the certificate's
-// validity.
+// validity and not the current time.
 func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 	err = withFiles(efi, func(in, out string) error {
 		if Signed(efi) {
@@ -103,10 +103,10 @@ func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 
 // ErrSignature means that a program is not signed by the certificate, or was changed after it was
 // signed.
-var ErrSignature = errors.New("image: the program is not signed by this certificate, or was changed since")
+var ErrSignature = errors.New("image: the program is not signed by this certificate, or was changed after it was signed")
 
-// Verify checks that a program's signature is valid and made by the certificate in a file, or by a
-// certificate that this certificate issued.
+// Verify checks that a program has a valid signature. The signer must be the certificate in the
+// file cert, or a certificate that this certificate issued.
 func Verify(efi []byte, cert string) error {
 	c, err := readCertificate(cert)
 	if err != nil {
@@ -116,7 +116,8 @@ func Verify(efi []byte, cert string) error {
 		return ErrSignature
 	}
 	return withFiles(efi, func(in, _ string) error {
-		// Firmware ignores dates. So verify as if it were a time at which the certificate is valid.
+		// Firmware ignores the dates of certificates, so verify as if now were the start of the
+		// certificate's validity.
 		err := run("verify", "-in", in, "-CAfile", cert, "-time", strconv.FormatInt(c.NotBefore.Unix(), 10))
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrSignature, err)
@@ -125,7 +126,7 @@ func Verify(efi []byte, cert string) error {
 	})
 }
 
-// Signed reports whether a program has a signature, valid or not.
+// Signed reports whether a program has a signature. It does not check the signature.
 func Signed(efi []byte) bool {
 	f, err := pe.NewFile(bytes.NewReader(efi))
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package factory makes a device's first revision from pvr's sources: a checkout, an export, or
-// a trail on a hub. `gangway image build --merge` calls Merge, and package image/stick puts the
-// result on the stick. Sources are merged in their order, as `pvr merge` does it.
+// Package factory makes a device's first revision from pvr's sources: a checkout, an export, or a
+// trail on a hub. `gangway image build --merge` calls Merge, and package image/stick puts the
+// result on the stick. Merge merges the sources in their order, as `pvr merge` does.
 //
-// A source is not trusted. The package checks its state by the rules of the hub and of the device.
-// It accepts an object only if the object's SHA-256 matches. It never uses a name from a source as
-// a path. It bounds everything that it reads.
+// The package does not trust a source. It checks a source's state by the rules of the hub and of
+// the device. It accepts an object only if the object's SHA-256 matches. It never uses a name from
+// a source as a path. It bounds everything that it reads.
 package factory

@@ -13,11 +13,11 @@ import (
 	"strings"
 )
 
-// export is a file made by `pvr export`: a tar archive, optionally compressed with gzip. It has
-// the state under the name json and each object under objects/SHA-256.
+// export is a file made by `pvr export`: a tar archive, optionally compressed with gzip. The
+// archive has the state in the member json and each object in the member objects/SHA-256.
 type export struct{ file *os.File }
 
-// Bounds of an export.
+// Bounds of an export, so that a hostile file cannot fill memory or disk.
 const (
 	maxExport  = 2 << 30 // bytes, unpacked
 	maxMembers = 1 << 16
@@ -57,9 +57,9 @@ func (e export) objects(ctx context.Context, store *folder, sums []string) error
 	})
 }
 
-// each reads the export from its beginning and calls see with each member. It refuses members that
-// pvr never writes. No name is ever used as a path. But a member that pvr never writes shows that
-// the file is not an honest export.
+// each reads the export from its beginning and calls see with each member. It never uses a member's
+// name as a path. It still refuses members that pvr never writes, because another program must have
+// made or changed such a file.
 func (e export) each(see func(name string, content io.Reader) error) error {
 	if _, err := e.file.Seek(0, io.SeekStart); err != nil {
 		return err

@@ -16,15 +16,15 @@ import (
 
 // Bounds of a first revision.
 const (
-	// MaxObjects is the maximum total size of all objects in bytes, because an image is made in
-	// memory.
+	// MaxObjects is the maximum total size of all objects in bytes. It is bounded because an image
+	// is built in memory.
 	MaxObjects = 512 << 20
-	// maxSources is the maximum number of sources.
+	// maxSources is the maximum number of sources of one revision.
 	maxSources = 32
 )
 
-// Revision is a device's first revision. Its objects are files in the folder Dir, named by
-// SHA-256.
+// Revision is a device's first revision. Its objects are files in the folder Dir. The name of each
+// file is the object's SHA-256.
 type Revision struct {
 	State   []byte // compact JSON
 	Dir     string
@@ -46,10 +46,11 @@ func (r *Revision) Size() (n int64) {
 	return n
 }
 
-// Merge merges sources in their order: a later source changes the result of the earlier ones. It
-// writes their objects to the folder dir. A source is the folder of a pvr checkout, a file made by
-// `pvr export`, or the name of a trail, which trails reads. With "#PART,PART" at its end, only
-// these parts of the source are used. say, if set, is called with a sentence about each source.
+// Merge merges sources in their order: a later source overrides the result of the earlier sources.
+// It writes the objects to the folder dir. A source is the folder of a pvr checkout, a file made by
+// `pvr export`, or the name of a trail, which Merge reads through trails. If a source ends with
+// "#PART,PART", Merge uses only these parts. If say is not nil, Merge calls it with a sentence
+// about each source.
 func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {
 	if len(sources) > maxSources {
 		return nil, fmt.Errorf("merge: there are %d sources; at most %d are allowed", len(sources), maxSources)
@@ -78,7 +79,7 @@ func Merge(ctx context.Context, dir string, sources []string, trails Trails, say
 	for _, sum := range sums {
 		r.Objects = append(r.Objects, Object{sum, store.sizes[sum]})
 	}
-	for sum := range store.sizes { // drop objects that the merged state does not name, because a later source replaced them
+	for sum := range store.sizes { // drop objects that the merged state does not need
 		if !slices.Contains(sums, sum) {
 			if err := os.Remove(filepath.Join(dir, sum)); err != nil {
 				return nil, fmt.Errorf("merge: %w", err)
@@ -94,7 +95,7 @@ func Merge(ctx context.Context, dir string, sources []string, trails Trails, say
 	return r, nil
 }
 
-// mergeOne returns a source's state and writes the objects that it names to the store.
+// mergeOne returns a source's state, and writes the objects in that state to the store.
 func mergeOne(ctx context.Context, store *folder, name string, trails Trails, say func(string)) (map[string]any, error) {
 	path, wanted, chosen := strings.Cut(name, "#")
 	src, err := open(ctx, path, trails)
@@ -112,7 +113,7 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	}
 	state := map[string]any{}
 	numbers := json.NewDecoder(bytes.NewReader(text))
-	numbers.UseNumber() // keep numbers as they are written in the state
+	numbers.UseNumber() // so that numbers keep their spelling
 	if err := numbers.Decode(&state); err != nil {
 		return nil, err
 	}
@@ -140,8 +141,8 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	return state, nil
 }
 
-// check checks that the hub accepts a state and that a device can lay it out. It returns the state
-// as compact JSON, and the SHA-256 of each of its objects.
+// check checks that the hub accepts a state and that a device can write its files. It returns the
+// state as compact JSON, and the SHA-256 of each of its objects.
 func check(text []byte) (compact []byte, sums []string, err error) {
 	s, err := trail.ParseState(text)
 	if err != nil {
@@ -153,7 +154,8 @@ func check(text []byte) (compact []byte, sums []string, err error) {
 	return s.JSON, s.ObjectSums(), nil
 }
 
-// choose returns a state with only some parts: the given names, and all names below them.
+// choose returns a state with only the wanted parts: the files with these names, and all files
+// below folders with these names.
 func choose(state map[string]any, wanted []string) (map[string]any, error) {
 	out := map[string]any{"#spec": state["#spec"]}
 	for _, part := range wanted {
@@ -170,9 +172,9 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 	return out, nil
 }
 
-// mergePatch applies a JSON Merge Patch (RFC 7396), which is how pvr merges: for a name that both
-// have, the value of the patch replaces that of the target; two JSON objects are merged name by
-// name; null removes the name.
+// mergePatch applies a JSON Merge Patch (RFC 7396), as pvr does. If target and patch both have a
+// name, the value of patch replaces the value of target, except that two JSON objects are merged
+// name by name. The value null removes the name.
 func mergePatch(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {
@@ -192,7 +194,7 @@ func mergePatch(target, patch any) any {
 	return t
 }
 
-// encode encodes a state as pvr does: with sorted names and without unnecessary escapes.
+// encode encodes a state in JSON as pvr does: with sorted names and without unnecessary escapes.
 func encode(state any) ([]byte, error) {
 	if state == nil {
 		return nil, errors.New("no source is given")

@@ -25,7 +25,7 @@ func sumOf(content string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// checkoutOf makes a pvr checkout with this state, and with objects that have these contents.
+// checkoutOf makes a pvr checkout with this state, and with one object for each of these contents.
 func checkoutOf(t *testing.T, state string, contents ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,8 +46,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// exportOf makes an export with these members. The caller passes a member's content in its field
-// Uname.
+// exportOf makes a file like that of `pvr export` with these members. A member's field Uname holds
+// the content, because tar.Header has no field for it.
 func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -59,7 +59,7 @@ func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	}
 	w := tar.NewWriter(to)
 	for _, h := range members {
-		content := h.Uname // the caller passes the content in this field
+		content := h.Uname // the member's content, see above
 		h.Uname = ""
 		if h.Typeflag == 0 || h.Typeflag == tar.TypeReg {
 			h.Size = int64(len(content))
@@ -129,7 +129,7 @@ func TestLaterSourcesWin(t *testing.T) {
 	}
 }
 
-// If pvr merges the same sources, its export equals the result of Merge.
+// Merge gives the same state and objects as `pvr merge` and `pvr export` with the same sources.
 func TestMergesAsPVRDoes(t *testing.T) {
 	t.Parallel()
 	bin := os.Getenv("GANGWAY_PVR")
@@ -178,7 +178,7 @@ func TestMergesAsPVRDoes(t *testing.T) {
 	}
 }
 
-// fakeTrail is a hub that sends any state and objects.
+// fakeTrail is the trail of a dishonest hub: it returns any state and any content of objects.
 type fakeTrail struct {
 	text    string
 	objects map[string]string
@@ -219,7 +219,7 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 		"no state":                        {t.TempDir(), nil, "not a pvr checkout"},
 		"a huge state":                    {checkoutOf(t, `{`+spec+`,"a.json":"`+strings.Repeat("x", 1<<20)+`"}`), nil, "more than"},
 		"an object's name that is a path": {checkoutOf(t, `{`+spec+`,"a":"../../../../etc/passwd"}`), nil, "not the SHA-256"},
-		"an object of another content":    {damaged, nil, "has other content"},
+		"an object of another content":    {damaged, nil, "has wrong content"},
 		"an object that is a folder":      {elsewhere, nil, "not a regular file"},
 		"a missing object":                {checkoutOf(t, one), nil, "lacks the object"},
 		"a missing part":                  {checkoutOf(t, one, "one") + "#bsp", nil, "no part"},
@@ -231,12 +231,12 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 		"an export with a hard link":      {exportOf(t, true, json, tar.Header{Name: object.Name, Typeflag: tar.TypeLink, Linkname: "json"}), nil, "pvr never writes"},
 		"an export with a device":         {exportOf(t, false, json, tar.Header{Name: "json", Typeflag: tar.TypeChar}), nil, "pvr never writes"},
 		"an export with two states":       {exportOf(t, false, json, object, json), nil, "twice"},
-		"an export with another content":  {exportOf(t, false, json, tar.Header{Name: object.Name, Uname: "two"}), nil, "has other content"},
+		"an export with another content":  {exportOf(t, false, json, tar.Header{Name: object.Name, Uname: "two"}), nil, "has wrong content"},
 		"an export without a state":       {exportOf(t, false, object), nil, "no state"},
 		"a file that is not an export":    {writeFile(t, strings.Repeat("x", 2000)), nil, "not an export"},
 		"a truncated export":              {truncate(t, exportOf(t, true, json, object)), nil, "unexpected EOF"},
 		"a trail's name that leads out":   {"ada/gate", fakeTrail{`{` + spec + `,"../x":"` + sumOf("one") + `"}`, nil}, "is not a file's path"},
-		"a trail's other content":         {"ada/gate", fakeTrail{one, map[string]string{sumOf("one"): "two"}}, "has other content"},
+		"a trail's other content":         {"ada/gate", fakeTrail{one, map[string]string{sumOf("one"): "two"}}, "has wrong content"},
 		"a trail without its object":      {"https://hub/trails/1", fakeTrail{one, nil}, "not found"},
 		"a trail without a hub":           {"https://hub/trails/1", nil, "no hub is configured"},
 	} {
@@ -254,7 +254,7 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 			}
 		})
 	}
-	// Each source is valid, but the merged state is not.
+	// Both sources are valid, but the merged state is not: one name would be a file and a folder.
 	file, folder := checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`"}`, "one"), checkoutOf(t, `{`+spec+`,"a/b":"`+sumOf("one")+`"}`, "one")
 	if _, err := merge(t, nil, file, folder); err == nil || !strings.Contains(err.Error(), "a file and a folder") {
 		t.Errorf("a file and a folder of two sources: %v", err)
@@ -281,12 +281,12 @@ func truncate(t *testing.T, path string) string {
 	return path
 }
 
-// zeros is an endless reader.
+// zeros is a reader that never ends.
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// If a source sends an endless object, keep stops at the size limit and fails.
+// A source cannot fill the disk with an endless object: keep stops at the size limit and fails.
 func TestMergeSourceWithoutEndIsBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// folder holds objects as files, named by their SHA-256.
+// folder stores objects as files. Each file's name is the object's SHA-256.
 type folder struct {
 	dir   string
 	sizes map[string]int64
@@ -19,7 +19,8 @@ type folder struct {
 
 var errTooLarge = fmt.Errorf("the objects have more than %d MiB: post the rest as a revision once the device is onboarded", MaxObjects>>20)
 
-// keep reads an object to its end, and keeps the object if its SHA-256 is sum.
+// keep reads an object to its end and writes it to a file. It fails, without a file, if the
+// object's SHA-256 is not sum.
 func (f *folder) keep(sum string, from io.Reader) (err error) {
 	if _, have := f.sizes[sum]; have {
 		return nil
@@ -43,7 +44,7 @@ func (f *folder) keep(sum string, from io.Reader) (err error) {
 		return errTooLarge
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return fmt.Errorf("object %s has other content: its SHA-256 is %s", sum, got)
+		return fmt.Errorf("object %s has wrong content: the content's SHA-256 is %s", sum, got)
 	}
 	f.sizes[sum] = n
 	f.total += n

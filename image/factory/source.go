@@ -15,34 +15,36 @@ import (
 	"gangway/wire/trail"
 )
 
-// source is a source of a state and its objects.
+// source is one of the sources that Merge merges.
 type source interface {
-	kind() string // the kind of source, for people
+	kind() string // kind of source, in words for people
 	state(ctx context.Context) ([]byte, error)
-	// objects writes to the store those of the named objects that the source has.
+	// objects writes the objects with these SHA-256s to the store. It skips objects that the source
+	// does not have.
 	objects(ctx context.Context, store *folder, sums []string) error
 	close()
 }
 
-// Trails reads trails on the hub that the operator is signed in to.
+// Trails reads trails on the hub to which the person who builds the image is signed in.
 type Trails interface {
-	// Trail returns a revision of a trail. The name is a URL of the hub, or OWNER/NICK.
+	// Trail returns a revision of a trail. name is a URL at the hub, or OWNER/NICK.
 	Trail(ctx context.Context, name string) (Trail, error)
 }
 
 // Trail is one revision of a trail on a hub.
 type Trail interface {
-	String() string // names the revision, for people
+	String() string // name of the revision, in words for people
 	State(ctx context.Context) ([]byte, error)
-	// Object opens the content of an object.
+	// Object opens the content of the object with this SHA-256.
 	Object(ctx context.Context, sum string) (io.ReadCloser, error)
 }
 
-// maxState is the maximum number of bytes of a state that are read before the state is parsed.
+// maxState is the maximum number of bytes that are read of a state. The parser refuses a state of
+// this size.
 const maxState = trail.MaxState + 1
 
-// open returns the source with this name. If there is a file or folder with this name on this
-// machine, that is the source; otherwise the name is that of a trail.
+// open returns the source with this name. If this machine has a file or folder with this name, open
+// uses it. Otherwise the name must be that of a trail.
 func open(ctx context.Context, name string, trails Trails) (source, error) {
 	if !strings.HasPrefix(name, "https://") {
 		info, err := os.Stat(name)
@@ -58,11 +60,11 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 		}
 		owner, nick, is := strings.Cut(name, "/")
 		if !is || owner == "" || nick == "" || strings.HasPrefix(name, ".") || strings.Contains(nick, "/") {
-			return nil, errors.New("no such file or folder; name a pvr checkout's folder, a file of `pvr export`, https://HUB/trails/ID or OWNER/NICK")
+			return nil, errors.New("no such file or folder; use a pvr checkout's folder, a file made by `pvr export`, https://HUB/trails/ID or OWNER/NICK")
 		}
 	}
 	if trails == nil {
-		return nil, errors.New("the source is not on this machine, and no hub is configured")
+		return nil, errors.New("the source is not on this machine, and no hub is configured: run `gangway login` first")
 	}
 	t, err := trails.Trail(ctx, name)
 	if err != nil {
@@ -71,8 +73,8 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 	return onHub{t}, nil
 }
 
-// checkout is a folder that pvr works in. Its folder .pvr holds the state. The objects are there
-// too, unless the configuration in .pvr names another folder for them.
+// checkout is a folder in which pvr works. Its folder .pvr holds the state, and also the objects
+// unless the configuration in .pvr names another folder for them.
 type checkout struct{ dir string }
 
 func newCheckout(dir string) (source, error) {
@@ -128,7 +130,8 @@ func (c checkout) objects(ctx context.Context, store *folder, sums []string) err
 	return nil
 }
 
-// openRegular opens a regular file. It refuses anything that could block or be endless.
+// openRegular opens a regular file. It refuses pipes, devices and other files, whose reading could
+// block or never end.
 func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

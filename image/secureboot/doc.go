@@ -1,9 +1,9 @@
 // Package secureboot makes an owner's Secure Boot keys, and the signed variables with which
-// firmware in setup mode enrols these keys. `gangway image keys` makes the keys with New; package
-// image/stick puts the variables of Load on a stick.
+// firmware in setup mode enrols these keys. `gangway image keys` makes the keys with New. Package
+// image/stick reads the variables with Load and puts them on a stick.
 //
-// There are three keys, each with its own certificate. The platform key (PK) stands for the owner
-// of the machine. The key exchange key (KEK) may change the databases. Firmware starts programs
-// that are signed with the third key, db. See UEFI 2.10, 32.3 (the variables) and 8.2.2 (their
-// signatures).
+// There are three keys, each with its own certificate. The platform key (PK) identifies the owner
+// of the machine; its owner may change the KEK. The key exchange key (KEK) may change the variable
+// db. Firmware starts only programs that are signed with the third key, db. See UEFI 2.10, 32.3
+// (the variables) and 8.2.2 (their signatures).
 package secureboot

@@ -18,17 +18,19 @@ import (
 )
 
 const (
-	// bits is the RSA key size that all firmware supports.
+	// bits is the RSA key size in bits. All firmware supports it.
 	bits = 2048
-	// years is the certificates' validity. Firmware ignores it; other programs check it.
+	// years is how long the certificates are valid. Firmware ignores the dates, but other programs
+	// check them.
 	years = 30
 )
 
-// Set is an owner's keys in the form in which firmware enrols them.
+// Set holds an owner's Secure Boot certificates as signed variables, which firmware enrols.
 type Set struct {
-	// Signed holds the signed variables, which are written to firmware in setup mode.
+	// Signed holds the content of each signed variable. Writing it to firmware in setup mode enrols
+	// the certificates.
 	Signed map[Variable][]byte
-	// Certificates holds the certificates in each variable.
+	// Certificates holds the certificates in each signed variable.
 	Certificates map[Variable][]*x509.Certificate
 }
 
@@ -38,8 +40,9 @@ type Set struct {
 //	PK.pem, KEK.pem, db.pem     their certificates
 //	PK.auth, KEK.auth, db.auth  the signed variables
 //
-// name is the owner's name in the certificates. The variable db gets the certificates in the
-// argument also in addition to its own.
+// name is the owner's name in the certificates. The variable db holds the new db certificate and
+// the certificates in also. now is the start of the certificates' validity and the time in the
+// signed variables.
 func New(dir, name string, also []*x509.Certificate, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("secureboot: %w", err)
@@ -85,12 +88,12 @@ type pair struct {
 	cert *x509.Certificate
 }
 
-// owner returns the SignatureOwner of this key's signature lists: a GUID that the signer may choose
-// freely.
+// owner returns the SignatureOwner of the signature lists that this key signs: a GUID, which the
+// signer may choose freely. It is derived from the certificate.
 func (p *pair) owner() (guid [16]byte) {
 	h := sha256.Sum256(p.cert.Raw)
 	copy(guid[:], h[:])
-	guid[7] = guid[7]&0x0F | 0x80 // RFC 9562, version 8, in UEFI's order
+	guid[7] = guid[7]&0x0F | 0x80 // RFC 9562, version 8; in UEFI's byte order, the version is in byte 7
 	guid[8] = guid[8]&0x3F | 0x80
 	return guid
 }
@@ -140,7 +143,7 @@ func write(dir, name string, b []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// Load reads the signed variables from a folder that New made. It does not need the private
+// Load reads the signed variables from a folder that New made. The folder need not have the private
 // keys.
 func Load(dir string) (*Set, error) {
 	signed := map[Variable][]byte{}
@@ -154,14 +157,14 @@ func Load(dir string) (*Set, error) {
 	return NewSet(signed)
 }
 
-// NewSet returns the set of these variables. It first checks their signatures as firmware in setup
-// mode does: PK must be signed by its own key, KEK by PK's key and db by KEK's key.
+// NewSet checks the signatures of these variables as firmware in setup mode does, and returns them
+// as a Set. PK must be signed by its own key, KEK by PK's key and db by KEK's key.
 func NewSet(signed map[Variable][]byte) (*Set, error) {
 	s := &Set{Signed: signed, Certificates: map[Variable][]*x509.Certificate{}}
 	var by []*x509.Certificate
 	for _, v := range []Variable{PK, KEK, DB} {
 		b := signed[v]
-		if v == PK { // PK's own certificate says who must have signed it
+		if v == PK { // PK is self-signed, so its signer is in its own content
 			content, err := unverified(b)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", v, err)
@@ -179,8 +182,8 @@ func NewSet(signed map[Variable][]byte) (*Set, error) {
 	return s, nil
 }
 
-// Trusts reports whether firmware with these keys starts a program that the certificate's key
-// has signed.
+// Trusts reports whether firmware that enrolled this set starts a program whose signature is by the
+// certificate c.
 func (s *Set) Trusts(c *x509.Certificate) bool {
 	for _, in := range s.Certificates[DB] {
 		if bytes.Equal(in.Raw, c.Raw) || c.CheckSignatureFrom(in) == nil {

@@ -64,7 +64,8 @@ func TestKeysAreMadeOnce(t *testing.T) {
 	}
 }
 
-// OpenSSL accepts the signatures. The firmware's verifier is based on OpenSSL.
+// OpenSSL accepts the signatures of the variables. The usual firmware (EDK II) verifies them with
+// OpenSSL's code.
 func TestOpenSSLAcceptsTheVariables(t *testing.T) {
 	t.Parallel()
 	dir, s := newSet(t)
@@ -73,7 +74,7 @@ func TestOpenSSLAcceptsTheVariables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Firmware expects the OID of SHA-256 at exactly this offset, in the form without a
+		// Firmware expects the OID of SHA-256 at exactly this offset of a SignedData without
 		// ContentInfo (EDK II, AuthService.c).
 		if want := []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}; !bytes.Equal(signed[13:13+len(want)], want) {
 			t.Errorf("%s: SHA-256 is not at offset 13 of % x", v, signed[:24])
@@ -94,9 +95,9 @@ func TestOpenSSLAcceptsTheVariables(t *testing.T) {
 	}
 }
 
-// A variable is refused if bytes are removed or added, if a byte is changed, or if another key signed
-// it. Some bytes of the signature structure have no effect; changing one of them never makes another
-// certificate accepted.
+// parse refuses a signed variable if bytes are removed, added or changed, or if another key signed
+// it. Changes of some bytes of the signature structure have no effect; they never make parse return
+// other certificates.
 func TestAlteredVariableIsRefused(t *testing.T) {
 	t.Parallel()
 	dir, s := newSet(t)
@@ -117,7 +118,7 @@ func TestAlteredVariableIsRefused(t *testing.T) {
 	}
 	for at := range good {
 		if at >= timeSize+certHead && at < timeSize+certHead+len(signed) {
-			continue // tested below: changes of some of these bytes have no effect
+			continue // tested below, because changes of some of these bytes have no effect
 		}
 		bad := bytes.Clone(good)
 		bad[at] ^= 1

@@ -15,18 +15,18 @@ import (
 	"github.com/smallstep/pkcs7"
 )
 
-// Variable is one of Secure Boot's variables.
+// Variable is the name of a UEFI variable that configures Secure Boot.
 type Variable string
 
-// The variables, in the order in which they must be written to firmware: writing PK ends setup
-// mode.
+// The variables in the order in which they must be written to firmware. PK must be last, because
+// writing it ends setup mode.
 const (
 	DB  Variable = "db"
 	KEK Variable = "KEK"
 	PK  Variable = "PK"
 )
 
-// GUIDs from UEFI 2.10, sections 3.3, 32.3.1, 32.4.1 and 32.2.4.
+// GUIDs of UEFI 2.10, sections 3.3, 32.3.1, 32.4.1 and 32.2.4.
 var (
 	globalVariable = efiGUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 	imageSecurity  = efiGUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
@@ -34,8 +34,8 @@ var (
 	certOfPKCS7    = efiGUID("4aafd29d-68df-49ee-8aa9-347d375665a7")
 )
 
-// efiGUID encodes a GUID as UEFI does in memory: the first three fields are little-endian (UEFI
-// 2.10, appendix A).
+// efiGUID encodes a GUID as UEFI does: the first three fields are little-endian (UEFI 2.10,
+// appendix A).
 func efiGUID(s string) [16]byte {
 	u := uuid.MustParse(s)
 	return [16]byte{u[3], u[2], u[1], u[0], u[5], u[4], u[7], u[6], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]}
@@ -54,16 +54,16 @@ const (
 	attributes = 0x27
 
 	timeSize = 16 // EFI_TIME
-	certHead = 24 // WIN_CERTIFICATE_UEFI_GUID, without its data
-	listHead = 28 // EFI_SIGNATURE_LIST, without its signatures
+	certHead = 24 // size of a WIN_CERTIFICATE_UEFI_GUID without its data
+	listHead = 28 // size of an EFI_SIGNATURE_LIST without its signatures
 
 	certRevision = 0x0200
 	certTypeGUID = 0x0EF1
-	maxVariable  = 64 << 10 // bytes; real firmware accepts only smaller variables
+	maxVariable  = 64 << 10 // bytes; firmware accepts less, so a larger file is not a variable
 )
 
-// sign makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2 and the content, which is a
-// list for each certificate.
+// sign makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2, then one signature list per
+// certificate.
 func sign(v Variable, certs []*x509.Certificate, owner [16]byte, key crypto.Signer, leaf *x509.Certificate, at time.Time) ([]byte, error) {
 	var content []byte
 	for _, c := range certs {
@@ -88,7 +88,7 @@ func sign(v Variable, certs []*x509.Certificate, owner [16]byte, key crypto.Sign
 	return append(out, content...), nil
 }
 
-// signedText returns the text that the signature covers.
+// signedText returns the bytes that the signature covers.
 func (v Variable) signedText(stamp, content []byte) (b []byte) {
 	for _, u := range utf16.Encode([]rune(string(v))) {
 		b = binary.LittleEndian.AppendUint16(b, u)
@@ -100,8 +100,8 @@ func (v Variable) signedText(stamp, content []byte) (b []byte) {
 	return append(b, content...)
 }
 
-// signDetached makes a PKCS #7 SignedData that does not contain the signed text, with SHA-256,
-// without attributes and without a ContentInfo around it. All firmware reads this form.
+// signDetached makes a PKCS #7 SignedData with SHA-256 that does not contain the signed text. It
+// has no attributes and no ContentInfo around it. All firmware reads this form.
 func signDetached(text []byte, key crypto.Signer, leaf *x509.Certificate) ([]byte, error) {
 	s, err := pkcs7.NewSignedData(text)
 	if err != nil {
@@ -130,7 +130,7 @@ type contentInfo struct {
 	Content asn1.RawValue `asn1:"explicit,optional,tag:0"`
 }
 
-// efiTime encodes a time as EFI_TIME in UTC, to the second.
+// efiTime encodes a time as an EFI_TIME in UTC, with a resolution of one second.
 func efiTime(t time.Time) []byte {
 	t = t.UTC()
 	b := binary.LittleEndian.AppendUint16(nil, uint16(t.Year()))
@@ -141,10 +141,10 @@ func efiTime(t time.Time) []byte {
 // ErrVariable means that the data is not a valid signed variable.
 var ErrVariable = errors.New("secureboot: this is not a signed variable of Secure Boot, or it is damaged")
 
-// parse returns the certificates of a signed variable. It first checks that the variable is signed
-// by the key of one of the certificates in the argument by. It refuses a variable with any other
-// content, such as hashes of programs, because a person can review only certificates before they
-// are enrolled.
+// parse checks the signature of a signed variable and returns the variable's certificates. The key
+// of one of the certificates in by must have signed it. parse refuses a variable with any other
+// content, such as hashes of programs: a person who reviews the keys before enrolment sees only
+// certificates.
 func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, error) {
 	stamp, signed, content, err := split(b)
 	if err != nil {
@@ -178,8 +178,8 @@ func split(b []byte) (stamp, signed, content []byte, err error) {
 	return stamp, head[certHead:size], head[size:], nil
 }
 
-// verify checks the signature of text. signed is a SignedData in the form that signDetached makes,
-// and must be signed by the key of one of the certificates in the argument by.
+// verify checks the signature of text. signed is a SignedData in the form that signDetached makes.
+// The key of one of the certificates in by must have made the signature.
 func verify(text, signed []byte, by []*x509.Certificate) error {
 	der, err := asn1.Marshal(contentInfo{pkcs7.OIDSignedData, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: signed}})
 	if err != nil {
@@ -197,7 +197,7 @@ func verify(text, signed []byte, by []*x509.Certificate) error {
 	return fmt.Errorf("%w: its signature is not by an expected key", ErrVariable)
 }
 
-// certificates parses EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).
+// certificates returns the certificates in a sequence of EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).
 func certificates(b []byte) (certs []*x509.Certificate, err error) {
 	for len(b) > 0 {
 		if len(b) < listHead || !bytes.Equal(b[:16], listOfX509[:]) {

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/install/netfile"
 	"gangway/device/install/slots"
@@ -21,55 +22,60 @@ import (
 	"gangway/wire"
 )
 
-// Target is the name of this kind of image, for `gangway image build`.
+// Target is the name of this kind of image in `gangway image build`.
 const Target = "x64-uefi-installer"
 
 // Config configures an image.
 type Config struct {
-	// Token is the content of the join token file, device_autojointoken.json. Empty: each machine
-	// displays a claim code, with which its owner claims the machine at the hub in the field Hub.
+	// Token is the content of the join token file, device_autojointoken.json. If it is empty, each
+	// machine displays a claim code, and its owner claims the machine at the hub in the field Hub.
 	Token []byte
-	// Hub is the content of the hub file (wire.HubFile). It is used only without a Token.
+	// Hub is the content of the hub file (wire.HubFile). Build uses it only if Token is empty.
 	Hub []byte
-	// Disk is the rule by which the automatic installation chooses the disk.
+	// Disk is the rule by which the automatic installation chooses the machine's disk.
 	Disk install.Rule
-	// Escrow is the age recipient that recovery keys are encrypted to. Empty: they are not
-	// stored on the hub.
+	// Escrow is the age recipient to which machines encrypt their recovery keys before they send
+	// them to the hub. If it is empty, machines do not send them.
 	Escrow string
-	// First is the device's first revision. Nil: an empty one.
+	// First is the device's first revision. Nil means an empty revision.
 	First *factory.Revision
-	// Enrol holds the keys that firmware in setup mode enrols from the stick. Nil: none. The parts
-	// must be signed with one of these keys.
+	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. Nil means
+	// no keys. The parts must be signed with one of these keys.
 	Enrol *secureboot.Set
-	// EnrolUnasked makes the boot manager enrol the keys of Enrol without a key press.
+	// EnrolUnasked makes the boot manager enrol the keys of Enrol without waiting for a key press.
 	EnrolUnasked bool
-	// Network holds the machines' network settings. Nil: none. A person can edit them on the
-	// stick.
+	// Network holds the machines' network settings. Nil means none, so machines get their addresses
+	// automatically. In both cases, a person can edit the settings on the stick.
 	Network *netfile.Settings
-	// Debug gives the device a console that people sign in to.
+	// Debug adds a shell to the installed system, which a person opens with a password.
 	Debug bool
-	// Progress, if set, is called with the name of each step.
+	// Console is the highest access level that the machine's console may have. Nil means the level
+	// full.
+	Console *access.Level
+	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
 }
 
 const (
 	mib = 1 << 20
-	// espSize is the size of the installed system's EFI system partition: it has room for both
-	// slots and some more. Because it is above 260 MiB, the partition can also be written to disks
-	// with sectors of 4096 bytes.
+	// espSize is the size in bytes of the installed system's EFI system partition. It has space for
+	// both slots and for later growth. It must be above 260 MiB: only then can the file system also
+	// be written to disks with sectors of 4096 bytes.
 	espSize = 265 * mib
-	// dataSize is the size of the data partition in the image. The installed system grows it.
+	// dataSize is the smallest size in bytes of the data partition in the image. The installed
+	// system grows the partition.
 	dataSize = 64 * mib
 )
 
-// console makes the kernel print to the screen and to the first serial port.
+// console is the part of the command line that makes the kernel print to the screen and to the
+// first serial port.
 const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
 
-// entry is an entry of a stick's menu.
+// entry is an entry of a stick's boot menu.
 type entry struct{ name, title, mode string }
 
-// installs and resets are the entries of the two menus, in order. The first entry starts by
-// itself after a timeout.
+// installs holds the menu entries of an installing stick, and resets those of a wiping stick, in
+// order. The boot manager starts the first entry by itself after a timeout.
 var installs = []entry{
 	{"gangway-auto", "Install Gangway (auto)", "auto"},
 	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
@@ -140,8 +146,8 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	return m, p.write(m, base, files, installs, path)
 }
 
-// BuildReset writes the image of a stick that wipes machines. It holds no secret and belongs to
-// no owner.
+// BuildReset writes the image of a stick that wipes machines. The image holds no secret and is the
+// same for all owners.
 func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest, error) {
 	if progress == nil {
 		progress = func(string) {}
@@ -156,14 +162,14 @@ func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest
 	return m, p.write(m, base, nil, resets, path)
 }
 
-// write writes the image of a stick with these files and this menu.
+// write writes the image of a stick with these files and these menu entries to the file path.
 func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
 	}
 	if _, err := install.ParseManifest(manifest); err != nil {
-		return err // the installer would refuse this manifest
+		return err // the installer refuses a manifest with this error
 	}
 	boot, err := p.menu(base, digest(manifest), entries, m.Enrol)
 	if err != nil {
@@ -173,7 +179,8 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
-// token returns the join token. Without one, it returns a token with only the hub's fields.
+// token returns the join token. If the image has none, token returns a TokenFile with only the
+// hub's fields, from the hub file.
 func (c *Config) token() (*wire.TokenFile, error) {
 	if len(c.Hub) == 0 || len(c.Token) > 0 {
 		return wire.ParseTokenFile(c.Token)
@@ -188,9 +195,16 @@ func (c *Config) token() (*wire.TokenFile, error) {
 	return &wire.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }
 
-// ConsolePassword returns the console's password of devices whose image was built with Debug. It
-// has 100 bits and is derived from the join token's secret. So the owner of the token file can
-// compute the password, and the same input gives the same image.
+func (c Config) consoleLimit() access.Level {
+	if c.Console == nil {
+		return access.Full
+	}
+	return *c.Console
+}
+
+// ConsolePassword returns the shell's password of devices whose image was built with Debug. It is
+// derived from the join token's secret and has 100 bits of entropy. So a person with the token file
+// can compute the password, and the same input gives the same image.
 func ConsolePassword(t *wire.TokenFile) (string, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -202,8 +216,8 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 }
 
 // systemFiles returns the files that the installed system has in addition to the base: the agent
-// and, for debugging, a shell behind a password. The image holds only the password's hash. Nobody
-// can guess the password from the hash, because it has 100 bits.
+// and, with debug, a shell behind a password. The image holds only the password's hash. The
+// password has 100 bits of entropy, so nobody can find it from the hash.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
@@ -220,10 +234,11 @@ func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, er
 	return append(files, image.File{Path: install.ConsolePath, Data: []byte(digest([]byte(password)) + "\n"), Mode: 0o600}), nil
 }
 
-// systemESP builds the installed system's EFI system partition. The boot manager tries the
-// first slot three times before it counts as bad (systemd's Automatic Boot Assessment).
+// systemESP builds the installed system's EFI system partition. The boot manager tries the first
+// slot at most three times before it marks the slot as failed (systemd's Automatic Boot
+// Assessment).
 func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byte, error) {
-	uki, err := p.system(base, token, cfg.Debug)
+	uki, err := p.system(base, token, cfg.Debug, cfg.consoleLimit())
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +259,7 @@ func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byt
 	}}.FAT()
 }
 
-// networkFile returns the settings file that a person can edit on the stick.
+// networkFile returns the file with the network settings, which a person can edit on the stick.
 func networkFile(s *netfile.Settings) image.File {
 	text := netfile.Template
 	if s != nil && !s.Empty() {
@@ -253,12 +268,12 @@ func networkFile(s *netfile.Settings) image.File {
 	return image.File{Path: netfile.Name, Data: []byte(text)}
 }
 
-// networkPlace returns the offset, in the installed system's EFI system partition, at which the
-// installer writes the settings.
+// networkPlace returns the offset in bytes, from the start of the installed system's EFI system
+// partition, at which the installer writes the network settings.
 func networkPlace(esp []byte) (int64, error) {
 	at := bytes.Index(esp, install.NoNetwork())
 	if at < 0 {
-		return 0, errors.New("image: the file for network settings is missing or fragmented")
+		return 0, errors.New("image: the installed system's network settings file is missing or fragmented")
 	}
 	return int64(at), nil
 }
@@ -267,8 +282,8 @@ func keyFile(v secureboot.Variable) string {
 	return install.KeysPath + "/" + string(v) + ".auth"
 }
 
-// menu returns the files with which the stick boots: the boot manager, its settings and a system
-// for each menu entry.
+// menu returns the files from which the stick boots: the boot manager, the boot manager's settings
+// and a unified kernel image for each menu entry.
 func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *install.Enrol) ([]image.File, error) {
 	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {
@@ -312,8 +327,8 @@ func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *insta
 	return files, nil
 }
 
-// osRelease returns the text from which the boot manager makes a menu entry: its title, and an
-// id to sort by.
+// osRelease returns the os-release text from which the boot manager makes a menu entry: the title,
+// and an id by which it sorts the entries.
 func osRelease(title, id, version string) string {
 	return fmt.Sprintf("ID=gangway\nIMAGE_ID=%s\nNAME=Gangway\nPRETTY_NAME=\"%s\"\nVERSION_ID=%s\n", id, title, version)
 }

@@ -23,9 +23,9 @@ const mke2fsConf = `[defaults]
 `
 
 // dataImage makes the data partition's file system: ext4, empty except for the first revision. The
-// installed system grows it to the size of the disk. The programs of e2fsprogs make the file
-// system: it must be correct for a machine's whole life, and every Debian system has these
-// programs.
+// installed system later grows it to the size of the disk. dataImage calls the programs of
+// e2fsprogs instead of its own code: an error in the file system would last for the machine's whole
+// life, and every Debian system has e2fsprogs.
 func dataImage(r *factory.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
@@ -37,12 +37,12 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	name := filepath.Join(dir, "data.img")
-	// Reserve space in the tables for a disk of 1 TiB. For a larger disk, the kernel changes the
-	// form of the tables when it grows the file system. Reserving more space would need larger
-	// transactions than the journal allows.
+	// Reserve space in the tables for growth to a disk of 1 TiB. For a larger disk, the kernel
+	// converts the tables when it grows the file system. A larger reserve would need transactions
+	// that are too large for the journal.
 	const id = "9a1f5f6e-6b0c-4f7e-8a53-0d0c5a3f7c01" // the same for all machines; partitions are identified by their GUIDs
-	// Use our own settings instead of this machine's mke2fs.conf, so that builds are
-	// reproducible.
+	// Use these fixed settings instead of the mke2fs.conf of the building machine, so that builds
+	// are reproducible.
 	config := filepath.Join(dir, "conf")
 	if err := os.WriteFile(config, []byte(mke2fsConf), 0o600); err != nil {
 		return nil, fmt.Errorf("image: making the data partition: %w", err)
@@ -66,8 +66,8 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	return b, nil
 }
 
-// dataMiB returns the file system's size in MiB. The file system has room for the objects and for
-// the copies of them that the device makes.
+// dataMiB returns the file system's size in MiB. It has space for the objects and for the copies of
+// them that the device makes when it installs the revision.
 func dataMiB(r *factory.Revision) int64 {
 	if r == nil {
 		return dataSize / mib
@@ -75,9 +75,9 @@ func dataMiB(r *factory.Revision) int64 {
 	return dataSize/mib + (r.Size()+r.Size()/16+int64(len(r.Objects))*4096)/mib + 1
 }
 
-// addFirst writes the first revision into the file system with e2fsprogs' debugfs. debugfs needs no
-// privileges, does not copy the owners and times of this machine's files, and writes the files in
-// the given order.
+// addFirst writes the first revision into the file system with debugfs of e2fsprogs. debugfs needs
+// no privileges, does not copy the owners and times of the building machine's files, and writes the
+// files in the given order.
 func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	program, err := exec.LookPath("debugfs")
 	if err != nil {
@@ -105,7 +105,7 @@ func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("image: adding the first revision: debugfs: %w: %s (needs apt-get install e2fsprogs)", err, strings.TrimSpace(complaints.String()))
 	}
-	// debugfs prints errors but exits with code 0.
+	// debugfs exits with code 0 even after an error, so check its output.
 	if said := strings.TrimSpace(withoutVersion(complaints.String())); said != "" {
 		return fmt.Errorf("image: adding the first revision: debugfs: %s", said)
 	}

@@ -1,7 +1,7 @@
-// Package stick builds the installer image for x86-64 machines with UEFI, which a fleet's owner
-// writes to a USB stick, and inspects such images. It is the package behind `gangway image`: load
-// the Parts, build the image with Build, and check any image with Inspect before you use it. The
-// same parts and configuration give the same bytes.
+// Package stick builds and inspects the installer image for x86-64 machines with UEFI. The owner of
+// a fleet writes the image to a USB stick. `gangway image` uses this package: LoadParts reads the
+// programs, Build makes an image, and Inspect checks any image before it is used. The same parts
+// and configuration give the same bytes.
 //
 // The image's EFI system partition has
 //
@@ -12,8 +12,8 @@
 //	gangway/manifest.json       what to install, by hash (install.Manifest)
 //	gangway/esp.img, data.img   the contents of the partitions, without zero blocks
 //
-// All entries contain the same kernel, modules and gangway-init; the entry manual has a shell too.
-// Each entry has its own command line. Every command line holds the manifest's SHA-256. So the TPM
-// measures what is installed, together with the entry that installs it. The network settings are
-// not measured, because a person with the stick may edit them.
+// All entries contain the same kernel, modules and gangway-init; the entry "manual" also has a
+// shell. Each entry has its own command line, which contains the manifest's SHA-256. The TPM
+// measures the command line, and so measures what the entry installs. The network settings are not
+// measured, because the person with the stick may edit them.
 package stick

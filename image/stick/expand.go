@@ -12,13 +12,13 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/fat32"
 )
 
-// openFAT opens a packed FAT32 file system for reading.
+// openFAT opens a FAT32 file system that is stored without its zero blocks, for reading.
 func openFAT(p install.Part, packed []byte) (fs.FS, error) {
 	f, err := os.CreateTemp("", "gangway-part")
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
-	os.Remove(f.Name()) // the removed file still exists until it is closed
+	os.Remove(f.Name()) // the content remains readable until the file is closed
 	if err := errors.Join(f.Truncate(p.Size), p.Unpack(packed, f)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("image: %w", err)

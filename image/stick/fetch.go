@@ -13,13 +13,13 @@ import (
 	"gangway/image"
 )
 
-// Fetch downloads Debian's kernel and busybox with apt-get, and replaces the content of the folder
+// Fetch downloads Debian's kernel and busybox with apt-get. It replaces the content of the folder
 // dir with the files that images need:
 //
 //	vmlinuz, modules/, busybox, package, wanted
 //
-// It returns the file name of the kernel's package. If the folder already has all modules that
-// this version needs, Fetch does nothing, unless update is set.
+// Fetch returns the file name of the kernel's package. If the folder already has all modules that
+// this version of Gangway needs, and update is false, Fetch downloads nothing.
 func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -81,8 +81,8 @@ func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	return release, nil
 }
 
-// keep copies the files that images need from the unpacked packages. Of 400 MB of modules, it
-// copies only those in the list Modules and those that they depend on.
+// keep copies the files that images need out of the unpacked packages. The kernel package has 400
+// MB of modules; keep copies only those in the list Modules and those that they depend on.
 func keep(from, version, to string) error {
 	tree := os.DirFS(filepath.Join(from, "lib/modules", version))
 	modules, err := image.Modules(tree, Modules...)

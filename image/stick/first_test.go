@@ -40,15 +40,16 @@ func revision(t *testing.T, size int) *factory.Revision {
 	return r
 }
 
-// The data partition holds the first revision and has no errors. The same sources give the same
-// image.
+// The data partition holds the first revision, and fsck finds no errors in it. The same sources
+// give the same image.
 func TestFirstRevisionIsInTheImage(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
 	p, tok := parts(t), token(t)
 	r := revision(t, 70<<20) // too large for the data partition of an image without a first revision
 	path := build(t, p, Config{Token: tok, First: r})
-	// The second build takes 3 s; TestSameInputGivesTheSameImage covers the rest of the image.
+	// A second build takes 3 s, so short runs skip it; TestSameInputGivesTheSameImage covers the
+	// rest of the image.
 	if !testing.Short() && sum(t, path) != sum(t, build(t, p, Config{Token: tok, First: revision(t, 70<<20)})) {
 		t.Error("two builds of the same sources differ")
 	}

@@ -20,35 +20,38 @@ import (
 	"github.com/diskfs/go-diskfs"
 )
 
-// Contents describes what an image does.
+// Contents describes the content of an image and its effect on a machine.
 type Contents struct {
 	Manifest *install.Manifest `json:"manifest"`
-	// ManifestSHA256 is the manifest's hash, which all entries' command lines hold.
+	// ManifestSHA256 is the manifest's SHA-256, hexadecimal. The command line of each entry
+	// contains it.
 	ManifestSHA256 string  `json:"manifest-sha256"`
 	Entries        []Entry `json:"entries"`
 	// Signed reports whether every program that firmware starts has a signature.
 	Signed bool `json:"signed"`
-	// Enrols describes the certificates that firmware in setup mode enrols, by variable: their
-	// subjects and SHA-256.
+	// Enrols maps each Secure Boot variable to the certificates that firmware in setup mode enrols:
+	// their subjects and SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
-	// Network holds the network settings, one line each, with passwords masked. NetworkMistake says
-	// what is wrong with them; a stick whose settings have a mistake installs nothing.
+	// Network holds the network settings, one string per line, with passwords masked.
+	// NetworkMistake is an error in these settings, or empty; a stick whose settings have an error
+	// installs nothing.
 	Network        []string `json:"network,omitempty"`
 	NetworkMistake string   `json:"network-mistake,omitempty"`
 	// Token is the join token, with its secret masked.
 	Token map[string]any `json:"token,omitempty"`
 }
 
-// Entry is an entry of the boot menu.
+// Entry is an entry of the stick's boot menu.
 type Entry struct {
 	Title   string `json:"title"`
 	File    string `json:"file"`
 	Cmdline string `json:"cmdline"`
-	SHA256  string `json:"sha256"` // of the unified kernel image
+	SHA256  string `json:"sha256"` // SHA-256 of the unified kernel image, hexadecimal
 }
 
-// Inspect reads an image and checks it: each part must match its hash, and each entry must use this
-// manifest, to install or to wipe. If cert names a certificate's file, it also checks that this
+// Inspect reads an image file and checks it: each part must match its hash in the manifest, and the
+// command line of each entry must contain this manifest's hash and the mode that fits the manifest,
+// installing or wiping. If cert names a certificate's file, Inspect also checks that this
 // certificate signed every program that firmware starts, on the stick and on the installed disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
@@ -104,7 +107,8 @@ func Inspect(name, cert string) (*Contents, error) {
 	return c, c.readNetwork(esp)
 }
 
-// readNetwork reads the stick's network settings, which a person may have edited.
+// readNetwork reads the stick's network settings. A person may have edited them, so mistakes are
+// expected.
 func (c *Contents) readNetwork(esp fs.FS) error {
 	files, err := fs.ReadDir(esp, ".")
 	if err != nil {
@@ -136,7 +140,8 @@ func (c *Contents) readNetwork(esp fs.FS) error {
 	return nil
 }
 
-// readKeys reads the keys that firmware enrols. They must be the keys that the manifest names.
+// readKeys reads the Secure Boot keys that firmware would enrol. They must be the keys that the
+// manifest names.
 func (c *Contents) readKeys(esp fs.FS) error {
 	there, err := keyFiles(esp)
 	if err != nil {
@@ -181,7 +186,7 @@ func (c *Contents) readKeys(esp fs.FS) error {
 	return nil
 }
 
-// keyFiles returns all files from which the boot manager would enrol keys, sorted.
+// keyFiles returns the names of all files from which the boot manager could enrol keys, sorted.
 func keyFiles(esp fs.FS) (names []string, err error) {
 	const keys = "loader/keys"
 	err = fs.WalkDir(esp, path.Dir(keys), func(name string, d fs.DirEntry, err error) error {
@@ -200,8 +205,8 @@ func keyFiles(esp fs.FS) (names []string, err error) {
 	return names, nil
 }
 
-// signatures reports whether every program that firmware starts from an EFI system partition is
-// signed. If cert names a certificate's file, a program that this certificate did not sign is an
+// signatures reports whether every program that firmware starts from an EFI system partition has a
+// signature. If cert names a certificate's file, a program that this certificate did not sign is an
 // error.
 func signatures(esp fs.FS, cert string) (signed bool, err error) {
 	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
@@ -258,7 +263,7 @@ func (c *Contents) readEntries(esp fs.FS) error {
 	return nil
 }
 
-// part returns a section of a unified kernel image as text.
+// part returns the text in a section of a unified kernel image.
 func part(x *pe.File, name string) string {
 	s := x.Section(name)
 	if s == nil {
@@ -272,7 +277,8 @@ func part(x *pe.File, name string) string {
 }
 
 // maskedToken returns the join token in the installed system's EFI system partition, with its
-// secret masked. A token that the manifest does not name is an error.
+// secret masked. named reports whether the manifest names a token; if it does not, a token in the
+// partition is an error.
 func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	if !named {
 		files, err := fs.ReadDir(esp, path.Dir(install.TokenPath))
@@ -298,8 +304,8 @@ func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	return token, nil
 }
 
-// read reads a whole file with one call, because go-diskfs 1.9.4 loses its position in a file
-// that is read in pieces.
+// read reads a whole file with one call. go-diskfs 1.9.4 loses its position in a file if a caller
+// reads it in pieces.
 func read(from fs.FS, name string, limit int64) ([]byte, error) {
 	info, err := fs.Stat(from, name)
 	if err != nil {

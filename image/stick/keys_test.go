@@ -12,7 +12,7 @@ import (
 	"gangway/internal/race"
 )
 
-// owner makes Secure Boot keys, and sets the parts' Signer to one that uses their db key.
+// owner makes Secure Boot keys, and makes p sign its programs with their db key.
 func owner(t testing.TB, p *Parts) *secureboot.Set {
 	t.Helper()
 	dir := t.TempDir()
@@ -23,7 +23,7 @@ func owner(t testing.TB, p *Parts) *secureboot.Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys(t, "") // skips the test if nothing can be signed
+	keys(t, "") // skips the test if osslsigncode is not installed
 	p.Signer = signer(t, filepath.Join(dir, "db.key"), filepath.Join(dir, "db.pem"))
 	return set
 }
@@ -54,7 +54,7 @@ func TestStickBringsItsOwnersKeys(t *testing.T) {
 	}
 }
 
-// Build fails if a machine that enrols the image's keys could not start the image.
+// Build refuses Secure Boot keys if a machine that enrols them could not start the image.
 func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -71,8 +71,8 @@ func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	}
 }
 
-// Inspect refuses an image if the boot manager would enrol keys that the manifest does not
-// name.
+// An attacker cannot add Secure Boot keys to a stick: Inspect refuses an image from which the boot
+// manager would enrol keys that the manifest does not name.
 func TestInspectRefusesKeysOfAnother(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

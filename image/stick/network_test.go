@@ -22,8 +22,7 @@ func settings(t testing.TB, text string) *netfile.Settings {
 	return s
 }
 
-// The settings are on the stick for a person to edit. Inspect shows them without the proxy's
-// password.
+// Inspect displays the network settings of the stick without the proxy's password.
 func TestInspectMasksTheProxysPassword(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -63,7 +62,8 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 	}
 }
 
-// The place where the installer writes the settings is a file of the installed system.
+// The installer overwrites only a file with the network settings: the offset that networkPlace
+// returns is that of a whole file in the installed system's partition.
 func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	t.Parallel()
 	tok := token(t)
@@ -97,7 +97,7 @@ func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	}
 }
 
-// A stick without settings has a file that explains how to write some.
+// A stick without network settings has a file network.txt that explains how to write them.
 func TestStickSaysHowToSetTheNetwork(t *testing.T) {
 	t.Parallel()
 	if s := settings(t, string(networkFile(nil).Data)); !s.Empty() {

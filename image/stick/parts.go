@@ -14,27 +14,26 @@ import (
 	"gangway/image/authenticode"
 )
 
-// Parts are the programs that an image is made of: other projects' and our own.
+// Parts are the programs of an image: those of other projects, and Gangway's own.
 type Parts struct {
 	Kernel  []byte // bzImage
-	Release string // origin of the kernel, for people
-	Modules fs.FS  // a kernel package's folder lib/modules/VERSION
-	// Stub and BootManager are systemd's linuxx64.efi.stub and
-	// systemd-bootx64.efi.
+	Release string // name of the kernel's package, for people
+	Modules fs.FS  // the folder lib/modules/VERSION of a kernel package
+	// Stub and BootManager are the files linuxx64.efi.stub and systemd-bootx64.efi of systemd.
 	Stub, BootManager []byte
 	Init, Agent       []byte // gangway-init and gangway-agent
-	Busybox           []byte // static; the shell of the manual installation
-	// Signer signs the programs that firmware starts, for Secure Boot. Nil: they are not
-	// signed.
+	Busybox           []byte // statically linked; provides the shell of the manual installation
+	// Signer signs the programs that firmware starts, for Secure Boot. If it is nil, they have no
+	// signature.
 	Signer *authenticode.Signer
 
-	cache *packedCache // shared by copies of the same Parts; nil: nothing is cached
+	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }
 
-// packedCache keeps compressed initial file systems, by a hash of their files. Compressing all
+// packedCache holds compressed initial file systems by the hash of their files. Compressing all
 // modules takes about 10 s, and tests build many images of the same parts.
 type packedCache struct {
-	mu     sync.Mutex // held while compressing, so that nothing is compressed twice
+	mu     sync.Mutex // also held during compression, so the same files are not compressed twice
 	packed map[[sha256.Size]byte][]byte
 }
 
@@ -66,8 +65,8 @@ func (c *packedCache) initramfs(files []image.File) ([]byte, error) {
 	return b, nil
 }
 
-// signed returns an EFI program in the form that goes into an image: if there is a Signer, the
-// program is signed. It passes err on.
+// signed signs an EFI program if there is a Signer. Otherwise it returns efi unchanged. If err is
+// not nil, it returns err; so a call can wrap a function that returns a program and an error.
 func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 	if err != nil || p.Signer == nil {
 		return efi, err
@@ -75,13 +74,15 @@ func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 	return p.Signer.Sign(efi)
 }
 
-// bootDir is the folder of the programs in Debian's systemd-boot-efi.
+// bootDir is the folder in which Debian's package systemd-boot-efi installs its EFI programs.
 const bootDir = "/usr/lib/systemd/boot/efi"
 
-// partFile is a file that images are built from.
+// partFile is the path of a file from which images are built, and what to do if the file is
+// missing.
 type partFile struct{ path, hint string }
 
-// partFiles are the files of the parts, in the order kernel, busybox, stub, boot manager, init, agent.
+// partFiles returns the files of the parts, in the order kernel, busybox, stub, boot manager, init,
+// agent.
 func partFiles(kernel, boot, programs string) [6]partFile {
 	if boot == "" {
 		boot = bootDir
@@ -98,8 +99,8 @@ func partFiles(kernel, boot, programs string) [6]partFile {
 
 func (f partFile) wrap(err error) error { return fmt.Errorf("image: %w: %s", err, f.hint) }
 
-// HaveParts returns the error of LoadParts with these folders if a file is missing, without reading
-// the files.
+// HaveParts returns an error if a file that LoadParts needs from these folders is missing. It does
+// not read the files.
 func HaveParts(kernel, boot, programs string) error {
 	for _, f := range partFiles(kernel, boot, programs) {
 		if _, err := os.Stat(f.path); err != nil {
@@ -109,9 +110,10 @@ func HaveParts(kernel, boot, programs string) error {
 	return nil
 }
 
-// LoadParts reads the parts from three folders. kernel has vmlinuz, modules/, busybox and
-// optionally package. boot has systemd's programs for EFI; empty means Debian's folder.
-// programs has gangway-init and gangway-agent.
+// LoadParts reads the parts from three folders. The folder kernel has vmlinuz, modules/, busybox
+// and, optionally, a file package with the kernel package's name. The folder boot has systemd's EFI
+// programs; if boot is empty, it is Debian's folder. The folder programs has gangway-init and
+// gangway-agent.
 func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	p := &Parts{Modules: os.DirFS(filepath.Join(kernel, "modules")), cache: new(packedCache)}
 	to := [6]*[]byte{&p.Kernel, &p.Busybox, &p.Stub, &p.BootManager, &p.Init, &p.Agent}
@@ -128,12 +130,12 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	return p, nil
 }
 
-// kernel returns the kernel for a unified image. If there is a Signer, the kernel is also signed on
-// its own: systemd's stub (at least up to version 252) starts the kernel through firmware, which
-// requires a signature.
+// kernel returns the kernel for a unified kernel image. If there is a Signer, kernel signs the
+// kernel too: systemd's stub (at least up to version 252) starts the kernel through the firmware,
+// which requires a signature.
 func (p *Parts) kernel() ([]byte, error) {
 	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
-		return p.Kernel, nil // not an EFI program, so firmware cannot load it
+		return p.Kernel, nil // the kernel has no EFI stub, so firmware cannot start it
 	}
 	return p.signed(p.Kernel, nil)
 }
@@ -147,44 +149,46 @@ func firstLine(b []byte) string {
 	return string(b)
 }
 
-// Modules are the kernel modules in every image: for common x86-64 hardware, and for the
-// installer. Modules that are built into a kernel are left out.
+// Modules names the kernel modules in every image: drivers of common x86-64 hardware, and modules
+// that the installer needs. A module that is built into a kernel is left out.
 var Modules = []string{
-	// Disks. They come before USB, so that a built-in disk is sda and the stick is not.
+	// Drivers of disks. They load before those of USB, so the kernel names a built-in disk sda, and
+	// not the stick.
 	"crc32c_generic", "crc32c_intel", "sd_mod", "vmd", "nvme", "ahci", "ata_piix", "mmc_block", "sdhci_pci", "sdhci_acpi", "ufshcd_pci", "ext4",
-	// Controllers of servers: Broadcom and LSI, Microchip and Adaptec, HPE.
+	// Storage controllers of servers: Broadcom and LSI, Microchip and Adaptec, HPE.
 	"megaraid_sas", "mpt3sas", "mpi3mr", "smartpqi", "aacraid", "hpsa",
-	// Disks and networks of virtual machines: KVM, Hyper-V, VMware, Xen.
+	// Disks and network cards of virtual machines: KVM, Hyper-V, VMware, Xen.
 	"virtio_pci", "virtio_blk", "virtio_scsi", "hv_storvsc", "pci_hyperv", "hv_netvsc", "hyperv_keyboard",
 	"vmw_pvscsi", "mptsas", "mptspi", "vmxnet3", "xen_blkfront", "xen_netfront",
-	// The stick and its file system.
+	// USB, for the stick, and the stick's file system.
 	"xhci_pci", "ehci_pci", "usb_storage", "uas", "vfat", "nls_cp437", "nls_ascii",
-	// Encrypted disks.
+	// Modules for encrypted disks.
 	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",
-	// Networks.
+	// Network cards and VLANs.
 	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek", "8021q",
-	// Keyboards, randomness, the firmware's variables.
+	// Keyboards, a source of random numbers, and the firmware's variables.
 	"usbhid", "hid_generic", "virtio_rng", "efivarfs",
-	// Watchdogs: Intel's, with the bridges that it needs; firmware's; AMD's.
+	// Watchdogs: Intel's with its two bus drivers, the firmware's (wdat_wdt), and AMD's.
 	"lpc_ich", "i2c_i801", "iTCO_wdt", "wdat_wdt", "sp5100_tco",
 }
 
-// base builds the initial file system that installer and system share.
+// base builds the part of the initial file system that the installer and the installed system have
+// in common.
 func (p *Parts) base() ([]byte, error) {
 	files, err := image.Modules(p.Modules, Modules...)
-	if err != nil { // for example, an earlier version fetched this kernel without all modules
+	if err != nil { // for example, an earlier version fetched this kernel with fewer modules
 		return nil, fmt.Errorf("%w; fetch a kernel with all modules that this version needs with `gangway image fetch`", err)
 	}
 	return p.cache.initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
 }
 
-// applets names busybox's commands, which the shell can call.
+// applets names the commands of busybox that the shell offers.
 var applets = []string{
 	"sh", "ls", "cat", "more", "less", "grep", "dmesg", "mount", "umount", "df", "free", "ps", "pidof", "ip", "ping",
 	"lspci", "lsusb", "blkid", "hexdump", "dd", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 
-// shell returns the files of a shell and of its commands.
+// shell returns busybox and a link to it for each applet, as files for the initial file system.
 func (p *Parts) shell() []image.File {
 	files := []image.File{{Path: "bin/busybox", Data: p.Busybox, Mode: 0o755}}
 	for _, a := range applets {

@@ -8,12 +8,13 @@ import (
 	"path/filepath"
 	"testing"
 
+	"gangway/device/console/access"
 	"gangway/device/install/slots"
 	"gangway/image/authenticode"
 	"gangway/internal/race"
 )
 
-// keys makes a key and its certificate with OpenSSL, as an owner would.
+// keys makes a key and its certificate with OpenSSL.
 func keys(t testing.TB, name string) (key, cert string) {
 	t.Helper()
 	if m := authenticode.Missing(); m != "" {
@@ -37,8 +38,8 @@ func signer(t testing.TB, key, cert string) *authenticode.Signer {
 	return s
 }
 
-// Every program that firmware starts is signed, on the stick and on the installed disk. Two
-// signed builds are equal.
+// Every program that firmware starts has a signature, on the stick and on the installed disk. Two
+// signed builds give the same bytes.
 func TestSignedImageIsSignedThroughout(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -48,7 +49,8 @@ func TestSignedImageIsSignedThroughout(t *testing.T) {
 	_, other := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
 	one := build(t, p, cfg)
-	// The second build takes 1 s; TestAlteredProgramIsNotSignedAnyMore signs twice.
+	// A second build takes 1 s, so short runs skip it; TestAlteredProgramIsNotSignedAnyMore signs
+	// twice.
 	if !testing.Short() && sum(t, one) != sum(t, build(t, p, cfg)) {
 		t.Error("two signed builds differ")
 	}
@@ -67,13 +69,13 @@ func TestSignedImageIsSignedThroughout(t *testing.T) {
 	}
 }
 
-// If the image is signed, an update is signed too. Machines accept a signed update.
+// System signs an update if there is a Signer, and machines accept the signed update.
 func TestSignedSystemIsASystem(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
 	key, cert := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
-	b, err := System(p, nil)
+	b, err := System(p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +87,7 @@ func TestSignedSystemIsASystem(t *testing.T) {
 	}
 }
 
-// Changing one bit anywhere makes the signature invalid.
+// Verify refuses a signed program after any one bit of it changed.
 func TestAlteredProgramIsNotSignedAnyMore(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"debug/pe"
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
@@ -20,6 +21,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/internal/race"
 	"gangway/wire"
@@ -98,7 +100,7 @@ func TestSameInputGivesTheSameImage(t *testing.T) {
 	t.Parallel()
 	p, cfg := parts(t), Config{Token: token(t)}
 	one := build(t, p, cfg)
-	if !testing.Short() { // without the wait, the test covers everything but the time
+	if !testing.Short() { // without this wait, the test does not cover different build times
 		time.Sleep(2100 * time.Millisecond) // FAT's times have a resolution of 2 s
 	}
 	if sum(t, one) != sum(t, build(t, p, cfg)) {
@@ -175,7 +177,7 @@ func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 			t.Errorf("%s: an image is built", name)
 		}
 	}
-	// If the image holds a token, the manifest must name that token.
+	// Inspect refuses an image with a join token that the manifest does not name.
 	esp, err := p.systemESP(nil, tok, Config{Token: token(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +192,7 @@ func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 	}
 }
 
-// Inspect detects an image with a changed part.
+// Inspect refuses an image in which any part was changed.
 func TestInspectRefusesAlteredImages(t *testing.T) {
 	t.Parallel()
 	path := build(t, parts(t), Config{Token: token(t)})
@@ -223,7 +225,7 @@ func TestInspectRefusesAlteredImages(t *testing.T) {
 	}
 }
 
-// fsck finds no errors in the file systems that the installer writes.
+// fsck finds no errors in the file systems that the installer writes to the disk.
 func TestPartsAreSound(t *testing.T) {
 	t.Parallel()
 	path := build(t, parts(t), Config{Token: token(t)})
@@ -260,14 +262,15 @@ func TestPartsAreSound(t *testing.T) {
 	}
 }
 
-// find returns the offset of a part's file in the image. The file is not fragmented there.
+// find returns the offset in bytes of a part's file in the image. In these images, the file is not
+// fragmented.
 func find(t *testing.T, whole []byte, p install.Part) int {
 	t.Helper()
 	for at := 0; at+int(p.Packed()) <= len(whole); at += 512 {
 		if digest(whole[at:at+int(p.Packed())]) == p.SHA256 {
 			return at
 		}
-		if p.Name == install.Data { // ext4 begins with 1024 zeros
+		if p.Name == install.Data { // an ext4 file system begins with 1024 zeros
 			continue
 		}
 		if next := bytes.Index(whole[at+512:], []byte("\xeb\x58\x90")); next >= 0 {
@@ -304,8 +307,8 @@ func TestBuildRefuses(t *testing.T) {
 	}
 }
 
-// Without Debug the system has no shell. With Debug, the system has a shell, which is behind a
-// password that the image does not hold.
+// Without Debug, the installed system has no shell. With Debug, it has a shell behind a password,
+// and the image does not hold the password.
 func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
@@ -341,16 +344,16 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	}
 }
 
-// An update is the file that an installation would have written, with any token. The file holds
-// nothing that belongs to one machine or owner.
+// The file that System makes for updates equals the file on the stick, whatever the join token is.
+// It holds nothing that belongs to one machine or owner.
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
-	update, err := System(p, nil)
+	update, err := System(p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := System(p, nil)
+	again, err := System(p, nil, access.Full)
 	if err != nil || !bytes.Equal(update, again) {
 		t.Errorf("two builds differ, %v", err)
 	}
@@ -362,16 +365,16 @@ func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if installed, err := p.system(base, tok, false); err != nil || !bytes.Equal(update, installed) {
+	if installed, err := p.system(base, tok, false, access.Full); err != nil || !bytes.Equal(update, installed) {
 		t.Errorf("the installed system differs from the update, %v", err)
 	}
-	if debug, err := System(p, token(t)); err != nil || bytes.Equal(update, debug) || bytes.Contains(debug, []byte(secret)) {
+	if debug, err := System(p, token(t), access.Full); err != nil || bytes.Equal(update, debug) || bytes.Contains(debug, []byte(secret)) {
 		t.Errorf("a debug system equals the update or holds the secret: %v", err)
 	}
 }
 
-// If Parts are copied and the copy is changed, the copy never gets the cached initial file system
-// of the original.
+// If a test copies Parts and changes the copy, builds from the copy do not use the cached initial
+// file system of the original.
 func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	t.Parallel()
 	original := parts(t)
@@ -394,6 +397,37 @@ func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 		want, wantErr := changed.base()
 		if (err == nil) != (wantErr == nil) || !bytes.Equal(got, want) || bytes.Equal(got, first) {
 			t.Errorf("%s: the cache gives another initial file system than the parts (%v, %v)", name, err, wantErr)
+		}
+	}
+}
+
+// A person at the machine cannot raise the console's access level unnoticed: the image's limit is
+// on the kernel's command line, which firmware measures and a signature covers. An image without a
+// limit has no such word on its command line.
+func TestConsoleLimitIsMeasured(t *testing.T) {
+	t.Parallel()
+	p := parts(t)
+	for limit, want := range map[access.Level]string{access.Full: "", access.On: "gangway.console=on", access.Read: "gangway.console=read", access.Off: "gangway.console=off"} {
+		b, err := System(p, nil, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := pe.NewFile(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmdline, err := f.Section(".cmdline").Data()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := ""
+		for word := range strings.FieldsSeq(strings.TrimRight(string(cmdline), "\x00")) {
+			if strings.HasPrefix(word, "gangway.console") {
+				found += word
+			}
+		}
+		if found != want {
+			t.Errorf("limit %s: %q, want %q", limit, found, want)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"crypto/rand"
 )
 
-// AgentRun counts the TPM commands that the device's side sends, by step.
+// AgentRun counts the TPM commands that the agent sends in each step of the onboarding.
 type AgentRun struct {
 	TPM      string      `json:"tpm"`
 	EK       string      `json:"ek"`
@@ -26,7 +26,7 @@ type AgentRun struct {
 	Steps    []AgentStep `json:"steps"`
 }
 
-// AgentStep is one step of an AgentRun.
+// AgentStep counts the TPM commands of one step of an AgentRun.
 type AgentStep struct {
 	Step     string  `json:"step"`
 	Commands int     `json:"commands"`

@@ -18,9 +18,9 @@ import (
 	"gangway/tcg"
 )
 
-// unavoidable holds the inputs of the cryptography that every hub has to compute for one request.
-// All other work is done beforehand: the keys are parsed, the digests computed, and the signatures
-// encoded.
+// unavoidable holds the inputs of the cryptography that every hub must compute for one request. All
+// other work is done before the measurement: the keys are parsed, the digests computed, and the
+// signatures encoded.
 type unavoidable struct {
 	leafDigest  [32]byte
 	leafSig     []byte
@@ -35,7 +35,7 @@ type signed struct {
 	sig    []byte // ASN.1
 }
 
-// operation is one unavoidable operation.
+// operation is one operation of the unavoidable cryptography.
 type operation struct {
 	name string
 	f    func(*unavoidable) error
@@ -84,7 +84,7 @@ func operations(maker *fleet.Maker) ([]operation, error) {
 	}, nil
 }
 
-// prepare extracts the inputs of a request's cryptography.
+// prepare extracts the inputs of the unavoidable cryptography from a request.
 func prepare(request []byte) (*unavoidable, error) {
 	r, err := evidence.Parse(request)
 	if err != nil {
@@ -124,10 +124,10 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all requests as the hub does it: with the same keys,
-// the same concurrency and the same order of operations, one request after the other. (One
-// operation repeated on one key runs up to a third faster, because of warm caches. No hub can do
-// that.)
+// sum measures the unavoidable cryptography of all requests in the way in which the hub computes
+// it: with the same keys, the same concurrency and the same order of operations, one request after
+// the other. Repeating one operation with one key would be up to a third faster, because of warm
+// caches, but no hub can work in that order.
 func sum(ops []operation, requests [][]byte) (float64, error) {
 	us, err := prepareAll(requests)
 	if err != nil {
@@ -154,7 +154,7 @@ func prepareAll(requests [][]byte) ([]*unavoidable, error) {
 	})
 }
 
-// breakdown measures each operation in a separate loop.
+// breakdown measures each operation of the unavoidable cryptography in a separate loop.
 func (k *Kind) breakdown(ops []operation, requests [][]byte) error {
 	us, err := prepareAll(requests)
 	if err != nil {
@@ -173,8 +173,8 @@ func (k *Kind) breakdown(ops []operation, requests [][]byte) error {
 	return k.ownership(len(us))
 }
 
-// ownership measures the verification of an ownership proof, which Gangway adds to the unavoidable
-// operations.
+// ownership measures the verification of an ownership proof. Only Gangway needs this operation, so
+// it is not part of the unavoidable cryptography.
 func (k *Kind) ownership(n int) error {
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

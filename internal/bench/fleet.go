@@ -18,7 +18,7 @@ import (
 	"gangway/hub/store/sqlite/sqlitetest"
 )
 
-// Bounds of the questions about a fleet, whatever its size.
+// Upper bounds on the time of a query about a fleet, whatever the fleet's size.
 const (
 	fleetP99 = 50 * time.Millisecond
 	fleetCPU = 5 * time.Millisecond
@@ -32,16 +32,16 @@ type FleetResult struct {
 	Question []FleetQuestion `json:"questions"`
 }
 
-// FleetQuestion is the cost of a question, in milliseconds.
+// FleetQuestion is the cost of one query, in milliseconds.
 type FleetQuestion struct {
 	What string  `json:"question"`
 	P50  float64 `json:"p50_ms"`
 	P99  float64 `json:"p99_ms"`
-	CPU  float64 `json:"cpu_ms"` // user and system, on average
-	Rows int     `json:"rows"`   // in the last answer
+	CPU  float64 `json:"cpu_ms"` // user and system time, on average
+	Rows int     `json:"rows"`   // rows in the last result
 }
 
-// benchFleets reads the sizes, numbers separated by commas.
+// benchFleets measures the fleets whose sizes are in list, numbers separated by commas.
 func benchFleets(out, list string, rounds int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {
@@ -119,8 +119,8 @@ func runFleet(n, rounds int) (*FleetResult, error) {
 	return r, nil
 }
 
-// question asks a store; round is the number of the call, so that not all calls ask about the same
-// device. It returns the number of rows in the answer.
+// question is a query of a store. round is the number of the call: calls with different numbers
+// query different devices. ask returns the number of rows in the result.
 type question struct {
 	what string
 	ask  func(ctx context.Context, round int) (int, error)
@@ -128,7 +128,7 @@ type question struct {
 
 func measureQuestion(ctx context.Context, q question, rounds int) (FleetQuestion, error) {
 	r := FleetQuestion{What: q.what}
-	for round := range 3 { // statements are prepared at their first use on each connection
+	for round := range 3 { // warm up: each connection prepares a statement at its first use
 		if _, err := q.ask(ctx, rounds+round); err != nil {
 			return r, err
 		}
@@ -150,7 +150,7 @@ func measureQuestion(ctx context.Context, q question, rounds int) (FleetQuestion
 	return r, nil
 }
 
-// fleetQuestions are the questions of the pages, the API and the command line.
+// fleetQuestions returns the queries that the pages, the API and the command line make.
 func fleetQuestions(s *sqlite.Store, owner string, n int) []question {
 	searched := func(text, sort string, down bool) question {
 		what := "search " + text
@@ -165,11 +165,11 @@ func fleetQuestions(s *sqlite.Store, owner string, n int) []question {
 		}
 		q, err := search.Parse(text)
 		if err != nil {
-			panic(err) // the searches are below
+			panic(err) // cannot happen: the searches below are valid
 		}
 		q.Owner, q.Sort, q.Descending = owner, store.SortKey(sort), down
 		after := ""
-		return question{what, func(ctx context.Context, _ int) (int, error) { // each call is the next page
+		return question{what, func(ctx context.Context, _ int) (int, error) { // each call reads the next page of the list
 			q.After = after
 			page, err := s.SearchDevices(ctx, q)
 			after = page.Next
@@ -210,7 +210,7 @@ func fleetQuestions(s *sqlite.Store, owner string, n int) []question {
 	return append(list, overview(s, owner), devicePage(s, n))
 }
 
-// overview has all numbers of the overview page.
+// overview queries all numbers on the overview page.
 func overview(s *sqlite.Store, owner string) question {
 	return question{"overview", func(ctx context.Context, _ int) (int, error) {
 		counts, err := s.FleetCounts(ctx, owner)
@@ -227,7 +227,7 @@ func overview(s *sqlite.Store, owner string) question {
 	}}
 }
 
-// devicePage reads what a device's page shows.
+// devicePage queries everything on a device's page.
 func devicePage(s *sqlite.Store, n int) question {
 	return question{"a device's page", func(ctx context.Context, round int) (int, error) {
 		i := round * 997 % n
@@ -255,7 +255,7 @@ func devicePage(s *sqlite.Store, n int) question {
 	}}
 }
 
-// printFleets prints a table, and returns the questions that are above the bounds.
+// printFleets prints a table, and returns the queries that are slower than the bounds.
 func printFleets(all []FleetResult) (slow []string) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "question")

@@ -28,7 +28,7 @@ import (
 	"gangway/wire"
 )
 
-// testHub is a hub on a real disk with one owner and one join token.
+// testHub is a hub whose database is on a real disk, with one owner and one join token.
 type testHub struct {
 	dir     string
 	store   *sqlite.Store
@@ -37,8 +37,8 @@ type testHub struct {
 	token   *wire.TokenFile
 }
 
-// openHub makes a hub in the folder dir. If dir is empty, it makes a temporary folder below build/.
-// That folder is on a disk; /tmp often is not.
+// openHub makes a hub in the folder dir. If dir is empty, it makes a temporary folder below build/,
+// because commits must go to a disk and /tmp is often in memory.
 func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	if dir == "" {
 		if err := os.MkdirAll("build", 0o755); err != nil {
@@ -66,7 +66,7 @@ func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	return h, err
 }
 
-// labPolicy accepts the emulated TPMs, and has some rules to evaluate.
+// labPolicy accepts the emulated TPMs after the hub has evaluated some rules.
 const labPolicy = `version: 1
 software_tpms: [FAKE]
 rules:
@@ -93,10 +93,10 @@ func (h *testHub) close() {
 	os.RemoveAll(h.dir)
 }
 
-// Server is the cost of a whole hub process, over TLS. An enrolment consists of a connection for
-// the request, the request, the device's connection with its certificate, and the activation.
+// Server is the cost of a whole hub process, over TLS. Each enrolment has two connections: one for
+// the request, and one with the device's certificate for the activation.
 type Server struct {
-	CPU        float64 `json:"cpu_per_enrolment"` // of the hub's process
+	CPU        float64 `json:"cpu_per_enrolment"` // CPU time of the hub's process, in microseconds
 	PerSecond  float64 `json:"enrolments_per_second"`
 	Enrolments int     `json:"enrolments"`
 	EK         string  `json:"ek"`
@@ -171,7 +171,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	return &Server{CPU: micros(u.UserTime()+u.SystemTime(), n), PerSecond: float64(n) / wall.Seconds(), Enrolments: n, EK: ek}, nil
 }
 
-// serveChild runs in a separate process. It serves a hub that trusts the maker in dir.
+// serveChild runs in a separate process. It serves a hub that trusts the maker whose CA is in dir.
 func serveChild(dir string) error {
 	maker := new(fleet.Maker)
 	for name, p := range map[string]**x509.Certificate{"root.pem": &maker.Root, "intermediate.pem": &maker.Intermediate} {

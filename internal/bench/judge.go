@@ -20,18 +20,20 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Judged is the cost of judging one request's evidence, in microseconds of CPU. Plain is the cost
-// with only one maker and no rules. Full is the cost with the largest configuration: the built-in
-// certificates and 143 more links, a policy of twenty rules, and an EK list in the store.
+// Judged is the CPU time in microseconds for checking one request's evidence. Plain is the time
+// with one maker and no policy rules. Full is the time with a large configuration: the built-in
+// certificates and 143 more intermediate CA certificates, a policy of twenty rules, and an EK list
+// in the store.
 type Judged struct {
 	Plain float64 `json:"plain"`
 	Full  float64 `json:"full"`
-	Ratio float64 `json:"ratio"` // goal: at most 1.15
+	Ratio float64 `json:"ratio"` // Full / Plain; goal: at most 1.15
 }
 
 const manyLinks = 143
 
-// links returns CA certificates that no EK certificate needs.
+// links returns intermediate CA certificates that do not belong to any EK certificate of the
+// benchmark.
 func links() ([]*x509.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -52,7 +54,8 @@ func links() ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-// judge measures the two configurations alternately, several times.
+// judge measures the two configurations alternately, several times, so that a change of the
+// machine's speed affects both.
 func judge(maker *fleet.Maker, h *testHub, requests [][]byte) (*Judged, error) {
 	lab := evidence.DefaultPolicy()
 	lab.Software = []string{"FAKE"}
@@ -111,7 +114,7 @@ func judge(maker *fleet.Maker, h *testHub, requests [][]byte) (*Judged, error) {
 		}
 		v := new(evidence.Verdict)
 		if evidence.Verify(v, r, in); !v.Accepted() {
-			return errors.New("bench: the evidence was not accepted")
+			return errors.New("bench: the hub did not accept the evidence")
 		}
 		return nil
 	}

@@ -1,13 +1,13 @@
-// Command bench measures the hub's cost of an enrolment, and compares it with the cost of the
-// unavoidable cryptography, measured in the same run on the same machine.
+// Command bench measures how much CPU time the hub needs for an enrolment. It compares this time
+// with that of the cryptography that every hub needs, measured in the same run on the same machine.
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
-// With -fleet, it measures what the pages and the API ask about large fleets.
+// With -fleet, it measures the queries of the pages and the API about large fleets.
 //
-// The devices are emulated (package fleet), with a maker's CA that this program makes and trusts.
-// Times are CPU time of the process (user and system, getrusage), because wall time on two cores
-// says little. Rates use wall time, with durable commits.
+// The devices are emulated (package fleet). Their maker's CA is made by this program, and the hub
+// trusts it. Times are CPU times of the process (user and system, getrusage), because other
+// programs on the machine change the wall time. Rates use wall time, with durable commits.
 package main
 
 import (
@@ -30,36 +30,37 @@ import (
 	"gangway/wire"
 )
 
-// Result is the content of build/bench.json. Times are in microseconds of CPU per enrolment, unless
-// the name says otherwise.
+// Result is the content of build/bench.json. Times are microseconds of CPU per enrolment, unless
+// the field's name says otherwise.
 type Result struct {
 	Machine struct {
 		CPUs int    `json:"cpus"`
 		Go   string `json:"go"`
 	} `json:"machine"`
 	// Ratio is the hub's CPU time divided by the CPU time of the unavoidable cryptography. Half of
-	// the load has RSA 2048 endorsement keys (L-1) and half ECC P-384 ones (H-3). Software TPMs and
-	// most machines have these keys.
+	// the requests have RSA 2048 endorsement keys (L-1) and half ECC P-384 keys (H-3), because
+	// software TPMs and most machines have such keys.
 	Ratio     float64    `json:"ratio"`
 	Enrolment []Kind     `json:"enrolment"`
 	Server    *Server    `json:"server"`
 	Agent     []AgentRun `json:"agent"`
 }
 
-// Kind is the cost for one kind of endorsement key.
+// Kind is the cost of enrolments with one kind of endorsement key.
 type Kind struct {
 	EK string `json:"ek"`
-	// Crypto is the unavoidable cryptography: EK leaf verification, MakeCredential's public-key
-	// operation, two signature verifications, two signatures.
+	// Crypto holds the time of each operation of the unavoidable cryptography: verification of the
+	// EK certificate, the public-key operation of MakeCredential, two verifications and two
+	// signatures.
 	Crypto      map[string]float64 `json:"crypto"`
 	CryptoSum   float64            `json:"crypto_sum"`
-	Enrol       float64            `json:"enrol"` // verify, issue, seal, store
+	Enrol       float64            `json:"enrol"` // the whole enrolment: verify, issue, seal, store
 	Ratio       float64            `json:"ratio"` // Enrol / CryptoSum
 	Ownership   float64            `json:"ownership_proof"`
 	WithProof   float64            `json:"ratio_with_ownership_proof"` // Enrol / (CryptoSum + Ownership)
 	Bytes       float64            `json:"enrol_bytes"`                // allocated bytes per enrolment
 	Allocs      float64            `json:"enrol_allocs"`               // allocations per enrolment
-	Activate    float64            `json:"activate"`                   // check the proof, activate; without TLS
+	Activate    float64            `json:"activate"`                   // the whole activation: check the proof, activate; without TLS
 	PerSecond   float64            `json:"enrolments_per_second"`
 	Judged      *Judged            `json:"judged"`
 	ActPerSec   float64            `json:"activations_per_second"`
@@ -73,11 +74,11 @@ func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
 	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended")
 	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
-	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, without a server and agents, e.g. L-1,H-2")
-	n := flag.Int("n", 2000, "enrolments to measure for each kind of endorsement key, or questions of each kind about a fleet")
-	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use those that are there")
-	fleets := flag.String("fleet", "", "measure searches and numbers of fleets of these sizes instead, e.g. 1000,1000000")
-	serve := flag.String("serve", "", "run a hub in this folder (bench uses this itself to measure a whole server)")
+	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, and no server and agents")
+	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
+	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
+	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead, e.g. 1000,1000000")
+	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	flag.Parse()
 	var err error
 	switch {
@@ -151,7 +152,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spent runs f and returns its CPU time and its wall time.
+// spent runs f and returns the CPU time and the wall time that f took.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()
@@ -159,10 +160,11 @@ func spent(f func() error) (used, wall time.Duration, err error) {
 	return cpu() - c, time.Since(w), err
 }
 
-// activations is the largest number of enrolled devices that the benchmark activates.
+// activations is the maximum number of enrolled devices that the benchmark also activates.
 const activations = 500
 
-// workers is the number of concurrent enrolments. The hub commits concurrent requests together.
+// workers is the number of concurrent enrolments. It is large because the hub commits concurrent
+// requests together.
 const workers = 64
 
 // parallel runs f(0) to f(n-1) on the workers and returns the first error.
@@ -199,16 +201,16 @@ feed:
 	return err
 }
 
-// load holds devices and their requests, which are made before the measurement.
+// load holds the devices and their requests. Both are made before the measurement.
 type load struct {
 	devices  []*fleet.Device
 	requests [][]byte
-	distinct int // how many devices, from the first on, are different machines
+	distinct int // the first devices, up to this number, are different machines
 }
 
-// makeLoad makes n devices. Because RSA keys take long to make, several devices share one RSA
-// endorsement key: they are the same machine with other IAK and IDevID keys. For the hub, their
-// requests cost the same.
+// makeLoad makes n devices with endorsement keys of the kind ek. Making RSA keys takes long, so
+// several devices share one RSA endorsement key: they are one machine with different IAK and IDevID
+// keys. Their requests cost the hub the same as those of different machines.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n
@@ -250,17 +252,17 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	k := &Kind{EK: ek, Enrolments: n - 1}
-	// The devices hold thousands of keys that the hub would not hold in memory, and the measurement
-	// must not include the garbage collection of these keys. So only the devices that will activate
-	// are kept, and their requests are sent again later.
+	// Keep only the devices that will activate; their requests are sent again later. All devices
+	// together hold thousands of keys, and the measurement must not include the garbage collector's
+	// work for them. A hub does not have these keys.
 	l.devices = slices.Clone(l.devices[:min(len(l.devices), activations, l.distinct)])
-	// The hub verifies the maker's CAs now, so that the measurement does not include it.
+	// Let the hub verify the maker's CAs now, so that the measurement does not include this work.
 	ctx := context.Background()
 	if _, err := h.service.Enrol(ctx, l.requests[0], "127.0.0.1"); err != nil {
 		return nil, err
 	}
-	// The sum is the mean of two measurements, before and after the enrolments, because the speed
-	// of a busy machine drifts.
+	// Measure the cryptography before and after the enrolments, and take the mean, because the
+	// speed of a busy machine changes.
 	ops, err := operations(maker)
 	if err != nil {
 		return nil, err
@@ -347,8 +349,8 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	return k, nil
 }
 
-// writeAllocs writes the allocation profile. It includes allocations for making the devices: use
-// pprof's -focus to select Enrol.
+// writeAllocs writes the allocation profile to a file. The profile also includes the making of the
+// devices; use pprof's -focus to select Enrol.
 func writeAllocs(name string) error {
 	f, err := os.Create(name)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package brief shortens the output of failing tests: nobody searches four kilobytes of base64 for
-// the wrong field.
+// Package brief shortens the values in messages of failing tests, so that a message does not bury
+// the wrong field in kilobytes of base64.
 package brief
 
 import (
@@ -9,11 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// Most is the largest number of bytes that Of returns, without the note on what it left out.
+// Most is the largest number of bytes of a value that Of returns. A note about the rest may follow
+// them.
 const Most = 300
 
-// mostWord is the largest number of bytes of a word, such as a certificate in base64. mostNumbers
-// is the largest number of decimal numbers of a byte slice.
+// mostWord is the largest number of bytes of one word, such as a certificate in base64. mostNumbers
+// is the largest number of elements of a byte slice that is printed in decimal numbers.
 const (
 	mostWord    = 40
 	mostNumbers = 8
@@ -25,9 +26,9 @@ var (
 	numbers = regexp.MustCompile(fmt.Sprintf(`\[(\d+ ){%d,}\d+\]`, mostNumbers+4))
 )
 
-// Of returns a value as %+v prints it, but bytes as text. It shortens long words and byte slices,
-// escapes control characters, removes the newlines at the end, and cuts the whole to Most bytes. If
-// it cuts, it says how long the original was.
+// Of returns a value as %+v prints it, but byte slices as text. It shortens long words and byte
+// slices, escapes control characters, removes newlines at the end, and cuts the result to Most
+// bytes. If it cuts the result, it adds the original length.
 func Of(v any) string {
 	var text string
 	switch v := v.(type) {
@@ -54,8 +55,7 @@ func Of(v any) string {
 	return text
 }
 
-// cut returns the first n bytes of a text and an ellipsis. If n would split a character, it returns
-// fewer bytes.
+// cut returns at most the first n bytes of a text, without splitting a character, and an ellipsis.
 func cut(text string, n int) string {
 	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--

@@ -1,9 +1,10 @@
-// Package browser opens the hub's pages in a real Chromium, for tests. A page is opened in a size
-// and a colour scheme; Check then fails the test for violations of accessibility (axe-core), of the
-// content security policy, messages on the console, and a page that is wider than its screen.
+// Package browser opens the hub's pages in a real Chromium, for tests. A test opens a page with a
+// screen size and a colour scheme. Check fails the test if the page violates accessibility rules
+// (axe-core) or the content security policy, prints a message on the console, or is wider than the
+// screen.
 //
-// One Chromium serves all tests of a package; each Tab has cookies of its own. If the environment
-// variable GANGWAY_SCREENSHOTS names a folder, Shot puts pictures there.
+// All tests of a package share one Chromium; each Tab has its own cookies. If the environment
+// variable GANGWAY_SCREENSHOTS names a folder, Shot saves pictures there.
 package browser
 
 import (
@@ -37,7 +38,7 @@ type Size struct {
 	Width, Height int64
 }
 
-// The sizes in which pages are looked at.
+// The screen sizes in which tests open the pages.
 var (
 	Desk  = Size{"desk", 1280, 800}
 	Phone = Size{"phone", 390, 844}
@@ -52,7 +53,8 @@ var chromium struct {
 	err    error
 }
 
-// Main runs a package's tests and then ends Chromium: func TestMain(m *testing.M) { browser.Main(m) }.
+// Main runs a package's tests and then ends Chromium. Use it as func TestMain(m *testing.M) {
+// browser.Main(m) }.
 func Main(m *testing.M) {
 	code := m.Run()
 	stop()
@@ -72,7 +74,7 @@ func stop() {
 	}
 }
 
-// start starts Chromium, once.
+// start starts Chromium at its first call. Later calls return the same Chromium.
 func start() (context.Context, error) {
 	chromium.Lock()
 	defer chromium.Unlock()
@@ -101,7 +103,7 @@ func start() (context.Context, error) {
 	return chromium.ctx, chromium.err
 }
 
-// Tab is an open tab, of a person with cookies of its own.
+// Tab is an open tab with its own cookies, as if each tab belonged to another person.
 type Tab struct {
 	Context context.Context // for chromedp
 	Size    Size
@@ -111,21 +113,21 @@ type Tab struct {
 	url string // of the hub
 
 	mu       sync.Mutex
-	messages []string // what went wrong in the page
+	messages []string // errors and messages of the page since the last Check
 	requests int
 	bytes    int
 	ignored  []string
 }
 
-// Options are a tab's screen.
+// Options describe the screen and the browser of a tab.
 type Options struct {
 	Size Size // zero: Desk
 	Dark bool
-	// NoScript switches JavaScript off.
+	// NoScript disables JavaScript.
 	NoScript bool
 }
 
-// Open opens a tab for a hub at this URL. The tab has the cookie of a sign-in, if there is one.
+// Open opens a tab for the hub at this URL. If cookie is not empty, the tab is signed in with it.
 func Open(t testing.TB, url, cookie string, o Options) *Tab {
 	t.Helper()
 	ctx, err := start()
@@ -196,20 +198,20 @@ func (tab *Tab) Go(path string) {
 	tab.must(chromedp.Do(tab.Context, chromedp.Navigate(tab.url+path)))
 }
 
-// Do runs actions of chromedp.
+// Do runs chromedp actions in the tab. It fails the test if one of them fails.
 func (tab *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, actions...))
 }
 
-// Click clicks an element and waits for the page that it leads to.
+// Click clicks an element that opens another page, and waits until that page has loaded.
 func (tab *Tab) Click(selector string) {
 	tab.t.Helper()
 	_, err := chromedp.RunResponse(tab.Context, chromedp.Click(selector))
 	tab.must(err)
 }
 
-// Downloads lets the tab save files, and returns the folder for them.
+// Downloads allows the tab to save files, and returns the folder for these files.
 func (tab *Tab) Downloads() string {
 	tab.t.Helper()
 	dir := tab.t.TempDir()
@@ -220,7 +222,7 @@ func (tab *Tab) Downloads() string {
 	return dir
 }
 
-// Eval evaluates a JavaScript expression.
+// Eval evaluates a JavaScript expression in the page and returns its value.
 func Eval[T any](tab *Tab, expression string) T {
 	tab.t.Helper()
 	v, err := chromedp.Run(tab.Context, chromedp.Evaluate[T](expression))
@@ -228,7 +230,7 @@ func Eval[T any](tab *Tab, expression string) T {
 	return v
 }
 
-// Until waits, at most ten seconds, until a JavaScript expression is true.
+// Until waits until a JavaScript expression is true. After ten seconds, it fails the test.
 func (tab *Tab) Until(expression string) {
 	tab.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -241,36 +243,37 @@ func (tab *Tab) Until(expression string) {
 	}
 }
 
-// Text returns the text that a person sees.
+// Text returns the page's text as a person sees it, without markup and hidden elements.
 func (tab *Tab) Text() string {
 	tab.t.Helper()
 	return Eval[string](tab, "document.body.innerText")
 }
 
-// Path returns the address of the page, without the hub's URL.
+// Path returns the path and the query of the page's address.
 func (tab *Tab) Path() string {
 	tab.t.Helper()
 	return Eval[string](tab, "location.pathname + location.search")
 }
 
-// Type types keys where the focus is.
+// Type types keys into the element that has the focus.
 func (tab *Tab) Type(keys string) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, chromedp.KeyEvent(keys)))
 }
 
-// Cost returns the number of requests and bytes since the last Go.
+// Cost returns the number of requests and of received bytes since the last Go.
 func (tab *Tab) Cost() (requests, bytes int) {
 	tab.mu.Lock()
 	defer tab.mu.Unlock()
 	return tab.requests, tab.bytes
 }
 
-// Ignore says that messages on the console with this text are expected, such as those about an
-// answer with an error status.
+// Ignore makes Check accept console messages that contain this text. Use it for expected messages,
+// such as those about a response with an error status.
 func (tab *Tab) Ignore(text string) { tab.ignored = append(tab.ignored, text) }
 
-// Check fails the test for everything that is wrong with the page as it is now.
+// Check fails the test if the page now has any of the faults that the package comment lists. what
+// names the page in the error message.
 func (tab *Tab) Check(what string) {
 	tab.t.Helper()
 	what = fmt.Sprintf("%s (%s, dark: %v)", what, tab.Size.Name, tab.Dark)
@@ -296,10 +299,11 @@ next:
 	}
 }
 
-// axe runs axe-core with the rules of WCAG 2.2 AA and good practice, and returns the violations.
+// axe runs axe-core with its rules for WCAG 2.2 AA and for best practice, and returns the
+// violations.
 func (tab *Tab) axe() (found []string) {
 	tab.t.Helper()
-	// The debugger may evaluate what the page's policy forbids.
+	// Load axe-core through the debugger: the page's content security policy does not apply to it.
 	if !Eval[bool](tab, "!!window.axe") {
 		_, err := chromedp.Run(tab.Context, chromedp.Evaluate[any](axe+";1"))
 		tab.must(err)
@@ -317,8 +321,8 @@ func (tab *Tab) axe() (found []string) {
 	return found
 }
 
-// Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder GANGWAY_SCREENSHOTS, if
-// it is set.
+// Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder that GANGWAY_SCREENSHOTS
+// names. It does nothing if this variable is not set.
 func (tab *Tab) Shot(name string) {
 	tab.t.Helper()
 	dir := os.Getenv("GANGWAY_SCREENSHOTS")
@@ -335,7 +339,8 @@ func (tab *Tab) Shot(name string) {
 	tab.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s-%s.png", name, tab.Size.Name, scheme)), png, 0o644))
 }
 
-// SignIn signs in with a form, as a browser without JavaScript does, and returns the cookie.
+// SignIn sends the sign-in form as a browser without JavaScript does, and returns the session's
+// cookie.
 func SignIn(t testing.TB, client *http.Client, url, nick, password string) string {
 	t.Helper()
 	form := "nick=" + nick + "&password=" + strings.ReplaceAll(password, " ", "+")
@@ -358,7 +363,8 @@ func SignIn(t testing.TB, client *http.Client, url, nick, password string) strin
 	return ""
 }
 
-// ClickNth clicks the nth element of a selector, from 0, that leads to no other page.
+// ClickNth clicks the nth element, counted from 0, that matches the selector. The click must not
+// open another page; for links, use Click.
 func (tab *Tab) ClickNth(selector string, n int) {
 	tab.t.Helper()
 	nodes, err := chromedp.Run(tab.Context, chromedp.Nodes(selector))
@@ -375,7 +381,7 @@ func (tab *Tab) Press(selector string) {
 	tab.must(chromedp.Do(tab.Context, chromedp.Click(selector)))
 }
 
-// Fill types a text into a field.
+// Fill types a text into the field that matches the selector.
 func (tab *Tab) Fill(selector, text string) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, chromedp.SendKeys(selector, text)))

@@ -21,12 +21,13 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// devicePages is a hub with devices whose pages show every kind of trust.
+// devicePages is a hub with devices for the tests of a device's page. Together, the devices display
+// every kind of trust.
 type devicePages struct {
 	*hubWithDevices
 	t        *testing.T
-	hardware string // ids: a device with everything
-	approved string // without an EK certificate, approved by ada
+	hardware string // id of a device that reported everything that a device can report
+	approved string // id of a device without an EK certificate, approved by ada
 	plain    string // without a TPM
 	conn     *fleet.Conn
 	device   *fleet.Device
@@ -42,7 +43,7 @@ func newDevicePages(t *testing.T) *devicePages {
 	return p
 }
 
-// value returns a value, or fails the test.
+// value returns v, or fails the test if err is not nil.
 func value[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
@@ -60,7 +61,7 @@ func (p *devicePages) must(err error) {
 	}
 }
 
-// addHardware onboards a device, and lets it report all that a device reports.
+// addHardware onboards a device, which then reports everything that a device can report.
 func (p *devicePages) addHardware(maker *fleet.Maker) {
 	p.t.Helper()
 	ctx, tok := p.t.Context(), p.Token(p.t, p.Owner, nil)
@@ -97,7 +98,7 @@ func (p *devicePages) addHardware(maker *fleet.Maker) {
 	p.boot(eventlog.Boot(true, "linux 6.12.2", "quiet"), 2)
 }
 
-// boot lets the device send a boot measurement.
+// boot makes the device send a boot measurement.
 func (p *devicePages) boot(l eventlog.Log, resets uint32) {
 	p.t.Helper()
 	a := value(p.conn.Do(p.t.Context(), "GET", "/device/boot", nil))(p.t)
@@ -137,7 +138,7 @@ func (p *devicePages) addApproved(maker *fleet.Maker) {
 	p.approved = p.idOf(d.Serial)
 }
 
-// idOf returns the id of the device with a serial number.
+// idOf returns the id of the device with this serial number.
 func (p *devicePages) idOf(serial string) string {
 	p.t.Helper()
 	for _, d := range p.Devices(p.t, p.Owner) {
@@ -149,7 +150,7 @@ func (p *devicePages) idOf(serial string) string {
 	return ""
 }
 
-// devicePath returns the address of a tab of a device's page.
+// devicePath returns the path of one tab of a device's page.
 func devicePath(id, query string) string {
 	if query != "" {
 		query = "?tab=" + query
@@ -157,7 +158,8 @@ func devicePath(id, query string) string {
 	return "/ui/devices/" + id + query
 }
 
-// Each tab of a device's page, in every size and scheme: see TestPages.
+// Every tab of a device's page passes the same checks as in TestPages, in every size and colour
+// scheme.
 func TestDevicePages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens each tab in Chromium four times; TestPersonWorksOnADevicePage covers the same checks")
@@ -186,8 +188,8 @@ func TestDevicePages(t *testing.T) {
 	}
 }
 
-// A person does in a browser what a device's page offers: accepts a boot, sets metadata, rolls back,
-// follows the log live, and deletes the device.
+// A person can do in a browser everything that a device's page offers: accept a boot, set metadata,
+// roll back, follow the log live, and delete the device.
 func TestPersonWorksOnADevicePage(t *testing.T) {
 	p := newDevicePages(t)
 	tab := browser.Open(t, p.URL, p.cookie, browser.Options{})
@@ -241,7 +243,7 @@ func TestPersonWorksOnADevicePage(t *testing.T) {
 	notice("oslo-gate-1 is deleted.")
 }
 
-// Without JavaScript, the page shows everything, and its forms work.
+// Without JavaScript, a device's page displays everything, and its forms work.
 func TestDevicePageWithoutJavaScript(t *testing.T) {
 	p := newDevicePages(t)
 	tab := browser.Open(t, p.URL, p.cookie, browser.Options{NoScript: true})
@@ -258,7 +260,7 @@ func TestDevicePageWithoutJavaScript(t *testing.T) {
 	}
 }
 
-// Printed, the page of a device is a certificate of its evidence on one sheet.
+// A device's page prints its evidence on exactly one sheet of paper.
 func TestDevicePagePrintsOneSheetOfEvidence(t *testing.T) {
 	p := newDevicePages(t)
 	tab := browser.Open(t, p.URL, p.cookie, browser.Options{})

@@ -9,7 +9,8 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// The keyboard alone: search, move, select, open, go elsewhere, help.
+// A person can use the list of devices with only the keyboard: search, move, select, open a device,
+// go to another page, and display the help.
 func TestDevicesByKeyboardInBrowser(t *testing.T) {
 	h := newHub(t, 4)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})
@@ -33,7 +34,7 @@ func TestDevicesByKeyboardInBrowser(t *testing.T) {
 	tab.Until(`!document.getElementById("help").open`)
 	tab.Type("/")
 	tab.Until(`document.activeElement.name === "q"`)
-	browser.Eval[bool](tab, `document.activeElement.value = "", true`) // the protocol types the slash although the page prevented it
+	browser.Eval[bool](tab, `document.activeElement.value = "", true`) // chromedp types the slash although the page cancelled the key, so clear the field
 	tab.Type("model:NUC12WSHi5")
 	tab.Until(`document.querySelectorAll("tbody tr").length === 2 && location.search.includes("NUC12WSHi5")`)
 	tab.Type(kb.Escape)
@@ -42,7 +43,8 @@ func TestDevicesByKeyboardInBrowser(t *testing.T) {
 	tab.Until(`/^\/ui\/devices\/[0-9a-f]{24}$/.test(location.pathname)`)
 }
 
-// A person without JavaScript searches, labels two devices, takes that back, and deletes one.
+// The list of devices works without JavaScript: search, label two devices, undo the label, and
+// delete a device.
 func TestDevicesWithoutScriptInBrowser(t *testing.T) {
 	h := newHub(t, 3)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{Size: browser.Phone, NoScript: true})
@@ -81,8 +83,9 @@ func labelled(t *testing.T, h *hubWithDevices, site string) (n int) {
 	return n
 }
 
-// A row changes in place, with the selection kept; a new device is announced and not inserted; the
-// page goes to the sign-in form when its session ends.
+// The list of devices updates itself: a changed row changes in place and stays selected, a new
+// device is announced but not inserted, and the page goes to the sign-in form when the session
+// ends.
 func TestDevicesLiveInBrowser(t *testing.T) {
 	h := newHub(t, 2)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})
@@ -107,7 +110,8 @@ func TestDevicesLiveInBrowser(t *testing.T) {
 	}
 }
 
-// What a device says of itself is text: it is no markup, and it reorders nothing around it.
+// A hostile device cannot attack the page with its names: the page displays them as text, not as
+// markup, and they do not change the direction of the text around them.
 func TestHostileDeviceIsHarmlessInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	d := h.onboard(t, "L-1", `<img src=x onerror=alert(1)><script>alert(2)</script>`, "\u202e\u2066drowssap")

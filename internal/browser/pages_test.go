@@ -15,21 +15,24 @@ import (
 
 func TestMain(m *testing.M) { browser.Main(m) }
 
-// page is a page that is opened in every size and scheme.
+// page is a page of the hub that TestPages opens in every size and colour scheme.
 type page struct {
 	name, path string
-	// empty says that the hub of the page has no devices.
+	// If empty is true, the hub has no devices.
 	empty bool
-	// signedOut says that nobody is signed in.
+	// If signedOut is true, nobody is signed in.
 	signedOut bool
-	// want must be on the page.
+	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
+	// of a group of them.
+	waiting bool
+	// want is a text that the page must contain.
 	want string
-	// wall says that the page is for a screen on a wall too.
+	// If wall is true, the test also opens the page on a very large screen, such as one on a wall.
 	wall bool
 }
 
-// pages has every page of the hub. A page that is not here is not checked: add its line with it.
-// {id} in a path is a device's id, and {token} the id of a join token.
+// pages lists every page of the hub. Whoever adds a page must add it here, or no test checks it. In
+// a path, {id} is replaced by a device's id, and {token} by the id of a join token.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -49,17 +52,37 @@ var pages = []page{
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
 	{name: "image", path: "/ui/onboard/image", want: "Build and download"},
 	{name: "image-missing", path: "/ui/onboard/image", empty: true, want: "cannot build an image now"},
+	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
+	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
+	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
+	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
+	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
+	{name: "audit", path: "/ui/audit", want: "newest first"},
+	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
+	{name: "trust", path: "/ui/trust", want: "Check a certificate"},
+	{name: "eks-empty", path: "/ui/trust/eks", want: "No list"},
+	{name: "policy", path: "/ui/trust/policy", want: "In force for your devices"},
+	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
+	{name: "settings", path: "/ui/settings", want: "Change the password"},
+	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
+	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
+	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
+	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
+	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
-// hubWithDevices is a hub whose owner ada has devices of several kinds, or none.
+// hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
 type hubWithDevices struct {
 	*hubtest.Hub
 	maker  *fleet.Maker
 	images *slowBuilder // nil: the hub builds no images
 
 	cookie string
-	first  string // the id of a device
+	first  string // id of one of the devices
 	client *http.Client
 }
 
@@ -76,7 +99,7 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 			c.Images, c.ImageLimits.Size = h.images, 64<<20
 		}
 	}, maker.Roots(), maker.Intermediates())
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // a loopback hub of this test
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // safe: the hub is in this test, on loopback
 	t.Cleanup(transport.CloseIdleConnections)
 	h.client = &http.Client{Transport: transport}
 	for i := range devices {
@@ -89,7 +112,7 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 	return h
 }
 
-// onboard takes a machine aboard.
+// onboard onboards an emulated machine.
 func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.Device {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -115,19 +138,23 @@ func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.D
 	return newest
 }
 
-// Every page, in every size and scheme, has its text, no violation of accessibility or of the
-// content security policy, and no message on the console. It costs fewer than 100 kB on its first
-// load and fewer than ten requests.
+// Every page, in every size and colour scheme, has its text, violates no accessibility rule and not
+// the content security policy, and prints no message on the console. Its first load takes fewer
+// than 100 kB and fewer than ten requests.
 func TestPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens each page in Chromium four times; TestPageInBrowser is shorter")
 	}
-	full, none := newHub(t, 6), newHub(t, 0)
+	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
 			if p.empty {
 				h, cookie = none, none.cookie
+			}
+			if p.waiting {
+				h, cookie = room.hubWithDevices, room.cookie
+				p.path = strings.ReplaceAll(p.path, "{alike}", room.alike)
 			}
 			if p.signedOut {
 				cookie = ""
@@ -149,7 +176,10 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
 	}
-	path := strings.ReplaceAll(p.path, "{id}", h.first)
+	if p.name == "claim-wrong" {
+		tab.Ignore("status of 400")
+	}
+	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw").Replace(p.path)
 	if strings.Contains(path, "{token}") {
 		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
 	}
@@ -166,13 +196,14 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	tab.Shot(p.name)
 }
 
-// TestPageInBrowser is TestPages with one page.
+// TestPageInBrowser makes the checks of TestPages for one page, so that short runs cover the checks
+// too.
 func TestPageInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	see(t, h, h.cookie, pages[1], browser.Options{Size: browser.Phone})
 }
 
-// rename gives a device another nick, as another person of the account would.
+// rename changes a device's nick, as if another person of the account did it in the meantime.
 func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, h.URL+"/devices/"+id, strings.NewReader(`{"nick":"`+nick+`"}`))
@@ -190,7 +221,7 @@ func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
 	}
 }
 
-// tokens are the owner's join tokens, the newest first.
+// tokens returns the owner's join tokens, the newest first.
 func (h *hubWithDevices) tokens(t *testing.T) []store.JoinToken {
 	t.Helper()
 	tokens, err := h.Store.JoinTokens(t.Context(), h.Owner.ID)

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// The files that come from npm packages are exactly those of the tables, unchanged.
+// Nobody changed the vendored files: the files from npm packages are exactly those with the hashes
+// in the tables.
 func TestVendoredFilesAreUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"axe", filepath.Join("..", "..", "hub", "ui", "vendor")} {

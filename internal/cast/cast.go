@@ -1,7 +1,7 @@
 // Package cast reads and writes terminal recordings in the format asciicast v2
-// (https://docs.asciinema.org/manual/asciicast/v2/): a line of JSON with the header, then a
-// line for each event. The command cast/record makes the recording in docs/recordings with it,
-// and a test checks that recording.
+// (https://docs.asciinema.org/manual/asciicast/v2/): a line of JSON with the header, then one line
+// for each event. The command cast/record uses it to make the recording in docs/recordings, and a
+// test checks this recording.
 package cast
 
 import (
@@ -24,9 +24,9 @@ type Header struct {
 	Title   string `json:"title,omitempty"`
 }
 
-// Event is text that was printed at a moment.
+// Event is one output of the recorded program.
 type Event struct {
-	At   time.Duration // time since the beginning
+	At   time.Duration // time since the beginning of the recording
 	Text string        // lines end with CR LF, as a terminal receives them
 }
 
@@ -36,7 +36,7 @@ type Recording struct {
 	Events []Event
 }
 
-// Write writes the recording. Times have a precision of a millisecond.
+// Write writes the recording. Times are rounded to a millisecond.
 func (r *Recording) Write(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	lines := json.NewEncoder(out)
@@ -78,14 +78,14 @@ func Parse(b []byte) (*Recording, error) {
 		}
 		at := time.Duration(seconds * float64(time.Second))
 		if last := len(r.Events) - 1; at < 0 || last >= 0 && at < r.Events[last].At {
-			return nil, fmt.Errorf("cast: line %d is earlier than the one before it", n+1)
+			return nil, fmt.Errorf("cast: line %d has an earlier time than the line before it", n+1)
 		}
 		r.Events = append(r.Events, Event{at, text})
 	}
 	return r, nil
 }
 
-// Text returns all text that was printed, with plain line ends.
+// Text returns all text of the recording, with LF instead of CR LF at the ends of lines.
 func (r *Recording) Text() string {
 	var b strings.Builder
 	for _, e := range r.Events {

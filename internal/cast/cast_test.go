@@ -11,8 +11,8 @@ import (
 
 const recording = "../../docs/recordings/installer.cast"
 
-// Players can play the recording. It shows the commands of docs/image.md, and no secrets except
-// those of a hub that no longer exists.
+// Players can play the recording in docs/recordings. It displays the commands of docs/image.md, and
+// no secrets except those of a hub that no longer exists.
 func TestRecordingShowsWhatTheDocsSay(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(recording)

@@ -21,7 +21,7 @@ func (s *spanValue) Set(text string) error {
 	return err
 }
 
-// SpanVar adds a flag whose value is a span of time.
+// SpanVar adds a flag whose value is a duration in the form of span.Parse.
 func SpanVar(f *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string) {
 	*p = value
 	f.Var((*spanValue)(p), name, usage)

@@ -1,6 +1,6 @@
-// Package cmdline makes the messages for wrong command lines, for the commands gangway and
-// gangway-agent: what is wrong, and what to type instead. It also has the flag type for spans of
-// time.
+// Package cmdline makes the error messages for wrong command lines of the commands gangway and
+// gangway-agent. Each message names the mistake and a command line to type instead. The package
+// also has the flag type for durations, such as 30d.
 package cmdline
 
 import (
@@ -25,8 +25,8 @@ func IsUsage(err error) bool {
 	return errors.As(err, &u)
 }
 
-// Prepare gives a root command and the commands below it the messages of this package. Call it when
-// the tree of commands is complete.
+// Prepare makes a root command and all its subcommands use the messages of this package. Call it
+// after all subcommands have been added.
 func Prepare(root *cobra.Command) {
 	root.SetFlagErrorFunc(flagError)
 	var prepare func(c *cobra.Command)
@@ -41,8 +41,8 @@ func Prepare(root *cobra.Command) {
 	prepare(root)
 }
 
-// group runs a command that has subcommands. Without an argument, it prints the help. An unknown
-// subcommand is wrong usage, so that a script with a typing error fails.
+// group runs a command that has subcommands. Without an argument, it prints the help. With an
+// unknown subcommand, it returns a UsageError, so that a script with a typing error fails.
 func group(c *cobra.Command, arg []string) error {
 	if len(arg) == 0 {
 		return c.Help()
@@ -50,8 +50,8 @@ func group(c *cobra.Command, arg []string) error {
 	return unknown(c, arg)
 }
 
-// Advice returns the lines after the message of a wrong command line: how the command is used, and
-// where its help is.
+// Advice returns the lines that follow the error message of a wrong command line: the command's
+// usage line, and how to display its help.
 func Advice(c *cobra.Command) string {
 	help := fmt.Sprintf("See '%s --help'.", c.CommandPath())
 	if c.HasSubCommands() {
@@ -60,8 +60,8 @@ func Advice(c *cobra.Command) string {
 	return "Usage: " + strings.TrimSuffix(c.UseLine(), " [flags]") + "\n" + help
 }
 
-// Args checks that a command gets exactly one argument for each of the names. The error lists the
-// names.
+// Args returns a check that a command gets exactly one argument for each of the names. The check's
+// error lists the names.
 func Args(names ...string) cobra.PositionalArgs {
 	return func(c *cobra.Command, got []string) error {
 		if len(got) < len(names) {
@@ -71,7 +71,7 @@ func Args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// AtMost checks that a command gets at most n arguments.
+// AtMost returns a check that a command gets at most n arguments.
 func AtMost(n int) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		if len(got) <= n {
@@ -88,7 +88,8 @@ func AtMost(n int) cobra.PositionalArgs {
 	}
 }
 
-// people's words for commands, and the names that commands have here, best first.
+// synonyms maps words that people type instead of a command to the names of Gangway's commands, the
+// most likely first.
 var synonyms = map[string][]string{
 	"list": {"ls"}, "dir": {"ls"}, "ps": {"ls", "device"}, "all": {"ls"},
 	"get": {"show", "ls"}, "describe": {"show"}, "view": {"show"}, "info": {"show", "whoami"}, "details": {"show"}, "print": {"show"},
@@ -118,8 +119,8 @@ var synonyms = map[string][]string{
 	"watch": {"top"}, "monitor": {"top"}, "dashboard": {"top", "open"}, "web": {"open"}, "browse": {"open"}, "ui": {"open"},
 }
 
-// unknown is the error for a word that is not a subcommand of c. words are that word and those
-// after it.
+// unknown returns the error for a word that is not a subcommand of c. words are this word and the
+// words after it.
 func unknown(c *cobra.Command, words []string) error {
 	said := fmt.Sprintf("unknown command %q for %q", words[0], c.CommandPath())
 	if near := suggestions(c, words); len(near) > 0 {
@@ -142,7 +143,7 @@ func orList(list []string) string {
 	return strings.Join(quoted, " or ")
 }
 
-// suggestions returns the commands that a person may have meant with words after c, at most eight.
+// suggestions returns at most eight commands that a person may have meant with these words after c.
 func suggestions(c *cobra.Command, words []string) []string {
 	if n := nearest(c, words[0]); n != nil {
 		return []string{descend(n, words[1:]).CommandPath()}
@@ -170,8 +171,8 @@ func each(c *cobra.Command, do func(*cobra.Command)) {
 	}
 }
 
-// descend follows words to the commands below c, as far as they name any. Of a group, it prefers the
-// command that lists.
+// descend follows the words that name subcommands, from c downwards, and returns the last command.
+// If this command has subcommands, descend returns its subcommand that lists.
 func descend(c *cobra.Command, words []string) *cobra.Command {
 	for _, w := range words {
 		n := nearest(c, w)
@@ -195,7 +196,8 @@ func child(c *cobra.Command, name string) *cobra.Command {
 	return nil
 }
 
-// nearest returns the subcommand of c that a word most likely means; nil if there is none.
+// nearest returns the subcommand of c whose name or synonym is most similar to word, or nil if none
+// is similar.
 func nearest(c *cobra.Command, word string) *cobra.Command {
 	if !c.HasSubCommands() || word == "" || strings.HasPrefix(word, "-") {
 		return nil
@@ -223,8 +225,8 @@ func nearest(c *cobra.Command, word string) *cobra.Command {
 	return best
 }
 
-// distance is the number of letters to insert, delete, replace or swap to turn a into b
-// (Damerau–Levenshtein, without overlapping swaps).
+// distance returns the number of letters to insert, delete, replace or swap to turn a into b
+// (Damerau–Levenshtein distance, without overlapping swaps).
 func distance(a, b string) int {
 	row := make([][]int, len(a)+1)
 	for i := range row {
@@ -249,19 +251,20 @@ func distance(a, b string) int {
 	return row[len(a)][len(b)]
 }
 
-// people's words for flags, and what to type instead.
+// flagSynonyms maps words that people type instead of a flag to the advice what to type.
 var flagSynonyms = map[string]string{
 	"json": "--output json", "yaml": "--output yaml", "csv": "--output csv", "wide": "--output wide", "format": "--output",
 	"force": "--yes", "assume-yes": "--yes", "y": "--yes", "f": "--follow", "name": "--nick", "data-dir": "--data", "dir": "--data", "datadir": "--data",
 	"port": "--listen", "bind": "--listen", "addr": "--listen", "address": "--url", "user": "--nick", "username": "--nick", "u": "--nick",
 	"token": "--token-file", "expires": "--expires-in", "ttl": "--expires-in", "expiry": "--expires-in", "uses": "--max-uses", "limit": "--max-uses",
 	"label": "--meta", "tag": "--meta", "interval": "--poll", "hub": "--hub-file", "ca": "--hub-ca", "fingerprint": "--hub-name",
-	"v": "--version", "profile": "--context", "tail": "--limit", "n": "--limit",
+	"msg": "--message", "comment": "--message", "commit-msg": "--message", "v": "--version", "profile": "--context", "tail": "--limit", "lines": "--tail", "n": "--limit",
 }
 
-// flagError is the error for flags that cannot be read.
+// flagError returns the error for flags that cannot be parsed. err is pflag's error.
 func flagError(c *cobra.Command, err error) error {
-	// A group has few flags. If its subcommand is unknown, the subcommand is what is wrong.
+	// A command with subcommands has few flags. If its subcommand is unknown, report the
+	// subcommand, because the flag may belong to the command that the person meant.
 	if c.HasSubCommands() && c.Flags().NArg() > 0 {
 		return unknown(c, c.Flags().Args())
 	}
@@ -294,7 +297,7 @@ func wrongValue(e *pflag.InvalidValueError) error {
 	name, text := e.GetFlag().Name, e.GetValue()
 	switch e.GetFlag().Value.Type() {
 	case "bool":
-		return Usagef("--%s %q must be true or false; the flag alone means true", name, text)
+		return Usagef("--%s %q must be true or false; the flag without a value means true", name, text)
 	case "int", "int64", "uint", "uint64", "int32":
 		return Usagef("--%s %q is not a whole number, or is too large", name, text)
 	case "stringToString":
@@ -303,7 +306,7 @@ func wrongValue(e *pflag.InvalidValueError) error {
 	return Usagef("--%s %q %w", name, text, e.Unwrap())
 }
 
-// unknownFlag is the error for a flag that c does not have.
+// unknownFlag returns the error for a flag that c does not have.
 func unknownFlag(c *cobra.Command, e *pflag.NotExistError) error {
 	name, said := e.GetSpecifiedName(), "unknown flag --"+e.GetSpecifiedName()
 	short := e.GetSpecifiedShortnames()

@@ -1,5 +1,5 @@
-// Package connectproxy is an HTTP proxy for tests. It connects with CONNECT, or misbehaves in
-// the ways that proxies in the field do. Start it with New; it ends with the test.
+// Package connectproxy is an HTTP proxy for tests. It accepts the method CONNECT. It can also make
+// the mistakes that real proxies make. New starts it, and it stops when the test ends.
 package connectproxy
 
 import (
@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// CA signs the certificates of proxies, and the certificates with which a proxy intercepts
-// connections.
+// CA signs the certificates of proxies: the certificate of a proxy itself, and the certificate with
+// which it intercepts connections.
 type CA struct {
 	Certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -71,11 +71,11 @@ func (ca *CA) Server(t testing.TB, host string) *tls.Certificate {
 // Config configures a proxy.
 type Config struct {
 	Listen         string            // loopback address; default: 127.0.0.1 with a free port
-	TLS            *tls.Certificate  // certificate of the proxy itself; nil: plain http
-	Name, Password string            // required if not empty
+	TLS            *tls.Certificate  // certificate of the proxy itself; nil means plain HTTP to the proxy
+	Name, Password string            // credentials that clients must send; empty means none
 	To             map[string]string // redirects connections from one address to another
-	Answer         string            // if set, the raw answer to every request
-	Intercept      *tls.Certificate  // if set, used instead of the server's certificate
+	Answer         string            // if set, the raw bytes that the proxy answers to every request
+	Intercept      *tls.Certificate  // if set, the proxy reads the connections and shows this server certificate
 }
 
 // Proxy is a running proxy.
@@ -87,7 +87,7 @@ type Proxy struct {
 	seen []string
 }
 
-// New starts a proxy on a loopback address. It ends with the test.
+// New starts a proxy on a loopback address. The proxy stops when the test ends.
 func New(t testing.TB, cfg Config) *Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", cmp.Or(cfg.Listen, "127.0.0.1:0"))
@@ -111,7 +111,7 @@ func New(t testing.TB, cfg Config) *Proxy {
 	return p
 }
 
-// Seen returns the addresses that clients asked for, in order.
+// Seen returns the addresses to which clients asked to connect, in order.
 func (p *Proxy) Seen() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// page holds the commands of a page: the lines of its ```sh blocks, in order. A line that ends with
+// page holds the commands of a page in order: the lines of its ```sh blocks. A line that ends with
 // a backslash is joined with the next line.
 type page struct {
 	r     *room
@@ -16,7 +16,7 @@ type page struct {
 	lines []string
 }
 
-// commandsOf reads the commands of a page.
+// commandsOf reads the commands of the page with this name.
 func commandsOf(t *testing.T, name string) []string {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join(root, name))
@@ -43,14 +43,14 @@ func (r *room) page(name string) *page {
 	return &page{r, name, commandsOf(r.t, name)}
 }
 
-// types types the next command, which must begin with begins.
+// types runs the page's next command in the room. The command must begin with begins.
 func (p *page) types(begins string) string {
 	p.r.t.Helper()
 	return p.r.types(p.next(begins))
 }
 
-// elsewhere skips the next command, because a test or a script runs it. by is the name of that test
-// or the path of that script.
+// elsewhere skips the page's next command, because another test or a script runs it. by is the name
+// of that test or the path of that script, which must exist.
 func (p *page) elsewhere(begins, by string) {
 	p.r.t.Helper()
 	p.next(begins)
@@ -72,7 +72,7 @@ func (p *page) next(begins string) string {
 	return line
 }
 
-// done fails the test if the page has commands that no test ran.
+// done fails the test if it did not run or skip all commands of the page.
 func (p *page) done() {
 	p.r.t.Helper()
 	for _, line := range p.lines {
@@ -80,9 +80,9 @@ func (p *page) done() {
 	}
 }
 
-// Each page with commands has a test that types them.
+// Each page with commands has a test that runs them.
 func TestEveryPageIsTyped(t *testing.T) {
-	typed := map[string]bool{"CONTRIBUTING.md": true} // its commands run the tests themselves
+	typed := map[string]bool{"CONTRIBUTING.md": true} // its commands run the tests, so no test runs them
 	sources, err := filepath.Glob("*_test.go")
 	if err != nil {
 		t.Fatal(err)

@@ -15,7 +15,7 @@ import (
 
 const root = "../.."
 
-// testsThere returns the names of all tests.
+// testsThere returns the names of all tests in the repository.
 func testsThere(t *testing.T) map[string]bool {
 	t.Helper()
 	have := map[string]bool{}
@@ -28,8 +28,8 @@ func testsThere(t *testing.T) map[string]bool {
 	return have
 }
 
-// Every test that a page names exists. security.md names a test for each threat, and
-// pantahub-compat.md one for each rule and weakness.
+// Every test that a documentation page names exists. security.md names a test for each threat, and
+// pantahub-compat.md names one for each rule and weakness.
 func TestThreatsNameTestsThatExist(t *testing.T) {
 	have := testsThere(t)
 	for page, least := range map[string]int{"security.md": 40, "pantahub-compat.md": 60} {
@@ -49,7 +49,7 @@ func TestThreatsNameTestsThatExist(t *testing.T) {
 	}
 }
 
-// pantahub-compat.md has all ten rules and all eighteen weaknesses, each with a test.
+// Each of the ten rules and eighteen weaknesses in pantahub-compat.md has a test.
 func TestEveryRuleAndWeaknessHasATest(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join(root, "docs", "pantahub-compat.md"))
 	if err != nil {
@@ -69,11 +69,11 @@ func TestEveryRuleAndWeaknessHasATest(t *testing.T) {
 	}
 }
 
-// arriving lists the branches whose tests hardware.md may name before they are merged, as "(branch
-// TestName)". After a branch is merged, remove it from this list.
+// arriving lists branches that are not yet merged. hardware.md may name tests of these branches, as
+// "(branch TestName)". After a branch is merged, remove it from this list.
 var arriving = []string{}
 
-// Each oddity of hardware has a public source, and names a test that exists.
+// Each hardware peculiarity in hardware.md has a public source and names a test that exists.
 func TestOddHardwareHasASourceAndATest(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join(root, "docs", "hardware.md"))
 	if err != nil {
@@ -99,7 +99,7 @@ func TestOddHardwareHasASourceAndATest(t *testing.T) {
 				t.Errorf("an empty cell in: %s", line)
 			}
 		}
-		// A source such as "Part 2, 6.3" contains a comma, which does not separate two sources.
+		// Split at commas, but not at the comma inside a source such as "Part 2, 6.3".
 		for _, source := range strings.Split(between.ReplaceAllString(cells[2], "\n$1"), "\n") {
 			if !reported.MatchString(source) && !specified.MatchString(source) {
 				t.Errorf("%q is neither owner/repository#number nor a section: %s", source, line)
@@ -122,7 +122,7 @@ func TestOddHardwareHasASourceAndATest(t *testing.T) {
 	}
 }
 
-// Each link between pages leads to a file that exists.
+// Each link from a page to a file names a file that exists.
 func TestLinksLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
 	walk(t, ".md", func(path string, content []byte) {
@@ -134,7 +134,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	})
 }
 
-// The files and folders that the contributors' pages name exist.
+// The files and folders that the pages for contributors name exist.
 func TestNamedPathsExist(t *testing.T) {
 	path := regexp.MustCompile("`((?:cmd|contrib|device|docs|examples|hub|image|internal|scripts|tcg|wire)/[A-Za-z0-9_./-]*)`")
 	for _, page := range []string{"CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"} {
@@ -177,7 +177,7 @@ func walk(t *testing.T, suffix string, f func(path string, content []byte)) {
 	}
 }
 
-// The map in docs/architecture.md has a row for each package of the module.
+// The table in docs/architecture.md has a row for each package of the module.
 func TestArchitectureHasEveryPackage(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
 	if err != nil {
@@ -196,8 +196,8 @@ func TestArchitectureHasEveryPackage(t *testing.T) {
 		rows[string(m[1])]++
 	}
 	for p := range packages {
-		// A package that only makes the data or pictures of the package above it needs no row: the
-		// row of the package above counts for both.
+		// A command that only makes the data or pictures of the package in its parent folder needs
+		// no row: the parent's row describes both.
 		if rows[p] == 0 && rows[filepath.ToSlash(filepath.Dir(p))] == 0 {
 			t.Errorf("docs/architecture.md has no row for %s", p)
 		}
@@ -209,11 +209,11 @@ func TestArchitectureHasEveryPackage(t *testing.T) {
 	}
 }
 
-// Links to a part of a page lead to a heading, by the anchor that GitHub gives it.
+// Each link to a part of a page names a heading, by the anchor that GitHub makes for it.
 func TestAnchorsAreHeadings(t *testing.T) {
 	heading := regexp.MustCompile(`(?m)^#+ (.+)$`)
 	dropped := regexp.MustCompile(`[^\p{L}\p{N}_\- ]`)
-	anchors := map[string][]string{} // by the page's path
+	anchors := map[string][]string{} // anchors by the path of their page
 	walk(t, ".md", func(path string, content []byte) {
 		for _, m := range heading.FindAllSubmatch(content, -1) {
 			anchors[path] = append(anchors[path], strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(string(m[1])), ""), " ", "-"))

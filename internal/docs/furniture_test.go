@@ -20,7 +20,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// repository returns the path of a file of the repository.
+// repository returns the path, inside the room, of a file of the repository.
 func (r *room) repository(name string) string {
 	r.t.Helper()
 	here, err := os.Getwd()
@@ -30,7 +30,7 @@ func (r *room) repository(name string) string {
 	return filepath.Join(here, root, name)
 }
 
-// installed puts the programs into the room. All pages but the README expect them there.
+// installed installs Gangway's programs in the room. All pages except README.md expect them there.
 func (r *room) installed() {
 	r.t.Helper()
 	r.types("cd " + r.repository("."))
@@ -38,8 +38,9 @@ func (r *room) installed() {
 	r.types("cd ~/work")
 }
 
-// hasTPM gives the machine a TPM at /dev/tpmrm0. The hub trusts the TPM's maker. The socket of a
-// software TPM stands for the device file; nothing else differs from a real machine.
+// hasTPM gives the machine a TPM at /dev/tpmrm0, and makes the hub trust the TPM's maker. The TPM
+// is a software TPM, so /dev/tpmrm0 is a socket and not a device file. This is the only difference
+// from a real machine.
 func (r *room) hasTPM() *swtpm.TPM {
 	r.t.Helper()
 	if m := swtpm.Missing(); m != "" {
@@ -54,7 +55,7 @@ func (r *room) hasTPM() *swtpm.TPM {
 	return tpm
 }
 
-// plugged connects the machine to a TPM.
+// plugged makes tpm the TPM of the machine.
 func (r *room) plugged(tpm *swtpm.TPM) {
 	r.t.Helper()
 	os.Remove("/dev/tpmrm0")
@@ -65,13 +66,13 @@ func (r *room) plugged(tpm *swtpm.TPM) {
 	r.env = append(r.env, "TPM2TOOLS_TCTI="+tpm.TCTI(), "TPM2OPENSSL_TCTI="+tpm.TCTI())
 }
 
-// substitute replaces the path of the TPM in a command with tcti, because the program needs another
-// address for a software TPM. It substitutes nothing else in a command.
+// substitute replaces the path of the TPM in a command with tcti, the address of a software TPM. It
+// changes nothing else in the command.
 func substitute(line, tcti string) string {
 	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
 }
 
-// trusts makes the hub accept software TPMs, and trust the maker of this one.
+// trusts makes the hub accept software TPMs, and trust the maker of tpm.
 func (r *room) trusts(tpm *swtpm.TPM) {
 	r.t.Helper()
 	var makers bytes.Buffer
@@ -84,10 +85,10 @@ func (r *room) trusts(tpm *swtpm.TPM) {
 	r.types("gangway policy set /root/lab-policy.yaml --data /var/lib/gangway")
 }
 
-// password is the password that Ada types.
+// password is the password of Ada's account.
 const password = "correct horse battery staple"
 
-// account makes Ada's account with the command create, and keeps the hub's name that the command
+// account makes Ada's account with the command create, and stores the hub's name that the command
 // prints.
 func (r *room) account(create string) {
 	r.t.Helper()
@@ -104,13 +105,13 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// nicked gives the only device the nick that the pages use for it.
+// nicked changes the nick of the only device to the one that the pages use.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
 }
 
-// onlyID returns the id of the only entry in the list that the command prints.
+// onlyID runs a command that prints a list with one entry, and returns the entry's id.
 func (r *room) onlyID(command string) string {
 	r.t.Helper()
 	out := r.types(command)
@@ -127,7 +128,7 @@ func (r *room) connected() {
 	r.connectedIn("/var/lib/gangway-agent")
 }
 
-// connectedIn is connected, for an agent with another state folder.
+// connectedIn does the same as connected for an agent with the state folder state.
 func (r *room) connectedIn(state string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -145,8 +146,8 @@ func (r *room) connectedIn(state string) {
 	})
 }
 
-// kernel puts the files of "gangway image fetch" into the folder where that command would put them.
-// The room has no network, so the command cannot fetch them.
+// kernel puts the files of "gangway image fetch" where that command would put them. The room has no
+// network, so the command itself would fail.
 func (r *room) kernel() {
 	r.t.Helper()
 	have := r.repository("build/installer-kernel")
@@ -161,7 +162,7 @@ func (r *room) kernel() {
 	}
 }
 
-// aHub runs a hub, and a machine with a TPM that the hub accepts. The hub has Ada's account, and
+// aHub runs a hub, and gives the machine a TPM that the hub accepts. The hub has Ada's account, and
 // Ada is signed in.
 func (r *room) aHub() *swtpm.TPM {
 	r.t.Helper()
@@ -174,7 +175,7 @@ func (r *room) aHub() *swtpm.TPM {
 	return tpm
 }
 
-// aDevice onboards the machine. It does not remove the token file.
+// aDevice onboards the machine. The token file remains in the room.
 func (r *room) aDevice() {
 	r.t.Helper()
 	r.types("gangway token create -o device_autojointoken.json")
@@ -217,8 +218,8 @@ func (r *room) s3() {
 	r.stopS3 = server.Close
 }
 
-// cloned runs a copy of the TPM's state in a second machine. Both machines report to the hub, so
-// that the hub gets evidence of the clone.
+// cloned copies the TPM's state to a second machine and runs both. Both machines report to the hub,
+// so the hub gets evidence of the clone.
 func (r *room) cloned(tpm *swtpm.TPM) {
 	r.t.Helper()
 	dir := filepath.Dir(strings.TrimPrefix(tpm.Address(), "unix:"))
@@ -236,11 +237,12 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(copied.Stop)
-	if err := copied.Restart(r.t.Context()); err != nil { // the copy was started once more than the original
+	if err := copied.Restart(r.t.Context()); err != nil { // so the copy has one more TPM reset than the original
 		r.t.Fatal(err)
 	}
-	// The TPM's clock advances first in one machine and then in the other. Then it advances again
-	// in the first machine, from the value that it had there.
+	// Let both machines report in turn. The TPM's clock advances in the first machine, then in the
+	// second. The first machine then reports a clock below that of the second, which only a clone
+	// can cause.
 	r.types("gangway-agent run")
 	r.connected()
 	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())

@@ -23,7 +23,7 @@ func TestTrustPage(t *testing.T) {
 	p.types("gangway trust import")
 	p.types("gangway trust remove")
 	p.types("gangway trust restore")
-	// From here on, the machine has a TPM of a maker that the hub does not know.
+	// From here on, the machine has the TPM of a maker that the hub does not know.
 	tpm, err := swtpm.New(t.Context(), t.TempDir(), swtpm.Options{EK: swtpm.RSA2048, Maker: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +60,7 @@ func TestAgentPage(t *testing.T) {
 	if out := p.types("gangway-agent doctor"); !strings.Contains(out, "The hub accepts this device") {
 		t.Errorf("doctor prints\n%s", out)
 	}
+	p.elsewhere("gangway-agent console", "TestConsoleOnATerminal")
 	ca := connectproxy.NewCA(t, "the proxy's CA")
 	plain := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3128"})
 	secure := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3129", TLS: ca.Server(t, "proxy.example")})
@@ -105,13 +106,13 @@ func TestDeviceToolsPage(t *testing.T) {
 	r.end("gangway-agent proxy")
 	p.types("gangway-agent export")
 	p.types("cd /etc/gangway/identity")
-	broker, err := r.tpm.Broker(t.Context()) // the resource manager that the page asks for
+	broker, err := r.tpm.Broker(t.Context()) // the TPM resource manager that the page requires
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer broker.Stop()
 	r.env = append(r.env, append(broker.Env(), "TPM2TOOLS_TCTI="+broker.TCTI(), "TPM2OPENSSL_TCTI="+broker.TCTI())...)
-	// Debian 12's curl is too old for this command, as the page says.
+	// Skip this command, because Debian 12's curl is too old for it. The page says so.
 	curl := p.next("curl --engine")
 	newer := r.repository("build/curl/curl")
 	if _, err := os.Stat(newer); err == nil {
@@ -171,7 +172,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("cp -a /backup")
 	p.types("gangway serve")
 	r.types(login)
-	// From here on, the hub moves to a new address, and its device follows.
+	// From here on, the hub has a new address, and its device follows.
 	p.types("gangway serve")
 	r.types("gangway-agent run")
 	r.connected()
@@ -187,7 +188,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway login")
 	p.types("gangway token create")
 	p.types("gangway-agent onboard")
-	// From here on, the hub is upgraded.
+	// From here on, the hub is a newer version.
 	r.end("gangway serve")
 	r.types("cd " + r.repository("."))
 	p.types("install -m 755 build/gangway")

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The test types the README's commands as a new user does.
+// A new user can type the commands of README.md from beginning to end.
 func TestREADME(t *testing.T) {
 	r := enter(t)
 	if r == nil {

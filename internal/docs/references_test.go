@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// A reference to a section of a page contains its heading, as in docs/protocol.md#7-certificates.
-// With a number alone, the reference would lead to another section when sections move, and nobody
-// would notice. Each reference in pages, comments, refusals, openapi.json and help texts leads to a
-// heading that exists.
+// A reference to a section of a page contains its heading, as in docs/protocol.md#7-certificates. A
+// reference with only a number would lead to another section after sections move, and nobody would
+// notice. Each reference in pages, comments, refusals, openapi.json and help texts names a heading
+// that exists.
 func TestReferencesLeadToSections(t *testing.T) {
-	anchors := map[string]map[string]bool{} // of a page, by its name
+	anchors := map[string]map[string]bool{} // anchors by the name of their page
 	walk(t, ".md", func(path string, content []byte) {
 		name := filepath.Base(path)
 		if anchors[name] == nil {
@@ -69,7 +69,7 @@ func anchor(heading string) string {
 	return b.String()
 }
 
-// The section numbers that protocol.md and the examples refer to exist in protocol.md.
+// protocol.md has a section for each section number that protocol.md and the examples refer to.
 func TestProtocolSectionsExist(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(root, "docs", "protocol.md"))
 	if err != nil {

@@ -24,32 +24,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inRoom is the name of an environment variable. It is set for a test that runs in its own room,
-// and holds the folder in which the room is built.
+// inRoom is the name of an environment variable. It is set in the process of a test that runs
+// inside a room (see type room), and holds the folder in which the room is built.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
-// room is a machine for the commands of one page. The commands are typed
-// exactly as the page writes them. The room has its own mounts (a copy of the
-// root file system that keeps writes in memory), its own network (loopback
-// only), its own processes and its own /etc/hosts. No command can change the
-// machine outside.
+// room is an isolated environment for the commands of one page: a container with Linux namespaces.
+// The test types the commands exactly as the page has them. The room has its own mounts (a copy of
+// the root file system that keeps writes in memory), its own network (only loopback), its own
+// processes and its own /etc/hosts. So no command can change the machine outside.
 type room struct {
 	t       *testing.T
-	dir     string // the folder of the commands
+	dir     string // folder in which the commands run
 	env     []string
-	answers map[string]string // what to type at each prompt
-	tpm     *swtpm.TPM        // the machine's TPM; nil: none
+	answers map[string]string // what the test types at each prompt
+	tpm     *swtpm.TPM        // the machine's TPM; nil if it has none
 	stopS3  func()
 
 	mu      sync.Mutex
-	running map[string]*program // background programs, by their first two words; guarded by mu
+	running map[string]*program // background programs by the first two words of their commands; guarded by mu
 }
 
 // program is a command that runs in the background.
 type program struct {
 	cmd     *exec.Cmd
 	started time.Time
-	done    chan struct{} // closed when it has ended
+	done    chan struct{} // closed when the program has ended
 	mu      sync.Mutex
 	out     bytes.Buffer // guarded by mu
 }
@@ -66,8 +65,8 @@ func (p *program) String() string {
 	return p.out.String()
 }
 
-// enter runs the calling test in a room. Outside a room, it starts the test again inside one,
-// reports the result, and returns nil.
+// enter makes the calling test run in a room. If it is called outside a room, it runs the test
+// again in a new process inside a room, reports the result, and returns nil.
 func enter(t *testing.T) *room {
 	t.Helper()
 	base := os.Getenv(inRoom)
@@ -90,7 +89,7 @@ func enter(t *testing.T) *room {
 	return r
 }
 
-// runInside runs the calling test again in its own namespaces.
+// runInside runs the calling test again, in a new process with new namespaces.
 func runInside(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -111,7 +110,7 @@ func runInside(t *testing.T) {
 	}
 }
 
-// build makes the room's file system and network, and enters it.
+// build makes the room's file system and network, and changes the root folder to the room's.
 func build(base string) error {
 	here, err := os.Getwd()
 	if err != nil {
@@ -128,7 +127,8 @@ func build(base string) error {
 	if err := overlay(base, "system", "/", inside); err != nil {
 		return err
 	}
-	// The repository may be on a file system of its own, which the room must mount separately.
+	// The repository may be on a separate file system. An overlay of / does not include that, so
+	// mount it separately.
 	if _, err := os.Stat(filepath.Join(inside, repository, "go.mod")); errors.Is(err, fs.ErrNotExist) {
 		if err := overlay(base, "repository", repository, filepath.Join(inside, repository)); err != nil {
 			return err
@@ -178,7 +178,8 @@ func build(base string) error {
 	return netlink.LinkSetUp(lo)
 }
 
-// overlay mounts a copy of lower at target; writes to target stay in base.
+// overlay mounts a copy of the folder lower at target. Writes to target go to base and do not
+// change lower.
 func overlay(base, name, lower, target string) error {
 	upper, work := filepath.Join(base, name), filepath.Join(base, name+".work")
 	for _, dir := range []string{upper, work, target} {
@@ -189,9 +190,9 @@ func overlay(base, name, lower, target string) error {
 	return unix.Mount("overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
 }
 
-// types runs one command as the page writes it, and returns its output. It answers prompts with
-// r.answers. "gangway serve", "gangway-agent run" and "gangway-agent proxy" continue in the
-// background, and each replaces an earlier run of the same command.
+// types runs one command exactly as the page has it, and returns its output. It answers prompts
+// with r.answers. The commands "gangway serve", "gangway-agent run" and "gangway-agent proxy"
+// continue in the background; each ends an earlier run of the same command.
 func (r *room) types(line string) string {
 	r.t.Helper()
 	r.t.Logf("$ %s", line)
@@ -215,7 +216,7 @@ func (r *room) types(line string) string {
 	return out
 }
 
-// run runs a command on its own terminal.
+// run runs a command on a new pseudo terminal and returns its output.
 func (r *room) run(line string) (string, error) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
@@ -246,15 +247,15 @@ func (r *room) run(line string) (string, error) {
 				}
 			}
 		}
-		if err != nil { // the terminal's other end is closed
+		if err != nil { // the program has closed its side of the terminal
 			break
 		}
 	}
 	return strings.ReplaceAll(out.String(), "\r\n", "\n"), c.Wait()
 }
 
-// openTerminal makes a pseudo terminal: the controller, where a person types,
-// and the terminal that the program uses.
+// openTerminal makes a pseudo terminal. controller is the side on which a person types, and
+// terminal the side of the program.
 func openTerminal() (controller, terminal *os.File, err error) {
 	if controller, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		return nil, nil, err
@@ -271,14 +272,14 @@ func openTerminal() (controller, terminal *os.File, err error) {
 	return controller, terminal, err
 }
 
-// background starts a command that keeps running, and waits until it is ready.
+// background starts a command that continues to run, and waits until it is ready.
 func (r *room) background(name, line string) {
 	r.t.Helper()
 	r.end(name)
-	// With exec, the program replaces the shell, so that the program gets the signals itself.
+	// With exec, the program replaces the shell, so signals go to the program.
 	words := strings.Replace(line, name, "exec "+name, 1)
-	// Programs print times in whole seconds. Waiting for the next second makes
-	// the times of two programs differ.
+	// Programs print times in whole seconds. Wait for the next second, so that the times of two
+	// programs differ.
 	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 	p := &program{cmd: exec.Command("sh", "-c", words), started: time.Now(), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = r.dir, r.env, p, p
@@ -297,7 +298,7 @@ func (r *room) background(name, line string) {
 	}
 	listens := regexp.MustCompile(`--listen (\S+)`).FindAllStringSubmatch(line, -1)
 	if listens == nil {
-		listens = [][]string{{"", "127.0.0.1:12443"}} // the default of gangway serve
+		listens = [][]string{{"", "127.0.0.1:12443"}} // the default address of gangway serve
 	}
 	for _, m := range listens {
 		address := m[1]
@@ -314,8 +315,8 @@ func (r *room) background(name, line string) {
 	}
 }
 
-// await waits until happened reports true for a background program. what names the expected event,
-// for the error message.
+// await waits until happened returns true for a background program. what names the expected event
+// in the error message.
 func (r *room) await(name, what string, happened func() bool) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -336,7 +337,7 @@ func (r *room) await(name, what string, happened func() bool) {
 	}
 }
 
-// says waits until a background program has printed a text.
+// says waits until a background program has printed this text.
 func (r *room) says(name, text string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -345,7 +346,7 @@ func (r *room) says(name, text string) {
 	r.await(name, fmt.Sprintf("it prints %q", text), func() bool { return p != nil && strings.Contains(p.String(), text) })
 }
 
-// end interrupts a background program and waits until it has ended.
+// end sends SIGINT to a background program and waits until the program has ended.
 func (r *room) end(name string) {
 	r.mu.Lock()
 	p := r.running[name]
@@ -370,7 +371,7 @@ func (r *room) endAll() {
 	}
 }
 
-// writes puts a file where a page says that one exists.
+// writes creates a file that a page expects to exist.
 func (r *room) writes(path, text string, mode fs.FileMode) {
 	r.t.Helper()
 	if !filepath.IsAbs(path) {

@@ -20,14 +20,14 @@ import (
 	"gangway/wire"
 )
 
-// onboardAgain does what 'gangway-agent onboard --again' does.
+// onboardAgain onboards in the same way as 'gangway-agent onboard --again'.
 func (o *onboardedDevice) onboardAgain(t *testing.T, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
 	return onboardWith(t, agent.Config{Token: tok, TPM: o.tpm.Address(), StateDir: state, Again: true})
 }
 
-// wantRemoved checks that the agent refuses because its device was removed at the hub. The error
-// must name the reason why and the hub's code, and give the option --again as the remedy.
+// wantRemoved checks the error of an agent whose device was removed at the hub. The error must
+// contain the cause, the hub's code, and the flag --again as the remedy.
 func wantRemoved(t *testing.T, err error, why, code string) {
 	t.Helper()
 	var removed *agent.Removed
@@ -37,7 +37,7 @@ func wantRemoved(t *testing.T, err error, why, code string) {
 	}
 }
 
-// copyState returns a copy of a state folder, as a backup would hold it.
+// copyState returns a copy of a state folder, as in a backup.
 func copyState(t *testing.T, state string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "backup")
@@ -70,8 +70,8 @@ func TestDeletedDeviceStaysOutUntilAPersonBringsItBack(t *testing.T) {
 	o.wantDevicesAndUses(t, 1, 2)
 }
 
-// The command onboard prints success only after it has asked the hub, and the command status prints
-// what the hub answered.
+// No command claims that a deleted device works: onboard prints success only after it has asked the
+// hub, and status prints the hub's answer.
 func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -115,9 +115,9 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 	}
 }
 
-// A state folder was restored from a backup, and its TPM has onboarded again since the backup. The
-// agent may take the device over, but only once a day. Without this limit, two machines with one
-// TPM's state would take the device from each other without end.
+// After a restore of a state folder from a backup, the agent may take over the device that the TPM
+// has since onboarded again, but only once a day. Without this limit, two machines with one TPM's
+// state would take the device from each other forever.
 func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -129,7 +129,7 @@ func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	if err != nil || s.DeviceID != o.id || s.Returned.IsZero() {
 		t.Fatalf("state %s, error %v", brief.Of(s), err)
 	}
-	if _, err := onboard(t, o.tpm, o.tok, o.state); err != nil { // the state folder that was not restored
+	if _, err := onboard(t, o.tpm, o.tok, o.state); err != nil { // this state folder was not restored
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -137,12 +137,13 @@ func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 		wantRemoved(t, err, "superseded", "certificate-not-active")
 	}
 	o.wantDevicesAndUses(t, 1, 1)
-	// Without a join token, the error names the remedy.
+	// If there is no join token, the error says what to do.
 	_, err = onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: backup})
 	wantRemoved(t, err, "superseded", "certificate-not-active")
 }
 
-// Restoring an old backup does not undo the owner's deletion of the device.
+// A thief cannot undo the owner's deletion of a device by restoring an old backup of the state
+// folder.
 func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 	t.Parallel()
 	t.Run("of an earlier certificate", func(t *testing.T) {
@@ -191,8 +192,8 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 	})
 }
 
-// When the owner deletes the device, the command run, as a service, does not end. After a person
-// has onboarded the device again in the same state folder, it continues.
+// The command run does not end when the owner deletes the device, because it runs as a service. It
+// continues after a person has onboarded the device again in the same state folder.
 func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -258,8 +259,8 @@ func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	}
 	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 
-	// The agent remembers that its device was deleted: an attempt to onboard that the hub refuses
-	// does not clear this.
+	// The agent remembers that its device was deleted, even after an attempt to onboard that the
+	// hub refuses.
 	o.deleteDevice(t, o.id)
 	_, err = onboard(t, o.tpm, o.tok, o.state)
 	wantRemoved(t, err, "revoked", "certificate-not-active")
@@ -288,7 +289,7 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Without a join token the agent returns to its active device. With a join token, it would
+	// Without a join token, the agent uses its active device again. With a join token, it would
 	// continue the interrupted onboarding.
 	s, err := onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
 	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != o.id || s.Former != nil {
@@ -297,7 +298,7 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 }
 
-// The proxy ends when its device gets a new certificate, instead of using the old one.
+// The proxy ends when its device gets a new certificate, so that it does not use the old one.
 func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")
@@ -320,8 +321,8 @@ func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	}
 }
 
-// A hub that was restored from a backup has no record of the devices that onboarded after the
-// backup. Those devices that still have their join token onboard again by themselves.
+// Devices that onboarded after a backup of the hub onboard again by themselves after the backup is
+// restored, if they still have their join token. The restored hub does not know these devices.
 func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

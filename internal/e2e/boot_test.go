@@ -25,7 +25,7 @@ func runAgent(t *testing.T, cfg agent.Config) (stop func()) {
 	return runAgentWith(t, cfg, func(agent.Progress) {})
 }
 
-// runAgentWith is runAgent, with a function that is called at each step.
+// runAgentWith does the same as runAgent, and calls look at each step.
 func runAgentWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
@@ -49,7 +49,7 @@ func runAgentWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (st
 	})
 }
 
-// waitForBoot waits until the hub shows the owner this state of the device's boot.
+// waitForBoot waits until the owner sees this state of the device's boot at the hub.
 func (o *owner) waitForBoot(id, state string) api.BootView {
 	o.t.Helper()
 	var v api.BootView
@@ -63,7 +63,8 @@ func (o *owner) waitForBoot(id, state string) api.BootView {
 	return v
 }
 
-// A boot was measured into a real TPM, as firmware does it.
+// The hub gets the boot measurement of a software TPM into which a boot was measured as firmware
+// does it. It reports a later boot with another measurement as changed.
 func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -94,7 +95,7 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 		t.Errorf("got %s", brief.Of(v))
 	}
 	stop()
-	// A further digest is measured, as if another image had been started.
+	// Measure one more digest, as if another image had been started.
 	image := sha256.Sum256([]byte("another image"))
 	more := eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: make([]byte, 32), Digest: image[:]}
 	if err := (eventlog.Log{more}).Extend(tpm.ExtendPCR); err != nil {
@@ -109,7 +110,8 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 		t.Errorf("got %s", brief.Of(v.Changes))
 	}
 	wantSentences(t, ada.events(), "changed. Boot image 2 was measured")
-	// If the policy requires a match, the owner must accept the new boot first.
+	// If the policy requires a boot that matches, the hub refuses the device until the owner
+	// accepts the new boot.
 	h.Policy(t, h.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	seen := func() time.Time { return h.Devices(t, h.Owner)[0].LastSeen }
 	ada.call("POST", "/devices/"+s.DeviceID+"/boot/reference", map[string]any{"from": "latest", "lock": true}, &v)
@@ -126,7 +128,8 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	stop()
 }
 
-// bootedMachine onboards a machine whose firmware measured a boot and logged it.
+// bootedMachine onboards a machine whose firmware measured a boot into the TPM and wrote this event
+// log.
 func bootedMachine(t *testing.T, l eventlog.Log) (tpm *swtpm.TPM, h *hubtest.Hub, s *agent.State, cfg agent.Config) {
 	t.Helper()
 	tpm = newTPM(t, swtpm.P384)
@@ -146,8 +149,8 @@ func bootedMachine(t *testing.T, l eventlog.Log) (tpm *swtpm.TPM, h *hubtest.Hub
 	return tpm, h, s, cfg
 }
 
-// An event log of another boot does not explain a real TPM's quote: the hub finds the change
-// from the PCR values.
+// An attacker cannot hide a changed boot by sending the event log of another boot: the hub finds
+// the change in the PCR values of the quote.
 func TestRealTPMWithTheLogOfAnotherBootIsChanged(t *testing.T) {
 	t.Parallel()
 	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -157,7 +160,7 @@ func TestRealTPMWithTheLogOfAnotherBootIsChanged(t *testing.T) {
 	stop()
 	h.Policy(t, h.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	evil := sha256.Sum256([]byte("evil"))
-	if err := tpm.ExtendPCR(4, evil[:]); err != nil { // the event log stays the same
+	if err := tpm.ExtendPCR(4, evil[:]); err != nil { // change a PCR but not the event log
 		t.Fatal(err)
 	}
 	before := h.Devices(t, h.Owner)[0].LastSeen
@@ -172,7 +175,7 @@ func TestRealTPMWithTheLogOfAnotherBootIsChanged(t *testing.T) {
 	}
 }
 
-// waitForReport waits until the hub has accepted another report of the owner's only device.
+// waitForReport waits until the hub has accepted one more report of the owner's only device.
 func waitForReport(t *testing.T, h *hubtest.Hub) {
 	t.Helper()
 	before := h.Devices(t, h.Owner)[0].LastSeen
@@ -185,8 +188,8 @@ func waitForReport(t *testing.T, h *hubtest.Hub) {
 	t.Error("the hub accepted no further report of the device")
 }
 
-// A device whose event log is too large or cannot be read stays connected to the hub. This holds
-// also with measured_boot: require, because the hub then compares the PCRs.
+// A device whose event log is too large or unreadable can still use the hub, even with the policy
+// measured_boot: require, because the hub then compares the PCR values.
 func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	t.Parallel()
 	for _, c := range []string{"a folder", "too large", "no log"} {
@@ -227,9 +230,10 @@ func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	}
 }
 
-// The owner's policy requires that an active device's boot matches. An update brings systemd 261,
-// which extends a separator into PCRs. The hub names that change to the owner, the owner accepts
-// it, and the hub admits the device again.
+// An owner can accept a change that systemd causes. The owner's policy requires that an active
+// device's boot matches. An update brings systemd 261, which extends a separator into PCRs. The hub
+// describes this change to the owner, the owner accepts it, and the hub accepts the device's
+// requests again.
 func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	t.Parallel()
 	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -256,8 +260,8 @@ func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	stop()
 }
 
-// The firmware measures nothing into the TPM. The owner reads this at the hub, and the device stays
-// admitted as long as no policy requires a measured boot.
+// If the firmware measures nothing into the TPM, the hub reports this to the owner, and accepts the
+// device as long as no policy requires a measured boot.
 func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -278,8 +282,8 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	stop()
 }
 
-// What a device reports about itself is optional. If the hub refuses a report as too large, the
-// device stays connected to the hub, and the agent says once what is wrong.
+// A report that the hub refuses as too large does not disconnect the device, because what a device
+// reports about itself is optional. The agent prints the cause once.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -293,7 +297,7 @@ func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: filepath.Join(dir, "none"), ReportFiles: map[string]string{}}
-	for n := range 17 { // 272 KiB; the hub accepts 256 KiB
+	for n := range 17 { // 17 values of 16 KiB are 272 KiB; the hub accepts 256 KiB
 		cfg.ReportFiles[fmt.Sprintf("file-%d", n)] = file
 	}
 	var mu sync.Mutex

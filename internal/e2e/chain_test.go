@@ -22,7 +22,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// authority is one CA of a TPM maker's chain, made for a test.
+// authority is one CA in the chain of a TPM maker, made for a test.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -33,7 +33,8 @@ func newAuthority(t *testing.T, name string, above *authority) *authority {
 	return newAuthorityWith(t, name, above, nil)
 }
 
-// newAuthorityWith is newAuthority with a certificate that change alters before it is signed.
+// newAuthorityWith does the same as newAuthority, but change can alter the certificate before it is
+// signed.
 func newAuthorityWith(t *testing.T, name string, above *authority, change func(*x509.Certificate)) *authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -59,8 +60,9 @@ func newAuthorityWith(t *testing.T, name string, above *authority, change func(*
 	return &authority{cert, key}
 }
 
-// tpmCertifiedBy starts a real TPM whose EK (H-2) has a certificate of the authority. It returns
-// the TPM and the certificate. change, if not nil, alters the certificate before it is signed.
+// tpmCertifiedBy starts a software TPM whose EK (H-2) has a certificate that the authority issued.
+// It returns the TPM and the certificate. change, if not nil, alters the certificate before it is
+// signed.
 func tpmCertifiedBy(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm.TPM, *x509.Certificate) {
 	t.Helper()
 	tpm := newTPM(t, swtpm.None)
@@ -95,8 +97,9 @@ func tpmCertifiedBy(t *testing.T, by *authority, change func(*x509.Certificate))
 	return tpm, leaf
 }
 
-// tpmWithChain starts a real TPM whose EK certificate is three CAs below a root. It returns the
-// TPM, the root and the three CAs, beginning with the EK's issuer.
+// tpmWithChain starts a software TPM with three CAs between its EK certificate and a root. It
+// returns the TPM, the root, and the three CAs in order, with the issuer of the EK certificate
+// first.
 func tpmWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [][]byte) {
 	t.Helper()
 	top := newAuthority(t, "root", nil)
@@ -107,8 +110,8 @@ func tpmWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [
 	return tpm, top.cert, [][]byte{three.cert.Raw, two.cert.Raw, one.cert.Raw}
 }
 
-// A TPM with its maker's chain in NV onboards at a hub that has only the root, in whatever
-// layout the chain is stored.
+// A TPM whose NV holds its maker's chain onboards at a hub that has only the root. This works with
+// every layout in which makers store a chain.
 func TestChainInTheChipInEveryLayout(t *testing.T) {
 	t.Parallel()
 	tpm, root, c := tpmWithChain(t)
@@ -156,7 +159,8 @@ func TestChainInTheChipInEveryLayout(t *testing.T) {
 			}
 		})
 	}
-	// Without the chain in NV the hub does not trust the TPM: the root is not enough.
+	// Without the chain in NV, the hub cannot verify the EK certificate: the root does not issue it
+	// directly.
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
@@ -175,7 +179,8 @@ func unrelatedCAs(t *testing.T, n int) (stream []byte) {
 	return stream
 }
 
-// A root in the TPM's NV is not trusted.
+// An attacker cannot bring a root: the hub does not trust a self-signed certificate from the TPM's
+// NV.
 func TestRootInTheChipIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	tpm, root, c := tpmWithChain(t)

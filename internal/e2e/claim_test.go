@@ -41,7 +41,7 @@ func (u *unclaimedMachine) kill() {
 	u.proc.Wait()
 }
 
-// nextCode waits until the machine shows a claim code that differs from last.
+// nextCode waits until the machine displays a claim code other than last.
 func (u *unclaimedMachine) nextCode(last string) (code string) {
 	u.t.Helper()
 	eventually(u.t, "the machine shows a claim code", func() bool {
@@ -52,8 +52,8 @@ func (u *unclaimedMachine) nextCode(last string) (code string) {
 	return code
 }
 
-// A machine without a join token shows a claim code. The account that claims it at the hub
-// becomes its owner.
+// A machine without a join token displays a claim code. The account whose person enters the code at
+// the hub becomes the machine's owner.
 func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -73,8 +73,8 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices before the claim, want none", n)
 	}
-	// After a restart the machine shows another code: nothing on its disk lets it continue with the
-	// first one.
+	// After a restart, the machine displays another code, because its disk holds nothing about the
+	// first code.
 	u.kill()
 	u.start(tpm, file)
 	code := u.nextCode(first)
@@ -90,7 +90,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	if err != nil || s.Phase != agent.PhaseActive || s.Claim != "" || s.OwnerNick != h.Owner.Nick {
 		t.Errorf("state %s, error %v", brief.Of(s), err)
 	}
-	// The machine and the hub's page show the same words. The owner compares the two.
+	// The machine's screen and the hub's page have the same claim words, which the owner compares.
 	page, err := ada.client.Get(h.URL + "/claim/" + code)
 	if err != nil {
 		t.Fatal(err)
@@ -122,8 +122,8 @@ func (o *owner) claim(code string) {
 	}
 }
 
-// A machine that is switched off after its owner claimed it continues after the restart, or shows
-// another code. In the end there is exactly one device.
+// A machine that loses power after its owner claimed it either continues after the restart or
+// displays another code. At the end there is exactly one device.
 func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -164,8 +164,8 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 				done = true
 			case <-time.After(20 * time.Millisecond):
 			}
-			// The agent polls every three seconds, so most of the time before the claim is suitable
-			// for a kill. After the claim, onboarding is fast.
+			// The agent polls every three seconds, so before the claim a kill at almost any time
+			// hits the wait. After the claim, onboarding is fast.
 			if s.Claim == "" && s.Phase != agent.PhaseActive && last != "" && kills < 8 && rand.IntN(2) == 0 {
 				kills++
 				u.proc.Process.Kill()

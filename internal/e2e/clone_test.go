@@ -18,8 +18,8 @@ import (
 	"gangway/wire"
 )
 
-// cloneTPM copies a TPM's state into another TPM, as cloning a virtual machine does, and
-// starts both.
+// cloneTPM copies a TPM's state into another TPM, as the cloning of a virtual machine does, and
+// starts both TPMs.
 func cloneTPM(t *testing.T, tpm *swtpm.TPM) (copied *swtpm.TPM) {
 	t.Helper()
 	tpm.Stop()
@@ -58,9 +58,9 @@ func cloneEvents(t *testing.T, h *hubtest.Hub, device string) (list []string) {
 	return list
 }
 
-// Two virtual machines are clones, with the same disk and TPM state, and their agents use the same
-// certificate at once. The hub reports this to the owner, who decides that they are two machines,
-// and later reverses that decision.
+// The hub detects two virtual machines that are clones, with the same disk and TPM state, while
+// their agents use the same certificate at the same time. The hub reports the clone to the owner.
+// The owner states that these are two machines, and later withdraws this statement.
 func TestClonedMachinesRunAtOnce(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -74,7 +74,7 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := cloneTPM(t, tpm)
-	if err := copied.Restart(t.Context()); err != nil { // one more start than the original TPM, so the reset counters differ
+	if err := copied.Restart(t.Context()); err != nil { // one more start than the original TPM, so the TPMs' reset counters differ
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -96,8 +96,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		t.Cleanup(func() { a.Close() })
 		running++
 		go func() { ended <- a.Run(ctx) }()
-		// The second agent starts when the first one is connected. At first the second machine
-		// looks to the hub like the first machine after a restart.
+		// The second agent starts only after the first one is connected. At first, the hub sees no
+		// difference between the second machine and a restart of the first.
 		eventually(t, "the machine has shown its boot", func() bool {
 			k, err := h.Store.Clone(t.Context(), s.DeviceID)
 			return err == nil && k.Version > int64(i)
@@ -139,8 +139,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 	eventually(t, "the device reports again", func() bool { return device().LastSeen.After(seen) })
 }
 
-// The second machine takes the device over with a join token, and then the first machine takes it
-// back. From the first takeover on, the hub suspects a clone.
+// The hub suspects a clone if two machines take over one device from each other: the second machine
+// onboards with a join token, and then the first machine onboards again.
 func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -170,7 +170,7 @@ func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	}
 }
 
-// If a TPM moves to a machine with a new serial number, the hub does not report a clone.
+// The hub does not report a clone if a TPM moves to a machine with a new serial number.
 func TestReplacedBoardIsNotTakenForAClone(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

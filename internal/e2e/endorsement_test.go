@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// agentCommand runs gangway-agent with one TPM, one state folder and a folder for its files.
+// agentCommand runs gangway-agent with one TPM, one state folder and one working folder.
 type agentCommand struct {
 	t          *testing.T
 	tpm        *swtpm.TPM
@@ -58,12 +58,12 @@ func (p *agentCommand) start(args ...string) (*exec.Cmd, *strings.Builder) {
 
 func (p *agentCommand) call(args ...string) (said string, code int) {
 	c, out := p.start(args...)
-	_ = c.Run() // ignored, because the exit code is returned
+	_ = c.Run() // the error is not needed: the exit code is returned
 	return out.String(), c.ProcessState.ExitCode()
 }
 
-// The TPM's endorsement hierarchy has a password. The agent reports the cause and the remedy,
-// and every command that uses the keys has an option for the password.
+// If the TPM's endorsement hierarchy has a password, the agent reports the cause and the remedy.
+// Every command that uses the keys has a flag for the password.
 func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -117,14 +117,15 @@ func onlyWaitingDevice(t *testing.T, h *hubtest.Hub) api.WaitingView {
 	}
 }
 
-// The owner and the machine show the same words about why the EK certificate is missing. The
-// machine onboards after the owner approves it.
+// The owner's page and the machine's screen give the same reason why the EK certificate is missing.
+// The machine onboards after the owner approves it.
 func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spoil func(*swtpm.TPM) error
-		// option is the option that the agent needs; "": none. refused is the hub's code without the
-		// option; "": the hub asks the owner. words is what the owner and the machine show.
+		// option is the flag that the agent needs, or "". refused is the code with which the hub
+		// refuses the device without the flag; "" means that the device waits for its owner. words
+		// is the text for the owner and on the machine.
 		option, refused, words string
 	}{
 		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",

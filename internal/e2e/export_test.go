@@ -19,8 +19,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// providerCurl returns the path of a curl that can use keys from OpenSSL's providers: the curl that
-// scripts/curl.sh unpacked or, without it, the system's.
+// providerCurl returns the path of a curl that can use keys of OpenSSL's providers: the curl that
+// scripts/curl.sh downloaded or, if there is none, the system's curl.
 func providerCurl(t testing.TB) string {
 	t.Helper()
 	for _, program := range []string{"../../build/curl/curl", "curl"} {
@@ -37,7 +37,7 @@ func providerCurl(t testing.TB) string {
 	return ""
 }
 
-// export runs the real command and returns its output.
+// export runs the real command `gangway-agent export` and returns its output.
 func (o *onboardedDevice) export(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -47,14 +47,14 @@ func (o *onboardedDevice) export(t testing.TB, args ...string) (string, error) {
 	return string(out), err
 }
 
-// isRecord reports whether an answer is the record of the device.
+// isRecord reports whether a response is the record of this device.
 func (o *onboardedDevice) isRecord(answer []byte) bool {
 	var d struct{ ID string }
 	return json.Unmarshal(answer, &d) == nil && d.ID == o.id
 }
 
-// Programs that know nothing about Gangway read the device's record over mutual TLS, with
-// the key that stays in the TPM.
+// Programs that know nothing about Gangway can read the device's record over mutual TLS, with the
+// key that stays in the TPM.
 func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 	needShell(t)
 	for _, key := range []string{"P-256", "P-384", "RSA-2048"} {
@@ -112,8 +112,8 @@ func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 	}
 }
 
-// The export contains only public files and a reference to the key in the TPM. It contains
-// no private key, and does not change the agent's state.
+// The export contains only public files and a reference to the key in the TPM. It contains no
+// private key. The command does not change the agent's state.
 func TestExportGivesNoSecretAway(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -123,7 +123,7 @@ func TestExportGivesNoSecretAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := agent.New(agent.Config{TPM: o.tpm.Address(), StateDir: o.state}) // the agent runs at the same time
+	a, err := agent.New(agent.Config{TPM: o.tpm.Address(), StateDir: o.state}) // another agent uses the same state folder at the same time
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ import (
 	"gangway/image/stick"
 )
 
-// addFirstRevision gives the machine a first revision, as an installer image does, and
-// returns its objects by their hash.
+// addFirstRevision stores a first revision on the machine, as an installer image does, and returns
+// the revision's objects by their hash.
 func (m *machine) addFirstRevision(files map[string]string) map[string]string {
 	m.t.Helper()
 	dir := m.path("first-revision")
@@ -46,13 +46,13 @@ func (m *machine) addFirstRevision(files map[string]string) map[string]string {
 	return objects
 }
 
-// The first revision, which the installer image brought, is revision 0 of the trail, and the
-// owner can download all of it. Later revisions continue from there.
+// The first revision that the installer image brought becomes revision 0 of the trail, and the
+// owner can download all of it. Later revisions follow.
 func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	objects := m.addFirstRevision(map[string]string{"app/root": strings.Repeat("root", 1<<20), "bsp/kernel": "kernel", "app/empty": "", "app/x&<>": "odd"})
-	// The agent is killed while it uploads the revision. Nothing is lost.
+	// Kill the agent several times while it uploads the revision. Nothing must be lost.
 	for range 6 {
 		m.run()
 		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
@@ -92,7 +92,7 @@ func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	}
 }
 
-// The real pvr clones a device that has only the revision of its installer image.
+// The real pvr can clone a device that has only the first revision of its installer image.
 func TestPVRClonesTheFirstRevision(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -111,8 +111,8 @@ func TestPVRClonesTheFirstRevision(t *testing.T) {
 	}
 }
 
-// An installer image is built from all three kinds of sources: a checkout, an export, and a
-// trail on the hub. A trail can be named by the device's id or by its nick.
+// An installer image can contain all three kinds of sources: a checkout, an export, and a trail on
+// the hub. The trail's name can contain the device's id or its nick.
 func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 	t.Parallel()
 	const boot = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
@@ -144,7 +144,7 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 		}
 		return b
 	}
-	// Stand-ins for the kernel and the programs, with only what the image builder checks.
+	// Fake kernel and programs, which have only what the image builder checks.
 	kernel := bytes.Repeat([]byte("kernel"), 500)
 	copy(kernel[0x202:], "HdrS")
 	put("kernel/vmlinuz", kernel)

@@ -25,7 +25,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// hooks is the part of a Pantavisor's root file system that its credential handler uses.
+// hooks is the part of Pantavisor's root file system that its credential handler (gangway-agent)
+// uses.
 type hooks struct {
 	t   *testing.T
 	dir string
@@ -43,7 +44,8 @@ func newHooks(t *testing.T) *hooks {
 			t.Fatal(err)
 		}
 	}
-	// One hook is a copy of the program and one a link to it: both ways of installing must work.
+	// Install one hook as a copy of the program and one as a link to it, because people may install
+	// the hooks in either way.
 	program, err := os.ReadFile(agentBinary)
 	if err == nil {
 		err = errors.Join(os.WriteFile(h.path("btools", "ext-gangway.register"), program, 0o755), os.Symlink(agentBinary, h.path("btools", "ext-gangway.login")))
@@ -74,8 +76,8 @@ func (h *hooks) write(content string, name ...string) {
 	}
 }
 
-// killLeftovers kills the agents that this test's hooks left running. It finds them by
-// their state folder.
+// killLeftovers kills the agents that this test's hooks started and that still run. It finds them
+// by their state folder.
 func (h *hooks) killLeftovers() {
 	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -92,8 +94,8 @@ func (h *hooks) killLeftovers() {
 	}
 }
 
-// call runs a hook as Pantavisor does: without arguments, reading both outputs to the end,
-// and ignoring the exit status.
+// call runs a hook as Pantavisor does: without arguments. It reads both outputs to the end and
+// ignores the exit status.
 func (h *hooks) call(verb string) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -108,7 +110,7 @@ func (h *hooks) call(verb string) string {
 	return string(out)
 }
 
-// config reads pantahub.config as Pantavisor does: lines of key=value.
+// config returns the lines key=value of the file pantahub.config, as Pantavisor reads them.
 func (h *hooks) config() map[string]string {
 	h.t.Helper()
 	b, err := os.ReadFile(h.path("phconfig", "pantahub.config"))
@@ -124,8 +126,8 @@ func (h *hooks) config() map[string]string {
 	return m
 }
 
-// waitForReboot serves the control socket, as Pantavisor does after its hook ended, until the
-// agent asks it to reboot the machine.
+// waitForReboot serves Pantavisor's control socket until the agent asks for a reboot of the
+// machine. Pantavisor serves this socket after its hook has ended.
 func (h *hooks) waitForReboot(l net.Listener) {
 	h.t.Helper()
 	asked := make(chan string, 10)
@@ -149,7 +151,8 @@ func (h *hooks) waitForReboot(l net.Listener) {
 	}
 }
 
-// client returns Pantavisor after its restart, with the hub and the id from its configuration file.
+// client returns a client that behaves as Pantavisor after a restart. It uses the hub and the
+// device id in Pantavisor's configuration file.
 func (h *hooks) client() *pantavisor {
 	h.t.Helper()
 	device := &pantavisor{t: h.t, tls: hubRoots(h.t, h.hub)}
@@ -158,7 +161,7 @@ func (h *hooks) client() *pantavisor {
 	return device
 }
 
-// signIn signs Pantavisor in with the credentials of its configuration file, and returns the HTTP
+// signIn signs in with the credentials in Pantavisor's configuration file, and returns the HTTP
 // status.
 func (h *hooks) signIn(p *pantavisor) int {
 	h.t.Helper()
@@ -175,13 +178,14 @@ func (h *hooks) signIn(p *pantavisor) int {
 	return status
 }
 
-// Pantavisor calls its register hook, which onboards the device, writes the credentials and
-// asks for a reboot. Then Pantavisor signs in and runs its usual sequence. Later its login
-// hook gives it an access token and renews the expiry of its secret.
+// Pantavisor works with gangway-agent as its credential handler. The register hook onboards the
+// device, writes the credentials and asks for a reboot. Pantavisor then signs in and runs its usual
+// sequence. Later the login hook prints an access token and extends the expiry of the secret.
 func TestPantavisorsCredentialHandler(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
-	// Pantavisor has bound the socket, but does not serve it while it waits for its hook.
+	// Pantavisor has bound the control socket, but it accepts no connections while it waits for its
+	// hook.
 	l, err := net.Listen("unix", h.path("pv-ctrl"))
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +200,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	if info, err := os.Stat(h.path("phconfig", "pantahub.config")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("pantahub.config: %v %v, want mode 0600", info, err)
 	}
-	// Pantavisor calls the hook again before it reboots: the credentials stay the same.
+	// If Pantavisor calls the hook again before it reboots, the credentials stay the same.
 	h.call("register")
 	if again := h.config(); again["PH_CREDS_SECRET"] != first["PH_CREDS_SECRET"] || again["PH_CREDS_ID"] != first["PH_CREDS_ID"] {
 		t.Error("a second call made other credentials")
@@ -223,7 +227,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	p.must("PUT", "/devices/"+p.id+"/device-meta", `{"pantavisor.version":"test"}`)
 	p.must("GET", "/devices/"+p.id+"/user-meta", "")
 
-	// The login hook prints only the reply to a sign-in.
+	// The login hook prints only the hub's response to the sign-in.
 	out := h.call("login")
 	token, found := strings.CutPrefix(out, `{"token":"`)
 	token, end := strings.CutSuffix(token, `"}`)
@@ -234,8 +238,8 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	if id := find(p.must("GET", "/devices/"+p.id, ""), "id"); id != p.id {
 		t.Errorf("the token belongs to device %q, want %q", id, p.id)
 	}
-	// The machine was off for days: its secret has expired. The login hook renews it with
-	// the key in the TPM.
+	// If the machine was off until its secret expired, the login hook renews the secret with the
+	// key in the TPM.
 	hash := store.Hash(sha256.Sum256([]byte(first["PH_CREDS_SECRET"])))
 	if err := h.hub.Store.PutDeviceSecret(t.Context(), p.id, h.hub.Devices(t, h.hub.Owner)[0].IDevIDHash, hash, h.hub.Now().Add(-48*time.Hour)); err != nil {
 		t.Fatal(err)
@@ -252,8 +256,8 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	}
 }
 
-// Pantavisor kills its hook if the hook takes too long. Whenever that happens, there is exactly one
-// device, and the configuration file has either all credentials or none.
+// Pantavisor kills a hook that takes too long. A kill at any instant leaves exactly one device, and
+// a configuration file with either all credentials or none.
 func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
@@ -285,12 +289,12 @@ func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 	}
 }
 
-// If the owner's policy requires a measured boot, the hooks send the boot measurement. It counts
-// for Pantavisor's own connections too.
+// If the owner's policy requires a measured boot, the hooks send the boot measurement. The hub then
+// also accepts Pantavisor's own connections.
 func TestHandlerShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
-	if err := h.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // so that a boot is measured
+	if err := h.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // so that the TPM has a measured boot
 		t.Fatal(err)
 	}
 	h.hub.Policy(t, h.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
@@ -302,7 +306,7 @@ func TestHandlerShowsWhatWasBooted(t *testing.T) {
 	p.must("GET", "/trails/", "")
 }
 
-// The login hook of a device that its owner deleted prints nothing.
+// If the owner deleted the device, the login hook prints no access token.
 func TestLoginHookOfADeletedDevicePrintsNothing(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
@@ -319,8 +323,8 @@ func TestLoginHookOfADeletedDevicePrintsNothing(t *testing.T) {
 	}
 }
 
-// The secret on a copied disk expires, unless the TPM renews it. A copy with another TPM
-// cannot renew it, because the key is in the first TPM.
+// A thief of the disk can use the secret only until it expires. Only the TPM that holds the
+// device's key can renew the secret; a copy of the disk with another TPM cannot.
 func TestCopiedPantavisorConfigEndsWithItsTPM(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)

@@ -31,7 +31,7 @@ import (
 	"gangway/wire"
 )
 
-// countingSigner counts the signatures of a device's key.
+// countingSigner is a device's key that counts its signatures.
 type countingSigner struct {
 	crypto.Signer
 	n int
@@ -42,8 +42,8 @@ func (s *countingSigner) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) (
 	return s.Signer.Sign(r, digest, o)
 }
 
-// With the configuration of docs/operations.md, a device authenticates through HAProxy, and no
-// client can forge the headers that HAProxy sends.
+// With the HAProxy configuration of docs/operations.md, a device authenticates through HAProxy, and
+// no client can forge the headers that HAProxy sends to the hub.
 func TestHAProxyPassesDevices(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("haproxy"); err != nil {
@@ -170,8 +170,8 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	if status, body := get(&mine, "POST", "/onboard/activate", nil); status != 400 || !strings.Contains(body, "activation-through-proxy") {
 		t.Errorf("status %d: %s", status, brief.Of(body))
 	}
-	// The hub must not accept a copied TLS session in place of the device's key. HAProxy resumes no
-	// session with the documented settings. Without those settings, the hub refuses a resumed
+	// A thief of a TLS session cannot use it instead of the device's key. With the documented
+	// settings, HAProxy resumes no session. Without these settings, the hub refuses a resumed
 	// session.
 	resuming, _ := startHAProxy(t, strings.NewReplacer("no-tls-tickets", "", "tune.ssl.cachesize 0", "").Replace(config))
 	for _, tc := range []struct {
@@ -206,8 +206,8 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	}
 }
 
-// startHAProxy starts HAProxy with a configuration that binds fd@3, and returns the URL where
-// it listens.
+// startHAProxy starts HAProxy with a configuration that binds the file descriptor fd@3, and returns
+// the URL of its listener.
 func startHAProxy(t *testing.T, config string) (url string, p *process.Process) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "haproxy.cfg")
@@ -218,7 +218,7 @@ func startHAProxy(t *testing.T, config string) (url string, p *process.Process) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() // only HAProxy accepts connections
+	defer l.Close() // only HAProxy's copy of the socket accepts connections
 	socket, err := l.(*net.TCPListener).File()
 	if err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A device can reach its hub only through an HTTP proxy. It onboards and reports, and all its
+// A device that can reach its hub only through an HTTP proxy onboards and reports. All its
 // connections go through the proxy.
 func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 	t.Parallel()
@@ -23,7 +23,7 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 	tok := h.Token(t, h.Owner, nil)
 	ca := connectproxy.NewCA(t, "proxy")
 	real := strings.TrimPrefix(tok.Hub, "https://")
-	far := strings.Replace(real, "127.0.0.1", "10.0.2.2", 1) // not reachable, but named in the hub's certificate
+	far := strings.Replace(real, "127.0.0.1", "10.0.2.2", 1) // an unreachable address that the hub's certificate contains
 	tok.Hub = "https://" + far
 	p := connectproxy.New(t, connectproxy.Config{TLS: ca.Server(t, "127.0.0.1"), Name: "ada", Password: "p@ss/word", To: map[string]string{far: real}})
 	state := t.TempDir()
@@ -58,7 +58,7 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if len(p.Seen()) < 3 { // the request, the activation, and the report
+	if len(p.Seen()) < 3 { // connections for the request, the activation, and the report
 		t.Errorf("the proxy made the connections %q, want at least 3", p.Seen())
 	}
 	for _, address := range p.Seen() {
@@ -68,7 +68,7 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 	}
 }
 
-// The agent asks the time servers of the network settings before it asks the hub.
+// The agent asks the time servers of the network settings before it connects to the hub.
 func TestTimeServerIsAskedBeforeTheHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -94,7 +94,7 @@ func TestTimeServerIsAskedBeforeTheHub(t *testing.T) {
 	}()
 	var set []time.Duration
 	_, err = onboardWith(t, agent.Config{Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(),
-		NTP:      []string{"127.0.0.1:9", c.LocalAddr().String()}, // the first does not answer
+		NTP:      []string{"127.0.0.1:9", c.LocalAddr().String()}, // the first time server does not answer
 		SetClock: func(is time.Time) error { set = append(set, time.Until(is)); return nil }})
 	if err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ import (
 	"gangway/wire"
 )
 
-// hubProcess is a real `gangway serve` process. A test kills it and starts it again on the same
+// hubProcess is a real `gangway serve` process. A test can kill it and start it again with the same
 // data folder.
 type hubProcess struct {
 	t    *testing.T
@@ -49,8 +49,9 @@ func (h *hubProcess) start() {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		// The TLS handshake succeeds only when the hub serves, not as soon as it listens. This
-		// client does not verify the hub, because it sends nothing; all other clients verify it.
+		// The TLS handshake succeeds only when the hub serves requests, which is later than when it
+		// listens. This client need not verify the hub, because it sends nothing; all other clients
+		// verify it.
 		c, err := tls.Dial("tcp", h.addr, &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
@@ -82,10 +83,10 @@ func (h *hubProcess) run(stdin string, args ...string) []byte {
 	return out
 }
 
-// 200 devices onboard while the hub is killed (SIGKILL) at random moments and started again.
-// In the end each machine is one active device, the database has every certificate that a
-// device holds, and the join token has 200 uses. Not parallel: the hub must make progress
-// between two kills.
+// A hub that is killed loses no acknowledged data. 200 devices onboard while the hub is killed
+// (SIGKILL) at random moments and started again. At the end each machine is one active device, the
+// database has every certificate that a device holds, and the join token has 200 uses. The test is
+// not parallel, because the hub must make progress between two kills.
 func TestKilledHubForgetsNothing(t *testing.T) {
 	needFullRun(t)
 	const devices = 200
@@ -131,7 +132,7 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	defer cancel()
 	var active atomic.Int64
 	var mu sync.Mutex
-	held := map[[32]byte]string{} // hash of each certificate that a device holds -> the device's id; guarded by mu
+	held := map[[32]byte]string{} // device id by the hash of each certificate that a device holds; guarded by mu
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)
 	for _, d := range fleetDevices {
@@ -209,8 +210,8 @@ killing:
 	}
 }
 
-// onboardUntilActive onboards as the agent does. It repeats the same request until the hub
-// answers it, and then the same activation. It returns the device's id and the hashes of all
+// onboardUntilActive onboards a device as the agent does: it repeats the same request until the hub
+// answers, and then the same activation. It returns the device's id and the hashes of all
 // certificates that the device received.
 func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, given [][32]byte, err error) {
 	request, err := d.Request(tok, fleet.RequestChange{})

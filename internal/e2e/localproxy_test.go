@@ -34,11 +34,12 @@ import (
 // proxyProcess is a running `gangway-agent proxy`.
 type proxyProcess struct {
 	network, addr string
-	said          string // what the proxy printed until it listened
+	said          string // the proxy's output before it was ready
 	proc          *process.Process
 }
 
-// startProxy starts the real command. The proxy ends with the test, or when stop is called.
+// startProxy starts the real command `gangway-agent proxy`. The proxy ends with the test, or when
+// stop is called.
 func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
@@ -91,7 +92,8 @@ func (l *proxyProcess) dial(t testing.TB) net.Conn {
 	return c
 }
 
-// sendRaw sends bytes on a new connection, and returns the status and body of the reply.
+// sendRaw sends these bytes on a new connection to the proxy, and returns the status and body of
+// the response.
 func (l *proxyProcess) sendRaw(t testing.TB, request string) (int, string) {
 	t.Helper()
 	c := l.dial(t)
@@ -121,7 +123,8 @@ func (l *proxyProcess) client() *http.Client {
 	}
 }
 
-// ask sends one request and returns the status, the error code and the body of the reply.
+// ask sends one request through the proxy and returns the status, the error code and the body of
+// the response.
 func (l *proxyProcess) ask(t testing.TB, method, path string, body io.Reader, header ...string) (int, string, []byte) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, body)
@@ -149,12 +152,13 @@ func (l *proxyProcess) ask(t testing.TB, method, path string, body io.Reader, he
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	var refused struct{ Error string }
-	json.Unmarshal(answer, &refused) // a body of another form has no code
+	json.Unmarshal(answer, &refused) // no error code if the body is not an error
 	return resp.StatusCode, refused.Error, answer
 }
 
-// Local programs use the proxy: curl as the documentation shows it, an HTTP/1.0 client, and an
-// upload and download of an object, while the agent works with the same TPM.
+// Local programs can use the hub through the proxy without a key: curl as the documentation shows,
+// an HTTP/1.0 client, and a client that uploads and downloads an object, while the agent uses the
+// same TPM.
 func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -214,8 +218,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		t.Errorf("download of a range: %d, %d bytes", code, len(body))
 	}
 
-	// When a program disconnects during a download, the proxy frees the connection that the program
-	// held.
+	// A program that disconnects during a download must not occupy a connection of the proxy.
 	for range 20 {
 		c := l.dial(t)
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", get.RequestURI())
@@ -260,7 +263,8 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 			t.Errorf("%q: %d %s", request, code, brief.Of(body))
 		}
 	}
-	// The Host header decides neither where the request goes nor which name the hub receives.
+	// The Host header changes neither the server that gets the request nor the host name that the
+	// hub receives.
 	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
@@ -290,7 +294,7 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, code, brief.Of(body))
 		}
 	}
-	// The proxy refuses paths that another program may normalize to a different route.
+	// The proxy refuses paths that another program could normalize to a different route.
 	for _, path := range []string{
 		"/device/../device/secret", "/./device", "//device", "/device%2fsecret", "/%64evice", "/devices/" + o.id + "/..%2f..%2fauth/login",
 		"/trails/" + o.id + "/../../auth/login", "/trails/" + o.id + "/%2e%2e/%2e%2e/device/secret", "/trails/" + o.id + "//steps",
@@ -317,8 +321,8 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 	}
 }
 
-// The proxy removes credentials, headers that name another client, and hop-by-hop headers. The hub
-// would otherwise act on them.
+// A local program cannot pass another identity through the proxy: the proxy removes credentials,
+// headers that name another client, and hop-by-hop headers.
 func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")
@@ -428,7 +432,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		}
 		return info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
 	}
-	// At the path of its socket, the proxy replaces only an unused socket.
+	// The proxy replaces a socket that nobody uses at its path, but no other file.
 	if err := os.WriteFile(at, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -455,12 +459,12 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 			t.Errorf("another user reads %s", brief.Of(out))
 		}
 	}
-	l.proc.Stop(0) // killed: its socket stays, and the next proxy replaces it
+	l.proc.Stop(0) // SIGKILL: the socket stays, and the next proxy must replace it
 	if _, err := os.Lstat(at); err != nil {
 		t.Fatal(err)
 	}
 	if os.Getuid() != 0 {
-		return // only root can choose a group to which the user does not belong
+		return // only root can set a group to which the user does not belong
 	}
 	l = o.startProxy(t, "--unix", at, "--group", "nogroup")
 	if perm, gid := mode(); perm != 0o660 || gid != 65534 {
@@ -502,7 +506,7 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 		t.Errorf("a large body in chunks: %d %s", code, brief.Of(body))
 	}
 	c := l.dial(t)
-	go io.WriteString(c, "GET /device HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("x", 1<<20)) // the write ends when the proxy closes the connection
+	go io.WriteString(c, "GET /device HTTP/1.1\r\nHost: localhost\r\nX: "+strings.Repeat("x", 1<<20)) // this write ends when the proxy closes the connection
 	if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil && resp.StatusCode != 431 {
 		t.Errorf("a header of 1 MiB: %s", resp.Status)
 	} else if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -514,7 +518,8 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 	if meta := o.hub.Devices(t, o.hub.Owner)[0].DeviceMeta; fmt.Sprint(meta["a"]) != "b" {
 		t.Errorf("the hub has %v", meta)
 	}
-	// Request smuggling: two lengths, or a length and chunks, must not become two requests.
+	// An attacker cannot smuggle requests: a request with two lengths, or with a length and chunks,
+	// does not become two requests.
 	for _, request := range []string{
 		"PATCH " + path + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
 		"PATCH " + path + " HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -526,12 +531,12 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 	}
 }
 
-// If the owner's policy requires boot measurements, the proxy sends one on each of its connections,
-// and the hub refuses a boot that does not match. Not parallel: the test measures how often the
-// proxy uses the TPM.
+// If the owner's policy requires boot measurements, the proxy sends a measurement on each of its
+// connections, and the hub refuses a boot that does not match. The test is not parallel, because it
+// measures how often the proxy uses the TPM.
 func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	o := newOnboarded(t, swtpm.RSA2048, "")
-	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // so that a boot is measured
+	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // so that the TPM has a measured boot
 		t.Fatal(err)
 	}
 	measured := func() bool {
@@ -543,7 +548,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || measured() {
 		t.Fatalf("without a policy: %d %s, measured: %v", code, brief.Of(body), measured())
 	}
-	// The policy changes while a connection is open.
+	// Change the policy while a connection is open.
 	o.hub.Policy(t, o.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || !measured() {
 		t.Fatalf("under the policy: %d %s, measured: %v", code, brief.Of(body), measured())
@@ -552,8 +557,8 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 	l.stop()
-	// The policy holds from the proxy's start. It applies to many connections at once, with bodies
-	// that cannot be sent twice.
+	// Start the proxy after the policy change, and use many connections at once, with bodies that
+	// cannot be sent twice.
 	l = o.startProxy(t, "--unix", socketPath(t))
 	var wg sync.WaitGroup
 	for range 12 {
@@ -572,7 +577,8 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if code, name, body := l.ask(t, "GET", path, nil); code != 403 || name != "boot-changed" {
 		t.Errorf("another boot: %d %s", code, brief.Of(body))
 	}
-	// Repeated requests do not repeat the measurement, and so do not keep the TPM busy.
+	// The proxy does not repeat the measurement for each request, so local programs cannot keep the
+	// TPM busy.
 	first, err := o.hub.Store.LatestBoot(t.Context(), o.id)
 	if err != nil {
 		t.Fatal(err)
@@ -585,13 +591,13 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if last, err := o.hub.Store.LatestBoot(t.Context(), o.id); err != nil || !last.Time.Equal(first.Time) {
 		t.Errorf("measured at %s and again at %s, %v", first.Time, last.Time, err)
 	}
-	// The owner accepts the boot, and the hub admits the device at once.
+	// After the owner accepts the boot, the hub accepts the device's requests at once.
 	var accepted any
 	signIn(t, o.hub).call("POST", path+"/boot/reference", map[string]any{"from": "latest", "lock": true}, &accepted)
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 {
 		t.Errorf("after the owner accepted the boot: %d %s", code, brief.Of(body))
 	}
-	// Routes that need no boot measurement still work.
+	// Routes that do not require a boot measurement work before that.
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
@@ -616,7 +622,7 @@ func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 	}
 }
 
-// Another server at the hub's address receives no request.
+// The proxy sends no request to another server at the hub's address.
 func TestProxyTrustsNoOtherHub(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")

@@ -46,7 +46,7 @@ func runUntilReport(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
 	}
 }
 
-// Power cuts while the agent runs do not put the TPM into lockout.
+// Power cuts while the agent runs do not put the TPM into dictionary attack lockout.
 func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -55,7 +55,7 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state); err != nil {
 		t.Fatal(err)
 	}
-	for range 5 { // swtpm enters lockout after three failures
+	for range 5 { // swtpm enters lockout after three failed authorizations
 		runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
 		if err := tpm.PowerCut(t.Context()); err != nil {
 			t.Fatal(err)
@@ -66,8 +66,8 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	}
 }
 
-// hideCertificateInLockout gives the NV index of the EK certificate a password of its own, with
-// dictionary attack protection: in lockout the TPM refuses to read the index.
+// hideCertificateInLockout gives the NV index of the EK certificate a password and dictionary
+// attack protection, so that the TPM refuses to read the index while it is in lockout.
 func hideCertificateInLockout(t *testing.T, tpm *swtpm.TPM) {
 	t.Helper()
 	out, err := exec.Command("tpm2_nvread", "-T", tpm.TCTI(), "-C", "o", "0x01C00002").Output()

@@ -24,8 +24,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// machine is a device: a software TPM, the real agent as a process, an installer hook, and a
-// network link to its hub that the test can cut.
+// machine is a device with real parts: a software TPM, the agent as a process, a hook for
+// revisions, and a network link to the hub that the test can cut.
 type machine struct {
 	t     *testing.T
 	hub   *hubtest.Hub
@@ -42,8 +42,9 @@ type machine struct {
 	log  *lockedBuffer
 }
 
-// hookScript adds each call to the file calls, and runs the revision's own files/hook/VERB.sh, if
-// there is one. The link "installed" leads to the installed revision.
+// hookScript is the hook. It appends each call to the file calls, and runs the revision's file
+// files/hook/VERB.sh, if there is one. The symbolic link "installed" points to the installed
+// revision.
 const hookScript = `#!/bin/sh
 # Called as: hook VERB FOLDER
 cd "$(dirname "$0")" || exit 1
@@ -71,7 +72,7 @@ func newMachine(t *testing.T) *machine {
 	return newMachineAt(t, tpm, h, w, h.Owner)
 }
 
-// newMachineAt is newMachine for an existing hub and any of its accounts.
+// newMachineAt does the same as newMachine for an existing hub and any of its accounts.
 func newMachineAt(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, l *link, owner store.Account) *machine {
 	t.Helper()
 	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
@@ -97,7 +98,7 @@ func (m *machine) path(name ...string) string {
 	return filepath.Join(append([]string{m.dir}, name...)...)
 }
 
-// setBootID sets the kernel's boot id: the agent takes a new id for a new start of the machine.
+// setBootID sets the kernel's boot id. The agent detects a restart of the machine by a new boot id.
 func (m *machine) setBootID(id string) {
 	m.t.Helper()
 	if err := os.WriteFile(m.path("boot-id"), []byte(id+"\n"), 0o600); err != nil {
@@ -105,7 +106,7 @@ func (m *machine) setBootID(id string) {
 	}
 }
 
-// run starts the agent. It is killed at the end of the test.
+// run starts the agent, which is killed when the test ends.
 func (m *machine) run() {
 	m.t.Helper()
 	if m.proc != nil {
@@ -125,7 +126,7 @@ func (m *machine) run() {
 	})
 }
 
-// kill ends the agent as a power cut does.
+// kill ends the agent with SIGKILL, as a power cut would.
 func (m *machine) kill() {
 	if m.proc != nil {
 		m.proc.Process.Kill()
@@ -134,7 +135,7 @@ func (m *machine) kill() {
 	}
 }
 
-// stop ends the agent as a service manager does.
+// stop ends the agent with SIGTERM, as a service manager would.
 func (m *machine) stop() {
 	m.t.Helper()
 	m.proc.Process.Signal(syscall.SIGTERM)
@@ -154,7 +155,7 @@ func (m *machine) object(content string) string {
 	return fmt.Sprintf("%x", sum)
 }
 
-// post posts a revision of files and returns its number.
+// post posts a revision with these files and returns its number.
 func (m *machine) post(files map[string]string) int {
 	m.t.Helper()
 	state := map[string]any{"#spec": "pantavisor-service-system@1", "a.json": map[string]int{"n": 1}}
@@ -185,7 +186,7 @@ func (m *machine) progress(rev int) progress {
 // machine too.
 const patience = 90 * time.Second
 
-// eventually waits until a condition holds; what names it.
+// eventually waits until is returns true. what names the condition in the error message.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !is(); time.Sleep(20 * time.Millisecond) {
@@ -195,8 +196,8 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// waitForStatus waits until a revision has a status. It fails if the revision ends with
-// another one.
+// waitForStatus waits until a revision has this status. It fails the test if the revision gets
+// another final status.
 func (m *machine) waitForStatus(rev int, status string) progress {
 	m.t.Helper()
 	var p progress
@@ -219,7 +220,7 @@ func (m *machine) waitForTrail() {
 	})
 }
 
-// calls returns the calls of the hook, each as "verb rev".
+// calls returns the calls of the hook in order, each as "verb rev".
 func (m *machine) calls() []string {
 	b, err := os.ReadFile(m.path("calls"))
 	if err != nil {
@@ -228,7 +229,8 @@ func (m *machine) calls() []string {
 	return strings.Split(strings.TrimSpace(string(b)), "\n")
 }
 
-// installed returns a file's content in the installed revision, or "" if there is none.
+// installed returns the content of a file in the installed revision, or "" if the file does not
+// exist.
 func (m *machine) installed(name string) string {
 	b, err := os.ReadFile(m.path("installed", "files", name))
 	if err != nil {
@@ -237,7 +239,7 @@ func (m *machine) installed(name string) string {
 	return string(b)
 }
 
-// lockedBuffer is a buffer that a process writes while the test reads it.
+// lockedBuffer is a buffer that a process can write while the test reads it.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -255,15 +257,15 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// link forwards TCP connections to an address. A test can cut the link or let it stall.
+// link forwards TCP connections to an address. A test can cut the link or make it stall.
 type link struct {
 	l net.Listener
 
 	mu    sync.Mutex
 	to    string     // guarded by mu
 	cut   bool       // guarded by mu
-	limit int64      // guarded by mu: bytes to the device until one connection breaks; 0: no limit
-	stall int64      // guarded by mu: value of carried at which all connections stall; 0: no limit
+	limit int64      // guarded by mu: bytes to the device until one connection breaks; 0 means no limit
+	stall int64      // guarded by mu: value of carried at which all connections stall; 0 means no limit
 	open  []net.Conn // guarded by mu
 
 	carried atomic.Int64 // bytes forwarded to the device so far
@@ -290,7 +292,7 @@ func (w *link) setTarget(to string) {
 	w.to = to
 }
 
-// setCut cuts the link, which closes its connections, or restores it.
+// setCut cuts the link and closes its connections, or restores the link.
 func (w *link) setCut(cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -301,15 +303,15 @@ func (w *link) setCut(cut bool) {
 	w.open = nil
 }
 
-// breakOnceAfter breaks one connection after n more bytes to the device.
+// breakOnceAfter breaks one connection after the link has carried n more bytes to the device.
 func (w *link) breakOnceAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = n
 }
 
-// stallAfter stalls all connections after n more bytes to the device. With n = 0 the connections
-// continue.
+// stallAfter stalls all connections after the link has carried n more bytes to the device. If n is
+// 0, the connections continue.
 func (w *link) stallAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -319,7 +321,7 @@ func (w *link) stallAfter(n int64) {
 	}
 }
 
-// waitWhileStalled waits while the link stalls and the connection is open.
+// waitWhileStalled waits until the link no longer stalls or the connection is closed.
 func (w *link) waitWhileStalled(c net.Conn) {
 	for {
 		w.mu.Lock()

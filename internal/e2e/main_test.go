@@ -19,10 +19,10 @@ import (
 	"gangway/wire"
 )
 
-// makers is the folder of the TPM maker's CA, which all TPMs of a test run share.
+// makers is the folder with the CA of the TPMs' maker. All TPMs of a test run have this maker.
 var makers string
 
-// agentBinary is the path of the real gangway-agent. It does not exist in -short mode.
+// agentBinary is the path of the real gangway-agent, empty in -short mode.
 var agentBinary string
 
 func TestMain(m *testing.M) {
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		makers = filepath.Join(dir, "maker")
 		agentBinary = filepath.Join(dir, "gangway-agent")
 		if testing.Short() {
-			return m.Run() // needFullRun skips the tests that run the binary
+			return m.Run() // needFullRun skips the tests that need agentBinary
 		}
 		build := exec.Command("go", "build", "-o", agentBinary, "gangway/cmd/gangway-agent")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// needFullRun skips a test that takes more than about two seconds, in -short mode.
+// needFullRun skips the test in -short mode. Call it in tests that take more than about two
+// seconds.
 func needFullRun(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
@@ -56,8 +57,8 @@ func needFullRun(t testing.TB) {
 	}
 }
 
-// newTPM starts a software TPM. It skips the test in -short mode, since most tests
-// with a TPM take some seconds.
+// newTPM starts a software TPM. In -short mode it skips the test, because most tests with a TPM
+// take some seconds.
 func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	needFullRun(t)
@@ -83,7 +84,7 @@ func startTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
-// buildGangway builds the gangway command at a path.
+// buildGangway builds the command gangway at this path.
 func buildGangway(t testing.TB, path string) {
 	t.Helper()
 	if out, err := exec.Command("go", "build", "-o", path, "gangway/cmd/gangway").CombinedOutput(); err != nil {
@@ -91,19 +92,20 @@ func buildGangway(t testing.TB, path string) {
 	}
 }
 
-// newHub starts a hub that trusts a TPM's maker.
+// newHub starts a hub that trusts the maker of this TPM.
 func newHub(t testing.TB, tpm *swtpm.TPM) *hubtest.Hub {
 	t.Helper()
 	return hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 }
 
-// onboard onboards a TPM with the agent, in this process.
+// onboard runs the agent in this process and onboards the TPM.
 func onboard(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
 	return onboardWith(t, agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
 }
 
-// onboardWith is onboard with a whole configuration of the agent. It logs the agent's progress.
+// onboardWith does the same as onboard with any configuration of the agent. It logs the agent's
+// progress.
 func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
 	t.Helper()
 	cfg.Model, cfg.Serial = "test machine", "0001"
@@ -118,7 +120,7 @@ func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
 	return a.Onboard(ctx)
 }
 
-// onboardedDevice is a device on a hub of its own: the device's TPM, state folder and id.
+// onboardedDevice is a device with its TPM, state folder and id, and the hub for this device only.
 type onboardedDevice struct {
 	hub   *hubtest.Hub
 	tpm   *swtpm.TPM
@@ -135,7 +137,7 @@ func newDevice(t testing.TB, ek swtpm.EK) *onboardedDevice {
 	return &onboardedDevice{hub: h, tpm: tpm, tok: h.Token(t, h.Owner, nil), state: filepath.Join(t.TempDir(), "state")}
 }
 
-// newOnboarded onboards a device. key is the algorithm of its identity key; "" is the
+// newOnboarded onboards a device. key is the algorithm of the device's identity key; "" means the
 // agent's default.
 func newOnboarded(t testing.TB, ek swtpm.EK, key string) *onboardedDevice {
 	t.Helper()

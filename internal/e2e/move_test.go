@@ -26,7 +26,8 @@ import (
 	"gangway/wire"
 )
 
-// forwarder is a second address of a hub: it forwards TCP connections until it is closed.
+// forwarder is a second address of a hub. It forwards TCP connections to the hub until it is
+// closed.
 type forwarder struct {
 	URL   string
 	close func()
@@ -81,8 +82,8 @@ type movedHub struct {
 	old *forwarder
 }
 
-// onboardAtOldAddress onboards a device at a hub's old address. If named, the hub names both
-// addresses to the device; otherwise only the old one.
+// onboardAtOldAddress onboards a device at a hub's old address. The hub sends its list of addresses
+// to the device: both addresses if named is true, otherwise only the old address.
 func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	t.Helper()
 	m := &movedHub{onboardedDevice: &onboardedDevice{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
@@ -104,12 +105,11 @@ func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	return m
 }
 
-// waitForReportAt waits until the running agent has reported to the hub once more, and the agent's
-// state names this address.
+// waitForReportAt waits until the agent has sent one more report and its state holds this address.
 func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Helper()
 	start := time.Now().Truncate(time.Second)
-	time.Sleep(time.Until(start.Add(time.Second))) // the time of the last report has whole seconds
+	time.Sleep(time.Until(start.Add(time.Second))) // the hub stores the time of the last report in whole seconds
 	for range 400 {
 		if s, err := agent.ReadState(m.state); err == nil && s.LastSeen.After(start) && s.Hub == at {
 			return
@@ -120,9 +120,9 @@ func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Fatalf("the agent does not report at %s: %s, %v", at, brief.Of(s), err)
 }
 
-// A hub names its addresses to the device. When the device's address no longer reaches the hub, the
-// device uses another one, while it runs and after a restart. A token file with the old address
-// does not make the device use the old address again.
+// A device follows a hub that announces its new address. If the device cannot reach the hub at its
+// current address, it uses another announced address, while it runs and after a restart. A token
+// file with the old address does not make the device return to the old address.
 func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, true)
@@ -141,7 +141,7 @@ func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	m.wantDevicesAndUses(t, 1, 1) // no second device
 }
 
-// onboardAndRun does what 'gangway-agent run' does, and returns how to stop it.
+// onboardAndRun onboards and runs as 'gangway-agent run' does. Call stop to end it.
 func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
@@ -162,8 +162,8 @@ func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	})
 }
 
-// A machine that was off during the hub's move gets the new address from a token file or a hub file
-// of the same hub. The machine stays the same device, and the new join token is not used.
+// A machine that was off while the hub moved gets the new address from a token file or a hub file
+// of the same hub. It stays the same device, and does not use the new join token.
 func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	for name, move := range map[string]func(*movedHub, *wire.TokenFile){
 		"onboard": func(m *movedHub, tok *wire.TokenFile) {
@@ -196,8 +196,8 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	}
 }
 
-// A forged token file with the hub's name does not move a device to another hub, and does not
-// keep the device from its own hub.
+// An attacker cannot move a device with a forged token file that has the hub's name: the device
+// does not connect to another hub, and still finds its own hub.
 func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, false)
@@ -236,7 +236,7 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 			t.Errorf("%s: the state is %s", name, brief.Of(after))
 		}
 	}
-	// The token file's CA is right, but another server answers at its address.
+	// This token file has the right CA, but another server answers at its address.
 	address := *m.tok
 	address.Hub = thief.URL
 	stop := onboardAndRun(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
@@ -260,7 +260,8 @@ func readState(t *testing.T, dir string) *agent.State {
 	return s
 }
 
-// An onboarding that began at the old address continues at the new one, with the same request.
+// An onboarding that began at the hub's old address continues at the new address, with the same
+// request.
 func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -297,7 +298,7 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	}
 }
 
-// The proxy follows the hub to its new address too.
+// The proxy follows a hub that moves to a new address.
 func TestProxyFollowsAHubThatMoves(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, true)

@@ -30,8 +30,8 @@ import (
 // objectSize is the size of each object in these tests, in bytes.
 const objectSize = 4 << 20
 
-// startHubProcess starts a real `gangway serve`, and returns it with a client that is signed in
-// as its only account.
+// startHubProcess starts a real `gangway serve` process. It returns the process and a client that
+// is signed in with the only account.
 func startHubProcess(t *testing.T) (*hubProcess, *uploader) {
 	t.Helper()
 	needFullRun(t)
@@ -64,7 +64,7 @@ func startHubProcess(t *testing.T) (*hubProcess, *uploader) {
 	return h, u
 }
 
-// uploader is an owner's client for objects.
+// uploader is a client with which an owner uploads and downloads objects.
 type uploader struct {
 	url    string
 	client *http.Client
@@ -92,7 +92,7 @@ func (u *uploader) call(ctx context.Context, method, path string, body []byte) (
 	return resp.StatusCode, b, err
 }
 
-// content returns the n-th object and its SHA-256. The bytes depend only on n.
+// content returns the content and the SHA-256 of the n-th object. The content depends only on n.
 func content(n int) ([]byte, [32]byte) {
 	var seed [32]byte
 	binary.BigEndian.PutUint64(seed[:], uint64(n))
@@ -143,7 +143,7 @@ func (u *uploader) download(ctx context.Context, sum [32]byte) (status int, err 
 	return status, err
 }
 
-// processMemory returns a field of /proc/PID/status, in KiB.
+// processMemory returns a field of /proc/PID/status in KiB.
 func processMemory(t *testing.T, pid int, field string) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -163,9 +163,9 @@ func processMemory(t *testing.T, pid int, field string) int {
 	return 0
 }
 
-// The hub's memory stays below 100 MiB while many objects are uploaded and downloaded.
-// GANGWAY_LOAD_MIB sets how many MiB; `make load-objects` sends 10 GiB. Not parallel: it
-// measures throughput.
+// The hub's memory stays below 100 MiB while owners upload and download many objects.
+// GANGWAY_LOAD_MIB sets their total size in MiB; `make load-objects` uses 10 GiB. The test is not
+// parallel, because it measures throughput.
 func TestObjectsGoThroughLittleMemory(t *testing.T) {
 	total := 64
 	if v := os.Getenv("GANGWAY_LOAD_MIB"); v != "" {
@@ -177,7 +177,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 	}
 	h, u := startHubProcess(t)
 	pid := h.cmd.Process.Pid
-	// The peak counts from this moment, because hashing the password for the sign-in used 64 MiB.
+	// Measure memory from here on, because the hashing of the password at the sign-in used 64 MiB.
 	before := processMemory(t, pid, "VmRSS")
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
 		t.Skipf("this system cannot reset the peak of a process's memory: %v", err)
@@ -219,9 +219,10 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 	}
 }
 
-// The hub is killed (SIGKILL) at random moments during uploads, and started again. Every
-// acknowledged object is stored completely. An object that was not acknowledged is stored
-// completely or not at all. Not parallel: the hub must make progress between two kills.
+// The hub loses no object when it is killed (SIGKILL) at random moments during uploads. Every
+// object whose upload the hub confirmed is stored completely. Every other object is stored
+// completely or not at all. The test is not parallel, because the hub must make progress between
+// two kills.
 func TestKilledHubLosesNoObject(t *testing.T) {
 	h, u := startHubProcess(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -245,7 +246,7 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 			}
 		})
 	}
-	// The last kill interrupts uploads too: the workers retry them before they end.
+	// The last kill must interrupt uploads too. The workers retry these uploads before they end.
 	for kills.Load() < enough {
 		time.Sleep(100*time.Millisecond + rand.N(300*time.Millisecond))
 		h.kill()
@@ -270,7 +271,7 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 	}
 }
 
-// checkObjects checks that each file with an object's name has the content of that name.
+// checkObjects checks that the content of each object's file has the SHA-256 in the file's name.
 func checkObjects(t *testing.T, data string) {
 	t.Helper()
 	dir := filepath.Join(data, "objects")
@@ -284,7 +285,7 @@ func checkObjects(t *testing.T, data string) {
 		}
 		sum, err := hex.DecodeString(strings.ReplaceAll(name, string(filepath.Separator), ""))
 		if err != nil || len(sum) != 32 {
-			return nil // the lock file, or a partial upload
+			return nil // skip the lock file and partial uploads
 		}
 		b, err := os.ReadFile(path)
 		if err != nil {

@@ -53,8 +53,8 @@ func TestRealTPMsOnboard(t *testing.T) {
 	}
 }
 
-// Programs of other projects accept what the agent and the hub make, for each kind of
-// endorsement key and of identity key.
+// Programs of other projects accept the agent's requests and the hub's certificates, for each kind
+// of endorsement key and of identity key.
 func TestSecondOpinions(t *testing.T) {
 	for _, c := range []struct {
 		ek  swtpm.EK
@@ -87,7 +87,7 @@ func TestSecondOpinions(t *testing.T) {
 	}
 }
 
-// attestzAgrees parses and verifies a request with openconfig's attestz.
+// attestzAgrees checks that openconfig's attestz can parse and verify the request.
 func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 	t.Helper()
 	ours, err := tcg.ParseCSR(request)
@@ -105,8 +105,8 @@ func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 		!bytes.Equal(tpm2.Marshal(theirs.SignCertifyInfo), ours.SgnCertifyInfo) {
 		t.Error("attestz parses other values of the request's fields")
 	}
-	// attestz checks the whole template only for P-384. For P-256 it expects the EK's policy A in
-	// place of the DevID specification's policy. It supports neither P-521 nor RSA-PSS.
+	// attestz checks the whole template only for P-384. For P-256 it expects the EK's policy A
+	// instead of the policy of the DevID specification. It does not support P-521 and RSA-PSS.
 	if key == identity.P384 {
 		if _, err := u.VerifyIAKAttributes(tpm2.Marshal(tpm2.New2B(theirs.IAKPub))); err != nil {
 			t.Errorf("attestz, IAK: %v", err)
@@ -125,14 +125,15 @@ func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// attestz requires that the key names a signing scheme. An RSA IDevID key (H-1) names none.
+	// attestz requires a key with a fixed signing scheme. An RSA IDevID key (H-1) has no fixed
+	// scheme.
 	if err := u.VerifyTPMTSignature(ours.Contents, sig, &theirs.IDevIDPub); err != nil && key != identity.RSA2048 {
 		t.Errorf("attestz, request signature: %v", err)
 	}
 }
 
-// opensslVerifies verifies a certificate with openssl, without a policy and under the policy of
-// verified TPM residency.
+// opensslVerifies verifies a certificate with openssl, once without a certificate policy and once
+// with the policy for verified TPM residency (DevID).
 func opensslVerifies(t *testing.T, h *hubtest.Hub, leaf []byte, ca *x509.Certificate) {
 	t.Helper()
 	dir := t.TempDir()
@@ -152,8 +153,8 @@ func opensslVerifies(t *testing.T, h *hubtest.Hub, leaf []byte, ca *x509.Certifi
 	}
 }
 
-// opensslConnects connects to the hub with openssl, and checks which CAs the hub names for client
-// certificates.
+// opensslConnects connects to the hub with openssl, and checks the list of CAs that the hub accepts
+// for client certificates.
 func opensslConnects(t *testing.T, h *hubtest.Hub) {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root.pem")
@@ -188,7 +189,8 @@ func TestSameTPMIsTheSameDevice(t *testing.T) {
 	if err := tpm.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The same TPM onboards with a new disk and state folder, after the join token's last use.
+	// Onboard the same TPM again with an empty disk and state folder, after the last allowed use of
+	// the join token.
 	second, err := onboard(t, tpm, tok, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -220,8 +222,9 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 }
 
-// A state folder is copied in the middle of onboarding, with the sealed reply in it. With another
-// TPM, neither the agent nor a direct use of the TPM can open the reply.
+// A thief cannot use a copied state folder. The folder is copied in the middle of onboarding, while
+// it has the sealed reply. With another TPM, the agent cannot open the reply, and neither can a
+// direct use of that TPM.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)
@@ -231,7 +234,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Progress) {
-		if s.Name == "reply" { // the reply is on the disk, so stop here
+		if s.Name == "reply" { // the agent has written the reply to the disk, so stop here
 			cancel()
 		}
 	}})
@@ -283,8 +286,9 @@ func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) ([]byte
 	return id.ActivateCredential(reply.CredentialBlob, reply.Secret)
 }
 
-// The real agent is killed at random instants and started again until it has onboarded. In the end
-// there is one device, one use of the join token, and no secret on the disk.
+// The real agent survives a kill at any instant: it is killed at random instants and started again
+// until it has onboarded. At the end there is one device, one use of the join token, and no secret
+// on the disk.
 func TestAgentSurvivesAKillAtAnyInstant(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -332,8 +336,8 @@ func TestAgentSurvivesAKillAtAnyInstant(t *testing.T) {
 	wantNoSecretIn(t, state, tok.Token)
 }
 
-// wantNoSecretIn checks that no file in a folder contains the secret or a private key, or can
-// be read by other users.
+// wantNoSecretIn checks that no file in a folder contains the secret or a private key, and that
+// other users can read none of the files.
 func wantNoSecretIn(t *testing.T, dir, secret string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -357,8 +361,8 @@ func wantNoSecretIn(t *testing.T, dir, secret string) {
 	}
 }
 
-// The hub cannot be reached at first. The agent waits, reports what it waits for, and then
-// continues.
+// The agent waits for a hub that it cannot reach: it reports why it waits, and continues when the
+// hub answers.
 func TestAgentWaitsForTheHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -391,8 +395,8 @@ func TestAgentWaitsForTheHub(t *testing.T) {
 	}
 }
 
-// An impostor at the hub's address has a certificate of another CA. The agent sends it nothing
-// and waits.
+// The agent sends nothing to an impostor at the hub's address, whose certificate is of another CA.
+// It waits.
 func TestAgentTrustsNoOtherHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -446,7 +450,7 @@ func TestAgentReports(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	// When the owner deletes the device, the hub refuses the device and the agent stops.
+	// After the owner deleted the device, the hub refuses it and the agent stops.
 	if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, s.DeviceID, h.Now()); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// makerSite is a TPM maker's web site on loopback, under the name localhost.
+// makerSite is the web site of a TPM maker. It runs on loopback with the host name localhost.
 type makerSite struct {
 	url   string
 	asked atomic.Int32
@@ -59,8 +59,8 @@ func (w *makerSite) set(path string, page []byte) {
 	w.pages[path] = page
 }
 
-// onlineHub starts a hub that trusts the root and downloads as the options say. It returns the hub,
-// and a pointer to the verdict on the latest enrolment.
+// onlineHub starts a hub that trusts root and downloads certificates and revocation lists as o
+// allows. It returns the hub, and a pointer to the verdict on the latest enrolment.
 func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
 	t.Helper()
 	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)
@@ -77,8 +77,8 @@ func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *a
 
 func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 
-// Neither the TPM nor the trust store has the intermediate CAs of an EK certificate. The hub
-// fetches these CAs from the maker's site, but only if the operator allows that host.
+// The hub fetches the intermediate CAs of an EK certificate from the maker's site, if neither the
+// TPM nor the trust store has them, but only from hosts that the operator allows.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)
@@ -92,7 +92,7 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	for name, o := range map[string]fetch.Options{
 		"no host named":       {},
 		"another host named":  {IssuerHosts: []string{"pki.maker.example"}, AllowAddress: loopback},
-		"the address refused": {IssuerHosts: []string{"localhost"}}, // as in production: loopback is not public
+		"the address refused": {IssuerHosts: []string{"localhost"}}, // the rule of a hub in production: a loopback address is not public
 	} {
 		h, _ := onlineHub(t, root, o)
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain") {
@@ -110,7 +110,7 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	if notes := strings.Join(verdict.Load().Notes, "\n"); strings.Count(notes, "was fetched from localhost") != 2 {
 		t.Errorf("the verdict does not name both fetched certificates: %s", notes)
 	}
-	// A fetched certificate is never trusted as a root.
+	// The hub must not trust a fetched certificate as a root.
 	w.set("/one", root.cert.Raw)
 	stranger := newAuthority(t, "root", nil)
 	h, _ = onlineHub(t, stranger, allowed)
@@ -145,8 +145,8 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 		}
 		return "", verdict.Load()
 	}
-	// The maker's site has no revocation list.
-	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "it is not known whether the EK certificate is revoked") {
+	// If the maker's site has no revocation list, the verdict says so.
+	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "the hub could not check whether the EK certificate is revoked") {
 		t.Errorf("without a list, soft mode: %q", refused)
 	}
 	w.set("/root.crl", list(root))
@@ -162,13 +162,13 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 	w.set("/one.crl", list(one))
 	w.set("/root.crl", list(root, one.cert.SerialNumber))
-	if refused, _ := try(fetch.CRLsSoft); !strings.Contains(refused, "which is above the EK certificate") {
+	if refused, _ := try(fetch.CRLsSoft); !strings.Contains(refused, "which is in the chain of the EK certificate") {
 		t.Errorf("its CA revoked: %q", refused)
 	}
 }
 
-// With --check-crls hard, a device waits as long as its maker's host has no revocation list. When
-// the list is there, the device onboards by itself.
+// With --check-crls hard, a device waits as long as the maker's site has no revocation list. After
+// the list appears, the device onboards without any action by a person.
 func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)
@@ -188,10 +188,10 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	a, err := agent.New(agent.Config{
 		Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(), Model: "test machine", Serial: "0001",
 		Progress: func(s agent.Progress) {
-			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot find out whether") {
+			if s.Name == "waiting" && strings.Contains(s.Detail, "could not check whether") {
 				waited = true
 				w.set("/root.crl", der)
-				ahead.Store(int64(time.Hour)) // longer than the hub caches a failure
+				ahead.Store(int64(time.Hour)) // longer than the hub caches a failed download
 			}
 		},
 	})

@@ -23,16 +23,16 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// operator runs the commands of a chapter of docs/operations.md on a hub of its own. It
-// replaces the page's paths, addresses and names by those of the test.
+// operator runs the commands of one chapter of docs/operations.md on a separate hub. It replaces
+// the page's paths, addresses and names by those of the test.
 type operator struct {
 	t     *testing.T
 	dir   string
-	words *strings.Replacer // the page's words to the test's
+	words *strings.Replacer // replaces words of the page by those of the test
 	env   []string
 
 	old, new string // addresses
-	stop     func() // stops the hub; nil: no hub runs
+	stop     func() // stops the hub; nil if no hub runs
 }
 
 func newOperator(t *testing.T) *operator {
@@ -56,7 +56,7 @@ func newOperator(t *testing.T) *operator {
 	}
 	one, another := loopbackPort(t), loopbackPort(t)
 	o.old, o.new = "https://127.0.0.1:"+one, "https://localhost:"+another
-	// The longest words come first, because the replacer compares in this order.
+	// The longest words come first, because the replacer uses the first word that matches.
 	o.words = strings.NewReplacer(
 		"--listen :12443", "--listen 127.0.0.1:"+one, "--listen :443", "--listen 127.0.0.1:"+another,
 		"https://hub.example:12443", o.old, "https://new.example", o.new,
@@ -76,7 +76,8 @@ func (o *operator) end() {
 	}
 }
 
-// loopbackPort returns a free port below the range that systems use for outgoing connections.
+// loopbackPort returns a free port on loopback, below the range that systems use for outgoing
+// connections.
 func loopbackPort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -90,7 +91,7 @@ func loopbackPort(t *testing.T) string {
 	return ""
 }
 
-// chapter returns the shell commands of a section of docs/operations.md.
+// chapter returns the shell commands in the section of docs/operations.md with this title.
 func chapter(t *testing.T, title string) (lines []string) {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/operations.md")
@@ -109,8 +110,8 @@ func chapter(t *testing.T, title string) (lines []string) {
 	return lines
 }
 
-// types runs one command of the page, and returns what it printed. `gangway serve` runs in the
-// background and replaces the hub before it.
+// types runs one command of the page, and returns what the command printed. `gangway serve` runs in
+// the background; it first stops a hub that an earlier command started.
 func (o *operator) types(line string, more ...string) string {
 	o.t.Helper()
 	line = o.words.Replace(line)
@@ -152,7 +153,7 @@ func (o *operator) serve(line string) {
 	for _, m := range regexp.MustCompile(`--listen (\S+)`).FindAllStringSubmatch(line, -1) {
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 			// The handshake succeeds only after the hub has opened its data folder. This connection
-			// does not verify the hub; the commands that follow verify it.
+			// does not verify the hub, but the commands after it do.
 			conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", m[1], &tls.Config{InsecureSkipVerify: true})
 			if err == nil {
 				conn.Close()
@@ -197,7 +198,7 @@ func (o *operator) account(tpm *swtpm.TPM) {
 	o.types("gangway login https://hub.example:12443 --hub-name "+a.HubName+" --nick ada", "--password-stdin < password")
 }
 
-// ofMachine returns the agent's options for a TPM and a state folder.
+// ofMachine returns the agent's flags for a TPM and a state folder.
 func ofMachine(tpm *swtpm.TPM, state string) string {
 	return "--tpm " + tpm.Address() + " --state " + state
 }
@@ -206,7 +207,7 @@ func ofMachine(tpm *swtpm.TPM, state string) string {
 func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 	o.t.Helper()
 	before := readState(o.t, state).LastSeen
-	time.Sleep(time.Until(before.Add(time.Second))) // LastSeen has whole seconds
+	time.Sleep(time.Until(before.Add(time.Second))) // LastSeen, the time of the last report, has whole seconds
 	stop := onboardAndRun(o.t, agent.Config{TPM: tpm.Address(), StateDir: state})
 	defer stop()
 	for range 400 {
@@ -218,9 +219,9 @@ func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 	o.t.Fatalf("the agent does not report at %s: %s", at, brief.Of(readState(o.t, state)))
 }
 
-// The commands of the chapter "Moving" work as written. A running device follows the hub to its new
-// address, a device that was off gets the new address from a file, and the owner signs in at the
-// new address.
+// An operator can move a hub with the commands of the chapter "Moving". A running device follows
+// the hub to its new address, a device that was off gets the new address from a file, and the owner
+// signs in at the new address.
 func TestOperationsMoving(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -265,9 +266,9 @@ func TestOperationsMoving(t *testing.T) {
 	}
 }
 
-// The commands of the chapters "Backup" and "Restoring" work as written. A device that had
-// onboarded before the backup can report again. A device that onboarded after the backup must onboard
-// again, with its join token.
+// An operator can restore a hub with the commands of the chapters "Backup" and "Restoring". A
+// device that onboarded before the backup reports again. A device that onboarded after the backup
+// must onboard again, with its join token.
 func TestOperationsRestoring(t *testing.T) {
 	t.Parallel()
 	tpm, later := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
@@ -295,8 +296,8 @@ func TestOperationsRestoring(t *testing.T) {
 	}
 }
 
-// The commands of the chapter "Upgrading" work as written, from a hub of an earlier commit, and
-// again after the backup was restored.
+// An operator can upgrade a hub of an earlier commit with the commands of the chapter "Upgrading",
+// and again after restoring the backup.
 func TestOperationsUpgrading(t *testing.T) {
 	needFullRun(t)
 	t.Parallel()
@@ -343,7 +344,7 @@ func TestOperationsUpgrading(t *testing.T) {
 	}
 }
 
-// makePrivate removes the permissions of other users, which os.CopyFS has added.
+// makePrivate removes the permissions of other users, because os.CopyFS adds them.
 func makePrivate(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

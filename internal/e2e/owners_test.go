@@ -13,12 +13,12 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Two owners onboard one real TPM that has certificates for two EKs. The policy says which of the
-// EKs are accepted. If the policy allows both EKs, nothing in the TPM links them (docs/security.md,
-// "Known limits").
+// Two owners can onboard one TPM that has certificates for two EKs, if the policy accepts both
+// kinds of EK: nothing in the TPM links the EKs (docs/security.md, "Known limits"). A policy that
+// accepts only one kind prevents this.
 func TestTwoOwnersOfOneTPM(t *testing.T) {
 	t.Parallel()
-	tpm := newTPM(t, swtpm.P384) // RSA 2048 (L-1) and P-384 (H-3)
+	tpm := newTPM(t, swtpm.P384) // this TPM has an RSA 2048 EK (L-1) and a P-384 EK (H-3)
 	h := newHub(t, tpm)
 	mallory := h.Account(t, "mallory")
 	try := func(who store.Account, ek, key string) string {

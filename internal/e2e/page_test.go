@@ -34,14 +34,15 @@ func browser(t *testing.T, width, height int) context.Context {
 	t.Cleanup(cancel2)
 	ctx, cancel3 := context.WithTimeout(ctx, 4*time.Minute)
 	t.Cleanup(cancel3)
-	// A browser window has a minimum width; an emulated screen does not.
+	// Emulate a screen of the right width, because a browser window has a minimum width.
 	if err := chromedp.Do(ctx, chromedp.EmulateViewport(int64(width), int64(height))); err != nil {
 		t.Fatal(err)
 	}
 	return ctx
 }
 
-// screenshot saves a picture of the page in the folder GANGWAY_SHOTS, if it is set.
+// screenshot saves a picture of the page in the folder that GANGWAY_SHOTS names. It does nothing if
+// this variable is not set.
 func screenshot(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
 	dir := os.Getenv("GANGWAY_SHOTS")
@@ -57,7 +58,7 @@ func screenshot(t *testing.T, ctx context.Context, name string) {
 	}
 }
 
-// deviceOf returns the id of the owner's device with a serial number.
+// deviceOf returns the id of the owner's device with this serial number.
 func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
 	t.Helper()
 	for _, d := range h.Devices(t, h.Owner) {
@@ -69,8 +70,8 @@ func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
 	return ""
 }
 
-// A person signs in with a real browser, with and without devices, on a desktop and on a phone.
-// Not parallel: the browser has time limits.
+// A person can sign in with a real browser and see their devices, with and without devices, on a
+// desktop and on a phone. The test is not parallel, because the browser has time limits.
 func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 	needFullRun(t)
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -164,8 +165,12 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)
 		}
-		see("waiting", "Devices that wait for your decision", stranger.Serial, "The request has no EK certificate", "Approve", "Deny")
-		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitVisible(".badge.gone")); err != nil {
+		see("waits", "1 machine waits for your decision")
+		if err := chromedp.Do(ctx, chromedp.Click(`.needs a[href="/ui/onboard/waiting"]`), chromedp.WaitVisible("#waiting-h")); err != nil {
+			t.Fatal(err)
+		}
+		see("waiting", "Machines that wait for your decision", stranger.Serial, "The request has no EK certificate", "Approve", "Deny")
+		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitNotPresent("#waiting-h"), chromedp.Click(`a[href="/ui/onboard/waiting?show=denied"]`), chromedp.WaitVisible(".badge.gone")); err != nil {
 			t.Fatal(err)
 		}
 		see("denied", "denied", stranger.Serial)
@@ -178,7 +183,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, deviceOf(t, h, stranger.Serial), h.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
+		if err := chromedp.Do(ctx, chromedp.Navigate(h.URL+"/ui/overview")); err != nil {
 			t.Fatal(err)
 		}
 		see("overview", "3 devices", "Recent events", "active")

@@ -21,20 +21,21 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// pantavisor is a client with the limits of Pantavisor's two HTTP stacks: HTTP/1.0 or
-// "Connection: close", no redirects, only status 200 is success, at most 2 MiB of body, and a
-// JSON look-up that finds the first string equal to the key at any depth and does not unescape
-// values.
+// pantavisor is a client with the limits of Pantavisor's two HTTP clients. It sends HTTP/1.0 or
+// "Connection: close", follows no redirects, takes only status 200 as success, and reads at most 2
+// MiB of body. Its JSON look-up finds the first string that equals the key, at any depth, and does
+// not unescape values.
 type pantavisor struct {
 	t    *testing.T
 	host string
 	tls  *tls.Config
 	id   string
 
-	token string // access token of a sign-in; "": the client certificate authenticates
+	token string // access token; "" means that the client certificate authenticates
 }
 
-// onboardPantavisor onboards an emulated device and returns its client.
+// onboardPantavisor onboards an emulated device and returns a client for it that behaves as
+// Pantavisor.
 func onboardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantavisor {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -59,7 +60,8 @@ func onboardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantav
 	return p
 }
 
-// send writes a request byte by byte as Pantavisor does, and returns the status and the body.
+// send writes a request with the same bytes as Pantavisor, and returns the status and the body of
+// the response.
 func (p *pantavisor) send(c *tls.Config, host, version, method, path string, body []byte) (int, []byte) {
 	p.t.Helper()
 	conn, err := tls.Dial("tcp", host, c)
@@ -111,8 +113,8 @@ func (p *pantavisor) must(method, path, body string) []byte {
 
 var firstString = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 
-// find is Pantavisor's JSON look-up: it returns the value after the first string that equals
-// the key, at any depth.
+// find does the same as Pantavisor's JSON look-up: it returns the value after the first string that
+// equals the key, at any depth.
 func find(doc []byte, key string) string {
 	for _, m := range firstString.FindAllSubmatchIndex(doc, -1) {
 		if string(doc[m[2]:m[3]]) != key {
@@ -131,7 +133,8 @@ func find(doc []byte, key string) string {
 // anonymous returns a TLS configuration without a client certificate, for signed URLs.
 func (p *pantavisor) anonymous() *tls.Config { return &tls.Config{RootCAs: p.tls.RootCAs} }
 
-// upload uploads an object as the first sync does, and returns its hash.
+// upload uploads an object as Pantavisor does when it first synchronizes, and returns the object's
+// hash.
 func (p *pantavisor) upload(name string, content []byte) string {
 	p.t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256(content))
@@ -143,7 +146,8 @@ func (p *pantavisor) upload(name string, content []byte) string {
 	default:
 		p.t.Fatalf("POST /objects/: %d %s", status, brief.Of(answer))
 	}
-	// Pantavisor uses only the part of the URL after /local-s3, and its own host name.
+	// Pantavisor uses the part of the URL after /local-s3. For the host, it uses the name in its
+	// configuration.
 	_, path, found := strings.Cut(find(answer, "signed-puturl"), "/local-s3")
 	if !found {
 		p.t.Fatalf("no upload URL in %s", brief.Of(answer))
@@ -154,7 +158,7 @@ func (p *pantavisor) upload(name string, content []byte) string {
 	return sum
 }
 
-// download downloads an object as an update does.
+// download downloads an object as Pantavisor does in an update.
 func (p *pantavisor) download(sum string) []byte {
 	p.t.Helper()
 	info := p.must("GET", "/objects/"+sum, "")
@@ -188,14 +192,14 @@ func (p *pantavisor) pending() []byte {
 	return list[0]
 }
 
-// progress reports the progress of a revision.
+// progress reports the progress of a revision to the hub.
 func (p *pantavisor) progress(rev int, status, more string) {
 	p.t.Helper()
 	p.must("PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", p.id, rev), fmt.Sprintf(`{"status":%q,"status-msg":"at work","progress":50,"retries":1%s}`, status, more))
 }
 
-// update reports the pending revision through all statuses to the end, and returns its number
-// and files.
+// update takes the pending revision and reports all statuses up to the final status end. It returns
+// the revision's number and files.
 func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 	p.t.Helper()
 	step := p.pending()
@@ -219,8 +223,8 @@ func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 		}
 	}
 	p.progress(rev, "INPROGRESS", "")
-	// After a restart, the hub returns the same step, with the progress that the device has
-	// reported.
+	// As after a restart, ask for the pending step again: the hub must return the same step, with
+	// the progress that the device reported.
 	if again := p.pending(); find(again, "rev") != strconv.Itoa(rev) || find([]byte(find(again, "progress")), "retries") != "1" {
 		p.t.Fatalf("after a restart: %s", brief.Of(again))
 	}
@@ -229,7 +233,7 @@ func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 	return rev, files
 }
 
-// firstSync sends the running state to the hub, as the trail's first revision.
+// firstSync sends the state that runs on the device to the hub, as the first revision of the trail.
 func (p *pantavisor) firstSync(files map[string][]byte) {
 	p.t.Helper()
 	if answer := p.must("GET", "/trails/", ""); string(bytes.TrimSpace(answer)) != "[]" {
@@ -243,7 +247,7 @@ func (p *pantavisor) firstSync(files map[string][]byte) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for range 2 { // the second time as if the first reply was lost
+	for range 2 { // the second time as if the hub's first response was lost
 		p.must("POST", "/trails/", string(b))
 	}
 	if answer := p.must("GET", "/trails/", ""); bytes.Count(answer, []byte(p.id+`","owner"`)) != 1 {
@@ -262,7 +266,8 @@ func pantavisorHub(t *testing.T) (*hubtest.Hub, *pantavisor) {
 	return h, onboardPantavisor(t, h, maker)
 }
 
-// Pantavisor's sequence after its registration: the first sync, updates, and logs.
+// The hub serves the sequence that Pantavisor runs after its registration: the first
+// synchronization, updates, and logs.
 func TestPantavisorsSequence(t *testing.T) {
 	t.Parallel()
 	h, p := pantavisorHub(t)
@@ -302,7 +307,8 @@ func TestPantavisorsSequence(t *testing.T) {
 	}
 }
 
-// Pantavisor can read the list of pending steps with states of the largest size.
+// A device with Pantavisor can read the list of pending steps even if their states have the largest
+// size.
 func TestLargestStateFitsADevice(t *testing.T) {
 	t.Parallel()
 	h, p := pantavisorHub(t)

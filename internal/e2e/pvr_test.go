@@ -38,13 +38,14 @@ func needPVR(t *testing.T, h *hubtest.Hub) *pvr {
 	return p
 }
 
-// withToken returns a pvr that gets the access token as an argument.
+// withToken returns a pvr that gets the access token as a command-line argument.
 func (p pvr) withToken(token string) *pvr {
 	p.args = []string{"-a", token}
 	return &p
 }
 
-// withStoredLogin returns a pvr that finds the access token in its file of logins.
+// withStoredLogin returns a pvr that reads the access token from the file in which pvr stores
+// sign-ins.
 func (p pvr) withStoredLogin(token string) *pvr {
 	p.t.Helper()
 	auth, err := json.Marshal(map[string]any{"spec": "1", "tokens": map[string]any{
@@ -67,12 +68,12 @@ func (p pvr) withStoredLogin(token string) *pvr {
 func (p *pvr) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, p.bin, append(append([]string{"-b", p.h.URL, "--http-proxy=no"}, p.args...), args...)...)
 	c.Dir = dir
-	// pvr trusts only the hub's root and reads none of this machine's settings.
+	// Make pvr trust only the hub's root and ignore the settings of the test machine.
 	c.Env = []string{"HOME=" + p.home, "PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(p.home, "ca.pem"), "SSL_CERT_DIR=" + p.home, "PVR_DISABLE_SELF_UPGRADE=1"}
 	return c
 }
 
-// run runs a command that must succeed, and returns its standard output and errors.
+// run runs a pvr command, which must succeed, and returns its standard output and standard error.
 func (p *pvr) run(dir string, args ...string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
@@ -84,7 +85,7 @@ func (p *pvr) run(dir string, args ...string) string {
 	return string(out)
 }
 
-// An account clones a public device of another account.
+// The real pvr can clone a public device of another account.
 func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	t.Parallel()
 	needFullRun(t)
@@ -105,9 +106,8 @@ func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	}
 }
 
-// The real pvr clones a device, changes a file and posts the revision. The device applies the
-// revision. pvr then shows the revision as done, clones it to another folder, and reads the
-// device's log.
+// The real pvr clones a device, changes a file and posts the revision, and the device applies it.
+// pvr then lists the revision as done, clones it to another folder, and reads the device's log.
 func TestPVRSession(t *testing.T) {
 	needFullRun(t)
 	h, device := pantavisorHub(t)
@@ -157,7 +157,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(boat, "stepinfo", url); !strings.Contains(out, `a change \u003c\u0026\u003e`) {
 				t.Errorf("stepinfo: %s", out)
 			}
-			// The next revision fails on the device.
+			// This revision fails on the device.
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("bad, "+c.name), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -168,7 +168,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(work, "ps"); !strings.Contains(out, "ERROR") {
 				t.Errorf("ps: %s", out)
 			}
-			// pvr clones the good revision to another folder.
+			// pvr clones the successful revision to another folder.
 			p.run(work, "clone", fmt.Sprintf("%s/steps/%d", url, rev), "again")
 			if got, err := os.ReadFile(filepath.Join(work, "again", "app", "root")); err != nil || string(got) != changed {
 				t.Errorf("the cloned file is %q, %v", got, err)
@@ -178,7 +178,8 @@ func TestPVRSession(t *testing.T) {
 			if got, err := os.ReadFile(filepath.Join(boat, "app", "root")); err != nil || string(got) != changed {
 				t.Errorf("the cloned file is %q, %v", got, err)
 			}
-			// pvr posts a revision that another one replaces before the device applies it.
+			// pvr posts a revision, and a second post replaces it before the device applies the
+			// first.
 			p.run(boat, "post", "-m", "twice", "-f", url)
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("put by "+c.name), 0o600); err != nil {
 				t.Fatal(err)
@@ -193,9 +194,9 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(work, "fastcopy", "-m", "back", fmt.Sprintf("%s/steps/%d", url, rev), url); !strings.Contains(out, "Successfully posted") {
 				t.Errorf("fastcopy: %s", out)
 			}
-			// pvr's develop branch of April 2023 exchanges source and destination when it copies a
-			// whole state (libpvr.RemoteCopy), and posts the device's own state. The test expects
-			// that the device gets the state that pvr posted.
+			// pvr's develop branch of April 2023 has an error: when it copies a whole state
+			// (libpvr.RemoteCopy), it exchanges source and destination, and posts the device's own
+			// state. The test requires only that the device gets the state that pvr posted.
 			copied := changed
 			if strings.Contains(p.run(work, "--help"), "pvr version") {
 				copied = "put by " + c.name
@@ -203,7 +204,7 @@ func TestPVRSession(t *testing.T) {
 			if _, files := device.update("DONE"); string(files["app/root"]) != copied {
 				t.Errorf("copied: %q", files["app/root"])
 			}
-			// An export is imported in another folder, and posted from there.
+			// pvr exports the checkout, imports it in another folder, and posts it from there.
 			p.run(boat, "export", filepath.Join(work, "boat.tgz"))
 			other := filepath.Join(work, "other")
 			if err := os.Mkdir(other, 0o755); err != nil {
@@ -219,7 +220,7 @@ func TestPVRSession(t *testing.T) {
 			device.must("POST", "/logs/", `[{"tsec":1,"tnano":0,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"a line for `+c.name+`"}]`)
 			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id)
 			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
-			// An unknown trail is an error, not an empty trail.
+			// pvr gets an error for an unknown trail, not an empty trail.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if out, err := p.command(ctx, work, "clone", h.URL+"/trails/0123456789abcdef01234567", "none").CombinedOutput(); err == nil || !strings.Contains(string(out), "404") {
@@ -229,7 +230,7 @@ func TestPVRSession(t *testing.T) {
 	}
 }
 
-// readUntil runs a command that does not end by itself, until the command prints the line.
+// readUntil runs a command that does not end by itself, until the command has printed this line.
 func (p *pvr) readUntil(dir, line string, args ...string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)

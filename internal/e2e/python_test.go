@@ -25,11 +25,11 @@ import (
 	"gangway/wire"
 )
 
-// python is Debian's interpreter. The packages that the tests need are installed for it, not for
-// another interpreter that may come first in PATH.
+// python is Debian's interpreter. The Python packages that the tests need are installed for this
+// interpreter. PATH may begin with another one.
 const python = "/usr/bin/python3"
 
-// needPython skips the test if the Python device cannot run.
+// needPython skips the test if examples/device.py cannot run here.
 func needPython(t testing.TB) {
 	t.Helper()
 	if out, err := exec.Command(python, "-c", "import cryptography, tpm2_pytss").CombinedOutput(); err != nil {
@@ -38,7 +38,8 @@ func needPython(t testing.TB) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed; scripts/install.sh installs it")
 	}
-	// Read the example's files, so that go test does not use a cached result after they changed.
+	// Read the files of the example. Otherwise go test would use a cached result after a change of
+	// these files.
 	for _, file := range []string{"device.py", "tpm.py", "tls13.py"} {
 		if _, err := os.ReadFile("../../examples/" + file); err != nil {
 			t.Fatal(err)
@@ -47,7 +48,7 @@ func needPython(t testing.TB) {
 }
 
 // onboardByPython runs examples/device.py on a TPM. It returns the device's record, which the
-// program prints on standard output, and the program's messages.
+// program prints on standard output, and the program's messages on standard error.
 func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wire.TokenFile, state string, args ...string) (record []byte, said string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
@@ -71,8 +72,9 @@ func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wir
 	return stdout.Bytes(), stderr.String(), err
 }
 
-// The Python device, which was written only from docs/protocol.md, onboards with each kind of key.
-// Its keys are the same as those that the agent makes.
+// The Python device examples/device.py onboards with each kind of key. Its keys equal those that
+// the agent makes. It was written from docs/protocol.md only, so the test shows that
+// docs/protocol.md is complete.
 func TestPythonOnboards(t *testing.T) {
 	needPython(t)
 	for name, c := range map[string]struct {
@@ -88,7 +90,7 @@ func TestPythonOnboards(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tpm := newTPM(t, c.ek)
-			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the TPM's NV has its maker's chain
+			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // store the maker's chain in the TPM's NV
 				t.Fatal(err)
 			}
 			h := hubtest.New(t, tpm.Roots(), nil)
@@ -96,7 +98,7 @@ func TestPythonOnboards(t *testing.T) {
 			before := persistentHandles(t, tpm)
 			state := filepath.Join(t.TempDir(), "state")
 			var activated time.Time
-			for run := range 2 { // the second run has the identity already
+			for run := range 2 { // in the second run, the device already has its identity
 				record, said, err := onboardByPython(t, t.Context(), tpm, tok, state, c.args...)
 				if err != nil {
 					t.Fatalf("device.py: %v: %s", err, said)
@@ -136,8 +138,8 @@ func TestPythonOnboards(t *testing.T) {
 	}
 }
 
-// The Python device is stopped while it waits for its owner's approval. After a restart it sends
-// the same request again, and onboards when the owner has approved it.
+// The Python device can be stopped while it waits for its owner's approval. After a restart it
+// sends the same request again, and onboards after the owner approved it.
 func TestPythonWaitsForItsOwner(t *testing.T) {
 	needPython(t)
 	t.Parallel()
@@ -187,8 +189,8 @@ func TestPythonWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// The Python device prints the hub's error messages. If a new request can help, the device makes
-// one by itself.
+// The Python device prints the hub's error messages. If a new request can help, the device sends a
+// new request without any action by a person.
 func TestPythonSaysWhatIsWrong(t *testing.T) {
 	needPython(t)
 	t.Parallel()
@@ -236,8 +238,8 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The Python device builds its key templates from their attributes. They are equal to the templates
-// of package tcg for all algorithms, including those for which no software TPM here has a
+// The key templates that the Python device builds from their attributes equal those of package tcg.
+// The test covers all algorithms, including those for which no software TPM here has an EK
 // certificate.
 func TestPythonTemplates(t *testing.T) {
 	needPython(t)
@@ -265,7 +267,7 @@ for t in tpm.EKS + [f(n) for f in (tpm.iak_template, tpm.idevid_template) for n 
 	}
 }
 
-// reportFirstDifference fails the test with the first line that differs.
+// reportFirstDifference fails the test and prints the first line that differs.
 func reportFirstDifference(t *testing.T, got, want string) {
 	t.Helper()
 	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")

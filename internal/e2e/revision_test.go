@@ -17,7 +17,7 @@ import (
 )
 
 // The agent downloads, installs, tests and commits a revision, and reports its progress. If the
-// test of a revision fails, the agent rolls the revision back, and the owner reads the reason.
+// test of a revision fails, the agent rolls the revision back, and the owner can read the cause.
 func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -48,7 +48,8 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	if got := m.calls(); !slices.Equal(got, want) {
 		t.Errorf("calls: %v", got)
 	}
-	// The agent keeps only the current revision, the former one, and the objects of the two.
+	// The agent keeps the current and the previous revision with their objects, and deletes all
+	// others.
 	eventually(t, "old revisions and objects are removed", func() bool {
 		folders, _ := os.ReadDir(m.path("state", "trail", "revisions"))
 		objects, _ := filepath.Glob(m.path("state", "trail", "objects", "*", "*"))
@@ -58,8 +59,9 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	m.stop()
 }
 
-// The agent is killed in the middle of the first call of each verb of the hook, and started again.
-// In the end each revision has the right status.
+// A kill of the agent in the middle of any verb of the hook does not change the result: the agent
+// is killed during the first call of each verb and started again, and at the end each revision has
+// the right status.
 func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -96,8 +98,7 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 			if n := strings.Count(strings.Join(m.calls(), "\n"), fmt.Sprintf("%s %d", c.verb, rev)); n != 2 {
 				t.Errorf("%d calls: %v", n, m.calls())
 			}
-			// The process that the killed agent started must not run at the same time as the new
-			// agent's process.
+			// The hook process of the killed agent must end before the new agent starts the hook.
 			if left := leftProcesses(t, m.dir); len(left) > 0 {
 				t.Errorf("processes of the killed agent still run: %v", left)
 			}
@@ -105,7 +106,7 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	}
 }
 
-// leftProcesses returns the processes whose working folder is the hook's.
+// leftProcesses returns the running processes whose working folder is the hook's.
 func leftProcesses(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cwd")
@@ -120,7 +121,7 @@ func leftProcesses(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-// A revision that stops the machine at each try is rolled back after three tries.
+// The agent rolls back a revision that crashes the machine at each try, after three tries.
 func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -144,8 +145,7 @@ func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	}
 }
 
-// The hook asks for a reboot. The agent tests the revision only after the machine has
-// restarted.
+// If the hook asks for a reboot, the agent tests the revision only after the machine has restarted.
 func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -161,8 +161,8 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 		}
 	}
 	eventually(t, "the agent calls the hook to reboot", called(1))
-	// Only the agent restarts, so the boot id stays the same. The agent then calls the hook to
-	// reboot again.
+	// Restart only the agent: the boot id stays the same, so the agent must call the hook to reboot
+	// again.
 	m.kill()
 	m.run()
 	eventually(t, "the agent calls the hook to reboot again", called(2))
@@ -173,7 +173,7 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	m.setBootID("second")
 	m.run()
 	m.waitForStatus(rev, "DONE")
-	// Rolling back may need a reboot too.
+	// A rollback may need a reboot too.
 	bad := m.post(map[string]string{"app/root": "broken", "hook/test.sh": "exit 3\n", "hook/rollback.sh": "ln -sfn \"$GANGWAY_FORMER\" installed; exit 10\n", "hook/reboot.sh": "echo x >>reboots\n"})
 	eventually(t, "the agent calls the hook to reboot for the rollback", called(3))
 	m.kill()
@@ -187,9 +187,9 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	}
 }
 
-// The connection to the hub breaks during the download. The download later continues where it
-// stopped. The connection breaks again during the test of the revision, and the agent waits for the
-// hub before it commits.
+// The agent survives an unreachable hub. If the connection breaks during a download, the agent
+// later continues the download at the same position. If it breaks during the test of the revision,
+// the agent waits for the hub before it commits the revision.
 func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -220,8 +220,8 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	}
 }
 
-// The agent is killed in the middle of a download. After a restart it continues the download,
-// and does not begin again.
+// A download continues after the agent was killed in the middle of it; it does not start at the
+// beginning.
 func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -255,7 +255,7 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	}
 }
 
-// A revision with which the machine cannot reach the hub is rolled back.
+// The agent rolls back a revision with which the machine cannot reach the hub.
 func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -282,8 +282,8 @@ func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	}
 }
 
-// The agent is killed at random instants. The installed revision is always complete, and always the
-// one that the hub shows as done.
+// The agent can be killed at any instant: the installed revision is always complete, and it is
+// always the revision that the hub lists as done.
 func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -303,7 +303,7 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 		var p progress
 		for tries := 1; ; tries++ {
 			m.run()
-			// Each try gets more time, so that a slow machine finishes too.
+			// Give each try more time, so that the test also ends on a slow machine.
 			time.Sleep(time.Duration(40+rand.IntN(100*(2+tries))) * time.Millisecond)
 			m.kill()
 			kills++
@@ -329,8 +329,8 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Logf("%d kills", kills)
 }
 
-// A revision that its owner cancels during the installation is rolled back. A state with a path
-// outside the revision's folder is refused.
+// The agent rolls back a revision that its owner cancels during the installation. It refuses a
+// state with a path outside the revision's folder.
 func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -361,8 +361,9 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 	m.waitForStatus(m.post(map[string]string{"app/root": "next"}), "DONE")
 }
 
-// The owner's user-meta reaches the device's hook, also after the hook failed once. Log lines
-// from a socket reach the hub. The device's report has Pantavisor's keys.
+// The device's hook gets the owner's user-meta, even if the hook failed once. The hub gets log
+// lines that programs write to the agent's socket. The device's report has the same keys as
+// Pantavisor's.
 func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

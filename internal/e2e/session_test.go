@@ -29,8 +29,8 @@ var update = flag.Bool("update", false, "write the transcript of pvr's session i
 
 const transcriptHeading = "## A session\n"
 
-// shell runs commands as a person types them, with the real pvr in PATH, and records their
-// output in a transcript.
+// shell runs commands on a terminal as a person types them, with the real pvr in PATH, and records
+// their output in a transcript.
 type shell struct {
 	t    *testing.T
 	pvr  *pvr
@@ -45,10 +45,10 @@ func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
 	return c
 }
 
-// say adds prose to the transcript.
+// say adds a paragraph of text to the transcript.
 func (s *shell) say(format string, args ...any) { fmt.Fprintf(&s.text, "\n"+format+"\n", args...) }
 
-// runs runs lines, which must succeed, and adds each line and its output to the transcript.
+// runs runs command lines, which must succeed, and adds each line and its output to the transcript.
 func (s *shell) runs(lines ...string) (all string) {
 	s.t.Helper()
 	s.text.WriteString("\n```\n")
@@ -66,7 +66,8 @@ func (s *shell) runs(lines ...string) (all string) {
 	return all
 }
 
-// types runs a line on a terminal, and types each answer when its prompt appears.
+// types runs a command line on a terminal. dialogue holds prompts and answers: when a prompt
+// appears, types types its answer.
 func (s *shell) types(line string, dialogue ...[2]string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -120,7 +121,7 @@ func terminal(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-// onScreen returns an output as it remains on the screen: without escape sequences and
+// onScreen returns the part of an output that remains on the screen: without escape sequences and
 // overwritten text.
 func onScreen(out []byte) string {
 	var b strings.Builder
@@ -132,8 +133,7 @@ func onScreen(out []byte) string {
 		}
 		line = strings.TrimRight(escapes.ReplaceAllString(line, ""), " ")
 		line = took.ReplaceAllString(line, "  0s [OK]")
-		// How often a program redraws its progress depends on the machine's speed, so repeated
-		// lines are left out.
+		// Leave out repeated progress lines, because their number depends on the machine's speed.
 		if line != last || !strings.HasSuffix(line, "[OK]") {
 			b.WriteString(line + "\n")
 		}
@@ -147,8 +147,8 @@ var (
 	took    = regexp.MustCompile(` +\d+m?s \[OK\]$`)
 )
 
-// stableText returns the transcript with fixed values for times, ids and addresses, which differ
-// from run to run.
+// stableText returns the transcript with fixed values in place of times, ids and addresses, which
+// differ in each run.
 func (s *shell) stableText(replace ...string) string {
 	text := strings.NewReplacer(replace...).Replace(s.text.String())
 	for _, r := range []struct{ pattern, by string }{
@@ -165,8 +165,8 @@ func (s *shell) stableText(replace ...string) string {
 	return text
 }
 
-// A whole session of the real pvr with the real agent. Its transcript is in
-// docs/pvr.md.
+// The real pvr and the real agent work together in a long terminal session. docs/pvr.md has its
+// transcript.
 func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	tpm := newTPM(t, swtpm.P384)
 	h := newHub(t, tpm)
@@ -262,7 +262,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	s.readUntil("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
 	m.stop()
 
-	// This request is what `gangway device publish` sends.
+	// Send the same request as the command `gangway device publish`.
 	m.ada.call("PUT", "/devices/"+m.id+"/public", nil, new(any))
 	s.say("After `gangway device publish " + m.nick + "` every account on the hub can read the device's\nrevisions. Here joan, who does not own the device, clones it.")
 	joan := h.Account(t, "joan")
@@ -276,13 +276,13 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 
 	text := s.stableText(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
 		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", joan.ID, "0123456789abcdef89abcdef", lines, "/var/log/pump.log", s.dir, "/home/grace")
-	// The list is sorted by the real ids. Sort it by the replaced ids.
+	// pvr sorts the list by the real ids. Sort it by the replaced ids instead.
 	text = regexp.MustCompile(`(  70a1b2c3[^\n]*\n)(  65f0c1d2[^\n]*\n(?: {20,}[^\n]*\n)*)`).ReplaceAllString(text, "$2$1")
 	compareTranscript(t, text)
 }
 
 // readUntil runs a command that does not end by itself, until it has printed the line last. For
-// each of the words, readUntil adds the first line that contains it to the transcript.
+// each of the words, it adds to the transcript the first line that contains the word.
 func (s *shell) readUntil(line, last string, words ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -296,7 +296,7 @@ func (s *shell) readUntil(line, last string, words ...string) {
 	defer c.Wait()
 	defer c.Process.Kill()
 	eventually(s.t, "the log has "+last, func() bool { return strings.Contains(seen.String(), last) })
-	time.Sleep(4 * time.Second) // long enough for pvr to poll again: it polls each second while there is no new line
+	time.Sleep(4 * time.Second) // long enough for pvr to poll again; pvr polls every second until a new line arrives
 	if n := strings.Count(seen.String(), last); n != 1 {
 		s.t.Errorf("%q was shown %d times:\n%s", last, n, seen.String())
 	}
@@ -317,8 +317,8 @@ func (s *shell) readUntil(line, last string, words ...string) {
 	s.text.WriteString("...\n```\n")
 }
 
-// deviceToClaim registers a device without a TPM and without a join token. It returns the id, and
-// the challenge with which an owner claims the device.
+// deviceToClaim registers a device without a TPM and without a join token. It returns the device's
+// id, and the challenge with which a person claims the device.
 func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	t.Helper()
 	client := signIn(t, h).client
@@ -334,16 +334,16 @@ func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	return find(body, "id"), find(body, "challenge")
 }
 
-// normalized removes from a table's line what depends on the machine's speed: how long ago
-// something happened, and the width of that column.
+// normalized replaces in a table's line what differs in each run: how long ago an event happened,
+// and the width of its column.
 func normalized(line string) string {
 	return strings.Join(strings.Fields(ago.ReplaceAllString(line, "ago")), " ")
 }
 
 var ago = regexp.MustCompile(`(less than a minute|about a minute|\d+ minutes?) ago`)
 
-// compareTranscript compares the transcript with the one in docs/pvr.md. With -update it writes the
-// transcript there instead.
+// compareTranscript compares the transcript with the one in docs/pvr.md. With -update, it writes
+// the transcript to docs/pvr.md instead.
 func compareTranscript(t *testing.T, text string) {
 	t.Helper()
 	path := filepath.Join("..", "..", "docs", "pvr.md")

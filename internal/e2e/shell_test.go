@@ -25,7 +25,7 @@ import (
 	"gangway/wire"
 )
 
-// needShell skips the test if the programs that examples/onboard.sh uses are not installed.
+// needShell skips the test if programs that examples/onboard.sh uses are not installed.
 func needShell(t testing.TB) {
 	t.Helper()
 	var missing []string
@@ -46,14 +46,15 @@ func needShell(t testing.TB) {
 }
 
 // onboardByShell runs examples/onboard.sh on a TPM behind a resource manager. It returns the
-// script's messages and its output folder. Afterwards programs can use the TPM directly again.
+// script's messages and its output folder. When it returns, the resource manager has ended, and
+// other programs can use the TPM.
 func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
 }
 
-// onboardByShellIn is onboardByShell with a folder for temporary files. The script must leave that
-// folder empty. When ctx ends, the script gets SIGTERM.
+// onboardByShellIn does the same as onboardByShell, with the folder temp for temporary files. It
+// fails the test if the script leaves files there. When ctx ends, the script gets SIGTERM.
 func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
@@ -86,8 +87,8 @@ func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm
 	return stderr.String(), out, err
 }
 
-// persistentHandles returns the persistent handles of a TPM, and checks that it has no sessions
-// and no transient objects.
+// persistentHandles returns the persistent handles of a TPM, and checks that the TPM has no
+// sessions and no transient objects left.
 func persistentHandles(t testing.TB, tpm *swtpm.TPM) string {
 	t.Helper()
 	for _, kind := range []string{"handles-loaded-session", "handles-saved-session", "handles-transient"} {
@@ -109,8 +110,8 @@ func handles(t testing.TB, tpm *swtpm.TPM, kind string) string {
 	return string(out)
 }
 
-// A device that uses only programs of other projects onboards in one step and in two steps. Its
-// keys are the same as those that the agent makes.
+// A device that uses only programs of other projects (examples/onboard.sh) can onboard with the
+// one-step and with the two-step enrolment. Its keys equal those that the agent makes.
 func TestShellOnboards(t *testing.T) {
 	needShell(t)
 	for name, c := range map[string]struct {
@@ -128,12 +129,12 @@ func TestShellOnboards(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tpm := newTPM(t, c.ek)
-			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the TPM's NV has its maker's chain
+			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // store the maker's chain in the TPM's NV
 				t.Fatal(err)
 			}
 			h := hubtest.New(t, tpm.Roots(), nil)
 			steps := slices.Contains(c.args, "--two-steps")
-			// A join token for Pantacor's ownership proofs also accepts Gangway's proofs.
+			// A join token for Pantacor's ownership proofs also accepts Gangway's ownership proofs.
 			tok := h.Token(t, h.Owner, func(t *store.JoinToken) { t.ForPantacor = steps && c.ek == swtpm.P384 })
 			before := persistentHandles(t, tpm)
 			start := time.Now()
@@ -183,8 +184,8 @@ func TestShellOnboards(t *testing.T) {
 	}
 }
 
-// A TPM of an unknown maker waits for its owner's approval, in one-step and two-step enrolment, and
-// onboards after the approval.
+// A TPM of an unknown maker waits for its owner's approval and then onboards, in one-step and
+// two-step enrolment.
 func TestShellWaitsForItsOwner(t *testing.T) {
 	needShell(t)
 	for name, steps := range map[string]bool{"one round trip": false, "two steps": true} {
@@ -233,9 +234,9 @@ func TestShellWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// While the script runs, the join token's secret and the keys derived from it are in no
-// temporary file, no program's arguments and no environment. Not parallel: the test must read
-// the files often enough.
+// Other users of the machine cannot read the join token's secret while the script runs: the secret
+// and the keys derived from it are in no temporary file, no program's arguments and no environment.
+// The test is not parallel, because it must read the files often enough.
 func TestShellKeepsSecretsInPipes(t *testing.T) {
 	needShell(t)
 	for name, args := range map[string][]string{"one round trip": nil, "two steps": {"--two-steps"}} {
@@ -258,7 +259,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 			}
 			temp := t.TempDir()
 			stop, done := make(chan struct{}), make(chan int)
-			go func() { // searches all files repeatedly
+			go func() { // search all files again and again while the script runs
 				looked := 0
 				defer func() { done <- looked }()
 				for {
@@ -344,7 +345,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
-	// The script gets SIGTERM while it waits for the owner's approval.
+	// Send SIGTERM to the script while it waits for the owner's approval.
 	waiting := hubtest.New(t, nil, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -365,7 +366,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// shellcheck finds nothing in examples/onboard.sh.
+// shellcheck reports nothing about examples/onboard.sh.
 func TestShellIsClean(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("shellcheck"); err != nil {
@@ -376,8 +377,8 @@ func TestShellIsClean(t *testing.T) {
 	}
 }
 
-// wantAgentKeys checks that the keys of an enrolment are the same as those that package identity
-// makes with this TPM.
+// wantAgentKeys checks that the keys of an enrolment equal the keys that package identity makes
+// with this TPM.
 func wantAgentKeys(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
 	t.Helper()
 	link, err := identity.Open(tpm.Address())

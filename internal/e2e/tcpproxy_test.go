@@ -23,8 +23,8 @@ import (
 	"gangway/internal/process"
 )
 
-// clientFrom returns a client that connects from this loopback address, and sends the preface
-// before TLS.
+// clientFrom returns a client that connects from this loopback address. It sends preface, such as a
+// PROXY header, before TLS.
 func clientFrom(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Client {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -44,9 +44,9 @@ func clientFrom(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http
 	return c
 }
 
-// A TCP proxy sends its clients' addresses with the PROXY protocol. Each client then has its own
-// rate limit, and events name the client's address. Only the configured proxy can send the PROXY
-// header.
+// A TCP proxy tells the hub its clients' addresses with the PROXY protocol. Each client then has
+// its own rate limit, and events contain the client's address. The hub accepts a PROXY header only
+// from the configured proxy.
 func TestTCPProxyNamesItsClients(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("haproxy"); err != nil {
@@ -122,7 +122,8 @@ listen hub
 		t.Errorf("events by kind and address: %v", seen)
 	}
 
-	// Clients that connect without the proxy, and connections with forged or missing headers.
+	// Test clients that connect without the proxy, and connections with forged or missing PROXY
+	// headers.
 	expect("directly", clientFrom(t, h, "127.0.0.4", nil), h.URL, hubtest.Password, 200)
 	header := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), 0x21, 0x11, 0, 12, 127, 0, 0, 5, 127, 0, 0, 1, 0x30, 0x39, 0x30, 0x39)
 	for what, c := range map[string]*http.Client{
@@ -137,7 +138,7 @@ listen hub
 	}
 	expect("a proxy's header, as HAProxy sends it", clientFrom(t, h, proxyAddr, header), h.URL, hubtest.Password, 200)
 
-	// Metrics are only for the operator: no public listener serves them.
+	// Metrics are only for the operator, so no public listener serves them.
 	for _, at := range []string{front, h.URL} {
 		c := attacker
 		resp, err := c.Get(at + "/metrics")

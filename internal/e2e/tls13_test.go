@@ -25,8 +25,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// tls13Client connects with examples/tls13.py, sends "ping" 10,000 times, and prints the exporter
-// and the reply.
+// tls13Client connects with the example TLS client examples/tls13.py, sends "ping" 10,000 times,
+// and prints the exporter and the response.
 const tls13Client = `
 import sys
 sys.path.insert(0, "../../examples")
@@ -45,20 +45,21 @@ except tls13.TLSError as e:
     print("refused:", e)
 `
 
-// server is a TLS server's identity, made for one test case.
+// server is a TLS server with a certificate that is made for one test case.
 type server struct {
 	ca, leaf x509.Certificate
 	caKey    *ecdsa.PrivateKey
 	key      crypto.Signer
 	config   tls.Config
-	// shows changes the certificate that the server sends. wire changes the bytes that the server
-	// sends to the client.
+	// shows changes the certificate before the server uses it. wire wraps the connection, to change
+	// the bytes that the server sends.
 	shows func(*tls.Certificate)
 	wire  func(net.Conn) net.Conn
 }
 
-// The example TLS client connects to a valid server, exchanges data, and computes the same exporter
-// as the server. It refuses an impostor, and a handshake that was altered on the network.
+// The example TLS client (examples/tls13.py) connects to a valid server, exchanges data, and
+// computes the same exporter as the server. It refuses an impostor, and a handshake that an
+// attacker on the network altered.
 func TestStudyTLSClient(t *testing.T) {
 	needPython(t)
 	needFullRun(t)
@@ -66,7 +67,7 @@ func TestStudyTLSClient(t *testing.T) {
 	other := func(t *testing.T) *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t) }
 	for name, c := range map[string]struct {
 		change func(*testing.T, *server)
-		want   string // part of the client's error; "": it connects
+		want   string // part of the client's error; "" if the client must connect
 	}{
 		"a good one":                         {nil, ""},
 		"a CA on P-384":                      {func(t *testing.T, s *server) { s.caKey = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(t) }, ""},
@@ -126,7 +127,7 @@ func newServer(t *testing.T) *server {
 	}
 }
 
-// issue issues the server's certificate with a CA's key.
+// issue returns the server's certificate, signed with the CA key caKey.
 func (s *server) issue(t *testing.T, caKey *ecdsa.PrivateKey) tls.Certificate {
 	t.Helper()
 	der := must(x509.CreateCertificate(rand.Reader, &s.leaf, &s.ca, s.key.Public(), caKey))(t)
@@ -159,7 +160,7 @@ func (s *server) connectOnce(t *testing.T) (exporter []byte, said string) {
 	return <-done, string(out)
 }
 
-// serve accepts one connection, reads 40,000 bytes and answers with as many.
+// serve accepts one connection, reads 40,000 bytes and sends 40,000 bytes.
 func (s *server) serve(l net.Listener) (exporter []byte) {
 	raw, err := l.Accept()
 	if err != nil {
@@ -173,7 +174,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	}
 	c := tls.Server(wire, &s.config)
 	if c.Handshake() != nil {
-		io.Copy(io.Discard, raw) // keep reading: otherwise a TCP reset would discard the alert
+		io.Copy(io.Discard, raw) // keep reading: otherwise the kernel sends a TCP reset, which discards the TLS alert
 		return nil
 	}
 	state := c.ConnectionState()
@@ -189,7 +190,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	return exporter
 }
 
-// altered is a connection that passes each write to change.
+// altered is a connection that calls change with the data of each write.
 type altered struct {
 	net.Conn
 	at     int
@@ -202,7 +203,7 @@ func (a *altered) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// flipBit flips one bit of the byte at this offset of the server's output.
+// flipBit returns a wrapper that flips one bit of the byte at this offset of the server's output.
 func flipBit(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {
@@ -215,7 +216,7 @@ func flipBit(offset int) func(net.Conn) net.Conn {
 	}
 }
 
-// cutAfter closes the connection after this many bytes, without a TLS alert.
+// cutAfter returns a wrapper that closes the connection after this many bytes, without a TLS alert.
 func cutAfter(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {

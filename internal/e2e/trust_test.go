@@ -16,9 +16,10 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// The hub refuses a real TPM of an unknown maker. The operator imports the maker's CA on the
-// command line while the hub runs, and then the device onboards. When the operator has removed the
-// CA, the hub refuses the next TPM of that maker. The device that is already active stays active.
+// Removing a TPM maker's CA stops new devices only. The hub first refuses a real TPM of an unknown
+// maker. The operator imports the maker's CA on the command line while the hub runs, and the device
+// onboards. After the operator has removed the CA, the hub refuses the next TPM of that maker, but
+// the first device stays active.
 func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)

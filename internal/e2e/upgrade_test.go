@@ -16,9 +16,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// The current hub starts with data folders of earlier commits. Each has a device and its software
-// TPM (testdata/hubs). The device connects with its old certificate, onboards with a new join token
-// as the same device, and a new device onboards too.
+// The current hub works with data folders of earlier commits. Each data folder in testdata/hubs has
+// a device with its software TPM. The device connects with its old certificate, and onboards with a
+// new join token as the same device. A new device onboards too.
 func TestOldHubsStartWithTheirDevices(t *testing.T) {
 	needFullRun(t)
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
@@ -81,7 +81,8 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 	}
 }
 
-// unpack unpacks an archive into a folder whose path is short enough for Unix sockets.
+// unpack unpacks an archive into a folder with a short path, because paths of Unix sockets must be
+// short.
 func unpack(t *testing.T, archive string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "old")
@@ -95,7 +96,7 @@ func unpack(t *testing.T, archive string) string {
 	return dir
 }
 
-// setHubAddress writes the hub's new address into a state folder.
+// setHubAddress writes the hub's new address into the agent's state folder dir.
 func setHubAddress(t *testing.T, dir, url string) *agent.State {
 	t.Helper()
 	s, err := agent.ReadState(dir)

@@ -32,13 +32,13 @@ type owner struct {
 	token  string
 }
 
-// signIn signs in as the hub's first account.
+// signIn signs in with the hub's first account.
 func signIn(t testing.TB, h *hubtest.Hub) *owner {
 	t.Helper()
 	return signInAs(t, h, h.Owner.Nick)
 }
 
-// signInAs is signIn for another account, which has the same password.
+// signInAs signs in with another account. All accounts of the test have the same password.
 func signInAs(t testing.TB, h *hubtest.Hub, nick string) *owner {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -51,7 +51,8 @@ func signInAs(t testing.TB, h *hubtest.Hub, nick string) *owner {
 	return o
 }
 
-// call sends a request with a JSON body, requires 200, and decodes the reply into out.
+// call sends a request with the JSON body in, requires status 200, and decodes the response into
+// out.
 func (o *owner) call(method, path string, in, out any) {
 	o.t.Helper()
 	b, err := json.Marshal(in)
@@ -79,7 +80,8 @@ func (o *owner) call(method, path string, in, out any) {
 	}
 }
 
-// evidence returns all checks and notes of a device's verdict, as its owner reads them.
+// evidence returns all checks and notes of a device's verdict, in the form in which its owner reads
+// them.
 func (o *owner) evidence(id string) string {
 	o.t.Helper()
 	var e api.EvidenceView
@@ -91,7 +93,7 @@ func (o *owner) evidence(id string) string {
 	return strings.Join(append(words, e.Verdict.Notes...), "\n")
 }
 
-// events returns the messages of the owner's events.
+// events returns the messages of all events that the owner can read.
 func (o *owner) events() string {
 	o.t.Helper()
 	var events []api.EventView
@@ -133,8 +135,8 @@ func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	return key
 }
 
-// newMakerCAs makes a chain of a TPM maker's CAs. It returns their certificates, beginning with the
-// root, and the private key of the last CA.
+// newMakerCAs makes a chain of a TPM maker's CAs. It returns their certificates with the root
+// first, and the private key of the last CA.
 func newMakerCAs(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
 	t.Helper()
 	for i := range levels {
@@ -198,7 +200,8 @@ func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 	}
 }
 
-// The hub trusts only the root. The intermediate CAs are in the TPM's NV.
+// A TPM whose NV holds the intermediate CAs of its EK certificate onboards at a hub that trusts
+// only the root.
 func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
@@ -257,7 +260,8 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if len(list) != 1 {
 		t.Fatalf("%d devices wait, want 1", len(list))
 	}
-	// The machine shows the EK's hash. The owner compares it with the hash that the hub shows.
+	// The machine displays the hash of its EK, and the owner compares it with the hash on the hub's
+	// page. Both must be equal.
 	on, err := agent.ReadState(state)
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-// Package span reads and writes spans of time as people type them, such as 30d, 1h30m or 2 weeks, in
+// Package span parses and formats durations as people type them, such as 30d, 1h30m or 2 weeks, in
 // flags and in forms.
 package span
 
@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// units are the units of a span. A day is 24 hours, and a week seven days, whatever the clock of a
-// time zone does.
+// units maps the units of a duration to their lengths. A day is always 24 hours and a week seven days,
+// even if the clock of a time zone changes.
 var units = map[string]time.Duration{
 	"ns": time.Nanosecond, "us": time.Microsecond, "µs": time.Microsecond, "ms": time.Millisecond,
 	"s": time.Second, "sec": time.Second, "second": time.Second,
@@ -25,8 +25,8 @@ var units = map[string]time.Duration{
 
 var partOfSpan = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([\p{L}]*) ?`)
 
-// Parse reads a span of time: numbers with units, such as 90s, 1h30m, 30d or 2w. Everything that
-// time.ParseDuration accepts is a span. The error continues a sentence that begins with the text.
+// Parse parses a duration: numbers with units, such as 90s, 1h30m, 30d or 2w. It accepts everything
+// that time.ParseDuration accepts. The error's text continues a sentence that begins with text.
 func Parse(text string) (time.Duration, error) {
 	rest, negative := strings.CutPrefix(strings.TrimSpace(text), "-")
 	rest = strings.TrimPrefix(rest, "+")
@@ -34,13 +34,13 @@ func Parse(text string) (time.Duration, error) {
 		return 0, nil
 	}
 	if rest == "" {
-		return 0, errors.New("is not a span of time: write a number and a unit, such as 90s, 12h or 30d")
+		return 0, errors.New("is not a duration: write a number and a unit, such as 90s, 12h or 30d")
 	}
 	var sum float64
 	for rest != "" {
 		m := partOfSpan.FindStringSubmatch(rest)
 		if m == nil {
-			return 0, errors.New("is not a span of time: write a number and a unit, such as 90s, 12h or 30d")
+			return 0, errors.New("is not a duration: write a number and a unit, such as 90s, 12h or 30d")
 		}
 		if m[2] == "" {
 			return 0, fmt.Errorf("has no unit: write %ss, %[1]sm, %[1]sh or %[1]sd for seconds, minutes, hours or days", m[1])
@@ -54,7 +54,7 @@ func Parse(text string) (time.Duration, error) {
 		}
 		n, err := strconv.ParseFloat(m[1], 64)
 		if err != nil {
-			return 0, errors.New("is not a span of time: write a number and a unit, such as 90s, 12h or 30d")
+			return 0, errors.New("is not a duration: write a number and a unit, such as 90s, 12h or 30d")
 		}
 		sum += n * float64(unit)
 		rest = rest[len(m[0]):]
@@ -69,7 +69,7 @@ func Parse(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// Format writes a span in the form that Parse reads, with days: 30d, 1h30m, 5s.
+// Format formats a duration for Parse, with days: 30d, 1h30m, 5s.
 func Format(d time.Duration) string {
 	if d <= 0 || d%time.Second != 0 {
 		return d.String()

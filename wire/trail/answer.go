@@ -12,19 +12,19 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// Bounds of a hub's answers to a device. Answers beyond them are refused.
+// Bounds of the hub's answers to a device. The device refuses larger answers.
 const (
-	// MaxRecord bounds an object's record, in bytes.
+	// MaxRecord is the maximum size of the hub's record of an object, in bytes.
 	MaxRecord  = 64 << 10
 	maxRev     = 1<<31 - 1
-	maxMessage = 200     // bytes of a commit message; the device drops the rest
-	maxAddress = 4 << 10 // bytes of the last element of the path of a content
+	maxMessage = 200     // bytes of a commit message; the device cuts off the rest
+	maxAddress = 4 << 10 // bytes of the last path element of a content's URL
 )
 
 // MaxObject is the largest object that a device downloads, in bytes.
 const MaxObject = 1 << 40
 
-// Pending is a revision that waits for its device.
+// Pending is a revision that the device has not yet installed.
 type Pending struct {
 	Rev     int
 	Message string          // commit message, written by the person who posted the revision
@@ -57,8 +57,8 @@ func ParsePending(text []byte) (*Pending, error) {
 	return &Pending{Rev: int(rev), Message: clip(message, maxMessage), State: members["state"]}, nil
 }
 
-// contents is the folder under which a hub serves the contents of objects. Each content has one
-// path element below it.
+// contents is the folder of URL paths under which a hub serves the contents of objects. Below it, a
+// path has exactly one element.
 const contents = "/local-s3/"
 
 var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
@@ -66,12 +66,12 @@ var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
 // Record is the hub's record of an object.
 type Record struct {
 	Size int64  // bytes
-	Path string // path of the content on the hub; it authorises the download
+	Path string // path of the content's URL on the hub; knowing it is enough to download the content
 }
 
-// ParseRecord reads the hub's record of an object. The record must be of the object with this
-// SHA-256, and its content must be on the hub itself. ParseRecord ignores the host in the address,
-// so no hub can send a device to another host.
+// ParseRecord reads the hub's record of the object with the SHA-256 sum. It refuses the record of
+// another object, and a URL whose path is not that of object content. It ignores the URL's host, so
+// a hub cannot send the device to another host.
 func ParseRecord(text []byte, sum string) (Record, error) {
 	_, object, err := strictjson.Object(text)
 	if err != nil {
@@ -83,17 +83,17 @@ func ParseRecord(text []byte, sum string) (Record, error) {
 	digits, _ := object["size"].(string)
 	size, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || size < 0 || size > MaxObject {
-		return Record{}, fmt.Errorf("the hub's record of object %s has the size %q, which is not a number of bytes up to %d", sum, clip(digits, 40), int64(MaxObject))
+		return Record{}, fmt.Errorf("the hub's record of object %s has the size %q; a number of bytes from 0 to %d is required", sum, clip(digits, 40), int64(MaxObject))
 	}
 	path, ok := contentPath(object["signed-geturl"])
 	if !ok {
-		return Record{}, fmt.Errorf("the hub's record of object %s has the URL %q, which is not a URL of object content", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
+		return Record{}, fmt.Errorf("the hub's record of object %s has the URL %q; the URL of object content is required", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
 	}
 	return Record{size, path}, nil
 }
 
-// ParseUpload reads the hub's answer to the announcement of an object. It returns the path to which
-// the device uploads the content. The path itself authorises the upload.
+// ParseUpload reads the hub's answer after the device announced an object. It returns the path to
+// which the device uploads the content. The upload needs no other authorisation than this path.
 func ParseUpload(text []byte, sum string) (string, error) {
 	_, object, err := strictjson.Object(text)
 	if err != nil {
@@ -107,7 +107,7 @@ func ParseUpload(text []byte, sum string) (string, error) {
 }
 
 // contentPath returns the path of the URL of an object's content. It ignores the URL's host, query
-// and all other parts.
+// and all other parts. ok is false if the path is not that of object content.
 func contentPath(address any) (string, bool) {
 	text, _ := address.(string)
 	_, element, found := strings.Cut(text, contents)

@@ -11,7 +11,8 @@ import (
 	"gangway/wire/trail"
 )
 
-// Numbers that are malformed or huge are refused; none wraps around.
+// A dishonest hub cannot send a number that overflows: the parser refuses malformed and huge
+// numbers.
 func TestHugeNumbersFromTheHub(t *testing.T) {
 	t.Parallel()
 	for _, rev := range []string{"-1", "1.5", "1e300", "9007199254740993", "2147483648", `"1"`, "null", "true"} {
@@ -26,7 +27,7 @@ func TestHugeNumbersFromTheHub(t *testing.T) {
 	}
 }
 
-// The address of a content does not decide to which host the device connects.
+// The URL of an object's content cannot make the device connect to another host.
 func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"https://10.0.0.1/secret", "http://127.0.0.1:22/", "file:///etc/passwd", "/local-s3/../admin", "/local-s3/a b",
@@ -42,7 +43,7 @@ func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
 			t.Errorf("%q leads to %q", address, path)
 		}
 	}
-	// The record is of another object than the one that was asked for.
+	// The hub answers with the record of another object than the requested one.
 	text := []byte(`{"sha256sum":"` + b + `","size":"1","signed-geturl":"/local-s3/x","signed-puturl":"/local-s3/x"}`)
 	if _, err := trail.ParseRecord(text, a); err == nil {
 		t.Error("another object's record is accepted")
@@ -68,7 +69,7 @@ func TestFirstOfTheWaitingRevisions(t *testing.T) {
 	}
 }
 
-// Every accepted record has a path on the hub and a size that is not negative.
+// Every record that ParseRecord accepts has a path on the hub and a size that is not negative.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"sha256sum":"` + a + `","size":"1","signed-geturl":"https://hub.example/local-s3/x"}`))
 	f.Add([]byte(`[{"rev":1,"state":{}}]`))

@@ -8,9 +8,9 @@ import (
 )
 
 // canonical appends the canonical JSON that Pantacor's programs hash
-// (https://gibson042.github.io/canonicaljson-spec/): names sorted by code
-// point, the fewest bytes for strings, whole numbers as digits and others as
-// d.dEn. v is what encoding/json makes of a document.
+// (https://gibson042.github.io/canonicaljson-spec/): names are sorted by code point, strings have
+// the shortest form, whole numbers are digits, and other numbers have the form d.dEn. v is a value
+// that encoding/json decoded.
 func canonical(b []byte, v any) []byte {
 	switch v := v.(type) {
 	case map[string]any:
@@ -18,7 +18,7 @@ func canonical(b []byte, v any) []byte {
 		for name := range v {
 			names = append(names, name)
 		}
-		slices.Sort(names) // bytes of UTF-8 sort as code points do
+		slices.Sort(names) // the order of UTF-8 bytes equals the order of code points
 		b = append(b, '{')
 		for i, name := range names {
 			if i > 0 {
@@ -78,7 +78,7 @@ func canonicalNumber(b []byte, f float64) []byte {
 	if f == 0 { // also -0
 		return append(b, '0')
 	}
-	// [-]d[.ddd]e±dd, without zeros at the end
+	// text has the form [-]d[.ddd]e±dd, without zeros at the end of the fraction
 	text := strconv.AppendFloat(nil, f, 'e', -1, 64)
 	if text[0] == '-' {
 		b, text = append(b, '-'), text[1:]

@@ -1,11 +1,10 @@
-// Package trail reads the messages of a trail, a device's sequence of
-// revisions, for both sides: states, progress reports and filters by status for
-// the hub; waiting revisions and object records for the device; first revisions
-// for the image.
+// Package trail reads the messages about a device's trail, its sequence of revisions. The hub
+// parses states, progress reports and filters by status; the device parses waiting revisions and
+// object records; the image builder parses first revisions.
 //
-// Parsers are strict: they refuse a text that two readers could understand
-// differently, so one side reads a text as the other side has checked it.
-// docs/agent.md and docs/pvr.md describe the messages.
+// Parsers are strict: they refuse a text that two programs could understand differently. So the
+// device reads exactly the values that the hub checked. docs/agent.md and docs/pvr.md describe the
+// messages.
 //
-// The package is pure: no I/O, no state, no clock.
+// The package does no I/O, keeps no state and reads no clock.
 package trail

@@ -6,7 +6,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// The hub reads a state that its owner posts.
+// The hub parses a state that the device's owner posted.
 func ExampleParseState() {
 	s, err := trail.ParseState([]byte(`{
 		"#spec": "pantavisor-service-system@1",
@@ -24,7 +24,8 @@ func ExampleParseState() {
 	// state-sha e059f7232cfea555...
 }
 
-// A device lays out a state as a folder, if every name stays inside that folder.
+// A device writes the files of a state into a folder. It refuses a state with a name that leaves
+// this folder.
 func ExampleState_Files() {
 	for _, name := range []string{"app/run.json", "../run.json"} {
 		s, err := trail.ParseState([]byte(`{"#spec": "pantavisor-service-system@1", "` + name + `": {"name": "app"}}`))
@@ -44,7 +45,7 @@ func ExampleState_Files() {
 	// the state's name "../run.json" is not a file's path inside a revision's folder
 }
 
-// The hub reads a device's progress report.
+// The hub parses a device's progress report.
 func ExampleParseProgress() {
 	status, progress, err := trail.ParseProgress([]byte(`{"status": "DOWNLOADING", "status-msg": "3 objects", "progress": 25}`))
 	if err != nil {
@@ -56,17 +57,17 @@ func ExampleParseProgress() {
 	fmt.Println(err)
 	// Output:
 	// DOWNLOADING false 25
-	// the progress's status "CANCEL" is not one that a device reports: [QUEUED DOWNLOADING SYNCING INPROGRESS TESTING DONE UPDATED ERROR WONTGO]
+	// the progress report's status "CANCEL" is not a status that a device may report: [QUEUED DOWNLOADING SYNCING INPROGRESS TESTING DONE UPDATED ERROR WONTGO]
 }
 
-// pvr asks for the revisions that are not done.
+// The program pvr lists the revisions that are not final.
 func ExampleParseStatuses() {
 	fmt.Println(trail.ParseStatuses(`{"$nin":["DONE","ERROR","WONTGO","CANCELLED","UPDATED","CANCEL"]}`))
 	// Output:
 	// [NEW QUEUED DOWNLOADING SYNCING INPROGRESS TESTING] <nil>
 }
 
-// A device reads the record of an object. It ignores the host in the address.
+// A device reads the record of an object. It ignores the host in the URL.
 func ExampleParseRecord() {
 	sum := "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
 	r, err := trail.ParseRecord([]byte(`{"sha256sum":"`+sum+`","size":"4096","signed-geturl":"https://elsewhere.example/local-s3/AbC_"}`), sum)

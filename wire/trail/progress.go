@@ -9,11 +9,11 @@ import (
 )
 
 // ParseProgress reads a device's progress report: a JSON object of at most MaxProgress bytes with a
-// "status" that a device may report. It returns the status and the whole text in compact form. The
-// text includes fields that the hub does not know, because a device reads back what it wrote.
+// "status" that a device may report. It returns the status and the whole report in compact form.
+// The report keeps fields that the hub does not know, because a device may read them back later.
 func ParseProgress(text []byte) (Status, []byte, error) {
 	if len(text) > MaxProgress {
-		return "", nil, fmt.Errorf("the progress has more than %d bytes", MaxProgress)
+		return "", nil, fmt.Errorf("the progress report has more than %d bytes", MaxProgress)
 	}
 	compact, object, err := strictjson.Storable(text)
 	if err != nil {
@@ -21,12 +21,12 @@ func ParseProgress(text []byte) (Status, []byte, error) {
 	}
 	status, _ := object["status"].(string)
 	if !slices.Contains(deviceStatuses, Status(status)) {
-		return "", nil, fmt.Errorf("the progress's status %q is not one that a device reports: %v", clip(status, 32), deviceStatuses)
+		return "", nil, fmt.Errorf("the progress report's status %q is not a status that a device may report: %v", clip(status, 32), deviceStatuses)
 	}
 	return Status(status), compact, nil
 }
 
-// NewProgress makes a progress that the hub writes itself.
+// NewProgress makes a progress report that the hub itself writes, in JSON.
 func NewProgress(status Status, percent int, message string) []byte {
 	b, err := json.Marshal(struct {
 		Progress int    `json:"progress"`
@@ -34,19 +34,19 @@ func NewProgress(status Status, percent int, message string) []byte {
 		Status   Status `json:"status"`
 	}{percent, message, status})
 	if err != nil {
-		panic(err) // strings and a number marshal
+		panic(err) // cannot happen: strings and a number always encode
 	}
 	return b
 }
 
-// Report is the part of a progress that lists of revisions show.
+// Report is the part of a progress report that lists of revisions display.
 type Report struct {
 	Message string
 	Percent int // 0 to 100
 }
 
-// ReadReport reads a progress that ParseProgress accepted. If a field has another type than
-// expected, it counts as empty.
+// ReadReport reads a report that ParseProgress accepted. A field of an unexpected type counts as
+// empty.
 func ReadReport(progress []byte) Report {
 	var fields map[string]any
 	if json.Unmarshal(progress, &fields) != nil {

@@ -19,19 +19,19 @@ const (
 	MaxState    = 1 << 20
 	MaxProgress = 64 << 10
 	MaxMeta     = 64 << 10
-	// MaxAnswer bounds an answer with revisions. A device does not read more than this. One
-	// revision always fits: its state, its progress and its meta.
+	// MaxAnswer bounds the hub's answer with revisions; a device reads no more. One revision with
+	// its state, its progress and its meta always fits.
 	MaxAnswer = 2 << 20
 )
 
 // Bounds of a file's path in a revision's folder.
 const (
 	maxPath  = 1024 // bytes
-	maxName  = 255  // bytes of one element
+	maxName  = 255  // bytes of one path element
 	maxParts = 32   // elements
 )
 
-// Specs are the accepted formats of a state, its "#spec".
+// Specs are the accepted values of "#spec", the format of a state.
 var Specs = []string{"pantavisor-service-system@1", "pantavisor-multi-platform@1", "pantavisor-service-embed@1"}
 
 // Sum is a SHA-256.
@@ -42,15 +42,15 @@ type State struct {
 	JSON    []byte // compact
 	Objects []Sum  // the objects that the state names, each once, sorted
 
-	members map[string]any // of JSON, as encoding/json decodes it
+	members map[string]any // JSON as encoding/json decodes it
 }
 
-// ParseState reads a state: a JSON object of at most MaxState bytes and
-// strictjson.MaxStorableDepth levels. The value of "#spec" is one of Specs. Every other name is
-// that of a file. Its value is an object's SHA-256, as 64 lower-case hexadecimal digits. If the
-// name ends in ".json", the value may also be any other JSON value.
+// ParseState reads a state: a JSON object of at most MaxState bytes and strictjson.MaxStorableDepth
+// levels. The value of "#spec" is one of Specs. Every other name is a file's name, and its value is
+// an object's SHA-256, as 64 lower-case hexadecimal digits. If the file's name ends in ".json", the
+// value may be any JSON value.
 //
-// ParseState accepts any name. Files checks the names.
+// ParseState accepts any file name. State.Files checks the names.
 func ParseState(text []byte) (*State, error) {
 	if len(text) > MaxState {
 		return nil, fmt.Errorf("the state has more than %d bytes", MaxState)
@@ -80,7 +80,7 @@ func ParseState(text []byte) (*State, error) {
 	return s, nil
 }
 
-// sumOf reads a value of a state as the SHA-256 of an object.
+// sumOf parses a value of a state as the SHA-256 of an object.
 func sumOf(value any) (sum Sum, ok bool) {
 	text, _ := value.(string)
 	if len(text) != hex.EncodedLen(len(sum)) || strings.ToLower(text) != text {
@@ -95,7 +95,7 @@ func sumOf(value any) (sum Sum, ok bool) {
 // the same sum.
 func (s *State) Sum() Sum { return sha256.Sum256(canonical(nil, s.members)) }
 
-// ObjectSums is Objects in hexadecimal.
+// ObjectSums returns Objects in hexadecimal.
 func (s *State) ObjectSums() []string {
 	var list []string
 	for _, sum := range s.Objects {
@@ -106,18 +106,18 @@ func (s *State) ObjectSums() []string {
 
 // File is a file of a state: an object, or a document in the state itself.
 type File struct {
-	Path     string          // relative, with slashes; stays below its folder
-	Object   string          // SHA-256, 64 lower-case hexadecimal digits; empty: a document
-	Document json.RawMessage // compact; nil: an object
+	Path     string          // relative, with slashes; stays below the revision's folder
+	Object   string          // SHA-256, 64 lower-case hexadecimal digits; empty if the file is a document
+	Document json.RawMessage // compact JSON; nil if the file is an object
 }
 
-// Files returns the state's files, sorted by path. It fails if they cannot be
-// laid out below one folder: each name must be a plain relative path, and no
-// file may also be the folder of another.
+// Files returns the state's files, sorted by path. It fails if they cannot be written below one
+// folder: each name must be a plain relative path, and no file may also be the folder of another
+// file.
 //
-// Devices require this of a state, and so does the image of a first revision.
-// The hub does not: it also serves devices with other software, which may have
-// other rules for names, and a device reports a state that it refuses (WONTGO).
+// The device, and the image builder for a first revision, require this. The hub does not, because
+// it also serves devices with other software, which may have other rules for names. A device
+// reports a state that it refuses with the status WONTGO.
 func (s *State) Files() ([]File, error) {
 	var documents map[string]json.RawMessage
 	if err := json.Unmarshal(s.JSON, &documents); err != nil {
@@ -144,7 +144,7 @@ func (s *State) Files() ([]File, error) {
 		for i := range len(f.Path) {
 			if f.Path[i] == '/' {
 				if _, isFile := s.members[f.Path[:i]]; isFile {
-					return nil, fmt.Errorf("the state's %q would be both a file and a folder", f.Path[:i])
+					return nil, fmt.Errorf("the state uses the name %q for both a file and a folder", f.Path[:i])
 				}
 			}
 		}
@@ -154,7 +154,7 @@ func (s *State) Files() ([]File, error) {
 
 var errPath = errors.New("is not a file's path inside a revision's folder")
 
-// checkPath accepts a plain relative path.
+// checkPath refuses a name that is not a plain relative path.
 func checkPath(name string) error {
 	bad := name == "" || len(name) > maxPath || !utf8.ValidString(name) || strings.Count(name, "/") >= maxParts ||
 		strings.ContainsFunc(name, unicode.IsControl)
@@ -180,7 +180,7 @@ func ParseMeta(text []byte) ([]byte, error) {
 	return compact, nil
 }
 
-// clip shortens a text to at most n bytes, for a message. It does not split a character.
+// clip shortens a text to at most n bytes for an error message. It does not split a character.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {

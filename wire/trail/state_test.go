@@ -32,7 +32,7 @@ func TestReadsAState(t *testing.T) {
 	}
 }
 
-// The sums are the same as those that Pantacor's own library computes.
+// State.Sum equals the sum that Pantacor's own library computes for the same state.
 func TestStateSumIsOfTheCanonicalJSON(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ state, sum string }{
@@ -92,7 +92,7 @@ func TestRefusesStates(t *testing.T) {
 	}
 }
 
-// stateWith returns a state with files. names holds names and values in turn.
+// stateWith returns a state with files. names holds alternately a file's name and its value.
 func stateWith(names ...string) string {
 	s := "{" + spec
 	for i := 0; i < len(names); i += 2 {
@@ -101,7 +101,7 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// files reads a state as a device does, and returns its files.
+// files parses a state and returns its files, as a device does.
 func files(text string) ([]trail.File, error) {
 	s, err := trail.ParseState([]byte(text))
 	if err != nil {
@@ -110,8 +110,9 @@ func files(text string) ([]trail.File, error) {
 	return s.Files()
 }
 
-// A state's names must stay below the revision's folder. Only the device checks this: the hub
-// stores the state, and the device reports that it refuses the state.
+// A state cannot make a device write outside the revision's folder: the device refuses file names
+// that leave it. The hub does not check the names; it stores the state, and the device reports that
+// it refuses the state.
 func TestNamesInAStateStayInTheRevisionsFolder(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"../x", "a/../../x", "/etc/passwd", "a/../b", "a//b", "a/", "/", ".", "..", "./a", "", "a\x00b", "a\nb",
@@ -130,7 +131,7 @@ func TestNamesInAStateStayInTheRevisionsFolder(t *testing.T) {
 	}
 }
 
-// A device refuses a state that two readers could understand differently.
+// A device refuses a state that two programs could understand differently.
 func TestDeviceRefusesStatesThatMeanTwoThings(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
@@ -163,8 +164,8 @@ func TestFilesOfAState(t *testing.T) {
 	}
 }
 
-// Parsing the JSON of an accepted state again gives the same state. Every file of the state is
-// inside the folder, and no file is a folder of another.
+// If ParseState accepts a text, parsing the state's JSON again gives the same state. Every file of
+// an accepted state is inside the folder, and no file is also a folder of another file.
 func FuzzState(f *testing.F) {
 	f.Add([]byte(`{` + spec + `,"kernel":"` + a + `","a.json":{"b":[1,2.5,"x\u0000",null,true]}}`))
 	f.Add([]byte(`{` + spec + `,"a.json":[-1e-300,1e300,0.1,"\ud800"]}`))

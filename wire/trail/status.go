@@ -8,11 +8,11 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// Status is the progress of a revision, in Pantacor's words.
+// Status is the status of a revision. The values are Pantacor's.
 type Status string
 
 const (
-	StatusNew         Status = "NEW"    // set by the hub: the device has not accepted it yet
+	StatusNew         Status = "NEW"    // set by the hub: the device has not accepted the revision yet
 	StatusCancelled   Status = "CANCEL" // set by the hub: the owner withdrew it
 	StatusQueued      Status = "QUEUED"
 	StatusDownloading Status = "DOWNLOADING"
@@ -43,14 +43,14 @@ func (s Status) Final() bool {
 	return false
 }
 
-// otherStatuses are words that clients send in filters. A filter may contain them, although no
-// revision ever has such a status.
+// otherStatuses are statuses that no revision has, but that clients send in filters. A filter may
+// contain them.
 var otherStatuses = []Status{"CANCELLED", "CANCELED", ""}
 
-var errFilter = errors.New(`a filter by status is a status, or {"$in":[...]}, {"$nin":[...]}, {"$ne":...} or {"$eq":...} of statuses`)
+var errFilter = errors.New(`the filter by status must be a status, or one of {"$in":[...]}, {"$nin":[...]}, {"$ne":...} and {"$eq":...} with statuses`)
 
-// ParseStatuses reads a filter: a status, or a JSON object with one of four operators, of at most
-// 1024 bytes. It returns the statuses that match, in the order of Statuses.
+// ParseStatuses reads a filter of at most 1024 bytes: a status, or a JSON object with one of four
+// operators. It returns the statuses that match, in the order of Statuses.
 func ParseStatuses(text string) ([]Status, error) {
 	if len(text) > 1024 {
 		return nil, errFilter
@@ -89,8 +89,8 @@ func ParseStatuses(text string) ([]Status, error) {
 	return nil, errFilter
 }
 
-// matching returns the statuses in named if among is true. Otherwise it returns all statuses that
-// are not in named.
+// matching returns the statuses in named if among is true, and all other statuses if among is
+// false.
 func matching(named []Status, among bool) ([]Status, error) {
 	for _, s := range named {
 		if !slices.Contains(Statuses, s) && !slices.Contains(otherStatuses, s) {

@@ -1,5 +1,5 @@
-// Package tpmrc explains a TPM's response codes to the person at the machine: what is
-// wrong, and what to do.
+// Package tpmrc explains a TPM's response codes to the person at the machine: what is wrong, and
+// what to do.
 package tpmrc
 
 import (
@@ -12,7 +12,7 @@ import (
 // Hierarchy is the hierarchy whose authorisation a command required.
 type Hierarchy string
 
-// The hierarchies (Part 1, 13). None stands for commands that require no hierarchy's authorisation.
+// The hierarchies (Part 1, 13). None means that a command requires no hierarchy's authorisation.
 const (
 	None        Hierarchy = ""
 	Endorsement Hierarchy = "endorsement"
@@ -54,8 +54,8 @@ func (c *Cause) Error() string {
 
 func (c *Cause) Unwrap() error { return c.Err }
 
-// meaning explains response codes. If hierarchy is not None, the meaning applies only to commands
-// that require this hierarchy's authorisation.
+// meaning explains some response codes. If hierarchy is not None, the meaning applies only to
+// commands that require this hierarchy's authorisation.
 type meaning struct {
 	codes                []tpm2.TPMRC
 	hierarchy            Hierarchy
@@ -96,10 +96,10 @@ var (
 			"The TPM is busy.",
 			"Try again; if it stays busy, end the other programs that use it."},
 		{[]tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory, tpm2.TPMRCMemory, tpm2.TPMRCObjectHandles, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap}, None, CodeFull,
-			"The TPM has no room for another key or session: other programs fill it.",
-			"End them, or restart the machine, and use /dev/tpmrm0, which programs can share."},
+			"The TPM has no room for another key or session: other programs use all of it.",
+			"End these programs or restart the machine. Then use /dev/tpmrm0, which programs can share."},
 		{[]tpm2.TPMRC{tpm2.TPMRCNVRate, tpm2.TPMRCNVUnavailable}, None, CodeNV,
-			"The TPM refuses to write to its memory now, to limit wear.",
+			"The TPM refuses for now to write to its memory, to limit wear.",
 			"Try again in a few minutes."},
 		{[]tpm2.TPMRC{tpm2.TPMRCCommandCode, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric, tpm2.TPMRCHash, tpm2.TPMRCKeySize, tpm2.TPMRCScheme, tpm2.TPMRCKDF, tpm2.TPMRCType}, None, CodeUnsupported,
 			"The TPM does not support the command or algorithm.",
@@ -109,13 +109,13 @@ var (
 		reason: "The TPM refused a command.",
 		remedy: "Restart the machine; if it happens again, report it with the code that follows."}
 	wrongPassword = meaning{code: CodeEndorsementAuthBad,
-		reason: "The given password of the TPM's endorsement hierarchy is wrong.",
+		reason: "The password in the file for the TPM's endorsement hierarchy is wrong.",
 		remedy: "Correct the file named with --endorsement-auth-file: its content, without the last line end, is the password."}
 )
 
-// Explain returns err as a *Cause if it has a TPM's response code. h is the hierarchy whose
-// authorisation the command required. Other errors, and a *Cause, are returned
-// unchanged.
+// Explain returns err as a *Cause if err holds a TPM's response code. h is the hierarchy whose
+// authorisation the command required. If err holds no response code, or is a *Cause already,
+// Explain returns it unchanged.
 func Explain(err error, h Hierarchy) error {
 	var rc tpm2.TPMRC
 	var cause *Cause
@@ -126,8 +126,8 @@ func Explain(err error, h Hierarchy) error {
 	return &Cause{m.code, m.reason, m.remedy, err}
 }
 
-// ExplainWithPassword does the same as Explain, for an operation that was given a password of the
-// endorsement hierarchy.
+// ExplainWithPassword does the same as Explain, for an operation for which the user supplied a
+// password of the endorsement hierarchy.
 func ExplainWithPassword(err error) error {
 	err = Explain(err, Endorsement)
 	if cause := (*Cause)(nil); errors.As(err, &cause) && cause.Code == CodeEndorsementAuth {

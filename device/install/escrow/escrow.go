@@ -1,10 +1,10 @@
-// Package escrow stores the recovery key of an encrypted disk for the disk's owner. The
-// installer encrypts the key to the owner's age recipient with Token; the owner decrypts it
-// with Open. Nobody else can read it, including the hub.
+// Package escrow stores the recovery key of an encrypted disk for the disk's owner. The installer
+// encrypts the key to the owner's age recipient with Token; the owner decrypts it with Open.
+// Nobody else can read the key, including the hub.
 //
-// The ciphertext is a token in the disk's LUKS2 header, so it exists as soon as the key does,
-// on the disk that the key belongs to. The installed system sends it to the hub as the
-// device-meta MetaKey.
+// The ciphertext is stored as a token in the disk's LUKS2 header. So it is on the same disk as the
+// data, and it exists from the moment when the recovery key exists. The installed system sends the
+// ciphertext to the hub as the device-meta MetaKey.
 package escrow
 
 import (
@@ -67,8 +67,8 @@ func Token(recipient, recovery string) (map[string]any, error) {
 	return map[string]any{"type": TokenType, "age": text.String()}, nil
 }
 
-// Ciphertext returns the ciphertext of a token, which is age's armored text. It checks that the
-// text has that form.
+// Ciphertext returns the ciphertext of a LUKS2 token. It returns an error unless the ciphertext is
+// age's armored text.
 func Ciphertext(token []byte) (string, error) {
 	var t struct {
 		Type string `json:"type"`
@@ -93,7 +93,7 @@ func isArmored(text string) bool {
 // result has only characters of a recovery key.
 func Open(identities, ciphertext string) (string, error) {
 	if !isArmored(ciphertext) {
-		return "", errors.New("escrow: the hub's value is not an encrypted recovery key")
+		return "", errors.New("escrow: the value from the hub is not an encrypted recovery key")
 	}
 	ids, err := age.ParseIdentities(strings.NewReader(identities))
 	if err != nil {

@@ -23,7 +23,8 @@ func sealed(t *testing.T, recipient, key string) (token []byte, text string) {
 	return token, text
 }
 
-// Only the owner's identity decrypts the key. The hub has everything else and cannot.
+// Only the owner's age identity decrypts the recovery key. The hub has the recipient and the
+// ciphertext, and cannot decrypt it.
 func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := NewIdentity()
@@ -54,8 +55,8 @@ func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-// The hub may send anything instead of the machine's ciphertext. Open refuses a result that cannot
-// be a recovery key.
+// A hub under an attacker's control may send any text instead of the machine's ciphertext. Open
+// refuses a decrypted text that cannot be a recovery key.
 func TestHubSendsAnotherKeyThanTheMachines(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := NewIdentity()

@@ -10,16 +10,17 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// ErrNotClearable means that this program cannot clear the TPM: the lockout hierarchy has a
-// password, or TPM2_Clear is disabled. The firmware's setup can still clear it.
-var ErrNotClearable = errors.New("lockout: the TPM refuses to be cleared: its lockout password is set or clearing is disabled; clear it in the firmware's setup (TPM, Security)")
+// ErrNotClearable means that the TPM refuses TPM2_Clear: the lockout hierarchy has a password, or
+// TPM2_Clear is disabled. The firmware's setup can still clear the TPM.
+var ErrNotClearable = errors.New("lockout: the TPM refuses TPM2_Clear: its lockout password is set, or clearing is disabled; clear the TPM in the firmware's setup (TPM, Security)")
 
-// Clear clears the TPM (TPM2_Clear, Part 3, 24.6). All keys of the owner hierarchy are destroyed,
-// with everything sealed under them, and so are persistent keys, the owner's NV indices and the
-// hierarchies' passwords. The endorsement key stays, and so do the other keys that are derived from
-// the endorsement seed: attestation keys and IDevIDs.
+// Clear clears the TPM (TPM2_Clear, Part 3, 24.6). This destroys all keys of the owner hierarchy
+// and everything that is sealed under them, the persistent keys, the owner's NV indices and the
+// hierarchies' passwords. The endorsement key stays, and so do the other keys that the TPM derives
+// from the endorsement seed: attestation keys and IDevIDs.
 //
-// If the lockout hierarchy has a password, Clear does not try to guess it and returns ErrNotClearable.
+// If the lockout hierarchy has a password, Clear does not try to guess it and returns
+// ErrNotClearable.
 func Clear(t transport.TPM) error {
 	state, err := permanent(t)
 	if err != nil {

@@ -1,13 +1,14 @@
 // Package lockout uses a TPM's lockout hierarchy: Lift ends a lockout and Clear clears the TPM.
-// Read reports the state of the TPM's protection against guessing. The agent, the installer and
-// the installed system use it.
+// Read reports the state of the TPM's protection against password guessing. The agent, the
+// installer and the installed system use this package.
 //
 // A TPM counts a loss of power as a wrong guess (Part 1, 19.8.6) if, since its last start or
-// shutdown, somebody used the password of a key that is protected against guessing. Empty
-// passwords count too. After a few guesses the TPM refuses these passwords for minutes or
-// hours. The device's identity keys are not affected: they are used by policy and never by
-// password (package identity). The storage key, which protects a disk's key, has only a
-// password; package seal prepares the TPM for a loss of power after each use.
+// shutdown, somebody used the password of a key that is protected against guessing. This is also
+// true for an empty password. After a few wrong guesses, the TPM refuses these passwords for
+// minutes or hours. The lockout does not affect the device's identity keys, because package
+// identity uses them by policy and never by password. But the storage key, which protects a disk's
+// key, can only be used by its password. So package seal prepares the TPM for a loss of power
+// after each use.
 package lockout
 
 import (
@@ -22,7 +23,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// Bits of TPMA_PERMANENT (Part 2, 8.6).
+// Bits of TPMA_PERMANENT (Part 2, 8.6), the TPM's persistent flags.
 const (
 	lockoutAuthSet = 1 << 2
 	disableClear   = 1 << 8
@@ -48,20 +49,20 @@ func Lift(t transport.TPM) (bool, error) {
 
 // ErrPassword means that the lockout hierarchy has a password. Only a person who knows it can
 // lift the lockout.
-var ErrPassword = errors.New("lockout: the TPM is in lockout, and its lockout password is set: wait, or clear the TPM in the firmware's setup")
+var ErrPassword = errors.New("lockout: the TPM is in lockout, and its lockout password is set: wait until the lockout ends, or clear the TPM in the firmware's setup")
 
 // State is the state of a TPM's protection against guessing (Part 2, 6.13).
 type State struct {
 	Locked   bool // in lockout: the TPM refuses all passwords that are protected against guessing
 	Password bool // the lockout hierarchy has a password
-	// Tries is the number of wrong guesses counted, and Max the number at which lockout begins.
-	// Each time the TPM has been powered for Interval, the count falls by one. A lockout ends when
-	// the count falls below Max.
+	// Tries is the number of wrong guesses that the TPM has counted, and Max the number at
+	// which a lockout begins. Each time the TPM has been powered for Interval, Tries falls by
+	// one. A lockout ends when Tries falls below Max.
 	Tries, Max uint32
 	Interval   time.Duration
 }
 
-// Read reads the state, with two TPM commands.
+// Read reads the state of a TPM, with two TPM commands.
 func Read(t transport.TPM) (State, error) {
 	bits, err := permanent(t)
 	if err != nil {

@@ -66,7 +66,8 @@ func TestLiftsALockout(t *testing.T) {
 	}
 }
 
-// If the lockout hierarchy has a password, Lift does not guess it.
+// If the lockout hierarchy has a password, Lift does not guess it, because a wrong guess would
+// lock the lockout hierarchy too.
 func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)

@@ -15,17 +15,18 @@ const (
 	headerSize = 16 << 10
 	binarySize = 4096
 	jsonSize   = headerSize - binarySize
-	// Overhead is the offset of the encrypted data.
+	// Overhead is the offset of the encrypted data in the partition.
 	Overhead   = 16 << 20
 	slotsBegin = 2 * headerSize
-	slotSize   = 63 * 4096 // the key in stripes, rounded up to whole pages
+	slotSize   = 63 * 4096 // the key, split into stripes, rounded up to whole pages
 	keySize    = 64
 	sector     = 512
 )
 
 const cipherName = "aes-xts-plain64"
 
-// metadata is the header's JSON (specification, 3). Numbers of 64 bits are encoded as strings.
+// metadata is the header's JSON (LUKS2 specification, 3). Numbers of 64 bits are encoded as
+// strings.
 type metadata struct {
 	Keyslots map[string]keyslot         `json:"keyslots"`
 	Tokens   map[string]json.RawMessage `json:"tokens"`
@@ -90,7 +91,7 @@ const (
 	secondMagic = "SKUL\xba\xbe"
 )
 
-// Offsets of the fields of the binary header (specification, 2).
+// Offsets of the fields of the binary header (LUKS2 specification, 2).
 const (
 	atVersion, atSize, atSeq, atLabel, atAlg, atSalt, atUUID, atOffset, atSum = 6, 8, 16, 24, 72, 104, 168, 256, 448
 )
@@ -138,7 +139,7 @@ func parseHeader(r io.ReaderAt, magic string, at int64) (*metadata, error) {
 		return nil, fmt.Errorf("luks: reading the header: %w", err)
 	}
 	if string(b[:len(magic)]) != magic || binary.BigEndian.Uint16(b[atVersion:]) != 2 || binary.BigEndian.Uint64(b[atSize:]) != headerSize {
-		return nil, errors.New("luks: there is no LUKS2 header of the installer's size")
+		return nil, errors.New("luks: no LUKS2 header of the size that Gangway's installer uses")
 	}
 	want := bytes.Clone(b[atSum : atSum+sha256.Size])
 	clear(b[atSum : atSum+64])

@@ -16,24 +16,25 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// iterations is the number of PBKDF2 iterations: the smallest number that cryptsetup accepts. The
-// passphrases are random, so more iterations would not make them safer.
+// iterations is the number of PBKDF2 iterations: the smallest number that cryptsetup accepts. More
+// iterations would not make the random passphrases safer.
 const iterations = 1000
 
-// Key is the key that encrypts the data.
+// Key is the key that encrypts the partition's data.
 type Key []byte
 
-// Slot is a key slot: a passphrase, and a token that is stored with it. The passphrase must
-// come from at least 16 random bytes.
+// Slot is a key slot: a passphrase, and a token that the header stores with it. The passphrase
+// must be made from at least 16 random bytes.
 type Slot struct {
 	Passphrase []byte
-	// Token is optional: the JSON of the header's token for this slot. A token describes how to
-	// get the passphrase. Format sets its field "keyslots".
+	// Token is optional: the JSON of the header's token for this slot. Programs use the token
+	// to get the passphrase, for example from the TPM. Format sets the token's field
+	// "keyslots".
 	Token map[string]any
 }
 
 // Format makes the headers and key slots of a new partition (Overhead bytes in total), and the key
-// that encrypts its data.
+// that encrypts the partition's data.
 func Format(slots []Slot) (head []byte, key Key, err error) {
 	key = make(Key, keySize)
 	rand.Read(key)
@@ -123,7 +124,8 @@ func (k keyslot) crypt(to, from, passphrase []byte, f func(c *xts.Cipher, to, fr
 // ErrPassphrase means that the passphrase does not open any key slot.
 var ErrPassphrase = errors.New("luks: the passphrase opens no key slot")
 
-// Open returns the data key of a partition that Format made.
+// Open returns the data key of a partition that Format made. If no slot accepts the passphrase,
+// the error is ErrPassphrase.
 func Open(r io.ReaderAt, passphrase []byte) (Key, error) {
 	m, err := readHeader(r)
 	if err != nil {
@@ -158,23 +160,23 @@ func Open(r io.ReaderAt, passphrase []byte) (Key, error) {
 func (m *metadata) check() error {
 	s, d := m.Segments["0"], m.Digests["0"]
 	if len(m.Segments) != 1 || s.Type != "crypt" || s.Offset != Overhead || s.Size != "dynamic" || s.Tweak != 0 || s.Encryption != cipherName || s.SectorSize != sector {
-		return errors.New("luks: the data's encryption is not the installer's")
+		return errors.New("luks: the data segment has parameters that Gangway's installer does not use")
 	}
 	if d.Type != "pbkdf2" || d.Hash != "sha256" || d.Iterations != iterations || len(d.Keyslots) > 8 {
-		return errors.New("luks: the key digest's parameters are not the installer's")
+		return errors.New("luks: the key digest has parameters that Gangway's installer does not use")
 	}
 	for _, name := range d.Keyslots {
 		k := m.Keyslots[name]
 		if k.Type != "luks2" || k.KeySize != keySize || k.AF.Stripes != stripes || k.AF.Hash != "sha256" || k.Area.Encryption != cipherName || k.Area.KeySize != keySize ||
 			k.KDF.Type != "pbkdf2" || k.KDF.Hash != "sha256" || k.KDF.Iterations != iterations ||
 			k.Area.Offset < slotsBegin || k.Area.Offset > Overhead-slotSize || k.Area.Size != slotSize {
-			return fmt.Errorf("luks: key slot %s has parameters that are not the installer's", name)
+			return fmt.Errorf("luks: key slot %s has parameters that Gangway's installer does not use", name)
 		}
 	}
 	return nil
 }
 
-// Token returns the header's first token of a type.
+// Token returns the JSON of the header's first token whose type is kind.
 func Token(r io.ReaderAt, kind string) (json.RawMessage, error) {
 	m, err := readHeader(r)
 	if err != nil {
@@ -189,8 +191,8 @@ func Token(r io.ReaderAt, kind string) (json.RawMessage, error) {
 	return nil, fmt.Errorf("luks: the header has no token of type %s", kind)
 }
 
-// Cipher returns the cipher of the data. It works on sectors of 512 bytes; sector 0 is at
-// Overhead.
+// Cipher returns the cipher of the partition's data. The cipher works on sectors of 512 bytes;
+// sector 0 is at Overhead.
 func (k Key) Cipher() (*xts.Cipher, error) {
 	c, err := xts.NewCipher(aes.NewCipher, k)
 	if err != nil {

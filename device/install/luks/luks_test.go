@@ -56,7 +56,7 @@ func TestSecondHeaderStandsIn(t *testing.T) {
 	}
 }
 
-// cryptsetup can read a header that Format made, and opens it with each passphrase.
+// cryptsetup can read a header that Format made, and opens it with the passphrase of each slot.
 func TestCryptsetupReadsTheHeader(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("cryptsetup")

@@ -8,7 +8,7 @@ import (
 )
 
 // stripes is the number of pieces that a key is split into (LUKS1's anti-forensic splitter).
-// All of them are needed: overwriting any one destroys the slot.
+// Recovering the key needs all pieces, so overwriting one piece destroys the slot.
 const stripes = 4000
 
 func split(key []byte) []byte {
@@ -36,7 +36,7 @@ func mix(pieces []byte, size int) []byte {
 	return d
 }
 
-// diffuse replaces each 32 bytes by the hash of their number and themselves.
+// diffuse replaces each block of 32 bytes by the SHA-256 of the block's number and the block.
 func diffuse(d []byte) {
 	for i := 0; i*sha256.Size < len(d); i++ {
 		part := d[i*sha256.Size : min((i+1)*sha256.Size, len(d))]

@@ -1,13 +1,13 @@
-// Package netchange keeps the network settings of an installed machine. It tries new settings
-// for one boot before it keeps them. The installed system uses it: it offers settings from a
-// stick or the hub with Offer, and at each boot calls Begin, then Keep or Drop.
+// Package netchange stores the network settings of an installed machine. It tries new settings for
+// one boot before it keeps them. The installed system passes it settings from a stick or the hub
+// with Offer, and at each boot calls Begin, then Keep or Drop.
 //
-//	offered ──> tried for one boot ──> kept     the hub was reached
-//	                     └───────────> dropped  it was not; the previous settings apply again
+//	offered ──> tried for one boot ──> kept     the machine reached the hub
+//	                     └───────────> dropped  it did not reach it; the previous settings apply again
 //
 // The journal is one file that is replaced atomically. So a power cut at any moment leaves the
-// state before a change or after it. The journal records that a trial has begun before its
-// settings are used, so no settings are tried in two boots.
+// state before a change or the state after it. Begin records in the journal that a trial has begun
+// before the machine uses the new settings. So no settings are tried in two boots.
 package netchange
 
 import (
@@ -34,12 +34,15 @@ type Source string
 const (
 	Stick Source = "stick" // the stick that installed the machine, or that it booted from later
 	Hub   Source = "hub"   // set by the owner at the hub
+	// Console is a person at the machine. If that person offers the same text again, it is a
+	// new offer, unlike with the other sources.
+	Console Source = "console"
 )
 
 // Result is the result of an offer.
 type Result string
 
-// The results.
+// The results of an offer.
 const (
 	Kept    Result = "kept"
 	Dropped Result = "dropped" // the hub was not reached with the settings
@@ -67,8 +70,8 @@ type journal struct {
 	Version int    `json:"version"` // 1
 	Kept    string `json:"kept"`    // the settings' file; empty: none
 	Trial   *trial `json:"trial,omitempty"`
-	// Seen holds the SHA-256 of the last text that each source offered, in lower-case
-	// hexadecimal. An unchanged text is not a new offer.
+	// Seen holds the SHA-256 of the text that each source offered last, in lower-case
+	// hexadecimal. If a source offers the same text again, it is not a new offer.
 	Seen map[Source]string `json:"seen,omitempty"`
 	Last *Outcome          `json:"last,omitempty"`
 }
@@ -88,15 +91,15 @@ const (
 )
 
 // Offer offers the text of a settings file from a source, and reports whether the settings are
-// new. They are not new if this source's last offer had the same text, or if they equal the
-// settings in force. If try is set, the next boot tries new settings. Otherwise they are kept
-// at once: this is for a machine where no settings have worked yet. If the text is not valid,
-// Offer returns the error and records it as the outcome.
+// new. They are not new if the source's last offer had the same text, unless the source is Console,
+// or if they equal the settings in force. If try is set, the next boot tries new settings. Otherwise Offer keeps them
+// at once, as on a machine that has not reached the hub with any settings yet. If the text is not
+// valid, Offer returns the error and records it as the outcome.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {
 		seen := digest(text)
-		if j.Seen[from] == seen {
+		if j.Seen[from] == seen && from != Console {
 			return false
 		}
 		j.Seen[from] = seen
@@ -107,7 +110,7 @@ func (s *Store) Offer(from Source, text string, try bool) (news bool, err error)
 			return true
 		}
 		if settings.Text() == j.settings().Text() {
-			if j.Trial != nil && j.Trial.Boot == "" { // this offer withdraws the one before, whose trial has not begun
+			if j.Trial != nil && j.Trial.Boot == "" { // this offer replaces an earlier one whose trial has not begun
 				j.Trial = nil
 			}
 			return true
@@ -139,7 +142,7 @@ func digest(text string) string {
 func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err error) {
 	settings = &netfile.Settings{}
 	if boot == "" {
-		return settings, false, errors.New("network settings: the boot id is needed")
+		return settings, false, errors.New("network settings: the kernel's boot id is missing")
 	}
 	var former *netfile.Settings
 	err = s.change(func(j *journal) bool {
@@ -154,7 +157,7 @@ func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err 
 			return true
 		}
 		parsed, err := netfile.Parse([]byte(t.Text))
-		if err != nil { // unexpected: Offer has parsed the text
+		if err != nil { // not expected, because Offer has parsed the text
 			j.Trial, j.Last = nil, s.outcome(t.From, Refused, sentence(err.Error()))
 			return true
 		}
@@ -162,13 +165,14 @@ func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err 
 		t.Boot, settings, tried = boot, parsed, true
 		return news
 	})
-	if err != nil && former != nil { // never begin a trial that the journal does not record
+	if err != nil && former != nil { // if the journal cannot record the trial, do not begin it
 		return former, false, err
 	}
 	return settings, tried, err
 }
 
-// Keep makes the settings that are on trial permanent, because the hub was reached with them.
+// Keep makes the settings that are on trial permanent. Call it when the machine has reached the
+// hub with them.
 func (s *Store) Keep() error {
 	return s.change(func(j *journal) bool {
 		if j.Trial == nil || j.Trial.Boot == "" {
@@ -179,7 +183,8 @@ func (s *Store) Keep() error {
 	})
 }
 
-// Drop ends a trial, because the hub was not reached. The reason is a sentence for people.
+// Drop ends a trial. Call it when the machine has not reached the hub in time. reason is a
+// sentence for the owner.
 func (s *Store) Drop(reason string) error {
 	return s.change(func(j *journal) bool {
 		if j.Trial == nil || j.Trial.Boot == "" {
@@ -196,8 +201,14 @@ func (s *Store) Last() (last *Outcome, err error) {
 	return last, err
 }
 
-// Report describes, for the owner, the settings in force, those on trial and the outcome of the
-// last offer. Secrets are masked.
+// Settings returns the settings in force.
+func (s *Store) Settings() (settings *netfile.Settings, err error) {
+	err = s.change(func(j *journal) bool { settings = j.settings(); return false })
+	return settings, err
+}
+
+// Report describes, for the owner, the settings in force, the settings on trial and the outcome of
+// the last offer. It masks secrets.
 func (s *Store) Report() (text string, err error) {
 	err = s.change(func(j *journal) bool {
 		text = "in force:" + masked(j.settings())
@@ -234,8 +245,8 @@ func (s *Store) outcome(from Source, r Result, reason string) *Outcome {
 	return &Outcome{from, r, reason, now().UTC().Truncate(time.Second)}
 }
 
-// settings returns the settings in force. If the journal's text is not valid, which Offer
-// prevents, there are none and the network configures the machine.
+// settings returns the settings in force. If the journal's text is not valid, it returns no
+// settings, so that the network configures the machine. Offer stores only valid text.
 func (j *journal) settings() *netfile.Settings {
 	s, err := netfile.Parse([]byte(j.Kept))
 	if err != nil {

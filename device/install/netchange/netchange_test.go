@@ -63,8 +63,8 @@ func TestSettingsThatReachTheHubAreKept(t *testing.T) {
 	s.checkBegin(t, "three", "vlan = 8", false)
 }
 
-// New settings are tried in one boot. If they fail, the previous settings apply again without
-// anybody's help.
+// New settings are tried in one boot. If the machine does not reach the hub with them, the
+// previous settings apply again, and no person needs to act.
 func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -79,7 +79,7 @@ func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, false) // the hub offers the same settings again
 	s.checkBegin(t, "three", "vlan = 7", false)
 
-	// The power fails during the trial.
+	// The power fails during the trial, so the trial counts as failed.
 	s.checkOffer(t, Hub, settingsFile("vlan = 9"), true, true)
 	s.checkBegin(t, "four", "vlan = 9", true)
 	s.checkBegin(t, "five", "vlan = 7", false)
@@ -91,7 +91,7 @@ func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 }
 
 // If a source offers the same text again, nothing changes. So a stick that stays plugged in does
-// not undo the owner's later settings.
+// not undo settings that the owner makes later.
 func TestEachOfferIsLookedAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -108,8 +108,8 @@ func TestEachOfferIsLookedAtOnce(t *testing.T) {
 	s.checkBegin(t, "three", "vlan = 9", true)
 }
 
-// Settings that are in force already are not tried. An offer that is withdrawn before its trial
-// has no effect.
+// Settings that are already in force are not tried. An offer that another offer replaces before
+// its trial has no effect.
 func TestOfferOfWhatIsInForceIsNothingNew(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -154,8 +154,8 @@ func TestReportMasksSecrets(t *testing.T) {
 type powerCut struct{}
 
 // The power fails before any write of a change or of its trial. The next boot uses either the
-// previous settings or the new ones. The new ones are not tried twice, and a trial that was cut
-// short is dropped.
+// previous settings or the new ones. No boot tries the new settings a second time: if a power cut
+// ends the trial, they are dropped.
 func TestPowerCutAtAnyChangeLeavesSettingsThatWork(t *testing.T) {
 	t.Parallel()
 	for at := 1; ; at++ {
@@ -217,7 +217,7 @@ func TestTrialThatCannotBeNotedIsNotBegun(t *testing.T) {
 	s := newStore(t)
 	s.checkOffer(t, Stick, settingsFile("vlan = 7"), false, true)
 	s.checkOffer(t, Hub, settingsFile("vlan = 8"), true, true)
-	s.before = func() { os.RemoveAll(s.Dir) } // stands for a disk that fails
+	s.before = func() { os.RemoveAll(s.Dir) } // simulates a disk that fails
 	settings, tried, err := s.Begin("one")
 	if err == nil || tried || strings.Join(settings.Masked(), "") != "vlan = 7" {
 		t.Errorf("got %q, tried %v, %v; want vlan = 7, false and an error", settings.Masked(), tried, err)

@@ -28,7 +28,7 @@ proxy = http://ada:secret@proxy.example:3128
 	// proxy = http://ada:********@proxy.example:3128
 }
 
-// The error of a file that is not valid names the line and says what to write.
+// The error of an invalid file names the line and explains what to write.
 func ExampleMistake() {
 	_, err := netfile.Parse([]byte("version = 1\nvlan = 5000\n"))
 	var mistake *netfile.Mistake

@@ -1,8 +1,9 @@
 // Package netfile parses and formats network.txt, the file of a machine's network settings. The
-// file has lines of text, which a person can edit on any computer. `gangway image build` writes the
-// file to the stick, the installed machine keeps it, and the machine's owner can set another one at
-// the hub. All of these programs parse the file with Parse, or with Read from an open file. What
-// Parse accepts, Text writes back with the same meaning. The package does no I/O of its own.
+// file has lines of text, which a person can edit on any computer. `gangway image build` writes
+// the file to the stick, the installed machine stores it, and the machine's owner can set other
+// settings at the hub. All of these programs parse the file with Parse, or with Read from an open
+// file. Text writes settings as a file that Parse reads back with the same meaning. The package
+// does no I/O of its own.
 //
 // A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
 // ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:
@@ -18,9 +19,9 @@
 //	proxy = http://NAME:PASSWORD@proxy.example:3128
 //	-----BEGIN CERTIFICATE-----      the CA of an https proxy; up to 4
 //
-// If a family (IPv4 or IPv6) has a static address, it gets no automatic one; the other family
-// stays automatic. The CA is trusted only for the proxy: machines verify the hub by the hub's
-// own CA.
+// If a family (IPv4 or IPv6) has a static address, the machine does not configure that family
+// automatically; the other family stays automatic. The CA is trusted only for the proxy: machines
+// verify the hub by the hub's own CA.
 package netfile
 
 import (
@@ -40,7 +41,7 @@ import (
 // Name is the file's name on a stick.
 const Name = "network.txt"
 
-// Version is the version of the format. The file's first setting names it.
+// Version is the version of the format, and the value of the file's first setting.
 const Version = 1
 
 // Bounds of a file.
@@ -60,7 +61,7 @@ type Settings struct {
 	// Empty: the first interface that works.
 	Interface string
 	VLAN      int // 0: none
-	MTU       int // bytes; 0: the network's
+	MTU       int // bytes; 0: the network's MTU
 	// Addresses are static addresses: at most one of each family. Each gateway is in the
 	// network of an address of its family, or link-local.
 	Addresses []netip.Prefix
@@ -73,8 +74,8 @@ type Settings struct {
 	ProxyCA []*x509.Certificate
 }
 
-// Mistake is the error of a file that is not valid. Its text never quotes the proxy, which may
-// hold a password.
+// Mistake is the error of an invalid file. Its text never quotes the proxy's URL, which may hold a
+// password.
 type Mistake struct {
 	Line int // counted from 1; 0: the whole file
 	Text string
@@ -87,8 +88,8 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%s, line %d: %s", Name, m.Line, m.Text)
 }
 
-// Parse parses a file. An empty file, or one with comments only, gives the zero value. The
-// error is a *Mistake, which says what to write instead.
+// Parse parses a file. An empty file, or one with comments only, gives the zero value. The error
+// is a *Mistake, which explains what to write instead.
 func Parse(text []byte) (*Settings, error) {
 	if len(text) > MaxFile {
 		return nil, &Mistake{0, fmt.Sprintf("the file has %d bytes; write at most %d", len(text), MaxFile)}
@@ -125,8 +126,8 @@ func Parse(text []byte) (*Settings, error) {
 	return &p.s, nil
 }
 
-// Read reads a file and parses it with Parse. It reads no more than it needs to
-// see that a file is too long.
+// Read reads a file and parses it with Parse. It stops reading one byte after the maximum size of
+// a file.
 func Read(r io.Reader) (*Settings, error) {
 	text, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
 	if err != nil {
@@ -154,7 +155,8 @@ func (p *parser) setting(line string) error {
 	key, value, ok := strings.Cut(line, "=")
 	key, value = strings.ToLower(strings.TrimSpace(key)), strings.TrimSpace(value)
 	if !ok || strings.ContainsFunc(key, func(r rune) bool { return (r < 'a' || r > 'z') && r != '-' }) {
-		// The line may be a part of a proxy's URL with a password: do not quote it.
+		// The line may be a part of a proxy's URL with a password, so the error does not
+		// quote it.
 		return fmt.Errorf("the line is not KEY = VALUE; the keys are %s, and a comment begins with #", keys)
 	}
 	set := map[string]func(string) error{
@@ -232,7 +234,7 @@ func (p *parser) mtu(v string) error {
 	return nil
 }
 
-// unicast reports whether an address can be that of a machine or a server.
+// unicast reports whether an address can be the address of a machine or a server.
 func unicast(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
@@ -243,9 +245,9 @@ func (p *parser) address(v string) error {
 	case err != nil && !strings.Contains(v, "/"):
 		return fmt.Errorf("address %.60q has no prefix length; write it as 192.0.2.10/24 or 2001:db8::10/64", v)
 	case err != nil || !unicast(a.Addr()) || a.Bits() == 0:
-		return fmt.Errorf("address %.60q cannot be a machine's; write it as 192.0.2.10/24 or 2001:db8::10/64", v)
+		return fmt.Errorf("address %.60q cannot be the address of a machine; write it as 192.0.2.10/24 or 2001:db8::10/64", v)
 	case a.Addr().IsLinkLocalUnicast() && a.Addr().Is6():
-		return fmt.Errorf("address %.60q reaches no other network; write a global one, or remove the line", v)
+		return fmt.Errorf("address %.60q is link-local, so it reaches no other network; write a global address, or remove the line", v)
 	case a.Addr().Is4() && a.Bits() < 31 && (a.Addr() == a.Masked().Addr() || a.Addr() == broadcast(a)):
 		return fmt.Errorf("address %.60q is the network's own or its broadcast address; write a machine's address in that network", v)
 	case slices.ContainsFunc(p.s.Addresses, func(b netip.Prefix) bool { return b.Addr().Is4() == a.Addr().Is4() }):
@@ -282,7 +284,7 @@ func (p *parser) dns(v string) error {
 	case err != nil || !unicast(a) || a.Zone() != "":
 		return fmt.Errorf("dns %.60q is not an address; write it as 192.0.2.53, one on each line", v)
 	case a.Is6() && a.IsLinkLocalUnicast():
-		return fmt.Errorf("dns %.60q is on one link only; write a name server's global address", v)
+		return fmt.Errorf("dns %.60q is link-local; write the global address of a name server", v)
 	case len(p.s.DNS) == maxList:
 		return fmt.Errorf("there are more than %d name servers; write at most %d", maxList, maxList)
 	}
@@ -308,7 +310,7 @@ func isHost(v string) bool {
 		}
 	}
 	_, err := strconv.Atoi(labels[len(labels)-1])
-	return err != nil // 192.0.2 is not a host name
+	return err != nil // 192.0.2 looks like an incomplete address, so it is not a host name
 }
 
 func (p *parser) ntp(v string) error {
@@ -436,11 +438,11 @@ func (s *Settings) Static(family int) bool {
 	return slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return a.Addr().Is4() == (family == 4) })
 }
 
-// Equal reports whether both have the same settings.
+// Equal reports whether s and o have the same settings.
 func (s *Settings) Equal(o *Settings) bool { return s.Text() == o.Text() }
 
-// Text returns the settings as a file. Parse of it gives the same settings. It includes the
-// proxy's password.
+// Text returns the settings as a file, from which Parse returns the same settings. The file
+// includes the proxy's password.
 func (s *Settings) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "version = %d\n", Version)
@@ -494,6 +496,14 @@ func (s *Settings) lines(masked bool) (lines []string) {
 		add("proxy", s.Proxy.String())
 	}
 	return lines
+}
+
+// ProxyPassword returns the password in the proxy's URL, and whether the URL has one.
+func (s *Settings) ProxyPassword() (password string, has bool) {
+	if s.Proxy == nil {
+		return "", false
+	}
+	return s.Proxy.User.Password()
 }
 
 // Mask returns a proxy's URL with its password masked.

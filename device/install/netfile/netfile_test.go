@@ -70,7 +70,8 @@ func TestReadsWhatAPersonWrites(t *testing.T) {
 	}
 }
 
-// Every mistake names its line and says what to write instead. None quotes a password.
+// The error of every invalid file names the line and explains what to write instead. No error
+// quotes a password.
 func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 	t.Parallel()
 	ca, leaf := certificate(t, "ca", true), certificate(t, "server", false)
@@ -100,11 +101,11 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		"an MTU in kilobytes":            {v + "mtu = 1.5k", 2, "from 1280 to 9216"},
 		"no prefix length":               {v + "address = 192.0.2.10", 2, "192.0.2.10/24"},
 		"a netmask":                      {v + "address = 192.0.2.10/255.255.255.0", 2, "192.0.2.10/24"},
-		"a multicast address":            {v + "address = 224.0.0.1/24", 2, "cannot be a machine's"},
-		"a mapped address":               {v + "address = ::ffff:192.0.2.1/120", 2, "cannot be a machine's"},
+		"a multicast address":            {v + "address = 224.0.0.1/24", 2, "cannot be the address of a machine"},
+		"a mapped address":               {v + "address = ::ffff:192.0.2.1/120", 2, "cannot be the address of a machine"},
 		"the network itself":             {v + "address = 192.0.2.0/24", 2, "a machine's address in that network"},
 		"the broadcast address":          {v + "address = 192.0.2.255/24", 2, "a machine's address in that network"},
-		"a link-local address":           {v + "address = fe80::1/64", 2, "a global one"},
+		"a link-local address":           {v + "address = fe80::1/64", 2, "a global address"},
 		"two addresses of a family":      {v + "address = 192.0.2.10/24\naddress = 192.0.2.11/24", 3, "at most one IPv4 address and one IPv6 address"},
 		"a gateway that is a name":       {v + "gateway = router", 2, "192.0.2.1 or fe80::1"},
 		"a gateway with a zone":          {v + "gateway = fe80::1%eth0", 2, "192.0.2.1 or fe80::1"},
@@ -112,7 +113,7 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		"a gateway of another network":   {v + "address = 192.0.2.10/24\ngateway = 192.0.3.1", 0, "correct the gateway"},
 		"the machine as its own gateway": {v + "address = 192.0.2.10/24\ngateway = 192.0.2.10", 0, "not another machine"},
 		"a name server by name":          {v + "dns = dns.example", 2, "192.0.2.53"},
-		"a name server on a link":        {v + "dns = fe80::53", 2, "a name server's global address"},
+		"a name server on a link":        {v + "dns = fe80::53", 2, "the global address of a name server"},
 		"four name servers":              {v + "dns = 192.0.2.1\ndns = 192.0.2.2\ndns = 192.0.2.3\ndns = 192.0.2.4", 5, "at most 3"},
 		"a time server's URL":            {v + "ntp = http://time.example", 2, "a name or an address"},
 		"half an address":                {v + "ntp = 192.0.2", 2, "a name or an address"},
@@ -147,8 +148,8 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 	}
 }
 
-// For every file: Parse returns. If it accepts the file, Text gives a file with the same settings,
-// and Masked does not show the proxy's password.
+// For every file, Parse returns without a panic. If Parse accepts the file, Text gives a file with
+// the same settings, and Masked does not show the proxy's password.
 func FuzzParse(f *testing.F) {
 	f.Add(Template)
 	f.Add(strings.ReplaceAll(Template, "# ", ""))

@@ -1,11 +1,12 @@
 // Package seal stores the passphrase of an encrypted disk in the machine's TPM. The installer
-// seals it with New; the installed system gets it with Open at each boot. The format is that of
-// systemd-cryptenroll (version 252): a token of the type systemd-tpm2 in the LUKS2 header,
-// which systemd can open too.
+// seals the passphrase with New; the installed system gets it with Open at each boot. The format
+// is that of systemd-cryptenroll (version 252): a token of the type systemd-tpm2 in the LUKS2
+// header. systemd can open the disk too.
 //
-// The passphrase is bound to PCR 7, which measures the state of Secure Boot. So it survives
-// updates of the system. Without Secure Boot, PCR 7 does not say which system has booted: then
-// the seal protects a stolen disk, but not a stolen machine.
+// The passphrase is bound to PCR 7, which measures the state of Secure Boot. So the passphrase
+// stays usable after an update of the system. Without Secure Boot, PCR 7 is the same for every
+// system that boots: the seal then protects the data if the disk is stolen, but not if the machine
+// is stolen.
 package seal
 
 import (
@@ -31,7 +32,8 @@ const (
 	pcr        = 7
 )
 
-// primary is systemd's template for the storage key, the parent of the sealed secret.
+// primary is the template that systemd uses for the storage key, which is the parent of the sealed
+// secret.
 var primary = tpm2.TPMTPublic{
 	Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
 	ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, Restricted: true, Decrypt: true},
@@ -68,12 +70,14 @@ func load(t transport.TPM) (*storage, error) {
 }
 
 // close flushes the key and prepares the TPM for a loss of power (TPM2_Shutdown with
-// TPM_SU_CLEAR). systemd's template does not set noDA. So, without this, the next loss of power
-// would count as a wrong guess of the key's empty password, and after a few of them the TPM's
-// lockout would block the disk's key (Part 1, 19.8.6). The TPM stays usable.
+// TPM_SU_CLEAR). systemd's template does not set noDA. So, without TPM2_Shutdown, the TPM would
+// count the next loss of power as a wrong guess of the key's empty password. After a few losses,
+// the TPM's lockout would block the disk's key (Part 1, 19.8.6). The TPM stays usable after
+// TPM2_Shutdown.
 func (s *storage) close() {
 	flush(s.tpm, s.handle)
-	// If the TPM refuses, the next loss of power counts as a guess; a lockout can be lifted.
+	// If TPM2_Shutdown fails, the next loss of power counts as a guess; a lockout can be
+	// lifted.
 	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(s.tpm)
 }
 
@@ -82,8 +86,8 @@ func flush(t transport.TPM, h tpm2.TPMHandle) {
 	_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(t)
 }
 
-// encrypted makes a session encrypt its parameters, so that nobody can read them on the TPM's
-// bus.
+// encrypted makes a TPM session encrypt its parameters, so that a probe on the TPM's bus cannot
+// read them.
 func (s *storage) encrypted(dir tpm2.AuthOption) []tpm2.AuthOption {
 	return []tpm2.AuthOption{tpm2.Salted(s.handle, s.public), dir}
 }
@@ -105,7 +109,8 @@ func policy(t transport.TPM) ([]byte, error) {
 	return rsp.PolicyDigest.Buffer, nil
 }
 
-// token is systemd's token, without the list of key slots.
+// token is the JSON of the LUKS2 token that systemd-cryptenroll writes, without the list of key
+// slots.
 type token struct {
 	Type    string `json:"type"`
 	Blob    []byte `json:"tpm2-blob"`
@@ -155,14 +160,15 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	return encode(secret), tok, nil
 }
 
-// encode turns the secret into the passphrase, as systemd does.
+// encode encodes the secret as the passphrase, as systemd does.
 func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(secret)) }
 
 // ErrNotReleased means that the key was sealed by another TPM, or for another state of Secure Boot.
-var ErrNotReleased = errors.New("this TPM does not release the disk's key: the disk belongs to another machine, or Secure Boot was switched on or off")
+var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe disk is another machine's, or Secure Boot was switched on or off.\nRestore the Secure Boot setting, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
-// refused returns the error that explains why the TPM does not release a key: the TPM's own
-// problem, if err reports one; otherwise ErrNotReleased.
+// refused returns the error to report if the TPM refuses to unseal. If err reports a problem of
+// the TPM itself, such as a lockout, refused returns that problem; otherwise it returns
+// ErrNotReleased.
 func refused(err error) error {
 	explained := tpmrc.Explain(err, tpmrc.None)
 	var cause *tpmrc.Cause
@@ -172,14 +178,14 @@ func refused(err error) error {
 	return errors.Join(ErrNotReleased, err)
 }
 
-// Open returns the passphrase of a token.
+// Open returns the passphrase that a token seals.
 func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	var tok token
 	if err := json.Unmarshal(raw, &tok); err != nil {
 		return nil, fmt.Errorf("seal: the token: %w", err)
 	}
 	if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
-		return nil, errors.New("seal: the token has parameters that are not the installer's")
+		return nil, errors.New("seal: the token has parameters that Gangway's installer does not use")
 	}
 	private, public, err := split(tok.Blob)
 	if err != nil {

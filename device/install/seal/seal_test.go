@@ -63,7 +63,7 @@ func sealedToken(t *testing.T, tpm transport.TPM) json.RawMessage {
 }
 
 // A machine with an encrypted disk unseals the disk's key at each boot, and may lose power at any
-// time after that. The TPM must not count these losses of power as guesses.
+// later time. The TPM must not count these losses of power as wrong guesses.
 func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)
@@ -85,7 +85,7 @@ func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
 	}
 }
 
-// If the TPM has a problem of its own, the error names that problem, and does not say that the disk
+// If the TPM itself has a problem, the error names that problem, and does not claim that the disk
 // belongs to another machine.
 func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
 	t.Parallel()

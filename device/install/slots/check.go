@@ -12,16 +12,16 @@ import (
 // MaxSystem is the maximum size of a system's file, in bytes.
 const MaxSystem = 1 << 30
 
-// maxCmdline is the maximum size of a command line, in bytes. Linux accepts less on x86-64
-// (COMMAND_LINE_SIZE is 2048).
+// maxCmdline is the maximum size of a command line, in bytes. Linux on x86-64 reads at most 2048
+// bytes (COMMAND_LINE_SIZE).
 const maxCmdline = 8 << 10
 
 var errNotSystem = errors.New("this is not a Gangway system; make one with `gangway image system`")
 
-// Check reads a file of size bytes and checks that it may boot. It must be a complete EFI program
-// for x86-64 with the sections of a unified kernel image. Its command line must start an installed
-// system and make the kernel restart after a panic. Whether the system works can only be seen in
-// its trial.
+// Check reads a file of size bytes and checks that a machine can try to boot it. The file must be
+// a complete EFI program for x86-64 with the sections of a unified kernel image. Its command line
+// must start an installed system and make the kernel restart after a panic. Check cannot see
+// whether the system works: only a trial shows that.
 func Check(r io.ReaderAt, size int64) error {
 	if size > MaxSystem {
 		return fmt.Errorf("the file has %d bytes; at most %d are allowed: %w", size, int64(MaxSystem), errNotSystem)
@@ -40,7 +40,7 @@ func Check(r io.ReaderAt, size int64) error {
 			return fmt.Errorf("the file is truncated: its section %.8q ends at byte %d of %d: %w", s.Name, end, size, errNotSystem)
 		}
 		if found[s.Name] != nil {
-			return fmt.Errorf("the file has two sections %.8q: %w", s.Name, errNotSystem)
+			return fmt.Errorf("the file has the section %.8q twice: %w", s.Name, errNotSystem)
 		}
 		found[s.Name] = s
 	}
@@ -55,7 +55,8 @@ func Check(r io.ReaderAt, size int64) error {
 	return checkCmdline(found[".cmdline"])
 }
 
-// checkKernel checks for the magic of the boot protocol (Documentation/arch/x86/boot.rst).
+// checkKernel checks that the section .linux has the magic of the Linux boot protocol
+// (Documentation/arch/x86/boot.rst).
 func checkKernel(s *pe.Section) error {
 	magic := make([]byte, 4)
 	if _, err := s.ReadAt(magic, 0x202); err != nil || string(magic) != "HdrS" {
@@ -78,7 +79,7 @@ func checkCmdline(s *pe.Section) error {
 		case "gangway.mode":
 			mode = v
 		case "panic":
-			panics, _ = strconv.Atoi(v) // the kernel, too, reads an invalid number as 0
+			panics, _ = strconv.Atoi(v) // the kernel also reads an invalid number as 0
 		}
 	}
 	switch {

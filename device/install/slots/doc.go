@@ -1,6 +1,7 @@
-// Package slots manages the two systems of an installed machine: the one that runs and the one that
-// is tried. Each is a unified kernel image in the EFI system partition. The installed system uses
-// this package as the agent's hook: an update calls Hook.Do with the agent's verbs.
+// Package slots manages the two systems of an installed machine: the running one and the one on
+// trial. Each system is a unified kernel image in the EFI system partition. The installed system
+// uses this package as the agent's hook: to update the system, the agent calls Hook.Do with its
+// verbs.
 //
 //	EFI/Linux/gangway-a.efi, gangway-b.efi   the slots
 //	loader/loader.conf                       names the default slot
@@ -8,15 +9,16 @@
 // # Each change is one sector
 //
 // A power cut at any moment leaves a complete system that boots. FAT has no journal, and a file
-// that is being renamed has two names for a moment, so this package renames nothing. To write a
-// slot, it writes everything with the first sector zero, flushes, and reads it back; the boot
-// manager ignores a file without its first sector. Then it writes that sector. The default slot
-// is one letter of loader.conf, which is changed in place: again one sector. A disk writes each
-// sector completely or not at all.
+// that is being renamed has two names for a moment, so this package renames no file. To write a
+// slot, it writes all sectors except the first, which it fills with zeros. It flushes these
+// sectors and reads them back. The boot manager ignores a file whose first sector is zero. Then
+// the package writes the first sector. The default slot is one letter of loader.conf, and the
+// package changes this letter in place: again one sector. A disk writes each sector completely or
+// not at all.
 //
 // # A new system is tried once
 //
-// A new system is named only in the variable LoaderEntryOneShot. The boot manager removes this
-// variable before it starts the system. So, whatever ends the trial (a panic, the watchdog, a
-// power cut), the next boot starts the default of loader.conf. Commit changes that default.
+// Only the variable LoaderEntryOneShot names a new system. The boot manager removes this variable
+// before it starts the system. So, if anything ends the trial (a panic, the watchdog, a power
+// cut), the next boot starts the default of loader.conf. Commit changes that default.
 package slots

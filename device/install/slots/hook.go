@@ -23,13 +23,13 @@ type Hook struct {
 	ESP ESP
 	// Dir is a folder on the data partition for the hook's own state.
 	Dir string
-	// Volatile is a folder that is empty after each boot.
+	// Volatile is a folder that the machine empties at each boot.
 	Volatile string
 	// Restart restarts the machine. It returns only if that fails.
 	Restart func() error
-	// Synchronous, if set, switches synchronous writing to the EFI system partition on or off.
-	// The hook switches it off while it writes a slot, because a slot would otherwise take
-	// minutes; the hook flushes a slot where it matters.
+	// Synchronous, if set, switches synchronous writes to the EFI system partition on or off.
+	// The hook switches them off while it writes a slot, because a slot would otherwise take
+	// minutes; the hook flushes the slot before each step that requires it.
 	Synchronous func(bool)
 	// Sleep waits while another program finishes something. Default: time.Sleep.
 	Sleep func(time.Duration)
@@ -46,8 +46,8 @@ type trial struct {
 
 func (t trial) slot() Slot { return slotOf("gangway-" + t.Slot + ".efi") }
 
-// Do runs a verb with the revision in a folder, and returns the exit code. If a call was
-// interrupted at any point, the same call can be made again.
+// Do runs a verb for the revision in a folder, and returns the exit code. If a call was
+// interrupted, the agent can repeat it.
 func (h *Hook) Do(verb, revision string) (code int) {
 	verbs := map[string]func(string) (int, error){
 		"install": h.install, "reboot": h.reboot, "test": h.test, "commit": h.commit, "rollback": h.rollback,
@@ -67,7 +67,7 @@ func (h *Hook) Do(verb, revision string) (code int) {
 
 func (h *Hook) say(format string, args ...any) { fmt.Fprintf(h.Out, format+"\n", args...) }
 
-// open opens and hashes the revision's system. If the revision has no system, f is nil.
+// open opens and hashes the system of a revision. If the revision has no system, f is nil.
 func open(revision string) (f *os.File, size int64, sum string, err error) {
 	name := filepath.Join(revision, "files", SystemPath)
 	info, err := os.Lstat(name)
@@ -90,9 +90,9 @@ func open(revision string) (f *os.File, size int64, sum string, err error) {
 	return f, info.Size(), sum, nil
 }
 
-// Trial returns the running slot, the default slot, and whether the running one is on trial:
-// the hook wrote it last, and it is not committed. A slot that runs only because the default
-// does not boot is not on trial.
+// Trial returns the running slot, the default slot, and whether the running slot is on trial. A
+// slot is on trial if the hook wrote it last and has not committed it. A slot that runs only
+// because the default slot does not boot is not on trial.
 func (h *Hook) Trial() (running, kept Slot, tried bool, err error) {
 	if running, err = h.ESP.Running(); err != nil {
 		return
@@ -104,8 +104,8 @@ func (h *Hook) Trial() (running, kept Slot, tried bool, err error) {
 	return running, kept, running != kept && (lost != nil || last.slot() == running), nil
 }
 
-// install writes a revision's system to the slot that is not the default, and makes it boot
-// once.
+// install writes a revision's system to the slot that is not the default, and makes the machine
+// boot that slot once.
 func (h *Hook) install(revision string) (int, error) {
 	f, size, sum, err := open(revision)
 	if err != nil {
@@ -167,13 +167,13 @@ func (h *Hook) target() (Slot, error) {
 		}
 		keep = running
 	}
-	for range 60 { // after a first boot, another process will soon mark the slot good
+	for range 60 { // after an installation's first boot, another process soon removes the attempt counter from the slot's file name
 		if _, err = os.Stat(h.ESP.path(keep)); err == nil {
 			return keep.Other(), nil
 		}
 		h.sleep(time.Second)
 	}
-	return None, fmt.Errorf("slot %s, the one to fall back to, is not marked good: %w", keep, err)
+	return None, fmt.Errorf("the machine would fall back to slot %s, but that slot has not completed its first boot; try again later: %w", keep, err)
 }
 
 func (h *Hook) sleep(d time.Duration) {
@@ -207,7 +207,7 @@ func (h *Hook) runs(sum string) (bool, error) {
 		return false, nil // the slot's content has changed since the slot booted
 	}
 	have, err := h.ESP.Sum(s)
-	if err != nil || have == "" { // during the first boot the file's name has a counter, so there is no such file
+	if err != nil || have == "" { // during the first boot the file's name has an attempt counter, so Sum does not find the file
 		return false, err
 	}
 	return have == sum, nil
@@ -229,7 +229,7 @@ func (h *Hook) test(revision string) (int, error) {
 		return 0, err
 	}
 	if !runs {
-		return 0, fmt.Errorf("the new system did not stay up: the machine fell back to slot %s", s)
+		return 0, fmt.Errorf("the new system did not start or did not keep running; the machine fell back to slot %s", s)
 	}
 	h.say("The new system runs, from slot %s.", s)
 	return 0, nil
@@ -325,7 +325,7 @@ func (h *Hook) remember(t trial) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// mark records that a slot's content has changed since the slot booted.
+// mark records that the content of a slot has changed since the machine booted that slot.
 func (h *Hook) mark(s Slot) error {
 	if err := os.MkdirAll(h.Volatile, 0o700); err != nil {
 		return err

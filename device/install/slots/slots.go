@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Slot is one of the two places for a system.
+// Slot is one of the two places for a system on the disk.
 type Slot byte
 
-// The slots. None stands for a boot entry that is not a slot.
+// The slots. None means a boot entry that is not a slot.
 const (
 	None Slot = 0
 	A    Slot = 'a'
@@ -64,7 +64,7 @@ type ESP struct {
 	// before, if set, is called with a description before each change. Tests cut the power
 	// there.
 	before func(change string)
-	free   func() (int64, error) // bytes; if set, used instead of statfs(2)
+	free   func() (int64, error) // returns the free space in bytes; if set, used instead of statfs(2)
 }
 
 func (e *ESP) changing(format string, args ...any) {
@@ -87,7 +87,8 @@ func (e *ESP) Running() (Slot, error) {
 	return None, fmt.Errorf("the boot manager started %q, which is not a slot", name)
 }
 
-// Default returns the slot that boots, unless Try has chosen the other one for the next boot.
+// Default returns the slot that the machine boots, unless Try has chosen the other slot for the
+// next boot.
 func (e *ESP) Default() (Slot, error) {
 	s, _, err := e.defaultSlot()
 	return s, err

@@ -45,7 +45,7 @@ func uki(t testing.TB, seed uint64, cmdline string) []byte {
 type machine struct {
 	*testing.T
 	hook    Hook
-	systems map[string]bool // whether a system boots, by its SHA-256
+	systems map[string]bool // whether a system boots; the key is the SHA-256 of the system
 	out     bytes.Buffer
 	starts  int // number of boots
 	runs    string
@@ -56,7 +56,7 @@ type machine struct {
 	r       *rand.Rand
 }
 
-// A call of the hook ends with one of these panics.
+// A simulated call of the hook ends with one of these panics.
 type (
 	cut       struct{}
 	restarted struct{}
@@ -107,7 +107,7 @@ func (m *machine) variable(name string) string {
 	return filepath.Join(string(m.hook.ESP.Firmware), name+"-"+loader)
 }
 
-// change is called before each change, and cuts the power if the test wants that.
+// change runs before each change, and cuts the power if the test set cutAt to this change.
 func (m *machine) change(what string) {
 	if m.changes == m.cutAt {
 		panic(cut{})
@@ -116,9 +116,9 @@ func (m *machine) change(what string) {
 	m.last = what
 }
 
-// start simulates a boot. The boot manager tries the entry of the one-shot variable, which it
-// removes, then the default, then any other entry. If the system does not come up, the machine
-// boots again.
+// start simulates a boot. The boot manager removes the one-shot variable and tries the entry that
+// it named; then the default; then any other entry. If the system does not boot, the machine boots
+// again.
 func (m *machine) start() {
 	m.Helper()
 	for range 10 {
@@ -200,8 +200,8 @@ func (m *machine) call(verb, revision string) (code int) {
 	return m.hook.Do(verb, revision)
 }
 
-// lose simulates the loss of unflushed data: a slot that was being written loses some of its
-// sectors, but not the first one, and a part of its end.
+// lose simulates the loss of data that were not flushed: a slot that was being written loses some
+// of its sectors, except the first one, and a part of its end.
 func (m *machine) lose() {
 	if !strings.HasPrefix(m.last, "write ") {
 		return
@@ -219,8 +219,8 @@ func (m *machine) lose() {
 	m.write(name, b[:len(b)/(1+m.r.IntN(3))])
 }
 
-// apply does what the agent does with a revision. A call is repeated if the machine stopped
-// during it. apply returns the revision's status.
+// apply does what the agent does with a revision: if the machine stopped during a call of the
+// hook, apply repeats the call. apply returns the revision's status.
 func (m *machine) apply(revision string) string {
 	m.Helper()
 	const most = 3
@@ -291,8 +291,8 @@ func (m *machine) expect(system []byte, s Slot) {
 	}
 }
 
-// Each new system goes to the slot that does not run. A file that is not a system, or a system
-// that does not come up, changes nothing.
+// The hook writes each new system to the slot that does not run. If the file is not a system, or
+// if the system does not boot, the machine keeps its system.
 func TestSystemsGoFromSlotToSlot(t *testing.T) {
 	t.Parallel()
 	one, two, three, bad := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline+" two=2"), uki(t, 3, goodCmdline), uki(t, 4, goodCmdline)
@@ -314,7 +314,7 @@ func TestSystemsGoFromSlotToSlot(t *testing.T) {
 		{three, "DONE", three, A},
 		{nil, "DONE", three, A},
 		{two, "DONE", two, B},
-		{three, "DONE", three, A}, // the slot still holds it
+		{three, "DONE", three, A}, // slot A still holds this system
 		{bad, "ERROR", three, A},
 	} {
 		if got := m.apply(m.revision(n, c.system)); got != c.status {
@@ -324,7 +324,7 @@ func TestSystemsGoFromSlotToSlot(t *testing.T) {
 	}
 }
 
-// A new system that panics boots once, and the owner reads what happened.
+// A new system that panics boots only once, and the revision's status tells the owner the reason.
 func TestSystemThatPanicsFallsBack(t *testing.T) {
 	t.Parallel()
 	one, bad := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -335,7 +335,7 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 		t.Fatalf("install: %d: %s", code, &m.out)
 	}
 	m.call("reboot", rev)
-	if m.starts != 3 { // the first, the bad one, and the fallback
+	if m.starts != 3 { // the first boot, the boot that panics, and the fallback
 		t.Errorf("%d boots, want 3", m.starts)
 	}
 	if code := m.call("test", rev); code != 1 || !strings.Contains(m.out.String(), "the machine fell back to slot a") {
@@ -353,9 +353,9 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 	m.expect(one, A)
 }
 
-// A system that comes up but is rolled back, for example because it did not reach the hub, needs a
-// restart. After it the previous system runs. The same is true if the power fails instead of the
-// restart.
+// The agent may roll back a system that boots, for example because it did not reach the hub. The
+// rollback needs a restart, after which the previous system runs. A power cut has the same effect
+// as the restart.
 func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -424,7 +424,7 @@ func TestPowerCutAtAnyChangeLeavesASystemThatStarts(t *testing.T) {
 			default:
 				t.Errorf("cut at change %d (%s): status %s", cutAt, m.last, status)
 			}
-			m.addSystem(three, true) // the next revision succeeds
+			m.addSystem(three, true) // a later revision succeeds
 			if got := m.apply(m.revision(3, three)); got != "DONE" {
 				t.Errorf("after the cut at %d: %s %q", cutAt, got, &m.out)
 			}
@@ -444,7 +444,7 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 	alter := func(old, new string) []byte {
 		b := bytes.Clone(two)
 		at := bytes.Index(b, []byte(old))
-		if old == "HdrS" { // the stub contains these bytes too
+		if old == "HdrS" { // the boot stub also contains these bytes
 			at = bytes.LastIndex(b, []byte(old))
 		}
 		if at < 0 {
@@ -467,7 +467,7 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 		"another architecture": {alter("\x64\x86", "\x64\xAA"), "not an EFI program"},
 		"no kernel":            {alter("HdrS", "hdrs"), "not a kernel"},
 		"no initramfs":         {alter(".initrd\x00", ".inited\x00"), "no complete section .initrd"},
-		"two command lines":    {alter(".osrel\x00\x00", ".cmdline"), "two sections"},
+		"two command lines":    {alter(".osrel\x00\x00", ".cmdline"), "twice"},
 		"an installer":         {uki(t, 5, "panic=30 gangway.mode=auto gangway.manifest=00"), "gangway.mode=auto"},
 		"hangs after a panic":  {uki(t, 6, "gangway.mode=system"), "panic=SECONDS"},
 		"panic=0":              {uki(t, 7, "panic=5 gangway.mode=system panic=0"), "panic=SECONDS"},
@@ -499,7 +499,7 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 	}
 }
 
-// A system that does not fit beside the running one is refused, and both slots stay unchanged.
+// A system is refused if it does not fit beside the running one. Both slots stay unchanged.
 func TestSystemLargerThanTheRoomIsRefused(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -548,8 +548,8 @@ func TestOnlyAFileIsASystem(t *testing.T) {
 	}
 }
 
-// If the default did not boot, the machine must be able to fall back to the running system, so the
-// hook does not overwrite that one.
+// If the default slot did not boot, the machine must still be able to fall back to the running
+// system, so the hook does not overwrite the running slot.
 func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline), uki(t, 3, goodCmdline)
@@ -578,8 +578,8 @@ func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	m.expect(three, B)
 }
 
-// Before the first boot is marked good, the hook refuses an update, because there is no system to
-// fall back to.
+// Until the first boot of an installation has succeeded, the hook refuses an update, because the
+// machine has no proven system to fall back to.
 func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -587,12 +587,12 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	if err := os.Rename(m.hook.ESP.path(A), filepath.Join(m.hook.ESP.Dir, folder, "gangway-a+2-1.efi")); err != nil {
 		t.Fatal(err)
 	}
-	if code := m.call("install", m.revision(1, two)); code != 1 || !strings.Contains(m.out.String(), "not marked good") || m.changes != 0 {
+	if code := m.call("install", m.revision(1, two)); code != 1 || !strings.Contains(m.out.String(), "has not completed its first boot") || m.changes != 0 {
 		t.Errorf("install before the first boot is good: %d %q", code, &m.out)
 	}
 }
 
-// A slot that reads back differently from what was written does not boot.
+// A slot does not boot if the disk returns different bytes from those that were written.
 func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)

@@ -53,8 +53,8 @@ func (s *Store) Account(ctx context.Context, id string) (a store.Account, err er
 	return a, err
 }
 
-// AccountByNickOrEmail implements store.Accounts. If the text is one account's nick and another
-// account's e-mail, the nick wins.
+// AccountByNickOrEmail implements store.Accounts. If the login is one account's nick and another
+// account's e-mail address, it returns the account with the nick.
 func (s *Store) AccountByNickOrEmail(ctx context.Context, login string) (a store.Account, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if a, err = oneAccount(c, selectAccountByNick, login); err != store.ErrNotFound {

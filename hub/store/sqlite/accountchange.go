@@ -134,7 +134,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 		if _, err := c.exec(retireNick, a.Nick, id, micro(e.Time)); err != nil {
 			return err
 		}
-		// The account's policy and EK list were deleted, so the config version must grow.
+		// The account's policy and EK list were deleted, so the config version must increase.
 		if err := bumpConfig(c); err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	// All data by which Activate decides, in one query by primary keys.
+	// One query by primary keys reads all rows on which the decision of Activate depends.
 	selectClaim = prepared(`SELECT e.id, e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
 		e.ek, e.iak_name, e.expires, e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial,
 		e.key_algorithm,
@@ -50,9 +50,9 @@ var (
 		last_seen_addr = ?, quiet = 0 WHERE id = ?`)
 )
 
-// claim is a request to activate an enrolment, with the rows that decide about it.
+// claim is a request to activate an enrolment, with the rows on which the decision depends.
 type claim struct {
-	id          int64 // of the enrolment's row
+	id          int64 // row id of the enrolment
 	requestHash store.Hash
 	state       string
 	device      string
@@ -66,8 +66,8 @@ type claim struct {
 	manufacturer, model, firmware       string
 	prodModel, prodSerial, keyAlgorithm string
 
-	tpmOwner, tpmDevice string // empty: the EK is not bound
-	tpmGeneration       int    // 0 too when the EK is unknown
+	tpmOwner, tpmDevice string // empty if the EK is not bound to an owner
+	tpmGeneration       int    // 0 also if the EK is unknown
 
 	iakKnown bool
 	iakEK    store.Hash // the EK under which the IAK is registered
@@ -81,17 +81,17 @@ type claim struct {
 	tokenMeta     string
 
 	ownerKnown bool
-	counted    bool // the token has counted this device
+	counted    bool // the token has already counted this device
 
-	known    bool  // there is a row for the device, deleted or not
-	active   int64 // row of the device's active enrolment
+	known    bool  // the device has a row, deleted or not
+	active   int64 // row id of the device's active enrolment
 	devOwner string
 	deleted  bool
-	stored   store.Device // the data that only its row has
+	stored   store.Device // only the fields that the device's row has
 	userMeta string
 	devMeta  string
 
-	serialBefore string // serial number of the machine in the device's active enrolment
+	serialBefore string // serial number in the device's active enrolment
 }
 
 func readClaim(r *row) (k claim) {
@@ -148,8 +148,8 @@ func readClaim(r *row) (k claim) {
 	return k
 }
 
-// Activate implements store.Enrolments. It has one more refusal: store.ErrExists, if the enrolment
-// would make a bound TPM a second device of the same owner. One TPM is one device.
+// Activate implements store.Enrolments. It may also return store.ErrExists: one TPM is one device,
+// so a bound TPM cannot become a second device of the same owner.
 func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device, error) {
 	now := micro(a.Now)
 	var (
@@ -189,8 +189,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 	return d, nil
 }
 
-// refusal decides about a claim that is not active yet. It depends only on the rows that were read.
-// The order of its cases is the order of importance to the caller.
+// refusal returns the error with which a claim that is not active is refused, or nil. It uses only
+// the rows that were read. If several cases apply, the one that matters most to the caller comes
+// first.
 func (k *claim) refusal(now time.Time) error {
 	switch k.state {
 	case stateRevoked:
@@ -208,12 +209,12 @@ func (k *claim) refusal(now time.Time) error {
 		return store.ErrRevoked
 	case bound && k.tpmOwner != k.owner, k.known && k.devOwner != k.owner:
 		return store.ErrOtherOwner
-	case k.known && k.id < k.active: // ids grow in the order of BeginEnrolment
+	case k.known && k.id < k.active: // ids increase in the order of BeginEnrolment
 		return store.ErrSuperseded
 	case k.iakKnown && k.iakEK != k.ek:
 		return store.ErrOtherEK
 	case bound && k.tpmDevice != k.device:
-		return fmt.Errorf("%w: the TPM is device %s", store.ErrExists, k.tpmDevice)
+		return fmt.Errorf("%w: the TPM already belongs to device %s", store.ErrExists, k.tpmDevice)
 	case k.known && !bound:
 		return fmt.Errorf("%w: device %s has another TPM", store.ErrExists, k.device)
 	case k.stored.Clone == store.CloneRefused:
@@ -226,7 +227,7 @@ func (k *claim) refusal(now time.Time) error {
 	return nil
 }
 
-// accept writes everything that an accepted claim changes, and updates k to the written rows.
+// accept writes all changes of an accepted claim, and updates k to the written rows.
 func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated
@@ -247,7 +248,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		if err := moveWords(c, words{k.owner, k.stored.Nick, k.serialBefore}, is); err != nil {
 			return err
 		}
-		// The secret was issued for a certificate that has just ended.
+		// The secret was issued for the certificate that is superseded now.
 		if _, err := c.exec(deleteSecret, k.device); err != nil {
 			return err
 		}
@@ -302,7 +303,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
-	if k.known { // a device may onboard again any number of times, so these events are counted
+	if k.known { // a device may onboard again without limit, so these events are counted in one row
 		tell = countEvent
 		if serial != "" {
 			event.Group = "serial"
@@ -315,13 +316,13 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 }
 
 var (
-	// The chain of enrolments, newest first. Their long columns are not read.
+	// The chain of enrolments, newest first. The query does not read their long columns.
 	selectSuperseded = prepared(`WITH RECURSIVE chain (id, previous, number) AS (
 			SELECT id, previous, 1 FROM enrolments WHERE id = ?1
 			UNION ALL
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
-	// The columns that the AIK registry returns are kept.
+	// The update keeps the columns that the AIK registry returns.
 	stripEnrolment = prepared(`UPDATE enrolments SET ek_certificate = x'', idevid_cert = x'', verdict = x'', request = x'',
 		ek_links = x'' WHERE id = ? AND length(request) > 0`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
@@ -329,9 +330,9 @@ var (
 	deleteEnrolment = prepared(`DELETE FROM enrolments WHERE id = ?`)
 )
 
-// forgetSuperseded removes the evidence of enrolments that a device activated long ago, and removes
-// still older rows. newest is the enrolment that was superseded last. If the chain is too long by
-// more than one row, which an earlier version could cause, each call removes at most 16.
+// forgetSuperseded removes the evidence of older superseded enrolments of a device, and deletes the
+// oldest rows. newest is the row id of the enrolment that was superseded last. An earlier version
+// could leave a chain that is too long by many rows; one call deletes at most 16 of them.
 func forgetSuperseded(c *conn, newest int64) error {
 	const most = store.KeptSuperseded + store.KeptFingerprints
 	chain, err := activated(c, newest, most+16)
@@ -365,7 +366,7 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// A new device does not get members that cannot be returned.
+		// Members that cannot be returned are not copied to the new device.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -391,17 +392,17 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	}
 }
 
-// freeNick returns base with a suffix that is not in use. It doubles its step until it finds an
-// unused suffix, and then halves it. So if a whole fleet proposes the same nick, each device needs
-// only a logarithmic number of queries. If deleted devices left gaps, the result may be in a gap or
-// at the end.
+// freeNick returns base with a suffix that is not in use. It doubles the number until it finds an
+// unused suffix, and then searches between that number and the one before (binary search). So if a
+// whole fleet proposes the same nick, each device needs only a logarithmic number of queries. If
+// deleted devices left gaps, the suffix may be in a gap or at the end.
 func freeNick(c *conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {
 		_, ok, err := c.one(nickTaken, owner, with(n))
 		return ok, err
 	}
-	last, free := 1, 2 // base itself is number 1
+	last, free := 1, 2 // base without a suffix is number 1
 	for {
 		is, err := taken(free)
 		if err != nil {
@@ -427,7 +428,7 @@ func freeNick(c *conn, owner, base string) (string, error) {
 	return with(free), nil
 }
 
-// result returns the device as a read would return it now.
+// result returns the device as it is after the activation, with the fields that a read returns.
 func (k *claim) result(idevid store.Hash) store.Device {
 	d := k.stored
 	d.ID = k.device
@@ -445,11 +446,12 @@ func (k *claim) result(idevid store.Hash) store.Device {
 	return d
 }
 
-// link is an enrolment and its predecessor, which it superseded; 0: it has none.
+// link is an enrolment in the chain of a device. previous is the row id of the enrolment that it
+// superseded, or 0.
 type link struct{ id, previous int64 }
 
-// activated returns the enrolments that a device activated: newest and its predecessors, at most
-// limit rows.
+// activated returns the chain of enrolments that a device activated, from the row id `newest` back
+// to older ones, at most limit rows.
 func activated(c *conn, newest int64, limit int) (chain []link, err error) {
 	err = c.each(selectSuperseded, func(r row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -467,7 +469,8 @@ func stripAll(c *conn, chain []link) error {
 	return nil
 }
 
-// stripSuperseded removes the evidence of all enrolments of a device but the last.
+// stripSuperseded removes the evidence of the older enrolments in the chain that ends with the row
+// id `last`. The enrolment `last` keeps its evidence.
 func stripSuperseded(c *conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

@@ -14,7 +14,7 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// harbour opens a store with one account and one join token without a limit.
+// harbour opens a store at path that has one account and one join token without a limit of uses.
 func harbour(tb testing.TB, path string) (*sqlite.Store, store.JoinToken) {
 	tb.Helper()
 	s, err := sqlite.Open(context.Background(), path)
@@ -37,7 +37,7 @@ func harbour(tb testing.TB, path string) (*sqlite.Store, store.JoinToken) {
 	return s, token
 }
 
-// cpu returns the processor time, user and system, that the process has used.
+// cpu returns the processor time (user and system) that this process has used.
 func cpu(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -46,8 +46,8 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// concurrently runs work b.N times in many goroutines. It reports the processor time of an
-// operation, which does not depend on the disk.
+// concurrently runs work b.N times in many goroutines. It reports the processor time of each
+// operation, which does not depend on the speed of the disk.
 func concurrently(b *testing.B, s *sqlite.Store, work func(n int) error) {
 	var n atomic.Int64
 	b.SetParallelism(32)
@@ -103,7 +103,7 @@ func BenchmarkActivate(b *testing.B) {
 	})
 }
 
-// BenchmarkOnboard enrols and activates each device, in that order.
+// BenchmarkOnboard measures a whole onboarding: BeginEnrolment and then Activate for each device.
 func BenchmarkOnboard(b *testing.B) {
 	s, token := harbour(b, filepath.Join(b.TempDir(), "hub.db"))
 	all := enrolments(b.N, token)
@@ -134,7 +134,7 @@ func BenchmarkDeviceByCertificate(b *testing.B) {
 	})
 }
 
-// activate enrols and activates a machine.
+// activate begins and activates an enrolment.
 func activate(tb testing.TB, s storetest.Engine, e store.Enrolment, nick string) store.Device {
 	tb.Helper()
 	if _, err := s.BeginEnrolment(context.Background(), e, storetest.Epoch); err != nil {

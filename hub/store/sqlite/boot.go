@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// keptBoots is how many measurements of a device are kept.
+// keptBoots is the number of measurements that are stored for a device.
 const keptBoots = 11
 
 const bootColumns = `SELECT id, device, time, state, measurement, changes, `
@@ -53,8 +53,8 @@ var (
 	deleteBootDevice = prepared(`DELETE FROM boot_devices WHERE device = ?`)
 )
 
-// deviceExists returns store.ErrNotFound for a device that does not exist or was deleted. Rows
-// written for a deleted device would stay permanently.
+// deviceExists returns store.ErrNotFound if the device does not exist or was deleted. Call it
+// before rows of a device are written: nothing would remove the rows of a deleted device.
 func deviceExists(c *conn, device string) error {
 	_, ok, err := c.one(selectAboard, device)
 	if err == nil && !ok {

@@ -10,7 +10,8 @@ import (
 	"gangway/hub/store"
 )
 
-// The migration corrects boots that an older hub stored as a match although nothing was measured.
+// An older hub stored a boot as a match even if the firmware had measured nothing. The migration
+// corrects these rows.
 func TestMigrationFindsBootsInWhichNothingWasMeasured(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")

@@ -13,19 +13,20 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// busyTimeout is how long a statement waits for another process that holds
-// the file, such as a backup or the sqlite3 shell. It is shorter than
-// writeTimeout, so that a write whose turn has come learns that it did nothing
-// before its caller gives up.
+// busyTimeout is how long a statement waits for another process that has locked the file, such as a
+// backup or the sqlite3 shell. It is shorter than writeTimeout. So a write that waited in vain
+// returns its error before its caller gives up.
 const busyTimeout = 2 * time.Second
 
-// statement is one SQL statement. Each connection prepares it at its first use and then keeps it.
+// statement is one SQL statement. Each connection prepares the statement at its first use and keeps
+// it prepared. index is the statement's position in conn.stmts.
 type statement struct {
 	index int
 	sql   string
 }
 
-// statements counts the calls of prepared. Each makes a package variable.
+// statements is the number of statements that prepared has registered. prepared is called only for
+// package variables.
 var statements int
 
 func prepared(sql string) *statement {
@@ -34,26 +35,26 @@ func prepared(sql string) *statement {
 	return s
 }
 
-// conn is one connection. It uses SQLite's own interface in modernc.org/sqlite/lib. The driver on
-// top of that library asks for the name and type of every column at every query and allocates each
-// argument separately. That took a quarter of an activation's processor time.
+// conn is one connection to the database. It calls SQLite's C interface in modernc.org/sqlite/lib
+// directly. The database/sql driver on top of that library asks for the name and type of every
+// column at every query, and allocates each argument separately: that took a quarter of an
+// activation's processor time.
 //
-// A conn serves one goroutine and one statement at a time. Nothing else may use it while a
-// statement runs.
+// A conn may run only one statement at a time, in one goroutine.
 type conn struct {
 	tls   *libc.TLS
 	db    uintptr // sqlite3*
 	stmts []uintptr
-	dest  []any // the row that a query is at
+	dest  []any // values of the current row of a query
 
-	// arena holds the text and blob arguments of the running statement, outside Go's memory. A
-	// statement that was reset still points into it, but its arguments are bound again before it
-	// reads them.
+	// arena holds the text and blob arguments of the running statement, in memory that Go does not
+	// manage. After a reset, a statement still points into the arena; but SQLite reads the
+	// arguments only after they are bound again.
 	arena     uintptr
 	arenaSize int
 
-	// wrote is set by a statement that changed a row, or that failed in a way
-	// that may have. The writer clears and reads it.
+	// wrote is set by a statement that changed a row, or whose error leaves open whether it did.
+	// The writer clears and reads it.
 	wrote bool
 }
 
@@ -63,7 +64,7 @@ type engineError struct {
 	message string
 }
 
-// Is maps SQLite's errors to those of package store.
+// Is maps SQLite's result codes to the errors of package store.
 func (e *engineError) Is(target error) bool {
 	switch e.code & 0xff {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
@@ -71,7 +72,7 @@ func (e *engineError) Is(target error) bool {
 	case sqlite3.SQLITE_FULL:
 		return target == store.ErrNoSpace
 	}
-	// The "-shm" file, which the processes share, could not grow.
+	// SQLite could not enlarge the "-shm" file, which all processes share.
 	return e.code == sqlite3.SQLITE_IOERR_SHMSIZE && target == store.ErrNoSpace
 }
 
@@ -80,7 +81,7 @@ func (e *engineError) Error() string {
 }
 
 func dsn(path string) string {
-	// Use a URI, so that '?', '#' and '%' in a path are part of the path.
+	// A URI escapes '?', '#' and '%', so these characters stay a part of the path.
 	u := url.URL{Scheme: "file", Path: path}
 	return u.String()
 }
@@ -132,12 +133,12 @@ func (c *conn) close() error {
 
 const pointerSize = libc.Tsize_t(unsafe.Sizeof(uintptr(0)))
 
-// pointer returns a pointer to an address outside Go's memory.
+// pointer converts the address of memory that Go does not manage to a pointer.
 func pointer(address uintptr) unsafe.Pointer { return unsafe.Add(nil, address) }
 
 func memory(address uintptr, n int) []byte { return unsafe.Slice((*byte)(pointer(address)), n) }
 
-// failure returns the error of the last call to SQLite, which returned rc.
+// failure returns the error of the last call of SQLite, whose result code was rc.
 func (c *conn) failure(rc int32) error {
 	if c.db == 0 {
 		return &engineError{code: rc, message: libc.GoString(sqlite3.Xsqlite3_errstr(c.tls, rc))}
@@ -179,8 +180,8 @@ func (c *conn) pragma(p string) error {
 	}
 }
 
-// bound returns the statement, ready to step. Arguments are of the types
-// int64, string and []byte; a nil slice is an empty blob, not NULL.
+// bound returns the prepared statement with its arguments bound, ready to step. Arguments have the
+// types int64, string and []byte. A nil slice becomes an empty blob, not NULL.
 func (c *conn) bound(s *statement, args []any) (uintptr, error) {
 	st := c.stmts[s.index]
 	if st == 0 {
@@ -216,8 +217,8 @@ func (c *conn) bound(s *statement, args []any) (uintptr, error) {
 	return st, nil
 }
 
-// reserve makes the arena large enough for all arguments before the first of them is bound. The
-// arena is never nil, because SQLite reads a nil pointer as NULL.
+// reserve enlarges the arena, before the first argument is bound, so that all arguments fit. The
+// arena is never nil, because SQLite would read a nil pointer as NULL.
 func (c *conn) reserve(args []any) {
 	size := 1
 	for _, a := range args {
@@ -237,7 +238,7 @@ func (c *conn) reserve(args []any) {
 	c.arenaSize = size
 }
 
-// exec runs a statement that returns no rows, and returns how many it changed.
+// exec runs a statement that returns no rows. It returns the number of changed rows.
 func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 	st, err := c.bound(s, args)
 	if err != nil {
@@ -246,8 +247,8 @@ func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 	rc := sqlite3.Xsqlite3_step(c.tls, st)
 	if rc != sqlite3.SQLITE_DONE {
 		err = c.failure(rc)
-		// If a statement breaks a constraint, SQLite undoes only that statement. After any other
-		// error the state is unknown.
+		// If a statement violates a constraint, SQLite undoes only that statement. After any other
+		// error, it is unknown whether the statement changed something.
 		if !isConstraint(err) {
 			c.wrote = true
 		}
@@ -276,8 +277,8 @@ func (c *conn) control(s *statement) error {
 	return err
 }
 
-// one returns the first row, and whether the query has one. The row is valid until the connection's
-// next use; the values read from it stay valid.
+// one returns the first row of a query, and whether there is one. The row is valid until the
+// connection is used again; the values that were read from it stay valid.
 func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
 	err = c.each(s, func(first row) (more bool, _ error) {
 		r, ok = first, true
@@ -286,12 +287,13 @@ func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
 	return r, ok, err
 }
 
-// each calls f with every row until f returns false. f must not use the connection.
+// each calls f with every row of a query until f returns false or an error. f must not use the
+// connection.
 func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...any) error {
 	return c.eachAt(s, func(st uintptr) (bool, error) { return f(row{values: c.columns(st)}) }, args...)
 }
 
-// eachAt is each for an f that reads the columns itself, from the statement.
+// eachAt is like each, but f reads the columns itself from the statement st.
 func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), args ...any) error {
 	st, err := c.bound(s, args)
 	if err != nil {
@@ -313,7 +315,7 @@ func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), a
 	}
 }
 
-// text returns column i of the row that st is at. If the text is the same as like, text returns like
+// text returns column i of the current row of st. If the text is equal to `like`, it returns `like`
 // and allocates nothing.
 func (c *conn) text(st uintptr, i int32, like string) string {
 	p := sqlite3.Xsqlite3_column_text(c.tls, st, i)
@@ -326,7 +328,7 @@ func (c *conn) text(st uintptr, i int32, like string) string {
 
 func (c *conn) int64(st uintptr, i int32) int64 { return sqlite3.Xsqlite3_column_int64(c.tls, st, i) }
 
-// columns returns a copy of the row that st is at.
+// columns returns a copy of the current row of st. The next call overwrites the copy.
 func (c *conn) columns(st uintptr) []any {
 	n := int(sqlite3.Xsqlite3_data_count(c.tls, st))
 	c.dest = c.dest[:0]
@@ -351,15 +353,14 @@ func (c *conn) columns(st uintptr) []any {
 	return c.dest
 }
 
-// isConstraint reports whether SQLite refused a statement because it breaks a constraint of the
-// schema.
+// isConstraint reports whether err means that a statement violates a constraint of the schema.
 func isConstraint(err error) bool {
 	e, ok := errors.AsType[*engineError](err)
 	return ok && e.code&0xff == sqlite3.SQLITE_CONSTRAINT
 }
 
-// existsOr maps a broken constraint to store.ErrExists. Use it for statements that can break only
-// unique constraints.
+// existsOr converts the error of a violated constraint to store.ErrExists. Use it only for
+// statements whose only constraints are unique ones.
 func existsOr(err error) error {
 	if err != nil && isConstraint(err) {
 		return fmt.Errorf("%w: %w", store.ErrExists, err)

@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The last columns, which setMetas decodes, cost more to read than the others.
+// To read the last two columns, user_meta and device_meta, costs more than to read the others.
 const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
 	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
@@ -15,7 +15,7 @@ const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_ha
 var (
 	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.deleted = 0`)
-	// CROSS JOIN keeps SQLite from changing the order: the certificate's row comes first.
+	// CROSS JOIN makes SQLite read the enrolment of the certificate first.
 	selectDeviceByIDevID = prepared(deviceColumns + `FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
 		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
@@ -28,7 +28,7 @@ var (
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	// These enrolments proved nothing, so their evidence is removed: see expire.
+	// These enrolments proved nothing, so their evidence is removed, as in the constant expire.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
 		WHERE device = ? AND owner = ? AND state = 'p'`)
 	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
@@ -68,7 +68,7 @@ func (s *Store) oneDevice(ctx context.Context, query *statement, args ...any) (d
 	return d, nil
 }
 
-// Devices implements store.Devices. Nicks are ordered by their bytes.
+// Devices implements store.Devices. Nicks are ordered by their bytes, so upper case comes first.
 func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error) {
 	return s.manyDevices(ctx, selectDevices, owner, after, pageLimit(limit))
 }
@@ -115,7 +115,7 @@ func readDevice(r *row) store.Device {
 	return d
 }
 
-// setMetas decodes a device's metas from their columns.
+// setMetas decodes a device's user-meta and device-meta from their columns.
 func setMetas(d *store.Device, user, device string) {
 	var more []string
 	d.UserMeta, d.Unreadable = decodeMeta(user, "/user-meta")
@@ -155,8 +155,8 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 	})
 }
 
-// DeleteDevice implements store.Devices. This engine does not store the time: the caller's event
-// records it.
+// DeleteDevice implements store.Devices. It does not store the time of the deletion: the caller's
+// event does.
 func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectDeviceForDelete, id, owner)

@@ -9,7 +9,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Values of the column enrolments.state; the migration says why they are letters.
+// Values of the column enrolments.state. The migration that creates the table says why they are
+// letters.
 const (
 	statePending    = "p"
 	stateActive     = "a"
@@ -31,7 +32,7 @@ func stateOf(letter string) (store.EnrolmentState, error) {
 	case stateExpired:
 		return store.Expired, nil
 	}
-	return "", fmt.Errorf("sqlite: stored enrolment has the unknown state %q", letter)
+	return "", fmt.Errorf("sqlite: a stored enrolment has the unknown state %q", letter)
 }
 
 const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,
@@ -40,10 +41,9 @@ const enrolmentColumns = `SELECT request_hash, state, device, owner, token, gene
 	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
 
 var (
-	// One statement finds a row with this request and decides whether the new row may replace it:
-	// it changes a row only if the new row may. A replaced row gets a new id, so ids are in the
-	// order in which enrolments began. No other row refers to an enrolment that was never
-	// activated.
+	// One statement finds a row with this request hash, and replaces it only if it is expired. A
+	// replaced row gets a new id, so ids are in the order in which enrolments began. The id may
+	// change, because no other row refers to an enrolment that was never activated.
 	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
@@ -66,6 +66,9 @@ var (
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
 	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
 
+	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
+		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
+
 	selectPendingUsage = prepared(`SELECT bytes FROM pending_usage WHERE owner = ?`)
 	pushOutEnrolment   = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND owner = ? ORDER BY id LIMIT 1)`)
 
@@ -74,15 +77,16 @@ var (
 	countExpired = prepared(`SELECT count(*) FROM enrolments WHERE state = 'x'`)
 )
 
-// expire removes all columns but the fingerprints. Nothing was ever proven for these rows, so the
-// hub must not keep what they claim about a machine and its owner.
+// expire begins a statement that empties all columns except fingerprints, names, ids and times. The
+// device has proven nothing in these rows, so the hub must not store their claims about a machine
+// and its owner.
 const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
 	ek_known = 0, ek_links = x'' WHERE `
 
-// BeginEnrolment implements store.Enrolments. Times are returned in UTC, truncated to microseconds.
-// It returns store.ErrExists if another request has the IDevID certificate.
+// BeginEnrolment implements store.Enrolments. It returns times in UTC, truncated to microseconds.
+// It returns store.ErrExists if an enrolment of another request has the same IDevID certificate.
 func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
 	e.State = store.Pending
 	e.Created = fromMicro(micro(e.Created))
@@ -113,8 +117,9 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	return result, nil
 }
 
-// makeRoom expires the oldest pending enrolments of an owner that has too many, usually one for
-// each that begins. It expires at most 256 at once, because more would delay other writers.
+// makeRoom expires an owner's oldest pending enrolments until they fit into store.MaxPending.
+// Usually this is one for each new enrolment. One call expires at most 256, because more would
+// delay other writers.
 func makeRoom(c *conn, owner string) error {
 	for range 256 {
 		r, ok, err := c.one(selectPendingUsage, owner)
@@ -144,6 +149,21 @@ func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (
 		return err
 	})
 	return e, err
+}
+
+// PendingEnrolments implements store.Enrolments.
+func (s *Store) PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) (list []store.Enrolment, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		list = nil
+		return c.each(selectPending, func(r row) (bool, error) {
+			e := store.Enrolment{State: store.Pending, Owner: owner, TokenID: r.text(), EK: r.hash(), Created: r.time(), Expires: r.time()}
+			e.Manufacturer, e.Model, e.Firmware = r.text(), r.text(), r.text()
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm = r.text(), r.text(), r.text()
+			list = append(list, e)
+			return true, nil
+		}, owner, micro(now), pageLimit(limit))
+	})
+	return list, err
 }
 
 func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, error) {
@@ -192,8 +212,8 @@ func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) 
 	return s.expire(ctx, expireEnrolments, now, limit)
 }
 
-// RemoveExpiredEnrolments implements store.Enrolments. No row refers to an enrolment that was never
-// activated.
+// RemoveExpiredEnrolments implements store.Enrolments. The rows can be deleted, because no other
+// row refers to an enrolment that was never activated.
 func (s *Store) RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil

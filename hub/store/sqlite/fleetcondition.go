@@ -8,26 +8,26 @@ import (
 	"gangway/wire/trail"
 )
 
-// condition is a word or a term of a search.
+// condition is one condition of a search: a word or a term.
 type condition struct {
-	field store.SearchField // empty: a word
+	field store.SearchField // empty for a word
 	value string
-	term  int64 // of FieldMeta
+	term  int64 // key in device_meta_terms; only for FieldMeta
 
-	// count is how many devices fit. If exact is false, the engine stopped to count at more than
-	// smallSet.
+	// count is the number of devices that match. If exact is false, a count above smallSet may be
+	// too low.
 	count int
 	exact bool
 
-	// walk reads the devices that fit, by nick; no statement: the condition has no such index.
+	// walk reads the matching devices in the order of nicks. It is zero if no index has that order.
 	walk walk
-	// fits reports whether a device fits; nil for FieldMeta.
+	// fits reports whether a device matches. It is nil for FieldMeta.
 	fits func(d *found) bool
 
-	models, makers []string // of a word: the values that have it
+	models, makers []string // only for a word: the models and makers that contain it
 }
 
-// args returns the first arguments of the condition's walk.
+// args returns the arguments of the condition's walk that come before the place.
 func (k *condition) args(owner string) []any {
 	switch k.field {
 	case store.FieldState:
@@ -62,12 +62,12 @@ func termCondition(owner string, t store.SearchTerm) (*condition, error) {
 	case store.FieldID:
 		k.value = strings.ToLower(t.Value)
 		if !isIDPrefix(k.value) {
-			return nil, badSearch("%.64q is not the start of an id: write 4 to 24 of its hexadecimal digits.", t.Value)
+			return nil, badSearch("%.64q is not the beginning of an id: write the first 4 to 24 hexadecimal digits of the id.", t.Value)
 		}
 		k.fits = func(d *found) bool { return strings.HasPrefix(d.device, k.value) }
 	case store.FieldMeta:
 		if t.Key == "" || len(t.Key) > indexedValue || len(t.Value) > indexedValue {
-			return nil, badSearch("Metadata is searched by a name and a value of at most %d bytes each: shorten them.", indexedValue)
+			return nil, badSearch("The name and the value of a metadata condition may have at most %d bytes each: shorten them.", indexedValue)
 		}
 		k.term = metaTerm(owner, t.Key, t.Value)
 		k.walk = walkMeta
@@ -81,7 +81,7 @@ func isIDPrefix(text string) bool {
 	return len(text) >= 4 && len(text) <= 24 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// of returns a device's value of the condition's field.
+// of returns the device's value of the field that the condition compares.
 func (k *condition) of(d *found) string {
 	switch k.field {
 	case store.FieldModel:
@@ -101,7 +101,8 @@ var stateFits = map[string]func(d *found) bool{
 	store.StateCloned:      func(d *found) bool { return d.clone != "" },
 }
 
-// wordText returns a word of a search as the index has it, from its first letter or digit.
+// wordText returns a word of a search in the form of the index: in lower case, from its first
+// letter or digit.
 func wordText(word string) string {
 	word = strings.ToLower(word)
 	for _, i := range wordStarts(word) {
@@ -116,7 +117,7 @@ func wordCondition(word string) (*condition, error) {
 	case text == "":
 		return nil, badSearch("%.64q has no letter or digit: leave the word out.", word)
 	case len(word) > indexedValue:
-		return nil, badSearch("A word of a search has at most %d bytes: shorten it.", indexedValue)
+		return nil, badSearch("A word of a search may have at most %d bytes: shorten the word.", indexedValue)
 	}
 	k := &condition{value: text}
 	k.fits = func(d *found) bool {
@@ -126,7 +127,8 @@ func wordCondition(word string) (*condition, error) {
 	return k, nil
 }
 
-// hasWord reports whether a word of a field, with the text after it, begins with the prefix.
+// hasWord reports whether prefix is the beginning of a word of the field, including the text after
+// that word.
 func hasWord(field, prefix string) bool {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -142,13 +144,14 @@ func hasWord(field, prefix string) bool {
 
 var (
 	selectCount = prepared(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`)
-	// The most frequent values come first. The bound on the magnitude 0 keeps a fleet in which each
-	// device has a model of its own from being read.
+	// The most frequent values come first, by the magnitude (size) of n. The LIMIT bounds the rows
+	// that are read if each device has another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
 
-// valuesWithWords is how many models, and how many makers, of an owner are compared with a word.
+// valuesWithWords is the number of models, and of makers, of an owner that are compared with a word
+// of a search.
 const valuesWithWords = 500
 
 func counted(c *conn, owner, field, value string) (n int, err error) {
@@ -159,7 +162,8 @@ func counted(c *conn, owner, field, value string) (n int, err error) {
 	return n, err
 }
 
-// resolve sets count and exact.
+// resolve sets count, exact and, for a word, models and makers, from the counters and indexes of
+// the database.
 func (k *condition) resolve(c *conn, owner string) (err error) {
 	switch k.field {
 	case store.FieldState:
@@ -225,13 +229,13 @@ func (k *condition) resolveWord(c *conn, owner string) error {
 	return nil
 }
 
-// nicks returns the nicks of devices whose nick or serial number has the word, or that may have the
-// serial number: at most smallSet+1.
+// nicks returns the nicks of devices whose nick or serial number contains the word. For
+// FieldSerial, these devices may have the serial number. It returns at most smallSet+1 nicks.
 func (k *condition) nicks(c *conn, owner string) (nicks []string, err error) {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
 	if k.field == store.FieldSerial && len(wordText(k.value)) <= indexedText {
-		to = from + "\x00" // the whole word
+		to = from + "\x00" // only the whole word
 	}
 	known := map[string]bool{}
 	err = c.each(selectWord, func(r row) (bool, error) {
@@ -248,8 +252,8 @@ func (k *condition) byID(c *conn, owner string) ([]found, error) {
 	return appendFound(c, nil, selectByID, k.value, k.value+"g", owner, int64(smallSet+1))
 }
 
-// all returns the devices that fit; it may return others too. The condition's count is at most
-// smallSet.
+// all returns the devices that match, and possibly others, which the caller must filter out. Call
+// it only if count is at most smallSet.
 func (k *condition) all(c *conn, owner string) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:

@@ -92,8 +92,8 @@ func (s *Store) FleetCounts(ctx context.Context, owner string) (n store.FleetCou
 	return n, err
 }
 
-// facetRows bounds the values that Facets reads. Values beyond it have as few devices as the last
-// ones, within a factor of two.
+// facetRows bounds the values that Facets reads. A value after them has less than twice as many
+// devices as the last value that is read.
 const facetRows = 2000
 
 // Facets implements store.Fleet.
@@ -106,8 +106,9 @@ func (s *Store) Facets(ctx context.Context, owner string, field store.SearchFiel
 		if others, err = counted(c, owner, "total", ""); err != nil {
 			return err
 		}
-		// Values come by the magnitude of their numbers. Once a value's number has fewer binary
-		// digits than the limit-th value's, it and those after it have fewer devices.
+		// The rows are ordered by the magnitude (number of binary digits) of n. If top is full and
+		// a row has a smaller magnitude than the limit-th row, this row and all later rows have
+		// fewer devices.
 		least := 0
 		return c.each(selectValues, func(r row) (bool, error) {
 			one := store.FacetCount{Value: r.text(), N: r.int()}

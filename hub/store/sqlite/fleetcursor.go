@@ -9,16 +9,16 @@ import (
 	"gangway/hub/store"
 )
 
-// cursor is the content of store.DevicePage.Next. It has no secret: a forged one only begins a page
-// of the caller's own devices elsewhere.
+// cursor is the content of store.DevicePage.Next. It contains no secret and needs no signature:
+// with a forged cursor, a caller only starts at another place in the list of their own devices.
 type cursor struct {
-	Search string `json:"s"` // which search it belongs to
+	Search string `json:"s"` // searchName of the search to which the cursor belongs
 	place
 }
 
-var errCursor = badSearch("The page's address does not belong to this search: begin at the first page.")
+var errCursor = badSearch("The page's address does not fit this list: start again at the first page.")
 
-// searchName is a short hash of what a search chooses and of its order.
+// searchName returns a short hash of a search's conditions and order.
 func searchName(q store.DeviceSearch, o order) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %v %v", q.Owner, q.Words, q.Terms, o.key, o.down))
 	return base64.RawURLEncoding.EncodeToString(sum[:6])
@@ -27,12 +27,12 @@ func searchName(q store.DeviceSearch, o order) string {
 func writeCursor(q store.DeviceSearch, o order, p place) string {
 	text, err := json.Marshal(cursor{searchName(q, o), p})
 	if err != nil {
-		panic(err) // texts and a number can be encoded
+		panic(err) // strings and a number can always be encoded
 	}
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// readCursor returns nil for the first page.
+// readCursor returns the place after which the page begins, or nil for the first page.
 func readCursor(q store.DeviceSearch, o order) (*place, error) {
 	if q.After == "" {
 		return nil, nil

@@ -11,20 +11,21 @@ import (
 	"unicode/utf8"
 )
 
-// Triggers of the schema keep device_search and the counters in step with the devices: see
-// migrations/0022_fleet.sql. SQLite cannot split words or hash, so the functions of this file keep
-// device_words and device_meta_terms. Each method that writes a nick, an owner, an enrolment or a
-// meta calls one of them; storetest.FleetModel compares the result with a search of all devices.
+// Triggers of the schema update device_search and the counters when devices change: see
+// migrations/0022_fleet.sql. SQLite can neither split words nor hash, so the functions of this file
+// update device_words and device_meta_terms. Each method that writes a nick, an owner, an enrolment
+// or metadata calls one of them. storetest.FleetModel compares the result with a search of all
+// devices.
 
 const (
-	// Bounds of what is indexed of a device.
-	indexedWords = 8  // in a field
-	indexedText  = 48 // bytes of a word and what follows it
-	indexedMeta  = 64 // members of each meta
+	// Bounds on the indexed data of a device.
+	indexedWords = 8  // words of a field
+	indexedText  = 48 // bytes of a word and the text after it
+	indexedMeta  = 64 // members of the user-meta, and of the device-meta
 	indexedValue = 256
 
-	// indexVersion changes when other words or terms are indexed. A store that has another version
-	// indexes all its devices again when it is opened.
+	// indexVersion must change when this package indexes other words or terms. If the database has
+	// another version, all devices are indexed again when the database is opened.
 	indexVersion = "1"
 	settingIndex = "search-index"
 )
@@ -42,11 +43,13 @@ var (
 	deleteMetaTerms = prepared(`DELETE FROM device_meta_terms`)
 )
 
-// words are the fields whose words the index has. The words of models and makers are found through
-// fleet_counts, which has few of them, and those of ids through the devices' key.
+// words holds the fields whose words are in device_words. The words of models and makers are not:
+// the engine searches them in fleet_counts, which has few rows. Ids are searched by the primary key
+// of devices.
 type words struct{ owner, nick, serial string }
 
-// indexed is all that the index has of a device. A device without an owner has no entries.
+// indexed holds the data of a device that the index tables depend on. A device without an owner has
+// no entries.
 type indexed struct {
 	words
 	userMeta, deviceMeta string
@@ -54,7 +57,7 @@ type indexed struct {
 
 func readWords(r *row) words { return words{r.text(), r.text(), r.text()} }
 
-// indexedOf returns what the index has of a device. Call it before the device changes.
+// indexedOf returns the indexed data of a device. Call it before the device changes.
 func indexedOf(c *conn, device string) (is indexed, err error) {
 	r, ok, err := c.one(selectIndexed, device)
 	if err == nil && ok {
@@ -63,7 +66,7 @@ func indexedOf(c *conn, device string) (is indexed, err error) {
 	return is, err
 }
 
-// list returns the words, each with the text after it, in lower case.
+// list returns the entries for device_words: each word with the text after it, in lower case.
 func (w words) list() []string {
 	if w.owner == "" {
 		return nil
@@ -71,7 +74,8 @@ func (w words) list() []string {
 	return appendWords(appendWords(nil, w.nick), w.serial)
 }
 
-// appendWords appends the parts of a field that begin with a word.
+// appendWords appends each part of a field that begins with a word, in lower case, if list does not
+// have it yet.
 func appendWords(list []string, field string) []string {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -85,8 +89,8 @@ func appendWords(list []string, field string) []string {
 	return list
 }
 
-// wordStarts calls f with the number and the position of each word: of a letter or digit that
-// follows another character.
+// wordStarts returns an iterator over the words of a text: n is the word's number, and i is its
+// position in bytes. A word begins at a letter or digit that does not follow another one.
 func wordStarts(text string) func(f func(n, i int) bool) {
 	return func(f func(n, i int) bool) {
 		inside, n := false, 0
@@ -103,7 +107,7 @@ func wordStarts(text string) func(f func(n, i int) bool) {
 	}
 }
 
-// cut returns at most n bytes of a text, whole characters.
+// cut returns the first n bytes of a text, or fewer so that no character is cut.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -114,7 +118,7 @@ func cut(text string, n int) string {
 	return text[:n]
 }
 
-// moveWords replaces the words of a device.
+// moveWords replaces the rows of a device in device_words.
 func moveWords(c *conn, was, is words) error {
 	before, after := was.list(), is.list()
 	moved := was.owner != is.owner || was.nick != is.nick
@@ -135,7 +139,7 @@ func moveWords(c *conn, was, is words) error {
 	return nil
 }
 
-// move replaces all entries of a device. A zero value has none.
+// move replaces all index entries of a device. A zero value has no entries.
 func (was indexed) move(c *conn, is indexed) error {
 	if err := moveWords(c, was.words, is.words); err != nil {
 		return err
@@ -169,7 +173,7 @@ func (was indexed) terms() map[int64]bool {
 	return terms
 }
 
-// metaTerm returns the term of a metadata member.
+// metaTerm returns the key of a metadata member in device_meta_terms: a part of a SHA-256.
 func metaTerm(owner, key, value string) int64 {
 	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
 	return int64(binary.BigEndian.Uint64(sum[:]))
@@ -184,10 +188,10 @@ func lowerASCII(text string) string {
 	}, text)
 }
 
-// addTerms adds the terms of a meta's texts, booleans and, with numbers, numbers: the first
-// indexedMeta of them in the order of the text. The key of a member inside an object is its path,
-// joined by dots. Numbers of the device-meta are left out: devices report the free memory, the
-// uptime and the like, so each report would change the index.
+// addTerms adds the terms of metadata: of texts, booleans and, if numbers is true, numbers. It adds
+// the first indexedMeta of them, in the order of the JSON text. The key of a member in a nested
+// object is its path, joined by dots. Callers leave out the numbers of the device-meta: devices
+// report free memory, uptime and the like, so each report would change the index.
 func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
 	if meta == "{}" {
 		return
@@ -207,8 +211,8 @@ func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
 	})
 }
 
-// addMembers calls add with the members of an object that the decoder has entered, until add
-// returns false. It reports whether it read the whole object.
+// addMembers calls add with each member of a JSON object, until add returns false. The decoder has
+// already read the object's "{". addMembers reports whether it read the whole object.
 func addMembers(dec *json.Decoder, path string, add func(key, value string, number bool) bool) bool {
 	for dec.More() {
 		name, err := dec.Token()
@@ -247,7 +251,7 @@ func addMembers(dec *json.Decoder, path string, add func(key, value string, numb
 	return err == nil
 }
 
-// skipList reads to the end of an array that the decoder has entered.
+// skipList skips a JSON array whose "[" the decoder has already read.
 func skipList(dec *json.Decoder) bool {
 	for depth := 1; depth > 0; {
 		t, err := dec.Token()
@@ -264,8 +268,8 @@ func skipList(dec *json.Decoder) bool {
 	return true
 }
 
-// indexAgain fills device_words and device_meta_terms if another version of this package filled
-// them, or none. It runs before the store is used.
+// indexAgain fills device_words and device_meta_terms if they are empty or another version of this
+// package filled them. Open calls it before other methods can run.
 func (s *Store) indexAgain(ctx context.Context) error {
 	var version string
 	if err := s.readers.do(ctx, func(c *conn) error {

@@ -15,7 +15,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// fleetStatements are all statements of the questions about a fleet, and of its upkeep.
+// fleetStatements returns all statements that answer questions about a fleet or update its indexes.
 func fleetStatements() map[string]*statement {
 	all := map[string]*statement{
 		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
@@ -23,6 +23,7 @@ func fleetStatements() map[string]*statement {
 		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
 		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
 		"indexed": selectIndexed, "seen": updateSeen,
+		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage, "waiting room with requests": selectWaitingRequests,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
 	for key, w := range walkAll {
@@ -38,8 +39,8 @@ func fleetStatements() map[string]*statement {
 	return all
 }
 
-// Every statement finds its rows by an index, and reads them in the order of the result: no table is
-// scanned, and no set is sorted.
+// Every statement finds its rows by an index, and reads them in the order of the result: no table
+// is scanned, and no rows are sorted.
 func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -77,7 +78,7 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 		for _, step := range plan {
 			scans := strings.HasPrefix(step, "SCAN ") && !strings.HasPrefix(step, "SCAN (subquery") && step != "SCAN 1"
 			sorts := strings.Contains(step, "TEMP B-TREE")
-			whole := strings.Contains(step, "devices_nick") // all devices of an owner
+			whole := strings.Contains(step, "devices_nick") // a query by this index reads all devices of an owner
 			if scans || sorts || whole {
 				t.Errorf("%s: %s\nin\n%s", name, step, strings.Join(plan, "\n"))
 			}
@@ -88,8 +89,8 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	}
 }
 
-// steps returns how many operations SQLite's machine made since the last call, on all connections
-// that read, and how many rows it reached by scanning a table or sorted.
+// steps returns the number of operations of SQLite's virtual machine since the last call, on all
+// read connections, the number of rows that table scans read, and the number of sorts.
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
 	for range s.readers.size {
@@ -107,7 +108,7 @@ func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	return operations, scanned, sorted
 }
 
-// The work for a question has a bound that does not depend on the size of the fleet.
+// The work for a question has an upper bound that does not depend on the size of the fleet.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	t.Parallel()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
@@ -119,8 +120,8 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	if err := s.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)
 	}
-	// Each device of the owner has the words, the meta and the model of the searches below. A
-	// hundredth is quiet, and each has a firmware of its own.
+	// Each device of the owner matches the words, the metadata and the model of the searches below.
+	// One device in a hundred is quiet, and each has another firmware.
 	const fleet = 10_000
 	if err := s.writer.do(t.Context(), func(c *conn) error {
 		if _, err := c.exec(manyOwned, owner.ID, int64(fleet)); err != nil {
@@ -171,7 +172,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		if err := question(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		// A row of a search costs about 30 operations, and its metadata 10.
+		// To read a row of a search costs about 30 operations, and to check its metadata about 10.
 		if operations, scanned, sorted := s.steps(t); operations > 60*(examineMost+2*smallSet) || scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations, %d rows scanned, %d sorts", name, operations, scanned, sorted)
 		}

@@ -12,15 +12,16 @@ import (
 )
 
 const (
-	// smallSet is how many devices of a search's most selective condition are read at once and
-	// sorted in memory. Of a larger set, the engine reads an index in the order of the result.
+	// smallSet bounds the devices that are read at once and sorted in memory. If more devices match
+	// the most selective condition, the engine reads an index in the order of the result.
 	smallSet = store.MaxCount
-	// examineMost bounds the rows of a walk that are compared with a search's other conditions. A
-	// page may then have fewer rows than its limit, and still a next one. In other orders than by nick,
-	// each row is on another page of the file, so reading it costs more.
+	// examineMost bounds the rows of a walk that are compared with the other conditions. So a page
+	// may have fewer rows than its limit although a next page exists. examineFar is the bound for
+	// orders other than by nick: there each row is on another page of the file, so reading it costs
+	// more.
 	examineMost = 1000
 	examineFar  = 500
-	// chunkRows is how many rows of a walk are read before their metadata is looked up.
+	// chunkRows is the number of rows of a walk that are read before their metadata is compared.
 	chunkRows = 250
 )
 
@@ -40,8 +41,8 @@ type found struct {
 	clone                                 string
 }
 
-// foundAt reads the row that st is at. A search reads up to a thousand rows, in which most texts are
-// those of the row before.
+// foundAt reads the current row of st. `before` is the row before it. Most texts of consecutive
+// rows are equal, so foundAt reuses the strings of `before` and allocates less.
 func (c *conn) foundAt(st uintptr, before *found) found {
 	return found{
 		nick: c.text(st, 0, ""), device: c.text(st, 1, ""), created: c.int64(st, 2), seen: c.int64(st, 3), quiet: c.int64(st, 4) != 0,
@@ -51,7 +52,7 @@ func (c *conn) foundAt(st uintptr, before *found) found {
 	}
 }
 
-// appendFound appends the rows of a statement with searchColumns.
+// appendFound appends the rows of a statement whose columns are searchColumns.
 func appendFound(c *conn, devices []found, query *statement, args ...any) ([]found, error) {
 	var before found
 	err := c.eachAt(query, func(st uintptr) (bool, error) {
@@ -62,15 +63,15 @@ func appendFound(c *conn, devices []found, query *statement, args ...any) ([]fou
 	return devices, err
 }
 
-// place is where a device stands in an order: Text or Number is its key in the order, unless that
-// is the nick.
+// place is the position of a device in an order. The device's sort key is Number or Text, then
+// Nick.
 type place struct {
 	Number int64  `json:"i,omitempty"`
 	Text   string `json:"t,omitempty"`
 	Nick   string `json:"n"`
 }
 
-// order is how a search's result is sorted. The zero key is store.SortNick.
+// order is the order of a search's result. Its zero key means store.SortNick.
 type order struct {
 	key  store.SortKey
 	down bool
@@ -97,8 +98,9 @@ func (o order) compare(a, b place) int {
 	return by
 }
 
-// walk is a statement that reads an owner's devices in one order, from a place on. Its arguments
-// are the owner, those of the condition, the place and the limit.
+// walk reads an owner's devices in one order, after a place: up ascending, down descending. The
+// arguments of both statements are the owner, the arguments of the condition, the place and the
+// limit.
 type walk struct{ up, down *statement }
 
 func (w walk) in(o order) *statement {
@@ -108,8 +110,8 @@ func (w walk) in(o order) *statement {
 	return w.up
 }
 
-// ordered makes the two statements of a walk. by are the columns of the order; condition has the
-// condition and, before it, the tables and the index.
+// ordered makes the two statements of a walk. condition is the SQL from the tables to the
+// condition, with the index. by is the list of columns that are the order.
 func ordered(condition, by string) walk {
 	holes := strings.TrimSuffix(strings.Repeat("?, ", 1+strings.Count(by, ",")), ", ")
 	descending := strings.ReplaceAll(by, ",", " DESC,") + " DESC"
@@ -119,7 +121,7 @@ func ordered(condition, by string) walk {
 	}
 }
 
-// Walks through all devices of an owner.
+// walkAll has the walks through all devices of an owner.
 var walkAll = map[store.SortKey]walk{
 	store.SortNick:     ordered(`device_search s WHERE s.owner = ?`, `s.nick`),
 	store.SortCreated:  ordered(`device_search s INDEXED BY device_search_created WHERE s.owner = ?`, `s.created, s.nick`),
@@ -130,11 +132,12 @@ var walkAll = map[store.SortKey]walk{
 const (
 	isUpdating = `s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')`
 	isFailed   = `s.status IN ('ERROR', 'WONTGO')`
-	// seenNow is device_search.seen of an active device.
+	// seenNow is the value of device_search.seen for an active device.
 	seenNow = `9223372036854775807`
 )
 
-// Walks through the devices with a state, and through those with one value of a field, by nick.
+// walkState has the walks through the devices with a state; walkField has the walks through the
+// devices with one value of a field. Both are in the order of nicks.
 var (
 	walkState = map[string]walk{
 		store.StateActive:      ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`),
@@ -150,25 +153,25 @@ var (
 		store.FieldFirmware: ordered(`device_search s INDEXED BY device_search_firmware WHERE s.owner = ? AND s.firmware = ?`, `s.nick`),
 		store.FieldToken:    ordered(`device_search s INDEXED BY device_search_token WHERE s.owner = ? AND s.token = ?`, `s.nick`),
 	}
-	// CROSS JOIN keeps the order of the tables: the index's row comes first.
+	// CROSS JOIN makes SQLite read the index device_meta_terms first.
 	walkMeta = ordered(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 
 	selectFound = prepared(searchColumns + `device_search s WHERE s.owner = ? AND s.nick = ?`)
 	selectByID  = prepared(searchColumns + `devices d CROSS JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick
-		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // + keeps SQLite from another index
+		WHERE d.id >= ? AND d.id < ? AND +d.owner = ? AND +d.deleted = 0 ORDER BY d.id LIMIT ?`)  // the signs + keep SQLite from using another index
 	hasMetaTerm   = prepared(`SELECT 1 FROM device_meta_terms WHERE term = ? AND nick = ?`)
 	countMetaTerm = prepared(`SELECT count(*) FROM (SELECT 1 FROM device_meta_terms WHERE term = ? LIMIT ?)`)
 	selectWord    = prepared(`SELECT nick FROM device_words WHERE owner = ? AND word >= ? AND word < ? ORDER BY word, nick LIMIT ?`)
-	// What a row of a page has in addition to a row of device_search.
+	// selectPageRow reads the fields of a page's row that device_search does not have.
 	selectPageRow = prepared(`SELECT e.ek, e.request_hash, e.idevid_hash, e.model, e.key_algorithm, d.activated, d.last_seen,
 		d.last_seen_addr, d.public FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ?`)
 )
 
 // SearchDevices implements store.Fleet.
 //
-// Of the conditions, the engine reads the one that the fewest devices fit, and compares the others
-// with each device that it read. If at most smallSet devices fit it, all of them are read and sorted.
-// Otherwise the engine reads at most examineMost devices in the order of the result.
+// The engine reads the devices of the condition that the fewest devices match, and compares each
+// with the other conditions. If at most smallSet devices match that condition, the engine reads and
+// sorts all of them. Otherwise it reads at most examineMost devices in the order of the result.
 func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page store.DevicePage, err error) {
 	f, err := newFinder(q)
 	if err != nil {
@@ -225,7 +228,7 @@ func pageRow(c *conn, owner string, hit *found) (store.DeviceRow, bool, error) {
 		Rev: hit.rev, Status: hit.status, Progress: hit.progress}, true, nil
 }
 
-// finder answers one search.
+// finder answers one search. After resolve, the condition that the fewest devices match is first.
 type finder struct {
 	owner      string
 	order      order
@@ -238,7 +241,7 @@ func newFinder(q store.DeviceSearch) (*finder, error) {
 		return nil, badSearch("%q is not an order of devices: use nick, created, seen or model.", q.Sort)
 	}
 	if len(q.Words)+len(q.Terms) > store.MaxTerms {
-		return nil, badSearch("The search has more than %d conditions: leave some out.", store.MaxTerms)
+		return nil, badSearch("The search has more than %d conditions: leave some conditions out.", store.MaxTerms)
 	}
 	for _, word := range q.Words {
 		k, err := wordCondition(word)
@@ -261,8 +264,8 @@ func badSearch(format string, args ...any) error {
 	return &store.ErrBadSearch{Reason: fmt.Sprintf(format, args...)}
 }
 
-// resolve asks the counters and indexes how many devices fit each condition, and puts the condition
-// that the fewest fit first.
+// resolve reads from the counters and indexes how many devices match each condition. It moves the
+// condition that the fewest devices match to the front.
 func (f *finder) resolve(c *conn) error {
 	for _, k := range f.conditions {
 		if err := k.resolve(c, f.owner); err != nil {
@@ -273,8 +276,8 @@ func (f *finder) resolve(c *conn) error {
 	return nil
 }
 
-// page returns at most limit devices after a place, and where the next page begins; nil: this is
-// the last one.
+// page returns at most limit devices after a place, and the place after which the next page begins,
+// or nil if this is the last page.
 func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *place, err error) {
 	inOrder := f.order.key == store.SortNick
 	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
@@ -301,7 +304,8 @@ func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *pla
 	return hits, end, nil
 }
 
-// small returns all devices that fit, unsorted. At most smallSet fit the first condition.
+// small returns all devices that match, unsorted. Call it only if at most smallSet devices match
+// the first condition.
 func (f *finder) small(c *conn) (hits []found, err error) {
 	read, err := f.conditions[0].all(c, f.owner)
 	if err != nil {
@@ -344,7 +348,7 @@ func (f *finder) sorted(c *conn, after *place, limit int) (hits []found, next *p
 	return hits, nil, nil
 }
 
-// fits reports whether a device fits the conditions.
+// fits reports whether a device matches all conditions.
 func (f *finder) fits(c *conn, d *found, conditions []*condition) (bool, error) {
 	for _, k := range conditions {
 		if k.fits != nil && !k.fits(d) {
@@ -361,9 +365,9 @@ func (f *finder) fits(c *conn, d *found, conditions []*condition) (bool, error) 
 	return true, nil
 }
 
-// walk calls hit with the devices that fit, in the order of the result, until hit returns false or
-// the walk has examined most devices. It reports whether it read all devices, and otherwise the
-// last place that it examined.
+// walk calls hit with each device that matches, in the order of the result, until hit returns false
+// or `most` devices have been examined. complete is true if the walk read all devices; otherwise
+// `end` is the last place that it examined.
 func (f *finder) walk(c *conn, after *place, most int, hit func(found) bool) (complete bool, end *place, err error) {
 	statement, args, rest := f.plan()
 	at := f.start()
@@ -394,8 +398,8 @@ func (f *finder) walk(c *conn, after *place, most int, hit func(found) bool) (co
 	return false, &at, nil
 }
 
-// plan returns the statement that reads the devices in the order of the result, its arguments
-// before the place, and the conditions that the statement leaves to check.
+// plan returns the statement that reads the devices in the order of the result, the statement's
+// arguments before the place, and the conditions that the statement does not check.
 func (f *finder) plan() (*statement, []any, []*condition) {
 	if f.order.key == store.SortNick {
 		for i, k := range f.conditions {
@@ -407,7 +411,7 @@ func (f *finder) plan() (*statement, []any, []*condition) {
 	return walkAll[f.order.key].in(f.order), []any{f.owner}, f.conditions
 }
 
-// start is the place before all others.
+// start returns a place before all devices.
 func (f *finder) start() place {
 	if f.order.down {
 		return place{Number: 1<<63 - 1}
@@ -415,8 +419,8 @@ func (f *finder) start() place {
 	return place{Number: -1 << 63}
 }
 
-// key returns a place as the arguments of a walk. A descending walk starts after a blob, which is
-// greater than each text.
+// key returns a place as the arguments of a walk. If first is true, a descending walk must start
+// before all texts: in SQLite a blob is greater than every text.
 func (f *finder) key(p place, first bool) []any {
 	text := func(s string) any {
 		if first && f.order.down {

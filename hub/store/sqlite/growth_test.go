@@ -14,8 +14,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// Statements that remove or bound rows find the rows by an index, so their cost does not grow with
-// the fleet.
+// Statements that remove rows, or count them for a bound, find the rows by an index. So their cost
+// does not grow with the fleet.
 func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -38,7 +38,7 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 		for i := range args {
 			args[i] = 1
 		}
-		for n := 9; n > 0; n-- { // a numbered parameter that occurs twice is given once
+		for n := 9; n > 0; n-- { // a numbered parameter that occurs several times has one argument
 			if strings.Contains(st.sql, fmt.Sprint("?", n)) {
 				args = args[:n]
 				break
@@ -67,7 +67,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// When a row is deleted, SQLite looks for rows that refer to it.
+	// When SQLite deletes a row, it searches other tables for rows that refer to it. Each foreign
+	// key needs an index, or this search would read the whole table.
 	rows, err := db.Query(`SELECT m.name, f."from" FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
 		WHERE m.type = 'table' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(m.name) i, pragma_index_info(i.name) c
 		WHERE c.seqno = 0 AND c.name = f."from")`)
@@ -84,7 +85,8 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	}
 }
 
-// New rows use the space of removed ones: the file does not grow.
+// New rows use the space of removed rows, so the file does not grow: an attacker who makes
+// enrolments and events cannot fill the disk.
 func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -102,7 +104,7 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	for round := range 4 {
 		var writes sync.WaitGroup
 		for i := range 300 {
-			writes.Go(func() { // concurrently, so that they share their flushes
+			writes.Go(func() { // concurrently, so that several writes share one flush to disk
 				e := storetest.Machine{Name: fmt.Sprint(round, i)}.Enrolment(owner.ID, "")
 				e.Created, e.Expires = now, now.Add(time.Hour)
 				if _, err := s.BeginEnrolment(t.Context(), e, now); err != nil {
@@ -142,7 +144,8 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	}
 }
 
-// The bound on unclaimed devices is checked in the transaction that writes them.
+// The bound on devices without an owner is checked in the transaction that writes them, so
+// concurrent requests cannot exceed it.
 func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
@@ -176,7 +179,7 @@ func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	if made != 3 {
 		t.Errorf("%d devices were made where there was room for 3", made)
 	}
-	// The devices that have an owner do not count.
+	// Devices that have an owner do not count.
 	owner := storetest.Account("ada")
 	if err := s.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)

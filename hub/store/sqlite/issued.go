@@ -8,7 +8,8 @@ import (
 )
 
 var (
-	// The number of rows, or 0 if there is a row with this EK and name, which the new row replaces.
+	// Returns the number of rows, or 0 if a row with this EK and name exists, because the new row
+	// replaces that one.
 	countIssued = prepared(`SELECT CASE WHEN EXISTS (SELECT 1 FROM issued_aiks WHERE ek = ? AND name = ?)
 		THEN 0 ELSE (SELECT count(*) FROM issued_aiks) END`)
 	issuedOfEK   = prepared(`SELECT count(*) FROM issued_aiks WHERE ek = ? AND expires > ?`)

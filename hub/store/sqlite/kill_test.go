@@ -17,8 +17,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// victim, in the environment, makes the test binary the process that
-// TestKilledHubForgetsNothing kills. It holds the database's path.
+// victim is the environment variable that turns the test binary into the process that
+// TestKilledHubForgetsNothing kills. Its value is the path of the database.
 const victim = "GANGWAY_TEST_SQLITE_VICTIM"
 
 func TestMain(m *testing.M) {
@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// onboardForEver prints the number of each machine after its activation is acknowledged. It returns
-// only on an error.
+// onboardForEver onboards machines and prints the number of each machine after Activate has
+// returned. It returns only if there is an error.
 func onboardForEver(path, round string) error {
 	ctx := context.Background()
 	s, err := sqlite.Open(ctx, path)
@@ -57,8 +57,7 @@ func onboardForEver(path, round string) error {
 					errs <- err
 					return
 				}
-				// The number is printed by one short write, so it is written completely or not at
-				// all.
+				// The number is printed by one short write, so the pipe has all of it or nothing.
 				fmt.Fprintf(os.Stdout, "%d\n", n)
 			}
 		}()
@@ -83,8 +82,8 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	}
 }
 
-// onboardUntilKilled runs a process that is killed, and returns the numbers that it acknowledged
-// before its end.
+// onboardUntilKilled starts the victim and kills it with SIGKILL after a random number of
+// onboardings. It returns the numbers that the victim printed.
 func onboardUntilKilled(t *testing.T, path, round string) (numbers []string) {
 	cmd := exec.Command(os.Args[0], round)
 	cmd.Env = append(os.Environ(), victim+"="+path)
@@ -105,7 +104,7 @@ func onboardUntilKilled(t *testing.T, path, round string) (numbers []string) {
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			break // the pipe is empty and the process is dead
+			break // the process is dead, and the pipe has been read to its end
 		}
 		numbers = append(numbers, strings.TrimSpace(line))
 		if len(numbers) == last {

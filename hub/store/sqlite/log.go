@@ -12,11 +12,12 @@ import (
 	"gangway/hub/store"
 )
 
-// logCost is the overhead of each entry in LogBounds.Bytes, in bytes.
+// logCost is the number of bytes that each entry counts in LogBounds.Bytes in addition to its
+// texts.
 const logCost = 64
 
-// logColumns begins a query, logForth or logBack ends it, and both contain logFilter. An empty list
-// of values accepts all values.
+// A query consists of logColumns, a condition, and logForth (oldest first) or logBack (newest
+// first); both contain logFilter. If a list of values (?4 to ?7) is empty, all values match.
 const (
 	logColumns = `SELECT seq, device, owner, created, sec, nano, level, source, plat, rev, message FROM logs `
 	logFilter  = ` AND (?4 = '[]' OR level IN (SELECT value FROM json_each(?4)))
@@ -42,7 +43,7 @@ var (
 	putLogUsage    = prepared(`INSERT INTO log_usage (device, rows, bytes) VALUES (?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET rows = excluded.rows, bytes = excluded.bytes`)
 	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - 1, bytes = bytes - ? WHERE device = ?`)
-	// The oldest entries of a device, each with its size.
+	// Reads the oldest entries of a device, each with the size of its texts in bytes.
 	oldestLogs = prepared(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)) FROM logs
 		WHERE device = ? ORDER BY created, seq`)
 	deleteLog   = prepared(`DELETE FROM logs WHERE seq = ?`)
@@ -56,8 +57,8 @@ func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
 }
 
-// maxLogSkew bounds how far the hub sets the time of new entries forward. It does so if earlier
-// entries were stored while the hub's clock was ahead.
+// maxLogSkew is the largest time by which the hub sets the time of new entries forward. This
+// happens if earlier entries were stored while the hub's clock was ahead.
 const maxLogSkew = time.Minute
 
 // AppendLogs implements store.Logs.
@@ -66,8 +67,9 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 		return nil
 	}
 	return s.writer.do(ctx, func(c *conn) error {
-		// A reader that continues after an entry must find all later ones. So times grow in the
-		// order of the commits, whatever the callers' clocks do.
+		// A reader that continues after an entry must find all later entries. So the times of an
+		// owner's entries increase in the order of the commits, even if the time `now` is earlier
+		// than in the previous call.
 		created := micro(now)
 		r, _, err := c.one(lastLog, owner)
 		if err != nil {
@@ -109,8 +111,8 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	})
 }
 
-// Logs implements store.Logs. Several devices are read one after the other and merged, so that each
-// read uses an index.
+// Logs implements store.Logs. If the filter has several devices, they are read one after the other,
+// so that each read uses an index, and then merged.
 func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
 	var lists [4]string
 	for i, values := range [][]string{f.Levels, f.Sources, f.Platforms, f.Revs} {
@@ -128,15 +130,15 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 		before = micro(f.Before)
 	}
 	if f.Skip > 0 && len(f.Devices) > 1 {
-		return nil, errors.New("sqlite: Skip requires a filter for one device or for all devices")
+		return nil, errors.New("sqlite: Skip is allowed only for one device or for all devices of the owner")
 	}
 	if f.Text != "" && len(f.Devices) != 1 {
-		return nil, errors.New("sqlite: Text requires a filter for one device")
+		return nil, errors.New("sqlite: Text is allowed only for exactly one device")
 	}
 	byOwner, byDevice, at, seq := selectLogsOfOwner, selectLogsOfDevice, int64(math.MinInt64), int64(0)
 	if f.NewestFirst {
 		if f.Skip > 0 && len(f.Devices) > 1 {
-			return nil, errors.New("sqlite: Skip requires a filter for one device or for all devices")
+			return nil, errors.New("sqlite: Skip is allowed only for one device or for all devices of the owner")
 		}
 		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
 	}

@@ -12,9 +12,10 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// decodeMeta reads what store.EncodeMeta wrote, now or with the bounds of an older hub. It leaves
-// out members that cannot be returned and names each by its JSON Pointer, which begins with whole.
-// If there are too many to name, it returns only whole.
+// decodeMeta decodes metadata that store.EncodeMeta encoded, possibly in an older hub with other
+// rules. It leaves out members that cannot be returned, and names each in unreadable by its JSON
+// Pointer, which begins with `whole`. If there are too many of them, or text is not a JSON object,
+// unreadable has only `whole`.
 func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 	m = map[string]any{}
 	if text == "{}" {
@@ -95,15 +96,16 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *sta
 	})
 }
 
-// mergeMeta keeps the values of other keys byte for byte. A stored text that is not a JSON object
-// is treated as an empty one.
+// mergeMeta merges patch into text and returns the result. A member of patch that is null deletes
+// the key. The values of other keys stay the same, byte for byte. If text is not a JSON object, it
+// counts as an empty one.
 func mergeMeta(text, patch string) (string, error) {
 	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
 	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {
 		m = map[string]json.RawMessage{}
 	}
 	if err := json.Unmarshal([]byte(patch), &changes); err != nil {
-		return "", fmt.Errorf("sqlite: meta: %w", err)
+		return "", fmt.Errorf("sqlite: decode the patch of metadata: %w", err)
 	}
 	for name, value := range changes {
 		if bytes.Equal(value, []byte("null")) {
@@ -114,7 +116,7 @@ func mergeMeta(text, patch string) (string, error) {
 	}
 	merged, err := store.CompactJSON(m)
 	if err != nil {
-		return "", fmt.Errorf("sqlite: meta: %w", err)
+		return "", fmt.Errorf("sqlite: encode the merged metadata: %w", err)
 	}
 	return merged, nil
 }

@@ -14,14 +14,15 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// ErrNewerSchema means that a newer version of the program made the database.
-var ErrNewerSchema = errors.New("the database was made by a newer version of gangway: start that version or a later one, or restore a backup that is older than the upgrade")
+// ErrNewerSchema means that a newer version of the program has changed the database.
+var ErrNewerSchema = errors.New("a newer version of gangway has changed the schema of the database: start that version or a later one, or restore a backup that is older than the upgrade")
 
-// migrate brings the schema up to date. It uses its own connection, and closes it before the store
-// opens others. It does not change a database with a newer schema and returns ErrNewerSchema.
+// migrate updates the schema to this version. It uses its own connection, and closes it before the
+// store opens others. If the database has a newer schema, migrate does not change it and returns
+// ErrNewerSchema.
 //
-// Migrations may run out of order: 0009 landed after 0010, so the databases of the commits between
-// them have only 0010. New ones always come last (TestLandedMigrationsStay).
+// Migrations may run out of order: 0009 landed after 0010, so databases from the commits between
+// them have only 0010. All later migrations are in order (TestLandedMigrationsStay).
 func migrate(ctx context.Context, path string) (err error) {
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
@@ -29,8 +30,8 @@ func migrate(ctx context.Context, path string) (err error) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	// This statement is the first that makes SQLite read the file, so a file of another format
-	// fails here.
+	// This statement is the first that makes SQLite read the file. So it fails if the file is not
+	// an SQLite database.
 	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return fmt.Errorf("sqlite: open %s: %w", path, err)
 	}
@@ -48,10 +49,10 @@ func migrate(ctx context.Context, path string) (err error) {
 		return fmt.Errorf("sqlite: schema version: %w", err)
 	}
 	if is > want {
-		return fmt.Errorf("sqlite: %s has schema %d, this program knows %d: %w", path, is, want, ErrNewerSchema)
+		return fmt.Errorf("sqlite: %s has schema version %d, but this program knows only versions up to %d: %w", path, is, want, ErrNewerSchema)
 	}
 	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("sqlite: bring the schema up to date: %w", err)
+		return fmt.Errorf("sqlite: update the schema: %w", err)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// A migration that hubs have run never changes, and new ones come after it.
+// A migration that hubs have run must not change, and a new migration must have a higher number.
 func TestLandedMigrationsStay(t *testing.T) {
 	t.Parallel()
 	list, err := os.Open("migrations/landed.txt")
@@ -56,7 +56,7 @@ func TestLandedMigrationsStay(t *testing.T) {
 	}
 }
 
-// A database of any older version gets the same schema as a new one.
+// After the migrations, a database of any older version has the same schema as a new database.
 func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "new.db")
@@ -70,7 +70,7 @@ func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(archive), ".tar.gz"), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "hub.db")
 			extract(t, archive, "./hub/gangway.db", path)
-			for range 2 { // the second time, nothing is left to do
+			for range 2 { // the second Open must change nothing
 				s, err := sqlite.Open(t.Context(), path)
 				if err != nil {
 					t.Fatal(err)
@@ -89,7 +89,7 @@ func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
 	}
 }
 
-// extract copies a file of an archive to path.
+// extract copies the file with this name from the archive (tar, gzip) to path.
 func extract(t *testing.T, archive, name, path string) {
 	t.Helper()
 	f, err := os.Open(archive)
@@ -120,8 +120,8 @@ func extract(t *testing.T, archive, name, path string) {
 	}
 }
 
-// schema returns one sorted line for each column and index, because the order of columns depends on
-// that of the migrations.
+// schema returns a line for each column, index and migration, sorted: the order of columns depends
+// on the order in which the migrations ran.
 func schema(t *testing.T, path string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -175,7 +175,8 @@ func TestRefusesASchemaFromTheFuture(t *testing.T) {
 	}
 }
 
-// A usage that overflowed is counted again.
+// An older hub let an owner's usage overflow. The migration computes it again from the owner's
+// objects.
 func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -197,7 +198,7 @@ func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	}
 }
 
-// The devices of an older database are found, sorted and counted.
+// After the migrations, the devices of an older database can be searched, sorted and counted.
 func TestOldDevicesJoinTheFleet(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")

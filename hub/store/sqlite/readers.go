@@ -5,10 +5,10 @@ import (
 	"errors"
 )
 
-// readers is a fixed set of connections that cannot write. Each query sees the last commit before
+// readers is a fixed set of connections that cannot write. Each query sees all commits from before
 // it began.
 type readers struct {
-	idle   chan *conn // holds every connection that no call is using
+	idle   chan *conn // every connection that no call uses
 	size   int
 	closed chan struct{}
 }
@@ -26,7 +26,8 @@ func openReaders(path string, n int) (*readers, error) {
 	return r, nil
 }
 
-// do calls f with a connection. ctx bounds only the wait for the connection, not f, which is short.
+// do calls f with a connection. ctx limits only the wait for the connection; f is short and is not
+// interrupted.
 func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -52,7 +53,8 @@ var (
 	endRead   = prepared(`COMMIT`)
 )
 
-// snapshot is do for several queries: all of them see the same commit.
+// snapshot calls f as do does, but in one read transaction: all queries of f see the same state of
+// the database.
 func (r *readers) snapshot(ctx context.Context, f func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if err := c.control(beginRead); err != nil {
@@ -63,7 +65,7 @@ func (r *readers) snapshot(ctx context.Context, f func(*conn) error) error {
 	})
 }
 
-// close waits for the calls that hold a connection.
+// close waits for all calls that use a connection, and then closes the connections.
 func (r *readers) close() error {
 	close(r.closed)
 	var errs []error

@@ -6,8 +6,8 @@ import (
 	"gangway/hub/store"
 )
 
-// row is read from left to right: each call returns the next column. NULL reads as the zero value,
-// an empty blob as nil.
+// row is one row of a query. Each method that returns a value reads the next column, from left to
+// right. NULL is read as the zero value, and an empty blob as nil.
 type row struct {
 	values []any
 	next   int
@@ -19,7 +19,7 @@ func (r *row) value() any {
 	return v
 }
 
-// null reports whether the next column is NULL. It does not move on.
+// null reports whether the next column is NULL. It does not move to the next column.
 func (r *row) null() bool { return r.values[r.next] == nil }
 
 func (r *row) text() string {
@@ -48,7 +48,7 @@ func (r *row) hash() (h store.Hash) {
 
 func (r *row) time() time.Time { return fromMicro(r.int64()) }
 
-// fromMicro and micro convert between a time and its column, in microseconds.
+// fromMicro and micro convert between a time and a column that has microseconds since 1970.
 func fromMicro(n int64) time.Time { return time.UnixMicro(n).UTC() }
 
 func micro(t time.Time) int64 { return t.UnixMicro() }

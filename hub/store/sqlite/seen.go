@@ -8,19 +8,19 @@ import (
 	"gangway/hub/store"
 )
 
-// flushEvery is how long a contact may wait before it is written. A crash loses at most the
-// contacts that are still waiting.
+// flushEvery is the interval at which contacts are written. A crash loses at most the contacts of
+// one interval.
 const flushEvery = time.Second
 
-// flushChunk bounds the updates in one write, so that the contacts of a large fleet do not delay an
-// activation.
+// flushChunk is the largest number of contacts in one write, so that the contacts of a large fleet
+// do not delay an activation.
 const flushChunk = 128
 
 var updateSeen = prepared(`UPDATE devices SET last_seen = ?, last_seen_addr = ?, quiet = 0
 	WHERE id = ? AND last_seen < ? AND deleted = 0`)
 
-// sightings holds each device's latest contact until it is written. Reads of a device look here
-// too, so no reader sees the delay.
+// sightings holds the latest contact of each device until it is written. Reads of a device also
+// look here, so a reader always gets the latest contact.
 type sightings struct {
 	writer *writer
 	stop   chan struct{}
@@ -32,7 +32,7 @@ type sightings struct {
 }
 
 type sighting struct {
-	at   int64 // microseconds, like the column
+	at   int64 // in microseconds since 1970, like the column last_seen
 	addr string
 }
 
@@ -47,8 +47,8 @@ func newSightings(w *writer) *sightings {
 	return s
 }
 
-// MarkDeviceSeen implements store.Devices. It does not wait for the disk. The latest time wins,
-// whatever the order of the calls. It ignores a device that does not exist.
+// MarkDeviceSeen implements store.Devices. It does not wait for the disk. If calls come in another
+// order than their times, the latest time is kept. It ignores a device that does not exist.
 func (s *Store) MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (s *sightings) record(id string, seen sighting) error {
 	return nil
 }
 
-// overlay adds a contact that is not written yet to a device that was read from the file.
+// overlay updates a device that was read from the database with a contact that is not written yet.
 func (s *sightings) overlay(d *store.Device) {
 	s.mu.RLock()
 	seen, ok := s.latest[d.ID]
@@ -85,7 +85,7 @@ func (s *sightings) loop() {
 	for {
 		select {
 		case <-tick.C:
-			// Contacts that could not be written are kept, and the next flush tries again.
+			// If the write fails, the contacts are kept, and the next flush retries.
 			_ = s.flush()
 		case <-s.stop:
 			return
@@ -93,8 +93,9 @@ func (s *sightings) loop() {
 	}
 }
 
-// flush writes the contacts held now. An entry is removed only after its commit, and only if no
-// later one replaced it. So at every moment a reader finds it in the file or here.
+// flush writes all contacts that are held now. It removes a contact only after the commit, and only
+// if no later contact has replaced it. So at every moment a reader finds the contact in the
+// database or here.
 func (s *sightings) flush() error {
 	type entry struct {
 		id string
@@ -131,7 +132,7 @@ func (s *sightings) flush() error {
 	return nil
 }
 
-// close flushes for the last time.
+// close stops the loop, and writes all remaining contacts.
 func (s *sightings) close() error {
 	s.mu.Lock()
 	s.closed = true

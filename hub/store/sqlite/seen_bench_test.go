@@ -12,7 +12,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// fleetOf opens a store with an account and devices of it, which have a meta like an agent's report.
+// fleetOf opens a store that has one account with n devices. Each device has device-meta like that
+// of an agent's report.
 func fleetOf(b *testing.B, n int) (s *Store, ids []string) {
 	b.Helper()
 	ctx := context.Background()
@@ -38,7 +39,7 @@ func fleetOf(b *testing.B, n int) (s *Store, ids []string) {
 	return s, ids
 }
 
-// report is like an agent's report: some numbers change with each.
+// report returns device-meta like that of an agent's report n: some numbers change with n.
 func report(n int) map[string]any {
 	m := map[string]any{"sysinfo": map[string]any{"uptime": n, "loads.0": n * 3, "freeram": 1 << 30, "procs": 200, "totalram": 1 << 33},
 		"storage": map[string]any{"free": 1<<35 - n, "total": 1 << 36, "reserved": 0, "real_free": 1 << 35}}
@@ -59,7 +60,7 @@ func spent(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkFlush writes the contacts of 128 devices.
+// BenchmarkFlush measures how long it takes to write the contacts of 128 devices.
 func BenchmarkFlush(b *testing.B) {
 	s, ids := fleetOf(b, 2000)
 	used := spent(b)
@@ -77,7 +78,7 @@ func BenchmarkFlush(b *testing.B) {
 	b.ReportMetric(float64(spent(b)-used)/float64(b.N)/1000, "cpu-µs/op")
 }
 
-// BenchmarkReport patches the device-meta, as each report of an agent does.
+// BenchmarkReport measures one patch of the device-meta, which each report of an agent causes.
 func BenchmarkReport(b *testing.B) {
 	s, ids := fleetOf(b, 200)
 	used := spent(b)

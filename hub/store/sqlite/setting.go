@@ -10,7 +10,7 @@ var (
 	upsertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`)
 )
 
-// settingURLs is the row that has the hub's URLs, separated by spaces.
+// settingURLs is the name of the setting that has the hub's URLs, separated by spaces.
 const settingURLs = "urls"
 
 // URLs implements store.Addresses.

@@ -1,17 +1,17 @@
-// Package sqlite is the engine of package store for a hub that runs on one machine. It keeps
-// everything in one SQLite file, and needs neither a C compiler nor another service.
+// Package sqlite is the engine of package store for a hub that runs on one machine. It stores all
+// data in one SQLite file, and needs neither a C compiler nor another service.
 //
-// All writes go through one connection, owned by one goroutine, and share their flushes: the writes
-// that were queued while the last transaction was flushed form the next one. A caller gets its
-// answer after the flush that covers its write. So the promise of package store holds, and one
-// flush serves many devices.
+// All writes go through one connection, which one goroutine owns. While one transaction is flushed
+// to disk, other writes wait in a queue; all of them together form the next transaction. A caller
+// gets its answer only after the flush of its transaction. So acknowledged writes are durable, as
+// package store requires, and one flush serves many devices.
 //
-// Reads run in parallel with the writer, on their own connections. They see every write that was
-// acknowledged before they began.
+// Reads run in parallel with the writer, on their own connections. A read sees every write that was
+// acknowledged before the read began.
 //
 // The file has mode 0600. SQLite keeps two more files with the suffixes "-wal" and "-shm", and this
-// package an empty one with ".lock". To copy the database while the hub runs, use SQLite's backup,
-// not cp.
+// package keeps an empty lock file with the suffix ".lock". To copy the database while the hub
+// runs, use SQLite's backup, not cp.
 package sqlite
 
 import (
@@ -27,10 +27,10 @@ import (
 	"modernc.org/sqlite"
 )
 
-// errClosed answers every call after Close.
-var errClosed = errors.New("sqlite: store is closed")
+// errClosed is the error of every call after Close.
+var errClosed = errors.New("sqlite: the store is closed")
 
-// Store is an engine of package store: it keeps everything in one SQLite file. Make one with Open.
+// Store is an engine of package store that stores all data in one SQLite file. Open makes one.
 type Store struct {
 	path    string
 	writer  *writer
@@ -41,20 +41,20 @@ type Store struct {
 	closeErr error
 }
 
-// concurrentReads is how many reads run at once.
+// concurrentReads is the number of reads that can run at the same time.
 const concurrentReads = 4
 
-// Open opens the database in the file at path, makes the file if it does not exist,
-// and brings its schema up to date. The folder must exist already. A file
-// whose schema is newer than this program is refused.
+// Open opens the database in the file at path, makes the file if it does not exist, and updates its
+// schema. The folder must exist. If the file's schema is newer than this program, Open returns
+// ErrNewerSchema.
 func Open(ctx context.Context, path string) (*Store, error) {
 	path, err := prepareFile(path)
 	if err != nil {
 		return nil, err
 	}
-	// fdatasync makes the data and the file's length durable. A commit needs no more; fsync would
-	// also wait for timestamps. If the platform has only fsync, Fdatasync returns an error, and
-	// SQLite uses fsync.
+	// fdatasync makes the data and the length of the file durable, which is enough for a commit;
+	// fsync would also wait for timestamps. If the platform has only fsync, Fdatasync returns an
+	// error, and SQLite uses fsync.
 	_, _ = sqlite.Fdatasync(true)
 
 	unlock, err := takeTurn(path)
@@ -81,11 +81,11 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return s, nil
 }
 
-// takeTurn makes processes that open or close the same file take turns, for example the hub and an
-// operator's command. SQLite's locks do not cover reading the schema version together with the
-// migration that follows. And if one process closes the database last while another one opens it,
-// both may access the write-ahead log. The lock is on another file, because closing a second
-// descriptor of the database would release SQLite's locks.
+// takeTurn makes processes open and close the same database one after the other, for example the
+// hub and an operator's command. There are two reasons. SQLite's locks do not cover the time
+// between reading the schema version and the migration. And if one process closes the database as
+// the last one while another process opens it, both may access the write-ahead log. The lock is on
+// another file, because closing a second descriptor of the database would release SQLite's locks.
 func takeTurn(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -98,11 +98,11 @@ func takeTurn(path string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// prepareFile makes the file, so that it never exists with a wider mode than 0600, and returns its
-// absolute path.
+// prepareFile makes the database file if it does not exist, and returns its absolute path. The file
+// gets mode 0600 before any data is in it.
 func prepareFile(path string) (string, error) {
 	if path == "" || path == ":memory:" {
-		return "", fmt.Errorf("sqlite: %q does not name a file; the database must be a file, because its data must survive a restart", path)
+		return "", fmt.Errorf("sqlite: the path %q is not the path of a file; the database must be in a file, because its data must survive a restart", path)
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -111,11 +111,11 @@ func prepareFile(path string) (string, error) {
 	folder := filepath.Dir(path)
 	switch info, err := os.Stat(folder); {
 	case errors.Is(err, os.ErrNotExist):
-		return "", fmt.Errorf("sqlite: the folder %s does not exist: make it first", folder)
+		return "", fmt.Errorf("sqlite: the folder %s of the database does not exist: create the folder", folder)
 	case err != nil:
 		return "", fmt.Errorf("sqlite: %w", err)
 	case !info.IsDir():
-		return "", fmt.Errorf("sqlite: %s is not a folder", folder)
+		return "", fmt.Errorf("sqlite: %s, in which the database should be, is not a folder", folder)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -128,8 +128,8 @@ func prepareFile(path string) (string, error) {
 	return path, nil
 }
 
-// Close waits for the queued writes, makes them and the pending contacts durable, and closes the
-// file. Later calls fail.
+// Close waits for all queued writes, writes the remaining contacts, and closes the database. Later
+// calls of other methods fail. Close may be called again.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		unlock, err := takeTurn(s.path)
@@ -141,8 +141,8 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// expire runs a statement that removes or empties at most limit rows that expired before now, and
-// returns how many.
+// expire runs a statement that removes or empties at most limit rows that expired at or before now.
+// It returns the number of changed rows.
 func (s *Store) expire(ctx context.Context, statement *statement, now time.Time, limit int) (int, error) {
 	if limit <= 0 {
 		return 0, nil
@@ -158,8 +158,8 @@ func (s *Store) expire(ctx context.Context, statement *statement, now time.Time,
 	return int(n), nil
 }
 
-// Ping implements store.Health. It reads one row, and waits for its turn in the write queue without
-// writing.
+// Ping implements store.Health. It reads one row, and then waits for its turn in the queue of the
+// writer without writing anything.
 func (s *Store) Ping(ctx context.Context) error {
 	err := s.readers.do(ctx, func(c *conn) error {
 		_, _, err := c.one(ping)
@@ -173,14 +173,14 @@ func (s *Store) Ping(ctx context.Context) error {
 
 var ping = prepared(`SELECT count(*) FROM goose_db_version WHERE id = 1`)
 
-// Stats counts the writer's work since Open.
+// Stats has counters of the writer since Open.
 type Stats struct {
-	Commits uint64 // transactions that had something to make durable
-	Ops     uint64 // writes asked for, refused ones too
+	Commits uint64 // transactions that wrote something
+	Ops     uint64 // all operations that callers queued, including refused ones
 }
 
-// Stats reports how well writes share their flushes: Ops divided by Commits is the mean number of
-// writes in a flush.
+// Stats returns the writer's counters. Ops divided by Commits is about the number of writes that
+// share one flush to disk.
 func (s *Store) Stats() Stats {
 	return Stats{Commits: s.writer.commits.Load(), Ops: s.writer.ops.Load()}
 }

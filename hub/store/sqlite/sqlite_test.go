@@ -39,8 +39,8 @@ func TestFleetModel(t *testing.T) {
 
 func TestSuite(t *testing.T) {
 	t.Parallel()
-	// paths has the path of each store, for reopen. Close is idempotent, so the cleanup may close a
-	// store that reopen has closed.
+	// paths has the path of each store, so that reopen can open it again. Close may be called
+	// twice, so the cleanup may close a store that reopen has closed.
 	var paths sync.Map
 	at := func(t *testing.T, path string) storetest.Engine {
 		if err := sqlitetest.CopyEmpty(path); err != nil {
@@ -190,8 +190,8 @@ func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	}
 }
 
-// query runs SQL on the file, without the store, and returns the first column of the first row, if
-// any.
+// query runs SQL on the database file without the store. It returns the first column of the first
+// row, or "" if there is no row.
 func query(t *testing.T, path, line string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -216,7 +216,8 @@ func query(t *testing.T, path, line string) string {
 	return answer
 }
 
-// Two processes may open a new file at the same moment: the hub, and the operator's first command.
+// Several processes may open a new database at the same moment, for example the hub and the
+// operator's first command. Each must succeed.
 func TestSeveralStartOnANewFileAtOnce(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "gangway.db")

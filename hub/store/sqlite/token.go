@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The tokens of a disabled account count as disabled.
+// A join token of a disabled account counts as disabled.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key`
@@ -35,8 +35,8 @@ var (
 	deleteTokenUses = prepared(`DELETE FROM token_uses WHERE token = ?`)
 )
 
-// CreateJoinToken implements store.JoinTokens. It does not check whether the owner exists: Activate
-// refuses the token of a deleted account.
+// CreateJoinToken implements store.JoinTokens. It does not check whether the owner exists, because
+// Activate refuses the tokens of a deleted account.
 func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	meta, err := store.EncodeMeta(t.DefaultUserMeta)
 	if err != nil {
@@ -59,7 +59,8 @@ func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	})
 }
 
-// secretHash returns the value of the column auto_hash. An empty value stands for NULL.
+// secretHash returns the value for the column auto_hash. The insert statement changes an empty
+// value to NULL.
 func secretHash(t store.JoinToken) []byte {
 	if !t.WithoutTPM {
 		return []byte{}
@@ -67,7 +68,8 @@ func secretHash(t store.JoinToken) []byte {
 	return t.SecretHash[:]
 }
 
-// pantacorKey returns the value of the column pantacor_key. An empty value stands for NULL.
+// pantacorKey returns the value for the column pantacor_key. The insert statement changes an empty
+// value to NULL.
 func pantacorKey(t store.JoinToken) []byte {
 	if !t.ForPantacor {
 		return []byte{}

@@ -12,7 +12,7 @@ import (
 )
 
 // revisionCost is the number of bytes that each revision counts against the quota in addition to
-// its state. It covers its progress and meta, which the hub bounds, and its rows.
+// its state. It covers the revision's progress and meta, whose sizes the hub limits, and its rows.
 const revisionCost = 128 << 10
 
 const (
@@ -31,7 +31,10 @@ var (
 	selectStep      = prepared(stepColumns + `WHERE s.device = ? AND s.rev = ?`)
 	selectSteps     = prepared(stepColumns + `WHERE s.device = ? AND s.rev > ?
 		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
-	selectHeads     = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
+	selectHeads  = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
+	selectPosted = prepared(`SELECT s.id, coalesce(d.nick, ''), ` + stepHead + ` FROM steps s INDEXED BY steps_posted
+		LEFT JOIN devices d ON d.id = s.device AND d.owner = s.owner AND d.deleted = 0
+		WHERE s.owner = ? AND s.rev > 0 AND (s.step_time, s.id) < (?, ?) ORDER BY s.step_time DESC, s.id DESC LIMIT ?`)
 	selectOpenSteps = prepared(stepColumns + `INDEXED BY steps_open WHERE s.device = ? AND s.rev > ?
 		AND s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')
 		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
@@ -116,7 +119,8 @@ func haveObjects(c *conn, owner string, sums []store.Hash) error {
 	return nil
 }
 
-// putRevision writes a revision whose number was checked.
+// putRevision stores a revision and adds its cost to the owner's usage. The caller has checked the
+// revision's number, the quota and the objects.
 func putRevision(c *conn, s store.Revision) error {
 	var progressed int64
 	if !s.ProgressTime.IsZero() {
@@ -307,7 +311,30 @@ func (s *Store) RevisionHeads(ctx context.Context, device string, before, limit 
 	return list, err
 }
 
-// statusOf returns a revision's status, its owner, and the length of its state.
+// PostedRevisions implements store.Trails.
+func (s *Store) PostedRevisions(ctx context.Context, owner, after string, limit int) (page store.PostedPage, err error) {
+	at, id, err := readPlace(after)
+	if err != nil {
+		return page, err
+	}
+	most := pageLimit(limit)
+	err = s.readers.do(ctx, func(c *conn) error {
+		page = store.PostedPage{}
+		last := id
+		return c.each(selectPosted, func(r row) (bool, error) {
+			if int64(len(page.Rows)) == most {
+				page.Next = writePlace(micro(page.Rows[most-1].Posted), last)
+				return false, nil
+			}
+			last = r.int64()
+			page.Rows = append(page.Rows, store.PostedRevision{Nick: r.text(), Revision: readRevisionHead(&r)})
+			return true, nil
+		}, owner, at, id, most+1)
+	})
+	return page, err
+}
+
+// statusOf returns a revision's status, its owner, and the size of its state in bytes.
 func statusOf(c *conn, device string, rev int) (status trail.Status, owner string, size int64, err error) {
 	r, ok, err := c.one(selectStatus, device, int64(rev))
 	if err == nil && !ok {

@@ -32,7 +32,7 @@ var (
 	replaceDeviceMeta  = prepared(`UPDATE devices SET device_meta = ? WHERE id = ? AND deleted = 0`)
 	selectDeviceByNick = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.owner = ? AND d.nick = ? AND d.deleted = 0`)
-	// LIKE compares the prefix without regard to ASCII case.
+	// LIKE ignores ASCII case.
 	findDevices = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.owner = ?1 AND d.nick > ?2 AND d.deleted = 0 AND (?3 = 0 OR d.public = 1)
 		AND (?4 = '' OR d.nick = ?4) AND (?5 = '' OR d.nick <> ?5) AND d.nick LIKE ?6 ESCAPE '\'
@@ -94,7 +94,8 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 	return s.Device(ctx, d.ID)
 }
 
-// takesDevices returns store.ErrNotFound for an account that was deleted or disabled.
+// takesDevices returns store.ErrNotFound if the account was deleted or disabled: such an account
+// cannot get new devices.
 func takesDevices(c *conn, owner string) error {
 	a, err := oneAccount(c, selectAccount, owner)
 	if err == nil && a.Disabled {
@@ -283,7 +284,8 @@ func (s *Store) FindDevices(ctx context.Context, f store.DeviceFilter) ([]store.
 	return s.manyDevices(ctx, findDevices, f.Owner, f.After, flag(f.PublicOnly), f.Nick, f.NotNick, likePrefix(f.NickPrefix), pageLimit(f.Limit))
 }
 
-// likePrefix returns a LIKE pattern, with \ as its escape, for texts that begin with a prefix.
+// likePrefix returns a LIKE pattern for texts that begin with prefix. The escape character of the
+// pattern is \.
 func likePrefix(prefix string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(prefix) + "%"
 }

@@ -12,23 +12,23 @@ import (
 	"gangway/hub/store"
 )
 
-// batchSize bounds a transaction, and so how long a write can wait for the others: 256 activations
-// take about as long as one flush of a slow disk.
+// batchSize is the largest number of operations in one transaction. It limits how long a write can
+// wait for the others: 256 activations take about as long as one flush of a slow disk.
 const batchSize = 256
 
 // writer owns the only connection that writes. Its goroutine runs all queued operations in one
-// transaction, and answers after the commit.
+// transaction, and answers their callers after the commit.
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations
-// check first and write last, so a refusal needs no undo. If an operation fails after its first
-// write, the transaction is rolled back and run again, with a savepoint around each operation. So
-// an operation may run twice, and must set its results from scratch each time.
+// check first and write last, so that usually a refusal needs no undo. If an operation fails after
+// its first write, the transaction is rolled back, and all its operations run again, each in a
+// savepoint. So an operation may run twice, and must assign all its results each time.
 type writer struct {
 	conn    *conn
 	queue   chan *job
 	stopped chan struct{} // closed when the goroutine has ended
 
-	mu     sync.RWMutex // read-locked to send to queue, write-locked to close it
+	mu     sync.RWMutex // read lock: to send to queue; write lock: to close queue
 	closed bool
 
 	commits atomic.Uint64
@@ -39,11 +39,11 @@ type writer struct {
 type job struct {
 	ctx  context.Context
 	run  func(*conn) error
-	err  error      // of the operation, until the commit decides
-	done chan error // has room for the one answer
+	err  error      // error of the operation; final after the commit
+	done chan error // buffered, for the one answer
 
-	// taken decides a race. The writer sets it to run the job; the caller sets it to give up. The
-	// one that sets it first wins.
+	// taken decides a race between the writer, which sets it to run the job, and the caller, which
+	// sets it to give up. The first to set it wins.
 	taken atomic.Bool
 }
 
@@ -62,8 +62,8 @@ func openWriter(path string) (*writer, error) {
 		"foreign_keys = ON",
 		"cache_size = -16384", // KiB
 		"temp_store = MEMORY",
-		// A checkpoint copies each changed page into the database once, however many commits
-		// changed it. Fewer checkpoints make fewer copies. 8192 pages are 32 MiB of log.
+		// A checkpoint copies each changed page into the database only once, even if many commits
+		// changed the page. So fewer checkpoints make fewer copies. 8192 pages are 32 MiB of log.
 		"wal_autocheckpoint = 8192",
 		"journal_size_limit = 67108864",
 	)
@@ -75,13 +75,14 @@ func openWriter(path string) (*writer, error) {
 	return w, nil
 }
 
-// writeTimeout is how long an operation waits for its turn, unless its context has another limit
-// (store.WithWriteTimeout).
+// writeTimeout is how long an operation waits for its turn, unless store.WithWriteTimeout has set
+// another time in its context.
 const writeTimeout = 5 * time.Second
 
-// do queues an operation, and waits until it is durable or refused. If ctx ends, or the write
-// timeout passes, before the operation began, it never runs. Once it began, do waits for the
-// outcome, so that the caller knows it. store.ErrBusy means that nothing was written.
+// do queues an operation and waits until it is durable or refused. If ctx ends or the write timeout
+// passes before the operation begins, the operation never runs. Once the operation has begun, do
+// waits for its result, so the caller always knows whether the write happened. store.ErrBusy means
+// that nothing was written.
 func (w *writer) do(ctx context.Context, run func(*conn) error) error {
 	deadline := time.Now().Add(store.WriteTimeout(ctx, writeTimeout))
 	for {
@@ -89,7 +90,7 @@ func (w *writer) do(ctx context.Context, run func(*conn) error) error {
 		if !errors.Is(err, store.ErrBusy) || !time.Now().Before(deadline) {
 			return err
 		}
-		select { // another process has the file: wait before the next attempt
+		select { // another process has locked the database: wait before the retry
 		case <-ctx.Done():
 			return err
 		case <-time.After(20 * time.Millisecond):
@@ -118,7 +119,8 @@ func (w *writer) try(ctx context.Context, until time.Time, run func(*conn) error
 	}
 }
 
-// gaveUp returns why a waiting context ended: the caller's own error, or store.ErrBusy.
+// gaveUp returns the reason why a waiting context ended: store.ErrBusy after the write timeout,
+// otherwise the error of the caller's context.
 func gaveUp(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause == store.ErrBusy {
 		return cause
@@ -140,7 +142,7 @@ func (w *writer) send(j *job) error {
 	}
 }
 
-// close waits until the queue is empty, then closes the connection.
+// close runs all queued operations, and then closes the connection.
 func (w *writer) close() error {
 	w.mu.Lock()
 	w.closed = true
@@ -154,8 +156,8 @@ func (w *writer) loop() {
 	defer close(w.stopped)
 	batch := make([]*job, 0, batchSize)
 	for first := range w.queue {
-		// The callers of the last commit can run again now. Let them queue their next writes, so
-		// that they share a commit.
+		// The callers of the last commit can run again now. Let them queue their next writes first,
+		// so that these writes share a commit.
 		runtime.Gosched()
 		batch = w.fill(batch[:0], first)
 		w.transact(batch)
@@ -166,7 +168,8 @@ func (w *writer) loop() {
 	}
 }
 
-// fill returns the batch: the first job and the jobs queued behind it.
+// fill returns the batch: the first job and the jobs in the queue, without those whose callers gave
+// up.
 func (w *writer) fill(batch []*job, first *job) []*job {
 	if first.take() {
 		batch = append(batch, first)
@@ -187,8 +190,7 @@ func (w *writer) fill(batch []*job, first *job) []*job {
 	return batch
 }
 
-// take claims a job for the writer. It reports whether the writer must run the job. It is false if
-// the caller has given up.
+// take reports whether the writer must run the job. It is false if the caller has given up.
 func (j *job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false
@@ -200,8 +202,9 @@ func (j *job) take() bool {
 	return true
 }
 
-// transact runs a batch and commits it. If the transaction fails as a whole, every job gets that
-// error, refused jobs too: a refusal may depend on a write that was undone with the rest.
+// transact runs a batch and commits it. If the transaction fails as a whole, every job gets the
+// error. This includes jobs that were refused, because the refusal may depend on a write that was
+// rolled back.
 func (w *writer) transact(batch []*job) {
 	if len(batch) == 0 {
 		return
@@ -215,11 +218,11 @@ func (w *writer) transact(batch []*job) {
 		err = w.conn.control(commit)
 	}
 	if err != nil {
-		// The rollback fails if SQLite has already rolled back.
+		// The rollback fails if SQLite has already rolled back. Ignore this error.
 		_ = w.conn.control(rollback)
 		if errors.Is(err, store.ErrNoSpace) {
-			// Empty the write-ahead log: the space that this frees may be enough for the log's
-			// pages in the database.
+			// The disk is full. Empty the write-ahead log: this may free enough space for the next
+			// writes.
 			_ = w.conn.pragma("wal_checkpoint(TRUNCATE)")
 		}
 		for _, j := range batch {
@@ -232,8 +235,8 @@ func (w *writer) transact(batch []*job) {
 	}
 }
 
-// together runs the jobs in order. If a job fails after a write, together rolls back and returns
-// spoiled.
+// together runs the jobs in order in one transaction. If a job fails after it has written
+// something, together rolls back and returns spoiled.
 func (w *writer) together(batch []*job) (wrote, spoiled bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, false, err
@@ -250,7 +253,7 @@ func (w *writer) together(batch []*job) (wrote, spoiled bool, err error) {
 	return wrote, false, nil
 }
 
-// apart runs the jobs, each with its own savepoint.
+// apart runs the jobs in one transaction, each in its own savepoint.
 func (w *writer) apart(batch []*job) (wrote bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, err
@@ -263,7 +266,7 @@ func (w *writer) apart(batch []*job) (wrote bool, err error) {
 		j.err = j.run(w.conn)
 		if j.err != nil {
 			if err := w.conn.control(rollbackTo); err != nil {
-				// The savepoint no longer exists: SQLite has ended the transaction.
+				// The savepoint no longer exists, because SQLite has rolled back the transaction.
 				return false, errors.Join(j.err, err)
 			}
 			w.conn.wrote = false

@@ -28,8 +28,8 @@ func open(t *testing.T) *Store {
 	return s
 }
 
-// hold keeps the writer busy until the returned function is called, so that a test decides which
-// operations share the next transaction.
+// hold keeps the writer busy until letGo is called. So a test decides which operations share the
+// next transaction.
 func hold(t *testing.T, s *Store) (letGo func()) {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
@@ -50,7 +50,7 @@ func hold(t *testing.T, s *Store) (letGo func()) {
 	}
 }
 
-// queue starts a write, and returns when it is in the queue.
+// queue starts a write in a goroutine, and returns as soon as the write is in the queue.
 func queue(t *testing.T, s *Store, write func() error) (outcome <-chan error) {
 	t.Helper()
 	before := len(s.writer.queue)
@@ -115,7 +115,7 @@ func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 		{writeAnd("a", nil), nil},
 		{account, nil},
 		{writeAnd("b", broken), broken},
-		{account, store.ErrExists}, // this job sees the account that the batch has written before
+		{account, store.ErrExists}, // the earlier job of this batch has created the account
 		{writeAnd("c", nil), nil},
 		{func() error { return s.DisableJoinToken(ctx, "x", "y") }, store.ErrNotFound},
 		{writeAnd("d", broken), broken},
@@ -156,8 +156,8 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	outcomes := []<-chan error{
 		queue(t, s, func() error { return s.AppendEvent(ctx, event("lost")) }),
 		queue(t, s, func() error { return s.DisableJoinToken(ctx, "x", "y") }),
-		// This operation ends the transaction without the writer, as SQLite does when the disk is
-		// full. So there is nothing left to commit.
+		// This operation ends the transaction without the writer's knowledge, as SQLite does when
+		// the disk is full. So the commit fails.
 		queue(t, s, func() error {
 			return s.writer.do(ctx, func(c *conn) error { return c.control(rollback) })
 		}),
@@ -241,8 +241,8 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	// There are more contacts than one chunk holds, all of devices that do not exist: nothing is
-	// written, and nothing is kept.
+	// There are more contacts than fit into one chunk. Their devices do not exist, so nothing is
+	// written, and flush must drop all contacts.
 	for i := range 3 * flushChunk {
 		if err := s.seen.record(fmt.Sprint(i), sighting{at: 1}); err != nil {
 			t.Fatal(err)
@@ -274,8 +274,8 @@ func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// Members that an older hub stored, and that cannot be returned, do not hide the others and can be
-// removed.
+// An older hub stored members that cannot be returned. A read must still return the other members,
+// and an owner must be able to remove the bad ones.
 func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat("[", 9998) + strings.Repeat("]", 9998)
@@ -283,7 +283,7 @@ func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 		{`{"a/b~":` + deep + `,"good":7}`, `{"good":7}`, `[/m/a~1b~0]`, `{"a/b~":null}`, `{"good":7}`},
 		{`{"a":1e400,"good":0.10}`, `{"good":0.10}`, `[/m/a]`, `{"a":1}`, `{"a":1,"good":0.10}`},
 		{`{"a":[` + deep + `,` + deep + `]}`, `{}`, `[/m/a]`, `{"b":1,"a":null}`, `{"b":1}`},
-		{`{"a":[[` + deep + `]]}`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`}, // deeper than encoding/json reads
+		{`{"a":[[` + deep + `]]}`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`}, // nested deeper than encoding/json can read
 		{`[1]`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
 		{`null`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
 		{`{"a":`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
@@ -299,7 +299,7 @@ func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 	}
 }
 
-// Of several concurrent calls, only one gets the last place.
+// If several calls race for the last free place under a bound, only one succeeds.
 func TestLastPlaceIsTakenOnce(t *testing.T) {
 	t.Parallel()
 	s, ctx, now := open(t), context.Background(), time.Now()
@@ -345,7 +345,7 @@ func TestLastPlaceIsTakenOnce(t *testing.T) {
 	}
 }
 
-// atOnce runs f 24 times concurrently and counts its errors.
+// atOnce runs f 24 times concurrently and counts the results by error.
 func atOnce(f func(i int) error) map[error]int {
 	var mu sync.Mutex
 	var wg sync.WaitGroup

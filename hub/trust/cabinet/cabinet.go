@@ -34,8 +34,8 @@ const (
 // ErrNoTool means that cabextract is not installed.
 var ErrNoTool = errors.New("cabinet: to read a cabinet, cabextract is required, but it is not installed: run 'apt-get install cabextract', or unpack the cabinet elsewhere and name the folder")
 
-// File is a file of a cabinet. Name is the cabinet's text, with / between folders. Use it only to
-// show it: it is not validated.
+// File is one file of a cabinet. Name comes from the cabinet, with / between folders. Nothing
+// validates Name: only display it, and never use it as a path.
 type File struct {
 	Name    string
 	Content []byte
@@ -63,7 +63,7 @@ func Read(ctx context.Context, b []byte) ([]File, error) {
 	return out, nil
 }
 
-// entry is a CFFILE (MS-CAB 2.3).
+// entry is one file in the list of files: a CFFILE structure (MS-CAB 2.3).
 type entry struct {
 	name string
 	size int
@@ -76,7 +76,7 @@ func total(files []entry) (n int) {
 	return n
 }
 
-var errTruncated = errors.New("cabinet: it ends inside its list of files")
+var errTruncated = errors.New("cabinet: the file is truncated: it ends inside its list of files")
 
 // Sizes and flags of CFHEADER (MS-CAB 2.1) and CFFILE (2.3).
 const (
@@ -91,7 +91,7 @@ const (
 func list(b []byte) (size int, files []entry, err error) {
 	le := binary.LittleEndian
 	if !Is(b) || len(b) < headerSize {
-		return 0, nil, errors.New("cabinet: this is not a cabinet")
+		return 0, nil, errors.New("cabinet: the file is not a cabinet")
 	}
 	if len(b) > MaxSize {
 		return 0, nil, fmt.Errorf("cabinet: the file has %d bytes; at most %d are allowed", len(b), MaxSize)
@@ -102,10 +102,10 @@ func list(b []byte) (size int, files []entry, err error) {
 		return 0, nil, errTruncated
 	}
 	if flags&(flagPrevious|flagNext) != 0 {
-		return 0, nil, errors.New("cabinet: it is a part of a cabinet set; sets are not supported")
+		return 0, nil, errors.New("cabinet: the file is a part of a cabinet set; only single cabinets are supported")
 	}
 	if count > MaxFiles {
-		return 0, nil, fmt.Errorf("cabinet: it has %d files; at most %d are allowed", count, MaxFiles)
+		return 0, nil, fmt.Errorf("cabinet: the file lists %d files; at most %d are allowed", count, MaxFiles)
 	}
 	b = b[:cabinet]
 	if uint64(at) > uint64(len(b)) {
@@ -121,10 +121,10 @@ func list(b []byte) (size int, files []entry, err error) {
 		rest = rest[fileSize:]
 		end := bytes.IndexByte(rest[:min(len(rest), maxName)], 0)
 		if end < 1 || folder >= folders {
-			return 0, nil, errors.New("cabinet: its list of files is damaged")
+			return 0, nil, errors.New("cabinet: the list of files is damaged")
 		}
 		if n > MaxTotal || sum+int(n) > MaxTotal {
-			return 0, nil, fmt.Errorf("cabinet: its files have more than %d bytes together", MaxTotal)
+			return 0, nil, fmt.Errorf("cabinet: the files have more than %d bytes together", MaxTotal)
 		}
 		sum += int(n)
 		name := strings.ReplaceAll(strings.ToValidUTF8(string(rest[:end]), "?"), `\`, "/")
@@ -134,7 +134,7 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the contents of all files. Their total size must be want bytes.
+// unpack returns the contents of all files. Their total size must be `want` bytes.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {
@@ -169,7 +169,7 @@ func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	err = errors.Join(readErr, cmd.Wait())
 	switch {
 	case len(content) != want:
-		return nil, fmt.Errorf("cabinet: its files do not have the sizes in its list%s", said.words(dir))
+		return nil, fmt.Errorf("cabinet: the unpacked files do not have the sizes in the list of files%s", said.words(dir))
 	case err != nil:
 		return nil, fmt.Errorf("cabinet: cabextract: %w%s", err, said.words(dir))
 	}

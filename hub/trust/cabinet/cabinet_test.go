@@ -31,7 +31,7 @@ func noise(n int) []byte {
 	return b
 }
 
-// packed makes a compressed cabinet with Debian's gcab.
+// packed makes a cabinet with Debian's gcab. flags are options of gcab: "-z" compresses.
 func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -58,9 +58,9 @@ func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
 	return b
 }
 
-// lzx makes a cabinet with LZX compression, for which Debian has no tool. It uses uncompressed
-// blocks of LZX (MS-PATCH 2.3.1.1), which a reader must support like the others. The rest is as in
-// MS-CAB 2.
+// lzx returns a cabinet with LZX compression. Debian has no tool that writes LZX, so lzx writes
+// uncompressed LZX blocks (MS-PATCH 2.3.1.1), which every reader of LZX must support. The other
+// structures follow MS-CAB 2.
 func lzx(files []cabinet.File) []byte {
 	le := binary.LittleEndian
 	var data, list bytes.Buffer
@@ -208,7 +208,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			files, err := cabinet.Read(t.Context(), c.b)
 			if c.name == "a file smaller than it is" {
-				// The content has the size in the list, and the other file is complete.
+				// The content has the size in the list, and the other files are complete.
 				if err != nil || len(files[0].Content) != 1 || !bytes.Equal(files[1].Content, contents[1].Content) {
 					t.Errorf("%v %v", files, err)
 				}

@@ -1,11 +1,11 @@
-// Command record records the operator's side of an installation. It runs the real commands in a
-// temporary folder against a real hub, and records what they print and when. scripts/record.sh
-// calls it.
+// Command record makes the terminal recording in docs/recordings: how a person builds the installer
+// image with a hub. It runs the real commands in a temporary folder against a real hub, and records
+// their output with the times. scripts/record.sh calls it.
 //
 //	record PROGRAMS KERNEL OUT
 //
-// PROGRAMS is the folder of gangway and the device's programs. KERNEL is the folder that
-// `gangway image fetch` made. OUT is the recording's file.
+// PROGRAMS is the folder of gangway and the device's programs. KERNEL is the folder that `gangway
+// image fetch` made. OUT is the recording's file.
 package main
 
 import (
@@ -43,13 +43,13 @@ type session struct {
 	dir   string
 	env   []string
 	start time.Time
-	ahead time.Duration // added to the clock, to simulate typing and reading
+	ahead time.Duration // simulated time for typing and reading, added to the real time
 
 	mu sync.Mutex
 	r  cast.Recording // guarded by mu
 }
 
-// The times that the recording allows for a person to type a character and to read the output.
+// The simulated times for typing one character and for reading the output.
 const (
 	typing  = 35 * time.Millisecond
 	reading = 1200 * time.Millisecond
@@ -81,7 +81,7 @@ func (s *session) lines(r io.Reader) {
 	}
 }
 
-// run types a command and runs it in a shell.
+// run prints a command as if a person typed it, and runs it in a shell.
 func (s *session) run(line, input string) error {
 	s.types(line)
 	cmd := exec.Command("/bin/sh", "-c", line)
@@ -133,7 +133,7 @@ func record(programs, kernel, out string) error {
 	if err != nil {
 		return err
 	}
-	hub.Stdout, hub.Stderr = w, io.Discard // the log is not part of the recording
+	hub.Stdout, hub.Stderr = w, io.Discard // the recording does not include the hub's log
 	serving, err := process.Start(hub)
 	w.Close()
 	if err != nil {
@@ -148,10 +148,10 @@ func record(programs, kernel, out string) error {
 			break
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("the hub does not listen on %s after 30 s: %w", address, err)
+			return fmt.Errorf("the hub did not listen on %s within 30 s: %w", address, err)
 		}
 	}
-	time.Sleep(300 * time.Millisecond) // wait for the hub's first messages
+	time.Sleep(300 * time.Millisecond) // so that the hub's first messages come before the next command
 	const password = "correct horse battery\n"
 	for _, c := range []struct{ line, input string }{
 		{"gangway account create --data hub --nick ada --password-stdin < password", ""},

@@ -11,15 +11,17 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// FillFleet gives an owner n devices, in the database at path, which nobody else uses. The devices
-// go through the schema's triggers, as any device does, but not through enrolments: a million of
-// them takes some minutes. The store must be opened afterwards: it indexes their words and metadata.
+// FillFleet adds n devices of an owner to the database at path. Nobody else may have the database
+// open. The devices go through the schema's triggers, but not through enrolments, so a million
+// devices take only some minutes. The store must be opened after that, because Open indexes their
+// words and metadata.
 //
-// Device i has the nick "forklift-" and a permutation of the numbers, and:
+// The nick of a device is "forklift-" and a number from 0 to n-1, in mixed order. The devices have:
 //
 //   - one of 20 models, the first ones much more often; one of 5 makers, 30 firmwares and 40 tokens;
-//   - the user-meta site (one of 200) and rack (one of 20,000);
-//   - one in 10 is quiet, in 1000 has a changed boot, in 100 an update under way, in 500 a failed one.
+//   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
+//   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
+//     500 has a failed revision.
 func FillFleet(ctx context.Context, path, owner string, n int) error {
 	u := url.URL{Scheme: "file", Path: path, RawQuery: "_pragma=synchronous(off)&_pragma=cache_size(-1048576)&_pragma=temp_store(memory)"}
 	db, err := sql.Open("sqlite", u.String())
@@ -38,8 +40,8 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 	return err
 }
 
-// Statements of fill. ?1 is the owner, ?2 the number of all devices, ?3 and ?4 the numbers of the
-// devices to make. A device's id and enrolment number follow from its number.
+// Statements of fill. ?1 is the owner, ?2 is n, and ?3 to ?4 (exclusive) is the range of device
+// numbers to make. A device's id and its enrolment's row id are computed from its number.
 const (
 	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
 	id      = `printf('%08x%016x', (i.i * 2654435761) % 4294967296, i.i)`
@@ -77,7 +79,7 @@ func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error 
 	return tx.Commit()
 }
 
-// OpenFleet makes a database with one account and n devices of it, and opens it.
+// OpenFleet makes a database at path that has n devices of an owner, and opens it.
 func OpenFleet(ctx context.Context, path, owner string, n int) (*sqlite.Store, error) {
 	if err := CopyEmpty(path); err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-// Package sqlitetest makes databases for tests quickly.
+// Package sqlitetest makes SQLite databases for tests faster than sqlite.Open does.
 package sqlitetest
 
 import (
@@ -14,7 +14,7 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// empty is the file of an empty database with the current schema.
+// empty returns the bytes of an empty database with the current schema.
 var empty = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "gangway")
 	if err != nil {
@@ -33,7 +33,7 @@ var empty = sync.OnceValues(func() ([]byte, error) {
 })
 
 // CopyEmpty makes an empty database with the current schema at path, unless the file exists. Tests
-// make hundreds of databases; this way each migration runs once for all of them.
+// make hundreds of databases; with CopyEmpty, the migrations run only once for all of them.
 func CopyEmpty(path string) error {
 	text, err := empty()
 	if err != nil {
@@ -50,8 +50,9 @@ func CopyEmpty(path string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Folder returns an empty folder for a test's database, as t.TempDir does. In short mode it is
-// MemoryDir's: most tests need a database and not the wait for a disk.
+// Folder returns an empty folder for a test's database. In short mode the folder is in memory (see
+// MemoryDir), because most tests need a database but not its durability. Otherwise it is
+// t.TempDir().
 func Folder(t testing.TB) string {
 	t.Helper()
 	if !testing.Short() {
@@ -61,8 +62,8 @@ func Folder(t testing.TB) string {
 }
 
 // MemoryDir returns a folder in memory for a test's database. The folder is removed when the test
-// ends. Writes do not wait for a disk, so it is not for tests of durability, races or timing. If
-// /dev/shm has too little room, the folder is an ordinary one.
+// ends. Writes do not wait for a disk, so do not use it in tests of durability, races or timing. If
+// /dev/shm has less than 1 GiB free, the folder is an ordinary one.
 func MemoryDir(t testing.TB) string {
 	t.Helper()
 	const shm, room = "/dev/shm", 1 << 30

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+
+	"gangway/hub/api"
+	wiretrail "gangway/wire/trail"
+
+	"github.com/spf13/cobra"
+)
+
+// posting is a revision that is about to be posted.
+type posting struct {
+	message           string
+	yes, dryRun, wait bool
+	stdinUsed         bool // standard input had the state, so it cannot answer
+}
+
+func (p *posting) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVarP(&p.message, "message", "m", "", "what the revision is for; it is shown in the list of revisions")
+	f.BoolVarP(&p.yes, "yes", "y", false, "do not ask for confirmation")
+	f.BoolVar(&p.dryRun, "dry-run", false, "show what would change, and post nothing")
+	f.BoolVar(&p.wait, "wait", false, "wait until the device has installed the revision; the exit code is 1 if the revision fails")
+}
+
+func (a *app) devicePost() *cobra.Command {
+	var p posting
+	c := &cobra.Command{
+		Use: "post ID|NICK STATE.json", Short: "Post a new revision to a device", Args: args("the device's id or nick", "the file of the state, or - for standard input,"),
+		Long: `Post gives a device a new state to run, as its next revision. It first shows what would
+change in the newest revision, and asks. The objects that the state names must be
+uploaded already, for example with pvr.
+
+If another revision is posted meanwhile, the hub refuses this one, because what was
+shown is no longer what would change.`,
+		Example: `  gangway device state oslo-gate-1 > state.json
+  gangway device post oslo-gate-1 state.json --message 'new kernel'
+  gangway device post oslo-gate-1 state.json --dry-run
+  gangway device post 65f0c1 - --yes --wait < state.json`,
+		RunE: func(c *cobra.Command, arg []string) error {
+			p.stdinUsed = arg[1] == "-"
+			state, err := a.readState(arg[1])
+			if err != nil {
+				return err
+			}
+			d, err := findDevice(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			newest, err := newestRevision(c.Context(), d)
+			if err != nil {
+				return err
+			}
+			return a.post(c.Context(), d, newest, state, p)
+		},
+	}
+	p.flags(c)
+	return c
+}
+
+func (a *app) readState(path string) (*wiretrail.State, error) {
+	in := io.Reader(a.stdin)
+	name := "standard input"
+	if path != "-" {
+		name = path
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is no file %s: name the file of the state, or - for standard input", path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			return nil, fmt.Errorf("%s is a folder: name the file of the state", path)
+		}
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, wiretrail.MaxState+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(strings.TrimSpace(string(text))) == 0 {
+		return nil, fmt.Errorf("%s is empty: a state is a JSON object, as 'gangway device state' prints it", name)
+	}
+	state, err := wiretrail.ParseState(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a state: %s. See docs/trails.md", name, strings.TrimPrefix(plainJSON(err), "the state: "))
+	}
+	return state, nil
+}
+
+// plainJSON returns an error about JSON without Go's words.
+func plainJSON(err error) string {
+	text := err.Error()
+	if strings.Contains(text, "invalid character") || strings.Contains(text, "unexpected end") || strings.Contains(text, "cannot unmarshal") {
+		return "it is not a JSON object"
+	}
+	return text
+}
+
+func (a *app) deviceRollback() *cobra.Command {
+	var p posting
+	c := &cobra.Command{
+		Use: "rollback ID|NICK [REV]", Short: "Post the state of an earlier revision again", Args: oneOrTwo("the device's id or nick"),
+		Long: `Rollback posts the state of an earlier revision as a new revision. Without REV, it is
+the newest revision before the present one that the device installed. It shows what
+changes and asks, as 'gangway device post' does.
+
+A revision that fails needs no roll-back: the device returns to its former state by
+itself.`,
+		Example: `  gangway device rollback oslo-gate-1
+  gangway device rollback oslo-gate-1 3 --yes --wait`,
+		RunE: func(c *cobra.Command, arg []string) error {
+			rev := -1
+			if len(arg) == 2 {
+				var err error
+				if rev, err = readRev(arg[1]); err != nil {
+					return err
+				}
+			}
+			d, err := findDevice(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			newest, err := newestRevision(c.Context(), d)
+			if err != nil {
+				return err
+			}
+			if rev < 0 {
+				if rev, err = lastInstalled(c.Context(), d, newest); err != nil {
+					return err
+				}
+			}
+			if rev == newest {
+				return fmt.Errorf("revision %d is the newest of %s already; name an earlier one, as 'gangway device revisions %s' lists them", rev, d.Nick, d.Nick)
+			}
+			_, state, err := revision(c.Context(), d, rev)
+			if err != nil {
+				return err
+			}
+			if p.message == "" {
+				p.message = fmt.Sprintf("Roll back to revision %d", rev)
+			}
+			return a.post(c.Context(), d, newest, state, p)
+		},
+	}
+	p.flags(c)
+	return c
+}
+
+// lastInstalled returns the newest revision before the newest one that the device installed, and of
+// which the state is another one.
+func lastInstalled(ctx context.Context, d api.DeviceView, newest int) (int, error) {
+	rows, err := revisions(ctx, d, 0)
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range rows {
+		if r.Rev < newest && r.isDone() && r.StateSha != rows[0].StateSha {
+			return r.Rev, nil
+		}
+	}
+	return 0, fmt.Errorf("%s has installed no other state before revision %d; name the revision to return to, as 'gangway device revisions %s' lists them", d.Nick, newest, d.Nick)
+}
+
+// posted is the output of device post and rollback.
+type posted struct {
+	Device  string       `json:"device"`
+	Rev     int          `json:"rev"` // 0 with --dry-run
+	DryRun  bool         `json:"dry-run,omitempty"`
+	Changes []changeView `json:"changes"`
+}
+
+// post shows what a state changes in a device's newest revision, asks, and posts it as the next one.
+func (a *app) post(ctx context.Context, d api.DeviceView, newest int, state *wiretrail.State, p posting) error {
+	_, before, err := revision(ctx, d, newest)
+	if err != nil {
+		return err
+	}
+	changes := wiretrail.Diff(before, state)
+	if a.forPeople() {
+		a.printf("Revision %d of %s would change in revision %d:\n", newest+1, d.Nick, newest)
+		a.printChanges(changes)
+	}
+	out := posted{Device: d.ID, DryRun: p.dryRun, Changes: changeViews(changes)}
+	if p.dryRun {
+		_, err := a.json(out)
+		return err
+	}
+	if !p.yes {
+		if err := a.confirmPost(d, p); err != nil {
+			return err
+		}
+	}
+	// The number makes the hub refuse the revision if another one was posted since the comparison.
+	rev := newest + 1
+	added, err := call[api.RevisionView](ctx, http.MethodPost, "/trails/"+d.ID+"/steps", map[string]any{"rev": rev, "commit-msg": p.message, "state": json.RawMessage(state.JSON)})
+	if err != nil {
+		return err
+	}
+	out.Rev = added.Rev
+	if !p.wait {
+		if done, err := a.json(out); done {
+			return err
+		}
+		a.note("Revision %d is posted. The device installs it when it next asks the hub: 'gangway device revisions %s' shows what becomes of it.", added.Rev, d.Nick)
+		return nil
+	}
+	a.note("Revision %d is posted; waiting for %s.", added.Rev, d.Nick)
+	err = a.watchRevision(ctx, d, added.Rev)
+	if err == nil {
+		_, err = a.json(out)
+	}
+	return err
+}
+
+func (a *app) confirmPost(d api.DeviceView, p posting) error {
+	if p.stdinUsed {
+		return usagef("the state comes from standard input, so the answer cannot: look at it with --dry-run, then give --yes")
+	}
+	fmt.Fprintf(a.stderr, "Post it to %s? Type yes: ", visible(d.Nick))
+	line, err := bufio.NewReader(io.LimitReader(a.stdin, 256)).ReadString('\n')
+	if answer := strings.ToLower(strings.TrimSpace(line)); err != nil && answer == "" || answer != "yes" && answer != "y" {
+		return errors.New("not confirmed: nothing was posted; give --yes in a script")
+	}
+	return nil
+}
