@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/internal/browser"
 	"gangway/internal/fleet"
@@ -49,6 +50,8 @@ var pages = []page{
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
 	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
+	{name: "image", path: "/ui/onboard/image", want: "Build and download"},
+	{name: "image-missing", path: "/ui/onboard/image", empty: true, want: "cannot build an image now"},
 	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
 	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
@@ -75,7 +78,8 @@ var pages = []page{
 // hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
 type hubWithDevices struct {
 	*hubtest.Hub
-	maker *fleet.Maker
+	maker  *fleet.Maker
+	images *slowBuilder // nil: the hub builds no images
 
 	cookie string
 	first  string // id of one of the devices
@@ -95,7 +99,13 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hubWithDevices{Hub: hubtest.New(t, maker.Roots(), maker.Intermediates()), maker: maker}
+	h := &hubWithDevices{maker: maker}
+	h.Hub = hubtest.NewWith(t, func(c *api.Config) {
+		if devices > 0 {
+			h.images = newSlowBuilder()
+			c.Images, c.ImageLimits.Size = h.images, 64<<20
+		}
+	}, maker.Roots(), maker.Intermediates())
 	h.client = loopback(t)
 	for i := range devices {
 		d := h.onboard(t, []string{"L-1", "H-2", "H-3"}[i%3], []string{"NUC12WSHi5", "Gate computer", "OptiPlex 7010"}[i%3], "SN-000"+string(rune('1'+i)))
