@@ -188,6 +188,7 @@ var routes = []route{
 	{"GET", "/ui/revisions", fullSession, unlimited, noBody, (*Server).showRevisions},
 	{"GET", "/ui/revisions/row", fullSession, unlimited, noBody, (*Server).showRevisionRow},
 	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
+	{"GET", "/ui/onboard/waiting/{id}", fullSession, unlimited, noBody, (*Server).showWaitingMachine},
 	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
 	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm}, // claimRate, if a code is typed
 	{"GET", "/ui/onboard/claim/{id}", fullSession, unlimited, noBody, (*Server).showArrival},

@@ -53,6 +53,7 @@ var pages = []page{
 	{name: "image", path: "/ui/onboard/image", want: "Build and download"},
 	{name: "image-missing", path: "/ui/onboard/image", empty: true, want: "cannot build an image now"},
 	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
+	{name: "waiting-machine", path: "/ui/onboard/waiting/{machine}", waiting: true, want: "What was checked"},
 	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
@@ -159,7 +160,7 @@ func TestPages(t *testing.T) {
 			}
 			if p.waiting {
 				h, cookie = room.hubWithDevices, room.cookie
-				p.path = strings.ReplaceAll(p.path, "{alike}", room.alike)
+				p.path = strings.NewReplacer("{alike}", room.alike, "{machine}", room.machine).Replace(p.path)
 			}
 			if p.signedOut {
 				cookie = ""
