@@ -45,8 +45,6 @@ begin hub/ui/vendor "Files of other projects for the pages"
 unpack htmx.org 2.0.11 sha512-Thx/WtpeOQqSrqBCw/A1cwGJGg4UrVa3+sW0GmrM3p4gJgO89ecH4qtbnyzDDWFvBTqjnIMCgELTNt636dtamA==
 take dist/htmx.min.js htmx.min.js 0BSD
 take LICENSE htmx.LICENSE 0BSD
-unpack htmx-ext-sse 2.2.4 sha512-LJmxVhykyflBWgh5PvbRidcyuqMHlgfajmmzumvKctv9puvsufeH6OaejSMZTNTnEI8O2wXXn4ZZtBdpEMqmEQ==
-take dist/sse.min.js sse.min.js 0BSD
 unpack lucide-static 1.62.0 sha512-WBZA/m2PvkFpMGHDtsBck5P2A9G4ehLlYu4GwwICcmEm1BvYVgj00lCDxKRWLlbMlOibLaiwdQ88G5pHkSWgwA==
 take LICENSE lucide.LICENSE ISC
 for icon in $icons; do

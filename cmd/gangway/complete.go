@@ -37,6 +37,7 @@ var completions = map[string][]words{
 	"device recovery-key": {deviceWords}, "device rename": {deviceWords}, "device revisions": {deviceWords},
 	"device rollback": {deviceWords, revisionNumbers}, "device state": {deviceWords, revisionNumbers},
 	"device set": {deviceWords, metaKeyWords}, "device show": {shownWords},
+	"open":         {deviceWords},
 	"token delete": {tokenWords}, "token disable": {tokenWords},
 }
 

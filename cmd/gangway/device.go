@@ -98,7 +98,7 @@ out whatever software it runs, disable the join token too: 'gangway token disabl
 			return printList(a, list, waitingColumns, "No machine waits for your decision.")
 		},
 	}
-	a.table(waiting, columnNames(waitingColumns)...)
+	a.watchable(a.table(waiting, columnNames(waitingColumns)...))
 	c.AddCommand(a.deviceLs(), show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
 	c.AddCommand(a.deviceLogs(), a.deviceMeta(), a.deviceSet(), a.deviceRevisions(), a.deviceState(), a.devicePost(), a.deviceRollback())
 	c.AddCommand(a.publishCommands()...)

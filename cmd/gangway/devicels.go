@@ -19,7 +19,6 @@ const (
 	devicesAtOnce = 1000 // devices in one answer
 	// tableDevices is the number of devices in a table for people, unless --limit is given.
 	tableDevices = 1000
-	watchEvery   = 3 * time.Second
 )
 
 // deviceColumns are the columns of device ls.
@@ -37,7 +36,7 @@ var deviceColumns = []column[api.FleetDevice]{
 		value: func(d api.FleetDevice) string { return strconv.Itoa(d.Revision) }, tone: func(d api.FleetDevice) tone { return revisionTone(d.Status) }},
 	{name: "tpm", cell: func(d api.FleetDevice) string { return strings.TrimSpace(d.TPM.Manufacturer + " " + d.TPM.Model) }},
 	{name: "key", cell: func(d api.FleetDevice) string { return d.Key }},
-	{name: "last-seen", cell: func(d api.FleetDevice) string { return ago(d.LastSeen) }, value: func(d api.FleetDevice) string { return stamp(d.LastSeen) }},
+	{name: "last-seen", moving: true, cell: func(d api.FleetDevice) string { return ago(d.LastSeen) }, value: func(d api.FleetDevice) string { return stamp(d.LastSeen) }},
 	{name: "model", wide: true, cell: func(d api.FleetDevice) string { return d.Machine.Model }},
 	{name: "serial", wide: true, cell: func(d api.FleetDevice) string { return d.Machine.Serial }},
 	{name: "firmware", wide: true, cell: func(d api.FleetDevice) string { return d.TPM.Firmware }},
@@ -149,7 +148,6 @@ func (q deviceQuery) devices(ctx context.Context) (all []api.FleetDevice, more b
 
 func (a *app) deviceLs() *cobra.Command {
 	var q deviceQuery
-	var watch bool
 	c := &cobra.Command{
 		Use: "ls [SEARCH]", Aliases: []string{"list"}, Short: "List or search your devices, and the machines that wait for your decision",
 		Long: `Ls lists your devices. With a search, it lists those that fit all of its conditions:
@@ -174,17 +172,13 @@ A table has at most 1000 devices, unless --limit is given. The other formats hav
 			if a.forPeople() && !c.Flags().Changed("limit") {
 				q.limit = tableDevices
 			}
-			if watch {
-				return a.watch(c.Context(), watchEvery, func(ctx context.Context) error { return a.listDevices(ctx, q) })
-			}
 			return a.listDevices(c.Context(), q)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&q.sort, "sort", "nick", `the order: nick, created, seen or model; with "-" in front, reversed`)
 	f.IntVar(&q.limit, "limit", 0, "number of devices at most; 0: all")
-	f.BoolVarP(&watch, "watch", "w", false, "show the list again every 3 seconds, until Ctrl-C")
-	return a.table(c, columnNames(deviceColumns)...)
+	return a.watchable(a.table(c, columnNames(deviceColumns)...))
 }
 
 func (a *app) listDevices(ctx context.Context, q deviceQuery) error {
@@ -201,7 +195,7 @@ func (a *app) listDevices(ctx context.Context, q deviceQuery) error {
 			return err
 		}
 		if len(waiting) > 0 {
-			if _, err := a.stdout.Write(formatTableOf(waiting, waitingColumns, a.width(), a.colour())); err != nil {
+			if _, err := a.stdout.Write(formatTableOf(waiting, usualColumns(a, waitingColumns), a.width(), a.colour())); err != nil {
 				return err
 			}
 			a.note("Decide with 'gangway device show ID', then 'gangway device approve ID' or 'gangway device deny ID'.")
@@ -220,33 +214,4 @@ func (a *app) listDevices(ctx context.Context, q deviceQuery) error {
 	}
 	a.note("There are more than %d; --limit 0 lists all, and a search such as state:quiet lists fewer.", len(devices))
 	return nil
-}
-
-// watch calls show every so often, until ctx ends. It clears a terminal before each call.
-func (a *app) watch(ctx context.Context, every time.Duration, show func(ctx context.Context) error) error {
-	if !a.forPeople() {
-		return usagef("--watch is for people: leave --output %s out", a.output)
-	}
-	screen := isTerminal(a.stdout)
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		if screen {
-			fmt.Fprint(a.stdout, "\x1b[H\x1b[2J\x1b[3J")
-		}
-		if err := show(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		if screen {
-			a.note("\n%s, every %s; Ctrl-C ends.", time.Now().Format(time.TimeOnly), every)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
 }

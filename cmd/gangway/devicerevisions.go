@@ -144,7 +144,7 @@ func revisions(ctx context.Context, d api.DeviceView, most int) ([]revisionRow, 
 }
 
 func (a *app) deviceRevisions() *cobra.Command {
-	limit, watch := 0, false
+	limit := 0
 	c := &cobra.Command{
 		Use: "revisions ID|NICK", Aliases: []string{"steps"}, Short: "List a device's revisions, the newest first", Args: args("the device's id or nick"),
 		Long: `Revisions lists the states that a device was told to run: who posted each, when, and
@@ -161,22 +161,15 @@ state' prints the state of a revision.`,
 			if err != nil {
 				return err
 			}
-			show := func(ctx context.Context) error {
-				rows, err := revisions(ctx, d, limit)
-				if err != nil {
-					return err
-				}
-				return printList(a, rows, revisionColumns, "No revision yet.")
+			rows, err := revisions(c.Context(), d, limit)
+			if err != nil {
+				return err
 			}
-			if watch {
-				return a.watch(c.Context(), watchEvery, show)
-			}
-			return show(c.Context())
+			return printList(a, rows, revisionColumns, "No revision yet.")
 		},
 	}
 	c.Flags().IntVar(&limit, "limit", 20, "number of revisions at most, the newest; 0: all")
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "show the list again every 3 seconds, until Ctrl-C")
-	return a.table(c, columnNames(revisionColumns)...)
+	return a.watchable(a.table(c, columnNames(revisionColumns)...))
 }
 
 // readRev reads the number of a revision.

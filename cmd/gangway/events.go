@@ -95,7 +95,7 @@ prints the whole audit trail.`,
 	f.BoolVar(&noRoutine, "no-routine", false, "leave out events that are counted per day, unless they were refused")
 	f.IntVar(&limit, "limit", 100, "largest number of events to show; 0: all")
 	c.Annotations = map[string]string{linesKey: "yes"}
-	return a.table(c, columnNames(eventColumns)...)
+	return a.watchable(a.table(c, columnNames(eventColumns)...))
 }
 
 // eventColumns are the columns of events.

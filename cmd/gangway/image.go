@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,7 +96,7 @@ docs/image.md.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json (this, --claim or --reset-only is required)")
+	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json; - is standard input (this, --claim or --reset-only is required)")
 	f.BoolVar(&o.claim, "claim", false, "build without a join token; each machine displays a claim code for the hub you are signed in to")
 	f.BoolVar(&o.reset, "reset-only", false, "build a stick that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
@@ -165,7 +166,15 @@ func programsFolder(self string) string {
 	return own
 }
 
-func readToken(name string) ([]byte, error) {
+// readToken reads a token file; "-" is standard input.
+func (a *app) readToken(name string) ([]byte, error) {
+	if name == "-" {
+		b, err := io.ReadAll(io.LimitReader(a.stdin, wire.MaxTokenFile+1))
+		if err == nil && len(b) > wire.MaxTokenFile {
+			err = fmt.Errorf("standard input is not a token file: it has more than %d bytes", wire.MaxTokenFile)
+		}
+		return b, err
+	}
 	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
@@ -207,7 +216,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	token, hub, err := o.tokenOrHubFile(ctx)
+	token, hub, err := a.tokenOrHubFile(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -281,7 +290,7 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 
 // tokenOrHubFile returns one of two contents: without --claim, that of the token file; with
 // --claim, the hub file of the hub that the user is signed in to. The other content is nil.
-func (o *imageOptions) tokenOrHubFile(ctx context.Context) (token, hub []byte, err error) {
+func (a *app) tokenOrHubFile(ctx context.Context, o imageOptions) (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn(ctx)
 		if err != nil {
@@ -290,7 +299,7 @@ func (o *imageOptions) tokenOrHubFile(ctx context.Context) (token, hub []byte, e
 		hub, err = s.hubFile()
 		return nil, hub, err
 	}
-	token, err = readToken(o.token)
+	token, err = a.readToken(o.token)
 	return token, nil, err
 }
 

@@ -52,7 +52,7 @@ func (a *app) makeSystem(o imageOptions) error {
 	var token []byte
 	if o.debug {
 		var err error
-		if token, err = readToken(o.token); err != nil {
+		if token, err = a.readToken(o.token); err != nil {
 			return err
 		}
 	}

@@ -288,6 +288,8 @@ type column[T any] struct {
 	tone  func(T) tone // nil: no colour
 	wide  bool         // only with --output wide, or if --columns names it
 	whole bool         // never shortened to fit the terminal
+	// moving: the cell changes with time, or at each contact of a device.
+	moving bool
 }
 
 func columnNames[T any](cols []column[T]) (list []string) {
@@ -323,12 +325,7 @@ func printList[T any](a *app, list []T, cols []column[T], empty string) error {
 // chosenColumns returns the columns that --columns names, or those of the output format.
 func chosenColumns[T any](a *app, cols []column[T]) (chosen []column[T], err error) {
 	if len(a.columns) == 0 {
-		for _, c := range cols {
-			if !c.wide || a.output == formatWide || a.output == formatCSV {
-				chosen = append(chosen, c)
-			}
-		}
-		return chosen, nil
+		return usualColumns(a, cols), nil
 	}
 	for _, name := range a.columns {
 		name = strings.ReplaceAll(strings.ToLower(strings.TrimSpace(name)), " ", "-")
@@ -339,6 +336,16 @@ func chosenColumns[T any](a *app, cols []column[T]) (chosen []column[T], err err
 		chosen = append(chosen, cols[i])
 	}
 	return chosen, nil
+}
+
+// usualColumns returns the columns of the output format.
+func usualColumns[T any](a *app, cols []column[T]) (chosen []column[T]) {
+	for _, c := range cols {
+		if (!c.wide || a.output == formatWide || a.output == formatCSV) && !(c.moving && a.steady) {
+			chosen = append(chosen, c)
+		}
+	}
+	return chosen
 }
 
 func heading(name string) string { return strings.ToUpper(strings.ReplaceAll(name, "-", " ")) }
@@ -478,10 +485,21 @@ func safeCell(s string) string {
 	return s
 }
 
+// terminal returns the terminal that the output goes to; nil: none.
+func (a *app) terminal() *os.File {
+	if a.screen != nil {
+		return a.screen
+	}
+	if f, ok := a.stdout.(*os.File); ok && isTerminal(f) {
+		return f
+	}
+	return nil
+}
+
 // width returns the number of cells in a line of the terminal; 0: the output is not a terminal.
 func (a *app) width() int {
-	f, ok := a.stdout.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	f := a.terminal()
+	if f == nil {
 		return 0
 	}
 	w, _, err := term.GetSize(int(f.Fd()))
@@ -494,5 +512,5 @@ func (a *app) width() int {
 // colour reports whether the output may have colours: it is a terminal that shows them, and NO_COLOR
 // (https://no-color.org) is not set.
 func (a *app) colour() bool {
-	return isTerminal(a.stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return a.terminal() != nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }

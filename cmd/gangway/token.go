@@ -137,7 +137,7 @@ active. A disabled join token cannot be enabled again.`,
 			return nil
 		},
 	}
-	a.table(ls, columnNames(tokenColumns)...)
+	a.watchable(a.table(ls, columnNames(tokenColumns)...))
 	c.AddCommand(create, ls, disable, remove)
 	return c
 }

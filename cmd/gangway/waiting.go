@@ -73,11 +73,11 @@ var waitingColumns = []column[api.WaitingView]{
 	{name: "tpm", cell: func(w api.WaitingView) string {
 		return orNot(strings.TrimSpace(w.TPM.Manufacturer + " " + w.TPM.Model))
 	}},
-	{name: "since", cell: func(w api.WaitingView) string { return ago(w.Since) }, value: func(w api.WaitingView) string { return stamp(w.Since) }},
+	{name: "since", moving: true, cell: func(w api.WaitingView) string { return ago(w.Since) }, value: func(w api.WaitingView) string { return stamp(w.Since) }},
 	{name: "why", cell: func(w api.WaitingView) string { return strings.Join(w.Questions, ", ") }},
 	{name: "ek-sha256", wide: true, cell: func(w api.WaitingView) string { return w.EK }},
 	{name: "token", wide: true, cell: func(w api.WaitingView) string { return w.TokenID }},
-	{name: "last-seen", wide: true, cell: func(w api.WaitingView) string { return ago(w.LastSeen) }, value: func(w api.WaitingView) string { return stamp(w.LastSeen) }},
+	{name: "last-seen", moving: true, wide: true, cell: func(w api.WaitingView) string { return ago(w.LastSeen) }, value: func(w api.WaitingView) string { return stamp(w.LastSeen) }},
 	{name: "address", wide: true, cell: func(w api.WaitingView) string { return w.RealIP }},
 }
 

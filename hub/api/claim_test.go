@@ -104,7 +104,7 @@ func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
 		t.Errorf("it onboarded before anyone claimed it: %s", a.Body)
 	}
 	status, _, h := ada.request("POST", "/claim/"+code, "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
-	if status != 303 || h.Get("Location") != "/ui/overview" {
+	if status != 303 || h.Get("Location") != "/ui/onboard/claim/"+id {
 		t.Fatalf("%d", status)
 	}
 	saw := tok

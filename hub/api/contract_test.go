@@ -117,7 +117,8 @@ func (c *contract) waiting() map[string]string {
 	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
 }
 
-// seen is what the page's form says about a waiting device.
+// seen returns the value that the page's form sends for a waiting device: its id and the digest of
+// the shown data.
 func (c *contract) seen(id string) string {
 	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
 	return fmt.Sprintf("%s.%x", id, w.Digest())
@@ -146,6 +147,17 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
+		"GET /ui/revisions":     {who: "owner"},
+		"GET /ui/revisions/row": {who: "owner", status: 404},
+		"GET /ui/onboard/claim": {who: "owner"},
+		"GET /ui/onboard/claim/{id}": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		}},
+		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		}},
+		"GET /ui/wall":                  {who: "owner"},
+		"GET /ui/wall/part":             {who: "owner"},
 		"GET /ui/onboard/waiting":       {who: "owner"},
 		"GET /ui/onboard/waiting/group": {who: "owner", status: 303},
 

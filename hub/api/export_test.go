@@ -32,3 +32,10 @@ const (
 	CrowdOfNobody = unprovenOfNobody
 	CrowdADay     = unprovenOfAll + 4*24*60
 )
+
+// Claimants returns how many machines that show a claim code the hub remembers.
+func (s *Server) Claimants() int {
+	s.claimants.mu.Lock()
+	defer s.claimants.mu.Unlock()
+	return len(s.claimants.byWords)
+}

@@ -17,7 +17,7 @@ import (
 	"gangway/wire"
 )
 
-// page returns a page, which must exist.
+// page gets a page. The status must be 200.
 func (b *browser) page(path string) string {
 	b.t.Helper()
 	status, page, _ := b.send("GET", path, "")
@@ -93,10 +93,10 @@ func TestAuditFiltersByTheAddress(t *testing.T) {
 			}
 		}
 	}
-	says(t, b.page("/ui/audit?device=nobody&since=yesterday"), "You have no device with this nick.", "Write a day like 2026-11-28.", "No event fits")
+	says(t, b.page("/ui/audit?device=nobody&since=yesterday"), "You have no device with this nick.", "Write a day like 2026-11-28.", "No event matches")
 }
 
-// The pages of the trail have every event once, and each page has a bounded number.
+// Each event is on exactly one page of the list, and each page has a bounded number of events.
 func TestAuditPagesByKey(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -128,7 +128,7 @@ func TestAuditPagesByKey(t *testing.T) {
 	}
 }
 
-// Another owner's events, device and token are not on the page, whatever the address says.
+// The page shows no event, device or token of another owner, whatever filter the address has.
 func TestAuditShowsNothingOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -136,7 +136,7 @@ func TestAuditShowsNothingOfAnotherOwner(t *testing.T) {
 	b.signIn()
 	pirate := must(f.Store.Device(t.Context(), f.pirateID))(t)
 	f.happened(t, store.Event{Kind: "k.secret", Owner: pirate.Owner, Device: f.pirateID, Token: pirate.TokenID, Message: "buried treasure"})
-	// An event of ada's names the other's device and token.
+	// An event of ada's names the other owner's device and token.
 	f.happened(t, store.Event{Kind: "k.mine", Owner: f.Owner.ID, Device: f.pirateID, Token: pirate.TokenID, Message: "same chip"})
 	token := must(f.Store.JoinToken(t.Context(), pirate.TokenID))(t)
 	for _, path := range []string{"/ui/audit", "/ui/audit?device=" + f.pirateID, "/ui/audit?token=" + token.ID, "/ui/audit?kind=k.", "/ui/audit.csv", "/ui/audit.json?device=" + f.pirateID, "/ui/audit?device=" + pirate.Nick, "/ui/audit?account=mallory"} {
@@ -179,7 +179,8 @@ func TestAuditAnnouncesNewEvents(t *testing.T) {
 	}
 }
 
-// Text that others wrote is no markup on the page, and no formula in a spreadsheet.
+// Text that other people or devices wrote is not markup on the page, and not a formula in an
+// exported spreadsheet.
 func TestAuditShowsAndExportsHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -103,6 +103,3 @@ func tokenState(t store.JoinToken, now time.Time) string {
 	}
 	return "valid"
 }
-
-// imagePath returns where the hub builds images, or "" if it does not build any.
-func (s *Server) imagePath() string { return "" }

@@ -25,7 +25,7 @@ import (
 	"gangway/wire"
 )
 
-// form sends a form of the pages.
+// form posts a form of the hub's pages.
 func (b *browser) form(path string, fields ...string) (int, string, http.Header) {
 	b.t.Helper()
 	values := url.Values{}
@@ -50,7 +50,8 @@ func (s *scene) newestToken(t *testing.T, owner store.Account) store.JoinToken {
 	return must(s.Store.JoinTokens(t.Context(), owner.ID))(t)[0]
 }
 
-// A person creates a join token, downloads its file, and a machine onboards with that file.
+// A person creates a join token on the page and downloads its token file. A machine onboards with
+// that file.
 func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -93,8 +94,8 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	}
 }
 
-// The secret of a join token is on one page and in one download. It is in no other page, no address,
-// no cookie, no header, not in the log, and not in the store's files.
+// The secret of a join token is only on one page and in one download. It is not on any other page,
+// and not in an address, a cookie, a header, the log or the store's files.
 func TestTokenSecretIsNowhereElse(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -133,7 +134,7 @@ func TestTokenSecretIsNowhereElse(t *testing.T) {
 	absentInFiles(t, s.Data(), secret)
 }
 
-// absentInFiles fails if a file of a folder has the text.
+// absentInFiles fails the test if any file in the folder contains the secret.
 func absentInFiles(t *testing.T, dir, secret string) {
 	t.Helper()
 	raw, err := base64.StdEncoding.DecodeString(secret)
@@ -156,7 +157,7 @@ func absentInFiles(t *testing.T, dir, secret string) {
 	}
 }
 
-// lockedBuffer is a log that a hub writes.
+// lockedBuffer is a log that several goroutines of a hub may write.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -174,7 +175,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// The download makes no file from a secret that is not the token's, and reflects nothing of the
+// The download refuses a secret that is not the token's. The refusal contains no part of the
 // request.
 func TestTokenFileNeedsItsSecret(t *testing.T) {
 	t.Parallel()
@@ -195,7 +196,7 @@ func TestTokenFileNeedsItsSecret(t *testing.T) {
 	}
 }
 
-// What is wrong stands beside its field, and what was typed stays.
+// The form shows each problem next to its field, and keeps what the person typed.
 func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -245,8 +246,8 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	}
 }
 
-// Another owner's join token does not exist for a person: every page and act answers as for an id
-// that nobody has.
+// For another owner's join token, every page and every form gets the same answer as for an id that
+// does not exist.
 func TestOtherOwnersTokenHasNoPage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -284,7 +285,7 @@ func TestOtherOwnersTokenHasNoPage(t *testing.T) {
 	}
 }
 
-// A nick is text: no markup, and no character that reorders the text around it.
+// A nick is shown as text: it is not markup, and no character in it reorders the text around it.
 func TestTokenPagesShowHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -314,7 +315,7 @@ func TestTokenPagesShowHostileTextAsText(t *testing.T) {
 	}
 }
 
-// Disabling asks for the nick and is final; deleting is for disabled tokens.
+// Disabling a token asks for its nick and cannot be undone. Only a disabled token can be deleted.
 func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -346,8 +347,8 @@ func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 	}
 }
 
-// The list is in pages, marks states, and has a list of its own for tokens that expire soon, to
-// which the overview leads.
+// The list of join tokens has pages and shows each token's state. The overview leads to a separate
+// list of the tokens that expire soon.
 func TestTokenListHasPagesAndStates(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -378,7 +379,7 @@ func TestTokenListHasPagesAndStates(t *testing.T) {
 	}
 	_, soon, _ := b.send("GET", "/ui/onboard?soon=1", "")
 	says(t, soon, "ends-soon", "Show all join tokens")
-	if rows(soon) != 2 { // and the scene's own
+	if rows(soon) != 2 { // the token ends-soon, and the token of the scene
 		t.Errorf("%d tokens expire soon", rows(soon))
 	}
 	if _, overview, _ := b.send("GET", "/ui/overview", ""); !strings.Contains(overview, `href="/ui/onboard"`) {
@@ -390,7 +391,7 @@ func TestTokenListHasPagesAndStates(t *testing.T) {
 	}
 }
 
-// An account without a join token learns what to do; the overview leads there.
+// If an account has no join token, the overview leads to the list, which explains what to do.
 func TestEmptyTokenListTeaches(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -400,7 +401,7 @@ func TestEmptyTokenListTeaches(t *testing.T) {
 		t.Fatalf("sign-in: %d", status)
 	}
 	_, page, _ := b.send("GET", "/ui/onboard", "")
-	says(t, page, "No join token yet", "its token file is all that a machine needs", "gangway token create")
+	says(t, page, "No join token yet", "a machine needs only the token file", "gangway token create")
 	if !strings.Contains(page, `href="/ui/onboard/new"`) {
 		t.Error("the page does not lead to the form")
 	}
@@ -413,7 +414,7 @@ func TestEmptyTokenListTeaches(t *testing.T) {
 	}
 }
 
-// fullOfTokens is a store whose owners all have as many join tokens as they may have.
+// fullOfTokens is a store in which every owner has the maximum number of join tokens.
 type fullOfTokens struct{ api.Store }
 
 func (fullOfTokens) CreateJoinToken(context.Context, store.JoinToken) error { return store.ErrFull }

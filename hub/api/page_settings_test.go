@@ -21,7 +21,7 @@ func form(fields ...string) string {
 	return v.Encode()
 }
 
-// posts sends a form to a page. The answer must have this status.
+// posts sends a form to a page, and fails the test unless the answer has this status.
 func (b *browser) posts(path string, want int, fields ...string) string {
 	b.t.Helper()
 	status, page, h := b.send("POST", path, form(fields...))
@@ -80,7 +80,7 @@ func TestSessionsTabEndsOtherSessions(t *testing.T) {
 	if len(ids) != 1 || !strings.Contains(page, "this one") {
 		t.Fatalf("%d other sessions: %.800s", len(ids), text(page))
 	}
-	// Another account's session does not exist here.
+	// Another account's session gets the same answer as one that does not exist.
 	theirs := must(s.Store.Sessions(t.Context(), must(s.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t).ID, s.Now()))(t)
 	here.posts("/ui/settings/sessions", 404, "end", theirs[0].ID())
 	mallory.status("GET", "/auth/auth_status", nil, 200)
@@ -97,8 +97,8 @@ func TestSessionsTabEndsOtherSessions(t *testing.T) {
 	here.page("/ui/settings/sessions")
 }
 
-// The secret of an API token is in the answer that makes it, and nowhere else: in no address, cookie,
-// event or later page.
+// Only the answer that makes an API token contains its secret. No address, cookie, event or later
+// page contains it.
 func TestAPITokensSecretIsInOneAnswerOnly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -120,7 +120,7 @@ func TestAPITokensSecretIsInOneAnswerOnly(t *testing.T) {
 			t.Errorf("%s has the secret", path)
 		}
 	}
-	// The same form again makes nothing, and has no secret.
+	// Sending the same form again makes no second token, and the answer has no secret.
 	status, page, _ = b.send("POST", "/ui/settings/api-tokens", form("name", "ci", "scope-devices", "devices.readonly", "life", "168h"))
 	if status != 409 || strings.Contains(page, "gwt_") || !strings.Contains(page, `value="ci"`) {
 		t.Errorf("a second form: %d %.500s", status, text(page))
@@ -159,8 +159,8 @@ func TestAPITokenIsRevokedOnThePage(t *testing.T) {
 	mine.status("GET", "/devices/", nil, 401)
 }
 
-// Deleting or disabling the account needs the password again, so that a browser left open does not
-// suffice.
+// Deleting or disabling the account needs the password again: a browser that was left open is not
+// enough.
 func TestAccountEndsOnThePageOnlyWithThePassword(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -34,7 +34,7 @@ func (s *Server) renderTokenForm(w http.ResponseWriter, r *http.Request, status 
 	if err != nil {
 		return err
 	}
-	f.Tabs, f.PolicyRefuses = onboardTabs(""), !rules.WithoutTPM
+	f.Tabs, f.PolicyRefuses = onboardTabs(onboardPath), !rules.WithoutTPM
 	return s.renderPage(w, r, status, "newtoken", ui.Page{Title: "New join token", Section: ui.SectionOnboard, Data: f})
 }
 
@@ -69,7 +69,7 @@ func (s *Server) createTokenOnPage(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	d := ui.TokenMade{
-		Tabs: onboardTabs(""), Token: tokenRow(t, s.cfg.Now()), Secret: file.Token, File: string(text), Image: s.imagePath(),
+		Tabs: onboardTabs(onboardPath), Token: tokenRow(t, s.cfg.Now()), Secret: file.Token, File: string(text), Image: s.imagePath(),
 		Onboard: "gangway-agent onboard --token-file " + tokenFileName,
 		Build:   "gangway image build x64-uefi-installer --token-file " + tokenFileName + " -o installer.img",
 	}
@@ -231,7 +231,7 @@ func (s *Server) renderToken(w http.ResponseWriter, r *http.Request, status int,
 		return err
 	}
 	d := &ui.TokenPage{
-		Tabs: onboardTabs(""), Token: tokenRow(t, s.cfg.Now()), Devices: countWords(n), DevicesPath: listOf(store.FieldToken, t.ID),
+		Tabs: onboardTabs(onboardPath), Token: tokenRow(t, s.cfg.Now()), Devices: countWords(n), DevicesPath: listOf(store.FieldToken, t.ID),
 		Confirm: confirmToken(t), ConfirmProblem: wrong,
 	}
 	d.Meta, d.MoreMeta, _ = tableOf(t.DefaultUserMeta)

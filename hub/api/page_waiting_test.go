@@ -16,7 +16,7 @@ import (
 	"gangway/tcg"
 )
 
-// arrives lets a machine without an EK certificate ask to come aboard, and returns its waiting id.
+// arrives sends the request of a machine without an EK certificate, and returns its waiting id.
 func (s *scene) arrives(t *testing.T, model, serial string) (*fleet.Device, string) {
 	t.Helper()
 	d := s.uncertified(t)
@@ -26,7 +26,7 @@ func (s *scene) arrives(t *testing.T, model, serial string) (*fleet.Device, stri
 
 var machineField = regexp.MustCompile(`name="machine" value="([0-9a-f]{24}\.[0-9a-f]{64})"`)
 
-// machinesOn returns what the forms of a page say about the machines that they show, by waiting id.
+// machinesOn returns what the page's forms send for each machine, by waiting id.
 func machinesOn(page string) map[string]string {
 	seen := map[string]string{}
 	for _, m := range machineField.FindAllStringSubmatch(page, -1) {
@@ -100,8 +100,8 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// The check-then-use race of a decision about many: between the preview and the decision, a machine
-// that is alike arrives, and one of those shown changes. The decision covers neither.
+// Between the preview and the decision about a group, a machine with the same questions arrives,
+// and one of the shown machines changes. The decision covers neither of them.
 func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -133,7 +133,7 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	if n := s.eventsOf(t, "device.approved"); n != 2 {
 		t.Errorf("%d events of 2 approvals", n)
 	}
-	// The same form again decides nothing: what it saw is no more.
+	// Sending the same form again decides nothing, because the rows have changed since.
 	if status, page, _ := b.send("POST", "/ui/waiting/decide", form.Encode()); status != 409 || !strings.Contains(page, "0 of 3") {
 		t.Errorf("again: %d %s", status, brief.Of(page))
 	}
@@ -147,7 +147,7 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	}
 }
 
-// A repeated request of the same machine, also from another address, is no change.
+// If a machine repeats its request, even from another address, the row does not count as changed.
 func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -164,8 +164,8 @@ func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 	}
 }
 
-// Machines are alike only with the same questions, and with the same maker, model and reason where a
-// question is about these.
+// A group has only machines with the same questions. If a question is about the maker, the model or
+// the reason, these are the same too.
 func TestOnlyMachinesWithTheSameQuestionsAreAlike(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -229,7 +229,7 @@ func TestWaitingRoomHasPages(t *testing.T) {
 	if status, _, _ := b.send("GET", "/ui/onboard/waiting?after=evil", ""); status != 400 {
 		t.Errorf("a made-up place: %d", status)
 	}
-	// One decision has a bound.
+	// The number of machines in one decision is bounded.
 	_, page := b.group()
 	if n := len(machinesOn(page)); n != 45 {
 		t.Errorf("%d machines in the preview", n)
@@ -261,7 +261,7 @@ func TestWaitingMachinesOfOtherOwnersAreInNoRoom(t *testing.T) {
 			t.Errorf("%s shows ada's machine: %s", where, brief.Of(page))
 		}
 	}
-	// Even with ada's digests.
+	// Another owner cannot decide, even with ada's digests.
 	for _, decision := range []string{"approve", "deny"} {
 		form := url.Values{"decision": {decision}, "machine": {seen[id], seen[other]}}
 		if status, page, _ := mallory.send("POST", "/ui/waiting/decide", form.Encode()); status != 409 || strings.Contains(page, "GC-") {
@@ -303,7 +303,8 @@ func TestDecisionNeedsTheFormOfThePage(t *testing.T) {
 	}
 }
 
-// What a machine says of itself is text in the room, in the preview and in the report.
+// What a machine says about itself is shown as text in the waiting room, in the preview and in the
+// report.
 func TestWaitingMachineIsNoMarkup(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

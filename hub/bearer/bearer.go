@@ -58,8 +58,8 @@ type Keys struct {
 }
 
 // New returns the keys of the hub with the given seal key. url is the hub's public URL: the issuer
-// and the audience of the hub's tokens. The parameter also lists former URLs of the hub; tokens
-// that the hub issued under them stay valid.
+// and the audience of the hub's tokens. `also` lists former URLs of the hub; tokens that the hub
+// issued under them stay valid.
 func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
 
 func kid(t time.Time) string { return t.UTC().Format("2006-01") }
@@ -96,7 +96,7 @@ var ErrTooLong = errors.New("bearer: the token is too long")
 var ErrToken = errors.New("bearer: the token is not valid")
 
 // Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
-// time now. It does not check that the session still exists. Any failure is ErrToken.
+// time `now`. It does not check that the session still exists. Any failure is ErrToken.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	var c Claims
 	if len(token) > MaxSize {

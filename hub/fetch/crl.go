@@ -148,7 +148,7 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 }
 
 // check returns an error if the list does not apply to c, is not signed by issuer, or is not valid
-// at the time now.
+// at the time `now`.
 func (l *list) check(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:

@@ -32,7 +32,7 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 	return t, TokenFile(ca, publicURL, t, secret), nil
 }
 
-// TokenFile makes the token file of a join token again, for somebody who has its secret.
+// TokenFile makes a join token's token file again, for a caller who has the token's secret.
 func TokenFile(ca *pki.Hub, publicURL string, t store.JoinToken, secret []byte) *wire.TokenFile {
 	return &wire.TokenFile{
 		ID: t.ID, PRN: wire.TokenPRN + t.ID, Nick: t.Nick, Owner: wire.AccountPRN + t.Owner,

@@ -138,8 +138,8 @@ func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string,
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Codes: codes}, addr)
 }
 
-// DecideSeen is Decide for a person who saw all of a row: its evidence too must be what it was. seen
-// is the row's Digest.
+// DecideSeen is Decide for a person who saw the machine's evidence too. seen is the Digest of the
+// row that the person saw. If the row has changed since, the error is store.ErrChanged.
 func (s *Service) DecideSeen(ctx context.Context, by store.Account, deviceID string, approve bool, seen store.Hash, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Seen: &seen}, addr)
 }
@@ -161,11 +161,11 @@ func (s *Service) decide(ctx context.Context, by store.Account, deviceID string,
 	return w, nil
 }
 
-// RequestFacts is what the stored request of a waiting device states, for a person. Nothing in it is
-// proven but what the verdict says.
+// RequestFacts is the content of a waiting device's stored request, for a person. The machine only
+// states these facts; the verdict says which of them are proven.
 type RequestFacts struct {
 	EKName        []byte // TPM name; nil: the request cannot be read
-	EKCertificate []byte // DER; nil: the request has none
+	EKCertificate []byte // DER; nil: the request has no EK certificate
 	TwoSteps      bool
 	Attested      bool // Counters are set
 	Counters      boot.Counters

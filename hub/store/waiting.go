@@ -108,7 +108,7 @@ type Decision struct {
 type WaitingDevices interface {
 	// PutWaiting stores w. If the owner already has a row for the EK, the row gets the new
 	// properties of the device, but keeps Since, Answered and a denial. The state becomes Approved
-	// if Answered has all Codes; otherwise it stays Denied or becomes Undecided. ErrFull: limit
+	// if Answered has all Codes; otherwise it stays Denied or becomes Undecided. ErrFull: `limit`
 	// other rows of the owner are Undecided, or the evidence of all Undecided rows would exceed
 	// MaxWaitingBytes.
 	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)

@@ -29,7 +29,7 @@ func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Pr
 	return certs, problems
 }
 
-// same fails the test unless got has exactly the certificates want, in this order.
+// same fails the test unless got has exactly the certificates `want`, in this order.
 func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 	t.Helper()
 	if len(got) != len(want) {

@@ -70,6 +70,7 @@ var badges = map[string]Badge{
 	store.StateFailed:      {"bad", "update failed"},
 	store.StateCloned:      {"ask", "cloned?"},
 
+	"building":     {"busy", "building"},
 	"valid":        {"ok", "valid"},
 	"expires soon": {"ask", "expires soon"},
 	"used up":      {"off", "used up"},

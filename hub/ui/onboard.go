@@ -8,17 +8,18 @@ import (
 type TokensPage struct {
 	Tabs []Tab
 	Rows []TokenRow
-	// Soon is how many join tokens expire soon; SoonPath is their list. OnlySoon says that the page
-	// is that list, and More that it leaves some out.
+	// Soon is the number of join tokens that expire soon, and SoonPath the address of their list.
+	// OnlySoon is true if this page is that list. More is true if the list leaves some out.
 	Soon     int
 	SoonPath string
 	OnlySoon bool
 	More     bool
-	// First and Next are the addresses of other pages of the list; empty: there is none.
+	// First and Next are the addresses of other pages of the list. They are empty if there are
+	// none.
 	First, Next string
 	Empty       bool     // the account has no join token
-	Commands    []string // of the first onboarding
-	Image       string   // where the hub builds images; empty: nowhere
+	Commands    []string // for the first onboarding
+	Image       string   // the page on which the hub builds images; empty: the hub builds none
 }
 
 // TokenRow is a join token, with its state in words.
@@ -26,10 +27,10 @@ type TokenRow struct {
 	store.JoinToken
 	State   Badge
 	Path    string
-	Accepts string // what it accepts in addition to proofs of a TPM; empty: nothing
+	Accepts string // what the token accepts besides proofs of a TPM; empty: nothing
 }
 
-// Name returns the nick, or the id of a join token without one.
+// Name returns the token's nick or, if it has none, its id.
 func (t TokenRow) Name() string {
 	if t.Nick == "" {
 		return t.ID
@@ -47,7 +48,7 @@ type TokenForm struct {
 	PolicyRefuses                                         bool   // the policy refuses devices without a TPM
 }
 
-// Wrong reports whether something is wrong with what was typed.
+// Wrong reports whether any field has a problem.
 func (f TokenForm) Wrong() bool {
 	return f.NickProblem+f.UsesProblem+f.ExpiresProblem+f.MetaProblem+f.Problem != ""
 }
@@ -59,17 +60,45 @@ type TokenMade struct {
 	Secret, File string
 	Onboard      string // commands
 	Build        string
-	Image        string // where the hub builds images; empty: nowhere
+	Image        string // the page on which the hub builds images; empty: the hub builds none
 }
 
 // TokenPage is the data of the page "token".
 type TokenPage struct {
 	Tabs           []Tab
 	Token          TokenRow
-	Devices        string // how many devices joined with it, in words
+	Devices        string // the number of devices that joined with the token, in words
 	DevicesPath    string
 	Meta           []MetaRow
-	MoreMeta       int    // members that are not shown
-	Confirm        string // what must be typed to disable it
+	MoreMeta       int    // number of metadata keys that are not shown
+	Confirm        string // text that the person must type to disable the token
 	ConfirmProblem string
+}
+
+// ImagePage is the data of the page "image": the form for an installer image.
+type ImagePage struct {
+	TokenForm
+	Disk, Escrow, Network                      string // as typed
+	DiskProblem, EscrowProblem, NetworkProblem string
+	Missing                                    string // why the hub cannot build images; empty: it can
+	Limit, Size                                string // bounds of a build, in words
+	StatePath                                  string // of the part "building"
+	Building                                   Building
+}
+
+// Wrong reports whether something is wrong with what was typed.
+func (p ImagePage) Wrong() bool {
+	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem != ""
+}
+
+// Building is how far a build of an image is, or how the last one ended.
+type Building struct {
+	Known      bool // there is one
+	Running    bool
+	Step       string
+	For        string // how long it has run, in words
+	Sent, Size int    // KiB; Size is 0 until the image is built
+	SizeWords  string
+	Problem    string // why it failed
+	TokenPath  string
 }

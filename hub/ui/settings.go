@@ -10,7 +10,7 @@ type SettingsPage struct {
 	APITokens *SettingsAPITokens
 }
 
-// SettingsAccount is the tab "Account". The problems stand beside the fields that they are about.
+// SettingsAccount is the tab "Account". Each problem is shown next to its field.
 type SettingsAccount struct {
 	ID, PRN, Nick, Email string
 	Created              time.Time
@@ -20,7 +20,7 @@ type SettingsAccount struct {
 	CurrentProblem, PasswordProblem, AgainProblem string
 	EndAPITokens                                  bool
 
-	// What is wrong with the form that disables or deletes the account.
+	// Problems of the form that disables or deletes the account.
 	DisableProblem, DeletePasswordProblem, ConfirmProblem string
 	Problem                                               string
 	WithDevices                                           bool
@@ -42,13 +42,13 @@ type SessionRow struct {
 type SettingsAPITokens struct {
 	Rows    []APITokenRow
 	Max     int
-	Made    *MadeAPIToken // just made; nil: none
+	Made    *MadeAPIToken // the API token that was just made; nil: none
 	Name    string        // as typed
 	All     bool          // the token may do everything
 	Rights  []Right
 	Life    []Choice
-	Problem string // about the whole form
-	// What is wrong with the name and with the scopes.
+	Problem string // what is wrong with the form as a whole
+	// What is wrong with the name, and with the scopes.
 	NameProblem, ScopeProblem string
 }
 
@@ -56,18 +56,18 @@ type SettingsAPITokens struct {
 type MadeAPIToken struct {
 	Name, Secret string
 	Expires      time.Time
-	Try          string // a command that uses it
+	Try          string // a command that uses the API token
 }
 
 // APITokenRow is an API token.
 type APITokenRow struct {
 	ID, Name, Addr         string
-	Rights                 []string // what it may do, in words
+	Rights                 []string // what the API token may do, in words
 	Created, Expires, Used time.Time
 	Badge                  Badge
 }
 
-// Right is a resource that an API token may use, and how far.
+// Right is a resource, with the levels of access that an API token can have to it.
 type Right struct {
 	Name, Title, Words string
 	Choices            []Choice

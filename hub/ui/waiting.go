@@ -14,10 +14,11 @@ type WaitingRoom struct {
 	Groups   []WaitingGroup
 	Machines []WaitingMachine
 	Cloned   []Cloned // devices that may be several machines
-	// MoreCloned is the address of the list of all such devices, if the page has not all.
+	// MoreCloned is the address of the list of all such devices. It is set only if the page does
+	// not show all of them.
 	MoreCloned  string
 	First, Next string
-	Here        string // the page's address, to come back to
+	Here        string // the page's address, to which a form returns
 }
 
 // WaitingGroup are machines about which the same questions are open.
@@ -28,19 +29,19 @@ type WaitingGroup struct {
 	TPM       string // the maker and model, if a question is about them
 }
 
-// WaitingMachine is a machine that waits, or that its owner denied, with all that is known of it.
+// WaitingMachine is a waiting or denied machine, with everything that the hub knows about it.
 type WaitingMachine struct {
 	store.WaitingDevice
-	Seen        string // in the form of a decision: the id and the digest of what is shown
+	Seen        string // the id and the digest of the shown data, for the form that decides
 	Questions   []Question
 	Checks      []chain.Check
 	Notes       []string
-	Certificate *chain.Certificate // nil: the machine sent none
+	Certificate *chain.Certificate // nil: the machine sent no EK certificate
 	Facts       []Fact
 	Token       string // nick
 }
 
-// Question is a question to a person, and what approving means.
+// Question is a question to a person. Means says what approving means.
 type Question struct {
 	Code, Reason, Hint, Means string
 }
@@ -51,8 +52,8 @@ type WaitingPreview struct {
 	Tabs      []Tab
 	Questions []Question
 	Machines  []WaitingMachine
-	More      int  // alike machines that the decision does not reach
-	Reasons   bool // the reasons differ: each machine's line has its own
+	More      int  // number of machines with the same questions that the decision does not cover
+	Reasons   bool // the machines' reasons differ: the page shows each machine's own
 }
 
 // Decided is the data of the page "decided".
@@ -64,7 +65,7 @@ type Decided struct {
 	Back    string
 }
 
-// DecidedMachine is what became of a decision about one machine.
+// DecidedMachine is the result of a decision for one machine.
 type DecidedMachine struct {
 	ID, Name string
 	Done     bool

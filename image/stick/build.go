@@ -49,7 +49,8 @@ type Config struct {
 	Network *netfile.Settings
 	// Debug adds a shell to the installed system, which a person opens with a password.
 	Debug bool
-	// Console is the highest level that the console of the machine may have. Nil means full.
+	// Console is the highest access level that the machine's console may have. Nil means the level
+	// full.
 	Console *access.Level
 	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
@@ -201,7 +202,7 @@ func (c Config) consoleLimit() access.Level {
 	return *c.Console
 }
 
-// ConsolePassword returns the console's password of devices whose image was built with Debug. It is
+// ConsolePassword returns the shell's password of devices whose image was built with Debug. It is
 // derived from the join token's secret and has 100 bits of entropy. So a person with the token file
 // can compute the password, and the same input gives the same image.
 func ConsolePassword(t *wire.TokenFile) (string, error) {

@@ -401,8 +401,9 @@ func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 	}
 }
 
-// The image's limit of the machine's console is on the kernel's command line, which firmware measures
-// and a signature covers. An image without a limit has the command line that it had before.
+// A person at the machine cannot raise the console's access level unnoticed: the image's limit is
+// on the kernel's command line, which firmware measures and a signature covers. An image without a
+// limit has no such word on its command line.
 func TestConsoleLimitIsMeasured(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

@@ -10,8 +10,8 @@ import (
 )
 
 // system builds the installed system: one unified kernel image that is the same for all machines.
-// If debug is set, the shell's password is derived from the token. limit is the level to which the
-// image limits the machine's console.
+// If debug is set, the shell's password is derived from the token. limit is the highest access
+// level that the machine's console may have.
 func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit access.Level) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {
@@ -32,8 +32,9 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit acc
 	}.Build())
 }
 
-// limitWord returns the word of the kernel's command line that limits the machine's console. Firmware
-// measures the word, and a signature covers it, so a person at the machine cannot remove it unseen.
+// limitWord returns the word on the kernel's command line that limits the machine's console.
+// Firmware measures the command line, and a signature covers it, so a person at the machine cannot
+// remove the word unnoticed.
 func limitWord(limit access.Level) string {
 	if limit == access.Full {
 		return ""

@@ -6,7 +6,8 @@ import (
 	"gangway/internal/browser"
 )
 
-// A new event is announced and not inserted; the link shows it.
+// The page of events announces a new event but does not insert it. The link in the announcement
+// displays the event.
 func TestAuditAnnouncesInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})

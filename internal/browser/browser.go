@@ -211,7 +211,7 @@ func (tab *Tab) Click(selector string) {
 	tab.must(err)
 }
 
-// Downloads lets the tab save files, and returns the folder for them.
+// Downloads allows the tab to save files, and returns the folder for these files.
 func (tab *Tab) Downloads() string {
 	tab.t.Helper()
 	dir := tab.t.TempDir()

@@ -21,7 +21,8 @@ type page struct {
 	empty bool
 	// If signedOut is true, nobody is signed in.
 	signedOut bool
-	// If waiting is true, machines wait at the hub; {alike} is then a group of them.
+	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
+	// of a group of them.
 	waiting bool
 	// want is a text that the page must contain.
 	want string
@@ -48,7 +49,7 @@ var pages = []page{
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
 	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
-	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Many alike"},
+	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
 	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
@@ -62,6 +63,12 @@ var pages = []page{
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
+	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
+	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
+	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -159,7 +166,10 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
 	}
-	path := strings.ReplaceAll(p.path, "{id}", h.first)
+	if p.name == "claim-wrong" {
+		tab.Ignore("status of 400")
+	}
+	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw").Replace(p.path)
 	if strings.Contains(path, "{token}") {
 		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
 	}
@@ -201,7 +211,7 @@ func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
 	}
 }
 
-// tokens are the owner's join tokens, the newest first.
+// tokens returns the owner's join tokens, the newest first.
 func (h *hubWithDevices) tokens(t *testing.T) []store.JoinToken {
 	t.Helper()
 	tokens, err := h.Store.JoinTokens(t.Context(), h.Owner.ID)

@@ -12,7 +12,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// isSignedIn reports whether a credential is still valid.
+// isSignedIn reports whether the hub still accepts an access token or API token.
 func (h *hubWithDevices) isSignedIn(t *testing.T, bearer string) bool {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL+"/devices/", nil)
@@ -28,7 +28,7 @@ func (h *hubWithDevices) isSignedIn(t *testing.T, bearer string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// A person makes an API token, sees its secret once, and revokes it.
+// A person can create an API token, sees its secret only once, and can revoke it.
 func TestAPITokenInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})
@@ -56,7 +56,7 @@ func TestAPITokenInBrowser(t *testing.T) {
 	}
 }
 
-// A person ends a session that another browser has, also without JavaScript.
+// A person can end a session of another browser, also without JavaScript.
 func TestSessionIsEndedInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	for _, noScript := range []bool{false, true} {
@@ -71,7 +71,8 @@ func TestSessionIsEndedInBrowser(t *testing.T) {
 	}
 }
 
-// The words about a new password change as it is typed; a refusal stands beside its field.
+// The page rates a new password while a person types it. If the hub refuses the password, the
+// reason is next to the field.
 func TestPasswordStrengthInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})

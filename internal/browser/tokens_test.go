@@ -11,8 +11,9 @@ import (
 	"gangway/wire"
 )
 
-// A person creates a join token with the keyboard alone, downloads its file, and sees it in the list.
-// The file works, and a second look at the token's page does not show the secret.
+// A person can create a join token with only the keyboard, download its file, and see it in the
+// list. The file works. When the person opens the token's page again, the page does not show the
+// secret.
 func TestTokenByKeyboardInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	before := len(h.tokens(t))
@@ -80,7 +81,7 @@ func TestTokenByKeyboardInBrowser(t *testing.T) {
 	}
 }
 
-// On a phone without JavaScript, a person creates a join token and disables it.
+// A person with a phone and without JavaScript can create a join token and disable it.
 func TestTokenWithoutScriptInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	for _, dark := range []bool{false, true} {

@@ -11,14 +11,14 @@ import (
 	"gangway/internal/fleet"
 )
 
-// roomHub is a hub where machines wait.
+// roomHub is a hub with waiting devices.
 type roomHub struct {
 	*hubWithDevices
-	alike string // the name of the group of the machines without an EK certificate
+	alike string // name of the group of waiting devices without an EK certificate
 }
 
-// newRoom makes a hub where three machines without an EK certificate and one of an unknown maker
-// wait, and one is denied.
+// newRoom makes a hub with four waiting devices, three without an EK certificate and one of an
+// unknown maker, and one denied device.
 func newRoom(t *testing.T) *roomHub {
 	t.Helper()
 	h := &roomHub{hubWithDevices: newHub(t, 0)}
@@ -44,8 +44,8 @@ func newRoom(t *testing.T) *roomHub {
 	return h
 }
 
-// arrives lets a machine ask to come aboard that must wait, and returns its waiting id. Without a
-// maker it has no EK certificate.
+// arrives sends the request of a machine that must wait for its owner, and returns the waiting
+// device's id. If maker is nil, the machine has no EK certificate.
 func (h *hubWithDevices) arrives(t *testing.T, model, serial string, maker *fleet.Maker) string {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -89,8 +89,9 @@ func (h *hubWithDevices) waitingID(t *testing.T, serial string) string {
 	return ""
 }
 
-// A person approves two machines that are alike, while a third arrives after the preview was shown.
-// The third still waits, and the open waiting room announces it.
+// A person approves only the devices that the preview listed: two similar machines are approved,
+// while a third one arrives after the preview. The third one still waits, and the open page
+// announces it.
 func TestGroupIsApprovedWhileAnotherArrivesInBrowser(t *testing.T) {
 	for _, noScript := range []bool{false, true} {
 		h := newHub(t, 0)
@@ -113,7 +114,7 @@ func TestGroupIsApprovedWhileAnotherArrivesInBrowser(t *testing.T) {
 		if text := tab.Text(); !strings.Contains(text, "2 machines are approved") || !strings.Contains(text, "GC-3") || strings.Contains(text, "GC-1") {
 			t.Errorf("after the decision: %.800s", text)
 		}
-		if !noScript { // axe-core is a script
+		if !noScript { // axe-core needs JavaScript
 			tab.Check("after the decision")
 		}
 		for id, want := range map[string]store.WaitingState{one: store.Approved, two: store.Approved, three: store.Undecided} {

@@ -60,6 +60,7 @@ func TestAgentPage(t *testing.T) {
 	if out := p.types("gangway-agent doctor"); !strings.Contains(out, "The hub accepts this device") {
 		t.Errorf("doctor prints\n%s", out)
 	}
+	p.elsewhere("gangway-agent console", "TestConsoleOnATerminal")
 	ca := connectproxy.NewCA(t, "the proxy's CA")
 	plain := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3128"})
 	secure := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3129", TLS: ca.Server(t, "proxy.example")})

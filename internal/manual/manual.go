@@ -123,7 +123,7 @@ func page(c *cobra.Command, build version.Build) string {
 	return b.String()
 }
 
-// environment lists the environment variables of a command's own flags.
+// environment adds a section to b that lists the environment variables of a command's own flags.
 func environment(b *strings.Builder, c *cobra.Command) {
 	first := true
 	list := func(f *pflag.Flag) {
@@ -132,7 +132,7 @@ func environment(b *strings.Builder, c *cobra.Command) {
 			return
 		}
 		if first {
-			b.WriteString(".SH ENVIRONMENT\nA flag on the command line counts before its variable.\n")
+			b.WriteString(".SH ENVIRONMENT\nA flag on the command line overrides its variable.\n")
 			first = false
 		}
 		fmt.Fprintf(b, ".TP\n.B %s\nthe value of --%s\n", escape(name), escape(f.Name))

@@ -1,5 +1,6 @@
-// Package process runs a program that ends when this process ends. It runs software TPMs and
-// emulated machines for tests and for the demo, so that none of them continues to run.
+// Package process runs a program that ends when this process ends. Tests and the demo run software
+// TPMs and emulated machines with it, and the hub runs its image builder with it, so that no such
+// program continues to run.
 package process
 
 import (
@@ -31,7 +32,10 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = &p.out
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

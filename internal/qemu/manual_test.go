@@ -53,9 +53,9 @@ func TestManualInstallation(t *testing.T) {
 		t.Fatal(err)
 	}
 	at = 0
-	typed(`Gangway, password: `, "guess\r")
+	typed(`Gangway, password for a shell, or Enter for the console: `, "guess\r")
 	typed(`Wrong password`, "")
-	typed(`Gangway, password: `, password+"\r")
+	typed(`Gangway, password for a shell, or Enter for the console: `, password+"\r")
 	typed(`gangway# `, "ls /run/esp/gangway /run/esp/EFI/Linux; mount | grep ext4\r")
 	typed(`^gangway-a.efi`, "")
 	typed(`/dev/nvme0n1p2 on /data type ext4`, "")

@@ -85,6 +85,26 @@ func (m *Machine) dial(ctx context.Context) (net.Conn, error) {
 // machine switches off instead.
 func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "system_reset", nil) }
 
+// Press presses these keys on the machine's keyboard, one after the other. Use QEMU's names of the
+// keys, such as "a", "9" or "ret".
+func (m *Machine) Press(ctx context.Context, keys ...string) error {
+	type key struct {
+		Type string `json:"type"`
+		Data string `json:"data"`
+	}
+	for _, k := range keys {
+		if err := m.command(ctx, "send-key", map[string][]key{"keys": {{"qcode", k}}}); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond): // QEMU holds a key for 100 ms
+		}
+	}
+	return nil
+}
+
 // Screenshot writes the screen's content to a PNG file. The machine needs Config.Screen.
 func (m *Machine) Screenshot(ctx context.Context, name string) error {
 	name, err := filepath.Abs(name)

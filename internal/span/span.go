@@ -25,8 +25,8 @@ var units = map[string]time.Duration{
 
 var partOfSpan = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([\p{L}]*) ?`)
 
-// Parse parses a duration: numbers with units, such as 90s, 1h30m, 30d or 2w. Everything that
-// time.ParseDuration accepts is valid. The error continues a sentence that begins with the text.
+// Parse parses a duration: numbers with units, such as 90s, 1h30m, 30d or 2w. It accepts everything
+// that time.ParseDuration accepts. The error's text continues a sentence that begins with text.
 func Parse(text string) (time.Duration, error) {
 	rest, negative := strings.CutPrefix(strings.TrimSpace(text), "-")
 	rest = strings.TrimPrefix(rest, "+")
@@ -69,7 +69,7 @@ func Parse(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// Format writes a span in the form that Parse reads, with days: 30d, 1h30m, 5s.
+// Format formats a duration for Parse, with days: 30d, 1h30m, 5s.
 func Format(d time.Duration) string {
 	if d <= 0 || d%time.Second != 0 {
 		return d.String()

@@ -30,7 +30,7 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// Parse reads what Format and time.Duration write.
+// Parse parses the output of Format and of time.Duration.String.
 func TestSpansAreReadAsWritten(t *testing.T) {
 	t.Parallel()
 	check := func(n int64) bool {

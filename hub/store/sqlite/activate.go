@@ -450,8 +450,8 @@ func (k *claim) result(idevid store.Hash) store.Device {
 // superseded, or 0.
 type link struct{ id, previous int64 }
 
-// activated returns the chain of enrolments that a device activated, from the row id newest back to
-// older ones, at most limit rows.
+// activated returns the chain of enrolments that a device activated, from the row id `newest` back
+// to older ones, at most limit rows.
 func activated(c *conn, newest int64, limit int) (chain []link, err error) {
 	err = c.each(selectSuperseded, func(r row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -470,7 +470,7 @@ func stripAll(c *conn, chain []link) error {
 }
 
 // stripSuperseded removes the evidence of the older enrolments in the chain that ends with the row
-// id last. The enrolment last keeps its evidence.
+// id `last`. The enrolment `last` keeps its evidence.
 func stripSuperseded(c *conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

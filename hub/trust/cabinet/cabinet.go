@@ -134,7 +134,7 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the contents of all files. Their total size must be want bytes.
+// unpack returns the contents of all files. Their total size must be `want` bytes.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {

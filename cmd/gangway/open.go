@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"gangway/internal/cmdline"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) openCommand() *cobra.Command {
+	printOnly := false
+	c := &cobra.Command{
+		Use: "open [ID|NICK]", Short: "Open a device's page in a browser", Args: cmdline.AtMost(1),
+		Long: `Open shows a device's page in your browser; without a device, the overview of the hub.
+It starts the program that the variable BROWSER names, or else the desktop's browser.
+Where there is none, such as in a terminal of another machine, it prints the address.
+
+The hub's own CA signed the certificate of its page, unless the operator gave the page
+another one: the browser then warns.`,
+		Example: "  gangway open oslo-gate-1\n  gangway open\n  gangway open oslo-gate-1 --print",
+		RunE: func(c *cobra.Command, arg []string) error {
+			s, err := loadSignIn(c.Context())
+			if err != nil {
+				return err
+			}
+			address := s.Hub + "/ui/overview"
+			if len(arg) == 1 {
+				d, err := findDevice(c.Context(), arg[0])
+				if err != nil {
+					return err
+				}
+				address = s.Hub + "/ui/devices/" + d.ID
+			}
+			if !printOnly && a.forPeople() && openBrowser(address) == nil {
+				a.note("Opened %s", address)
+				return nil
+			}
+			if done, err := a.json(map[string]string{"url": address}); done {
+				return err
+			}
+			a.printf("%s\n", address)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&printOnly, "print", false, "print the address, and start no browser")
+	return c
+}
+
+var errNoBrowser = errors.New("no browser is here")
+
+// openBrowser starts a browser with an address. BROWSER is a list of programs, separated by colons;
+// in each, %s is the address.
+func openBrowser(address string) error {
+	for name := range strings.SplitSeq(os.Getenv("BROWSER"), ":") {
+		words := strings.Fields(name)
+		if len(words) == 0 {
+			continue
+		}
+		placed := false
+		for i, w := range words {
+			if strings.Contains(w, "%s") {
+				words[i], placed = strings.ReplaceAll(w, "%s", address), true
+			}
+		}
+		if !placed {
+			words = append(words, address)
+		}
+		if start(words) == nil {
+			return nil
+		}
+	}
+	switch {
+	case runtime.GOOS == "darwin":
+		return start([]string{"open", address})
+	case os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "":
+		return errNoBrowser
+	}
+	return start([]string{"xdg-open", address})
+}
+
+// start starts a program without a shell. The browser may run longer than this command, and its
+// words are no part of the output.
+func start(words []string) error {
+	c := exec.Command(words[0], words[1:]...)
+	if err := c.Start(); err != nil {
+		return err
+	}
+	return c.Process.Release()
+}

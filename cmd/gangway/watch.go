@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// watchEvery is how often --watch asks again.
+const watchEvery = 3 * time.Second
+
+// Sequences for a terminal: the alternate screen, which leaves what was there before, and the cursor.
+const (
+	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[2J"
+	leaveScreen = "\x1b[?25h\x1b[?1049l"
+	toTop       = "\x1b[H"
+	restOfLine  = "\x1b[K"
+	restBelow   = "\x1b[J"
+)
+
+// watchable gives a command that prints a list the flag --watch.
+func (a *app) watchable(c *cobra.Command) *cobra.Command {
+	watch, once := false, c.RunE
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "show the list again every 3 seconds, until Ctrl-C; without a terminal, only what changes")
+	c.RunE = func(c *cobra.Command, arg []string) error {
+		if !watch {
+			return once(c, arg)
+		}
+		if !a.forPeople() && a.output != formatCSV {
+			return usagef("--watch has no end, so --output %s cannot be printed: leave it out, or use --output csv", a.output)
+		}
+		show := func() error { return once(c, arg) }
+		if f, ok := a.stdout.(*os.File); ok && isTerminal(f) {
+			return a.watchScreen(c.Context(), f, watchEvery, show)
+		}
+		return a.watchChanges(c.Context(), watchEvery, show)
+	}
+	return c
+}
+
+// isRefusal reports whether the hub, or the command itself, refused. Another error may pass.
+func isRefusal(err error) bool {
+	var refused *hubError
+	return errors.As(err, &refused)
+}
+
+// capture runs show, and returns what it printed, and its notes for people.
+func (a *app) capture(show func() error) (printed, noted string, err error) {
+	out, notes := a.stdout, a.stderr
+	defer func() { a.stdout, a.stderr = out, notes }()
+	var b, n bytes.Buffer
+	a.stdout, a.stderr = &b, &n
+	err = show()
+	return b.String(), n.String(), err
+}
+
+// watchScreen draws a list on a terminal again and again, until ctx ends. Then the terminal shows
+// what it showed before.
+func (a *app) watchScreen(ctx context.Context, f *os.File, every time.Duration, show func() error) error {
+	a.screen = f
+	fmt.Fprint(f, enterScreen)
+	defer func() {
+		a.screen = nil
+		fmt.Fprint(f, leaveScreen)
+	}()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	last := ""
+	for first := true; ; first = false {
+		text, notes, err := a.capture(show)
+		status := fmt.Sprintf("%s, every %s; Ctrl-C ends.", time.Now().Format(time.TimeOnly), every)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && (first || isRefusal(err)):
+			return err
+		case err != nil:
+			status = visible(err.Error()) // and the list of before
+		default:
+			last = text + notes
+		}
+		if _, err := f.Write(frame(last, status, f)); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// frame returns a list as it is drawn on a terminal: from the top, cut to its height, the status below.
+func frame(text, status string, f *os.File) []byte {
+	width, height, err := term.GetSize(int(f.Fd()))
+	if err != nil || height < 4 {
+		width, height = 80, 24
+	}
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if most := height - 2; len(lines) > most {
+		more := len(lines) - most + 1
+		lines = append(lines[:most-1], fmt.Sprintf("… and %d more lines; a search or --limit shows fewer", more))
+	}
+	var b bytes.Buffer
+	b.WriteString(toTop)
+	for _, line := range append(lines, "", shorten(status, width)) {
+		if b.Len() > len(toTop) {
+			b.WriteString("\r\n")
+		}
+		b.WriteString(line + restOfLine)
+	}
+	b.WriteString(restBelow)
+	return b.Bytes()
+}
+
+// watchChanges prints a list, and then each line that is new or changed, until ctx ends. It leaves
+// out the columns that always change, unless --columns names them.
+func (a *app) watchChanges(ctx context.Context, every time.Duration, show func() error) error {
+	a.steady = true
+	defer func() { a.steady = false }()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var known map[string]bool
+	failed := 0
+	for {
+		text, notes, err := a.capture(show)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && (known == nil || isRefusal(err)):
+			return err
+		case err != nil:
+			if failed++; failed == notedAfter {
+				a.note("%v (retrying)", err)
+			}
+		default:
+			if failed = 0; known == nil {
+				fmt.Fprint(a.stderr, notes)
+			}
+			if known, err = a.printChangedLines(text, known); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// printChangedLines prints the lines that are not known, and returns all lines of the text. Columns
+// may have become wider, so spaces do not count.
+func (a *app) printChangedLines(text string, known map[string]bool) (map[string]bool, error) {
+	now, names := map[string]bool{}, map[string]bool{}
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		key := strings.Join(words, " ")
+		now[key], names[words[0]] = true, true
+		if known[key] {
+			continue
+		}
+		if _, err := fmt.Fprint(a.stdout, line); err != nil {
+			return nil, err
+		}
+	}
+	for key := range known {
+		if name, _, _ := strings.Cut(key, " "); !now[key] && !names[name] {
+			a.note("no longer in the list: %s", key)
+		}
+	}
+	return now, nil
+}
