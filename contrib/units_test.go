@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// limits are the highest accepted exposure levels, from 0 (best) to 10.
+// limits are the highest accepted exposure levels of systemd-analyze, from 0 (best) to 10.
 var limits = map[string]float64{
 	"gangway.service":       2.0,
 	"gangway-proxy.service": 2.0,
-	"gangway-agent.service": 2.5, // its comments say what its hooks need
+	"gangway-agent.service": 2.5, // comments in the unit list what its hooks need
 }
 
 func analyzer(t *testing.T) string {
@@ -54,7 +54,8 @@ func TestUnitsAreHardened(t *testing.T) {
 	}
 }
 
-// systemd ignores a setting that it does not know, and only logs a message.
+// The units have no setting that systemd does not know. systemd ignores such a setting and only
+// logs a message.
 func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 	t.Parallel()
 	tool := analyzer(t)
@@ -69,7 +70,8 @@ func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The program need not be installed on the machine that runs this test.
+		// The test replaces the program, because Gangway may not be installed on this
+		// machine.
 		b = program.ReplaceAll(b, []byte("ExecStart=/bin/sh"))
 		if err := os.WriteFile(filepath.Join(dir, unit), b, 0o600); err != nil {
 			t.Fatal(err)
@@ -77,7 +79,7 @@ func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 		out, err := exec.Command(tool, "verify", "--man=no", filepath.Join(dir, unit)).CombinedOutput()
 		var complaints []string
 		for line := range strings.Lines(string(out)) {
-			if strings.Contains(line, dir) { // lines without dir are about units of this system
+			if strings.Contains(line, dir) { // a line without dir is about a unit of this machine's system
 				complaints = append(complaints, strings.TrimSpace(line))
 			}
 		}

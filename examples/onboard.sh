@@ -21,13 +21,13 @@
 # The files in OUT-DIR are identity.pem (the IDevID certificate and its issuer; with
 # --two-steps the hub does not send the issuer), aik.pem, hub-ca.pem and device.json.
 # None contains a secret. You can stop this script at any time and start it again:
-# with the same TPM it is the same device.
+# with the same TPM, the machine stays the same device.
 #
 # It requires bash 5.1, OpenSSL 3, Debian's packages tpm2-tools, tpm2-openssl, curl,
 # jq and xxd, and a TPM behind a resource manager, such as the kernel's /dev/tpmrm0:
 # OpenSSL's provider uses more objects at once than a TPM has room for. gangway-agent
 # does more: it needs no persistent key and little room in the TPM, works around
-# TPMs' oddities, and retries while the hub is away.
+# TPMs' oddities, and retries while the hub cannot be reached.
 set -euo pipefail
 umask 077
 export LC_ALL=C # lengths are in bytes
@@ -62,8 +62,8 @@ for program in tpm2_createprimary openssl curl jq xxd; do
 done
 export TPM2TOOLS_TCTI="$tcti" TPM2OPENSSL_TCTI="$tcti" TSS2_LOG="${TSS2_LOG:-all+NONE}"
 
-# The programs exchange temporary files, in memory if the system has a place for that.
-# No file contains a secret.
+# The programs pass data to each other in temporary files, which are in memory if the system
+# has a file system in memory. No file contains a secret.
 [ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -ge 501 ] || die "bash 5.1 or later is required: older versions write here-strings to files"
 for place in "${XDG_RUNTIME_DIR:-}" /dev/shm "${TMPDIR:-/tmp}"; do
 	[ -z "$place" ] || [ ! -w "$place" ] || break
@@ -91,8 +91,8 @@ trap 'exit 130' INT TERM HUP
 # Structures are built as hexadecimal text, because shell variables cannot contain zero
 # bytes.
 
-hex()  { xxd -p | tr -d '\n'; }          # stdin, as hexadecimal
-raw()  { xxd -r -p; }                    # and back
+hex()  { xxd -p | tr -d '\n'; }          # bytes on stdin, as hexadecimal
+raw()  { xxd -r -p; }                    # hexadecimal on stdin, as bytes
 text() { printf %s "$1" | hex; }         # a string, as hexadecimal
 u8()   { printf %02x "$1"; }             # integers, big-endian
 u16()  { printf %04x "$1"; }
@@ -134,8 +134,8 @@ der() {
 ### The TPM ###################################################################
 
 # Each tool loads objects from files and leaves them loaded. A resource manager flushes
-# them; a TPM does not. end_sessions flushes only this script's sessions, because the TPM
-# may also have sessions of other programs.
+# these objects; a TPM without one keeps them. end_sessions flushes only this script's
+# sessions, because the TPM may also have sessions of other programs.
 flush() { tpm2_flushcontext -Q -t; }
 end_sessions() {
 	local file
@@ -209,8 +209,8 @@ devid() {
 }
 branches() { printf '%s,%s,%s,%s' "$1.branch"{0,1,2,3}; } # for tpm2_policyor, in $work
 
-# Templates of the EK profile, best first. The order is the agent's, so that the agent and this
-# script use the same key and are the same device. Columns: name, NV index of the certificate,
+# Templates of the EK profile, best first. gangway-agent uses the same order, so that the agent and
+# this script use the same key and are the same device. Columns: name, NV index of the certificate,
 # hash, type; for the high range also the NV index to which the policy can be delegated.
 ek_templates="
 H-2 0x01C00014 sha256 ecc256:aes128cfb  01c07f01
@@ -251,7 +251,7 @@ refused() {
 # post PATH TYPE FILE ANSWER: sends a file and prints the status.
 post() {
 	hub_curl --max-filesize 65536 -X POST -H "Content-Type: $2" --data-binary "@$3" -o "$4" -w '%{http_code}' "$hub$1" ||
-		die "the hub at $hub cannot be reached, or is not the hub that the join token names; run this again later, the same TPM is the same device"
+		die "the hub at $hub cannot be reached, or is not the hub that the join token names; run this again later: with the same TPM, the machine stays the same device"
 }
 part() { jq -er --arg f "$2" '.[$f] | strings' "$1" | openssl base64 -d -A; } # part FILE FIELD: its bytes
 
@@ -301,8 +301,9 @@ while read -r name index hash type delegation; do
 	ek_cert=""
 done <<<"$ek_templates"
 if [ -z "$ek" ]; then
-	# The TPM has no EK certificate: some makers keep them on the web. The hub may leave the
-	# decision to its owner. Makers know the keys of the templates L-2 and L-1, so use one of these.
+	# The TPM has no EK certificate: some makers publish the certificates on the web instead. The hub
+	# may let the owner decide. Such makers know the keys of the templates L-2 and L-1, so use one of
+	# these.
 	while read -r name index hash type delegation; do
 		case "${ek_wanted:-L-2 L-1}" in *"$name"*) ;; *) continue ;; esac
 		[ -n "$name" ] || continue
@@ -421,9 +422,9 @@ tls_ask() {
 	local size="" line
 	printf '%s %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
 		"$1" "$2" "${hub#https://}" ${#3} "$3" >&3 2>/dev/null || true
-	# Skip what s_client prints about the connection. Then the answer comes: its status line, its
-	# header, and as many bytes as the header says. If the header does not say how many, everything
-	# up to the word with which s_client ends is the body.
+	# Skip the lines that s_client prints about the connection. Then the answer follows: the status
+	# line, the header, and the body with the length in the header. If the header has no length, the
+	# body ends before the word that s_client prints when the connection ends.
 	code=""
 	while IFS= read -r -t 60 line <&4; do
 		line=${line%$'\r'}
@@ -528,7 +529,8 @@ one_round_trip() {
 	wrapping=$(hkdf "$secret" "$request_hash" "gangway reply v1")
 	activation=$(hkdf "$secret" "$request_hash" "gangway activation v1")
 	secret=""
-	# The wrapping key only decrypts certificates, which are public. So the key may be an argument.
+	# The wrapping key only decrypts certificates, which are public. So it may be an argument, which
+	# other users can see in the process list.
 	openssl cms -decrypt -binary -inform DER -in "$work/sealed.der" -secretkey "$wrapping" -secretkeyid 67616e67776179 \
 		-out "$work/certificates" || die "decrypting the sealed reply failed"
 
@@ -555,9 +557,9 @@ one_round_trip() {
 two_steps() {
 	local iak_name keys status arc register encryption mac value
 
-	# B0 (§9): the hub answers both steps before the TPM's key is used on a connection.
-	# So the proofs must name the actual hub: the one whose key verifies the connection,
-	# not the one that the token file claims.
+	# B0 (§9): the hub answers both steps before the device uses the TPM's key on a connection.
+	# So the proofs must name the hub whose key verifies this connection, even if the token file
+	# names another hub.
 	certificates_of "$work/hub-ca.pem" "$work/hub-root"
 	for value in "$work"/hub-root*.pem; do
 		[ "$(openssl x509 -in "$value" -noout -pubkey | openssl pkey -pubin -outform DER | digest sha256)" = "$hub_name" ] ||
@@ -565,8 +567,8 @@ two_steps() {
 	done
 
 	# B1 (§9): the first step shows the keys and asks for the IAK's certificate
-	# (Pantacor calls that key AK). Keys travel as TPM2B_PUBLIC, which is what
-	# tpm2_readpublic writes, in base64.
+	# (Pantacor calls that key AK). The request has the keys as TPM2B_PUBLIC, the format
+	# that tpm2_readpublic writes, in base64.
 	iak_name=$(hex <"$work/iak.name")
 	keys=$(jq -n --arg ak "$(openssl base64 -A -in "$work/iak.tpm2b")" --arg ek "$(openssl base64 -A -in "$work/ek.tpm2b")" \
 		--arg cert "$(raw <<<"$ek_cert" | openssl base64 -A)" \
@@ -623,7 +625,7 @@ two_steps() {
 	is_for "$work/idevid-cert.pem" idevid
 
 	# B5 (§9): the IAK's certificate that came with the first step expires soon; decrypting it only
-	# shows that the derived keys are right. If a person had to decide, the first step's answer has
+	# shows that the derived keys are correct. If a person had to decide, the first step's answer has
 	# no certificate. The HMAC is checked before anything is decrypted. The encryption key only
 	# opens certificates, which are public, so it may be an argument.
 	if [ -n "$(jq -r '.certificate | strings' "$work/enrolled.json")" ]; then
@@ -656,7 +658,7 @@ idevid_name=$(hex <"$work/idevid.name") ek_public=$(hex <"$work/ek.public")
 if [ -n "$two" ]; then two_steps; else one_round_trip; fi
 device=$(jq -er '.id | strings' "$work/device.json") || die "the hub's answer is malformed"
 
-# These files are kept. None contains a secret.
+# Copy these files to OUT-DIR. None of them contains a secret.
 mkdir -p "$out"
 cat "$work/idevid-cert.pem" >"$out/identity.pem"
 [ ! -e "$work/device-ca.pem" ] || cat "$work/device-ca.pem" >>"$out/identity.pem"

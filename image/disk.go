@@ -54,7 +54,7 @@ func (d Disk) Write(name string) error {
 	if err := d.sizeFor(files); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // the file has mode 0600
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // CreateTemp makes the file with mode 0600
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
@@ -137,7 +137,7 @@ func (d *Disk) sizeFor(files []File) error {
 	var need int64
 	for _, f := range files {
 		if len(f.Data) == 0 {
-			return fmt.Errorf("image: %s is empty; go-diskfs writes empty files incorrectly", f.Path)
+			return fmt.Errorf("image: the file %s is empty: use a file of at least one byte, because go-diskfs writes empty files incorrectly", f.Path)
 		}
 		need += int64(len(f.Data)) + 64<<10
 	}
@@ -150,8 +150,8 @@ func (d *Disk) sizeFor(files []File) error {
 	return nil
 }
 
-// guid makes a GUID (RFC 9562, version 8) from the label, the size and the text use, which says
-// what the GUID names.
+// guid makes a GUID (RFC 9562, version 8) from the label, the size and use, the purpose of the
+// GUID.
 func (d *Disk) guid(use string) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "gangway image v1\x00%s\x00%d\x00%s", d.Label, d.ESPSize, use))
 	u, err := uuid.FromBytes(h[:16])
@@ -179,9 +179,9 @@ func writeFile(to filesystem.FileSystem, f File) error {
 
 var timeLock sync.Mutex
 
-// fixedTime makes go-diskfs write the same time for all files, until the returned function is
-// called. go-diskfs takes the time only from the environment variable SOURCE_DATE_EPOCH
-// (reproducible-builds.org). FAT's first year is 1980.
+// fixedTime makes go-diskfs write the same time, the first of FAT's years (1980), for all files
+// until restore is called. go-diskfs reads the time only from the environment variable
+// SOURCE_DATE_EPOCH (reproducible-builds.org).
 func fixedTime() (restore func()) {
 	const name, first = "SOURCE_DATE_EPOCH", "315532800"
 	timeLock.Lock()

@@ -27,18 +27,18 @@ const sectionFlags = pe.IMAGE_SCN_CNT_INITIALIZED_DATA | pe.IMAGE_SCN_MEM_READ
 
 // Offsets and sizes in a 64-bit PE/COFF file, in bytes (PE/COFF 3).
 const (
-	peOffsetAt      = 0x3C // in the file: the offset of "PE\0\0"
+	peOffsetAt      = 0x3C // offset in the file at which the offset of "PE\0\0" is stored
 	coffHeader      = 20
 	sectionHeader   = 40
-	numSectionsAt   = 2 // in the COFF header
+	numSectionsAt   = 2 // offset in the COFF header
 	symbolsAt       = 8 // pointer and count
-	optSizeInitData = 8 // in the optional header
+	optSizeInitData = 8 // offset in the optional header
 	optSizeOfImage  = 56
 	optCheckSum     = 64
 	optCertificates = 112 + 4*8 // data directory 4
 )
 
-// pageSize is the alignment of sections in memory.
+// pageSize is the alignment of sections in memory, in bytes.
 const pageSize = 4096
 
 // Build appends each part to the stub as a section, after the stub's own sections. It refuses a
@@ -146,5 +146,5 @@ func (u UKI) sections() []section {
 	return out
 }
 
-// pad appends zeros up to a multiple of a power of two.
+// pad appends zeros to b until its length is a multiple of to, a power of two.
 func pad(b []byte, to int) []byte { return append(b, make([]byte, -len(b)&(to-1))...) }

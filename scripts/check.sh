@@ -1,7 +1,7 @@
 #!/bin/sh
-# The quick check for use while you work: formatting, vet, staticcheck, the rules of internal/walls,
-# and the short tests. It installs nothing, and skips tests whose programs are not installed. "make
-# test" runs all tests.
+# Quick check while you work: formatting, vet, staticcheck, the import rules of internal/walls, and
+# the short tests. It installs nothing, and skips tests whose programs are not installed. "make test"
+# runs all tests.
 set -eu
 cd "$(dirname "$0")/.."
 ./scripts/lint.sh

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs each fuzz target of each package for some time, two targets at once. Before Go 1.27, go test
-# may report the end of that time as a failure (go.dev/issue/75804). If a target reports nothing
-# else, it runs again.
+# Runs each fuzz target of each package for the time in the argument (default 10s), two targets at
+# once. Before Go 1.27, go test may report the end of this time as a failure (go.dev/issue/75804).
+# After such a failure, the script runs the target again.
 set -eu
 cd "$(dirname "$0")/.."
 export FUZZTIME="${1:-10s}"
 
-# shellcheck disable=SC2016 # the inner shell's
+# shellcheck disable=SC2016 # the inner shell expands these variables
 grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*_test\.go:func | |' | sort -u |
 	xargs -P 2 -L 1 sh -c '
 		for try in 1 2 3; do

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs the Debian packages that the tests need and that are missing. With the argument demo, it
-# installs what the demonstration needs. It prints what it does, and does nothing if everything is
-# installed.
+# Installs the missing Debian packages that the tests need. With the argument demo, it installs only
+# those that the demonstration needs. It prints the packages that it installs, and does nothing if
+# all are installed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,51 +13,51 @@ need swtpm_setup swtpm-tools
 need certtool gnutls-bin
 if [ "${1:-all}" != demo ]; then
 	need openssl openssl
-	need gcc gcc               # the race detector's
-	need cabextract cabextract # unpacks Microsoft's cabinet of makers' certificates
-	need gcab gcab             # makes cabinets
-	need chromium chromium     # looks at the web page
-	# The emulator for machines, its firmware, and what the machines boot.
+	need gcc gcc               # for the race detector
+	need cabextract cabextract # unpacks the cabinet file with Microsoft's collection of TPM makers' certificates
+	need gcab gcab             # makes cabinet files for tests
+	need chromium chromium     # opens the hub's pages
+	# The emulator for machines, its firmware, and the boot stub for images.
 	need qemu-system-x86_64 qemu-system-x86
 	needfile /usr/share/OVMF/OVMF_CODE_4M.fd ovmf
 	needfile /usr/lib/systemd/boot/efi/linuxx64.efi.stub systemd-boot-efi
 	need tpm2_eventlog tpm2-tools
 	need curl curl
-	need jq jq # examples/onboard.sh is made of these
+	need jq jq # examples/onboard.sh uses jq, xxd and curl
 	need xxd xxd
-	needfile /usr/bin/python3 python3 # examples/device.py is made of these
+	needfile /usr/bin/python3 python3 # examples/device.py uses Python with these packages
 	needfile /usr/lib/python3/dist-packages/cryptography python3-cryptography
 	needfile /usr/lib/python3/dist-packages/tpm2_pytss python3-tpm2-pytss
 	need shellcheck shellcheck
-	need haproxy haproxy # in front of a hub
+	need haproxy haproxy # a test runs it as the proxy before a hub
 	need systemd-analyze systemd # checks the unit files in contrib
-	need sqlite3 sqlite3 # makes the backup of docs/operations.md
+	need sqlite3 sqlite3 # docs/operations.md uses it for the backup
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
-	# A resource manager for TPMs that are used without a kernel's resource manager.
+	# A resource manager for software TPMs, which have no kernel driver with a resource manager.
 	needfile /usr/sbin/tpm2-abrmd tpm2-abrmd
 	needfile "/usr/lib/$(uname -m)-linux-gnu/libtss2-tcti-tabrmd.so.0" libtss2-tcti-tabrmd0
 	need dbus-daemon dbus-daemon
-	need cpio cpio # reads what we write
+	need cpio cpio # reads the initial file systems that the image builder writes
 	need mcopy mtools
-	need zbarimg zbar-tools # reads the code on a machine's screen
+	need zbarimg zbar-tools # reads the claim code on a machine's screen
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
 	needfile /usr/sbin/mke2fs e2fsprogs
 	need osslsigncode osslsigncode # signs images for Secure Boot
-	needfile /usr/sbin/cryptsetup cryptsetup-bin # reads the disks that we encrypt
+	needfile /usr/sbin/cryptsetup cryptsetup-bin # opens the disks that the installer encrypts
 fi
-# The kernels and a newer curl are only unpacked, not installed.
+# unpacked downloads the kernels and a newer curl into build/. It does not install them.
 unpacked() {
 	[ "${1:-all}" != demo ] || return 0
 	./scripts/kernel.sh
 	./scripts/curl.sh
-	# The kernel for installer images, which runs on machines of all kinds.
+	# The kernel for installer images, with the drivers of real machines.
 	[ -n "${GANGWAY_INSTALLER_KERNEL:-}" ] || ! command -v apt-get >/dev/null 2>&1 ||
 		go run ./cmd/gangway image fetch --dir build/installer-kernel
 }
 
 if ! command -v go >/dev/null 2>&1; then
-	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2
+	echo "Go is not installed. Install the version in go.mod: see https://go.dev/dl/" >&2
 	exit 1
 fi
 
@@ -66,7 +66,7 @@ if [ -z "$want" ]; then
 	exit 0
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
-	echo "Please install:$want" >&2
+	echo "This script installs packages only on Debian. Install the programs of these Debian packages:$want" >&2
 	exit 1
 fi
 sudo=""

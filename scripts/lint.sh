@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks formatting, vet, staticcheck, and the rules about which folder may import which.
+# Checks formatting, vet, staticcheck, and the import rules of internal/walls.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,5 +14,5 @@ go tool staticcheck ./...
 staticcheck=$(go tool -n staticcheck)
 (cd internal/release && go vet ./... && "$staticcheck" ./...)
 
-# Which folder may import which: internal/walls has the rules and their reasons.
+# The import rules: internal/walls has the rules and their reasons.
 go test -count=1 ./internal/walls

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Tests the Debian packages in an emulated machine that runs Debian and its systemd:
-# TestPackages in internal/qemu has the checks. The previous version is this tree, with
-# a lower version and other files in /etc/default.
+# Tests the Debian packages in an emulated machine that runs Debian with systemd. TestPackages in
+# internal/qemu starts the machine. The packages of the previous version are made from this source
+# tree too, with a lower version number and other files in /etc/default.
 #
 #	build/packages/old, new    the packages of both versions
-#	build/packages/debian      the machine's disk, made only once; to get a new one, delete it
+#	build/packages/debian      the machine's disk, made only if missing: delete it to get a new one
 set -eu
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -26,7 +26,7 @@ if [ ! -e $out/debian ]; then
 		bookworm $out/debian.new/root.img >&2
 	/usr/sbin/debugfs -R "dump /usr/bin/busybox $out/debian.new/busybox" $out/debian.new/root.img 2>/dev/null
 	[ -s $out/debian.new/busybox ] || /usr/sbin/debugfs -R "dump /bin/busybox $out/debian.new/busybox" $out/debian.new/root.img 2>/dev/null
-	/usr/sbin/tune2fs -O extents $out/debian.new/root.img >/dev/null # as Debian's own: the hub reserves space
+	/usr/sbin/tune2fs -O extents $out/debian.new/root.img >/dev/null # as on Debian's own file systems: the hub reserves disk space
 	truncate -s 1G $out/debian.new/root.img
 	/usr/sbin/e2fsck -fp $out/debian.new/root.img >/dev/null || [ $? -eq 1 ]
 	/usr/sbin/resize2fs $out/debian.new/root.img >/dev/null 2>&1

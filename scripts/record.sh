@@ -1,6 +1,6 @@
 #!/bin/sh
-# Records the operator's side of an installation, by really running it against a
-# hub of its own, to docs/recordings/installer.cast. Play it with
+# Makes the terminal recording docs/recordings/installer.cast: how a person builds an installer image
+# with a hub. It runs the real commands with a temporary hub. To play the recording, run
 #
 #	asciinema play docs/recordings/installer.cast
 set -eu

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a release of the last commit twice and compares the hashes of all files of the two. The
-# second run has another folder, build cache, umask, time zone and locale.
+# Checks that releases are reproducible: makes a release of the last commit twice and compares the
+# hashes of all files. The second run has another folder, build cache, umask, time zone and locale.
 set -eu
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -21,4 +21,4 @@ if ! diff "$work/one/SHA256SUMS" "$work/two/SHA256SUMS"; then
 	exit 1
 fi
 cat "$work/one/SHA256SUMS"
-echo "PASSED: two releases, the same hashes"
+echo "PASSED: the two releases have the same hashes"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes a release to a folder (build/release): scripts/release.sh [FOLDER [OPTION...]].
-# Options are those of internal/release.
+# Writes a release to a folder: scripts/release.sh [FOLDER [OPTION...]]. The default folder is
+# build/release. The options are those of internal/release.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -12,15 +12,15 @@ case $out in
 esac
 described=$(./scripts/version.sh)
 if [ -z "$described" ]; then
-	echo "A release is made in a Git checkout: this folder is not one." >&2
+	echo "This folder is not a Git checkout: run make release in a clone of the repository." >&2
 	exit 1
 fi
-# shellcheck disable=SC2086 # version, commit, date
+# shellcheck disable=SC2086 # splits version, commit and date
 set -- $described "$@"
 version=$1 commit=$2 date=$3
 shift 3
 case $version in
-*dirty) echo "Warning: the checkout has changes. Nobody else can make this release again." >&2 ;;
+*dirty) echo "Warning: the checkout has uncommitted changes, so nobody else can reproduce this release. Commit them first." >&2 ;;
 esac
 cd internal/release
 # The user's own GOFLAGS must not affect a release.

@@ -1,11 +1,16 @@
 #!/bin/sh
-# Runs all tests, in stages: lint; all packages with the race detector (which needs
-# cgo); without it, the tests that the race detector would only make slow; the
-# emulated machines; and each fuzz target for a moment. At the end it prints how
-# long each stage took. Arguments go to every "go test".
+# Runs all tests in stages, and prints at the end how long each stage took:
 #
-# The tests with emulated machines run without the race detector: the programs in
-# a machine are built without it, and making images with it takes minutes.
+#	lint            scripts/lint.sh
+#	race            all packages, with the race detector (which needs cgo)
+#	releases        internal/release
+#	without-race    the tests that call race.Skip: the race detector would only make them slow
+#	machines        the tests with emulated machines
+#	fuzz            each fuzz target for 3 s
+#
+# The script passes its arguments to every "go test" of this module. The tests with emulated
+# machines run without the race detector: the programs in a machine are built without it, and making
+# images with it takes minutes.
 set -eu
 cd "$(dirname "$0")/.."
 make -s build
@@ -18,7 +23,7 @@ stage() { # stage NAME COMMAND...
 }
 stage lint ./scripts/lint.sh
 
-# shellcheck disable=SC2046 # a list
+# shellcheck disable=SC2046 # splits the list of packages
 CGO_ENABLED=1 stage race go test -json -vet=off -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
 # The program that makes releases is a separate module.
 stage releases sh -c 'cd internal/release && go test -json -timeout 15m ./...'
@@ -26,16 +31,16 @@ stage releases sh -c 'cd internal/release && go test -json -timeout 15m ./...'
 # The tests whose first line is race.Skip(t).
 skipped=$(grep -rh --include='*_test.go' -B1 'race\.Skip(t)' . | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p')
 if [ "$(echo "$skipped" | wc -l)" -ne "$(grep -r --include='*_test.go' 'race\.Skip(t)' . | wc -l)" ]; then
-	echo "race.Skip(t) is not the first line of a test" >&2
+	echo "race.Skip(t) must be the first line of a test: move it there" >&2
 	exit 1
 fi
-# shellcheck disable=SC2046,SC2086 # lists
+# shellcheck disable=SC2046,SC2086 # splits the lists
 stage without-race go test -json -vet=off -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" \
 	$(grep -rl --include='*_test.go' 'race\.Skip(t)' . | xargs -n 1 dirname | sort -u) "$@"
 
-echo "Emulated machines; they say what they do in build/qemu.log" >&2
+echo "Running the tests with emulated machines; their output is in build/qemu.log" >&2
 ./build/testlog -stage machines -log build/qemu.log -- go test -json -vet=off -timeout 20m ./internal/qemu "$@"
-grep -E '^(--- |ok)|: (from|the image has|the agent has) ' build/qemu.log # results, and seconds
+grep -E '^(--- |ok)|: (from|the image has|the agent has) ' build/qemu.log # prints the results and the measured times
 
 stage fuzz ./scripts/fuzz.sh "${FUZZTIME:-3s}"
 ./build/testlog -summary

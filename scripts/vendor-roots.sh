@@ -1,8 +1,7 @@
 #!/bin/sh
-# Takes the TPM makers' certificates that come with Gangway from Debian's package
-# ruby-tpm-key-attestation, puts them into hub/trust/roots, and makes their table. The same package
-# gives the same files, byte for byte. So after a newer package, 'git diff' shows what has changed.
-# Needs apt-get, dpkg-deb, openssl and Go.
+# Copies the built-in TPM makers' certificates from Debian's package ruby-tpm-key-attestation to
+# hub/trust/roots, and writes their table. The same version of the package always gives the same
+# bytes, so 'git diff' shows what a newer version changes. Needs apt-get, dpkg-deb, openssl and Go.
 set -eu
 cd "$(dirname "$0")/.."
 package=ruby-tpm-key-attestation
@@ -10,7 +9,7 @@ roots="$PWD/hub/trust/roots"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-chmod 755 "$work" # apt-get downloads as a user of its own
+chmod 755 "$work" # apt-get downloads as the user _apt, who must be able to read this folder
 (cd "$work" && apt-get download "$package" >/dev/null && dpkg-deb -x ./*.deb x)
 version=$(dpkg-deb -f "$work"/*.deb Version)
 from=$(find "$work/x" -type d -path '*/lib/tpm/certificates')

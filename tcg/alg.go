@@ -28,15 +28,15 @@ const (
 // CurveID is a TPM_ECC_CURVE (Part 2, 6.4), 16 bits.
 type CurveID uint16
 
-// The NIST curves. Others are refused.
+// The NIST curves that this package supports. It refuses all other curves.
 const (
 	CurveP256 CurveID = 0x0003
 	CurveP384 CurveID = 0x0004
 	CurveP521 CurveID = 0x0005
 )
 
-// Hash returns the Go hash of a TPM hash algorithm. SHA-1 and other hash algorithms that no
-// template uses are errors.
+// Hash returns the Go hash of a TPM hash algorithm. It fails for SHA-1 and all other hash
+// algorithms that no template uses.
 func (a AlgID) Hash() (crypto.Hash, error) {
 	switch a {
 	case AlgSHA256:
@@ -80,5 +80,5 @@ const (
 	X509Sign             Attributes = 1 << 19
 )
 
-// Has reports whether all of the given bits are set.
+// Has reports whether a includes all of these bits.
 func (a Attributes) Has(bits Attributes) bool { return a&bits == bits }

@@ -12,13 +12,13 @@ const GeneratedValue = 0xFF544347
 // AttestType is a TPMI_ST_ATTEST (Part 2, 10.12.2).
 type AttestType uint16
 
-// The kinds of attestation used here.
+// The types of attestation that this package parses.
 const (
 	AttestCertify AttestType = 0x8017
 	AttestQuote   AttestType = 0x8018
 )
 
-// MaxAttest is the largest TPMS_ATTEST accepted, in bytes.
+// MaxAttest is the largest TPMS_ATTEST that the parsers accept, in bytes.
 const MaxAttest = 1024
 
 // Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote. Raw holds the
@@ -28,15 +28,15 @@ type Attest struct {
 	Magic           uint32
 	Type            AttestType
 	QualifiedSigner []byte // qualified name of the signing key
-	ExtraData       []byte // the qualifying data of the command
+	ExtraData       []byte // qualifying data of the TPM command, such as a nonce
 	ClockInfo
 	FirmwareVersion uint64
-	// TPMS_CERTIFY_INFO
+	// The fields of TPMS_CERTIFY_INFO.
 	Name          []byte // TPM name of the certified key
 	QualifiedName []byte
-	// TPMS_QUOTE_INFO
+	// The fields of TPMS_QUOTE_INFO.
 	Selection []PCRSelection
-	PCRDigest []byte // over the selected values, in the order of the selection
+	PCRDigest []byte // digest of the selected PCR values, in the order of the selection
 }
 
 // ClockInfo is a TPMS_CLOCK_INFO (Part 2, 10.11.1).
@@ -66,7 +66,7 @@ var ErrNotCertify = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_A
 // ErrNotQuote means that TPM2_Quote did not make the attestation, so it does not attest PCRs.
 var ErrNotQuote = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_QUOTE")
 
-// ParseCertify parses a TPMS_ATTEST that TPM2_Certify made, strictly.
+// ParseCertify parses a TPMS_ATTEST that TPM2_Certify made. It accepts nothing after the structure.
 func ParseCertify(raw []byte) (*Attest, error) {
 	return parseAttest(raw, AttestCertify, ErrNotCertify, func(a *Attest, c *cursor) {
 		a.Name = c.sized(66)
@@ -74,7 +74,7 @@ func ParseCertify(raw []byte) (*Attest, error) {
 	})
 }
 
-// ParseQuote parses a TPMS_ATTEST that TPM2_Quote made, strictly.
+// ParseQuote parses a TPMS_ATTEST that TPM2_Quote made. It accepts nothing after the structure.
 func ParseQuote(raw []byte) (*Attest, error) {
 	return parseAttest(raw, AttestQuote, ErrNotQuote, func(a *Attest, c *cursor) {
 		n := c.u32()

@@ -6,7 +6,7 @@ import (
 )
 
 // ParseCertificate parses a TPM maker's CA certificate: DER, with nothing after it. Like
-// ParseEKCertificate, it tolerates makers' known mistakes that crypto/x509 refuses, and lists them
+// ParseEKCertificate, it accepts known mistakes of makers that crypto/x509 refuses, and lists them
 // in quirks. It does not check the signature or the key usage.
 func ParseCertificate(der []byte) (cert *x509.Certificate, quirks []string, err error) {
 	if len(der) > MaxCertificate {

@@ -13,13 +13,13 @@ import (
 	"fmt"
 )
 
-// MakeCredential does in software what TPM2_MakeCredential does (Part 1, 24). It encrypts secret
-// for TPM2_ActivateCredential in the TPM that holds both the endorsement key ek and an object with
-// this name. Nothing else can decrypt it. The secret is at most as long as a digest of ek's name
-// algorithm.
+// MakeCredential does the same in software as TPM2_MakeCredential (Part 1, 24). It encrypts secret
+// so that only one TPM can decrypt it with TPM2_ActivateCredential: the TPM that holds both the
+// endorsement key ek and an object with the name objectName. The secret is at most as long as a
+// digest of ek's name algorithm.
 //
-// credentialBlob is the content of a TPM2B_ID_OBJECT, encryptedSecret that of
-// a TPM2B_ENCRYPTED_SECRET.
+// credentialBlob is the content of a TPM2B_ID_OBJECT, and encryptedSecret the content of a
+// TPM2B_ENCRYPTED_SECRET.
 func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encryptedSecret []byte, err error) {
 	h, err := ek.NameAlg.Hash()
 	if err != nil {
@@ -45,7 +45,7 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 	blob = binary.BigEndian.AppendUint16(blob, uint16(len(secret)))
 	blob = append(blob, secret...)
 	enc := blob[size:]
-	// AES-CFB with a zero IV: the key encrypts only this one message.
+	// A zero IV is safe in AES-CFB here, because the key encrypts only this one message.
 	var iv [aes.BlockSize]byte
 	for at := 0; at < len(enc); at += aes.BlockSize {
 		block.Encrypt(iv[:], iv[:])
@@ -58,8 +58,8 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 	return blob, encryptedSecret, nil
 }
 
-// encapsulate makes a seed that only the TPM of ek can recover (Part 1, B.10.4 for RSA, C.6.4 for
-// ECC). The seed is as long as a digest of ek's name algorithm.
+// encapsulate makes a random seed and encrypts it so that only the TPM with ek can recover it (Part
+// 1, B.10.4 for RSA, C.6.4 for ECC). The seed is as long as a digest of ek's name algorithm.
 func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) {
 	const label = "IDENTITY\x00"
 	key, err := ek.Key()
@@ -106,8 +106,8 @@ func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) 
 	return nil, nil, errors.New("tcg: the key is neither RSA nor ECC")
 }
 
-// kdfa is KDFa (Part 1, 11.4.10.2; SP 800-108 in counter mode with HMAC) for
-// at most one digest's length, with an empty contextV.
+// kdfa is KDFa (Part 1, 11.4.10.2; SP 800-108 in counter mode with HMAC) with an empty contextV.
+// bits is the length of the result, at most that of one digest.
 func kdfa(h crypto.Hash, key []byte, label string, contextU []byte, bits int) []byte {
 	var size [4]byte
 	binary.BigEndian.PutUint32(size[:], uint32(bits))

@@ -14,7 +14,7 @@ const csrVersion = 0x00000100
 const (
 	MaxCSR          = 256 << 10 // the whole structure
 	MaxProduct      = 256       // prodModel, prodSerial
-	MaxCAData       = 64 << 10  // prodCaData: ownership and the EK's chain
+	MaxCAData       = 64 << 10  // prodCaData: the ownership proof and the EK's chain
 	MaxEventLog     = 160 << 10 // bootEvntLog
 	MaxCertificate  = 8 << 10   // ekCert
 	maxCSRSignature = MaxSignature
@@ -48,7 +48,7 @@ type CSR struct {
 	AtCertifyInfo  []byte // may be empty
 	AtCertifySig   []byte // may be empty
 	SigningPub     []byte // TPMT_PUBLIC of the IDevID key
-	SgnCertifyInfo []byte // TPMS_ATTEST of the IDevID key by the IAK
+	SgnCertifyInfo []byte // TPMS_ATTEST in which the IAK certifies the IDevID key
 	SgnCertifySig  []byte // TPMT_SIGNATURE of it
 
 	// ParseCSR sets these fields. Encode does not read them.
@@ -133,7 +133,7 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 	return out, nil
 }
 
-// ErrCSRHash means that the hash in the contents is not the hash of what follows it.
+// ErrCSRHash means that the hash in the contents does not match the bytes after it.
 var ErrCSRHash = errors.New("tcg: TCG-CSR-IDEVID: its hash does not match its contents")
 
 // ParseCSR parses a TCG-CSR-IDEVID. It checks every size against its field's bound and against the

@@ -21,12 +21,12 @@ import (
 // EKCertificate is an endorsement key certificate (EK profile 3). Certificates of some TPM makers
 // deviate from the profile. Known deviations are accepted and listed in Quirks.
 type EKCertificate struct {
-	// Certificate is the result of crypto/x509. UnhandledCriticalExtensions does not list the SAN:
-	// crypto/x509 cannot handle a critical SAN that holds only a directory name, and this package
-	// has read it.
+	// Certificate is the certificate as crypto/x509 parsed it. Its UnhandledCriticalExtensions do
+	// not list the SAN: crypto/x509 cannot handle a critical SAN that holds only a directory name,
+	// but this package reads it.
 	Certificate *x509.Certificate
-	// PublicKey is *rsa.PublicKey or *ecdsa.PublicKey, also if the key's type is id-RSAES-OAEP,
-	// which crypto/x509 does not know.
+	// PublicKey is an *rsa.PublicKey or *ecdsa.PublicKey. It is set even if the key's type is
+	// id-RSAES-OAEP, which crypto/x509 does not support.
 	PublicKey crypto.PublicKey
 
 	// TPM attributes of the SAN's directory name (EK profile 3.2.9), without control characters. An
@@ -89,7 +89,7 @@ func isPadding(b []byte) bool {
 	return true
 }
 
-// ParseEKCertificate parses an EK certificate. It tolerates makers' known mistakes and lists them
+// ParseEKCertificate parses an EK certificate. It accepts known mistakes of makers and lists them
 // in Quirks. It does not check the signature or the key usage.
 func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	if len(b) > MaxCertificate {

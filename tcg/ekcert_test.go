@@ -98,7 +98,8 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 }
 
-// The certificate has id-RSAES-OAEP instead of rsaEncryption: the last byte of the OID differs.
+// Some TPMs' certificates name the RSA key id-RSAES-OAEP instead of rsaEncryption. The last byte of
+// the OID differs.
 func TestReadsOAEPKey(t *testing.T) {
 	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))

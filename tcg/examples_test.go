@@ -10,7 +10,8 @@ import (
 	"gangway/tcg"
 )
 
-// An EK certificate names the TPM's maker, model and version, and may deviate from the profile.
+// The EK certificate of a real TPM contains the TPM's maker, model and version. This one deviates
+// from the profile.
 func ExampleParseEKCertificate() {
 	nv, err := os.ReadFile(filepath.Join("..", "internal", "ekcerts", "testdata", "048beb2ada34b6b64395e730453c3731908607810b6cb2ed88d10b50ac4dbdaf.der"))
 	if err != nil {
@@ -29,7 +30,7 @@ func ExampleParseEKCertificate() {
 	// key of type id-RSAES-OAEP
 	// signed with SHA-1
 	// no key usage
-	// no extended key usage that says it is for an endorsement key
+	// no extended key usage for endorsement keys
 }
 
 // A device encodes its request for certificates, and the hub parses it.
@@ -62,7 +63,7 @@ func ExampleCSR_Encode() {
 
 // Match finds the template that a key was made from.
 func ExampleMatch() {
-	key, err := fleet.NewKey(tcg.IAKTemplates[1], nil) // an emulated TPM's key
+	key, err := fleet.NewKey(tcg.IAKTemplates[1], nil) // a key of an emulated TPM
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -15,7 +15,7 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// String types of X.680 that cryptobyte does not name.
+// String types of X.680 for which cryptobyte has no constants.
 const (
 	tagUniversalString = casn1.Tag(28)
 	tagBMPString       = casn1.Tag(30)
@@ -56,7 +56,7 @@ func (a *attribute) text() string {
 }
 
 // eachAttribute calls f for each attribute of a DER Name, in order. It calls unsorted for each RDN
-// whose attributes are not in the order that DER requires.
+// whose attributes are not in DER order.
 func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String

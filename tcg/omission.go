@@ -2,15 +2,14 @@ package tcg
 
 import "fmt"
 
-// OmissionReason is why a device does not send the EK certificate that its TPM
-// holds.
+// OmissionReason is the reason why a device does not send the EK certificate that its TPM holds.
 type OmissionReason uint8
 
-// The reasons, as the device sends them.
+// The reasons, with the numbers that the device sends.
 const (
 	CertificateMalformed  OmissionReason = 1 // the NV index does not hold an EK certificate
-	CertificateOfOtherKey OmissionReason = 2 // the TPM does not have the certificate's key
-	CertificateUnreadable OmissionReason = 3 // the TPM refuses to read it
+	CertificateOfOtherKey OmissionReason = 2 // the TPM does not have the key that the certificate is for
+	CertificateUnreadable OmissionReason = 3 // the TPM refuses to read the certificate
 )
 
 // Omission is a device's statement why its request has no EK certificate although its TPM holds

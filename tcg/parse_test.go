@@ -87,8 +87,8 @@ func TestRejectsOversizedCSR(t *testing.T) {
 	}
 }
 
-// Each value has only one encoding: if the parser accepts an input, encoding the result gives the
-// same bytes again.
+// Each public area has only one encoding: if the parser accepts an input, encoding the result gives
+// the same bytes again.
 func FuzzParsePublic(f *testing.F) {
 	for _, set := range [][]Template{EKTemplates, IAKTemplates, IDevIDTemplates} {
 		for _, t := range set {

@@ -2,7 +2,7 @@ package tcg
 
 import "encoding/binary"
 
-// Command codes in policies (Part 2, 6.5.2).
+// Codes of TPM commands in policies (Part 2, 6.5.2).
 const (
 	ccActivateCredential = 0x00000147
 	ccCertify            = 0x00000148
@@ -88,8 +88,8 @@ func EKPolicyBranches(alg AlgID) [][]byte {
 // the order for TPM2_PolicyOR: user, certify, activate credential, delegation.
 func IAKPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].iak) }
 
-// IDevIDPolicyBranches are the four branches of an IDevID key's policy, in the same order as those
-// of an IAK's.
+// IDevIDPolicyBranches are the four branches of an IDevID key's policy, in the same order as in
+// IAKPolicyBranches.
 func IDevIDPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].idevid) }
 
 func devidBranches(alg AlgID, index uint32) [][]byte {

@@ -18,8 +18,8 @@ import (
 // with a SHA-512 policy needs 604.
 const MaxPublic = 1024
 
-// Public is the public area of an asymmetric TPM key, TPMT_PUBLIC (Part 2,
-// 12.2.4). Raw is the marshalled structure, from which names are computed.
+// Public is the public area of an asymmetric TPM key, TPMT_PUBLIC (Part 2, 12.2.4). Raw is the
+// marshalled structure; the key's name is its hash.
 type Public struct {
 	Raw        []byte
 	Type       AlgID // AlgRSA or AlgECC
@@ -27,26 +27,26 @@ type Public struct {
 	Attributes Attributes
 	AuthPolicy []byte
 
-	// TPMT_SYM_DEF_OBJECT: AlgNull for a signing key.
+	// The fields of TPMT_SYM_DEF_OBJECT. Symmetric is AlgNull for a signing key.
 	Symmetric     AlgID
 	SymmetricBits uint16
 	SymmetricMode AlgID
 
-	Scheme     AlgID // AlgNull, or the one scheme that the key signs with
-	SchemeHash AlgID // 0 when Scheme is AlgNull
+	Scheme     AlgID // AlgNull, or the only scheme with which the key signs
+	SchemeHash AlgID // 0 if Scheme is AlgNull
 
 	KeyBits  uint16 // RSA
-	Exponent uint32 // RSA: 0 means 65537
+	Exponent uint32 // RSA exponent; 0 means 65537
 	Modulus  []byte // RSA, big-endian
 
 	Curve CurveID // ECC
-	X, Y  []byte  // ECC, big-endian, at most the curve's size
+	X, Y  []byte  // ECC coordinates, big-endian, at most as long as the curve's size
 
 	key crypto.PublicKey // cached by Key
 }
 
-// ParsePublic parses a TPMT_PUBLIC of an RSA or ECC key, strictly. It does
-// not judge the attributes. The result aliases raw.
+// ParsePublic parses the TPMT_PUBLIC of an RSA or ECC key. It accepts nothing after the structure.
+// It does not check the attributes. The result aliases raw.
 func ParsePublic(raw []byte) (*Public, error) {
 	if len(raw) > MaxPublic {
 		return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has %d bytes; at most %d are allowed", len(raw), MaxPublic)
@@ -130,8 +130,8 @@ func name(alg AlgID, data ...[]byte) ([]byte, error) {
 }
 
 // EndorsementQualifiedName computes the qualified name (Part 1, 16) of a primary key of the
-// endorsement hierarchy from the key's name. A TPM puts the qualified name into its attestations,
-// so it proves the key's hierarchy.
+// endorsement hierarchy from the key's name. A TPM puts the signing key's qualified name into each
+// attestation, which proves the hierarchy of this key.
 func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 	if len(keyName) < 2 {
 		return nil, errors.New("tcg: the TPM name has fewer than 2 bytes")

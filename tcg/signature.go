@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// MaxSignature is the largest TPMT_SIGNATURE accepted, in bytes.
+// MaxSignature is the largest TPMT_SIGNATURE that ParseSignature accepts, in bytes.
 const MaxSignature = 1024
 
 // Signature is a TPMT_SIGNATURE (Part 2, 11.3.4) by RSASSA, RSAPSS or ECDSA.
@@ -19,7 +19,7 @@ type Signature struct {
 	R, S   []byte
 }
 
-// ParseSignature parses a TPMT_SIGNATURE, strictly.
+// ParseSignature parses a TPMT_SIGNATURE. It accepts nothing after the structure.
 func ParseSignature(raw []byte) (*Signature, error) {
 	if len(raw) > MaxSignature {
 		return nil, fmt.Errorf("tcg: the TPMT_SIGNATURE has %d bytes; at most %d are allowed", len(raw), MaxSignature)

@@ -12,12 +12,12 @@ import (
 // same TPM, as long as the hierarchy's seed does not change.
 type Template struct {
 	Name   string // the name in the specification: "L-1", "H-3", ...
-	Public Public // with Raw set; Modulus or X and Y hold the unique field
+	Public Public // Raw is set; Modulus, or X and Y, hold the template's unique field
 
 	// The following fields are set only for endorsement keys.
 	CertificateIndex uint32   // NV index of the EK certificate
-	Handle           uint32   // persistent handle where makers store the key; 0: none
-	PolicyBranches   [][]byte // for TPM2_PolicyOR after policy A; nil: only policy A
+	Handle           uint32   // persistent handle at which makers store the key; 0 means none
+	PolicyBranches   [][]byte // branches for TPM2_PolicyOR after policy A; nil if the policy is only policy A
 }
 
 // Marshal encodes p as a TPMT_PUBLIC.

@@ -6,7 +6,7 @@ import (
 )
 
 // BootExporterLabel is the label of the TLS exporter (RFC 8446, 7.5) that binds a boot measurement
-// to its connection. The exporter has ExporterSize bytes and no context.
+// to its TLS connection. The exporter has ExporterSize bytes and an empty context.
 const BootExporterLabel = "EXPORTER-gangway-boot"
 
 // BootNonceSize is the size of a boot measurement's nonce, in bytes.
@@ -33,7 +33,7 @@ const MaxBootReport = 2 << 20
 
 // BootChallenge is the hub's answer to GET /device/boot.
 type BootChallenge struct {
-	Nonce   []byte    `json:"nonce"`   // base64; valid for one quote on this connection
+	Nonce   []byte    `json:"nonce"`   // base64; valid for one quote on this TLS connection
 	Expires time.Time `json:"expires"` // when the nonce expires
 	State   string    `json:"state"`   // result of the last measurement: "unmeasured", "matches", "changed"
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Versions of the prodCaData format. A device sends version 2 only with an omission, which version
-// 1 cannot hold.
+// Versions of the prodCaData format. A device sends version 2 only if it makes an omission
+// statement, for which version 1 has no field.
 const (
 	caDataVersion         = 1
 	caDataVersionOmission = 2
@@ -47,7 +47,7 @@ type CAData struct {
 	EKPublic []byte
 	Proof    []byte
 	Chain    [][]byte
-	Omission tcg.Omission // the zero value: no statement
+	Omission tcg.Omission // the zero value means no statement
 }
 
 // Encode returns the prodCaData.

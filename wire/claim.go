@@ -26,7 +26,7 @@ type HubFile struct {
 	HubCA   string `json:"hub-ca"`   // as in TokenFile
 }
 
-// ParseHubFile reads a hub file strictly.
+// ParseHubFile parses a hub file. It refuses unknown and duplicate fields.
 func ParseHubFile(b []byte) (*HubFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("the hub file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)

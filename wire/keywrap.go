@@ -42,8 +42,8 @@ func wrapKey(kek cipher.Block, key *[keySize]byte) (wrapped [wrappedSize]byte) {
 	return wrapped
 }
 
-// unwrapKey reverses wrapKey (RFC 3394, 2.2.2). It fails if the key was wrapped with another kek,
-// or was altered.
+// unwrapKey unwraps a key that wrapKey wrapped (RFC 3394, 2.2.2). It fails if the key was wrapped
+// with another kek, or was altered.
 func unwrapKey(kek cipher.Block, wrapped []byte) (key [keySize]byte, err error) {
 	if len(wrapped) != wrappedSize {
 		return key, errUnwrap

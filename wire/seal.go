@@ -22,14 +22,14 @@ import (
 // TPM2_MakeCredential. An EK whose name algorithm is SHA-256 allows no larger secret.
 const CredentialSize = 32
 
-// MaxReply is the largest reply accepted by a device, in bytes.
+// MaxReply is the largest reply that a device accepts, in bytes.
 const MaxReply = 64 << 10
 
 // Reply is the hub's reply to a request for certificates: JSON, with binary fields in standard
 // base64.
 type Reply struct {
-	// CredentialBlob is the content of a TPM2B_ID_OBJECT and Secret that of a
-	// TPM2B_ENCRYPTED_SECRET: the two inputs of TPM2_ActivateCredential.
+	// CredentialBlob and Secret are the two inputs of TPM2_ActivateCredential: the contents of a
+	// TPM2B_ID_OBJECT and of a TPM2B_ENCRYPTED_SECRET.
 	CredentialBlob []byte `json:"credential-blob"`
 	Secret         []byte `json:"secret"`
 	// Sealed is a CMS AuthEnvelopedData, made by Seal. Its content is four certificates in PEM:
@@ -37,7 +37,7 @@ type Reply struct {
 	Sealed []byte `json:"sealed"`
 }
 
-// ParseReply parses a reply strictly.
+// ParseReply parses the JSON of a reply, at most MaxReply bytes.
 func ParseReply(b []byte) (*Reply, error) {
 	if len(b) > MaxReply {
 		return nil, fmt.Errorf("the reply has %d bytes; at most %d are allowed", len(b), MaxReply)
@@ -100,7 +100,7 @@ func ActivationProof(k Keys, exporter []byte, certHash [32]byte) []byte {
 	return proof[:]
 }
 
-// VerifyActivationProof checks a proof in constant time.
+// VerifyActivationProof checks an activation proof in constant time.
 func VerifyActivationProof(k Keys, exporter []byte, certHash [32]byte, proof []byte) bool {
 	return len(exporter) == ExporterSize && subtle.ConstantTimeCompare(ActivationProof(k, exporter, certHash), proof) == 1
 }
@@ -122,10 +122,10 @@ var (
 	context0 = casn1.Tag(0).ContextSpecific()
 )
 
-// Seal encrypts and authenticates content in a CMS AuthEnvelopedData (RFC 5083): AES-256-GCM (RFC
-// 5084) with a 12-byte nonce and a 16-byte tag, under a random key that is wrapped by AES-256 key
-// wrap (RFC 3565, RFC 3394) for one KEKRecipientInfo (RFC 5652, 6.2.3). `openssl cms -decrypt` can
-// open it.
+// Seal encrypts and authenticates content in a CMS AuthEnvelopedData (RFC 5083). It uses
+// AES-256-GCM (RFC 5084) with a 12-byte nonce, a 16-byte tag and a random key. The key is wrapped
+// by AES-256 key wrap (RFC 3565, RFC 3394) for one KEKRecipientInfo (RFC 5652, 6.2.3). `openssl cms
+// -decrypt` can open the result.
 func Seal(k Keys, content []byte) ([]byte, error) { return AppendSealed(nil, k, content) }
 
 // AppendSealed appends the result of Seal to b. It allocates memory at most once, because all sizes

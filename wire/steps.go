@@ -22,8 +22,8 @@ import (
 )
 
 // This file holds the messages of Pantacor's two-step enrolment. The first step certifies the
-// attestation key, the second the identity. Where Pantacor's documents leave a choice,
-// docs/protocol.md#9-pantacors-two-steps says what Gangway chose.
+// attestation key, the second the identity. Pantacor's documents leave some choices open;
+// docs/protocol.md#9-pantacors-two-steps lists Gangway's choices.
 
 // MaxStepBody is the largest size of either step's body, in bytes.
 const MaxStepBody = 64 << 10
@@ -113,7 +113,7 @@ const (
 	extensionCount = 10
 )
 
-// ExtensionOID returns the object identifier of a CSR's extension with the given last arc.
+// ExtensionOID returns the object identifier of a CSR's extension whose last arc is last.
 func ExtensionOID(last int) asn1.ObjectIdentifier {
 	return append(append(asn1.ObjectIdentifier(nil), extensionArc...), last)
 }
@@ -252,7 +252,8 @@ func CredentialFile(blob, secret []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(secret))), secret...)
 }
 
-// ParseCredentialFile reverses CredentialFile.
+// ParseCredentialFile parses a file in the format of CredentialFile and returns the contents of its
+// two structures.
 func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 	malformed := errors.New("the file does not have the format of tpm2_makecredential")
 	sized := func() []byte {

@@ -23,7 +23,7 @@ import (
 // characters; Pantavisor has room for 66.
 const SecretSize = 24
 
-// MaxTokenFile is the largest join token file accepted, in bytes.
+// MaxTokenFile is the largest token file that ParseTokenFile accepts, in bytes.
 const MaxTokenFile = 64 << 10
 
 // Prefixes of prns, the resource names of Pantacor's API.
@@ -48,15 +48,15 @@ type TokenFile struct {
 	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key (SubjectPublicKeyInfo,
 	// DER). Ownership proofs contain it, so a proof is valid at only one hub.
 	HubName string `json:"hub-name"`
-	// HubCA holds the PEM certificates to which the hub's TLS certificate must chain. A device
-	// trusts no others.
+	// HubCA holds CA certificates in PEM. The hub's TLS certificate must chain to one of them; the
+	// device trusts no other CA.
 	HubCA   string `json:"hub-ca"`
 	Expires string `json:"expires,omitempty"` // RFC 3339; only for people, because the hub enforces the expiry
 }
 
 // ParseTokenFile parses and checks a token file. It ignores unknown fields, because Pantacor's
-// files have other fields too. A duplicate field, a field name in another case, and trailing data
-// are errors.
+// files have more fields. It refuses a duplicate field, a field name in another case, and data
+// after the JSON.
 func ParseTokenFile(b []byte) (*TokenFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("the join token file has %d bytes; at most %d are allowed", len(b), MaxTokenFile)
@@ -193,7 +193,7 @@ func OwnershipKey(secret []byte, tokenID string) (ed25519.PrivateKey, error) {
 //	opaque hub-name<0..255>  owner<0..255>  token-id<0..255>  idevid-name<0..255>
 //
 // each with its length in one byte. owner is a prn; idevid-name is the TPM name of the IDevID key.
-// A proof is valid only for that key, hub, owner and token.
+// A proof is valid only for this key, hub, owner and token.
 func OwnershipMessage(hubName, owner, tokenID string, idevidName []byte) []byte {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 256))
 	b.AddBytes([]byte("gangway ownership v1\x00"))

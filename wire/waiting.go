@@ -7,7 +7,7 @@ const WaitingStatus = "waiting"
 // must decide the open questions. The device sends the same request again after RetryAfter.
 type Waiting struct {
 	Status     string `json:"status"` // WaitingStatus
-	Code       string `json:"error"`  // code of the first question
+	Code       string `json:"error"`  // stable code of the first open question
 	Reason     string `json:"msg"`
 	Hint       string `json:"hint"`
 	DeviceID   string `json:"device-id"`   // the id for 'gangway device approve'; after approval, the device gets another id

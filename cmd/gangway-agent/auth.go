@@ -7,13 +7,13 @@ import (
 	"os"
 )
 
-// maxAuth is the largest authorisation value, in bytes: the digest size of the
-// strongest hash algorithm of a hierarchy (Part 1, 19.6.4).
+// maxAuth is the maximum size of an authorisation value, in bytes: the digest size of the
+// strongest hash algorithm of a hierarchy (TPM 2.0, Part 1, 19.6.4).
 const maxAuth = 64
 
 // readAuth reads an authorisation value from a file. The value is the file's content without one
-// line end. If the content begins with "hex:", the value is the bytes after it in hexadecimal. The
-// file must not be accessible to all users. If name is empty, the value is empty.
+// line end at its end. If the content begins with "hex:", the value is the bytes that follow in
+// hexadecimal. The file must not be accessible to all users. If name is empty, the value is empty.
 func readAuth(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil

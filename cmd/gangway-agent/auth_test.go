@@ -52,7 +52,8 @@ func TestReadsPasswordsFromFiles(t *testing.T) {
 	}
 }
 
-// A wrong command line points to the help of its command, and says what to type.
+// The error about a wrong command line names the help of the command, and the text to type
+// instead.
 func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string][]string{

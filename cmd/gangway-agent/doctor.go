@@ -15,7 +15,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// errProblems makes doctor exit with code 1. The findings have said everything.
+// errProblems makes doctor exit with code 1. It has no text, because the findings are already
+// printed.
 var errProblems = errors.New("")
 
 func doctorCommand(o *options, stdout io.Writer) *cobra.Command {
@@ -24,15 +25,15 @@ func doctorCommand(o *options, stdout io.Writer) *cobra.Command {
 		Short: "Check this machine: TPM, event log, clock, network, proxy, hub",
 		Long: `Doctor checks what onboarding and reports need: the TPM with its PCR banks and its
 lockout, the firmware's event log, the agent's state, the network, the proxy, the hub and
-its name, the clock, and whether the hub accepts this device. Each finding says what is
-wrong, why, and what to do. It changes nothing, and shows no secret.
+its name, the clock, and whether the hub accepts this device. Each finding gives
+the problem, its cause and the remedy. Doctor changes nothing, and shows no secret.
 
 The exit code is 1 if a finding is a problem, and 0 otherwise. With --output json, the
 findings are a list; their codes are stable.
 
-A machine that is onboarded knows its hub. Before that, name the hub by --token-file or
---hub-file. Give the options --proxy, --network-file and --endorsement-auth-file as you
-give them to 'run'.`,
+A machine that is onboarded knows its hub. Before that, name the hub with --token-file or
+--hub-file. Use --proxy, --network-file and --endorsement-auth-file with the same values
+as for 'run'.`,
 		Example: `  gangway-agent doctor
   gangway-agent doctor --token-file device_autojointoken.json
   gangway-agent doctor --proxy http://proxy.example:3128 -o json`,
@@ -55,12 +56,12 @@ give them to 'run'.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&o.token, "token-file", "", "join token file, for a machine that is not onboarded: says which hub to check")
-	c.Flags().StringVar(&o.hub, "hub-file", "", "hub file, for the same purpose")
+	c.Flags().StringVar(&o.token, "token-file", "", "join token file that names the hub to check, for a machine that is not onboarded")
+	c.Flags().StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, for a machine that is not onboarded")
 	return c
 }
 
-// doctor returns the examination that the options ask for.
+// doctor returns the configuration of the examination that the options describe.
 func (o *options) doctor() (doctor.Config, error) {
 	cfg := doctor.Config{TPM: o.tpm, StateDir: o.state}
 	var err error
@@ -76,8 +77,8 @@ func (o *options) doctor() (doctor.Config, error) {
 	return cfg, err
 }
 
-// namedHub returns the hub of the token file or the hub file, or nil. It keeps no secret of the
-// token file.
+// namedHub returns the hub that the token file or the hub file names, or nil. It does not keep the
+// token file's secret.
 func (o *options) namedHub() (*doctor.Hub, error) {
 	switch {
 	case o.token != "":

@@ -29,10 +29,10 @@ and writes these files into DIR:
   openssl.cnf    an OpenSSL configuration that uses the TPM
 
 No file contains a secret: the key stays in the TPM. Every program that can access the
-TPM can use the key; that was already so before the export. There is no TSS2 PRIVATE KEY
-file, because the key is a primary key.
+TPM can use the key; this was also possible before the export. There is no TSS2 PRIVATE
+KEY file, because the key is a primary key.
 
-If your programs speak HTTP, 'gangway-agent proxy' is simpler: they need no key at all.`,
+If your programs use HTTP, 'gangway-agent proxy' is simpler, because they need no key.`,
 		Example: `  gangway-agent export --out /etc/gangway/identity
   gangway-agent export --remove --out /etc/gangway/identity`,
 		Args: cmdline.Args(),

@@ -1,4 +1,4 @@
-// Command gangway-agent is the device's side of Gangway. It onboards a machine
+// Command gangway-agent is the agent that runs on a device. It onboards a machine
 // with a TPM 2.0 to its owner's hub and keeps it connected.
 package main
 
@@ -27,8 +27,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit codes: 0 success; 1 failure; 2 wrong usage; 3 the hub refused
-// permanently, so a retry does not help.
+// Exit codes: 0 success; 1 failure; 2 wrong usage; 3 the hub refused the device permanently, so a
+// retry does not help.
 const (
 	exitFailed  = 1
 	exitUsage   = 2
@@ -39,7 +39,7 @@ func main() {
 	args := os.Args[1:]
 	if verb, conf := hookVerb(os.Args[0]); verb != "" {
 		if verb == "login" {
-			os.Stderr = nil // Pantavisor takes stdout and stderr for the answer
+			os.Stderr = nil // Pantavisor reads both stdout and stderr as the answer
 		}
 		args = []string{"pantavisor", verb, "--conf", conf}
 	}
@@ -76,7 +76,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// askWithin is the time limit of status --ask.
+// askWithin is the time limit of 'status --ask'.
 const askWithin = 20 * time.Second
 
 type options struct {
@@ -103,9 +103,9 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "gangway-agent",
 		Short: "Onboard this machine to its owner's hub and keep it connected",
-		Long: `gangway-agent is the device's side of Gangway. It uses a join token file and the
-machine's TPM 2.0 to get certificates for keys that never leave the TPM. With these
-keys it connects to the hub.
+		Long: `gangway-agent runs on the device. It uses a join token file and the machine's TPM 2.0
+to get certificates for keys that never leave the TPM. With these keys it connects to
+the hub.
 
 Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
 		Example: `  gangway-agent run --token-file device_autojointoken.json
@@ -133,17 +133,17 @@ Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
 		Use:   "onboard --token-file FILE",
 		Short: "Onboard this machine once, without staying connected",
 		Long: `Onboard sends one request and makes one connection. Then the machine is in the
-device list of the token's owner. You can stop or kill it at any time; the next start
-continues.
+device list of the token's owner. You can stop or kill onboard at any time; the next
+start continues.
 
 If the machine is already onboarded, onboard asks the hub whether the device is still
-active. If the hub does not know the device, or its TPM has onboarded again since, the
-machine onboards again, at most once a day. If the owner deleted the device, it onboards
-again only with --again.
+active. If the hub does not know the device, or if the TPM has onboarded again since
+then, the machine onboards again, at most once a day. If the owner deleted the device,
+the machine onboards again only with --again.
 
 While the hub cannot be reached, onboard waits and retries. If the hub refuses
-permanently, onboard says what to do and exits with code 3. If the hub refuses --again,
-the device stays as it was.`,
+permanently, onboard prints the reason and the remedy, and exits with code 3. If the hub
+refuses --again, the device does not change.`,
 		Example: `  gangway-agent onboard --token-file device_autojointoken.json
   gangway-agent onboard --again --token-file device_autojointoken.json
   gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state
@@ -165,7 +165,7 @@ the device stays as it was.`,
 		},
 	}
 	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (this or --hub-file is required)")
-	onboard.Flags().StringVar(&o.hub, "hub-file", "", "hub file, for a machine without a join token: it shows a claim code, and its owner claims it at this hub")
+	onboard.Flags().StringVar(&o.hub, "hub-file", "", "hub file, for a machine without a join token: the machine shows a claim code, and a person claims the machine at this hub")
 	onboard.Flags().BoolVar(&o.again, "again", false, "onboard again, even if the device was deleted or the state folder belongs to another TPM")
 	identityFlags(onboard, &o)
 
@@ -182,12 +182,12 @@ and verifies their objects, then calls the hook, which is your program:
   HOOK reboot   FOLDER   reboot the machine (only after exit code 10)
   HOOK test     FOLDER   test the revision
   HOOK commit   FOLDER   make the revision permanent
-  HOOK rollback FOLDER   undo it; GANGWAY_FORMER is the previous revision's folder
+  HOOK rollback FOLDER   restore the previous revision, whose folder is $GANGWAY_FORMER
 
 FOLDER/files has the revision's files, FOLDER/state.json its state. If install, test or
 commit fails, the agent calls rollback. If the machine loses power during a call, the
-agent makes the call again, so the hook must be repeatable. docs/agent.md has the
-whole contract.
+agent makes the call again, so the hook must be repeatable. docs/agent.md describes all
+rules for hooks.
 
 If the owner deleted the device, run waits. 'gangway-agent status' shows the reason;
 'gangway-agent onboard --again' onboards the machine again.`,
@@ -241,7 +241,7 @@ the hub accepts it.`,
 		},
 	}
 	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it accepts this device")
-	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), doctorCommand(&o, stdout), versionCommand(&o, stdout), manual.Command())
+	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), doctorCommand(&o, stdout), consoleCommand(&o), versionCommand(&o, stdout), manual.Command())
 	cmdline.Prepare(root)
 	return root
 }
@@ -253,7 +253,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has it")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, if other users must read them or the disk is larger (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
-	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back a revision that passed its test but does not reach the hub within this time; -1s: do not check")
+	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "after a revision has passed its test, roll it back if the device does not reach the hub within this time; -1s: do not check")
 	cmdline.SpanVar(f, &o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "number of parallel downloads")
 	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
@@ -263,7 +263,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f.StringArrayVar(&o.logFiles, "log-file", nil, "also send the lines appended to this file; repeatable")
 	f.StringVar(&o.logSocket, "log-socket", "", "create a Unix datagram socket at this path and send the lines it receives, for example from 'logger -u PATH'")
 	f.BoolVar(&o.logStdin, "log-stdin", false, "also send the lines of standard input")
-	f.StringVar(&o.trail.BootID, "boot-id", "", "file whose content changes with each boot")
+	f.StringVar(&o.trail.BootID, "boot-id", "", "file with an id that changes at each boot")
 	if err := f.MarkHidden("boot-id"); err != nil {
 		panic(err) // the flag was just added
 	}
@@ -273,7 +273,7 @@ func identityFlags(c *cobra.Command, o *options) {
 	c.Flags().StringVar(&o.model, "model", "", "the machine's model (default: from its firmware)")
 	c.Flags().StringVar(&o.serial, "serial", "", "the machine's serial number (default: from its firmware)")
 	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, for example L-1 or H-3 (default: the best template with a certificate)")
-	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate if those in the TPM are for other keys, as after a change of the endorsement seed; the owner must then approve the device")
+	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate if the certificates in the TPM are for other keys, as after a change of the endorsement seed; the owner must then approve the device")
 	c.Flags().StringVar(&o.key, "key", "", "algorithm of the device's keys: P-256, P-384, P-521 or RSA-2048 (default: P-256; RSA-2048 if the TPM lacks it)")
 }
 
@@ -313,7 +313,7 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		cfg.Log = slog.New(slog.NewJSONHandler(stderr, nil))
 	}
 	if o.token == "" && o.hub == "" && needToken {
-		return nil, cmdline.Usagef("--token-file is missing: name a join token file, made by 'gangway token create'; or with --hub-file a hub file, for a machine that its owner claims")
+		return nil, cmdline.Usagef("--token-file is missing: name a join token file, which 'gangway token create' makes; or name a hub file with --hub-file, for a machine that its owner claims")
 	}
 	if o.token != "" {
 		b, err := readFile(o.token, wire.MaxTokenFile)

@@ -71,7 +71,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	return s, err
 }
 
-// httpProxy is the proxy of the settings, or nil.
+// httpProxy returns the proxy of the settings, or nil if they have none.
 func httpProxy(s *netfile.Settings) *agent.HTTPProxy {
 	if s.Proxy == nil {
 		return nil

@@ -20,8 +20,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Time limits. Pantavisor kills a register hook after 60 seconds and waits for a
-// login hook without a limit.
+// Time limits. Pantavisor kills a register hook after 60 seconds. For a login hook, it waits
+// without a limit.
 const (
 	registerWithin = 50 * time.Second
 	loginWithin    = 40 * time.Second
@@ -42,16 +42,16 @@ func hookVerb(argv0 string) (verb, conf string) {
 	return "", ""
 }
 
-// handler has the settings of Pantavisor's hooks.
+// handler holds the settings of Pantavisor's hooks.
 type handler struct {
 	agent.Pantavisor
-	conf    string // file of the settings
+	conf    string // path of the settings file
 	control string // Pantavisor's control socket
-	restart string // program that restarts the machine in place of the control socket
+	restart string // program that restarts the machine; empty: use the control socket
 	o       *options
 }
 
-// Pantavisor's paths, as Pantavisor sees them.
+// Paths of Pantavisor's files, in the file system in which Pantavisor runs its hooks.
 const (
 	rundir         = "/run/pantavisor/pv"
 	defaultConf    = "/btools/ext-gangway.conf"
@@ -68,7 +68,7 @@ func pantavisorCommand(stdout, stderr io.Writer, o *options) *cobra.Command {
 /btools/ext-gangway.login, without arguments. Make both names links to gangway-agent, and
 set creds.type=ext-gangway in Pantavisor's configuration.
 
-The settings are in /btools/ext-gangway.conf, one KEY=VALUE a line. The keys are tpm,
+The settings are in /btools/ext-gangway.conf, a KEY=VALUE on each line. The keys are tpm,
 state, token-file, endorsement-auth-file, proxy, proxy-ca, network-file, config,
 unclaimed, control and restart. docs/agent.md describes them.`,
 		Example: `  ln -s /usr/local/bin/gangway-agent /btools/ext-gangway.register
@@ -84,9 +84,9 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 		}})
 	}
 	add("register", "Onboard, write Pantavisor's credentials, and restart Pantavisor",
-		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and has Pantavisor restart to read them.", func(ctx context.Context) error { return h.register(ctx, stderr) })
+		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and makes Pantavisor restart to read them.", func(ctx context.Context) error { return h.register(ctx, stderr) })
 	add("login", "Print an access token for Pantavisor",
-		"Login is Pantavisor's login hook. It gets an access token over the TPM's connection and\nprints the JSON that Pantavisor expects, and nothing else. It also extends the secret in\npantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
+		"Login is Pantavisor's login hook. It gets an access token over a connection that uses the\nTPM's key, and prints only the JSON that Pantavisor expects. It also extends the secret in\npantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
 	add("keep", "Extend Pantavisor's secret before it expires, until stopped",
 		"Keep extends the secret in pantahub.config every six hours. The secret expires after a\nday. The login hook starts this command in the background; only one runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
 	add("restart", "Have Pantavisor reboot the machine",
@@ -94,7 +94,8 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	return root
 }
 
-// read reads the settings file. A flag overrides its setting.
+// read reads the settings file. If changed returns true for a flag, the flag's value is used
+// instead of the file's.
 func (h *handler) read(changed func(flag string) bool) error {
 	h.Config, h.control = defaultConfig, defaultControl
 	f, err := os.Open(h.conf)
@@ -179,7 +180,8 @@ func (h *handler) login(ctx context.Context, stdout io.Writer) error {
 	return h.detach("keep")
 }
 
-// keep extends the secret until ctx ends. Only one process does so at a time.
+// keep extends the secret in pantahub.config again and again, until ctx ends. Only one process
+// does this at a time.
 func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "keeper.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -187,7 +189,7 @@ func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	}
 	defer lock.Close()
 	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return nil // another process extends the secret
+		return nil // another process already extends the secret
 	}
 	for {
 		pause := keepEvery
@@ -229,8 +231,8 @@ func (h *handler) keepOnce(ctx context.Context, stderr io.Writer) (restart bool,
 func (h *handler) restartNow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restartWithin)
 	defer cancel()
-	// Only one process asks for the restart: Pantavisor calls its hook repeatedly until it
-	// restarts.
+	// Only one process may ask for the restart, because Pantavisor calls its hook repeatedly
+	// until the restart.
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "restart.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -245,9 +247,9 @@ func (h *handler) restartNow(ctx context.Context) error {
 	return agent.RestartPantavisor(ctx, h.control)
 }
 
-// detach starts another command of this program in its own session, and does not wait for it. While
-// Pantavisor waits for a hook, it does not answer on its socket, and it reads a login hook's output
-// until the end. So the hook itself must end first.
+// detach starts another command of this program in a new process session, and does not wait for
+// it. While Pantavisor waits for a hook, it does not answer on its control socket, and it reads a
+// login hook's output until the hook ends. So the hook itself must end first.
 func (h *handler) detach(verb string) error {
 	self, err := os.Executable()
 	if err != nil {

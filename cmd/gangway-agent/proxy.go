@@ -28,8 +28,8 @@ logs. Add a route with --allow. With --token-file, every request must carry a be
 which changes at each start. When the machine onboards again, the proxy exits, so that a
 service manager can start it with the new certificate.
 
-Only its owner (and --group) can use a Unix socket. Every user of the machine can reach a
-TCP port.`,
+A Unix socket can be used only by its owner and by the group of --group. Every user of the
+machine can reach a TCP port.`,
 		Example: `  gangway-agent proxy --unix /run/gangway/hub.sock --group gangway
   curl --unix-socket /run/gangway/hub.sock http://localhost/device
   gangway-agent proxy --tcp 127.0.0.1:8080 --token-file /run/gangway/token`,

@@ -1,31 +1,31 @@
-// Command gangway-init is the first process (PID 1) of Gangway's machines,
-// which have nothing but a kernel and the agent. It mounts the kernel's file
-// systems, loads the modules of its image, connects to the network, and runs
-// gangway-agent. It is also the installer. Called as pvf-install, it is the
-// command with which a person installs. Called as gangway-hook, it is the
+// Command gangway-init is the first process (PID 1) of Gangway's machines, whose images have only
+// a kernel and the agent. It mounts the kernel's file systems, loads the kernel modules of its
+// image, connects to the network, and runs gangway-agent. It is also the installer. Called as
+// pvf-install, it is the command with which a person installs. Called as gangway-hook, it is the
 // program that the agent calls to update the system.
 //
 // It reads its settings from the kernel's command line, which firmware measures:
 //
 //	gangway.mode=auto           install to the disk that the image's rule chooses
-//	gangway.mode=tpm            the same, encrypted
-//	gangway.mode=manual         a shell, and pvf-install
+//	gangway.mode=tpm            install as with auto, and encrypt the data partition
+//	gangway.mode=manual         run a shell, in which a person calls pvf-install
 //	gangway.mode=reset          wipe the machine for another owner
-//	gangway.mode=system         an installed system: its state is on its disk
-//	gangway.manifest=SHA256     what the stick installs
+//	gangway.mode=system         run an installed system, whose state is on its disk
+//	gangway.manifest=SHA256     hash of the manifest of the stick
+//	gangway.console=LEVEL       limit the console of the machine: off, read, on or full
 //	gangway.poweroff=onboarded  power off as soon as the machine is onboarded
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs
 //
-// Without a mode, the state is in memory: the machine onboards again at each boot,
-// and its TPM makes it the same device.
+// Without a mode, the agent's state is in memory. Then the machine onboards again at each boot,
+// and stays the same device because of its TPM.
 //
-// Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent,
-// optionally /etc/gangway/network.txt, and /lib/modules/order, which names the
-// modules in its folder, one a line.
+// It reads the files /etc/gangway/device_autojointoken.json, /bin/gangway-agent,
+// /etc/gangway/network.txt (optional), and /lib/modules/order, which names the modules in its
+// folder, one on each line.
 //
-// The work is done by the packages device/screen, device/machine, device/network,
-// device/installer and device/system. This package only connects them.
+// The packages device/screen, device/machine, device/network, device/installer and device/system
+// do the work. This package only connects them.
 package main
 
 import (
@@ -36,6 +36,7 @@ import (
 	"sync"
 	"time"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/installer"
 	"gangway/device/machine"
@@ -47,11 +48,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tests build this program with other time limits: system.TrialTime, system.NetworkTime and
-// machine.WatchdogEvery.
+// Time limits that replace system.TrialTime, system.NetworkTime and machine.WatchdogEvery. Only
+// tests build this program with them.
 var trialTime, networkTime, watchdogEvery string
 
-// bound parses a time limit that a build may set. If text is not a duration, it returns otherwise.
+// bound parses a time limit that a test's build may set. If text is not a duration, bound returns
+// otherwise.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
@@ -69,13 +71,13 @@ func main() {
 		fmt.Printf("gangway-init %s\n", version.Current)
 		return
 	case os.Getpid() != 1:
-		fmt.Fprintln(os.Stderr, "gangway-init is the first process of a machine, and does nothing elsewhere. The device's command is gangway-agent.")
+		fmt.Fprintln(os.Stderr, "gangway-init runs only as the first process of a machine. To onboard this machine, use gangway-agent.")
 		os.Exit(2)
 	}
 	boot()
 }
 
-// pvfInstall runs the command that a person uses in the manual mode.
+// pvfInstall runs pvf-install, the command that a person uses in the manual mode.
 func pvfInstall(args []string) int {
 	words, err := machine.CommandLine()
 	if err != nil {
@@ -87,8 +89,8 @@ func pvfInstall(args []string) int {
 	return c.Run(args)
 }
 
-// hook runs the command that the agent calls. It prints the lines for the owner to the standard
-// output, and the lines for a person at the machine to the consoles.
+// hook runs gangway-hook, the command that the agent calls. It writes the messages for the owner
+// to the standard output, and the messages for a person at the machine to the consoles.
 func hook(args []string) int {
 	consoles := sync.OnceValue(screen.Open)
 	return system.LocalHook(os.Stdout, func(format string, args ...any) { consoles().Logf(format, args...) }).Run(args)
@@ -134,22 +136,70 @@ func boot() {
 	case "reset":
 		stick.Reset()
 	case "system":
-		installed(s, agent, power, processes).Run()
+		i := installed(s, agent, power, stick)
+		i.Terminals = terminals(s, processes, consoleLimit(words, s.Logf), i.Paths.AgentState())
+		i.Run()
 	}
 	settings, err := network.LiveSettings()
 	if err != nil {
 		s.Alarmf("%v", err)
 	}
 	network.New(s).Up(settings)
+	t := terminals(s, processes, consoleLimit(words, s.Logf), system.LiveState)
+	t.Mounted()
+	t.Start()
 	system.Live(agent, network.SettingsPath, words["gangway.poweroff"], s.Logf)
 	power.PowerOff()
 }
 
-// installed returns the system on this machine's disk.
-func installed(s *screen.Screen, agent system.Agent, power machine.Power, processes *machine.Processes) *system.System {
+// consoleLimit returns the highest level that the image allows for the machine's console. A word
+// that is not a level counts as read, because the person who built the image wanted a limit.
+func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
+	word, set := words["gangway.console"]
+	if !set {
+		return access.Full
+	}
+	limit, err := access.Parse(word)
+	if err != nil {
+		logf("gangway.console: %v", err)
+		return access.Read
+	}
+	return limit
+}
+
+// consoleLog is the path of the log that the console shows. The file is in memory.
+const consoleLog = "/run/gangway.log"
+
+// terminals returns the Terminals for the screen and the serial ports of this machine.
+func terminals(s *screen.Screen, processes *machine.Processes, limit access.Level, state string) *system.Terminals {
+	s.KeepLog(consoleLog)
+	if limit != access.Off {
+		s.Hint("Press Enter for the machine's console.")
+	}
+	return &system.Terminals{
+		PasswordFile: "/" + install.ConsolePath, Shells: s.Terminals("tty2"), Consoles: s.Terminals("tty1"), Limit: limit, Logf: s.Logf, Shell: processes.Shell,
+		Console: func(terminal string, limit access.Level) error {
+			defer s.Lend(terminal)()
+			return processes.OnTerminal(terminal, nil, "/bin/gangway-agent", "console", "--limit", limit.String(), "--machine-hook", "/"+install.HookPath,
+				"--log-file", consoleLog, "--idle", consoleIdle, "--state", state, "--network-file", network.SettingsPath)
+		},
+	}
+}
+
+// consoleIdle is the time without a key press after which the console closes, so that the panel
+// and the log are visible again.
+const consoleIdle = "10m"
+
+// installed returns the system.System of this machine.
+func installed(s *screen.Screen, agent system.Agent, power machine.Power, stick *installer.Installer) *system.System {
 	i := system.Local(s, agent)
 	i.Network, i.Restart = network.New(s), power.Restart
-	i.Logins = &system.Logins{PasswordFile: "/" + install.ConsolePath, Terminals: s.Terminals("tty2"), Shell: processes.Shell, Logf: s.Logf}
+	i.Wipe = func(espGUID string) {
+		if err := machine.Unmount(i.Paths.ESP, false); err != nil {
+			s.Logf("%v", err)
+		}
+		stick.WipeSystem(espGUID)
+	}
 	i.TrialTime, i.NetworkTime = bound(trialTime, system.TrialTime), bound(networkTime, system.NetworkTime)
 	i.Watchdog = func() { machine.Watchdog(bound(watchdogEvery, machine.WatchdogEvery), s.Logf) }
 	return i

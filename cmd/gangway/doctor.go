@@ -9,6 +9,7 @@ import (
 	"gangway/hub/doctor"
 	"gangway/internal/cmdline"
 	"gangway/internal/finding"
+	"gangway/internal/span"
 
 	"github.com/spf13/cobra"
 )
@@ -37,7 +38,7 @@ For a machine that is a device, use 'gangway-agent doctor' there.`,
 				return usagef("--data is needed: the folder of the hub's keys and database")
 			}
 			if cfg.CheckTime < time.Second {
-				return usagef("--check-time must be at least 1s, not %s", cmdline.FormatSpan(cfg.CheckTime))
+				return usagef("--check-time must be at least 1s, not %s", span.Format(cfg.CheckTime))
 			}
 			if info, err := os.Stat(cfg.Data); err != nil || !info.IsDir() {
 				return fmt.Errorf("%q is not a hub's data folder: name the folder that 'gangway serve --data' has", cfg.Data)

@@ -11,7 +11,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
-	"gangway/internal/cmdline"
+	"gangway/internal/span"
 
 	"github.com/spf13/cobra"
 )
@@ -116,7 +116,7 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if ago, err := cmdline.ParseSpan(text); err == nil && ago >= 0 {
+	if ago, err := span.Parse(text); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
 	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {

@@ -9,10 +9,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/image/authenticode"
 	"gangway/image/secureboot"
@@ -39,6 +41,7 @@ type imageOptions struct {
 	token, out, disk, kernel, boot, programs string
 	escrow                                   string
 	merge                                    []string
+	console                                  string // level
 	debug, claim, reset                      bool
 	signKey, signCert, keys                  string
 	enrol                                    string
@@ -93,7 +96,7 @@ docs/image.md.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json (this, --claim or --reset-only is required)")
+	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json; - is standard input (this, --claim or --reset-only is required)")
 	f.BoolVar(&o.claim, "claim", false, "build without a join token; each machine displays a claim code for the hub you are signed in to")
 	f.BoolVar(&o.reset, "reset-only", false, "build a stick that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
@@ -102,9 +105,14 @@ docs/image.md.`,
 	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
 	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
 	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; where they differ, the last source counts)")
-	f.BoolVar(&o.debug, "debug", false, "give the devices a console; build prints its password")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a shell; build prints its password")
+	o.consoleFlag(f)
 	o.network.flags(f)
 	return c
+}
+
+func (o *imageOptions) consoleFlag(f *pflag.FlagSet) {
+	f.StringVar(&o.console, "console", "full", "limit what a person at the machine's screen or serial line may do: off, read (shows the machine), on (also restart, network settings) or full (also wipe)")
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
@@ -158,7 +166,15 @@ func programsFolder(self string) string {
 	return own
 }
 
-func readToken(name string) ([]byte, error) {
+// readToken reads a token file; "-" is standard input.
+func (a *app) readToken(name string) ([]byte, error) {
+	if name == "-" {
+		b, err := io.ReadAll(io.LimitReader(a.stdin, wire.MaxTokenFile+1))
+		if err == nil && len(b) > wire.MaxTokenFile {
+			err = fmt.Errorf("standard input is not a token file: it has more than %d bytes", wire.MaxTokenFile)
+		}
+		return b, err
+	}
 	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
@@ -190,13 +206,17 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		return usagef("%w", err)
 	}
 	if o.claim && o.debug {
-		return usagef("--debug needs --token-file: the console's password is derived from the join token's secret")
+		return usagef("--debug needs --token-file: the shell's password is derived from the join token's secret")
+	}
+	console, err := access.Parse(o.console)
+	if err != nil {
+		return usagef("--console: %w", err)
 	}
 	enrol, err := o.enrolled()
 	if err != nil {
 		return err
 	}
-	token, hub, err := o.tokenOrHubFile(ctx)
+	token, hub, err := a.tokenOrHubFile(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -219,7 +239,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	}
 	defer remove()
 	m, err := stick.Build(parts, stick.Config{
-		Token: token, Hub: hub, Disk: rule, Debug: o.debug, First: revision, Escrow: recipient,
+		Token: token, Hub: hub, Disk: rule, Debug: o.debug, Console: &console, First: revision, Escrow: recipient,
 		Enrol: enrol, EnrolUnasked: o.enrol == enrolAlways, Network: network,
 		Progress: func(s string) { a.note("%s", s) },
 	}, o.out)
@@ -235,7 +255,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		if err != nil {
 			return err
 		}
-		a.note("The devices have a console; its password is %s.", password)
+		a.note("The devices have a shell; its password is %s.", password)
 	}
 	return a.built(o.out, password, m)
 }
@@ -270,7 +290,7 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 
 // tokenOrHubFile returns one of two contents: without --claim, that of the token file; with
 // --claim, the hub file of the hub that the user is signed in to. The other content is nil.
-func (o *imageOptions) tokenOrHubFile(ctx context.Context) (token, hub []byte, err error) {
+func (a *app) tokenOrHubFile(ctx context.Context, o imageOptions) (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn(ctx)
 		if err != nil {
@@ -279,7 +299,7 @@ func (o *imageOptions) tokenOrHubFile(ctx context.Context) (token, hub []byte, e
 		hub, err = s.hubFile()
 		return nil, hub, err
 	}
-	token, err = readToken(o.token)
+	token, err = a.readToken(o.token)
 	return token, nil, err
 }
 
@@ -371,7 +391,7 @@ whether the image is signed for Secure Boot.`,
 			a.printf("%-10s %s\n%-10s %s\n", "hub", m.Hub, "owner", m.Owner)
 			a.printf("%-10s %s, secret %s, until %v\n", "token", m.Token, strings.Trim(string(token), `"`), c.Token["expires"])
 			if m.Debug {
-				a.printf("%-10s a console with login on the device\n", "debug")
+				a.printf("%-10s a shell with a password on the device\n", "debug")
 			}
 			return nil
 		},

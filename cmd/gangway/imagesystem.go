@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"gangway/device/console/access"
 	"gangway/device/install/slots"
 	"gangway/image/stick"
 
@@ -38,27 +39,32 @@ gives the same file, byte for byte.`,
 	f := c.Flags()
 	f.StringVarP(&o.out, "out", "o", "system.efi", "the file to write")
 	o.partsFlags(f)
-	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with the same password as the images of the join token")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a shell, with the same password as the images of the join token")
+	o.consoleFlag(f)
 	f.StringVar(&o.token, "token-file", "", "with --debug: the token file from which the password is derived")
 	return c
 }
 
 func (a *app) makeSystem(o imageOptions) error {
 	if o.debug != (o.token != "") {
-		return usagef("--debug and --token-file go together: the console's password is derived from the join token's secret")
+		return usagef("--debug and --token-file go together: the shell's password is derived from the join token's secret")
 	}
 	var token []byte
 	if o.debug {
 		var err error
-		if token, err = readToken(o.token); err != nil {
+		if token, err = a.readToken(o.token); err != nil {
 			return err
 		}
+	}
+	console, err := access.Parse(o.console)
+	if err != nil {
+		return usagef("--console: %w", err)
 	}
 	parts, err := o.parts()
 	if err != nil {
 		return err
 	}
-	b, err := stick.System(parts, token)
+	b, err := stick.System(parts, token, console)
 	if err != nil {
 		return err
 	}

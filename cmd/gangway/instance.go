@@ -203,6 +203,8 @@ type serverOptions struct {
 	timeouts                api.Timeouts
 	proxyProtocol           []netip.Prefix
 	eventsAge, unprovenAge  time.Duration
+	images                  api.ImageBuilder // nil: none
+	imageLimits             api.ImageLimits
 }
 
 // server makes the hub's onboarding service and HTTP server. The first of urls is the public URL.
@@ -211,7 +213,12 @@ type serverOptions struct {
 func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*api.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.engine, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)
-	s, err := api.New(api.Config{Store: i.engine, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version.Current.Version})
+	s, err := api.New(api.Config{
+		Store: i.engine, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now,
+		PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration,
+		Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
+		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
+	})
 	return s, service, err
 }
 

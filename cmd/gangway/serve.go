@@ -30,6 +30,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var proxy proxyFlags
 	var quota string
 	var limits limitFlags
+	var images imageFlags
 	var metrics string
 	var s3 objects.S3Config
 	var newDatabase bool
@@ -118,6 +119,9 @@ process runs.`,
 			if err != nil {
 				return err
 			}
+			if options.images, options.imageLimits, err = images.builder(data, log); err != nil {
+				return err
+			}
 			server, service, err := i.server(urls, names, known, log, options)
 			if err != nil {
 				return err
@@ -161,6 +165,7 @@ process runs.`,
 	web.add(f)
 	proxy.add(f)
 	limits.add(f)
+	images.add(f)
 	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444; it must not be reachable from outside (default: none)")
 	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
 	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service that stores the objects, instead of DIR/objects")

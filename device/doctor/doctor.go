@@ -1,10 +1,10 @@
 // Package doctor examines a machine: its TPM, the firmware's event log, clock, network, proxy, hub
-// and the agent's state. Each check gives findings; a finding says what is so, why that matters,
-// and what a person does about it.
+// and the agent's state. Each check gives findings. A finding has a fact, its cause, and a remedy
+// for the person at the machine.
 //
 // The checks are a table. To add one, write a function that returns findings, give each finding a
-// code that no other has, add the function to the table, and add a fault that causes the finding to
-// the tests.
+// unique code, add the function to the table, and add to the tests a fault that causes the
+// finding.
 package doctor
 
 import (
@@ -23,7 +23,7 @@ type (
 	Severity = finding.Severity
 )
 
-// The severities, from good to bad.
+// The severities, from the least to the most severe.
 const (
 	OK      = finding.OK
 	Note    = finding.Note
@@ -31,18 +31,18 @@ const (
 	Problem = finding.Problem
 )
 
-// Config says which machine is examined, and how.
+// Config describes the machine to examine, and the options of the examination.
 type Config struct {
 	TPM             string // address, see identity.Open
 	EndorsementAuth []byte // password of the TPM's endorsement hierarchy, if it has one
 	StateDir        string // the agent's state folder
 	EventLog        string // file with the firmware's event log; empty: agent.EventLogPath
 	Proxy           *agent.HTTPProxy
-	// Hub is the hub of a machine that is not onboarded yet. A machine that is onboarded knows its
-	// hub. Nil: unknown.
+	// Hub is the hub of a machine that is not onboarded yet. It is not used for an onboarded
+	// machine, whose state names the hub. Nil: unknown.
 	Hub *Hub
 
-	// The following are for tests. They default to this machine's.
+	// The following fields are for tests. By default, they describe this machine.
 	now    func() time.Time
 	getenv func(string) string
 	proc   string // /proc
@@ -51,20 +51,20 @@ type Config struct {
 	free   func(dir string) (uint64, error) // bytes
 }
 
-// Hub is a hub as a token file or a hub file describes it.
+// Hub is a hub as described by a token file or a hub file.
 type Hub struct {
 	URL, Name, CA string
 }
 
-// Bounds of an examination.
+// Limits of an examination.
 const (
 	checkTime  = 25 * time.Second // of one check
-	clockSlack = 2 * time.Minute  // how far the clock may be off
-	silence    = 15 * time.Minute // how old the last report may be
-	minFree    = 64 << 20         // bytes on the disk of the state folder
+	clockSlack = 2 * time.Minute  // maximum difference between the clock and the hub's clock
+	silence    = 15 * time.Minute // maximum age of the last report
+	minFree    = 64 << 20         // minimum free space on the disk of the state folder, in bytes
 )
 
-// exam is one examination. Later checks use what earlier ones have found.
+// exam is one examination. It stores the results of checks that later checks use.
 type exam struct {
 	Config
 	state    *agent.State // never nil
@@ -80,7 +80,8 @@ type check struct {
 	run  func(context.Context, *exam) []Finding
 }
 
-// checks are in the order in which a person mends a machine: what the later ones need comes first.
+// checks are in the order in which a person must correct problems: each check comes after the
+// checks on which it depends.
 var checks = []check{
 	{"tpm", checkTPM},
 	{"event-log", checkEventLog},
@@ -106,12 +107,12 @@ func Examine(ctx context.Context, cfg Config) []Finding {
 	return all
 }
 
-// excuse makes notes of what the network lacks: the hub was reached without it, for example on the
-// same machine.
+// excuse changes problems of the network to notes. Call it if the hub was reached, which shows
+// that these do not matter; for example, the hub may run on the same machine.
 func excuse(all []Finding) {
 	for i, f := range all {
 		if f.Severity != OK && (strings.HasPrefix(f.Code, "network-") || strings.HasPrefix(f.Code, "dns-")) {
-			all[i].Severity, all[i].Cause, all[i].Remedy = Note, "The hub is reached nevertheless.", ""
+			all[i].Severity, all[i].Cause, all[i].Remedy = Note, "The machine reached the hub, so this does not matter now.", ""
 		}
 	}
 }

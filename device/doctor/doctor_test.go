@@ -58,8 +58,7 @@ func newTPM(t *testing.T, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
-// healthy returns the examination of a machine on which all is well, except that it is not
-// onboarded.
+// healthy returns the configuration for a machine that has no problem, but is not onboarded.
 func healthy(t *testing.T, tpm string, hub *Hub) Config {
 	t.Helper()
 	dir := t.TempDir()
@@ -107,8 +106,8 @@ func codes(findings []Finding, s Severity) (out []string) {
 	return out
 }
 
-// wantFault checks that an examination has one finding with this code and severity, which names a
-// remedy.
+// wantFault checks that an examination has exactly one finding with this code, and that the
+// finding has this severity and a remedy.
 func wantFault(t *testing.T, findings []Finding, code string, severity Severity) {
 	t.Helper()
 	f := find(findings, code)
@@ -121,8 +120,8 @@ func wantFault(t *testing.T, findings []Finding, code string, severity Severity)
 	}
 }
 
-// An onboarded machine, with a real TPM and a real hub, has no problem. Then the owner deletes the
-// device, and other faults follow.
+// An onboarded machine with a real TPM and a real hub has no problem. Then the owner deletes the
+// device, and the test causes other faults.
 func TestExaminesAnOnboardedMachine(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
@@ -173,13 +172,13 @@ func TestExaminesAnOnboardedMachine(t *testing.T) {
 	}
 	wantFault(t, Examine(t.Context(), cfg), "device-refused", Problem)
 
-	// The state folder is another machine's.
+	// Now the machine has the TPM of another machine.
 	other := newTPM(t, swtpm.RSA2048)
 	cfg.TPM = other.Address()
 	wantFault(t, Examine(t.Context(), cfg), "device-key", Problem)
 }
 
-// Each fault of a real TPM has its own finding.
+// Each fault that a test can cause in a software TPM has its own finding.
 func TestFaultsOfTheTPM(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -214,7 +213,7 @@ func TestFaultsOfTheTPM(t *testing.T) {
 	}
 }
 
-// guess guesses until a number of wrong passwords below the limit are counted.
+// guess tries wrong passwords until the TPM has counted n of them; n is below the limit.
 func guess(tpm *swtpm.TPM, n int) error {
 	link, err := tpm.Open()
 	if err != nil {
@@ -306,7 +305,7 @@ func TestFaultsOfTheMachine(t *testing.T) {
 	}
 }
 
-// realHub returns a hub with a real CA, which is not running.
+// realHub returns a hub that has a real CA, but does not run.
 func realHub(t *testing.T) *Hub {
 	t.Helper()
 	h := hubtest.New(t, nil, nil)
@@ -315,7 +314,7 @@ func realHub(t *testing.T) *Hub {
 
 func hubOf(tok *wire.TokenFile) *Hub { return &Hub{URL: tok.Hub, Name: tok.HubName, CA: tok.HubCA} }
 
-// Each obstacle on the way to a real hub has its own finding.
+// Each obstacle between the machine and a real hub has its own finding.
 func TestFaultsOnTheWayToTheHub(t *testing.T) {
 	t.Parallel()
 	h, other := hubtest.New(t, nil, nil), hubtest.New(t, nil, nil)
@@ -364,7 +363,8 @@ func TestFaultsOnTheWayToTheHub(t *testing.T) {
 	}
 }
 
-// A hub, or whoever changed the state file, cannot write escapes to the terminal.
+// A hostile hub, or a person who changed the state file, cannot write escape sequences to the
+// terminal.
 func TestFindingsHaveNoTerminalEscapes(t *testing.T) {
 	t.Parallel()
 	cfg := healthy(t, "", nil)
@@ -389,7 +389,7 @@ func writeState(t *testing.T, dir string, s agent.State) {
 	}
 }
 
-// A software TPM cannot be given these faults.
+// Faults that a test cannot cause in a software TPM.
 func TestFaultsOfTPMsThatAreNotSoftware(t *testing.T) {
 	t.Parallel()
 	sound := TPM{Version: "2.0", Banks: []string{"SHA-256"}, Certificates: 1, Endorsement: true, Owner: true}

@@ -23,8 +23,8 @@ func hostOf(address string) string {
 	return u.Hostname()
 }
 
-// checkHub checks that the known hub is consistent, and connects to it, through the proxy if there
-// is one.
+// checkHub checks that the hub's CA and name belong together, and connects to the hub, through the
+// proxy if the machine uses one.
 func checkHub(ctx context.Context, e *exam) []Finding {
 	all := e.checkVariables()
 	if e.hub == nil {
@@ -47,7 +47,7 @@ func checkHub(ctx context.Context, e *exam) []Finding {
 	return append(all, good("hub", "The hub %s answers at %s in %d ms.", r.HubName, printable(r.URL), r.Took.Milliseconds()))
 }
 
-// nameOf returns the name of the hub with a CA: the SHA-256 of its root's key.
+// nameOf returns the name of the hub with this CA: the SHA-256 of the root's key.
 func nameOf(ca string) (string, error) {
 	roots, err := (&wire.TokenFile{HubCA: ca}).Roots()
 	if err != nil {
@@ -60,7 +60,8 @@ func nameOf(ca string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// checkVariables notes a proxy in the environment, which the agent does not use.
+// checkVariables returns a note if the environment names a proxy, because the agent does not use
+// that proxy.
 func (e *exam) checkVariables() []Finding {
 	if e.Proxy != nil {
 		return nil
@@ -68,21 +69,21 @@ func (e *exam) checkVariables() []Finding {
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
 		if e.getenv(name) != "" {
 			return []Finding{{Code: "proxy-variable", Severity: Note, Fact: "The variable " + name + " is set, and the agent does not use it.",
-				Cause: "A variable that happens to be set must not redirect a device.", Remedy: "If the hub is behind that proxy: --proxy \"$" + name + "\"."}}
+				Cause: "The agent ignores proxies in the environment, so that a variable cannot redirect the device.", Remedy: "If the hub is behind that proxy: --proxy \"$" + name + "\"."}}
 		}
 	}
 	return nil
 }
 
-// remedies are the remedies for the obstacles on the way to the hub.
+// remedies are the remedies for the obstacles between the machine and the hub.
 var remedies = map[agent.Obstacle]string{
 	agent.ObstacleProxy:       "Correct the proxy: --proxy, --proxy-ca, or the network settings. Allow CONNECT to the hub's port at the proxy.",
 	agent.ObstacleIntercepted: "Exempt the hub from TLS inspection at the proxy.",
 	agent.ObstacleOtherServer: "Check the address. If the hub has a new CA, or another hub replaced it, onboard again: gangway-agent onboard --again --token-file FILE.",
-	agent.ObstacleServerName:  "Use the address that the hub has, or start the hub with this address: gangway serve --url.",
-	agent.ObstacleExpired:     "Check this machine's clock first. If it is right, restart the hub, which renews its certificate.",
+	agent.ObstacleServerName:  "Use an address that is in the hub's certificate, or start the hub with this address: gangway serve --url.",
+	agent.ObstacleExpired:     "Check this machine's clock first. If the clock is correct, restart the hub, which renews its certificate.",
 	agent.ObstacleDNS:         "Check the hub's name and the name servers.",
-	agent.ObstacleNoAnswer:    "Check that the hub runs, that its address is right, and that no firewall drops the connection.",
+	agent.ObstacleNoAnswer:    "Check that the hub runs, that its address is correct, and that no firewall drops the connection.",
 	agent.ObstacleNotReady:    "Look at the hub's log: gangway serve.",
 }
 
@@ -95,30 +96,30 @@ func (e *exam) unreached(err error) Finding {
 	return f
 }
 
-// checkDevice asks the hub, with the device's key, whether it accepts the device, and looks at the
-// last report.
+// checkDevice asks the hub, with the device's key, whether it accepts the device. It also checks
+// the time of the last report.
 func checkDevice(ctx context.Context, e *exam) []Finding {
 	s := e.state
 	switch {
 	case s.Phase == agent.PhaseRemoved:
 		return []Finding{{Code: "device-removed", Severity: Problem, Fact: "The hub no longer accepts this device (" + printable(s.Removed) + ").", Cause: printable(s.Waiting),
-			Remedy: "To bring it back: gangway-agent onboard --again --token-file FILE."}}
+			Remedy: "To onboard the device again: gangway-agent onboard --again --token-file FILE."}}
 	case !e.onboarded() && s.Waiting != "":
 		return []Finding{{Code: "device-waiting", Severity: Warning, Fact: "The machine is not onboarded yet.", Cause: printable(s.Waiting),
-			Remedy: "Follow the sentence above; gangway-agent status shows it again."}}
+			Remedy: "Do what the agent's message above asks for; gangway-agent status shows the message too."}}
 	case !e.onboarded():
 		return []Finding{{Code: "device-none", Severity: Note, Fact: "The machine is not onboarded.", Remedy: "gangway-agent run --token-file FILE"}}
 	}
 	if e.reached == nil {
-		return nil // the hub's finding says why
+		return nil // the finding about the hub gives the reason
 	}
 	answer, err := agent.Ask(ctx, agent.Config{TPM: e.TPM, StateDir: e.StateDir, EndorsementAuth: e.EndorsementAuth, Proxy: e.Proxy})
 	if err != nil {
 		return []Finding{{Code: "device-key", Severity: Problem, Fact: "The device's key cannot be used.", Cause: printable(err.Error()),
-			Remedy: "Mend the TPM's findings first. If the state folder is another machine's: gangway-agent onboard --again --token-file FILE."}}
+			Remedy: "Correct the problems of the TPM first. If the state folder comes from another machine: gangway-agent onboard --again --token-file FILE."}}
 	}
 	if answer != agent.Accepted {
-		return []Finding{{Code: "device-refused", Severity: Problem, Fact: "The hub does not accept this device now.", Cause: printable(answer), Remedy: "gangway device show NICK, on the owner's machine, says why."}}
+		return []Finding{{Code: "device-refused", Severity: Problem, Fact: "The hub does not accept this device now.", Cause: printable(answer), Remedy: "To see the reason, run gangway device show NICK as the owner."}}
 	}
 	all := []Finding{good("device", "The hub accepts this device as %q.", printable(s.Nick))}
 	if age := e.now().Sub(s.LastSeen); !s.LastSeen.IsZero() && age > silence {

@@ -45,37 +45,37 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// maxEventLog bounds the event log that the hub accepts, in bytes.
+// maxEventLog is the maximum size of an event log that the hub accepts, in bytes.
 const maxEventLog = 1 << 20
 
-// specID begins the data of an event log's first event (PC Client Platform Firmware Profile,
-// 10.4.5.1). The event's header before it has 32 bytes.
+// specID is the beginning of the data of an event log's first event (PC Client Platform Firmware
+// Profile, 10.4.5.1). It follows the event's header of 32 bytes.
 var specID = []byte("Spec ID Event03\x00")
 
 const specIDAt = 32
 
-// checkEventLog reads the event log as the agent does. Without a log the hub gets only the PCRs, so
-// a change of a boot cannot be explained.
+// checkEventLog reads the event log as the agent does. Without a log, the hub gets only the PCRs,
+// so it cannot show what changed in a boot.
 func checkEventLog(_ context.Context, e *exam) []Finding {
-	const meaning = "Without the log the hub sees that a boot has changed, but not what has changed."
+	const meaning = "Without the event log, the hub sees that a boot has changed, but not what has changed."
 	log, err := readLimited(e.EventLog, maxEventLog)
 	f := Finding{Severity: Warning, Cause: meaning}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		f.Code, f.Fact = "event-log-missing", "There is no event log of the firmware at "+e.EventLog+"."
+		f.Code, f.Fact = "event-log-missing", "The firmware's event log does not exist at "+e.EventLog+"."
 		f.Remedy = "Mount securityfs (mount -t securityfs securityfs /sys/kernel/security); if the file is still missing, switch the TPM on in the firmware's setup, or update the firmware."
 	case errors.Is(err, fs.ErrPermission):
 		f.Code, f.Fact = "event-log-permission", "This user may not read the firmware's event log."
 		f.Remedy = "Run the command as root."
 	case errors.Is(err, errTooLong):
-		f.Code, f.Fact = "event-log-large", fmt.Sprintf("The firmware's event log has more than %d bytes, and is not sent.", maxEventLog)
+		f.Code, f.Fact = "event-log-large", fmt.Sprintf("The firmware's event log has more than %d bytes, so the agent does not send it.", maxEventLog)
 		f.Remedy = "Update the machine's firmware."
 	case err != nil:
 		f.Code, f.Fact, f.Remedy = "event-log-unreadable", fmt.Sprintf("Reading the firmware's event log failed: %v.", err), "Restart the machine; if it fails again, update the firmware."
 	case len(log) == 0:
 		f.Code, f.Fact, f.Remedy = "event-log-empty", "The firmware's event log is empty.", "Update the machine's firmware."
 	case len(log) < specIDAt+len(specID) || !bytes.Equal(log[specIDAt:specIDAt+len(specID)], specID) || binary.LittleEndian.Uint32(log[4:]) != 3:
-		f.Code, f.Severity, f.Fact = "event-log-old", Note, fmt.Sprintf("The firmware's event log has %d bytes, in the old format of SHA-1.", len(log))
+		f.Code, f.Severity, f.Fact = "event-log-old", Note, fmt.Sprintf("The firmware's event log has %d bytes, in the old format with SHA-1 only.", len(log))
 		f.Remedy = "If the hub cannot explain this machine's boot, update the firmware."
 	default:
 		return []Finding{good("event-log", "The firmware's event log has %d bytes.", len(log))}
@@ -85,7 +85,8 @@ func checkEventLog(_ context.Context, e *exam) []Finding {
 
 var errTooLong = errors.New("too long")
 
-// readLimited reads a regular file of at most limit bytes. It does not block on a pipe.
+// readLimited reads a regular file of at most limit bytes. If the path is a pipe, it fails and
+// does not block.
 func readLimited(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -104,11 +105,11 @@ func readLimited(path string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// checkState looks at the agent's state folder.
+// checkState checks the agent's state folder.
 func checkState(_ context.Context, e *exam) []Finding {
 	if e.stateErr != nil {
 		return []Finding{{Code: "state-unreadable", Severity: Problem, Fact: "The agent's state cannot be read.", Cause: e.stateErr.Error(),
-			Remedy: "Run the command as root, and name the folder with --state. If the file is damaged, remove the folder and onboard again: with the same TPM it is the same device."}}
+			Remedy: "Run the command as root, and name the folder with --state. If the file is damaged, remove the folder and onboard again: with the same TPM, the machine stays the same device."}}
 	}
 	all := []Finding{good("state", "The agent's state in %s can be read; its phase is %q.", e.StateDir, e.state.Phase)}
 	if free, err := e.free(e.StateDir); err == nil && free < minFree {
@@ -118,7 +119,7 @@ func checkState(_ context.Context, e *exam) []Finding {
 	return all
 }
 
-// freeSpace returns the free bytes of the disk that a folder is on.
+// freeSpace returns the free space on the disk of a folder, in bytes.
 func freeSpace(dir string) (uint64, error) {
 	var disk syscall.Statfs_t
 	if err := syscall.Statfs(dir, &disk); err != nil {
@@ -132,11 +133,11 @@ type Card struct {
 	Name      string
 	MAC       string
 	Up        bool // switched on
-	Carrier   bool // a cable, or an access point
+	Carrier   bool // a cable is plugged in, or the card is connected to an access point
 	Addresses []net.IPNet
 }
 
-// Cards returns this machine's network interfaces without the loopback.
+// Cards returns this machine's network interfaces except the loopback interface.
 func Cards() ([]Card, error) {
 	list, err := net.Interfaces()
 	if err != nil {
@@ -162,7 +163,7 @@ func Cards() ([]Card, error) {
 	return cards, nil
 }
 
-// global reports whether other networks may be reached from one of the card's addresses.
+// global reports whether the machine can reach other networks from one of the card's addresses.
 func (c *Card) global() bool {
 	return slices.ContainsFunc(c.Addresses, func(a net.IPNet) bool { return a.IP.IsGlobalUnicast() })
 }
@@ -194,12 +195,12 @@ func checkNetwork(_ context.Context, e *exam) []Finding {
 	all := []Finding{good("network", "The network works on %s.", strings.Join(usable, ", "))}
 	if routed, err := e.defaultRoute(); err == nil && !routed {
 		all = append(all, Finding{Code: "network-no-route", Severity: Warning, Fact: "There is no default route.",
-			Cause: "The network names no gateway.", Remedy: "If the hub is not in the machine's own network, set a gateway in the network settings."})
+			Cause: "The network does not offer a gateway.", Remedy: "If the hub is not in the machine's own network, set a gateway in the network settings."})
 	}
 	return append(all, e.checkNames()...)
 }
 
-// Flags of the kernel's routes (RTF_UP and RTF_REJECT).
+// Flags of a route in the kernel's tables (RTF_UP and RTF_REJECT).
 const (
 	routeUp     = 0x1
 	routeReject = 0x200
@@ -234,8 +235,8 @@ func flags(hex string) (n uint64) {
 	return n
 }
 
-// checkNames looks for name servers, if the hub's name must be resolved. A proxy resolves it
-// itself.
+// checkNames checks that there are name servers if the machine must resolve the hub's name. If a
+// proxy is used, the proxy resolves the name.
 func (e *exam) checkNames() []Finding {
 	if e.Proxy != nil || e.hub == nil || net.ParseIP(hostOf(e.urls[0])) != nil {
 		return nil
@@ -249,10 +250,10 @@ func (e *exam) checkNames() []Finding {
 		}
 	}
 	return []Finding{{Code: "dns-none", Severity: Problem, Fact: "No name server is set in " + e.resolv + ".",
-		Cause: "The network announces none.", Remedy: "Set a name server in the network settings (dns), or use a hub address that is a number."}}
+		Cause: "The network announces none.", Remedy: "Set a name server in the network settings (dns), or use a hub address with an IP address instead of a name."}}
 }
 
-// checkClock compares the clock with times that it cannot precede, and with the hub's clock.
+// checkClock compares the clock with times that must be in the past, and with the hub's clock.
 func checkClock(_ context.Context, e *exam) []Finding {
 	now := e.now().UTC()
 	wrong := func(fact string) []Finding {
@@ -261,15 +262,15 @@ func checkClock(_ context.Context, e *exam) []Finding {
 			Remedy: "Set the clock, or let the agent do so: --set-clock, with time servers in the network settings."}}
 	}
 	if made, err := time.Parse(time.RFC3339, version.Current.Date); err == nil && now.Before(made) {
-		return wrong(fmt.Sprintf("The clock says %s, which is before this program was made (%s).", now.Format(time.DateTime), made.UTC().Format(time.DateTime)))
+		return wrong(fmt.Sprintf("The clock shows %s, but this program was built later, at %s.", now.Format(time.DateTime), made.UTC().Format(time.DateTime)))
 	}
 	if e.hub != nil {
 		if ok, made, err := agent.PlausibleClock(now, e.hub.CA); err == nil && !ok {
-			return wrong(fmt.Sprintf("The clock says %s, but the hub's CA was made at %s.", now.Format(time.DateTime), made.UTC().Format(time.DateTime)))
+			return wrong(fmt.Sprintf("The clock shows %s, but the hub's CA was made later, at %s.", now.Format(time.DateTime), made.UTC().Format(time.DateTime)))
 		}
 	}
 	if e.reached == nil || e.reached.Date.IsZero() {
-		return []Finding{good("clock", "The clock says %s UTC.", now.Format(time.DateTime))}
+		return []Finding{good("clock", "The clock shows %s UTC.", now.Format(time.DateTime))}
 	}
 	if off := now.Sub(e.reached.Date); off.Abs() > clockSlack {
 		side := "ahead of"
@@ -277,9 +278,9 @@ func checkClock(_ context.Context, e *exam) []Finding {
 			side = "behind"
 		}
 		return []Finding{{Code: "clock-off", Severity: Warning, Fact: fmt.Sprintf("The clock is %s %s the hub's.", off.Abs().Round(time.Second), side),
-			Cause: "No time server sets the clock, or the hub's clock is wrong.", Remedy: "Set up a time server on this machine, and compare the hub's clock."}}
+			Cause: "No time server sets the clock, or the hub's clock is wrong.", Remedy: "Configure a time server on this machine, and check the hub's clock."}}
 	}
-	return []Finding{good("clock", "The clock says %s UTC, as the hub's does to within two minutes.", now.Format(time.DateTime))}
+	return []Finding{good("clock", "The clock shows %s UTC, and differs from the hub's clock by less than two minutes.", now.Format(time.DateTime))}
 }
 
 func printable(s string) string { return tcg.Printable(s) }

@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// TPM is what a TPM says about itself.
+// TPM holds the properties that a TPM reports.
 type TPM struct {
 	Version      string   `json:"version"` // "2.0"
 	Manufacturer string   `json:"manufacturer"`
@@ -27,16 +27,16 @@ type TPM struct {
 	Revision     string   `json:"revision"` // of the specification
 	Banks        []string `json:"banks"`    // PCR banks in use
 	Lockout      lockout.State
-	// Certificates is how many EK certificates are in its memory, at the addresses of the EK
-	// profile.
+	// Certificates is the number of EK certificates that the TPM stores, at the NV indices of
+	// the EK profile.
 	Certificates int `json:"certificates"`
-	// Endorsement and Owner tell whether these hierarchies are enabled.
+	// Endorsement and Owner report whether these hierarchies are enabled.
 	Endorsement, Owner bool
-	// EndorsementPassword tells whether the endorsement hierarchy has a password.
+	// EndorsementPassword reports whether the endorsement hierarchy has a password.
 	EndorsementPassword bool
 }
 
-// ReadTPM asks a TPM about itself. It uses no key.
+// ReadTPM reads the properties of a TPM. It uses no key.
 func ReadTPM(ctx context.Context, address string) (*TPM, error) {
 	t, err := identity.Open(address)
 	if err != nil {
@@ -107,7 +107,7 @@ func properties(link transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TP
 	return values, nil
 }
 
-// text returns the characters that a TPM stores in numbers.
+// text decodes the characters that a TPM stores in 32-bit properties.
 func text(values ...uint32) string {
 	var b []byte
 	for _, v := range values {
@@ -120,7 +120,7 @@ var bankNames = map[tpm2.TPMAlgID]string{
 	tpm2.TPMAlgSHA1: "SHA-1", tpm2.TPMAlgSHA256: "SHA-256", tpm2.TPMAlgSHA384: "SHA-384", tpm2.TPMAlgSHA512: "SHA-512", 0x0012: "SM3-256",
 }
 
-// banks returns the PCR banks that have PCRs.
+// banks returns the names of the PCR banks in which PCRs are allocated.
 func banks(link transport.TPM) ([]string, error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 16}.Execute(link)
 	if err != nil {
@@ -144,7 +144,7 @@ func banks(link transport.TPM) ([]string, error) {
 	return names, nil
 }
 
-// certificates counts the NV indices at which EK certificates are stored.
+// certificates returns the number of NV indices with EK certificates.
 func certificates(link transport.TPM) (n int, err error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: firstEKCertificate, PropertyCount: 64}.Execute(link)
 	if err != nil {
@@ -178,7 +178,7 @@ func (t *TPM) judge(withPassword bool) []Finding {
 	if t.Version != "2.0" {
 		return []Finding{{
 			Code: "tpm-version", Severity: Problem,
-			Fact:   fmt.Sprintf("The TPM has the version %q; Gangway requires 2.0.", t.Version),
+			Fact:   fmt.Sprintf("The TPM has version %q; Gangway requires version 2.0.", t.Version),
 			Remedy: "Update the TPM's firmware, or switch the firmware's setup from TPM 1.2 to TPM 2.0 (fTPM, PTT).",
 		}}
 	}
@@ -187,7 +187,7 @@ func (t *TPM) judge(withPassword bool) []Finding {
 	return append(all, t.checkHierarchies(withPassword)...)
 }
 
-// noTPM explains why a TPM cannot be used.
+// noTPM returns the finding that explains why the TPM cannot be used.
 func noTPM(address string, err error) Finding {
 	f := Finding{Code: "tpm-missing", Severity: Problem, Fact: "The TPM at " + address + " cannot be used.", Cause: err.Error(),
 		Remedy: "Switch the TPM on in the firmware's setup (TPM, fTPM or PTT), and run this command as root or as a member of the group tss."}
@@ -215,23 +215,23 @@ func (t *TPM) checkBanks() Finding {
 
 func (t *TPM) checkLockout() Finding {
 	l := t.Lockout
-	ends := "It ends when a person with the lockout password lifts it, or clears the TPM."
+	ends := "The lockout does not end by itself: a person must lift it with the lockout password, or clear the TPM."
 	if l.Interval > 0 {
-		ends = fmt.Sprintf("One try is forgiven every %s while the machine is on.", l.Interval.Round(time.Second))
+		ends = fmt.Sprintf("While the machine is on, the count falls by one every %s.", l.Interval.Round(time.Second))
 	}
 	switch {
 	case l.Locked:
 		remedy := "Leave the machine on until the lockout has ended, or lift it: tpm2_dictionarylockout --clear-lockout. " + ends
 		if l.Password {
-			remedy = "Leave the machine on until the lockout has ended; lifting it earlier needs the lockout password. " + ends
+			remedy = "Leave the machine on until the lockout has ended; to lift it earlier, a person needs the lockout password. " + ends
 		}
 		return Finding{Code: "tpm-lockout", Severity: Problem, Fact: fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
 			Cause: "A program tried wrong passwords, or the machine lost power while a key with a password was in use.", Remedy: remedy}
 	case l.Max > 0 && l.Tries*2 >= l.Max:
 		return Finding{Code: "tpm-lockout-near", Severity: Warning, Fact: fmt.Sprintf("The TPM is near its lockout: it counted %d wrong passwords or power losses, and the limit is %d.", l.Tries, l.Max),
-			Cause: "A program tries wrong passwords, or the machine loses power while a key with a password is in use.", Remedy: "Find the program, and shut the machine down in order. " + ends}
+			Cause: "A program tries wrong passwords, or the machine loses power while a key with a password is in use.", Remedy: "Find the program, and shut the machine down before you cut its power. " + ends}
 	}
-	return good("tpm-lockout-none", "No lockout: %d of %d tries counted.", l.Tries, l.Max)
+	return good("tpm-lockout-none", "The TPM is not in lockout: it counted %d of %d wrong tries.", l.Tries, l.Max)
 }
 
 func (t *TPM) checkCertificates() Finding {
@@ -241,7 +241,7 @@ func (t *TPM) checkCertificates() Finding {
 	return Finding{
 		Code: "tpm-ek-certificate-missing", Severity: Note, Fact: "The TPM's memory has no EK certificate.",
 		Cause:  "Some makers publish the certificate instead of storing it, and a software TPM may have none.",
-		Remedy: "The owner compares the EK's SHA-256 and approves the machine once, or lists the EK beforehand: gangway policy ek-list.",
+		Remedy: "The owner must compare the EK's SHA-256 and approve the machine once, or list the EK beforehand: gangway policy ek-list.",
 	}
 }
 
@@ -254,9 +254,9 @@ func (t *TPM) checkHierarchies(withPassword bool) (all []Finding) {
 	}
 	if t.EndorsementPassword && !withPassword {
 		all = append(all, Finding{
-			Code: "tpm-endorsement-password", Severity: Problem, Fact: "The TPM's endorsement hierarchy has a password, and none was given.",
-			Cause:  "Another system, or a person, has set the password. The device's keys cannot be made without it.",
-			Remedy: "Name a file with the password by --endorsement-auth-file, or clear the TPM, which removes the password.",
+			Code: "tpm-endorsement-password", Severity: Problem, Fact: "The TPM's endorsement hierarchy has a password, and this command was started without it.",
+			Cause:  "Another system, or a person, has set the password. The device's keys cannot be made without the password.",
+			Remedy: "Write the password to a file and name the file with --endorsement-auth-file, or clear the TPM, which removes the password.",
 		})
 	}
 	return all
@@ -265,7 +265,7 @@ func (t *TPM) checkHierarchies(withPassword bool) (all []Finding) {
 func hierarchyDisabled(code, name string) Finding {
 	return Finding{
 		Code: code, Severity: Problem, Fact: "The TPM's " + name + " hierarchy is disabled.",
-		Cause:  "A program or the firmware disabled it after the last start.",
+		Cause:  "A program or the firmware disabled the hierarchy after the last start.",
 		Remedy: "Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security).",
 	}
 }

@@ -342,7 +342,7 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	if err := s.WriteNV(tcg.ECCTemplateIndex, []byte("no template")); err != nil {
 		t.Fatal(err)
 	}
-	// L-1 is used instead of L-2, unless Options.EK names L-2.
+	// The stored template of L-2 is not valid, so L-1 is used, unless Options.EK names L-2.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "L-1" {
 		t.Errorf("template %s", id.EKTemplate)

@@ -108,8 +108,8 @@ func openDevice(path string) (*TPM, error) {
 	return newTPM(d, managed, false), nil
 }
 
-// is12 reports whether the kernel knows the missing resource manager device as a TPM
-// 1.2.
+// is12 reports whether the missing resource manager device belongs to a TPM 1.2, according to the
+// kernel.
 func is12(path string) bool {
 	n, ok := strings.CutPrefix(filepath.Base(path), "tpmrm")
 	if !ok {

@@ -154,7 +154,7 @@ func checkResponse(rsp []byte) error {
 // broken records that the response to the command c was lost.
 func (t *TPM) broken(c command) {
 	if t.managed {
-		// Closing the link makes the resource manager flush our handles.
+		// Closing the link makes the resource manager flush this package's handles.
 		t.link.close()
 		clear(t.handles)
 		t.generation++

@@ -165,8 +165,8 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	return why
 }
 
-// partitionGUIDs returns the GUIDs of a disk's partitions, in lower case. It returns none if
-// the disk has no GUID partition table.
+// partitionGUIDs returns the GUIDs of a disk's partitions, in lower case. If the disk has no GUID
+// partition table, it returns none.
 func partitionGUIDs(dev string, d Disk) (out []string) {
 	if sectorProblem(d.Sector) != "" {
 		return nil

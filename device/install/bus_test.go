@@ -54,7 +54,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"mspblk0", "pci0000:00/0000:00:1c.0/memstick/memstick0/block", nil, "a memory card"},
 		{"mmcblk2", "pci0000:00/0000:00:14.0/usb1/1-4/1-4:1.0/rtsx_usb_sdmmc/mmc_host/mmc2/mmc2:0001/block", map[string]string{"device/type": "MMC"}, "on USB"},
 
-		// Unfit disks: nobody can choose them.
+		// Unfit disks: even a person cannot choose them.
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
@@ -189,7 +189,7 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 }
 
 // devWithTables makes a folder like /dev. Each of its disks has a GUID partition table with one
-// partition of the given GUID.
+// partition, whose GUID is in guids.
 func devWithTables(t *testing.T, guids map[string]string) string {
 	t.Helper()
 	dev := t.TempDir()

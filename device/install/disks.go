@@ -126,7 +126,8 @@ func enumerate(block string) ([]Disk, error) {
 	return out, nil
 }
 
-// unfit returns the reason why the installer never uses a disk that is not the stick, or "".
+// unfit returns the reason why the installer must never use the disk, or "". It does not check
+// whether the disk is the stick.
 func (d Disk) unfit() string {
 	switch {
 	case d.loc.holder() != "":

@@ -43,7 +43,7 @@ func sysBlock(t *testing.T, disks map[string]map[string]string) string {
 	return block
 }
 
-// gb returns a size in the unit of /sys, 512 bytes.
+// gb converts a number of GB to the unit of the file size in /sys, 512 bytes.
 func gb(n int) string { return strconv.Itoa(n * 1e9 / 512) }
 
 func listDisks(t *testing.T, stick string, disks map[string]map[string]string) []Disk {
@@ -132,7 +132,7 @@ func TestChoosesByTheRule(t *testing.T) {
 		{"model:Samsung T*", ssd, "sdb x"},
 		{"model:Samsung T?", ssd, "sdb x"},
 		{"model:Samsung T[7]", ssd, "sdb x"},
-		{"model:Backup", ssd, "sdc sdd ?"}, // two external disks: size does not decide
+		{"model:Backup", ssd, "sdc sdd ?"}, // for external disks, the size does not decide
 		{"serial:0123456789", ssd, "sdf"},  // a built-in disk is preferred
 		{"serial:0123456789", ssd[:6], "sdc sdd ?"},
 		{"largest", hotPlug, "sda x"},

@@ -50,7 +50,7 @@ func (e *encrypted) ReadAt(p []byte, at int64) (int, error) {
 	return n, nil
 }
 
-// Zero writes encrypted zeros, so that nobody can see on the disk which blocks are in use.
+// Zero writes encrypted zeros, so that the disk does not show which blocks are in use.
 func (e *encrypted) Zero(at, size int64) error {
 	zero := make([]byte, mib)
 	for size > 0 {

@@ -89,7 +89,7 @@ func scramble(t Target, at, size int64) error {
 	}
 	got := make([]byte, size)
 	if _, err := t.ReadAt(got, at); err != nil || !bytes.Equal(got, noise) {
-		return errors.Join(errors.New("install: the disk did not overwrite its encryption keys; the disk may be failing; destroy it physically"), err)
+		return errors.Join(errors.New("install: the disk did not overwrite its encryption keys and may be failing; destroy the disk physically"), err)
 	}
 	return nil
 }

@@ -66,8 +66,8 @@ type Job struct {
 	// DiskGUID is the disk's GUID: the function DiskGUID of the manifest's hash. Default:
 	// NewGUID.
 	DiskGUID string
-	// Network holds the stick's network settings, for the installed system. The manifest says
-	// where on the disk they go. Nil: the stick has none.
+	// Network holds the stick's network settings, for the installed system. The manifest has
+	// their place on the disk. Nil: the stick has none.
 	Network *netfile.Settings
 	// Encrypt holds the LUKS2 key slots of the data partition. Empty: the data partition is not
 	// encrypted.

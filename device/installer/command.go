@@ -22,9 +22,9 @@ const usage = `pvf-install installs Gangway from the stick to a disk. It erases 
 Exit codes: 0 done, 1 failed, 2 wrong usage.
 `
 
-// Command is pvf-install, by which a person installs from a shell.
+// Command is pvf-install, the command with which a person installs from a shell.
 type Command struct {
-	*Installer  // its Screen is the terminal
+	*Installer  // its Screen is the terminal on which the command runs
 	In          io.Reader
 	Out, ErrOut io.Writer
 
@@ -56,18 +56,18 @@ func (c *Command) Run(args []string) int {
 
 func (c *Command) printf(format string, args ...any) { fmt.Fprintf(c.Out, format, args...) }
 
-// line reads what a person types.
+// line reads the line that a person types.
 func (c *Command) line() (string, error) {
 	s, err := c.in.ReadString('\n')
 	if err != nil {
-		return "", errors.New("nothing was typed: nothing was erased")
+		return "", errors.New("no answer was typed, so nothing was erased")
 	}
 	return strings.TrimSpace(s), nil
 }
 
 func (c *Command) run(name string, yes, list, encrypt bool) error {
 	s, err := c.Sticks.Mounted(c.Manifest)
-	if err != nil { // not mounted yet: the stick was plugged in later, or exchanged for another one
+	if err != nil { // the stick is not mounted yet, because somebody plugged it in later or exchanged it
 		if s, err = c.Sticks.Find(c.Manifest, 0); err != nil {
 			return err
 		}
@@ -113,12 +113,12 @@ func (c *Command) list(disks []install.Disk) {
 		case d.Unfit != "":
 			c.printf("%-12s %10s  cannot be installed to: %s\n", "", "", d.Unfit)
 		case d.External != "":
-			c.printf("%-12s %10s  only if you name it: %s\n", "", "", d.External)
+			c.printf("%-12s %10s  used only if you name it: %s\n", "", "", d.External)
 		}
 	}
 }
 
-// choose returns the disk with this name. If the name is empty, it asks the person for one.
+// choose returns the disk with this name. If the name is empty, choose asks the person for one.
 func (c *Command) choose(disks []install.Disk, name string) (*install.Disk, error) {
 	if name == "" {
 		c.printf("\nWhich disk? ")
@@ -137,7 +137,7 @@ func (c *Command) choose(disks []install.Disk, name string) (*install.Disk, erro
 			return &d, nil
 		}
 	}
-	return nil, fmt.Errorf("disk %q not found: pvf-install --list lists the disks", name)
+	return nil, fmt.Errorf("disk %q not found; list the disks with pvf-install --list", name)
 }
 
 // confirm asks the person to type the disk's name. It returns an error if the person types anything
@@ -149,7 +149,7 @@ func (c *Command) confirm(d *install.Disk) error {
 		return err
 	}
 	if answer != d.Name {
-		return fmt.Errorf("that is not %s: nothing was erased", d.Name)
+		return fmt.Errorf("the typed text is not %s, so nothing was erased", d.Name)
 	}
 	return nil
 }

@@ -1,12 +1,11 @@
 // Package installer is the program that runs from the stick. It installs Gangway to a disk of the
 // machine, which a rule or a person chooses, or it wipes the machine for another owner.
 //
-// An Installer decides, and talks to the person in front of the machine. The
-// machine itself is behind small interfaces; Local implements them.
+// Installer makes the decisions and shows messages to the person at the machine. It uses the
+// machine through small interfaces, which Local implements.
 //
-// Before anything is erased, the automatic installation has found the stick, read
-// its network settings, checked the TPM and chosen a disk; a person then has ten
-// seconds to stop it.
+// Before the automatic installation erases anything, it finds the stick, reads the stick's network
+// settings, checks the TPM and chooses a disk. Then a person has ten seconds to stop it.
 package installer
 
 import (
@@ -25,12 +24,13 @@ import (
 const (
 	countdown  = 10 // seconds
 	stickWait  = 60 * time.Second
-	retryWait  = time.Minute             // after a failure, unless a person restarts the machine
+	retryWait  = time.Minute             // pause after a failure, unless a person restarts the machine earlier
 	diskSettle = 1500 * time.Millisecond // if the list of disks has not changed for this long, it counts as complete
-	diskReady  = 15 * time.Second        // the same, but if a disk is not ready or no disk is built in
+	diskReady  = 15 * time.Second        // used instead of diskSettle if a disk is not ready or no disk is built in
+	failedWait = time.Hour               // pause after a wipe that failed
 	diskPoll   = 100 * time.Millisecond
-	diskNews   = 5 * time.Second  // how often to look for changed disks while a person chooses
-	keyTime    = 30 * time.Second // how long the recovery key is on the screen
+	diskNews   = 5 * time.Second  // interval of the checks for changed disks while a person chooses
+	keyTime    = 30 * time.Second // time for which the screen shows the recovery key
 )
 
 // Installer installs from a stick.
@@ -44,8 +44,7 @@ type Installer struct {
 	Power    Power
 }
 
-// Screen shows the progress to the person in front of the machine (package
-// screen).
+// Screen shows the progress to the person at the machine (package screen).
 type Screen interface {
 	StartPanel(title string)
 	Logf(format string, args ...any)
@@ -59,45 +58,48 @@ type Screen interface {
 
 // Sticks finds the stick that the machine was started from.
 type Sticks interface {
-	// Find mounts the partition whose manifest has this SHA-256. It retries for as long as patience
-	// says, because USB disks appear late.
+	// Find mounts the partition whose manifest has this SHA-256. It waits for the partition
+	// for at most the time patience, because USB disks appear late.
 	Find(manifest string, patience time.Duration) (*Stick, error)
-	// Mounted returns the stick that Find has mounted, even if another process called Find.
+	// Mounted returns the stick that Find mounted, even if another process called Find.
 	Mounted(manifest string) (*Stick, error)
-	// Network reads the mounted stick's network settings; nil: it has none.
+	// Network reads the network settings of the mounted stick; nil: the stick has none.
 	Network() (*netfile.Settings, error)
-	// Marks returns all marks of a stick by which install.Disks recognises it.
+	// Marks returns the disk names and partition GUIDs by which install.Disks recognises the
+	// stick and its copies.
 	Marks(*Stick) []string
 	// Forget unmounts the stick, so that the next Find looks for the stick again.
 	Forget()
 }
 
-// Disks does the work with the machine's disks.
+// Disks reads and writes the machine's disks.
 type Disks interface {
-	// List lists the disks. Disks with a mark of the stick are listed as unfit.
+	// List lists the disks. A disk is unfit if its name or the GUID of a partition is in marks.
 	List(marks ...string) ([]install.Disk, error)
-	// System returns the system on a disk; fs.ErrNotExist: there is none.
+	// System returns the installed system on a disk. If there is none, the error is
+	// fs.ErrNotExist.
 	System(install.Disk) (*install.Installed, error)
-	// Install erases a disk and installs from the mounted stick; if there are slots, it encrypts
-	// the data partition.
+	// Install erases a disk and installs from the mounted stick. If there are slots, it
+	// encrypts the data partition.
 	Install(*Stick, *install.Disk, []luks.Slot, install.Progress) error
-	// BringNetwork hands network settings to an installed system.
+	// BringNetwork writes network settings to the disk of an installed system, which reads
+	// them at its next start.
 	BringNetwork(*install.Installed, *netfile.Settings) error
-	// Erase destroys a system's data (install.Erase). Unlist, which comes after Erase, removes the
+	// Erase destroys a system's data (install.Erase). Call Unlist after Erase: it removes the
 	// disk's partition tables.
 	Erase(install.Disk, *install.Installed, install.Progress) error
 	Unlist(install.Disk, install.Progress) error
-	// Sync has the kernel write everything to the disks.
+	// Sync makes the kernel write all cached data to the disks.
 	Sync()
 }
 
 // TPM is the machine's TPM.
 type TPM interface {
-	// Check returns an error if something is wrong with the TPM. The error's text is a sentence for
-	// the person.
+	// Check returns an error if the machine cannot use the TPM. The error's text is a sentence
+	// for the person at the machine.
 	Check() error
-	// NewKeys makes the keys of an encrypted disk. If recipient is not empty, it also encrypts the
-	// recovery key to this age recipient.
+	// NewKeys makes the keys of an encrypted disk. If recipient is not empty, NewKeys also
+	// encrypts the recovery key to this age recipient.
 	NewKeys(recipient string) (*Keys, error)
 	Clear() error
 }
@@ -119,8 +121,8 @@ type Power interface {
 // errStopped means that a person stopped the installer.
 var errStopped = errors.New("Stopped: nothing was erased.") //lint:ignore ST1005 shown to a person
 
-// Automatic installs without a person and restarts the machine. A person may
-// stop it. It does not return.
+// Automatic installs without questions and restarts the machine. A person can stop the
+// installation before anything is erased. Automatic does not return.
 func (i *Installer) Automatic(encrypt bool) {
 	i.Screen.StartPanel("Gangway installer")
 	for {
@@ -183,7 +185,7 @@ func (i *Installer) automatic(encrypt bool) error {
 	return nil
 }
 
-// readNetwork reads the stick's network settings, which a person may have edited.
+// readNetwork reads the stick's network settings. A person may have edited them.
 func (i *Installer) readNetwork(s *Stick) (err error) {
 	if s.network, err = i.Sticks.Network(); err != nil {
 		return fmt.Errorf("The stick's network settings cannot be used:\n%w", err) //lint:ignore ST1005 shown to a person
@@ -191,21 +193,22 @@ func (i *Installer) readNetwork(s *Stick) (err error) {
 	return nil
 }
 
-// startAgain makes firmware start the system that this stick has installed before. The system
-// itself compares the stick's network settings, which it gets here, with its own.
+// startAgain makes the firmware start the system that this stick has installed earlier. It also
+// writes the stick's network settings to the system's disk. The system decides whether these are
+// new.
 func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
-	i.Screen.Statusf("This stick has installed Gangway here already. Starting it.\nTake the stick out. To install again, choose (manual).")
+	i.Screen.Statusf("This stick has already installed Gangway on this machine.\nStarting that system. Take the stick out.\nTo install again, choose the boot entry \"Install Gangway (manual)\".")
 	if s.network != nil {
 		if err := i.Disks.BringNetwork(system, s.network); err != nil {
 			return err
 		}
 	}
-	time.Sleep(2 * time.Second) // so that a person can read the sentence
+	time.Sleep(2 * time.Second) // gives the person time to read the sentence
 	return i.Firmware.Start(system)
 }
 
-// chooseDisk applies the image's rule after all disks have appeared. If the
-// rule does not select one disk, a person chooses.
+// chooseDisk applies the image's disk rule after all disks have appeared. If the rule does not
+// select exactly one disk, a person chooses.
 func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 	for {
 		disks, err := i.settledDisks(s)
@@ -213,16 +216,16 @@ func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 			return nil, err
 		}
 		fit, err := install.Choose(s.Manifest.Disk, disks)
-		for n := range fit { // the disk that a person chose in an earlier attempt
+		for n := range fit { // if a person chose a disk in an earlier attempt, it has this stick's system: use it again
 			if i.ownSystem(s, &fit[n]) != nil {
 				return &fit[n], nil
 			}
 		}
 		switch {
 		case errors.Is(err, install.ErrAmbiguous):
-			i.Screen.Statusf("More than one disk fits: which shall be erased?")
+			i.Screen.Statusf("More than one disk matches the disk rule. Which one is to be erased?")
 		case errors.Is(err, install.ErrExternal):
-			i.Screen.Alarmf("No disk is built in for certain. Shall one of these be erased?")
+			i.Screen.Alarmf("Only disks that may be external match. Which one is to be erased?")
 		case err != nil:
 			return nil, err
 		default:
@@ -234,8 +237,8 @@ func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 	}
 }
 
-// ownSystem returns the complete system that this stick has installed to the disk d; nil: there is
-// none on d.
+// ownSystem returns the complete system that this stick has installed to the disk d. It returns
+// nil if d has no such system.
 func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
 	system, err := i.Disks.System(*d)
 	if err != nil || !system.Whole || system.DiskGUID != install.DiskGUID(s.SHA256) {
@@ -244,8 +247,7 @@ func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
 	return system
 }
 
-// settledDisks lists the disks after no disk has appeared or changed for a
-// while.
+// settledDisks waits until the list of disks has not changed for settleTime, and returns the list.
 func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 	i.Screen.Statusf("Looking for disks")
 	var last []string
@@ -258,7 +260,7 @@ func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 			last, since = ids, time.Now()
 		}
 		if time.Since(since) > settleTime(disks) {
-			return i.Disks.List(i.Sticks.Marks(s)...) // list again: disks that were not ready before can be read now, and may be copies of the stick
+			return i.Disks.List(i.Sticks.Marks(s)...) // list again, because disks that are now ready may be copies of the stick
 		}
 	}
 }
@@ -274,8 +276,8 @@ func settleTime(disks []install.Disk) time.Duration {
 	return diskSettle
 }
 
-// identities returns a text for each disk. The text changes when the disk
-// reports its size, or when another disk gets its name.
+// identities returns a text for each disk. The text changes when the disk reports its size, or
+// when another disk gets the same name.
 func identities(disks []install.Disk) []string {
 	out := []string{}
 	for _, d := range disks {
@@ -290,7 +292,7 @@ func (i *Installer) askForDisk(s *Stick, fit, listed []install.Disk) *install.Di
 	for n, d := range fit {
 		i.Screen.Logf("%d: %s (%s)", n+1, d, d.Content)
 	}
-	i.Screen.Logf("Type its number and press Enter:")
+	i.Screen.Logf("Type the number of the disk and press Enter:")
 	tick := time.NewTicker(diskNews)
 	defer tick.Stop()
 	for {
@@ -310,8 +312,8 @@ func (i *Installer) askForDisk(s *Stick, fit, listed []install.Disk) *install.Di
 	}
 }
 
-// countDown shows for ten seconds what the installer will erase. It returns true if nobody has
-// stopped the installer in that time.
+// countDown shows for ten seconds what the installer will erase. It returns true if nobody stopped
+// the installer in that time.
 func (i *Installer) countDown(what string) bool {
 	i.Screen.Serialf("%s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", what, countdown)
 	tick := time.NewTicker(time.Second)
@@ -327,7 +329,7 @@ func (i *Installer) countDown(what string) bool {
 	return true
 }
 
-// install erases a disk, installs to it, and has firmware start it.
+// install erases a disk, installs the system to it, and makes the firmware start the system.
 func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	began := time.Now()
 	i.Screen.Statusf("Installing to %s", d.Path())
@@ -340,14 +342,14 @@ func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	if err != nil {
 		return err
 	}
-	if err := i.Firmware.Start(system); err != nil { // not fatal: firmware may find the disk without a boot entry
+	if err := i.Firmware.Start(system); err != nil { // not fatal, because the firmware may find the system without a boot entry
 		i.Screen.Logf("%v", err)
 	}
 	return nil
 }
 
-// percentages returns a function that shows and logs the progress after each
-// quarter of a stage. The format has a stage and a percentage.
+// percentages returns a function that shows the progress, and logs it after each quarter of a
+// stage. The format must have verbs for a stage and a percentage.
 func (i *Installer) percentages(verb, format string) install.Progress {
 	last := ""
 	return func(stage install.Stage, done, total int64) {
@@ -360,7 +362,7 @@ func (i *Installer) percentages(verb, format string) install.Progress {
 	}
 }
 
-// showRecovery shows the recovery key, for a while or until Enter.
+// showRecovery shows the recovery key until a person presses Enter, or for keyTime.
 func (i *Installer) showRecovery(key string) {
 	half := len(key)/2 + 1
 	i.Screen.Statusf("Installed. RECOVERY KEY of the disk, shown only once:\n%s\n%s\nTake a picture of it. Press Enter to go on.", key[:half-1], key[half:])
@@ -371,5 +373,6 @@ func (i *Installer) showRecovery(key string) {
 	}
 }
 
-// diskName returns the name of a disk as a person types it, with or without /dev.
+// diskName returns the name of a disk without /dev/. A person may type the name with or without
+// /dev/.
 func diskName(typed string) string { return strings.TrimPrefix(typed, "/dev/") }

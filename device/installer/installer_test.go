@@ -37,8 +37,8 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 func automatic(i *Installer) { i.Automatic(false) }
 func encrypted(i *Installer) { i.Automatic(true) }
 
-// Every check is made before anything is erased. Then a person has ten seconds to
-// stop the installation.
+// All checks are made before anything is erased. Then a person has ten seconds to stop the
+// installation.
 func TestStepsOfAnAutomaticInstallation(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		l := newLab(t, nvme, small, stick)
@@ -66,8 +66,8 @@ func TestEncryptedInstallationShowsTheRecoveryKey(t *testing.T) {
 	})
 }
 
-// If a check fails, the screen shows the reason, nothing is erased, and the
-// installer retries after a minute: a person may have corrected it.
+// If a check fails, the screen shows the reason and nothing is erased. The installer retries after
+// a minute, because a person may have corrected the problem.
 func TestNothingIsErasedIf(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -104,8 +104,9 @@ func TestNothingIsErasedIf(t *testing.T) {
 	}
 }
 
-// If the installation fails, the screen shows the reason and the remedy. A boot entry that firmware
-// refuses is not a failure: firmware may find the disk without a boot entry.
+// If the installation fails, the screen shows the reason and the remedy. If only the firmware
+// refuses the boot entry, the installation succeeds, because the firmware may find the disk
+// without an entry.
 func TestFailuresOfAnInstallation(t *testing.T) {
 	t.Parallel()
 	for step, says := range map[string]string{
@@ -123,8 +124,8 @@ func TestFailuresOfAnInstallation(t *testing.T) {
 	}
 }
 
-// If the stick stays plugged in, the installer starts the system that it has installed before, and
-// hands the stick's network settings to that system. It never erases that system.
+// If the stick stays plugged in, the installer starts the system that it installed earlier, and
+// passes the stick's network settings to that system. It never erases that system.
 func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -139,18 +140,18 @@ func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
-				l := newLab(t, nvme, second, small) // with two disks that fit, the rule alone would ask a person
+				l := newLab(t, nvme, second, small) // two disks match the rule, so the rule alone does not select one
 				l.systems["nvme1n1"], l.settings = c.system, c.settings
 				if !c.starts {
 					l.run(automatic, time.Minute, "1")
-					l.want("status More than one disk fits", "install to nvme0n1")
+					l.want("status More than one disk matches the disk rule", "install to nvme0n1")
 					return
 				}
 				l.run(automatic, 0)
 				if c.settings != nil {
 					l.want("bring VLAN 7 to nvme1n1", "start nvme1n1")
 				}
-				l.want("status This stick has installed Gangway here already.", "start nvme1n1", "restart")
+				l.want("status This stick has already installed Gangway on this machine.", "start nvme1n1", "restart")
 				l.never("install to", "status More than one", "serial Everything")
 			})
 		})
@@ -167,14 +168,15 @@ func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	})
 }
 
-// If the rule does not decide, a person chooses the disk, but only among the disks that fit.
+// If the rule does not select one disk, a person chooses. The person can choose only a disk that
+// matches the rule.
 func TestPersonChoosesADisk(t *testing.T) {
 	t.Parallel()
 	t.Run("of two", func(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			l := newLab(t, nvme, second, small, stick)
 			l.run(automatic, time.Minute, "3", "x", "0", "2")
-			l.want("status More than one disk fits", "log 1: /dev/nvme0n1", "log 2: /dev/nvme1n1", "log Type its number",
+			l.want("status More than one disk matches the disk rule", "log 1: /dev/nvme0n1", "log 2: /dev/nvme1n1", "log Type the number of the disk",
 				`log "3" is not a number from 1 to 2:`, `log "x" is not`, `log "0" is not`, "install to nvme1n1")
 			l.never("log 3:")
 		})
@@ -183,7 +185,7 @@ func TestPersonChoosesADisk(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			l := newLab(t, usb, stick)
 			l.run(automatic, time.Minute, "1")
-			l.want("alarm No disk is built in for certain.", "log 1: /dev/sdb", "install to sdb")
+			l.want("alarm Only disks that may be external match.", "log 1: /dev/sdb", "install to sdb")
 		})
 	})
 	t.Run("another disk comes", func(t *testing.T) {
@@ -191,7 +193,7 @@ func TestPersonChoosesADisk(t *testing.T) {
 			l := newLab(t, usb, stick)
 			l.later, l.comeAt = []install.Disk{nvme, usb, stick}, time.Minute
 			l.run(automatic, 0)
-			l.want("alarm No disk is built in for certain.", "status Looking for disks", "install to nvme0n1")
+			l.want("alarm Only disks that may be external match.", "status Looking for disks", "install to nvme0n1")
 		})
 	})
 }
@@ -219,8 +221,8 @@ func TestInstallerWaitsUntilTheDisksAreThere(t *testing.T) {
 	}
 }
 
-// The installer waits for a disk that spins up and for a late controller, so that it does not
-// choose the second-largest disk.
+// The installer waits for a disk that spins up and for the disks of a late controller. Otherwise
+// it would choose the second-largest disk.
 func TestWaitsForDisksThatAreNotReady(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -239,8 +241,8 @@ func TestWaitsForDisksThatAreNotReady(t *testing.T) {
 	}
 }
 
-// The list of disks counts as changed if a disk reports its size, or if another disk gets a disk's
-// name.
+// The list of disks counts as changed if a disk reports its size, or if another disk gets the name
+// of a listed disk.
 func TestTellsADiskFromWhatItWas(t *testing.T) {
 	t.Parallel()
 	was := identities([]install.Disk{{Name: "sda", Seq: 3}, {Name: "sdb", Seq: 4, Size: 8e9}})
@@ -275,15 +277,15 @@ func TestRecoveryKeyIsInTheFormOfCryptenroll(t *testing.T) {
 	}
 }
 
-// A wipe may be interrupted at any step: the partition tables are removed last, so
-// that the next run finds the disks.
+// A wipe may be interrupted at any step. It removes the partition tables last, so that the next
+// run finds the disks again.
 func TestStepsOfAWipe(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		l := newLab(t, nvme, small, stick)
 		l.systems["nvme0n1"], l.systems["sda"] = ours(nvme, "x"), ours(small, "y")
 		l.run((*Installer).Reset, 0)
 		l.want("panel Gangway wipe", "find the stick for 1m0s", "fact Disk: /dev/nvme0n1", "fact Disk 2: /dev/sda", "fact TPM: 2.0",
-			"serial All that Gangway has on this machine will be erased in 10 seconds",
+			"serial All Gangway data on this machine will be erased in 10 seconds",
 			"erase nvme0n1", "log /dev/nvme0n1 is erased", "erase sda", "clear the TPM", "log the TPM is cleared", "forget the boot entry",
 			"unlist nvme0n1", "unlist sda", "sync", "status Wiped: this machine has no owner.", "power off")
 		l.never("alarm", "restart")
@@ -303,8 +305,8 @@ func TestWipeIsStopped(t *testing.T) {
 	})
 }
 
-// If the machine has no system of Gangway, another system may use the TPM. So a person must confirm
-// that the TPM is cleared.
+// If the machine has no Gangway system, another system may use the TPM. So the TPM is cleared only
+// if a person confirms that.
 func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 	t.Parallel()
 	for word, clears := range map[string]bool{"wipe": true, "WIPE": true, "": false, "yes": false} {
@@ -312,7 +314,7 @@ func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				l := newLab(t, nvme)
 				l.run((*Installer).Reset, time.Hour, word, "")
-				l.want("alarm No disk of this machine has Gangway on it.", "power off")
+				l.want("alarm No disk of this machine has a Gangway system.", "power off")
 				if l.did("clear the TPM") != clears {
 					t.Errorf("cleared: %v", !clears)
 				}
@@ -322,8 +324,8 @@ func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 	}
 }
 
-// If a part of the machine was not wiped, the screen names it and the reason, and
-// does not say that the machine is wiped.
+// If a part of the machine was not wiped, the screen shows which part and the reason, and does not
+// report the machine as wiped.
 func TestNotAllIsWiped(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -349,7 +351,7 @@ func TestNotAllIsWiped(t *testing.T) {
 			})
 		})
 	}
-	// If the boot entry cannot be removed, that is not a failure, because the entry holds no
+	// If the boot entry cannot be removed, the wipe still succeeds, because the entry holds no
 	// secret.
 	t.Run("the boot entry stays", func(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
@@ -362,8 +364,8 @@ func TestNotAllIsWiped(t *testing.T) {
 	})
 }
 
-// An external disk may belong to another machine. It is wiped if this machine's
-// firmware starts it, or if a person types its name.
+// An external disk may belong to another machine. It is wiped only if this machine's firmware has
+// a boot entry for it, or if a person types the disk's name.
 func TestExternalDiskOfAnotherMachineIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -396,5 +398,37 @@ func TestSystemsAreLookedForOnEveryDisk(t *testing.T) {
 	systems, failed := l.installer().systemsOn([]install.Disk{nvme, small})
 	if len(systems) != 0 || len(failed) != 1 {
 		t.Errorf("%v, %v", systems, failed)
+	}
+}
+
+// A wipe that a person has requested at the machine's console erases only the machine's own disk.
+func TestWipeOfTheRunningSystem(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(l *lab)
+		want  []string
+		never []string
+	}{
+		"one disk": {nil, []string{"erase sda", "log /dev/sda is erased", "clear the TPM", "log the TPM is cleared", "forget the boot entry", "unlist sda", "sync", "status Wiped: this machine has no owner.", "power off"}, []string{"alarm"}},
+		"another disk with Gangway": {func(l *lab) { l.systems["sdb"] = &install.Installed{Disk: "sdb", Whole: true, ESPGUID: "esp-sdb"} },
+			[]string{"erase sda", "unlist sda", "power off"}, []string{"erase sdb", "unlist sdb"}},
+		"a copy of the disk": {func(l *lab) { l.systems["sdb"] = &install.Installed{Disk: "sdb", Whole: true, ESPGUID: "esp-sda"} },
+			[]string{"alarm NOT WIPED: 2 disks have this machine's system.", "power off"}, []string{"erase", "clear", "unlist"}},
+		"a disk that fails": {func(l *lab) { l.failing["erase sda"] = errOther }, []string{"erase sda", "clear", "alarm NOT ALL IS WIPED:\n/dev/sda:", "power off"}, []string{"status Wiped"}},
+		"a TPM that fails":  {func(l *lab) { l.tpm = errOther }, []string{"erase sda", "unlist sda", "alarm NOT ALL IS WIPED:", "power off"}, []string{"clear", "status Wiped"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, install.Disk{Name: "sda"}, install.Disk{Name: "sdb"})
+				l.noStickUsed = true
+				l.systems["sda"] = &install.Installed{Disk: "sda", Whole: true, ESPGUID: "esp-sda"}
+				if c.spoil != nil {
+					c.spoil(l)
+				}
+				l.run(func(i *Installer) { i.WipeSystem("esp-sda") }, 0)
+				l.want(c.want...)
+				l.never(c.never...)
+			})
+		})
 	}
 }

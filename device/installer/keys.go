@@ -7,16 +7,16 @@ import (
 	"gangway/device/install/luks"
 )
 
-// Keys holds the two keys that open an encrypted data partition: one that the TPM seals, and the
-// recovery key, which is for the owner.
+// Keys holds the two keys that open an encrypted data partition: the passphrase that the TPM
+// seals, and the recovery key for the owner.
 type Keys struct {
 	Passphrase []byte         // the passphrase that the TPM seals
-	Token      map[string]any // the token with which the TPM returns Passphrase (seal.New)
+	Token      map[string]any // the LUKS2 token with which the TPM unseals Passphrase (seal.New)
 	Recovery   string
-	Escrow     map[string]any // Recovery, encrypted to the owner (escrow.Token); nil: not stored
+	Escrow     map[string]any // the LUKS2 token with Recovery, encrypted to the owner (escrow.Token); nil: not stored
 }
 
-// slots returns the key slots of the partition; none if k is nil.
+// slots returns the key slots for the data partition. If k is nil, it returns none.
 func (k *Keys) slots() []luks.Slot {
 	if k == nil {
 		return nil
@@ -24,8 +24,8 @@ func (k *Keys) slots() []luks.Slot {
 	return []luks.Slot{{Passphrase: k.Passphrase, Token: k.Token}, {Passphrase: []byte(k.Recovery), Token: k.Escrow}}
 }
 
-// newRecoveryKey returns a key in the form of systemd-cryptenroll: 256 bits, in
-// letters that are in the same place on all keyboards.
+// newRecoveryKey returns a key in the format of systemd-cryptenroll: 256 bits, written with
+// letters that have the same place on most keyboards.
 func newRecoveryKey() string {
 	const letters = "cbdefghijklnrtuv"
 	b := make([]byte, 32)

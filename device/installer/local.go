@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// espDir is the folder at which an installed system's EFI system partition is mounted.
+// espDir is the mount point of an installed system's EFI system partition.
 const espDir = "/run/esp"
 
-// Local returns an Installer for the machine that this program runs on. reset says whether the
+// Local returns an Installer for the machine on which this program runs. If reset is set, the
 // machine was started to be wiped.
 func Local(manifest string, reset bool, s Screen, p Power) *Installer {
 	return &Installer{

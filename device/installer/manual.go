@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Manual runs a shell on each terminal, and starts it again when it ends, until a person asks to
-// restart the machine or to switch it off. These requests come as the signals that busybox's reboot
-// (SIGTERM), poweroff (SIGUSR2) and halt (SIGUSR1) send. It does not return.
+// Manual runs a shell on each terminal, and starts a new one when a shell ends. When a person asks
+// to restart the machine or to switch it off, Manual does that. The requests are the signals that
+// busybox's reboot (SIGTERM), poweroff (SIGUSR2) and halt (SIGUSR1) send. Manual does not return.
 func (i *Installer) Manual(terminals []string, shell func(terminal string) error, requests <-chan os.Signal) {
 	if _, err := i.Sticks.Find(i.Manifest, stickWait); err != nil {
 		i.Screen.Logf("%v", err)
@@ -17,7 +17,7 @@ func (i *Installer) Manual(terminals []string, shell func(terminal string) error
 	if err := i.TPM.Check(); err != nil {
 		i.Screen.Logf("%v", err)
 	}
-	i.Screen.Logf("pvf-install lists the disks and installs; reboot restarts.")
+	i.Screen.Logf("To list the disks and install, type pvf-install. To restart, type reboot.")
 	for _, terminal := range terminals {
 		go func() {
 			for {

@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A shell runs on every terminal, and starts again after it has ended. busybox's reboot restarts
-// the machine; poweroff and halt switch it off.
+// Manual mode runs a shell on every terminal, and starts a new one when a shell has ended.
+// busybox's reboot restarts the machine; poweroff and halt switch it off.
 func TestManualModeRunsShells(t *testing.T) {
 	t.Parallel()
 	for signal, leaves := range map[os.Signal]string{unix.SIGTERM: "restart", unix.SIGUSR1: "power off", unix.SIGUSR2: "power off"} {
 		t.Run(leaves, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				l := newLab(t, nvme)
-				l.noStick, l.tpm = errNoStick, machine.ErrNoTPM // a shell runs even without a stick and a TPM
+				l.noStick, l.tpm = errNoStick, machine.ErrNoTPM // shells run even without a stick and a TPM
 				requests, off := make(chan os.Signal), make(chan bool)
 				go func() {
 					time.Sleep(5500 * time.Millisecond)
@@ -40,7 +40,7 @@ func TestManualModeRunsShells(t *testing.T) {
 					}, requests)
 				}, 0)
 				time.Sleep(time.Second)
-				l.want("log "+errNoStick.Error(), "log No TPM", "log pvf-install lists the disks", leaves)
+				l.want("log "+errNoStick.Error(), "log No TPM", "log To list the disks and install, type pvf-install", leaves)
 				for _, terminal := range []string{"shell on /dev/tty1", "shell on /dev/ttyS0"} {
 					l.want(terminal, terminal, terminal, terminal, terminal, leaves)
 				}
@@ -49,7 +49,7 @@ func TestManualModeRunsShells(t *testing.T) {
 	}
 }
 
-// pvf runs pvf-install with what a person types.
+// pvf runs pvf-install. A person types the text typed.
 func pvf(l *lab, typed string, args ...string) (code int, out string) {
 	var b bytes.Buffer
 	c := &Command{Installer: l.installer(), In: strings.NewReader(typed), Out: &b, ErrOut: &b}
@@ -64,8 +64,8 @@ func TestPVFInstall(t *testing.T) {
 		args    string
 		spoil   func(l *lab)
 		code    int
-		out     string // a text that the output must contain
-		install string // the step that installs; empty: nothing is erased
+		out     string // text that the output must contain
+		install string // step that installs; empty: nothing is erased
 	}{
 		"asks for the disk and its name":     {"nvme0n1\nnvme0n1\n", "", nil, 0, "Installed to /dev/nvme0n1.", "install to nvme0n1 with 0 keys and VLAN 0"},
 		"a path":                             {"/dev/sda\nsda\n", "", nil, 0, "Installed to /dev/sda.", "install to sda with 0 keys and VLAN 0"},
@@ -79,10 +79,10 @@ func TestPVFInstall(t *testing.T) {
 		"--yes without a disk":               {"", "--yes", nil, 2, "pvf-install installs Gangway", ""},
 		"the stick":                          {"", "--disk sdz --yes", nil, 1, "pvf-install: /dev/sdz cannot be installed to: the stick", ""},
 		"an unknown disk":                    {"", "--disk sdx --yes", nil, 1, `disk "sdx" not found`, ""},
-		"another name as the confirmation":   {"nvme0n1\nyes\n", "", nil, 1, "that is not nvme0n1: nothing was erased", ""},
-		"nothing typed":                      {"", "", nil, 1, "nothing was typed: nothing was erased", ""},
+		"another name as the confirmation":   {"nvme0n1\nyes\n", "", nil, 1, "the typed text is not nvme0n1, so nothing was erased", ""},
+		"nothing typed":                      {"", "", nil, 1, "no answer was typed, so nothing was erased", ""},
 		"no TPM":                             {"", "--disk sda --yes", func(l *lab) { l.tpm = machine.ErrNoTPM }, 1, "pvf-install: No TPM", ""},
-		"no stick":                           {"", "--disk sda --yes", func(l *lab) { l.noStick = errNoStick }, 1, "is not found", ""},
+		"no stick":                           {"", "--disk sda --yes", func(l *lab) { l.noStick = errNoStick }, 1, "was not found", ""},
 		"wrong network settings":             {"", "--disk sda --yes", func(l *lab) { l.badText = errBroken }, 1, "network settings cannot be used", ""},
 		"no keys":                            {"", "--disk sda --yes --encrypt", func(l *lab) { l.failing["keys for age1x"] = errBroken }, 1, "it is broken", ""},
 		"firmware that refuses a boot entry": {"", "--disk sda --yes", func(l *lab) { l.failing["start sda"] = errBroken }, 0, "Choose the disk in the firmware's boot menu.", "install to sda with 0 keys and VLAN 0"},
@@ -105,7 +105,7 @@ func TestPVFInstall(t *testing.T) {
 	}
 }
 
-// The list shows every disk, the name a person types before anything is erased.
+// The list shows every disk, and the name that a person must type before the disk is erased.
 func TestPVFInstallShowsWhatIsErased(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, install.Disk{Name: "sda", Size: 100e9, Model: strings.Repeat("m", 30), Serial: "S1", Content: "Windows"})

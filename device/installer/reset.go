@@ -10,8 +10,8 @@ import (
 	"gangway/device/install"
 )
 
-// Reset wipes the machine for another owner: it destroys what Gangway has on its
-// disks and in its TPM, and switches the machine off. It does not return.
+// Reset wipes the machine for another owner: it destroys Gangway's data on the disks, clears the
+// TPM and switches the machine off. It does not return.
 func (i *Installer) Reset() {
 	i.Screen.StartPanel("Gangway wipe")
 	err := i.reset()
@@ -29,8 +29,8 @@ func (i *Installer) Reset() {
 	i.Power.PowerOff()
 }
 
-// reset wipes the machine. It may be interrupted at any step: until Unlist, which is the last step,
-// the next run finds the disks again.
+// reset wipes the machine. If it is interrupted at any step, it can be run again: Unlist is its
+// last step, and until then the next run finds the disks.
 func (i *Installer) reset() error {
 	i.Screen.Statusf("Looking for the stick")
 	s, err := i.Sticks.Find(i.Manifest, stickWait)
@@ -48,12 +48,18 @@ func (i *Installer) reset() error {
 	}
 	switch {
 	case len(systems) > 0:
-		if !i.countDown("All that Gangway has on this machine") {
+		if !i.countDown("All Gangway data on this machine") {
 			return errStopped
 		}
 	case len(failed) == 0 && !i.confirmed():
 		return errStopped
 	}
+	return i.wipe(systems, failed, noTPM)
+}
+
+// wipe erases systems, clears the TPM and removes the boot entries. failed has the errors so far.
+// If the TPM cannot be cleared, noTPM is the reason.
+func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 	progress := i.percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
 	for _, f := range systems {
 		if err := i.Disks.Erase(f.on, f.Installed, progress); err != nil {
@@ -69,7 +75,7 @@ func (i *Installer) reset() error {
 	} else {
 		i.Screen.Logf("the TPM is cleared")
 	}
-	if err := i.Firmware.Forget(); err != nil { // not a failure: the boot entry names a partition, and holds no secret
+	if err := i.Firmware.Forget(); err != nil { // not fatal, because the boot entry only names a partition and holds no secret
 		i.Screen.Logf("%v", err)
 	}
 	for _, f := range systems {
@@ -84,14 +90,46 @@ func (i *Installer) reset() error {
 	return nil
 }
 
-// found is a system of Gangway with the disk that it is on.
+// WipeSystem wipes the installed system whose EFI system partition has the GUID espGUID, and
+// switches the machine off. A person has requested this at the machine's console. The partition
+// must not be mounted. WipeSystem does not return.
+func (i *Installer) WipeSystem(espGUID string) {
+	i.Screen.Statusf("Wiping this machine, as requested at its console")
+	err := i.wipeSystem(espGUID)
+	if err == nil {
+		i.Screen.Statusf("Wiped: this machine has no owner.\nThe machine switches off.")
+		i.Power.PowerOff()
+	}
+	i.Screen.Alarmf("%v", err)
+	time.Sleep(failedWait) // gives a person time to read the reason
+	i.Power.PowerOff()
+}
+
+func (i *Installer) wipeSystem(espGUID string) error {
+	disks, err := i.Disks.List()
+	if err != nil {
+		return err
+	}
+	var systems []found
+	for _, d := range disks {
+		if s, err := i.Disks.System(d); err == nil && s.ESPGUID == espGUID {
+			systems = append(systems, found{s, d})
+		}
+	}
+	if len(systems) != 1 { // two systems: somebody has put a copy of the disk into the machine
+		return fmt.Errorf("NOT WIPED: %d disks have this machine's system. Wipe with a stick.", len(systems)) //lint:ignore ST1005 shown to a person
+	}
+	return i.wipe(systems, nil, i.TPM.Check())
+}
+
+// found is an installed system of Gangway, and its disk.
 type found struct {
 	*install.Installed
 	on install.Disk
 }
 
-// systemsOn looks for Gangway's systems on the disks. failed has an error for each disk that cannot
-// be read, and for each disk that is left alone.
+// systemsOn looks for Gangway's systems on the disks. failed has an error for each disk that
+// cannot be read, and for each disk that a person chose not to wipe.
 func (i *Installer) systemsOn(disks []install.Disk) (systems []found, failed []error) {
 	for _, d := range disks {
 		system, err := i.Disks.System(d)
@@ -115,10 +153,10 @@ func (i *Installer) systemsOn(disks []install.Disk) (systems []found, failed []e
 	return systems, failed
 }
 
-// confirmedFor asks whether to wipe an external disk whose system this firmware
-// does not start: the disk may belong to another machine.
+// confirmedFor asks whether to wipe an external disk that has no boot entry in this machine's
+// firmware. The disk may belong to another machine.
 func (i *Installer) confirmedFor(d install.Disk) bool {
-	i.Screen.Alarmf("Gangway is on %s as well,\nwhich may belong to another machine.\nTo wipe it too, type its name: %s\nTo leave it alone, press Enter or wait for a minute.", d, d.Name)
+	i.Screen.Alarmf("A Gangway system is also on %s.\nThis disk may belong to another machine.\nTo wipe the disk too, type its name: %s\nTo keep it, press Enter or wait for a minute.", d, d.Name)
 	select {
 	case line := <-i.Screen.Input():
 		return diskName(line) == d.Name
@@ -127,9 +165,9 @@ func (i *Installer) confirmedFor(d install.Disk) bool {
 	}
 }
 
-// confirmed asks whether to clear the TPM of a machine without a system of
-// Gangway: another system may use it.
+// confirmed asks whether to clear the TPM of a machine that has no Gangway system. Another system
+// may use the TPM.
 func (i *Installer) confirmed() bool {
-	i.Screen.Alarmf("No disk of this machine has Gangway on it.\nTo clear the TPM nevertheless, type: wipe\nOther users of the TPM, such as BitLocker, lose their keys.")
+	i.Screen.Alarmf("No disk of this machine has a Gangway system.\nTo clear the TPM anyway, type: wipe\nOther users of the TPM, such as BitLocker, lose their keys.")
 	return strings.EqualFold(<-i.Screen.Input(), "wipe")
 }

@@ -21,26 +21,26 @@ import (
 type Stick struct {
 	Disk     string // "sda"
 	Manifest *install.Manifest
-	SHA256   string            // SHA-256 of the manifest, in hexadecimal
+	SHA256   string            // SHA-256 of the manifest, in lower-case hexadecimal
 	network  *netfile.Settings // nil: none
 }
 
-// stickDir is the folder at which the stick's EFI system partition is mounted.
+// stickDir is the mount point of the stick's EFI system partition.
 const stickDir = "/run/stick"
 
-// The errors of Find.
+// The errors of Sticks.Find.
 var (
 	errNoManifest = errors.New("the kernel's command line names no manifest: this system was not started from an installer stick")
-	errNoStick    = errors.New("the stick that this machine was started from is not found; check that it is plugged in")
+	errNoStick    = errors.New("the stick that this machine was started from was not found; check that it is plugged in")
 	errOther      = errors.New("another manifest")
-	errMode       = errors.New("the stick's manifest is not for the mode that was started")
+	errMode       = errors.New("the stick's manifest is for another mode (install or wipe) than the mode that was started")
 )
 
-// sticks finds sticks among the partitions of this machine.
+// sticks finds the stick among the partitions of this machine.
 type sticks struct {
 	dev, class string // /dev, and the folder of disks and partitions in /sys
 	mounts     string // /proc/mounts
-	dir, other string // folders: dir is for the stick, other for a partition that is only examined
+	dir, other string // mount points: dir for the stick, other for a partition that is only examined
 	reset      bool   // the machine was started to be wiped
 	mount      func(partition, at string, flags uintptr) error
 	unmount    func(at string, force bool) error
@@ -75,7 +75,7 @@ func (s *sticks) Find(manifest string, patience time.Duration) (*Stick, error) {
 	}
 }
 
-// try mounts a partition, and unmounts it again unless it has the manifest.
+// try mounts a partition. If the partition does not have the manifest, try unmounts it again.
 func (s *sticks) try(partition, manifest string) (*Stick, error) {
 	if !machine.IsFAT(filepath.Join(s.dev, partition)) {
 		return nil, errors.New("not a FAT file system")
@@ -117,7 +117,7 @@ func (s *sticks) readManifest(want string) (*install.Manifest, error) {
 	return m, err
 }
 
-// manifestIn returns the manifest in a mounted partition, if it has the SHA-256.
+// manifestIn returns the manifest of a mounted partition if the manifest's SHA-256 is want.
 func manifestIn(dir, want string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(dir, install.ManifestPath))
 	if err != nil {
@@ -144,8 +144,8 @@ func (s *sticks) Network() (*netfile.Settings, error) {
 }
 
 // Marks implements Sticks. It returns the name of the stick's disk; the GUID of the partition that
-// firmware started; and the names of other disks with the same manifest. Such a disk is a second
-// stick with the same image, or the same stick in another port.
+// the firmware started; and the names of other disks with the same manifest. Such a disk is
+// another stick with the same image, or the same stick after a change to another port.
 func (s *sticks) Marks(stick *Stick) []string {
 	marks := []string{stick.Disk}
 	if guid, err := s.bootedFrom(); err == nil {
@@ -163,7 +163,7 @@ func (s *sticks) Marks(stick *Stick) []string {
 	return marks
 }
 
-// has reports whether a partition has the manifest of a SHA-256.
+// has reports whether a partition has the manifest with this SHA-256.
 func (s *sticks) has(partition, manifest string) bool {
 	if !machine.IsFAT(filepath.Join(s.dev, partition)) || s.mount(partition, s.other, unix.MS_RDONLY) != nil {
 		return false

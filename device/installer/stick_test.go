@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shelf is a machine's partitions: each partition has a folder with its files. Mounting the
+// shelf simulates a machine's partitions: each partition is a folder with files. Mounting the
 // partition copies that folder to the mount point.
 type shelf struct {
 	t     *testing.T
@@ -66,7 +66,8 @@ func (s *shelf) write(name string, content []byte) {
 	}
 }
 
-// plug adds a disk with one partition, which is named after the disk and holds these files.
+// plug adds a disk with one partition. The partition is named after the disk and holds these
+// files.
 func (s *shelf) plug(disk string, fat bool, files map[string][]byte) {
 	s.t.Helper()
 	partition := disk + "1"
@@ -109,7 +110,7 @@ func manifest(t *testing.T, reset bool, owner string) (b []byte, sum string) {
 }
 
 // The stick is the partition whose manifest has the hash on the command line. The manifest's mode
-// (install or wipe) must be the mode that was started. All other partitions are unmounted again.
+// (install or wipe) must be the mode that was started. Find unmounts all other partitions again.
 func TestStickIsFoundByItsManifest(t *testing.T) {
 	t.Parallel()
 	install1, sum := manifest(t, false, "ada")
@@ -132,7 +133,7 @@ func TestStickIsFoundByItsManifest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
 				s := newShelf(t)
-				s.plug("sda", false, at(install1)) // not a FAT file system, so it is never mounted
+				s.plug("sda", false, at(install1)) // not a FAT file system, so Find never mounts it
 				s.plug("sdb", true, nil)
 				s.plug("sdc", true, at(other))
 				s.plug("sdd", true, at(install1))
@@ -180,8 +181,7 @@ func TestStickMayBeLate(t *testing.T) {
 	})
 }
 
-// A second process, which did not mount the stick itself, uses the existing
-// mount.
+// A second process, which did not mount the stick itself, finds the existing mount and uses it.
 func TestMountedStickIsUsed(t *testing.T) {
 	t.Parallel()
 	b, sum := manifest(t, false, "ada")
@@ -209,7 +209,7 @@ func TestMountedStickIsUsed(t *testing.T) {
 	}
 }
 
-// Marks names the disks that the installer must never install to: the stick's own disk, a copy of
+// Marks names the disks to which the installer must never install: the stick's own disk, a copy of
 // the stick, and the same stick in another port.
 func TestCopiesOfTheStickAreMarked(t *testing.T) {
 	t.Parallel()

@@ -10,8 +10,8 @@ import (
 
 const eventLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
-// LogBoot logs the firmware's event log, in base64, and the PCRs 0 to 15.
-// Neither is a secret.
+// LogBoot logs the firmware's event log, in base64, and the PCRs 0 to 15, for tests and diagnosis.
+// Neither is secret.
 func LogBoot(logf func(format string, args ...any)) {
 	logBoot(eventLog, filepath.Join(tpmClass, "pcr-sha256"), logf)
 }

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// CommandLine returns the words of the kernel's command line. A word with "=" is
-// split there.
+// CommandLine returns the words of the kernel's command line. A word NAME=VALUE has the key NAME
+// and the value VALUE; any other word has an empty value.
 func CommandLine() (map[string]string, error) {
 	b, err := os.ReadFile("/proc/cmdline")
 	return words(string(b)), err
@@ -21,7 +21,7 @@ func words(line string) map[string]string {
 	return words
 }
 
-// BootID returns the kernel's random name of this boot.
+// BootID returns the kernel's random id of this boot.
 func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b)), err

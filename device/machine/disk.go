@@ -27,8 +27,8 @@ func IsFAT(path string) bool {
 	return err == nil && string(b[82:87]) == "FAT32" // BS_FilSysType
 }
 
-// DiskOf returns the disk that a partition is on, from a folder like SysClass, where the
-// partition's folder is inside the disk's folder. If name is not a partition's, it returns name
+// DiskOf returns the disk of a partition. class is a folder like SysClass; the partition's folder
+// in it is inside the disk's folder. If name is not the name of a partition, DiskOf returns it
 // unchanged.
 func DiskOf(class, name string) string {
 	place, err := filepath.EvalSymlinks(filepath.Join(class, name))

@@ -1,5 +1,5 @@
-// Package machine does what PID 1 has to do with the machine: mounts, kernel modules, processes,
-// the watchdog, the TPM, power.
+// Package machine does the work of a machine's first process (PID 1): mounts, kernel modules,
+// processes, the watchdog, the TPM, power.
 //
-// It decides nothing about Gangway; packages installer and system do.
+// It makes no decisions about Gangway; the packages installer and system make them.
 package machine

@@ -12,8 +12,8 @@ import (
 const resizeFS = 0x40086610
 
 // Grow makes the ext4 file system of a device, mounted at a folder, as large as the device, and
-// returns its size in bytes; 0: it already had that size. A power cut at any moment does no harm:
-// the file system's journal covers the change.
+// returns its size in bytes; 0: it already had that size. A power cut at any moment does no harm,
+// because the file system's journal covers the change.
 func Grow(dev, at string) (size int64, err error) {
 	size, err = sizeOf(dev)
 	if err != nil {
@@ -39,6 +39,6 @@ func Grow(dev, at string) (size int64, err error) {
 }
 
 // smaller reports whether a file system is smaller than its device. have is the number of blocks
-// that the file system reports, without its own tables, which take at most a tenth of the device.
-// blocks is the number of blocks of the device.
+// that the file system reports; that number excludes the file system's own tables, which take at
+// most a tenth of the device. blocks is the number of blocks of the device.
 func smaller(have, blocks uint64) bool { return have < blocks/10*9 }

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// journal keeps lines that are logged.
+// journal records the lines that are logged.
 type journal []string
 
 func (j *journal) logf(format string, args ...any) { *j = append(*j, fmt.Sprintf(format, args...)) }
@@ -33,8 +33,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// If mounting one file system fails, the others are mounted all the same. All are mounted so that
-// no program runs from them and no set-user-ID bit has an effect.
+// If the mount of one file system fails, the others are still mounted. The mount flags prevent
+// that programs run from the file systems and that set-user-ID bits have an effect.
 func TestKernelFileSystemsAreMounted(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -95,7 +95,7 @@ func TestPartitionsAreRecognised(t *testing.T) {
 		}
 	}
 
-	// As in /sys: class/block has links to the devices' folders.
+	// As in /sys, class/block has symbolic links to the devices' folders.
 	write(t, filepath.Join(dir, "devices", "sda", "sda1", "partition"), "1\n")
 	write(t, filepath.Join(dir, "devices", "sda", "size"), "8\n")
 	class := filepath.Join(dir, "class")
@@ -125,8 +125,8 @@ func TestPartitionsAreRecognised(t *testing.T) {
 	}
 }
 
-// cryptTarget has the form that the kernel's parser reads (linux/dm-ioctl.h, struct
-// dm_target_spec); the parameters are those of dm-crypt.
+// cryptTarget returns bytes that the kernel's parser reads (linux/dm-ioctl.h, struct
+// dm_target_spec), with the parameters of dm-crypt.
 func TestCryptTargetIsForTheKernel(t *testing.T) {
 	t.Parallel()
 	key := luks.Key(strings.Repeat("\xab", 64))
@@ -148,8 +148,8 @@ func TestCryptTargetIsForTheKernel(t *testing.T) {
 	}
 }
 
-// A data partition without encryption needs no TPM; if the header is not a LUKS2 header, or has no
-// token, UnlockData fails.
+// A data partition without encryption needs no TPM. If the partition has a header that is not
+// valid, or a header without a token, UnlockData fails.
 func TestDataPartitionWithoutEncryptionIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -183,13 +183,13 @@ func TestFileSystemThatFillsItsDeviceDoesNotGrow(t *testing.T) {
 	}
 }
 
-// dog is a watchdog that resets the machine.
+// dog simulates a watchdog that resets the machine.
 type dog struct {
 	timeout time.Duration
 	last    time.Time
 	kept    int
 	refuses bool // the watchdog refuses to set its timeout (SET_TIMEOUT)
-	breaks  int  // Write fails after so many keepalives; 0: never
+	breaks  int  // number of keepalives after which Write fails; 0: never
 }
 
 func (d *dog) SetTimeout(seconds int) error {
@@ -214,8 +214,8 @@ func (d *dog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// The watchdog gets keepalives for as long as the program runs, more often than
-// its timeout demands.
+// The watchdog gets keepalives for as long as the program runs, at shorter intervals than its
+// timeout.
 func TestWatchdogIsKeptAlive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -236,8 +236,8 @@ func TestWatchdogIsKeptAlive(t *testing.T) {
 	})
 }
 
-// The kernel writes everything to the disks before the machine goes off. The first process does not
-// end, even if the machine stays on.
+// The kernel writes all data to the disks before the machine is switched off. If the machine stays
+// on, the first process does not end, because the kernel would panic.
 func TestPowerIsSwitchedOffAfterSync(t *testing.T) {
 	t.Parallel()
 	for _, fails := range []error{nil, unix.EPERM} {

@@ -15,18 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The device mapper's commands (linux/dm-ioctl.h): _IOWR(0xfd, n, struct
-// dm_ioctl), whose size is 312.
+// Commands of the device mapper (linux/dm-ioctl.h): _IOWR(0xfd, n, struct dm_ioctl). The struct
+// has 312 bytes.
 const (
 	dmControl   = "/dev/mapper/control"
 	dmHeader    = 312
 	dmCreate    = 0xC138FD03
-	dmResume    = 0xC138FD06 // DM_DEV_SUSPEND without its flag
+	dmResume    = 0xC138FD06 // DM_DEV_SUSPEND without the suspend flag
 	dmTableLoad = 0xC138FD09
 )
 
-// dm sends a command for the device with this name. data follows the command's header. It returns
-// the device's number.
+// dm sends a command for the device with this name to the device mapper. data follows the
+// command's header. dm returns the device's number.
 func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64, err error) {
 	b := make([]byte, dmHeader+len(data))
 	ne := binary.NativeEndian
@@ -38,7 +38,7 @@ func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64
 	}
 	copy(b[48:48+127], name)
 	copy(b[dmHeader:], data)
-	defer clear(b) // the table has the disk's key
+	defer clear(b) // the table in b contains the disk's key
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, control.Fd(), command, uintptr(unsafe.Pointer(&b[0]))); e != 0 {
 		return 0, fmt.Errorf("device mapper: %w", e)
 	}
@@ -46,18 +46,18 @@ func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64
 }
 
 // cryptTarget returns a struct dm_target_spec with the parameters of dm-crypt for a partition of
-// size bytes. The result contains the key.
+// size bytes. The result contains the key, so the caller must clear it.
 func cryptTarget(partition string, size int64, key luks.Key) []byte {
 	params := fmt.Sprintf("aes-xts-plain64 %s 0 %s %d", hex.EncodeToString(key), partition, luks.Overhead/512)
 	target := make([]byte, 40, 40+len(params)+8)
 	binary.NativeEndian.PutUint64(target[8:], uint64(size-luks.Overhead)/512)
 	copy(target[24:], "crypt")
 	target = append(target, params...)
-	return append(target, make([]byte, 8-len(params)%8)...) // one zero at least, up to 8 bytes
+	return append(target, make([]byte, 8-len(params)%8)...) // at least one zero byte, up to a multiple of 8 bytes
 }
 
-// decrypt makes the kernel decrypt a partition, and returns the device with the
-// clear data.
+// decrypt makes the kernel decrypt a partition, and returns the path of the device with the clear
+// data.
 func decrypt(partition string, key luks.Key) (string, error) {
 	size, err := sizeOf(partition)
 	if err != nil {
@@ -93,9 +93,9 @@ func sizeOf(path string) (int64, error) {
 	return f.Seek(0, io.SeekEnd)
 }
 
-// UnlockData returns the device with the clear data of a data partition: the
-// partition itself, or, if that is encrypted, a device that decrypts it with the
-// key from the TPM. If the TPM does not give out the key, the error is
+// UnlockData returns the device with the clear data of a data partition. If the partition is not
+// encrypted, that device is the partition itself. Otherwise it is a device that decrypts the
+// partition with the key from the TPM. If the TPM does not release the key, the error is
 // seal.ErrNotReleased.
 func UnlockData(partition string) (device string, encrypted bool, err error) {
 	f, err := os.Open(partition)
@@ -121,7 +121,7 @@ func UnlockData(partition string) (device string, encrypted bool, err error) {
 	defer t.Close()
 	passphrase, err := seal.Open(t, token)
 	if errors.Is(err, seal.ErrNotReleased) {
-		return "", true, seal.ErrNotReleased // without the TPM's response code: it is shown to a person
+		return "", true, seal.ErrNotReleased // the person at the machine does not need the TPM's response code
 	}
 	if err != nil {
 		return "", true, err

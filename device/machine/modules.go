@@ -11,15 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LoadModules loads the kernel modules that dir/order names, in its order; a folder without that
-// file has none. A module that fails to load does not stop the others. If a device is missing, that
-// is not an error, neither for the device's driver nor for the modules that depend on that driver.
+// LoadModules loads the kernel modules that the file dir/order names, in the order of the file. If
+// the file does not exist, there are no modules. If a module fails to load, LoadModules continues
+// with the next one. If the hardware is missing, neither its driver nor a module that depends on
+// the driver causes an error.
 func LoadModules(dir string) []error { return loadModules(dir, loadModule) }
 
 func loadModules(dir string, load func(path string) error) (errs []error) {
 	order, err := os.ReadFile(filepath.Join(dir, "order"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // everything is built into the kernel
+		return nil // no modules: all drivers are built into the kernel
 	}
 	if err != nil {
 		return []error{fmt.Errorf("modules: %w", err)}
@@ -49,10 +50,11 @@ type initError struct{ error }
 
 func (e initError) Unwrap() error { return e.error }
 
-// harmless reports whether the machine works without a module that failed to load: it is loaded
-// already (EEXIST); its hardware is missing (ENODEV); or a symbol is missing (ENOENT), because a
-// module that it depends on was not loaded. If that other module's failure is not harmless, it is
-// reported by itself. Hyper-V's drivers on other machines are an example.
+// harmless reports whether the machine works without a module that failed to load: the module is
+// loaded already (EEXIST); its hardware is missing (ENODEV); or a symbol is missing (ENOENT),
+// because another module that it depends on was not loaded. If the failure of that other module is
+// not harmless, it has its own error. An example is Hyper-V's drivers on a machine without
+// Hyper-V.
 func harmless(err error) bool {
 	var e initError
 	return errors.As(err, &e) && (errors.Is(e, unix.EEXIST) || errors.Is(e, unix.ENODEV) || errors.Is(e, unix.ENOENT))

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Drivers for hardware that the machine does not have are not reported. A module that is missing in
-// the image is.
+// A driver for hardware that the machine does not have causes no error. A module that is missing
+// in the image causes one.
 func TestDriversForOtherMachinesAreNoErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -43,7 +43,7 @@ func TestDriversForOtherMachinesAreNoErrors(t *testing.T) {
 	}
 }
 
-// Modules are loaded in order, and one that fails does not stop those after it.
+// Modules are loaded in order. If one fails, the next ones are still loaded.
 func TestModulesAreLoadedInOrder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

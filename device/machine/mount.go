@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guarded are the flags of file systems from which nothing is executed.
+// guarded are the mount flags for file systems from which no program may run.
 const guarded = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-// kernelMounts are the kernel's file systems, and one in memory.
+// kernelMounts are the kernel's file systems, and a file system in memory.
 var kernelMounts = []struct {
 	kind, at string
 	flags    uintptr
@@ -24,11 +24,11 @@ var kernelMounts = []struct {
 	{"tmpfs", "/run", guarded, "mode=0755"},
 }
 
-// mounter is unix.Mount.
+// mounter has the parameters and the result of unix.Mount.
 type mounter func(source, target, kind string, flags uintptr, data string) error
 
-// Mount mounts the kernel's file systems, and one in memory at /run. It tries
-// all of them, whatever fails.
+// Mount mounts the kernel's file systems, and a file system in memory at /run. If one mount fails,
+// it continues with the others.
 func Mount() []error { return mountKernel("/", unix.Mount) }
 
 func mountKernel(root string, mount mounter) (errs []error) {
@@ -45,8 +45,8 @@ func mountKernel(root string, mount mounter) (errs []error) {
 	return errs
 }
 
-// MountFirmware mounts the firmware's variables. Call it after LoadModules: the
-// file system may be a module.
+// MountFirmware mounts the file system of the firmware's variables (efivarfs). Call it after
+// LoadModules, because this file system may be a kernel module.
 func MountFirmware() error {
 	if err := unix.Mount("efivarfs", string(Firmware), "efivarfs", guarded, ""); err != nil {
 		return fmt.Errorf("mounting the firmware's variables: %w", err)
@@ -65,8 +65,8 @@ func MountFAT(name, at string, flags uintptr) error {
 	return nil
 }
 
-// MountData mounts an installed system's data partition, or the device that
-// decrypts it.
+// MountData mounts the data partition of an installed system. If the partition is encrypted,
+// device is the device that decrypts it.
 func MountData(device, at string) error {
 	err := os.MkdirAll(at, 0o700)
 	if err == nil {

@@ -13,7 +13,7 @@ type Power struct {
 
 	sync   func()              // default: unix.Sync
 	reboot func(how int) error // default: unix.Reboot
-	wait   func()              // default: an hour of sleep
+	wait   func()              // called if the machine is still on; default: sleep for an hour
 }
 
 // PowerOff switches the machine off. It does not return.
@@ -34,19 +34,19 @@ func (p Power) leave(how int) {
 	}
 	p.sync()
 	if err := p.reboot(how); err != nil {
-		p.Logf("the machine does not switch off: %v", err)
+		p.Logf("switching the machine off failed: %v", err)
 	}
-	for { // the kernel panics when its first process ends
+	for { // never return, because the kernel panics when its first process ends
 		p.wait()
 	}
 }
 
-// RestartNow restarts the machine for a program that is not its first process. It
-// returns only on an error.
+// RestartNow restarts the machine for a program that is not the first process. It returns only on
+// an error.
 func RestartNow() error {
 	unix.Sync()
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 		return err
 	}
-	return errors.New("the machine does not restart")
+	return errors.New("the kernel did not restart the machine")
 }

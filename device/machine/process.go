@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Processes starts programs for the first process of a machine. That process also becomes the
-// parent of all other programs' orphans. So one goroutine, Reap, waits for every child, and
+// Processes starts programs for the first process of a machine. The kernel also makes the first
+// process the parent of all orphaned processes. So one goroutine, Reap, waits for every child, and
 // os.Process.Wait must not be used.
 type Processes struct {
 	mu    sync.Mutex
-	ended map[int]chan unix.WaitStatus // by PID: children that Start has started; guarded by mu
+	ended map[int]chan unix.WaitStatus // by PID, the children that Start has started; guarded by mu
 }
 
 // NewProcesses returns Processes. Run Reap in a goroutine before you start a program.
@@ -44,12 +44,12 @@ func (p *Processes) Reap() {
 	}
 }
 
-// Start starts a program. The channel gets its status when it has ended.
+// Start starts a program. When the program has ended, the channel gets its status.
 func (p *Processes) Start(path string, attr *os.ProcAttr, args ...string) (<-chan unix.WaitStatus, error) {
 	attr.Dir = "/"
 	attr.Env = append(attr.Env, "PATH=/bin", "HOME=/")
 	ended := make(chan unix.WaitStatus, 1)
-	p.mu.Lock() // Reap must not see the end of the program before it is in the map
+	p.mu.Lock() // hold the lock until the program is in the map, so that Reap finds it there
 	defer p.mu.Unlock()
 	child, err := os.StartProcess(path, append([]string{filepath.Base(path)}, args...), attr)
 	if err != nil {
@@ -59,7 +59,7 @@ func (p *Processes) Start(path string, attr *os.ProcAttr, args ...string) (<-cha
 	return ended, child.Release()
 }
 
-// Run runs a program, gives its output to copy, and returns its exit code.
+// Run runs a program, passes its output to copy, and returns its exit code.
 func (p *Processes) Run(copy func(io.Reader), path string, args ...string) (code int, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {

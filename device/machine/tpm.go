@@ -18,7 +18,7 @@ const (
 	tpmClass = "/sys/class/tpm/tpm0"
 )
 
-// The errors of CheckTPM. Their texts are sentences for a person.
+// The errors of CheckTPM. Their texts are sentences for the person at the machine.
 var (
 	ErrNoTPM  = errors.New("No TPM: switch it on in the firmware's setup (TPM, fTPM or PTT).") //lint:ignore ST1005 shown to a person
 	ErrOldTPM = errors.New("The TPM's version is not 2.0, which Gangway requires.")            //lint:ignore ST1005 shown to a person
@@ -48,8 +48,8 @@ func OpenTPM() (transport.TPMCloser, error) {
 	return t, nil
 }
 
-// LiftLockout lifts the TPM's lockout, if there is one. Repeated losses of power can cause a
-// lockout. It logs what it did.
+// LiftLockout lifts the TPM's lockout, if the TPM is in lockout, and logs that it did. Repeated
+// losses of power can cause a lockout.
 func LiftLockout(logf func(format string, args ...any)) {
 	t, err := OpenTPM()
 	if err != nil {

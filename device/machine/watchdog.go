@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchdogTimeout is how long the watchdog waits for a keepalive before it
-// resets the machine, in seconds.
+// watchdogTimeout is the time after which the watchdog resets the machine if it gets no keepalive,
+// in seconds.
 const watchdogTimeout = 60
 
 // WatchdogEvery is the time between two keepalives.
@@ -28,16 +28,16 @@ func (f watchdogFile) SetTimeout(seconds int) error {
 	return unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds)
 }
 
-// Watchdog makes the machine's watchdog reset the machine if this program no longer runs: it sends
-// a keepalive in every interval, and returns only on an error. A machine without a watchdog works
-// too.
+// Watchdog sends the machine's watchdog a keepalive in every interval. If this program stops
+// running, the watchdog resets the machine. Watchdog returns only on an error, or if the machine
+// has no watchdog.
 func Watchdog(every time.Duration, logf func(format string, args ...any)) {
 	f, err := os.OpenFile("/dev/watchdog", os.O_WRONLY, 0)
 	if err != nil {
 		logf("no watchdog: %v", err)
 		return
 	}
-	defer f.Close() // without the magic close ('V'), the watchdog stays armed
+	defer f.Close() // closing without writing 'V' (the "magic close") leaves the watchdog armed
 	name := "a watchdog"
 	if b, err := os.ReadFile("/sys/class/watchdog/watchdog0/identity"); err == nil {
 		name = strings.TrimSpace(string(b))
@@ -47,7 +47,7 @@ func Watchdog(every time.Duration, logf func(format string, args ...any)) {
 
 func keepAlive(d watchdogDevice, name string, every time.Duration, logf func(format string, args ...any)) {
 	if err := d.SetTimeout(watchdogTimeout); err != nil {
-		logf("watchdog: %v", err) // it keeps its default timeout
+		logf("watchdog: %v", err) // not fatal: the watchdog then uses its default timeout
 	}
 	logf("watchdog: %s, %d s", name, watchdogTimeout)
 	for {

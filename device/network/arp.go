@@ -12,30 +12,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probes is how many times the network is asked about a static IPv4 address before the machine uses
-// it (RFC 5227). The probes follow each other faster than the RFC says, because a person may be
+// probes is the number of ARP probes for a static IPv4 address before the machine uses the address
+// (RFC 5227). The probes follow each other faster than the RFC requires, because a person may be
 // waiting for the machine.
 const probes = 3
 
-// An ARP packet for Ethernet and IPv4 (RFC 826), without the Ethernet header.
+// Fields of an ARP packet for Ethernet and IPv4 (RFC 826), without the Ethernet header.
 const (
 	arpSize    = 28 // bytes
 	arpRequest = 1
 )
 
-// probe returns an ARP probe: it asks who has an address, and leaves the sender's IPv4 address
-// zero.
+// probe returns an ARP probe: a request for the owner of an address. The sender's IPv4 address in
+// it is zero.
 func probe(own net.HardwareAddr, address netip.Addr) []byte {
 	p := make([]byte, arpSize)
-	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, the sizes of their addresses
+	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, and the sizes of their addresses
 	copy(p[8:], own)
 	copy(p[24:], address.AsSlice())
 	return p
 }
 
-// conflict returns the hardware address of the sender of an ARP packet, if the packet shows that
-// another machine has the address, or probes for it at the same time. nil: the packet shows
-// neither.
+// conflict examines an ARP packet. If the packet shows that another machine uses the address, or
+// probes for it at the same time, conflict returns the hardware address of the packet's sender.
+// Otherwise it returns nil.
 func conflict(p []byte, own net.HardwareAddr, address netip.Addr) net.HardwareAddr {
 	if len(p) < arpSize || !bytes.Equal(p[:6], []byte{0, 1, 8, 0, 6, 4}) {
 		return nil
@@ -48,8 +48,8 @@ func conflict(p []byte, own net.HardwareAddr, address netip.Addr) net.HardwareAd
 	return sender
 }
 
-// checkUnused returns an error if another machine has an IPv4 address. If it cannot ask the
-// network, it returns nil, so that the address is used.
+// checkUnused returns an error if another machine uses an IPv4 address. If the probes cannot be
+// sent, it returns nil, so that the machine uses the address.
 func (n *Network) checkUnused(link netlink.Link, address netip.Addr) error {
 	own := link.Attrs().HardwareAddr
 	protocol := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ARP)) // in network order
@@ -82,10 +82,10 @@ func (n *Network) checkUnused(link netlink.Link, address netip.Addr) error {
 			}
 			size, _, err := unix.Recvfrom(fd, buf, 0)
 			if err != nil {
-				continue // EAGAIN or EINTR: the loop ends when its time is over
+				continue // EAGAIN or EINTR: the loop ends at its deadline
 			}
 			if other := conflict(buf[:size], own, address); other != nil {
-				return fmt.Errorf("another machine, %s, has the address %s", other, address)
+				return fmt.Errorf("another machine (%s) uses the address %s; set another address", other, address)
 			}
 		}
 	}

@@ -11,24 +11,24 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Bounds of the times that a DHCP server sets.
+// Limits for the times that a DHCP server sends.
 const (
 	minRenewal   = time.Second           // between two requests
-	defaultLease = time.Hour             // if the server does not say
-	endless      = 1 << 30 * time.Second // a lease of this or more never ends
+	defaultLease = time.Hour             // if the server does not send a lease time
+	endless      = 1 << 30 * time.Second // a lease of this time or longer never ends
 )
 
 // dhcpClient asks DHCP servers for an address for an interface, and configures the interface.
 type dhcpClient interface {
 	// request asks for a new lease; if lease is not nil, it asks to renew that lease.
 	request(ctx context.Context, lease *nclient4.Lease) (*nclient4.Lease, error)
-	// apply configures the interface as a lease says; withdraw undoes that.
+	// apply configures the interface for a lease; withdraw removes that configuration.
 	apply(lease *nclient4.Lease) error
 	withdraw(lease *nclient4.Lease) error
 }
 
-// configure4 gives the interface an address by DHCP (RFC 2131), and renews its
-// lease from then on.
+// configure4 gives the interface an address by DHCP (RFC 2131). From then on, it renews the
+// address's lease in the background.
 func (n *Network) configure4(ctx context.Context, link netlink.Link) error {
 	c := &linkDHCP{n, link}
 	lease, err := c.request(ctx, nil)
@@ -49,9 +49,9 @@ func (n *Network) configure4(ctx context.Context, link netlink.Link) error {
 	return nil
 }
 
-// keepLease renews a lease when half of it is over, and retries until the lease ends. When the
-// lease has ended, or the server has refused to renew it, keepLease withdraws the lease and gets
-// another one. It returns the lease that is valid after that.
+// keepLease renews a lease when half of its time has passed, and retries until the lease ends.
+// When the lease has ended, or the server has refused to renew it, keepLease withdraws the lease
+// and gets another one. It returns the lease that is valid then.
 func (n *Network) keepLease(c dhcpClient, lease *nclient4.Lease) *nclient4.Lease {
 	life := lease.ACK.IPAddressLeaseTime(defaultLease)
 	if life >= endless {
@@ -77,7 +77,7 @@ func (n *Network) keepLease(c dhcpClient, lease *nclient4.Lease) *nclient4.Lease
 		}
 		time.Sleep(max(min(left/2, time.Minute)-time.Since(began), minRenewal)) // RFC 2131, 4.4.5
 	}
-	// From now on, the server may give the address to another machine.
+	// The address must be removed now, because the server may lease it to another machine.
 	if err := c.withdraw(lease); err != nil {
 		n.screen.Logf("address %s: %v", addressOf(lease), err)
 	}
@@ -103,8 +103,8 @@ func requestFor(d time.Duration, c dhcpClient, lease *nclient4.Lease) (*nclient4
 	return c.request(ctx, lease)
 }
 
-// addressOf returns the address of a lease. Without a subnet mask, the address's
-// class decides.
+// addressOf returns the address and the network of a lease. If the lease has no subnet mask, the
+// class of the address determines the mask.
 func addressOf(lease *nclient4.Lease) *net.IPNet {
 	address := &net.IPNet{IP: lease.ACK.YourIPAddr, Mask: lease.ACK.SubnetMask()}
 	if address.Mask == nil {

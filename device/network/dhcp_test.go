@@ -16,9 +16,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// inNetwork runs a test again in its own network namespace, without root, and reports whether this
-// is that run. $GANGWAY_NETWORK names a folder that still exists while programs that the test left
-// running end.
+// inNetwork runs a test again, in its own process and network namespace, without root. It reports
+// whether this process is that one. $GANGWAY_NETWORK names a folder that exists until the programs
+// that the test has started have ended.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("GANGWAY_NETWORK") != "" {
@@ -43,7 +43,7 @@ func inNetwork(t *testing.T) bool {
 	return false
 }
 
-// cable makes two interfaces with a cable between them. The second has an address.
+// cable makes two interfaces that are connected by a cable. The second one has an address.
 func cable(t *testing.T) (near netlink.Link, far string) {
 	t.Helper()
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "near"}, PeerName: "far"}); err != nil {
@@ -67,8 +67,8 @@ func cable(t *testing.T) (near netlink.Link, far string) {
 	return near, "far"
 }
 
-// dhcpServer leases one address for a few seconds; from the second renewal on, it refuses to renew
-// that address and leases another one.
+// dhcpServer leases one address for a few seconds. It renews the lease once; then it refuses and
+// leases another address.
 type dhcpServer struct {
 	mu       sync.Mutex
 	renewals int // guarded by mu
@@ -103,8 +103,8 @@ func (d *dhcpServer) answer(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4
 	conn.WriteTo(reply.ToBytes(), peer)
 }
 
-// On a real cable, to a real server: a lease is renewed before it ends, and an
-// address that the server refuses to renew is given up for the next.
+// A real server on a real cable: the machine renews a lease before it ends. If the server refuses
+// to renew it, the machine removes the address and uses the next one.
 func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
 	if testing.Short() {
 		t.Skip("leases end after seconds; TestLeaseIsKept has the same rules on a fake")

@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// slaacWait is how long routers may take to advertise a network before a
-	// DHCPv6 server is asked for an address.
+	// slaacWait is how long to wait for routers to advertise a network before asking a DHCPv6
+	// server for an address.
 	slaacWait = 3 * time.Second
-	// dhcp6Wait is how long a DHCPv6 server may take to answer.
+	// dhcp6Wait is how long to wait for the answer of a DHCPv6 server.
 	dhcp6Wait = 3 * time.Second
 )
 
-// configure6 waits for an IPv6 address. If routers advertise a network, the
-// kernel sets addresses and routes itself (RFC 4862); otherwise a DHCPv6 server
-// may offer an address (RFC 8415).
+// configure6 waits for an IPv6 address. If routers advertise a network, the kernel itself sets
+// addresses and routes (RFC 4862). Otherwise configure6 asks a DHCPv6 server for an address (RFC
+// 8415).
 func (n *Network) configure6(ctx context.Context, link netlink.Link) error {
 	name, ask := link.Attrs().Name, time.Now().Add(slaacWait)
 	for {
@@ -35,7 +35,7 @@ func (n *Network) configure6(ctx context.Context, link netlink.Link) error {
 			return fmt.Errorf("IPv6: %w", err)
 		}
 		if address != nil {
-			if !n.hasServers6() { // no router advertised them
+			if !n.hasServers6() { // no router advertised name servers
 				servers, err := askDHCPv6(ctx, link, false)
 				if err == nil {
 					err = n.learn(name, "", ipv6, servers)
@@ -62,8 +62,8 @@ func (n *Network) configure6(ctx context.Context, link netlink.Link) error {
 	}
 }
 
-// globalAddress returns an address of the interface that is valid beyond its
-// link and that no other machine has; nil: there is none yet.
+// globalAddress returns an address of the interface that is valid beyond the link and that no
+// other machine uses; nil: there is no such address yet.
 func globalAddress(link netlink.Link) (*net.IPNet, error) {
 	list, err := netlink.AddrList(link, netlink.FAMILY_V6)
 	if err != nil {
@@ -81,8 +81,8 @@ func firstGlobal(list []netlink.Addr) *net.IPNet {
 	return nil
 }
 
-// askDHCPv6 asks a DHCPv6 server for name servers and, if the routers gave none,
-// for an address.
+// askDHCPv6 asks a DHCPv6 server for name servers. If address is set, because no router advertised
+// a network, it also asks for an address and gives the address to the interface.
 func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dhcp6Wait)
 	defer cancel()
@@ -107,7 +107,7 @@ func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []
 	if address {
 		for _, ia := range reply.Options.IANA() {
 			for _, a := range ia.Options.Addresses() {
-				ip := &net.IPNet{IP: a.IPv6Addr, Mask: net.CIDRMask(128, 128)} // without a network: only routers announce routes
+				ip := &net.IPNet{IP: a.IPv6Addr, Mask: net.CIDRMask(128, 128)} // a prefix of 128 bits, because only routers announce routes
 				if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ip}); err != nil {
 					return nil, fmt.Errorf("DHCPv6: address %s: %w", ip, err)
 				}
@@ -124,8 +124,8 @@ func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []
 // that programs handle (RTNLGRP_ND_USEROPT).
 const ndUserOpt = 20
 
-// listenForServers learns the name servers that routers advertise, from the
-// kernel. It returns only on an error.
+// listenForServers receives from the kernel the name servers that routers advertise. It returns
+// only on an error.
 func (n *Network) listenForServers() error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, ndUserOpt)
 	if err != nil {
@@ -160,7 +160,7 @@ func (n *Network) listenForServers() error {
 	}
 }
 
-// zoned returns addresses as text, a link-local one with its interface.
+// zoned returns addresses as text. A link-local address has the interface's name as its zone.
 func zoned(servers []netip.Addr, link string) (list []string) {
 	for _, a := range servers {
 		if a.IsLinkLocalUnicast() {
@@ -171,12 +171,12 @@ func zoned(servers []netip.Addr, link string) (list []string) {
 	return list
 }
 
-// maxServers bounds the number of a router's name servers that are used.
+// maxServers is the maximum number of a router's name servers that the machine uses.
 const maxServers = 3
 
-// parseRDNSS reads a struct nduseroptmsg and the options after it. It returns the interface and the
-// name servers that a router advertises (RFC 8106, 5.1), without those with the lifetime 0, which
-// the router withdraws.
+// parseRDNSS reads a struct nduseroptmsg and the options after it. It returns the index of the
+// interface and the name servers that a router advertises (RFC 8106, 5.1). It leaves out servers
+// with the lifetime 0, because the router withdraws these.
 func parseRDNSS(b []byte) (index int, servers []netip.Addr) {
 	const head = 16 // bytes
 	if len(b) < head || b[0] != unix.AF_INET6 {

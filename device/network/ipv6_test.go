@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// useropt returns a netlink message of the kernel with a router's options.
+// useropt returns a netlink message as the kernel sends it, with the options of a router.
 func useropt(options ...[]byte) []byte {
 	all := slices.Concat(options...)
 	b := make([]byte, 16)
@@ -23,7 +23,7 @@ func useropt(options ...[]byte) []byte {
 	return append(b, all...)
 }
 
-// rdnss returns a router's option that advertises name servers.
+// rdnss returns a router's option that advertises name servers (RFC 8106).
 func rdnss(lifetime uint32, servers ...string) []byte {
 	b := []byte{25, byte(1 + 2*len(servers)), 0, 0, 0, 0, 0, 0}
 	binary.BigEndian.PutUint32(b[4:], lifetime)
@@ -52,8 +52,8 @@ func TestReadsTheNameServersOfRouters(t *testing.T) {
 	}
 }
 
-// Anyone in the network can send any packet. The program that reads the packet is PID 1, so no
-// packet may make it end.
+// An attacker in the network can send any packet. The program that parses the packet is PID 1, and
+// the kernel panics when PID 1 ends. So no packet may cause a panic of the parser.
 func FuzzRouterDoesNotEndTheMachine(f *testing.F) {
 	good := useropt(rdnss(600, "fe80::1", "2001:db8::53"))
 	f.Add(good)
@@ -78,8 +78,8 @@ func TestPanicOfAParserIsAnError(t *testing.T) {
 	}
 }
 
-// The name servers of both families are used, although programs read only the
-// first three.
+// Programs read only the first three name servers in resolv.conf. These must include servers of
+// both address families.
 func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	t.Parallel()
 	n, _ := testNetwork(t)
@@ -102,8 +102,8 @@ func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	if want := "nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n"; string(b) != want || err != nil {
 		t.Errorf("%s, %v", b, err)
 	}
-	// The settings' name servers replace those of the network, also those that the network offers
-	// later.
+	// The name servers of the settings replace those of the network, also those that the
+	// network offers later.
 	if err := n.setServers([]netip.Addr{netip.MustParseAddr("192.0.2.53")}); err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	}
 }
 
-// A link-local name server can be reached only through its interface.
+// A link-local name server is written with its interface, because it is reachable only there.
 func TestLinkLocalNameServerHasItsInterface(t *testing.T) {
 	t.Parallel()
 	got := zoned([]netip.Addr{netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8::53")}, "eth0")

@@ -26,11 +26,11 @@ func lease(t *testing.T, address string, options ...dhcpv4.Modifier) *nclient4.L
 
 func seconds(n uint32) dhcpv4.Modifier { return dhcpv4.WithLeaseTime(n) }
 
-// dhcp is a fake of both the server, which answers from a list, and the interface.
+// dhcp simulates both a DHCP server, which answers from a list, and the interface.
 type dhcp struct {
 	began   time.Time
-	answers []func() (*nclient4.Lease, error) // the last one is repeated
-	log     []string                          // what happened, and after how many seconds
+	answers []func() (*nclient4.Lease, error) // answers of the server; the last one is repeated
+	log     []string                          // events, each with the number of seconds since the start
 }
 
 func (d *dhcp) add(format string, args ...any) {
@@ -60,8 +60,8 @@ func (d *dhcp) withdraw(lease *nclient4.Lease) error {
 	return nil
 }
 
-// A lease is renewed at half of its time, and given up when it ends or when the server refuses to
-// renew it.
+// The machine renews a lease at half of its time. It removes the address when the lease ends or
+// when the server refuses to renew it.
 func TestLeaseIsKept(t *testing.T) {
 	t.Parallel()
 	silent := func() (*nclient4.Lease, error) { return nil, errors.New("no answer") }
@@ -118,8 +118,8 @@ func TestLeaseIsKept(t *testing.T) {
 	}
 }
 
-// The times that a server sets are bounded: a short lease does not make the machine send without a
-// pause.
+// The machine limits the times that a server sets: a hostile server with a very short lease does
+// not make the machine send requests without a pause.
 func TestTimesOfADHCPServerAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

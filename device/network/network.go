@@ -1,8 +1,8 @@
-// Package network connects the machine: by DHCP, IPv6 router advertisements and
-// DHCPv6, or by the network settings of a file (netfile.Settings): interface,
-// VLAN, MTU, static addresses, gateways and name servers.
+// Package network connects the machine to the network: by DHCP, IPv6 router advertisements and
+// DHCPv6, or by the network settings of a file (netfile.Settings): interface, VLAN, MTU, static
+// addresses, gateways and name servers.
 //
-// The first interface that gets an address is used, with one address family or both. The package
+// The package uses the first interface that gets an address, with one address family or both. It
 // renews leases for as long as the program runs.
 package network
 
@@ -26,41 +26,41 @@ import (
 )
 
 const (
-	// leaseWait is how long one interface may take to get an address.
+	// leaseWait is how long to wait for an address on one interface.
 	leaseWait = 15 * time.Second
 	// retryWait is the time between two attempts.
 	retryWait = 2 * time.Second
-	// fourWait is how much longer IPv4 may take after IPv6 is configured, so
-	// that the screen shows a network with both families as such.
+	// fourWait is how much longer to wait for IPv4 after IPv6 is configured, so that the
+	// screen shows both families if the network has both.
 	fourWait = 3 * time.Second
 )
 
-// SettingsPath is where the agent finds the network settings. The file is in memory, because the
-// settings may hold the proxy's password.
+// SettingsPath is the path of the network settings for the agent. The file is in memory, because
+// the settings may hold the proxy's password.
 const SettingsPath = "/run/gangway-network.txt"
 
-// Screen shows the state of the network to the person in front of the machine.
+// Screen shows the state of the network to the person at the machine.
 type Screen interface {
 	Logf(format string, args ...any)
 	Alarmf(format string, args ...any)
 	Fact(name, value string)
 }
 
-// Network is the machine's network. New sets its fields. Tests shorten its times.
+// Network is the machine's network. New sets its fields; tests set shorter times.
 type Network struct {
 	screen       Screen
 	settingsPath string // SettingsPath
-	resolvConf   string // where programs look for name servers
+	resolvConf   string // path of the file in which programs look for name servers
 
-	// carrierWait is how long interfaces may take until one has a carrier;
-	// neighbourWait how long a gateway may take to answer; probeWait how long
-	// another machine may take to answer each of the probes for an address.
+	// carrierWait is how long to wait for a carrier on any interface; neighbourWait how long
+	// to wait for the answer of a gateway; probeWait how long to wait for an answer to each
+	// ARP probe.
 	carrierWait, neighbourWait, probeWait time.Duration
 
 	mu        sync.Mutex
 	addresses []string    // for the screen; guarded by mu
 	servers   [2][]string // name servers, by family; guarded by mu
-	fixed     bool        // the settings name the name servers; guarded by mu
+	fixed     bool        // if set, the settings name the name servers, and those of the network are ignored; guarded by mu
 }
 
 // family is an address family.
@@ -79,7 +79,7 @@ func New(s Screen) *Network {
 	}
 }
 
-// livePath is where a system without a disk has its network settings.
+// livePath is the path of the network settings of a system without a disk.
 const livePath = "/etc/gangway/" + netfile.Name
 
 // LiveSettings reads the network settings of a system without a disk.
@@ -91,8 +91,8 @@ func LiveSettings() (*netfile.Settings, error) {
 	return s, nil
 }
 
-// Up connects the machine by the settings, and gives them to the agent. It returns only when an
-// interface has an address, because without an address the machine has nothing to do.
+// Up connects the machine with the settings, and writes them to a file for the agent. It returns
+// only when an interface has an address, because a machine without an address can do nothing else.
 func (n *Network) Up(s *netfile.Settings) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		if err := netlink.LinkSetUp(lo); err != nil {
@@ -116,8 +116,8 @@ func (n *Network) Up(s *netfile.Settings) {
 	n.retry(s, func() error { return n.connect(s) })
 }
 
-// retry calls connect until it succeeds. It shows an error only if the error differs from the last
-// one.
+// retry calls connect until it succeeds. It shows an error only if it differs from the previous
+// attempt's error.
 func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	for last := ""; ; time.Sleep(retryWait) {
 		err := connect()
@@ -132,7 +132,7 @@ func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	}
 }
 
-// advice tells a person how to correct a network that does not work.
+// advice returns what a person must check if the network does not work.
 func advice(s *netfile.Settings) string {
 	if s.Empty() {
 		return "check the cable"
@@ -140,7 +140,7 @@ func advice(s *netfile.Settings) string {
 	return "check the cable, and the network settings (" + netfile.Name + ")"
 }
 
-// connect configures the first interface that works with the settings.
+// connect configures the first interface with which the settings work.
 func (n *Network) connect(s *netfile.Settings) error {
 	all, err := netlink.LinkList()
 	if err != nil {
@@ -150,16 +150,16 @@ func (n *Network) connect(s *netfile.Settings) error {
 	if err != nil {
 		return err
 	}
-	if len(s.Addresses) > 0 { // use only interfaces with a carrier: without a carrier, an interface leads nowhere
+	if len(s.Addresses) > 0 { // a static address needs no answer, so use only interfaces that have a carrier
 		if links = n.withCarrier(links); len(links) == 0 {
-			return errors.New("no interface has a carrier; check the cable")
+			return errors.New("no network interface has a carrier; check the cable")
 		}
 	}
 	return first(links, func(link netlink.Link, only bool) error { return n.configure(link, s, only) })
 }
 
-// first configures the first interface that works. It tells configure whether
-// there is only one.
+// first calls configure for each interface until one call succeeds. The argument only of configure
+// reports whether there is only one interface.
 func first(links []netlink.Link, configure func(link netlink.Link, only bool) error) error {
 	var errs []error
 	for _, link := range links {
@@ -172,8 +172,8 @@ func first(links []netlink.Link, configure func(link netlink.Link, only bool) er
 	return errors.Join(errs...)
 }
 
-// candidates returns the interfaces, of all that the kernel has, that the
-// settings allow: Ethernet, and not a VLAN that this program made.
+// candidates returns those of the kernel's interfaces that the settings allow. It returns Ethernet
+// interfaces only, and no VLAN that this program made.
 func candidates(all []netlink.Link, s *netfile.Settings) ([]netlink.Link, error) {
 	var links []netlink.Link
 	var names []string
@@ -196,9 +196,9 @@ func candidates(all []netlink.Link, s *netfile.Settings) ([]netlink.Link, error)
 	return nil, fmt.Errorf("interface %s not found; the machine has %s", s.Interface, strings.Join(names, ", "))
 }
 
-// configure gives an interface its static addresses, or those that the network
-// offers. If the machine has only one interface, it is used even if its gateway
-// does not answer: the hub may be in the same network.
+// configure gives an interface its static addresses, or the addresses that the network offers. If
+// a gateway does not answer, configure fails. But if the machine has only one interface, configure
+// uses it anyway, because the hub may be in the same network.
 func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) error {
 	link, err := bringUp(link, s)
 	if err != nil {
@@ -218,7 +218,7 @@ func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) e
 		}
 		n.screen.Alarmf("%v.", silent)
 	}
-	go func() { // the family without a static address is automatic, and may get none
+	go func() { // the family without a static address is configured automatically, and may get no address
 		ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 		defer cancel()
 		if !s.Static(4) {
@@ -231,8 +231,8 @@ func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) e
 	return nil
 }
 
-// configureAutomatic gives an interface the addresses that the network offers:
-// one by DHCP, and one by router advertisements or DHCPv6.
+// configureAutomatic gives an interface the addresses that the network offers: one by DHCP, and
+// one by router advertisements or DHCPv6.
 func (n *Network) configureAutomatic(link netlink.Link) error {
 	return either(
 		func(ctx context.Context) error { return n.configure4(ctx, link) },
@@ -240,10 +240,9 @@ func (n *Network) configureAutomatic(link netlink.Link) error {
 	)
 }
 
-// either configures both families at once, for up to leaseWait. It returns when
-// one of them has an address; it waits for IPv4 a little longer than for IPv6.
-// The other family continues in the background. If neither gets an address, it
-// returns both errors.
+// either configures both families at the same time, for up to leaseWait. It returns when one of
+// them has an address. If IPv6 is first, it waits a little longer for IPv4. The other family
+// continues in the background. If neither family gets an address, either returns both errors.
 func either(configure4, configure6 func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)
@@ -276,19 +275,19 @@ func either(configure4, configure6 func(context.Context) error) error {
 	}
 }
 
-// catchPanic turns a panic of f into an error. This program is PID 1: if a packet from the network
-// made the program panic, the machine would stop.
+// catchPanic converts a panic of f to an error. This program is PID 1, and the kernel panics when
+// PID 1 ends. So a packet from the network must not end the program.
 func catchPanic(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("cannot read what the network sent: %v", v)
+			err = fmt.Errorf("a packet from the network caused a panic: %v", v)
 		}
 	}()
 	return f()
 }
 
-// learn records an address of an interface, if it is not empty, and the name
-// servers of a family, if there are any.
+// learn records the name servers that a family offers, if there are any. If address is not empty,
+// it also records this address of an interface.
 func (n *Network) learn(link, address string, f family, servers []string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -313,8 +312,8 @@ func (n *Network) forget(address string) {
 	n.addresses = slices.DeleteFunc(n.addresses, func(a string) bool { return a == address })
 }
 
-// setServers uses the name servers that the settings name, if any. Those that
-// the network offers are then ignored.
+// setServers uses the name servers of the settings, if the settings name any. The name servers
+// that the network offers are then ignored.
 func (n *Network) setServers(servers []netip.Addr) error {
 	if len(servers) == 0 {
 		return nil
@@ -328,16 +327,16 @@ func (n *Network) setServers(servers []netip.Addr) error {
 	return n.writeResolvConf()
 }
 
-// hasServers6 reports whether the network offered name servers over IPv6, or
-// the settings name them.
+// hasServers6 reports whether the network offered name servers over IPv6, or the settings name
+// some.
 func (n *Network) hasServers6() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.fixed || len(n.servers[ipv6]) > 0
 }
 
-// writeResolvConf writes the name servers, alternating between IPv4 and IPv6,
-// because programs read only the first three. The caller holds mu.
+// writeResolvConf writes the name servers of IPv4 and IPv6 in turn, because programs read only the
+// first three. The caller holds mu.
 func (n *Network) writeResolvConf() error {
 	var text strings.Builder
 	for i := range 3 {

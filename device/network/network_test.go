@@ -19,7 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// screen keeps the lines that are shown.
+// screen records the lines that the machine shows.
 type screen struct {
 	mu    sync.Mutex
 	lines []string // guarded by mu
@@ -92,8 +92,8 @@ func TestInterfacesThatTheSettingsAllow(t *testing.T) {
 	}
 }
 
-// If an interface fails, the next one is tried. configure learns whether the
-// interface is the only one.
+// If configure fails for an interface, the function first tries the next one. An argument of
+// configure reports whether the interface is the only one.
 func TestNextInterfaceIsTried(t *testing.T) {
 	t.Parallel()
 	var tried []string
@@ -113,8 +113,8 @@ func TestNextInterfaceIsTried(t *testing.T) {
 	}
 }
 
-// after returns a function that stands for the configuration of a family. It returns err after the
-// time d, or the context's error if the context ends before.
+// after returns a function that simulates the configuration of a family: it returns err after the
+// time d, or the context's error if the context ends earlier.
 func after(d time.Duration, err error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
@@ -126,7 +126,7 @@ func after(d time.Duration, err error) func(context.Context) error {
 	}
 }
 
-// One address family is enough; IPv4 may be a little later than IPv6.
+// If one address family is configured, either succeeds. It waits a little longer for IPv4.
 func TestOneFamilyIsEnough(t *testing.T) {
 	t.Parallel()
 	no4, no6 := errors.New("no DHCP"), errors.New("no router")
@@ -161,12 +161,12 @@ func TestOneFamilyIsEnough(t *testing.T) {
 					t.Errorf("%s: %v is not in %v", name, want, err)
 				}
 			}
-			time.Sleep(leaseWait) // wait until the other family has ended too
+			time.Sleep(leaseWait) // wait until the attempt of the other family has also ended
 		})
 	}
 }
 
-// A family that is later than the other is configured all the same.
+// After either has returned, the configuration of the later family continues in the background.
 func TestLaterFamilyIsConfigured(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -183,8 +183,8 @@ func TestLaterFamilyIsConfigured(t *testing.T) {
 	})
 }
 
-// The machine tries until it has an address, and writes an error only when it is
-// a new one.
+// The machine retries until it has an address. It logs an error only if the error differs from the
+// previous one.
 func TestNetworkIsTriedUntilItWorks(t *testing.T) {
 	t.Parallel()
 	n, s := testNetwork(t)

@@ -17,17 +17,16 @@ import (
 
 const (
 	vlanType = "vlan" // of a link, as netlink names it
-	// carrierMore is how much longer other interfaces may take once one has a
-	// carrier.
+	// carrierMore is how much longer to wait for other interfaces after one has a carrier.
 	carrierMore = 2 * time.Second
-	// duplicateWait bounds how long the kernel looks for another machine with an
-	// IPv6 address.
+	// duplicateWait is how long to wait until the kernel has checked that no other machine
+	// uses an IPv6 address.
 	duplicateWait = 5 * time.Second
 	pollEvery     = 100 * time.Millisecond
 )
 
-// bringUp brings an interface up, with the MTU of the settings. If the settings name a VLAN,
-// bringUp makes the VLAN on the interface and returns the VLAN.
+// bringUp sets an interface up, with the MTU of the settings, and returns it. If the settings name
+// a VLAN, bringUp makes the VLAN on the interface and returns the VLAN instead.
 func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	a := link.Attrs()
 	// A VLAN's frames may not be longer than those of the interface below it.
@@ -42,7 +41,7 @@ func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 		}
 		return link, up(link)
 	}
-	// The untagged network must not configure anything.
+	// With a VLAN, the untagged network must not give the machine any address.
 	if err := setIPv6(a.Name, "disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -51,7 +50,7 @@ func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	}
 	name := fmt.Sprintf("vlan%d", s.VLAN)
 	vlan, err := netlink.LinkByName(name)
-	if err == nil && vlan.Attrs().ParentIndex != a.Index { // this VLAN was made on an interface that was tried before
+	if err == nil && vlan.Attrs().ParentIndex != a.Index { // an earlier attempt made this VLAN on another interface
 		err = netlink.LinkDel(vlan)
 		vlan = nil
 	}
@@ -73,7 +72,7 @@ func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 
 func up(link netlink.Link) error {
 	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("up: %w", err)
+		return fmt.Errorf("setting the interface up: %w", err)
 	}
 	return nil
 }
@@ -84,9 +83,9 @@ func setIPv6(name, key, value string) error {
 	return os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, key), []byte(value), 0o644)
 }
 
-// disableAutomatic6 stops the kernel from making IPv6 addresses if the settings
-// have a static one, and, if they have a gateway too, from using the routes of
-// routers.
+// disableAutomatic6 stops the kernel from making IPv6 addresses if the settings have a static IPv6
+// address. If they also have an IPv6 gateway, it stops the kernel from using the routes that
+// routers advertise.
 func disableAutomatic6(name string, s *netfile.Settings) error {
 	if !s.Static(6) {
 		return nil
@@ -120,8 +119,7 @@ func familyOf(a netip.Addr) family {
 	return ipv6
 }
 
-// withCarrier brings interfaces up and returns those that have a carrier within
-// carrierWait.
+// withCarrier sets interfaces up and returns those that have a carrier within carrierWait.
 func (n *Network) withCarrier(links []netlink.Link) []netlink.Link {
 	for _, link := range links {
 		if err := up(link); err != nil {
@@ -147,8 +145,8 @@ func (n *Network) withCarrier(links []netlink.Link) []netlink.Link {
 	}
 }
 
-// addStatic gives an interface an address, unless another machine has it, and the
-// gateway of the address's family.
+// addStatic gives an interface a static address, and the gateway of the address's family. It fails
+// if another machine uses the address.
 func (n *Network) addStatic(link netlink.Link, address netip.Prefix, s *netfile.Settings) error {
 	f := familyOf(address.Addr())
 	if f == ipv4 {
@@ -176,16 +174,16 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// checkUnused6 waits until the kernel has looked for another machine with an IPv6
-// address of the interface (duplicate address detection, RFC 4862), and returns
-// an error if there is one.
+// checkUnused6 waits until the kernel has checked that no other machine uses an IPv6 address of
+// the interface (duplicate address detection, RFC 4862). It returns an error if another machine
+// uses it.
 func checkUnused6(link netlink.Link, address netip.Prefix) error {
 	for until := time.Now().Add(duplicateWait); ; time.Sleep(pollEvery) {
 		list, err := netlink.AddrList(link, netlink.FAMILY_V6)
 		if err != nil {
 			return err
 		}
-		flags := unix.IFA_F_DADFAILED // if the address is not in the list: the kernel may have removed it
+		flags := unix.IFA_F_DADFAILED // an address that is not in the list counts as a duplicate, because the kernel may have removed it
 		for _, a := range list {
 			if own, ok := netip.AddrFromSlice(a.IP); ok && own == address.Addr() {
 				flags = a.Flags
@@ -193,17 +191,17 @@ func checkUnused6(link netlink.Link, address netip.Prefix) error {
 		}
 		switch {
 		case flags&unix.IFA_F_DADFAILED != 0:
-			return fmt.Errorf("another machine has the address %s", address.Addr())
+			return fmt.Errorf("another machine uses the address %s; set another address", address.Addr())
 		case flags&unix.IFA_F_TENTATIVE == 0:
 			return nil
 		case time.Now().After(until):
-			return fmt.Errorf("the address %s cannot be used yet", address.Addr())
+			return fmt.Errorf("the kernel has not finished looking for another machine with the address %s", address.Addr())
 		}
 	}
 }
 
-// removeStatic removes the static addresses from an interface; the kernel removes
-// their routes with them.
+// removeStatic removes the static addresses from an interface. The kernel removes their routes
+// with them.
 func (n *Network) removeStatic(link netlink.Link, s *netfile.Settings) (err error) {
 	for _, a := range s.Addresses {
 		gone := netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(a)})
@@ -215,8 +213,8 @@ func (n *Network) removeStatic(link netlink.Link, s *netfile.Settings) (err erro
 	return err
 }
 
-// checkGateways returns an error if the settings have gateways and none of them answers: the
-// interface may lead to another network than that of the settings.
+// checkGateways returns an error if the settings have gateways and none of them answers. Then the
+// interface may be connected to another network than that of the settings.
 func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent error) {
 	for _, g := range s.Gateways {
 		if n.answers(link, g) {
@@ -244,7 +242,7 @@ func (n *Network) answers(link netlink.Link, neighbour netip.Addr) bool {
 		}
 		list, err := netlink.NeighList(link.Attrs().Index, kind)
 		if err != nil {
-			return true // the kernel does not say, so assume that it answers
+			return true // the kernel does not report neighbours, so assume that the neighbour answers
 		}
 		for _, e := range list {
 			if a, ok := netip.AddrFromSlice(e.IP); ok && a.Unmap() == neighbour.WithZone("") && e.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED|netlink.NUD_NONE) == 0 {

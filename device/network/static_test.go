@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// elsewhere is another network namespace, which holds the other end of each cable.
+// elsewhere is a second network namespace, in which the other end of each cable is.
 type elsewhere struct {
 	*netlink.Handle
 	fd int
@@ -28,7 +28,7 @@ func newElsewhere(t *testing.T) *elsewhere {
 	t.Helper()
 	opened := make(chan int)
 	go func() {
-		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread and its namespace end with the goroutine
 		fd := -1
 		if unix.Unshare(unix.CLONE_NEWNET) == nil {
 			fd, _ = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -47,11 +47,11 @@ func newElsewhere(t *testing.T) *elsewhere {
 	return &elsewhere{h, fd}
 }
 
-// plug makes an interface with a cable to elsewhere. The other end has addresses,
-// on a VLAN if that is not 0.
+// plug makes an interface that a cable connects to elsewhere. The other end has addresses; if vlan
+// is not 0, they are on that VLAN.
 func (e *elsewhere) plug(t *testing.T, name string, mac byte, vlan int, addresses ...string) {
 	t.Helper()
-	// Both ends are made in this namespace. Then one end moves to the other namespace.
+	// The kernel makes both ends in this namespace. Then one end moves to the other namespace.
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, mac}}, PeerName: "to" + name}
 	if err := netlink.LinkAdd(veth); err != nil {
 		t.Skipf("this kernel makes no interfaces: %v", err)
@@ -102,8 +102,8 @@ func settings(t *testing.T, lines ...string) *netfile.Settings {
 	return s
 }
 
-// addressesOn returns the addresses of an interface, without the link-local ones of
-// the kernel.
+// addressesOn returns the addresses of an interface, without the link-local addresses that the
+// kernel made.
 func addressesOn(t *testing.T, name string) (out []string) {
 	t.Helper()
 	link, err := netlink.LinkByName(name)
@@ -148,7 +148,7 @@ func mtu(t *testing.T, name string) int {
 	return link.Attrs().MTU
 }
 
-// freshNetwork returns a machine as after its start, without interfaces.
+// freshNetwork returns the network of a machine that has just started and has no interfaces yet.
 func freshNetwork(t *testing.T) *Network {
 	t.Helper()
 	links, err := netlink.LinkList()
@@ -168,15 +168,15 @@ func freshNetwork(t *testing.T) *Network {
 	return n
 }
 
-// The kernel applies the settings, on a real cable to a real neighbour. If it
-// cannot, the error gives the reason.
+// On a real cable to a real neighbour, the kernel applies the settings. If it cannot, the error
+// gives the reason.
 func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {
 		return
 	}
 	type want struct {
-		on        string // the interface that has the addresses
+		on        string // the interface that must have the addresses
 		addresses []string
 		gateways  []string
 		mtu       int
@@ -244,12 +244,12 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 		"an IPv4 address that another machine has": {
 			func(t *testing.T, e *elsewhere) { e.plug(t, "near", 1, 0, "192.0.2.10/24") },
 			[]string{"address = 192.0.2.10/24"},
-			want{on: "near", err: "another machine, "},
+			want{on: "near", err: "another machine ("},
 		},
 		"an address that another machine has": {
 			func(t *testing.T, e *elsewhere) { e.plug(t, "near", 1, 0, "2001:db8::10/64") },
 			[]string{"address = 2001:db8::10/64"},
-			want{on: "near", err: "another machine has the address 2001:db8::10"},
+			want{on: "near", err: "another machine uses the address 2001:db8::10"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -284,7 +284,7 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	}
 }
 
-// Static addresses wait for a cable: a card without one does not get them.
+// The machine sets static addresses only on an interface that has a cable.
 func TestStaticAddressWaitsForACable(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {
@@ -301,7 +301,7 @@ func TestStaticAddressWaitsForACable(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.carrierWait = 300 * time.Millisecond
-	if err := n.connect(settings(t, "address = 192.0.2.10/24")); err == nil || !strings.Contains(err.Error(), "no interface has a carrier") || len(addressesOn(t, "near")) > 0 {
+	if err := n.connect(settings(t, "address = 192.0.2.10/24")); err == nil || !strings.Contains(err.Error(), "no network interface has a carrier") || len(addressesOn(t, "near")) > 0 {
 		t.Errorf("got %v, %q", err, addressesOn(t, "near"))
 	}
 	n.carrierWait = 10 * time.Second

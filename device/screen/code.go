@@ -8,14 +8,14 @@ import (
 	"rsc.io/qr"
 )
 
-// ShowCode shows an address as a QR code on the panel, until ShowCode("") removes it. The panel is
-// redrawn with the next sentence. If the address does not fit the screen as a code, ShowCode
-// returns an error, and the panel has no code.
+// ShowCode shows an address as a QR code on the panel. ShowCode("") removes the code. The change
+// appears when the next sentence redraws the panel. If the code of the address does not fit the
+// screen, ShowCode returns an error, and the panel has no code.
 func (s *Screen) ShowCode(address string) error {
 	var code []string
 	var err error
 	if address != "" {
-		code, err = blocks(address, rows)
+		code, err = QR(address, rows)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -26,14 +26,14 @@ func (s *Screen) ShowCode(address string) error {
 }
 
 // quietZones are the widths, in modules, of the light margin around a QR code, in order of
-// preference. ISO/IEC 18004 requires 4. Readers accept half of that margin, so smaller margins are
-// used if the screen has no room for 4.
+// preference. ISO/IEC 18004 requires 4. QR code readers also accept 2, so the panel uses a smaller
+// margin if the screen has no room for 4.
 var quietZones = []int{4, 3, 2}
 
-// blocks draws a text as a QR code of half blocks, each character two modules
-// high, in at most this many lines. It draws the light modules, because the
+// QR draws a text as a QR code of half-block characters, in at most the given number of lines.
+// Each character is one module wide and two high. QR draws the light modules, because the
 // screen is dark.
-func blocks(text string, lines int) ([]string, error) {
+func QR(text string, lines int) ([]string, error) {
 	code, err := qr.Encode(text, qr.L)
 	if err != nil {
 		return nil, fmt.Errorf("encode %q as a QR code: %w", text, err)
@@ -54,11 +54,11 @@ func blocks(text string, lines int) ([]string, error) {
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("the QR code of %q has more than %d lines", text, lines)
+	return nil, fmt.Errorf("the QR code of %q does not fit the screen, which has %d lines", text, lines)
 }
 
-// half are the characters, indexed by whether their upper and their lower half
-// are light.
+// half holds the half-block characters. The keys say whether the upper half and the lower half are
+// light.
 var half = map[bool]map[bool]string{true: {true: "\u2588", false: "\u2580"}, false: {true: "\u2584", false: " "}}
 
 // drawCode draws the panel with the code at the left and the text at the right.
@@ -80,7 +80,7 @@ func (p *panel) drawCode(w io.Writer) {
 	b.WriteString(clearScreen)
 	for i, line := range p.code {
 		if i > 0 {
-			b.WriteString("\r\n") // not after the last line: the screen would scroll
+			b.WriteString("\r\n") // not after the last line, because the screen would scroll
 		}
 		b.WriteString(white + line + plain)
 		if i < len(right) {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// painted paints half blocks as a console does: 8 by 16 pixels a character.
+// painted draws half-block characters as a console does: 8 by 16 pixels for each character.
 func painted(lines []string) image.Image {
 	const w, h = 8, 16
 	pic := image.NewGray(image.Rect(0, 0, len([]rune(lines[0]))*w+2*w, len(lines)*h+2*h)) // black
@@ -31,7 +31,7 @@ func painted(lines []string) image.Image {
 	return pic
 }
 
-// A real decoder reads the address from the screen.
+// A real QR code decoder reads the address from the picture of the screen.
 func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("zbarimg"); err != nil {
@@ -40,7 +40,7 @@ func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 	code := strings.Repeat("Ab-_9", 11) + "Abcd"
 	for _, hub := range []string{"https://h.io", "https://hub.example:12443", "https://gangway.operations.customer-name.example.com:12443"} {
 		address := hub + "/claim/" + code
-		lines, err := blocks(address, rows)
+		lines, err := QR(address, rows)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,20 +60,19 @@ func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 			t.Errorf("read %q, %v; want %q", out, err, address)
 		}
 	}
-	if _, err := blocks("https://"+strings.Repeat("x", 400), rows); err == nil {
+	if _, err := QR("https://"+strings.Repeat("x", 400), rows); err == nil {
 		t.Error("a QR code that is larger than the screen is drawn")
 	}
 }
 
-// The panel fits the screen, however long the names of the hub and the network
-// are.
+// The panel with a code fits the screen, even if the names of the hub and the network are long.
 func TestPanelWithACodeFitsTheScreen(t *testing.T) {
 	t.Parallel()
-	lines, err := blocks("https://gangway.operations.example.com:12443/claim/"+strings.Repeat("x", 59), rows)
+	lines, err := QR("https://gangway.operations.example.com:12443/claim/"+strings.Repeat("x", 59), rows)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &panel{title: "Gangway", status: "This machine has no owner yet. Scan the code, and compare\nABCD-EFGH-IJKL", code: lines}
+	p := &panel{title: "Gangway", status: "This machine has no owner yet. Scan the code, and compare the letters\nABCD-EFGH-IJKL", code: lines}
 	p.set("Network", "eth0 has 2001:db8:1234:5678:9abc:def0:1234:5678/64 "+strings.Repeat("y", 90))
 	p.set("TPM", "2.0")
 	var b bytes.Buffer

@@ -1,12 +1,12 @@
-// Package screen shows the state of a machine to the person in front of it,
-// and writes the same to its serial ports.
+// Package screen shows the state of a machine to the person at the machine, and writes the same
+// messages to the machine's serial ports.
 //
-// A Screen writes to every console of the kernel: the screen, called tty0, and
-// serial ports. On a serial port it writes line after line. On the screen it
-// does so too, until StartPanel replaces the lines with a panel: a title, a few
-// facts, one important sentence, and the last lines of the log.
+// A Screen writes to every console of the kernel: the screen, called tty0, and the serial ports.
+// It writes line after line. When StartPanel is called, the screen shows a panel instead of lines:
+// a title, a few facts, one important sentence, and the last lines of the log. Serial ports still
+// get lines.
 //
-// Every console is assumed to have 80 columns and 25 rows.
+// The package assumes that every console has 80 columns and 25 rows.
 package screen
 
 import (
@@ -18,14 +18,16 @@ import (
 	"sync"
 )
 
-// Screen is all consoles of a machine. Its methods may be called from several
-// goroutines.
+// Screen is all consoles of a machine. Several goroutines may call its methods.
 type Screen struct {
 	consoles []Console
 	uptime   func() string // seconds since the kernel started
 
-	mu    sync.Mutex // guards panel, and writing to the consoles
-	panel *panel     // nil: a screen gets lines, as a serial port does
+	mu    sync.Mutex      // guards panel, hint, lent and file, and the writes to the consoles
+	panel *panel          // nil: the screen shows lines, like a serial port
+	hint  string          // the panel's hint, also for a panel that starts later
+	lent  map[string]bool // by name, the consoles on which another program runs
+	file  *logFile        // nil: the log is not stored in a file
 
 	reading sync.Once
 	input   chan string
@@ -43,7 +45,7 @@ func (c Console) isScreen() bool {
 	return ok && (rest == "" || rest[0] >= '0' && rest[0] <= '9')
 }
 
-// New returns a Screen on these consoles.
+// New returns a Screen that writes to these consoles.
 func New(consoles ...Console) *Screen {
 	return &Screen{consoles: consoles, uptime: uptime, input: make(chan string)}
 }
@@ -64,9 +66,8 @@ func Open() *Screen {
 	return New(consoles...)
 }
 
-// Terminals returns the paths of the terminals on which programs may run: every
-// serial console and, in place of the screen, one of its virtual terminals
-// ("tty2").
+// Terminals returns the paths of the terminals on which programs may run: every serial console
+// and, instead of the screen, its virtual terminal with the name virtual, such as "tty2".
 func (s *Screen) Terminals(virtual string) []string {
 	var paths []string
 	for _, c := range s.consoles {
@@ -81,30 +82,30 @@ func (s *Screen) Terminals(virtual string) []string {
 	return paths
 }
 
-// Logf writes a line to every console, with the seconds since the kernel
-// started. The panel shows it in its log.
+// Logf writes a line to every console, with the seconds since the kernel started. If the screen
+// has a panel, the line appears in the panel's log.
 func (s *Screen) Logf(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	s.write(s.stamped(line), line)
 }
 
-// Serialf writes a line to every console that does not show the panel. Use it
-// for text that the panel shows outside its log.
+// Serialf writes a line to every console that does not show the panel. Use it for a text that the
+// panel shows in another place than its log.
 func (s *Screen) Serialf(format string, args ...any) {
 	s.write(s.stamped(fmt.Sprintf(format, args...)), "")
 }
 
-// Copy writes every line that a program prints to the consoles, until r ends.
+// Copy writes every line of a program's output r to the consoles, until r ends.
 func (s *Screen) Copy(r io.Reader) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		s.write(lines.Text(), lines.Text())
 	}
-	io.Copy(io.Discard, r) // after a line over maxLine, so that the program does not block
+	io.Copy(io.Discard, r) // a line was longer than maxLine; discard the rest of the output, so that the program does not block
 }
 
-// maxLine bounds a line of a program's output, in bytes.
+// maxLine is the maximum length of a line of a program's output, in bytes.
 const maxLine = 64 << 10
 
 func (s *Screen) stamped(line string) string {
@@ -120,25 +121,29 @@ func uptime() string {
 	return up
 }
 
-// write writes a line to every console. On a console with a panel, it redraws the panel instead;
-// the panel's log gets the text short, unless short is empty.
+// write writes a line to every console. If the screen has a panel, write adds the text short to
+// the panel's log, unless short is empty, and redraws the panel.
 func (s *Screen) write(line, short string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.panel != nil && short != "" {
 		s.panel.log(short)
 	}
+	s.file.write(line)
 	for _, c := range s.consoles {
+		if s.lent[c.Name] {
+			continue
+		}
 		if s.panel != nil && c.isScreen() {
 			s.panel.draw(c)
 			continue
 		}
-		io.WriteString(c, line+"\r\n") // one write, so that no kernel message splits the line
+		io.WriteString(c, line+"\r\n") // one write, so that a message of the kernel does not split the line
 	}
 }
 
-// Input returns the channel of the lines that a person types on any console,
-// without the spaces around them.
+// Input returns the channel with the lines that a person types on any console. Spaces at both ends
+// of a line are removed.
 func (s *Screen) Input() <-chan string {
 	s.reading.Do(func() {
 		for _, c := range s.consoles {

@@ -13,7 +13,7 @@ const (
 	fontSet   = 0
 	fontGet   = 1
 	fontChars = 512
-	fontPitch = 32 // number of rows that the kernel stores for each character, whatever its height is
+	fontPitch = 32 // number of rows that the kernel stores for each character; it does not depend on the font's height
 )
 
 // consoleFont is struct console_font_op (linux/kd.h).
@@ -24,8 +24,9 @@ type consoleFont struct {
 	data                     *byte
 }
 
-// enlarge doubles the console's font if the screen then still has 80 columns and 25 rows: the
-// person who reads the screen stands in front of it. If that fails, the font stays small.
+// enlarge doubles the size of the console's font, so that a person can read it from some distance.
+// It does so only if the screen then still has 80 columns and 25 rows. If doubling fails, the font
+// stays small.
 func enlarge(f *os.File) {
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil || size.Col < 160 || size.Row < 50 {
@@ -54,7 +55,7 @@ func fontOp(f *os.File, font *consoleFont) bool {
 	return e == 0
 }
 
-// double makes two pixels of every pixel in a row.
+// double doubles every pixel in a row.
 func double(row byte) (wide uint16) {
 	for bit := range 8 {
 		if row&(1<<bit) != 0 {

@@ -7,29 +7,30 @@ import (
 	"strings"
 )
 
-// Size of every console, in characters. The last column stays empty: a console
-// may wrap a line that fills it.
+// Size of every console, in characters. The last column stays empty, because a console may wrap a
+// line that fills it.
 const (
 	rows  = 25
 	width = 78
 )
 
-// maxLog is how many lines of the log the panel shows.
+// maxLog is the number of log lines that the panel shows.
 const maxLog = 6
 
-// panel is the content that the screen shows instead of lines.
+// panel is the content of the screen after StartPanel.
 type panel struct {
 	title  string
 	facts  []fact
 	status string // the important sentence; "\n" separates its lines
-	alarm  bool   // status says that something is wrong
+	alarm  bool   // status describes a problem, and is shown in red
 	lines  []string
-	code   []string // a QR code, drawn in characters; nil: none
+	hint   string   // text about the keys that a person may press; empty: none
+	code   []string // the lines of a QR code; nil: none
 }
 
 type fact struct{ name, value string }
 
-// Escapes of the Linux console (console_codes(4)).
+// Escape sequences of the Linux console (console_codes(4)).
 const (
 	clearScreen = "\x1b[H\x1b[2J\x1b[?25l"
 	bold        = "\x1b[1m"
@@ -45,7 +46,7 @@ func (p *panel) log(line string) {
 	p.lines = p.lines[max(0, len(p.lines)-maxLog):]
 }
 
-// set sets a fact, and reports whether that changed the panel.
+// set sets a fact, and reports whether the panel changed.
 func (p *panel) set(name, value string) bool {
 	for i := range p.facts {
 		if p.facts[i].name == name {
@@ -85,7 +86,11 @@ func (p *panel) draw(w io.Writer) {
 	for _, l := range p.lines {
 		line("     %s%s%s", grey, Cut(l, width-8), plain)
 	}
-	io.WriteString(w, b.String()) // one write, so that it does not flicker
+	if p.hint != "" {
+		line("")
+		line("  %s   %s%s", grey, Cut(p.hint, width-8), plain)
+	}
+	io.WriteString(w, b.String()) // one write, so that the screen does not flicker
 }
 
 // spaced returns a title in capitals, with a space between each two letters.
@@ -93,8 +98,7 @@ func spaced(s string) string {
 	return strings.Join(strings.Split(strings.ToUpper(s), ""), " ")
 }
 
-// Cut shortens a text that is longer than n characters to n characters. The last three of them are
-// then dots.
+// Cut shortens a text to n characters if it is longer. The last three characters are then dots.
 func Cut(s string, n int) string {
 	if r := []rune(s); len(r) > n {
 		return string(r[:n-3]) + "..."
@@ -102,11 +106,11 @@ func Cut(s string, n int) string {
 	return s
 }
 
-// StartPanel replaces the lines on the screen with a panel.
+// StartPanel shows a panel on the screen, instead of lines.
 func (s *Screen) StartPanel(title string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.panel = &panel{title: title}
+	s.panel = &panel{title: title, hint: s.hint}
 	for _, c := range s.consoles {
 		if f, ok := c.ReadWriter.(*os.File); ok && c.isScreen() {
 			enlarge(f)
@@ -114,8 +118,8 @@ func (s *Screen) StartPanel(title string) {
 	}
 }
 
-// Fact shows a fact on the panel, in place of an earlier one of the same name,
-// and writes it to the other consoles if it is new.
+// Fact shows a fact on the panel. It replaces an earlier fact with the same name. If the fact is
+// new, Fact also writes it to the other consoles.
 func (s *Screen) Fact(name, value string) {
 	s.mu.Lock()
 	news := s.panel == nil || s.panel.set(name, value)
@@ -125,11 +129,11 @@ func (s *Screen) Fact(name, value string) {
 	}
 }
 
-// Statusf shows what the machine does now; "\n" separates lines. The other
-// consoles get it as one line, unless the panel shows the same sentence already.
+// Statusf shows the current step of the machine on the panel; "\n" separates lines. It also writes
+// the text to the other consoles, as one line, unless the panel already shows the same text.
 func (s *Screen) Statusf(format string, args ...any) { s.status(false, fmt.Sprintf(format, args...)) }
 
-// Alarmf does the same as Statusf, for a sentence that says that something is wrong.
+// Alarmf does the same as Statusf, for a text about a problem.
 func (s *Screen) Alarmf(format string, args ...any) { s.status(true, fmt.Sprintf(format, args...)) }
 
 func (s *Screen) status(alarm bool, text string) {
@@ -144,8 +148,8 @@ func (s *Screen) status(alarm bool, text string) {
 	}
 }
 
-// Redraw replaces the sentence on the panel, and writes nothing to the other consoles. Use it for a
-// sentence that changes every second.
+// Redraw replaces the sentence on the panel, and writes nothing to the other consoles. Use it for
+// a sentence that changes every second.
 func (s *Screen) Redraw(alarm bool, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,21 +157,25 @@ func (s *Screen) Redraw(alarm bool, text string) {
 		return
 	}
 	s.panel.status, s.panel.alarm = text, alarm
+	s.redraw()
+}
+
+// redraw draws the panel. The caller holds mu.
+func (s *Screen) redraw() {
 	for _, c := range s.consoles {
-		if c.isScreen() {
+		if c.isScreen() && !s.lent[c.Name] {
 			s.panel.draw(c)
 		}
 	}
 }
 
-// RedrawWhole does the same as Redraw, for a text of any length: it breaks the text into lines and
-// cuts nothing off.
+// RedrawWhole does the same as Redraw, for a text of any length. It breaks the text into lines, so
+// that nothing is cut off.
 func (s *Screen) RedrawWhole(alarm bool, text string) {
 	s.Redraw(alarm, strings.Join(wrapped(text, width-8), "\n"))
 }
 
-// wrapped breaks a text into lines of at most n characters, at spaces where it
-// can.
+// wrapped breaks a text into lines of at most n characters, at spaces where possible.
 func wrapped(text string, n int) (out []string) {
 	for line := range strings.SplitSeq(text, "\n") {
 		current := ""

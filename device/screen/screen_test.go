@@ -2,14 +2,17 @@ package screen
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 )
 
-// terminal is a console whose output is kept, and on which a person may type.
+// terminal is a console that records its output and on which a person may type.
 type terminal struct {
 	io.Reader
 	bytes.Buffer
@@ -25,7 +28,8 @@ func (t *terminal) Write(p []byte) (int, error) {
 
 func newTerminal(typed string) *terminal { return &terminal{Reader: strings.NewReader(typed)} }
 
-// last returns the text that a terminal shows since the screen was last cleared, without colours.
+// last returns the text on a terminal since the screen was last cleared, without the colour
+// sequences.
 func (t *terminal) last() string {
 	text := t.String()
 	text = text[strings.LastIndex(text, clearScreen)+len(clearScreen):]
@@ -69,8 +73,8 @@ func TestLinesGoToEveryConsoleUntilThereIsAPanel(t *testing.T) {
 	}
 }
 
-// A fact or a sentence that has not changed is not written again, so that it does not fill the
-// output of a serial port.
+// If a fact or a sentence has not changed, it is not written again to a serial port, so that it
+// does not fill the port's output.
 func TestOnlyNewsIsWrittenToSerialPorts(t *testing.T) {
 	t.Parallel()
 	s, tty, serial := newScreen()
@@ -112,7 +116,7 @@ func TestAlarmIsRed(t *testing.T) {
 	}
 }
 
-// The remedy is at the end of a long text, so the screen shows all of it.
+// The screen shows the whole of a long text, because the remedy is at its end.
 func TestLongTextIsWrapped(t *testing.T) {
 	t.Parallel()
 	s, tty, _ := newScreen()
@@ -172,7 +176,7 @@ func TestInputIsReadFromEveryConsole(t *testing.T) {
 	})
 }
 
-// A program that prints a line without an end must not block on it.
+// A program that prints a line without an end must not block: Copy discards its output.
 func TestOutputOfAProgramIsCopiedWhateverItIs(t *testing.T) {
 	t.Parallel()
 	s, _, serial := newScreen()
@@ -196,6 +200,56 @@ func TestDoubleMakesTwoPixelsOfEach(t *testing.T) {
 	for row, want := range map[byte]uint16{0: 0, 0b1: 0b11, 0b1000_0001: 0b1100_0000_0000_0011, 0xff: 0xffff} {
 		if got := double(row); got != want {
 			t.Errorf("%08b: %016b, want %016b", row, got, want)
+		}
+	}
+}
+
+// While a program runs on a terminal, the machine's own output does not appear there. When the
+// program has ended, the panel is drawn again.
+func TestLentConsoleIsNotWrittenTo(t *testing.T) {
+	t.Parallel()
+	s, panel, serial := newScreen()
+	s.Hint("Press Enter.")
+	s.StartPanel("Gangway")
+	for _, c := range []struct {
+		path  string
+		lent  *terminal
+		other *terminal
+		then  string // output on the lent console when it is given back
+	}{{"/dev/tty1", panel, serial, "Press Enter."}, {"/dev/ttyS0", serial, panel, ""}} {
+		giveBack := s.Lend(c.path)
+		panel.Reset()
+		serial.Reset()
+		s.Logf("during %s", c.path)
+		s.Redraw(false, "another sentence")
+		if c.lent.Len() > 0 || !strings.Contains(c.other.String(), "during "+c.path) {
+			t.Errorf("%s: the lent console got %q, the other one %q", c.path, c.lent.String(), c.other.String())
+		}
+		giveBack()
+		if !strings.Contains(c.lent.String(), c.then) {
+			t.Errorf("%s: after that, the console got %q", c.path, c.lent.String())
+		}
+		s.Logf("after %s", c.path)
+		if !strings.Contains(c.lent.String(), "after "+c.path) {
+			t.Errorf("%s: the console gets no lines: %q", c.path, c.lent.String())
+		}
+	}
+}
+
+// The log's file has a maximum size, and its last line is always the newest.
+func TestKeptLogIsBounded(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "log")
+	s := New()
+	s.KeepLog(file)
+	for n := range 3 * maxKept / 100 {
+		s.Logf("%d %s", n, strings.Repeat("x", 100))
+		b, err := os.ReadFile(file)
+		if err != nil || len(b) > maxKept || !bytes.HasSuffix(b, fmt.Appendf(nil, "%d %s\n", n, strings.Repeat("x", 100))) {
+			t.Fatalf("line %d: %d bytes, %v", n, len(b), err)
+		}
+		if !bytes.HasPrefix(b, []byte("gangway-init [")) {
+			t.Fatalf("line %d: the log begins with %.40q", n, b)
 		}
 	}
 }

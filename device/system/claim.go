@@ -2,8 +2,8 @@ package system
 
 import "time"
 
-// offerClaim shows the claim code for as long as the agent waits for an owner. It also shows
-// anything else that the agent waits for. It returns when stop is closed.
+// offerClaim shows the claim code while the agent waits for an owner. If the agent waits for
+// anything else, it shows the agent's text about that. It returns when stop is closed.
 func (s *System) offerClaim(stop <-chan struct{}) {
 	last, waiting := "", ""
 	for {
@@ -27,8 +27,8 @@ func (s *System) offerClaim(stop <-chan struct{}) {
 	}
 }
 
-// showWaiting shows the whole text about what the agent waits for, because the
-// remedy is at its end. The agent has written it to the other consoles itself.
+// showWaiting shows the agent's text about what the agent waits for. It shows the whole text,
+// because the remedy is at the end. The agent itself has written the text to the other consoles.
 func (s *System) showWaiting(what string) {
 	if what == "" {
 		s.Screen.Statusf("Joining the hub")
@@ -37,8 +37,8 @@ func (s *System) showWaiting(what string) {
 	s.Screen.RedrawWhole(true, what)
 }
 
-// showClaim shows the address at which a person claims the machine, as a QR code
-// if it fits; an empty address removes it.
+// showClaim shows the address at which a person claims the machine, as a QR code if the code fits
+// the screen. An empty address removes the code.
 func (s *System) showClaim(address, words string) {
 	err := s.Screen.ShowCode(address)
 	switch {
@@ -46,9 +46,9 @@ func (s *System) showClaim(address, words string) {
 		s.Screen.Statusf("Joining the hub")
 	case err != nil:
 		s.Screen.Logf("%v", err)
-		s.Screen.Statusf("This machine has no owner yet. Open\n%s\nand compare %s", address, words)
+		s.Screen.Statusf("This machine has no owner yet. Open\n%s\nand compare the letters %s", address, words)
 	default:
-		s.Screen.Statusf("This machine has no owner yet. Scan the code, and compare\n%s", words)
+		s.Screen.Statusf("This machine has no owner yet. Scan the code, and compare the letters\n%s", words)
 		s.Screen.Serialf("claim: %s compare %s", address, words)
 	}
 }

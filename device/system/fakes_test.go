@@ -32,16 +32,16 @@ type lab struct {
 	mu    sync.Mutex
 	log   []string // guarded by mu
 
-	failing map[string]error // the error of a step, by the step's name
+	failing map[string]error // the error that a step returns, by the step's name
 	tpm     error
-	there   time.Duration // how long after the start the disk appears
+	there   time.Duration // time from the start until the disk appears
 	locked  bool          // the data partition is encrypted
-	counted string        // the boot entry whose attempts are counted
+	counted string        // the boot entry whose boot attempts the boot manager counts
 
 	running, kept slots.Slot // kept is guarded by mu
 	tried         bool
 
-	// agent stands for gangway-agent and returns its exit code.
+	// agent simulates gangway-agent and returns its exit code.
 	agent func(l *lab, command string, args []string) int
 }
 
@@ -58,7 +58,8 @@ func inLab(t *testing.T, f func(l *lab)) {
 	})
 }
 
-// connects acts as an agent that onboards in two seconds, reports after five, and continues to run.
+// connects simulates an agent that onboards in two seconds, reports after five, and continues to
+// run.
 func connects(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		l.sleep(2 * time.Second)
@@ -71,7 +72,7 @@ func connects(l *lab, command string, args []string) int {
 	return 0
 }
 
-// onboards acts as an agent that onboards and then does not reach the hub.
+// onboards simulates an agent that onboards and then does not reach the hub.
 func onboards(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		return connects(l, command, args)
@@ -87,7 +88,7 @@ func (l *lab) paths() Paths {
 
 func (l *lab) system() *System {
 	return &System{
-		Screen: l, TPM: labTPM{l}, Firmware: l, Disks: l, Network: l, Agent: l, Slots: l, Logins: labLogins{l},
+		Screen: l, TPM: labTPM{l}, Firmware: l, Disks: l, Network: l, Agent: l, Slots: l, Terminals: labDesks{l}, Wipe: l.wipe,
 		Watchdog: func() { l.step("watchdog") }, Restart: l.restart, BootID: func() (string, error) { return "boot-1", nil },
 		TrialTime: TrialTime, NetworkTime: NetworkTime, Paths: l.paths(),
 	}
@@ -107,9 +108,9 @@ func (l *lab) wait(d time.Duration) {
 	synctest.Wait()
 }
 
-// end switches the machine off: each program on it then ends at its next step.
+// end switches the machine off: each goroutine of the machine then ends at its next step.
 func (l *lab) end() {
-	l.writeStatus(agentStatus{LastReport: time.Now().Add(time.Hour)}) // so that goroutines that wait for a report end
+	l.writeStatus(agentStatus{LastReport: time.Now().Add(time.Hour)}) // ends the goroutines that wait for a report
 	select {
 	case <-l.off:
 	default:
@@ -192,7 +193,7 @@ func (l *lab) write(name, content string) {
 	}
 }
 
-// status writes the agent's state.
+// status writes the agent's state file.
 func (l *lab) status(a agentStatus) {
 	select {
 	case <-l.off: // a machine that is off writes nothing
@@ -209,7 +210,7 @@ func (l *lab) writeStatus(a agentStatus) {
 	l.write("data/gangway-agent/state.json", string(b))
 }
 
-// report records that the hub accepted a report.
+// report records in the agent's state file that the hub accepted a report.
 func (l *lab) report() {
 	a := readStatus(l.paths())
 	a.LastReport = time.Now()
@@ -232,7 +233,7 @@ func (l *lab) Find(espGUID string) (*install.Installed, error) {
 	if espGUID != "esp-guid" || time.Since(l.began) < l.there {
 		return nil, fs.ErrNotExist
 	}
-	return &install.Installed{Disk: "sda"}, l.step("find the disk")
+	return &install.Installed{Disk: "sda", ESPGUID: espGUID}, l.step("find the disk")
 }
 
 func (l *lab) MountESP(*install.Installed) error { return l.step("mount the ESP") }
@@ -273,9 +274,16 @@ type labTPM struct{ l *lab }
 func (t labTPM) Check() error { t.l.step("check the TPM"); return t.l.tpm }
 func (t labTPM) LiftLockout() { t.l.step("lift the lockout") }
 
-type labLogins struct{ l *lab }
+type labDesks struct{ l *lab }
 
-func (s labLogins) Start() { s.l.step("logins") }
+func (s labDesks) Start()   { s.l.step("terminals") }
+func (s labDesks) Mounted() { s.l.step("terminals: mounted") }
+
+func (l *lab) wipe(espGUID string) {
+	l.step("wipe %s", espGUID)
+	close(l.off)
+	runtime.Goexit()
+}
 
 // files returns the names in a folder of the machine.
 func (l *lab) files(dir string) (names []string) {

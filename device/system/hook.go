@@ -11,8 +11,8 @@ import (
 	"gangway/device/install/slots"
 )
 
-// Hook is gangway-hook, the command that the agent calls for a revision, and when
-// the owner has changed the device's user-meta.
+// Hook is the command gangway-hook. The agent calls it to install a revision, and after the owner
+// has changed the device's user-meta.
 type Hook struct {
 	Logf  func(format string, args ...any)
 	Paths Paths
@@ -22,23 +22,28 @@ type Hook struct {
 		Trial() (running, kept slots.Slot, tried bool, err error)
 	}
 	Restart func() error // returns only on an error
+	In      io.Reader    // for network-try: the new settings
+	Out     io.Writer    // for network-report and network-settings: the result
 	ErrOut  io.Writer
 }
 
 // Run runs the command and returns its exit code.
 func (h *Hook) Run(args []string) int {
 	if len(args) != 2 {
-		fmt.Fprintln(h.ErrOut, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE")
+		fmt.Fprintln(h.ErrOut, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE; by gangway-agent console: gangway-hook console restart|network-report|network-settings|network-try|wipe")
 		return 2
 	}
 	if args[0] == "user-meta" {
 		return h.userMeta(args[1])
 	}
+	if args[0] == "console" {
+		return h.console(args[1])
+	}
 	return h.Slots.Do(args[0], args[1])
 }
 
-// userMeta offers the owner's network settings, and, if they are new, restarts the machine to try
-// them.
+// userMeta reads the owner's network settings from a file of user-meta. If the settings are new,
+// it restarts the machine to try them.
 func (h *Hook) userMeta(file string) int {
 	news, err := offerOwners(h.Paths.changes(), file, h.busy)
 	reportNetwork(h.Paths, h.Logf)
@@ -57,12 +62,12 @@ func (h *Hook) userMeta(file string) int {
 	return 0
 }
 
-// busy returns what must end before the machine may restart; empty: nothing must.
+// busy returns the reason why the machine must not restart now. Empty: it may restart.
 func (h *Hook) busy() string {
 	if _, _, tried, err := h.Slots.Trial(); err == nil && tried {
-		return "a new system is being tried"
+		return "a new system is on trial"
 	}
-	at, err := revision.ReadStatus(filepath.Join(h.Paths.agentState(), "trail"), readStatus(h.Paths).DeviceID)
+	at, err := revision.ReadStatus(filepath.Join(h.Paths.AgentState(), "trail"), readStatus(h.Paths).DeviceID)
 	if err == nil && at.Step != "" {
 		return "revision " + at.Step + " is being installed"
 	}

@@ -2,9 +2,6 @@ package system
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +11,7 @@ import (
 	"gangway/device/install/slots"
 )
 
-// hookSlots stands for the slots. It records each call of Do.
+// hookSlots simulates the slots. It records each call of Do.
 type hookSlots struct{ l *lab }
 
 func (h hookSlots) Do(verb, folder string) int {
@@ -47,9 +44,9 @@ func TestHookIsCalledForARevision(t *testing.T) {
 	})
 }
 
-// New settings of the owner restart the machine. If the machine is busy, the
-// hook exits with code 1 and the agent calls it again later. If the settings
-// have a mistake, the agent does not call it again.
+// The owner's new network settings restart the machine. If the machine is busy, the hook exits
+// with code 1, and the agent calls the hook again later. If the settings have a mistake, the hook
+// exits with code 0, because a later call would not help.
 func TestHookForUserMeta(t *testing.T) {
 	t.Parallel()
 	const good = `{"gangway.network":"version = 1\nvlan = 7\n"}`
@@ -63,13 +60,13 @@ func TestHookForUserMeta(t *testing.T) {
 		"no settings":         {`{"site":"oslo"}`, nil, 0, nil},
 		"a mistake":           {`{"gangway.network":"vlan 7"}`, nil, 0, []string{"log The network settings of the owner cannot be used: "}},
 		"not JSON":            {`{`, nil, 1, []string{"log "}},
-		"a system on trial":   {good, func(l *lab) { l.tried = true }, 1, []string{"log the network settings of the owner wait: a new system is being tried"}},
+		"a system on trial":   {good, func(l *lab) { l.tried = true }, 1, []string{"log the owner's network settings must wait: a new system is on trial"}},
 		"no restart":          {good, func(l *lab) { l.failing["restart"] = errBroken }, 1, []string{"restart", "log it is broken"}},
 		"an unreadable trial": {good, func(l *lab) { l.failing["trial"], l.tried = errBroken, true }, 0, []string{"restart"}},
 		"a revision that is installed": {good, func(l *lab) {
 			l.status(agentStatus{Phase: "active", DeviceID: "d1"})
 			l.write("data/gangway-agent/trail/journal.json", `{"version":1,"device":"d1","begun":true,"step":{"rev":3,"phase":"installing"}}`)
-		}, 1, []string{"log the network settings of the owner wait: revision 3 is being installed"}},
+		}, 1, []string{"log the owner's network settings must wait: revision 3 is being installed"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(l *lab) {
@@ -93,8 +90,8 @@ func TestHookForUserMeta(t *testing.T) {
 	}
 }
 
-// A machine without a disk onboards at each start, and switches off when the
-// command line says so.
+// A machine without a disk onboards at each start, and switches off at the event that the command
+// line names.
 func TestLiveSystem(t *testing.T) {
 	t.Parallel()
 	const args = "--set-clock --network-file /n.txt --state /run/gangway-agent"
@@ -156,76 +153,4 @@ func TestLiveSystem(t *testing.T) {
 			l.want("log the agent cannot be run: it is broken")
 		})
 	})
-}
-
-// labTerminal is a terminal on which a person types passwords.
-type labTerminal struct {
-	l    *lab
-	path string
-	read func() string
-}
-
-func (t labTerminal) Write(p []byte) (int, error) {
-	t.l.step("%s shows %s", t.path, bytes.TrimSpace(p))
-	return len(p), nil
-}
-func (t labTerminal) Close() error                  { return nil }
-func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
-
-// Only the image's password opens a shell. A wrong password causes a delay.
-func TestLoginNeedsThePassword(t *testing.T) {
-	t.Parallel()
-	sum := sha256.Sum256([]byte("right"))
-	for name, c := range map[string]struct {
-		file   string // the content of the password file; empty: there is no file
-		typed  []string
-		logins bool
-		shells int
-		says   string
-	}{
-		"no password file":     {"", []string{"right"}, false, 0, ""},
-		"the right password":   {hex.EncodeToString(sum[:]) + "\n", []string{"right "}, true, 1, ""},
-		"a wrong one":          {hex.EncodeToString(sum[:]), []string{"wrong", "", "right"}, true, 1, "/dev/ttyS0 shows Wrong password."},
-		"a file that is cut":   {hex.EncodeToString(sum[:16]), []string{"right"}, false, 0, "log the console's password cannot be read"},
-		"a file that is empty": {"\n", []string{""}, false, 0, "log the console's password cannot be read"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inLab(t, func(l *lab) {
-				file := filepath.Join(l.dir, "console")
-				if c.file != "" {
-					l.write("console", c.file)
-				}
-				typed := c.typed
-				logins := &Logins{PasswordFile: file, Terminals: []string{"/dev/ttyS0"}, Logf: l.Logf}
-				logins.open = func(path string) (terminal, error) {
-					return labTerminal{l, path, func() string {
-						if len(typed) == 0 {
-							l.sleep(1000 * time.Hour)
-							l.alive()
-						}
-						word := typed[0]
-						typed = typed[1:]
-						l.step("typed %s after %s", word, time.Since(l.began))
-						return word
-					}}, nil
-				}
-				logins.Shell = func(path string) error { return l.step("shell on %s", path) }
-				logins.Start()
-				l.wait(time.Minute)
-				shells := 0
-				for _, s := range l.log {
-					if strings.HasPrefix(s, "shell on /dev/ttyS0") {
-						shells++
-					}
-				}
-				if shells != c.shells || l.did("/dev/ttyS0 shows Gangway, password:") != c.logins {
-					t.Errorf("%d shells: %q", shells, l.log)
-				}
-				l.want(c.says)
-				for i, word := range c.typed[:max(0, len(c.typed)-1)] {
-					l.want(fmt.Sprintf("typed %s after %s", word, time.Duration(i)*wrongWait))
-				}
-			})
-		})
-	}
 }

@@ -2,19 +2,19 @@ package system
 
 import "time"
 
-// Files of a system without a disk.
-const (
-	liveToken = "/etc/gangway/device_autojointoken.json"
-	liveState = "/run/gangway-agent"
-)
+// LiveState is the folder of the agent's state on a system without a disk. It is in memory.
+const LiveState = "/run/gangway-agent"
 
-// Live runs the agent on a machine without a disk, whose state is in memory: the machine onboards
-// again at every boot, and is always the same device, because its TPM has the same keys. poweroff
-// says when Live returns: "onboarded", after the onboarding; any other word, when the agent ends;
-// empty: never.
+// liveToken is the path of the join token file on a system without a disk.
+const liveToken = "/etc/gangway/device_autojointoken.json"
+
+// Live runs the agent on a machine without a disk. The agent's state is in memory, so the machine
+// onboards again at every boot. It is always the same device, because its TPM has the same keys.
+// If poweroff is "onboarded", Live returns after the onboarding. If poweroff is any other word,
+// Live returns when the agent ends. If poweroff is empty, Live never returns.
 func Live(agent Agent, settings, poweroff string, logf func(format string, args ...any)) {
 	for {
-		args := []string{"--set-clock", "--network-file", settings, "--state", liveState}
+		args := []string{"--set-clock", "--network-file", settings, "--state", LiveState}
 		code, err := agent.Run(append([]string{"onboard", "--token-file", liveToken}, args...)...)
 		if err == nil && code == 0 {
 			logf("onboarded")

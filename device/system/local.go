@@ -16,9 +16,11 @@ import (
 
 const (
 	agentPath = "/bin/gangway-agent"
-	// escrowPath is where the agent finds the encrypted recovery key, in memory.
+	// escrowPath is the path of the encrypted recovery key for the agent. The file is in
+	// memory.
 	escrowPath = "/run/disk-recovery.age"
-	// networkReport is what the agent reports as networkMeta, in memory.
+	// networkReport is the path of the text that the agent reports as networkMeta. The file is
+	// in memory.
 	networkReport = "/run/gangway-network-report.txt"
 )
 
@@ -27,7 +29,7 @@ var localPaths = Paths{
 	NetworkReport: networkReport, Escrow: escrowPath, Settings: network.SettingsPath,
 }
 
-// LocalAgent runs the agent of this machine, and writes its output to consoles.
+// LocalAgent runs the agent of this machine, and writes the agent's output to the consoles.
 type LocalAgent struct {
 	Processes *machine.Processes
 	Copy      func(io.Reader)
@@ -38,7 +40,7 @@ func (a LocalAgent) Run(args ...string) (int, error) {
 	return a.Processes.Run(a.Copy, agentPath, args...)
 }
 
-// Local returns the System of this machine. The caller sets Watchdog, Logins,
+// Local returns the System of this machine. The caller sets Watchdog, Terminals, Wipe,
 // Restart and Network.
 func Local(s Screen, agent Agent) *System {
 	return &System{
@@ -47,14 +49,13 @@ func Local(s Screen, agent Agent) *System {
 	}
 }
 
-// LocalHook returns the Hook of this machine, which writes sentences for the owner
-// to out.
+// LocalHook returns the Hook of this machine. The hook writes its messages for the owner to out.
 func LocalHook(out io.Writer, logf func(format string, args ...any)) *Hook {
 	h := slotHook(out)
-	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, ErrOut: os.Stderr}
+	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, In: os.Stdin, Out: out, ErrOut: os.Stderr}
 }
 
-// slotHook returns what updates this machine, once its disk is mounted.
+// slotHook returns the Hook that updates this machine's system. The disk must be mounted.
 func slotHook(out io.Writer) *slots.Hook {
 	return &slots.Hook{
 		ESP: slots.ESP{Dir: localPaths.ESP, Firmware: machine.Firmware}, Dir: localPaths.Data + "/gangway-system", Volatile: "/run/gangway-system",

@@ -12,12 +12,12 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// networkMeta is the key of network settings: in the user-meta that the owner
-// sets, and in the device-meta that the device reports.
+// networkMeta is the key of the network settings in the user-meta that the owner sets, and of the
+// report in the device-meta that the device sends.
 const networkMeta = "gangway.network"
 
-// networkSettings returns the network settings for this start, and whether they
-// are on trial. It first accepts those that a stick has brought: on trial if the
+// networkSettings returns the network settings for this start, and whether they are on trial.
+// First, it accepts settings that a stick has written to the disk. These are on trial if the
 // machine is onboarded.
 func (s *System) networkSettings() (settings *netfile.Settings, tried bool) {
 	store := s.Paths.changes()
@@ -39,9 +39,9 @@ func (s *System) networkSettings() (settings *netfile.Settings, tried bool) {
 	return settings, tried
 }
 
-// acceptBrought accepts the settings that a stick has brought to the EFI system partition, and
-// removes them from there. If the settings have a mistake, it removes them too. After another
-// error, it leaves them there, and the next start reads them again.
+// acceptBrought offers to the store the network settings that a stick has written to the EFI
+// system partition, and removes them from there. If the settings have a mistake, it also removes
+// them. After any other error it keeps them, so that the next start reads them again.
 func acceptBrought(store *netchange.Store, esp string, try bool) error {
 	brought, err := install.ReadPendingNetwork(esp)
 	if err == nil && brought.Empty() {
@@ -56,12 +56,12 @@ func acceptBrought(store *netchange.Store, esp string, try bool) error {
 	return errors.Join(err, install.ClearPendingNetwork(esp))
 }
 
-// judgeNetwork keeps settings that are on trial once the hub has accepted a report. If the hub does
-// not accept a report in time, judgeNetwork drops the settings and restarts the machine with the
-// former ones.
+// judgeNetwork ends the trial of network settings. When the hub has accepted a report,
+// judgeNetwork keeps the settings. If the hub does not accept a report in time, it drops them and
+// restarts the machine with the previous settings.
 func (s *System) judgeNetwork(before time.Time) {
 	store := s.Paths.changes()
-	s.Screen.Fact("Network", "new settings, which are tried")
+	s.Screen.Fact("Network", "new settings, on trial")
 	until := time.Now().Add(s.NetworkTime)
 	for s.status().LastReport.Equal(before) {
 		if time.Now().After(until) {
@@ -70,9 +70,9 @@ func (s *System) judgeNetwork(before time.Time) {
 				reason += " The agent said: " + w
 			}
 			if err := store.Drop(reason); err != nil {
-				s.Screen.Logf("%v", err) // not fatal: the next start drops the settings
+				s.Screen.Logf("%v", err) // not fatal, because the next start drops the settings
 			}
-			s.Screen.Alarmf("The hub was not reached with the new network settings.\nStarting with the former ones.")
+			s.Screen.Alarmf("The hub was not reached with the new network settings.\nRestarting with the previous settings.")
 			s.Restart()
 		}
 		time.Sleep(poll)
@@ -81,14 +81,14 @@ func (s *System) judgeNetwork(before time.Time) {
 		s.Screen.Logf("%v", err)
 		return
 	}
-	s.Screen.Logf("the new network settings reach the hub, and are kept")
+	s.Screen.Logf("the machine reached the hub with the new network settings and keeps them")
 	s.reportNetwork()
 }
 
 func (s *System) reportNetwork() { reportNetwork(s.Paths, s.Screen.Logf) }
 
-// reportNetwork writes the report on the network settings that the agent sends to
-// the owner.
+// reportNetwork writes the report on the network settings to the file that the agent sends to the
+// owner.
 func reportNetwork(p Paths, logf func(format string, args ...any)) {
 	text, err := p.changes().Report()
 	if err == nil {
@@ -99,10 +99,10 @@ func reportNetwork(p Paths, logf func(format string, args ...any)) {
 	}
 }
 
-// offerOwners offers the network settings in a file of user-meta to the store, and reports whether
-// they are new and on trial from the next start. If the user-meta does not have the key, the device
-// keeps its settings. busy returns what must end before the machine may restart; empty: nothing
-// must.
+// offerOwners offers the owner's network settings, from a file of user-meta, to the store. It
+// reports whether the settings are new; new settings are on trial from the next start. If the
+// user-meta does not have the key, the device keeps its settings. busy returns the reason why the
+// machine must not restart now, or "".
 func offerOwners(store *netchange.Store, file string, busy func() string) (news bool, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -118,13 +118,13 @@ func offerOwners(store *netchange.Store, file string, busy func() string) (news 
 	}
 	text, ok := value.(string)
 	if !ok {
-		text = "?" // a mistake, which the store remembers as one
+		text = "?" // not valid, so the store records the mistake
 	}
 	if news, err := store.IsNew(netchange.Hub, text); err != nil || !news {
 		return false, err
 	}
 	if why := busy(); why != "" {
-		return false, fmt.Errorf("the network settings of the owner wait: %s", why)
+		return false, fmt.Errorf("the owner's network settings must wait: %s", why)
 	}
 	return store.Offer(netchange.Hub, text, true)
 }

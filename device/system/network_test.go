@@ -11,8 +11,8 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// The owner's settings are tried once, when nothing else is under way. A mistake
-// in them is reported.
+// The machine tries the owner's settings once, and only while nothing else prevents a restart. A
+// mistake in the settings is reported.
 func TestOwnersNetworkSettings(t *testing.T) {
 	t.Parallel()
 	s := &netchange.Store{Dir: filepath.Join(t.TempDir(), "network")}
@@ -39,7 +39,7 @@ func TestOwnersNetworkSettings(t *testing.T) {
 	if news, err := set(good); !news || err != nil {
 		t.Errorf("%v, %v", news, err)
 	}
-	wait = "a new system is being tried" // settings that are known already do not wait
+	wait = "a new system is on trial" // settings that are known already do not wait
 	if news, err := set(good); news || err != nil {
 		t.Errorf("%v, %v", news, err)
 	}

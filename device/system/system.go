@@ -2,12 +2,12 @@
 // disk (Live).
 //
 // An installed system mounts its disk, connects to the network, and runs the agent, which onboards
-// the machine and keeps it connected. A new system, or new network settings, are on trial at first:
-// unless the hub is reached in time, the machine restarts with the former ones. The agent calls
-// Hook to change either of them.
+// the machine and keeps it connected. A new system, or new network settings, are on trial at
+// first: if the machine does not reach the hub in time, it restarts with the previous ones. To
+// change the system or the network settings, the agent calls Hook.
 //
-// A System decides, and talks to the person in front of the machine. The machine
-// itself is behind small interfaces; Local implements them.
+// System makes the decisions and shows messages to the person at the machine. It uses the machine
+// through small interfaces, which Local implements.
 package system
 
 import (
@@ -30,23 +30,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds for a trial.
+// Time limits.
 const (
-	// TrialTime is how long a new system may take until the agent makes it
-	// permanent. The agent itself gives up after 10 minutes without the hub; this
-	// bound is for an agent that does not get that far.
+	// TrialTime is the time in which the agent must make a new system permanent. The agent
+	// itself rolls back after 10 minutes without the hub; TrialTime is for a new system on
+	// which the agent does not run.
 	TrialTime = 20 * time.Minute
-	// NetworkTime is how long new network settings may take until the hub is
-	// reached with them.
+	// NetworkTime is the time in which the machine must reach the hub with new network
+	// settings.
 	NetworkTime = 10 * time.Minute
 )
 
 const (
 	diskWait = 30 * time.Second
-	// refusedWait is how long to wait after a refusal: a person must change
-	// something first.
+	// refusedWait is the pause after a refusal. It is long because a person must change
+	// something before a retry can succeed.
 	refusedWait = time.Hour
-	// agentPause is how long to wait before the agent is started again.
+	// agentPause is the pause before the agent is started again.
 	agentPause = 10 * time.Second
 	poll       = 500 * time.Millisecond
 )
@@ -54,21 +54,27 @@ const (
 // exitRefused is the agent's exit code for a refusal that it does not retry.
 const exitRefused = 3
 
-// System is an installed system.
+// System runs an installed system. Local returns one for this machine.
 type System struct {
-	Screen   Screen
-	TPM      TPM
-	Firmware Firmware
-	Disks    Disks
-	Network  Network
-	Agent    Agent
-	Slots    Slots
-	Logins   interface{ Start() }
+	Screen    Screen
+	TPM       TPM
+	Firmware  Firmware
+	Disks     Disks
+	Network   Network
+	Agent     Agent
+	Slots     Slots
+	Terminals interface {
+		Start()
+		Mounted()
+	}
 	Watchdog func() // sends keepalives; does not return
 	Restart  func() // does not return
-	BootID   func() (string, error)
+	// Wipe wipes the installed system whose EFI system partition has the GUID espGUID, and
+	// switches the machine off. It does not return.
+	Wipe   func(espGUID string)
+	BootID func() (string, error)
 
-	// TrialTime and NetworkTime are the constants, unless a test shortens them.
+	// TrialTime and NetworkTime have the values of the constants, unless a test shortens them.
 	TrialTime, NetworkTime time.Duration
 
 	Paths Paths
@@ -77,22 +83,23 @@ type System struct {
 // Paths holds the folders and files of an installed system.
 type Paths struct {
 	Dev  string // device files
-	ESP  string // where the EFI system partition is mounted
-	Data string // where the data partition is mounted
-	// Files in memory: the report on the network settings and the encrypted recovery key, which the
-	// agent sends, and the network settings, which the agent uses.
+	ESP  string // mount point of the EFI system partition
+	Data string // mount point of the data partition
+	// Files in memory. NetworkReport is the report on the network settings, and Escrow the
+	// encrypted recovery key; the agent sends both. Settings are the network settings that the
+	// agent uses.
 	NetworkReport, Escrow, Settings string
 }
 
-func (p Paths) agentState() string { return filepath.Join(p.Data, "gangway-agent") }
+// AgentState is the folder of the agent's state.
+func (p Paths) AgentState() string { return filepath.Join(p.Data, "gangway-agent") }
 
 // changes returns the store in which the machine keeps its network settings.
 func (p Paths) changes() *netchange.Store {
 	return &netchange.Store{Dir: filepath.Join(p.Data, "gangway-network")}
 }
 
-// Screen shows what happens to the person in front of the machine (package
-// screen).
+// Screen shows messages to the person at the machine (package screen).
 type Screen interface {
 	StartPanel(title string)
 	Logf(format string, args ...any)
@@ -106,10 +113,10 @@ type Screen interface {
 
 // TPM is the machine's TPM.
 type TPM interface {
-	// Check returns an error if something is wrong with the TPM. The error's text is a sentence for
-	// the person.
+	// Check returns an error if the machine cannot use the TPM. The error's text is a sentence
+	// for the person at the machine.
 	Check() error
-	// LiftLockout lifts a lockout, and logs that.
+	// LiftLockout lifts a lockout of the TPM, and logs that it did.
 	LiftLockout()
 }
 
@@ -122,15 +129,15 @@ type Firmware interface {
 
 // Disks are the machine's disks.
 type Disks interface {
-	// Find returns the system of an EFI system partition. The error fs.ErrNotExist means that the
-	// disk has not appeared yet.
+	// Find returns the installed system whose EFI system partition has the GUID espGUID. If
+	// the disk has not appeared yet, the error is fs.ErrNotExist.
 	Find(espGUID string) (*install.Installed, error)
 	MountESP(*install.Installed) error
-	// Unlock returns the device with the clear data of the data partition.
+	// Unlock returns the device from which the data partition's clear data can be read.
 	Unlock(*install.Installed) (device string, encrypted bool, err error)
 	MountData(device string) error
-	// Grow makes the data partition's file system as large as its device, and returns the size in
-	// bytes; 0: it already has that size.
+	// Grow makes the data partition's file system as large as its device, and returns the new
+	// size in bytes; 0: the file system already had that size.
 	Grow(device string) (int64, error)
 }
 
@@ -154,7 +161,7 @@ type Slots interface {
 func (s *System) Run() {
 	s.Screen.StartPanel("Gangway")
 	go s.Watchdog()
-	s.Logins.Start()
+	s.Terminals.Start()
 	if err := s.TPM.Check(); err != nil {
 		s.Screen.Alarmf("%v", err)
 	} else {
@@ -164,11 +171,12 @@ func (s *System) Run() {
 	if err == nil {
 		err = s.mount(i)
 	}
-	if err != nil { // if a new system lacks the disk's driver, the restart starts the former system
+	if err != nil { // if a new system lacks the driver of the disk, the restart starts the previous system
 		s.Screen.Alarmf("%v", err)
 		time.Sleep(s.TrialTime)
 		s.Restart()
 	}
+	s.Terminals.Mounted()
 	before := s.status().LastReport
 	s.judgeSlot()
 	settings, tried := s.networkSettings()
@@ -183,7 +191,7 @@ func (s *System) Run() {
 	}
 }
 
-// find finds the disk that the machine was started from.
+// find finds the disk from which the machine was started. It waits at most patience for the disk.
 func (s *System) find(patience time.Duration) (*install.Installed, error) {
 	guid, err := s.Firmware.BootedFrom()
 	if err != nil {
@@ -198,7 +206,7 @@ func (s *System) find(patience time.Duration) (*install.Installed, error) {
 			return nil, err
 		}
 		if time.Now().After(until) {
-			return nil, errors.New("The disk that this was started from cannot be found.\nThe image may lack its driver.") //lint:ignore ST1005 shown to a person
+			return nil, errors.New("The disk that the machine was started from was not found.\nThe image may lack the driver of the disk.") //lint:ignore ST1005 shown to a person
 		}
 	}
 }
@@ -208,9 +216,12 @@ func (s *System) mount(i *install.Installed) error {
 	if err := s.Disks.MountESP(i); err != nil {
 		return err
 	}
+	if exists(filepath.Join(s.Paths.ESP, install.WipePath)) { // before the system reads the disk's key into memory
+		s.Wipe(i.ESPGUID)
+	}
 	device, encrypted, err := s.Disks.Unlock(i)
 	if err != nil {
-		return fmt.Errorf("The data partition does not open:\n%w", err) //lint:ignore ST1005 shown to a person
+		return fmt.Errorf("The data partition cannot be unlocked:\n%w", err) //lint:ignore ST1005 shown to a person
 	}
 	if encrypted {
 		s.Screen.Logf("the disk's key came from the TPM")
@@ -221,7 +232,7 @@ func (s *System) mount(i *install.Installed) error {
 	if err := keepEscrow(filepath.Join(s.Paths.Dev, i.Data()), s.Paths.Escrow); err != nil {
 		s.Screen.Logf("%v", err)
 	}
-	go func() { // a large disk takes a while
+	go func() { // in the background, because a large disk takes long
 		switch size, err := s.Disks.Grow(device); {
 		case err != nil:
 			s.Screen.Logf("growing the data partition: %v", err)
@@ -232,8 +243,8 @@ func (s *System) mount(i *install.Installed) error {
 	return nil
 }
 
-// keepEscrow writes the encrypted recovery key, if the partition's LUKS2 header
-// has one, to a file for the agent.
+// keepEscrow writes the encrypted recovery key to a file for the agent, if the partition's LUKS2
+// header has one.
 func keepEscrow(partition, file string) error {
 	f, err := os.Open(partition)
 	if err != nil {
@@ -251,8 +262,8 @@ func keepEscrow(partition, file string) error {
 	return os.WriteFile(file, []byte(text), 0o600)
 }
 
-// judgeSlot shows which slot runs. If that slot is on trial and is not made permanent in time, it
-// restarts the machine, which then starts the former system.
+// judgeSlot shows which slot runs. If the slot is on trial and the agent does not make it
+// permanent in time, judgeSlot restarts the machine, which then starts the previous system.
 func (s *System) judgeSlot() {
 	running, kept, tried, err := s.Slots.Trial()
 	switch {
@@ -263,23 +274,23 @@ func (s *System) judgeSlot() {
 	case !tried:
 		s.Screen.Fact("System", "slot "+running.String())
 	default:
-		s.Screen.Fact("System", fmt.Sprintf("slot %s, which is tried; slot %s is kept", running, kept))
+		s.Screen.Fact("System", fmt.Sprintf("slot %s, on trial; slot %s is the default", running, kept))
 		go func() {
 			time.Sleep(s.TrialTime)
 			if kept, err := s.Slots.Default(); err == nil && kept == running {
 				return
 			}
-			s.Screen.Alarmf("This new system was not made permanent within %s. Starting the former one.", s.TrialTime)
+			s.Screen.Alarmf("The new system was not made permanent within %s.\nStarting the previous one.", s.TrialTime)
 			s.Restart()
 		}()
 	}
 }
 
-// serve onboards the machine, unless it is onboarded, and keeps it connected until
-// the agent ends.
+// serve onboards the machine, unless it is onboarded already. Then it runs the agent, which keeps
+// the machine connected, and returns when the agent ends.
 func (s *System) serve() {
 	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
-	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.agentState()}
+	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.AgentState()}
 	first := !s.status().onboarded()
 	if first {
 		onboard := append([]string{"onboard"}, args...)
@@ -312,8 +323,8 @@ func (s *System) serve() {
 	}
 }
 
-// onboard runs the agent until it has onboarded the machine, and reports whether it has. After a
-// refusal, it waits before it returns.
+// onboard runs the agent until the agent ends, and reports whether the machine is onboarded. After
+// a refusal, onboard waits before it returns.
 func (s *System) onboard(args []string) bool {
 	s.Screen.Statusf("Joining the hub")
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -329,7 +340,7 @@ func (s *System) onboard(args []string) bool {
 		s.Screen.Logf("onboarded")
 		return true
 	case code == exitRefused:
-		s.Screen.Alarmf("The hub refuses this machine. Its owner can see the reason.")
+		s.Screen.Alarmf("The hub refuses this machine. The owner sees the reason on the hub.")
 		time.Sleep(refusedWait)
 	default:
 		s.Screen.Alarmf("Onboarding failed (code %d). Trying again.", code)
@@ -343,7 +354,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// agentStatus is a part of the agent's state.json.
+// agentStatus holds the fields of the agent's state.json that this package reads.
 type agentStatus struct {
 	Phase      string    `json:"phase"`
 	DeviceID   string    `json:"device-id"`
@@ -351,23 +362,23 @@ type agentStatus struct {
 	OwnerNick  string    `json:"owner-nick"`
 	Hub        string    `json:"hub"`
 	Claim      string    `json:"claim"`       // address of the hub's claim page
-	ClaimWords string    `json:"claim-words"` // letters to compare with that page's
-	Waiting    string    `json:"waiting"`     // what the agent waits for
+	ClaimWords string    `json:"claim-words"` // letters to compare with those on the claim page
+	Waiting    string    `json:"waiting"`     // the reason why the agent waits
 	LastReport time.Time `json:"last-report"`
 }
 
-// removed is the phase of a device that the hub no longer admits.
+// removed is the phase of a device that the hub no longer accepts.
 const removed = "removed"
 
-// onboarded reports whether the machine has a device's identity. The hub may no
-// longer admit it.
+// onboarded reports whether the machine has a device's identity. The hub may have removed the
+// device since.
 func (a agentStatus) onboarded() bool { return a.Phase == "active" || a.Phase == removed }
 
-// status returns the agent's state, empty if it has none.
+// status returns the agent's state; the zero value if the agent has no state.
 func (s *System) status() agentStatus { return readStatus(s.Paths) }
 
 func readStatus(p Paths) (s agentStatus) {
-	b, err := os.ReadFile(filepath.Join(p.agentState(), "state.json"))
+	b, err := os.ReadFile(filepath.Join(p.AgentState(), "state.json"))
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
@@ -377,8 +388,8 @@ func readStatus(p Paths) (s agentStatus) {
 	return s
 }
 
-// showDevice shows the machine's owner, or why the hub no longer admits the device, until stop is
-// closed. The reason stays on the screen, since a person must act.
+// showDevice shows the machine's hub, owner and name, until stop is closed. If the hub no longer
+// accepts the device, it shows the reason instead, until a person acts.
 func (s *System) showDevice(stop <-chan struct{}) {
 	for last := ""; ; {
 		a := s.status()
@@ -389,7 +400,7 @@ func (s *System) showDevice(stop <-chan struct{}) {
 		if text != last {
 			last = text
 			if a.Phase == removed {
-				s.Screen.Alarmf("%s\nTo give it to another owner, wipe it with a stick.\nTo bring it back, install it again.", a.Waiting)
+				s.Screen.Alarmf("%s\nTo give the machine to another owner, wipe it with a stick.\nTo connect it to the hub again, install it again.", a.Waiting)
 			} else {
 				s.Screen.Fact("Hub", a.Hub)
 				s.Screen.Fact("Owner", a.OwnerNick)
@@ -405,8 +416,8 @@ func (s *System) showDevice(stop <-chan struct{}) {
 	}
 }
 
-// removeTokenOnceReported removes the join token once the hub has accepted a report: by then, the
-// agent has read the file.
+// removeTokenOnceReported removes the join token after the hub has accepted a report. Until then,
+// the agent may not have read the token file.
 func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	for before := s.status().LastReport; s.status().LastReport.Equal(before); {
 		select {
@@ -418,8 +429,8 @@ func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	s.removeToken(token)
 }
 
-// removeToken overwrites and removes the join token: an onboarded machine does not need the token,
-// and a thief could onboard other devices with it.
+// removeToken overwrites and removes the join token. An onboarded machine does not need the token,
+// and a thief of the disk could onboard other devices with it.
 func (s *System) removeToken(token string) {
 	f, err := os.OpenFile(token, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -438,8 +449,7 @@ func (s *System) removeToken(token string) {
 	syncFolder(filepath.Dir(token))
 }
 
-// syncFolder makes the kernel write all data of the file system that holds a
-// folder.
+// syncFolder makes the kernel write all data of the file system that holds a folder to the disk.
 func syncFolder(dir string) {
 	if d, err := os.Open(dir); err == nil {
 		unix.Syncfs(int(d.Fd()))
@@ -447,8 +457,8 @@ func syncFolder(dir string) {
 	}
 }
 
-// markGood marks the boot as good once the hub has accepted a report: the boot
-// manager stops counting its attempts.
+// markGood marks the boot entry as good after the hub has accepted a report. The boot manager then
+// no longer counts the entry's boot attempts.
 func (s *System) markGood(before time.Time) {
 	for s.status().LastReport.Equal(before) {
 		time.Sleep(poll)
@@ -465,10 +475,10 @@ func (s *System) markGood(before time.Time) {
 	}
 	err = os.Rename(filepath.Join(s.Paths.ESP, counted), filepath.Join(s.Paths.ESP, good))
 	if errors.Is(err, fs.ErrNotExist) && exists(filepath.Join(s.Paths.ESP, good)) {
-		return // marked earlier in this boot
+		return // an earlier call in this boot marked the entry
 	}
 	if err != nil {
-		s.Screen.Logf("this boot cannot be marked good: %v", err)
+		s.Screen.Logf("this boot's entry cannot be marked as good: %v", err)
 		return
 	}
 	syncFolder(s.Paths.ESP)

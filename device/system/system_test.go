@@ -25,14 +25,14 @@ const (
 		" --report-file gangway.disk-recovery=/escrow.age --report-file gangway.network=/report.txt --first-revision /data/first-revision"
 )
 
-// The disk is mounted before the network starts, because the network settings
-// are on it. The boot counts as good after the hub has accepted a report.
+// The system mounts the disk before it starts the network, because the network settings are on the
+// disk. It marks the boot as good after the hub has accepted a report.
 func TestStepsOfAnInstalledSystem(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.counted = "EFI/Linux/gangway-a+2-1.efi"
 		l.write("esp/"+l.counted, "system")
 		l.run(time.Minute)
-		l.want("panel Gangway", "logins", "check the TPM", "lift the lockout", "find the disk", "mount the ESP", "unlock", "mount /dev/dm-0",
+		l.want("panel Gangway", "terminals", "check the TPM", "lift the lockout", "find the disk", "mount the ESP", "unlock", "mount /dev/dm-0", "terminals: mounted",
 			"fact System: slot a", "network with VLAN 0", "status Joining the hub", "agent onboard "+agentArgs+" --token-file /esp/"+install.TokenPath,
 			"log onboarded", runArgs, "log the hub has accepted a report", "log this boot is good: gangway-a.efi")
 		l.want("watchdog")
@@ -48,20 +48,30 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 	})
 }
 
-// A system without its disk cannot work. It restarts after a while: if a new
-// system lacks the disk's driver, the boot manager then falls back to the old
-// one.
+// If a person has requested a wipe at the machine's console, the next start wipes the system
+// before it reads the disk's key into memory.
+func TestWipeRequestedAtTheConsole(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.write("esp/"+install.WipePath, "wipe\n")
+		l.run(time.Minute)
+		l.want("find the disk", "mount the ESP", "wipe esp-guid")
+		l.never("unlock", "mount /dev/dm-0", "terminals: mounted", "agent")
+	})
+}
+
+// A system that does not find its disk cannot work, so it restarts after a while. If a new system
+// lacks the driver of the disk, the boot manager then starts the previous system.
 func TestSystemWithoutItsDiskRestarts(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		spoil func(l *lab)
 		says  string
 	}{
-		"no disk":             {func(l *lab) { l.there = time.Hour }, "alarm The disk that this was started from cannot be found.\nThe image may lack its driver."},
+		"no disk":             {func(l *lab) { l.there = time.Hour }, "alarm The disk that the machine was started from was not found.\nThe image may lack the driver of the disk."},
 		"a disk that fails":   {func(l *lab) { l.failing["find the disk"] = errBroken }, "alarm it is broken"},
 		"no boot entry":       {func(l *lab) { l.failing["booted from"] = fs.ErrNotExist }, "alarm file does not exist"},
 		"no ESP":              {func(l *lab) { l.failing["mount the ESP"] = errBroken }, "alarm it is broken"},
-		"another TPM":         {func(l *lab) { l.failing["unlock"] = seal.ErrNotReleased }, "alarm The data partition does not open:\nthis TPM does not release the disk's key"},
+		"another TPM":         {func(l *lab) { l.failing["unlock"] = seal.ErrNotReleased }, "alarm The data partition cannot be unlocked:\nthis TPM does not release the disk's key"},
 		"a damaged partition": {func(l *lab) { l.failing["mount /dev/dm-0"] = errBroken }, "alarm The data partition cannot be mounted: it is broken\nInstall again from a stick"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +79,7 @@ func TestSystemWithoutItsDiskRestarts(t *testing.T) {
 				c.spoil(l)
 				l.run(time.Hour)
 				l.want(c.says, "restart")
-				l.never("agent", "network with", "trial")
+				l.never("agent", "network with", "trial", "terminals: mounted")
 				if took := time.Since(l.began); took < TrialTime || took > TrialTime+diskWait+time.Second {
 					t.Errorf("restarted after %s", took)
 				}
@@ -86,12 +96,11 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	})
 }
 
-// A machine without a TPM reports that and continues: its agent shows the
-// remedy.
+// A machine without a TPM reports that and continues to start, because its agent shows the remedy.
 func TestSystemWithoutATPMSaysSo(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.tpm = machine.ErrNoTPM
-		l.failing["grow /dev/dm-0"] = errBroken // the system continues without it
+		l.failing["grow /dev/dm-0"] = errBroken // growing fails, and the system continues
 		l.run(time.Minute)
 		l.want("alarm No TPM", "agent onboard")
 		l.want("log growing the data partition: it is broken")
@@ -99,20 +108,20 @@ func TestSystemWithoutATPMSaysSo(t *testing.T) {
 	})
 }
 
-// A new system that is not made permanent in time is rolled back. A system that
-// is permanent, or is not on trial, continues to run.
+// If the agent does not make a new system permanent in time, the machine restarts with the
+// previous one. A system that is permanent, or that is not on trial, continues to run.
 func TestNewSystemIsGivenUpUnlessMadePermanent(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		running, kept slots.Slot
 		tried         bool
-		commit        time.Duration // when the agent makes the system permanent; 0: never
+		commit        time.Duration // time after which the agent makes the system permanent; 0: never
 		err           error
 		says          string
 		restarts      bool
 	}{
-		"on trial":            {slots.B, slots.A, true, 0, nil, "fact System: slot b, which is tried; slot a is kept", true},
-		"made permanent":      {slots.B, slots.A, true, TrialTime - time.Second, nil, "fact System: slot b, which is tried; slot a is kept", false},
+		"on trial":            {slots.B, slots.A, true, 0, nil, "fact System: slot b, on trial; slot a is the default", true},
+		"made permanent":      {slots.B, slots.A, true, TrialTime - time.Second, nil, "fact System: slot b, on trial; slot a is the default", false},
 		"not on trial":        {slots.B, slots.B, false, 0, nil, "fact System: slot b", false},
 		"the other one fails": {slots.B, slots.A, false, 0, nil, "fact System: slot b, because slot a does not start", false},
 		"unknown":             {slots.B, slots.A, true, 0, errBroken, "log it is broken", false},
@@ -127,7 +136,7 @@ func TestNewSystemIsGivenUpUnlessMadePermanent(t *testing.T) {
 				l.run(TrialTime + time.Minute)
 				l.want(c.says)
 				if c.restarts {
-					l.want("alarm This new system was not made permanent within 20m0s. Starting the former one.", "restart")
+					l.want("alarm The new system was not made permanent within 20m0s.\nStarting the previous one.", "restart")
 				}
 				if l.did("restart") != c.restarts {
 					t.Errorf("restarted: %v", !c.restarts)
@@ -137,22 +146,22 @@ func TestNewSystemIsGivenUpUnlessMadePermanent(t *testing.T) {
 	}
 }
 
-// offer stores settings that are tried at the next start.
+// offer stores network settings that the next start tries.
 func offer(l *lab, text string) {
 	if _, err := l.paths().changes().Offer(netchange.Hub, text, true); err != nil {
 		l.t.Fatal(err)
 	}
 }
 
-// New network settings are kept once the hub is reached with them, and dropped
-// otherwise: the machine restarts with the former ones.
+// If the machine reaches the hub with new network settings, it keeps them. Otherwise it drops them
+// and restarts with the previous ones.
 func TestNetworkSettingsOnTrial(t *testing.T) {
 	t.Parallel()
 	t.Run("the hub is reached", func(t *testing.T) {
 		inLab(t, func(l *lab) {
 			offer(l, "version = 1\nvlan = 7\n")
 			l.run(NetworkTime + time.Minute)
-			l.want("fact Network: new settings, which are tried", "log the new network settings reach the hub, and are kept")
+			l.want("fact Network: new settings, on trial", "log the machine reached the hub with the new network settings and keeps them")
 			l.want("network with VLAN 7")
 			l.never("restart")
 			if last, err := l.paths().changes().Last(); err != nil || last == nil || last.Result != netchange.Kept {
@@ -169,7 +178,7 @@ func TestNetworkSettingsOnTrial(t *testing.T) {
 			l.agent = onboards
 			l.status(agentStatus{Phase: "active", DeviceID: "d1", Waiting: "The proxy refuses."})
 			l.run(NetworkTime + time.Minute)
-			l.want("alarm The hub was not reached with the new network settings.\nStarting with the former ones.", "restart")
+			l.want("alarm The hub was not reached with the new network settings.\nRestarting with the previous settings.", "restart")
 			if took := time.Since(l.began); took < NetworkTime || took > NetworkTime+time.Second {
 				t.Errorf("restarted after %s", took)
 			}
@@ -191,8 +200,8 @@ func TestNetworkSettingsOnTrial(t *testing.T) {
 	})
 }
 
-// A stick's network settings are accepted once: on trial if the machine is
-// onboarded, and kept at once if it has never reached the hub.
+// A machine accepts a stick's network settings once. If the machine is onboarded, they are on
+// trial. If it has never reached the hub, it keeps them at once.
 func TestNetworkSettingsFromAStick(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -200,8 +209,8 @@ func TestNetworkSettingsFromAStick(t *testing.T) {
 		vlan              int
 	}{
 		"a new machine":        {"", "version = 1\nvlan = 7\n", "network with VLAN 7", 7},
-		"an onboarded machine": {"active", "version = 1\nvlan = 7\n", "fact Network: new settings, which are tried", 7},
-		"a removed device":     {removed, "version = 1\nvlan = 7\n", "fact Network: new settings, which are tried", 7},
+		"an onboarded machine": {"active", "version = 1\nvlan = 7\n", "fact Network: new settings, on trial", 7},
+		"a removed device":     {removed, "version = 1\nvlan = 7\n", "fact Network: new settings, on trial", 7},
 		"a mistake":            {"active", "version = 1\nvlan = 70000\n", "alarm The stick's network settings cannot be used:\n", 0},
 		"nothing":              {"active", "# nothing\n", "network with VLAN 0", 0},
 	} {
@@ -223,8 +232,8 @@ func TestNetworkSettingsFromAStick(t *testing.T) {
 	}
 }
 
-// The agent gets the token file, or the hub's file if there is no token file.
-// An onboarded machine starts the agent's run at once.
+// The agent gets the token file. If there is no token file, it gets the hub file. On an onboarded
+// machine, the system starts gangway-agent run at once.
 func TestAgentOfAMachine(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -232,7 +241,7 @@ func TestAgentOfAMachine(t *testing.T) {
 		files []string
 		want  []string
 		never []string
-		left  []string // the files that are left in the ESP's folder after a report
+		left  []string // files in the ESP's folder after a report
 	}{
 		"with a join token":        {"", []string{install.TokenPath}, []string{"agent onboard " + agentArgs + " --token-file /esp/" + install.TokenPath}, nil, nil},
 		"without a join token":     {"", []string{install.HubPath}, []string{"agent onboard " + agentArgs + " --hub-file /esp/" + install.HubPath}, []string{"alarm"}, []string{"hub.json"}},
@@ -263,8 +272,8 @@ func TestAgentOfAMachine(t *testing.T) {
 	}
 }
 
-// The join token is removed as soon as the machine is onboarded, so the agent
-// does not get it again.
+// The system removes the join token as soon as the machine is onboarded, so it does not pass the
+// token to the agent again.
 func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.agent = onboards
@@ -277,8 +286,8 @@ func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
 	})
 }
 
-// A token that a person copied to an onboarded machine stays until the hub has accepted a report:
-// before that report, the agent may not have read the token.
+// If a person copies a token file to an onboarded machine, the file stays until the hub has
+// accepted a report: before that report, the agent may not have read the token.
 func TestTokenStaysUntilAReport(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active"})
@@ -295,8 +304,8 @@ func TestTokenStaysUntilAReport(t *testing.T) {
 	})
 }
 
-// The join token is overwritten, not only removed: a removed file's sectors stay
-// on the disk.
+// The system overwrites the join token before it removes the file, because the sectors of a
+// removed file stay on the disk.
 func TestJoinTokenIsOverwritten(t *testing.T) {
 	inLab(t, func(l *lab) {
 		token := filepath.Join(l.dir, "esp", install.TokenPath)
@@ -318,8 +327,8 @@ func TestJoinTokenIsOverwritten(t *testing.T) {
 	})
 }
 
-// After a failure the agent starts again soon. After a refusal it starts again
-// an hour later, because a person must change something first.
+// After a failure, the system starts the agent again soon. After a refusal, it waits an hour,
+// because a person must change something first.
 func TestOnboardingIsRetried(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -329,7 +338,7 @@ func TestOnboardingIsRetried(t *testing.T) {
 		lifts bool
 	}{
 		"a failure": {1, "alarm Onboarding failed (code 1). Trying again.", agentPause, true},
-		"a refusal": {exitRefused, "alarm The hub refuses this machine. Its owner can see the reason.", refusedWait + agentPause, false},
+		"a refusal": {exitRefused, "alarm The hub refuses this machine. The owner sees the reason on the hub.", refusedWait + agentPause, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inLab(t, func(l *lab) {
@@ -367,8 +376,8 @@ func TestOnboardingIsRetried(t *testing.T) {
 	})
 }
 
-// While the machine has no owner, the screen shows the claim code and the words
-// to compare, whatever else the agent waits for.
+// While the machine has no owner, the screen shows the claim code and the letters to compare, even
+// if the agent also waits for something else.
 func TestClaimCodeIsOffered(t *testing.T) {
 	inLab(t, func(l *lab) {
 		const address = "https://hub.example/claim/x"
@@ -381,22 +390,22 @@ func TestClaimCodeIsOffered(t *testing.T) {
 			l.status(agentStatus{Claim: address, ClaimWords: "ABCD-EFGH-IJKL", Waiting: "an owner"})
 			l.sleep(2 * time.Second)
 			l.status(agentStatus{Claim: address + "2", ClaimWords: "MNOP-QRST-UVWX"})
-			l.sleep(2*time.Second - poll/2) // the agent ends between two polls of its state
+			l.sleep(2*time.Second - poll/2) // the agent ends between two reads of its state file
 			l.status(agentStatus{Phase: "active"})
 			return 0
 		}
 		l.failing["code "+address+"2"] = errBroken
 		l.run(time.Minute)
 		l.want("status Joining the hub", "redraw true The hub cannot be reached. Check the cable.",
-			"code "+address, "status This machine has no owner yet. Scan the code, and compare\nABCD-EFGH-IJKL", "serial claim: "+address+" compare ABCD-EFGH-IJKL",
-			"code "+address+"2", "log it is broken", "status This machine has no owner yet. Open\n"+address+"2\nand compare MNOP-QRST-UVWX",
+			"code "+address, "status This machine has no owner yet. Scan the code, and compare the letters\nABCD-EFGH-IJKL", "serial claim: "+address+" compare ABCD-EFGH-IJKL",
+			"code "+address+"2", "log it is broken", "status This machine has no owner yet. Open\n"+address+"2\nand compare the letters MNOP-QRST-UVWX",
 			"status Joining the hub", "log onboarded")
 		l.want("code "+address+"2", "code ", "log onboarded")
 		l.never("redraw true an owner")
 	})
 }
 
-// A device that its owner deleted shows that until a person acts.
+// If the owner deleted the device, the screen shows that until a person acts.
 func TestRemovedDeviceSaysWhy(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active", Nick: "otter"})
@@ -405,15 +414,15 @@ func TestRemovedDeviceSaysWhy(t *testing.T) {
 		l.want("status This machine is onboarded.")
 		l.status(agentStatus{Phase: removed, Waiting: "The owner deleted this device."})
 		l.wait(2 * time.Second)
-		l.want("status This machine is onboarded.", "alarm The owner deleted this device.\nTo give it to another owner, wipe it with a stick.")
+		l.want("status This machine is onboarded.", "alarm The owner deleted this device.\nTo give the machine to another owner, wipe it with a stick.")
 		l.status(agentStatus{Phase: "active", Nick: "otter"})
 		l.wait(2 * time.Second)
 		l.want("alarm The owner deleted", "status This machine is onboarded.")
 	})
 }
 
-// A boot is marked as good only if its attempts are counted, and only after the hub has accepted a
-// report.
+// The system marks a boot entry as good only if the boot manager counts the entry's attempts, and
+// only after the hub has accepted a report.
 func TestBootIsMarkedGood(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -425,7 +434,7 @@ func TestBootIsMarkedGood(t *testing.T) {
 		"counted":          {"EFI/Linux/gangway-a+2-1.efi", "gangway-a+2-1.efi", nil, "gangway-a.efi", "log this boot is good: gangway-a.efi"},
 		"marked before":    {"EFI/Linux/gangway-a+2-1.efi", "gangway-a.efi", nil, "gangway-a.efi", ""},
 		"not counted":      {"", "gangway-a.efi", nil, "gangway-a.efi", ""},
-		"neither is there": {"EFI/Linux/gangway-a+2-1.efi", "gangway-b.efi", nil, "gangway-b.efi", "log this boot cannot be marked good: "},
+		"neither is there": {"EFI/Linux/gangway-a+2-1.efi", "gangway-b.efi", nil, "gangway-b.efi", "log this boot's entry cannot be marked as good: "},
 		"unknown":          {"", "gangway-a+2-1.efi", errBroken, "gangway-a+2-1.efi", "log it is broken"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -452,7 +461,7 @@ func TestBootIsMarkedGood(t *testing.T) {
 	}
 }
 
-// The encrypted recovery key goes from the disk's header to the agent.
+// The system copies the encrypted recovery key from the disk's header to a file for the agent.
 func TestEscrowIsTakenFromTheDisk(t *testing.T) {
 	t.Parallel()
 	_, recipient, err := escrow.NewIdentity()

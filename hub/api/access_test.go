@@ -137,6 +137,15 @@ var expectedAccess = map[string]string{
 	"POST /ui/bulk":                                   "fullSession",
 	"POST /ui/bulk/undo":                              "fullSession",
 	"GET /ui/overview":                                "fullSession",
+	"GET /ui/onboard/waiting":                         "fullSession",
+	"GET /ui/onboard/waiting/group":                   "fullSession",
+	"GET /ui/onboard/claim":                           "fullSession",
+	"GET /ui/onboard/claim/{id}":                      "fullSession",
+	"GET /ui/onboard/claim/{id}/steps":                "fullSession",
+	"GET /ui/revisions":                               "fullSession",
+	"GET /ui/revisions/row":                           "fullSession",
+	"GET /ui/wall":                                    "fullSession",
+	"GET /ui/wall/part":                               "fullSession",
 	"POST /ui/waiting/decide":                         "fullSession",
 	"POST /ui/cloned/decide":                          "fullSession",
 	"GET /ui/devices/{id}":                            "fullSession",
@@ -150,6 +159,33 @@ var expectedAccess = map[string]string{
 	"POST /ui/devices/{id}/rename":                    "fullSession",
 	"POST /ui/devices/{id}/public":                    "fullSession",
 	"POST /ui/devices/{id}/delete":                    "fullSession",
+	"GET /ui/onboard":                                 "fullSession",
+	"GET /ui/onboard/new":                             "fullSession",
+	"POST /ui/onboard/new":                            "fullSession",
+	"GET /ui/onboard/image":                           "fullSession",
+	"POST /ui/onboard/image":                          "fullSession",
+	"GET /ui/onboard/image/state":                     "fullSession",
+	"GET /ui/onboard/tokens/{id}":                     "fullSession",
+	"POST /ui/onboard/tokens/{id}/file":               "fullSession",
+	"POST /ui/onboard/tokens/{id}/disable":            "fullSession",
+	"POST /ui/onboard/tokens/{id}/delete":             "fullSession",
+	"GET /ui/audit":                                   "fullSession",
+	"GET /ui/audit/news":                              "fullSession",
+	"GET /ui/audit.csv":                               "fullSession",
+	"GET /ui/audit.json":                              "fullSession",
+	"GET /ui/settings":                                "fullSession",
+	"POST /ui/settings/password":                      "fullSession",
+	"POST /ui/settings/disable":                       "fullSession",
+	"POST /ui/settings/delete":                        "fullSession",
+	"GET /ui/settings/sessions":                       "fullSession",
+	"POST /ui/settings/sessions":                      "fullSession",
+	"GET /ui/settings/api-tokens":                     "fullSession",
+	"POST /ui/settings/api-tokens":                    "fullSession",
+	"POST /ui/settings/api-tokens/revoke":             "fullSession",
+	"GET /ui/trust":                                   "fullSession",
+	"GET /ui/trust/policy":                            "fullSession",
+	"POST /ui/trust/policy":                           "fullSession",
+	"POST /ui/trust/policy/check":                     "fullSession",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }
@@ -266,8 +302,8 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	}
 }
 
-// The mux gets a wider pattern for DELETE /devices/{id}/public. Other paths that the pattern
-// matches are answered as before: 404 for a path without a route, also without a sign-in.
+// The mux has a pattern for DELETE /devices/{id}/public that is wider than the route. A path that
+// matches the pattern, but is not a route, still gets a 404, even if the caller is not signed in.
 func TestWidenedPatternServesOnlyItsRoute(t *testing.T) {
 	f := newFleet(t)
 	nobody := f.person(t, "")

@@ -53,36 +53,43 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	if body.Token != "" {
 		return errNoMail
 	}
-	in, now := signInOf(r), s.cfg.Now()
-	if err := s.verifyPasswordAgain(r, body.Current); err != nil {
+	left, err := s.replacePassword(r, body.Current, body.Password, body.EndAPITokens)
+	if err != nil {
 		return err
+	}
+	writeJSON(w, http.StatusOK, PasswordChanged{"OK", left})
+	return nil
+}
+
+// replacePassword replaces the caller's password, and ends all other sessions. It returns how many API
+// tokens are left.
+func (s *Server) replacePassword(r *http.Request, current, password string, endAPITokens bool) (left int, err error) {
+	in, now := signInOf(r), s.cfg.Now()
+	if err := s.verifyPasswordAgain(r, current); err != nil {
+		return 0, err
 	}
 	var hash string
 	var bad error
 	if err := s.passwords.queue.do(r.Context(), knownNetwork, func() error {
-		hash, bad = HashPassword(body.Password)
+		hash, bad = HashPassword(password)
 		return nil
 	}); err != nil {
-		return err
+		return 0, err
 	}
 	if bad != nil {
-		return problem(http.StatusBadRequest, "password-form", "Choose another password.", "The new password is not accepted: %v.", bad)
+		return 0, problem(http.StatusBadRequest, "password-form", "Choose another password.", "The new password is not accepted: %v.", bad)
 	}
 	e := store.Event{Time: now, Kind: "account.password-changed", Owner: in.account.ID, Message: "The password was changed, and all other sessions were ended."}
 	switch err := s.cfg.Store.ChangePassword(r.Context(), store.PasswordChange{
-		Account: in.account.ID, VerifiedHash: in.account.PasswordHash, NewHash: hash, KeepSession: in.session.TokenHash, EndAPITokens: body.EndAPITokens, Event: e.By(store.ActorIn(r.Context())),
+		Account: in.account.ID, VerifiedHash: in.account.PasswordHash, NewHash: hash, KeepSession: in.session.TokenHash, EndAPITokens: endAPITokens, Event: e.By(store.ActorIn(r.Context())),
 	}); {
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
-		return problem(http.StatusConflict, "password-changed", "Sign in again.", "The password was changed, or the account was disabled, during the request.")
+		return 0, problem(http.StatusConflict, "password-changed", "Sign in again.", "The password was changed, or the account was disabled, during the request.")
 	case err != nil:
-		return err
+		return 0, err
 	}
-	left, err := s.cfg.Store.APITokens(r.Context(), in.account.ID)
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, PasswordChanged{"OK", len(left)})
-	return nil
+	tokens, err := s.cfg.Store.APITokens(r.Context(), in.account.ID)
+	return len(tokens), err
 }
 
 var errNoMail = problem(http.StatusPreconditionFailed, "no-mail", "Ask the hub's operator for a new password ('gangway account passwd NICK --data DIR').", "This hub does not send e-mail, so it cannot reset a password by e-mail.")
@@ -121,12 +128,17 @@ func (s *Server) listSessions(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) endSession(w http.ResponseWriter, r *http.Request) error {
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: accountOf(r).ID, Message: "A session was ended."}
-	if err := s.cfg.Store.EndSession(r.Context(), accountOf(r).ID, r.PathValue("id"), e.By(store.ActorIn(r.Context()))); err != nil {
+	if err := s.endSessionNamed(r, r.PathValue("id")); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
+}
+
+// endSessionNamed ends a session of the caller's account.
+func (s *Server) endSessionNamed(r *http.Request, id string) error {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: accountOf(r).ID, Message: "A session was ended."}
+	return s.cfg.Store.EndSession(r.Context(), accountOf(r).ID, id, e.By(store.ActorIn(r.Context())))
 }
 
 // SessionsEnded says how many sessions were ended.
@@ -143,13 +155,18 @@ func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 	} else if all != "" && all != "false" {
 		return problem(http.StatusBadRequest, "all", "Use true or false.", "\"all\" is neither true nor false.")
 	}
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: accountOf(r).ID, Message: "Signed out everywhere."}
-	n, err := s.cfg.Store.EndSessions(r.Context(), accountOf(r).ID, keep, e.By(store.ActorIn(r.Context())))
+	n, err := s.endAllSessions(r, keep)
 	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, SessionsEnded{"OK", n})
 	return nil
+}
+
+// endAllSessions ends all sessions of the caller's account except keep, and returns their number.
+func (s *Server) endAllSessions(r *http.Request, keep store.Hash) (int, error) {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: accountOf(r).ID, Message: "Signed out everywhere."}
+	return s.cfg.Store.EndSessions(r.Context(), accountOf(r).ID, keep, e.By(store.ActorIn(r.Context())))
 }
 
 // readOwnAccountRequest reads the body of a request about the account in the path. It checks that
@@ -173,12 +190,16 @@ func (s *Server) disableOwnAccount(w http.ResponseWriter, r *http.Request) error
 	if err := s.readOwnAccountRequest(r, &body, &body.Password); err != nil {
 		return err
 	}
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: accountOf(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
-	if err := s.cfg.Store.DisableAccount(r.Context(), accountOf(r).ID, e.By(store.ActorIn(r.Context()))); err != nil {
+	if err := s.disableSelf(r); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
+}
+
+func (s *Server) disableSelf(r *http.Request) error {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: accountOf(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
+	return s.cfg.Store.DisableAccount(r.Context(), accountOf(r).ID, e.By(store.ActorIn(r.Context())))
 }
 
 func (s *Server) deleteOwnAccount(w http.ResponseWriter, r *http.Request) error {

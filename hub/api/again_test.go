@@ -8,9 +8,9 @@ import (
 	"gangway/internal/fleet"
 )
 
-// The hub tells a device with an inactive certificate why it is inactive. So the device does not
-// onboard again by itself after its owner deleted it. The TLS handshake has proven that the peer
-// has the certificate's key.
+// If a device's certificate is not active, the hub tells the device why. So the device does not
+// onboard again automatically after its owner deleted it. The hub may tell this, because the TLS
+// handshake has proven that the peer has the certificate's key.
 func TestInactiveCertificateIsToldWhatBecameOfIt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

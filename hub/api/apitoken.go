@@ -109,41 +109,50 @@ func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(r, &body); err != nil {
 		return err
 	}
+	made, err := s.makeAPIToken(r, body)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, made)
+	return nil
+}
+
+// makeAPIToken makes an API token of the caller's account.
+func (s *Server) makeAPIToken(r *http.Request, body NewAPIToken) (made APITokenCreated, err error) {
 	if !apiTokenName.MatchString(body.Name) {
-		return problem(http.StatusBadRequest, "name-form", "Use 1 to 64 letters and digits, and the signs . _ - and +.", "The API token's name has characters that are not allowed, or is empty or too long.")
+		return made, problem(http.StatusBadRequest, "name-form", "Use 1 to 64 letters and digits, and the signs . _ - and +.", "The API token's name has characters that are not allowed, or is empty or too long.")
 	}
 	if len(body.Scopes) == 0 {
-		return problem(http.StatusBadRequest, "scope", `Name at least one scope, such as "devices.readonly". "all" allows everything.`, "The API token has no scope.")
+		return made, problem(http.StatusBadRequest, "scope", `Name at least one scope, such as "devices.readonly". "all" allows everything.`, "The API token has no scope.")
 	}
 	scopes, err := bearer.ParseScopes(strings.Join(body.Scopes, " "))
 	if err != nil {
-		return problem(http.StatusBadRequest, "scope", "See docs/operations.md for the list of scopes.", "%s.", err)
+		return made, problem(http.StatusBadRequest, "scope", "See docs/operations.md for the list of scopes.", "%s.", err)
 	}
 	now, in := s.cfg.Now(), signInOf(r)
 	expires, err := body.expires(now)
 	if err != nil {
-		return err
+		return made, err
 	}
 	secret := apiTokenPrefix + rand.Text()
 	t := store.APIToken{ID: wire.NewID(), Hash: sha256.Sum256([]byte(secret)), Account: in.account.ID, Name: body.Name, Scopes: scopes, Created: now, Expires: expires}
 	// The token's access tokens must have room for its scopes.
 	if _, _, err := s.apiAccessToken(in.account, t, scopes, now); err != nil {
-		return err
+		return made, err
 	}
 	e := store.Event{Time: now, Kind: "api-token.created", Owner: in.account.ID,
 		Message: fmt.Sprintf("API token %q was created (%s); it expires on %s.", t.Name, strings.Join(body.Scopes, " "), expires.UTC().Format(time.DateOnly))}
 	switch err := s.cfg.Store.CreateAPIToken(r.Context(), t, in.session.TokenHash, maxAPITokens, e.By(store.ActorIn(r.Context()))); {
 	case errors.Is(err, store.ErrExists):
-		return problem(http.StatusConflict, "exists", "Choose another name, or revoke that API token first.", "You have an API token with this name.")
+		return made, problem(http.StatusConflict, "exists", "Choose another name, or revoke that API token first.", "You have an API token with this name.")
 	case errors.Is(err, store.ErrTooMany):
-		return problem(http.StatusConflict, "too-many-api-tokens", "Revoke API tokens that are not used.", "You have %d API tokens, which is the maximum.", maxAPITokens)
+		return made, problem(http.StatusConflict, "too-many-api-tokens", "Revoke API tokens that are not used.", "You have %d API tokens, which is the maximum.", maxAPITokens)
 	case errors.Is(err, store.ErrNotFound): // the session ended during the request
-		return errNotSignedIn
+		return made, errNotSignedIn
 	case err != nil:
-		return err
+		return made, err
 	}
-	writeJSON(w, http.StatusOK, APITokenCreated{viewAPIToken(t, now), secret})
-	return nil
+	return APITokenCreated{viewAPIToken(t, now), secret}, nil
 }
 
 func (s *Server) listAPITokens(w http.ResponseWriter, r *http.Request) error {
@@ -159,12 +168,13 @@ func (s *Server) listAPITokens(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) ownAPIToken(r *http.Request) (store.APIToken, error) {
+// ownAPIToken finds an API token of the caller's account.
+func (s *Server) ownAPIToken(r *http.Request, id string) (store.APIToken, error) {
 	tokens, err := s.cfg.Store.APITokens(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return store.APIToken{}, err
 	}
-	i := slices.IndexFunc(tokens, func(t store.APIToken) bool { return t.ID == r.PathValue("id") })
+	i := slices.IndexFunc(tokens, func(t store.APIToken) bool { return t.ID == id })
 	if i < 0 {
 		return store.APIToken{}, store.ErrNotFound
 	}
@@ -172,7 +182,7 @@ func (s *Server) ownAPIToken(r *http.Request) (store.APIToken, error) {
 }
 
 func (s *Server) showAPIToken(w http.ResponseWriter, r *http.Request) error {
-	t, err := s.ownAPIToken(r)
+	t, err := s.ownAPIToken(r, r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -183,16 +193,20 @@ func (s *Server) showAPIToken(w http.ResponseWriter, r *http.Request) error {
 // revokeAPIToken deletes an API token. All access tokens that were issued for it stop working at
 // once.
 func (s *Server) revokeAPIToken(w http.ResponseWriter, r *http.Request) error {
-	t, err := s.ownAPIToken(r)
-	if err != nil {
-		return err
-	}
-	e := store.Event{Time: s.cfg.Now(), Kind: "api-token.revoked", Owner: t.Account, Message: fmt.Sprintf("API token %q was revoked.", t.Name)}
-	if err := s.cfg.Store.DeleteAPIToken(r.Context(), t.Account, t.ID, e.By(store.ActorIn(r.Context()))); err != nil {
+	if _, err := s.revokeAPITokenNamed(r, r.PathValue("id")); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
+}
+
+func (s *Server) revokeAPITokenNamed(r *http.Request, id string) (store.APIToken, error) {
+	t, err := s.ownAPIToken(r, id)
+	if err != nil {
+		return t, err
+	}
+	e := store.Event{Time: s.cfg.Now(), Kind: "api-token.revoked", Owner: t.Account, Message: fmt.Sprintf("API token %q was revoked.", t.Name)}
+	return t, s.cfg.Store.DeleteAPIToken(r.Context(), t.Account, t.ID, e.By(store.ActorIn(r.Context())))
 }
 
 func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {

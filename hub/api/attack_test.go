@@ -77,7 +77,7 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return newSceneWith(t, func(c *api.Config) { c.Proxy = proxy })
 }
 
-// newSceneWith is newScene with a hub whose configuration change alters.
+// newSceneWith is newScene, but change may alter the hub's configuration.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -150,7 +150,7 @@ func TestOnboards(t *testing.T) {
 	}
 }
 
-// The parts of an ownership proof: key, token, owner, hub.
+// Attacks on the ownership proof: its key, token, owner and hub.
 
 func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 	t.Parallel()
@@ -178,10 +178,11 @@ func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
-	// Mallory's id with Ada's token: the proof does not match.
+	// The request names Mallory as the owner, with Ada's token: the proof does not match.
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{CAData: func(d *wire.CAData) { d.Owner = wire.AccountPRN + mallory.ID }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
-	// Ada's id, signed with Mallory's token: the proof matches, but the token has another owner.
+	// The request names Ada as the owner, signed with Mallory's token: the proof matches, but the
+	// token has another owner.
 	own := s.Token(t, mallory, nil)
 	own.Owner = s.tok.Owner
 	body = must(s.victim.Request(own, fleet.RequestChange{}))(t)
@@ -201,7 +202,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// Tokens.
+// Attacks with join tokens.
 
 func TestRejectsDisabledToken(t *testing.T) {
 	t.Parallel()
@@ -284,7 +285,7 @@ func TestFiftyDevicesRaceForTheLastUse(t *testing.T) {
 	}
 }
 
-// Replay.
+// Replayed requests and replies.
 
 func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
 	t.Parallel()
@@ -315,7 +316,7 @@ func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
 	}
 }
 
-// A stranger with the victim's EK certificate, which is public.
+// Attacks by a stranger who has the victim's EK certificate, which is public.
 
 func (s *scene) postAsStranger(t testing.TB, tok *wire.TokenFile) {
 	t.Helper()
@@ -386,7 +387,7 @@ func TestPendingRevealsNothing(t *testing.T) {
 	}
 }
 
-// An attacker got the certificates of a pending enrolment in some other way.
+// Attacks with the certificates of a pending enrolment, which the attacker got in some other way.
 
 func TestPendingCertificateOpensNothing(t *testing.T) {
 	t.Parallel()
@@ -449,7 +450,7 @@ func TestActivationNeedsAClientCertificate(t *testing.T) {
 	refused(t, must(s.client.Post(t.Context(), "/onboard/activate", strings.NewReader(`{"proof":"AA=="}`)))(t), 401, "no-certificate")
 }
 
-// Owners.
+// Attacks by another owner.
 
 func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	t.Parallel()
@@ -470,7 +471,7 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	if !found {
 		t.Error("the owner got no event")
 	}
-	// After its owner deletes the device, Bob can onboard the machine, as another device.
+	// After the owner deletes the device, Bob can onboard the machine, as another device.
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, before[0].ID, s.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -480,7 +481,7 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	}
 }
 
-// Races.
+// Races between requests.
 
 func TestActivationRacesWithRevocation(t *testing.T) {
 	t.Parallel()
@@ -500,8 +501,8 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		// Whether the activation or the deletion came first, the device is gone afterwards, and its
-		// certificates give no access.
+		// The activation or the deletion may come first. In both cases the device is deleted
+		// afterwards, and its certificates give no access.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
 			t.Fatalf("activation: %s", brief.Of(a))
 		}
@@ -553,7 +554,7 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 	}
 }
 
-// Replies.
+// Attacks on replies.
 
 func TestReplyOfAnotherTPMDoesNotOpen(t *testing.T) {
 	t.Parallel()
@@ -561,7 +562,7 @@ func TestReplyOfAnotherTPMDoesNotOpen(t *testing.T) {
 	for _, ek := range []string{"L-1", "H-1", "H-3"} {
 		d := must(fleet.New(s.maker, ek))(t)
 		thief := must(fleet.New(s.maker, ek))(t)
-		thief.IAK, thief.IDevID = d.IAK, d.IDevID // all but the EK
+		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the thief has all keys of d except the EK
 		request := must(d.Request(s.tok, fleet.RequestChange{}))(t)
 		reply := s.post(t, request)
 		if _, err := thief.Open(request, reply.Body); err == nil {
@@ -571,7 +572,7 @@ func TestReplyOfAnotherTPMDoesNotOpen(t *testing.T) {
 	}
 }
 
-// TLS.
+// Attacks on the TLS connection.
 
 func (s *scene) handshake(t *testing.T, cert tls.Certificate) error {
 	t.Helper()
@@ -615,7 +616,7 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 			t.Errorf("%s certificate was accepted", name)
 		}
 	}
-	// The victim's certificate with another key proves nothing.
+	// An attacker who has the victim's certificate, but not its key, is refused.
 	if err := s.handshake(t, tls.Certificate{Certificate: c.TLS(s.victim).Certificate, PrivateKey: key}); err == nil {
 		t.Error("the victim's certificate was accepted with another key")
 	}
@@ -683,7 +684,7 @@ func TestSupersededCertificateIsRefused(t *testing.T) {
 	}
 }
 
-// Bodies.
+// Attacks with bodies that are cut off, too large, or mutated.
 
 func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
 	t.Parallel()
@@ -701,7 +702,7 @@ func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
 	if err == nil && a.Status/100 != 4 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	// The hub still works.
+	// The hub still accepts a valid request.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 

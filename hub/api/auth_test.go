@@ -70,7 +70,7 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "ada")
-	for range 20 { // renewed twice a day, for a week and more
+	for range 20 { // renewed every 11 hours, for more than a week
 		s.Advance(11 * time.Hour)
 		status, body := p.do("GET", "/auth/login", nil)
 		if status == 401 {
@@ -92,8 +92,9 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 	}
 }
 
-// Pantacor's client signs in as "anon" when it has no credentials, and stores the token that it
-// gets in place of the person's own.
+// Pantacor's client signs in as "anon" when it has no credentials, and would store the token in
+// place of the person's own. So the hub refuses "anon". It also refuses the accounts and the forms
+// of nicks that Pantacor's hub has built in.
 func TestNobodySignsInAsAnon(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

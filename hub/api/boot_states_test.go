@@ -120,7 +120,8 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	}
 }
 
-// After a refused measurement, an older match is neither shown nor enough for admission.
+// After a refused measurement, the hub does not show an older match, and the older match does not
+// admit the device.
 func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	t.Parallel()
 	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
@@ -178,7 +179,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 				t.Errorf("%s", brief.Of(v))
 			}
 			refused(t, requestSecret(t, conn), 403, "boot-refused")
-			// A true measurement ends the refusal, and the owner gets an event.
+			// A valid measurement ends the refusal, and the owner gets an event.
 			booted(t, conn, s.victim, usual, 1)
 			if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "matches" || v.Refusal != nil {
 				t.Errorf("%s", brief.Of(v))

@@ -165,16 +165,16 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 		}
 		t.Errorf("%s: the owner got no event", what)
 	}
-	// The values and the log of the usual boot with the quote of another boot.
+	// The device sends the values and the log of the usual boot, but the quote of another boot.
 	r := report(t, s.victim, challenge(t, c).Nonce, another, 2)
 	r.PCRs = usual.PCRs()
 	lie("values", boot.CodeValues, r, c)
 	r = report(t, s.victim, challenge(t, c).Nonce, another, 2)
 	r.EventLog = usual.Bytes()
 	lie("log that was exchanged", boot.CodeNonce, r, c)
-	// A quote by a key that is not this device's.
+	// Another device's key signed the quote.
 	lie("key", boot.CodeSigner, report(t, must(s.victim.WithNewIdentity())(t), challenge(t, c).Nonce, usual, 2), c)
-	// An old nonce, a nonce of another connection, and a made-up nonce.
+	// The nonce is an old one, one of another connection, or made up.
 	old := challenge(t, c).Nonce
 	s.Advance(2 * time.Minute)
 	lie("old nonce", boot.CodeNonce, report(t, s.victim, old, usual, 2), c)
@@ -221,8 +221,8 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	p := s.person(t, "")
 	p.token = answer.Token
 	want[api.DeviceView](p, "GET", "/devices/"+id, nil, 200)
-	// Since the measurement on the first connection, the machine may have booted something else. So
-	// a new connection needs a measurement of its own.
+	// The machine may have booted something else after the measurement on the first connection. So
+	// a new connection needs its own measurement.
 	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
 	defer second.Close()
 	refused(t, report(second), 403, "boot-unmeasured")
@@ -234,7 +234,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 		t.Fatalf("%s", brief.Of(v))
 	}
 	refused(t, report(second), 403, "boot-changed")
-	// The first connection is no longer admitted, nor is the token.
+	// The hub no longer admits the first connection, or the token.
 	refused(t, report(c), 403, "boot-changed")
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
 	// The owner accepts the boot. Then the device must measure it again.
@@ -305,8 +305,8 @@ func TestReportThatIsTooLargeIsRefused(t *testing.T) {
 	}
 }
 
-// An owner accepts exactly the boot that the page showed. A newer boot is not accepted in its
-// place.
+// An owner accepts exactly the boot that the page showed. If a newer boot was measured since, it is
+// not accepted instead.
 func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

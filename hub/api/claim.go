@@ -21,11 +21,30 @@ var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code o
 // request for the page changes nothing.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
-	if _, _, err := wire.ParseClaimCode(code); err != nil {
+	id, key, err := wire.ParseClaimCode(code)
+	if err != nil {
 		return errClaimCode
 	}
 	p := ui.ClaimPage{Code: code, Words: wire.ClaimWords(code)}
+	if a := callerOf(r).Account; a != nil {
+		had, err := s.hasClaimed(r, id, key, a.ID)
+		if err != nil {
+			return err
+		}
+		if had {
+			return s.redirect(w, r, claimPath+"/"+id, ui.Notice{})
+		}
+		if one, ok := s.claimants.find(p.Words, s.cfg.Now()); ok && one.code == code {
+			p.Asked, p.Addr = one.asked, one.addr
+		}
+	}
 	return s.writeClaimPage(w, r, http.StatusOK, p)
+}
+
+// hasClaimed reports whether an account has claimed the machine with this code.
+func (s *Server) hasClaimed(r *http.Request, id string, key []byte, owner string) (bool, error) {
+	had, has, err := orMissing(s.cfg.Store.JoinToken(r.Context(), id))
+	return has && had.Owner == owner && subtle.ConstantTimeCompare(had.PublicKey, key) == 1, err
 }
 
 func (s *Server) writeClaimPage(w http.ResponseWriter, r *http.Request, status int, p ui.ClaimPage) error {
@@ -69,7 +88,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	err = s.cfg.Store.CreateJoinToken(r.Context(), t)
 	if errors.Is(err, store.ErrExists) {
 		// The same account may repeat its claim.
-		if had, e := s.cfg.Store.JoinToken(r.Context(), id); e == nil && had.Owner == account.ID && subtle.ConstantTimeCompare(had.PublicKey, key) == 1 {
+		if had, e := s.hasClaimed(r, id, key, account.ID); e == nil && had {
 			err = nil
 		} else {
 			return problem(http.StatusConflict, "claim-taken", "Switch the machine off and on: it shows a new code.", "Another account has claimed this machine's code already.")
@@ -87,7 +106,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, wire.Claim{Owner: wire.AccountPRN + account.ID, OwnerNick: account.Nick})
 		return nil
 	}
-	http.Redirect(w, r, overviewPath, http.StatusSeeOther)
+	http.Redirect(w, r, claimPath+"/"+id, http.StatusSeeOther)
 	return nil
 }
 
@@ -100,6 +119,7 @@ func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return errClaimCode
 	}
+	s.claimants.note(r.PathValue("code"), remoteAddr(r), s.cfg.Now())
 	t, err := s.cfg.Store.JoinToken(r.Context(), id)
 	if errors.Is(err, store.ErrNotFound) {
 		return none

@@ -53,7 +53,8 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	}
 }
 
-// A used claim code cannot be used by another account. Only its machine learns the owner.
+// Another account cannot use a claim code that was used already. Only the code's machine learns who
+// its owner is.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -66,7 +67,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("POST", "/claim/"+code, nil, nil); status != 409 {
 		t.Errorf("%d %s", status, body)
 	}
-	// The same id with another key gives another claim code.
+	// A claim code with the same id and another key is refused too.
 	key := must(wire.OwnershipKey(wire.NewSecret(), id))(t)
 	other := must(wire.ClaimCode(id, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("POST", "/claim/"+other, nil, nil); status != 409 {
@@ -103,7 +104,7 @@ func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
 		t.Errorf("it onboarded before anyone claimed it: %s", a.Body)
 	}
 	status, _, h := ada.request("POST", "/claim/"+code, "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
-	if status != 303 || h.Get("Location") != "/ui/overview" {
+	if status != 303 || h.Get("Location") != "/ui/onboard/claim/"+id {
 		t.Fatalf("%d", status)
 	}
 	saw := tok

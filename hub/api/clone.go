@@ -152,7 +152,7 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 	if _, err := s.applyCloneDecision(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}
-	to := overviewPath
+	to := waitingPath
 	if next := safeReturn(r.PostForm.Get("next")); next != "" {
 		to = next
 	}

@@ -32,7 +32,7 @@ func (s *scene) copyOf(t *testing.T, certs *fleet.Certificates, reset uint32, ra
 	return &copyOf{s, s.victim, conn, reset, s.Now().Add(-ran)}
 }
 
-// clock returns what the TPM attests about its clock now.
+// clock returns the TPM's clock as the TPM would attest it now.
 func (k *copyOf) clock() tcg.ClockInfo {
 	return tcg.ClockInfo{Clock: uint64(k.s.Now().Sub(k.start).Milliseconds()), ResetCount: k.reset, Safe: true}
 }
@@ -50,8 +50,8 @@ func (k *copyOf) measure(t *testing.T) {
 	}
 }
 
-// report sends the device's metadata, and measures again if the hub asks for a measurement. It
-// returns whether the hub asked.
+// report sends the device's metadata, and measures again if the hub asks for a measurement. asked
+// reports whether the hub asked.
 func (k *copyOf) report(t *testing.T) (asked bool) {
 	t.Helper()
 	a := must(k.conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
@@ -123,8 +123,8 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	}
 }
 
-// The original's TPM clock shows only seconds. So the hub could at first take the clone's clock for
-// that of a TPM that was cleared.
+// The original's TPM was started only seconds ago. So the hub could at first take the clone's clock
+// for the clock of a TPM that was cleared.
 func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -145,7 +145,7 @@ func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	}
 }
 
-// What an honest machine usually does raises no suspicion of a clone, and causes no event.
+// An honest machine's usual actions raise no suspicion of a clone, and cause no event.
 func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -434,7 +434,10 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	s, ada, _, id := suspected(t)
 	b := s.browser(t)
 	b.signIn()
-	status, page, _ := b.send("GET", "/ui/overview", "")
+	if _, page, _ := b.send("GET", "/ui/overview", ""); !strings.Contains(page, `href="/ui/onboard/waiting#cloned-h"`) {
+		t.Errorf("the overview does not lead to the decision: %s", brief.Of(page))
+	}
+	status, page, _ := b.send("GET", "/ui/onboard/waiting", "")
 	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "was set back") || !strings.Contains(page, "cloned?") {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
@@ -444,15 +447,15 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	for _, step := range []struct{ form, state, shows string }{
 		{"decision=two&finding=counters-back", "refused", "Withdraw the decision"},
 		{"decision=back&finding=counters-back", "suspected", "One machine: continue"},
-		{"decision=one&finding=counters-back", "", ">active</span>"},
+		{"decision=one&finding=counters-back", "", ""},
 	} {
-		if status, page, h := b.send("POST", "/ui/cloned/decide", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/ui/overview" {
+		if status, page, h := b.send("POST", "/ui/cloned/decide", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/ui/onboard/waiting" {
 			t.Fatalf("%s: %d %s", step.form, status, brief.Of(page))
 		}
 		if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != step.state {
 			t.Errorf("%s: %q", step.form, d.Cloned)
 		}
-		if _, page, _ := b.send("GET", "/ui/overview", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
+		if _, page, _ := b.send("GET", "/ui/onboard/waiting", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
 			t.Errorf("%s: %s", step.form, brief.Of(page))
 		}
 	}

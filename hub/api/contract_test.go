@@ -31,7 +31,7 @@ type row struct {
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
-	// status is the status of the good call. Default: 200.
+	// status is the status of the answer to a valid call. Default: 200.
 	status int
 	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
 	// refused as too large.
@@ -39,8 +39,8 @@ type row struct {
 	// other is the status for an id that does not exist or has another owner. Default: 404 if the
 	// path has an id.
 	other int
-	// before makes what the good call needs. It may return other values for the path's variables,
-	// and another body under the name "body".
+	// before makes the data that a valid call needs. It may return other values for the path's
+	// variables, and another body under the name "body".
 	before func(c *contract) map[string]string
 	// If form is set, the body is an HTML form, not JSON. If text is set, the body is neither.
 	form, text bool
@@ -114,7 +114,14 @@ func (c *contract) waiting() map[string]string {
 	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
 	w := waits(c.ada.t, c.post(c.ada.t, c.request(c.ada.t, d)), question)
-	return map[string]string{"id": w.DeviceID, "body": "id=" + w.DeviceID + "&decision=deny&question=" + question}
+	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
+}
+
+// seen returns the value that the page's form sends for a waiting device: its id and the digest of
+// the shown data.
+func (c *contract) seen(id string) string {
+	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
+	return fmt.Sprintf("%s.%x", id, w.Digest())
 }
 
 const (
@@ -140,10 +147,24 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
+		"GET /ui/revisions":     {who: "owner"},
+		"GET /ui/revisions/row": {who: "owner", status: 404},
+		"GET /ui/onboard/claim": {who: "owner"},
+		"GET /ui/onboard/claim/{id}": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		}},
+		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		}},
+		"GET /ui/wall":                  {who: "owner"},
+		"GET /ui/wall/part":             {who: "owner"},
+		"GET /ui/onboard/waiting":       {who: "owner"},
+		"GET /ui/onboard/waiting/group": {who: "owner", status: 303},
+
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
 			return map[string]string{"body": string(must(c.victim.Request(c.tok, fleet.RequestChange{}))(c.ada.t))}
 		}},
-		"POST /onboard/activate": {who: "chip", body: `{"proof":"AAAA"}`, status: 403, limit: 64 * kib}, // TestOnboards has a good one
+		"POST /onboard/activate": {who: "chip", body: `{"proof":"AAAA"}`, status: 403, limit: 64 * kib}, // TestOnboards sends a valid body
 		"GET /aca/certs/{file}":  {who: "all", public: true},
 
 		"POST /enroll/request": {who: "all", limit: 64 * kib, before: func(c *contract) map[string]string {
@@ -152,11 +173,11 @@ func contractRows() map[string]row {
 		"POST /register":         {who: "all", limit: 64 * kib, before: registration},
 		"POST /devices/register": {who: "all", limit: 64 * kib, before: registration},
 		"POST /auth/signature/verify": {who: "all", limit: 64 * kib, body: `{"token-id":"x","owner":"y","idevid-name":"n","signature":"AAAA"}`,
-			status: 400}, // TestSignatureVerifyTellsGoodFromBadAndNoMore has good ones
+			status: 400}, // TestSignatureVerifyTellsGoodFromBadAndNoMore sends valid bodies
 
 		"GET /device":         {who: "chip"},
 		"GET /device/boot":    {who: "chip"},
-		"POST /device/boot":   {who: "chip", body: `{"nonce":"AAAA"}`, status: 403, limit: 2 * mib}, // TestBootIsLearntComparedAndAccepted has a good one
+		"POST /device/boot":   {who: "chip", body: `{"nonce":"AAAA"}`, status: 403, limit: 2 * mib}, // TestBootIsLearntComparedAndAccepted sends a valid body
 		"PATCH /device/meta":  {who: "device", body: `{"a":"b"}`, limit: 64 * kib},
 		"POST /device/secret": {who: "chip"},
 		"PUT /device/secret": {who: "chip", limit: 64 * kib, before: func(c *contract) map[string]string {
@@ -188,12 +209,12 @@ func contractRows() map[string]row {
 		"PUT /policy/ek-list":    {who: "owner", body: "ek_sha256,note\n" + strings.Repeat("ab", 32) + ",mine\n", limit: 24 * mib, text: true},
 		"DELETE /policy/ek-list": {who: "owner"},
 
-		"POST /auth/password":              {who: "owner", body: `{"current":"wrong","password":"another password"}`, status: 403, limit: 64 * kib}, // TestPasswordChangeEndsOtherSessions has a good one
+		"POST /auth/password":              {who: "owner", body: `{"current":"wrong","password":"another password"}`, status: 403, limit: 64 * kib}, // TestPasswordChangeEndsOtherSessions sends a valid body
 		"POST /auth/recover":               {who: "all", status: 412},
 		"GET /auth/sessions":               {who: "owner"},
 		"DELETE /auth/sessions":            {who: "owner"},
 		"DELETE /auth/sessions/{id}":       {who: "owner", before: session},
-		"POST /auth/accounts/{id}/disable": {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own}, // TestDeletedAccountLeavesNothingToOthers has a good one
+		"POST /auth/accounts/{id}/disable": {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own}, // TestDeletedAccountLeavesNothingToOthers sends a valid body
 		"POST /auth/accounts/{id}/delete":  {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own},
 		"POST /tokens":                     {who: "owner", limit: 64 * kib, before: apiToken},
 		"POST /tokens/":                    {who: "owner", limit: 64 * kib, before: apiToken},
@@ -217,7 +238,7 @@ func contractRows() map[string]row {
 		"POST /devices/":                  {who: "owner", body: good, limit: 64 * kib, public: true},
 		"GET /devices":                    {who: "caller"},
 		"GET /devices/":                   {who: "caller"},
-		"GET /devices/np/{owner}/{id}":    {who: "caller"}, // a device gets the public ones
+		"GET /devices/np/{owner}/{id}":    {who: "caller"}, // a device gets public devices
 		"GET /devices/{id}":               {who: "caller"},
 		"PUT /devices/{id}":               {who: "owner", body: `{"public":false}`, limit: 64 * kib},
 		"PUT /devices/{id}/public":        {who: "owner", before: plain},
@@ -344,6 +365,29 @@ func contractRows() map[string]row {
 		}},
 		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
+		}},
+		"GET /ui/trust":               {who: "owner"},
+		"GET /ui/trust/policy":        {who: "owner"},
+		"POST /ui/trust/policy":       {who: "owner", form: true, body: "act=preview&text=version%3A+1", limit: 208 * kib},
+		"POST /ui/trust/policy/check": {who: "owner", form: true, body: "text=version%3A+1", limit: 208 * kib},
+		"GET /ui/audit":               {who: "owner"},
+		"GET /ui/audit/news":          {who: "owner", status: 400},
+		"GET /ui/audit.csv":           {who: "owner"},
+		"GET /ui/audit.json":          {who: "owner"},
+		"GET /ui/settings":            {who: "owner"},
+		"POST /ui/settings/password":  {who: "owner", form: true, body: "current=wrong&password=another&again=another", status: 403, limit: 64 * kib},
+		"POST /ui/settings/disable":   {who: "owner", form: true, body: "disable-password=wrong", status: 403, limit: 64 * kib},
+		"POST /ui/settings/delete":    {who: "owner", form: true, body: "confirm=x", status: 400, limit: 64 * kib},
+		"GET /ui/settings/sessions":   {who: "owner"},
+		"POST /ui/settings/sessions": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "end=" + session(c)["id"]}
+		}},
+		"GET /ui/settings/api-tokens": {who: "owner"},
+		"POST /ui/settings/api-tokens": {who: "owner", form: true, status: 200, limit: 64 * kib, before: func(*contract) map[string]string {
+			return map[string]string{"body": "all=yes&life=168h&name=n" + wire.NewID()[:12]}
+		}},
+		"POST /ui/settings/api-tokens/revoke": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "id=" + madeAPIToken(c)["id"]}
 		}},
 	}
 }

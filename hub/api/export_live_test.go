@@ -2,7 +2,8 @@ package api
 
 import "time"
 
-// LiveBeat sets how often a stream of live changes looks at its session.
+// LiveBeat sets the interval at which a stream of live changes checks that its session still
+// exists.
 func (s *Server) LiveBeat(d time.Duration) {
 	s.live.mu.Lock()
 	defer s.live.mu.Unlock()

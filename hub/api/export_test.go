@@ -24,7 +24,7 @@ func (l *limiter[K]) unlimited() {
 // FlushTally writes the counts of frequent events.
 func (s *Server) FlushTally(ctx context.Context) { s.flushCounters(ctx) }
 
-// SweepOnce removes what has expired or is too old.
+// SweepOnce removes the rows that have expired or are too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
 
 // Bounds of the rows that unproven peers may add to the events.
@@ -32,3 +32,10 @@ const (
 	CrowdOfNobody = unprovenOfNobody
 	CrowdADay     = unprovenOfAll + 4*24*60
 )
+
+// Claimants returns how many machines that show a claim code the hub remembers.
+func (s *Server) Claimants() int {
+	s.claimants.mu.Lock()
+	defer s.claimants.mu.Unlock()
+	return len(s.claimants.byWords)
+}

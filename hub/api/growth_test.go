@@ -104,8 +104,8 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 		}
 		s.Server.FlushTally(t.Context())
 	}
-	// The first hour has each kind of event, so each kind also gets its one row of the day beyond
-	// the bounds.
+	// Each kind of event occurs in the first hour. The hub stores one row a day for each kind, in
+	// addition to the bounds.
 	flood(0, 4000)
 	first := s.rows(t)
 	if first < api.CrowdOfNobody || first > api.CrowdOfNobody+3*len(bodies) {
@@ -121,8 +121,8 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if grown < hours*api.CrowdOfNobody || grown > hours*api.CrowdOfNobody+3*len(bodies) {
 		t.Errorf("%d more rows in %d hours", grown, hours)
 	}
-	// The flood causes only events without an owner. Owners' events take more rows, up to the bound
-	// for all owners, which CrowdADay includes.
+	// The flood causes only events without an owner. Owners' events would take more rows, up to the
+	// bound for all owners. CrowdADay includes that bound.
 	after, _ := s.size(t)
 	aRow := (after - before) / grown
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,6 +17,7 @@ const (
 	defaultTokenLife = 30 * 24 * time.Hour
 	maxTokenLife     = 10 * 366 * 24 * time.Hour
 	maxTokenUses     = 1_000_000
+	maxTokenNick     = 64 // bytes
 )
 
 // JoinTokenView is a join token without its secret.
@@ -87,33 +89,43 @@ func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 		}
 		life = d
 	}
-	if body.MaxUses < 0 || body.MaxUses > maxTokenUses {
-		return problem(http.StatusBadRequest, "max-uses", "Use 0 for no limit.", "\"max-uses\" is not a number from 0 to %d.", maxTokenUses)
-	}
-	if len(body.Nick) > 64 {
-		return problem(http.StatusBadRequest, "nick-form", "Use at most 64 characters.", "The nick is too long.")
-	}
-	a := accountOf(r)
-	now := s.cfg.Now()
-	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
-		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now, WithoutTPM: body.WithoutTPM, ForPantacor: body.ForPantacor,
-	})
+	t, file, err := s.newJoinToken(r.Context(), accountOf(r), body, life)
 	if err != nil {
 		return err
 	}
-	err = s.cfg.Store.CreateJoinToken(r.Context(), t)
-	if errors.Is(err, store.ErrFull) {
-		return errTokensFull
-	}
-	if err != nil {
-		return err
-	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was created.", t.Nick)})
 	v := viewJoinToken(t)
 	writeJSON(w, http.StatusOK, JoinTokenCreated{
 		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, ForPantacor: v.ForPantacor, DefaultUserMeta: v.DefaultUserMeta,
 	})
 	return nil
+}
+
+// newJoinToken creates a join token that is valid for the time life. The token file has the only
+// copy of the secret.
+func (s *Server) newJoinToken(ctx context.Context, a store.Account, n NewJoinToken, life time.Duration) (store.JoinToken, *wire.TokenFile, error) {
+	var none store.JoinToken
+	if n.MaxUses < 0 || n.MaxUses > maxTokenUses {
+		return none, nil, problem(http.StatusBadRequest, "max-uses", "Use 0 for no limit.", "\"max-uses\" is not a number from 0 to %d.", maxTokenUses)
+	}
+	if len(n.Nick) > maxTokenNick {
+		return none, nil, problem(http.StatusBadRequest, "nick-form", "Use at most 64 characters.", "The nick is too long.")
+	}
+	now := s.cfg.Now()
+	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
+		Owner: a.ID, Nick: n.Nick, Expires: now.Add(life), MaxUses: n.MaxUses, DefaultUserMeta: n.DefaultUserMeta, Created: now, WithoutTPM: n.WithoutTPM, ForPantacor: n.ForPantacor,
+	})
+	if err != nil {
+		return none, nil, err
+	}
+	err = s.cfg.Store.CreateJoinToken(ctx, t)
+	if errors.Is(err, store.ErrFull) {
+		return none, nil, errTokensFull
+	}
+	if err != nil {
+		return none, nil, err
+	}
+	s.record(ctx, store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was created.", t.Nick)})
+	return t, file, nil
 }
 
 var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed. Several devices can use one token (max-uses).", "You have %d join tokens, which is the maximum.", store.MaxJoinTokens)
@@ -141,26 +153,35 @@ func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 // endJoinToken disables a join token, as Pantacor Hub does. With ?purge=true it deletes a disabled
 // one.
 func (s *Server) endJoinToken(w http.ResponseWriter, r *http.Request) error {
-	a, id := accountOf(r), r.PathValue("id")
-	e := store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Message: "A join token was disabled."}
+	var end func(context.Context, store.Account, string) error
 	switch purge := r.URL.Query().Get("purge"); purge {
 	case "", "false":
-		if err := s.cfg.Store.DisableJoinToken(r.Context(), a.ID, id); err != nil {
-			return err
-		}
-		s.record(r.Context(), e)
+		end = s.disableJoinToken
 	case "true":
-		e.Kind, e.Message = "token.deleted", "A join token was deleted."
-		err := s.cfg.Store.DeleteJoinToken(r.Context(), a.ID, id, e.By(store.ActorIn(r.Context())))
-		if errors.Is(err, store.ErrStatus) {
-			return problem(http.StatusConflict, "token-not-disabled", "Disable the join token first ('gangway token disable').", "The join token is not disabled, so devices can still use it.")
-		}
-		if err != nil {
-			return err
-		}
+		end = s.deleteJoinToken
 	default:
 		return problem(http.StatusBadRequest, "purge", "Use true or false.", "\"purge\" is neither true nor false.")
 	}
+	if err := end(r.Context(), accountOf(r), r.PathValue("id")); err != nil {
+		return err
+	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
+}
+
+func (s *Server) disableJoinToken(ctx context.Context, a store.Account, id string) error {
+	if err := s.cfg.Store.DisableJoinToken(ctx, a.ID, id); err != nil {
+		return err
+	}
+	s.record(ctx, store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Message: "A join token was disabled."})
+	return nil
+}
+
+func (s *Server) deleteJoinToken(ctx context.Context, a store.Account, id string) error {
+	e := store.Event{Time: s.cfg.Now(), Kind: "token.deleted", Owner: a.ID, Token: id, Message: "A join token was deleted."}
+	err := s.cfg.Store.DeleteJoinToken(ctx, a.ID, id, e.By(store.ActorIn(ctx)))
+	if errors.Is(err, store.ErrStatus) {
+		return problem(http.StatusConflict, "token-not-disabled", "Disable the join token first ('gangway token disable').", "The join token is not disabled, so devices can still use it.")
+	}
+	return err
 }

@@ -193,7 +193,8 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	}
 }
 
-// The hub keeps what a stranger sends about another owner's EK only if it is true of that EK.
+// The hub keeps a certificate that a stranger sends for another owner's EK only if it is that EK's
+// own certificate, from a known maker. It never changes anything for the EK's owner.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	t.Parallel()
 	unknown := must(unknownMaker())(t)
@@ -243,8 +244,8 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	}
 }
 
-// When a proven TPM sends its EK certificate, that certificate replaces the one that others sent
-// for the EK. Afterwards nobody can replace it.
+// When a proven TPM sends its EK certificate, that certificate replaces a certificate that another
+// peer sent for the EK. Afterwards nobody can replace it.
 func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -121,8 +121,8 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	}
 }
 
-// The hub's answers, good and bad, have the status, the content type and exactly the fields in
-// openapi.json.
+// The hub's answers, successes and errors, have the status, the content type and exactly the fields
+// in openapi.json.
 func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -411,13 +411,15 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(ada, "POST", route, waits[0].ID, "[]", 400)
 		call(ada, "POST", route, waits[0].ID, large, 413)
 		call(ada, "POST", route, waits[0].ID, map[string]any{"questions": []string{"another"}}, 409)
-		call(stranger, "POST", "/ui/waiting/decide", "", "id="+waits[0].ID+"&decision="+decision, 401)
-		call(ada, "POST", "/ui/waiting/decide", "", "id="+waits[0].ID+"&decision="+decision, 409)
-		call(ada, "POST", "/ui/waiting/decide", "", "id="+waits[0].ID+"&decision="+decision+"&question="+waits[0].Questions[0], 303)
+		row := must(s.Store.WaitingByID(t.Context(), s.Owner.ID, waits[0].ID, s.Now()))(t)
+		form := fmt.Sprintf("decision=%s&machine=%s.%x", decision, row.DeviceID, row.Digest())
+		call(stranger, "POST", "/ui/waiting/decide", "", form, 401)
+		call(ada, "POST", "/ui/waiting/decide", "", "decision="+decision+"&machine="+row.DeviceID+"."+strings.Repeat("0", 64), 409)
+		call(ada, "POST", "/ui/waiting/decide", "", form, 303)
 		call(ada, "POST", route, waits[0].ID, map[string]any{"questions": waits[0].Questions}, 200)
 		call(ada, "GET", "/devices/waiting", "", nil, 200)
 	}
-	call(ada, "POST", "/ui/waiting/decide", "", "id="+id+"&decision=deny", 404)
+	call(ada, "POST", "/ui/waiting/decide", "", "decision=deny&machine="+id, 400)
 	call(ada, "POST", "/ui/waiting/decide", "", "decision=perhaps", 400)
 	call(ada, "POST", "/ui/waiting/decide", "", "id="+strings.Repeat("a", 70<<10), 413)
 	call(stranger, "GET", "/devices/waiting", "", nil, 401)

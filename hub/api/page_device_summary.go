@@ -268,7 +268,7 @@ func (s *Server) onboardingSteps(r *http.Request, e *deviceEvidence) (life []ui.
 		life = append(life, ui.Moment{Time: d.Activated, Icon: "key", Title: "Activated: the TPM opened the certificates", Took: ui.Exactly(d.Activated.Sub(row.Created))})
 	}
 	if !d.Created.Equal(d.Activated) {
-		life = append(life, ui.Moment{Time: d.Created, Icon: "plus", Title: "Came aboard for the first time"})
+		life = append(life, ui.Moment{Time: d.Created, Icon: "plus", Title: "Onboarded for the first time"})
 	}
 	return life, nil
 }

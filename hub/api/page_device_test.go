@@ -57,7 +57,7 @@ func (b *browser) post(id, path string, form ...string) (int, string, http.Heade
 	return b.send("POST", "/ui/devices/"+id+"/"+path, values.Encode())
 }
 
-// text returns what a person reads of a page.
+// text returns the words of a page, as a person reads them.
 func text(page string) string {
 	page = regexp.MustCompile(`(?s)<(script|style|svg).*?</(script|style|svg)>`).ReplaceAllString(page, "")
 	return strings.Join(strings.Fields(html.UnescapeString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(page, " "))), " ")
@@ -90,8 +90,8 @@ func TestDevicePageHasEachTab(t *testing.T) {
 	says(t, b.tab(nick, ""), nick, "Why trust it", "Is it well", "Where it is", "What runs on it", "Activated: the TPM opened the certificates", " ms")
 }
 
-// Another owner's device does not exist for a person, on every page and for every act: the answer is
-// the same as for an id that nobody has.
+// For another owner's device, every page and every form gets the same answer as for an id that does
+// not exist.
 func TestOtherOwnersDeviceHasNoPage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -148,7 +148,7 @@ func TestDevicePageNeedsTheFormToken(t *testing.T) {
 }
 
 // Text that a device or a person wrote is never markup, and cannot reorder the text around it. The
-// texts come in by every way that a device and its owner have.
+// test sends such texts in every way that a device and its owner have.
 func TestDevicePageShowsHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -227,7 +227,8 @@ func TestTrustTabShowsWhatWasVerified(t *testing.T) {
 	if _, body, _ := b.send("GET", "/ui/devices/"+id+"/certificates/chain.pem", ""); strings.Count(body, "BEGIN CERTIFICATE") < 7 {
 		t.Errorf("%s", body)
 	}
-	// The operator distrusts the maker: what was verified then is no reason to trust now.
+	// If the operator distrusts the maker, the page says so, although the verdict at onboarding was
+	// good.
 	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Put: []store.TrustedCertificate{{
 		Fingerprint: sum(s.maker.Root), DER: s.maker.Root.Raw, Kind: store.Distrusted, Source: "test", Added: s.Now(),
 	}}}); err != nil {
@@ -251,7 +252,7 @@ func TestTrustTabOfADeviceWithoutATPM(t *testing.T) {
 	if n := strings.Count(page, `<li class="unexamined`); n != 5 {
 		t.Errorf("%d of 5 links are not examined: %s", n, text(page))
 	}
-	says(t, page, "registered without a TPM", "Nothing shows which machine has the password")
+	says(t, page, "registered without a TPM", "The hub cannot verify which machine has the password")
 	for _, name := range tabs {
 		b.tab(d.ID, name)
 	}
@@ -278,7 +279,7 @@ func TestBootIsAcceptedOnThePage(t *testing.T) {
 	if number == nil {
 		t.Fatalf("no form: %s", text(page))
 	}
-	// The device measures something else while the person looks.
+	// The device measures another boot while the person reads the page.
 	booted(t, c, s.victim, eventlog.Boot(false, "linux 3", "quiet"), 3)
 	if status, page, _ := b.post(id, "boot/reference", "act", "accept", "measurement", number[1]); status != 409 || !strings.Contains(text(page), "measured again since") {
 		t.Errorf("%d %s", status, text(page))
@@ -314,7 +315,7 @@ func TestMetadataIsEditedOnThePage(t *testing.T) {
 		t.Error(got)
 	}
 	was := regexp.MustCompile(`name="was" value="(\w+)"`).FindStringSubmatch(b.tab(id, "metadata"))[1]
-	// What a person typed stays on the page with the error, whatever the error is.
+	// The form keeps what the person typed next to the error, whatever the error is.
 	for _, c := range []struct {
 		form   []string
 		status int
@@ -348,7 +349,7 @@ func TestMetadataIsEditedOnThePage(t *testing.T) {
 	}
 }
 
-// The notice after an act has a form that takes the act back.
+// The notice after an action has a form that undoes the action.
 func TestActsOnThePageAreUndone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -417,7 +418,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	page := b.tab(id, "revisions&rev=1")
 	says(t, page, "Changes since revision 0", "kernel", "app.json", "added", "waiting for the device", "Cancel it")
 	says(t, b.tab(id, "revisions&rev=0&from=1"), "removed")
-	// Rolling back shows first what it changes.
+	// Before a rollback, the page shows what the rollback changes.
 	page = b.tab(id, "revisions&post=0")
 	says(t, page, "Roll back to revision 0", "This becomes the next revision after 1.", "removed")
 	if list := must(f.Store.RevisionHeads(t.Context(), id, -1, 0))(t); len(list) != 2 {
@@ -430,11 +431,13 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	if string(two.State) != `{`+systemSpec+`}` || two.CommitMsg != "back" {
 		t.Errorf("%s %q", two.State, two.CommitMsg)
 	}
-	// The preview says nothing about a revision that was posted since.
+	// Another revision was posted after the preview. The preview does not show that revision's
+	// changes, so the hub does not post the state.
 	if status, page, _ := b.post(id, "revisions", "from", "1", "newest", "1", "message", "typed words", "confirm", "yes"); status != 409 || !strings.Contains(text(page), "Another revision was posted since you looked.") || !strings.Contains(page, "typed words") {
 		t.Errorf("%d %s", status, text(page))
 	}
-	// A new state comes as a file: first its changes, then the revision.
+	// The person uploads a new state as a file. The page first shows the changes; a second form
+	// posts the revision.
 	state := `{` + systemSpec + `,"new.json":{"a":"b"}}`
 	status, page := b.upload(id, state, nil)
 	if status != 200 || !strings.Contains(text(page), "Post the state") || !strings.Contains(text(page), "new.json") {
@@ -453,7 +456,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	if three := must(f.Store.Revision(t.Context(), id, 3))(t); three.Status != "CANCEL" {
 		t.Errorf("%s", three.Status)
 	}
-	b.act(id, "revisions/3/cancel", "act", "cancel") // redirects with the reason
+	b.act(id, "revisions/3/cancel", "act", "cancel") // the hub redirects to the page with the reason
 	says(t, b.tab(id, "revisions&rev=3"), "cancelled")
 	if status, _, _ := b.send("GET", "/ui/devices/"+id+"?tab=revisions&rev=99", ""); status != 404 {
 		t.Errorf("an unknown revision: %d", status)
@@ -537,7 +540,7 @@ func TestLogIsFilteredAndDownloaded(t *testing.T) {
 	if _, log, _ := b.send("GET", "/ui/devices/"+f.boatID+"/log.txt?source=kernel", ""); strings.Count(log, "\n") != 1 || !strings.Contains(log, "ERROR kernel Disk FULL") {
 		t.Errorf("%s", log)
 	}
-	// The part that a live page fetches has the lines and no layout.
+	// A live page fetches only the lines, without the layout.
 	if part := b.tab(f.boatID, "logs&live=1&part=lines"); strings.Contains(part, "<html") || !strings.Contains(part, "Disk FULL") {
 		t.Errorf("%.300s", part)
 	}

@@ -202,7 +202,7 @@ func TestBulkLabelIsPreviewedAndTakenBack(t *testing.T) {
 	if !ok {
 		t.Fatalf("the page offers no undo: %s", brief.Of(body))
 	}
-	// Somebody changes one of the two since; the undo leaves that one alone.
+	// Someone has changed one of the two devices since. The undo does not change that device.
 	if err := s.Store.PatchUserMeta(t.Context(), s.Owner.ID, two, map[string]any{"site": "bergen"}); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestLiveTellsOwnChangesOnly(t *testing.T) {
 	}
 }
 
-// When the session ends, its stream ends, and nothing is told after that.
+// When the session ends, its stream ends, and the hub sends no more changes on it.
 func TestLiveEndsWithItsSession(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -2,7 +2,6 @@ package api
 
 import (
 	"bufio"
-	"context"
 	"encoding/csv"
 	"encoding/json"
 	"io"
@@ -15,8 +14,8 @@ import (
 	"gangway/hub/store"
 )
 
-// An export streams the devices that fit a search, a page of the store at a time, so that its memory
-// does not grow with the fleet. An account can have exportsAtOnce exports at a time.
+// An export streams the rows of a list, a page of the store at a time, so that its memory does not
+// grow with the fleet. An account can have exportsAtOnce exports at a time.
 const (
 	exportRows    = 1000
 	exportsAtOnce = 2
@@ -24,7 +23,7 @@ const (
 	exportPause = 60 * time.Second
 )
 
-var errExports = problem(http.StatusTooManyRequests, "too-many-exports", "Wait until another export has ended.", "Your account exports devices twice already.")
+var errExports = problem(http.StatusTooManyRequests, "too-many-exports", "Wait until another export has ended.", "Two exports of your account are running already.")
 
 // semaphoreByKey admits exportsAtOnce users for each key.
 type semaphoreByKey struct {
@@ -55,35 +54,21 @@ func (s *semaphoreByKey) release(key string) {
 
 // exportCSV writes the shown columns as CSV.
 func (s *Server) exportCSV(w http.ResponseWriter, r *http.Request) error {
-	q := readListQuery(r.URL.Query())
-	var out *csv.Writer
-	return s.export(w, r, q, exporter{
-		contentType: "text/csv; charset=utf-8", file: "devices.csv",
-		begin: func(w io.Writer) error {
-			out = csv.NewWriter(w)
-			head := []string{"nick", "id"}
-			for _, c := range exportColumns {
-				if q.shows(c.key, c.usual) {
-					head = append(head, c.names...)
-				}
+	q, head := readListQuery(r.URL.Query()), []string{"nick", "id"}
+	for _, c := range exportColumns {
+		if q.shows(c.key, c.usual) {
+			head = append(head, c.names...)
+		}
+	}
+	return s.export(w, r, q, csvExporter("devices.csv", head, func(d *store.DeviceRow) []string {
+		cells := []string{d.Nick, d.ID}
+		for _, c := range exportColumns {
+			if q.shows(c.key, c.usual) {
+				cells = append(cells, c.values(d)...)
 			}
-			return out.Write(head)
-		},
-		row: func(d *store.DeviceRow, _ bool) error {
-			cells := []string{d.Nick, d.ID}
-			for _, c := range exportColumns {
-				if q.shows(c.key, c.usual) {
-					cells = append(cells, c.values(d)...)
-				}
-			}
-			for i := range cells {
-				cells[i] = plainCell(cells[i])
-			}
-			return out.Write(cells)
-		},
-		flush: func() error { out.Flush(); return out.Error() },
-		end:   func() error { return nil },
-	})
+		}
+		return cells
+	}))
 }
 
 // exportColumns are what each column of the list is in a CSV file.
@@ -121,16 +106,29 @@ func plainCell(text string) string {
 
 // exportJSON writes an array with all fields of each device.
 func (s *Server) exportJSON(w http.ResponseWriter, r *http.Request) error {
+	return s.export(w, r, readListQuery(r.URL.Query()), jsonExporter("devices.json", func(d *store.DeviceRow) any { return viewRow(d) }))
+}
+
+// exporter writes rows in a format.
+type exporter[T any] struct {
+	contentType, file string
+	begin             func(w io.Writer) error
+	row               func(d *T, first bool) error
+	flush, end        func() error
+}
+
+// jsonExporter writes an array of what view returns for each row.
+func jsonExporter[T any](file string, view func(d *T) any) exporter[T] {
 	var out io.Writer
-	return s.export(w, r, readListQuery(r.URL.Query()), exporter{
-		contentType: "application/json", file: "devices.json",
+	return exporter[T]{
+		contentType: "application/json", file: file,
 		begin: func(w io.Writer) error {
 			out = w
 			_, err := io.WriteString(w, "[")
 			return err
 		},
-		row: func(d *store.DeviceRow, first bool) error {
-			text, err := json.Marshal(viewRow(d))
+		row: func(d *T, first bool) error {
+			text, err := json.Marshal(view(d))
 			if err != nil {
 				return err
 			}
@@ -142,45 +140,67 @@ func (s *Server) exportJSON(w http.ResponseWriter, r *http.Request) error {
 		},
 		flush: func() error { return nil },
 		end:   func() error { _, err := io.WriteString(out, "]\n"); return err },
+	}
+}
+
+// csvExporter writes a line for each row.
+func csvExporter[T any](file string, head []string, cells func(d *T) []string) exporter[T] {
+	var out *csv.Writer
+	return exporter[T]{
+		contentType: "text/csv; charset=utf-8", file: file,
+		begin: func(w io.Writer) error {
+			out = csv.NewWriter(w)
+			return out.Write(head)
+		},
+		row: func(d *T, _ bool) error {
+			line := cells(d)
+			for i := range line {
+				line[i] = plainCell(line[i])
+			}
+			return out.Write(line)
+		},
+		flush: func() error { out.Flush(); return out.Error() },
+		end:   func() error { return nil },
+	}
+}
+
+// export streams the devices that fit a search.
+func (s *Server) export(w http.ResponseWriter, r *http.Request, q listQuery, e exporter[store.DeviceRow]) error {
+	find, err := s.deviceSearch(r.Context(), accountOf(r).ID, q.text, q.sort)
+	if err != nil {
+		return err
+	}
+	find.Limit = exportRows
+	return exportAll(s, w, r, e, func() ([]store.DeviceRow, bool, error) {
+		page, err := s.cfg.Store.SearchDevices(r.Context(), find)
+		find.After = page.Next
+		return page.Rows, page.Next != "", err
 	})
 }
 
-// exporter writes devices in a format.
-type exporter struct {
-	contentType, file string
-	begin             func(w io.Writer) error
-	row               func(d *store.DeviceRow, first bool) error
-	flush, end        func() error
-}
-
-// export streams the devices that fit a search. A failure after the first bytes breaks the
-// connection, so that the client does not take a part for the whole.
-func (s *Server) export(w http.ResponseWriter, r *http.Request, q listQuery, e exporter) error {
+// exportAll streams what next returns, until there is no more. A failure after the first bytes breaks
+// the connection, so that the client does not take a part for the whole.
+func exportAll[T any](s *Server, w http.ResponseWriter, r *http.Request, e exporter[T], next func() (rows []T, more bool, err error)) error {
 	owner := accountOf(r).ID
 	if !s.exports.acquire(owner) {
 		return errExports
 	}
 	defer s.exports.release(owner)
-	find, err := s.deviceSearch(r.Context(), owner, q.text, q.sort)
-	if err != nil {
-		return err
-	}
-	find.Limit = exportRows
-	page, err := s.cfg.Store.SearchDevices(r.Context(), find)
+	rows, more, err := next()
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", e.contentType)
 	w.Header().Set("Content-Disposition", `attachment; filename="`+e.file+`"`)
 	w.Header().Set("Cache-Control", "no-store")
-	if err := s.stream(r.Context(), w, find, page, e); err != nil {
+	if err := stream(w, rows, more, e, next); err != nil {
 		s.log.Info("export stopped", "account", owner, "err", err)
 		panic(http.ErrAbortHandler)
 	}
 	return nil
 }
 
-func (s *Server) stream(ctx context.Context, w http.ResponseWriter, find store.DeviceSearch, page store.DevicePage, e exporter) error {
+func stream[T any](w http.ResponseWriter, rows []T, more bool, e exporter[T], next func() ([]T, bool, error)) error {
 	out, connection := bufio.NewWriterSize(w, 64<<10), http.NewResponseController(w)
 	if err := e.begin(out); err != nil {
 		return err
@@ -189,8 +209,8 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, find store.D
 		if err := connection.SetWriteDeadline(time.Now().Add(exportPause)); err != nil {
 			return err
 		}
-		for i := range page.Rows {
-			if err := e.row(&page.Rows[i], first); err != nil {
+		for i := range rows {
+			if err := e.row(&rows[i], first); err != nil {
 				return err
 			}
 			first = false
@@ -198,12 +218,11 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, find store.D
 		if err := e.flush(); err != nil {
 			return err
 		}
-		if page.Next == "" {
+		if !more {
 			break
 		}
-		find.After = page.Next
 		var err error
-		if page, err = s.cfg.Store.SearchDevices(ctx, find); err != nil {
+		if rows, more, err = next(); err != nil {
 			return err
 		}
 	}

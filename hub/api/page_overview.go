@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"net/http"
 	"time"
 
@@ -11,9 +10,6 @@ import (
 )
 
 const (
-	// waitingOnPage is how many waiting devices the page shows at most. The same number limits the
-	// cloned devices.
-	waitingOnPage = 50
 	// facetsOnPage is how many values of each field the page shows.
 	facetsOnPage = 6
 	// arrivalDays is how many days the chart shows.
@@ -28,45 +24,10 @@ func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	account, now := accountOf(r), s.cfg.Now()
-	waiting, err := s.cfg.Store.WaitingDevices(r.Context(), account.ID, now, waitingOnPage)
-	if err != nil {
-		return err
-	}
-	for _, one := range waiting {
-		shown := ui.Waiting{WaitingDevice: one}
-		for _, q := range viewWaiting(one).Verdict.Questions {
-			shown.Reasons = append(shown.Reasons, q.Reason)
-		}
-		o.Waiting = append(o.Waiting, shown)
-	}
-	if o.Cloned, err = s.clonedOnPage(r.Context(), account.ID); err != nil {
-		return err
-	}
-	if o.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
+	if o.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: accountOf(r).ID, NoRoutine: true, Limit: 12}); err != nil {
 		return err
 	}
 	return s.renderPage(w, r, http.StatusOK, "overview", ui.Page{Title: "Overview", Section: ui.SectionOverview, Data: o})
-}
-
-// clonedOnPage finds the devices that may be several machines.
-func (s *Server) clonedOnPage(ctx context.Context, owner string) (list []ui.Cloned, err error) {
-	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateCloned}}, Limit: waitingOnPage})
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range page.Rows {
-		view, err := s.clonedView(ctx, d.ID)
-		if err != nil {
-			return nil, err
-		}
-		shown := ui.Cloned{Device: d.Device, Codes: view.Open()}
-		for _, f := range view.Findings {
-			shown.Reasons = append(shown.Reasons, f.Words)
-		}
-		list = append(list, shown)
-	}
-	return list, nil
 }
 
 // showNumbers is the part of the overview that changes in place.
@@ -149,23 +110,13 @@ func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 		}
 		list = append(list, ui.Todo{Badge: ui.StateBadge(state), N: n, What: what, Path: path})
 	}
-	add("waiting", f.Waiting, "machine waits for your decision", "machines wait for your decision", "#waiting-h")
-	add(store.StateCloned, f.States[store.StateCloned], "device may be several machines", "devices may be several machines", listOf(store.FieldState, store.StateCloned))
+	add("waiting", f.Waiting, "machine waits for your decision", "machines wait for your decision", waitingPath)
+	add(store.StateCloned, f.States[store.StateCloned], "device may be several machines", "devices may be several machines", waitingPath+"#cloned-h")
 	add(store.StateBootChanged, f.States[store.StateBootChanged], "device booted something else", "devices booted something else", listOf(store.FieldState, store.StateBootChanged))
-	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", listOf(store.FieldState, store.StateFailed))
+	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", revisionsPath+"?show="+showFailed)
 	add(store.StateQuiet, f.States[store.StateQuiet], "device has gone quiet", "devices have gone quiet", listOf(store.FieldState, store.StateQuiet))
-	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", sectionPath(ui.SectionOnboard))
+	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", tokensSoonPath)
 	return list
-}
-
-// sectionPath returns the address of a section, or "" if the section has no page yet.
-func sectionPath(one ui.Section) string {
-	for _, shown := range shownSections {
-		if shown.Path == one.Path {
-			return one.Path
-		}
-	}
-	return ""
 }
 
 // firstCommands are the commands of a first onboarding.

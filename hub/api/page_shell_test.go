@@ -13,8 +13,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// A request that changes something, with the browser's cookie and without the session's form token,
-// is refused on every route that admits a session: pages and API alike.
+// A request that changes something is refused if it has the browser's cookie, but not the session's
+// form token. This holds for every route that admits a session, pages and API.
 func TestFormWithoutItsTokenIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -96,8 +96,9 @@ func TestSignInLeadsOnlyToTheHubsPages(t *testing.T) {
 	}
 }
 
-// A signed-out visitor of a page is led to the sign-in form and back. A link on another site makes
-// browsers keep back the cookie; then the page asks the browser to come again.
+// A visitor who is not signed in gets the sign-in form, and then the page. If the visitor follows a
+// link on another site, the browser does not send the cookie. The page then makes the browser send
+// the request again.
 func TestSignedOutVisitorComesBack(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -137,7 +138,8 @@ func TestPlantedNoticeIsHarmless(t *testing.T) {
 	}
 }
 
-// Static files are compressed and kept by browsers. Pages, which have secrets, are neither.
+// Static files are compressed, and browsers may cache them. Pages contain secrets, so they are
+// neither compressed nor cached.
 func TestOnlyStaticFilesAreCompressedAndKept(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

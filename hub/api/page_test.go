@@ -61,8 +61,8 @@ func TestProtocolListsEveryErrorCode(t *testing.T) {
 	}
 }
 
-// The routes for devices in docs/protocol.md exist on the hub, with the body sizes and rate limits
-// that the page gives.
+// The routes for devices in docs/protocol.md exist on the hub, and have the body sizes and rate
+// limits that docs/protocol.md states.
 func TestProtocolRoutesAndLimits(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
@@ -239,7 +239,7 @@ func (c *codes) look(n ast.Node) bool {
 		case *ast.SelectorExpr:
 			kind = k.Sel.Name
 		}
-		if c.room == "search" && kind == "Error" { // an answer has the same code
+		if c.room == "search" && kind == "Error" { // package api answers a search.Error with this code and status 400
 			c.status = http.StatusBadRequest
 			defer func() { c.status = 0 }()
 		} else if kind != "Refusal" && kind != "Problem" {

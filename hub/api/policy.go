@@ -65,20 +65,29 @@ func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
 	if _, err := policy.Parse(text); err != nil {
 		return problem(http.StatusBadRequest, "policy-malformed", "Correct it and send it again. The previous policy is still in force.", "%s.", err)
 	}
-	return s.setPolicy(w, r, string(text), "changed")
+	return s.setPolicy(w, r, string(text))
 }
 
 func (s *Server) deletePolicy(w http.ResponseWriter, r *http.Request) error {
-	return s.setPolicy(w, r, "", "removed")
+	return s.setPolicy(w, r, "")
 }
 
-func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text, verb string) error {
-	a, now := accountOf(r), s.cfg.Now()
-	if err := s.cfg.Store.PutPolicy(r.Context(), store.Policy{Owner: a.ID, Text: text, Updated: now}); err != nil {
+func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text string) error {
+	a := accountOf(r)
+	if err := s.cfg.Store.PutPolicy(r.Context(), store.Policy{Owner: a.ID, Text: text, Updated: s.cfg.Now()}); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "policy." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the policy."})
+	s.recordPolicy(r, a, text == "")
 	return s.showPolicy(w, r)
+}
+
+// recordPolicy records that an owner changed or removed the policy.
+func (s *Server) recordPolicy(r *http.Request, a store.Account, removed bool) {
+	verb := "changed"
+	if removed {
+		verb = "removed"
+	}
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "policy." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the policy."})
 }
 
 func (s *Server) showEKList(w http.ResponseWriter, r *http.Request) error {

@@ -235,7 +235,7 @@ func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 		done <- resp.StatusCode
 	}()
 	must(io.WriteString(pipe, content[:11]))(t)
-	time.Sleep(50 * time.Millisecond) // the hub has begun to read
+	time.Sleep(50 * time.Millisecond) // wait until the hub has begun to read
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, id, s.Now()); err != nil {
 		t.Fatal(err)
 	}

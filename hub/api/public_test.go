@@ -8,8 +8,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// Other accounts can read of a public device what pvr clones: its trail, revisions, states and
-// their objects.
+// Other accounts can read the parts of a public device that pvr clones: its trail, revisions,
+// states and their objects.
 func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -37,7 +37,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, got, _ := send(f.mallory, "GET", o.GetURL, ""); status != 200 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// Nothing else of the owner's data is readable.
+	// Other accounts cannot read any other data of the owner.
 	wantCode(f.mallory, "GET", base+"/steps/1/objects/"+secret, nil, 404)
 	wantCode(f.mallory, "GET", "/objects/"+f.contentSum, nil, 404)
 	wantCode(f.mallory, "GET", base+"/summary", nil, 404)
@@ -57,8 +57,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, _ := f.person(t, "").do("GET", base, nil); status != 401 {
 		t.Errorf("without a sign-in: %d", status)
 	}
-	// When the owner unpublishes the device, this access ends, also by object addresses that the
-	// hub gave before.
+	// When the owner makes the device private again, other accounts lose this access, even by
+	// object addresses that the hub gave them before.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
 		wantCode(f.mallory, "GET", path, nil, 404)

@@ -75,6 +75,9 @@ type Config struct {
 	EventsAge, UnprovenAge time.Duration
 	// Proxy is a proxy in front of the hub that terminates TLS; nil: none.
 	Proxy *Proxy
+	// Images builds installer images for people; nil: the hub builds none. ImageLimits bound it.
+	Images      ImageBuilder
+	ImageLimits ImageLimits
 	// Version is the program's version, to show to people.
 	Version string
 }
@@ -106,8 +109,11 @@ type Server struct {
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
+	previews     semaphoreByKey // of policies
+	claimants    claimants
 	exports      semaphoreByKey
 	live         live
+	images       imageBuilds
 	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
@@ -140,6 +146,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.LogAge == 0 {
 		cfg.LogAge = 30 * 24 * time.Hour
 	}
+	cfg.ImageLimits = cfg.ImageLimits.withDefaults()
 	cfg.EventsAge = cmp.Or(cfg.EventsAge, DefaultEventsAge)
 	cfg.UnprovenAge = cmp.Or(cfg.UnprovenAge, DefaultUnprovenAge)
 	if cfg.Proxy != nil {
@@ -174,6 +181,9 @@ func New(cfg Config) (*Server, error) {
 	s.handler = s.newHandler()
 	if cfg.Onboard.Unproven == nil {
 		cfg.Onboard.Unproven = s.recordUnproven
+	}
+	if cfg.Onboard.Issued == nil {
+		cfg.Onboard.Issued = func(e store.Enrolment) { s.live.tell(store.Event{Kind: "enrolment.issued", Owner: e.Owner}) }
 	}
 	return s, nil
 }
@@ -226,6 +236,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	sweeping.Go(func() { s.collectLoop(ctx) })
 	sweeping.Go(func() { s.flushLoop(ctx) })
 	srv.RegisterOnShutdown(s.live.end)
+	srv.RegisterOnShutdown(s.images.stop)
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()

@@ -60,8 +60,8 @@ func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	flood.Wait()
 }
 
-// The tries of passwords for one account are limited, however many addresses they come from. The
-// owner can still sign in from the address of an earlier sign-in.
+// Guesses at one account's password are limited, however many addresses they come from. The owner
+// can still sign in from the address of an earlier sign-in.
 func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -84,8 +84,8 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	if status, _ := s.signInFrom(t, "127.0.2.1", "ada", hubtest.Password); status != 200 {
 		t.Errorf("from where she signed in before: %d", status)
 	}
-	// Tries for an account that does not exist are limited in the same way, so the limit does not
-	// reveal it.
+	// Guesses for an account that does not exist are limited in the same way, so the limit does not
+	// reveal whether an account exists.
 	for i := range 30 {
 		s.signInFrom(t, fmt.Sprintf("127.0.3.%d", 1+i), "nobody", "a wrong password")
 	}

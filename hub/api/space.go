@@ -84,12 +84,24 @@ func (s *space) currentLevel() level {
 func (s *space) hasRoomFor(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refresh(true) // many uploads may start within a second
-	if s.dir == "" || s.level == roomy && size <= s.free-s.reserve-others {
+	if s.fitsLocked(size, others) {
 		return true
 	}
 	s.refused = size
 	return false
+}
+
+// fits is hasRoomFor for files that are no uploads: that they do not fit says nothing about uploads.
+func (s *space) fits(size, others int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fitsLocked(size, others)
+}
+
+// fitsLocked is fits for a caller that holds s.mu.
+func (s *space) fitsLocked(size, others int64) bool {
+	s.refresh(true) // many uploads may start within a second
+	return s.dir == "" || s.level == roomy && size <= s.free-s.reserve-others
 }
 
 // degraded reports whether the hub refuses uploads: all of them, or those as large as the one that
@@ -171,7 +183,8 @@ func allocateFile(path string, size int64) error {
 // is accepted too. People must be able to sign in, and to end or remove things.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
-	"POST /devices/{id}/deny": true,
+	"POST /devices/{id}/deny":              true,
+	"POST /ui/onboard/tokens/{id}/disable": true, "POST /ui/onboard/tokens/{id}/delete": true,
 }
 
 // essentialPatience is how long an essential request waits for a busy database.

@@ -322,7 +322,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 			mac = x.Value
 		}
 	}
-	thief := s.device(t) // even with a good TPM
+	thief := s.device(t) // the thief has a genuine TPM, but not the victim's
 	keys := s.enrolled(t, thief).Keys
 	for _, name := range []string{seen.Name, hex.EncodeToString(thief.IDevID.Name())} {
 		body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// After a start of the hub, and after its machine slept, silence counts from then.
+// Only time in which the hub ran counts as a device's silence: after a start of the hub, or after
+// its machine slept, the silence begins again.
 func TestSilenceWhileTheHubWasDownDoesNotCount(t *testing.T) {
 	t.Parallel()
 	var up uptime

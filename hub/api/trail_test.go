@@ -742,7 +742,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 			resp.Body.Close()
 		}
 	}()
-	io.WriteString(w, "begun") // the request has begun
+	io.WriteString(w, "begun") // the hub now reads the body
 	second := func() int {
 		req := must(http.NewRequest("PUT", o[1].PutURL, strings.NewReader("x")))(t)
 		req.ContentLength = -1 // unknown length: the hub uses the announced size
@@ -751,7 +751,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 		return resp.StatusCode
 	}
 	status := 0
-	for range 100 { // until the hub counts the first one
+	for range 100 { // until the hub counts the first upload
 		if status = second(); status == 413 {
 			break
 		}
@@ -763,7 +763,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 	w.CloseWithError(errors.New("given up"))
 	<-ended
 	for range 100 {
-		if status = second(); status == 400 { // too short, but there is room
+		if status = second(); status == 400 { // 400: the body is too short, but the quota has room
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -923,8 +923,8 @@ func (f *fleetScene) contents(t *testing.T) map[store.Hash]bool {
 	return found
 }
 
-// Every route about trails, objects and logs is called by another owner, by another owner's device,
-// and without credentials.
+// Another owner, another owner's device, and a caller without credentials call every route about
+// trails, objects and logs. None of them gets any of Ada's data.
 func TestNobodySeesAnothersTrail(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

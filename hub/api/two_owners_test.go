@@ -60,8 +60,8 @@ func newEstate(t *testing.T) *estate {
 	return e
 }
 
-// volatile matches what changes by itself, or when it is read: fields of JSON, and the times on pages
-// and in exports, where last-seen has no name of its own.
+// volatile matches parts of answers that change without a change of the data: fields of JSON, and
+// times on pages and in exports, where last-seen has no name.
 var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)|<time [^>]*>[^<]*</time>|,[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z\n|[0-9]{1,2} [A-Z][a-z]+ [0-9]{4}, [0-9:]{8} UTC`)
 
 // snapshot returns all answers about Ada's data, as Ada and her device get them.
@@ -82,7 +82,7 @@ func (e *estate) snapshot() map[string]string {
 }
 
 // Mallory, Mallory's device by its certificate and by its token, and a stranger call every route
-// with all of Ada's ids.
+// with all of Ada's ids. No answer contains Ada's data, and nothing of Ada's changes.
 func TestTwoOwnersNeverMeet(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -130,7 +130,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 			return
 		}
 		if path == "/auth/logout" || path == "/sign-out" || path == "/local-s3/{token}" || path == "/aca/certs/{file}" || strings.HasSuffix(path, "/{code}") {
-			return // of the walker's own session; for the machine; the address is the permission; public, and has no canary; the code is the permission
+			return // these routes end the caller's own session, or a secret in the address protects them; AIK certificates are public
 		}
 		// The paths use all of Ada's ids, and also her object in Mallory's trail.
 		var paths []map[string]string

@@ -49,8 +49,8 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "The maker revoked it.", Hint: "Use another TPM."}
 }
 
-// The first step of the two-step enrolment refuses what the one-step enrolment refuses, and issues
-// no certificate while a question is open.
+// The first step of the two-step enrolment refuses every request that the one-step enrolment
+// refuses. While a question is open, it issues no certificate.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
@@ -175,7 +175,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedPerEK {
 		t.Errorf("%d rows", n)
 	}
-	// The certificate of the second step is the one that lasts.
+	// The certificate of the second step does not expire.
 	pan := (&steps{scene: s}).pantacorToken(t, s.Owner)
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, pan))(t)
 	aik := must(s.Store.AIK(t.Context(), s.victim.IAK.Name()))(t)
@@ -185,7 +185,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 }
 
 // relay starts a rogue hub with another CA and name that forwards all requests to the real hub.
-// change may alter the bodies. It returns the rogue's token file.
+// change may alter the bodies. relay returns the rogue hub's token file.
 func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string, body []byte) []byte) *wire.TokenFile {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -239,7 +239,7 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 		name, code string
 		token      func(*store.JoinToken)
 		change     func(s *scene) func(string, []byte) []byte
-		claim      func(s *scene, rogue *wire.TokenFile) // what the rogue writes into the token's file
+		claim      func(s *scene, rogue *wire.TokenFile) // what the rogue hub writes into the token file
 	}{
 		{name: "as it came", code: onboard.CodeHubName},
 		{name: "the hub's name taken out", code: onboard.CodeCredential, change: func(*scene) func(string, []byte) []byte { return hubName(nil) }},

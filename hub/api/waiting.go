@@ -12,7 +12,6 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
-	"gangway/hub/ui"
 	"gangway/wire"
 )
 
@@ -85,8 +84,18 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) er
 	if err != nil {
 		return decisionError(err)
 	}
+	s.tellDecision(decided, approve)
 	writeJSON(w, http.StatusOK, viewWaiting(decided))
 	return nil
+}
+
+// tellDecision passes a decision, which package onboard has recorded, to the open pages.
+func (s *Server) tellDecision(w store.WaitingDevice, approve bool) {
+	kind := "device.denied"
+	if approve {
+		kind = "device.approved"
+	}
+	s.live.tell(store.Event{Kind: kind, Owner: w.Owner, Device: w.DeviceID})
 }
 
 func decisionError(err error) error {
@@ -97,28 +106,6 @@ func decisionError(err error) error {
 		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists the waiting devices.", "None of your waiting devices has this id.")
 	}
 	return err
-}
-
-// decideOnPage is decide for the page's form.
-func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
-	if err := readForm(r); err != nil {
-		return err
-	}
-	decision := r.PostForm.Get("decision")
-	if decision != "approve" && decision != "deny" {
-		return problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The decision is neither approve nor deny.")
-	}
-	// The page always sends the questions that it showed. So a missing field means no questions,
-	// and the list must be empty and not nil.
-	questions := append([]string{}, r.PostForm["question"]...)
-	if _, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
-		return decisionError(err)
-	}
-	words := "The machine is denied. The hub refuses it from now on."
-	if decision == "approve" {
-		words = "The machine is approved. It comes aboard with its next request."
-	}
-	return s.redirect(w, r, overviewPath, ui.Notice{Tone: "ok", Text: words})
 }
 
 // answerWaiting tells a waiting device when to retry.

@@ -200,7 +200,7 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 		t.Fatalf("eve sees %s", brief.Of(list))
 	}
 	decide(p, w.DeviceID, "approve", 404)
-	// With Eve's token the machine waits for Eve too, and her approval counts only for her.
+	// With Eve's token the machine waits for Eve too. Her approval counts only for devices of hers.
 	theirs := s.Token(t, eve, nil)
 	waits(t, s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t)), "ek-certificate-none")
 	decide(p, w.DeviceID, "approve", 200)

@@ -58,7 +58,7 @@ type Keys struct {
 }
 
 // New returns the keys of the hub with the given seal key. url is the hub's public URL: the issuer
-// and the audience of the hub's tokens. also lists former URLs of the hub; tokens that the hub
+// and the audience of the hub's tokens. `also` lists former URLs of the hub; tokens that the hub
 // issued under them stay valid.
 func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
 
@@ -96,7 +96,7 @@ var ErrTooLong = errors.New("bearer: the token is too long")
 var ErrToken = errors.New("bearer: the token is not valid")
 
 // Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
-// time now. It does not check that the session still exists. Any failure is ErrToken.
+// time `now`. It does not check that the session still exists. Any failure is ErrToken.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	var c Claims
 	if len(token) > MaxSize {
@@ -129,7 +129,7 @@ func (k *Keys) JWKS(now time.Time) []byte {
 	}
 	b, err := json.Marshal(set)
 	if err != nil {
-		panic(err) // keys of a known kind marshal
+		panic(err) // a set of Ed25519 keys can always be encoded
 	}
 	return b
 }
@@ -146,7 +146,7 @@ func monthAfter(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// scopePrefix begins Pantacor's scopes. A request may leave it out.
+// scopePrefix is the beginning of each of Pantacor's scopes. A request may leave the prefix out.
 const scopePrefix = "prn:pantahub.com:apis:/base/"
 
 // AllScopes allows everything. A token that was requested without scopes gets it.
@@ -178,6 +178,9 @@ func ParseScopes(s string) (string, error) {
 	}
 	return strings.Join(out, " "), nil
 }
+
+// ShortScope returns a scope without Pantacor's prefix, for display.
+func ShortScope(scope string) string { return strings.TrimPrefix(scope, scopePrefix) }
 
 // Allows reports whether the scopes allow an HTTP method on a resource. An empty resource requires
 // the scope all.

@@ -44,7 +44,7 @@ func TestTokenIsGoodUntilItExpires(t *testing.T) {
 	if len(token) > bearer.MaxSize {
 		t.Errorf("%d bytes", len(token))
 	}
-	// The next month's hub, or another replica, accepts the token until it expires.
+	// The token is also valid in the next month, and in another replica of the hub.
 	for _, at := range []time.Time{now, now.Add(59 * time.Minute)} {
 		c, err := bearer.New(seal, url).Verify(token, at)
 		if err != nil || c.Nick != "ada" || c.Session != "s1" || c.Type != bearer.User {

@@ -41,13 +41,14 @@ type Evidence struct {
 	Log       []byte   // event log of the firmware; empty: none
 }
 
-// Measurement describes a boot, as far as it is verified.
+// Measurement describes a boot: the values that the quote proves, and the events that the log
+// explains.
 type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
-	// Unexplained lists the PCRs whose value is not the result of replaying the log; without a log,
-	// all PCRs that were extended. For these PCRs, Compare compares only the values.
+	// Unexplained lists the PCRs whose value is not the result of replaying the log. Without a log,
+	// it lists all PCRs that were extended. For these PCRs, Compare compares only the values.
 	Unexplained []int   `json:"unexplained,omitempty"`
 	Log         bool    `json:"log"`                 // the device sent a log
 	LogState    string  `json:"log-state,omitempty"` // how much of the log could be read: LogWhole and others; empty in old measurements

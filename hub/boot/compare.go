@@ -155,8 +155,8 @@ func unexplainedWords(pcr int, day string, log, explained bool) string {
 	return words + "."
 }
 
-// extendedBy reports whether the PCR value to is from extended by systemd's separator. Values are
-// in hexadecimal.
+// extendedBy reports whether the PCR has the value to if systemd's separator extends the value
+// from. Values are in hexadecimal.
 func extendedBy(bank, from, to string, pcr int) bool {
 	return reaches(bank, from, to, separatorWords(pcr))
 }
@@ -251,7 +251,8 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 	return changes
 }
 
-// without returns the events of a that are not in b. It counts repeated events.
+// without returns the events of a that are not in b. If an event occurs twice in a and once in b,
+// it is returned once.
 func without(a, b []Event) (out []Event) {
 	have := map[string]int{}
 	for _, e := range b {

@@ -61,9 +61,10 @@ type namer struct {
 	ends      int            // how often a separator's digest occurs
 }
 
-// nameEvents returns, for a person, what each event of a PCR measured, and what is known to have
-// extended the PCR after the log. It uses the digests, the order, and an event's data only if the
-// digest covers the data; it never uses event types. All other data of the log goes into Label.
+// nameEvents describes for a person what each event of a PCR measured, and which known extensions
+// of the PCR followed after the log. It uses the digests and the order of the events. It uses an
+// event's data only if the digest covers the data, and never uses event types. All other data of
+// the log goes into Label.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -101,7 +102,7 @@ func (n *namer) afterLog(word string) Event {
 	return e
 }
 
-// name names one event.
+// name returns the Event for one event of the log.
 func (n *namer) name(e logEvent) Event {
 	out := Event{PCR: n.pcr, Digest: hex.EncodeToString(e.digest)}
 	section := n.section

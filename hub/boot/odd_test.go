@@ -66,8 +66,9 @@ func osSeparated(pcrs [][]byte) [][]byte {
 	return pcrs
 }
 
-// Firmware, kernels and boot loaders that deviate from the specifications are measured too. The hub
-// shows what the log explains, and a reference of the boot matches only the same boot.
+// Measurements are accepted even if firmware, kernels or boot loaders deviate from the
+// specifications. The hub shows what the log explains, and a reference of such a boot matches only
+// the same boot.
 func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -216,7 +217,7 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 		if len(got) != 1 || !strings.Contains(got[0], "no longer extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
-		// An extension by another word than systemd's is not attributed to systemd.
+		// If a PCR was extended by another word than systemd's, the change does not name systemd.
 		forged := slices.Clone(usual.PCRs())
 		forged[4] = extend(forged[4], "evil-separator")
 		if got := words(boot.Compare(r, measurement(t, forged, log(usual)))); len(got) != 1 || !strings.HasPrefix(got[0], "PCR 4 differs from the reference of 3 May 2026") {

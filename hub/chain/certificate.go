@@ -23,7 +23,7 @@ type Certificate struct {
 	Issuer  string
 	Serial  string // hexadecimal
 	From    time.Time
-	Until   time.Time // zero: it does not expire
+	Until   time.Time // zero if the certificate does not expire
 	Key     string
 	SHA256  string // of the DER, hexadecimal
 	Problem string // why the certificate cannot be parsed; then only Name, Title, SHA256 and DER are set

@@ -43,7 +43,7 @@ func (s State) Words() string {
 type Check struct {
 	Code   string // stable, as in evidence.Check
 	State  State
-	Detail string // the reason, a sentence
+	Detail string // one sentence that gives the reason
 }
 
 // The names of the five links, in order.
@@ -107,7 +107,7 @@ type Facts struct {
 	BootState   string    // one of the Boot constants of package store
 	Measured    time.Time // the newest valid measurement; zero: none
 	BootRefusal *store.BootRefusal
-	RequireBoot bool // the policy admits only boots that match
+	RequireBoot bool // the policy accepts only boots that match the reference
 
 	Clone         string // one of the Clone constants of package store, or empty
 	CloneFindings []CloneFinding
@@ -122,14 +122,14 @@ type CloneFinding struct {
 	Open        bool // no decision of the owner covers the finding
 }
 
-// checksOf lists the codes of each link's checks. The link is verified only if the first codes
-// passed; must is the number of these codes.
+// checksOf lists, for each link, the codes of its checks. The link is verified only if the first
+// codes passed; must is the number of these codes.
 var checksOf = map[string]struct {
 	codes []string
 	must  int
 }{
 	Maker:  {[]string{"ek-chain", "ek-revocation"}, 1},
-	EK:     {[]string{"ek-key", "ek-certificate", "ek-certificate-omitted", "hardware", "ek-list", "policy"}, 2},
+	EK:     {[]string{"ek-key", "ek-certificate", codeOpened, "ek-certificate-omitted", "hardware", "ek-list", "policy"}, 3},
 	AIK:    {[]string{"iak", codeOpened}, 2},
 	IDevID: {[]string{"certify", "idevid", "signature"}, 3},
 }
@@ -144,7 +144,7 @@ const (
 	codeRoot       = "root-today"
 )
 
-// Of returns the picture of a device.
+// Of returns the chain of the device that the facts describe.
 func Of(f Facts) Picture {
 	if f.Enrolment == nil {
 		return withoutTPM(f)
@@ -161,6 +161,16 @@ func Of(f Facts) Picture {
 		}
 	}
 	return p
+}
+
+// Checks returns all checks of a verdict, in the order of the verdict.
+func Checks(v evidence.Verdict) []Check {
+	r := reader{f: Facts{Verdict: v}}
+	list := make([]Check, len(v.Checks))
+	for i, c := range v.Checks {
+		list[i] = r.check(c)
+	}
+	return list
 }
 
 // reader derives the links from the facts about a device that sent evidence.

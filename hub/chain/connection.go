@@ -33,8 +33,8 @@ func (r *reader) connection() Link {
 	return l
 }
 
-// worse reports whether the state a must replace the state than. NotExamined and Verified never
-// replace a state.
+// worse reports whether state a is worse than state `than`. Refused is the worst, then Waiting,
+// then Decided. NotExamined and Verified are not worse than any state.
 func worse(a, than State) bool {
 	rank := map[State]int{Decided: 1, Waiting: 2, Refused: 3}
 	return rank[a] > rank[than]

@@ -16,7 +16,7 @@ var titles = map[string]string{
 // exact holds each link's Exact text.
 var exact = map[string]string{
 	Maker:      "The EK certificate chains to a TPM maker's root in this hub's trust store.",
-	EK:         "The request's EK is the key of the EK certificate, was made from a TCG template, and belongs to the TPM that answered.",
+	EK:         "The request's EK is the key of the EK certificate and was made from a TCG template. Only the TPM that has this EK can open the credential that the hub encrypts to it.",
 	AIK:        "The AIK is a restricted signing key, fixed to its TPM. The TPM opened the credential that the hub had encrypted to both EK and AIK, so both keys are in one TPM.",
 	IDevID:     "The AIK certified the IDevID key (TPM2_Certify): it is a signing key, fixed to the same TPM, and a primary key of the endorsement hierarchy. The IDevID key signed the request.",
 	Connection: "The device proved on a TLS connection that it has the IDevID key. A TPM quote on such a connection reports the boot.",
@@ -99,6 +99,9 @@ func (r *reader) ekWords(s State) string {
 		return "A check of the chip left a question open. You must decide."
 	case Refused:
 		return "The hub refused this chip."
+	}
+	if !r.activated() && !r.twoSteps() {
+		return "No chip has proved yet that it has this endorsement key."
 	}
 	return "The hub did not examine whether a certificate describes this chip."
 }

@@ -60,14 +60,14 @@ func contradiction(a, b Boot) conflict {
 	return conflict{}
 }
 
-// lower reports whether b's reset count is higher than a's or, if the reset counts are equal, b's
-// restart count.
+// lower reports whether a's counters are lower than b's: the reset count or, if both reset counts
+// are equal, the restart count.
 func lower(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount
 }
 
-// begin returns the earliest time of the sighting.
+// begin returns the earliest possible time of the attestation.
 func (b Boot) begin() time.Time {
 	if b.From.IsZero() {
 		return b.To.Add(-assumedDuration)

@@ -1,18 +1,17 @@
 // Package clone finds signs that the state of one TPM runs in several machines: a cloned virtual
 // machine, a restored snapshot, a copied vTPM. It does no I/O and keeps no state.
 //
-// Two machines with one TPM state have the same keys, so no signature tells them apart. The clock
-// that a TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1) does: within one boot it only advances, in
-// real time, and a boot that has ended never continues. Each copy has a clock of its own, so two
-// copies contradict each other as soon as both attest.
+// Two machines with one TPM state have the same keys, so their signatures look the same. But their
+// clocks differ. Within one boot, the clock that a TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1)
+// only advances, in real time, and a boot that has ended never continues. Each copy has its own
+// clock, so two copies contradict each other as soon as both attest.
 //
 // A Record holds a bounded history of a device and the contradictions in it, as sentences for a
-// person. Nothing here refuses a device: the owner decides.
+// person. This package refuses no device: the owner decides.
 //
-// These are not findings: another address (a NAT pool, a roaming laptop), another
-// join token, a new onboarding (a re-installation), another serial number in a
-// later boot (a new board around the same TPM), a machine that was suspended, a
-// TPM that was cleared.
+// These are not findings: another address (a NAT pool, a roaming laptop), another join token, a new
+// onboarding (a re-installation), another serial number in a later boot (a new board around the
+// same TPM), a machine that was suspended, a TPM that was cleared.
 package clone
 
 import (
@@ -24,7 +23,7 @@ import (
 	"gangway/hub/boot"
 )
 
-// Codes of findings, stable.
+// Codes of findings. They must not change, because stored records contain them.
 const (
 	// CountersBack: the TPM attests lower counters than before, and no TPM2_Clear explains it.
 	CountersBack = "counters-back"
@@ -43,7 +42,7 @@ const (
 	EarlierCertificate = "earlier-certificate"
 )
 
-// State is the conclusion from the findings.
+// State is the conclusion from the findings and the owner's decision.
 type State string
 
 // States. The zero value means that nothing contradicts a single machine, or that the owner decided
@@ -57,7 +56,8 @@ const (
 	Refused State = "refused"
 )
 
-// Decision is the owner's decision. The zero value means none yet.
+// Decision is the owner's decision whether one machine or several machines run with the TPM's
+// state. The zero value means that there is no decision.
 type Decision string
 
 // Decisions.
@@ -66,7 +66,7 @@ const (
 	TwoMachines Decision = "two" // two machines: neither may use the device's identity
 )
 
-// Bounds of a record.
+// Bounds of a record: the largest numbers of boots and of serial numbers.
 const (
 	maxBoots   = 8
 	maxSerials = 4
@@ -76,7 +76,7 @@ const (
 // machines are certain. If one snapshot is restored repeatedly, only one boot continues.
 const minTurns = 3
 
-// Sighting is what an authenticated device showed at one time.
+// Sighting holds the facts that the hub learned from an authenticated device at one time.
 type Sighting struct {
 	// From and To bound the time of the TPM's attestation, by the hub's clock. From is zero if only
 	// the latest possible time is known.
@@ -93,7 +93,7 @@ type Sighting struct {
 // Record is the history of a device.
 type Record struct {
 	Boots    []Boot    `json:"boots,omitempty"`    // ordered by last sighting, the latest last
-	Serials  []string  `json:"serials,omitempty"`  // in order of use; neighbours differ
+	Serials  []string  `json:"serials,omitempty"`  // in the order of use; two equal numbers never follow each other
 	Findings []Finding `json:"findings,omitempty"` // one for each code, in order of time
 	// Answered holds the codes of the findings that the owner's decision "one" answered.
 	Answered []string  `json:"answered,omitempty"`
@@ -102,13 +102,14 @@ type Record struct {
 	Decided  time.Time `json:"decided,omitzero"`
 }
 
-// Boot is the last sighting of a TPM's boot: of its run between two resets or restarts.
+// Boot is the last sighting of one boot of a TPM. A boot is the time between two resets or restarts
+// of the TPM.
 type Boot struct {
 	Counters boot.Counters `json:"counters"`
 	From     time.Time     `json:"from,omitzero"`
 	To       time.Time     `json:"to"`
 	Addr     string        `json:"addr,omitempty"`
-	Turns    int           `json:"turns,omitempty"` // how often it continued after another boot was seen
+	Turns    int           `json:"turns,omitempty"` // how often this boot continued after the hub had seen another boot
 }
 
 // Finding is an observation that does not fit one machine with one TPM.
@@ -230,7 +231,7 @@ func (r *Record) addBoot(s Sighting) {
 		r.Boots = []Boot{now}
 		return
 	}
-	if odd.code == "" && same { // also if the machine was suspended in between
+	if odd.code == "" && same { // the same boot, even if the machine was suspended in between
 		now.Turns = last.Turns
 		r.Boots[len(r.Boots)-1] = now
 		return
@@ -275,5 +276,6 @@ func (b Boot) String() string {
 	return fmt.Sprintf("reset count %d, restart count %d (from %s)", b.Counters.ResetCount, b.Counters.RestartCount, orUnknown(b.Addr))
 }
 
-// epoch identifies a boot, unless the TPM was cleared.
+// epoch returns the counts that identify a boot. After a TPM2_Clear, a later boot may have the same
+// counts.
 func epoch(c boot.Counters) [2]uint32 { return [2]uint32{c.ResetCount, c.RestartCount} }

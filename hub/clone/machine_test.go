@@ -31,8 +31,8 @@ func (k *machine) runs(d time.Duration) {
 // rests advances the time with the TPM powered off.
 func (k *machine) rests(d time.Duration) { k.now = k.now.Add(d) }
 
-// quote returns the sighting of a TPM quote. The quote takes the time takes; the TPM reads its
-// clock in the middle.
+// quote returns the sighting of a TPM quote whose duration is `takes`. The TPM reads its clock in
+// the middle of that time.
 func (k *machine) quote(takes time.Duration) clone.Sighting {
 	from := k.now.Truncate(time.Second)
 	k.runs(takes / 2)

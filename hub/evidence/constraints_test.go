@@ -105,7 +105,8 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 			Minimum int `asn1:"tag:0"`
 		}{asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: dn(t, otherMaker)}, 3}))(t)), says: "name"},
 
-		// If the certificate has no name of a form, a constraint on that form has no effect.
+		// A constraint on a form of names has no effect if the certificate has no name of that
+		// form.
 		"DNS names":   {intermediate: constrain(t, true, subtree(t, 2, []byte("maker.example")), nil), good: true},
 		"other names": {intermediate: constrain(t, true, subtree(t, 8, []byte{42}), nil), good: true},
 	} {

@@ -242,10 +242,11 @@ func (r *Request) EKCertificateDER() []byte {
 // ids have 4 characters.
 const maxMaker = 32
 
-// HardwareSerial identifies the TPM in certificates (HardwareModuleName, RFC 4108; DevID 8.2): the
-// manufacturer, then the first 16 bytes of the EK hash in hexadecimal. Serial numbers are unique
-// only for one issuer, so they are not used. The manufacturer is left out unless resident is true
-// (see Verdict.Resident): otherwise only the sender states it.
+// HardwareSerial returns the text that identifies the TPM in certificates (HardwareModuleName, RFC
+// 4108; DevID 8.2): the manufacturer, then the first 16 bytes of the EK hash in hexadecimal. It
+// does not use serial numbers, which are unique only for one issuer. It leaves out the manufacturer
+// unless resident is true (see Verdict.Resident): without TPM residency, only the sender states the
+// manufacturer.
 func (r *Request) HardwareSerial(resident bool) string {
 	maker := ""
 	if resident {

@@ -47,7 +47,7 @@ var pcClientKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
 var defaultKinds = map[string][]string{
 	"amd": pcClientKinds, "ifx": pcClientKinds, "intc": pcClientKinds, "ntc": pcClientKinds, "ntz": pcClientKinds, "stm": pcClientKinds,
 	"goog":  {"L-1", "L-2"},
-	"swtpm": {"L-1", "H-3", "H-6"}, // swtpm_setup: RSA 2048, P-384; later RSA 3072
+	"swtpm": {"L-1", "H-3", "H-6"}, // swtpm_setup makes RSA 2048 and P-384; newer versions make RSA 3072
 }
 
 // checkKind checks that the policies allow the kind of the EK. It runs after checkEKKey, so the EK

@@ -298,7 +298,8 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words describes a rule in a clause: the TPMs that the rule matches, and its action.
+// words describes a rule: the TPMs that the rule matches, and its action. The text is a part of a
+// sentence.
 func (rule *Rule) words() string {
 	about := "all TPMs"
 	switch named := !strings.EqualFold(rule.Maker, NoMaker); {
@@ -322,6 +323,11 @@ func (rule *Rule) words() string {
 	}
 	return s
 }
+
+// Words describes the rule in a sentence.
+func (rule *Rule) Words() string { return upperFirst(rule.words()) + "." }
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // on applies the action to a refusal. It returns the refusal, the refusal as a question, or nil.
 func (a Action) on(r *Refusal) *Refusal {

@@ -98,7 +98,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 			if !strings.Contains(v.Checks[0].Detail, want) {
 				t.Errorf("%q does not name the TPM: %s", v.Checks[0].Detail, want)
 			}
-			// A quirk does not bypass the check of the signature.
+			// A certificate with a known mistake still needs a valid signature.
 			e := must(tcg.ParseEKCertificate(d.EKCert))(t)
 			e.Certificate.RawTBSCertificate = append(bytes.Clone(e.Certificate.RawTBSCertificate), 0)
 			v = new(evidence.Verdict)
@@ -117,8 +117,8 @@ func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-certificate-usage")
 }
 
-// STMicroelectronics wrote its ECC root's name as PrintableString, and as
-// UTF8String where its intermediates name their issuer.
+// STMicroelectronics wrote its ECC root's name as PrintableString, and as UTF8String where its
+// intermediates name their issuer. The chain is accepted.
 func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

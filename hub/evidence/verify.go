@@ -344,7 +344,7 @@ func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	a := r.Certify
 	if subtle.ConstantTimeCompare(a.Name, r.IDevIDName) != 1 {
-		return "", refuse("certify-name", "The certification is for another key: its name is not the one computed from the IDevID key.", hintTPM)
+		return "", refuse("certify-name", "The certification is for another key: the name in it is not the name that the hub computed from the IDevID key.", hintTPM)
 	}
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)

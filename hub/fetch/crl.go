@@ -129,7 +129,7 @@ func (a *answer) list() (*list, error) {
 		}
 		l.scope, l.fault = scopeOf(crl)
 		crl.RevokedCertificateEntries = nil
-		//lint:ignore SA1019 it is a copy of them
+		//lint:ignore SA1019 this deprecated field has a second copy of the entries
 		crl.RevokedCertificates = nil
 		a.parsed = l
 	})
@@ -148,7 +148,7 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 }
 
 // check returns an error if the list does not apply to c, is not signed by issuer, or is not valid
-// at the time now.
+// at the time `now`.
 func (l *list) check(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:
@@ -231,7 +231,7 @@ func scopeOf(crl *x509.RevocationList) (s scope, err error) {
 			}
 			set := len(value) == 1 && value[0] != 0
 			switch {
-			case tag == casn1.Tag(0).Constructed().ContextSpecific(): // the distribution point's name
+			case tag == casn1.Tag(0).Constructed().ContextSpecific(): // the distribution point's name, which is not needed
 			case tag == casn1.Tag(1).ContextSpecific() && set:
 				s = scopeUser
 			case tag == casn1.Tag(2).ContextSpecific() && set:

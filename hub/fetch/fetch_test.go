@@ -89,7 +89,7 @@ type ca struct {
 	key  crypto.Signer
 }
 
-// issue makes a certificate that above signs, or a self-signed one if above is nil. change may
+// issue makes a certificate that `above` signs, or a self-signed one if `above` is nil. change may
 // alter the certificate before it is signed, for example add URLs.
 func issue(t testing.TB, name string, isCA bool, above *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
@@ -193,7 +193,7 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt(s.at("/one", content(nil))))
-	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // as configured in the hub
+	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // with the address check that the hub uses
 	f.anyPort = true                                                // the site's port is not 80
 	links, notes := f.Links(t.Context(), leaf.cert)
 	if len(links) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "fetching from this address is not allowed") {
@@ -220,7 +220,7 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 }
 
 // nameServer returns a resolver whose name server answers each address query with the next of
-// answers, and then always with the last one.
+// `answers`, and then always with the last one.
 func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

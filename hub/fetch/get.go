@@ -41,16 +41,16 @@ type Options struct {
 	// IssuerHosts and CRLHosts are the names of hosts that CA certificates and revocation lists may
 	// be fetched from, e.g. "pki.infineon.com". Only names: no addresses, ports or wildcards.
 	IssuerHosts, CRLHosts []string
-	// CRLs is the use of revocation lists; the zero value is CRLsOff.
+	// CRLs says how revocation lists are used. The zero value is CRLsOff.
 	CRLs CRLMode
 
 	// AllowAddress reports whether the fetcher may connect to an address and port. If it is nil,
 	// only public addresses (see IsPublic) at the ports 80 and 443 are allowed. Tests use it to
 	// allow their own server.
 	AllowAddress func(netip.AddrPort) bool
-	// Resolver resolves host names. If it is nil, the machine's resolver does.
+	// Resolver resolves host names. If it is nil, the machine's resolver is used.
 	Resolver *net.Resolver
-	// Now returns the current time. If it is nil, time.Now does.
+	// Now returns the current time. If it is nil, time.Now is used.
 	Now func() time.Time
 }
 

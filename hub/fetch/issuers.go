@@ -46,7 +46,7 @@ func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x
 }
 
 // issuer fetches the certificate that signed c. It returns the certificate and the host that it
-// came from. If the certificate is not available, issuer is nil and why says the reason.
+// came from. If the certificate is not available, `issuer` is nil and `why` is the reason.
 func (f *Fetcher) issuer(ctx context.Context, c *x509.Certificate) (issuer *x509.Certificate, from, why string) {
 	for _, raw := range c.IssuingCertificateURL[:min(len(c.IssuingCertificateURL), maxURLs)] {
 		u, err := f.target(raw, f.issuerHosts)

@@ -164,7 +164,7 @@ func (f *Folder) Delete(_ context.Context, sum Sum) error {
 	return nil
 }
 
-// Walk implements Store. It ignores files whose names are not those of contents.
+// Walk implements Store. It ignores files whose names are not SHA-256 digests.
 func (f *Folder) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 	for first := range 256 {
 		if err := ctx.Err(); err != nil {

@@ -21,10 +21,10 @@ import (
 	"time"
 )
 
-// Sum is a SHA-256 digest, the address of a content.
+// Sum is the SHA-256 of a content. It is the content's name in a Store.
 type Sum = [sha256.Size]byte
 
-// Errors, tested with errors.Is.
+// Errors of this package. Test for them with errors.Is.
 var (
 	// ErrNotFound means that the content is not stored.
 	ErrNotFound = errors.New("objects: content not found")

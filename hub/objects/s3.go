@@ -133,7 +133,7 @@ func (s *S3) Delete(ctx context.Context, sum Sum) error {
 	return nil
 }
 
-// Walk implements Store. It ignores keys that are not those of contents.
+// Walk implements Store. It ignores keys that are not SHA-256 digests.
 func (s *S3) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the listing

@@ -26,10 +26,10 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner tells the owner of a TPM that the TPM was refused with another owner's join token:
-// under its own EK (CodeOtherOwner), or with its AIK under another EK (CodeOtherEK). The event is
-// appended once for each other owner. The peer has proven that it is that TPM, or that it has that
-// TPM's attestation key.
+// warnOwner sends an event to the owner of a TPM that was refused with another owner's join token.
+// The TPM was used under its own EK (CodeOtherOwner), or its AIK was used under another EK
+// (CodeOtherEK). The owner gets the event once for each other owner. The peer has proven that it is
+// that TPM, or that it has that TPM's attestation key.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."

@@ -56,22 +56,30 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 	if v.Refusal != nil {
 		return nil
 	}
-	kept, err := s.Store.EKCertificate(ctx, r.EKHash, in.Now)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	r, found, err := s.withKept(ctx, r, in)
+	if err != nil || !found {
 		return err
-	}
-	links, _ := tcg.SplitCertificates(kept.Links)
-	r, err = r.WithCertificate(kept.Certificate, links)
-	if err != nil {
-		return fmt.Errorf("onboard: read the kept EK certificate: %w", err)
 	}
 	shown := new(evidence.Verdict)
 	s.verify(ctx, shown, r, in, check)
 	v.AddOmitted(shown)
 	return nil
+}
+
+// withKept returns a request with the kept certificate of its EK. found is false if there is none.
+func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidence.Input) (_ *evidence.Request, found bool, err error) {
+	kept, err := s.Store.EKCertificate(ctx, r.EKHash, in.Now)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	links, _ := tcg.SplitCertificates(kept.Links)
+	if r, err = r.WithCertificate(kept.Certificate, links); err != nil {
+		return nil, false, fmt.Errorf("onboard: read the kept EK certificate: %w", err)
+	}
+	return r, true, nil
 }
 
 // keep stores the EK certificate of a request that is not accepted. If the device repeats the

@@ -304,7 +304,7 @@ func (s *fake) Decide(_ context.Context, owner, deviceID string, d store.Decisio
 				if w, _ = s.waitingNow(owner, one.EK, d.At); w.DeviceID == "" {
 					break
 				}
-				if d.Codes != nil && !slices.Equal(d.Codes, w.Codes) {
+				if d.Codes != nil && !slices.Equal(d.Codes, w.Codes) || d.Seen != nil && *d.Seen != w.Digest() {
 					return store.ErrChanged
 				}
 				w.By, w.Decided, w.State = d.By, d.At, store.Approved

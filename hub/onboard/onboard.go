@@ -33,8 +33,8 @@ import (
 	"gangway/wire"
 )
 
-// PendingFor is how long a pending enrolment may be activated. It allows for a device that loses its
-// network right after the request.
+// PendingFor is the time in which a pending enrolment may be activated. It is long enough for a
+// device that loses its network right after the request.
 const PendingFor = time.Hour
 
 // Service onboards devices. Set its fields, and call SetTrust, before the first request.
@@ -50,6 +50,8 @@ type Service struct {
 	// Observe, if set, is called for each accepted request with the stored enrolment, before the
 	// reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
+	// Issued, if set, is called after the hub has sent certificates to a machine. It must not block.
+	Issued func(store.Enrolment)
 	// Unproven, if set, receives the events of peers that have proven nothing, so that the caller
 	// can bound how much they add to the audit trail. If it is nil, each event is appended.
 	Unproven func(context.Context, store.Event)
@@ -101,8 +103,8 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 	return s.seal(e, request)
 }
 
-// enrol returns the stored enrolment. On a refusal the enrolment has the owner for the audit trail, or
-// nothing if the refusal came before the ownership proof was verified.
+// enrol returns the stored enrolment. On a refusal, the returned enrolment has the owner for the
+// audit trail. It is empty if the refusal came before the ownership proof was verified.
 func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.Enrolment, r *evidence.Request, err error) {
 	if r, err = evidence.Parse(body); err != nil {
 		return e, nil, err
@@ -137,9 +139,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		return known, verdict.Refusal
 	}
 
-	// Two conditions are not checked here, because the peer has not proven that it is that TPM:
-	// whether the TPM belongs to another owner, and whether the token is used up. Activate checks
-	// both.
+	// Two conditions are not checked here: whether the TPM belongs to another owner, and whether
+	// the token is used up. The peer has not proven yet that it is the TPM, so it must not learn
+	// the answers. Activate checks both conditions.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
 	e.EKKnown, e.EKLinks = x.known, x.links
@@ -170,6 +172,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	case store.Pending, store.Active:
 		if s.Observe != nil {
 			s.Observe(stored, verdict)
+		}
+		if s.Issued != nil && stored.State == store.Pending {
+			s.Issued(stored)
 		}
 		return stored, nil
 	case store.Superseded:

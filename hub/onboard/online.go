@@ -13,7 +13,7 @@ type Online interface {
 	// Links returns the intermediate CA certificates above an EK certificate, and notes for the
 	// verdict.
 	Links(ctx context.Context, leaf *x509.Certificate) ([]*x509.Certificate, []string)
-	// ChecksCRLs reports whether Revocation checks anything.
+	// ChecksCRLs reports whether Revocation looks for revocation lists at all.
 	ChecksCRLs() bool
 	// Revocation looks for the EK certificate and the chain above it, issuer first and root last, in
 	// revocation lists. It returns notes about certificates that no list covered, and a refusal if one

@@ -28,7 +28,7 @@ func TestPolicyHoldsForTheNextRequestInEveryReplica(t *testing.T) {
 		s.must(enrol(s.hub))
 		s.must(enrol(other))
 	}
-	equal(s, "reads of policies", s.store.count("Policy"), 4) // two scopes by two replicas
+	equal(s, "reads of policies", s.store.count("Policy"), 4) // two replicas read two scopes each
 	equal(s, "reads of certificates", s.store.count("TrustedCertificates"), 2)
 	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	s.refused(enrol(s.hub), "policy")
@@ -221,8 +221,8 @@ func TestNoteOfTheLineIsShown(t *testing.T) {
 	}
 }
 
-// The hub and the owner may have different values of unlisted_ek. The value that applies is the one
-// for the list that lacks the TPM.
+// The hub and the owner may have different values of unlisted_ek. If a list lacks the TPM, that
+// list's value applies.
 func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub, owner func(*store.Hash, []byte) store.ListedEK

@@ -291,7 +291,7 @@ var errBroken = errors.New("the store is broken")
 // and lets that call fail. If stays does not name the method, step must return the store's error.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
-		done := true // also if the subtest does not run because another one failed with -failfast
+		done := true // true, so that a subtest that -failfast skips ends the loop
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			done = false
 			s := newSceneNow(t)

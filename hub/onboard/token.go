@@ -29,11 +29,22 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 			return t, nil, err
 		}
 	}
-	return t, &wire.TokenFile{
+	return t, TokenFile(ca, publicURL, t, secret), nil
+}
+
+// TokenFile makes a join token's token file again, for a caller who has the token's secret.
+func TokenFile(ca *pki.Hub, publicURL string, t store.JoinToken, secret []byte) *wire.TokenFile {
+	return &wire.TokenFile{
 		ID: t.ID, PRN: wire.TokenPRN + t.ID, Nick: t.Nick, Owner: wire.AccountPRN + t.Owner,
 		Token: base64.StdEncoding.EncodeToString(secret),
 		Hub:   publicURL, HubName: ca.HubName(), HubCA: string(ca.RootPEM()), Expires: t.Expires.UTC().Format(time.RFC3339),
-	}, nil
+	}
+}
+
+// IsTokenSecret reports whether secret is the secret of a join token.
+func IsTokenSecret(t store.JoinToken, secret []byte) bool {
+	key, err := wire.OwnershipKey(secret, t.ID)
+	return err == nil && key.Public().(ed25519.PublicKey).Equal(ed25519.PublicKey(t.PublicKey))
 }
 
 // TokenSecretHash returns the hash by which the hub finds a token when a device sends the token's

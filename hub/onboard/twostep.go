@@ -80,7 +80,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
 	if err != nil && verdict.Refusal != nil {
-		return nil, verdict.Refusal // the refusal came before the EK was checked, so a bad EK is not the hub's error
+		return nil, verdict.Refusal // the verdict refused the request before it checked the EK, so an unusable EK must not become an internal error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"time"
 
+	"gangway/hub/boot"
 	"gangway/hub/evidence"
 	"gangway/hub/store"
 	"gangway/tcg"
+	"gangway/wire"
 )
 
 const (
@@ -100,8 +102,9 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	return undecided
 }
 
-// checkDenial refuses a device whose evidence leaves no questions, if its owner has denied the EK. So
-// an EK certificate that a later request contains, or a line of an EK list, does not undo the denial.
+// checkDenial refuses a device whose owner has denied its EK, even if the evidence now leaves no
+// questions. So neither an EK certificate in a later request nor a line of an EK list undoes the
+// denial.
 func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {
@@ -132,19 +135,69 @@ func machineWords(w store.WaitingDevice) string {
 // questions that the owner saw, and must match the open questions. Errors: store.ErrChanged if it
 // does not match; store.ErrNotFound.
 func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.WaitingDevice, error) {
-	now := s.Now()
-	w, err := s.Store.Decide(ctx, by.ID, deviceID, store.Decision{Approve: approve, By: by.Nick, Codes: codes, At: now, Expires: now.Add(DeniedFor)})
+	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Codes: codes}, addr)
+}
+
+// DecideSeen is Decide for a person who saw the machine's evidence too. seen is the Digest of the
+// row that the person saw. If the row has changed since, the error is store.ErrChanged.
+func (s *Service) DecideSeen(ctx context.Context, by store.Account, deviceID string, approve bool, seen store.Hash, addr string) (store.WaitingDevice, error) {
+	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Seen: &seen}, addr)
+}
+
+func (s *Service) decide(ctx context.Context, by store.Account, deviceID string, d store.Decision, addr string) (store.WaitingDevice, error) {
+	d.By, d.At = by.Nick, s.Now()
+	d.Expires = d.At.Add(DeniedFor)
+	w, err := s.Store.Decide(ctx, by.ID, deviceID, d)
 	if err != nil {
 		return w, err
 	}
 	event := store.Event{Kind: "device.denied", Owner: by.ID, Token: w.TokenID, Device: deviceID, Addr: addr,
 		Message: fmt.Sprintf("%s denied it: %s.", by.Nick, lowerFirst(machineWords(w)))}
-	if approve {
+	if d.Approve {
 		event.Kind = "device.approved"
 		event.Message = fmt.Sprintf("%s approved the EK with SHA-256 %x: %s.", by.Nick, w.EK, lowerFirst(machineWords(w)))
 	}
 	s.audit(ctx, event)
 	return w, nil
+}
+
+// RequestFacts is the content of a waiting device's stored request, for a person. The machine only
+// states these facts; the verdict says which of them are proven.
+type RequestFacts struct {
+	EKName        []byte // TPM name; nil: the request cannot be read
+	EKCertificate []byte // DER; nil: the request has no EK certificate
+	TwoSteps      bool
+	Attested      bool // Counters are set
+	Counters      boot.Counters
+}
+
+// ReadRequest reads the stored request of a waiting device.
+func ReadRequest(request []byte) (f RequestFacts) {
+	var kept wire.RegistrationRecord
+	if json.Unmarshal(request, &kept) == nil {
+		f.TwoSteps, f.EKCertificate = true, kept.EKCert
+		f.EKName = nameOf(kept.EKPub)
+		return f
+	}
+	r, err := evidence.Parse(request)
+	if err != nil {
+		return f
+	}
+	f.EKName, f.EKCertificate = nameOf(r.EK.Raw), r.EKCertificateDER()
+	f.Attested, f.Counters = true, boot.Counters{ClockInfo: r.Certify.ClockInfo, Firmware: evidence.Firmware(r.Certify.FirmwareVersion)}
+	return f
+}
+
+func nameOf(public []byte) []byte {
+	p, err := tcg.ParsePublic(public)
+	if err != nil {
+		return nil
+	}
+	name, err := p.Name()
+	if err != nil {
+		return nil
+	}
+	return name
 }
 
 func lowerFirst(s string) string { return "a" + s[1:] }

@@ -52,8 +52,8 @@ type issuer struct {
 
 	algorithm []byte // AlgorithmIdentifier of the CA's signatures
 	hash      crypto.Hash
-	fixed     []byte // the extensions of all certificates
-	policies  []byte // the certificatePolicies extension: the TCG's OIDs for what was verified about the key
+	fixed     []byte // the extensions that all its certificates have
+	policies  []byte // the certificatePolicies extension: OIDs of the TCG that say what was verified about the key
 }
 
 func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn1.ObjectIdentifier) (*issuer, error) {

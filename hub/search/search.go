@@ -28,7 +28,7 @@ const (
 	CodeTooLong = "search-too-long" // more than MaxLength bytes
 	CodeTooMany = "search-too-many" // more than store.MaxTerms conditions
 	CodeText    = "search-text"     // not UTF-8, or a control character
-	CodeQuote   = "search-quote"    // a quote without its end
+	CodeQuote   = "search-quote"    // a quotation mark that is not closed
 	CodeField   = "search-field"    // unknown field
 	CodeValue   = "search-value"    // a value that the field cannot have
 )
@@ -199,7 +199,7 @@ func (p *parser) quoted() (string, error) {
 			b.WriteByte(c)
 		}
 	}
-	return "", &Error{Code: CodeQuote, Offset: begin, Word: clip(p.text[begin:]), Reason: "A quote has no end.", Remedy: `Write " at the end of the text, or \" for a quote in it.`}
+	return "", &Error{Code: CodeQuote, Offset: begin, Word: clip(p.text[begin:]), Reason: "A quotation mark is not closed.", Remedy: `Write " at the end of the text, or \" for a quotation mark inside the text.`}
 }
 
 // fieldNamed returns the term for a field name. at is the name's offset in the search, and raw is
@@ -329,7 +329,7 @@ func clip(text string) string {
 	return text
 }
 
-// Format writes a search in the search language. Parse of the result returns s again.
+// Format writes a search in the search language. Parse returns the same search from the result.
 func Format(s store.DeviceSearch) string {
 	var parts []string
 	for _, word := range s.Words {

@@ -53,7 +53,7 @@ type APIToken struct {
 	Scopes   string // separated by spaces
 	Created  time.Time
 	Expires  time.Time
-	Used     time.Time // last use, up to ten minutes late; zero: never
+	Used     time.Time // time of the last use, recorded up to ten minutes late; zero: never used
 	UsedAddr string
 }
 
@@ -66,7 +66,7 @@ type PasswordChange struct {
 	NewHash      string // the new PasswordHash
 	// KeepSession is the TokenHash of the session that stays signed in; all others end.
 	KeepSession Hash
-	// EndAPITokens also ends the account's API tokens.
+	// If EndAPITokens is true, the account's API tokens end too.
 	EndAPITokens bool
 	Event        Event // for the audit trail
 }
@@ -85,7 +85,7 @@ type Accounts interface {
 	// (0: 100; at most 1000).
 	Accounts(ctx context.Context, after string, limit int) ([]Account, error)
 	// PublicOwners lists, in order, the nicks of accounts that are not disabled and have a public
-	// device, and the nick of the account self. It lists only nicks that begin with prefix (ASCII
+	// device, and the nick of the account `self`. It lists only nicks that begin with prefix (ASCII
 	// case is ignored).
 	PublicOwners(ctx context.Context, prefix, self string, limit int) ([]string, error)
 	// ChangePassword changes the password and ends all sessions except c.KeepSession. ErrNotFound:
@@ -108,10 +108,10 @@ type Accounts interface {
 
 // Sessions stores the sessions of accounts.
 type Sessions interface {
-	// CreateSession stores a session for a person whose password was verified against verified, the
-	// PasswordHash of the account at that time. If the account already has MaxSessions, its oldest
-	// session ends. ErrChanged: the account's hash has changed since then, or the account was
-	// disabled. ErrNotFound: the account was deleted.
+	// CreateSession stores a session for a person whose password was verified against `verified`,
+	// the PasswordHash of the account at that time. If the account already has MaxSessions, its
+	// oldest session ends. ErrChanged: the account's hash has changed since then, or the account
+	// was disabled. ErrNotFound: the account was deleted.
 	CreateSession(ctx context.Context, s Session, verified string) error
 	// Session finds a session by the SHA-256 of its token. ErrNotFound: no session has this token,
 	// or it expired at or before now.
@@ -122,8 +122,9 @@ type Sessions interface {
 	// EndSession ends the session of the account that has this Session.ID. ErrNotFound: the account
 	// has no such session.
 	EndSession(ctx context.Context, account, id string, e Event) error
-	// EndSessions ends all sessions of an account except keep. It returns the number of ended
-	// sessions that had not expired, and appends the event only if that number is not 0.
+	// EndSessions ends all sessions of an account except the one with the hash `keep`. It returns
+	// the number of ended sessions that had not expired, and appends the event only if that number
+	// is not 0.
 	EndSessions(ctx context.Context, account string, keep Hash, e Event) (int, error)
 }
 
@@ -131,7 +132,7 @@ type Sessions interface {
 type APITokens interface {
 	// CreateAPIToken stores an API token. ErrNotFound: the session has ended; so a session that a
 	// password change ended cannot make a token. ErrExists: the account has a token with this name.
-	// ErrTooMany: the account has max tokens that are still valid at t.Created. The account's
+	// ErrTooMany: the account has `max` tokens that are still valid at t.Created. The account's
 	// expired tokens are removed.
 	CreateAPIToken(ctx context.Context, t APIToken, session Hash, max int, e Event) error
 	// APIToken finds a token by its hash. ErrNotFound: no token has this hash, or it expired at or

@@ -49,8 +49,8 @@ type Boots interface {
 	// PutBoot stores b as a device's latest measurement. It also keeps the ten measurements before
 	// b, without their evidence. The caller has compared b with reference. If the device has no
 	// reference, and reference is not empty, reference becomes the device's reference. If the
-	// device has another reference, because its owner has changed it since then, nothing is stored.
-	// PutBoot returns the device's reference.
+	// device has another reference, because its owner changed it after the comparison, nothing is
+	// stored. PutBoot returns the device's reference.
 	//
 	// If b.Number is not 0, the device sent the same boot before: b replaces the measurement with
 	// that number, if it is still the latest.

@@ -9,8 +9,8 @@ const (
 	// MaxUnprovenEKs is the largest number of stored EK certificates whose EK no activation has
 	// proven.
 	MaxUnprovenEKs = 10_000
-	// UnprovenEKKeptFor is how long such a certificate is stored after the last request that
-	// contained it.
+	// UnprovenEKKeptFor is how long an unproven EK certificate is stored after the last request
+	// that contained it.
 	UnprovenEKKeptFor = 90 * 24 * time.Hour
 )
 

@@ -177,6 +177,10 @@ type Enrolments interface {
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
 	// EnrolmentByCertificate finds an enrolment by the SHA-256 of its IDevID certificate.
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
+	// PendingEnrolments lists an owner's Pending enrolments that have not expired, newest first, at
+	// most limit (0: 100; at most 1000). Only these fields are set: State, Owner, TokenID, EK, the
+	// texts about the TPM and the machine, and the times.
+	PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) ([]Enrolment, error)
 	// Activate makes an enrolment Active. In one transaction, it binds the EK to the enrolment's
 	// owner and device, binds the AIK to the EK, and spends one use of the join token (once for
 	// each device). The device's former enrolment becomes Superseded, and the secret for the former
@@ -187,10 +191,10 @@ type Enrolments interface {
 	// EKKnown, the enrolment's EK certificate replaces the stored one. Superseded enrolments beyond
 	// KeptSuperseded and KeptFingerprints are removed.
 	//
-	// To activate an Active enrolment again changes only LastSeen and returns the device. A Pending
-	// enrolment that began before the device's Active one is refused: a delayed activation must not
-	// replace a newer certificate. Enrolments are compared by the order in which the store recorded
-	// them, not by Created, because a clock may be set back.
+	// If the enrolment is already Active, Activate changes only LastSeen and returns the device. A
+	// Pending enrolment that began before the device's Active one is refused: a delayed activation
+	// must not replace a newer certificate. Enrolments are compared by the order in which the store
+	// recorded them, not by Created, because a clock may be set back.
 	//
 	// If a device that is not deleted has one of the Marks, both owners get an EventSameChip, once
 	// for each mark and device. The owner of the other device gets it once for each owner who
@@ -199,12 +203,12 @@ type Enrolments interface {
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
 	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.
 	Activate(ctx context.Context, a Activation) (Device, error)
-	// ExpireEnrolments makes Pending enrolments Expired whose Expires has passed, at most limit. It
-	// removes everything from them except fingerprints, names and times. It returns the number of
-	// enrolments that it changed.
+	// ExpireEnrolments changes Pending enrolments whose Expires has passed to Expired, at most
+	// limit. It removes everything from them except fingerprints, names and times. It returns the
+	// number of enrolments that it changed.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
-	// RemoveExpiredEnrolments removes Expired enrolments: all whose Expires is at or before the
-	// time `before`, and of the others all except the keep that expired last. It removes at most
-	// limit, those that expired first, and returns the number of removed enrolments.
+	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is at or before the time
+	// `before`. If more than `keep` others are left, it also removes those of them that expired
+	// first. It removes at most limit enrolments, and returns their number.
 	RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (int, error)
 }

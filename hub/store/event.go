@@ -89,11 +89,14 @@ type EventFilter struct {
 	Owner  string
 	Device string
 	Kind   string    // this kind; if it ends with ".", every kind that begins with it
+	Token  string    // the id of a join token
+	Actor  string    // the actor's prn, or the actor's nick (ASCII case is ignored)
 	Since  time.Time // not before this time; for a row that counts several events, Last is compared
 	Until  time.Time // only events before this time
 	// NoRoutine leaves out rows of AppendCounted that have no Code.
 	NoRoutine bool
 	Before    int64 // only events with a smaller Seq
+	After     int64 // only events with a larger Seq
 	Limit     int   // 0: 100; at most 1000
 }
 
@@ -108,10 +111,14 @@ type Events interface {
 	// first, and the Last, Addr and Message of the last event. If an event in events has a Count,
 	// it counts as that many events, the last at its Last; a Count of 0 counts as one event.
 	AppendCounted(ctx context.Context, events []Event) error
-	// RemoveEvents removes Unproven events whose Time and Last are before unproven, and all events
-	// whose Time and Last are before all; at most limit. A zero time removes nothing. It returns
-	// the number of removed events.
+	// RemoveEvents removes Unproven events whose Time and Last are before the time `unproven`, and
+	// any events whose Time and Last are before the time `all`. A zero time removes nothing. It
+	// removes at most limit events, and returns their number.
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists the events that the filter selects, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
+	// FindEvents lists events as Events does, at a bounded cost. The filter must have an Owner.
+	// FindEvents examines at most `examine` events of the owner or, if the filter has a Device, of
+	// that device. To continue the list, set Before to next; if next is 0, the list is complete.
+	FindEvents(ctx context.Context, f EventFilter, examine int) (events []Event, next int64, err error)
 }

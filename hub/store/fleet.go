@@ -37,7 +37,7 @@ const (
 	FieldFirmware SearchField = "firmware" // TPMFirmware
 	FieldToken    SearchField = "token"    // TokenID
 	FieldSerial   SearchField = "serial"   // ProdSerial
-	FieldID       SearchField = "id"       // a prefix of at least 4 digits
+	FieldID       SearchField = "id"       // the beginning of an id, at least 4 digits
 	FieldMeta     SearchField = "meta"     // a member of the user-meta or device-meta, with Key and Value
 )
 
@@ -156,9 +156,9 @@ type Fleet interface {
 	CountSearch(ctx context.Context, s DeviceSearch) (SearchCount, error)
 	// FleetCounts counts an owner's devices.
 	FleetCounts(ctx context.Context, owner string) (FleetCounts, error)
-	// Facets returns the values of a field that most devices have, at most limit values, and the
-	// number of devices with other values. The field must be FieldModel, FieldMaker, FieldFirmware
-	// or FieldToken.
+	// Facets returns the most frequent values of a field, at most limit, with the number of devices
+	// of each, and the number of devices with other values. The field must be FieldModel,
+	// FieldMaker, FieldFirmware or FieldToken.
 	Facets(ctx context.Context, owner string, f SearchField, limit int) (top []FacetCount, others int, err error)
 	// Arrivals counts the devices that joined an owner's fleet, by activation or claim, on each of
 	// the last days (UTC); the last number is for the day of now. Devices that were deleted later

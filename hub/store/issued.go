@@ -17,7 +17,7 @@ type IssuedAIK struct {
 	Expires     time.Time
 }
 
-// Bounds on the stored certificates of first steps.
+// Bounds on the stored AIK certificates of two-step enrolments that are not finished.
 const (
 	MaxIssuedPerEK = 8      // rows of one EK; at the bound, the oldest row is removed
 	MaxIssued      = 10_000 // rows of all EKs
@@ -29,9 +29,9 @@ type IssuedAIKs interface {
 	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. first is true if the
 	// EK had no valid row before the call. An EK's oldest rows beyond MaxIssuedPerEK are removed.
 	//
-	// ErrFull: there are most rows or more, and none has this EK and Name. Rows of the same EK with
-	// another Name do not prevent ErrFull, so that the answer does not reveal whether the hub knows
-	// the EK.
+	// ErrFull: there are already `most` rows, and none has this EK and Name. Rows of the same EK
+	// with another Name do not prevent ErrFull, so that the answer does not reveal whether the hub
+	// knows the EK.
 	RecordIssuedAIK(ctx context.Context, a IssuedAIK, most int) (first bool, err error)
 	// IssuedAIK finds a row by EK and Name. ErrNotFound: there is none, or it has expired.
 	IssuedAIK(ctx context.Context, ek Hash, name []byte, now time.Time) (IssuedAIK, error)

@@ -63,9 +63,9 @@ type Objects interface {
 	// of states, plus an overhead for each record.
 	Usage(ctx context.Context, owner string) (int64, error)
 
-	// ExpireObjects removes records that no revision names: records that are not Stored and were
-	// Modified before pending, and Stored records that were Modified before unused. It removes at
-	// most limit records and returns the number of removed records.
+	// ExpireObjects removes records that no revision names: records that are not Stored, if their
+	// Modified is before the time `pending`, and Stored records, if their Modified is before the
+	// time `unused`. It removes at most limit records, and returns their number.
 	ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (int, error)
 	// BeginRemoval begins the removal of a content and returns true. If any owner has a record of
 	// the content, it does nothing and returns false.

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// HubWide is the owner of the policy and of the EK list of the whole hub.
+// HubWide is the Owner of the policy and of the EK list that apply to the whole hub.
 const HubWide = ""
 
 // Policy is a policy in the text form in which it was written.
@@ -31,6 +31,10 @@ type Policies interface {
 	Policy(ctx context.Context, owner string) (Policy, error)
 	// PutPolicy replaces a policy; an empty Text removes it. ConfigVersion increases.
 	PutPolicy(ctx context.Context, p Policy) error
+	// SwapPolicy replaces a policy as PutPolicy does, but only if the text of the owner's policy is
+	// still `was` (empty: the owner has no policy). ErrChanged: the policy has another text;
+	// nothing was changed.
+	SwapPolicy(ctx context.Context, p Policy, was string) error
 }
 
 // EKLists stores the EK lists (expected TPMs) of the hub and of its owners.
@@ -39,6 +43,19 @@ type EKLists interface {
 	PutEKList(ctx context.Context, owner string, list []ListedEK) error
 	// EKList returns the owner's list, in no particular order.
 	EKList(ctx context.Context, owner string) ([]ListedEK, error)
+	// EKListPage lists the lines of the owner's list whose hash or serial number begins with prefix
+	// (hexadecimal, in lower case; empty: all lines). The hashes come first, then the serial
+	// numbers, both in ascending order. after is the next of the previous page (empty: the first
+	// page). A page has at most limit lines (0: 100; at most 1000). next is empty if there are no
+	// more lines.
+	EKListPage(ctx context.Context, owner, prefix, after string, limit int) (lines []ListedEK, next string, err error)
+	// CountEKList counts the lines of the owner's list, but stops at limit.
+	CountEKList(ctx context.Context, owner string, limit int) (int, error)
+	// ChangeEKList adds a line to the owner's list, and replaces the line with the same hash or
+	// serial number; or it removes a line. If the list changes, ConfigVersion increases. ErrFull:
+	// the list would have more than `most` lines. ErrNotFound: the line to remove is not on the
+	// list.
+	ChangeEKList(ctx context.Context, owner string, l ListedEK, remove bool, most int) error
 	// HasEKList reports whether the owner's list has lines.
 	HasEKList(ctx context.Context, owner string) (bool, error)
 	// FindEK returns the line of the owner's list that names the EK by its hash. If there is none,

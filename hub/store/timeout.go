@@ -26,7 +26,7 @@ func WithWriteTimeout(ctx context.Context, d time.Duration) context.Context {
 }
 
 // WriteTimeout returns the write timeout that WithWriteTimeout stored in ctx. If there is none, it
-// returns otherwise.
+// returns `otherwise`.
 func WriteTimeout(ctx context.Context, otherwise time.Duration) time.Duration {
 	if d, ok := ctx.Value(writeTimeoutKey{}).(time.Duration); ok {
 		return d

@@ -17,7 +17,7 @@ const (
 // is the query part of the URL of the list's page.
 type SavedView struct {
 	Owner   string // Account.ID
-	Name    string // unique for its owner, without regard to ASCII case
+	Name    string // unique for its owner; ASCII case is ignored
 	Query   string
 	Created time.Time
 }

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"slices"
 	"time"
 )
@@ -55,6 +57,34 @@ func (w *WaitingDevice) Approves(codes []string) bool {
 	return len(codes) > 0 && w.State != Denied && !slices.ContainsFunc(codes, func(c string) bool { return !slices.Contains(w.Answered, c) })
 }
 
+// Digest returns a hash of everything on which a person bases a decision: the evidence, the
+// questions that it leaves open, and the decision until now. The hash stays the same if the machine
+// repeats its request, even from another address.
+func (w *WaitingDevice) Digest() Hash {
+	text, err := json.Marshal([]any{w.Owner, w.EK, w.DeviceID, w.TokenID, w.State, w.Codes, w.Answered, w.RequestHash, w.Verdict,
+		w.Manufacturer, w.Model, w.Firmware, w.ProdModel, w.ProdSerial, w.KeyAlgorithm})
+	if err != nil {
+		panic(err) // strings and bytes can always be encoded
+	}
+	return sha256.Sum256(text)
+}
+
+// WaitingFilter selects waiting devices of an owner.
+type WaitingFilter struct {
+	Owner    string
+	State    WaitingState // Undecided or Denied
+	Now      time.Time
+	After    string // WaitingPage.Next of the previous page; empty: the first page
+	Limit    int    // 0: 100; at most 1000
+	Requests bool   // whether the rows have their Request
+}
+
+// WaitingPage is one page of a list of waiting devices.
+type WaitingPage struct {
+	Rows []WaitingDevice
+	Next string // for WaitingFilter.After; empty if this is the last page
+}
+
 // MaxWaitingBytes is the largest total size of the evidence of one owner's waiting devices.
 const MaxWaitingBytes = 32 << 20
 
@@ -65,7 +95,10 @@ type Decision struct {
 	// Codes are the questions that the owner saw. If the row has other questions now, the decision
 	// fails with ErrChanged. If Codes is nil, it is not compared.
 	Codes []string
-	At    time.Time
+	// Seen is the Digest of the row that the owner saw. If the row has another Digest now, the
+	// decision fails with ErrChanged. If Seen is nil, it is not compared.
+	Seen *Hash
+	At   time.Time
 	// Expires is the time at which a denial is removed.
 	Expires time.Time
 }
@@ -75,7 +108,7 @@ type Decision struct {
 type WaitingDevices interface {
 	// PutWaiting stores w. If the owner already has a row for the EK, the row gets the new
 	// properties of the device, but keeps Since, Answered and a denial. The state becomes Approved
-	// if Answered has all Codes; otherwise it stays Denied or becomes Undecided. ErrFull: limit
+	// if Answered has all Codes; otherwise it stays Denied or becomes Undecided. ErrFull: `limit`
 	// other rows of the owner are Undecided, or the evidence of all Undecided rows would exceed
 	// MaxWaitingBytes.
 	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)
@@ -86,6 +119,9 @@ type WaitingDevices interface {
 	// WaitingDevices lists an owner's Undecided and Denied rows, newest first, at most limit (0:
 	// 100; at most 1000). Request is left out.
 	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]WaitingDevice, error)
+	// WaitingPage lists an owner's rows in one state, newest first, one page at a time. If f.After
+	// is not valid, it returns *ErrBadSearch.
+	WaitingPage(ctx context.Context, f WaitingFilter) (WaitingPage, error)
 	// Decide approves or denies, and may change an earlier decision. An approval adds Codes to
 	// Answered. A denial empties Answered and revokes the owner's Pending enrolments of the EK.
 	// Errors: ErrNotFound, ErrChanged.

@@ -39,7 +39,7 @@ var builtIn = sync.OnceValue(func() (out []Certificate) {
 		}
 		c, err := Parse(block.Bytes, name)
 		if err != nil {
-			panic(fmt.Sprintf("trust: %s: %v", name, err)) // a test reads them all
+			panic(fmt.Sprintf("trust: %s: %v", name, err)) // a test parses all these files
 		}
 		c.Maker, c.Source = path.Base(path.Dir(name)), BuiltInSource
 		out = append(out, c)

@@ -22,9 +22,9 @@ const tablePath = "roots/README.md"
 
 const tableHead = `# TPM makers' certificates
 
-These files come with Gangway. ` + "`make vendor-roots`" + ` takes them from Debian's package ` + "`ruby-tpm-key-attestation`" + `
-(Apache-2.0; ` + "`COPYRIGHT`" + ` and ` + "`LICENSE`" + ` beside this page) and writes this table; a test compares the two. A *root* is signed by its own key and trusted;
-a *link* only helps to build chains, whatever folder it came from.
+These certificates are built into Gangway. ` + "`make vendor-roots`" + ` copies them from Debian's package ` + "`ruby-tpm-key-attestation`" + `
+(Apache-2.0; see ` + "`COPYRIGHT`" + ` and ` + "`LICENSE`" + ` in this folder) and writes this table. The test ` + "`TestTableIsTrue`" + ` compares the table with the files.
+A *root* is signed by its own key, and the hub trusts it. A *link* only helps to build chains, even if the package calls it a root.
 
 | maker | subject | kind | SHA-256 | from | until | file | source |
 |---|---|---|---|---|---|---|---|

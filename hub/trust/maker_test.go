@@ -19,7 +19,8 @@ type ca struct {
 	key  *ecdsa.PrivateKey
 }
 
-// newCA makes a CA; without a parent it is a root. change may alter it first.
+// newCA makes a CA certificate. If parent is nil, it is a root. change may alter the certificate
+// before it is signed.
 func newCA(t testing.TB, name string, parent *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -18,7 +18,7 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Bounds of Read.
+// Bounds of a file that Read accepts.
 const (
 	MaxFile         = cabinet.MaxSize // bytes
 	MaxCertificates = 10000

@@ -29,7 +29,7 @@ func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Pr
 	return certs, problems
 }
 
-// same fails the test unless the certificates are these, in this order.
+// same fails the test unless got has exactly the certificates `want`, in this order.
 func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -251,8 +251,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// asPKCS7 wraps one certificate in a PKCS #7 message, without a library that checks the
-// certificate.
+// asPKCS7 wraps one certificate in a PKCS #7 message. It does not check the certificate.
 func asPKCS7(cert []byte) []byte {
 	tlv := func(tag byte, parts ...[]byte) []byte {
 		b := slices.Concat(parts...)

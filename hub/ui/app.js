@@ -1,15 +1,16 @@
-// What the pages do more with JavaScript: copy buttons, menus that close, shortcuts, the row that
-// the keyboard is on. Without this file every page works, with links and forms.
+// What JavaScript adds to the pages: copy buttons, menus that close, shortcuts, selecting rows with
+// the keyboard, and live changes. Without this file every page still works, with links and forms.
 
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// announce says a sentence to screen readers.
+// announce gives a sentence to screen readers.
 export function announce(text) {
   const live = document.getElementById("live");
   if (live) live.textContent = text;
 }
 
-// reveal shows what only works with JavaScript. It runs again for parts that change in place.
+// reveal shows the elements that work only with JavaScript. It runs again for each part of the page
+// that is replaced.
 function reveal(root) {
   for (const b of $$("[data-copy], [data-help], [data-js]", root)) b.hidden = false;
 }
@@ -36,7 +37,7 @@ document.addEventListener("click", (e) => {
 document.addEventListener("htmx:load", (e) => reveal(e.detail.elt));
 reveal(document);
 
-// The rows of the page's list. The row that the keyboard is on has the class "current".
+// The rows of the page's list. The row that the keyboard has selected has the class "current".
 const rows = () => $$("table.rows tbody tr").filter((r) => r.querySelector(".row-link"));
 
 function move(by) {
@@ -54,7 +55,7 @@ document.addEventListener("focusin", (e) => {
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
 });
 
-let leader = 0; // when "g" was typed
+let leader = 0; // time at which "g" was typed, the first key of a shortcut
 
 document.addEventListener("keydown", (e) => {
   if (e.key === "Escape") {
@@ -91,7 +92,7 @@ document.addEventListener("keydown", (e) => {
   }
 });
 
-// Selection: the bar with the acts appears with the first selected row.
+// Selection: the bar with the actions appears when the first row is selected.
 const picks = (form) => $$("tbody .pick input", form);
 
 function showSelection() {
@@ -117,17 +118,18 @@ document.addEventListener("change", (e) => {
 document.addEventListener("htmx:load", showSelection);
 showSelection();
 
-// Live changes. One connection for the page; it ends with the page, and the browser makes it again
-// after an interruption. A row changes in place; a new device is announced, and never inserted.
+// Live changes. Each page has one connection, which the browser opens again after an interruption. A
+// changed row is replaced. A new device is only announced: inserting its row would move the others.
 const table = () => document.querySelector("table[data-live]");
 const part = () => document.querySelector("div[data-live]");
 const fetching = new Set();
 let arrived = 0;
 
 async function partOf(path) {
-  const answer = await fetch(path, { headers: { "HX-Request": "true" }, credentials: "same-origin" });
+  const answer = await fetch(path, { headers: { "HX-Request": "true", Accept: "text/html" }, credentials: "same-origin" });
   const to = answer.headers.get("HX-Redirect");
-  if (to) location.assign(to);
+  if (to && wall) signedOut();
+  else if (to) location.assign(to);
   return { ok: answer.ok, gone: answer.status === 404, text: answer.ok ? await answer.text() : "" };
 }
 
@@ -137,17 +139,21 @@ function rowOf(html) {
   return t.content.querySelector("tr");
 }
 
-// swap puts new cells into a row. The first two cells have the box and the link: they stay, and with
-// them the selection and the focus.
+// swap puts new cells into a row. The cells up to the name have the checkbox and the link. They stay,
+// so that the row keeps its selection and its focus.
 function swap(row, next) {
   if (!next || !row.isConnected) return;
-  const cells = [...next.cells].slice(2);
-  [...row.cells].slice(2).forEach((cell, i) => {
+  const first = row.querySelector(".name").cellIndex + 1;
+  const cells = [...next.cells].slice(first);
+  [...row.cells].slice(first).forEach((cell, i) => {
     if (cells[i] && cell.innerHTML !== cells[i].innerHTML) cell.replaceWith(cells[i]);
   });
-  const name = row.cells[1].querySelector("bdi"), nextName = next.cells[1].querySelector("bdi");
+  const name = row.querySelector(".name bdi"), nextName = next.querySelector(".name bdi");
   if (name.textContent !== nextName.textContent) name.textContent = nextName.textContent;
 }
+
+// rowsOf finds the rows that are about a device: a list of revisions may have several.
+const rowsOf = (device) => $$(`tr[data-id="${CSS.escape(device)}"], tr[data-device="${CSS.escape(device)}"]`, table() ?? document.createElement("table"));
 
 async function renew(id) {
   const row = table()?.querySelector(`tr[data-id="${CSS.escape(id)}"]`);
@@ -164,7 +170,7 @@ async function renew(id) {
   }
 }
 
-// renewAll fetches the page again and puts its rows in the place of the same rows here.
+// renewAll fetches the page again and replaces the rows that are here already.
 async function renewAll() {
   if (!table()) return;
   const got = await partOf(location.pathname + location.search);
@@ -176,10 +182,11 @@ async function renewAll() {
   }
 }
 
+// What is new is announced in #news, which says of which kind of event and in which words.
+const news = document.getElementById("news");
+
 function announceArrivals() {
-  const news = document.getElementById("news");
-  if (!news) return;
-  const text = arrived === 1 ? "1 new device has come aboard." : `${arrived} new devices have come aboard.`;
+  const text = arrived === 1 ? news.dataset.one : `${arrived} ${news.dataset.many}`;
   news.querySelector("span").textContent = text;
   news.hidden = false;
   announce(text);
@@ -191,40 +198,166 @@ function renewPart() {
   if (!at || renewal) return;
   renewal = setTimeout(async () => {
     renewal = 0;
-    const got = await partOf(at.dataset.live);
+    let got;
+    try {
+      got = await partOf(at.dataset.live);
+    } catch {
+      return; // no connection: the next look decides
+    }
+    if (!got.ok) return;
     const t = document.createElement("template");
     t.innerHTML = got.text;
     const to = document.querySelector(at.dataset.target);
     const next = t.content.querySelector(at.dataset.target);
+    if (wall && next) onWall(to, next);
     if (to && next && !to.contains(document.activeElement) && to.innerHTML !== next.innerHTML) to.replaceWith(next);
   }, 1000);
 }
 
-if (table() || part()) {
-  const live = new EventSource("/ui/live");
-  live.addEventListener("change", (e) => {
+// A device's page: what may change without the person is marked, has an id, and is put in its place.
+const here = document.querySelector("[data-page-device]")?.dataset.pageDevice;
+let renewalHere = 0;
+function renewHere() {
+  if (!here || renewalHere) return;
+  renewalHere = setTimeout(async () => {
+    renewalHere = 0;
+    const got = await partOf(location.pathname + location.search);
+    if (!got.ok) return;
+    const page = new DOMParser().parseFromString(got.text, "text/html");
+    for (const old of $$("[data-renew]")) {
+      const next = page.getElementById(old.id);
+      if (!next || old.contains(document.activeElement) || old.innerHTML === next.innerHTML) continue;
+      old.replaceWith(next);
+      reveal(next);
+    }
+  }, 1000);
+}
+
+// The wall is open for weeks, and nobody operates it. So it never leaves its page: it says in a
+// sentence what is wrong, and goes on trying. A new version of the hub is loaded again as a whole.
+const wall = document.querySelector("[data-wall]");
+
+function say(text) {
+  const state = document.getElementById("wall-state");
+  if (state && state.textContent !== text) state.textContent = text;
+}
+
+function onWall(now, next) {
+  if (now.dataset.version !== next.dataset.version) location.reload();
+  const id = (board) => board.querySelector("#arrivals li")?.dataset.id;
+  if (id(next) && id(next) !== id(now)) announce(next.querySelector("#arrivals li").textContent);
+  if (!live || live.readyState === EventSource.OPEN) say("");
+  if (!live) connect();
+}
+
+function signedOut() {
+  live?.close();
+  live = null;
+  say("Signed out: sign in again in this browser. The numbers are old.");
+}
+
+// The browser itself repeats a connection that was interrupted, but not one that the hub or a proxy
+// refused. Pauses grow to a minute, each a random part shorter, so that many pages do not come back
+// at once.
+let live = null, pause = 1000;
+
+function connect() {
+  const one = new EventSource("/ui/live");
+  live = one;
+  one.addEventListener("open", () => {
+    if (pause > 1000) {
+      renewAll(); // what happened in between was not told
+      renewPart();
+      renewHere();
+    }
+    pause = 1000;
+    say("");
+  });
+  one.addEventListener("error", () => {
+    if (one !== live) return;
+    say("No connection to the hub. Trying again.");
+    pause = Math.min(2 * pause, 60_000);
+    if (one.readyState !== EventSource.CLOSED) return;
+    setTimeout(() => { if (one === live) connect(); }, pause * (0.5 + Math.random() / 2));
+  });
+  one.addEventListener("change", (e) => {
     const { device, kind } = JSON.parse(e.data);
-    if (device && table()?.querySelector(`tr[data-id="${CSS.escape(device)}"]`)) renew(device);
-    else if (kind === "device.activated") {
+    const known = device ? rowsOf(device) : [];
+    for (const row of known) renew(row.dataset.id);
+    if (device && device === here) renewHere();
+    if (!known.length && news?.dataset.kind.split(" ").includes(kind)) {
       arrived++;
       announceArrivals();
     }
+    // Somebody has decided about a machine of the waiting room.
+    if (kind === "device.approved" || kind === "device.denied") document.querySelector(`[data-waiting="${CSS.escape(device)}"]`)?.classList.add("gone");
     renewPart();
   });
-  live.addEventListener("many", () => {
+  one.addEventListener("many", () => {
     renewAll();
     renewPart();
+    renewHere();
   });
-  live.addEventListener("signed-out", () => {
-    live.close();
+  one.addEventListener("signed-out", () => {
+    if (wall) return signedOut();
+    one.close();
     location.reload();
   });
-  // Times grow old, and a quiet device that is heard again makes no event.
+}
+
+if (table() || part() || news || here) {
+  connect();
+  // Texts like "2 min ago" become wrong, and no event reports a quiet device that is seen again.
   setInterval(() => {
     if (document.hidden) return;
     renewAll();
     renewPart();
-  }, 60_000);
-  addEventListener("pagehide", () => live.close());
+  }, wall ? 20_000 : 1000 * (part()?.dataset.every ?? 60));
+  addEventListener("pagehide", () => live?.close());
   addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 }
+
+// How strong a new password is, in words. It is judged here, so that no password leaves the browser
+// before the form is sent.
+function strength(password, nick) {
+  const n = [...password].length, different = new Set(password.toLowerCase()).size;
+  if (n < 8) return `Too short: ${8 - n} more ${n === 7 ? "character" : "characters"}.`;
+  if (nick && password.toLowerCase().includes(nick.toLowerCase())) return "Weak: it contains your nick.";
+  if (different < 5 || /^(.{1,4})\1+$/.test(password)) return "Weak: it repeats itself.";
+  if (/^\d+$/.test(password) || /^(0123|1234|abcd|qwer|passw)/i.test(password)) return "Weak: it is easy to guess.";
+  if (n < 12) return "Fair: 12 or more characters are better.";
+  return n < 16 ? "Good." : "Strong.";
+}
+
+document.addEventListener("input", (e) => {
+  const box = e.target.closest?.("[data-strength]");
+  if (!box || e.target.id !== box.dataset.strength) return;
+  box.querySelector(".strength").textContent = e.target.value ? strength(e.target.value, box.dataset.nick) : "";
+});
+
+// A form with data-progress is answered with a file after a while. Until then the page shows how far
+// it is; the browser stays on the page, because the answer is a download.
+document.addEventListener("submit", async (e) => {
+  const path = e.target.dataset.progress, button = e.submitter;
+  if (!path) return;
+  setTimeout(() => { if (button) button.disabled = true; });
+  let seen = false, said = "";
+  for (let tries = 0; tries < 3 || seen; tries++) {
+    await new Promise((done) => setTimeout(done, 700));
+    const got = await partOf(path).catch(() => ({}));
+    if (!got.ok) continue;
+    const t = document.createElement("template");
+    t.innerHTML = got.text;
+    const next = t.content.querySelector("#building"), at = document.getElementById("building");
+    if (!next || !at) break;
+    const running = next.hasAttribute("data-running");
+    if (!running && !seen) continue; // what is there is about an earlier build
+    seen = running;
+    at.replaceWith(next);
+    const words = next.querySelector("[data-step]")?.textContent ?? next.textContent.trim();
+    if (words !== said) announce(said = words);
+    if (!running) break;
+  }
+  if (button) button.disabled = false;
+});
+addEventListener("pageshow", () => { for (const b of $$("form[data-progress] button")) b.disabled = false; });

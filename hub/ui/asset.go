@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-//go:embed app.css app.js logo.svg vendor/htmx.min.js vendor/sse.min.js
+//go:embed app.css app.js logo.svg vendor/htmx.min.js
 var assetFiles embed.FS
 
 //go:embed vendor/icons/*.svg
@@ -35,7 +35,7 @@ var assetTypes = map[string]string{
 
 func readAssets() (byName map[string]Asset, paths map[string]string) {
 	byName, paths = map[string]Asset{}, map[string]string{}
-	for _, file := range []string{"app.css", "app.js", "logo.svg", "vendor/htmx.min.js", "vendor/sse.min.js"} {
+	for _, file := range []string{"app.css", "app.js", "logo.svg", "vendor/htmx.min.js"} {
 		content, err := assetFiles.ReadFile(file)
 		if err != nil {
 			panic(err)

@@ -244,6 +244,20 @@ func Exactly(d time.Duration) string {
 	return fmt.Sprintf("%d h %d min %.3f s", int(d.Hours()), int(d.Minutes())%60, (d % time.Minute).Seconds())
 }
 
+// Roughly writes a length of time with at most two units.
+func Roughly(d time.Duration) string {
+	seconds := max(0, int(d.Seconds()))
+	switch {
+	case seconds < 60:
+		return fmt.Sprintf("%d s", seconds)
+	case seconds < 3600:
+		return fmt.Sprintf("%d min %d s", seconds/60, seconds%60)
+	case seconds < 48*3600:
+		return fmt.Sprintf("%d h %d min", seconds/3600, seconds/60%60)
+	}
+	return fmt.Sprintf("%d days %d h", seconds/86400, seconds/3600%24)
+}
+
 // cut shortens a text of a device to n characters.
 func cut(s string, n int) string {
 	runes := []rune(s)

@@ -8,8 +8,6 @@ import (
 type Overview struct {
 	Total    int
 	Needs    []Todo
-	Waiting  []Waiting
-	Cloned   []Cloned // devices that may be several machines
 	States   []Share
 	Facets   []Facet
 	Arrivals Chart

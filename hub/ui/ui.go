@@ -102,6 +102,10 @@ type Page struct {
 	// Refresh is the number of seconds after which the browser reloads the page, even without
 	// JavaScript. 0: never; negative: immediately.
 	Refresh int
+	// NoScriptRefresh reloads the page after so many seconds in a browser without JavaScript.
+	NoScriptRefresh int
+	// Bare is the class of a page without the rail and the menus, for a screen that nobody operates.
+	Bare string
 
 	// The fields below are filled in by renderPage.
 
@@ -191,22 +195,9 @@ type SignIn struct {
 	Problem string // a sentence about what went wrong; empty at first
 }
 
-// ClaimPage is the data of the page "claim". The URL of a claim code opens this page.
-type ClaimPage struct {
-	Code, Words string
-	Typed       string // the nick in the form, as typed
-	Problem     string // a sentence about what went wrong; empty at first
-}
-
 // Problem is the data of the page "problem", for an error.
 type Problem struct {
 	Code, Message, Hint string
-}
-
-// Waiting is a waiting device with the reasons, in sentences.
-type Waiting struct {
-	store.WaitingDevice
-	Reasons []string
 }
 
 // Cloned is a device whose TPM state may run in several machines. Reasons are sentences. Codes are

@@ -17,7 +17,7 @@ import (
 // archive has the state in the member json and each object in the member objects/SHA-256.
 type export struct{ file *os.File }
 
-// Bounds of an export.
+// Bounds of an export, so that a hostile file cannot fill memory or disk.
 const (
 	maxExport  = 2 << 30 // bytes, unpacked
 	maxMembers = 1 << 16

@@ -254,7 +254,7 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 			}
 		})
 	}
-	// Each source is valid, but the merged state is not.
+	// Both sources are valid, but the merged state is not: one name would be a file and a folder.
 	file, folder := checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`"}`, "one"), checkoutOf(t, `{`+spec+`,"a/b":"`+sumOf("one")+`"}`, "one")
 	if _, err := merge(t, nil, file, folder); err == nil || !strings.Contains(err.Error(), "a file and a folder") {
 		t.Errorf("a file and a folder of two sources: %v", err)
@@ -281,7 +281,7 @@ func truncate(t *testing.T, path string) string {
 	return path
 }
 
-// zeros is an endless reader.
+// zeros is a reader that never ends.
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }

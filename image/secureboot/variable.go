@@ -197,7 +197,7 @@ func verify(text, signed []byte, by []*x509.Certificate) error {
 	return fmt.Errorf("%w: its signature is not by an expected key", ErrVariable)
 }
 
-// certificates parses EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).
+// certificates returns the certificates in a sequence of EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).
 func certificates(b []byte) (certs []*x509.Certificate, err error) {
 	for len(b) > 0 {
 		if len(b) < listHead || !bytes.Equal(b[:16], listOfX509[:]) {

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/install/netfile"
 	"gangway/device/install/slots"
@@ -31,7 +32,7 @@ type Config struct {
 	Token []byte
 	// Hub is the content of the hub file (wire.HubFile). Build uses it only if Token is empty.
 	Hub []byte
-	// Disk is the rule by which the automatic installation chooses the disk.
+	// Disk is the rule by which the automatic installation chooses the machine's disk.
 	Disk install.Rule
 	// Escrow is the age recipient to which machines encrypt their recovery keys before they send
 	// them to the hub. If it is empty, machines do not send them.
@@ -46,9 +47,12 @@ type Config struct {
 	// Network holds the machines' network settings. Nil means none, so machines get their addresses
 	// automatically. In both cases, a person can edit the settings on the stick.
 	Network *netfile.Settings
-	// Debug adds a console to the installed system, on which a person can sign in with a password.
+	// Debug adds a shell to the installed system, which a person opens with a password.
 	Debug bool
-	// Progress, if set, is called with the name of each step.
+	// Console is the highest access level that the machine's console may have. Nil means the level
+	// full.
+	Console *access.Level
+	// Progress, if not nil, is called with the name of each step of the build.
 	Progress func(string)
 }
 
@@ -191,7 +195,14 @@ func (c *Config) token() (*wire.TokenFile, error) {
 	return &wire.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }
 
-// ConsolePassword returns the console's password of devices whose image was built with Debug. It is
+func (c Config) consoleLimit() access.Level {
+	if c.Console == nil {
+		return access.Full
+	}
+	return *c.Console
+}
+
+// ConsolePassword returns the shell's password of devices whose image was built with Debug. It is
 // derived from the join token's secret and has 100 bits of entropy. So a person with the token file
 // can compute the password, and the same input gives the same image.
 func ConsolePassword(t *wire.TokenFile) (string, error) {
@@ -227,7 +238,7 @@ func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, er
 // slot at most three times before it marks the slot as failed (systemd's Automatic Boot
 // Assessment).
 func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byte, error) {
-	uki, err := p.system(base, token, cfg.Debug)
+	uki, err := p.system(base, token, cfg.Debug, cfg.consoleLimit())
 	if err != nil {
 		return nil, err
 	}

@@ -105,7 +105,7 @@ func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("image: adding the first revision: debugfs: %w: %s (needs apt-get install e2fsprogs)", err, strings.TrimSpace(complaints.String()))
 	}
-	// debugfs exits with code 0 even after an error, so check what it printed.
+	// debugfs exits with code 0 even after an error, so check its output.
 	if said := strings.TrimSpace(withoutVersion(complaints.String())); said != "" {
 		return fmt.Errorf("image: adding the first revision: debugfs: %s", said)
 	}

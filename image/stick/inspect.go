@@ -20,7 +20,7 @@ import (
 	"github.com/diskfs/go-diskfs"
 )
 
-// Contents describes what an image contains and what it does on a machine.
+// Contents describes the content of an image and its effect on a machine.
 type Contents struct {
 	Manifest *install.Manifest `json:"manifest"`
 	// ManifestSHA256 is the manifest's SHA-256, hexadecimal. The command line of each entry
@@ -46,7 +46,7 @@ type Entry struct {
 	Title   string `json:"title"`
 	File    string `json:"file"`
 	Cmdline string `json:"cmdline"`
-	SHA256  string `json:"sha256"` // of the unified kernel image
+	SHA256  string `json:"sha256"` // SHA-256 of the unified kernel image, hexadecimal
 }
 
 // Inspect reads an image file and checks it: each part must match its hash in the manifest, and the

@@ -77,31 +77,52 @@ func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 // bootDir is the folder in which Debian's package systemd-boot-efi installs its EFI programs.
 const bootDir = "/usr/lib/systemd/boot/efi"
 
+// partFile is the path of a file from which images are built, and what to do if the file is
+// missing.
+type partFile struct{ path, hint string }
+
+// partFiles returns the files of the parts, in the order kernel, busybox, stub, boot manager, init,
+// agent.
+func partFiles(kernel, boot, programs string) [6]partFile {
+	if boot == "" {
+		boot = bootDir
+	}
+	return [6]partFile{
+		{filepath.Join(kernel, "vmlinuz"), "a kernel's folder has vmlinuz and modules/; make it with `gangway image fetch`"},
+		{filepath.Join(kernel, "busybox"), "put a static busybox there, or run `gangway image fetch`"},
+		{filepath.Join(boot, "linuxx64.efi.stub"), "apt-get install systemd-boot-efi"},
+		{filepath.Join(boot, "systemd-bootx64.efi"), "apt-get install systemd-boot-efi"},
+		{filepath.Join(programs, "gangway-init"), "build it with `make build`"},
+		{filepath.Join(programs, "gangway-agent"), "build it with `make build`"},
+	}
+}
+
+func (f partFile) wrap(err error) error { return fmt.Errorf("image: %w: %s", err, f.hint) }
+
+// HaveParts returns an error if a file that LoadParts needs from these folders is missing. It does
+// not read the files.
+func HaveParts(kernel, boot, programs string) error {
+	for _, f := range partFiles(kernel, boot, programs) {
+		if _, err := os.Stat(f.path); err != nil {
+			return f.wrap(err)
+		}
+	}
+	return nil
+}
+
 // LoadParts reads the parts from three folders. The folder kernel has vmlinuz, modules/, busybox
 // and, optionally, a file package with the kernel package's name. The folder boot has systemd's EFI
 // programs; if boot is empty, it is Debian's folder. The folder programs has gangway-init and
 // gangway-agent.
 func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	p := &Parts{Modules: os.DirFS(filepath.Join(kernel, "modules")), cache: new(packedCache)}
-	if boot == "" {
-		boot = bootDir
-	}
-	for _, f := range []struct {
-		to         *[]byte
-		path, hint string
-	}{
-		{&p.Kernel, filepath.Join(kernel, "vmlinuz"), "a kernel's folder has vmlinuz and modules/; make it with `gangway image fetch`"},
-		{&p.Busybox, filepath.Join(kernel, "busybox"), "put a static busybox there, or run `gangway image fetch`"},
-		{&p.Stub, filepath.Join(boot, "linuxx64.efi.stub"), "apt-get install systemd-boot-efi"},
-		{&p.BootManager, filepath.Join(boot, "systemd-bootx64.efi"), "apt-get install systemd-boot-efi"},
-		{&p.Init, filepath.Join(programs, "gangway-init"), "build it with `make build`"},
-		{&p.Agent, filepath.Join(programs, "gangway-agent"), "build it with `make build`"},
-	} {
+	to := [6]*[]byte{&p.Kernel, &p.Busybox, &p.Stub, &p.BootManager, &p.Init, &p.Agent}
+	for i, f := range partFiles(kernel, boot, programs) {
 		b, err := os.ReadFile(f.path)
 		if err != nil {
-			return nil, fmt.Errorf("image: %w: %s", err, f.hint)
+			return nil, f.wrap(err)
 		}
-		*f.to = b
+		*to[i] = b
 	}
 	if b, err := os.ReadFile(filepath.Join(kernel, "package")); err == nil {
 		p.Release = firstLine(b)
@@ -141,7 +162,7 @@ var Modules = []string{
 	"vmw_pvscsi", "mptsas", "mptspi", "vmxnet3", "xen_blkfront", "xen_netfront",
 	// USB, for the stick, and the stick's file system.
 	"xhci_pci", "ehci_pci", "usb_storage", "uas", "vfat", "nls_cp437", "nls_ascii",
-	// Encrypted disks.
+	// Modules for encrypted disks.
 	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",
 	// Network cards and VLANs.
 	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek", "8021q",
@@ -167,7 +188,7 @@ var applets = []string{
 	"lspci", "lsusb", "blkid", "hexdump", "dd", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 
-// shell returns the files of a shell and of its commands.
+// shell returns busybox and a link to it for each applet, as files for the initial file system.
 func (p *Parts) shell() []image.File {
 	files := []image.File{{Path: "bin/busybox", Data: p.Busybox, Mode: 0o755}}
 	for _, a := range applets {

@@ -8,12 +8,13 @@ import (
 	"path/filepath"
 	"testing"
 
+	"gangway/device/console/access"
 	"gangway/device/install/slots"
 	"gangway/image/authenticode"
 	"gangway/internal/race"
 )
 
-// keys makes a key and its certificate with OpenSSL, as an owner can do.
+// keys makes a key and its certificate with OpenSSL.
 func keys(t testing.TB, name string) (key, cert string) {
 	t.Helper()
 	if m := authenticode.Missing(); m != "" {
@@ -74,7 +75,7 @@ func TestSignedSystemIsASystem(t *testing.T) {
 	p := parts(t)
 	key, cert := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
-	b, err := System(p, nil)
+	b, err := System(p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}

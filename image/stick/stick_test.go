@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"debug/pe"
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
@@ -20,6 +21,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/internal/race"
 	"gangway/wire"
@@ -347,11 +349,11 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
-	update, err := System(p, nil)
+	update, err := System(p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := System(p, nil)
+	again, err := System(p, nil, access.Full)
 	if err != nil || !bytes.Equal(update, again) {
 		t.Errorf("two builds differ, %v", err)
 	}
@@ -363,10 +365,10 @@ func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if installed, err := p.system(base, tok, false); err != nil || !bytes.Equal(update, installed) {
+	if installed, err := p.system(base, tok, false, access.Full); err != nil || !bytes.Equal(update, installed) {
 		t.Errorf("the installed system differs from the update, %v", err)
 	}
-	if debug, err := System(p, token(t)); err != nil || bytes.Equal(update, debug) || bytes.Contains(debug, []byte(secret)) {
+	if debug, err := System(p, token(t), access.Full); err != nil || bytes.Equal(update, debug) || bytes.Contains(debug, []byte(secret)) {
 		t.Errorf("a debug system equals the update or holds the secret: %v", err)
 	}
 }
@@ -395,6 +397,37 @@ func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 		want, wantErr := changed.base()
 		if (err == nil) != (wantErr == nil) || !bytes.Equal(got, want) || bytes.Equal(got, first) {
 			t.Errorf("%s: the cache gives another initial file system than the parts (%v, %v)", name, err, wantErr)
+		}
+	}
+}
+
+// A person at the machine cannot raise the console's access level unnoticed: the image's limit is
+// on the kernel's command line, which firmware measures and a signature covers. An image without a
+// limit has no such word on its command line.
+func TestConsoleLimitIsMeasured(t *testing.T) {
+	t.Parallel()
+	p := parts(t)
+	for limit, want := range map[access.Level]string{access.Full: "", access.On: "gangway.console=on", access.Read: "gangway.console=read", access.Off: "gangway.console=off"} {
+		b, err := System(p, nil, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := pe.NewFile(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmdline, err := f.Section(".cmdline").Data()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := ""
+		for word := range strings.FieldsSeq(strings.TrimRight(string(cmdline), "\x00")) {
+			if strings.HasPrefix(word, "gangway.console") {
+				found += word
+			}
+		}
+		if found != want {
+			t.Errorf("limit %s: %q, want %q", limit, found, want)
 		}
 	}
 }

@@ -3,14 +3,16 @@ package stick
 import (
 	"bytes"
 
+	"gangway/device/console/access"
 	"gangway/device/install/slots"
 	"gangway/image"
 	"gangway/wire"
 )
 
 // system builds the installed system: one unified kernel image that is the same for all machines.
-// If debug is set, the console's password is derived from the token.
-func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, error) {
+// If debug is set, the shell's password is derived from the token. limit is the highest access
+// level that the machine's console may have.
+func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit access.Level) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {
 		return nil, err
@@ -25,15 +27,25 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, 
 	}
 	return p.signed(image.UKI{
 		Stub: p.Stub, Kernel: kernel, Initrd: image.Join(base, own),
-		Cmdline:   console + "panic=5 oops=panic gangway.mode=system",
+		Cmdline:   console + "panic=5 oops=panic gangway.mode=system" + limitWord(limit),
 		OSRelease: osRelease("Gangway", "gangway", "1"),
 	}.Build())
 }
 
+// limitWord returns the word on the kernel's command line that limits the machine's console.
+// Firmware measures the command line, and a signature covers it, so a person at the machine cannot
+// remove the word unnoticed.
+func limitWord(limit access.Level) string {
+	if limit == access.Full {
+		return ""
+	}
+	return " gangway.console=" + limit.String()
+}
+
 // System builds only the file of the installed system, for updates of machines. The file equals the
 // one that Build puts on the stick, if the parts are the same. With a token, the system has a
-// console. Its password is the same as in debug images that are built with this token.
-func System(p *Parts, token []byte) ([]byte, error) {
+// shell. Its password is the same as in debug images that are built with this token.
+func System(p *Parts, token []byte, limit access.Level) ([]byte, error) {
 	var t *wire.TokenFile
 	if token != nil {
 		var err error
@@ -45,7 +57,7 @@ func System(p *Parts, token []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := p.system(base, t, t != nil)
+	b, err := p.system(base, t, t != nil, limit)
 	if err != nil {
 		return nil, err
 	}

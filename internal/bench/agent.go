@@ -26,7 +26,7 @@ type AgentRun struct {
 	Steps    []AgentStep `json:"steps"`
 }
 
-// AgentStep is one step of an AgentRun.
+// AgentStep counts the TPM commands of one step of an AgentRun.
 type AgentStep struct {
 	Step     string  `json:"step"`
 	Commands int     `json:"commands"`

@@ -152,7 +152,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spent runs f and returns its CPU time and its wall time.
+// spent runs f and returns the CPU time and the wall time that f took.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()
@@ -160,7 +160,7 @@ func spent(f func() error) (used, wall time.Duration, err error) {
 	return cpu() - c, time.Since(w), err
 }
 
-// activations is the largest number of enrolled devices that the benchmark activates.
+// activations is the maximum number of enrolled devices that the benchmark also activates.
 const activations = 500
 
 // workers is the number of concurrent enrolments. It is large because the hub commits concurrent

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	cdpbrowser "github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
@@ -197,7 +198,7 @@ func (tab *Tab) Go(path string) {
 	tab.must(chromedp.Do(tab.Context, chromedp.Navigate(tab.url+path)))
 }
 
-// Do runs actions of chromedp.
+// Do runs chromedp actions in the tab. It fails the test if one of them fails.
 func (tab *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, actions...))
@@ -208,6 +209,17 @@ func (tab *Tab) Click(selector string) {
 	tab.t.Helper()
 	_, err := chromedp.RunResponse(tab.Context, chromedp.Click(selector))
 	tab.must(err)
+}
+
+// Downloads allows the tab to save files, and returns the folder for these files.
+func (tab *Tab) Downloads() string {
+	tab.t.Helper()
+	dir := tab.t.TempDir()
+	_, err := chromedp.Call(tab.Context, cdpbrowser.SetDownloadBehavior, cdpbrowser.SetDownloadBehaviorParams{
+		Behavior: cdpbrowser.SetDownloadBehaviorBehaviorAllow, DownloadPath: dir, BrowserContextID: chromedp.FromContext(tab.Context).BrowserContextID,
+	})
+	tab.must(err)
+	return dir
 }
 
 // Eval evaluates a JavaScript expression in the page and returns its value.
@@ -363,7 +375,7 @@ func (tab *Tab) ClickNth(selector string, n int) {
 	tab.must(chromedp.Do(tab.Context, chromedp.MouseClickNode(nodes[n])))
 }
 
-// Fill types a text into a field.
+// Fill types a text into the field that matches the selector.
 func (tab *Tab) Fill(selector, text string) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, chromedp.SendKeys(selector, text)))

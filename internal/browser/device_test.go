@@ -138,7 +138,7 @@ func (p *devicePages) addApproved(maker *fleet.Maker) {
 	p.approved = p.idOf(d.Serial)
 }
 
-// idOf returns the id of the device with a serial number.
+// idOf returns the id of the device with this serial number.
 func (p *devicePages) idOf(serial string) string {
 	p.t.Helper()
 	for _, d := range p.Devices(p.t, p.Owner) {
@@ -150,7 +150,7 @@ func (p *devicePages) idOf(serial string) string {
 	return ""
 }
 
-// devicePath returns the address of a tab of a device's page.
+// devicePath returns the path of one tab of a device's page.
 func devicePath(id, query string) string {
 	if query != "" {
 		query = "?tab=" + query

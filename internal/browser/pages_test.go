@@ -21,6 +21,9 @@ type page struct {
 	empty bool
 	// If signedOut is true, nobody is signed in.
 	signedOut bool
+	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
+	// of a group of them.
+	waiting bool
 	// want is a text that the page must contain.
 	want string
 	// If wall is true, the test also opens the page on a very large screen, such as one on a wall.
@@ -28,7 +31,7 @@ type page struct {
 }
 
 // pages lists every page of the hub. Whoever adds a page must add it here, or no test checks it. In
-// a path, {id} is replaced by a device's id.
+// a path, {id} is replaced by a device's id, and {token} by the id of a join token.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -41,6 +44,29 @@ var pages = []page{
 	{name: "devices-empty", path: "/ui/devices", empty: true, want: "No device yet"},
 	{name: "bulk-label", path: "/ui/bulk?act=label&id={id}", want: "Set the label"},
 	{name: "bulk-delete", path: "/ui/bulk?act=delete&all=1", want: "delete 6"},
+	{name: "tokens", path: "/ui/onboard", want: "New token"},
+	{name: "tokens-soon", path: "/ui/onboard?soon=1", want: "Show all join tokens"},
+	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
+	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
+	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
+	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
+	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
+	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
+	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
+	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
+	{name: "audit", path: "/ui/audit", want: "newest first"},
+	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
+	{name: "policy", path: "/ui/trust/policy", want: "In force for your devices"},
+	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
+	{name: "settings", path: "/ui/settings", want: "Change the password"},
+	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
+	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
+	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
+	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
+	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
 }
 
@@ -50,7 +76,7 @@ type hubWithDevices struct {
 	maker *fleet.Maker
 
 	cookie string
-	first  string // the id of a device
+	first  string // id of one of the devices
 	client *http.Client
 }
 
@@ -107,12 +133,16 @@ func TestPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens each page in Chromium four times; TestPageInBrowser is shorter")
 	}
-	full, none := newHub(t, 6), newHub(t, 0)
+	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
 			if p.empty {
 				h, cookie = none, none.cookie
+			}
+			if p.waiting {
+				h, cookie = room.hubWithDevices, room.cookie
+				p.path = strings.ReplaceAll(p.path, "{alike}", room.alike)
 			}
 			if p.signedOut {
 				cookie = ""
@@ -134,7 +164,14 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
 	}
-	tab.Go(strings.ReplaceAll(p.path, "{id}", h.first))
+	if p.name == "claim-wrong" {
+		tab.Ignore("status of 400")
+	}
+	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw").Replace(p.path)
+	if strings.Contains(path, "{token}") {
+		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
+	}
+	tab.Go(path)
 	if !strings.Contains(tab.Text(), p.want) {
 		t.Errorf("%s: the page lacks %q: %.500s", p.name, p.want, tab.Text())
 	}
@@ -170,4 +207,14 @@ func (h *hubWithDevices) rename(t *testing.T, id, nick string) {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("rename: status %d", resp.StatusCode)
 	}
+}
+
+// tokens returns the owner's join tokens, the newest first.
+func (h *hubWithDevices) tokens(t *testing.T) []store.JoinToken {
+	t.Helper()
+	tokens, err := h.Store.JoinTokens(t.Context(), h.Owner.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
 }

@@ -1,7 +1,7 @@
 // Package cast reads and writes terminal recordings in the format asciicast v2
-// (https://docs.asciinema.org/manual/asciicast/v2/): a line of JSON with the header, then a
-// line for each event. The command cast/record makes the recording in docs/recordings with it,
-// and a test checks that recording.
+// (https://docs.asciinema.org/manual/asciicast/v2/): a line of JSON with the header, then one line
+// for each event. The command cast/record uses it to make the recording in docs/recordings, and a
+// test checks this recording.
 package cast
 
 import (

@@ -10,21 +10,22 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Annotations of flags: notFromEnvironment excludes a flag, and fromEnvironment marks a flag of
-// which the value came from a variable.
+// Annotations of flags. notFromEnvironment marks a flag that has no environment variable.
+// fromEnvironment marks a flag whose value came from its environment variable.
 const (
 	notFromEnvironment = "gangway-not-from-environment"
 	fromEnvironment    = "gangway-from-environment"
 )
 
-// environmentKey is the annotation of a root command whose flags have variables.
+// environmentKey is the annotation of a root command whose flags have environment variables. Its
+// value is their prefix.
 const environmentKey = "gangway-environment"
 
-// Environment lets each flag of a root command and the commands below it take its value from an
-// environment variable: prefix, an underscore and the flag's name in capitals. The names in except
-// are flags that have no variable, such as those that replace a person's confirmation: a variable
-// that somebody forgot must not answer for them. Call it when the tree of commands is complete, and
-// FromEnvironment before a command runs.
+// Environment lets each flag of a root command and its subcommands get its value from an
+// environment variable, whose name is prefix, an underscore and the flag's name in capitals. The
+// flags in except have no variable. They include flags that replace a person's confirmation: a
+// forgotten variable must not confirm anything. Call Environment after all subcommands have been
+// added, and FromEnvironment before a command runs.
 func Environment(root *cobra.Command, prefix string, except ...string) {
 	if root.Annotations == nil {
 		root.Annotations = map[string]string{}
@@ -33,7 +34,7 @@ func Environment(root *cobra.Command, prefix string, except ...string) {
 	exclude := func(f *pflag.FlagSet) {
 		for _, name := range append(except, "help", "version") {
 			if flag := f.Lookup(name); flag != nil {
-				_ = f.SetAnnotation(name, notFromEnvironment, nil) // fails only for a flag that is not there
+				_ = f.SetAnnotation(name, notFromEnvironment, nil) // fails only if the flag does not exist
 			}
 		}
 	}
@@ -51,7 +52,7 @@ func Environment(root *cobra.Command, prefix string, except ...string) {
 	})
 }
 
-// Variable returns the environment variable of a flag of c; "" if the flag has none.
+// Variable returns the name of the environment variable of a flag of c, or "" if the flag has none.
 func Variable(c *cobra.Command, f *pflag.Flag) string {
 	prefix := c.Root().Annotations[environmentKey]
 	if _, excluded := f.Annotations[notFromEnvironment]; excluded || prefix == "" || f.Hidden || f.Name == "help" || f.Name == "version" {
@@ -73,12 +74,12 @@ func environmentHelp(c *cobra.Command) string {
 	if example == "" {
 		return ""
 	}
-	return "Each flag may come from an environment variable, such as " + example + ".\nA flag on the command line counts first."
+	return "Each flag can also be set with an environment variable, such as " + example + ".\nA flag on the command line overrides its variable."
 }
 
 // FromEnvironment sets the flags of a command that are not on the command line from their
-// variables. An empty variable counts as not set. A flag that takes a list of texts takes one from
-// each line.
+// environment variables. It ignores an empty variable. If a flag's value is a list, each line of
+// the variable is one element.
 func FromEnvironment(c *cobra.Command) error {
 	var failed error
 	c.Flags().VisitAll(func(f *pflag.Flag) {
@@ -101,12 +102,12 @@ func FromEnvironment(c *cobra.Command) error {
 				return
 			}
 		}
-		_ = c.Flags().SetAnnotation(f.Name, fromEnvironment, nil) // the flag is there
+		_ = c.Flags().SetAnnotation(f.Name, fromEnvironment, nil) // cannot fail: the flag exists
 	})
 	return failed
 }
 
-// IsFromEnvironment reports whether a flag of c has its value from a variable.
+// IsFromEnvironment reports whether the value of a flag of c came from an environment variable.
 func IsFromEnvironment(c *cobra.Command, flag string) bool {
 	f := c.Flags().Lookup(flag)
 	if f == nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// boat returns a tree with variables, of which the command row notes its flags.
+// boat returns a root command with environment variables. Its subcommand row stores the values of
+// its flags in said.
 func boat(said *string) *cobra.Command {
 	root := &cobra.Command{Use: "boat", SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return FromEnvironment(c) }}
@@ -38,7 +39,8 @@ func boat(said *string) *cobra.Command {
 	return root
 }
 
-// A flag counts before its variable, and the variable before the default.
+// A flag on the command line overrides its environment variable, and the variable overrides the
+// default.
 func TestFlagsFromTheEnvironment(t *testing.T) {
 	for _, c := range []struct {
 		env  map[string]string
@@ -53,7 +55,7 @@ func TestFlagsFromTheEnvironment(t *testing.T) {
 		{map[string]string{"BOAT_HOME_PORT": "rome"}, "row --home-port bari", "bari/oo"},
 		{map[string]string{"BOAT_CREW": "ann, bo\ncy"}, "row", "oslo/oo/ann, bo/cy"},
 		{map[string]string{"BOAT_PORTS": "a,b"}, "row", "oslo/oo/a/b"},
-		// No variable answers for a person.
+		// An environment variable cannot confirm a question instead of a person.
 		{map[string]string{"BOAT_YES": "true"}, "row", "oslo/oo"},
 		{map[string]string{"BOAT_HELP": "true"}, "row", "oslo/oo"},
 	} {

@@ -1,6 +1,6 @@
 // Package cmdline makes the error messages for wrong command lines of the commands gangway and
-// gangway-agent: they say what is wrong, and what to type instead. It also has the flag type for
-// durations, such as 30d.
+// gangway-agent. Each message names the mistake and a command line to type instead. The package
+// also has the flag type for durations, such as 30d.
 package cmdline
 
 import (
@@ -297,7 +297,7 @@ func wrongValue(e *pflag.InvalidValueError) error {
 	name, text := e.GetFlag().Name, e.GetValue()
 	switch e.GetFlag().Value.Type() {
 	case "bool":
-		return Usagef("--%s %q must be true or false; the flag alone means true", name, text)
+		return Usagef("--%s %q must be true or false; the flag without a value means true", name, text)
 	case "int", "int64", "uint", "uint64", "int32":
 		return Usagef("--%s %q is not a whole number, or is too large", name, text)
 	case "stringToString":

@@ -60,6 +60,7 @@ func TestAgentPage(t *testing.T) {
 	if out := p.types("gangway-agent doctor"); !strings.Contains(out, "The hub accepts this device") {
 		t.Errorf("doctor prints\n%s", out)
 	}
+	p.elsewhere("gangway-agent console", "TestConsoleOnATerminal")
 	ca := connectproxy.NewCA(t, "the proxy's CA")
 	plain := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3128"})
 	secure := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3129", TLS: ca.Server(t, "proxy.example")})
@@ -187,7 +188,7 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway login")
 	p.types("gangway token create")
 	p.types("gangway-agent onboard")
-	// From here on, the hub is upgraded.
+	// From here on, the hub is a newer version.
 	r.end("gangway serve")
 	r.types("cd " + r.repository("."))
 	p.types("install -m 755 build/gangway")

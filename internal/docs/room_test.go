@@ -41,7 +41,7 @@ type room struct {
 	stopS3  func()
 
 	mu      sync.Mutex
-	running map[string]*program // background programs, by their first two words; guarded by mu
+	running map[string]*program // background programs by the first two words of their commands; guarded by mu
 }
 
 // program is a command that runs in the background.
@@ -337,7 +337,7 @@ func (r *room) await(name, what string, happened func() bool) {
 	}
 }
 
-// says waits until a background program has printed a text.
+// says waits until a background program has printed this text.
 func (r *room) says(name, text string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -346,7 +346,7 @@ func (r *room) says(name, text string) {
 	r.await(name, fmt.Sprintf("it prints %q", text), func() bool { return p != nil && strings.Contains(p.String(), text) })
 }
 
-// end interrupts a background program and waits until it has ended.
+// end sends SIGINT to a background program and waits until the program has ended.
 func (r *room) end(name string) {
 	r.mu.Lock()
 	p := r.running[name]

@@ -260,8 +260,8 @@ func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	stop()
 }
 
-// If the firmware measures nothing into the TPM, the hub tells the owner so, and accepts the device
-// as long as no policy requires a measured boot.
+// If the firmware measures nothing into the TPM, the hub reports this to the owner, and accepts the
+// device as long as no policy requires a measured boot.
 func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -297,7 +297,7 @@ func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: filepath.Join(dir, "none"), ReportFiles: map[string]string{}}
-	for n := range 17 { // 272 KiB; the hub accepts 256 KiB
+	for n := range 17 { // 17 values of 16 KiB are 272 KiB; the hub accepts 256 KiB
 		cfg.ReportFiles[fmt.Sprintf("file-%d", n)] = file
 	}
 	var mu sync.Mutex

@@ -110,7 +110,7 @@ func (h *hooks) call(verb string) string {
 	return string(out)
 }
 
-// config reads pantahub.config as Pantavisor does: lines of key=value.
+// config returns the lines key=value of the file pantahub.config, as Pantavisor reads them.
 func (h *hooks) config() map[string]string {
 	h.t.Helper()
 	b, err := os.ReadFile(h.path("phconfig", "pantahub.config"))

@@ -58,7 +58,7 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if len(p.Seen()) < 3 { // the request, the activation, and the report
+	if len(p.Seen()) < 3 { // connections for the request, the activation, and the report
 		t.Errorf("the proxy made the connections %q, want at least 3", p.Seen())
 	}
 	for _, address := range p.Seen() {

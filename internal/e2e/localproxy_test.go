@@ -34,7 +34,7 @@ import (
 // proxyProcess is a running `gangway-agent proxy`.
 type proxyProcess struct {
 	network, addr string
-	said          string // what the proxy printed before it was ready
+	said          string // the proxy's output before it was ready
 	proc          *process.Process
 }
 

@@ -155,7 +155,7 @@ func (m *machine) object(content string) string {
 	return fmt.Sprintf("%x", sum)
 }
 
-// post posts a revision of files and returns its number.
+// post posts a revision with these files and returns its number.
 func (m *machine) post(files map[string]string) int {
 	m.t.Helper()
 	state := map[string]any{"#spec": "pantavisor-service-system@1", "a.json": map[string]int{"n": 1}}
@@ -229,7 +229,8 @@ func (m *machine) calls() []string {
 	return strings.Split(strings.TrimSpace(string(b)), "\n")
 }
 
-// installed returns a file's content in the installed revision, or "" if there is none.
+// installed returns the content of a file in the installed revision, or "" if the file does not
+// exist.
 func (m *machine) installed(name string) string {
 	b, err := os.ReadFile(m.path("installed", "files", name))
 	if err != nil {
@@ -238,7 +239,7 @@ func (m *machine) installed(name string) string {
 	return string(b)
 }
 
-// lockedBuffer is a buffer that a process writes while the test reads it.
+// lockedBuffer is a buffer that a process can write while the test reads it.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -256,7 +257,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// link forwards TCP connections to an address. A test can cut the link or let it stall.
+// link forwards TCP connections to an address. A test can cut the link or make it stall.
 type link struct {
 	l net.Listener
 

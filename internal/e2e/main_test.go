@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		makers = filepath.Join(dir, "maker")
 		agentBinary = filepath.Join(dir, "gangway-agent")
 		if testing.Short() {
-			return m.Run() // needFullRun skips the tests that run the binary
+			return m.Run() // needFullRun skips the tests that need agentBinary
 		}
 		build := exec.Command("go", "build", "-o", agentBinary, "gangway/cmd/gangway-agent")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -98,7 +98,7 @@ func newHub(t testing.TB, tpm *swtpm.TPM) *hubtest.Hub {
 	return hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 }
 
-// onboard onboards a TPM with the agent, in this process.
+// onboard runs the agent in this process and onboards the TPM.
 func onboard(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
 	return onboardWith(t, agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})

@@ -87,7 +87,7 @@ func TestSecondOpinions(t *testing.T) {
 	}
 }
 
-// attestzAgrees parses and verifies a request with openconfig's attestz.
+// attestzAgrees checks that openconfig's attestz can parse and verify the request.
 func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
 	t.Helper()
 	ours, err := tcg.ParseCSR(request)

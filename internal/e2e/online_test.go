@@ -110,7 +110,7 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	if notes := strings.Join(verdict.Load().Notes, "\n"); strings.Count(notes, "was fetched from localhost") != 2 {
 		t.Errorf("the verdict does not name both fetched certificates: %s", notes)
 	}
-	// A fetched certificate is never trusted as a root.
+	// The hub must not trust a fetched certificate as a root.
 	w.set("/one", root.cert.Raw)
 	stranger := newAuthority(t, "root", nil)
 	h, _ = onlineHub(t, stranger, allowed)

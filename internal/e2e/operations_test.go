@@ -207,7 +207,7 @@ func ofMachine(tpm *swtpm.TPM, state string) string {
 func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 	o.t.Helper()
 	before := readState(o.t, state).LastSeen
-	time.Sleep(time.Until(before.Add(time.Second))) // LastSeen has whole seconds
+	time.Sleep(time.Until(before.Add(time.Second))) // LastSeen, the time of the last report, has whole seconds
 	stop := onboardAndRun(o.t, agent.Config{TPM: tpm.Address(), StateDir: state})
 	defer stop()
 	for range 400 {

@@ -34,7 +34,7 @@ func browser(t *testing.T, width, height int) context.Context {
 	t.Cleanup(cancel2)
 	ctx, cancel3 := context.WithTimeout(ctx, 4*time.Minute)
 	t.Cleanup(cancel3)
-	// A browser window has a minimum width; an emulated screen does not.
+	// Emulate a screen of the right width, because a browser window has a minimum width.
 	if err := chromedp.Do(ctx, chromedp.EmulateViewport(int64(width), int64(height))); err != nil {
 		t.Fatal(err)
 	}
@@ -165,8 +165,12 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)
 		}
-		see("waiting", "Devices that wait for your decision", stranger.Serial, "The request has no EK certificate", "Approve", "Deny")
-		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitVisible(".badge.gone")); err != nil {
+		see("waits", "1 machine waits for your decision")
+		if err := chromedp.Do(ctx, chromedp.Click(`.needs a[href="/ui/onboard/waiting"]`), chromedp.WaitVisible("#waiting-h")); err != nil {
+			t.Fatal(err)
+		}
+		see("waiting", "Machines that wait for your decision", stranger.Serial, "The request has no EK certificate", "Approve", "Deny")
+		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitNotPresent("#waiting-h"), chromedp.Click(`a[href="/ui/onboard/waiting?show=denied"]`), chromedp.WaitVisible(".badge.gone")); err != nil {
 			t.Fatal(err)
 		}
 		see("denied", "denied", stranger.Serial)
@@ -179,7 +183,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, deviceOf(t, h, stranger.Serial), h.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
+		if err := chromedp.Do(ctx, chromedp.Navigate(h.URL+"/ui/overview")); err != nil {
 			t.Fatal(err)
 		}
 		see("overview", "3 devices", "Recent events", "active")

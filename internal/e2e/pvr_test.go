@@ -157,7 +157,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(boat, "stepinfo", url); !strings.Contains(out, `a change \u003c\u0026\u003e`) {
 				t.Errorf("stepinfo: %s", out)
 			}
-			// The next revision fails on the device.
+			// This revision fails on the device.
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("bad, "+c.name), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -230,7 +230,7 @@ func TestPVRSession(t *testing.T) {
 	}
 }
 
-// readUntil runs a command that does not end by itself, until the command prints the line.
+// readUntil runs a command that does not end by itself, until the command has printed this line.
 func (p *pvr) readUntil(dir, line string, args ...string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)

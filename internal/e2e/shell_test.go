@@ -53,7 +53,7 @@ func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, args ...s
 	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
 }
 
-// onboardByShellIn does the same as onboardByShell, with a given folder for temporary files. It
+// onboardByShellIn does the same as onboardByShell, with the folder temp for temporary files. It
 // fails the test if the script leaves files there. When ctx ends, the script gets SIGTERM.
 func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
@@ -377,8 +377,8 @@ func TestShellIsClean(t *testing.T) {
 	}
 }
 
-// wantAgentKeys checks that the keys of an enrolment are the same as those that package identity
-// makes with this TPM.
+// wantAgentKeys checks that the keys of an enrolment equal the keys that package identity makes
+// with this TPM.
 func wantAgentKeys(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
 	t.Helper()
 	link, err := identity.Open(tpm.Address())

@@ -93,7 +93,7 @@ func (o *owner) evidence(id string) string {
 	return strings.Join(append(words, e.Verdict.Notes...), "\n")
 }
 
-// events returns the messages of the owner's events.
+// events returns the messages of all events that the owner can read.
 func (o *owner) events() string {
 	o.t.Helper()
 	var events []api.EventView

@@ -1,9 +1,10 @@
-// Package ekcerts tests this project's code with the EK certificates of real TPMs: the
-// certificates in testdata, which may be redistributed, and those in any other folder. The table
-// in docs/trust.md shows the results.
+// Package ekcerts tests how this project reads the EK certificates of real TPMs: the certificates
+// in testdata, which may be redistributed, and those in any other folder. The table in
+// docs/trust.md shows the results.
 //
 // To test a folder DIR and print the table's rows, run the command below. The folder must hold the
-// certificates as they are in NV (FINGERPRINT.bin) and an index.tsv (fingerprint, source):
+// certificates with the same bytes as in the TPM's NV (FINGERPRINT.bin) and an index.tsv
+// (fingerprint, source):
 //
 //	go test ./internal/ekcerts -run TestTable -v -ekcerts DIR
 package ekcerts
@@ -18,7 +19,7 @@ import (
 	"gangway/tcg"
 )
 
-// Row is the table's row for one certificate.
+// Row is a row of the table in docs/trust.md, for one certificate.
 type Row struct {
 	Maker, Model string
 	Fingerprint  string // SHA-256 of the DER, 64 hexadecimal digits
@@ -27,7 +28,8 @@ type Row struct {
 	Quirks       string
 }
 
-// Try judges one certificate, in the form that it has in NV, at the given time.
+// Try parses and checks one certificate as if the time were at. raw has the same bytes as the TPM's
+// NV.
 func Try(raw []byte, trust *evidence.Trust, at time.Time) Row {
 	e, err := tcg.ParseEKCertificate(raw)
 	if err != nil {

@@ -16,12 +16,12 @@ import (
 
 var dir = flag.String("ekcerts", "", "folder of more EK certificates to try, with its index.tsv")
 
-// triedOn is the date of the table in docs/trust.md. It determines which certificates count as
-// expired.
+// triedOn is the date of the table in docs/trust.md. A certificate that had expired on this date is
+// expired in the table.
 var triedOn = time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 
-// makers returns the collection of CA certificates that the table was made with: 26 roots and 143
-// intermediates. The collection is not part of this project.
+// makers returns the collection of CA certificates from which the table in docs/trust.md was made:
+// 26 roots and 143 intermediate certificates. The collection is not part of this project.
 func makers(t *testing.T) *evidence.Trust {
 	t.Helper()
 	trust, err := evidence.NewTrust(makercerts.Read(t, makercerts.Roots), makercerts.Read(t, makercerts.Intermediates))
@@ -49,7 +49,7 @@ func index(t *testing.T, dir string) (fingerprints []string, found map[string]st
 	return fingerprints, found
 }
 
-// table reads the rows of docs/trust.md, by fingerprint.
+// table returns the rows in docs/trust.md, by fingerprint.
 func table(t *testing.T) map[string]Row {
 	t.Helper()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "trust.md"))
@@ -76,7 +76,7 @@ func table(t *testing.T) map[string]Row {
 	return rows
 }
 
-// docs/trust.md describes correctly how each certificate in testdata is read.
+// The table in docs/trust.md has the right contents of each certificate in testdata.
 func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 	t.Parallel()
 	empty, err := evidence.NewTrust(nil, nil)
@@ -101,15 +101,15 @@ func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 		if got.Fingerprint != name {
 			t.Errorf("%s.der has the fingerprint %s", name, got.Fingerprint)
 		}
-		got.Found, got.Verdict = found[name], want.Verdict // the next test checks the verdicts
+		got.Found, got.Verdict = found[name], want.Verdict // not compared here: the next test checks the verdicts
 		if got != want {
 			t.Errorf("docs/trust.md says\n%s\nbut it is\n%s", want, got)
 		}
 	}
 }
 
-// docs/trust.md has the verdicts that follow from the collection of CA certificates that the table
-// was made with.
+// The table in docs/trust.md has the right verdicts. They depend on the collection of CA
+// certificates from which the table was made.
 func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 	t.Parallel()
 	trust, rows := makers(t), table(t)
@@ -125,7 +125,8 @@ func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 	}
 }
 
-// TestTable prints the table's rows for the certificates in the folder of the flag -ekcerts.
+// TestTable prints the table's rows for the certificates in the folder of the flag -ekcerts. It
+// checks nothing.
 func TestTable(t *testing.T) {
 	t.Parallel()
 	if *dir == "" {

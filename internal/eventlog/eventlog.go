@@ -1,5 +1,5 @@
 // Package eventlog makes crypto-agile event logs like those of UEFI firmware (PC Client Platform
-// Firmware Profile, 10), and the PCR values that they explain. It is for tests.
+// Firmware Profile, 10), and the PCR values that follow from them. It is for tests.
 package eventlog
 
 import (
@@ -21,7 +21,8 @@ const (
 	pcrs               = 16
 )
 
-// Event is one event of a log. Digest is the digest that was extended; nil: the SHA-256 of Data.
+// Event is one event of a log. Digest is the digest that the firmware extends into the PCR; nil
+// means the SHA-256 of Data.
 type Event struct {
 	PCR    int
 	Type   uint32
@@ -44,7 +45,7 @@ type Log []Event
 func (l Log) Bytes() []byte {
 	le := binary.LittleEndian
 	header := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0) // platformClass: client
-	header = append(header, 0, 2, 0, 2)                         // version 2.0, errata 0, uintnSize 64 bit
+	header = append(header, 0, 2, 0, 2)                         // version 2.0, errata 0, uintnSize 2 (64 bits)
 	header = le.AppendUint32(header, 1)
 	header = le.AppendUint16(header, sha256ID)
 	header = le.AppendUint16(header, sha256.Size)
@@ -66,7 +67,7 @@ func (l Log) Bytes() []byte {
 	return out
 }
 
-// PCRs returns the values of PCR 0 to 15 after all events.
+// PCRs returns the values of PCR 0 to 15 of the SHA-256 bank after all events.
 func (l Log) PCRs() [][]byte {
 	values := make([][]byte, pcrs)
 	for i := range values {
@@ -79,7 +80,7 @@ func (l Log) PCRs() [][]byte {
 	return values
 }
 
-// Extend calls f with the PCR and the digest of each event.
+// Extend calls f with the PCR and the digest of each event, in order.
 func (l Log) Extend(f func(pcr uint32, digest []byte) error) error {
 	for _, e := range l {
 		if err := f(uint32(e.PCR), e.digest()); err != nil {
@@ -89,7 +90,7 @@ func (l Log) Extend(f func(pcr uint32, digest []byte) error) error {
 	return nil
 }
 
-// UTF16 returns text as firmware encodes it: in UTF-16, with a zero at the end.
+// UTF16 returns text in UTF-16 (little-endian) with a terminating zero, as firmware encodes it.
 func UTF16(s string) []byte {
 	var out []byte
 	for _, u := range utf16.Encode([]rune(s + "\x00")) {
@@ -98,7 +99,7 @@ func UTF16(s string) []byte {
 	return out
 }
 
-// Variable returns the UEFI_VARIABLE_DATA of one of UEFI's global variables.
+// Variable returns the UEFI_VARIABLE_DATA of a global variable of UEFI, such as "SecureBoot".
 func Variable(name string, data []byte) []byte {
 	units := utf16.Encode([]rune(name))
 	out := []byte{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c} // EFI_GLOBAL_VARIABLE
@@ -110,7 +111,7 @@ func Variable(name string, data []byte) []byte {
 	return append(out, data...)
 }
 
-// Boot returns the log of a boot of a unified kernel image on UEFI.
+// Boot returns the log of a machine with UEFI that boots a unified kernel image.
 func Boot(secureBoot bool, kernel, commandLine string) Log {
 	on := byte(0)
 	if secureBoot {

@@ -6,10 +6,10 @@ import (
 	"io"
 )
 
-// Severity says what a finding means.
+// Severity is the severity of a finding.
 type Severity string
 
-// The severities, from good to bad.
+// The severities, from the least to the most severe.
 const (
 	OK      Severity = "ok"
 	Note    Severity = "note"    // worth knowing; nothing to do
@@ -19,12 +19,12 @@ const (
 
 // Finding is the result of one check.
 type Finding struct {
-	// Code is stable. The code of a good result is the check's name.
+	// Code is stable. If all is well, it is the name of the check.
 	Code     string   `json:"code"`
 	Severity Severity `json:"severity"`
-	Fact     string   `json:"fact"`             // what is so, one sentence
-	Cause    string   `json:"cause,omitempty"`  // why; empty if the fact says it
-	Remedy   string   `json:"remedy,omitempty"` // what to do; empty if there is nothing to do
+	Fact     string   `json:"fact"`             // the fact, one sentence
+	Cause    string   `json:"cause,omitempty"`  // the cause; empty if the fact contains it
+	Remedy   string   `json:"remedy,omitempty"` // the remedy; empty if there is nothing to do
 }
 
 // Worst returns the worst severity of the findings.

@@ -19,19 +19,19 @@ import (
 	"gangway/wire"
 )
 
-// Answer is an HTTP response with its body.
+// Answer is an HTTP response with its status and its whole body.
 type Answer struct {
 	Status int
 	Body   Body
 }
 
-// Body is an answer's body. A message prints only its beginning.
+// Body is the body of an answer. Error messages print only its beginning.
 type Body []byte
 
-// String returns the body in the short form for messages. string(b) is the whole body.
+// String returns a short form of the body for error messages. string(b) is the whole body.
 func (b Body) String() string { return brief.Of([]byte(b)) }
 
-// Code returns the stable code of a refusal, or "" for a success.
+// Code returns the stable code of a refusal, or "" if the body has none.
 func (a *Answer) Code() string {
 	var p struct {
 		Error string `json:"error"`
@@ -85,13 +85,13 @@ func read(resp *http.Response) (*Answer, error) {
 	return &Answer{resp.StatusCode, b}, nil
 }
 
-// Certificates holds a device's new certificates, and the keys to activate them.
+// Certificates holds a device's new certificates, and the keys that prove the opening of the reply.
 type Certificates struct {
 	IDevID, DeviceCA, IAK, ACA *x509.Certificate
 	Keys                       wire.Keys
 }
 
-// Open opens a reply with the device's emulated TPM.
+// Open decrypts the reply to a request with the device's emulated TPM.
 func (d *Device) Open(request, reply []byte) (*Certificates, error) {
 	r, err := wire.ParseReply(reply)
 	if err != nil {
@@ -127,7 +127,7 @@ func (d *Device) Open(request, reply []byte) (*Certificates, error) {
 	return &Certificates{certs[0], certs[1], certs[2], certs[3], keys}, nil
 }
 
-// Enrol sends a request and opens the reply.
+// Enrol sends a request and decrypts the reply.
 func (d *Device) Enrol(ctx context.Context, h *Hub, request []byte) (*Certificates, error) {
 	a, err := h.Post(ctx, "/onboard", bytes.NewReader(request))
 	if err != nil {
@@ -146,8 +146,8 @@ type Conn struct {
 	url    string
 }
 
-// Dial connects with a client certificate and completes the handshake. With TLS 1.3, only the first
-// request shows whether the hub refused the certificate.
+// Dial connects with a client certificate and completes the handshake. With TLS 1.3, a refusal of
+// the certificate shows only in the first request.
 func (h *Hub) Dial(ctx context.Context, cert tls.Certificate) (*Conn, error) {
 	u, err := url.Parse(h.URL)
 	if err != nil {
@@ -183,7 +183,8 @@ func (c *Conn) Close() error {
 	return c.tls.Close()
 }
 
-// Exporter returns the keying material to which an activation proof is bound.
+// Exporter returns the TLS keying material to which an activation proof on this connection is
+// bound.
 func (c *Conn) Exporter() ([]byte, error) {
 	state := c.tls.ConnectionState()
 	return state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
@@ -202,7 +203,7 @@ func (c *Conn) Do(ctx context.Context, method, path string, body []byte) (*Answe
 	return read(resp)
 }
 
-// Activate sends an activation proof.
+// Activate sends this activation proof and returns the hub's answer.
 func (c *Conn) Activate(ctx context.Context, proof []byte) (*Answer, error) {
 	b, err := json.Marshal(wire.ActivationRequest{Proof: proof})
 	if err != nil {
@@ -214,12 +215,12 @@ func (c *Conn) Activate(ctx context.Context, proof []byte) (*Answer, error) {
 // IDevIDHash returns the SHA-256 of the IDevID certificate.
 func (c *Certificates) IDevIDHash() [32]byte { return sha256.Sum256(c.IDevID.Raw) }
 
-// TLS returns the client certificate for a connection.
+// TLS returns the IDevID certificate and its key as a TLS client certificate.
 func (c *Certificates) TLS(d *Device) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{c.IDevID.Raw, c.DeviceCA.Raw}, PrivateKey: d.IDevID.Private}
 }
 
-// Activate connects with the IDevID certificate and activates it.
+// Activate connects with the IDevID certificate and sends the activation proof.
 func (d *Device) Activate(ctx context.Context, h *Hub, c *Certificates) (*Answer, error) {
 	conn, err := h.Dial(ctx, c.TLS(d))
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Key is a TPM key in software: a public area, and the private key, which a real TPM would never
-// reveal.
+// Key is a TPM key in software: a public area and the private key. A real TPM never reveals its
+// private keys.
 type Key struct {
 	Public  *tcg.Public
 	Private crypto.Signer
@@ -33,12 +33,13 @@ type Key struct {
 func (k *Key) Name() []byte {
 	n, err := k.Public.Name()
 	if err != nil {
-		panic(err) // the templates' algorithms are all supported
+		panic(err) // cannot happen: all templates have supported algorithms
 	}
 	return n
 }
 
-// NewKey makes a key from a template. change, if not nil, alters the public area first.
+// NewKey makes a key from a template. If change is not nil, it alters the public area before the
+// key is made.
 func NewKey(t tcg.Template, change func(*tcg.Public)) (*Key, error) {
 	p := t.Public
 	p.AuthPolicy = slices.Clone(p.AuthPolicy)
@@ -68,7 +69,7 @@ func NewKey(t tcg.Template, change func(*tcg.Public)) (*Key, error) {
 	return &Key{Public: &p, Private: priv}, nil
 }
 
-// Sign returns a TPMT_SIGNATURE over message with the key's scheme.
+// Sign returns a TPMT_SIGNATURE over message, with the scheme of the key.
 func (k *Key) Sign(message []byte) ([]byte, error) {
 	scheme, hash := k.Public.Scheme, k.Public.SchemeHash
 	if scheme == tcg.AlgNull {
@@ -108,7 +109,7 @@ func (k *Key) Sign(message []byte) ([]byte, error) {
 	return out, nil
 }
 
-// Device is a machine with an emulated TPM. Tests of attacks alter its fields before they call
+// Device is a machine with an emulated TPM. A test of an attack alters the fields before it calls
 // Request.
 type Device struct {
 	EK     *Key
@@ -120,8 +121,8 @@ type Device struct {
 	Serial string
 }
 
-// New makes a device with an endorsement key of the named template ("L-1",
-// "H-3", ...), certified by the maker.
+// New makes a device with an endorsement key of the template with this name ("L-1", "H-3", ...) and
+// the maker's certificate for this key.
 func New(m *Maker, ekTemplate string) (*Device, error) {
 	i := slices.IndexFunc(tcg.EKTemplates, func(t tcg.Template) bool { return t.Name == ekTemplate })
 	if i < 0 {
@@ -150,17 +151,17 @@ func New(m *Maker, ekTemplate string) (*Device, error) {
 	return d, nil
 }
 
-// RequestChange alters parts of a request, for attacks. Nil fields change
-// nothing.
+// RequestChange holds functions that alter parts of a request, for tests of attacks. A function
+// that is nil alters nothing.
 type RequestChange struct {
 	CAData  func(*wire.CAData)
-	Attest  func([]byte) []byte          // the TPMS_ATTEST, before it is signed
-	Certify func(attest []byte) []byte   // returns the TPMT_SIGNATURE of it
-	CSR     func(*tcg.CSR)               // before it is hashed and signed
-	Sign    func(contents []byte) []byte // returns the TPMT_SIGNATURE of them
+	Attest  func([]byte) []byte          // alters the TPMS_ATTEST before it is signed
+	Certify func(attest []byte) []byte   // returns the TPMT_SIGNATURE over attest
+	CSR     func(*tcg.CSR)               // alters the request before it is hashed and signed
+	Sign    func(contents []byte) []byte // returns the TPMT_SIGNATURE over contents
 }
 
-// Request makes a TCG-CSR-IDEVID with a join token.
+// Request makes a TCG-CSR-IDEVID with an ownership proof by this join token.
 func (d *Device) Request(t *wire.TokenFile, change RequestChange) ([]byte, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -207,13 +208,13 @@ func (d *Device) Request(t *wire.TokenFile, change RequestChange) ([]byte, error
 	})
 }
 
-// Attest returns the TPMS_ATTEST that TPM2_Certify would make for two primary keys of the
-// endorsement hierarchy.
+// Attest returns the TPMS_ATTEST that TPM2_Certify would make. signer and certified are the TPM
+// names of two primary keys of the endorsement hierarchy.
 func Attest(signer, certified []byte) []byte {
 	return AttestAt(signer, certified, usualClock)
 }
 
-// AttestAt is Attest with the given clock of the TPM.
+// AttestAt does the same as Attest with another clock of the TPM.
 func AttestAt(signer, certified []byte, clock tcg.ClockInfo) []byte {
 	out := attest(tcg.AttestCertify, signer, clock)
 	out = appendSized(out, certified)
@@ -221,6 +222,7 @@ func AttestAt(signer, certified []byte, clock tcg.ClockInfo) []byte {
 }
 
 // Quote returns the TPMS_ATTEST that TPM2_Quote would make for PCR 0 to 7 of the SHA-256 bank.
+// signer is the TPM name of the key.
 func Quote(signer []byte) []byte {
 	out := attest(tcg.AttestQuote, signer, usualClock)
 	out = append(out, 0, 0, 0, 1, 0, 0x0B, 3, 0xFF, 0, 0)
@@ -252,7 +254,7 @@ func appendClock(out []byte, clock tcg.ClockInfo) []byte {
 func qualified(name []byte) []byte {
 	q, err := tcg.EndorsementQualifiedName(name)
 	if err != nil {
-		panic(err) // names of the templates' algorithms
+		panic(err) // cannot happen: all templates have supported name algorithms
 	}
 	return q
 }
@@ -262,10 +264,10 @@ func appendSized(out, b []byte) []byte {
 }
 
 // ErrCredential means that the credential was made for another EK or another IAK.
-var ErrCredential = errors.New("fleet: TPM_RC_INTEGRITY: the credential is not for these keys")
+var ErrCredential = errors.New("fleet: TPM_RC_INTEGRITY: the credential was made for another EK or IAK")
 
-// ActivateCredential does what TPM2_ActivateCredential does (Part 1, 24) with
-// the EK and the IAK.
+// ActivateCredential does the same as TPM2_ActivateCredential (Part 1, 24) with the device's EK and
+// IAK.
 func (d *Device) ActivateCredential(credentialBlob, secret []byte) ([]byte, error) {
 	seed, err := d.decapsulate(secret)
 	if err != nil {
@@ -340,8 +342,9 @@ func (d *Device) decapsulate(secret []byte) ([]byte, error) {
 	return tpm2.KDFe(h, z, "IDENTITY", raw[1:1+size], x, h.Size()*8), nil
 }
 
-// WithNewIdentity returns a device with the same TPM, but another IAK and IDevID key. A real TPM
-// cannot make other keys. Tests use this method because new RSA endorsement keys take long to make.
+// WithNewIdentity returns a device with the same TPM and EK, but another IAK and IDevID key. A real
+// TPM cannot make other keys from the same templates. Tests use this method because it is much
+// faster than New, which makes an endorsement key.
 func (d *Device) WithNewIdentity() (*Device, error) {
 	n := *d
 	var err error
@@ -352,8 +355,8 @@ func (d *Device) WithNewIdentity() (*Device, error) {
 	return &n, err
 }
 
-// WithoutCertificate returns the device with another EK, of template L-2, that has no certificate:
-// some makers store none in their TPMs.
+// WithoutCertificate returns the device with another EK, of the template L-2, and without an EK
+// certificate. The TPMs of some makers have none.
 func (d *Device) WithoutCertificate() (*Device, error) {
 	n, err := d.WithNewIdentity()
 	if err != nil {

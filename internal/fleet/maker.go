@@ -1,9 +1,9 @@
 // Package fleet emulates thousands of TPMs in software, for load tests and for tests of attacks
-// that no real TPM would carry out.
+// that no real TPM would make.
 //
-// Nothing here is trustworthy, and the certificates say so: the maker's name is "FAKE", the model
-// "software emulation". A hub trusts the maker's root only if a test or a benchmark adds it. Of all
-// programs, only the load generator (internal/bench) imports this package.
+// No hub must trust these TPMs, and their certificates say so: the maker's name is "FAKE", the
+// model "software emulation". A hub trusts the maker's root only if a test or a benchmark adds it.
+// Among the programs, only the benchmark (internal/bench) imports this package.
 package fleet
 
 import (
@@ -22,8 +22,8 @@ import (
 	"gangway/tcg"
 )
 
-// Maker is a TPM maker's two-level CA: a root and an intermediate, with RSA 2048 keys like most
-// makers'.
+// Maker is the CA of a TPM maker: a root and an intermediate CA, with RSA 2048 keys as most makers
+// have.
 type Maker struct {
 	Root         *x509.Certificate
 	Intermediate *x509.Certificate
@@ -31,13 +31,14 @@ type Maker struct {
 	key          crypto.Signer
 }
 
-// MakerOptions alters a maker's certificates. The zero value makes a valid maker.
+// MakerOptions alters a maker's certificates. The zero value alters nothing.
 type MakerOptions struct {
-	// IntermediateExpires is the intermediate's notAfter; zero: in ten years.
+	// IntermediateExpires is the time at which the intermediate certificate expires; zero means in
+	// ten years.
 	IntermediateExpires time.Time
 }
 
-// NewMaker makes a maker's CA.
+// NewMaker makes the CA of a maker with this name.
 func NewMaker(name string, o MakerOptions) (*Maker, error) {
 	rootKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -76,12 +77,12 @@ func caTemplate(name string, until time.Time) *x509.Certificate {
 func serial() *big.Int {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
-		panic(err) // crypto/rand does not fail
+		panic(err) // cannot happen: crypto/rand does not fail
 	}
 	return n.Add(n, big.NewInt(1))
 }
 
-// Issue signs a certificate and parses it again.
+// Issue signs a certificate with the key of parent, and returns it parsed.
 func Issue(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, key)
 	if err != nil {
@@ -132,13 +133,13 @@ func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 	}, nil
 }
 
-// Sign issues a certificate, signed by the maker's intermediate.
+// Sign issues a certificate for the key pub. The maker's intermediate CA signs it.
 func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return Issue(template, m.Intermediate, pub, m.key)
 }
 
-// WithRoot returns the maker with another self-signed certificate for its root's key. change alters
-// the template first, for example to constrain the certificates below the root.
+// WithRoot returns the maker with another self-signed certificate for the root's key. change alters
+// this certificate before it is signed, for example to constrain the certificates below the root.
 func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
 	root := caTemplate(m.Root.Subject.CommonName, m.Root.NotAfter)
 	change(root)
@@ -148,16 +149,15 @@ func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
 	return &n, err
 }
 
-// CrossSign issues another certificate for a CA's key, signed by this maker's root. change alters
-// the template before it is signed.
+// CrossSign issues another certificate for the key of the CA ca. This maker's root signs it. change
+// alters the certificate before it is signed.
 func (m *Maker) CrossSign(ca *x509.Certificate, change func(*x509.Certificate)) (*x509.Certificate, error) {
 	template := caTemplate(ca.Subject.CommonName, ca.NotAfter)
 	change(template)
 	return Issue(template, m.Root, ca.PublicKey, m.rootKey)
 }
 
-// Roots and Intermediates return the maker's CA certificates, in the form that evidence.NewTrust
-// takes.
+// Roots and Intermediates return the maker's CA certificates in the form for evidence.NewTrust.
 func (m *Maker) Roots() []*x509.Certificate         { return []*x509.Certificate{m.Root} }
 func (m *Maker) Intermediates() []*x509.Certificate { return []*x509.Certificate{m.Intermediate} }
 

@@ -16,22 +16,22 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Odd describes deviations of an EK certificate, including encodings that x509.CreateCertificate
-// cannot make. The zero value describes a certificate without deviations.
+// Odd describes how an EK certificate deviates from the EK profile, including encodings that
+// x509.CreateCertificate cannot make. The zero value describes a certificate without deviations.
 type Odd struct {
-	Serial     []byte // content of the INTEGER; nil: a valid one
+	Serial     []byte // content of the INTEGER; nil means a valid serial number
 	SHA1       bool   // signed with SHA-1
 	OAEP       bool   // the RSA key has the type id-RSAES-OAEP
-	KeyUsage   []byte // content of the BIT STRING; nil: that of the key's kind; empty: no extension
-	NoEKUsage  bool   // no extended key usage
+	KeyUsage   []byte // content of the BIT STRING; nil means the right usage; empty means no extension
+	NoEKUsage  bool   // the extended key usage is missing
 	NoSAN      bool
-	Subject    bool      // the TPM's names are in the subject
-	StringTag  casn1.Tag // string type of the TPM's names; 0: UTF8String
-	OneRDN     bool      // all names in one SET, not in DER order
+	Subject    bool      // the TPM's attributes are in the subject
+	StringTag  casn1.Tag // string type of the TPM's attributes; 0 means UTF8String
+	OneRDN     bool      // all attributes are in one SET, not in DER order
 	Lax        bool      // the SAN is not critical
-	Defaults   bool      // cA FALSE and critical FALSE are encoded
-	OtherNames bool      // names before and after the SAN's directory name
-	NotAfter   time.Time // zero: in ten years
+	Defaults   bool      // the default values cA FALSE and critical FALSE are encoded, which DER forbids
+	OtherNames bool      // the SAN has other names before and after the directory name
+	NotAfter   time.Time // zero means in ten years
 }
 
 var (
@@ -44,8 +44,8 @@ var (
 	oidExtUsages     = asn1.ObjectIdentifier{2, 5, 29, 37}
 )
 
-// SignOdd issues a certificate with these deviations. The maker's intermediate signs it, with a
-// valid signature. It returns the DER.
+// SignOdd issues a certificate with these deviations for the key pub and returns its DER. The
+// maker's intermediate CA signs it, and the signature is valid.
 func (m *Maker) SignOdd(pub crypto.PublicKey, o Odd) ([]byte, error) {
 	tbs, err := m.oddTBS(pub, o)
 	if err != nil {
@@ -188,7 +188,7 @@ func addOddExtensions(b *cryptobyte.Builder, pub crypto.PublicKey, o Odd) {
 	})
 }
 
-// addTPMName adds a Name with manufacturer FAKE, a model and a version.
+// addTPMName adds a Name with the TPM's attributes: manufacturer FAKE, a model and a version.
 func addTPMName(b *cryptobyte.Builder, o Odd) {
 	tag := o.StringTag
 	if tag == 0 {

@@ -7,12 +7,13 @@ import (
 )
 
 // Quote returns the TPMS_ATTEST that TPM2_Quote would make with the device's IAK over PCR 0 to
-// len(pcrs)-1 of a bank, and its signature. The TPM's clock is at two seconds.
+// len(pcrs)-1 of a bank, and its signature. resets is the TPM's reset counter. The TPM's clock is
+// at two seconds.
 func (d *Device) Quote(nonce []byte, bank tcg.AlgID, pcrs [][]byte, resets uint32) (attest, signature []byte, err error) {
 	return d.QuoteAt(nonce, bank, pcrs, tcg.ClockInfo{Clock: 2000, ResetCount: resets, Safe: true})
 }
 
-// QuoteAt is Quote with the given clock of the TPM.
+// QuoteAt does the same as Quote with another clock of the TPM.
 func (d *Device) QuoteAt(nonce []byte, bank tcg.AlgID, pcrs [][]byte, clock tcg.ClockInfo) (attest, signature []byte, err error) {
 	signer, err := tcg.EndorsementQualifiedName(d.IAK.Name())
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"gangway/wire"
 )
 
-// TPMKeys returns the device's keys in the form of the two-step enrolment.
+// TPMKeys returns the device's keys in the form that the two-step enrolment sends.
 func (d *Device) TPMKeys() wire.TPMKeys {
 	sized := func(b []byte) string { // TPM2B_PUBLIC
 		return base64.StdEncoding.EncodeToString(append([]byte{byte(len(b) >> 8), byte(len(b))}, b...))
@@ -34,18 +34,18 @@ func (d *Device) TPMKeys() wire.TPMKeys {
 	return s
 }
 
-// Enrolled is the result of the first step of a two-step enrolment.
+// Enrolled is the decrypted result of the first step of a two-step enrolment.
 type Enrolled struct {
 	Keys wire.StepKeys
-	AK   *x509.Certificate // nil: a person must decide first
+	AK   *x509.Certificate // nil if a person must first approve the device
 }
 
-// EnrollRequest returns the first step's body.
+// EnrollRequest returns the body of the first step.
 func (d *Device) EnrollRequest() *wire.EnrollRequest {
 	return &wire.EnrollRequest{TPMKeys: d.TPMKeys(), AKName: hex.EncodeToString(d.IAK.Name())}
 }
 
-// OpenEnrolled opens the first step's response with the device's emulated TPM.
+// OpenEnrolled decrypts the first step's response with the device's emulated TPM.
 func (d *Device) OpenEnrolled(answer []byte) (*Enrolled, error) {
 	var a wire.EnrollAnswer
 	if err := json.Unmarshal(answer, &a); err != nil {
@@ -75,7 +75,7 @@ func (d *Device) OpenEnrolled(answer []byte) (*Enrolled, error) {
 	return e, err
 }
 
-// Enroll carries out the first step.
+// Enroll sends the first step of the two-step enrolment and decrypts the response.
 func (d *Device) Enroll(ctx context.Context, h *Hub) (*Enrolled, error) {
 	body, err := json.Marshal(d.EnrollRequest())
 	if err != nil {
@@ -91,16 +91,16 @@ func (d *Device) Enroll(ctx context.Context, h *Hub) (*Enrolled, error) {
 	return d.OpenEnrolled(a.Body)
 }
 
-// RegistrationChange alters parts of the second step, for attacks. Nil fields
-// change nothing.
+// RegistrationChange alters parts of the second step, for tests of attacks. A field that is nil
+// alters nothing.
 type RegistrationChange struct {
-	Signer     crypto.Signer            // the CSR's key, which signs it
-	Attest     func([]byte) []byte      // the TPMS_ATTEST, before it is signed
+	Signer     crypto.Signer            // key of the CSR, which also signs it
+	Attest     func([]byte) []byte      // alters the TPMS_ATTEST before it is signed
 	Extensions func(map[int][]byte)     // of the CSR
 	Sent       func(*wire.Registration) // after everything else
 }
 
-// Registration returns the second step's body, for a join token.
+// Registration returns the body of the second step, with an ownership proof by this join token.
 func (d *Device) Registration(t *wire.TokenFile, keys wire.StepKeys, change RegistrationChange) ([]byte, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -148,7 +148,8 @@ func (d *Device) Registration(t *wire.TokenFile, keys wire.StepKeys, change Regi
 	return json.Marshal(r)
 }
 
-// OnboardTwoStep carries out both steps.
+// OnboardTwoStep onboards the device with both steps of the two-step enrolment, and returns its
+// certificate.
 func (d *Device) OnboardTwoStep(ctx context.Context, h *Hub, t *wire.TokenFile) (*x509.Certificate, error) {
 	e, err := d.Enroll(ctx, h)
 	if err != nil {

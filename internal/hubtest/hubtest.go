@@ -1,5 +1,5 @@
-// Package hubtest starts a whole hub for tests: its authorities, its database
-// and its TLS listener on loopback, with a clock that a test may move.
+// Package hubtest starts a whole hub for tests: its CAs, its database and its TLS listener on
+// loopback. A test can move the hub's clock.
 package hubtest
 
 import (
@@ -44,11 +44,11 @@ type Hub struct {
 
 	dir    string
 	makers *trust.Set
-	ahead  atomic.Int64 // nanoseconds that the clock is ahead
+	ahead  atomic.Int64 // nanoseconds by which the hub's clock is ahead of the real time
 }
 
-// DeviceCAKey reads the device CA's private key from the data folder, as a thief of the
-// hub's disk could.
+// DeviceCAKey reads the device CA's private key from the data folder, as a thief of the hub's disk
+// could do.
 func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(h.dir, "pki", "device-ca.key"))
@@ -66,26 +66,26 @@ func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
 // Password is the password of the accounts that Account makes.
 const Password = "correct horse battery"
 
-// New starts a hub with one owner that trusts these CA certificates of TPM makers. It stops
+// New starts a hub with one owner. The hub trusts these CA certificates of TPM makers. It stops
 // when the test ends.
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewWith(t, nil, roots, intermediates)
 }
 
-// NewBehind is New for a hub behind a TLS-terminating proxy.
+// NewBehind does the same as New for a hub behind a proxy that terminates TLS.
 func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewWith(t, func(c *api.Config) { c.Proxy = proxy }, roots, intermediates)
 }
 
-// NewWith is New with a configuration that change alters.
+// NewWith does the same as New, and change alters the hub's configuration.
 func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewIn(t, t.TempDir(), change, roots, intermediates)
 }
 
-// NewIn is NewWith with the data in a given folder.
+// NewIn does the same as NewWith with the data folder dir.
 func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := Open(t, dir, change, roots, intermediates)
@@ -94,8 +94,8 @@ func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermedia
 	return h
 }
 
-// Open starts a hub on a data folder, which may be that of an earlier hub. It makes no account and
-// no policy. If change is not nil, it alters the configuration.
+// Open starts a hub on the data folder dir, which may be that of an earlier hub. It makes no
+// account and no policy. If change is not nil, it alters the hub's configuration.
 func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := &Hub{dir: dir}
@@ -147,10 +147,10 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 	return h
 }
 
-// LabPolicy accepts the software TPMs that tests onboard.
+// LabPolicy is a policy that accepts the software TPMs of tests.
 const LabPolicy = "version: 1\nsoftware_tpms: [swtpm, FAKE]\n"
 
-// Policy stores an owner's policy, or the hub's for store.HubWide.
+// Policy stores the policy text of an owner, or of the whole hub if owner is store.HubWide.
 func (h *Hub) Policy(t testing.TB, owner, text string) {
 	t.Helper()
 	if err := h.Store.PutPolicy(t.Context(), store.Policy{Owner: owner, Text: text, Updated: h.Now()}); err != nil {
@@ -164,8 +164,8 @@ func (h *Hub) Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // Data returns the hub's data folder, for commands that run on the hub's machine.
 func (h *Hub) Data() string { return h.dir }
 
-// Replica returns another copy of the hub's service, with its own connection to the same database,
-// as another process would have it.
+// Replica returns a second instance of the hub's service. It has its own connection to the same
+// database, like another process.
 func (h *Hub) Replica(t testing.TB) *onboard.Service {
 	t.Helper()
 	db, err := sqlite.Open(t.Context(), filepath.Join(h.dir, "gangway.db"))
@@ -182,13 +182,13 @@ func (h *Hub) Replica(t testing.TB) *onboard.Service {
 	return s
 }
 
-// Now returns the hub's time.
+// Now returns the time of the hub's clock, see Advance.
 func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
-// Advance moves the hub's clock.
+// Advance moves the hub's clock forward by d.
 func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
 
-// Account makes an account with Password.
+// Account makes an account with this nick and the password Password.
 func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	t.Helper()
 	a := store.Account{ID: wire.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: h.Now()}
@@ -198,8 +198,8 @@ func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	return a
 }
 
-// passwordHash returns a hash of Password with cheap parameters of argon2id. Most tests sign
-// in, and a hash with the real parameters takes half a second under the race detector.
+// passwordHash returns a hash of Password with fast parameters of argon2id. Most tests sign in, and
+// a hash with the real parameters takes half a second under the race detector.
 var passwordHash = sync.OnceValue(func() string {
 	salt := []byte("sixteen bytes ok")
 	key := argon2.IDKey([]byte(Password), salt, 1, 8, 1, 32)
@@ -207,8 +207,8 @@ var passwordHash = sync.OnceValue(func() string {
 	return fmt.Sprintf("$argon2id$v=%d$m=8,t=1,p=1$%s$%s", argon2.Version, enc(salt), enc(key))
 })
 
-// Token makes a join token of an owner and returns its file. change may alter
-// the stored token first.
+// Token makes a join token of an owner and returns its token file. If change is not nil, it alters
+// the join token before it is stored.
 func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinToken)) *wire.TokenFile {
 	t.Helper()
 	s, file, err := onboard.NewToken(h.CA, h.URL, store.JoinToken{Owner: owner.ID, Nick: "test", Created: h.Now(), Expires: h.Now().Add(24 * time.Hour)})
@@ -236,7 +236,7 @@ func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinTo
 	return file
 }
 
-// Uses returns how often a join token was used.
+// Uses returns the number of times a join token was used.
 func (h *Hub) Uses(t testing.TB, tok *wire.TokenFile) int {
 	t.Helper()
 	s, err := h.Store.JoinToken(t.Context(), tok.ID)

@@ -1,5 +1,6 @@
-// Package makercerts reads the collection of real TPM makers' CA certificates, for tests. The
-// collection is not part of this project: it is in the folder ../shared/data next to it.
+// Package makercerts reads a collection of real TPM makers' CA certificates, for tests. The
+// collection is not part of this project. It must be in the folder ../shared/data, next to the
+// project's folder.
 package makercerts
 
 import (
@@ -10,7 +11,7 @@ import (
 	"testing"
 )
 
-// Roots and Intermediates are the files of the collection: 26 and 143 certificates.
+// Roots and Intermediates are the names of the collection's files, with 26 and 143 certificates.
 const (
 	Roots         = "tpm-vendor-roots.pem"
 	Intermediates = "tpm-vendor-intermediates.pem"
@@ -23,18 +24,18 @@ func Folder(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for { // up to the project's folder
+	for { // go up to the project's folder
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
 			break
 		}
 		if dir == filepath.Dir(dir) {
-			t.Fatal("the test does not run inside the project")
+			t.Fatal("the test does not run inside the project's folder")
 		}
 		dir = filepath.Dir(dir)
 	}
 	dir = filepath.Join(filepath.Dir(dir), "shared", "data")
 	if _, err := os.Stat(dir); err != nil {
-		t.Skip("the collection of makers' certificates is not next to the project (../shared/data)")
+		t.Skip("the collection of makers' certificates (../shared/data) does not exist")
 	}
 	return dir
 }

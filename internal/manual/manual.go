@@ -1,5 +1,5 @@
-// Package manual generates the man pages and shell completions of a command from its
-// declarations. Packages ship them; they are not in Git.
+// Package manual makes the man pages and the shell completions of a command from the command's
+// declarations. The Debian packages contain them; Git does not.
 package manual
 
 import (
@@ -17,12 +17,12 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Command returns a hidden command, `docs DIR`, which writes the documentation of
-// its root command to a folder.
+// Command returns a hidden command `docs DIR`, which writes the man pages and completions of its
+// root command to a folder.
 func Command() *cobra.Command {
 	return &cobra.Command{
 		Use:     "docs DIR",
-		Short:   "Write man pages and shell completions, for a package's /usr/share",
+		Short:   "Write man pages and shell completions to a folder (for packages, /usr/share)",
 		Example: "  gangway docs ./share",
 		Hidden:  true,
 		Args:    cobra.ExactArgs(1),
@@ -32,9 +32,9 @@ func Command() *cobra.Command {
 	}
 }
 
-// Write writes the man pages of root and the commands below it, and the completions for
-// bash, zsh and fish. Their folders are below dir, which stands for /usr/share. The same
-// commands and build give the same bytes.
+// Write writes the man pages of root and all its subcommands, and the completions for bash, zsh and
+// fish. dir is the equivalent of /usr/share. The same commands and the same build give the same
+// bytes.
 func Write(dir string, root *cobra.Command, build version.Build) error {
 	name := root.Name()
 	completions := map[string]func(io.Writer) error{
@@ -77,7 +77,7 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// documented returns the commands below c that have pages. cobra's own commands, help
+// documented returns the subcommands of c that have man pages. The commands that cobra adds, help
 // and completion, have none.
 func documented(c *cobra.Command) []*cobra.Command {
 	var list []*cobra.Command
@@ -123,7 +123,7 @@ func page(c *cobra.Command, build version.Build) string {
 	return b.String()
 }
 
-// environment lists the environment variables of a command's own flags.
+// environment adds a section to b that lists the environment variables of a command's own flags.
 func environment(b *strings.Builder, c *cobra.Command) {
 	first := true
 	list := func(f *pflag.Flag) {
@@ -132,7 +132,7 @@ func environment(b *strings.Builder, c *cobra.Command) {
 			return
 		}
 		if first {
-			b.WriteString(".SH ENVIRONMENT\nA flag on the command line counts before its variable.\n")
+			b.WriteString(".SH ENVIRONMENT\nA flag on the command line overrides its variable.\n")
 			first = false
 		}
 		fmt.Fprintf(b, ".TP\n.B %s\nthe value of --%s\n", escape(name), escape(f.Name))
@@ -176,8 +176,8 @@ func options(b *strings.Builder, title string, flags *pflag.FlagSet) {
 	})
 }
 
-// paragraphs returns a command's description in roff. Indented lines keep their line breaks. man
-// fills the other lines.
+// paragraphs returns a command's description in roff. Indented lines keep their line breaks; man
+// reflows all other lines.
 func paragraphs(s string) string {
 	var b strings.Builder
 	var indented []string
@@ -201,8 +201,8 @@ func paragraphs(s string) string {
 	return b.String()
 }
 
-// verbatim returns lines that keep their line breaks, without their indentation of two
-// spaces.
+// verbatim returns lines in roff so that they keep their line breaks. It removes an indentation of
+// two spaces.
 func verbatim(lines []string) string {
 	if len(lines) == 0 {
 		return ""
@@ -216,7 +216,7 @@ func verbatim(lines []string) string {
 	return b.String()
 }
 
-// text returns a line escaped for roff. A leading period or quote does not make it a
+// text escapes a line of text for roff, so that a period or a quote at its start is not a roff
 // request.
 func text(s string) string {
 	s = escape(s)
@@ -226,8 +226,8 @@ func text(s string) string {
 	return s
 }
 
-// escape returns s with roff's special characters escaped. It turns hyphens into minus
-// signs, so that people can copy commands from the page.
+// escape escapes roff's special characters in s. It writes each hyphen as a minus sign, so that
+// people can copy commands from the man page.
 func escape(s string) string {
 	return strings.NewReplacer(`\`, `\e`, "-", `\-`, `"`, `\(dq`, "\n", " ").Replace(s)
 }

@@ -1,5 +1,6 @@
-// Package process runs a program that ends with this process. It is for the software TPMs and
-// emulated machines of tests and the demo, none of which may be left running.
+// Package process runs a program that ends when this process ends. Tests and the demo run software
+// TPMs and emulated machines with it, and the hub runs its image builder with it, so that no such
+// program continues to run.
 package process
 
 import (
@@ -16,13 +17,13 @@ import (
 type Process struct {
 	cmd  *exec.Cmd
 	out  output
-	done chan struct{} // closed after the child was waited for
-	err  error         // result of Wait; valid once done is closed
+	done chan struct{} // closed after the kernel reported the end of the program
+	err  error         // result of exec.Cmd.Wait; valid after done is closed
 }
 
-// Start starts cmd. The program is killed when this process ends. Unless cmd redirects it, the
-// first 64 KiB of its output are kept for Tail. The kernel ties the parent-death signal to the
-// thread that forked, so Start keeps that thread until the child has ended.
+// Start starts cmd. The program is killed when this process ends. Unless cmd redirects the output,
+// the first 64 KiB are stored for Tail. The kernel sends the parent-death signal when the thread
+// that started the program ends, so Start keeps this thread until the program has ended.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	if cmd.Stdout == nil {
@@ -31,7 +32,10 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = &p.out
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -58,8 +62,8 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Err returns the result of exec.Cmd.Wait. Call it only after Done is closed.
 func (p *Process) Err() error { return p.err }
 
-// Stop sends SIGTERM, kills the program if it has not ended after grace, and waits until it has
-// ended. If grace is 0, it kills the program at once. On a nil Process it does nothing.
+// Stop sends SIGTERM. If the program has not ended after grace, Stop kills it. Stop returns after
+// the program has ended. If grace is 0, Stop kills it at once. On a nil Process, Stop does nothing.
 func (p *Process) Stop(grace time.Duration) {
 	if p == nil {
 		return
@@ -76,7 +80,7 @@ func (p *Process) Stop(grace time.Duration) {
 	<-p.done
 }
 
-// Tail returns the end of the kept output, for an error message.
+// Tail returns the last 2000 bytes of the stored output, for an error message.
 func (p *Process) Tail() string { return Tail(p.out.bytes()) }
 
 // Tail returns the last 2000 bytes of a program's output, for an error message.
@@ -88,7 +92,7 @@ func Tail(out []byte) string {
 	return s
 }
 
-// output keeps the child's output. exec's goroutine writes it, and Tail reads it.
+// output stores the program's output. A goroutine of exec.Cmd writes it, and Tail reads it.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -18,9 +18,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine that boots with another command line, or with a kernel that differs in one byte,
-// onboards as the same device. The boot is measured, and the hub tells the owner the change in
-// words. Only these PCRs differ:
+// A person with access to the disk cannot change the boot unnoticed. A machine that boots with
+// another command line, or with a kernel that differs in one byte, onboards as the same device. The
+// TPM measures the change, and the hub describes it to the owner. Only these PCRs differ:
 //
 //	PCR 4   the program that the firmware starts: the whole image
 //	PCR 9   the command line again, by the kernel's own stub
@@ -39,7 +39,7 @@ func TestAlteredBootIsMeasured(t *testing.T) {
 		g      guest
 		differ string // PCRs
 		state  string
-		says   string // the words for the owner
+		says   string // the hub's text for the owner
 	}{
 		{"reference", guest{token: tok}, "[]", "matches", ""},
 		{"command line", guest{token: tok, cmdline: "init.debug"}, "[4 9 10 11]", "changed", "The kernel command line's hash differs from the reference of "},
@@ -77,7 +77,8 @@ func TestAlteredBootIsMeasured(t *testing.T) {
 	}
 }
 
-// latestBoot returns the hub's record of the only machine's last boot.
+// latestBoot returns the hub's record of the last boot of the only machine, with the measurement in
+// it and the changes in words.
 func latestBoot(t *testing.T, h *hubtest.Hub) (b store.Boot, m bootlog.Measurement, words []string) {
 	t.Helper()
 	b, err := h.Store.LatestBoot(t.Context(), h.Devices(t, h.Owner)[0].ID)
@@ -95,8 +96,8 @@ func latestBoot(t *testing.T, h *hubtest.Hub) (b store.Boot, m bootlog.Measureme
 }
 
 // otherKernel changes one byte of the version text in the kernel's header
-// (Documentation/arch/x86/boot.rst, kernel_version): the file differs, but boots in the same
-// way.
+// (Documentation/arch/x86/boot.rst, kernel_version). The kernel then has other bytes, but boots in
+// the same way.
 func otherKernel(kernel []byte) []byte {
 	kernel = bytes.Clone(kernel)
 	kernel[0x200+int(binary.LittleEndian.Uint16(kernel[0x20E:]))] ^= 1

@@ -20,9 +20,10 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// The menu entry (auto TPM) encrypts the data partition. This machine opens the partition with its
-// TPM, and a person opens it with the recovery key. Another machine cannot open it. The hub stores
-// the recovery key for the owner, but cannot read it. The image's first revision is in the trail.
+// The menu entry "auto TPM" encrypts the data partition, and a thief of the disk cannot read it.
+// This machine opens the partition with its TPM, and a person opens it with the recovery key.
+// Another machine cannot open it. The hub stores the recovery key for the owner, but cannot read
+// it. The image's first revision is in the trail.
 func TestEncryptedInstallation(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := escrow.NewIdentity()
@@ -75,21 +76,21 @@ func TestEncryptedInstallation(t *testing.T) {
 		t.Error("the decrypted data is not an ext4 file system")
 	}
 
-	// The disk is now in another machine.
+	// From here on, the disk is in another machine.
 	other := s.with(false)
 	other.Dir, other.TPM = t.TempDir(), newTPM(t, swtpm.P384)
 	m, ctx = boot(t, other)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition cannot be unlocked: this TPM does not release the disk's key`)
 	m.Stop()
 	s.listed(t)
 
-	// The disk is back in this machine.
+	// From here on, the disk is in the first machine again.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 }
 
-// chooseAutoTPM chooses the menu entry (auto TPM), and returns the recovery key that the screen
-// shows at the end.
+// chooseAutoTPM chooses the menu entry "auto TPM", and returns the recovery key that the screen
+// displays at the end.
 func chooseAutoTPM(t *testing.T, ctx context.Context, m *qemu.Machine) string {
 	t.Helper()
 	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
@@ -97,7 +98,7 @@ func chooseAutoTPM(t *testing.T, ctx context.Context, m *qemu.Machine) string {
 		t.Fatal(err)
 	}
 	_, recovery := waitFor(t, ctx, m, `gangway-init .*: recovery key: ([a-v-]{71})$`)
-	if err := m.Type("\r"); err != nil { // confirms that the person has noted the key
+	if err := m.Type("\r"); err != nil { // confirm, as a person who wrote the key down
 		t.Fatal(err)
 	}
 	return recovery[1]
@@ -124,7 +125,7 @@ func firstRevision(t *testing.T, content string) *factory.Revision {
 	return r
 }
 
-// data reads the beginning of the disk's data partition.
+// data returns the beginning of the disk's data partition.
 func (s *site) data(t *testing.T) []byte {
 	t.Helper()
 	i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk))

@@ -20,9 +20,9 @@ import (
 	"gangway/wire"
 )
 
-// A machine boots and onboards without anybody's help. After another boot, even with another
-// interface to its TPM, it is the same device and its PCRs have the same values. The firmware's
-// event log explains the PCRs.
+// A machine boots and onboards without a person's help. After another boot, even with another
+// interface to its TPM, it is the same device and its PCRs have the same values. The values follow
+// from the firmware's event log.
 func TestMachineComesAboardByItself(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -64,8 +64,8 @@ func TestMachineComesAboardByItself(t *testing.T) {
 	}
 }
 
-// guestToken makes a token file for emulated machines, which reach the test's machine at
-// another address.
+// guestToken makes a token file for emulated machines. Emulated machines reach the hub at another
+// address than the test does.
 func guestToken(t *testing.T, h *hubtest.Hub) *wire.TokenFile {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -73,8 +73,8 @@ func guestToken(t *testing.T, h *hubtest.Hub) *wire.TokenFile {
 	return tok
 }
 
-// explained returns the PCRs that a machine printed, after checking that tpm2_eventlog computes
-// the same values from the printed event log.
+// explained returns the PCR values that a machine printed. It first checks that tpm2_eventlog
+// computes the same values from the event log that the machine printed.
 func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 	t.Helper()
 	_, match := waitFor(t, t.Context(), m, `: event log ([A-Za-z0-9+/=]+)$`)
@@ -121,7 +121,7 @@ func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 	return pcrs
 }
 
-// times logs the seconds that each part of a boot took.
+// times logs how many seconds each part of a boot took.
 func times(t *testing.T, m *qemu.Machine) {
 	t.Helper()
 	ctx := t.Context()

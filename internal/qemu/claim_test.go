@@ -17,8 +17,8 @@ import (
 	"gangway/wire"
 )
 
-// With an image without a token, the machine shows a claim code. A phone reads the code from
-// the screen, and the owner claims the machine.
+// A machine whose image has no join token displays a claim code as a QR code. A phone can read the
+// code from the screen, and the person who enters it at the hub becomes the machine's owner.
 func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -38,7 +38,7 @@ func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) != 0 {
 		t.Errorf("devices before the claim: %+v", devices)
 	}
-	// Retry, because a screenshot may show a half-drawn code.
+	// Retry, because a screenshot may contain a code that is only half drawn.
 	read, screen := "", filepath.Join(t.TempDir(), "screen.png")
 	for end := time.Now().Add(time.Minute); read == "" && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if err := m.Screenshot(ctx, screen); err != nil {

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine whose clock is wrong by decades onboards, although certificates have dates. Afterwards
-// its clock is right.
+// A machine whose clock is wrong by decades onboards, although certificates have dates. Its clock
+// is right afterwards.
 func TestMachineWithAWrongClockComesAboard(t *testing.T) {
 	t.Parallel()
 	long(t)

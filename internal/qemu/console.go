@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// maxConsole is the maximum size of the console's output that is kept, in bytes.
+// maxConsole is the maximum size in bytes of the output that a Console keeps.
 const maxConsole = 8 << 20
 
 // Line is a line of the console.
@@ -19,26 +19,26 @@ type Line struct {
 	Text string
 }
 
-// Console keeps the lines that a machine prints.
+// Console stores the lines that a machine prints on its serial port.
 type Console struct {
 	start time.Time
 	file  io.Writer
 
 	mu    sync.Mutex
 	lines []Line
-	rest  []byte        // the beginning of a line that has not ended
-	size  int           // size of all lines, in bytes
-	news  chan struct{} // closed when more was printed
+	rest  []byte        // beginning of a line that has not ended yet
+	size  int           // total size of all lines, in bytes
+	news  chan struct{} // closed when the machine prints more
 }
 
 func newConsole(file io.Writer, start time.Time) *Console {
 	return &Console{start: start, file: file, news: make(chan struct{})}
 }
 
-// escapes matches the sequences by which firmware places text on a terminal.
+// escapes matches the escape sequences with which firmware positions text on a terminal.
 var escapes = regexp.MustCompile("\x1b\\[[0-9;=?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\r\x00]")
 
-// Write receives the machine's output.
+// Write receives the machine's output. It implements io.Writer.
 func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,11 +62,11 @@ func (c *Console) add(line []byte) {
 		return
 	}
 	c.lines = append(c.lines, l)
-	fmt.Fprintf(c.file, "%7.2f %s\n", l.At.Seconds(), l.Text) // the log is only for people, so errors are ignored
+	fmt.Fprintf(c.file, "%7.2f %s\n", l.At.Seconds(), l.Text) // ignore errors: this log is only for people
 }
 
-// Lines returns the output so far, without terminal escapes. The last line may not have ended,
-// for example if it is a prompt.
+// Lines returns the output so far, without terminal escape sequences. The last line may be
+// incomplete, for example a prompt.
 func (c *Console) Lines() []Line {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -79,7 +79,7 @@ func (c *Console) Lines() []Line {
 
 func clean(line []byte) string { return string(escapes.ReplaceAll(line, nil)) }
 
-// Find returns the first line that matches, and its submatches.
+// Find returns the first line that matches re, and its submatches.
 func (c *Console) Find(re *regexp.Regexp) (Line, []string, bool) {
 	for _, l := range c.Lines() {
 		if m := re.FindStringSubmatch(l.Text); m != nil {
@@ -89,7 +89,7 @@ func (c *Console) Find(re *regexp.Regexp) (Line, []string, bool) {
 	return Line{}, nil, false
 }
 
-// Tail returns the last 25 lines, for an error message.
+// Tail returns the last 25 lines of the output, for an error message.
 func (c *Console) Tail() string {
 	lines := c.Lines()
 	var b bytes.Buffer
@@ -99,7 +99,7 @@ func (c *Console) Tail() string {
 	return b.String()
 }
 
-// wait blocks until a line matches, ctx ends or ended is closed.
+// wait waits until a line matches re, ctx ends or ended is closed.
 func (c *Console) wait(ctx context.Context, ended <-chan struct{}, re *regexp.Regexp) (Line, []string, error) {
 	for over := false; ; {
 		c.mu.Lock()

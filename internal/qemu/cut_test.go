@@ -12,20 +12,22 @@ import (
 	"gangway/image/stick"
 )
 
-// firstBoot is a line that marks the first boot after the installation.
+// firstBoot matches a line that appears only in the first boot after the installation.
 const firstBoot = `: network: `
 
-// moments are the moments at which the power may be cut, during an installation and the first boot.
+// moments holds patterns of console lines. Each marks a moment of an installation or of the first
+// boot at which a test may cut the power.
 var moments = []string{
 	`: installing: verify`, `: installing: wipe`, `: installing: write 0%`, `: installing: write 50%`, `: installing: read back`, `: installing: arm`,
 	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Made the request`, `: onboarded`, `^Connected to`,
 }
 
-// At whatever moment the power is cut during the installation or the first boot, the machine
-// finally starts without help, as one device: from the disk, or by installing again from the stick.
+// A power cut at any moment of the installation or of the first boot leaves no unusable machine.
+// The machine later starts without help as one device: it boots from the disk, or it installs again
+// from the stick.
 //
-// The test makes three cuts. GANGWAY_POWER_CUTS sets another number; GANGWAY_POWER_SEED repeats
-// a run.
+// The test cuts the power three times. GANGWAY_POWER_CUTS sets another number; GANGWAY_POWER_SEED
+// repeats an earlier run.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, stick.Config{})
@@ -41,7 +43,7 @@ func TestPowerCuts(t *testing.T) {
 	for cut := 1; cut <= cuts; {
 		s.empty(t)
 		left := moments
-		for n := 0; n < 3 && cut <= cuts && len(left) > 0; n++ { // each cut continues from the state that the last one left
+		for n := 0; n < 3 && cut <= cuts && len(left) > 0; n++ { // each cut continues from the state after the previous cut
 			var came bool
 			if came, left = s.cutAt(t, cut, left[r.IntN(len(left))], time.Duration(r.Int64N(int64(1500*time.Millisecond)))); came {
 				cut++
@@ -54,10 +56,10 @@ func TestPowerCuts(t *testing.T) {
 	}
 }
 
-// cutAt cuts the power some time after the machine has printed a moment's line. came reports
-// whether it printed the line; left are the moments that can still come at the next start. If the
-// machine is already past the moment, cutAt cuts the power after the hub has accepted a report,
-// which is the last event of the first boot.
+// cutAt cuts the power after the machine has printed the line of a moment and the time later has
+// passed. came reports whether the machine printed the line; left holds the moments that can still
+// come at the next start. If the machine is already past the moment, cutAt cuts the power after the
+// hub has accepted a report, which is the last event of the first boot.
 func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))
@@ -70,7 +72,7 @@ func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (c
 	if _, _, onboarded := m.Find(regexp.MustCompile(`: onboarded|: This machine is onboarded`)); onboarded {
 		return came, nil
 	}
-	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has installed Gangway here already`)); installed {
+	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has already installed Gangway on this machine`)); installed {
 		return came, moments[slices.Index(moments, firstBoot):]
 	}
 	return came, moments

@@ -12,8 +12,9 @@ import (
 	"gangway/internal/qemu"
 )
 
-// If two controllers share an NVMe namespace, the kernel has a hidden node for each path. The
-// installer sees one disk, and the default rule installs to it without a key press.
+// If two controllers share an NVMe namespace, the kernel has one hidden device node for each path.
+// The installer still lists one disk, and the default rule installs to this disk without a key
+// press.
 func TestNVMeWithTwoControllers(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -23,7 +24,7 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: disk: /dev/nvme[01]n1 +4\.3 GB +QEMU NVMe Ctrl +serial disk`)
 	waitFor(t, ctx, m, `gangway-init .*: installed in`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
-	if l, _, ok := m.Find(regexp.MustCompile(`fits: which shall be erased`)); ok {
+	if l, _, ok := m.Find(regexp.MustCompile(`matches the disk rule\. Which one is to be erased`)); ok {
 		t.Errorf("the installer asks for a disk: %s", l.Text)
 	}
 	m.Stop()
@@ -38,9 +39,9 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	s.listed(t)
 }
 
-// A machine's only disk is a USB disk. The stick and a copy of the stick are plugged in too. The
-// default rule chooses none of the three. A person can choose the disk, but not the stick or its
-// copy.
+// The installer does not overwrite a USB disk automatically. A machine's only disk is a USB disk;
+// the stick and a copy of the stick are plugged in too. The default rule chooses none of the three.
+// A person can choose the USB disk, but not the stick or its copy.
 func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -54,9 +55,9 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	cfg := s.with(true)
 	cfg.Disks = append(cfg.Disks, qemu.Disk{Path: second, Bus: qemu.USBFixed})
 	m, ctx := boot(t, cfg)
-	waitFor(t, ctx, m, `gangway-init .*: No disk is built in for certain`)
+	waitFor(t, ctx, m, `gangway-init .*: Only disks that may be external match`)
 	waitFor(t, ctx, m, `gangway-init .*: 1: /dev/sd[a-c] .* serial disk +\(on USB\)`)
-	asked, _ := waitFor(t, ctx, m, `gangway-init .*: Type its number`)
+	asked, _ := waitFor(t, ctx, m, `gangway-init .*: Type the number of the disk`)
 	if l, _, ok := m.Find(regexp.MustCompile(`gangway-init .*: 2: `)); ok {
 		t.Errorf("a stick can be chosen: %s", l.Text)
 	}
@@ -74,9 +75,9 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// The stick recognizes the system that it has installed, and asks no question.
+	// The installer recognizes the system that this stick installed, and asks no question.
 	m, ctx = boot(t, cfg)
-	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	waitFor(t, ctx, m, `gangway-init .*: This stick has already installed Gangway on this machine`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
@@ -85,9 +86,9 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	}
 }
 
-// The installer lists the disk of each controller, with the reason why it is not chosen
-// automatically. If the firmware supports a SCSI controller, a machine boots from its disk on that
-// controller.
+// The installer lists the disks of all kinds of controllers, each with the reason why it is not
+// chosen automatically. A machine boots from a disk on a SCSI controller if the firmware supports
+// the controller.
 func TestDisksOfManyControllers(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -123,7 +124,7 @@ func TestDisksOfManyControllers(t *testing.T) {
 	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
 	typed(`gangway# `, "pvf-install --list\r")
 	for _, line := range []string{
-		`^sda +2\.1 GB .* sata +no partitions`, // SATA comes before the others, USB last
+		`^sda +2\.1 GB .* sata +no partitions`, // SATA comes before the other buses, and USB last
 		`^sd[b-i] +4\.3 GB .* disk +no partitions`,
 		`^sd[b-i] +2\.1 GB .* megaraid +no partitions`,
 		`^sd[b-i] +2\.1 GB .* pvscsi +no partitions`,

@@ -1,10 +1,10 @@
-// Package qemu runs emulated machines for tests: x86-64 with UEFI (OVMF), a TPM
-// (internal/swtpm), disks, a serial console, and a network on which the test's machine is
+// Package qemu runs emulated machines for tests: x86-64 with UEFI (OVMF), a TPM (internal/swtpm),
+// disks, a serial console, and a network on which the computer that runs the test has the address
 // 10.0.2.2. It needs no privileges and no KVM. The processor is emulated too, so a boot to user
 // space takes about 12 seconds of one core.
 //
-// Call Start, then WaitFor with the lines that the console must print. A machine and its TPM
-// end with the context, with Stop, or with the test process. The machine's folder has these files:
+// Call Start, then WaitFor with the lines that the console must print. A machine and its TPM end
+// with the context, with Stop, or with the test process. The machine's folder has these files:
 //
 //	DIR/console.log   what the machine printed on its serial console, with seconds
 //	DIR/vars.fd       the firmware's variables, which the next boot uses

@@ -19,8 +19,8 @@ import (
 	"gangway/wire"
 )
 
-// makers is the folder of the maker of all TPMs in this test run. scratch is a folder that all
-// tests share.
+// makers is the folder with the CA of the maker of all TPMs in this test run. scratch is a
+// temporary folder that all tests use.
 var makers, scratch string
 
 func TestMain(m *testing.M) {
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// need skips a test if machines cannot be emulated. In CI, it fails the test.
+// need skips a test if this computer cannot emulate machines. In CI, it fails the test instead.
 func need(t testing.TB) {
 	t.Helper()
 	missing := qemu.Missing()
@@ -67,8 +67,8 @@ var programs = sync.OnceValue(func() error {
 	return nil
 })
 
-// system is the initial file system that all guests share: programs and modules. It is made
-// once, because compressing it takes a while.
+// system returns the initial file system that all guests have in common: programs and kernel
+// modules. It is made once, because its compression takes several seconds.
 var system = sync.OnceValues(func() ([]byte, error) {
 	kernel, err := qemu.KernelDir()
 	if err != nil {
@@ -100,10 +100,10 @@ func read(t testing.TB, path string) []byte {
 	return b
 }
 
-// guest describes what a machine boots.
+// guest describes the system that an emulated machine boots.
 type guest struct {
 	token   *wire.TokenFile
-	cmdline string              // appended to the command line of all guests
+	cmdline string              // appended to the command line that all guests have in common
 	kernel  func([]byte) []byte // changes the kernel
 	network *netfile.Settings   // nil: none
 }
@@ -150,12 +150,12 @@ func (g guest) disk(t testing.TB) string {
 	return path
 }
 
-// bootTime is the time limit of a boot. A boot takes 12 s on an idle machine, and 55 s with an
-// installation before it; beside other tests and with the race detector it takes many times as
-// long.
+// bootTime is the time limit of a boot. A boot takes 12 s on an idle computer, and 55 s with an
+// installation before it. With other tests in parallel and with the race detector, it takes many
+// times as long.
 const bootTime = 7 * time.Minute
 
-// boot switches a machine on. The machine runs until the test ends.
+// boot starts a machine, which runs until the test ends.
 func boot(t testing.TB, cfg qemu.Config) (*qemu.Machine, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
@@ -177,7 +177,7 @@ func waitFor(t testing.TB, ctx context.Context, m *qemu.Machine, pattern string)
 	return l, match
 }
 
-// making is locked while a TPM is made, because all TPMs share one maker's folder.
+// making is locked while a TPM is made, because all TPMs use one maker's folder.
 var making sync.Mutex
 
 func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
@@ -197,7 +197,7 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
-// after waits for a line that matches the pattern and was printed later than since.
+// after waits for a console line that matches the pattern and was printed after the time since.
 func after(t testing.TB, ctx context.Context, m *qemu.Machine, since time.Duration, pattern string) qemu.Line {
 	t.Helper()
 	re := regexp.MustCompile(pattern)

@@ -20,7 +20,7 @@ import (
 	"gangway/wire"
 )
 
-// installerParts are the real kernel and the device's real programs.
+// installerParts returns the parts of an image with the real kernel and the device's real programs.
 var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	kernel, err := qemu.InstallerKernelDir()
 	if err != nil {
@@ -32,26 +32,26 @@ var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	return stick.LoadParts(kernel, "", scratch)
 })
 
-// site is the place where a machine is installed: a hub, a stick that belongs to the machine's
-// owner, and a machine with a TPM and an empty disk.
+// site is everything for the installation of one machine: a hub, a stick with the owner's join
+// token, and a machine with a TPM and an empty disk.
 type site struct {
 	hub   *hubtest.Hub
 	token *wire.TokenFile
 	stick string // path of the stick's image
 	disk  string
-	large bool // the disk's sectors have 4096 bytes
+	large bool // if true, the disk's sectors have 4096 bytes
 	bus   qemu.Bus
 	tpm   *swtpm.TPM
 	cfg   qemu.Config
 }
 
-// upPattern matches a system's first line, which contains the number of seconds that its kernel has
-// run.
+// upPattern matches the first line that a system prints. Its submatch is the number of seconds
+// since the kernel started.
 const upPattern = `gangway-init \[([0-9.]+)\]: up`
 
 var started = regexp.MustCompile(upPattern)
 
-// kernelStart returns the time at which a system's kernel started. up is the system's first
+// kernelStart returns the time at which the kernel of a system started. up is the system's first
 // line.
 func kernelStart(t *testing.T, up qemu.Line) time.Duration {
 	t.Helper()
@@ -69,14 +69,14 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 	return newSiteWith(t, func(*site) stick.Config { return cfg })
 }
 
-// newSiteWith is like newSite, but config returns the image's configuration, which may depend on
-// the hub.
+// newSiteWith does the same as newSite with any configuration of the image. config returns this
+// configuration, which may depend on the site's hub.
 func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	t.Helper()
 	return newSiteOf(t, func(*stick.Parts) {}, config)
 }
 
-// newSiteOf is like newSiteWith, but change alters the parts of the image.
+// newSiteOf does the same as newSiteWith, and change can alter the parts of the image.
 func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick.Config) *site {
 	t.Helper()
 	need(t)
@@ -109,7 +109,7 @@ func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick
 	return s
 }
 
-// empty replaces the machine's disk by an empty one.
+// empty replaces the machine's disk with an empty disk.
 func (s *site) empty(t *testing.T) {
 	t.Helper()
 	os.Remove(s.disk)
@@ -121,7 +121,7 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// with returns the machine's configuration with or without the stick.
+// with returns the machine's configuration. stick says whether the stick is plugged in.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
 	if stick {
@@ -135,7 +135,7 @@ func (s *site) with(stick bool) qemu.Config {
 	return cfg
 }
 
-// long skips a test that takes minutes, except in make e2e-full.
+// long skips a test that takes minutes, unless `make e2e-full` runs it.
 func long(t *testing.T) {
 	t.Helper()
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {
@@ -143,10 +143,10 @@ func long(t *testing.T) {
 	}
 }
 
-// A stick is plugged in, and the device appears in its owner's device list, without a key press. At
-// the next boot the machine works from its disk only.
+// A person plugs in a stick and switches the machine on, and the device appears in its owner's
+// device list without a key press. At the next boot the machine works without the stick.
 func TestStickToDeviceList(t *testing.T) {
-	if os.Getenv("GANGWAY_TIMED") == "" { // when times are measured, nothing runs in parallel
+	if os.Getenv("GANGWAY_TIMED") == "" { // run alone if this run measures times
 		t.Parallel()
 	}
 	s := newSite(t, stick.Config{})
@@ -181,7 +181,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 
-	// The stick is unplugged, so the firmware measures one boot entry less.
+	// Without the stick, the firmware measures one boot entry less.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
@@ -198,7 +198,7 @@ func TestStickToDeviceList(t *testing.T) {
 	}
 }
 
-// A machine without a network tells the person at the machine what to check.
+// A machine without a network displays what the person at the machine should check.
 func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -217,11 +217,10 @@ func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	}
 }
 
-// pictures returns the folder for the documentation's screenshots, or "" if the test must not take
-// any.
+// pictures returns the folder for the documentation's screenshots, or "" if the tests take none.
 func pictures() string { return os.Getenv("GANGWAY_PICTURES") }
 
-// picture saves a screenshot if pictures is set.
+// picture saves a screenshot if pictures is not empty.
 func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	t.Helper()
 	if pictures() == "" {
@@ -233,7 +232,8 @@ func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	}
 }
 
-// small checks that the compressed image and the agent are as small as the documentation promises.
+// small checks that the compressed image and the agent are not larger than the documentation
+// promises.
 func (s *site) small(t *testing.T) {
 	t.Helper()
 	f, err := os.Open(s.stick)
@@ -264,7 +264,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// listed checks that the owner's list has exactly one device, which is the machine.
+// listed checks that this machine is the only device in the owner's list.
 func (s *site) listed(t *testing.T) {
 	t.Helper()
 	devices := s.hub.Devices(t, s.hub.Owner)
@@ -276,7 +276,7 @@ func (s *site) listed(t *testing.T) {
 	}
 }
 
-// booted returns the state that the hub gives the machine's last boot, and the changes.
+// booted returns the hub's result for the machine's last boot (such as "matches"), and the changes.
 func (s *site) booted(t *testing.T) (state string, changes []string) {
 	t.Helper()
 	b, _, diff := latestBoot(t, s.hub)

@@ -14,8 +14,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine onboards on a network that has only IPv6, first with automatic addresses and then with
-// static ones.
+// A machine onboards on a network that has only IPv6, with automatic addresses and with static
+// addresses.
 func TestMachineComesAboardByIPv6(t *testing.T) {
 	t.Parallel()
 	long(t)

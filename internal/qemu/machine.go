@@ -17,10 +17,10 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Bus is the way a disk is attached.
+// Bus is the bus or controller to which a disk is attached.
 type Bus string
 
-// The buses. A USB disk is removable, like a stick; a USBFixed disk is not.
+// The buses. A disk on USB is removable, like a stick; a disk on USBFixed is not.
 const (
 	VirtIO     Bus = "virtio"
 	NVMe       Bus = "nvme"
@@ -38,32 +38,33 @@ const (
 type Disk struct {
 	Path     string
 	Bus      Bus  // empty: VirtIO
-	ReadOnly bool // QEMU's NVMe disks cannot be read-only
-	Sector   int  // size of a logical sector, in bytes. Default: 512
+	ReadOnly bool // not possible with NVMe
+	Sector   int  // size of a logical sector in bytes; 0 means 512
 }
 
-// Config configures a machine. Its firmware measures memory and processors too, so only the same
-// Config gives the same PCRs.
+// Config configures a machine. The firmware measures memory and processors too, so the PCRs are the
+// same only with the same Config.
 type Config struct {
-	Dir     string     // folder of its files; made if it does not exist
-	TPM     *swtpm.TPM // nil: none. While the machine runs, the TPM's command socket is closed
+	Dir     string     // folder of the machine's files; created if it does not exist
+	TPM     *swtpm.TPM // nil: no TPM. While the machine runs, the TPM's command socket is closed
 	CRB     bool       // the TPM's interface is CRB instead of TIS
 	Disks   []Disk
 	Memory  int    // MiB. Default: 512
 	CPUs    int    // Default: 2
-	Clock   string // its clock's time at power-on, "1970-01-01T00:00:00". Default: now
+	Clock   string // time of the machine's clock at power-on, "1970-01-01T00:00:00"; empty: now
 	Offline bool   // no network interface
-	IPv6    bool   // no IPv4 on its network; the test's machine is fec0::2
-	Wire    *Wire  // a network that loses packets; nil: a perfect one
-	Screen  bool   // it has a screen, for Screenshot
-	Reboot  bool   // it may reset itself; otherwise a reset switches it off
-	// SecureBoot chooses firmware with Secure Boot. The firmware is in setup mode until keys are
-	// enrolled.
+	IPv6    bool   // no IPv4 on the network; the computer that runs the test is fec0::2
+	Wire    *Wire  // network that can drop packets; nil: one that drops none
+	Screen  bool   // the machine has a screen, for Screenshot
+	Reboot  bool   // the machine may reboot; otherwise a reset switches it off
+	// SecureBoot chooses firmware that supports Secure Boot. The firmware is in setup mode until
+	// keys are enrolled.
 	SecureBoot bool
-	// KVM uses the processor's virtualization, so the machine has the processor of its host. Tests
-	// do not use it, because PCRs and times would depend on the host.
+	// KVM uses the processor's virtualization, so the machine has the same processor as the
+	// computer that runs it. Tests do not use KVM, because PCRs and times would depend on that
+	// computer.
 	KVM bool
-	// Person, if set, connects the machine with a person instead of a test.
+	// Person, if set, connects the machine's console and screen to a person instead of a test.
 	Person *Person
 }
 
@@ -71,7 +72,7 @@ type Config struct {
 // goroutines.
 type Machine struct {
 	*Console
-	// Off is closed when the machine is off.
+	// Off is closed when the machine has ended.
 	Off  <-chan struct{}
 	cfg  Config
 	proc *process.Process
@@ -80,7 +81,7 @@ type Machine struct {
 	log  *os.File
 }
 
-// Start switches a machine on. It runs until it switches itself off, until Stop, or until ctx
+// Start starts a machine. It runs until it switches itself off, until Stop is called, or until ctx
 // ends.
 func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	m := Missing()
@@ -151,7 +152,7 @@ func start(ctx context.Context, cfg Config) (*Machine, error) {
 	return m, nil
 }
 
-// prepare makes the machine's folder and files.
+// prepare creates the machine's folder and files.
 func (m *Machine) prepare() error {
 	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("qemu: %w", err)
@@ -165,7 +166,7 @@ func (m *Machine) prepare() error {
 			return fmt.Errorf("qemu: copying the firmware's variables: %w", err)
 		}
 	}
-	// The paths of Unix sockets must be short.
+	// Use a separate folder, because the paths of Unix sockets must be short.
 	dir, err := os.MkdirTemp("", "qmp")
 	if err != nil {
 		return fmt.Errorf("qemu: %w", err)
@@ -180,11 +181,11 @@ func (m *Machine) prepare() error {
 
 func (m *Machine) vars() string { return filepath.Join(m.cfg.Dir, "vars.fd") }
 
-// cpu is a processor without AVX. With AVX, which QEMU emulates since 7.2, the self-tests of
-// the kernel's ciphers take longer, and hung once.
+// cpu is a processor model without AVX. With AVX, which QEMU emulates since 7.2, the self-tests of
+// the kernel's ciphers take longer, and once they hung.
 const cpu = "Westmere,+rdrand"
 
-// arguments returns QEMU's arguments. The machine has no other devices than these.
+// arguments returns QEMU's arguments. They list all of the machine's devices.
 func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	cfg := m.cfg
 	code, machine := codePath, "q35"
@@ -203,10 +204,10 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		"-drive", "if=pflash,unit=1,format=raw,file=" + value(m.vars()),
 		"-chardev", cfg.Person.console(), "-serial", "chardev:console",
 		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
-		"-device", "virtio-rng-pci", // so that the boot does not wait for randomness
-		"-global", "ICH9-LPC.noreboot=false", // the watchdog resets the machine, as on real boards
+		"-device", "virtio-rng-pci", // so that the boot does not wait for random numbers
+		"-global", "ICH9-LPC.noreboot=false", // so that the watchdog resets the machine, as on real boards
 	}
-	if cfg.SecureBoot { // the operating system cannot overwrite the firmware's keys
+	if cfg.SecureBoot { // so that the operating system cannot overwrite the firmware's keys
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 	}
 	if cfg.Clock != "" {
@@ -254,8 +255,8 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		if d.Sector != 0 {
 			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
 		}
-		// The disk's serial number is its file's name, so a disk keeps its serial number when the
-		// order of the disks changes.
+		// Use the file's name as the disk's serial number, so that a disk keeps its serial number
+		// when the order of the disks changes.
 		serial := ",serial=" + value(strings.TrimSuffix(filepath.Base(d.Path), filepath.Ext(d.Path)))
 		var controllers []string
 		switch d.Bus {
@@ -273,7 +274,7 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 			}
 			device = "usb-storage" + removable + device
 			if !usb {
-				controllers = []string{"qemu-xhci,addr=0x10"} // a fixed slot, so that the other devices' slots do not depend on it
+				controllers = []string{"qemu-xhci,addr=0x10"} // a fixed PCI slot, so that the slots of other devices do not change
 			}
 			usb = true
 		case SATA:
@@ -295,10 +296,10 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	return args, nil
 }
 
-// value doubles commas, because a comma ends an option of QEMU.
+// value doubles the commas in s, because a single comma ends an option of QEMU.
 func value(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// WaitFor waits until the console has a line that matches, and returns the line and its
+// WaitFor waits until the console has a line that matches re, and returns the line and its
 // submatches.
 func (m *Machine) WaitFor(ctx context.Context, re *regexp.Regexp) (Line, []string, error) {
 	return m.wait(ctx, m.Off, re)
@@ -310,7 +311,8 @@ func (m *Machine) Type(s string) error {
 	return err
 }
 
-// WaitOff waits until the machine has switched itself off. Any other end is an error.
+// WaitOff waits until the machine switches itself off. If it ends in another way, WaitOff returns
+// an error.
 func (m *Machine) WaitOff(ctx context.Context) error {
 	select {
 	case <-m.Off:

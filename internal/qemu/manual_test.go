@@ -12,7 +12,7 @@ import (
 	"gangway/image/stick"
 )
 
-// A person at the serial console chooses the shell, lists the disks, makes a mistake, and installs.
+// A person at the serial console can choose the shell, list the disks, make a mistake, and install.
 // The disk is larger than the file system in the image. The image is a debug image, so the
 // installed system has a console.
 func TestManualInstallation(t *testing.T) {
@@ -32,7 +32,7 @@ func TestManualInstallation(t *testing.T) {
 		}
 	}
 	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
-	typed(`gangway-init .*: pvf-install lists`, "")
+	typed(`gangway-init .*: To list the disks and install, type pvf-install`, "")
 	typed(`gangway# `, "pvf-install --list\r")
 	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk +no partitions`, "")
 	typed(`cannot be installed to: the stick that the installer was started from`, "")
@@ -41,7 +41,7 @@ func TestManualInstallation(t *testing.T) {
 	typed(`^code 1`, "pvf-install\r")
 	typed(`Which disk\? `, "nvme0n1\r")
 	typed(`Type the disk's name, nvme0n1, to go on: `, "yes\r")
-	typed(`^pvf-install: that is not nvme0n1: nothing was erased`, "")
+	typed(`^pvf-install: the typed text is not nvme0n1, so nothing was erased`, "")
 	typed(`gangway# `, "pvf-install --disk nvme0n1\r")
 	typed(`Type the disk's name, nvme0n1, to go on: `, "nvme0n1\r")
 	typed(`^Installed to /dev/nvme0n1`, "")
@@ -53,9 +53,9 @@ func TestManualInstallation(t *testing.T) {
 		t.Fatal(err)
 	}
 	at = 0
-	typed(`Gangway, password: `, "guess\r")
+	typed(`Gangway, password for a shell, or Enter for the console: `, "guess\r")
 	typed(`Wrong password`, "")
-	typed(`Gangway, password: `, password+"\r")
+	typed(`Gangway, password for a shell, or Enter for the console: `, password+"\r")
 	typed(`gangway# `, "ls /run/esp/gangway /run/esp/EFI/Linux; mount | grep ext4\r")
 	typed(`^gangway-a.efi`, "")
 	typed(`/dev/nvme0n1p2 on /data type ext4`, "")
@@ -68,8 +68,8 @@ func TestManualInstallation(t *testing.T) {
 	if l, _, ok := m.Find(regexp.MustCompile(`^device_autojointoken.json`)); ok {
 		t.Errorf("the join token is still on the disk: %s", l.Text)
 	}
-	// The test types the README's command as it is written, on the real /dev/tpmrm0. The TPM is the
-	// same as before, so the device is too.
+	// Type the README's command as it is written, with the real /dev/tpmrm0. The TPM is the same as
+	// before, so the device must be the same too.
 	token, err := json.Marshal(s.token)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestManualInstallation(t *testing.T) {
 	s.listed(t)
 }
 
-// readmeCommand returns the README's command that begins with these words.
+// readmeCommand returns the command in README.md that begins with these words.
 func readmeCommand(t *testing.T, begins string) string {
 	t.Helper()
 	readme, err := os.ReadFile("../../README.md")

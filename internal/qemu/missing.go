@@ -11,28 +11,28 @@ import (
 	"strings"
 )
 
-// Paths of files in Debian's packages.
+// The emulator, and paths of firmware in Debian's packages.
 const (
 	program  = "qemu-system-x86_64"
 	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	varsPath = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	// signedCodePath is firmware with Secure Boot.
+	// signedCodePath is firmware that enforces Secure Boot.
 	signedCodePath = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
 	// StubPath is systemd's stub for unified kernel images.
 	StubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 )
 
-// Missing returns one sentence that says what is not installed and how to install it, or "" if
+// Missing returns one sentence that names the missing programs and how to install them, or "" if
 // nothing is missing. For software TPMs, see swtpm.Missing.
 func Missing() string {
 	return missing(required{codePath, "ovmf"}, required{signedCodePath, "ovmf"}, required{StubPath, "systemd-boot-efi"})
 }
 
-// required is a file that must exist, with its Debian package.
+// required is a file that must exist, and the Debian package that has it.
 type required struct{ path, deb string }
 
-// missing returns one sentence that names the files that do not exist, QEMU among them, and their
-// packages. It returns "" if nothing is missing.
+// missing returns one sentence that names those of QEMU and these files that do not exist, with
+// their packages. It returns "" if all exist.
 func missing(files ...required) string {
 	var names, debs []string
 	miss := func(name, deb string) {
@@ -56,14 +56,14 @@ func missing(files ...required) string {
 		strings.Join(names, ", "), strings.Join(debs, " "))
 }
 
-// KernelDir returns the folder with vmlinuz and modules/ that scripts/kernel.sh unpacked. The
-// variable GANGWAY_KERNEL overrides it.
+// KernelDir returns the folder with vmlinuz and modules/ that scripts/kernel.sh made. The
+// environment variable GANGWAY_KERNEL overrides the folder.
 func KernelDir() (string, error) {
 	return unpacked("GANGWAY_KERNEL", "kernel", "scripts/kernel.sh")
 }
 
-// InstallerKernelDir returns the folder of the kernel for installer images, which `gangway
-// image fetch` unpacked. The variable GANGWAY_INSTALLER_KERNEL overrides it.
+// InstallerKernelDir returns the folder with the kernel for installer images that `gangway image
+// fetch` made. The environment variable GANGWAY_INSTALLER_KERNEL overrides the folder.
 func InstallerKernelDir() (string, error) {
 	return unpacked("GANGWAY_INSTALLER_KERNEL", "installer-kernel", "scripts/install.sh")
 }
@@ -86,7 +86,7 @@ func unpacked(env, name, script string) (string, error) {
 	}
 	dir := filepath.Join(at, "build", name)
 	if _, err := os.Stat(filepath.Join(dir, "vmlinuz")); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("no kernel for emulated machines in build/%s: run %s", name, script)
+		return "", fmt.Errorf("there is no kernel for emulated machines in build/%s: run %s", name, script)
 	}
 	return dir, nil
 }

@@ -17,8 +17,8 @@ import (
 // packageTime is the time limit of TestPackages.
 const packageTime = 10 * time.Minute
 
-// switchRoot is the first process. It mounts the disk with Debian, puts the test's
-// files there, and starts Debian's systemd.
+// switchRoot is the script of the first process. It mounts the disk with Debian, copies the test's
+// files to it, and starts Debian's systemd.
 const switchRoot = `#!/bin/busybox sh
 set -e
 b=/bin/busybox
@@ -45,10 +45,10 @@ Type=oneshot
 ExecStart=/bin/sh /test/run.sh
 `
 
-// The Debian packages are installed, upgraded, used, removed and purged in a machine
-// that runs Debian's systemd; testdata/packages.sh has the checks. The folder
-// GANGWAY_PACKAGES has old/ and new/, with the packages of two versions, and debian/,
-// of scripts/package-test.sh.
+// An administrator can install, upgrade, use, remove and purge the Debian packages on a machine
+// that runs Debian's systemd. testdata/packages.sh has the checks. The folder GANGWAY_PACKAGES is
+// made by scripts/package-test.sh: old/ and new/ have the packages of two versions, and debian/ has
+// Debian.
 func TestPackages(t *testing.T) {
 	folder := os.Getenv("GANGWAY_PACKAGES")
 	if folder == "" {
@@ -78,12 +78,12 @@ func TestPackages(t *testing.T) {
 	for read, on := 0, true; on; {
 		select {
 		case <-m.Off:
-			on = false // after this pass over the lines, stop
+			on = false // stop after this pass over the lines
 		case <-time.After(time.Second):
 		}
 		lines := m.Lines()
 		if on && len(lines) > 0 {
-			lines = lines[:len(lines)-1] // the last one may not have ended
+			lines = lines[:len(lines)-1] // the last line may be incomplete
 		}
 		for ; read < len(lines); read++ {
 			l := lines[read]
@@ -111,7 +111,7 @@ func TestPackages(t *testing.T) {
 	t.Logf("%d checks passed", checks)
 }
 
-// packageFiles are the files of the disk that the firmware starts from.
+// packageFiles returns the files of the EFI system partition from which the machine boots.
 func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
 	t.Helper()
 	kernel, err := qemu.KernelDir()
@@ -150,8 +150,8 @@ func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
 		}
 		for _, deb := range debs {
 			name, _, _ := strings.Cut(filepath.Base(deb), "_")
-			// File names in FAT are limited, so the package's file name has no version here; the
-			// version is in the package.
+			// FAT limits the names of files, so leave the version out of the file's name. The
+			// package itself contains it.
 			esp = append(esp, image.File{Path: "test/" + version + "/" + name + "_new_amd64.deb", Data: read(t, deb)})
 		}
 	}

@@ -7,25 +7,26 @@ import (
 	"time"
 )
 
-// Person is the person in front of a machine that no test controls. The machine's serial port is
-// the person's terminal; Ctrl-A X switches the machine off (QEMU's multiplexer).
+// Person makes a machine usable for a person instead of a test. The machine's serial port is the
+// person's terminal. Ctrl-A X ends the machine (a command of QEMU's terminal multiplexer).
 type Person struct {
 	In  *os.File
 	Out io.Writer
-	// Window opens a window with the machine's screen. VNC is the display of a VNC server with the
-	// screen, as QEMU writes it ("127.0.0.1:1"); empty: none. Both need Config.Screen.
+	// Window opens a window with the machine's screen. VNC is the address of a VNC server for the
+	// screen, in QEMU's form ("127.0.0.1:1"); empty means no server. Both need Config.Screen.
 	Window bool
 	VNC    string
 }
 
-// personGrace is how long QEMU may take to end when it is asked to. It then gives the terminal
-// back.
+// personGrace is how long QEMU may take to end after SIGTERM. QEMU uses this time to restore the
+// settings of the person's terminal.
 const personGrace = 3 * time.Second
 
-// windowModules is where Debian's packages put the module for windows.
+// windowModules lists the paths where distributions install QEMU's module for windows.
 var windowModules = []string{"/usr/lib/x86_64-linux-gnu/qemu/ui-gtk.so", "/usr/lib/qemu/ui-gtk.so", "/usr/lib64/qemu-kvm/ui-gtk.so"}
 
-// Missing is like the function Missing, for what a machine for a person needs.
+// Missing does the same as the function Missing, for the programs that a machine with a Person
+// needs.
 func (p *Person) Missing() string {
 	files := []required{{codePath, "ovmf"}, {varsPath, "ovmf"}}
 	if p.Window {
@@ -34,7 +35,7 @@ func (p *Person) Missing() string {
 	return missing(files...)
 }
 
-// firstOf returns the first of the files that exists, or the first file.
+// firstOf returns the first of the files that exists. If none exists, it returns the first name.
 func firstOf(files []string) string {
 	for _, f := range files {
 		if _, err := os.Stat(filepath.Clean(f)); err == nil {
@@ -44,7 +45,7 @@ func firstOf(files []string) string {
 	return files[0]
 }
 
-// The methods below return what QEMU's options say with a person, and without one (nil).
+// The methods below return QEMU's options. They also work without a person (nil).
 
 func (p *Person) display() string {
 	switch {

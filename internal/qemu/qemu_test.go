@@ -17,8 +17,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine without a TPM boots from a stick and reports that the TPM is missing. A test can take a
-// screenshot of the machine.
+// A machine without a TPM boots from a stick and displays that the TPM is missing. A test can take
+// a screenshot of the machine.
 func TestMachineWithoutTPMSaysSo(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -46,8 +46,8 @@ func TestMachineWithoutTPMSaysSo(t *testing.T) {
 	}
 }
 
-// A machine with an empty disk starts the firmware's shell. A test can type to the shell, which
-// finds the disk and switches the machine off on request.
+// A test can type on a machine: with an empty disk the firmware's shell starts, finds the disk, and
+// switches the machine off on command.
 func TestTypeToTheFirmware(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -68,7 +68,7 @@ func TestTypeToTheFirmware(t *testing.T) {
 	}
 }
 
-// WaitFor returns when its context ends, and Stop ends a machine.
+// WaitFor returns an error when its context ends, and Stop ends a machine.
 func TestMachineEndsWhenItIsTold(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -101,7 +101,7 @@ func TestMachineEndsWhenItIsTold(t *testing.T) {
 	<-m.Off
 }
 
-// The reset button switches a machine off, unless it may reboot.
+// Machine.Reset switches a machine off, unless Config.Reboot allows a reboot.
 func TestResetMachine(t *testing.T) {
 	t.Parallel()
 	need(t)

@@ -13,8 +13,8 @@ import (
 // qmpTime is the time limit of a QMP command.
 const qmpTime = 20 * time.Second
 
-// command sends one command of the QEMU Machine Protocol (QEMU's docs/interop/qmp-spec) on a
-// new connection and waits for the answer.
+// command sends one command of the QEMU Machine Protocol (QEMU's docs/interop/qmp-spec) on a new
+// connection and waits for the response.
 func (m *Machine) command(ctx context.Context, name string, arguments any) error {
 	c, err := m.dial(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (m *Machine) command(ctx context.Context, name string, arguments any) error
 				return errors.New(r.Error.Desc)
 			case greeting && r.QMP != nil, !greeting && r.Return != nil:
 				return nil
-			} // other messages are events, which are ignored
+			} // ignore other messages: they are events
 		}
 	}
 	type call struct {
@@ -62,7 +62,7 @@ func (m *Machine) command(ctx context.Context, name string, arguments any) error
 	return nil
 }
 
-// dial connects to the machine. It retries, because QEMU may have started just now.
+// dial connects to QEMU's control socket. It retries, because QEMU may have just started.
 func (m *Machine) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, qmpTime)
 	defer cancel()
@@ -81,9 +81,29 @@ func (m *Machine) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// Reset resets the machine and its TPM, as the reset button does. Without Config.Reboot, it
-// switches the machine off.
+// Reset resets the machine and its TPM, as the reset button does. If Config.Reboot is false, the
+// machine switches off instead.
 func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "system_reset", nil) }
+
+// Press presses these keys on the machine's keyboard, one after the other. Use QEMU's names of the
+// keys, such as "a", "9" or "ret".
+func (m *Machine) Press(ctx context.Context, keys ...string) error {
+	type key struct {
+		Type string `json:"type"`
+		Data string `json:"data"`
+	}
+	for _, k := range keys {
+		if err := m.command(ctx, "send-key", map[string][]key{"keys": {{"qcode", k}}}); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond): // QEMU holds a key for 100 ms
+		}
+	}
+	return nil
+}
 
 // Screenshot writes the screen's content to a PNG file. The machine needs Config.Screen.
 func (m *Machine) Screenshot(ctx context.Context, name string) error {

@@ -15,10 +15,10 @@ import (
 	"gangway/internal/qemu"
 )
 
-// A stick that was built with --reset-only leaves nothing of an encrypted installation. The
-// recovery key no longer opens the disk, the TPM does not even open a copy of the disk, and the
-// firmware has no boot entry for the disk. Another disk is not touched. After a new installation
-// the machine is the same device, because its endorsement key does not change.
+// A stick that was built with --reset-only makes an encrypted installation unreadable. Afterwards
+// the recovery key does not open the disk, the TPM does not open even an earlier copy of the disk,
+// and the firmware has no boot entry for the disk. The stick does not change other disks. After a
+// new installation the machine is the same device, because its endorsement key does not change.
 func TestResetStick(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -60,7 +60,7 @@ func TestResetStick(t *testing.T) {
 	reset := s.cfg
 	reset.Disks = []qemu.Disk{{Path: wipe, Bus: qemu.USB, ReadOnly: true}, {Path: s.disk, Bus: qemu.NVMe}, {Path: other, Bus: qemu.NVMe}}
 	m, ctx = boot(t, reset)
-	waitFor(t, ctx, m, `gangway-init .*: All that Gangway has on this machine will be erased in 10 seconds`)
+	waitFor(t, ctx, m, `gangway-init .*: All Gangway data on this machine will be erased in 10 seconds`)
 	s.picture(t, m, "wipe")
 	waitFor(t, ctx, m, `gangway-init .*: /dev/nvme[01]n1 is erased`)
 	waitFor(t, ctx, m, `gangway-init .*: the TPM is cleared`)
@@ -95,16 +95,16 @@ func TestResetStick(t *testing.T) {
 		t.Error("another disk was written to")
 	}
 
-	// A person who copied the disk before the wipe cannot open the copy on this machine.
+	// An attacker who copied the disk before the wipe cannot open the copy on this machine.
 	copied := s.cfg
 	copied.Disks = []qemu.Disk{{Path: old, Bus: qemu.NVMe}}
 	m, ctx = boot(t, copied)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition cannot be unlocked: this TPM does not release the disk's key`)
 	m.Stop()
 
-	// If no disk has a Gangway system, the stick asks a person.
+	// If no disk has a Gangway system, the stick asks a person before it wipes.
 	m, ctx = boot(t, reset)
-	waitFor(t, ctx, m, `gangway-init .*: No disk of this machine has Gangway on it`)
+	waitFor(t, ctx, m, `gangway-init .*: No disk of this machine has a Gangway system`)
 	if err := m.Type("no\r"); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestResetStick(t *testing.T) {
 
 	m, ctx = boot(t, s.with(true))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
-	if l, _, ok := m.Find(regexp.MustCompile(`has installed Gangway here already`)); ok {
+	if l, _, ok := m.Find(regexp.MustCompile(`has already installed Gangway on this machine`)); ok {
 		t.Errorf("the stick recognizes a system after the wipe: %s", l.Text)
 	}
 	m.Stop()
@@ -123,7 +123,7 @@ func TestResetStick(t *testing.T) {
 	}
 }
 
-// firmwareNames reports whether the firmware has a boot entry with a description. The firmware's
+// firmwareNames reports whether the firmware has a boot entry with this description. The firmware's
 // store still contains deleted variables; their state field marks them as deleted.
 func (s *site) firmwareNames(t *testing.T, description string) bool {
 	t.Helper()
@@ -132,9 +132,9 @@ func (s *site) firmwareNames(t *testing.T, description string) bool {
 		want = append(want, byte(r), 0)
 	}
 	store := read(t, filepath.Join(s.cfg.Dir, "vars.fd"))
-	const header = 60 // AUTHENTICATED_VARIABLE_HEADER of EDK II
+	const header = 60 // size in bytes of EDK II's AUTHENTICATED_VARIABLE_HEADER
 	for at := 0; at+header <= len(store); at += 4 {
-		if !bytes.HasPrefix(store[at:], []byte{0xAA, 0x55, 0x3F}) { // a variable that is not deleted
+		if !bytes.HasPrefix(store[at:], []byte{0xAA, 0x55, 0x3F}) { // not the start of a variable that still exists
 			continue
 		}
 		name := at + header

@@ -6,8 +6,8 @@ import (
 	"gangway/image/stick"
 )
 
-// A disk with sectors of 4096 bytes is installed to, encrypted, booted, updated, and booted
-// again.
+// A machine whose disk has sectors of 4096 bytes can be installed with encryption, booted, updated,
+// and booted again.
 func TestDiskWithLargeSectors(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -32,7 +32,7 @@ func TestDiskWithLargeSectors(t *testing.T) {
 	other := s.parts(t)
 	other.Kernel = otherKernel(other.Kernel)
 	rev := o.post(ctx, s.system(t, other))
-	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
 	o.becomes(ctx, m, rev, "DONE")
 	m.Stop()
 	s.sound(t)

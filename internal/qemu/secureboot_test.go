@@ -15,9 +15,9 @@ import (
 	"gangway/image/stick"
 )
 
-// A machine in setup mode enrols the owner's keys from the stick, and has Secure Boot from then on.
-// It starts the owner's stick and the installed system. It starts neither a stick that was changed
-// after signing, nor an unsigned stick, nor a system that was changed on the disk.
+// A machine in setup mode enrols the owner's keys from the stick, and enforces Secure Boot from
+// then on. It starts the owner's stick and the installed system. It does not start a stick that was
+// changed after signing, an unsigned stick, or a system that was changed on the disk.
 func TestSecureBoot(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -72,7 +72,8 @@ func TestSecureBoot(t *testing.T) {
 		}
 		m.Stop()
 	}
-	// alter changes one bit in the initial file system of an image's entry.
+	// alter returns a copy of an image in which one bit of the initial file system of a menu entry
+	// is changed.
 	alter := func(image, entry string) string {
 		t.Helper()
 		copied := filepath.Join(t.TempDir(), filepath.Base(image))
@@ -95,7 +96,8 @@ func TestSecureBoot(t *testing.T) {
 		mtools("mcopy", "-o", file, "::/"+entry)
 		return copied
 	}
-	// s.disk is set back to the same file, because the disk's serial number is the file's name.
+	// Keep the path of the original disk file, because the machine boots from it again below. A
+	// copy would have another file name, and the disk's serial number is the file's name.
 	good := s.disk
 	s.disk = alter(good, "EFI/Linux/gangway-a.efi")
 	refused("the system, altered", false)
@@ -107,7 +109,7 @@ func TestSecureBoot(t *testing.T) {
 	s.stick = unsigned
 	refused("a stick that is not signed", true)
 
-	// On another machine a person enrols the keys, with the last entry of the menu.
+	// On another machine, a person enrols the keys with the last entry of the boot menu.
 	s.cfg.Dir = t.TempDir()
 	s.stick = build(false)
 	m, ctx = boot(t, s.with(true))
@@ -119,7 +121,7 @@ func TestSecureBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, ctx, m, `Enrolling secure boot keys from directory: .*auto`)
-	waitFor(t, ctx, m, upPattern) // the stick is signed with these keys
+	waitFor(t, ctx, m, upPattern) // the stick starts, because it is signed with the enrolled keys
 	m.Stop()
 	s.stick = unsigned
 	refused("a stick that is not signed, where a person has enrolled the keys", true)

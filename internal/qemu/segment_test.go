@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// tcpFrame makes a frame of IPv4 and TCP. Its checksums are not set.
+// tcpFrame makes an Ethernet frame with IPv4 and TCP. Its checksums are zero.
 func tcpFrame(from, to uint16, seq uint32, flags byte, options, data []byte) []byte {
 	f := make([]byte, etherHeader+20+20)
 	binary.BigEndian.PutUint16(f[12:], typeIPv4)
@@ -22,8 +22,9 @@ func tcpFrame(from, to uint16, seq uint32, flags byte, options, data []byte) []b
 	return append(append(f, options...), data...)
 }
 
-// A segment that is larger than the machine's maximum segment size arrives as several segments with
-// the same data. If the machine announced no maximum segment size, the segment is lost.
+// If a segment is larger than the machine's maximum segment size, Wire splits it into several
+// segments with the same data. If the machine announced no maximum segment size, the segment is
+// lost.
 func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
 	t.Parallel()
 	w := &Wire{MTU: 1280}
@@ -60,7 +61,8 @@ func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
 	}
 }
 
-// The VLAN's tag is added and removed. Frames of other networks are lost.
+// With a VLAN, Wire removes the tag from the machine's frames and adds it to frames for the
+// machine. It drops the machine's frames of other networks.
 func TestWireIsOneVLAN(t *testing.T) {
 	t.Parallel()
 	w := &Wire{VLAN: 42}

@@ -16,7 +16,7 @@ import (
 	"gangway/internal/qemu"
 )
 
-// said keeps what a program prints, and finds words in it.
+// said stores what a program prints, and finds text in it.
 type said struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -34,8 +34,8 @@ func (s *said) String() string {
 	return s.b.String()
 }
 
-// `gangway image try` boots an image until the machine is onboarded, as a person would do it. However
-// it ends, no process and no temporary file is left.
+// A person can boot an image with `gangway image try` until the emulated machine is onboarded.
+// However the command ends, it leaves no process and no temporary file.
 func TestImageTry(t *testing.T) {
 	long(t)
 	t.Parallel()
@@ -46,7 +46,7 @@ func TestImageTry(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The hub trusts the maker of this run's TPMs.
+	// Make the hub trust the maker of this run's TPMs.
 	if err := os.Symlink(makers, filepath.Join(dir, "gangway", "tpm-maker")); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func nothingLeft(t *testing.T, tmp string) {
 	}
 }
 
-// What is not installed is named, with its Debian packages.
+// The error about missing programs names each of them with its Debian package.
 func TestMissingProgramsAreNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for _, p := range []*qemu.Person{{}, {Window: true}} {

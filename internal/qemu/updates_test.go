@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/device/console/access"
 	"gangway/device/install"
 	"gangway/device/install/slots"
 	"gangway/image/stick"
@@ -31,10 +32,10 @@ import (
 	"gangway/internal/qemu"
 )
 
-// The owner posts revisions with systems to an installed machine. A system with another kernel
-// boots in the other slot and stays. If a system's kernel panics, the machine falls back to the
-// previous system without help, and the owner reads the reason. A file that is not a system is not
-// tried.
+// The owner of an installed machine can update its system with revisions. A system with another
+// kernel boots in the other slot and stays. If a system's kernel panics, the machine boots the
+// previous system without help, and the owner reads the cause. The machine refuses a file that is
+// not a system without booting it.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -47,14 +48,14 @@ func TestSystemUpdates(t *testing.T) {
 	o := s.signIn(t)
 	o.begun(ctx)
 
-	// The owner's policy requires measured boots. So the hub admits the new system only when the
-	// owner has accepted its boot, during the trial.
+	// The owner's policy requires measured boots. So the hub accepts requests of the new system
+	// only after the owner has accepted its boot, during the trial.
 	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	began := time.Now()
 	other := parts
 	other.Kernel = otherKernel(parts.Kernel)
 	rev := o.post(ctx, s.system(t, other))
-	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
 	changes := s.changed(t, ctx)
 	if !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, "The kernel's hash differs") }) {
 		t.Errorf("the changes of the boot do not name the kernel: %q", changes)
@@ -65,7 +66,7 @@ func TestSystemUpdates(t *testing.T) {
 	}
 	t.Logf("updated in %.1f s", time.Since(began).Seconds())
 
-	// The new system's first process ends at once, so the kernel panics.
+	// The new system's first process exits at once, so the kernel panics.
 	began = time.Now()
 	seen := m.Lines()[len(m.Lines())-1].At
 	bad := parts
@@ -82,7 +83,7 @@ func TestSystemUpdates(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// The committed system boots. The installer, which would erase the disk, is refused as a
+	// The committed system boots. The installer, which would erase the disk, is not accepted as a
 	// system.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
@@ -95,23 +96,24 @@ func TestSystemUpdates(t *testing.T) {
 	s.listed(t)
 }
 
-// A new system that does not reach the hub, or that hangs, is replaced by the previous one without
-// help: its first process restarts the machine, or the watchdog resets it.
+// The machine replaces a new system that does not reach the hub, or that hangs, by the previous
+// system without help: the new system's first process restarts the machine, or the watchdog resets
+// it.
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{})
 	s.install(t)
-	const tried = `gangway-init .*: system: slot b, which is tried; slot a is kept$`
+	const tried = `gangway-init .*: system: slot b, on trial; slot a is the default$`
 	for _, c := range []struct {
 		name, flags string
 		change      func(p *stick.Parts)
 		says        []string
 	}{
-		{"no agent", "-X main.trialTime=40s", func(p *stick.Parts) { p.Agent = p.Init }, // not an agent: it ends at once
-			[]string{tried, `gangway-init .*: This new system was not made permanent within 40s`}},
+		{"no agent", "-X main.trialTime=40s", func(p *stick.Parts) { p.Agent = p.Init }, // this program is not an agent: it exits at once
+			[]string{tried, `gangway-init .*: The new system was not made permanent within 40s`}},
 		{"no driver for its disk", "-X main.trialTime=10s", func(p *stick.Parts) { p.Modules = without{p.Modules, "nvme"} },
-			[]string{`gangway-init .*: The disk that this was started from cannot be found`}},
+			[]string{`gangway-init .*: The disk that the machine was started from was not found`}},
 		{"nobody keeps the watchdog off", "-X main.watchdogEvery=1h", func(p *stick.Parts) { p.Agent = p.Init },
 			[]string{`gangway-init .*: watchdog: iTCO_wdt, 60 s$`, tried}},
 	} {
@@ -140,7 +142,7 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	}
 }
 
-// without is a folder of a kernel's modules that lacks one module.
+// without is a folder of a kernel's modules from which one module is missing.
 type without struct {
 	fs.FS
 	module string
@@ -148,13 +150,13 @@ type without struct {
 
 func (w without) ReadFile(name string) ([]byte, error) {
 	b, err := fs.ReadFile(w.FS, name)
-	if name == "modules.builtin" { // the image builder leaves out the modules that this file lists as built in
+	if name == "modules.builtin" { // this file lists the module as built in, so the image builder accepts its absence
 		b = append(b, "kernel/"+w.module+".ko\n"...)
 	}
 	return b, err
 }
 
-// otherInit builds gangway-init with other link-time settings.
+// otherInit builds gangway-init with these linker flags.
 func otherInit(t *testing.T, flags string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "gangway-init")
@@ -166,7 +168,8 @@ func otherInit(t *testing.T, flags string) []byte {
 	return read(t, out)
 }
 
-// changed waits until the hub reports a changed boot, and returns the changes.
+// changed waits until the hub reports the machine's boot as changed, and returns the list of
+// changes.
 func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	t.Helper()
 	for {
@@ -181,19 +184,19 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	}
 }
 
-// updateMoments holds the moments of an update at which the power may be cut. The key true is for a
-// system that works, false for one that does not boot.
+// updateMoments holds the moments of an update at which a test may cut the power. The key true is
+// for a system that works, the key false for one that does not boot.
 var updateMoments = map[bool][]string{
 	true: {
 		`^The hub offers revision \d+`, `^Installing revision \d+`, `^Rebooting the machine for revision \d+`,
-		`: system: slot ., which is tried`, `^Testing revision \d+`, `^Revision \d+ runs`,
+		`: system: slot ., on trial`, `^Testing revision \d+`, `^Revision \d+ runs`,
 	},
 	false: {`^Installing revision \d+`, `Rebooting in 5 seconds`, `^Testing revision \d+`, `^Rolling back revision \d+`},
 }
 
-// At whatever moment of an update the power is cut, the machine boots without help. It then runs
-// the previous system or the new one, and the revision's status says which of the two. A system
-// that does not boot never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED work as in
+// A power cut at any moment of an update leaves a machine that boots without help. The machine then
+// runs the previous or the new system, and the revision's status says which. A system that does not
+// boot never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED have the same meaning as in
 // TestPowerCuts.
 func TestPowerCutsInUpdates(t *testing.T) {
 	t.Parallel()
@@ -222,7 +225,7 @@ func TestPowerCutsInUpdates(t *testing.T) {
 			p = bad
 		}
 		p.Kernel = bytes.Clone(p.Kernel)
-		p.Kernel[0x200+int(binary.LittleEndian.Uint16(p.Kernel[0x20E:]))] = byte('a' + cut) // changes the version text, as otherKernel does
+		p.Kernel[0x200+int(binary.LittleEndian.Uint16(p.Kernel[0x20E:]))] = byte('a' + cut) // change the version text in the kernel's header, as otherKernel does
 		seen := m.Lines()[len(m.Lines())-1].At
 		rev := o.post(ctx, s.system(t, p))
 		moment := updateMoments[serves][r.IntN(len(updateMoments[serves]))]
@@ -245,8 +248,8 @@ func TestPowerCutsInUpdates(t *testing.T) {
 	s.listed(t)
 }
 
-// sound checks the EFI system partition. A power cut may leave clusters that belong to no file,
-// but no cluster may belong to two files.
+// sound checks the EFI system partition of the disk. A power cut may leave clusters that belong to
+// no file, but no cluster may belong to two files.
 func (s *site) sound(t *testing.T) {
 	t.Helper()
 	const program = "/usr/sbin/fsck.fat"
@@ -271,14 +274,14 @@ func (s *site) sound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(program, "-n", part.Name()).CombinedOutput() // never "clean", because it was in use
+	out, err := exec.Command(program, "-n", part.Name()).CombinedOutput() // fsck never reports "clean", because the partition was in use at the power cut
 	if !bytes.Contains(out, []byte(" files, ")) || bytes.Contains(out, []byte("share clusters")) || bytes.Contains(out, []byte("File size is")) {
 		t.Errorf("the EFI system partition is damaged: %v: %.500s", err, out)
 	}
 	os.Remove(part.Name())
 }
 
-// lastSlot returns the slot in the machine's last line about its running system.
+// lastSlot returns the slot in the last line in which the machine named its running system.
 func lastSlot(t *testing.T, m *qemu.Machine) string {
 	t.Helper()
 	re := regexp.MustCompile(`gangway-init .*: system: slot (.)`)
@@ -300,17 +303,17 @@ func (s *site) parts(t *testing.T) stick.Parts {
 	return *p
 }
 
-// system builds a system's file from parts.
+// system builds the file of an installed system from these parts.
 func (s *site) system(t *testing.T, p stick.Parts) []byte {
 	t.Helper()
-	b, err := stick.System(&p, nil)
+	b, err := stick.System(&p, nil, access.Full)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
-// contents unpacks the stick's image to a folder.
+// contents unpacks the stick's EFI system partition to a folder.
 func (s *site) contents(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -320,13 +323,13 @@ func (s *site) contents(t *testing.T) string {
 	return dir
 }
 
-// installer returns the program of the stick's first entry.
+// installer returns the unified kernel image of the first menu entry on the stick.
 func (s *site) installer(t *testing.T) []byte {
 	t.Helper()
 	return read(t, filepath.Join(s.contents(t), "EFI/Linux/gangway-auto.efi"))
 }
 
-// install writes the system to the disk, as the stick would write it.
+// install writes the system to the disk as the installer would, but without booting the stick.
 func (s *site) install(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("mcopy"); err != nil {
@@ -349,7 +352,7 @@ func (s *site) install(t *testing.T) {
 	}
 }
 
-// owner is the site's owner, signed in to the hub.
+// owner is a client of the hub's API that is signed in as the site's owner.
 type owner struct {
 	t      *testing.T
 	hub    *hubtest.Hub
@@ -371,7 +374,8 @@ func (s *site) signIn(t *testing.T) *owner {
 	return o
 }
 
-// call sends a request with JSON, or with the given bytes, and requires the status 200.
+// call sends a request and requires status 200. body is sent as JSON, or unchanged if it is a byte
+// slice. The response is decoded into the value into.
 func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	o.t.Helper()
 	b, ok := body.([]byte)
@@ -407,7 +411,7 @@ func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	}
 }
 
-// begun waits until the device's trail exists.
+// begun waits until the device has a trail.
 func (o *owner) begun(ctx context.Context) {
 	o.t.Helper()
 	for {
@@ -422,7 +426,7 @@ func (o *owner) begun(ctx context.Context) {
 	}
 }
 
-// post posts a revision with a system and returns its number.
+// post posts a revision that contains this system's file, and returns the revision's number.
 func (o *owner) post(ctx context.Context, system []byte) (rev int) {
 	o.t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256(system))
@@ -437,14 +441,14 @@ func (o *owner) post(ctx context.Context, system []byte) (rev int) {
 	return step.Rev
 }
 
-// progress is the hub's status of a revision.
+// progress is the progress of a revision as the hub returns it.
 type progress struct {
 	Status   string `json:"status"`
 	Message  string `json:"status-msg"`
 	Progress int    `json:"progress"`
 }
 
-// becomes waits for a revision's final status, which must be status.
+// becomes waits until a revision has a final status, and checks that it is this status.
 func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
 	o.t.Helper()
 	p := o.ends(ctx, m, rev)
@@ -454,7 +458,7 @@ func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status st
 	return p
 }
 
-// ends waits for a revision's final status.
+// ends waits until a revision has a final status, and returns its progress.
 func (o *owner) ends(ctx context.Context, m *qemu.Machine, rev int) progress {
 	o.t.Helper()
 	for {

@@ -11,22 +11,22 @@ import (
 )
 
 // Wire is a network between the machine and QEMU's emulated network (10.0.2.0/24 and fec0::/64). It
-// loses some packets, in both directions.
+// can drop some packets, in both directions.
 type Wire struct {
-	VLAN int // the network is this VLAN (IEEE 802.1Q); frames with another tag or without a tag are lost
-	MTU  int // longer packets are lost without an ICMP message; 0: no limit
-	// NoDHCP makes the network lose DHCP requests, so that they get no answer.
+	VLAN int // id of the VLAN (IEEE 802.1Q); frames with another tag or without a tag are lost; 0: no VLAN
+	MTU  int // longer packets are lost without an ICMP message; 0 means no limit
+	// NoDHCP makes the network drop DHCP requests.
 	NoDHCP bool
-	// Only holds the TCP ports that can be reached. Nil: all.
+	// Only lists the TCP ports that the machine can reach. Nil means all ports.
 	Only []int
 
 	mu   sync.Mutex
 	lost map[string]int
-	mss  map[uint16]int // maximum segment size, by the machine's port
+	mss  map[uint16]int // maximum segment size, by the machine's TCP port
 }
 
-// Lost returns how many frames from the machine were lost for this reason: "vlan", "mtu", "dhcp" or
-// "port".
+// Lost returns the number of frames from the machine that were lost for this reason: "vlan", "mtu",
+// "dhcp" or "port".
 func (w *Wire) Lost(reason string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -43,8 +43,8 @@ const (
 	protocolUDP = 17
 )
 
-// reasonLost returns the reason why a frame without a tag is lost, or "". up reports whether
-// the frame comes from the machine.
+// reasonLost returns the reason why a frame without a tag is lost, or "" if it is not. up reports
+// whether the frame comes from the machine.
 func (w *Wire) reasonLost(frame []byte, up bool) string {
 	if len(frame) < etherHeader {
 		return "short"
@@ -73,7 +73,7 @@ func (w *Wire) reasonLost(frame []byte, up bool) string {
 	return ""
 }
 
-// up converts a frame from the machine to the form that the emulated network expects. It returns
+// up converts a frame from the machine to the form that QEMU's emulated network expects. It returns
 // nil if the frame is lost.
 func (w *Wire) up(frame []byte) []byte {
 	if w.VLAN != 0 {
@@ -89,8 +89,8 @@ func (w *Wire) up(frame []byte) []byte {
 	return frame
 }
 
-// down converts a frame from the emulated network to the form that the machine expects. It returns
-// nil if the frame is lost.
+// down converts a frame from QEMU's emulated network to the form that the machine expects. It
+// returns nil if the frame is lost.
 func (w *Wire) down(frame []byte) []byte {
 	if w.reasonLost(frame, false) != "" {
 		return nil
@@ -104,10 +104,10 @@ func (w *Wire) down(frame []byte) []byte {
 	return append(tagged, frame[12:]...)
 }
 
-// segment locates a TCP segment in a frame of IPv4 without a tag.
+// segment holds the position of a TCP segment in an IPv4 frame without a VLAN tag.
 type segment struct {
 	ip, tcp, data int // offsets in the frame
-	end           int // end of the data; the frame may be padded
+	end           int // end of the data; padding may follow in the frame
 }
 
 func segmentOf(frame []byte) (s segment, ok bool) {
@@ -151,8 +151,8 @@ func (w *Wire) noteMSS(frame []byte) {
 	}
 }
 
-// resegment splits a segment for the machine as a real peer would have split it, because QEMU's
-// network ignores the machine's maximum segment size.
+// resegment splits a segment as a real TCP peer would split it. It is needed because QEMU's network
+// ignores the machine's maximum segment size.
 func (w *Wire) resegment(frame []byte) [][]byte {
 	s, ok := segmentOf(frame)
 	if !ok {
@@ -209,15 +209,15 @@ func (w *Wire) lose(reason string) []byte {
 	return nil
 }
 
-// Names of the sockets in the machine's folder. cardSocket and hereSocket are QEMU's, cardEnd and
-// hereEnd are ours.
+// Names of the sockets in the machine's folder. QEMU creates cardSocket and hereSocket; Wire
+// creates cardEnd and hereEnd.
 const (
 	cardSocket, cardEnd = "card", "card-far"
 	hereSocket, hereEnd = "here", "here-far"
 )
 
-// lay connects the machine's side and the emulated network's side, with sockets in a folder, until
-// stop is called.
+// lay connects the machine's network card and QEMU's emulated network, through sockets in the
+// folder dir, until stop is called.
 func (w *Wire) lay(dir string) (stop func(), err error) {
 	listen := func(name string) (*net.UnixConn, error) {
 		return net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unixgram"})
@@ -240,8 +240,9 @@ func (w *Wire) lay(dir string) (stop func(), err error) {
 	return func() { card.Close(); here.Close() }, nil
 }
 
-// carry sends the frames that arrive at from to QEMU's socket to, by the other end, until from is
-// closed. It ignores send errors: QEMU may not have started yet, or may have ended.
+// carry reads frames from the socket from, changes them, and sends them from the socket by to
+// QEMU's socket to. It ends when from is closed. It ignores send errors, because QEMU may not have
+// started yet or may have ended.
 func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -257,8 +258,8 @@ func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	}
 }
 
-// netdevs returns QEMU's arguments for the network: the end of the machine's network card, and a
-// QEMU hub that joins the emulated network with the other end.
+// netdevs returns QEMU's arguments for the network: the socket of the machine's network card, and a
+// network hub in QEMU that joins the emulated network with the other socket.
 func netdevs(dir, user string) []string {
 	dgram := func(id, local, remote string) string {
 		return fmt.Sprintf("dgram,id=%s,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", id,

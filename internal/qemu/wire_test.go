@@ -43,9 +43,9 @@ func portOf(t *testing.T, address string) int {
 	return n
 }
 
-// A machine is installed from a stick and appears in the device list, on a network without DHCP
-// where the hub is reachable only through a proxy. The installed system has the stick's network
-// settings, also at the next boot. Then a person changes the settings on the stick.
+// A machine can be installed from a stick on a network without DHCP where the hub is reachable only
+// through a proxy, and appears in the device list. The installed system has the stick's network
+// settings, also at the next boot. A person can then change the settings with the stick.
 func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -84,7 +84,7 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// A person edits the settings on the stick, and boots the machine from it.
+	// A person edits the network settings on the stick, and boots the machine from it.
 	edited := filepath.Join(t.TempDir(), netfile.Name)
 	if err := os.WriteFile(edited, []byte(strings.Replace(n.Text(), "10.0.2.77", "10.0.2.78", 1)), 0o600); err != nil {
 		t.Fatal(err)
@@ -93,9 +93,9 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 		t.Fatalf("mcopy: %v: %.300s", err, out)
 	}
 	m, ctx = boot(t, s.with(true))
-	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has already installed Gangway on this machine`)
 	after(t, ctx, m, there.At, `gangway-init .*: network: eth0 has 10\.0\.2\.78/24$`)
-	after(t, ctx, m, there.At, `gangway-init .*: the new network settings reach the hub, and are kept`)
+	after(t, ctx, m, there.At, `gangway-init .*: the machine reached the hub with the new network settings and keeps them`)
 	hidden()
 	m.Stop()
 	s.listed(t)
@@ -104,8 +104,8 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	}
 }
 
-// onboards boots a machine with these settings on a network, and waits until it is connected to
-// the hub.
+// onboards boots a machine with these network settings on a network, and waits until it is
+// connected to the hub.
 func onboards(t *testing.T, wire *qemu.Wire, address string, lines ...string) *qemu.Machine {
 	t.Helper()
 	need(t)
@@ -122,7 +122,8 @@ func onboards(t *testing.T, wire *qemu.Wire, address string, lines ...string) *q
 	return m
 }
 
-// A machine on a VLAN gets its address from DHCP on that VLAN, and sends no frame without the tag.
+// A machine on a VLAN gets its address by DHCP from that VLAN, and sends no frame without the
+// VLAN's tag.
 func TestMachineOnAVLAN(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -133,7 +134,8 @@ func TestMachineOnAVLAN(t *testing.T) {
 	}
 }
 
-// A machine with the right MTU setting works on a network that silently loses larger packets.
+// A machine with the right MTU in its settings works on a network that drops larger packets without
+// a message.
 func TestMachineWithAnMTUOf1280(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -144,9 +146,10 @@ func TestMachineWithAnMTUOf1280(t *testing.T) {
 	}
 }
 
-// The owner changes the network settings of an installed machine from the hub. The machine keeps
-// settings with which it reaches the hub. It drops settings with which it does not, or whose trial
-// a power cut ends, and the owner reads the reason.
+// The owner can change the network settings of an installed machine at the hub, and cannot cut it
+// off by mistake. The machine keeps new settings with which it reaches the hub. It goes back to the
+// old settings if it does not reach the hub with the new ones, or if the power fails during the
+// trial; the owner can then read the cause.
 func TestOwnerChangesTheNetwork(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -176,7 +179,7 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	}
 	at := set("address = 10.0.2.77/24", "gateway = 10.0.2.2")
 	after(t, ctx, m, at, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
-	after(t, ctx, m, at, `gangway-init .*: the new network settings reach the hub, and are kept`)
+	after(t, ctx, m, at, `gangway-init .*: the machine reached the hub with the new network settings and keeps them`)
 	says("from the hub, kept at")
 	m.Stop()
 
@@ -193,7 +196,7 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	at = set("address = 10.0.2.78/24", "gateway = 10.0.2.2")
-	after(t, ctx, m, at, `gangway-init .*: network: new settings, which are tried`)
+	after(t, ctx, m, at, `gangway-init .*: network: new settings, on trial`)
 	m.Stop()
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .* were dropped: The machine restarted before`)

@@ -1,11 +1,11 @@
-// Package race excludes tests from the race detector. It is for tests that use only one goroutine:
-// the detector can find nothing in such a test, but makes it ten times as slow.
+// Package race lets a test skip itself under the race detector. It is for tests that use only one
+// goroutine: in these the race detector can find nothing, but makes them ten times as slow.
 package race
 
 import "testing"
 
-// Skip skips a test under the race detector. It must be the first line of the test, because
-// scripts/test.sh finds the test by this line and runs it without the detector.
+// Skip skips a test under the race detector. The call must be the first line of the test, because
+// scripts/test.sh searches for such tests and runs them without the race detector.
 func Skip(t testing.TB) {
 	t.Helper()
 	if Enabled {

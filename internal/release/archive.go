@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// writeArchives writes one archive for each architecture: programs, units, man
-// pages and completions, for systems without Debian's packages.
+// writeArchives writes one archive for each architecture, for systems that do not use Debian
+// packages: programs, systemd units, man pages and completions.
 func (r *release) writeArchives(context.Context) error {
 	for _, arch := range r.archs {
 		if err := r.writeArchive(arch); err != nil {
@@ -31,7 +31,7 @@ func (r *release) writeArchive(arch string) error {
 		{source: filepath.Join(r.root, "LICENSE"), path: "/LICENSE", mode: 0o644},
 		{source: r.program(arch, "gangway"), path: "/bin/gangway", mode: 0o755},
 		{source: r.program(arch, "gangway-agent"), path: "/bin/gangway-agent", mode: 0o755},
-		// gangway image build puts these two programs into installer images.
+		// `gangway image build` copies these two programs into installer images.
 		{source: r.program(imageTarget, "gangway-agent"), path: "/lib/gangway/gangway-agent", mode: 0o755},
 		{source: r.program(imageTarget, "gangway-init"), path: "/lib/gangway/gangway-init", mode: 0o755},
 	}
@@ -66,7 +66,8 @@ func (r *release) writeArchive(arch string) error {
 	return errors.Join(w.Close(), z.Close(), out.Close())
 }
 
-// reproducibleTar writes archives that depend only on the names, modes and contents of their files.
+// reproducibleTar writes an archive that depends only on the names, modes and contents of its
+// files.
 type reproducibleTar struct {
 	*tar.Writer
 	date    time.Time
@@ -77,7 +78,8 @@ func newTar(w io.Writer, date time.Time) *reproducibleTar {
 	return &reproducibleTar{tar.NewWriter(w), date, map[string]bool{}}
 }
 
-// file adds a file with the content of the file source, after the folders above it.
+// file adds a file with the content of the file source. It first adds missing folders above the
+// file.
 func (t *reproducibleTar) file(name, source string, mode os.FileMode) error {
 	b, err := os.ReadFile(source)
 	if err != nil {
@@ -98,7 +100,8 @@ func (t *reproducibleTar) bytes(name string, content []byte, mode os.FileMode) e
 	return err
 }
 
-// folder adds a folder that belongs to a user, after the folders above it.
+// folder adds a folder that belongs to the user with this id. It first adds missing folders above
+// it.
 func (t *reproducibleTar) folder(name string, mode int64, user int) error {
 	if t.folders[name] {
 		return nil

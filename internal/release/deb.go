@@ -24,7 +24,7 @@ type debPackage struct {
 	files                         []file
 }
 
-// imageTarget is the architecture of the machines that installer images are for.
+// imageTarget is the architecture of the machines for which installer images are built.
 const imageTarget = "amd64"
 
 func (r *release) hubPackage(arch string) (debPackage, error) {
@@ -35,15 +35,15 @@ func (r *release) hubPackage(arch string) (debPackage, error) {
 	p := debPackage{
 		name: "gangway",
 		description: `hub for zero-touch onboarding of machines with a TPM 2.0
-Gangway brings machines with a TPM 2.0 into their owner's fleet with nobody
-touching them. This package has the hub, a systemd unit that runs it, and the
-fleet owner's command, which also makes installer images.`,
+Gangway onboards machines with a TPM 2.0 to their owner's hub, without a person
+at the machine. This package has the hub, a systemd unit for the hub, and the
+command gangway for fleet owners, which also makes installer images.`,
 		depends:    []string{"adduser"},
 		recommends: []string{"ca-certificates"},
 		suggests:   []string{"e2fsprogs", "systemd-boot-efi", "osslsigncode", "cabextract"},
 		files: []file{
 			{source: r.program(arch, "gangway"), path: "/usr/bin/gangway", mode: 0o755},
-			// gangway image build puts these two programs into installer images.
+			// `gangway image build` copies these two programs into installer images.
 			{source: r.program(imageTarget, "gangway-agent"), path: "/usr/lib/gangway/gangway-agent", mode: 0o755},
 			{source: r.program(imageTarget, "gangway-init"), path: "/usr/lib/gangway/gangway-init", mode: 0o755},
 			{source: unit, path: "/usr/lib/systemd/system/gangway.service", mode: 0o644},
@@ -58,7 +58,7 @@ func (r *release) agentPackage(arch string) (debPackage, error) {
 	p := debPackage{
 		name: "gangway-agent",
 		description: `device agent of Gangway, for machines with a TPM 2.0
-The agent onboards this machine with a Gangway hub, by an identity whose key
+The agent onboards this machine to a Gangway hub, with an identity whose key
 never leaves the machine's TPM, and keeps it connected. It needs a join token
 of the machine's owner in /etc/gangway/device_autojointoken.json.`,
 		suggests: []string{"tpm-udev"},
@@ -76,15 +76,15 @@ of the machine's owner in /etc/gangway/device_autojointoken.json.`,
 
 func (r *release) contrib(name string) string { return filepath.Join(r.root, "contrib", name) }
 
-// packagedUnit writes the hub's unit in the form for the package: the package creates the user, so
-// systemd must not create one.
+// packagedUnit writes the hub's systemd unit for the package. The package creates the user, so
+// systemd must not create one at each start.
 func (r *release) packagedUnit() (string, error) {
 	b, err := os.ReadFile(r.contrib("gangway.service"))
 	if err != nil {
 		return "", err
 	}
-	const dynamic = "# With DynamicUser= systemd allocates the user at each start. Debian's package\n" +
-		"# creates the user instead, and its unit leaves that line out.\n" +
+	const dynamic = "# With DynamicUser=, systemd allocates the user at each start. The Debian package\n" +
+		"# creates the user itself, so the unit in the package does not have DynamicUser=.\n" +
 		"User=gangway\nDynamicUser=yes\n"
 	if strings.Count(string(b), dynamic) != 1 {
 		return "", errors.New("gangway.service does not have the lines about DynamicUser=")

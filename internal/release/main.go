@@ -1,12 +1,11 @@
-// Command release makes a release of Gangway: programs, Debian packages, an OCI
-// image, a bill of materials and checksums. `make release` runs it.
+// Command release makes a release of Gangway: programs, Debian packages, an OCI image, a bill of
+// materials and checksums. `make release` runs it.
 //
-// It is a separate module, so that the libraries that make packages are not among the
-// dependencies of the hub and the agent. It imports no package of Gangway: it runs the
-// go command in the source tree.
+// It is a separate module, so that the hub and the agent do not depend on the libraries that make
+// packages. It imports no package of Gangway: it runs the go command in the source tree.
 //
-// All output depends only on the source tree, the version and the Go version, and not on
-// the clock, a path or a user name. Two runs write the same files, byte for byte.
+// The output depends only on the source tree, the version and the Go version. It does not depend on
+// the time, a path or a user name, so two runs write the same bytes.
 package main
 
 import (
@@ -28,14 +27,14 @@ import (
 // architectures are the architectures of a release, in Go's names. Debian uses the same names.
 var architectures = []string{"amd64", "arm64"}
 
-// release holds what all steps share.
+// release holds the settings that all steps of making a release use.
 type release struct {
 	root    string // the source tree
-	out     string // where the release is written
+	out     string // folder to which the release is written
 	work    string // for intermediate files
-	version string // semantic, without a leading v
+	version string // semantic version without a leading v
 	commit  string
-	date    time.Time // the commit's date; all times in a release are this date
+	date    time.Time // the commit's date; all times in a release equal it
 	archs   []string
 }
 
@@ -54,7 +53,7 @@ func run(args []string) error {
 	var debs bool
 	f := flag.NewFlagSet("release", flag.ContinueOnError)
 	f.StringVar(&r.root, "root", "../..", "the source tree")
-	f.StringVar(&r.out, "out", "", "the folder to write the release to; it is emptied first")
+	f.StringVar(&r.out, "out", "", "write the release to this folder, after deleting the folder's content")
 	f.StringVar(&r.version, "version", "", "the version, such as 1.2.0")
 	f.StringVar(&r.commit, "commit", "", "the Git commit")
 	f.StringVar(&date, "date", "", "the commit's date, RFC 3339")
@@ -116,7 +115,7 @@ func run(args []string) error {
 	return nil
 }
 
-// sumsFile is written last, because it contains the hashes of all other files.
+// sumsFile is the name of the file with the hashes of all other files. It is written last.
 const sumsFile = "SHA256SUMS"
 
 func (r *release) writeSums(context.Context) error {
@@ -142,13 +141,13 @@ func (r *release) writeSums(context.Context) error {
 
 // file is a file of a package or an archive.
 type file struct {
-	source string      // path of the content; empty for a folder
-	path   string      // in the package, with a leading slash
+	source string      // path of the file with the content; empty for a folder
+	path   string      // path in the package, with a leading slash
 	mode   os.FileMode // permissions
-	config bool        // a conffile: an administrator's changes survive an upgrade
+	config bool        // a conffile of dpkg: an administrator's changes survive an upgrade
 }
 
-// tree returns the files below folder, in order, with paths in the package that begin with path.
+// tree returns the files below folder, sorted. In the package, their paths begin with path.
 func tree(folder, path string) ([]file, error) {
 	var files []file
 	err := filepath.WalkDir(folder, func(at string, d os.DirEntry, err error) error {

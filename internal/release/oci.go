@@ -17,12 +17,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// containerUser is the user id that runs the hub in a container. It is not root, and has no name
-// outside the image.
+// containerUser is the id of the user that runs the hub in a container. The user is not root, and
+// no other file system should know the id.
 const containerUser = 65532
 
-// writeImage writes an OCI image layout as one file. It has an image for each architecture, which
-// contains nothing but the hub.
+// writeImage writes an OCI image layout as one tar file. It has one image for each architecture,
+// and each image contains only the hub.
 func (r *release) writeImage(context.Context) error {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, arch := range r.archs {
@@ -72,12 +72,13 @@ func (r *release) annotations() map[string]string {
 	}
 }
 
-// tag returns a version as a registry's tag. A tag cannot contain a plus sign.
+// tag returns a version as the tag of an OCI image. A tag cannot contain a plus sign, so tag
+// replaces it.
 func tag(version string) string {
 	return string(bytes.ReplaceAll([]byte(version), []byte("+"), []byte("-")))
 }
 
-// image returns one architecture's image.
+// image returns the OCI image for one architecture.
 func (r *release) image(arch string) (v1.Image, error) {
 	var content bytes.Buffer
 	w := newTar(&content, r.date)
@@ -86,7 +87,7 @@ func (r *release) image(arch string) (v1.Image, error) {
 	err := errors.Join(
 		w.bytes("etc/passwd", []byte(passwd), 0o644),
 		w.bytes("etc/group", []byte("gangway:x:"+user+":\n"), 0o644),
-		w.folder("tmp", 0o1777, 0), // objects on their way to a bucket
+		w.folder("tmp", 0o1777, 0), // the hub stores objects here while it uploads them to a bucket
 		w.file("usr/bin/gangway", r.program(arch, "gangway"), 0o755),
 		w.folder("var/lib/gangway", 0o700, containerUser),
 		w.Close(),

@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// program returns the path of a built program.
+// program returns the path of a program that buildPrograms built.
 func (r *release) program(arch, name string) string { return filepath.Join(r.work, arch, name) }
 
-// buildPrograms builds all programs for all architectures of the release. It also builds them for
-// this machine's architecture, because running them writes the man pages.
+// buildPrograms builds all programs for all architectures of the release, and for the building
+// machine's architecture, because the programs themselves write their man pages.
 func (r *release) buildPrograms(ctx context.Context) error {
 	for _, arch := range append(r.archs, runtime.GOARCH) {
 		if _, err := os.Stat(filepath.Join(r.work, arch)); err == nil {
@@ -31,8 +31,8 @@ func (r *release) buildPrograms(ctx context.Context) error {
 	return nil
 }
 
-// build builds static programs that contain their version. Nothing in the programs depends on the
-// path of the source tree, on Git or on the environment.
+// build builds statically linked programs that contain their version. The programs do not depend on
+// the path of the source tree, on Git or on the environment.
 func (r *release) build(ctx context.Context, arch string) error {
 	const p = "gangway/internal/version"
 	flags := fmt.Sprintf("-s -w -X %s.version=%s -X %s.commit=%s -X %s.date=%s", p, r.version, p, r.commit, p, r.date.Format(time.RFC3339))
@@ -51,12 +51,12 @@ func (r *release) build(ctx context.Context, arch string) error {
 	return nil
 }
 
-// share returns the path below the folder of man pages and completions, which packages install in
-// /usr/share.
+// share returns the path of a file in the folder of man pages and completions. Packages install
+// this folder as /usr/share.
 func (r *release) share(name string) string { return filepath.Join(r.work, "share", name) }
 
-// writeDocs runs the programs to write their man pages and completions. It compresses the pages, as
-// Debian's policy requires.
+// writeDocs makes the programs write their man pages and completions. It compresses the man pages,
+// as Debian's policy requires.
 func (r *release) writeDocs(ctx context.Context) error {
 	for _, name := range []string{"gangway", "gangway-agent"} {
 		cmd := exec.CommandContext(ctx, r.program(runtime.GOARCH, name), "docs", r.share(name))
@@ -93,7 +93,7 @@ func compressed(b []byte) []byte {
 	if err == nil {
 		err = w.Close()
 	}
-	if err != nil { // writing to a bytes.Buffer cannot fail
+	if err != nil { // cannot happen: writing to a bytes.Buffer never fails
 		panic(err)
 	}
 	return out.Bytes()

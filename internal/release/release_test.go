@@ -20,8 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// small makes a release whose programs are a few bytes, and whose man pages and
-// completions are empty: building and compressing the real ones takes minutes.
+// small makes a release with very small programs and empty man pages and completions, because
+// building and compressing the real ones takes minutes.
 func small(t *testing.T) *release {
 	t.Helper()
 	root, err := filepath.Abs("../..")
@@ -112,7 +112,7 @@ func TestContentOfDebs(t *testing.T) {
 			deb := filepath.Join(r.out, name+"_"+version+"_"+arch+".deb")
 			var got []string
 			for line := range strings.Lines(dpkgDeb(t, "--contents", deb)) {
-				f := strings.Fields(line) // mode, owner, size, date, time, path
+				f := strings.Fields(line) // the fields: mode, owner, size, date, time, path
 				if f[1] != "root/root" || f[3] != "2026-11-29" {
 					t.Errorf("%s: %s", name, line)
 				}
@@ -145,8 +145,8 @@ func TestContentOfDebs(t *testing.T) {
 	}
 }
 
-// The package creates the hub's user, but the unit in contrib needs no existing user. The two units
-// differ in nothing else.
+// The packaged systemd unit equals the unit in contrib except for the user: the package creates the
+// user, but the unit in contrib works without an existing user.
 func TestPackagedUnitHasAStaticUser(t *testing.T) {
 	t.Parallel()
 	r := small(t)
@@ -193,7 +193,7 @@ func TestMaintainerScriptsPassShellcheck(t *testing.T) {
 	}
 }
 
-// All files but the programs depend only on the source tree, not on the folders or the time.
+// Packaging the same programs gives the same bytes in another folder and at another time.
 // scripts/release-test.sh tests the same for whole releases.
 func TestPackagingIsReproducible(t *testing.T) {
 	t.Parallel()
@@ -219,7 +219,7 @@ func TestPackagingIsReproducible(t *testing.T) {
 	if sums[0] != sums[1] {
 		t.Errorf("two releases differ:\n%s\n%s", sums[0], sums[1])
 	}
-	if n := strings.Count(sums[0], "\n"); n != 7 { // 4 packages, 2 archives, an image
+	if n := strings.Count(sums[0], "\n"); n != 7 { // 4 packages, 2 archives and an image
 		t.Errorf("%d files:\n%s", n, sums[0])
 	}
 }
@@ -315,7 +315,7 @@ func unpack(t *testing.T, path string) string {
 }
 
 // The bill of materials lists every module of the programs once, with its package URL. For each
-// program it lists the modules that the program is made of.
+// program, it lists the modules that the program contains.
 func TestBillOfMaterials(t *testing.T) {
 	t.Parallel()
 	b := billOfMaterials(t)
@@ -351,8 +351,8 @@ func TestBillOfMaterials(t *testing.T) {
 	}
 }
 
-// billOfMaterials returns the bill of materials of a release in which this test's own binary stands
-// for each program.
+// billOfMaterials returns the bill of materials of a release whose programs are copies of this
+// test's binary.
 func billOfMaterials(t *testing.T) []byte {
 	t.Helper()
 	self, err := os.Executable()

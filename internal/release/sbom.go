@@ -18,11 +18,11 @@ import (
 	cdx "github.com/CycloneDX/cyclonedx-go"
 )
 
-// programs are the programs of a release.
+// programs are the names of the programs in a release.
 var programs = []string{"gangway", "gangway-agent", "gangway-init"}
 
-// writeSBOM writes a bill of materials in CycloneDX's JSON. It lists the programs, and the modules
-// that the go command recorded in each of them.
+// writeSBOM writes a bill of materials as CycloneDX JSON. It lists the programs, and the modules
+// that the go command recorded in each program.
 func (r *release) writeSBOM(context.Context) error {
 	top := cdx.Component{Type: cdx.ComponentTypeApplication, BOMRef: "gangway", Name: "gangway", Version: r.version,
 		Licenses: &cdx.Licenses{{License: &cdx.License{ID: "Apache-2.0"}}}}
@@ -71,7 +71,7 @@ func (r *release) writeSBOM(context.Context) error {
 	return errors.Join(cdx.NewBOMEncoder(out, cdx.BOMFileFormatJSON).SetPretty(true).EncodeVersion(bom, cdx.SpecVersion1_6), out.Close())
 }
 
-// modulesOf returns the modules of a program, and the standard library.
+// modulesOf returns the modules in a program, and the standard library as one more module.
 func modulesOf(info *debug.BuildInfo) []cdx.Component {
 	list := []cdx.Component{module("stdlib", strings.TrimPrefix(info.GoVersion, "go"))}
 	for _, m := range info.Deps {
@@ -88,7 +88,7 @@ func module(path, version string) cdx.Component {
 	return cdx.Component{Type: cdx.ComponentTypeLibrary, BOMRef: purl, Name: path, Version: version, PackageURL: purl}
 }
 
-// serialNumber returns a UUID. The same release always gets the same UUID.
+// serialNumber returns a UUID that depends only on the content of the release.
 func (r *release) serialNumber() string {
 	sum := sha256.Sum256([]byte("gangway\n" + r.version + "\n" + r.commit + "\n" + r.date.Format(time.RFC3339)))
 	sum[6] = sum[6]&0x0F | 0x80 // RFC 9562, version 8

@@ -6,7 +6,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// Decode refuses text that two JSON readers could understand differently. It ignores unknown names.
+// Decode refuses text that two JSON parsers could understand differently. It ignores unknown names.
 func ExampleDecode() {
 	var message struct {
 		Name string `json:"name"`
@@ -22,7 +22,7 @@ func ExampleDecode() {
 	// Output:
 	// <nil>
 	// the name "Name" must be written "name"
-	// it has the name "name" twice in the same object
+	// the name "name" occurs twice in the same object
 	// data follows the JSON value
 }
 

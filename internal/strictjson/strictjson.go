@@ -1,9 +1,9 @@
-// Package strictjson parses JSON that every reader understands in the same way. The hub and the
-// device both use it for JSON from other programs, so that what one of them has checked is what the
-// other reads. It does no I/O and keeps no state.
+// Package strictjson parses JSON and refuses text that two parsers could understand differently.
+// The hub and the device both use it for JSON from other programs, so the device reads exactly the
+// values that the hub checked. The package does no I/O and keeps no state.
 //
-// Decode and DecodeKnown parse into a Go type, Object parses an object of unknown form, and Storable
-// parses one that will be stored.
+// Decode and DecodeKnown parse into a Go type, Object parses an object of unknown form, and
+// Storable parses an object that will be stored.
 package strictjson
 
 import (
@@ -18,17 +18,18 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth is the largest depth of nested objects and arrays. MaxStorableDepth is the bound for
-// values that are stored and later returned inside other documents. It is lower, so that those
-// documents stay within maxDepth.
+// maxDepth is the largest depth of nested objects and arrays. MaxStorableDepth is the largest depth
+// of a value that is stored and later returned inside another document. It is lower, so that the
+// other document stays within maxDepth.
 const (
 	maxDepth         = 64
 	MaxStorableDepth = 32
 )
 
 // Object parses one JSON object. The text must be UTF-8, with at most 64 levels and nothing after
-// the object. No object may have a name twice, and every number must fit into a float64. It returns
-// the object without white space, and as encoding/json decodes it into an any.
+// the object. No object may have the same name twice, and every number must fit into a float64.
+// Object returns the text without white space, and the object as encoding/json decodes it into an
+// any.
 func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	if err := check(text, nil); err != nil {
 		return nil, nil, err
@@ -39,7 +40,7 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	}
 	object, ok := v.(map[string]any)
 	if !ok {
-		return nil, nil, errors.New("it is not a JSON object")
+		return nil, nil, errors.New("the text is not a JSON object")
 	}
 	var b bytes.Buffer
 	if err := json.Compact(&b, text); err != nil {
@@ -48,8 +49,8 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	return b.Bytes(), object, nil
 }
 
-// Storable is like Object, for an object that is stored and returned inside other documents: it may
-// have at most MaxStorableDepth levels.
+// Storable does the same as Object, for an object that is stored and later returned inside other
+// documents: it may have at most MaxStorableDepth levels.
 func Storable(text []byte) (compact []byte, object map[string]any, err error) {
 	if compact, object, err = Object(text); err == nil {
 		err = CheckStorable(object)
@@ -60,8 +61,8 @@ func Storable(text []byte) (compact []byte, object map[string]any, err error) {
 	return compact, object, nil
 }
 
-// CheckStorable checks whether a value from Decode may be stored and returned inside other
-// documents: it must have at most MaxStorableDepth levels, and every number must fit into a
+// CheckStorable checks whether a value that Decode returned may be stored and later returned inside
+// other documents: it must have at most MaxStorableDepth levels, and every number must fit into a
 // float64.
 func CheckStorable(v any) error { return keepable(v, 0) }
 
@@ -87,19 +88,20 @@ func keepable(v any, depth int) error {
 		}
 	case json.Number:
 		if _, err := strconv.ParseFloat(string(v), 64); err != nil {
-			return fmt.Errorf("it has the number %.40s, which is too large for most readers; send it as a string", v)
+			return fmt.Errorf("the number %.40s is too large for most JSON parsers: send it as a string", v)
 		}
 	}
 	return nil
 }
 
-func errTooDeep(levels int) error { return fmt.Errorf("it is more than %d levels deep", levels) }
+func errTooDeep(levels int) error { return fmt.Errorf("the JSON has more than %d levels", levels) }
 
-// Decode parses one JSON value into v, like encoding/json, but only if every other reader would
-// read the same. It has the bounds of Object. The value must not be null, and field names must be
-// spelled exactly as in v: encoding/json also accepts names in another case, and the last of two
-// equal names. Unknown names are ignored. A number in an any becomes a json.Number, which preserves
-// its text; it may be too large for a float64.
+// Decode parses one JSON value into v, as encoding/json does, but refuses text that another parser
+// could understand differently. It has the bounds of Object. The value must not be null. A field
+// name must have the same spelling as in v, and must not occur twice: encoding/json also accepts a
+// name in another case, and uses the last of two equal names. Decode ignores unknown names. A
+// number in an any becomes a json.Number, which keeps the number's text; the number may be too
+// large for a float64.
 func Decode(text []byte, v any) error {
 	if err := check(text, reflect.TypeOf(v)); err != nil {
 		return err
@@ -116,7 +118,7 @@ func decoder(text []byte) *json.Decoder {
 	return dec
 }
 
-// DecodeKnown is like Decode, but refuses names that v does not have.
+// DecodeKnown does the same as Decode, but refuses names that v does not have.
 func DecodeKnown(text []byte, v any) error {
 	if err := Decode(text, v); err != nil {
 		return err
@@ -126,7 +128,7 @@ func DecodeKnown(text []byte, v any) error {
 	return dec.Decode(v)
 }
 
-// check checks a text that will be decoded into the type t, or into an any if t is nil.
+// check checks text before it is decoded into the type t. t is nil if it is decoded into an any.
 func check(text []byte, t reflect.Type) error {
 	if !utf8.Valid(text) {
 		return errors.New("it is not UTF-8")
@@ -143,7 +145,7 @@ func check(text []byte, t reflect.Type) error {
 	return nil
 }
 
-// checkNames checks the names in one value that will be decoded into the type into.
+// checkNames checks the names in one value of dec, which will be decoded into the type into.
 func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return errTooDeep(maxDepth)
@@ -166,7 +168,7 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 				return errors.New("a name is not a string")
 			}
 			if names[name] {
-				return fmt.Errorf("it has the name %q twice in the same object", name)
+				return fmt.Errorf("the name %q occurs twice in the same object", name)
 			}
 			names[name] = true
 			value, known := fields[name]
@@ -197,8 +199,8 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// plain returns the type to which the pointers of t lead. It returns nil for a type that decodes
-// itself, and for an any.
+// plain returns the type that the pointer type t points to, or t itself. It returns nil for a type
+// with its own JSON decoding, and for an any.
 func plain(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer && !t.Implements(unmarshaler) {
 		t = t.Elem()
@@ -209,8 +211,8 @@ func plain(t reflect.Type) reflect.Type {
 	return t
 }
 
-// membersOf returns the types into which encoding/json decodes an object's members: a struct's
-// field types by name, or one type for all members.
+// membersOf returns the types into which encoding/json decodes the members of an object: for a
+// struct, the type of each field by name; for a map, one type for all members.
 func membersOf(t reflect.Type) (fields map[string]reflect.Type, all reflect.Type) {
 	t = plain(t)
 	switch {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Text that two readers could understand differently is refused.
+// An attacker cannot send text that the hub and the device understand differently: Object refuses
+// it.
 func TestObjectRefusesWhatReadersDifferIn(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
@@ -46,15 +47,15 @@ type message struct {
 	Plain   string
 }
 
-// A name that encoding/json accepts for a field, but another reader does not, is refused. An
-// unknown name is ignored.
+// Decode refuses a name that encoding/json accepts for a field but another parser does not. It
+// ignores an unknown name.
 func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
 		``, `null`, ` null `, `{} {}`, `{}]`, "{\"\xff\":1}", `{"name":"a","name":"a"}`, `{"name":"a","\u006eame":"b"}`,
 		`{"Name":"a"}`, `{"name":"a","NAME":"b"}`, `{"KEYS":"a"}`, `{"plain":"a"}`, `{"inner":{"Value":"a"}}`, `{"list":[{"value":"a"},{"VALUE":"b"}]}`,
 		`{"map":{"a":{"Value":"b"}}}`, `{"map":{"a":{},"a":{}}}`, `{"free":{"a":1,"a":2}}`, `{"raw":{"a":1,"a":2}}`, `{"unknown":{"a":1,"a":2}}`, `{"name":1}`,
-		`{"\u212aeys":"a"}`, // the Kelvin sign, which encoding/json treats as k
+		`{"\u212aeys":"a"}`, // begins with the Kelvin sign, which encoding/json treats as the letter k
 		`{"unknown":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + `}`,
 	} {
 		if err := Decode([]byte(text), new(message)); err == nil {
@@ -85,12 +86,13 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// nested returns an object with nested arrays, with the given number of levels in all.
+// nested returns an object with nested arrays. levels is the depth of the whole.
 func nested(levels int) string {
 	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 }
 
-// A storable value that is put into a list and other objects still fits into the bounds of Object.
+// A storable value still fits into the bounds of Object after the hub has put it into a list and
+// other objects.
 func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
 	t.Parallel()
 	compact, _, err := Storable([]byte(nested(MaxStorableDepth)))
@@ -125,7 +127,7 @@ func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// If Decode accepts a text, its result is the same as the result of encoding/json.
+// If Decode accepts a text, its result equals that of encoding/json.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"name":"n","inner":{"value":"v"},"list":[{}],"x":null}`))
 	f.Add([]byte(`{"Name":1}`))

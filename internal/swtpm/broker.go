@@ -14,16 +14,16 @@ import (
 )
 
 // Broker is a resource manager for a TPM: tpm2-abrmd on a private message bus. A TPM holds only
-// three objects at once, which is too few for OpenSSL's TPM provider in a TLS handshake. Real
-// machines use the kernel's resource manager (/dev/tpmrm0) for that. While the broker runs,
-// nothing else can use the TPM's socket.
+// three transient objects at the same time, which is too few for OpenSSL's TPM provider in a TLS
+// handshake. Real machines use the kernel's resource manager (/dev/tpmrm0) for this. While the
+// broker runs, no other program can use the TPM's socket.
 type Broker struct {
 	dir       string
 	bus, proc *process.Process
 }
 
-// MissingBroker returns one sentence that says what a Broker needs and is not installed, or "" if
-// nothing is missing.
+// MissingBroker returns one sentence that names the programs that a Broker needs and that are not
+// installed, or "" if all are installed.
 func MissingBroker() string {
 	for program, deb := range map[string]string{
 		"dbus-daemon": "dbus-daemon", "tpm2-abrmd": "tpm2-abrmd libtss2-tcti-tabrmd0", "tpm2_getcap": "tpm2-tools",
@@ -35,7 +35,8 @@ func MissingBroker() string {
 	return ""
 }
 
-// lookSbin is like exec.LookPath, but also looks in /usr/sbin, where Debian puts daemons.
+// lookSbin does the same as exec.LookPath, but also searches /usr/sbin, where Debian installs
+// daemons.
 func lookSbin(program string) (string, error) {
 	if p, err := exec.LookPath(program); err == nil {
 		return p, nil
@@ -43,7 +44,7 @@ func lookSbin(program string) (string, error) {
 	return exec.LookPath("/usr/sbin/" + program)
 }
 
-// Broker starts a broker. ctx bounds only the start. The broker runs until Stop, or until this
+// Broker starts a broker. ctx limits only the start. The broker runs until Stop is called or this
 // process ends.
 func (t *TPM) Broker(ctx context.Context) (*Broker, error) {
 	if m := MissingBroker(); m != "" {
@@ -70,7 +71,7 @@ func (b *Broker) start(ctx context.Context, tcti string) error {
 		return fmt.Errorf("swtpm: starting a message bus: %w", err)
 	}
 	err = b.await(ctx, b.bus, "the message bus", func() bool {
-		// The socket file exists a moment before the program listens on it, so connect to find out.
+		// The socket file exists shortly before the program listens on it, so try to connect.
 		c, err := net.Dial("unix", filepath.Join(b.dir, "bus"))
 		if err != nil {
 			return false
@@ -101,7 +102,7 @@ func (b *Broker) start(ctx context.Context, tcti string) error {
 	})
 }
 
-// await waits until a program is ready.
+// await waits until ready returns true. what names the program in the error message.
 func (b *Broker) await(ctx context.Context, p *process.Process, what string, ready func() bool) error {
 	for !ready() {
 		select {
@@ -129,7 +130,7 @@ func (b *Broker) Env() []string {
 	}
 }
 
-// Stop ends the broker and frees the TPM's socket.
+// Stop ends the broker. Then other programs can use the TPM's socket again.
 func (b *Broker) Stop() {
 	b.proc.Stop(grace)
 	b.bus.Stop(grace)

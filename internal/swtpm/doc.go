@@ -1,9 +1,9 @@
-// Package swtpm makes and runs software TPMs. They behave like real TPM 2.0 devices: each has
-// its own endorsement key and a certificate from a TPM maker. Tests and `gangway demo` use
-// them; a production hub or device never does.
+// Package swtpm makes and runs software TPMs. A software TPM behaves like a real TPM 2.0: it has
+// its own endorsement key and a certificate from a TPM maker. Tests and `gangway demo` use software
+// TPMs; a hub or device in production never does.
 //
-// New makes and starts a TPM; it uses the programs swtpm and swtpm_setup. A TPM's whole state
-// is in its folder, so the TPM survives the process:
+// New makes and starts a TPM with the programs swtpm and swtpm_setup. A TPM's whole state is in its
+// folder, so the TPM survives the process:
 //
 //	DIR/state/            the TPM's memory; removing it destroys the TPM
 //	DIR/made              exists once the TPM is completely made
@@ -11,5 +11,5 @@
 //	DIR/tpm.sock          the command socket, while the TPM runs
 //	DIR/ca/               the maker's CA, unless Options.Maker names another folder
 //
-// Several TPMs may share a maker's folder, even if they are made at the same time.
+// Several TPMs may use the same maker's folder, even if they are made at the same time.
 package swtpm

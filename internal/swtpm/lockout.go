@@ -19,7 +19,7 @@ func (t *TPM) PowerCut(ctx context.Context) error {
 	return t.startLocked(ctx)
 }
 
-// FailedTries returns the TPM's count of wrong guesses (TPM_PT_LOCKOUT_COUNTER).
+// FailedTries returns the TPM's number of failed authorizations (TPM_PT_LOCKOUT_COUNTER).
 func (t *TPM) FailedTries() (uint32, error) {
 	link, err := t.Open()
 	if err != nil {
@@ -37,7 +37,7 @@ func (t *TPM) FailedTries() (uint32, error) {
 	return list.TPMProperty[0].Value, nil
 }
 
-// EnterLockout guesses a key's password until the TPM is in lockout.
+// EnterLockout tries wrong passwords for a key until the TPM is in dictionary attack lockout.
 func (t *TPM) EnterLockout() error {
 	link, err := t.Open()
 	if err != nil {
@@ -56,10 +56,10 @@ func (t *TPM) EnterLockout() error {
 	return errors.New("swtpm: the TPM is not in lockout after 100 wrong guesses")
 }
 
-// GuessedPassword is the password of Guess's key.
+// GuessedPassword is the right password of the key that Guess makes.
 const GuessedPassword = "secret"
 
-// Guess makes a key that is protected against guessing, and tries to use it with a password.
+// Guess makes a key with dictionary attack protection and tries to use it with this password.
 func Guess(link transport.TPM, password string) error {
 	key, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.TPMRHOwner,
@@ -83,14 +83,14 @@ func Guess(link transport.TPM, password string) error {
 	return err
 }
 
-// Command codes of commands that the platform authorizes, and that go-tpm does not have.
+// Codes of commands that need platform authorization and that go-tpm does not have.
 const (
 	ccHierarchyControl = 0x00000121
 	ccChangeEPS        = 0x00000124
 )
 
-// ChangeEPS gives the TPM a new endorsement seed (Part 3, 24.4). The certificates in its NV
-// memory stay.
+// ChangeEPS gives the TPM a new endorsement seed (Part 3, 24.4). The EK certificates in NV remain,
+// although the TPM no longer has their keys.
 func (t *TPM) ChangeEPS() error { return t.platform(ccChangeEPS, nil) }
 
 // DisableEndorsement disables the endorsement hierarchy until the TPM restarts (Part 3, 24.2).
@@ -98,7 +98,7 @@ func (t *TPM) DisableEndorsement() error {
 	return t.platform(ccHierarchyControl, []byte{0x40, 0, 0, 0x0B, 0})
 }
 
-// platform sends a command that the platform authorizes.
+// platform sends a command with platform authorization.
 func (t *TPM) platform(code uint32, params []byte) error {
 	link, err := t.Open()
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 )
 
 // manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates. Debian
-// 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key; finish removes the
-// certificates that New was not asked for.
+// 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key with certificates; finish
+// removes the certificates that opts.EK does not include.
 func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	for _, d := range []string{filepath.Join(dir, "state"), maker} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -35,7 +35,7 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 		args = append(args, "--ecc")
 	}
 	cmd := exec.CommandContext(ctx, "swtpm_setup", args...)
-	cmd.Dir = dir // so that all paths are relative: a comma in the folder's path would end an option of swtpm
+	cmd.Dir = dir // so that all paths are relative: a comma in an absolute path would end an option of swtpm
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("swtpm: swtpm_setup could not make a TPM in %s: %w\n%s", dir, err, process.Tail(out))
@@ -43,8 +43,8 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	return nil
 }
 
-// writeConfig writes the three configuration files that keep swtpm_setup and its CA inside our
-// folders. It returns the path of the first file.
+// writeConfig writes the three configuration files of swtpm_setup, so that swtpm_setup and its CA
+// write only to dir and maker. It returns the path of the first file.
 func writeConfig(dir, maker string) (string, error) {
 	tool, err := exec.LookPath("swtpm_localca")
 	if err != nil {
@@ -71,7 +71,8 @@ func writeConfig(dir, maker string) (string, error) {
 	return at("swtpm_setup.conf"), nil
 }
 
-// makerCertificates reads the certificates of the maker's root and of the issuer below it.
+// makerCertificates reads the certificates of the maker's root and of the intermediate CA that
+// issues EK certificates.
 func makerCertificates(maker string) (root, issuer *x509.Certificate, err error) {
 	if root, err = readCertificate(filepath.Join(maker, "swtpm-localca-rootca-cert.pem")); err != nil {
 		return nil, nil, err
@@ -85,7 +86,7 @@ func readCertificate(path string) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("swtpm: reading the maker's certificate: %w", err)
 	}
-	block, _ := pem.Decode(b) // certtool writes a description before the PEM
+	block, _ := pem.Decode(b) // skip the description that certtool writes before the PEM
 	if block == nil {
 		return nil, fmt.Errorf("swtpm: %s does not hold a PEM certificate", path)
 	}

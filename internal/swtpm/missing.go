@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// programs are needed to make and run a TPM, each with its Debian package.
+// programs lists the programs that make and run a TPM, each with its Debian package.
 var programs = []struct{ name, deb string }{
 	{"swtpm", "swtpm"},
 	{"swtpm_setup", "swtpm-tools"},
 	{"swtpm_localca", "swtpm-tools"},
-	{"certtool", "gnutls-bin"}, // swtpm_localca makes its CA with it
+	{"certtool", "gnutls-bin"}, // swtpm_localca needs it to make its CA
 }
 
-// Missing returns one sentence that says which programs are not installed and how to install them,
-// or "" if nothing is missing.
+// Missing returns one sentence that names the missing programs and how to install them, or "" if
+// nothing is missing.
 func Missing() string {
 	var names, debs []string
 	for _, p := range programs {

@@ -9,13 +9,13 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
-// nvChunk is the number of bytes that one TPM2_NV_Write carries.
+// nvChunk is the number of bytes that WriteNV sends in one TPM2_NV_Write.
 const nvChunk = 512
 
-// WriteNV makes an NV index hold exactly data, as the machine's maker would. It removes an existing
-// index first. The platform defines the new index, with the attributes of an EK certificate's index
-// (EK profile 5.2): readable with owner authorization, and with the index's own authorization,
-// which is empty.
+// WriteNV makes an NV index hold exactly data, as the maker of the machine would. It first removes
+// an existing index. The platform hierarchy owns the new index. The index has the attributes of an
+// EK certificate's index (EK profile 5.2): it is readable with owner authorization, and with the
+// index's own authorization, which is empty.
 func (t *TPM) WriteNV(index uint32, data []byte) error {
 	if err := t.DeleteNV(index); err != nil {
 		return err
@@ -25,8 +25,8 @@ func (t *TPM) WriteNV(index uint32, data []byte) error {
 	})
 }
 
-// DefineNV defines an NV index that does not exist yet, with these attributes, and writes data to
-// it. The attributes must include PPWrite and PlatformCreate.
+// DefineNV defines an NV index with these attributes and writes data to it. The index must not
+// exist yet. The attributes must include PPWrite and PlatformCreate.
 func (t *TPM) DefineNV(index uint32, data []byte, attributes tpm2.TPMANV) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -81,7 +81,8 @@ func (t *TPM) DeleteNV(index uint32) error {
 	return nil
 }
 
-// EvictHandle removes a persistent key, as if the maker had not provided it.
+// EvictHandle removes a persistent key, so that the TPM looks like one whose maker did not store
+// the key.
 func (t *TPM) EvictHandle(handle uint32) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -93,7 +94,7 @@ func (t *TPM) EvictHandle(handle uint32) error {
 		return fmt.Errorf("swtpm: reading persistent key 0x%08X: %w", handle, err)
 	}
 	key := tpm2.NamedHandle{Handle: tpm2.TPMHandle(handle), Name: pub.Name}
-	// If the platform made the key, removing it needs the platform's authorization.
+	// Try both authorizations: a key that the platform made needs the platform's.
 	var last error
 	for _, auth := range []tpm2.TPMHandle{tpm2.TPMRHOwner, tpm2.TPMRHPlatform} {
 		if _, last = (tpm2.EvictControl{Auth: auth, ObjectHandle: &key, PersistentHandle: tpm2.TPMHandle(handle)}).Execute(link); last == nil {

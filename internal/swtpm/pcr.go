@@ -27,7 +27,7 @@ func (t *TPM) ExtendPCR(pcr uint32, digest []byte) error {
 	return nil
 }
 
-// Open connects to the TPM in the same way as any other user of the TPM.
+// Open connects to the TPM's command socket, as other programs do.
 func (t *TPM) Open() (transport.TPMCloser, error) {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -36,8 +36,8 @@ func (t *TPM) Open() (transport.TPMCloser, error) {
 	return link, nil
 }
 
-// AllocateBank leaves the TPM with one bank of PCRs (TPM2_PCR_Allocate, Part 3, 22.5), as a
-// firmware's setup does, and restarts the TPM.
+// AllocateBank configures the TPM to have only one PCR bank (TPM2_PCR_Allocate, Part 3, 22.5), as
+// the setup menu of firmware does, and restarts the TPM.
 func (t *TPM) AllocateBank(ctx context.Context, bank tpm2.TPMAlgID) error {
 	const pcrAllocate = 0x0000012B
 	be := binary.BigEndian

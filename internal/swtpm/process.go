@@ -14,10 +14,10 @@ import (
 	"gangway/internal/process"
 )
 
-// grace is the time that swtpm has to end after SIGTERM.
+// grace is how long swtpm may take to end after SIGTERM.
 const grace = 3 * time.Second
 
-// startTimeout is the time that swtpm has to answer its first command.
+// startTimeout is how long swtpm may take to answer its first command.
 const startTimeout = 20 * time.Second
 
 // startLocked starts swtpm and waits until it answers. The caller holds t.mu.
@@ -33,7 +33,7 @@ func (t *TPM) runLocked(ctx context.Context, ready func() bool, args ...string) 
 	if t.proc != nil {
 		return errors.New("swtpm: the TPM is already running")
 	}
-	os.Remove(t.socket) // left by a process that was killed
+	os.Remove(t.socket) // remove the socket of an earlier process that was killed
 	os.Remove(t.control)
 	cmd := exec.Command("swtpm", append([]string{"socket", "--tpm2", "--tpmstate", "dir=state"}, args...)...)
 	cmd.Dir = t.dir
@@ -59,8 +59,8 @@ func (t *TPM) runLocked(ctx context.Context, ready func() bool, args ...string) 
 	return nil
 }
 
-// relative returns a socket's path relative to the TPM's folder, where swtpm runs. A comma in
-// an absolute path would end an option of swtpm.
+// relative returns a socket's path relative to the TPM's folder, in which swtpm runs. swtpm cannot
+// get an absolute path, because a comma in the path would end the option.
 func (t *TPM) relative(socket string) string {
 	if t.temp != "" {
 		return t.temp + "/" + filepath.Base(socket)
@@ -68,7 +68,7 @@ func (t *TPM) relative(socket string) string {
 	return filepath.Base(socket)
 }
 
-// answers reports whether the TPM answers TPM2_GetRandom for one byte.
+// answers reports whether the TPM responds to TPM2_GetRandom for one byte.
 func answers(socket string) bool {
 	c, err := net.Dial("unix", socket)
 	if err != nil {

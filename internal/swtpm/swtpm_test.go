@@ -62,7 +62,7 @@ func TestCertificateIsOfTheSharedMaker(t *testing.T) {
 		index uint32
 	}{{"rsa", RSA2048, 0x01C00002}, {"p384", P384, 0x01C00016}}
 	serials := make([]string, len(kinds))
-	var wg sync.WaitGroup // both start at once and race to make the maker's CA
+	var wg sync.WaitGroup // both TPMs start at the same time, and both try to make the maker's CA
 	for i, k := range kinds {
 		wg.Go(func() {
 			tpm, err := New(t.Context(), filepath.Join(dir, k.name), Options{EK: k.ek, Maker: maker})
@@ -99,7 +99,7 @@ func TestCertificateIsOfTheSharedMaker(t *testing.T) {
 func TestNVSurvivesRestartAndStop(t *testing.T) {
 	need(t)
 	t.Parallel()
-	// The folder's path is too long for a socket, and has a comma in it.
+	// This folder's path is too long for a socket, and contains a comma.
 	dir := filepath.Join(t.TempDir(), "a,b "+strings.Repeat("long", 25))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -14,22 +14,22 @@ import (
 	"gangway/internal/process"
 )
 
-// EK is the kind of endorsement key certificate that a TPM has.
+// EK says which endorsement key certificates a TPM has.
 type EK int
 
 const (
-	RSA2048 EK = iota // one certificate, at 0x01C00002 (L-1; its key at 0x81010001)
-	P384              // one at 0x01C00016 (H-3; its key at 0x81010016); Debian 12's swtpm_setup adds that of RSA2048
-	None              // no certificate, like some real TPMs; the keys can still be made
+	RSA2048 EK = iota // one certificate, at NV index 0x01C00002 (template L-1; key at 0x81010001)
+	P384              // a certificate at 0x01C00016 (template H-3; key at 0x81010016); with Debian 12's swtpm_setup, also that of RSA2048
+	None              // no certificate, as in some real TPMs; the TPM can still make the keys
 )
 
-// Options configure New. The zero value is a TPM with an RSA 2048 endorsement key and a maker
-// of its own.
+// Options configure New. The zero value means a TPM with an RSA 2048 endorsement key and a separate
+// maker.
 type Options struct {
 	EK EK
 
-	// Maker is the folder of the TPM maker's CA. It is made if it does not exist. TPMs with the
-	// same Maker have the same maker. Empty: DIR/ca.
+	// Maker is the folder of the CA of the TPM's maker. New creates the CA if the folder does not
+	// exist. TPMs with the same folder have the same maker. Empty means DIR/ca.
 	Maker string
 }
 
@@ -37,7 +37,7 @@ type Options struct {
 // goroutines.
 type TPM struct {
 	dir, socket, control string
-	temp                 string // folder of the sockets if dir's path is too long
+	temp                 string // folder of the sockets, if the path of dir is too long for a socket
 	root, issuer         *x509.Certificate
 
 	mu   sync.Mutex
@@ -48,13 +48,13 @@ type TPM struct {
 // command socket "tpm.sock".
 const controlName = "tpm.sock.ctrl"
 
-// maxSocket is the maximum length of a socket's path in bytes (sockaddr_un.sun_path, without
-// its final zero).
+// maxSocket is the maximum length of a socket's path in bytes (sockaddr_un.sun_path without the
+// terminating zero).
 const maxSocket = 107
 
-// New starts the TPM in dir. If there is none, it first makes one, which takes about a second.
-// An existing TPM is kept, and opts.EK is ignored. ctx bounds only the making and the start:
-// the TPM runs until Stop, or until this process ends.
+// New starts the TPM in dir. If dir has no TPM, New first makes one, which takes about a second. If
+// dir has a TPM, New ignores opts.EK. ctx limits only the making and the start: the TPM runs until
+// Stop is called or this process ends.
 func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	if m := Missing(); m != "" {
 		return nil, errors.New("swtpm: " + m)
@@ -99,8 +99,9 @@ func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	return t, nil
 }
 
-// finish removes the certificates that swtpm_setup made although New was not asked for them, and
-// then marks the TPM as made. If New is interrupted before that, the next New makes the TPM again.
+// finish removes the certificates that swtpm_setup makes although the caller of New did not ask for
+// them. It then marks the TPM as completely made. If New is interrupted before that, the next New
+// makes the TPM again.
 func (t *TPM) finish(opts Options) error {
 	if opts.EK == RSA2048 {
 		if err := t.DeleteNV(0x01C00016); err != nil {
@@ -113,7 +114,7 @@ func (t *TPM) finish(opts Options) error {
 	return nil
 }
 
-// chooseSockets chooses the paths of the sockets.
+// chooseSockets sets the paths of the command socket and the control socket.
 func (t *TPM) chooseSockets() error {
 	at := t.dir
 	if len(filepath.Join(at, controlName)) > maxSocket {
@@ -132,16 +133,15 @@ func (t *TPM) chooseSockets() error {
 	return nil
 }
 
-// Address returns "unix:" and the absolute path of the socket for raw TPM commands. It stays the
-// same after Restart.
+// Address returns "unix:" and the absolute path of the command socket. Restart does not change it.
 func (t *TPM) Address() string { return "unix:" + t.socket }
 
-// TCTI returns the TPM's address for tpm2-tools and OpenSSL's TPM provider (TPM2TOOLS_TCTI,
-// TPM2OPENSSL_TCTI). While one of them runs, nothing else can use the socket.
+// TCTI returns the TPM's address for tpm2-tools (TPM2TOOLS_TCTI) and OpenSSL's TPM provider
+// (TPM2OPENSSL_TCTI). While such a program runs, no other program can use the socket.
 func (t *TPM) TCTI() string { return "swtpm:path=" + t.socket }
 
-// Roots returns the maker's root certificate and no others. The CA of Issuer, which is below the
-// root, signs the EK certificates. A TPM made with EK None has no root.
+// Roots returns only the root certificate of the maker. An intermediate CA below the root, Issuer,
+// signs the EK certificates. A TPM that was made with EK None has no root.
 func (t *TPM) Roots() []*x509.Certificate {
 	if t.root == nil {
 		return nil
@@ -158,14 +158,14 @@ func (t *TPM) CAPEM() []byte {
 	var b bytes.Buffer
 	for _, c := range []*x509.Certificate{t.root, t.issuer} {
 		if c != nil {
-			pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // writing to a bytes.Buffer cannot fail
+			pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // never fails: it writes to a bytes.Buffer
 		}
 	}
 	return b.Bytes()
 }
 
-// Restart resets the TPM, as a power cycle does: transient state is lost, persistent state
-// stays.
+// Restart resets the TPM, as a power cycle does: transient state is lost, and persistent state
+// remains.
 func (t *TPM) Restart(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -174,7 +174,8 @@ func (t *TPM) Restart(ctx context.Context) error {
 	return t.startLocked(ctx)
 }
 
-// Stop ends the TPM and waits for its end. It keeps the TPM's state. A second call does nothing.
+// Stop ends the TPM and waits until it has ended. The TPM's state remains in its folder. A second
+// call does nothing.
 func (t *TPM) Stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

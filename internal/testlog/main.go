@@ -1,18 +1,16 @@
-// Testlog runs one stage of the project's tests, prints its output in short
-// form, and records how long everything took:
+// Command testlog runs one stage of the project's tests, prints a short form of its output, and
+// records how long everything took:
 //
 //	testlog -stage race -- go test -json ./...
 //	testlog -summary
 //
-// If the command is "go test -json", it prints one line per package, and the
-// whole output of failed tests. It prints the output of any other command
-// unchanged. With -log it also writes the whole output to a file. Its exit code
-// is that of the command.
+// If the stage's command is "go test -json", testlog prints one line per package, and the whole
+// output of failed tests. It prints the output of any other command unchanged. With -log it also
+// writes the whole output to a file. testlog exits with the exit code of the command.
 //
-// Each stage writes a file of JSON lines to the folder -dir (build/times).
-// With -summary, testlog reads these files and prints the times of the stages,
-// of the slowest packages, and of every test over ten seconds, with the test's
-// reason from slow.txt.
+// Each stage writes a file of JSON lines to the folder -dir (build/times). With -summary, testlog
+// reads these files and prints the times of the stages, of the slowest packages, and of every test
+// over ten seconds with the test's reason from slow.txt.
 package main
 
 import (
@@ -29,8 +27,8 @@ import (
 	"time"
 )
 
-// event is a line of "go test -json", as documented by "go doc test2json", or
-// the line about a whole stage, whose Action is "stage".
+// event is a line of "go test -json", as "go doc test2json" documents it. A line about a whole
+// stage has the Action "stage".
 type event struct {
 	Action  string
 	Package string `json:",omitempty"`
@@ -41,9 +39,9 @@ type event struct {
 
 func main() {
 	stage := flag.String("stage", "", "name of the stage to run")
-	dir := flag.String("dir", "build/times", "folder of the stages' files")
-	log := flag.String("log", "", "file that receives the whole output")
-	summary := flag.Bool("summary", false, "print what all stages took")
+	dir := flag.String("dir", "build/times", "folder in which each stage stores its times")
+	log := flag.String("log", "", "write the whole output to this file")
+	summary := flag.Bool("summary", false, "print the times of all stages")
 	flag.Parse()
 	code, err := 0, error(nil)
 	switch {
@@ -94,17 +92,17 @@ func run(w io.Writer, dir, stage, log string, command []string) (int, error) {
 	err = errors.Join(p.read(out), p.record.Encode(event{Action: "stage", Package: stage, Elapsed: time.Since(start).Seconds()}))
 	var exit *exec.ExitError
 	if wait := cmd.Wait(); errors.As(wait, &exit) {
-		return max(exit.ExitCode(), 1), err // ExitCode is -1 after a signal
+		return max(exit.ExitCode(), 1), err // after a signal, ExitCode is -1
 	} else if wait != nil {
 		return 0, wait
 	}
 	return 0, errors.Join(err, record.Close())
 }
 
-// key names the output of a test or, if test is empty, of a package.
+// key identifies a test or, if test is empty, a package.
 type key struct{ pkg, test string }
 
-// printer turns events into short output.
+// printer prints the short form of events.
 type printer struct {
 	w, whole io.Writer
 	record   *json.Encoder
@@ -161,7 +159,8 @@ func (p *printer) keep(line []byte) error {
 	return err
 }
 
-// ended prints the output of a failed test, and the last line of a package's output.
+// ended handles the end of a test or a package: it prints the output of a failed test, or the last
+// line of a package's output.
 func (p *printer) ended(e event) error {
 	out := p.output[key{e.Package, e.Test}]
 	if out == nil {
@@ -179,7 +178,7 @@ func (p *printer) ended(e event) error {
 		return nil // the package has no tests
 	}
 	if e.Action != "fail" {
-		// The last line has the text "ok", the package, the seconds, and perhaps "(cached)".
+		// The last line consists of "ok", the package, the seconds, and possibly "(cached)".
 		text = bytes.TrimRight(text, "\n")
 		text = append(bytes.Clone(text[bytes.LastIndexByte(text, '\n')+1:]), '\n')
 	}

@@ -13,14 +13,14 @@ import (
 	"strings"
 )
 
-// slow is how many seconds a test may take without a reason in slow.txt.
+// slow is the number of seconds that a test may take without a reason in slow.txt.
 const slow = 10
 
 //go:embed slow.txt
 var slowText string
 
-// reasons reads slow.txt: a line "PACKAGE TEST: REASON" for each slow test.
-// PACKAGE is relative to the module.
+// reasons reads slow.txt. It has a line "PACKAGE TEST: REASON" for each slow test, in which PACKAGE
+// is relative to the module.
 func reasons() map[key]string {
 	list := map[key]string{}
 	for line := range strings.Lines(slowText) {
@@ -32,13 +32,13 @@ func reasons() map[key]string {
 	return list
 }
 
-// entry is the time that one stage, package or test took.
+// entry is the time that one stage, package or test took, in seconds.
 type entry struct {
 	name    string
 	seconds float64
 }
 
-// report is the time that all stages together took.
+// report holds the times of all stages.
 type report struct {
 	stages, packages, tests []entry
 	passed, failed, skipped int
@@ -67,14 +67,14 @@ func (r *report) add(stage string, e event) {
 	}
 }
 
-// summarize prints how long the stages in dir took.
+// summarize prints the times of the stages whose files are in dir.
 func summarize(w io.Writer, dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
 	if err != nil {
 		return err
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("no stage has left its times in %s", dir)
+		return fmt.Errorf("no stage has stored its times in %s", dir)
 	}
 	var r report
 	for _, file := range files {
@@ -98,7 +98,7 @@ func summarize(w io.Writer, dir string) error {
 	why := reasons()
 	for _, t := range r.tests {
 		pkg, test, _ := strings.Cut(t.name, " ")
-		reason := cmp.Or(why[key{pkg, test}], "NO REASON: make it faster, or give its reason in internal/testlog/slow.txt")
+		reason := cmp.Or(why[key{pkg, test}], "NO REASON: make the test faster, or write a reason into internal/testlog/slow.txt")
 		fmt.Fprintf(out, "%7.1f  %s: %s\n", t.seconds, t.name, reason)
 	}
 	fmt.Fprintf(out, "%d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)

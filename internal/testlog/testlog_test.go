@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// events is what "go test -json" prints for a package with one test of each result.
+// events is the output of "go test -json" for a package with one test of each result.
 const events = `{"Action":"start","Package":"gangway/tcg"}
 {"Action":"output","Package":"gangway/tcg","Test":"TestGood","Output":"said by a good test\n"}
 {"Action":"pass","Package":"gangway/tcg","Test":"TestGood","Elapsed":12.5}
@@ -67,7 +67,7 @@ func TestStageThatCannotStartFails(t *testing.T) {
 	}
 }
 
-// Each slow test that slow.txt names exists, and has a reason.
+// Each test in slow.txt exists and has a reason.
 func TestSlowTestsExist(t *testing.T) {
 	for line := range strings.Lines(slowText) {
 		line = strings.TrimSpace(line)

@@ -1,9 +1,9 @@
-// Package version describes the build of the running program: its version, its
-// commit and the commit's date.
+// Package version describes the build of the running program: its version, its commit and the
+// commit's date.
 //
-// `make build` and `make release` set these values with the linker
-// (scripts/version.sh). Other builds use the values that the go command recorded:
-// the commit for a build in a Git checkout, and the version for one by `go install`.
+// `make build` and `make release` set these values with the linker (scripts/version.sh). Other
+// builds use the values that the go command records in the program: the commit for a build in a Git
+// checkout, and the version for a build by `go install`.
 package version
 
 import (
@@ -14,14 +14,14 @@ import (
 	"strings"
 )
 
-// Build describes a build. A field that is not known is empty.
+// Build describes a build. A field is empty if its value is unknown.
 type Build struct {
-	Version string // without a leading v: "1.2.0", or "devel" if it is not known
+	Version string // without a leading v: "1.2.0"; "devel" if unknown
 	Commit  string // the Git commit's full hash
 	Date    string // the commit's date, RFC 3339 in UTC
 }
 
-// These variables are set with -ldflags "-X gangway/internal/version.version=...".
+// The linker sets these variables, with -ldflags "-X gangway/internal/version.version=...".
 var version, commit, date string
 
 // Current is the build of this program.
@@ -53,7 +53,7 @@ func recorded(info *debug.BuildInfo) Build {
 	return b
 }
 
-// String returns all of it, and the version of Go, in one line:
+// String returns the build and the version of Go in one line:
 //
 //	1.2.0 (commit 0123456789ab, 2026-11-29T08:00:00Z, go1.26.8)
 func (b Build) String() string {

@@ -1,5 +1,5 @@
-// Package walls checks which folders of this module may import which others. The rules are about
-// folders, so they apply to a new package from its first day. scripts/lint.sh runs this package's
+// Package walls checks which folders of this module may import which other folders. The rules name
+// folders and not packages, so they also apply to new packages. scripts/lint.sh runs this package's
 // test.
 package walls
 
@@ -12,15 +12,15 @@ import (
 // Module is the path of this module.
 const Module = "gangway"
 
-// Package is the part of a package that the rules read: its import path, and the imports of its
-// files except its tests.
+// Package is what the rules need of a package: its import path, and the imports of its files
+// without those of its tests.
 type Package struct {
 	ImportPath string
 	Imports    []string
 }
 
-// rule forbids every path of imports that leads from a package under from to a package under to.
-// Folders are relative to the module.
+// rule forbids imports, direct and indirect, of packages under to by packages under from. Folders
+// are relative to the module.
 type rule struct {
 	from, to string
 	why      string
@@ -49,8 +49,8 @@ var pure = []string{
 // doesIO lists the packages of the standard library that a pure package must not import.
 var doesIO = []string{"os", "os/exec", "net", "net/http", "io/fs", "syscall"}
 
-// Check returns one sentence for each broken rule: the path of imports that
-// breaks it, and why the rule exists.
+// Check returns one sentence for each broken rule. The sentence has the chain of imports that
+// breaks the rule, and the reason for the rule.
 func Check(packages []Package) []string {
 	byPath := map[string]Package{}
 	for _, p := range packages {
@@ -85,8 +85,8 @@ func under(path, folder string) bool {
 	return path == Module+"/"+folder || strings.HasPrefix(path, Module+"/"+folder+"/")
 }
 
-// pathTo returns the shortest path of imports from a package to a package under a folder, with both
-// ends, or nil if there is none. It follows only packages of this module.
+// pathTo returns the shortest chain of imports from a package to a package under a folder,
+// including both, or nil if there is none. It follows only packages of this module.
 func pathTo(byPath map[string]Package, from, folder string) []string {
 	previous := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {

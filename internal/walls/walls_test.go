@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The current module breaks no rule.
+// No package of this module imports a package that the rules forbid.
 func TestWallsStand(t *testing.T) {
 	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", Module+"/...")
 	cmd.Stderr = os.Stderr
@@ -28,8 +28,8 @@ func TestWallsStand(t *testing.T) {
 		}
 		packages = append(packages, p)
 	}
-	// Each folder that a rule names has packages. A rule about a renamed folder would check
-	// nothing.
+	// Each folder in the rules has packages. After the rename of a folder, a rule with the old name
+	// would check nothing.
 	folders := pure
 	for _, r := range rules {
 		folders = append(folders, r.from, r.to)
@@ -59,7 +59,7 @@ func TestWallsSayWhatBreaksThem(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		packages []Package
-		want     string // a part of the sentence; empty: no rule is broken
+		want     string // part of the sentence; empty if no rule is broken
 	}{
 		"allowed":                   {packages("gangway/device/new gangway/wire", "gangway/wire gangway/tcg"), ""},
 		"a new package":             {packages("gangway/device/new gangway/hub/store"), "gangway/device/new -> gangway/hub/store: device/ must not import hub/: a device must build"},

@@ -14,7 +14,7 @@ import (
 
 // Bounds of the hub's answers to a device. The device refuses larger answers.
 const (
-	// MaxRecord bounds an object's record, in bytes.
+	// MaxRecord is the maximum size of the hub's record of an object, in bytes.
 	MaxRecord  = 64 << 10
 	maxRev     = 1<<31 - 1
 	maxMessage = 200     // bytes of a commit message; the device cuts off the rest

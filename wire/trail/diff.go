@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// ChangeKind says how a file differs between two states.
+// ChangeKind is how a file differs between two states.
 type ChangeKind string
 
 // The kinds of changes.
@@ -17,9 +17,9 @@ const (
 	Changed ChangeKind = "changed"
 )
 
-// Change is a difference between two states.
+// Change is one difference between two states.
 type Change struct {
-	Name string // of the file, or "#spec"
+	Name string // name of the file, or "#spec"
 	Kind ChangeKind
 	// Before and After are the values in the two states: an object's SHA-256, or the compact JSON
 	// of a document. Before is empty if the file was added, and After if it was removed.
@@ -67,7 +67,8 @@ func change(name string, kind ChangeKind, old, now any) Change {
 	return c
 }
 
-// valueText returns a value of a state as text, and whether it is an object's SHA-256.
+// valueText returns a value of a state as text, and reports whether the value is an object's
+// SHA-256.
 func valueText(v any) (text string, object bool) {
 	if sum, ok := sumOf(v); ok {
 		return hex.EncodeToString(sum[:]), true

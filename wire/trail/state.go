@@ -27,7 +27,7 @@ const (
 // Bounds of a file's path in a revision's folder.
 const (
 	maxPath  = 1024 // bytes
-	maxName  = 255  // bytes of one element
+	maxName  = 255  // bytes of one path element
 	maxParts = 32   // elements
 )
 

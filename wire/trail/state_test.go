@@ -131,7 +131,7 @@ func TestNamesInAStateStayInTheRevisionsFolder(t *testing.T) {
 	}
 }
 
-// A device refuses a state that two readers could understand differently.
+// A device refuses a state that two programs could understand differently.
 func TestDeviceRefusesStatesThatMeanTwoThings(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

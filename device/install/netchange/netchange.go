@@ -34,6 +34,9 @@ type Source string
 const (
 	Stick Source = "stick" // the stick that installed the machine, or that it booted from later
 	Hub   Source = "hub"   // set by the owner at the hub
+	// Console is a person at the machine. If that person offers the same text again, it is a
+	// new offer, unlike with the other sources.
+	Console Source = "console"
 )
 
 // Result is the result of an offer.
@@ -88,15 +91,15 @@ const (
 )
 
 // Offer offers the text of a settings file from a source, and reports whether the settings are
-// new. They are not new if the source's last offer had the same text, or if they equal the
-// settings in force. If try is set, the next boot tries new settings. Otherwise Offer keeps them
+// new. They are not new if the source's last offer had the same text, unless the source is Console,
+// or if they equal the settings in force. If try is set, the next boot tries new settings. Otherwise Offer keeps them
 // at once, as on a machine that has not reached the hub with any settings yet. If the text is not
 // valid, Offer returns the error and records it as the outcome.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {
 		seen := digest(text)
-		if j.Seen[from] == seen {
+		if j.Seen[from] == seen && from != Console {
 			return false
 		}
 		j.Seen[from] = seen
@@ -196,6 +199,12 @@ func (s *Store) Drop(reason string) error {
 func (s *Store) Last() (last *Outcome, err error) {
 	err = s.change(func(j *journal) bool { last = j.Last; return false })
 	return last, err
+}
+
+// Settings returns the settings in force.
+func (s *Store) Settings() (settings *netfile.Settings, err error) {
+	err = s.change(func(j *journal) bool { settings = j.settings(); return false })
+	return settings, err
 }
 
 // Report describes, for the owner, the settings in force, the settings on trial and the outcome of

@@ -498,6 +498,14 @@ func (s *Settings) lines(masked bool) (lines []string) {
 	return lines
 }
 
+// ProxyPassword returns the password in the proxy's URL, and whether the URL has one.
+func (s *Settings) ProxyPassword() (password string, has bool) {
+	if s.Proxy == nil {
+		return "", false
+	}
+	return s.Proxy.User.Password()
+}
+
 // Mask returns a proxy's URL with its password masked.
 func Mask(u *url.URL) string {
 	m := *u

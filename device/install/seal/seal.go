@@ -109,7 +109,8 @@ func policy(t transport.TPM) ([]byte, error) {
 	return rsp.PolicyDigest.Buffer, nil
 }
 
-// token is systemd's token, without the list of key slots.
+// token is the JSON of the LUKS2 token that systemd-cryptenroll writes, without the list of key
+// slots.
 type token struct {
 	Type    string `json:"type"`
 	Blob    []byte `json:"tpm2-blob"`
@@ -163,7 +164,7 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(secret)) }
 
 // ErrNotReleased means that the key was sealed by another TPM, or for another state of Secure Boot.
-var ErrNotReleased = errors.New("this TPM does not release the disk's key: the disk belongs to another machine, or Secure Boot was switched on or off; restore the firmware's Secure Boot setting, or use the recovery key")
+var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe disk is another machine's, or Secure Boot was switched on or off.\nRestore the Secure Boot setting, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
 // refused returns the error to report if the TPM refuses to unseal. If err reports a problem of
 // the TPM itself, such as a lockout, refused returns that problem; otherwise it returns

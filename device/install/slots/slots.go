@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Slot is one of the two places for a system.
+// Slot is one of the two places for a system on the disk.
 type Slot byte
 
 // The slots. None means a boot entry that is not a slot.
@@ -64,7 +64,7 @@ type ESP struct {
 	// before, if set, is called with a description before each change. Tests cut the power
 	// there.
 	before func(change string)
-	free   func() (int64, error) // bytes; if set, used instead of statfs(2)
+	free   func() (int64, error) // returns the free space in bytes; if set, used instead of statfs(2)
 }
 
 func (e *ESP) changing(format string, args ...any) {

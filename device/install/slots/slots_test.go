@@ -467,7 +467,7 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 		"another architecture": {alter("\x64\x86", "\x64\xAA"), "not an EFI program"},
 		"no kernel":            {alter("HdrS", "hdrs"), "not a kernel"},
 		"no initramfs":         {alter(".initrd\x00", ".inited\x00"), "no complete section .initrd"},
-		"two command lines":    {alter(".osrel\x00\x00", ".cmdline"), "two sections"},
+		"two command lines":    {alter(".osrel\x00\x00", ".cmdline"), "twice"},
 		"an installer":         {uki(t, 5, "panic=30 gangway.mode=auto gangway.manifest=00"), "gangway.mode=auto"},
 		"hangs after a panic":  {uki(t, 6, "gangway.mode=system"), "panic=SECONDS"},
 		"panic=0":              {uki(t, 7, "panic=5 gangway.mode=system panic=0"), "panic=SECONDS"},
@@ -587,7 +587,7 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	if err := os.Rename(m.hook.ESP.path(A), filepath.Join(m.hook.ESP.Dir, folder, "gangway-a+2-1.efi")); err != nil {
 		t.Fatal(err)
 	}
-	if code := m.call("install", m.revision(1, two)); code != 1 || !strings.Contains(m.out.String(), "not marked good") || m.changes != 0 {
+	if code := m.call("install", m.revision(1, two)); code != 1 || !strings.Contains(m.out.String(), "has not completed its first boot") || m.changes != 0 {
 		t.Errorf("install before the first boot is good: %d %q", code, &m.out)
 	}
 }

@@ -366,7 +366,7 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// Do not copy members that cannot be returned to a new device.
+		// Members that cannot be returned are not copied to the new device.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -450,8 +450,8 @@ func (k *claim) result(idevid store.Hash) store.Device {
 // superseded, or 0.
 type link struct{ id, previous int64 }
 
-// activated returns the chain of enrolments that a device activated, from the row id newest back to
-// older ones, at most limit rows.
+// activated returns the chain of enrolments that a device activated, from the row id `newest` back
+// to older ones, at most limit rows.
 func activated(c *conn, newest int64, limit int) (chain []link, err error) {
 	err = c.each(selectSuperseded, func(r row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -469,8 +469,8 @@ func stripAll(c *conn, chain []link) error {
 	return nil
 }
 
-// stripSuperseded removes the evidence of all enrolments in the chain that ends with the row id
-// last, except of that last one.
+// stripSuperseded removes the evidence of the older enrolments in the chain that ends with the row
+// id `last`. The enrolment `last` keeps its evidence.
 func stripSuperseded(c *conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

@@ -53,8 +53,8 @@ var (
 	deleteBootDevice = prepared(`DELETE FROM boot_devices WHERE device = ?`)
 )
 
-// deviceExists returns store.ErrNotFound if the device does not exist or was deleted. Rows of a
-// deleted device would never be removed.
+// deviceExists returns store.ErrNotFound if the device does not exist or was deleted. Call it
+// before rows of a device are written: nothing would remove the rows of a deleted device.
 func deviceExists(c *conn, device string) error {
 	_, ok, err := c.one(selectAboard, device)
 	if err == nil && !ok {

@@ -81,7 +81,7 @@ func (e *engineError) Error() string {
 }
 
 func dsn(path string) string {
-	// Use a URI, because SQLite would interpret '?', '#' and '%' in a plain path.
+	// A URI escapes '?', '#' and '%', so these characters stay a part of the path.
 	u := url.URL{Scheme: "file", Path: path}
 	return u.String()
 }
@@ -315,8 +315,8 @@ func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), a
 	}
 }
 
-// text returns column i of the current row of st. If the text is equal to like, it returns like and
-// allocates nothing.
+// text returns column i of the current row of st. If the text is equal to `like`, it returns `like`
+// and allocates nothing.
 func (c *conn) text(st uintptr, i int32, like string) string {
 	p := sqlite3.Xsqlite3_column_text(c.tls, st, i)
 	b := memory(p, int(sqlite3.Xsqlite3_column_bytes(c.tls, st, i)))

@@ -32,7 +32,7 @@ func stateOf(letter string) (store.EnrolmentState, error) {
 	case stateExpired:
 		return store.Expired, nil
 	}
-	return "", fmt.Errorf("sqlite: stored enrolment has the unknown state %q", letter)
+	return "", fmt.Errorf("sqlite: a stored enrolment has the unknown state %q", letter)
 }
 
 const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,
@@ -65,6 +65,9 @@ var (
 	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
 	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
+
+	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
+		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
 
 	selectPendingUsage = prepared(`SELECT bytes FROM pending_usage WHERE owner = ?`)
 	pushOutEnrolment   = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND owner = ? ORDER BY id LIMIT 1)`)
@@ -146,6 +149,21 @@ func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (
 		return err
 	})
 	return e, err
+}
+
+// PendingEnrolments implements store.Enrolments.
+func (s *Store) PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) (list []store.Enrolment, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		list = nil
+		return c.each(selectPending, func(r row) (bool, error) {
+			e := store.Enrolment{State: store.Pending, Owner: owner, TokenID: r.text(), EK: r.hash(), Created: r.time(), Expires: r.time()}
+			e.Manufacturer, e.Model, e.Firmware = r.text(), r.text(), r.text()
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm = r.text(), r.text(), r.text()
+			list = append(list, e)
+			return true, nil
+		}, owner, micro(now), pageLimit(limit))
+	})
+	return list, err
 }
 
 func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, error) {

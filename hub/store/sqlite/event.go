@@ -13,11 +13,12 @@ import (
 const (
 	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
 		actor, actor_name, means, credential, count, last FROM events `
-	// Arguments: ?1 seq, ?2 limit, ?3 kind, ?4 LIKE pattern of kinds, ?5 since, ?6 until, ?7 1 to
-	// leave out routine events.
-	eventFilter = `seq < ?1 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
+	// Arguments: ?1 and ?8 bounds of seq, ?2 limit, ?3 kind, ?4 LIKE pattern of kinds, ?5 since, ?6
+	// until, ?7 1 to leave out routine events, ?9 token, ?10 actor.
+	eventFilter = `seq < ?1 AND seq > ?8 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
 		AND max(time, last) >= ?5 AND time < ?6
-		AND (?7 = 0 OR alike IS NULL OR code <> '') ORDER BY seq DESC LIMIT ?2`
+		AND (?7 = 0 OR alike IS NULL OR code <> '')
+		AND (?9 = '' OR token = ?9) AND (?10 = '' OR actor = ?10 OR actor_name = ?10 COLLATE NOCASE) ORDER BY seq DESC LIMIT ?2`
 )
 
 var (
@@ -28,12 +29,16 @@ var (
 		addr = iif(excluded.last >= last, excluded.addr, addr), message = iif(excluded.last >= last, excluded.message, message),
 		last = max(last, excluded.last), time = min(time, excluded.time)`)
 	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
-	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?8 AND ` + eventFilter)
-	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND ` + eventFilter)
+	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?11 AND ` + eventFilter)
+	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND ` + eventFilter)
 	// A device never changes its owner, so few events of a device have another owner. So there is
 	// no index on both columns: the query finds the events by the device and then compares the
 	// owner.
-	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND +owner = ?9 AND ` + eventFilter)
+	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND +owner = ?12 AND ` + eventFilter)
+	// These statements return the number of the newest events of an owner or a device, at most ?3,
+	// and the smallest seq among them.
+	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
+	selectExaminedOfDevice = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE device = ?1 AND device <> '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
 
 	forgetUnproven = prepared(`DELETE FROM events WHERE seq IN
 		(SELECT seq FROM events WHERE unproven = 1 AND max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
@@ -116,10 +121,64 @@ func (s *Store) RemoveEvents(ctx context.Context, unproven, all time.Time, limit
 
 // Events implements store.Events.
 func (s *Store) Events(ctx context.Context, f store.EventFilter) (events []store.Event, err error) {
-	before := f.Before
-	if before == 0 {
-		before = math.MaxInt64
+	err = s.readers.do(ctx, func(c *conn) (err error) {
+		events, err = listEvents(c, f, pageLimit(f.Limit))
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
+	return events, nil
+}
+
+// FindEvents implements store.Events.
+func (s *Store) FindEvents(ctx context.Context, f store.EventFilter, examine int) (events []store.Event, next int64, err error) {
+	limit := pageLimit(f.Limit)
+	err = s.readers.do(ctx, func(c *conn) error {
+		floor, examined, err := examinedEvents(c, f, examine)
+		if err != nil || examined == 0 {
+			return err
+		}
+		f.After = max(f.After, floor-1)
+		if events, err = listEvents(c, f, limit+1); err != nil {
+			return err
+		}
+		switch {
+		case len(events) > int(limit):
+			events = events[:limit]
+			next = events[limit-1].Seq
+		case examined == examine:
+			next = floor
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return events, next, nil
+}
+
+// examinedEvents returns the smallest seq of the events that FindEvents examines, and their number.
+func examinedEvents(c *conn, f store.EventFilter, examine int) (floor int64, n int, err error) {
+	st, of := selectExaminedOfOwner, f.Owner
+	if f.Device != "" {
+		st, of = selectExaminedOfDevice, f.Device
+	}
+	r, _, err := c.one(st, of, before(f), int64(examine))
+	if err != nil {
+		return 0, 0, err
+	}
+	return r.int64(), r.int(), nil
+}
+
+func before(f store.EventFilter) int64 {
+	if f.Before == 0 {
+		return math.MaxInt64
+	}
+	return f.Before
+}
+
+func listEvents(c *conn, f store.EventFilter, limit int64) (events []store.Event, err error) {
 	kind, kinds := f.Kind, ""
 	if strings.HasSuffix(kind, ".") {
 		kind, kinds = "", likePrefix(kind)
@@ -131,27 +190,22 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) (events []store
 	if !f.Until.IsZero() {
 		until = micro(f.Until)
 	}
-	args := []any{before, pageLimit(f.Limit), kind, kinds, since, until, flag(f.NoRoutine)}
+	args := []any{before(f), limit, kind, kinds, since, until, flag(f.NoRoutine), f.After, f.Token, f.Actor}
 	read := func(r row) (bool, error) {
 		events = append(events, readEvent(&r))
 		return true, nil
 	}
-	err = s.readers.do(ctx, func(c *conn) error {
-		switch {
-		case f.Owner != "" && f.Device != "":
-			return c.each(selectEventsOfBoth, read, append(args, f.Device, f.Owner)...)
-		case f.Owner != "":
-			return c.each(selectEventsOfOwner, read, append(args, f.Owner)...)
-		case f.Device != "":
-			return c.each(selectEventsOfDevice, read, append(args, f.Device)...)
-		default:
-			return c.each(selectEvents, read, args...)
-		}
-	})
-	if err != nil {
-		return nil, err
+	switch {
+	case f.Owner != "" && f.Device != "":
+		err = c.each(selectEventsOfBoth, read, append(args, f.Device, f.Owner)...)
+	case f.Owner != "":
+		err = c.each(selectEventsOfOwner, read, append(args, f.Owner)...)
+	case f.Device != "":
+		err = c.each(selectEventsOfDevice, read, append(args, f.Device)...)
+	default:
+		err = c.each(selectEvents, read, args...)
 	}
-	return events, nil
+	return events, err
 }
 
 func readEvent(r *row) store.Event {

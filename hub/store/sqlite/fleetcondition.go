@@ -162,7 +162,8 @@ func counted(c *conn, owner, field, value string) (n int, err error) {
 	return n, err
 }
 
-// resolve sets count, exact and, for a word, models and makers.
+// resolve sets count, exact and, for a word, models and makers, from the counters and indexes of
+// the database.
 func (k *condition) resolve(c *conn, owner string) (err error) {
 	switch k.field {
 	case store.FieldState:

@@ -16,7 +16,7 @@ type cursor struct {
 	place
 }
 
-var errCursor = badSearch("The page's address belongs to another search: start again at the first page.")
+var errCursor = badSearch("The page's address does not fit this list: start again at the first page.")
 
 // searchName returns a short hash of a search's conditions and order.
 func searchName(q store.DeviceSearch, o order) string {

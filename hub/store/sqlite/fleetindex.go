@@ -118,7 +118,7 @@ func cut(text string, n int) string {
 	return text[:n]
 }
 
-// moveWords replaces the device_words of a device.
+// moveWords replaces the rows of a device in device_words.
 func moveWords(c *conn, was, is words) error {
 	before, after := was.list(), is.list()
 	moved := was.owner != is.owner || was.nick != is.nick
@@ -173,7 +173,7 @@ func (was indexed) terms() map[int64]bool {
 	return terms
 }
 
-// metaTerm returns the number under which a metadata member is stored in device_meta_terms.
+// metaTerm returns the key of a metadata member in device_meta_terms: a part of a SHA-256.
 func metaTerm(owner, key, value string) int64 {
 	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
 	return int64(binary.BigEndian.Uint64(sum[:]))

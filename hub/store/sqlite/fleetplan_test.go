@@ -23,6 +23,7 @@ func fleetStatements() map[string]*statement {
 		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
 		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
 		"indexed": selectIndexed, "seen": updateSeen,
+		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage, "waiting room with requests": selectWaitingRequests,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
 	for key, w := range walkAll {
@@ -77,7 +78,7 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 		for _, step := range plan {
 			scans := strings.HasPrefix(step, "SCAN ") && !strings.HasPrefix(step, "SCAN (subquery") && step != "SCAN 1"
 			sorts := strings.Contains(step, "TEMP B-TREE")
-			whole := strings.Contains(step, "devices_nick") // this index reads all devices of an owner
+			whole := strings.Contains(step, "devices_nick") // a query by this index reads all devices of an owner
 			if scans || sorts || whole {
 				t.Errorf("%s: %s\nin\n%s", name, step, strings.Join(plan, "\n"))
 			}

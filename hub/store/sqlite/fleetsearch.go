@@ -41,8 +41,8 @@ type found struct {
 	clone                                 string
 }
 
-// foundAt reads the current row of st. before is the row before it. Most texts of consecutive rows
-// are equal, so foundAt reuses the strings of before and allocates less.
+// foundAt reads the current row of st. `before` is the row before it. Most texts of consecutive
+// rows are equal, so foundAt reuses the strings of `before` and allocates less.
 func (c *conn) foundAt(st uintptr, before *found) found {
 	return found{
 		nick: c.text(st, 0, ""), device: c.text(st, 1, ""), created: c.int64(st, 2), seen: c.int64(st, 3), quiet: c.int64(st, 4) != 0,
@@ -366,8 +366,8 @@ func (f *finder) fits(c *conn, d *found, conditions []*condition) (bool, error) 
 }
 
 // walk calls hit with each device that matches, in the order of the result, until hit returns false
-// or most devices have been examined. complete is true if the walk read all devices; otherwise end
-// is the last place that it examined.
+// or `most` devices have been examined. complete is true if the walk read all devices; otherwise
+// `end` is the last place that it examined.
 func (f *finder) walk(c *conn, after *place, most int, hit func(found) bool) (complete bool, end *place, err error) {
 	statement, args, rest := f.plan()
 	at := f.start()

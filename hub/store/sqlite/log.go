@@ -68,8 +68,8 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	}
 	return s.writer.do(ctx, func(c *conn) error {
 		// A reader that continues after an entry must find all later entries. So the times of an
-		// owner's entries increase in the order of the commits, even if now is earlier than in the
-		// previous call.
+		// owner's entries increase in the order of the commits, even if the time `now` is earlier
+		// than in the previous call.
 		created := micro(now)
 		r, _, err := c.one(lastLog, owner)
 		if err != nil {

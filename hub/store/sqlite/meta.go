@@ -14,8 +14,8 @@ import (
 
 // decodeMeta decodes metadata that store.EncodeMeta encoded, possibly in an older hub with other
 // rules. It leaves out members that cannot be returned, and names each in unreadable by its JSON
-// Pointer, which begins with whole. If there are too many of them, or text is not a JSON object,
-// unreadable has only whole.
+// Pointer, which begins with `whole`. If there are too many of them, or text is not a JSON object,
+// unreadable has only `whole`.
 func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 	m = map[string]any{}
 	if text == "{}" {

@@ -89,7 +89,7 @@ func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
 	}
 }
 
-// extract copies the file name from the archive (tar, gzip) to path.
+// extract copies the file with this name from the archive (tar, gzip) to path.
 func extract(t *testing.T, archive, name, path string) {
 	t.Helper()
 	f, err := os.Open(archive)

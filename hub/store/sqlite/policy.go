@@ -1,7 +1,9 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 
 	"gangway/hub/store"
 )
@@ -16,6 +18,9 @@ var (
 	insertEK     = prepared(`INSERT INTO ek_lists (owner, key, note, certificate_required) VALUES (?, ?, ?, ?)
 		ON CONFLICT (owner, key) DO UPDATE SET note = excluded.note, certificate_required = excluded.certificate_required`)
 	selectEKList = prepared(`SELECT key, note, certificate_required FROM ek_lists WHERE owner = ?`)
+	selectEKPage = prepared(`SELECT key, note, certificate_required FROM ek_lists WHERE owner = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?`)
+	countEKs     = prepared(`SELECT count(*) FROM (SELECT 1 FROM ek_lists WHERE owner = ? LIMIT ?)`)
+	deleteEK     = prepared(`DELETE FROM ek_lists WHERE owner = ? AND key = ?`)
 	anyEK        = prepared(`SELECT 1 FROM ek_lists WHERE owner = ? LIMIT 1`)
 	findEK       = prepared(`SELECT note, certificate_required FROM ek_lists WHERE owner = ? AND key = ?`)
 )
@@ -38,24 +43,167 @@ func (s *Store) Policy(ctx context.Context, owner string) (p store.Policy, err e
 
 // PutPolicy implements store.Policies.
 func (s *Store) PutPolicy(ctx context.Context, p store.Policy) error {
+	return s.writer.do(ctx, func(c *conn) error { return putPolicy(c, p) })
+}
+
+// SwapPolicy implements store.Policies.
+func (s *Store) SwapPolicy(ctx context.Context, p store.Policy, was string) error {
 	return s.writer.do(ctx, func(c *conn) error {
-		var err error
-		if p.Text == "" {
-			_, err = c.exec(deletePolicy, p.Owner)
-		} else {
-			_, err = c.exec(upsertPolicy, p.Owner, p.Text, micro(p.Updated))
-		}
+		r, ok, err := c.one(selectPolicy, p.Owner)
 		if err != nil {
 			return err
 		}
-		return bumpConfig(c)
+		is := ""
+		if ok {
+			is = r.text()
+		}
+		if is != was {
+			return store.ErrChanged
+		}
+		return putPolicy(c, p)
 	})
+}
+
+func putPolicy(c *conn, p store.Policy) (err error) {
+	if p.Text == "" {
+		_, err = c.exec(deletePolicy, p.Owner)
+	} else {
+		_, err = c.exec(upsertPolicy, p.Owner, p.Text, micro(p.Updated))
+	}
+	if err != nil {
+		return err
+	}
+	return bumpConfig(c)
 }
 
 // ekKey and serialKey return values of the column ek_lists.key: the prefix "k" and an EK's hash, or
 // the prefix "s" and a serial number.
 func ekKey(ek store.Hash) []byte     { return append([]byte("k"), ek[:]...) }
 func serialKey(serial []byte) []byte { return append([]byte("s"), serial...) }
+
+func keyOf(l store.ListedEK) []byte {
+	if l.Key != nil {
+		return ekKey(*l.Key)
+	}
+	return serialKey(l.Cert)
+}
+
+// readEK returns a line of an EK list from its row, and the line's key.
+func readEK(r row) (store.ListedEK, []byte) {
+	key := r.blob()
+	l := store.ListedEK{Note: r.text(), CertificateRequired: r.bool()}
+	if key[0] == 'k' {
+		h := store.Hash(key[1:])
+		l.Key = &h
+	} else {
+		l.Cert = key[1:]
+	}
+	return l, key
+}
+
+// EKListPage implements store.EKLists.
+func (s *Store) EKListPage(ctx context.Context, owner, prefix, after string, limit int) (lines []store.ListedEK, next string, err error) {
+	last, err := hex.DecodeString(after)
+	if err != nil {
+		return nil, "", store.ErrNotFound
+	}
+	low, high, ok := hexRange(prefix)
+	if !ok {
+		return nil, "", nil
+	}
+	most := int(pageLimit(limit))
+	err = s.readers.do(ctx, func(c *conn) error {
+		lines, next = nil, ""
+		var key []byte
+		for _, tag := range []byte("ks") {
+			from, to := append([]byte{tag}, low...), append([]byte{tag}, high...)
+			if high == nil {
+				to = []byte{tag + 1}
+			}
+			if len(last) > 0 && bytes.Compare(last, from) >= 0 {
+				from = append(bytes.Clone(last), 0)
+			}
+			err := c.each(selectEKPage, func(r row) (bool, error) {
+				if len(lines) == most {
+					next = hex.EncodeToString(key)
+					return false, nil
+				}
+				var l store.ListedEK
+				l, key = readEK(r)
+				lines = append(lines, l)
+				return true, nil
+			}, owner, from, to, int64(most-len(lines)+1))
+			if err != nil || next != "" {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return lines, next, nil
+}
+
+// hexRange returns a range of byte strings for a prefix in hexadecimal: the smallest byte string
+// that begins with the prefix, and the smallest one that is greater than all of these. The second
+// is nil if there is none.
+func hexRange(prefix string) (low, high []byte, ok bool) {
+	step := byte(1)
+	if len(prefix)%2 == 1 {
+		prefix, step = prefix+"0", 16
+	}
+	low, err := hex.DecodeString(prefix)
+	if err != nil {
+		return nil, nil, false
+	}
+	high = bytes.Clone(low)
+	for len(high) > 0 {
+		end := len(high) - 1
+		if high[end] += step; high[end] >= step { // no overflow
+			return low, high, true
+		}
+		high, step = high[:end], 1
+	}
+	return low, nil, true
+}
+
+// CountEKList implements store.EKLists.
+func (s *Store) CountEKList(ctx context.Context, owner string, limit int) (n int, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, _, err := c.one(countEKs, owner, int64(limit))
+		n = r.int()
+		return err
+	})
+	return n, err
+}
+
+// ChangeEKList implements store.EKLists.
+func (s *Store) ChangeEKList(ctx context.Context, owner string, l store.ListedEK, remove bool, most int) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		if remove {
+			n, err := c.exec(deleteEK, owner, keyOf(l))
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return store.ErrNotFound
+			}
+			return bumpConfig(c)
+		}
+		if _, err := c.exec(insertEK, owner, keyOf(l), l.Note, flag(l.CertificateRequired)); err != nil {
+			return err
+		}
+		r, _, err := c.one(countEKs, owner, int64(most)+1)
+		if err != nil {
+			return err
+		}
+		if r.int() > most {
+			return store.ErrFull
+		}
+		return bumpConfig(c)
+	})
+}
 
 // PutEKList implements store.EKLists.
 func (s *Store) PutEKList(ctx context.Context, owner string, list []store.ListedEK) error {
@@ -64,11 +212,7 @@ func (s *Store) PutEKList(ctx context.Context, owner string, list []store.Listed
 			return err
 		}
 		for _, l := range list {
-			key := serialKey(l.Cert)
-			if l.Key != nil {
-				key = ekKey(*l.Key)
-			}
-			if _, err := c.exec(insertEK, owner, key, l.Note, flag(l.CertificateRequired)); err != nil {
+			if _, err := c.exec(insertEK, owner, keyOf(l), l.Note, flag(l.CertificateRequired)); err != nil {
 				return err
 			}
 		}
@@ -80,14 +224,7 @@ func (s *Store) PutEKList(ctx context.Context, owner string, list []store.Listed
 func (s *Store) EKList(ctx context.Context, owner string) (list []store.ListedEK, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectEKList, func(r row) (bool, error) {
-			key := r.blob()
-			l := store.ListedEK{Note: r.text(), CertificateRequired: r.bool()}
-			if key[0] == 'k' {
-				h := store.Hash(key[1:])
-				l.Key = &h
-			} else {
-				l.Cert = key[1:]
-			}
+			l, _ := readEK(r)
 			list = append(list, l)
 			return true, nil
 		}, owner)

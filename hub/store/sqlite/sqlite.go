@@ -176,7 +176,7 @@ var ping = prepared(`SELECT count(*) FROM goose_db_version WHERE id = 1`)
 // Stats has counters of the writer since Open.
 type Stats struct {
 	Commits uint64 // transactions that wrote something
-	Ops     uint64 // operations in these and other transactions, including refused ones
+	Ops     uint64 // all operations that callers queued, including refused ones
 }
 
 // Stats returns the writer's counters. Ops divided by Commits is about the number of writes that

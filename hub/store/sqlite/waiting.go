@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -17,12 +20,17 @@ const waitingColumns = `SELECT owner, ek, device, token, state, codes, answered,
 	firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires, decided_by, decided,
 	verdict, `
 
+const waitingPage = `WHERE owner = ? AND state = ? AND state <> 'a' AND expires > ? AND (since, id) < (?, ?)
+	ORDER BY since DESC, id DESC LIMIT ?`
+
 var (
 	selectWaiting       = prepared(waitingColumns + `request FROM waiting WHERE owner = ? AND ek = ? AND (answered <> '[]' OR expires > ?)`)
 	selectWaitingDevice = prepared(waitingColumns + `request FROM waiting WHERE device = ? AND owner = ? AND (answered <> '[]' OR expires > ?)`)
 	selectWaitingList   = prepared(waitingColumns + `NULL FROM waiting WHERE owner = ? AND state <> 'a' AND expires > ?
 		ORDER BY since DESC, id DESC LIMIT ?`)
-	countWaiting = prepared(`SELECT count(*), coalesce(sum(length(verdict) + length(request)), 0) FROM waiting
+	selectWaitingPage     = prepared(waitingColumns + `NULL, id FROM waiting INDEXED BY waiting_room ` + waitingPage)
+	selectWaitingRequests = prepared(waitingColumns + `request, id FROM waiting INDEXED BY waiting_room ` + waitingPage)
+	countWaiting          = prepared(`SELECT count(*), coalesce(sum(length(verdict) + length(request)), 0) FROM waiting
 		WHERE owner = ? AND ek <> ? AND state = 'w' AND expires > ?`)
 	upsertWaiting = prepared(`INSERT INTO waiting (owner, ek, device, token, state, codes, answered, request_hash,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires,
@@ -176,6 +184,51 @@ func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time,
 	return list, err
 }
 
+// writePlace encodes the place at which a page ended: the time and the row id of the last row. The
+// rows are ordered by both, newest first.
+func writePlace(at, id int64) string { return fmt.Sprintf("%d.%d", at, id) }
+
+// readPlace decodes a place. If after is empty, it returns a place before all rows.
+func readPlace(after string) (at, id int64, err error) {
+	if after == "" {
+		return math.MaxInt64, math.MaxInt64, nil
+	}
+	left, right, _ := strings.Cut(after, ".")
+	at, err1 := strconv.ParseInt(left, 10, 64)
+	id, err2 := strconv.ParseInt(right, 10, 64)
+	if err1 != nil || err2 != nil {
+		return 0, 0, errCursor
+	}
+	return at, id, nil
+}
+
+// WaitingPage implements store.WaitingDevices.
+func (s *Store) WaitingPage(ctx context.Context, f store.WaitingFilter) (page store.WaitingPage, err error) {
+	since, id, err := readPlace(f.After)
+	if err != nil {
+		return page, err
+	}
+	query := selectWaitingPage
+	if f.Requests {
+		query = selectWaitingRequests
+	}
+	limit := pageLimit(f.Limit)
+	err = s.readers.do(ctx, func(c *conn) error {
+		page = store.WaitingPage{}
+		return c.each(query, func(r row) (bool, error) {
+			if int64(len(page.Rows)) == limit {
+				page.Next = writePlace(since, id)
+				return false, nil
+			}
+			w, err := readWaiting(&r)
+			page.Rows = append(page.Rows, w)
+			since, id = micro(w.Since), r.int64()
+			return true, err
+		}, f.Owner, waitLetters[f.State], micro(f.Now), since, id, limit+1)
+	})
+	return page, err
+}
+
 // Decide implements store.WaitingDevices.
 func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Decision) (w store.WaitingDevice, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
@@ -183,6 +236,9 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			return err
 		}
 		if d.Codes != nil && !slices.Equal(slices.Sorted(slices.Values(d.Codes)), slices.Sorted(slices.Values(w.Codes))) {
+			return store.ErrChanged
+		}
+		if d.Seen != nil && *d.Seen != w.Digest() {
 			return store.ErrChanged
 		}
 		if d.Approve {

@@ -9,7 +9,7 @@ import (
 	"gangway/hub/store"
 )
 
-// signIn stores a session of the first owner.
+// signIn stores a session of f.owner and returns it.
 func (f *fixture) signIn(name string) store.Session {
 	f.Helper()
 	ses := session(f)
@@ -18,7 +18,7 @@ func (f *fixture) signIn(name string) store.Session {
 	return ses
 }
 
-// apiToken returns an API token that is not stored yet.
+// apiToken returns an API token of f.owner that is not stored yet.
 func (f *fixture) apiToken(name string) store.APIToken {
 	return store.APIToken{
 		ID: ID("api " + name), Hash: Hash("api " + name), Account: f.owner.ID, Name: name,
@@ -106,7 +106,7 @@ var accountChangeTests = []test{
 		f.must(err)
 		equal(f, "hash", a.PasswordHash, "new")
 		equal(f, "events", f.kinds(), []string{"changed", "made"})
-		// A sign-in that was verified against the old password comes too late.
+		// A sign-in whose password was verified before the change must fail.
 		f.refused(f.CreateSession(f.ctx, late, f.owner.PasswordHash), store.ErrChanged)
 		f.refused(f.ChangePassword(f.ctx, change), store.ErrChanged)
 		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, NewHash: "reset", EndAPITokens: true, Event: event("reset")}))
@@ -185,7 +185,7 @@ var accountChangeTests = []test{
 		now, err := f.ConfigVersion(f.ctx)
 		f.must(err)
 		if now == version {
-			f.Error("the config version has not grown, though the policy is gone")
+			f.Error("the config version did not increase when the policy was deleted")
 		}
 		equal(f, "newest event", f.kinds()[0], "deleted")
 		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, event("deleted")), store.ErrNotFound)
@@ -251,7 +251,7 @@ var accountChangeTests = []test{
 		equal(f, "newest", list[0].TokenHash, Hash(fmt.Sprint("s", store.MaxSessions+2)))
 	}},
 	{"SignInAgainstDisable", func(f *fixture) {
-		// Whether the sign-in or the disabling comes first, no session outlives the disabling.
+		// Sign-ins race with DisableAccount. In every order, no session may be left after it.
 		var racers sync.WaitGroup
 		for i := range 20 {
 			racers.Go(func() {
@@ -402,6 +402,54 @@ var countedEventTests = []test{
 			f.must(f.AppendCounted(f.ctx, []store.Event{other}))
 		}
 		equal(f, "events", len(f.kinds()), 11)
+	}},
+	{"FoundAtABoundedCost", func(f *fixture) {
+		for i := range 9 {
+			e := store.Event{Time: Epoch, Kind: "often", Owner: f.owner.ID, Message: fmt.Sprint(i)}
+			if i == 1 {
+				e = store.Event{Time: Epoch, Kind: "rare", Owner: f.owner.ID, Device: ID("d"), Token: ID("t"), Actor: "prn:a", ActorName: "Ada"}
+			}
+			f.must(f.AppendEvent(f.ctx, e))
+			e.Owner = f.other.ID
+			f.must(f.AppendEvent(f.ctx, e))
+		}
+		for _, c := range []struct {
+			filter  store.EventFilter
+			examine int
+			pages   []int // the number of events on each page
+		}{
+			{store.EventFilter{}, 100, []int{9}},
+			{store.EventFilter{Limit: 9}, 100, []int{9}},
+			{store.EventFilter{Limit: 4}, 100, []int{4, 4, 1}},
+			{store.EventFilter{Kind: "rare"}, 100, []int{1}},
+			{store.EventFilter{Kind: "rare"}, 4, []int{0, 1, 0}},
+			{store.EventFilter{Token: ID("t")}, 4, []int{0, 1, 0}},
+			{store.EventFilter{Token: ID("u")}, 100, []int{0}},
+			{store.EventFilter{Actor: "aDA"}, 100, []int{1}},
+			{store.EventFilter{Actor: "prn:a"}, 100, []int{1}},
+			{store.EventFilter{Actor: "prn:A"}, 100, []int{0}},
+			{store.EventFilter{Device: ID("d")}, 100, []int{1}},
+			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // the other owner's event is examined, but not returned
+		} {
+			c.filter.Owner = f.owner.ID
+			var pages []int
+			for more := true; more && len(pages) < 9; more = c.filter.Before != 0 {
+				events, next, err := f.FindEvents(f.ctx, c.filter, c.examine)
+				f.must(err)
+				for _, e := range events {
+					equal(f, "owner", e.Owner, f.owner.ID)
+				}
+				pages, c.filter.Before = append(pages, len(events)), next
+			}
+			if !slices.Equal(pages, c.pages) {
+				f.Errorf("%+v, %d examined: the pages have %d events, want %d", c.filter, c.examine, pages, c.pages)
+			}
+		}
+		all, _, err := f.FindEvents(f.ctx, store.EventFilter{Owner: f.owner.ID}, 100)
+		f.must(err)
+		later, _, err := f.FindEvents(f.ctx, store.EventFilter{Owner: f.owner.ID, After: all[2].Seq}, 100)
+		f.must(err)
+		equal(f, "events after one", len(later), 2)
 	}},
 	{"FilteredByKindAndTime", func(f *fixture) {
 		for i, kind := range []string{"a.one", "a.two", "ab", "a_one"} {

@@ -72,7 +72,7 @@ var activationTests = []test{
 		got := events[0]
 		for _, part := range []string{`"brave-otter"`, e.Manufacturer, e.Model, f.token.ID} {
 			if !strings.Contains(got.Message, part) {
-				f.Errorf("the message %q does not say %s", got.Message, part)
+				f.Errorf("the message %q does not contain %s", got.Message, part)
 			}
 		}
 		got.Seq, got.Message = 0, ""
@@ -87,7 +87,8 @@ var activationTests = []test{
 		e := f.begin(Machine{Name: "one"}, once)
 		first, err := f.activate(e)
 		f.must(err)
-		// An active enrolment depends neither on the token nor on the time.
+		// An active enrolment can be activated again even if its token is disabled and its expiry
+		// has passed.
 		f.must(f.DisableJoinToken(f.ctx, f.owner.ID, once.ID))
 		a := proof(e)
 		a.Now = e.Expires.Add(240 * time.Hour)
@@ -131,8 +132,9 @@ var activationTests = []test{
 		equal(f, "firmware in the registry", tpm.Firmware, "7.86")
 		equal(f, "first seen", tpm.FirstSeen, proof(first).Now)
 	}},
-	// A request that is sent again after its enrolment expired begins at that time. So it is the
-	// newest, whether or not the sweep ran in between.
+	// If a request is sent again after its enrolment has expired, the enrolment begins at that
+	// time. So it is newer than the device's active one, whether or not ExpireEnrolments has run
+	// before.
 	{"RequestThatBeginsAgainSupersedes", func(f *fixture) {
 		for _, swept := range []bool{false, true} {
 			machine := fmt.Sprint("swept ", swept)
@@ -201,7 +203,8 @@ var activationTests = []test{
 		}
 		equal(f, "nicks", nicks, []string{"otter", "otter-2", "otter-3", "otter-4", "otter-5", "otter-6", "otter-7"})
 
-		// A deleted device's nick is free, and another owner may use the same nick.
+		// After a deletion, another device may use the nick. Another owner may always use the same
+		// nick.
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, Machine{Name: "one"}.DeviceID(f.owner.ID), Epoch))
 		equal(f, "nick after a deletion", nick("eight"), "otter")
 		theirs := JoinToken(f.other.ID, "theirs", 0)
@@ -221,8 +224,8 @@ var activationTests = []test{
 	}},
 }
 
-// refusalTests end with an enrolment that must not be activated. Each test then checks that the
-// refusal changed nothing.
+// refusalTests check that Activate refuses an enrolment and changes nothing. tell prepares the
+// store and returns the activation to try.
 var refusalTests = func() (tests []test) {
 	for _, story := range []struct {
 		name string
@@ -257,14 +260,14 @@ var refusalTests = func() (tests []test) {
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The same holds for the TPM's first device, which has no earlier activation.
+		// The older request is also refused if it was the first request of the TPM.
 		{"LateActivationOfTheFirstRequest", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The hub's clock went back between the two requests. The order of the requests counts, not
-		// their times.
+		// The hub's clock was set back between the two requests. The order of the requests decides,
+		// not their times.
 		{"LateActivationAfterTheClockWentBack", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			newer := Machine{Name: "one", Request: "newer"}.Enrolment(f.owner.ID, f.token.ID)
@@ -393,7 +396,7 @@ var refusalTests = func() (tests []test) {
 	return tests
 }()
 
-// snapshot is everything that an activation could change.
+// snapshot holds all rows that an activation can change.
 type snapshot struct {
 	Enrolment store.Enrolment
 	TPM       store.TPM
@@ -405,7 +408,7 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// A row that does not exist is the zero value, and must stay so.
+	// If a row does not exist, its zero value is compared, so an activation must not create it.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)

@@ -30,8 +30,9 @@ func firstBootIsLearnt(f *fixture) {
 	ref, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
-	// Two first measurements at once: the second call returns the reference of the first, and
-	// stores nothing. The same holds for a measurement that was compared with a former reference.
+	// The hub may judge two first measurements at the same time. The second PutBoot returns the
+	// reference of the first, and stores nothing. The same happens to a measurement that was
+	// compared with a former reference.
 	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
@@ -50,7 +51,8 @@ func firstBootIsLearnt(f *fixture) {
 	states, err = f.BootStates(f.ctx, f.other.ID)
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
-	// The owner's decision is about the measurement that they saw, not about a newer one.
+	// The owner decides about the measurement that they saw. If a newer one was stored since then,
+	// the decision fails.
 	given := store.BootReference{Device: d.ID, Text: []byte("given"), Replaces: []byte("first")}
 	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
 	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
@@ -59,7 +61,7 @@ func firstBootIsLearnt(f *fixture) {
 	latest.State, latest.Changes = "matches", []byte("[1]")
 	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, latest), store.ErrChanged)
 	f.must(f.PutBootReference(f.ctx, given, latest))
-	// A decision about a reference that has changed in between fails too.
+	// The decision also fails if the reference has changed since the owner saw it.
 	f.refused(f.PutBootReference(f.ctx, given, latest), store.ErrChanged)
 	now, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
@@ -82,7 +84,7 @@ func firstBootIsLearnt(f *fixture) {
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 4), []byte("given"))
 	f.must(err)
 	asked(false)
-	// The same for a device that was never measured.
+	// A device that was never measured can get a reference too.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: other.ID, Text: []byte("x")}, store.Boot{}))
 }
@@ -131,7 +133,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	f.must(err)
 	equal(f, "kept", len(list), 3)
 	equal(f, "the first", string(list[2].Measurement), `{"n":1}`)
-	// A number of another device's measurement replaces nothing either.
+	// The number of another device's measurement does not replace anything.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	foreign := booted(other.ID, 5)
 	foreign.Number = latest.Number
@@ -141,8 +143,8 @@ func sameBootKeepsItsPlace(f *fixture) {
 	equal(f, "latest", string(list[0].Measurement), `{"n":4}`)
 }
 
-// After a refused measurement no older state is returned, until the device sends a measurement that
-// is not refused.
+// After the hub refused a measurement, BootState returns BootRefused, not an older state, until the
+// device sends a measurement that is not refused.
 func bootIsRefused(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	state := func(want string) {
@@ -187,7 +189,7 @@ func bootIsRefused(f *fixture) {
 	refuse(later, false)
 	later.Reason = "Another."
 	refuse(later, true)
-	// The owner's decision is about the latest measurement that was not refused.
+	// The owner decides about the latest measurement that was not refused. The state stays refused.
 	latest, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "latest", latest.State, store.BootMatches)
@@ -212,7 +214,7 @@ func bootIsRefused(f *fixture) {
 	state(store.BootUnmeasured)
 }
 
-// A measurement with an empty reference is stored, and the device gets no reference.
+// If the reference is empty, the measurement is stored, but the device gets no reference.
 func bootOfNothing(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	nothing := booted(d.ID, 1)
@@ -228,8 +230,7 @@ func bootOfNothing(f *fixture) {
 	is, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(is), "first")
-	// If the device has a reference, nothing is stored unless the measurement was compared with
-	// that reference.
+	// If the device has a reference, a measurement that was not compared with it is not stored.
 	is, err = f.PutBoot(f.ctx, nothing, nil)
 	f.must(err)
 	equal(f, "reference", string(is), "first")

@@ -14,7 +14,7 @@ var chipTests = []test{
 	{"EventOnce", eventIsAppendedOnce},
 }
 
-// withMarks activates the machine's enrolment with marks.
+// withMarks onboards the machine; its EK certificate has these marks.
 func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store.Device {
 	f.Helper()
 	a := proof(f.begin(m, t))
@@ -26,7 +26,7 @@ func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store
 	return d
 }
 
-// linked lists the devices of an owner's events about the same chip, oldest first.
+// linked lists the devices that an owner's EventSameChip events name, oldest first.
 func (f *fixture) linked(owner string) (devices []string) {
 	f.Helper()
 	events, err := f.Events(f.ctx, store.EventFilter{Owner: owner, Limit: 1000})

@@ -24,7 +24,8 @@ func (f *fixture) keepEK(k store.KeptEKCertificate, now time.Time, limit int) {
 	f.must(f.KeepEKCertificate(f.ctx, k, now, limit))
 }
 
-// keepsEK checks which certificate is kept. An empty certificate means none.
+// keepsEK checks that the store has this certificate for the EK or, if certificate is empty, that
+// it has none.
 func (f *fixture) keepsEK(name, certificate string, proven bool, now time.Time) {
 	f.Helper()
 	k, err := f.EKCertificate(f.ctx, Hash("ek "+name), now)
@@ -55,8 +56,8 @@ func oneCertificateForAnEK(f *fixture) {
 	f.keepEK(kept("raft", "first", Epoch.Add(time.Hour)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until.Add(-time.Second))
 	f.keepsEK("raft", "", false, until)
-	// If the same certificate comes again, its expiry is extended. Once it has expired, another
-	// certificate may be kept.
+	// If a request contains the same certificate again, its expiry is extended. After it has
+	// expired, another certificate can replace it.
 	f.keepEK(kept("raft", "first", until.Add(week)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until)
 	f.keepEK(kept("raft", "second", until.Add(2*week)), until.Add(week), 10)
@@ -96,7 +97,8 @@ func activationsOwnCertificateIsKept(f *fixture) {
 	f.must(err)
 	equal(f, "known", stored.EKKnown, true)
 	equal(f, "links", string(stored.EKLinks), "links")
-	// A pending enrolment keeps its certificate for a time, unless the hub does not know its root.
+	// The certificate of a pending enrolment is stored for UnprovenEKKeptFor, but only if the hub
+	// knows its root.
 	barge := Machine{Name: "barge"}.Enrolment(f.owner.ID, f.token.ID)
 	barge.EKKnown = true
 	_, err = f.BeginEnrolment(f.ctx, barge, Epoch)

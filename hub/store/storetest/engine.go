@@ -2,8 +2,8 @@ package storetest
 
 import "gangway/hub/store"
 
-// Engine is everything that an engine must do. Code that uses a store declares the part that it
-// needs, where it needs it.
+// Engine has all interfaces that an engine must implement. Code that uses a store declares only the
+// methods that it needs.
 type Engine interface {
 	store.Accounts
 	store.Sessions

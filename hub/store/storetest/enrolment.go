@@ -39,6 +39,28 @@ var enrolmentTests = []test{
 		e.State = store.Pending
 		equal(f, "enrolment", got, e)
 	}},
+	{"PendingOnesOfAnOwner", func(f *fixture) {
+		one, two := f.begin(Machine{Name: "one"}, f.token), f.begin(Machine{Name: "two"}, f.token)
+		active := f.begin(Machine{Name: "three"}, f.token)
+		_, err := f.activate(active)
+		f.must(err)
+		read := func(owner string, now time.Time, limit int) (names []string) {
+			f.Helper()
+			list, err := f.PendingEnrolments(f.ctx, owner, now, limit)
+			f.must(err)
+			for _, e := range list {
+				names = append(names, e.ProdSerial)
+				if e.State != store.Pending || e.TokenID != f.token.ID || e.EK == (store.Hash{}) || e.Created.IsZero() || e.DeviceID != "" || e.Request != nil {
+					f.Errorf("%+v", e)
+				}
+			}
+			return names
+		}
+		equal(f, "newest first", read(f.owner.ID, Epoch, 0), []string{two.ProdSerial, one.ProdSerial})
+		equal(f, "limit", read(f.owner.ID, Epoch, 1), []string{two.ProdSerial})
+		equal(f, "expired", len(read(f.owner.ID, two.Expires, 0)), 0)
+		equal(f, "the other's", len(read(f.other.ID, Epoch, 0)), 0)
+	}},
 	{"SameRequestSameAnswer", func(f *fixture) {
 		first := f.begin(Machine{Name: "one"}, f.token)
 		for _, now := range []time.Time{Epoch, first.Expires.Add(-time.Microsecond)} {
@@ -172,8 +194,8 @@ var enrolmentTests = []test{
 	}},
 }
 
-// reissued returns the enrolment of the same request, judged again: with other certificates and
-// another expiry.
+// reissued returns the enrolment that the hub makes if it judges the same request again: with other
+// certificates and another expiry.
 func reissued(e store.Enrolment) store.Enrolment {
 	e.State = store.Pending
 	e.IAKCert = append([]byte("reissued "), e.IAKCert...)

@@ -25,7 +25,8 @@ var fleetTests = []test{
 	{"MoreThanMaxCount", moreThanMaxCount},
 }
 
-// search returns the nicks of all pages, separated by spaces.
+// search returns the nicks that a search finds on all pages, separated by spaces. It checks that
+// CountSearch counts as many.
 func (f *fixture) search(q store.DeviceSearch) string {
 	f.Helper()
 	if q.Owner == "" {
@@ -60,7 +61,7 @@ func meta(key, value string) store.DeviceSearch {
 
 func said(words ...string) store.DeviceSearch { return store.DeviceSearch{Words: words} }
 
-// join onboards a machine whose enrolment is changed first.
+// join onboards a machine. change alters the enrolment before it begins.
 func (f *fixture) join(m Machine, change func(e *store.Enrolment)) store.Device {
 	f.Helper()
 	e := m.Enrolment(f.owner.ID, f.token.ID)
@@ -130,11 +131,12 @@ func foundAfterEachChange(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"site": "oslo"}))
 	f.must(f.RenameDevice(f.ctx, f.owner.ID, d.ID, "ferry"))
-	equal(f, "old nick", f.search(said("sn-raft")), "ferry") // still its serial number
+	equal(f, "old nick", f.search(said("sn-raft")), "ferry") // the serial number still has this word
 	equal(f, "nick", f.search(said("fer")), "ferry")
 	equal(f, "meta", f.search(meta("site", "oslo")), "ferry")
 
-	// Another board in the same machine: onboarded again with other data.
+	// The machine onboards again with another board: its serial number, model, maker and firmware
+	// are different.
 	f.join(Machine{Name: "raft", Request: "again"}, func(e *store.Enrolment) {
 		e.ProdSerial, e.ProdModel, e.Manufacturer, e.Firmware = "SN-new", "Gangplank 5", "AMD", "8"
 	})
@@ -178,12 +180,13 @@ func metaIsFoundAsWritten(f *fixture) {
 		finds("x"+key, value, false)
 	}
 	finds("list", "one", false)
-	finds("Site", "oslo", false) // names are compared with regard to case
-	// A value that both metas have is found until it is in neither.
+	finds("Site", "oslo", false) // case matters in names
+	// If the user-meta and the device-meta have the same value, the device is found until the value
+	// is in neither.
 	f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"site": "oslo", "uptime": 12345, "up": "1 day", "ok": false}))
 	finds("up", "1 day", true)
 	finds("ok", "false", true)
-	finds("uptime", "12345", false) // a number of the device-meta
+	finds("uptime", "12345", false) // numbers in the device-meta are not indexed
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"site": "bergen"}))
 	finds("site", "oslo", true)
 	finds("site", "bergen", true)
@@ -196,7 +199,8 @@ func metaIsFoundAsWritten(f *fixture) {
 	f.must(f.ReplaceDeviceMeta(f.ctx, d.ID, map[string]any{"up": "2 days"}))
 	finds("up", "1 day", false)
 	finds("up", "2 days", true)
-	// The bound on the members of a meta holds, and the rest is removed again.
+	// Only the first 64 members of the metadata are indexed. If one of them is deleted, the next
+	// one is indexed.
 	many := map[string]any{}
 	for i := range 100 {
 		many[fmt.Sprintf("key%03d", i)] = "v"
@@ -374,23 +378,23 @@ func quietDevices(f *fixture) {
 	// A contact makes the device active again. The contact may be written late.
 	f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1", Epoch.Add(2*time.Hour)))
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		n, err := f.FleetCounts(f.ctx, f.owner.ID) // one read: f.search reads twice, and the contact may be written in between
+		n, err := f.FleetCounts(f.ctx, f.owner.ID) // read once: f.search would read twice, and the contact may be written in between
 		f.must(err)
 		if n.ByState[store.StateQuiet] == 1 {
 			break
 		}
 		if time.Now().After(deadline) {
-			f.Fatal("the contact was not written")
+			f.Fatal("the contact was not written within 10 seconds")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	quiet("SN-buoy")
-	// A contact that is not written yet counts.
+	// MarkQuiet must also see a contact that is not written to the database yet.
 	f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1", Epoch.Add(4*time.Hour)))
 	mark(Epoch.Add(3*time.Hour), 10, 0)
 	quiet("SN-buoy")
 	mark(Epoch.Add(5*time.Hour), 10, 1)
-	// So does onboarding again.
+	// To onboard again also makes the device active.
 	e := f.begin(Machine{Name: "raft", Request: "again"}, f.token)
 	_, err := f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Now: Epoch.Add(10 * time.Minute)})
 	f.must(err)
@@ -511,11 +515,11 @@ func badSearches(f *fixture) {
 	}
 }
 
-// Larger sets than those that are sorted in memory.
+// The devices of these searches are too many to be sorted in memory.
 func moreThanMaxCount(f *fixture) {
 	const many = store.MaxCount + 50
 	errs := make(chan error, many)
-	for i := range many { // concurrently, so that they share their flushes
+	for i := range many { // concurrently, so that several writes share one flush to disk
 		go func() {
 			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d", i))
 			d.Created = Epoch.Add(time.Duration((i*7)%many) * time.Second)
@@ -561,7 +565,7 @@ func moreThanMaxCount(f *fixture) {
 		f.must(err)
 		equal(f, fmt.Sprintf("%+v", c.q), n, c.want)
 	}
-	// raft matches more devices than are counted.
+	// The word raft matches more devices than CountSearch counts.
 	n, err := f.CountSearch(f.ctx, store.DeviceSearch{Owner: f.owner.ID, Words: []string{"raft"}})
 	f.must(err)
 	equal(f, "raft", n.More, true)

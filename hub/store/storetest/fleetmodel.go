@@ -15,9 +15,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// FleetModel runs random sequences of everything that changes a device. After each operation it reads
-// all devices, and compares what it counts and finds among them with the engine's counters and
-// searches. All sequences run on one store, each with its own owners.
+// FleetModel runs random sequences of all operations that change devices. After each operation it
+// reads all devices, counts and searches among them itself, and compares the results with the
+// engine's counters and searches. All sequences run on one store, each with its own owners.
 func FleetModel(t *testing.T, s Engine) {
 	story := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -40,7 +40,7 @@ type fleetModel struct {
 	name    string // of the sequence
 	owners  []string
 	tokens  []store.JoinToken
-	ids     []string // of all devices that there were
+	ids     []string // of all devices, even deleted ones
 	arrived map[string]int
 	n       int
 }
@@ -217,7 +217,7 @@ func (m *fleetModel) unclaimed(t *rapid.T) {
 	m.must(t, err)
 }
 
-// compare compares the engine's answers with what the devices themselves say.
+// compare compares the engine's counters and searches with the list of all devices.
 func (m *fleetModel) compare(t *rapid.T) {
 	for _, owner := range m.owners {
 		all, err := m.Devices(m.ctx, owner, "", 1000)
@@ -356,7 +356,7 @@ func (m *fleetModel) sameSearch(t *rapid.T, owner string, all []store.Device, q 
 	}
 }
 
-// end deletes everything, and then the accounts.
+// end deletes all devices and then the accounts. After that, all counters must be 0.
 func (m *fleetModel) end(t *rapid.T) {
 	for i, owner := range m.owners {
 		all, err := m.Devices(m.ctx, owner, "", 1000)
@@ -369,7 +369,7 @@ func (m *fleetModel) end(t *rapid.T) {
 		n, err := m.Arrivals(m.ctx, owner, m.now, 366)
 		m.must(t, err)
 		if slices.ContainsFunc(n, func(n int) bool { return n != 0 }) {
-			t.Fatalf("account %d was deleted, and its arrivals were not", i)
+			t.Fatalf("account %d was deleted, but its arrivals were not", i)
 		}
 	}
 }

@@ -8,7 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Growth tests: rows that unproven peers cause are bounded, and so are the rows of each device.
+// growthTests check bounds, so that an attacker cannot fill the disk: bounds on rows that unproven
+// peers cause, and on the rows of one device.
 var growthTests = []test{
 	{"OldEventsAreRemoved", func(f *fixture) {
 		at := func(kind string, hours int, unproven bool) store.Event {
@@ -104,7 +105,8 @@ var growthTests = []test{
 			equal(f, "states", got, want)
 		}
 		states(store.Expired, store.Pending, store.Pending, store.Pending)
-		// If an enrolment is activated, or its request is sent again, it takes no more space.
+		// An active enrolment does not count against the bound, and a repeated request takes no
+		// more space.
 		_, err := f.activate(all[1])
 		f.must(err)
 		again, err := f.BeginEnrolment(f.ctx, all[2], Epoch)
@@ -114,8 +116,8 @@ var growthTests = []test{
 		states(store.Expired, store.Active, store.Pending, store.Pending, store.Pending)
 		all = append(all, begin(f.owner.ID, f.token.ID, "5"))
 		states(store.Expired, store.Active, store.Expired, store.Pending, store.Pending, store.Pending)
-		// If an enrolment has expired, or was pushed out, and its request is sent again, it begins
-		// again and pushes out the oldest.
+		// An enrolment that has expired or was pushed out begins again if its request is sent
+		// again. Then it pushes out the oldest one.
 		all[0], err = f.BeginEnrolment(f.ctx, all[0], Epoch)
 		f.must(err)
 		states(store.Pending, store.Active, store.Expired, store.Expired, store.Pending, store.Pending)

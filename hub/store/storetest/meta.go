@@ -11,7 +11,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// metaWrites returns all the methods that write a meta, by name.
+// metaWrites returns all methods that write metadata, by name.
 func (f *fixture) metaWrites(device string) map[string]func(map[string]any) error {
 	made := 0
 	return map[string]func(map[string]any) error{
@@ -85,9 +85,9 @@ func numbersStayAsWritten(f *fixture) {
 	equal(f, "tokens", found, 1)
 }
 
-// half is half of the bound. Two values of this length exceed the bound,
-// because keys and quotes also count.
-var half = strings.Repeat("<", store.MaxMeta/2) // not escaped in JSON, so its length stays the same
+// half is a text of half of MaxMeta bytes. Two such values exceed MaxMeta, because keys and quotes
+// also count.
+var half = strings.Repeat("<", store.MaxMeta/2) // JSON does not escape "<" here, so the text keeps its length
 
 func metaBound(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
@@ -101,7 +101,8 @@ func metaBound(f *fixture) {
 	equal(f, "user-meta", d.UserMeta, map[string]any{"b": half})
 }
 
-// Concurrent writes check the bound when they write, not before.
+// Several concurrent writes each check the bound in their transaction, so together they cannot
+// exceed it.
 func writesOfMetas(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	var mu sync.Mutex
@@ -112,7 +113,7 @@ func writesOfMetas(f *fixture) {
 		for half, write := range map[string]func() error{
 			"device": func() error { return f.PatchDeviceMeta(f.ctx, d.ID, patch) },
 			"user": func() error {
-				if i%3 == 0 { // a replacement fits whatever was stored before
+				if i%3 == 0 { // a replacement always fits, because it removes the old metadata
 					return f.ReplaceUserMeta(f.ctx, f.owner.ID, d.ID, patch)
 				}
 				return f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, patch)

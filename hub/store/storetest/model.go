@@ -12,14 +12,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model has the rules of onboarding, on plain maps. Model runs random sequences of operations on
-// the model and on the engine. After each operation, both must have the same outcome and the same
-// state.
+// model applies the rules of onboarding to plain maps. Model runs random sequences of operations on
+// the model and on the engine. After each operation, both must return the same result and have the
+// same state.
 type model struct {
 	tokens     map[string]*modelToken
 	enrolments map[store.Hash]*modelEnrolment // by request
 	tpms       map[store.Hash]*modelTPM       // by EK
-	aiks       map[string]string              // AIK name to machine, while its device lives
+	aiks       map[string]string              // AIK name to machine, until the machine's device is deleted
 	devices    map[string]*modelDevice
 	counted    map[[2]string]bool // token, device
 	begun      int                // enrolments so far
@@ -36,7 +36,7 @@ type modelToken struct {
 type modelEnrolment struct {
 	store.Enrolment
 	machine string
-	began   int // when, as a count of enrolments
+	began   int // position in the order in which enrolments began
 }
 
 type modelTPM struct {
@@ -153,9 +153,9 @@ func (m *model) expire(now time.Time) (n int) {
 	return n
 }
 
-// Model is the randomized part of the contract, in addition to Run. It runs every sequence on one
-// store, each with its own owners, tokens and machines: an empty store for each would cost a
-// migration.
+// Model tests an engine with random sequences of operations, in addition to Run. All sequences run
+// on one store, each with its own owners, tokens and machines: to make an empty store for each
+// sequence would take too long.
 func Model(t *testing.T, s Engine) {
 	ctx := context.Background()
 	story := 0
@@ -171,7 +171,7 @@ func Model(t *testing.T, s Engine) {
 		}
 		same := func(what string, got, want error) {
 			if !errors.Is(got, want) {
-				t.Fatalf("%s: the engine says %v, the model %v", what, got, want)
+				t.Fatalf("%s: the engine returned %v, the model %v", what, got, want)
 			}
 		}
 
@@ -188,7 +188,7 @@ func Model(t *testing.T, s Engine) {
 				m.tokens[token.ID] = &modelToken{owner: a.ID, expires: token.Expires, max: token.MaxUses}
 			}
 		}
-		var requests []store.Hash // in the order of their first appearance
+		var requests []store.Hash // in the order in which they were first sent
 		ids := make(map[string]bool)
 
 		t.Repeat(map[string]func(*rapid.T){
@@ -218,7 +218,7 @@ func Model(t *testing.T, s Engine) {
 				got, err := s.BeginEnrolment(ctx, e, now)
 				fail(err)
 				if got.State != want.State || got.IDevIDHash != want.IDevIDHash {
-					t.Fatalf("the engine answers %s %x, the model %s %x",
+					t.Fatalf("the engine returned the enrolment %s %x, the model %s %x",
 						got.State, got.IDevIDHash, want.State, want.IDevIDHash)
 				}
 			},
@@ -261,7 +261,7 @@ func Model(t *testing.T, s Engine) {
 	})
 }
 
-// compare checks everything that the model knows.
+// compare checks that the engine has the same rows as the model.
 func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []string, ids map[string]bool) {
 	for request, want := range m.enrolments {
 		got, err := s.Enrolment(ctx, request)
@@ -272,10 +272,10 @@ func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []stri
 		d, err := s.DeviceByCertificate(ctx, want.IDevIDHash)
 		if want.State == store.Active {
 			if err != nil || d.ID != want.DeviceID || d.Enrolment != request {
-				t.Fatalf("certificate %x is of %q %v, in the model of %q", want.IDevIDHash, d.ID, err, want.DeviceID)
+				t.Fatalf("certificate %x belongs to device %q (%v), in the model to %q", want.IDevIDHash, d.ID, err, want.DeviceID)
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
-			t.Fatalf("certificate %x is %s and opens device %q %v", want.IDevIDHash, want.State, d.ID, err)
+			t.Fatalf("certificate %x is %s, but finds device %q (%v)", want.IDevIDHash, want.State, d.ID, err)
 		}
 	}
 	for id, want := range m.tokens {
@@ -303,7 +303,7 @@ func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []stri
 		d := m.devices[id]
 		_, err := s.Device(ctx, id)
 		if alive := d != nil && !d.deleted; alive != (err == nil) {
-			t.Fatalf("device %s: %v; the model says alive: %v", id, err, alive)
+			t.Fatalf("device %s: %v; in the model the device exists: %v", id, err, alive)
 		} else if alive {
 			live[d.owner]++
 		}

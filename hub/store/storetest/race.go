@@ -169,7 +169,7 @@ var raceTests = []test{
 			if activated != nil {
 				f.refused(activated, store.ErrRevoked)
 			}
-			// Whether the deletion or the activation came first, the deletion wins.
+			// In both orders, the device is deleted and its enrolment revoked.
 			equal(f, "enrolment", f.state(e), store.Revoked)
 			_, err := f.DeviceByCertificate(f.ctx, e.IDevIDHash)
 			f.refused(err, store.ErrNotFound)
@@ -264,7 +264,8 @@ var raceTests = []test{
 	}},
 }
 
-// check is must for use in a goroutine: it reports the error, and does not end the goroutine.
+// check reports an error as must does, but does not end the goroutine. Use it in goroutines, where
+// Fatal is not allowed.
 func (f *fixture) check(err error) {
 	f.Helper()
 	if err != nil {
@@ -299,7 +300,7 @@ var cancelledTests = []test{
 			case store.Pending:
 				f.refused(missing, store.ErrNotFound)
 				if err == nil {
-					f.Fatal("acknowledged and not done")
+					f.Fatal("the activation was acknowledged, but not stored")
 				}
 			default:
 				f.Fatalf("state %q", state)

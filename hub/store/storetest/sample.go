@@ -29,14 +29,15 @@ func bytesOf(name string, n int) []byte {
 	return bytes.Repeat(sum[:], n/len(sum)+1)[:n]
 }
 
-// Machine is a computer with a TPM, as far as a store knows it. Two machines differ in Name.
+// Machine describes a machine with a TPM. The tests derive enrolments from it. Different machines
+// have different names.
 type Machine struct {
 	Name string
-	// IAK distinguishes the attestation keys of one machine; empty: its first.
+	// IAK names one of the machine's attestation keys; empty for the first.
 	IAK string
-	// Request distinguishes the requests of one machine; empty: its first.
+	// Request names one of the machine's requests; empty for the first.
 	Request string
-	// Generation is how often the TPM was released.
+	// Generation is the number of times that the TPM was released.
 	Generation int
 }
 
@@ -45,8 +46,8 @@ func (m Machine) DeviceID(owner string) string {
 	return ID(fmt.Sprint("device ", m.Name, owner, m.Generation))
 }
 
-// Enrolment returns the machine's request with an owner's token. It is pending for an hour from
-// Epoch, and as large as a real one.
+// Enrolment returns the pending enrolment of the machine's request with an owner's token. It
+// expires an hour after Epoch. Its fields are as large as those of a real enrolment.
 func (m Machine) Enrolment(owner, token string) store.Enrolment {
 	request := fmt.Sprint(m.Name, " ", m.IAK, " ", m.Request, " ", m.Generation, " ", owner, " ", token)
 	name := func(of string) []byte {
@@ -94,8 +95,8 @@ func Account(nick string) store.Account {
 	}
 }
 
-// JoinToken returns an owner's join token with that nick, which expires a day after Epoch. maxUses
-// 0 is no limit.
+// JoinToken returns an owner's join token with that nick, which expires a day after Epoch. If
+// maxUses is 0, the uses have no limit.
 func JoinToken(owner, nick string, maxUses int) store.JoinToken {
 	return store.JoinToken{
 		ID:        ID("token " + owner + nick),

@@ -1,9 +1,9 @@
-// Package storetest is the contract of package store's engines, as tests. An engine's test calls
-// Run; when all of it passes, the engine may serve a hub.
+// Package storetest has the tests that every engine of package store must pass. The test of an
+// engine calls Run; if all tests pass, a hub can use the engine.
 //
-// The suite knows only the interfaces. It passes all times in, never sleeps, and leaves an engine
-// the freedom that the interfaces leave: a time may be returned truncated to microseconds, and a
-// LastSeen of MarkDeviceSeen may be returned late.
+// The tests use only the interfaces of package store, pass all times as arguments, and never sleep.
+// They accept all behaviour that the interfaces allow: times may be returned truncated to
+// microseconds, and a LastSeen of MarkDeviceSeen may be returned late.
 package storetest
 
 import (
@@ -18,8 +18,8 @@ import (
 	"gangway/hub/store"
 )
 
-// Run tests an engine, its tests in parallel. open returns an empty store, and closes it when its test
-// ends. reopen closes s, as a hub does that stops, and returns a store with the same data.
+// Run runs all tests on an engine, in parallel. open returns an empty store, and closes it when its
+// test ends. reopen closes s, as a hub that stops does, and returns a store with the same data.
 func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T, s Engine) Engine) {
 	for _, group := range groups {
 		for _, test := range group.tests {
@@ -38,8 +38,8 @@ func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T,
 	}
 }
 
-// RunPart runs some tests of the suite, named "group/test", on a store that has a part of an engine's
-// methods: a fake for the tests of a package that uses the store.
+// RunPart runs only the tests with these names ("group/test"). Use it for a fake that has only some
+// of an engine's methods, for the tests of a package that uses the store.
 func RunPart(t *testing.T, open func(t *testing.T) Engine, names ...string) {
 	ran := 0
 	for _, group := range groups {
@@ -95,7 +95,8 @@ type test struct {
 	run  func(*fixture)
 }
 
-// fixture is a store with two owners, and a join token of the first one without a limit.
+// fixture is a store with two owners. token is a join token of the first owner, without a limit of
+// uses.
 type fixture struct {
 	*testing.T
 	Engine
@@ -172,7 +173,7 @@ func proof(e store.Enrolment) store.Activation {
 	}
 }
 
-// onboard enrols and activates a machine, which must succeed.
+// onboard begins and activates a machine's enrolment. Both must succeed.
 func (f *fixture) onboard(m Machine, t store.JoinToken) store.Device {
 	f.Helper()
 	d, err := f.activate(f.begin(m, t))

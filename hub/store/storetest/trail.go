@@ -21,6 +21,7 @@ var trailTests = []test{
 	{"StepsByStatus", stepsByStatus},
 	{"Summaries", summaries},
 	{"HeadsComeNewestFirst", headsComeNewestFirst},
+	{"PostedRevisionsOfAnOwner", postedRevisionsOfAnOwner},
 	{"TrailOfADeletedDeviceGoes", trailOfADeletedDeviceGoes},
 }
 
@@ -181,7 +182,7 @@ func concurrentStepsEachGetANumber(f *fixture) {
 	wg.Wait()
 	for rev := 1; rev <= len(seen); rev++ {
 		if seen[rev] != 1 {
-			f.Errorf("number %d was given %d times", rev, seen[rev])
+			f.Errorf("revision number %d was assigned %d times", rev, seen[rev])
 		}
 	}
 	if len(seen) < 20 || len(seen)+exists != 40 {
@@ -282,7 +283,7 @@ func stateOfANewRevisionOnly(f *fixture) {
 	got, err := f.Revision(f.ctx, d, s.Rev)
 	f.must(err)
 	equal(f, "step", got, s)
-	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // a state that is not larger fits whatever the quota is
+	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // a state that is not larger than before fits any quota
 	f.must(f.SetRevisionMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
 	f.must(f.SetRevisionProgress(f.ctx, d, s.Rev, trail.StatusQueued, []byte(`{}`), Epoch))
 	f.refused(f.SetRevisionState(f.ctx, s, plenty), store.ErrStatus)
@@ -327,7 +328,45 @@ func stepsByStatus(f *fixture) {
 	}
 }
 
-// A list of revisions can go back from the newest one, and does not read their texts.
+// The revisions of a fleet come newest first, without those that devices reported themselves.
+func postedRevisionsOfAnOwner(f *fixture) {
+	f.trail(ID("a"))
+	f.trail(ID("b"))
+	for range 3 {
+		f.add(f.step(ID("a")))
+		f.add(f.step(ID("b"))) // all at the same time
+	}
+	read := func(owner string, limit int) (list []string) {
+		f.Helper()
+		for after := ""; ; {
+			page, err := f.PostedRevisions(f.ctx, owner, after, limit)
+			f.must(err)
+			for _, r := range page.Rows {
+				list = append(list, fmt.Sprint(r.Device[:1], r.Rev, r.Nick))
+				if r.State != nil || r.Meta != nil || r.Posted.IsZero() {
+					f.Errorf("%+v", r)
+				}
+			}
+			if after = page.Next; after == "" {
+				return list
+			}
+			equal(f, "rows", len(page.Rows), limit)
+		}
+	}
+	all := read(f.owner.ID, 0)
+	if len(all) != 6 {
+		f.Fatalf("%v", all)
+	}
+	for _, limit := range []int{1, 2, 3, 6} {
+		equal(f, fmt.Sprint("pages of ", limit), read(f.owner.ID, limit), all)
+	}
+	equal(f, "the other's", len(read(f.other.ID, 0)), 0)
+	if _, err := f.PostedRevisions(f.ctx, f.owner.ID, "x", 1); err == nil {
+		f.Error("a made-up place was accepted")
+	}
+}
+
+// RevisionHeads lists revisions from the newest to the oldest, in pages, without State and Meta.
 func headsComeNewestFirst(f *fixture) {
 	d := ID("a")
 	f.trail(d)
@@ -358,7 +397,7 @@ func headsComeNewestFirst(f *fixture) {
 	}
 }
 
-// A search in the messages of a device's log ignores case, and takes no character as a pattern.
+// A text search in a device's log ignores case, and no character is a wildcard.
 func textIsFoundInMessages(f *fixture) {
 	a, b := ID("a"), ID("b")
 	f.logged(a, Epoch, "Disk FULL. ", "100% of it. ", "other. ")
@@ -367,7 +406,7 @@ func textIsFoundInMessages(f *fixture) {
 		equal(f, text, f.messages(store.LogFilter{Devices: []string{a}, Text: text}), want)
 	}
 	if _, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID, Text: "x"}); err == nil {
-		f.Errorf("the logs of all devices were searched for a text")
+		f.Errorf("Logs accepted a text search in the logs of all devices")
 	}
 }
 
@@ -452,7 +491,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	_, err = f.BeginUpload(f.ctx, f.other.ID, sum, Epoch)
 	f.refused(err, store.ErrNotFound)
 	if o := f.announce(f.other.ID, "secret", 10, Epoch); o.Stored {
-		f.Error("to announce is enough")
+		f.Error("an object is Stored after an announcement, without an upload")
 	}
 	list, err := f.Objects(f.ctx, f.other.ID, nil, 0)
 	f.must(err)
@@ -487,7 +526,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	equal(f, "listed", count, 6)
 	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
-	for range 2 { // the second time there is nothing left to give back
+	for range 2 { // the second call gives no quota back
 		f.must(f.MarkContentLost(f.ctx, sum))
 		got, err = f.Object(f.ctx, f.owner.ID, sum)
 		f.must(err)
@@ -525,7 +564,7 @@ func quotaIsKept(f *fixture) {
 	if record < 1 || record > 1000 {
 		f.Fatalf("a record counts %d bytes", record)
 	}
-	// An object that was announced and not uploaded reserves no space.
+	// An announcement without an upload reserves no space.
 	f.must(announce("b", 1000, record+record+1000))
 	equal(f, "usage of two records", usage(), 2*record)
 	f.refused(announce("a", 1001, 2*record+1000), store.ErrQuota)
@@ -537,7 +576,7 @@ func quotaIsKept(f *fixture) {
 	equal(f, "usage", usage(), 2*record+1000)
 	f.refused(finish("b", 1000, 2*record+1999), store.ErrQuota)
 	f.refused(announce("c", 0, 2*record+1000), store.ErrQuota)
-	// No announced size overflows the sum, and none frees space.
+	// An attacker announces sizes that are negative or would overflow a sum. All are refused.
 	for _, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, store.MaxObjectSize + 1, -1, -1 << 63} {
 		for _, name := range []string{"b", "d"} {
 			f.refused(announce(name, size, 1<<62), store.ErrQuota)
@@ -604,7 +643,7 @@ func unusedRecordsExpire(f *fixture) {
 	f.must(err)
 	o, err := f.Object(f.ctx, f.owner.ID, used)
 	f.must(err)
-	// Only one revision and one object still count.
+	// In addition to `before`, only one revision and one object count.
 	if more := after - before; more <= o.Size+int64(len(s.State)) || more > o.Size+1000+2*before {
 		f.Errorf("the usage grew by %d", more)
 	}
@@ -618,21 +657,21 @@ func wantedContentIsNotCondemned(f *fixture) {
 		return ok
 	}
 	if begins() {
-		f.Fatal("the removal began while an owner has a record")
+		f.Fatal("the removal began although an owner has a record")
 	}
 	f.announce(f.other.ID, "wanted", 10, Epoch.Add(time.Hour))
 	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(time.Minute), Epoch.Add(time.Minute), 10); err != nil || n != 1 {
 		f.Fatal(n, err)
 	}
 	if begins() {
-		f.Fatal("the removal began while an owner may upload it")
+		f.Fatal("the removal began although an owner may still upload the content")
 	}
 	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(2*time.Hour), Epoch, 10); err != nil || n != 1 {
 		f.Fatal(n, err)
 	}
 	for range 2 {
 		if !begins() {
-			f.Fatal("the removal did not begin, though no owner has a record")
+			f.Fatal("the removal did not begin, although no owner has a record")
 		}
 	}
 	list, err := f.UnfinishedRemovals(f.ctx)
@@ -654,7 +693,7 @@ func wantedContentIsNotCondemned(f *fixture) {
 // bytes.
 func uploadsRaceWithCondemning(f *fixture) {
 	var mu sync.Mutex
-	bytes := map[store.Hash]bool{} // stands for the folder with the contents
+	bytes := map[store.Hash]bool{} // simulates the folder with the contents
 	var wg sync.WaitGroup
 	for i := range 4 {
 		sum := Hash(fmt.Sprint("raced ", i))
@@ -693,7 +732,7 @@ func uploadsRaceWithCondemning(f *fixture) {
 	for i := range 4 {
 		sum := Hash(fmt.Sprint("raced ", i))
 		if o, err := f.Object(f.ctx, f.owner.ID, sum); err == nil && o.Stored && !bytes[sum] {
-			f.Errorf("object %d is stored, and its bytes are gone", i)
+			f.Errorf("object %d is Stored, but its bytes are gone", i)
 		}
 	}
 }
@@ -725,7 +764,7 @@ func entriesComeBackInOrder(f *fixture) {
 	a, b := ID("a"), ID("b")
 	f.logged(a, Epoch, "1", "2")
 	f.logged(b, Epoch.Add(time.Second), "3")
-	f.logged(a, Epoch.Add(-time.Second), "4") // a clock that went back
+	f.logged(a, Epoch.Add(-time.Second), "4") // the hub's clock was set back
 	f.logged(b, Epoch.Add(2*time.Second), "5", "6")
 	list, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID, Limit: 1})
 	f.must(err)
@@ -781,8 +820,8 @@ func entriesByFilter(f *fixture) {
 	}
 }
 
-// A reader that continues after the last entry it has read, while devices report, reads each entry
-// once.
+// While devices report, a reader that continues after the last entry it has read reads each entry
+// exactly once.
 func readingOnMissesNothing(f *fixture) {
 	const devices, batches = 4, 25
 	done := make(chan struct{})
@@ -792,7 +831,7 @@ func readingOnMissesNothing(f *fixture) {
 		for d := range devices {
 			wg.Go(func() {
 				for i := range batches {
-					// The devices' clocks differ.
+					// The times of the calls go back and forth, as if the hub's clock were set.
 					f.AppendLogs(f.ctx, ID(fmt.Sprint(d)), f.owner.ID, []store.LogEntry{{Message: "x"}, {Message: "y"}},
 						store.LogBounds{Rows: 1000, Bytes: 1 << 20}, Epoch.Add(time.Duration(i*7%5)*time.Second))
 				}
@@ -862,7 +901,7 @@ func oldEntriesExpire(f *fixture) {
 		equal(f, "expired", n, want)
 	}
 	equal(f, "left", f.messages(store.LogFilter{}), "4")
-	// Expired entries no longer count.
+	// Expired entries no longer count against the bounds.
 	f.must(f.AppendLogs(f.ctx, d, f.owner.ID, []store.LogEntry{{Message: "5"}}, store.LogBounds{Rows: 2, Bytes: 1000}, Epoch.Add(time.Hour)))
 	equal(f, "left", f.messages(store.LogFilter{}), "45")
 }

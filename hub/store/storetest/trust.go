@@ -122,7 +122,7 @@ var trustTests = []test{
 		certs, now := f.trust()
 		equal(f, "certificates", len(certs), n)
 		if now < version+n {
-			f.Fatalf("%d changes took the version from %d to %d", n, version, now)
+			f.Fatalf("%d changes increased the version only from %d to %d", n, version, now)
 		}
 	}},
 }

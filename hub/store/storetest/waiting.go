@@ -2,7 +2,10 @@ package storetest
 
 import (
 	"context"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -13,15 +16,20 @@ var waitingTests = []test{
 	{"ApprovalAnswersWhatWasAsked", approvalAnswersWhatWasAsked},
 	{"NoRequestUndoesADecision", noRequestUndoesADecision},
 	{"DecisionAboutWhatHasChanged", decisionAboutWhatHasChanged},
+	{"DecisionAboutOtherEvidence", decisionAboutOtherEvidence},
+	{"WaitingPages", waitingPages},
 	{"OnlyTheOwnerSeesItsWaitingDevices", onlyTheOwnerSeesItsWaitingDevices},
 	{"WaitingExpires", waitingExpires},
 	{"WaitingDevicesAreBounded", roomIsBounded},
 	{"DeletionEndsTheApproval", deletedDeviceIsNoLongerApproved},
 	{"Policies", policies},
+	{"SwappedPolicies", swappedPolicies},
 	{"EKLists", ekLists},
+	{"EKListPages", ekListPages},
 }
 
-// waiting returns the machine as a waiting device, which waits since Epoch, for a week.
+// waiting returns the machine as a waiting device that has waited since Epoch and expires a week
+// later.
 func (m Machine) waiting(t store.JoinToken, codes ...string) store.WaitingDevice {
 	e := m.Enrolment(t.Owner, t.ID)
 	return store.WaitingDevice{
@@ -81,7 +89,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	equal(f, "state", w.State, store.Approved)
 	equal(f, "by", w.By, "anne")
 	if !w.Approves([]string{"ek-certificate-none"}) || w.Approves([]string{"ek-certificate-none", "policy"}) || w.Approves(nil) {
-		f.Fatal("the approval must answer exactly the questions that were asked")
+		f.Fatal("the approval must cover exactly the questions that were asked")
 	}
 	// A further question needs another decision, and the first stays answered.
 	more := f.wait(m.waiting(f.token, "policy"))
@@ -119,6 +127,78 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	w, err := f.WaitingByEK(f.ctx, seen.Owner, seen.EK, Epoch)
 	f.must(err)
 	equal(f, "state", w.State, store.Undecided)
+}
+
+// A property on which a person bases a decision is part of the digest: if an attacker changes it
+// after the owner saw the row, the decision fails. The time and the address of the last request are
+// not part of it.
+func decisionAboutOtherEvidence(f *fixture) {
+	m := Machine{Name: "raft"}
+	decide := func(seen store.WaitingDevice) error {
+		digest := seen.Digest()
+		_, err := f.Decide(f.ctx, seen.Owner, seen.DeviceID, store.Decision{Approve: true, Seen: &digest, At: Epoch})
+		return err
+	}
+	for i, change := range []func(w *store.WaitingDevice){
+		func(w *store.WaitingDevice) { w.RequestHash[0]++ }, func(w *store.WaitingDevice) { w.Verdict = []byte(`{"x":1}`) },
+		func(w *store.WaitingDevice) { w.Codes = []string{"ek-certificate-none"} }, func(w *store.WaitingDevice) { w.TokenID += "0" },
+		func(w *store.WaitingDevice) { w.Manufacturer += "0" }, func(w *store.WaitingDevice) { w.Model += "0" }, func(w *store.WaitingDevice) { w.Firmware += "0" },
+		func(w *store.WaitingDevice) { w.ProdModel += "0" }, func(w *store.WaitingDevice) { w.ProdSerial += "0" }, func(w *store.WaitingDevice) { w.KeyAlgorithm += "0" },
+	} {
+		seen := f.wait(m.waiting(f.token, "policy"))
+		next := m.waiting(f.token, "policy")
+		change(&next)
+		f.wait(next)
+		if err := decide(seen); err != store.ErrChanged {
+			f.Errorf("change %d: %v", i, err)
+		}
+	}
+	seen := f.wait(m.waiting(f.token, "policy"))
+	again := m.waiting(f.token, "policy")
+	again.Addr, again.LastSeen, again.Expires = "192.0.2.8:1", Epoch.Add(time.Hour), Epoch.Add(time.Hour+week)
+	f.wait(again)
+	f.must(decide(seen))
+	f.refused(decide(seen), store.ErrChanged) // the first decision has changed the row
+}
+
+func waitingPages(f *fixture) {
+	var want []string
+	for i := range 7 {
+		w := Machine{Name: fmt.Sprint("raft", i)}.waiting(f.token, "policy")
+		w.Since = Epoch.Add(time.Duration(i/2) * time.Minute) // some rows have the same time
+		w = f.wait(w)
+		want = append([]string{w.DeviceID}, want...)
+	}
+	denied := f.decide(f.wait(Machine{Name: "barge"}.waiting(f.token, "policy")), false)
+	f.decide(f.wait(Machine{Name: "ship"}.waiting(f.token, "policy")), true)
+	read := func(filter store.WaitingFilter) (ids []string) {
+		f.Helper()
+		filter.Now = Epoch
+		for {
+			page, err := f.WaitingPage(f.ctx, filter)
+			f.must(err)
+			for _, w := range page.Rows {
+				ids = append(ids, w.DeviceID)
+				equal(f, "with its request", w.Request != nil, filter.Requests)
+			}
+			if filter.After = page.Next; page.Next == "" {
+				return ids
+			}
+			equal(f, "rows", len(page.Rows), filter.Limit)
+		}
+	}
+	for _, limit := range []int{1, 2, 7, 100} {
+		equal(f, fmt.Sprint("pages of ", limit), read(store.WaitingFilter{Owner: f.owner.ID, State: store.Undecided, Limit: limit, Requests: limit == 2}), want)
+	}
+	equal(f, "denied", read(store.WaitingFilter{Owner: f.owner.ID, State: store.Denied, Limit: 5}), []string{denied.DeviceID})
+	equal(f, "the other's", len(read(store.WaitingFilter{Owner: f.other.ID, State: store.Undecided})), 0)
+	equal(f, "approved", len(read(store.WaitingFilter{Owner: f.owner.ID, State: store.Approved})), 0)
+	for _, bad := range []string{"x", "1", "1-", "-", "1-2-"} {
+		_, err := f.WaitingPage(f.ctx, store.WaitingFilter{Owner: f.owner.ID, State: store.Undecided, After: bad, Now: Epoch})
+		if wrong := (*store.ErrBadSearch)(nil); !errors.As(err, &wrong) {
+			f.Errorf("%q: %v", bad, err)
+		}
+	}
 }
 
 func onlyTheOwnerSeesItsWaitingDevices(f *fixture) {
@@ -183,7 +263,7 @@ func policies(f *fixture) {
 	f.must(err)
 	equal(f, "policy", got, p)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	_, err = f.Policy(f.ctx, store.HubWide)
 	f.refused(err, store.ErrNotFound)
@@ -192,8 +272,29 @@ func policies(f *fixture) {
 	_, err = f.Policy(f.ctx, f.owner.ID)
 	f.refused(err, store.ErrNotFound)
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
+}
+
+// If another change happened after the caller read the policy, SwapPolicy must not overwrite it.
+func swappedPolicies(f *fixture) {
+	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
+	f.must(f.SwapPolicy(f.ctx, p, ""))
+	next := store.Policy{Owner: f.owner.ID, Text: "version: 1 # later\n", Updated: micros(Epoch)}
+	before := f.version()
+	f.refused(f.SwapPolicy(f.ctx, next, ""), store.ErrChanged)
+	f.refused(f.SwapPolicy(f.ctx, next, "version: 1"), store.ErrChanged)
+	equal(f, "config version", f.version(), before)
+	f.must(f.SwapPolicy(f.ctx, next, p.Text))
+	got, err := f.Policy(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "policy", got, next)
+	if f.version() <= before {
+		f.Fatal("the config version did not increase")
+	}
+	f.must(f.SwapPolicy(f.ctx, store.Policy{Owner: f.owner.ID}, next.Text))
+	f.refused(f.SwapPolicy(f.ctx, p, next.Text), store.ErrChanged)
+	f.must(f.SwapPolicy(f.ctx, p, ""))
 }
 
 func (f *fixture) version() int64 {
@@ -229,7 +330,7 @@ func ekLists(f *fixture) {
 	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
 	if f.version() <= before {
-		f.Fatal("the config version has not grown")
+		f.Fatal("the config version did not increase")
 	}
 	kept(f.owner.ID, true)
 	find(f.owner.ID, key, nil, list[0])
@@ -252,4 +353,74 @@ func ekLists(f *fixture) {
 	f.must(f.PutEKList(f.ctx, f.owner.ID, nil))
 	kept(f.owner.ID, false)
 	none(f.owner.ID, key, serial)
+}
+
+// The lines of an EK list can be searched by the beginning of the hash or serial number, in pages,
+// and changed one by one.
+func ekListPages(f *fixture) {
+	line := func(hash string, serial ...byte) store.ListedEK {
+		if hash == "" {
+			return store.ListedEK{Cert: serial}
+		}
+		var h store.Hash
+		digits, err := hex.DecodeString(hash)
+		f.must(err)
+		copy(h[:], digits)
+		return store.ListedEK{Key: &h}
+	}
+	name := func(l store.ListedEK) string {
+		if l.Key != nil {
+			return hex.EncodeToString(l.Key[:2])
+		}
+		return "s" + hex.EncodeToString(l.Cert)
+	}
+	for _, l := range []store.ListedEK{line("ab12"), line("ab34"), line("ac00"), line("ffff"), line("", 0xab, 0x12), line("", 0xff), line("", 0xff, 0xff)} {
+		before := f.version()
+		f.must(f.ChangeEKList(f.ctx, f.owner.ID, l, false, 7))
+		if f.version() <= before {
+			f.Fatal("the config version did not increase")
+		}
+	}
+	f.must(f.ChangeEKList(f.ctx, f.other.ID, line("ab99"), false, 7))
+	for _, c := range []struct{ prefix, want string }{
+		{"", "ab12 ab34 ac00 ffff sab12 sff sffff"}, {"a", "ab12 ab34 ac00 sab12"}, {"ab", "ab12 ab34 sab12"}, {"ab3", "ab34"},
+		{"f", "ffff sff sffff"}, {"ffff", "ffff sffff"}, {"fffff", ""}, {"0", ""}, {"x", ""}, {"AB", "ab12 ab34 sab12"},
+	} {
+		for _, limit := range []int{1, 2, 3, 100} {
+			var got []string
+			for after, pages := "", 0; pages == 0 || after != "" && pages < 9; pages++ {
+				lines, next, err := f.EKListPage(f.ctx, f.owner.ID, c.prefix, after, limit)
+				f.must(err)
+				if len(lines) > limit {
+					f.Fatalf("%d lines", len(lines))
+				}
+				for _, l := range lines {
+					got = append(got, name(l))
+				}
+				after = next
+			}
+			equal(f, "lines that begin with "+c.prefix, strings.Join(got, " "), c.want)
+		}
+	}
+	count := func(limit, want int) {
+		f.Helper()
+		n, err := f.CountEKList(f.ctx, f.owner.ID, limit)
+		f.must(err)
+		equal(f, "count", n, want)
+	}
+	count(5, 5)
+	count(100, 7)
+	before := f.version()
+	f.refused(f.ChangeEKList(f.ctx, f.owner.ID, line("1111"), false, 7), store.ErrFull)
+	f.refused(f.ChangeEKList(f.ctx, f.owner.ID, line("1111"), true, 7), store.ErrNotFound)
+	equal(f, "config version", f.version(), before)
+	count(100, 7)
+	noted := line("ab12")
+	noted.Note, noted.CertificateRequired = "pallet 9", true
+	f.must(f.ChangeEKList(f.ctx, f.owner.ID, noted, false, 7))
+	lines, _, err := f.EKListPage(f.ctx, f.owner.ID, "ab12", "", 1)
+	f.must(err)
+	equal(f, "note", lines[0].Note, "pallet 9")
+	f.must(f.ChangeEKList(f.ctx, f.owner.ID, noted, true, 7))
+	count(100, 6)
 }

@@ -39,7 +39,7 @@ func plainDevice(f *fixture) {
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 0)
 	f.must(err)
 	equal(f, "devices", len(list), 2)
-	// No certificate leads to the device, not even the zero hash.
+	// No certificate finds the device, not even the zero hash, which is its IDevIDHash.
 	_, err = f.DeviceByCertificate(f.ctx, store.Hash{})
 	f.refused(err, store.ErrNotFound)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))

@@ -63,7 +63,7 @@ func Read(ctx context.Context, b []byte) ([]File, error) {
 	return out, nil
 }
 
-// entry is a CFFILE (MS-CAB 2.3).
+// entry is one file in the list of files: a CFFILE structure (MS-CAB 2.3).
 type entry struct {
 	name string
 	size int
@@ -134,7 +134,7 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the contents of all files. Their total size must be want bytes.
+// unpack returns the contents of all files. Their total size must be `want` bytes.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {

@@ -31,7 +31,7 @@ func noise(n int) []byte {
 	return b
 }
 
-// packed makes a compressed cabinet with Debian's gcab.
+// packed makes a cabinet with Debian's gcab. flags are options of gcab: "-z" compresses.
 func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
 	t.Helper()
 	dir := t.TempDir()

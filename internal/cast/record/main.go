@@ -1,6 +1,6 @@
 // Command record makes the terminal recording in docs/recordings: how a person builds the installer
 // image with a hub. It runs the real commands in a temporary folder against a real hub, and records
-// what they print and when. scripts/record.sh calls it.
+// their output with the times. scripts/record.sh calls it.
 //
 //	record PROGRAMS KERNEL OUT
 //

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Runs as root in an emulated Debian machine, started by its systemd: installs,
-# upgrades, removes and purges the packages, and prints one line for each check on the
-# console. packages_test.go reads them.
+# systemd runs this script as root in an emulated Debian machine. The script installs, upgrades,
+# removes and purges the packages, and prints one line for each check on the console.
+# packages_test.go reads these lines.
 #
-#	/test/old/*.deb    the previous version: its files in /etc/default differ
-#	/test/new/*.deb    this version
-#	/test/makers.pem   who made the TPM
+#	/test/old/*.deb    packages of the previous version, with other files in /etc/default
+#	/test/new/*.deb    packages of this version
+#	/test/makers.pem   CA certificates of the TPM's maker
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive
 exec </dev/null
@@ -25,7 +25,7 @@ check() { # WHAT COMMAND...
 	else
 		say "FAILED  $what"
 		(tail -n 5 $out && journalctl --no-pager -o cat -n 30 -u 'gangway*') | while read -r line; do say "        $line"; done
-		finish # what follows would fail too
+		finish # the later checks would fail too
 	fi
 }
 finish() {
@@ -50,7 +50,7 @@ answers() { curl -fsS --max-time 20 --cacert $data/pki/root.crt "$hub/healthz"; 
 version() { [ "$(dpkg-query -W -f '${Version}' "$1")" = "$(dpkg-deb -f "$2"/"$1"_*.deb Version)" ]; }
 process() { echo "/proc/$(systemctl show -p MainPID --value "$1")"; }
 runs_as() { [ "$(stat -c %U "$(process "$1")")" = "$2" ]; }
-# The process is that of the file on the disk, not of a deleted one.
+# The service's process runs the file on the disk, not a deleted file of the previous version.
 runs_installed() { [ "$(readlink "$(process "$1")/exe")" = "$2" ]; }
 has_option() { tr '\0' ' ' <"$(process "$1")/cmdline" | grep -q -- "$2"; }
 no_processes() {
@@ -64,7 +64,7 @@ skipped() {
 }
 measured() { gangway-agent status | grep '^boot' | grep -qv unmeasured; }
 proxied() { curl -fsS --max-time 20 --unix-socket /run/gangway/hub.sock http://localhost/device | grep -q user-meta; }
-exposed() { systemd-analyze security --no-pager "--threshold=$2" "$1"; } # in tenths, at most
+exposed() { systemd-analyze security --no-pager "--threshold=$2" "$1"; } # THRESHOLD is the highest allowed exposure level, in tenths
 admitted() { gangway-agent status --ask | grep -q '^phase *active$'; }
 kept() { for path; do [ -e "$path" ] || return 1; done; }
 gone() { for path; do [ ! -e "$path" ] && [ ! -L "$path" ] || return 1; done; }
@@ -82,7 +82,7 @@ check "gangway.service is enabled" enabled gangway.service
 check "gangway.service is active" active gangway.service
 check "the hub answers /healthz" within 180 answers
 check "its data folder is the user gangway's, mode 700" owned $data "gangway 700"
-check "it runs as the user gangway" runs_as gangway.service gangway
+check "the hub runs as the user gangway" runs_as gangway.service gangway
 check "the hub's exposure level is 2.0 at most" exposed gangway.service 20
 check "an account is created as root" sh -c "echo a long password for ada | gangway account create --data $data --nick ada --password-stdin"
 check "makers of TPMs are imported as root" gangway trust import --data $data makers.pem
@@ -95,7 +95,7 @@ check "gangway-agent installs" install old/gangway-agent_*.deb
 check "gangway-agent.service is enabled" enabled gangway-agent.service
 check "gangway-proxy.service is not enabled" not enabled gangway-proxy.service
 check "without a join token the agent is skipped, not failed" skipped gangway-agent.service
-# What a hook does: it replaces files, of another user too, and restarts a unit.
+# A hook that does what hooks usually need: replace files, also of another user, and restart a unit.
 cat >/usr/local/bin/test-hook <<'END'
 #!/bin/sh
 set -e
@@ -139,19 +139,19 @@ check "the new program runs: hub" runs_installed gangway.service /usr/bin/gangwa
 check "the new program runs: agent" runs_installed gangway-agent.service /usr/bin/gangway-agent
 check "the new program runs: proxy" within 60 runs_installed gangway-proxy.service /usr/bin/gangway-agent
 check "a changed conffile is kept" grep -q "^GANGWAY_OPTIONS=" /etc/default/gangway
-check "and has nothing of the new version's" grep -q "previous version" /etc/default/gangway
-check "its setting is in force" has_option gangway.service "--object-quota 5GiB"
+check "the changed conffile is not that of the new version" grep -q "previous version" /etc/default/gangway
+check "the hub runs with the setting in the changed conffile" has_option gangway.service "--object-quota 5GiB"
 check "an unchanged conffile is replaced" not grep -q "previous version" /etc/default/gangway-agent
 check "the machine is still onboarded, the same device" within 60 admitted
 check "the hub lists one device" within 30 one_device
 
 say "stop and start"
 check "the hub stops" systemctl stop gangway.service
-check "it does not answer" not answers
+check "the stopped hub does not answer" not answers
 check "the hub starts" systemctl start gangway.service
-check "it answers /healthz" within 180 answers
+check "the hub answers /healthz after the start" within 180 answers
 check "the agent and its proxy stop" systemctl stop gangway-agent.service gangway-proxy.service
-check "no unit of ours has failed" no_failed_units
+check "no unit of Gangway has failed" no_failed_units
 
 say "remove"
 systemctl start gangway-agent.service
@@ -170,7 +170,7 @@ check "the hub lists the device" within 60 one_device
 
 say "purge"
 check "both packages are purged" dpkg --force-unsafe-io -P gangway gangway-agent
-check "nothing of ours runs" no_processes
+check "no program of Gangway runs" no_processes
 check "data, conffiles and join token are gone" gone $data $state $token /etc/default/gangway /etc/default/gangway-agent
 check "no link to a unit is left" no_links
 check "dpkg knows neither package" sh -c '! dpkg-query -W gangway && ! dpkg-query -W gangway-agent'

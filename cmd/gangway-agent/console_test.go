@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// If the environment variable runMain is set, the test's program runs as gangway-agent.
+const runMain = "GANGWAY_AGENT_TEST_RUNS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(runMain) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// pty makes a pseudo terminal of this size. If the size is 0, the terminal does not know its size,
+// like a serial port.
+func pty(t *testing.T, columns, rows uint16) (controller, terminal *os.File) {
+	t.Helper()
+	controller, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no pseudo terminals here: ", err)
+	}
+	t.Cleanup(func() { controller.Close() })
+	if err := unix.IoctlSetPointerInt(int(controller.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(controller.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { terminal.Close() })
+	if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows}); err != nil {
+		t.Fatal(err)
+	}
+	return controller, terminal
+}
+
+// output records the output of a program on a terminal.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+func (o *output) collect(f *os.File) {
+	b := make([]byte, 4096)
+	for {
+		n, err := f.Read(b)
+		o.mu.Lock()
+		o.text.Write(b[:n])
+		o.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// The console runs on the terminals of real machines. A terminal at a serial port does not know
+// its size. When the console ends, it restores the terminal's settings.
+func TestConsoleOnATerminal(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		kind          string
+		columns, rows uint16
+	}{{"vt220", 0, 0}, {"vt100", 80, 24}, {"linux", 80, 25}, {"xterm-256color", 132, 43}} {
+		t.Run(c.kind, func(t *testing.T) {
+			t.Parallel()
+			controller, terminal := pty(t, c.columns, c.rows)
+			before, err := term.GetState(int(terminal.Fd()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out output
+			go out.collect(controller)
+			dir := t.TempDir()
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "console", "--state", dir, "--tpm", "unix:"+filepath.Join(dir, "none"), "--log-file", filepath.Join(dir, "log"))
+			cmd.Env = []string{runMain + "=1", "TERM=" + c.kind, "PATH=" + os.Getenv("PATH")}
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			see := func(text string) {
+				t.Helper()
+				for end := time.Now().Add(30 * time.Second); !strings.Contains(out.String(), text); time.Sleep(10 * time.Millisecond) {
+					if time.Now().After(end) {
+						cmd.Process.Kill()
+						t.Fatalf("no %q in %.2000q", text, out.String())
+					}
+				}
+			}
+			see("onboarded")
+			controller.WriteString("9")
+			see("restart")
+			time.Sleep(2500 * time.Millisecond) // wait until the console has read the facts again
+			quiet := len(out.String())
+			time.Sleep(4 * time.Second)
+			if sent := len(out.String()) - quiet; sent > 400 {
+				t.Errorf("in 4 s without news, the console sent %d bytes", sent)
+			}
+			controller.WriteString("q")
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%v: %q", err, out.String())
+			}
+			after, err := term.GetState(int(terminal.Fd()))
+			if err != nil || fmt.Sprint(*after) != fmt.Sprint(*before) {
+				t.Errorf("the terminal's settings changed: %v to %v, %v", before, after, err)
+			}
+		})
+	}
+}
+
+// If there is no terminal, the console returns an error and does not wait.
+func TestConsoleNeedsATerminal(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"", "dumb", "nonsense"} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "console", "--state", t.TempDir())
+		cmd.Env = []string{runMain + "=1", "TERM=" + kind}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "terminal") {
+			t.Errorf("TERM=%q: %v, %q", kind, err, out)
+		}
+	}
+}

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+
+	"gangway/device/install"
+	"gangway/device/install/escrow"
+	"gangway/device/install/netfile"
+	"gangway/hub/api"
+	"gangway/image/stick"
+	"gangway/internal/cmdline"
+	"gangway/internal/process"
+	"gangway/wire"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// imageBuilder builds installer images for people who use the hub's pages. It runs 'gangway image
+// build' as a child process: the child has no key of the hub, no open file of its database, and none
+// of its environment; it can be killed at any moment; and its files and memory are its own.
+//
+// The join token's file goes to the child by its standard input, and the network settings, which may
+// have a proxy's password, by another pipe. So no secret is in a command line, which every user of
+// the machine can read.
+type imageBuilder struct {
+	program                string // the path of gangway
+	dir                    string // for the temporary folders of builds; nothing else is in it
+	kernel, boot, programs string // the parts; an empty boot means Debian's folder
+	log                    *slog.Logger
+}
+
+var _ api.ImageBuilder = (*imageBuilder)(nil)
+
+// imageFolder is the folder of running builds in the data folder.
+const imageFolder = "image-builds"
+
+// imageFlags are the flags of serve for the building of images.
+type imageFlags struct {
+	parts  string
+	atOnce int
+	limits api.ImageLimits
+	size   string
+}
+
+func (i *imageFlags) add(f *pflag.FlagSet) {
+	f.IntVar(&i.atOnce, "image-builds", 1, "installer images that the hub builds at once for people on its pages; each needs about 700 MiB of memory; 0: none")
+	f.StringVar(&i.parts, "image-parts", "", "folder of 'gangway image fetch --dir', for those images (default: the folder of 'gangway image fetch')")
+	cmdline.SpanVar(f, &i.limits.Time, "image-time", api.DefaultImageLimits.Time, "how long the build of one image may take")
+	f.StringVar(&i.size, "image-size", "512MiB", "how large one image may be, and each file while it is built")
+}
+
+// builder returns the builder of images, or nil if the hub shall not build any. dir is the hub's data
+// folder.
+func (i *imageFlags) builder(dir string, log *slog.Logger) (api.ImageBuilder, api.ImageLimits, error) {
+	size, err := humanize.ParseBytes(i.size)
+	switch {
+	case err != nil || size < 1<<20 || size > 1<<40:
+		return nil, i.limits, usagef("--image-size %q is not a size such as 512MiB", i.size)
+	case i.limits.Time <= 0:
+		return nil, i.limits, usagef("--image-time must be more than 0")
+	case i.atOnce < 0 || i.atOnce > 64:
+		return nil, i.limits, usagef("--image-builds must be a number from 0 to 64")
+	case i.atOnce == 0:
+		return nil, i.limits, nil
+	}
+	i.limits.AtOnce, i.limits.Size = i.atOnce, int64(size)
+	self, err := os.Executable()
+	if err != nil {
+		return nil, i.limits, err
+	}
+	b := &imageBuilder{program: self, dir: filepath.Join(dir, imageFolder), kernel: i.parts, programs: programsFolder(self), log: log}
+	if b.kernel == "" {
+		// Without a home folder there is no cache folder; Missing then says what to do.
+		b.kernel, _ = cacheDir()
+	}
+	// A hub that was killed left these. An image has a secret.
+	return b, i.limits, os.RemoveAll(b.dir)
+}
+
+// Missing reports what the operator has to install, without the paths of this machine.
+func (b *imageBuilder) Missing() string {
+	if err := stick.HaveParts(cmp.Or(b.kernel, "/nonexistent"), b.boot, b.programs); err != nil {
+		return "The hub lacks parts of images: its operator gets them with 'gangway image fetch'."
+	}
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		return "The hub lacks a program for images: its operator installs the package e2fsprogs."
+	}
+	return ""
+}
+
+// Check checks what a person typed. The child checks it again; here the answer is there before a
+// join token is made.
+func (b *imageBuilder) Check(o api.ImageOptions) error {
+	if _, err := install.ParseRule(o.Disk); err != nil {
+		return &api.ImageOptionError{Option: "disk", Reason: sentence(err)}
+	}
+	// A value that does not begin like a recipient would be the name of a file on the hub.
+	if o.Escrow != "" {
+		err := escrow.CheckRecipient(o.Escrow)
+		if err == nil && !strings.HasPrefix(o.Escrow, "age1") {
+			err = errors.New("a recipient begins with age1")
+		}
+		if err != nil {
+			return &api.ImageOptionError{Option: "escrow", Reason: sentence(err)}
+		}
+	}
+	text, added := networkFile(o.Network)
+	_, err := netfile.Parse([]byte(text))
+	var mistake *netfile.Mistake
+	switch {
+	case errors.As(err, &mistake) && mistake.Line > added:
+		return &api.ImageOptionError{Option: "network", Reason: fmt.Sprintf("Line %d: %s", mistake.Line-added, sentence(errors.New(mistake.Text)))}
+	case errors.As(err, &mistake):
+		return &api.ImageOptionError{Option: "network", Reason: sentence(errors.New(mistake.Text))}
+	}
+	return err
+}
+
+var versionLine = regexp.MustCompile(`(?m)^\s*version\s*=`)
+
+// networkFile makes a network.txt from what a person typed, who may leave out its first line. added
+// is the number of lines that it added.
+func networkFile(typed string) (text string, added int) {
+	if strings.TrimSpace(typed) == "" || versionLine.MatchString(typed) {
+		return typed, 0
+	}
+	return fmt.Sprintf("version = %d\n%s", netfile.Version, typed), 1
+}
+
+// sentence makes a sentence of an error.
+func sentence(err error) string {
+	text := strings.TrimSuffix(err.Error(), ".") + "."
+	return strings.ToUpper(text[:1]) + text[1:]
+}
+
+// Build builds an image. The image's file has no name any more when Build returns.
+func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []byte, size int64, step func(string)) (_ *api.Image, err error) {
+	if err := b.Check(o); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(b.dir, "") // mode 0700
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if gone := os.RemoveAll(dir); gone != nil {
+			b.log.Error("files of an image are left on the disk, with a join token's secret: remove them", "folder", dir, "err", gone)
+		}
+	}()
+	out := filepath.Join(dir, "installer.img")
+	if err := b.run(ctx, o, token, size, dir, out, step); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(out)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() > size {
+		err = api.ErrImageSize
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &api.Image{ReadCloser: f, Size: info.Size()}, nil
+}
+
+// run runs the child until it ends, or until ctx ends.
+func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte, size int64, dir, out string, step func(string)) error {
+	arg := []string{"image", "build", stick.Target, "--token-file=-", "--out=" + out, "--kernel=" + b.kernel, "--programs=" + b.programs}
+	for name, value := range map[string]string{"disk": o.Disk, "escrow-to": o.Escrow, "boot": b.boot} {
+		if value != "" {
+			arg = append(arg, "--"+name+"="+value)
+		}
+	}
+	messages := &childOutput{step: step}
+	cmd := exec.Command(b.program, arg...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, io.Discard, messages
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C", "GOTRACEBACK=none"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the child's own children end with it
+	input, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if settings, _ := networkFile(o.Network); settings != "" {
+		network, end, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer end.Close()
+		defer network.Close()
+		cmd.ExtraFiles = []*os.File{network}
+		cmd.Args = append(cmd.Args, "--network-file=/dev/fd/3")
+		go func() {
+			_, _ = io.WriteString(end, settings) // fails if the child ends before it reads
+			end.Close()
+		}()
+	}
+	child, err := process.Start(cmd)
+	if err != nil {
+		return err
+	}
+	// The child does nothing before it has read the token, so it is bounded from the beginning.
+	if err := bound(child.Pid(), size); err != nil {
+		kill(child)
+		return err
+	}
+	go func() {
+		_, _ = input.Write(token)
+		input.Close()
+	}()
+	select {
+	case <-child.Done():
+	case <-ctx.Done():
+		kill(child)
+		return ctx.Err()
+	}
+	if err := child.Err(); err != nil {
+		if tooLarge(err, messages.String()) {
+			return api.ErrImageSize
+		}
+		return fmt.Errorf("gangway image build: %w: %s", err, withoutSecret(messages.String(), token))
+	}
+	return nil
+}
+
+// tooLarge reports whether a child ended because it, or a child of its own, wrote too large a file.
+// A Go program ends itself with a message that names the signal.
+func tooLarge(err error, messages string) bool {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGXFSZ {
+			return true
+		}
+	}
+	return strings.Contains(strings.ToLower(messages), "file size limit exceeded") || strings.Contains(messages, syscall.EFBIG.Error())
+}
+
+// bound bounds each file that a process writes, and keeps its memory out of a core dump.
+func bound(pid int, size int64) error {
+	for what, max := range map[int]uint64{unix.RLIMIT_FSIZE: uint64(size), unix.RLIMIT_CORE: 0} {
+		if err := unix.Prlimit(pid, what, &unix.Rlimit{Cur: max, Max: max}, nil); err != nil {
+			return fmt.Errorf("bound the builder of images: %w", err)
+		}
+	}
+	return nil
+}
+
+// kill ends the child and its own children, and waits for the child.
+func kill(child *process.Process) {
+	_ = unix.Kill(-child.Pid(), unix.SIGKILL) // fails only if they have ended
+	<-child.Done()
+}
+
+// withoutSecret removes the join token's secret from what the child wrote, for the hub's log. The
+// child does not write it; this is for the day on which it does.
+func withoutSecret(text string, token []byte) string {
+	if t, err := wire.ParseTokenFile(token); err == nil {
+		text = strings.ReplaceAll(text, t.Token, "[secret]")
+	}
+	return text
+}
+
+// childOutput reads the child's messages: each line is a step. It keeps the end of them.
+type childOutput struct {
+	step func(string)
+
+	mu   sync.Mutex
+	line []byte // guarded by mu: the unfinished line
+	tail []byte // guarded by mu
+}
+
+// Bounds of the child's messages.
+const maxChildLine, maxChildTail = 200, 4000
+
+func (c *childOutput) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tail = append(c.tail, p...); len(c.tail) > maxChildTail {
+		c.tail = bytes.Clone(c.tail[len(c.tail)-maxChildTail:])
+	}
+	for _, b := range p {
+		if b != '\n' {
+			if len(c.line) < maxChildLine {
+				c.line = append(c.line, b)
+			}
+			continue
+		}
+		// A line with a path or an address is not for people who do not know the hub's machine.
+		if line := strings.ToValidUTF8(string(c.line), ""); !strings.Contains(line, "/") {
+			c.step(line)
+		}
+		c.line = c.line[:0]
+	}
+	return len(p), nil
+}
+
+func (c *childOutput) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.TrimSpace(string(c.tail))
+}

@@ -1,0 +1,384 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/image/stick"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+	"gangway/wire"
+)
+
+// programAs makes a builder whose program is a shell script. $OUT is the image that it has to write,
+// $SEEN a folder that stays.
+func programAs(t *testing.T, script string) (b *imageBuilder, seen string) {
+	t.Helper()
+	seen = t.TempDir()
+	path := filepath.Join(t.TempDir(), "gangway")
+	script = "#!/bin/sh\nSEEN=" + seen + "\nfor a; do case $a in --out=*) OUT=${a#--out=};; esac; done\n" + script
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return &imageBuilder{program: path, dir: filepath.Join(t.TempDir(), imageFolder), log: slog.New(slog.DiscardHandler)}, seen
+}
+
+// tokenOf returns a token file, and its secret.
+func tokenOf(t *testing.T) (file []byte, secret string) {
+	t.Helper()
+	secret = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
+	return []byte(`{"token":"` + secret + `"}`), secret
+}
+
+// empty fails if a build has left something on the disk.
+func empty(t *testing.T, b *imageBuilder) {
+	t.Helper()
+	left, err := os.ReadDir(b.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || len(left) > 0 {
+		t.Errorf("left on the disk: %v, %v", left, err)
+	}
+}
+
+func jsonOf(t *testing.T, tok *wire.TokenFile) []byte {
+	t.Helper()
+	b, err := json.Marshal(tok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// The join token's secret and the proxy's password reach the child by pipes only: they are not in its
+// command line and not in its environment. Nothing of the hub's environment is there either.
+func TestImageBuilderKeepsSecretsOutOfTheCommandLine(t *testing.T) {
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "the-key-of-the-bucket")
+	b, seen := programAs(t, `
+tr '\0' '\n' < /proc/$$/cmdline > $SEEN/cmdline
+tr '\0' '\n' < /proc/$$/environ > $SEEN/environ
+cat > $SEEN/stdin
+cat /dev/fd/3 > $SEEN/network
+stat -c %a "$(dirname $OUT)" > $SEEN/mode
+echo "Making the installer" >&2
+echo "$OUT, 1 MiB" >&2
+cat $SEEN/stdin > $OUT
+`)
+	token, secret := tokenOf(t)
+	network := "proxy = http://ada:swordfish@proxy.example:3128\n"
+	var steps []string
+	image, err := b.Build(t.Context(), api.ImageOptions{Network: network, Disk: "serial:--out=/etc/passwd"}, token, 1<<20, func(s string) { steps = append(steps, s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty(t, b) // the image has no name any more
+	got, err := io.ReadAll(image)
+	if err != nil || string(got) != string(token) || image.Size != int64(len(token)) {
+		t.Errorf("the image is %q, %v", got, err)
+	}
+	image.Close()
+	if read(t, seen+"/stdin") != string(token) || read(t, seen+"/network") != "version = 1\n"+network {
+		t.Error("the child did not get the token and the network settings")
+	}
+	for _, file := range []string{"cmdline", "environ"} {
+		for _, hidden := range []string{secret, "swordfish", "the-key-of-the-bucket"} {
+			if strings.Contains(read(t, filepath.Join(seen, file)), hidden) {
+				t.Errorf("%s is in the child's %s", hidden, file)
+			}
+		}
+	}
+	if mode := strings.TrimSpace(read(t, seen+"/mode")); mode != "700" {
+		t.Errorf("the child's folder has mode %s", mode)
+	}
+	if arg := strings.Split(read(t, seen+"/cmdline"), "\n"); !strings.Contains(strings.Join(arg, "\n"), "\n--disk=serial:--out=/etc/passwd\n") {
+		t.Errorf("the typed text is no argument of its own: %q", arg)
+	}
+	if len(steps) != 1 || steps[0] != "Making the installer" {
+		t.Errorf("steps: %q", steps)
+	}
+}
+
+// A build that takes too long, or whose client has gone, is killed with its own children.
+func TestImageBuilderKillsTheChildAndItsChildren(t *testing.T) {
+	t.Parallel()
+	b, seen := programAs(t, `
+sleep 1000 &
+echo $! > $SEEN/grandchild
+echo $$ > $SEEN/child
+echo half > $OUT
+trap '' TERM
+touch $SEEN/ready
+wait
+`)
+	token, _ := tokenOf(t)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(seen + "/ready"); err == nil {
+				stop()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	if _, err := b.Build(ctx, api.ImageOptions{}, token, 1<<20, func(string) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	empty(t, b)
+	for _, who := range []string{"child", "grandchild"} {
+		pid, err := strconv.Atoi(strings.TrimSpace(read(t, filepath.Join(seen, who))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(5 * time.Second); !gone(pid); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the %s still runs", who)
+			}
+		}
+	}
+}
+
+// gone reports whether a process has ended. A process that nobody has waited for yet has ended too.
+func gone(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return true
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// A build cannot write a file that is larger than its bound, and leaves nothing.
+func TestImageBuilderBoundsTheSize(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"the image":           `exec head -c 3000000 /dev/zero > $OUT`,
+		"another file":        `exec head -c 3000000 /dev/zero > $TMPDIR/part`,
+		"a child's file":      `head -c 3000000 /dev/zero > $TMPDIR/part || exit 1; echo > $OUT`,
+		"a file with a hole ": `exec truncate -s 3000000 $OUT`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, _ := programAs(t, "cat >/dev/null\n"+script)
+			token, _ := tokenOf(t)
+			image, err := b.Build(t.Context(), api.ImageOptions{}, token, 1<<20, func(string) {})
+			if !errors.Is(err, api.ErrImageSize) {
+				t.Errorf("%v, %v", image, err)
+			}
+			empty(t, b)
+		})
+	}
+}
+
+// A child that fails, writes nothing, or floods its output costs the hub nothing, and the hub's log
+// does not get the secret from it.
+func TestImageBuilderSurvivesABadChild(t *testing.T) {
+	t.Parallel()
+	token := bytes.Repeat([]byte("x"), 1<<20) // more than a pipe takes
+	for name, script := range map[string]string{
+		"fails":         `cat >/dev/null; exit 3`,
+		"reads nothing": `exit 0`,
+		"no image":      `cat >/dev/null`,
+		"floods":        `cat >/dev/null; yes 0123456789 | head -c 30000000 >&2; yes | head -c 30000000; exit 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, _ := programAs(t, script)
+			_, err := b.Build(t.Context(), api.ImageOptions{Network: "dns = 192.0.2.53\n"}, token, 1<<20, func(string) {})
+			if err == nil || len(err.Error()) > 2*maxChildTail {
+				t.Errorf("an error of %d bytes", len(fmt.Sprint(err)))
+			}
+			empty(t, b)
+		})
+	}
+	h := hubtest.New(t, nil, nil)
+	tok := h.Token(t, h.Owner, nil)
+	file, secret := jsonOf(t, tok), tok.Token
+	b, _ := programAs(t, `sed -n 's/.*"token": *"\([^"]*\)".*/the secret is \1/p' >&2; exit 1`)
+	_, err := b.Build(t.Context(), api.ImageOptions{}, file, 1<<20, func(string) {})
+	if err == nil || strings.Contains(err.Error(), secret) || !strings.Contains(err.Error(), "[secret]") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What a person types cannot name a file of the hub, and is checked before a child starts.
+func TestImageOptionsNameNoFileOfTheHub(t *testing.T) {
+	t.Parallel()
+	b, seen := programAs(t, `touch $SEEN/started`)
+	for option, o := range map[string][]api.ImageOptions{
+		"escrow":  {{Escrow: "/etc/passwd"}, {Escrow: "age1nobody"}, {Escrow: "--help"}, {Escrow: "recovery.key"}},
+		"disk":    {{Disk: "/etc/passwd"}, {Disk: "biggest"}, {Disk: "/dev/../etc/passwd"}, {Disk: "model:["}, {Disk: strings.Repeat("x", 300)}},
+		"network": {{Network: "dns = here\n"}, {Network: "address = 192.0.2.300/24\n"}, {Network: "color = blue"}, {Network: "\x00"}, {Network: strings.Repeat("# x\n", 100_000)}},
+	} {
+		for _, one := range o {
+			var wrong *api.ImageOptionError
+			if err := b.Check(one); !errors.As(err, &wrong) || wrong.Option != option || !strings.HasSuffix(wrong.Reason, ".") {
+				t.Errorf("%.60q: %v", fmt.Sprint(one), err)
+			}
+			if _, err := b.Build(t.Context(), one, []byte("{}"), 1<<20, func(string) {}); !errors.As(err, &wrong) {
+				t.Errorf("%.60q was built: %v", fmt.Sprint(one), err)
+			}
+		}
+	}
+	if err := b.Check(api.ImageOptions{Network: "mtu = 1500\ncolor = blue\n"}); err == nil || !strings.HasPrefix(err.Error(), "Line 2: ") {
+		t.Errorf("a mistake in the second line: %v", err)
+	}
+	if exists(seen + "/started") {
+		t.Error("a child was started")
+	}
+	for _, o := range []api.ImageOptions{{}, {Disk: "largest"}, {Disk: "/dev/nvme0n1"}, {Network: "version = 1\naddress = 192.0.2.10/24\ngateway = 192.0.2.1\n"}, {Escrow: "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"}} {
+		if err := b.Check(o); err != nil {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
+// The operator learns from the page what is missing, without the paths of the hub's machine.
+func TestImageBuilderSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	b, _ := programAs(t, "")
+	for _, kernel := range []string{"", t.TempDir()} {
+		b.kernel = kernel
+		if text := b.Missing(); !strings.Contains(text, "gangway image fetch") || strings.Contains(text, "/") {
+			t.Errorf("%q", text)
+		}
+	}
+}
+
+// A person builds an image on the page of a hub with the real builder, and a machine could onboard
+// with what is in it. A bound that is too small, and a client that goes away, end the real build.
+func TestImageFromThePageIsReal(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds two installer images, of ten seconds each")
+	}
+	kernel, err := qemu.InstallerKernelDir()
+	if err != nil {
+		t.Skip(err)
+	}
+	programs := t.TempDir()
+	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", programs+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	self, err := exec.LookPath("gangway") // testscript's: this test binary
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), imageFolder)
+	b := &imageBuilder{program: self, dir: dir, kernel: kernel, programs: programs, log: slog.New(slog.DiscardHandler)}
+	if missing := b.Missing(); missing != "" {
+		t.Skip(missing)
+	}
+	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.NewWith(t, func(c *api.Config) { c.Images, c.Log = b, slog.New(slog.NewTextHandler(t.Output(), nil)) }, maker.Roots(), maker.Intermediates())
+	image := filepath.Join(t.TempDir(), "installer.img")
+	size := download(t, h, image, url.Values{"nick": {"real"}, "max-uses": {"1"}, "disk": {"model:Samsung*"}, "network": {"dns = 192.0.2.53\r\n"}})
+	empty(t, b)
+	c, err := stick.Inspect(image, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := h.Store.JoinTokens(t.Context(), h.Owner.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tok := tokens[0]; tok.Nick != "real" || tok.MaxUses != 1 || tok.Disabled || c.Manifest.Token != tok.ID || c.Manifest.Hub != h.URL || c.Manifest.Disk != "model:Samsung*" || c.Manifest.Owner != wire.AccountPRN+h.Owner.ID {
+		t.Errorf("%+v\n%+v", tok, c.Manifest)
+	}
+	if !strings.Contains(strings.Join(c.Network, " "), "192.0.2.53") {
+		t.Errorf("network: %q", c.Network)
+	}
+	t.Logf("an image of %d bytes", size)
+
+	tok := jsonOf(t, h.Token(t, h.Owner, func(j *store.JoinToken) { j.Nick = "small" }))
+	if _, err := b.Build(t.Context(), api.ImageOptions{}, tok, 20<<20, func(string) {}); !errors.Is(err, api.ErrImageSize) {
+		t.Errorf("an image above its bound: %v", err)
+	}
+	empty(t, b)
+	began := make(chan string, 100)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		<-began
+		stop()
+	}()
+	start := time.Now()
+	if _, err := b.Build(ctx, api.ImageOptions{}, tok, 1<<30, func(s string) { began <- s }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a build whose client has gone: %v", err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("it ended after %v", took)
+	}
+	empty(t, b)
+}
+
+// download posts the page's form and writes the image that is the answer.
+func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(h.CA.RootPEM())
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	send := func(path, contentType, bearer, body string) *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", contentType)
+		if bearer != "" {
+			req.Header.Set("Authorization", "Bearer "+bearer)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	var session struct{ Token string }
+	login := send("/auth/login", "application/json", "", `{"username":"ada","password":"`+hubtest.Password+`"}`)
+	err := json.NewDecoder(login.Body).Decode(&session)
+	login.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := send("/ui/onboard/image", "application/x-www-form-urlencoded", session.Token, form.Encode())
+	defer answer.Body.Close()
+	f, err := os.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	n, err := io.Copy(f, answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK || n != answer.ContentLength || answer.Header.Get("Content-Type") != "application/octet-stream" {
+		t.Fatalf("status %d, %d of %d bytes, %v", answer.StatusCode, n, answer.ContentLength, err)
+	}
+	return n
+}

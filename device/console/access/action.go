@@ -1,0 +1,15 @@
+package access
+
+// The actions of the program that the console calls: PROGRAM console ACTION.
+const (
+	ActionRestart  = "restart"
+	ActionReport   = "network-report"
+	ActionSettings = "network-settings"
+	ActionTry      = "network-try" // the settings are its standard input
+	ActionWipe     = "wipe"
+)
+
+// Placeholder replaces the proxy's password in the settings that ActionSettings prints and the
+// editor shows. The person must type the password again. So a person who does not know the
+// password cannot make the machine send it to another proxy.
+const Placeholder = "TYPE-THE-PASSWORD-AGAIN"

@@ -1,0 +1,149 @@
+package system
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"gangway/device/console/access"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// wrongWait is the pause after a wrong password.
+const wrongWait = 3 * time.Second
+
+// Terminals offers programs to a person at each terminal. The key Enter opens the machine's
+// console. If the image was built with a password, the password opens a shell.
+type Terminals struct {
+	// PasswordFile holds the SHA-256 of the password, in hexadecimal.
+	PasswordFile string
+	// Shells are the terminals that ask for the password. Consoles are the terminals that open
+	// the console. A serial port is in both lists.
+	Shells, Consoles []string
+
+	Shell   func(terminal string) error
+	Console func(terminal string, limit access.Level) error
+	Logf    func(format string, args ...any)
+
+	// Limit is the highest level that the image allows. Until Mounted is called, the console
+	// only shows the machine. In that time, the machine's state is not known, so the machine
+	// may have an owner.
+	Limit   access.Level
+	mounted atomic.Bool
+
+	open func(path string) (terminal, error) // default: openTerminal
+}
+
+// terminal is a terminal on which a person types.
+type terminal interface {
+	io.WriteCloser
+	ReadPassword() ([]byte, error)
+}
+
+type terminalFile struct{ *os.File }
+
+func (f terminalFile) ReadPassword() ([]byte, error) { return term.ReadPassword(int(f.Fd())) }
+
+func openTerminal(path string) (terminal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	return terminalFile{f}, err
+}
+
+// Mounted records that the machine's disk is mounted, so that the console can read the machine's
+// state.
+func (t *Terminals) Mounted() { t.mounted.Store(true) }
+
+func (t *Terminals) level() access.Level {
+	if !t.mounted.Load() {
+		return min(t.Limit, access.Read)
+	}
+	return t.Limit
+}
+
+// Start serves every terminal that offers a shell or the console.
+func (t *Terminals) Start() {
+	if t.open == nil {
+		t.open = openTerminal
+	}
+	password := t.password()
+	shells, consoles := t.Shells, t.Consoles
+	if password == nil {
+		shells = nil
+	}
+	if t.Limit == access.Off {
+		consoles = nil
+	}
+	for _, path := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(shells, consoles)))) {
+		want := password
+		if !slices.Contains(shells, path) {
+			want = nil
+		}
+		go t.serve(path, want, slices.Contains(consoles, path))
+	}
+}
+
+// password returns the SHA-256 of the image's password. It is nil if the image has no password.
+func (t *Terminals) password() []byte {
+	b, err := os.ReadFile(t.PasswordFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	want, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(want) != sha256.Size {
+		t.Logf("the file with the hash of the shell's password is not valid, so no shell is offered")
+		return nil
+	}
+	return want
+}
+
+func (t *Terminals) serve(path string, want []byte, console bool) {
+	for {
+		if err := t.once(path, want, console); err != nil {
+			time.Sleep(wrongWait)
+		}
+	}
+}
+
+var errWrongPassword = errors.New("wrong password")
+
+// once waits for a line on a terminal. If console is set, an empty line opens the console. A line
+// whose SHA-256 is want opens a shell. If want is nil, every line opens the console.
+func (t *Terminals) once(path string, want []byte, console bool) error {
+	on, err := t.open(path)
+	if err != nil {
+		return err
+	}
+	defer on.Close()
+	switch {
+	case want != nil && console:
+		fmt.Fprint(on, "\r\nGangway, password for a shell, or Enter for the console: ")
+	case want != nil:
+		fmt.Fprint(on, "\r\nGangway, password: ")
+	}
+	line, err := on.ReadPassword()
+	if err != nil {
+		return err
+	}
+	typed := strings.TrimSpace(string(line))
+	if console && (want == nil || typed == "") {
+		return t.Console(path, t.level())
+	}
+	got := sha256.Sum256([]byte(typed))
+	if subtle.ConstantTimeCompare(got[:], want) != 1 {
+		fmt.Fprint(on, "\r\nWrong password.\r\n")
+		return errWrongPassword
+	}
+	fmt.Fprint(on, "\r\n")
+	return t.Shell(path)
+}

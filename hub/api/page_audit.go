@@ -1,0 +1,385 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"gangway/hub/search"
+	"gangway/hub/store"
+	"gangway/hub/ui"
+	"gangway/wire"
+)
+
+const (
+	// auditRows is how many events a page of the audit trail has.
+	auditRows = 50
+	// auditExamined bounds the events that a page examines. A filter that fits few of them has pages
+	// with few rows, or none.
+	auditExamined = 5000
+	// auditFresh bounds the number of newer events that the page announces.
+	auditFresh = 100
+	// auditField bounds the text of a field of the filter.
+	auditField = 128
+)
+
+// auditGroups are the tabs of the page: groups of kinds.
+var auditGroups = []struct{ kind, name string }{
+	{"", "All"}, {"device.", "Devices"}, {"enrolment.", "Enrolments"}, {"step.", "Revisions"}, {"token.", "Join tokens"},
+	{"account.", "Account"}, {"api-token.", "API tokens"}, {"policy.", "Policy"}, {"ek-list.", "EK list"},
+}
+
+// auditKinds are suggestions for the field of the kind. Other kinds can be typed.
+var auditKinds = []string{
+	"account.", "account.signed-in", "account.sign-in-refused", "account.password-changed", "activation.refused", "api-token.", "device.", "device.activated", "device.boot-changed",
+	"device.clone-suspected", "device.deleted", "device.waiting", "ek-list.", "enrolment.refused", "policy.", "step.", "token.", "trail.",
+}
+
+// auditQuery is what the address of the page says, and what it means.
+type auditQuery struct {
+	typed  ui.AuditFilter
+	filter store.EventFilter
+	// nothing says that no event can fit: a field has a problem.
+	nothing bool
+}
+
+// readAuditQuery reads the address of the page. What is wrong with a field is in typed.
+func (s *Server) readAuditQuery(r *http.Request) (q auditQuery, err error) {
+	v, owner := r.URL.Query(), accountOf(r).ID
+	field := func(name string) string {
+		text := strings.TrimSpace(v.Get(name))
+		if len(text) > auditField {
+			text = strings.ToValidUTF8(text[:auditField], "")
+		}
+		return text
+	}
+	q.typed = ui.AuditFilter{Kind: field("kind"), Account: field("account"), Device: field("device"), Token: field("token"), Since: field("since"), Until: field("until"), Routine: v.Get("routine") != ""}
+	q.filter = store.EventFilter{Owner: owner, Kind: q.typed.Kind, Actor: q.typed.Account, NoRoutine: !q.typed.Routine}
+	if before, err := strconv.ParseInt(v.Get("before"), 10, 64); err == nil && before > 0 {
+		q.filter.Before = before
+	}
+	t := &q.typed
+	if q.filter.Device, t.DeviceProblem, err = s.deviceOfFilter(r.Context(), owner, t.Device); err != nil {
+		return q, err
+	}
+	if q.filter.Token, t.TokenProblem, err = s.tokenOfFilter(r.Context(), owner, t.Token); err != nil {
+		return q, err
+	}
+	q.filter.Since, t.SinceProblem = dayOfFilter(t.Since)
+	q.filter.Until, t.UntilProblem = dayOfFilter(t.Until)
+	if len(t.Until) == len(time.DateOnly) && !q.filter.Until.IsZero() {
+		q.filter.Until = q.filter.Until.AddDate(0, 0, 1) // the day itself is included
+	}
+	q.nothing = t.DeviceProblem+t.TokenProblem+t.SinceProblem+t.UntilProblem != ""
+	return q, nil
+}
+
+// deviceOfFilter finds a device's id by its nick or id. The events of a device that was deleted are
+// found by its id.
+func (s *Server) deviceOfFilter(ctx context.Context, owner, name string) (id, problem string, err error) {
+	if name == "" || wire.IsID(name) {
+		return name, "", nil
+	}
+	d, err := s.cfg.Store.DeviceByNick(ctx, owner, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", "You have no device with this nick. The events of a deleted device are found by its id.", nil
+	}
+	return d.ID, "", err
+}
+
+// tokenOfFilter finds a join token's id by its nick or id.
+func (s *Server) tokenOfFilter(ctx context.Context, owner, name string) (id, problem string, err error) {
+	if name == "" || wire.IsID(name) {
+		return name, "", nil
+	}
+	tokens, err := s.cfg.Store.JoinTokensByNick(ctx, owner, name, 2)
+	switch {
+	case err != nil:
+		return "", "", err
+	case len(tokens) == 0:
+		return "", "You have no join token with this nick.", nil
+	case len(tokens) > 1:
+		return "", "Several join tokens have this nick. Use the id of one.", nil
+	}
+	return tokens[0].ID, "", nil
+}
+
+// dayOfFilter reads a day, at its beginning in UTC, or a time of RFC 3339.
+func dayOfFilter(text string) (t time.Time, problem string) {
+	if text == "" {
+		return t, ""
+	}
+	t, err := time.Parse(time.DateOnly, text)
+	if err != nil {
+		t, err = time.Parse(time.RFC3339, text)
+	}
+	if err != nil || t.Year() < 1970 || t.Year() > 9998 {
+		return time.Time{}, "Write a day like 2026-11-28."
+	}
+	return t, ""
+}
+
+// auditPath returns the address of the page with a filter. more are further names and values.
+func auditPath(path string, f ui.AuditFilter, more ...string) string {
+	v := url.Values{}
+	set := func(name, value string) {
+		if value != "" {
+			v.Set(name, value)
+		}
+	}
+	set("kind", f.Kind)
+	set("account", f.Account)
+	set("device", f.Device)
+	set("token", f.Token)
+	set("since", f.Since)
+	set("until", f.Until)
+	if f.Routine {
+		set("routine", "1")
+	}
+	for i := 0; i+1 < len(more); i += 2 {
+		set(more[i], more[i+1])
+	}
+	if len(v) == 0 {
+		return path
+	}
+	return path + "?" + v.Encode()
+}
+
+// showAudit is the page of the audit trail.
+func (s *Server) showAudit(w http.ResponseWriter, r *http.Request) error {
+	q, err := s.readAuditQuery(r)
+	if err != nil {
+		return err
+	}
+	p := &ui.AuditPage{Filter: q.typed, Kinds: auditKinds, Here: auditPath("/ui/audit", q.typed), CSV: auditPath("/ui/audit.csv", q.typed), JSON: auditPath("/ui/audit.json", q.typed)}
+	for _, g := range auditGroups {
+		other := q.typed
+		other.Kind = g.kind
+		p.Tabs = append(p.Tabs, ui.Tab{Name: g.name, Path: auditPath("/ui/audit", other), Current: q.typed.Kind == g.kind})
+	}
+	if !q.nothing {
+		if err := s.fillAudit(r, p, q); err != nil {
+			return err
+		}
+	}
+	return s.renderPage(w, r, http.StatusOK, "audit", ui.Page{Title: "Audit", Section: ui.SectionAudit, Data: p, Wide: true})
+}
+
+// fillAudit fills in the events of a page.
+func (s *Server) fillAudit(r *http.Request, p *ui.AuditPage, q auditQuery) error {
+	// The newest event is read first, so that an event that comes meanwhile is announced.
+	newest, err := s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: q.filter.Owner, Limit: 1})
+	if err != nil {
+		return err
+	}
+	q.filter.Limit = auditRows
+	events, next, err := s.cfg.Store.FindEvents(r.Context(), q.filter, auditExamined)
+	if err != nil {
+		return err
+	}
+	if p.Rows, err = s.auditRows(r, events, q.typed); err != nil {
+		return err
+	}
+	if len(newest) == 0 {
+		p.None = true
+		return nil
+	}
+	p.News = auditPath("/ui/audit/news", q.typed, "after", strconv.FormatInt(newest[0].Seq, 10))
+	if q.filter.Before > 0 {
+		p.First = p.Here
+	}
+	if next > 0 {
+		p.Next = auditPath("/ui/audit", q.typed, "before", strconv.FormatInt(next, 10))
+		p.Partial = len(events) < auditRows
+	}
+	return nil
+}
+
+// showAuditNews is the line that says how many events that fit are newer than the shown ones.
+func (s *Server) showAuditNews(w http.ResponseWriter, r *http.Request) error {
+	q, err := s.readAuditQuery(r)
+	if err != nil {
+		return err
+	}
+	after, err := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)
+	if err != nil || after < 1 {
+		return problem(http.StatusBadRequest, "after", "Reload the page.", "\"after\" is not the number of an event.")
+	}
+	p := &ui.AuditPage{Here: auditPath("/ui/audit", q.typed)}
+	if !q.nothing {
+		q.filter.Before, q.filter.After, q.filter.Limit = 0, after, auditFresh
+		events, next, err := s.cfg.Store.FindEvents(r.Context(), q.filter, auditExamined)
+		if err != nil {
+			return err
+		}
+		p.Fresh, p.More = len(events), next > after && len(events) == auditFresh
+	}
+	return s.renderPart(w, r, "audit", "news", ui.Page{Data: p})
+}
+
+// auditNames finds the names of what events are about. Each thing is looked up once.
+type auditNames struct {
+	s      *Server
+	ctx    context.Context
+	owner  store.Account
+	filter ui.AuditFilter
+	links  map[string]ui.AuditLink // by what it is and its id
+}
+
+// auditRows adds to events the names and addresses of what they are about.
+func (s *Server) auditRows(r *http.Request, events []store.Event, filter ui.AuditFilter) ([]ui.AuditRow, error) {
+	n := &auditNames{s: s, ctx: r.Context(), owner: accountOf(r), filter: filter, links: map[string]ui.AuditLink{}}
+	rows := make([]ui.AuditRow, len(events))
+	for i, e := range events {
+		row := ui.AuditRow{Event: e, Subject: subjectOf(e.Kind)}
+		other := filter
+		other.Kind = e.Kind
+		row.KindPath = auditPath("/ui/audit", other)
+		var err error
+		if row.AboutDevice, err = n.device(e.Device); err != nil {
+			return nil, err
+		}
+		if row.AboutToken, err = n.token(e.Token); err != nil {
+			return nil, err
+		}
+		if row.By, err = n.actor(e); err != nil {
+			return nil, err
+		}
+		rows[i] = row
+	}
+	return rows, nil
+}
+
+func (n *auditNames) once(key string, find func() (ui.AuditLink, error)) (ui.AuditLink, error) {
+	if l, known := n.links[key]; known {
+		return l, nil
+	}
+	l, err := find()
+	if err == nil {
+		n.links[key] = l
+	}
+	return l, err
+}
+
+func (n *auditNames) device(id string) (ui.AuditLink, error) {
+	if id == "" {
+		return ui.AuditLink{}, nil
+	}
+	return n.once("device "+id, func() (ui.AuditLink, error) {
+		other := n.filter
+		other.Device = id
+		l := ui.AuditLink{Name: id, Only: auditPath("/ui/audit", other), Gone: true}
+		// A device of another owner is not named: it may have been this owner's before.
+		d, err := n.s.deviceOfAccount(n.ctx, n.owner.ID, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return l, nil
+		}
+		if err == nil {
+			l.Name, l.Path, l.Gone = d.Nick, devicePath(d.ID), false
+		}
+		return l, err
+	})
+}
+
+func (n *auditNames) token(id string) (ui.AuditLink, error) {
+	if id == "" {
+		return ui.AuditLink{}, nil
+	}
+	return n.once("token "+id, func() (ui.AuditLink, error) {
+		other := n.filter
+		other.Token = id
+		l := ui.AuditLink{Name: "join token " + id, Only: auditPath("/ui/audit", other), Gone: true}
+		t, err := n.s.cfg.Store.JoinToken(n.ctx, id)
+		if errors.Is(err, store.ErrNotFound) || err == nil && t.Owner != n.owner.ID {
+			return l, nil
+		}
+		if err == nil {
+			if t.Nick != "" {
+				l.Name = "join token " + t.Nick
+			}
+			l.Path, l.Gone = listQuery{text: search.Format(store.DeviceSearch{Terms: []store.SearchTerm{{Field: store.FieldToken, Value: id}}})}.path(), false
+		}
+		return l, err
+	})
+}
+
+// actor names who caused an event: the account, one of its devices, or somebody else.
+func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
+	if e.Actor == "" && e.ActorName == "" {
+		return ui.AuditLink{}, nil
+	}
+	other := n.filter
+	other.Account = e.Actor
+	if e.Actor == "" {
+		other.Account = e.ActorName
+	}
+	l := ui.AuditLink{Name: e.ActorName, Only: auditPath("/ui/audit", other)}
+	if l.Name == "" {
+		l.Name = e.Actor
+	}
+	if e.Actor == wire.AccountPRN+n.owner.ID {
+		l.Path = ui.SectionSettings.Path
+		return l, nil
+	}
+	id, isDevice := strings.CutPrefix(e.Actor, wire.DevicePRN)
+	if !isDevice {
+		return l, nil
+	}
+	d, err := n.device(id)
+	l.Path = d.Path
+	return l, err
+}
+
+// subjectOf returns the page about what events of a kind are about.
+func subjectOf(kind string) ui.AuditLink {
+	for _, one := range []struct{ prefix, name, path string }{
+		{"policy.", "policy", "/ui/trust/policy"},
+		{"ek-list.", "EK list", "/ui/trust/eks"},
+		{"api-token.", "API tokens", "/ui/settings/api-tokens"},
+		{"account.session", "sessions", "/ui/settings/sessions"},
+		{"account.signed", "sessions", "/ui/settings/sessions"},
+		{"account.", "account", "/ui/settings"},
+	} {
+		if strings.HasPrefix(kind, one.prefix) {
+			return ui.AuditLink{Name: one.name, Path: one.path}
+		}
+	}
+	return ui.AuditLink{}
+}
+
+// exportAuditCSV writes the events that fit as CSV.
+func (s *Server) exportAuditCSV(w http.ResponseWriter, r *http.Request) error {
+	head := []string{"seq", "time", "last", "count", "kind", "code", "message", "device", "token", "actor", "actor-name", "means", "credential", "address"}
+	return s.exportAudit(w, r, csvExporter("audit.csv", head, func(e *EventView) []string {
+		last := ""
+		if e.Last != nil {
+			last = e.Last.Format(time.RFC3339)
+		}
+		return []string{strconv.FormatInt(e.Seq, 10), e.Time.Format(time.RFC3339Nano), last, strconv.Itoa(max(e.Count, 1)), e.Kind, e.Code, e.Message, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential, e.Addr}
+	}))
+}
+
+// exportAuditJSON writes the events that fit as an array.
+func (s *Server) exportAuditJSON(w http.ResponseWriter, r *http.Request) error {
+	return s.exportAudit(w, r, jsonExporter("audit.json", func(e *EventView) any { return e }))
+}
+
+func (s *Server) exportAudit(w http.ResponseWriter, r *http.Request, e exporter[EventView]) error {
+	q, err := s.readAuditQuery(r)
+	if err != nil {
+		return err
+	}
+	if q.nothing {
+		return problem(http.StatusBadRequest, "filter", "Open the page with the same filter: it says what is wrong with which field.", "A field of the filter cannot be read.")
+	}
+	q.filter.Before, q.filter.Limit = 0, exportRows
+	return exportAll(s, w, r, e, func() ([]EventView, bool, error) {
+		events, next, err := s.cfg.Store.FindEvents(r.Context(), q.filter, auditExamined)
+		q.filter.Before = next
+		return ViewEvents(events), next > 0, err
+	})
+}

@@ -1,0 +1,258 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/ui"
+	"gangway/wire"
+)
+
+// A machine with a claim code asks every three seconds who claimed it. So the hub knows, for a
+// minute, which machines show a code, and finds a machine by the short form of its code, which a
+// person can type. Whoever polls with a code has it, and who types a short form sees it on the
+// machine: the lookup tells neither anything new but the machine's address.
+const (
+	claimPath = "/ui/onboard/claim"
+	// Bounds of what the hub remembers of machines that show a code.
+	claimantsFor, maxClaimants = time.Minute, 1024
+	// claimRefresh is how often the page about an arrival is loaded without JavaScript, in seconds.
+	claimRefresh = 5
+	// claimEvents is how many of an owner's newest refusals are searched for those of one machine.
+	claimEvents = 100
+)
+
+// claimant is a machine that shows a claim code.
+type claimant struct {
+	code, addr string
+	asked      time.Time
+}
+
+// claimants are the machines that have asked lately, by the short forms of their codes. Other hubs
+// of the same database do not know them; then a person uses the code itself.
+type claimants struct {
+	mu      sync.Mutex
+	byWords map[string]claimant
+}
+
+// note remembers that a machine asked. At the bound, the one that asked longest ago is forgotten.
+func (c *claimants) note(code, addr string, now time.Time) {
+	words := wire.ClaimWords(code)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byWords == nil {
+		c.byWords = map[string]claimant{}
+	}
+	if _, known := c.byWords[words]; !known && len(c.byWords) >= maxClaimants {
+		oldest := ""
+		for w, one := range c.byWords {
+			if oldest == "" || one.asked.Before(c.byWords[oldest].asked) {
+				oldest = w
+			}
+		}
+		delete(c.byWords, oldest)
+	}
+	c.byWords[words] = claimant{code, addr, now}
+}
+
+// find returns the machine that shows a short form now.
+func (c *claimants) find(words string, now time.Time) (claimant, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	one, ok := c.byWords[words]
+	if ok && now.Sub(one.asked) > claimantsFor {
+		delete(c.byWords, words)
+		ok = false
+	}
+	return one, ok
+}
+
+// showClaimForm is the page where a person types the code that a machine shows.
+func (s *Server) showClaimForm(w http.ResponseWriter, r *http.Request) error {
+	typed := strings.TrimSpace(r.URL.Query().Get("code"))
+	form := ui.ClaimForm{Tabs: onboardTabs(claimPath), Typed: clipRunes(typed, 256)}
+	if !r.URL.Query().Has("code") {
+		return s.renderClaimForm(w, r, http.StatusOK, form)
+	}
+	now := s.cfg.Now()
+	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
+		form.Problem = "Too many codes were typed from this address. Wait a minute and try again."
+		return s.renderClaimForm(w, r, http.StatusTooManyRequests, form)
+	}
+	code, problem := s.typedCode(typed, now)
+	if problem != "" {
+		form.Problem = problem
+		return s.renderClaimForm(w, r, http.StatusBadRequest, form)
+	}
+	return s.redirect(w, r, "/claim/"+code, ui.Notice{})
+}
+
+func (s *Server) renderClaimForm(w http.ResponseWriter, r *http.Request, status int, form ui.ClaimForm) error {
+	return s.renderPage(w, r, status, "claimform", ui.Page{Title: "Claim a machine", Section: ui.SectionOnboard, Data: form})
+}
+
+// typedCode returns the claim code that a person means: by the code, by the address that leads to it,
+// or by its short form. Otherwise it returns a problem in words.
+func (s *Server) typedCode(typed string, now time.Time) (code, problem string) {
+	if u, err := url.Parse(typed); err == nil && u.Host != "" {
+		code, ok := strings.CutPrefix(u.Path, "/claim/")
+		if _, _, err := wire.ParseClaimCode(code); !ok || err != nil {
+			return "", "This is not the address of a claim code. Type it as the machine shows it: https://HUB/claim/CODE."
+		}
+		return code, ""
+	}
+	if _, _, err := wire.ParseClaimCode(typed); err == nil {
+		return typed, ""
+	}
+	words := strings.ToUpper(strings.NewReplacer("-", "", " ", "", "0", "O", "1", "I", "8", "B").Replace(typed))
+	if len(words) != 12 || strings.Trim(words, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" {
+		return "", "This is not a code of a machine. It has twelve letters and digits, such as ABCD-EFGH-2345."
+	}
+	words = words[:4] + "-" + words[4:8] + "-" + words[8:]
+	one, ok := s.claimants.find(words, now)
+	if !ok {
+		return "", fmt.Sprintf("No machine that shows %s has asked this hub within the last minute. Check the code, and that the machine reaches the hub.", words)
+	}
+	return one.code, ""
+}
+
+// showArrival shows how the machine of a claim code comes aboard.
+func (s *Server) showArrival(w http.ResponseWriter, r *http.Request) error {
+	a, err := s.arrivalOf(r)
+	if err != nil {
+		return err
+	}
+	p := ui.Page{Title: "A machine comes aboard", Section: ui.SectionOnboard, Data: a}
+	if a.Device == "" && !a.Failed {
+		p.NoScriptRefresh = claimRefresh
+	}
+	return s.renderPage(w, r, http.StatusOK, "arrival", p)
+}
+
+// showArrivalSteps is the part of the page that changes in place.
+func (s *Server) showArrivalSteps(w http.ResponseWriter, r *http.Request) error {
+	a, err := s.arrivalOf(r)
+	if err != nil {
+		return err
+	}
+	return s.renderPart(w, r, "arrival", "steps", ui.Page{Data: a})
+}
+
+// arrivalOf reads how far the machine has come that joins with a token of the account.
+func (s *Server) arrivalOf(r *http.Request) (*ui.Arrival, error) {
+	id, owner := r.PathValue("id"), accountOf(r).ID
+	if !wire.IsID(id) {
+		return nil, store.ErrNotFound
+	}
+	token, err := s.cfg.Store.JoinToken(r.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	if token.Owner != owner {
+		return nil, store.ErrNotFound
+	}
+	code, err := wire.ClaimCode(token.ID, token.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	a := &ui.Arrival{Tabs: onboardTabs(claimPath), Path: claimPath + "/" + id, Words: wire.ClaimWords(code)}
+	a.Steps = append(a.Steps, ui.ArrivalStep{State: ui.StepDone, Title: "Claimed", Text: "The machine may come aboard as yours.", Time: token.Created})
+	page, err := s.cfg.Store.SearchDevices(r.Context(), store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldToken, Value: id}}, Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(page.Rows) > 0 {
+		return a, s.fillAboard(r.Context(), a, page.Rows[0].Device)
+	}
+	return a, s.fillUnderway(r.Context(), a, token)
+}
+
+// fillAboard adds the steps of a machine that is aboard.
+func (s *Server) fillAboard(ctx context.Context, a *ui.Arrival, d store.Device) error {
+	m, err := s.arrived(ctx, d)
+	if err != nil {
+		return err
+	}
+	a.Device, a.Nick = d.ID, m.Name
+	took := ""
+	if m.Took != "" {
+		took = ", " + m.Took + " after its request"
+	}
+	a.Steps = append(a.Steps,
+		ui.ArrivalStep{State: ui.StepDone, Title: "Evidence accepted", Text: upperFirst(m.State.Text) + ". " + machineWords(d.ProdModel, d.ProdSerial)},
+		ui.ArrivalStep{State: ui.StepDone, Title: "Aboard as " + m.Name, Text: "Its TPM opened the certificates" + took + ".", Time: d.Created})
+	return nil
+}
+
+func machineWords(model, serial string) string {
+	text := ui.Visible(model)
+	if serial != "" {
+		text = strings.TrimSpace(text + ", serial " + ui.Visible(serial))
+	}
+	return text
+}
+
+// fillUnderway adds the steps of a machine that is not aboard yet.
+func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinToken) error {
+	evidence := ui.ArrivalStep{State: ui.StepNow, Title: "Evidence of its TPM", Text: "The hub waits for the machine. It asks every few seconds who claimed it, and then sends its evidence."}
+	aboard := ui.ArrivalStep{State: ui.StepLater, Title: "Aboard", Text: "Its TPM opens the certificates, and the machine is a device of yours."}
+	now := s.cfg.Now()
+	pending, err := s.cfg.Store.PendingEnrolments(ctx, t.Owner, now, 0)
+	if err != nil {
+		return err
+	}
+	for _, e := range pending {
+		if e.TokenID == t.ID {
+			evidence.State, evidence.Text, evidence.Time = ui.StepDone, "Accepted. "+machineWords(e.ProdModel, e.ProdSerial), e.Created
+			aboard.State, aboard.Text = ui.StepNow, "The certificates are on their way; only this TPM can open them."
+			a.Steps = append(a.Steps, evidence, aboard)
+			return nil
+		}
+	}
+	waiting, err := s.cfg.Store.WaitingPage(ctx, store.WaitingFilter{Owner: t.Owner, State: store.Undecided, Now: now, Limit: 1000})
+	if err != nil {
+		return err
+	}
+	for _, w := range waiting.Rows {
+		if w.TokenID == t.ID {
+			evidence.Title, evidence.Time = "A question about its evidence", w.Since
+			evidence.Text = machineWords(w.ProdModel, w.ProdSerial) + ". The machine waits until you decide."
+			evidence.State, evidence.Path, evidence.Act = ui.StepAsks, waitingPath+"#w-"+w.DeviceID, "Look at it and decide"
+			a.Steps = append(a.Steps, evidence, aboard)
+			return nil
+		}
+	}
+	refusal, err := s.refusalOf(ctx, t)
+	if err != nil {
+		return err
+	}
+	switch {
+	case refusal != nil:
+		evidence.State, evidence.Text, evidence.Time = ui.StepFailed, ui.Visible(refusal.Message)+" The machine tries again by itself.", refusal.Time
+	case t.Disabled || !now.Before(t.Expires):
+		a.Failed = true
+		evidence.State, evidence.Text = ui.StepFailed, "The machine has not come in time, so the claim is no longer valid. Switch the machine off and on: it shows a new code."
+	}
+	a.Steps = append(a.Steps, evidence, aboard)
+	return nil
+}
+
+// refusalOf returns the newest refusal of a machine with a token, or nil.
+func (s *Server) refusalOf(ctx context.Context, t store.JoinToken) (*store.Event, error) {
+	events, err := s.cfg.Store.Events(ctx, store.EventFilter{Owner: t.Owner, Kind: "enrolment.", Since: t.Created, Limit: claimEvents})
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range events {
+		if e.Token == t.ID && e.Code != "" {
+			return &e, nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,180 @@
+package api_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/internal/brief"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/wire"
+)
+
+// asks lets the machine that shows a claim code ask who claimed it.
+func (s *scene) asks(t *testing.T, code string) {
+	t.Helper()
+	s.person(t, "").do("GET", "/claims/"+code, nil)
+}
+
+func TestClaimCodeIsTypedInItsShortForm(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Server.Unlimited()
+	b := s.browser(t)
+	b.signIn()
+	code := claimCode(t)
+	words := wire.ClaimWords(code)
+	typed := func(text string) (int, string, string) {
+		t.Helper()
+		status, page, h := b.send("GET", "/ui/onboard/claim?code="+url.QueryEscape(text), "")
+		return status, page, h.Get("Location")
+	}
+	if status, page, _ := b.send("GET", "/ui/onboard/claim", ""); status != 200 || strings.Contains(page, `aria-invalid`) {
+		t.Fatalf("%d %s", status, brief.Of(page))
+	}
+	if status, page, _ := typed(words); status != 400 || !strings.Contains(page, "No machine that shows "+words) || !strings.Contains(page, `aria-describedby="h-code e-code"`) || !strings.Contains(page, `value="`+words+`"`) {
+		t.Errorf("before the machine asks: %d %s", status, brief.Of(page))
+	}
+	s.asks(t, code)
+	for _, text := range []string{words, strings.ToLower(words), strings.ReplaceAll(words, "-", " "), " " + strings.ReplaceAll(words, "O", "0") + " ", code, s.URL + "/claim/" + code} {
+		if status, page, to := typed(text); status != 303 || to != "/claim/"+code {
+			t.Errorf("%q: %d to %q: %s", text, status, to, brief.Of(page))
+		}
+	}
+	for _, text := range []string{"", "x", "ABCD-EFGH", "<script>alert(1)</script>", "https://evil.example/claim/", "https://evil.example/ui/" + code, code[1:], strings.Repeat("A", 5000)} {
+		if status, page, to := typed(text); status != 400 || to != "" || !strings.Contains(page, `id="e-code"`) || strings.Contains(page, "<script>alert") || len(page) > 20_000 {
+			t.Errorf("%.40q: %d to %q: %s", text, status, to, brief.Of(page))
+		}
+	}
+	s.Advance(2 * time.Minute)
+	if status, _, _ := typed(words); status != 400 {
+		t.Errorf("two minutes later: %d", status)
+	}
+}
+
+// Guesses of short forms are limited, and what machines can make the hub remember is bounded.
+func TestShortFormsAreNotGuessedAndNotHoarded(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	limited := false
+	for i := range 40 {
+		status, _, _ := b.send("GET", fmt.Sprintf("/ui/onboard/claim?code=AAAA-AAAA-%04d", 2222+i), "")
+		limited = limited || status == 429
+	}
+	if !limited {
+		t.Error("forty guesses in a row were not limited")
+	}
+	s.Server.Unlimited()
+	for range 1100 {
+		s.asks(t, claimCode(t))
+	}
+	if n := s.Server.Claimants(); n != 1024 {
+		t.Errorf("the hub remembers %d machines", n)
+	}
+	code := claimCode(t)
+	s.asks(t, code)
+	if status, _, h := b.send("GET", "/ui/onboard/claim?code="+wire.ClaimWords(code), ""); status != 303 || h.Get("Location") != "/claim/"+code {
+		t.Errorf("after the flood: %d", status)
+	}
+}
+
+func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Server.Unlimited()
+	s.Account(t, "mallory")
+	secret, id, code := ownToken(t)
+	b := s.browser(t)
+
+	// Signed out, the form leads to the sign-in and back to the code.
+	status, _, h := s.person(t, "").request("GET", "/ui/onboard/claim?code=ABCD", nil, map[string]string{"Accept": "text/html"})
+	if status != 303 || h.Get("Location") != "/sign-in?next="+url.QueryEscape("/ui/onboard/claim?code=ABCD") {
+		t.Errorf("signed out: %d to %q", status, h.Get("Location"))
+	}
+	s.asks(t, code)
+	_, page, _ := b.send("GET", "/claim/"+code, "")
+	if strings.Contains(page, "<dt>The machine</dt>") || !strings.Contains(page, `name="password"`) {
+		t.Errorf("a stranger with the code sees the machine's address: %s", brief.Of(page))
+	}
+	b.signIn()
+	if _, page, _ = b.send("GET", "/claim/"+code, ""); !strings.Contains(page, `<bdi class="mono">127.0.0.1</bdi>`) || !strings.Contains(page, wire.ClaimWords(code)) || !strings.Contains(page, `name="csrf"`) {
+		t.Errorf("the claim page: %s", brief.Of(page))
+	}
+	header := map[string]string{"Content-Type": "application/x-www-form-urlencoded", "Origin": s.URL, "Cookie": b.cookie}
+	if status, body, _ := b.request("POST", "/claim/"+code, "", header); status != 403 {
+		t.Errorf("without a form token: %d %s", status, brief.Of(body))
+	}
+	at := "/ui/onboard/claim/" + id
+	if status, page, h := b.send("POST", "/claim/"+code, ""); status != 303 || h.Get("Location") != at {
+		t.Fatalf("%d to %q: %s", status, h.Get("Location"), brief.Of(page))
+	}
+	see := func(has ...string) {
+		t.Helper()
+		for _, path := range []string{at, at + "/steps"} {
+			status, page, _ := b.send("GET", path, "")
+			for _, want := range has {
+				if status != 200 || !strings.Contains(page, want) {
+					t.Errorf("%s: %d, and the page lacks %q: %s", path, status, want, brief.Of(page))
+				}
+			}
+		}
+	}
+	see("Claimed", "The hub waits for the machine", "(in progress)")
+	// Who comes back to the code sees the arrival, not the question.
+	if status, _, h := b.send("GET", "/claim/"+code, ""); status != 303 || h.Get("Location") != at {
+		t.Errorf("the code again: %d", status)
+	}
+	tok := *s.tok
+	tok.ID, tok.PRN, tok.Token = id, wire.TokenPRN+id, base64.StdEncoding.EncodeToString(secret)
+	d := s.uncertified(t)
+	d.Serial = "<script>alert(1)</script>\u202egnp"
+	w := waits(t, s.post(t, must(d.Request(&tok, fleet.RequestChange{}))(t)), "ek-certificate-none")
+	see("A question about its evidence", "#w-"+w.DeviceID, "(needs you)", "&lt;script&gt;alert(1)")
+	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
+	must(d.Enrol(t.Context(), s.client, must(d.Request(&tok, fleet.RequestChange{}))(t)))(t)
+	see("only this TPM can open them")
+	must(d.Onboard(t.Context(), s.client, &tok))(t)
+	devices := s.Devices(t, s.Owner)
+	see("Approved by a person", "Aboard as "+devices[0].Nick, `href="/ui/devices/`+devices[0].ID+`"`)
+
+	// Nobody else sees the arrival, whatever they know.
+	mallory := s.browser(t)
+	mallory.send("POST", "/sign-in", "nick=mallory&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
+	for _, path := range []string{at, at + "/steps", "/ui/onboard/claim/" + strings.Repeat("0", 24), "/ui/onboard/claim/x"} {
+		if status, page, _ := mallory.send("GET", path, ""); status != 404 {
+			t.Errorf("%s: %d %s", path, status, brief.Of(page))
+		}
+	}
+}
+
+func TestArrivalThatFailsSaysWhy(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Server.Unlimited()
+	b := s.browser(t)
+	b.signIn()
+	secret, id, code := ownToken(t)
+	b.send("POST", "/claim/"+code, "")
+	at := "/ui/onboard/claim/" + id
+	tok := *s.tok
+	tok.ID, tok.PRN, tok.Token = id, wire.TokenPRN+id, base64.StdEncoding.EncodeToString(secret)
+	d := s.uncertified(t)
+	d.EKCert = s.victim.EKCert
+	refused(t, s.post(t, must(d.Request(&tok, fleet.RequestChange{}))(t)), 403, "ek-key-mismatch")
+	if _, page, _ := b.send("GET", at, ""); !strings.Contains(page, "(failed)") || !strings.Contains(page, "The machine tries again by itself") {
+		t.Errorf("a refusal: %s", brief.Of(page))
+	}
+	_, id, code = ownToken(t)
+	b.send("POST", "/claim/"+code, "")
+	s.Advance(wire.ClaimLife + time.Second)
+	b.signIn()
+	if _, page, _ := b.send("GET", "/ui/onboard/claim/"+id, ""); !strings.Contains(page, "The machine has not come in time") || !strings.Contains(page, "Claim again") {
+		t.Errorf("too late: %s", brief.Of(page))
+	}
+}

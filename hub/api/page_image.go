@@ -1,0 +1,252 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/ui"
+	"gangway/internal/span"
+)
+
+const (
+	imagePath      = onboardPath + "/image"
+	imageStatePath = imagePath + "/state"
+	// imageBlock is how much of an image is written at a time. Each block may take the time of a
+	// request.
+	imageBlock = 1 << 20
+)
+
+// imagePath returns where the hub builds images, or "" if it does not build any.
+func (s *Server) imagePath() string {
+	if s.cfg.Images == nil {
+		return ""
+	}
+	return imagePath
+}
+
+// showImage is the form for an image, or, while an image is built, how far it is.
+func (s *Server) showImage(w http.ResponseWriter, r *http.Request) error {
+	return s.renderImage(w, r, http.StatusOK, ui.ImagePage{TokenForm: ui.TokenForm{Nick: "stick", Expires: span.Format(defaultTokenLife)}})
+}
+
+func (s *Server) renderImage(w http.ResponseWriter, r *http.Request, status int, d ui.ImagePage) error {
+	d.Tabs, d.StatePath, d.Limit, d.Size = onboardTabs(onboardPath), imageStatePath, span.Format(s.cfg.ImageLimits.Time), ui.Bytes(uint64(s.cfg.ImageLimits.Size))
+	d.Building = s.building(r)
+	switch {
+	case s.cfg.Images == nil:
+		d.Missing = "This hub does not build images."
+	default:
+		d.Missing = s.cfg.Images.Missing()
+	}
+	p := ui.Page{Title: "Image for a stick", Section: ui.SectionOnboard, Data: d}
+	if d.Building.Running {
+		p.Refresh = 3
+	}
+	return s.renderPage(w, r, status, "image", p)
+}
+
+// showImageState is the part of the page that says how far a build is. The page fetches it while the
+// browser waits for the download.
+func (s *Server) showImageState(w http.ResponseWriter, r *http.Request) error {
+	return s.renderPart(w, r, "image", "building", ui.Page{Data: ui.ImagePage{Building: s.building(r)}})
+}
+
+// building is the state of the account's build for the page.
+func (s *Server) building(r *http.Request) ui.Building {
+	now := s.cfg.Now()
+	state, ok := s.images.of(accountOf(r).ID, now)
+	if !ok {
+		return ui.Building{}
+	}
+	b := ui.Building{Known: true, Running: state.Running, Step: state.Step, For: now.Sub(state.Started).Truncate(time.Second).String(), Problem: state.Problem}
+	if state.Size > 0 {
+		b.Sent, b.Size, b.SizeWords = int(state.Sent>>10), int(state.Size>>10), ui.Bytes(uint64(state.Size))
+	}
+	if state.Token != "" {
+		b.TokenPath = tokenPath(state.Token)
+	}
+	return b
+}
+
+// buildImageOnPage makes a join token, builds an image with it, and answers with the image.
+//
+// One request does all, because the secret exists nowhere but in this request, in the pipe to the
+// builder, and in the image. If the request ends before the image was sent, the build is stopped and
+// the join token is disabled: nobody has it.
+func (s *Server) buildImageOnPage(w http.ResponseWriter, r *http.Request) error {
+	if s.cfg.Images == nil || s.cfg.Images.Missing() != "" {
+		return s.renderImage(w, r, http.StatusConflict, ui.ImagePage{})
+	}
+	d, o, n, life, err := s.readImageForm(r)
+	if err != nil {
+		return err
+	}
+	if d.Wrong() {
+		return s.renderImage(w, r, http.StatusBadRequest, d)
+	}
+	err = s.buildAndSend(w, r, o, n, life)
+	var failed *imageFailure
+	if errors.As(err, &failed) {
+		d.Problem = failed.text
+		return s.renderImage(w, r, failed.status, d)
+	}
+	if text, status, ok := s.formProblem(r, err); err != nil && ok {
+		d.Problem = text
+		return s.renderImage(w, r, status, d)
+	}
+	return err
+}
+
+// readImageForm reads the form for an image, and checks it.
+func (s *Server) readImageForm(r *http.Request) (d ui.ImagePage, o ImageOptions, n NewJoinToken, life time.Duration, err error) {
+	f, n, life, err := readTokenForm(r)
+	if err != nil {
+		return d, o, n, 0, err
+	}
+	o = ImageOptions{Disk: strings.TrimSpace(r.PostForm.Get("disk")), Escrow: strings.TrimSpace(r.PostForm.Get("escrow")), Network: r.PostForm.Get("network")}
+	d = ui.ImagePage{TokenForm: f.TokenForm, Disk: o.Disk, Escrow: o.Escrow, Network: o.Network}
+	err = s.cfg.Images.Check(o)
+	var wrong *ImageOptionError
+	if errors.As(err, &wrong) {
+		switch wrong.Option {
+		case "disk":
+			d.DiskProblem = wrong.Reason
+		case "escrow":
+			d.EscrowProblem = wrong.Reason
+		default:
+			d.NetworkProblem = wrong.Reason
+		}
+		err = nil
+	}
+	return d, o, n, life, err
+}
+
+// imageFailure is a build that failed, in words for the person who waits.
+type imageFailure struct {
+	status int
+	text   string
+	err    error
+}
+
+func (f *imageFailure) Error() string { return f.err.Error() }
+func (f *imageFailure) Unwrap() error { return f.err }
+
+// buildAndSend makes the join token and the image, and sends the image. An error after the first
+// byte of the answer breaks the connection, so that a part is not taken for the whole.
+func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOptions, n NewJoinToken, life time.Duration) error {
+	account, limits := accountOf(r), s.cfg.ImageLimits
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	one, err := s.images.begin(account.ID, limits.AtOnce, s.cfg.Now(), cancel)
+	if err != nil {
+		return imageRefusal(err)
+	}
+	defer func() { s.images.end(account.ID, one, s.cfg.Now()) }()
+	// A builder writes an image to a temporary file, and some of its parts to others.
+	if !s.space.fits(int64(limits.AtOnce)*2*limits.Size, s.uploads.totalSize()) {
+		return imageRefusal(errStorage)
+	}
+	connection := http.NewResponseController(w)
+	// The deadlines of other requests would end the build after a minute.
+	if err := errors.Join(connection.SetReadDeadline(time.Time{}), connection.SetWriteDeadline(time.Now().Add(limits.Time+s.cfg.Timeouts.Request))); err != nil {
+		return err
+	}
+	t, file, err := s.newJoinToken(ctx, account, n, life)
+	if err != nil {
+		return err
+	}
+	one.change(func(state *imageState) { state.Token = t.ID })
+	sent := false
+	defer func() {
+		if !sent {
+			s.dropImageToken(r, account, t)
+		}
+	}()
+	text, err := tokenFileText(file)
+	if err != nil {
+		return err
+	}
+	image, failure := s.build(ctx, one, o, text)
+	if failure != nil {
+		one.change(func(state *imageState) { state.Problem = failure.text })
+		s.log.Warn("image not built", "account", account.ID, "token", t.ID, "err", failure.err)
+		return failure
+	}
+	defer image.Close()
+	if err := s.sendImage(ctx, w, connection, one, image); err != nil {
+		one.change(func(state *imageState) {
+			state.Problem = "The download was interrupted. The image's join token is disabled."
+		})
+		s.log.Info("image not sent", "account", account.ID, "token", t.ID, "err", err)
+		panic(http.ErrAbortHandler)
+	}
+	sent = true
+	s.record(context.WithoutCancel(ctx), store.Event{Time: s.cfg.Now(), Kind: "image.built", Owner: account.ID, Token: t.ID, Message: fmt.Sprintf("The hub built an installer image with the join token %q.", t.Nick)})
+	return nil
+}
+
+// imageRefusal makes a problem of the page's form from one that is no fault of the person.
+func imageRefusal(err error) error {
+	var p *Problem
+	if errors.As(err, &p) {
+		return &imageFailure{p.Status, p.Message + " " + p.Hint, err}
+	}
+	return err
+}
+
+// build builds the image, within the time of one build.
+func (s *Server) build(ctx context.Context, one *imageBuild, o ImageOptions, token []byte) (*Image, *imageFailure) {
+	limits := s.cfg.ImageLimits
+	bounded, cancel := context.WithTimeout(ctx, limits.Time)
+	defer cancel()
+	image, err := s.cfg.Images.Build(bounded, o, token, limits.Size, func(step string) {
+		one.change(func(state *imageState) { state.Step = step })
+	})
+	switch {
+	case err == nil:
+		one.change(func(state *imageState) { state.Size = image.Size })
+		return image, nil
+	case ctx.Err() != nil:
+		return nil, &imageFailure{http.StatusServiceUnavailable, "The build was stopped. Its join token is disabled.", err}
+	case bounded.Err() != nil:
+		return nil, &imageFailure{http.StatusServiceUnavailable, "The build took longer than " + span.Format(limits.Time) + " and was stopped. Its join token is disabled. Try again later, or build the image on your own computer.", err}
+	case errors.Is(err, ErrImageSize):
+		return nil, &imageFailure{http.StatusInternalServerError, "The image would be larger than " + ui.Bytes(uint64(limits.Size)) + ". Its join token is disabled. Ask the operator to raise --image-size, or build the image on your own computer.", err}
+	}
+	return nil, &imageFailure{http.StatusInternalServerError, "The image could not be built. Its join token is disabled. Ask the operator to look into the hub's log, or build the image on your own computer.", err}
+}
+
+// sendImage answers with an image.
+func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, connection *http.ResponseController, one *imageBuild, image *Image) error {
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Disposition", `attachment; filename="installer.img"`)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", fmt.Sprint(image.Size))
+	for left := image.Size; left > 0; {
+		if err := errors.Join(ctx.Err(), connection.SetWriteDeadline(time.Now().Add(s.cfg.Timeouts.Request))); err != nil {
+			return err
+		}
+		n, err := io.CopyN(w, image, min(left, imageBlock))
+		left -= n
+		one.change(func(state *imageState) { state.Sent += n })
+		if err != nil {
+			return err
+		}
+	}
+	return connection.Flush()
+}
+
+// dropImageToken disables a join token that is in no image. The client may be gone: that ends the
+// request, and must not keep the token valid.
+func (s *Server) dropImageToken(r *http.Request, account store.Account, t store.JoinToken) {
+	if err := s.disableJoinToken(context.WithoutCancel(r.Context()), account, t.ID); err != nil {
+		s.log.Error("a join token without an image stays valid", "token", t.ID, "err", err)
+	}
+}

@@ -1,0 +1,371 @@
+package api_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/internal/brief"
+	"gangway/internal/hubtest"
+	"gangway/wire"
+)
+
+// builder stands for cmd/gangway's builder of images, whose own tests are there. It lets a test stop
+// a build at any point, and make it fail.
+type builder struct {
+	missing string
+	check   error
+	builds  atomic.Int32
+	build   func(ctx context.Context, o api.ImageOptions, token []byte, step func(string)) (*api.Image, error)
+}
+
+func (b *builder) Missing() string              { return b.missing }
+func (b *builder) Check(api.ImageOptions) error { return b.check }
+
+func (b *builder) Build(ctx context.Context, o api.ImageOptions, token []byte, _ int64, step func(string)) (*api.Image, error) {
+	b.builds.Add(1)
+	return b.build(ctx, o, token, step)
+}
+
+// imageOf is an image with a token file in it.
+func imageOf(token []byte) *api.Image {
+	text := "an image with " + string(token)
+	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
+}
+
+// untilStopped is a build that goes on until it is stopped. It says so on began.
+func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
+	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
+		step("Making the installer")
+		began <- string(token)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+}
+
+func sceneWithBuilder(t *testing.T, b *builder, limits api.ImageLimits) *scene {
+	t.Helper()
+	limits.Size = cmp.Or(limits.Size, 1<<20)
+	return newSceneWith(t, func(c *api.Config) { c.Images, c.ImageLimits = b, limits })
+}
+
+func (s *scene) signedIn(t *testing.T, nick string) *browser {
+	t.Helper()
+	b := s.browser(t)
+	if status, _, _ := b.form("/sign-in", "nick", nick, "password", hubtest.Password); status != 303 {
+		t.Fatalf("sign-in: %d", status)
+	}
+	b.send("GET", "/ui/onboard/new", "")
+	return b
+}
+
+// leave begins a build that the client can give up.
+func (b *browser) leave(ctx context.Context, fields ...string) chan error {
+	form := url.Values{"csrf": {b.token}}
+	for i := 0; i < len(fields); i += 2 {
+		form.Set(fields[i], fields[i+1])
+	}
+	ended := make(chan error, 1)
+	go func() {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.s.URL+"/ui/onboard/image", strings.NewReader(form.Encode()))
+		if err != nil {
+			ended <- err
+			return
+		}
+		req.Header.Set("Cookie", b.cookie)
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := b.client.Do(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		ended <- err
+	}()
+	return ended
+}
+
+// until waits for something that the hub does after a client has gone.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s has not happened", what)
+		}
+	}
+}
+
+func (s *scene) isDisabled(t *testing.T, id string) bool {
+	t.Helper()
+	return must(s.Store.JoinToken(t.Context(), id))(t).Disabled
+}
+
+// The hub makes a join token, gives its file to the builder, and sends the image. The secret is in
+// the image and nowhere else.
+func TestImageIsSentAndItsSecretKept(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	var got api.ImageOptions
+	var file []byte
+	b := &builder{build: func(_ context.Context, o api.ImageOptions, token []byte, _ func(string)) (*api.Image, error) {
+		got, file = o, token
+		return imageOf(token), nil
+	}}
+	s := newSceneWith(t, func(c *api.Config) {
+		c.Images, c.ImageLimits.Size = b, 1<<20
+		c.Log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	ada := s.signedIn(t, "ada")
+	_, page, _ := ada.send("GET", "/ui/onboard/image", "")
+	says(t, page, "Disk to install to", "Build and download", "dd if=installer.img")
+	status, image, h := ada.form("/ui/onboard/image", "nick", "hall 3", "max-uses", "5", "expires-in", "2w", "disk", "model:Samsung*", "network", "dns = 192.0.2.53\n", "escrow", "age1x")
+	if status != 200 || image != "an image with "+string(file) || h.Get("Content-Length") != fmt.Sprint(len(image)) ||
+		h.Get("Content-Disposition") != `attachment; filename="installer.img"` || h.Get("Cache-Control") != "no-store" {
+		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(image))
+	}
+	if got.Disk != "model:Samsung*" || got.Network != "dns = 192.0.2.53\n" || got.Escrow != "age1x" {
+		t.Errorf("%+v", got)
+	}
+	tok := must(wire.ParseTokenFile(file))(t)
+	if stored := s.newestToken(t, s.Owner); stored.ID != tok.ID || stored.MaxUses != 5 || stored.Nick != "hall 3" || stored.Disabled {
+		t.Errorf("%+v", stored)
+	}
+	must(s.victim.Onboard(t.Context(), s.client, tok))(t)
+	_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
+	says(t, state, "The image was sent")
+	_, page, _ = ada.send("GET", "/ui/onboard/image", "")
+	for where, text := range map[string]string{"headers": fmt.Sprint(h), "log": log.String(), "state": state, "page": page, "events": fmt.Sprint(must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID}))(t))} {
+		if strings.Contains(text, tok.Token) {
+			t.Errorf("the secret is in the %s", where)
+		}
+	}
+	absentInFiles(t, s.Data(), tok.Token)
+	if n := len(must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "image.built"}))(t)); n != 1 {
+		t.Errorf("%d events about the image", n)
+	}
+}
+
+// A build takes no join token of the form: it makes its own, of the person who is signed in. So
+// nobody's token can be put into an image.
+func TestImageTakesNoOtherToken(t *testing.T) {
+	t.Parallel()
+	var file []byte
+	s := sceneWithBuilder(t, &builder{build: func(_ context.Context, _ api.ImageOptions, token []byte, _ func(string)) (*api.Image, error) {
+		file = token
+		return imageOf(token), nil
+	}}, api.ImageLimits{})
+	theirs := s.Token(t, s.Account(t, "mallory"), nil)
+	ada := s.signedIn(t, "ada")
+	ada.form("/ui/onboard/image", "token", theirs.ID, "id", theirs.ID, "secret", theirs.Token, "owner", theirs.Owner, "token-file", "/etc/passwd")
+	if tok := must(wire.ParseTokenFile(file))(t); tok.ID == theirs.ID || tok.Token == theirs.Token || tok.Owner != wire.AccountPRN+s.Owner.ID {
+		t.Errorf("the image has %+v", tok)
+	}
+}
+
+// One owner has one build at a time, and all owners have no more than the operator allows.
+func TestBuildsAtOnceAreBounded(t *testing.T) {
+	t.Parallel()
+	began := make(chan string, 4)
+	b := &builder{build: untilStopped(began)}
+	s := sceneWithBuilder(t, b, api.ImageLimits{AtOnce: 2})
+	s.Account(t, "bert")
+	s.Account(t, "cleo")
+	ctx, stop := context.WithCancel(t.Context())
+	ada, bert, cleo := s.signedIn(t, "ada"), s.signedIn(t, "bert"), s.signedIn(t, "cleo")
+	first := ada.leave(ctx)
+	<-began
+	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
+	status, page, _ := ada.form("/ui/onboard/image", "nick", "again")
+	says(t, page, "builds an image for you already")
+	if after := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)); status != 409 || b.builds.Load() != 1 || after != before {
+		t.Errorf("two builds of one owner: %d, %d builds, %d new tokens", status, b.builds.Load(), after-before)
+	}
+	_, page, _ = ada.send("GET", "/ui/onboard/image", "")
+	says(t, page, "building", "Making the installer")
+	if !strings.Contains(page, `http-equiv="refresh"`) || strings.Contains(page, `id="image-form"`) {
+		t.Error("the page does not follow the build without JavaScript")
+	}
+	second := bert.leave(ctx)
+	<-began
+	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
+	says(t, page, "builds images for others now")
+	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
+		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
+	}
+	if _, page, _ := cleo.send("GET", "/ui/onboard/image/state", ""); strings.Contains(page, "data-running") {
+		t.Error("cleo sees the build of another owner")
+	}
+	stop()
+	<-first
+	<-second
+	until(t, "a free place", func() bool {
+		third := cleo.leave(t.Context())
+		select {
+		case <-began:
+			return true
+		case <-third:
+			return false
+		}
+	})
+}
+
+// A client that goes away ends its build, and the join token that nobody has is disabled: while the
+// image is built and while it is sent, with HTTP/1.1 and with HTTP/2.
+func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
+	t.Parallel()
+	for _, http2 := range []bool{false, true} {
+		for _, sending := range []bool{false, true} {
+			t.Run(fmt.Sprintf("HTTP/2 %v, sending %v", http2, sending), func(t *testing.T) {
+				t.Parallel()
+				began, ended := make(chan string, 1), make(chan struct{}, 1)
+				b := &builder{}
+				b.build = func(ctx context.Context, o api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
+					if sending {
+						began <- string(token)
+						return &api.Image{ReadCloser: endless{ended}, Size: 1 << 40}, nil
+					}
+					defer func() { ended <- struct{}{} }()
+					return untilStopped(began)(ctx, o, token, step)
+				}
+				s := sceneWithBuilder(t, b, api.ImageLimits{Size: 1 << 20})
+				ada := s.signedIn(t, "ada")
+				ada.client.Transport.(*http.Transport).ForceAttemptHTTP2 = http2
+				ctx, leave := context.WithCancel(t.Context())
+				answer := ada.leave(ctx)
+				tok := must(wire.ParseTokenFile([]byte(<-began)))(t)
+				if s.isDisabled(t, tok.ID) {
+					t.Error("the token is disabled while its image is built")
+				}
+				if sending {
+					until(t, "a part of the download", func() bool {
+						_, page, _ := s.again(t, ada).send("GET", "/ui/onboard/image/state", "")
+						return strings.Contains(page, "Sending")
+					})
+				}
+				leave()
+				if err := <-answer; !errors.Is(err, context.Canceled) {
+					t.Errorf("the client got %v", err)
+				}
+				<-ended
+				until(t, "the end of the token", func() bool { return s.isDisabled(t, tok.ID) })
+			})
+		}
+	}
+}
+
+// again is another tab of a person's browser.
+func (s *scene) again(t *testing.T, b *browser) *browser {
+	t.Helper()
+	other := s.browser(t)
+	other.cookie, other.token = b.cookie, b.token
+	return other
+}
+
+// endless is an image that never ends.
+type endless struct{ closed chan<- struct{} }
+
+func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+func (e endless) Close() error             { e.closed <- struct{}{}; return nil }
+
+// A build that fails, or takes too long, or grows too large, disables its join token. The page says
+// so beside what was typed, without the builder's own words.
+func TestFailedBuildDisablesItsToken(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		err    error // nil: waits until it is stopped
+		status int
+		says   string
+	}{
+		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not be built"},
+		"too large": {fmt.Errorf("wrapped: %w", api.ErrImageSize), 500, "larger than 1.0 MiB"},
+		"too long":  {nil, 503, "took longer than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := sceneWithBuilder(t, &builder{build: func(ctx context.Context, _ api.ImageOptions, _ []byte, _ func(string)) (*api.Image, error) {
+				if c.err == nil {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return nil, c.err
+			}}, api.ImageLimits{Time: 200 * time.Millisecond, Size: 1 << 20})
+			ada := s.signedIn(t, "ada")
+			status, page, h := ada.form("/ui/onboard/image", "nick", "kept nick", "disk", "serial:kept")
+			says(t, page, c.says, "disabled")
+			if status != c.status || !strings.Contains(page, "kept nick") || !strings.Contains(page, "serial:kept") || h.Get("Content-Disposition") != "" {
+				t.Errorf("%d %s", status, brief.Of(text(page)))
+			}
+			if strings.Contains(page, "secret-folder") {
+				t.Error("the page has the builder's own words")
+			}
+			if tok := s.newestToken(t, s.Owner); tok.Nick != "kept nick" || !tok.Disabled {
+				t.Errorf("%+v", tok)
+			}
+			_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
+			says(t, state, c.says)
+		})
+	}
+}
+
+// What is wrong stands beside its field; then no join token is made and nothing is built.
+func TestWrongImageFormBuildsNothing(t *testing.T) {
+	t.Parallel()
+	b := &builder{}
+	s := sceneWithBuilder(t, b, api.ImageLimits{})
+	ada := s.signedIn(t, "ada")
+	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
+	const attack = `"><script>alert(1)</script>`
+	for _, option := range []string{"disk", "escrow", "network", "expires-in"} {
+		b.check = &api.ImageOptionError{Option: option, Reason: "This is wrong " + attack}
+		fields := []string{"nick", "kept", option, attack}
+		if option == "expires-in" {
+			b.check = nil
+		}
+		status, page, _ := ada.form("/ui/onboard/image", fields...)
+		if status != 400 || !strings.Contains(page, `id="e-`+option+`"`) || strings.Contains(page, "<script>alert") || !strings.Contains(page, `value="kept"`) {
+			t.Errorf("%s: %d %s", option, status, brief.Of(text(page)))
+		}
+	}
+	ada.token = "AAAA"
+	if status, _, _ := ada.form("/ui/onboard/image"); status != 403 {
+		t.Errorf("without the form token: %d", status)
+	}
+	if after := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)); after != before || b.builds.Load() != 0 {
+		t.Errorf("%d join tokens and %d builds", after-before, b.builds.Load())
+	}
+}
+
+// A hub that cannot build images says what to do instead.
+func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
+	t.Parallel()
+	missing := &builder{missing: "The hub lacks parts of images."}
+	for name, s := range map[string]*scene{"no builder": newScene(t), "no parts": sceneWithBuilder(t, missing, api.ImageLimits{})} {
+		ada := s.signedIn(t, "ada")
+		_, page, _ := ada.send("GET", "/ui/onboard/image", "")
+		says(t, page, "cannot build an image now", "gangway image fetch", "gangway image build x64-uefi-installer --token-file device_autojointoken.json")
+		before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
+		if status, _, _ := ada.form("/ui/onboard/image"); status != 409 || len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)) != before {
+			t.Errorf("%s: %d", name, status)
+		}
+	}
+}
+
+// A hub that stops does not wait for a build: the build ends, and the hub stops without an error,
+// which the end of the test checks.
+func TestHubThatStopsEndsBuilds(t *testing.T) {
+	t.Parallel()
+	began := make(chan string, 1)
+	s := sceneWithBuilder(t, &builder{build: untilStopped(began)}, api.ImageLimits{})
+	s.signedIn(t, "ada").leave(context.Background())
+	<-began
+}

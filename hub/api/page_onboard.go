@@ -1,0 +1,105 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/ui"
+)
+
+const (
+	// tokenRows is how many join tokens a page of the list has.
+	tokenRows = 50
+	// onboardPath is the list of join tokens, and the first page of the section.
+	onboardPath = "/ui/onboard"
+)
+
+// shownOnboardTabs are the pages of the section whose address has a route.
+var shownOnboardTabs []ui.Tab
+
+func init() {
+	for _, tab := range []ui.Tab{
+		{Name: "Tokens", Path: onboardPath}, {Name: "Waiting", Path: "/ui/onboard/waiting"}, {Name: "Claim", Path: "/ui/onboard/claim"}, {Name: "Wall", Path: "/ui/wall"},
+	} {
+		if slices.ContainsFunc(routes, func(rt route) bool { return rt.method == http.MethodGet && rt.path == tab.Path }) {
+			shownOnboardTabs = append(shownOnboardTabs, tab)
+		}
+	}
+}
+
+// onboardTabs are the pages of the section; current is the address of the current one.
+func onboardTabs(current string) []ui.Tab {
+	tabs := slices.Clone(shownOnboardTabs)
+	for i := range tabs {
+		tabs[i].Current = tabs[i].Path == current
+	}
+	return tabs
+}
+
+// showTokens is the list of join tokens, newest first. ?soon=1 lists those that expire soon, the next
+// first.
+func (s *Server) showTokens(w http.ResponseWriter, r *http.Request) error {
+	ctx, account, now, q := r.Context(), accountOf(r), s.cfg.Now(), r.URL.Query()
+	soon, err := s.cfg.Store.JoinTokensExpiring(ctx, account.ID, now, now.Add(expiresSoon), tokensSoon)
+	if err != nil {
+		return err
+	}
+	d := &ui.TokensPage{Tabs: onboardTabs(onboardPath), Soon: len(soon), SoonPath: tokensSoonPath, Image: s.imagePath(), OnlySoon: q.Get("soon") != ""}
+	tokens := soon
+	if !d.OnlySoon {
+		if tokens, err = s.cfg.Store.JoinTokensPage(ctx, account.ID, q.Get("after"), tokenRows+1); err != nil {
+			return err
+		}
+		if q.Get("after") != "" {
+			d.First = onboardPath
+		}
+		if len(tokens) > tokenRows {
+			tokens = tokens[:tokenRows]
+			d.Next = onboardPath + "?after=" + tokens[tokenRows-1].ID
+		}
+	}
+	for _, t := range tokens {
+		d.Rows = append(d.Rows, tokenRow(t, now))
+	}
+	d.More = d.OnlySoon && len(tokens) == tokensSoon
+	if d.Empty = len(d.Rows) == 0 && d.First == "" && !d.OnlySoon; d.Empty {
+		d.Commands = s.firstCommands(account)
+	}
+	return s.renderPage(w, r, http.StatusOK, "tokens", ui.Page{Title: "Onboard", Section: ui.SectionOnboard, Data: d, Wide: true})
+}
+
+// tokensSoonPath is the list of the join tokens that expire soon.
+const tokensSoonPath = onboardPath + "?soon=1"
+
+// tokenPath returns the address of a join token's page.
+func tokenPath(id string) string { return onboardPath + "/tokens/" + id }
+
+func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
+	row := ui.TokenRow{JoinToken: t, State: ui.StateBadge(tokenState(t, now)), Path: tokenPath(t.ID)}
+	switch {
+	case t.WithoutTPM && t.ForPantacor:
+		row.Accepts = "also without a TPM, also Pantacor's proofs"
+	case t.WithoutTPM:
+		row.Accepts = "also without a TPM"
+	case t.ForPantacor:
+		row.Accepts = "also Pantacor's proofs"
+	}
+	return row
+}
+
+// tokenState returns the state of a join token: whether devices can join with it, and if not, why.
+func tokenState(t store.JoinToken, now time.Time) string {
+	switch {
+	case t.Disabled:
+		return "disabled"
+	case !t.Expires.After(now):
+		return "expired"
+	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
+		return "used up"
+	case t.Expires.Before(now.Add(expiresSoon)):
+		return "expires soon"
+	}
+	return "valid"
+}

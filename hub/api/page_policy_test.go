@@ -1,0 +1,198 @@
+package api_test
+
+import (
+	"fmt"
+	"html"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/wire"
+)
+
+const policyPage = "/ui/trust/policy"
+
+// hidden returns the value of a hidden field of a page.
+func hidden(page, name string) string {
+	m := regexp.MustCompile(`name="` + name + `" value="([^"]*)"`).FindStringSubmatch(page)
+	if m == nil {
+		return ""
+	}
+	return html.UnescapeString(m[1])
+}
+
+// previewed previews a policy on the page.
+func (b *browser) previewed(text string) string {
+	b.t.Helper()
+	return b.posts(policyPage, 200, "act", "preview", "text", text, "version", hidden(b.page(policyPage), "version"))
+}
+
+// put puts into force what a page previewed.
+func (b *browser) put(page, text string, want int) string {
+	b.t.Helper()
+	return b.posts(policyPage, want, "act", "put", "text", text, "version", hidden(page, "version"), "previewed", hidden(page, "previewed"))
+}
+
+func (s *scene) policyOf(t *testing.T) string {
+	t.Helper()
+	p, err := s.Store.Policy(t.Context(), s.Owner.ID)
+	if err != nil && err != store.ErrNotFound {
+		t.Fatal(err)
+	}
+	return p.Text
+}
+
+// A person sees which devices and waiting machines a policy touches, then puts it into force.
+func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	b := f.browser(t)
+	b.signIn()
+	waits(t, f.post(t, f.request(t, f.uncertified(t))), "ek-certificate-none")
+	boat := must(f.Store.Device(t.Context(), f.boatID))(t)
+	const text = "version: 1\r\nno_ek_certificate: refuse\r\nrules: [{then: refuse, reason: none of them}]\r\n"
+	page := b.previewed(text)
+	says(t, page, "1 would be refused at the next onboarding", "1 waiting machine would get another answer", boat.Nick, "none of them", "has no EK certificate", "Put it into force")
+	if !strings.Contains(page, `href="/ui/devices/`+f.boatID+`"`) {
+		t.Error("the device is not linked")
+	}
+	if p := f.policyOf(t); p != "" {
+		t.Errorf("the preview put %q into force", p)
+	}
+	if pirate := must(f.Store.Device(t.Context(), f.pirateID))(t); strings.Contains(page, pirate.Nick) {
+		t.Error("the preview shows another owner's device")
+	}
+	b.put(page, text, 303)
+	if p := f.policyOf(t); p != strings.ReplaceAll(text, "\r\n", "\n") {
+		t.Errorf("in force: %q", p)
+	}
+	says(t, b.page(policyPage), "All TPMs are refused (reason: none of them).", "rule 1 , your policy")
+	// Without the policy the device would be accepted again.
+	page = b.posts(policyPage, 200, "act", "clear", "text", text, "version", hidden(b.page(policyPage), "version"))
+	says(t, page, "1 would be accepted that is not now", "Remove the policy")
+	b.put(page, "", 303)
+	if p := f.policyOf(t); p != "" {
+		t.Errorf("in force: %q", p)
+	}
+	kinds := map[string]bool{}
+	for _, e := range f.ada.events("?kind=policy.") {
+		kinds[e.Kind+" "+e.ActorName+" "+e.Means] = true
+	}
+	if !kinds["policy.changed ada page"] || !kinds["policy.removed ada page"] {
+		t.Errorf("events: %v", kinds)
+	}
+}
+
+// What is put into force is what was previewed: another text, and policies that changed meanwhile, are
+// not. The typed text stays on the page.
+func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	const text, other = "version: 1\nunknown_maker: refuse\n", "version: 1\nexpired_ek_certificate: ask\n"
+	page := b.previewed(text)
+	// Another text than the previewed one is previewed, and not put.
+	says(t, b.put(page, other, 200), "What the change would touch")
+	if p := s.policyOf(t); p != "" {
+		t.Fatalf("in force: %q", p)
+	}
+	page = b.previewed(text)
+	s.Policy(t, s.Owner.ID, other)
+	answer := b.put(page, text, 409)
+	says(t, answer, "changed since the preview", "unknown_maker: refuse", "The policy that is in force now", "expired_ek_certificate: ask")
+	if p := s.policyOf(t); p != other {
+		t.Errorf("in force: %q", p)
+	}
+	page = b.previewed(text)
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"unknown_maker: refuse\n")
+	b.put(page, text, 409)
+	if p := s.policyOf(t); p != other {
+		t.Errorf("in force: %q", p)
+	}
+	b.put(b.previewed(text), text, 303)
+}
+
+func TestPolicyTextIsCheckedWhileItIsTyped(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	for text, want := range map[string]string{
+		"version: 1\nunknwon_maker: ask\n":                    "unknwon_maker not found",
+		"version: 1\nno_ek_certificate: accept\n":             "only a person can vouch",
+		"version: 1\nunknown_maker: refuse\n":                 "A TPM whose EK certificate leads to no trusted maker is refused.",
+		"version: 1\nrules: [{maker: Infineon, then: ask}]\n": "did you mean IFX",
+		"version: 1\n": "changes nothing",
+		"":             "the hub's applies, as now",
+		"version: 1\nunknown_maker: \"<script>alert(1)</script>\"\n": "is not accept, ask or refuse",
+	} {
+		part := b.posts(policyPage+"/check", 200, "text", text)
+		says(t, part, want)
+		if strings.Contains(part, "<script>") || strings.Contains(part, "<html") {
+			t.Errorf("%q: %s", text, part)
+		}
+		if p := s.policyOf(t); p != "" {
+			t.Fatalf("the check put %q into force", p)
+		}
+	}
+	answer := b.posts(policyPage, 400, "act", "preview", "text", "version: 2\n</textarea><script>alert(1)</script>")
+	if strings.Contains(answer, "<script>alert") || !strings.Contains(answer, "version: 2") {
+		t.Error("the typed text is gone, or is markup")
+	}
+	b.posts(policyPage, 413, "act", "preview", "text", strings.Repeat("#", 300<<10))
+}
+
+// A required boot holds at once, so the preview says which devices it cuts off.
+func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	b := f.browser(t)
+	b.signIn()
+	says(t, b.previewed("version: 1\nmeasured_boot: require\n"), "1 would lose access at once", "cut off")
+}
+
+// A device that joined in two steps, and one that its owner approved, are judged as they were.
+func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	tok := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
+	d := s.device(t)
+	hub := must(fleet.NewHub(tok))(t)
+	defer hub.Close()
+	must(d.OnboardTwoStep(t.Context(), hub, tok))(t)
+	approved := s.uncertified(t)
+	w := waits(t, s.post(t, s.request(t, approved)), "ek-certificate-none")
+	s.person(t, "ada").status("POST", "/devices/"+w.DeviceID+"/approve", map[string]any{}, 200)
+	must(approved.Onboard(t.Context(), s.client, s.tok))(t)
+	page := b.previewed("version: 1\n")
+	says(t, page, "2 devices and 0 waiting machines were judged", "None of them.")
+	if strings.Contains(text(page), "could not be judged") {
+		t.Errorf("%.1500s", text(page))
+	}
+	says(t, b.previewed("version: 1\nno_ek_certificate: refuse\n"), "1 would be refused at the next onboarding")
+	says(t, b.previewed("version: 1\nrules: [{firmware_below: 65535, then: refuse}]\n"), "2 would be refused at the next onboarding")
+}
+
+// A preview judges a bounded number of devices, and says how many.
+func TestPolicyPreviewIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
+	for i := range 230 {
+		must(s.Store.CreateDevice(t.Context(), store.Device{ID: wire.NewID(), Nick: fmt.Sprintf("plain-%d", i), Owner: s.Owner.ID, Created: s.Now().Add(time.Duration(i) * time.Second)}, store.Hash{1}))(t)
+	}
+	page := b.previewed("version: 1\nwithout_tpm: refuse\n")
+	says(t, page, "200 of your 230 devices, the newest,", "200 would be refused", "150 more are not shown.")
+	if n := strings.Count(page, `class="row-link"`); n != 50 {
+		t.Errorf("%d rows", n)
+	}
+}

@@ -1,0 +1,368 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"gangway/hub/chain"
+	"gangway/hub/evidence"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/hub/ui"
+	"gangway/wire"
+)
+
+// The waiting room: what a person must decide before a machine comes aboard.
+//
+// A person decides about what the page showed. So each form has, for each machine, the digest of the
+// shown evidence and questions, and the store compares it in the transaction of the decision. A
+// machine that arrived after the page was shown is not in the form; one that changed is left as it
+// is, and reported.
+const (
+	waitingPath = "/ui/onboard/waiting"
+	// waitingRows is how many machines a page shows with all that is known of them.
+	waitingRows = 20
+	// decideAtOnce bounds the machines of one decision. Their ids and digests fit into a form.
+	decideAtOnce = 100
+	// clonedRows is how many devices the page shows that may be several machines.
+	clonedRows = 20
+)
+
+// means says what approving means, by the code of the question.
+var means = map[string]string{
+	evidence.CodeNoCertificate: "You vouch that this EK belongs to a real TPM in a machine of yours. No maker's certificate says so.",
+	evidence.CodeUntrusted:     "You vouch for this TPM in place of its maker. The CA of its certificate stays untrusted.",
+	evidence.CodeKind:          "You accept this kind of EK for this TPM. If the same TPM is a device already, there will be two devices.",
+	"ek-certificate-expired":   "You accept this EK although its certificate has expired.",
+	"ek-unlisted":              "You admit this EK although it is not on the list. The list stays as it is.",
+	"policy":                   "You make an exception from this rule, for this EK. The rule stays as it is.",
+}
+
+// ofMaker are the questions that concern the TPM's maker or model, and ofReason those whose reason
+// differs with what it is about. Machines are alike only if these are the same.
+var (
+	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
+	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}
+)
+
+func questionsOf(v evidence.Verdict) []ui.Question {
+	list := make([]ui.Question, len(v.Questions))
+	for i, q := range v.Questions {
+		list[i] = ui.Question{Code: q.Code, Reason: ui.Visible(q.Reason), Hint: ui.Visible(q.Hint), Means: means[q.Code]}
+		if list[i].Means == "" {
+			list[i].Means = "You answer this question for this EK only."
+		}
+	}
+	return list
+}
+
+// likeness names the machines about which one decision can be made.
+func likeness(w store.WaitingDevice, questions []ui.Question) string {
+	var parts []string
+	maker := false
+	for _, q := range questions {
+		part := q.Code
+		if slices.Contains(ofReason, q.Code) {
+			part += "\x00" + q.Reason
+		}
+		parts = append(parts, part)
+		maker = maker || slices.Contains(ofMaker, q.Code)
+	}
+	slices.Sort(parts)
+	if maker {
+		parts = append(parts, w.Manufacturer, w.Model)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", parts))
+	return hex.EncodeToString(sum[:8])
+}
+
+// showWaiting is the waiting room.
+func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: query.Get("show") == "denied", Here: waitingPath}
+	account, state := accountOf(r), store.Undecided
+	if room.Denied {
+		state, room.Here = store.Denied, waitingPath+"?show=denied"
+	}
+	page, err := s.cfg.Store.WaitingPage(r.Context(), store.WaitingFilter{Owner: account.ID, State: state, Now: s.cfg.Now(), After: query.Get("after"), Limit: waitingRows, Requests: true})
+	if err != nil {
+		return err
+	}
+	if room.Machines, err = s.waitingMachines(r.Context(), page.Rows); err != nil {
+		return err
+	}
+	if query.Get("after") != "" {
+		room.First = room.Here
+	}
+	if page.Next != "" {
+		room.Next = waitingPath + "?" + url.Values{"show": query["show"], "after": {page.Next}}.Encode()
+	}
+	if err := s.fillGroups(r.Context(), account.ID, room); err != nil {
+		return err
+	}
+	if !room.Denied && room.First == "" {
+		if err := s.fillCloned(r.Context(), account.ID, room); err != nil {
+			return err
+		}
+	}
+	return s.renderPage(w, r, http.StatusOK, "waiting", ui.Page{Title: "Waiting room", Section: ui.SectionOnboard, Data: room})
+}
+
+// alike is a group of machines about which one decision can be made.
+type alike struct {
+	key       string
+	questions []ui.Question
+	rows      []store.WaitingDevice
+}
+
+// groups returns all machines of an owner that wait, by what they have alike: the largest group
+// first. The store bounds their number.
+func (s *Server) groups(ctx context.Context, owner string) (list []*alike, total int, err error) {
+	page, err := s.cfg.Store.WaitingPage(ctx, store.WaitingFilter{Owner: owner, State: store.Undecided, Now: s.cfg.Now(), Limit: onboard.MaxWaiting})
+	if err != nil {
+		return nil, 0, err
+	}
+	by := map[string]*alike{}
+	for _, row := range page.Rows {
+		questions := questionsOf(viewWaiting(row).Verdict)
+		key := likeness(row, questions)
+		if by[key] == nil {
+			by[key] = &alike{key: key, questions: questions}
+			list = append(list, by[key])
+		}
+		by[key].rows = append(by[key].rows, row)
+	}
+	slices.SortStableFunc(list, func(a, b *alike) int { return len(b.rows) - len(a.rows) })
+	return list, len(page.Rows), nil
+}
+
+// groupsOnPage is how many groups the waiting room shows.
+const groupsOnPage = 10
+
+func (s *Server) fillGroups(ctx context.Context, owner string, room *ui.WaitingRoom) error {
+	groups, total, err := s.groups(ctx, owner)
+	if err != nil {
+		return err
+	}
+	room.Total = total
+	room.Shows = []ui.Tab{{Name: "Waiting", Path: waitingPath, Current: !room.Denied, Count: total}, {Name: "Denied", Path: waitingPath + "?show=denied", Current: room.Denied}}
+	if room.Denied || room.First != "" {
+		return nil
+	}
+	for _, g := range groups {
+		if len(g.rows) < 2 || len(room.Groups) == groupsOnPage {
+			break
+		}
+		shown := ui.WaitingGroup{Path: waitingPath + "/group?alike=" + g.key, N: len(g.rows), Questions: g.questions}
+		if slices.ContainsFunc(g.questions, func(q ui.Question) bool { return slices.Contains(ofMaker, q.Code) }) {
+			shown.TPM = ui.Visible(ui.Maker(g.rows[0].Manufacturer, g.rows[0].Model))
+		}
+		room.Groups = append(room.Groups, shown)
+	}
+	return nil
+}
+
+// fillCloned finds the devices that may be several machines.
+func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingRoom) error {
+	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateCloned}}, Limit: clonedRows})
+	if err != nil {
+		return err
+	}
+	for _, d := range page.Rows {
+		view, err := s.clonedView(ctx, d.ID)
+		if err != nil {
+			return err
+		}
+		shown := ui.Cloned{Device: d.Device, Codes: view.Open()}
+		for _, f := range view.Findings {
+			shown.Reasons = append(shown.Reasons, ui.Visible(f.Words))
+		}
+		room.Cloned = append(room.Cloned, shown)
+	}
+	if page.Next != "" {
+		room.MoreCloned = listOf(store.FieldState, store.StateCloned)
+	}
+	return nil
+}
+
+// waitingMachines adds to rows all that is known of their machines.
+func (s *Server) waitingMachines(ctx context.Context, rows []store.WaitingDevice) ([]ui.WaitingMachine, error) {
+	list := make([]ui.WaitingMachine, len(rows))
+	nicks := map[string]string{}
+	for i, row := range rows {
+		verdict := viewWaiting(row).Verdict
+		m := ui.WaitingMachine{WaitingDevice: row, Seen: seenForm(row), Questions: questionsOf(verdict), Checks: chain.Checks(verdict), Notes: verdict.Notes}
+		if row.Request != nil {
+			facts := onboard.ReadRequest(row.Request)
+			if facts.EKCertificate != nil {
+				c := chain.NewCertificate("ek", "EK certificate, as the machine sent it", facts.EKCertificate)
+				m.Certificate = &c
+			}
+			m.Facts = requestFacts(row, facts)
+		}
+		nick, known := nicks[row.TokenID]
+		if !known {
+			t, has, err := orMissing(s.cfg.Store.JoinToken(ctx, row.TokenID))
+			if err != nil {
+				return nil, err
+			}
+			if has && t.Owner == row.Owner {
+				nick = t.Nick
+			}
+			nicks[row.TokenID] = nick
+		}
+		m.Token = nick
+		list[i] = m
+	}
+	return list, nil
+}
+
+// requestFacts are what a request states beside its certificate.
+func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
+	facts := []ui.Fact{{Name: "EK, TPM name", Value: fmt.Sprintf("%x", f.EKName), Mono: true}, {Name: "Device key", Value: w.KeyAlgorithm}}
+	way := "one request (TCG-CSR-IDEVID)"
+	if f.TwoSteps {
+		way = "two steps, in Pantacor's form"
+	}
+	facts = append(facts, ui.Fact{Name: "Asked in", Value: way, Note: fmt.Sprintf("SHA-256 %x", w.RequestHash[:8])})
+	if !f.Attested {
+		return facts
+	}
+	c := f.Counters
+	since := time.Duration(min(c.Clock, 1<<53)) * time.Millisecond
+	note := "as the machine's AK attested it, which is proven only when the machine comes aboard"
+	return append(facts,
+		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s starts since the TPM was last cleared, %s restarts and resumes since the last of them", ui.Number(int(c.ResetCount)), ui.Number(int(c.RestartCount))), Note: note},
+		ui.Fact{Name: "Under power", Value: upWords(since), Note: "since the TPM was last cleared"})
+}
+
+// seenForm is what a form says about a machine that it shows.
+func seenForm(w store.WaitingDevice) string {
+	digest := w.Digest()
+	return w.DeviceID + "." + hex.EncodeToString(digest[:])
+}
+
+// readSeen reads the fields of a form that name machines.
+func readSeen(fields []string) (list []seenMachine, err error) {
+	wrong := problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The form does not say which machines the page showed.")
+	for _, field := range fields {
+		id, text, _ := strings.Cut(field, ".")
+		digest, err := hex.DecodeString(text)
+		one := seenMachine{id: id}
+		if err != nil || copy(one.digest[:], digest) != len(one.digest) || len(digest) != len(one.digest) || !wire.IsID(id) {
+			return nil, wrong
+		}
+		if !slices.ContainsFunc(list, func(had seenMachine) bool { return had.id == id }) {
+			list = append(list, one)
+		}
+	}
+	if len(list) > decideAtOnce {
+		return nil, problem(http.StatusBadRequest, "decision", fmt.Sprintf("Decide about at most %d machines at once.", decideAtOnce), "The decision is about too many machines.")
+	}
+	return list, nil
+}
+
+type seenMachine struct {
+	id     string
+	digest store.Hash
+}
+
+// showGroup shows exactly which machines and questions one decision covers. It changes nothing.
+func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
+	groups, _, err := s.groups(r.Context(), accountOf(r).ID)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(groups, func(g *alike) bool { return g.key == r.URL.Query().Get("alike") })
+	if i < 0 {
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "None of these machines waits any more, or their questions have changed."})
+	}
+	g := groups[i]
+	p := &ui.WaitingPreview{Tabs: onboardTabs(waitingPath), Questions: g.questions, More: max(0, len(g.rows)-decideAtOnce)}
+	if p.Machines, err = s.waitingMachines(r.Context(), g.rows[:min(len(g.rows), decideAtOnce)]); err != nil {
+		return err
+	}
+	for _, m := range p.Machines {
+		p.Reasons = p.Reasons || !slices.Equal(m.Questions, g.questions)
+	}
+	return s.renderPage(w, r, http.StatusOK, "alike", ui.Page{Title: fmt.Sprintf("One decision about %s", counted(len(g.rows), "machine")), Section: ui.SectionOnboard, Data: p})
+}
+
+// decideOnPage applies a decision to each machine of a form. If some could not be decided, it answers
+// with a page that says which, and why.
+func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
+	decision := r.PostForm.Get("decision")
+	if decision != "approve" && decision != "deny" {
+		return problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The decision is neither approve nor deny.")
+	}
+	list, err := readSeen(r.PostForm["machine"])
+	if err != nil {
+		return err
+	}
+	back := waitingPath
+	if next := safeReturn(r.PostForm.Get("next")); next != "" {
+		back = next
+	}
+	if len(list) == 0 {
+		return s.redirect(w, r, back, ui.Notice{Tone: "warn", Text: "No machine is selected. Nothing was decided."})
+	}
+	d := &ui.Decided{Tabs: onboardTabs(waitingPath), Approve: decision == "approve", Back: back}
+	for _, one := range list {
+		result := s.decideOne(r, one, d.Approve)
+		if result.Done {
+			d.Done++
+		}
+		d.Results = append(d.Results, result)
+	}
+	if d.Done == len(list) {
+		return s.redirect(w, r, back, ui.Notice{Tone: "ok", Text: decidedWords(d)})
+	}
+	return s.renderPage(w, r, http.StatusConflict, "decided", ui.Page{Title: "Not all were decided", Section: ui.SectionOnboard, Data: d})
+}
+
+// decideOne decides about one machine, and says what became of it.
+func (s *Server) decideOne(r *http.Request, one seenMachine, approve bool) ui.DecidedMachine {
+	result := ui.DecidedMachine{ID: one.id}
+	row, err := s.cfg.Onboard.DecideSeen(r.Context(), accountOf(r), one.id, approve, one.digest, remoteAddr(r))
+	switch {
+	case err == nil:
+		result.Done, result.Text = true, "Denied."
+		if approve {
+			result.Text = "Approved."
+		}
+		s.tellDecision(row, approve)
+	case errors.Is(err, store.ErrChanged):
+		result.Text = "Its evidence or its questions have changed since the page was shown, or somebody else has decided. Look at it again."
+		row, _, _ = orMissing(s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, one.id, s.cfg.Now()))
+	case errors.Is(err, store.ErrNotFound):
+		result.Text = "It waits no more."
+	default:
+		s.log.Error("a decision about a waiting device failed", "waiting", one.id, "err", err)
+		result.Text = "The hub could not store the decision. Try again."
+	}
+	result.Name = ui.Visible(strings.TrimSpace(row.ProdModel + " " + row.ProdSerial))
+	return result
+}
+
+func decidedWords(d *ui.Decided) string {
+	switch {
+	case d.Approve && d.Done == 1:
+		return "The machine is approved. It comes aboard with its next request."
+	case d.Approve:
+		return fmt.Sprintf("%s are approved. Each comes aboard with its next request.", counted(d.Done, "machine"))
+	case d.Done == 1:
+		return "The machine is denied. The hub refuses it from now on."
+	}
+	return fmt.Sprintf("%s are denied. The hub refuses them from now on.", counted(d.Done, "machine"))
+}

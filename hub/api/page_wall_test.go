@@ -1,0 +1,105 @@
+package api_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/internal/brief"
+	"gangway/internal/fleet"
+)
+
+func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Server.Unlimited()
+	b := s.browser(t)
+	b.signIn()
+	status, page, _ := b.send("GET", "/ui/wall", "")
+	if status != 200 || !strings.Contains(page, "No machine has come aboard yet") || !strings.Contains(page, `<noscript><meta http-equiv="refresh" content="20"></noscript>`) {
+		t.Fatalf("empty: %d %s", status, brief.Of(page))
+	}
+	if strings.Contains(page, "<form") || strings.Contains(page, "<button") || strings.Contains(page, "<nav") || strings.Contains(page, "htmx.") {
+		t.Errorf("the wall has controls: %s", brief.Of(page))
+	}
+	s.named(t, "NUC", "A-1")
+	waiting, id := s.arrives(t, "Gate computer", "GC-1")
+	pending := s.device(t)
+	pending.Serial = "PEND-1"
+	must(pending.Enrol(t.Context(), s.client, s.request(t, pending)))(t)
+	part := func() string {
+		t.Helper()
+		status, page, _ := b.send("GET", "/ui/wall/part", "")
+		if status != 200 || strings.Contains(page, "<html") {
+			t.Fatalf("%d %s", status, brief.Of(page))
+		}
+		return page
+	}
+	page = part()
+	for _, want := range []string{"<dt>aboard</dt><dd>1</dd>", "<dt>waiting for you</dt><dd>1</dd>", "TPM verified", "GC-1", "PEND-1", "the TPM opens its certificates", "NUC"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the wall lacks %q: %s", want, brief.Of(page))
+		}
+	}
+	// A device's id is not shown before the machine is aboard: see PendingEnrolments.
+	if n := strings.Count(page, "data-id="); n != 1 {
+		t.Errorf("%d ids", n)
+	}
+	decide(s.person(t, "ada"), id, "approve", 200)
+	s.Advance(90 * time.Second)
+	must(waiting.Onboard(t.Context(), s.client, s.tok))(t)
+	if page = part(); !strings.Contains(page, "approved by a person") || !strings.Contains(page, "in 1 min 30 s") || strings.Contains(page, "waiting for you</span>") {
+		t.Errorf("after the approval: %s", brief.Of(page))
+	}
+}
+
+// The wall stays open for weeks: whatever happens, it has the same number of rows.
+func TestWallIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Server.Unlimited()
+	for i := range 12 {
+		s.named(t, "NUC", fmt.Sprint("A-", i))
+		w := store.WaitingDevice{Owner: s.Owner.ID, EK: store.Hash{byte(i), 9}, DeviceID: fmt.Sprintf("%024x", i), Codes: []string{"policy"},
+			Request: []byte{}, Verdict: []byte("{}"), Since: s.Now(), LastSeen: s.Now(), Expires: s.Now().Add(time.Hour)}
+		must(s.Store.PutWaiting(t.Context(), w, onboard.MaxWaiting))(t)
+	}
+	b := s.browser(t)
+	b.signIn()
+	_, page, _ := b.send("GET", "/ui/wall", "")
+	if n := strings.Count(page, "</li>"); n != 10 || !strings.Contains(page, "<dt>aboard</dt><dd>12</dd>") {
+		t.Errorf("%d rows: %s", n, brief.Of(page))
+	}
+}
+
+func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Server.Unlimited()
+	s.Account(t, "mallory")
+	theirs := s.Token(t, must(s.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t), nil)
+	s.victim.Model = "SECRET-MODEL"
+	must(s.victim.Onboard(t.Context(), s.client, theirs))(t)
+	other := s.uncertified(t)
+	other.Serial = "SECRET-SERIAL"
+	waits(t, s.post(t, must(other.Request(theirs, fleet.RequestChange{}))(t)), "ek-certificate-none")
+	const evil = "<script>alert(1)</script>\u202egnp"
+	s.named(t, evil, evil)
+	s.arrives(t, evil, evil)
+	b := s.browser(t)
+	b.signIn()
+	for _, path := range []string{"/ui/wall", "/ui/wall?scheme=system", "/ui/wall/part"} {
+		status, page, _ := b.send("GET", path, "")
+		if status != 200 || strings.Contains(page, "SECRET") || strings.Contains(page, "<script>alert") || strings.Contains(page, "\u202e") || strings.Count(page, "&lt;script&gt;alert(1)") < 3 {
+			t.Errorf("%s: %d %s", path, status, brief.Of(page))
+		}
+	}
+	// Signed out, the part is refused, so that the page can say so.
+	nobody := s.person(t, "")
+	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") == "" {
+		t.Errorf("signed out: %d", status)
+	}
+}

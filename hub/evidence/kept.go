@@ -1,0 +1,38 @@
+package evidence
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// ParseKept parses a request as the hub keeps it: a TCG-CSR-IDEVID, or the wire.RegistrationRecord of a
+// two-step enrolment. So a policy can be tried on devices that are aboard.
+func ParseKept(raw []byte) (*Request, error) {
+	if !bytes.HasPrefix(raw, []byte("{")) {
+		return Parse(raw)
+	}
+	var k wire.RegistrationRecord
+	if err := json.Unmarshal(raw, &k); err != nil {
+		return nil, fmt.Errorf("evidence: kept registration: %w", err)
+	}
+	key, err := tcg.ParsePublic(k.IDevIDPub)
+	if err != nil {
+		return nil, fmt.Errorf("evidence: kept registration: %w", err)
+	}
+	name, err := key.Name()
+	if err != nil {
+		return nil, fmt.Errorf("evidence: kept registration: %w", err)
+	}
+	text := base64.StdEncoding.EncodeToString
+	in := wire.Registration{CSR: k.CSR, Name: hex.EncodeToString(name), IDevIDPub: text(k.IDevIDPub), TPMKeys: wire.TPMKeys{AKPub: text(k.AKPub), EKPub: text(k.EKPub), EKCert: text(k.EKCert)}}
+	for _, link := range k.EKChain {
+		in.EKChain = append(in.EKChain, text(link))
+	}
+	return ParseRegistration(&in)
+}

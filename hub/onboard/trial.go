@@ -1,0 +1,124 @@
+package onboard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gangway/hub/evidence"
+	"gangway/hub/policy"
+	"gangway/hub/store"
+	"gangway/tcg"
+)
+
+// Trial judges evidence that the hub keeps by two policies: the one in force for an owner, and one that
+// the owner considers. It changes nothing, and fetches nothing from makers' servers. Both policies
+// are judged by the same trusted makers and EK lists. A Trial is not safe for concurrent use.
+type Trial struct {
+	s      *Service
+	input  *evidence.Input
+	lists  *inForce
+	owner  string
+	now    policy.Effective
+	would  policy.Effective
+	moment time.Time
+}
+
+// Outcome is what a policy does with a device that sends its evidence again.
+type Outcome struct {
+	Action evidence.Action
+	// Code and Reason are of the refusal or of the first question. They are empty with evidence.Accept.
+	Code, Reason string
+}
+
+// Try begins a trial of an owner's policy. A nil policy stands for none.
+func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (*Trial, error) {
+	at := s.Now()
+	input, rules, err := s.input(ctx, owner, at)
+	if err != nil {
+		return nil, err
+	}
+	hub, err := s.scope(ctx, store.HubWide)
+	if err != nil {
+		return nil, err
+	}
+	return &Trial{s: s, input: input, lists: rules, owner: owner, now: rules.Effective, would: policy.Merge(hub.policy, own), moment: at}, nil
+}
+
+// RequiresBoot reports whether the policies require a boot that matches the reference.
+func (t *Trial) RequiresBoot() (now, would bool) { return t.now.RequireBoot, t.would.RequireBoot }
+
+// WithoutTPM reports whether the policies accept devices without a TPM.
+func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.would.WithoutTPM }
+
+// Device returns what the policies do with a device's enrolment. An approval of the owner counts.
+func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outcome, err error) {
+	r, err := evidence.ParseKept(e.Request)
+	if err != nil {
+		return now, would, fmt.Errorf("onboard: kept request: %w", err)
+	}
+	if r.EKCertificate != nil && len(e.EKLinks) > 0 { // links that the hub once fetched
+		links, _ := tcg.SplitCertificates(e.EKLinks)
+		if r, err = r.WithCertificate(r.EKCertificateDER(), links); err != nil {
+			return now, would, err
+		}
+	}
+	approval, err := t.s.Store.WaitingByEK(ctx, t.owner, e.EK, t.moment)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return now, would, err
+	}
+	return t.both(ctx, r, &approval)
+}
+
+// Waiting returns what the policies do with a waiting device. A denial stays.
+func (t *Trial) Waiting(ctx context.Context, w *store.WaitingDevice) (now, would Outcome, err error) {
+	r, err := evidence.ParseKept(w.Request)
+	if err != nil {
+		return now, would, fmt.Errorf("onboard: request of a waiting device: %w", err)
+	}
+	return t.both(ctx, r, w)
+}
+
+func (t *Trial) both(ctx context.Context, r *evidence.Request, w *store.WaitingDevice) (now, would Outcome, err error) {
+	if len(t.lists.lists) > 0 {
+		if t.input.Listing, err = t.s.listing(ctx, t.lists, r); err != nil {
+			return now, would, err
+		}
+	}
+	if now, err = t.judge(ctx, r, w, t.now.Evidence); err != nil {
+		return now, would, err
+	}
+	would, err = t.judge(ctx, r, w, t.would.Evidence)
+	return now, would, err
+}
+
+// judge judges a request by a policy, as examine and askOwner do.
+func (t *Trial) judge(ctx context.Context, r *evidence.Request, w *store.WaitingDevice, p evidence.Policy) (Outcome, error) {
+	t.input.Policy = p
+	v := new(evidence.Verdict)
+	evidence.Verify(v, r, t.input)
+	if _, known := t.input.KnownChain(r); !known && v.Refusal == nil {
+		kept, found, err := t.s.withKept(ctx, r, t.input)
+		if err != nil {
+			return Outcome{}, err
+		}
+		if found {
+			shown := new(evidence.Verdict)
+			evidence.Verify(shown, kept, t.input)
+			v.AddOmitted(shown)
+		}
+	}
+	if v.Refusal != nil {
+		return Outcome{evidence.Refuse, v.Refusal.Code, v.Refusal.Reason}, nil
+	}
+	if w.State == store.Denied {
+		return Outcome{evidence.Refuse, CodeDenied, errDenied(*w, "").Reason}, nil
+	}
+	for _, q := range v.Questions {
+		if !w.Approves([]string{q.Code}) {
+			return Outcome{evidence.Ask, q.Code, q.Reason}, nil
+		}
+	}
+	return Outcome{Action: evidence.Accept}, nil
+}

@@ -1,0 +1,107 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"gangway/hub/evidence"
+)
+
+// Statement is a part of the effective policy, in words.
+type Statement struct {
+	Setting string // the setting's name in a document, or "rules"
+	Words   string // a sentence
+	From    string // whose setting decides: "default", "the hub's policy" or "your policy"
+}
+
+// The values of Statement.From.
+const (
+	FromDefault = "default"
+	FromHub     = "the hub's policy"
+	FromOwner   = "your policy"
+)
+
+// Explain says in words what Merge makes of two documents. Either may be nil.
+func Explain(hub, owner *Document) (list []Statement) {
+	e, base, none := Merge(hub, owner), Merge(hub, nil), Merge(nil, nil)
+	add := func(setting, words string, byHub, byOwner bool) {
+		from := FromDefault
+		switch {
+		case byOwner:
+			from = FromOwner
+		case byHub:
+			from = FromHub
+		}
+		list = append(list, Statement{setting, words, from})
+	}
+	action := func(setting, who string, pick func(*evidence.Policy) evidence.Action, of func(*Document) *Action) {
+		a := pick(&e.Evidence)
+		byHub := hub != nil && (of(hub) != nil || pick(&base.Evidence) != pick(&none.Evidence))
+		add(setting, who+" "+doneWith(a)+".", byHub, a != pick(&base.Evidence))
+	}
+	action("no_ek_certificate", "A TPM without an EK certificate", func(p *evidence.Policy) evidence.Action { return min(p.NoCertificate, evidence.Ask) }, (*Document).noCertificate)
+	action("unknown_maker", "A TPM whose EK certificate leads to no trusted maker", func(p *evidence.Policy) evidence.Action { return min(p.UnknownMaker, p.NoCertificate, evidence.Ask) }, func(d *Document) *Action { return d.UnknownMaker })
+	action("expired_ek_certificate", "A TPM with an expired EK certificate", func(p *evidence.Policy) evidence.Action { return p.ExpiredEK }, func(d *Document) *Action { return d.ExpiredEK })
+	action("unlisted_ek", "While there is an EK list, a TPM that is not on it", func(p *evidence.Policy) evidence.Action { return p.Unlisted }, func(d *Document) *Action { return d.Unlisted })
+	words := "Software TPMs are refused."
+	if len(e.Evidence.Software) > 0 {
+		words = "Software TPMs are refused, except " + strings.Join(e.Evidence.Software, ", ") + "."
+	}
+	add("software_tpms", words, hub != nil && hub.Software != nil, owner != nil && owner.Software != nil && len(e.Evidence.Software) < len(base.Evidence.Software))
+	words = "A measured boot is reported, and not required."
+	if e.RequireBoot {
+		words = "A device is admitted only while its measured boot matches its reference."
+	}
+	add("measured_boot", words, hub != nil && hub.MeasuredBoot != nil, e.RequireBoot && !base.RequireBoot)
+	words = "Devices without a TPM are refused."
+	if e.WithoutTPM {
+		words = "Devices without a TPM are accepted with a join token for them, or when their owner adds or claims them."
+	}
+	add("without_tpm", words, hub != nil && hub.WithoutTPM != nil, base.WithoutTPM && !e.WithoutTPM)
+	for _, one := range []struct {
+		d    *Document
+		from string
+	}{{hub, FromHub}, {owner, FromOwner}} {
+		if one.d != nil {
+			list = append(list, one.d.explainKinds(one.from)...)
+			list = append(list, one.d.explainRules(one.from)...)
+		}
+	}
+	return list
+}
+
+func doneWith(a evidence.Action) string {
+	return map[evidence.Action]string{evidence.Refuse: "is refused", evidence.Ask: "waits for its owner's decision", evidence.Accept: "is accepted"}[a]
+}
+
+// explainKinds says which kinds of EK a document allows.
+func (d *Document) explainKinds(from string) (list []Statement) {
+	for _, name := range slices.Sorted(maps.Keys(d.EKKinds)) {
+		who := "TPMs of " + strings.ToUpper(name)
+		switch name {
+		case evidence.AnyMaker:
+			who = "All TPMs"
+			if len(d.EKKinds) > 1 {
+				who = "All other TPMs"
+			}
+		case evidence.NoMaker:
+			who = "TPMs without an EK certificate"
+		}
+		list = append(list, Statement{"ek_kinds", fmt.Sprintf("%s may use EKs of these templates: %s.", who, strings.Join(d.EKKinds[name], ", ")), from})
+	}
+	return list
+}
+
+// explainRules says what the rules of a document do.
+func (d *Document) explainRules(from string) (list []Statement) {
+	var e Effective
+	e.add(from, d)
+	for _, layer := range e.Evidence.Layers {
+		for i := range layer.Rules {
+			list = append(list, Statement{fmt.Sprintf("rule %d", i+1), layer.Rules[i].Words(), from})
+		}
+	}
+	return list
+}

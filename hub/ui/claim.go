@@ -1,0 +1,60 @@
+package ui
+
+import "time"
+
+// ClaimPage is the data of the page "claim", to which a claim code leads.
+type ClaimPage struct {
+	Code, Words string
+	Typed       string // the nick in the form, as typed
+	Problem     string // a sentence about what went wrong; empty at first
+	// What the hub knows of the machine, for a signed-in person.
+	Asked time.Time // zero: the machine has not asked within the last minute
+	Addr  string
+}
+
+// ClaimForm is the data of the page "claimform", where a person types a code.
+type ClaimForm struct {
+	Tabs           []Tab
+	Typed, Problem string
+}
+
+// Arrival is the data of the page "arrival": how a claimed machine comes aboard.
+type Arrival struct {
+	Tabs   []Tab
+	Path   string
+	Words  string // of the claim code
+	Steps  []ArrivalStep
+	Device string // the device's id; empty: the machine is not aboard
+	Nick   string
+	Failed bool // nothing more will happen
+}
+
+// ArrivalStep is a step of an onboarding.
+type ArrivalStep struct {
+	State       StepState
+	Title, Text string
+	Time        time.Time // zero: unknown, or not yet
+	Path, Act   string    // a link to what the person must do
+}
+
+// StepState is the state of a step. It is a class and, in words, a text for screen readers.
+type StepState string
+
+// The states of a step.
+const (
+	StepDone   StepState = "done"
+	StepNow    StepState = "now"
+	StepAsks   StepState = "asks"
+	StepFailed StepState = "failed"
+	StepLater  StepState = "later"
+)
+
+// Words is the state for a screen reader.
+func (s StepState) Words() string {
+	return map[StepState]string{StepDone: "done", StepNow: "in progress", StepAsks: "needs you", StepFailed: "failed", StepLater: "not yet"}[s]
+}
+
+// Icon is the state's icon.
+func (s StepState) Icon() string {
+	return map[StepState]string{StepDone: "check", StepNow: "radio", StepAsks: "circle-help", StepFailed: "circle-alert", StepLater: "minus"}[s]
+}

@@ -1,0 +1,104 @@
+package ui
+
+import (
+	"gangway/hub/store"
+)
+
+// TokensPage is the data of the page "tokens", the list of join tokens.
+type TokensPage struct {
+	Tabs []Tab
+	Rows []TokenRow
+	// Soon is the number of join tokens that expire soon, and SoonPath the address of their list.
+	// OnlySoon is true if this page is that list. More is true if the list leaves some out.
+	Soon     int
+	SoonPath string
+	OnlySoon bool
+	More     bool
+	// First and Next are the addresses of other pages of the list. They are empty if there are
+	// none.
+	First, Next string
+	Empty       bool     // the account has no join token
+	Commands    []string // for the first onboarding
+	Image       string   // the page on which the hub builds images; empty: the hub builds none
+}
+
+// TokenRow is a join token, with its state in words.
+type TokenRow struct {
+	store.JoinToken
+	State   Badge
+	Path    string
+	Accepts string // what the token accepts besides proofs of a TPM; empty: nothing
+}
+
+// Name returns the token's nick or, if it has none, its id.
+func (t TokenRow) Name() string {
+	if t.Nick == "" {
+		return t.ID
+	}
+	return Visible(t.Nick)
+}
+
+// TokenForm is the form for a new join token: what was typed, and what is wrong with it.
+type TokenForm struct {
+	Tabs                                                  []Tab
+	Nick, MaxUses, Expires, Meta                          string
+	WithoutTPM, ForPantacor                               bool
+	NickProblem, UsesProblem, ExpiresProblem, MetaProblem string
+	Problem                                               string // about no field
+	PolicyRefuses                                         bool   // the policy refuses devices without a TPM
+}
+
+// Wrong reports whether any field has a problem.
+func (f TokenForm) Wrong() bool {
+	return f.NickProblem+f.UsesProblem+f.ExpiresProblem+f.MetaProblem+f.Problem != ""
+}
+
+// TokenMade is the data of the page "tokenmade", the only page that has a join token's secret.
+type TokenMade struct {
+	Tabs         []Tab
+	Token        TokenRow
+	Secret, File string
+	Onboard      string // commands
+	Build        string
+	Image        string // the page on which the hub builds images; empty: the hub builds none
+}
+
+// TokenPage is the data of the page "token".
+type TokenPage struct {
+	Tabs           []Tab
+	Token          TokenRow
+	Devices        string // the number of devices that joined with the token, in words
+	DevicesPath    string
+	Meta           []MetaRow
+	MoreMeta       int    // number of metadata keys that are not shown
+	Confirm        string // text that the person must type to disable the token
+	ConfirmProblem string
+}
+
+// ImagePage is the data of the page "image": the form for an installer image.
+type ImagePage struct {
+	TokenForm
+	Disk, Escrow, Network                      string // as typed
+	DiskProblem, EscrowProblem, NetworkProblem string
+	Missing                                    string // why the hub cannot build images; empty: it can
+	Limit, Size                                string // bounds of a build, in words
+	StatePath                                  string // of the part "building"
+	Building                                   Building
+}
+
+// Wrong reports whether something is wrong with what was typed.
+func (p ImagePage) Wrong() bool {
+	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem != ""
+}
+
+// Building is how far a build of an image is, or how the last one ended.
+type Building struct {
+	Known      bool // there is one
+	Running    bool
+	Step       string
+	For        string // how long it has run, in words
+	Sent, Size int    // KiB; Size is 0 until the image is built
+	SizeWords  string
+	Problem    string // why it failed
+	TokenPath  string
+}

@@ -1,0 +1,80 @@
+package ui
+
+import "time"
+
+// SettingsPage is the data of the page "settings". Only the part of the chosen tab is set.
+type SettingsPage struct {
+	Tabs      []Tab
+	Account   *SettingsAccount
+	Sessions  *SettingsSessions
+	APITokens *SettingsAPITokens
+}
+
+// SettingsAccount is the tab "Account". Each problem is shown next to its field.
+type SettingsAccount struct {
+	ID, PRN, Nick, Email string
+	Created              time.Time
+	Devices              int
+	APITokens            int
+
+	CurrentProblem, PasswordProblem, AgainProblem string
+	EndAPITokens                                  bool
+
+	// Problems of the form that disables or deletes the account.
+	DisableProblem, DeletePasswordProblem, ConfirmProblem string
+	Problem                                               string
+	WithDevices                                           bool
+}
+
+// SettingsSessions is the tab "Sessions".
+type SettingsSessions struct {
+	Rows []SessionRow
+}
+
+// SessionRow is a session of the account.
+type SessionRow struct {
+	ID, Addr, Means  string
+	Current          bool
+	Created, Expires time.Time
+}
+
+// SettingsAPITokens is the tab "API tokens".
+type SettingsAPITokens struct {
+	Rows    []APITokenRow
+	Max     int
+	Made    *MadeAPIToken // the API token that was just made; nil: none
+	Name    string        // as typed
+	All     bool          // the token may do everything
+	Rights  []Right
+	Life    []Choice
+	Problem string // what is wrong with the form as a whole
+	// What is wrong with the name, and with the scopes.
+	NameProblem, ScopeProblem string
+}
+
+// MadeAPIToken is a new API token, with the secret that no other answer has.
+type MadeAPIToken struct {
+	Name, Secret string
+	Expires      time.Time
+	Try          string // a command that uses the API token
+}
+
+// APITokenRow is an API token.
+type APITokenRow struct {
+	ID, Name, Addr         string
+	Rights                 []string // what the API token may do, in words
+	Created, Expires, Used time.Time
+	Badge                  Badge
+}
+
+// Right is a resource, with the levels of access that an API token can have to it.
+type Right struct {
+	Name, Title, Words string
+	Choices            []Choice
+}
+
+// Choice is an option of a list.
+type Choice struct {
+	Value, Name string
+	Chosen      bool
+}

@@ -1,0 +1,73 @@
+package ui
+
+import (
+	"gangway/hub/chain"
+	"gangway/hub/store"
+)
+
+// WaitingRoom is the data of the page "waiting".
+type WaitingRoom struct {
+	Tabs     []Tab // of the section
+	Shows    []Tab // waiting or denied
+	Denied   bool  // the page shows denied machines
+	Total    int   // machines that wait
+	Groups   []WaitingGroup
+	Machines []WaitingMachine
+	Cloned   []Cloned // devices that may be several machines
+	// MoreCloned is the address of the list of all such devices. It is set only if the page does
+	// not show all of them.
+	MoreCloned  string
+	First, Next string
+	Here        string // the page's address, to which a form returns
+}
+
+// WaitingGroup are machines about which the same questions are open.
+type WaitingGroup struct {
+	Path      string // of the preview
+	N         int
+	Questions []Question
+	TPM       string // the maker and model, if a question is about them
+}
+
+// WaitingMachine is a waiting or denied machine, with everything that the hub knows about it.
+type WaitingMachine struct {
+	store.WaitingDevice
+	Seen        string // the id and the digest of the shown data, for the form that decides
+	Questions   []Question
+	Checks      []chain.Check
+	Notes       []string
+	Certificate *chain.Certificate // nil: the machine sent no EK certificate
+	Facts       []Fact
+	Token       string // nick
+}
+
+// Question is a question to a person. Means says what approving means.
+type Question struct {
+	Code, Reason, Hint, Means string
+}
+
+// WaitingPreview is the data of the page "alike": exactly the machines and the questions that
+// one decision covers.
+type WaitingPreview struct {
+	Tabs      []Tab
+	Questions []Question
+	Machines  []WaitingMachine
+	More      int  // number of machines with the same questions that the decision does not cover
+	Reasons   bool // the machines' reasons differ: the page shows each machine's own
+}
+
+// Decided is the data of the page "decided".
+type Decided struct {
+	Tabs    []Tab
+	Approve bool
+	Done    int
+	Results []DecidedMachine
+	Back    string
+}
+
+// DecidedMachine is the result of a decision for one machine.
+type DecidedMachine struct {
+	ID, Name string
+	Done     bool
+	Text     string
+}

@@ -1,0 +1,138 @@
+package browser_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"gangway/internal/browser"
+)
+
+// way is a TCP forwarder between the browser and a hub. A test can cut it and open it again.
+type way struct {
+	t            *testing.T
+	address, hub string
+
+	mu       sync.Mutex
+	listener net.Listener
+	conns    []net.Conn
+}
+
+func newWay(t *testing.T, hub string) *way {
+	t.Helper()
+	w := &way{t: t, address: "127.0.0.1:0", hub: hub}
+	w.open()
+	t.Cleanup(w.cut)
+	return w
+}
+
+// open starts to forward connections. After a cut, it uses the same port as before.
+func (w *way) open() {
+	w.t.Helper()
+	l, err := net.Listen("tcp", w.address)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.listener, w.address = l, l.Addr().String()
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go w.pass(client)
+		}
+	}()
+}
+
+func (w *way) pass(client net.Conn) {
+	hub, err := net.Dial("tcp", w.hub)
+	if err != nil {
+		client.Close()
+		return
+	}
+	w.mu.Lock()
+	w.conns = append(w.conns, client, hub)
+	w.mu.Unlock()
+	go func() {
+		_, _ = io.Copy(hub, client)
+		hub.Close()
+	}()
+	_, _ = io.Copy(client, hub)
+	client.Close()
+}
+
+// cut closes all connections and refuses new ones.
+func (w *way) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.listener.Close()
+	for _, c := range w.conns {
+		c.Close()
+	}
+	w.conns = nil
+}
+
+// The page for a screen on a wall works without a person. It displays new devices by itself, and
+// does not grow with their number. It displays that the connection is lost, connects again by
+// itself, and displays that its session has ended.
+func TestWallInBrowser(t *testing.T) {
+	h := newHub(t, 7)
+	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
+	tab := browser.Open(t, "https://"+way.address, h.cookie, browser.Options{Size: browser.Wall, Dark: true})
+	tab.Go("/ui/wall")
+	const elements = `document.querySelectorAll("*").length`
+	before := browser.Eval[int](tab, elements)
+	for i := range 5 {
+		model := fmt.Sprint("Latecomer ", i)
+		h.onboard(t, "H-3", model, fmt.Sprint("LATE-", i))
+		tab.Until(`document.querySelector("#arrivals li").textContent.includes("` + model + `")`)
+	}
+	if after := browser.Eval[int](tab, elements); after > before {
+		t.Errorf("%d elements, then %d", before, after)
+	}
+	if text := tab.Text(); !strings.Contains(text, "12\naboard") && !strings.Contains(text, "aboard\n12") {
+		t.Errorf("the number of devices: %.300s", text)
+	}
+	if browser.Eval[string](tab, `document.getElementById("live").textContent`) == "" {
+		t.Error("the arrival is not announced to screen readers")
+	}
+	tab.Check("the wall after arrivals")
+	tab.Shot("wall-arrivals")
+
+	// Cut the connection, let a device arrive in the meantime, and open the connection again.
+	tab.Ignore("ERR_") // Chromium prints an error for each attempt to connect
+	way.cut()
+	tab.Until(`document.getElementById("wall-state").textContent.includes("No connection")`)
+	tab.Shot("wall-no-connection")
+	h.onboard(t, "H-3", "Missed", "MISSED-1")
+	way.open()
+	tab.Until(`document.getElementById("wall-state").textContent === "" && document.querySelector("#arrivals li").textContent.includes("Missed")`)
+
+	// Sign out the wall page's session. At its next request, the page displays this, and does not
+	// go to another page.
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/auth/logout", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimPrefix(h.cookie, "__Host-gangway="))
+	resp, err := h.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	tab.Ignore("status of 401")
+	h.onboard(t, "H-3", "Unseen", "UNSEEN-1")
+	tab.Until(`document.getElementById("wall-state").textContent.includes("Signed out")`)
+	if path := tab.Path(); path != "/ui/wall" {
+		t.Errorf("the wall left for %s", path)
+	}
+	tab.Check("the wall after its session")
+	tab.Shot("wall-signed-out")
+}

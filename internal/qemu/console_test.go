@@ -1,0 +1,104 @@
+package qemu_test
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/device/install"
+	"gangway/image/stick"
+)
+
+// A person at the machine can use its console: on the screen, they restart the machine; on the
+// serial port, they wipe the machine after its owner has allowed wiping.
+func TestConsoleOfAMachine(t *testing.T) {
+	t.Parallel()
+	long(t)
+	s := newSite(t, stick.Config{})
+	m, ctx := boot(t, s.with(true))
+	good := `gangway-init .*: this boot is good`
+	first := after(t, ctx, m, 0, good).At
+	s.listed(t)
+	o := s.signIn(t)
+
+	press := func(keys ...string) {
+		t.Helper()
+		if err := m.Press(ctx, keys...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	press("ret")
+	time.Sleep(3 * time.Second) // wait for the console on the screen: the serial port does not report it
+	s.picture(t, m, "console-status")
+	press("2")
+	s.picture(t, m, "console-network")
+	press("3")
+	s.picture(t, m, "console-tpm")
+	press("7")
+	s.picture(t, m, "console-log")
+	press("9", "r")
+	s.picture(t, m, "console-restart")
+	press("y", "e", "s", "ret")
+	restarted := after(t, ctx, m, first, `gangway-init .*: up, version`).At
+	after(t, ctx, m, restarted, `gangway-init .*: the hub has accepted a report`)
+
+	// see types keys on the serial port, and waits until the console displays one of the texts
+	// again. The console sends only the characters that change, and replaces spaces by movements of
+	// the cursor.
+	see := func(keys string, texts ...string) (seen string) {
+		t.Helper()
+		count := func(text string) (n int) {
+			re := regexp.MustCompile(strings.ReplaceAll(regexp.QuoteMeta(text), " ", `\s*`))
+			for _, l := range m.Lines() {
+				n += len(re.FindAllString(l.Text, -1))
+			}
+			return n
+		}
+		before := map[string]int{}
+		for _, text := range texts {
+			before[text] = count(text)
+		}
+		if err := m.Type(keys); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			for _, text := range texts {
+				if count(text) > before[text] {
+					return text
+				}
+			}
+			select {
+			case <-ctx.Done():
+				t.Fatalf("after the keys %q, the console shows none of %q: its last lines:\n%s", keys, texts, m.Tail())
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	const open = "1 Status 2 Network 3 TPM"
+	see("\r", open)
+	see("9", "restart this machine")
+	see("w", "delete the device at its hub")
+	see("q\r", open)
+	o.call(ctx, "PATCH", "/devices/"+o.device+"/user-meta", map[string]string{"gangway.console": "full"}, nil)
+	const ask, refused = "To wipe it, type", "not while the machine has an owner"
+	for see("9w", ask, refused) != ask { // repeat until the owner's setting has arrived at the machine
+		time.Sleep(2 * time.Second)
+	}
+	nick := s.hub.Devices(t, s.hub.Owner)[0].Nick
+	if err := m.Type(nick + "\r"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, ctx, m, `gangway-init .*: Wiping this machine, as requested at its console`)
+	waitFor(t, ctx, m, `gangway-init .*: the TPM is cleared`)
+	if err := m.WaitOff(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk)); err == nil {
+		t.Errorf("the disk still has a system: %+v", i)
+	}
+	if s.firmwareNames(t, "Gangway") {
+		t.Error("firmware still has an entry of the system")
+	}
+}
