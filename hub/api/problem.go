@@ -51,7 +51,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p = problem(http.StatusInternalServerError, "internal", "Try again. If it fails again, ask the operator to look into the hub's log.", "The hub failed to answer the request.")
 	}
 	if p.Status == http.StatusUnauthorized {
-		s.setAuthenticate(w)
+		s.setAuthenticate(w, r)
 	}
 	switch p.Status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -110,8 +110,8 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 
 // setAuthenticate sets the header that each 401 must have. Pantacor's clients require exactly this
 // form, because they split it at ", ".
-func (s *Server) setAuthenticate(w http.ResponseWriter) {
-	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
+func (s *Server) setAuthenticate(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.urlFor(r)))
 }
 
 // statusOf returns the HTTP status of a refusal with this code.

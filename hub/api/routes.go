@@ -330,6 +330,9 @@ func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) err
 
 // serve answers a request for a route, after the checks that the table names.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error {
+	if onPages(r) && rt.forDevices() {
+		return s.errDeviceRoute()
+	}
 	r, err := s.checkDisk(rt, r)
 	if err != nil {
 		return err

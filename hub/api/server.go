@@ -78,6 +78,10 @@ type Config struct {
 	// Images builds installer images for people; nil: the hub builds none. ImageLimits bound it.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
+	// PageURL is the https URL of the pages, if they have a name and a listener of their own: see
+	// ServePages. PageCertificate is that listener's.
+	PageURL         string
+	PageCertificate PageCertificate
 	// Version is the program's version, to show to people.
 	Version string
 }
@@ -131,6 +135,9 @@ func New(cfg Config) (*Server, error) {
 		if !wire.IsHubURL(u) || strings.HasSuffix(u, "/") {
 			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
 		}
+	}
+	if err := cfg.checkPages(); err != nil {
+		return nil, err
 	}
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
@@ -283,6 +290,9 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		}()
 		h := w.Header()
 		h.Set(wire.AddressesHeader, addresses)
+		if s.cfg.PageURL != "" {
+			h.Set(wire.PagesHeader, s.cfg.PageURL)
+		}
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
