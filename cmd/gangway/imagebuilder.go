@@ -85,8 +85,8 @@ func (i *imageFlags) builder(dir string, log *slog.Logger) (api.ImageBuilder, ap
 	}
 	b := &imageBuilder{program: self, dir: filepath.Join(dir, imageFolder), kernel: i.parts, programs: programsFolder(self), log: log}
 	if b.kernel == "" {
-		// Without a home folder there is no cache folder; Missing then says what to do.
-		b.kernel, _ = cacheDir()
+		// Missing says what to do if there is none.
+		b.kernel, _ = kernelFolder()
 	}
 	// A hub that was killed left these. An image has a secret.
 	return b, i.limits, os.RemoveAll(b.dir)
