@@ -21,7 +21,8 @@ type ImageBuilder interface {
 	// Build builds an image of at most size bytes. No temporary file is larger than size. Build
 	// calls step with the name of each step that it begins. After Build failed, or after the image
 	// is closed, no file of the image is on the disk. Build ends when ctx ends. If the image would
-	// be larger than size, the error is ErrImageSize.
+	// be larger than size, the error is ErrImageSize. After Build returned, the image can be read
+	// even if ctx has ended.
 	Build(ctx context.Context, o ImageOptions, token []byte, size int64, step func(string)) (*Image, error)
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -156,7 +157,7 @@ func (s *Server) doBulk(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rows, err := s.ownRows(r, form["id"])
+	rows, err := s.ownRows(r, strings.Fields(strings.Join(form["id"], " ")))
 	if err != nil {
 		return err
 	}

@@ -15,9 +15,20 @@ import (
 	"gangway/wire"
 )
 
-// listRows is the number of devices on a page of the list. With all columns, the page is smaller
-// than 100 kB.
-const listRows = 50
+// A page of the list has listRows devices, or wideRows if it shows more than wideColumns columns. So
+// its first load stays below 100 kB.
+const (
+	listRows    = 50
+	wideColumns = 8
+	wideRows    = 30
+)
+
+func (q listQuery) rows() int {
+	if len(q.columns) > wideColumns {
+		return wideRows
+	}
+	return listRows
+}
 
 // listColumns are the columns of the list. A click on a column's name sorts the list by sort, if it
 // is not empty.
@@ -180,7 +191,7 @@ func (s *Server) fillList(ctx context.Context, d *ui.DevicesPage, q listQuery, f
 		return err
 	}
 	d.Count = countWords(n)
-	find.After, find.Limit = after, listRows
+	find.After, find.Limit = after, q.rows()
 	page, err := s.cfg.Store.SearchDevices(ctx, find)
 	if err != nil {
 		return err
