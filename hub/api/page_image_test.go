@@ -186,7 +186,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	<-began
 	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
 	status, page, _ := ada.form("/ui/onboard/image", "nick", "again")
-	says(t, page, "builds an image for you already")
+	says(t, page, "already building an image for your account")
 	if after := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)); status != 409 || b.builds.Load() != 1 || after != before {
 		t.Errorf("two builds of one owner: %d, %d builds, %d new tokens", status, b.builds.Load(), after-before)
 	}
@@ -198,7 +198,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	second := bert.leave(ctx)
 	<-began
 	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
-	says(t, page, "builds images for others now")
+	says(t, page, "as many images as it can at once")
 	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
 		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
 	}
