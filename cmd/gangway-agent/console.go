@@ -21,16 +21,16 @@ func consoleCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "console",
 		Short: "Show this machine on a full screen: network, TPM, hub, log, claim code",
-		Long: `Console is a full-screen program for a person in front of the machine or at its
-serial line. Its pages show the machine's state and what is wrong with it, network, TPM,
-hub, identity, revision, log and claim code. It restarts the machine; on Gangway's own
-images it also edits the network settings and wipes the machine. It shows no secret.
+		Long: `Console is a full-screen program for a person at the machine's screen or serial port.
+Its pages show the machine's state and problems, network, TPM, hub, identity, revision,
+log and claim code. It can restart the machine; on Gangway's own images it can also
+change the network settings and wipe the machine. It shows no secret.
 
 The machine's owner limits it with the user-meta gangway.console: off, read (shows the
 machine only), on, or full (also wipes a machine that has an owner). Without the
 user-meta, it is on.
 
-It needs a terminal of at least 40 columns and 12 lines, and no colours.`,
+It works on terminals of at least 40 columns and 12 lines, also without colours.`,
 		Example: `  gangway-agent console
   TERM=vt102 gangway-agent console --log-file /var/log/gangway-agent.log`,
 		Args: cmdline.Args(),
@@ -56,14 +56,14 @@ It needs a terminal of at least 40 columns and 12 lines, and no colours.`,
 	f.StringVar(&log, "log-file", "", "file with the machine's log (default: systemd's journal of gangway-agent)")
 	f.StringVar(&limit, "limit", "full", "the highest level that the owner may allow: off, read, on or full")
 	f.StringVar(&hook, "machine-hook", "", "program that restarts the machine, changes its network settings and wipes it; Gangway's images have one")
-	f.DurationVar(&idle, "idle", 0, "leave the console if no key is pressed for so long (default: never)")
-	f.StringVar(&o.token, "token-file", "", "join token file, for a machine that is not onboarded: says which hub to check")
-	f.StringVar(&o.hub, "hub-file", "", "hub file, for the same purpose")
+	f.DurationVar(&idle, "idle", 0, "time without a key press after which the console closes (default: never)")
+	f.StringVar(&o.token, "token-file", "", "join token file that names the hub to check, for a machine that is not onboarded")
+	f.StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, for a machine that is not onboarded")
 	return c
 }
 
-// newScreen returns this process's terminal. The descriptions of terminals are in this program: a
-// machine needs no terminfo database.
+// newScreen returns this process's terminal. This program contains the descriptions of common
+// terminals, because Gangway's images have no terminfo database.
 func newScreen() (tcell.Screen, error) {
 	s, err := tcell.NewTerminfoScreen()
 	if errors.Is(err, tcell.ErrTermNotFound) {

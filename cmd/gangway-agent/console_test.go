@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 )
 
-// runMain, in the environment, makes the test's program run as gangway-agent.
+// If the environment variable runMain is set, the test's program runs as gangway-agent.
 const runMain = "GANGWAY_AGENT_TEST_RUNS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// pty makes a pseudo terminal of this size; 0: the size is not known, as at a serial port.
+// pty makes a pseudo terminal of this size. If the size is 0, the terminal does not know its size,
+// like a serial port.
 func pty(t *testing.T, columns, rows uint16) (controller, terminal *os.File) {
 	t.Helper()
 	controller, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -53,7 +54,7 @@ func pty(t *testing.T, columns, rows uint16) (controller, terminal *os.File) {
 	return controller, terminal
 }
 
-// output collects what a program writes to a terminal.
+// output records the output of a program on a terminal.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer // guarded by mu
@@ -78,8 +79,8 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
-// The console runs on the terminals of real machines, of which a serial port does not know its size.
-// It leaves the terminal with the settings that it had.
+// The console runs on the terminals of real machines. A terminal at a serial port does not know
+// its size. When the console ends, it restores the terminal's settings.
 func TestConsoleOnATerminal(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -115,7 +116,7 @@ func TestConsoleOnATerminal(t *testing.T) {
 			see("onboarded")
 			controller.WriteString("9")
 			see("restart")
-			time.Sleep(2500 * time.Millisecond) // the facts are read again
+			time.Sleep(2500 * time.Millisecond) // wait until the console has read the facts again
 			quiet := len(out.String())
 			time.Sleep(4 * time.Second)
 			if sent := len(out.String()) - quiet; sent > 400 {
@@ -133,7 +134,7 @@ func TestConsoleOnATerminal(t *testing.T) {
 	}
 }
 
-// Where there is no terminal, the console says so and does not wait.
+// If there is no terminal, the console returns an error and does not wait.
 func TestConsoleNeedsATerminal(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"", "dumb", "nonsense"} {

@@ -152,8 +152,8 @@ func boot() {
 	power.PowerOff()
 }
 
-// consoleLimit returns the level to which the image limits the machine's console. A word that is not a
-// level counts as read: whoever built the image wanted a limit.
+// consoleLimit returns the highest level that the image allows for the machine's console. A word
+// that is not a level counts as read, because the person who built the image wanted a limit.
 func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
 	word, set := words["gangway.console"]
 	if !set {
@@ -167,10 +167,10 @@ func consoleLimit(words map[string]string, logf func(format string, args ...any)
 	return limit
 }
 
-// consoleLog is where the console reads the machine's log, in memory.
+// consoleLog is the path of the log that the console shows. The file is in memory.
 const consoleLog = "/run/gangway.log"
 
-// terminals serves the persons at the screen and at the serial ports.
+// terminals returns the Terminals for the screen and the serial ports of this machine.
 func terminals(s *screen.Screen, processes *machine.Processes, limit access.Level, state string) *system.Terminals {
 	s.KeepLog(consoleLog)
 	if limit != access.Off {
@@ -186,7 +186,8 @@ func terminals(s *screen.Screen, processes *machine.Processes, limit access.Leve
 	}
 }
 
-// consoleIdle is when the console closes by itself: the panel and the log are then visible again.
+// consoleIdle is the time without a key press after which the console closes, so that the panel
+// and the log are visible again.
 const consoleIdle = "10m"
 
 // installed returns the system.System of this machine.

@@ -13,13 +13,13 @@ import (
 	"github.com/gdamore/tcell/v2"
 )
 
-// action is what a person may have the machine do.
+// action is an action on the machine that a person can request.
 type action struct {
 	key    rune
-	page   string // where the key works
+	page   string // the page on which the key works
 	what   string
 	needs  access.Level
-	native bool // only on a system that Gangway installed
+	native bool // the action works only on a system that Gangway installed
 	start  func(c *console, ctx context.Context)
 }
 
@@ -40,8 +40,8 @@ var (
 	errOwned = errors.New("not while the machine has an owner: delete the device at its hub first, or allow it with gangway.console=full")
 )
 
-// allowed returns why an action is not possible, or nil. It reads the level again, because the owner
-// may have changed it.
+// allowed returns the reason why an action is not possible, or nil. It reads the level again,
+// because the owner may have changed it.
 func (c *console) allowed(a action) error {
 	if _, elsewhere := c.cfg.Machine.(System); (elsewhere || c.cfg.Machine == nil) && a.native {
 		return ErrElsewhere
@@ -63,7 +63,7 @@ func readState(cfg *Config) (*agent.State, error) {
 	return s, err
 }
 
-// start begins an action, if it is possible.
+// start begins an action. If the action is not possible, it shows the reason.
 func (c *console) start(ctx context.Context, a action) {
 	if err := c.allowed(a); err != nil {
 		c.message = "Not possible: " + err.Error()
@@ -72,13 +72,15 @@ func (c *console) start(ctx context.Context, a action) {
 	a.start(c, ctx)
 }
 
-// run does something to the machine in the background.
+// run calls do in the background. When do has ended, the console shows the text done, or the
+// error.
 func (c *console) run(ctx context.Context, done string, do func(context.Context) error) {
 	c.busy, c.modal = true, nil
 	go func() { c.send(ctx, doneEvent{message: done, err: do(ctx)}) }()
 }
 
-// confirmed runs do, if the action is still possible.
+// confirmed runs do after the person has confirmed the action with this key. It first checks again
+// that the action is possible.
 func (c *console) confirmed(ctx context.Context, key rune, done string, do func(context.Context) error) {
 	for _, a := range actions {
 		if a.key != key {
@@ -94,7 +96,7 @@ func (c *console) confirmed(ctx context.Context, key rune, done string, do func(
 
 func (c *console) askRestart(ctx context.Context) {
 	c.modal = &question{
-		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "Programs on it end, and it is away for a minute or two."), blank, para(plain, "To restart it, type yes and press Enter.")},
+		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "All programs on the machine end. The restart takes a minute or two."), blank, para(plain, "To restart it, type yes and press Enter.")},
 		want: "yes", yes: func() { c.confirmed(ctx, 'r', "The machine restarts.", c.cfg.Machine.Restart) },
 	}
 }
@@ -104,8 +106,8 @@ func (c *console) askWipe(ctx context.Context) {
 	c.modal = &question{
 		rows: []row{
 			para(bad, "Wipe this machine: %s", want), blank,
-			para(plain, "The machine restarts. Before its system starts, it destroys the keys and the data of its disk, clears the TPM, and switches off. All data is lost; nothing brings it back."),
-			para(plain, "The endorsement key stays: if the machine is installed again, it is the same device. So delete the device at its hub too."), blank,
+			para(plain, "The machine restarts. Before its system starts, it destroys the keys and the data of its disk, clears the TPM, and switches off. All data is lost and cannot be recovered."),
+			para(plain, "The endorsement key stays: if the machine is installed again, it stays the same device. So delete the device at its hub too."), blank,
 			para(strong, "To wipe it, type %s and press Enter.", want),
 		},
 		want: want, yes: func() { c.confirmed(ctx, 'w', "The machine restarts, and wipes itself.", c.cfg.Machine.Wipe) },
@@ -121,10 +123,10 @@ func (c *console) editNetwork(ctx context.Context) {
 	}()
 }
 
-// checkNetwork returns what is wrong with network settings.
+// checkNetwork returns an error that describes the first mistake in network settings.
 func checkNetwork(text string) error {
 	if strings.Contains(text, access.Placeholder) {
-		return fmt.Errorf("write the proxy's password in place of %s", access.Placeholder)
+		return fmt.Errorf("type the proxy's password in place of %s", access.Placeholder)
 	}
 	_, err := netfile.Parse([]byte(text))
 	return err
@@ -145,7 +147,7 @@ func (c *console) askTry(ctx context.Context, text string) {
 		rows = append(rows, para(plain, "  automatic"))
 	}
 	c.modal = &question{
-		rows: append(rows, blank, para(plain, "The machine restarts to try them. If its hub is not reached within 10 minutes, it restarts with the former ones. A machine that was never onboarded keeps them at once."), blank,
+		rows: append(rows, blank, para(plain, "The machine restarts to try these settings. If it does not reach its hub within 10 minutes, it restarts with the previous settings. A machine that was never onboarded keeps the new settings at once."), blank,
 			para(plain, "To try them, type yes and press Enter.")),
 		want: "yes", no: func() { c.modal = editor },
 		yes: func() {
@@ -154,17 +156,17 @@ func (c *console) askTry(ctx context.Context, text string) {
 	}
 }
 
-// question asks for a word. It is a modal.
+// question is a modal that asks the person to type a word.
 type question struct {
 	rows   []row
 	want   string
 	typed  []rune
 	scroll int
 	yes    func()
-	no     func() // nil: back to the page
+	no     func() // nil: return to the page
 }
 
-// maxAnswer bounds the typed word, in characters.
+// maxAnswer is the maximum length of the typed word, in characters.
 const maxAnswer = 64
 
 func (q *question) keys() string { return "Enter: answer  Esc: cancel" }

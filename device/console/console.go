@@ -16,66 +16,68 @@ import (
 	"github.com/rivo/uniseg"
 )
 
-// Config configures a console.
+// Config holds the settings of a console.
 type Config struct {
-	// Screen is the terminal. Run initializes it and gives it back.
+	// Screen is the terminal. Run initializes it and restores it at the end.
 	Screen tcell.Screen
 	// Doctor names the TPM, the agent's state folder and the proxy.
 	Doctor  doctor.Config
 	Machine Machine
 	// Limit is the highest level that the image allows (package access).
 	Limit access.Level
-	// LogFile has the machine's log; empty: systemd's journal of gangway-agent.
+	// LogFile is the file with the machine's log. Empty: systemd's journal of gangway-agent.
 	LogFile string
 	Version string
-	// Idle ends the console if no key is pressed for so long; 0: never.
+	// Idle is the time without a key press after which the console closes. 0: it does not
+	// close.
 	Idle time.Duration
-	// Plain uses no colours.
+	// Plain makes the console use no colours.
 	Plain bool
 }
 
-// ErrOff means that the image, or the machine's owner, has switched the console off.
+// ErrOff means that the image or the machine's owner has switched the console off.
 var ErrOff = errors.New("the console is switched off, by the image or by the machine's owner (user-meta " + access.MetaKey + ")")
 
-// refreshEvery is how often the facts are read.
+// refreshEvery is the interval at which the console reads the facts.
 const refreshEvery = 2 * time.Second
 
-// console is a running console. Only the goroutine of Run uses it; the others send events.
+// console is a running console. Only the goroutine of Run uses it; other goroutines send events to
+// that goroutine.
 type console struct {
 	cfg     Config
 	screen  tcell.Screen
 	unicode bool
 
-	next, shown *grid // what is being drawn, and what the terminal shows; shown is nil: unknown
+	next, shown *grid // next is the grid to draw, shown the grid that the terminal shows; nil: not known
 
 	facts    *facts
-	health   *health // nil: not examined yet
+	health   *health // nil: the machine has not been examined yet
 	checking bool
 
 	at      int // page
 	help    bool
-	scroll  int // first line of the page that is shown
+	scroll  int // number of the first visible line of the page
 	atEnd   bool
 	message string
 	modal   modal // nil: none
-	busy    bool  // an action is under way
+	busy    bool  // an action is in progress
 	typed   time.Time
 }
 
-// repaint makes the next draw write every cell.
+// repaint makes the next draw send every cell to the terminal.
 func (c *console) repaint() {
 	c.shown = nil
 	c.screen.Sync()
 }
 
-// modal is what takes the keys instead of the pages: a question or the editor.
+// modal gets the key presses instead of the pages. It is a question or the editor.
 type modal interface {
 	draw(c *console, width, top, height int)
 	key(c *console, k *tcell.EventKey)
 	keys() string
 }
 
-// Events of the goroutines that work in the background.
+// Events that goroutines in the background send to the goroutine of Run.
 type (
 	factsEvent  struct{ *facts }
 	healthEvent struct{ *health }
@@ -96,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("console: %w", err)
 	}
 	defer c.screen.Fini()
-	c.unicode = c.screen.CanDisplay('\u2588', false)
+	c.unicode = c.screen.CharacterSet() == "UTF-8"
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go c.refresh(ctx)
@@ -106,12 +108,12 @@ func Run(ctx context.Context, cfg Config) error {
 	return c.loop(ctx)
 }
 
-// post sends something to the loop.
+// post sends data to the event loop.
 func (c *console) post(data any) {
-	_ = c.screen.PostEvent(tcell.NewEventInterrupt(data)) // an error means that the queue is full, and the next refresh comes soon
+	_ = c.screen.PostEvent(tcell.NewEventInterrupt(data)) // an error means that the queue is full; ignore it, because the next refresh comes soon
 }
 
-// refresh reads the facts again and again.
+// refresh reads the facts every refreshEvery, until ctx ends.
 func (c *console) refresh(ctx context.Context) {
 	for {
 		select {
@@ -132,7 +134,7 @@ func (c *console) check(ctx context.Context) {
 	go func() { c.send(ctx, healthEvent{c.cfg.examine(ctx)}) }()
 }
 
-// send sends an event that must not be lost.
+// send sends an event to the event loop. Unlike post, it waits until the queue has room.
 func (c *console) send(ctx context.Context, data any) {
 	for c.screen.PostEvent(tcell.NewEventInterrupt(data)) != nil {
 		select {
@@ -188,7 +190,7 @@ func (c *console) heard(data any) {
 	}
 }
 
-// key handles a key, and reports whether the console ends.
+// key handles a key press, and reports whether the console must end.
 func (c *console) key(ctx context.Context, k *tcell.EventKey) bool {
 	switch {
 	case k.Key() == tcell.KeyCtrlC || k.Key() == tcell.KeyCtrlQ:
@@ -254,7 +256,7 @@ func (c *console) open(n int) {
 	c.atEnd = pages[c.at].tails
 }
 
-// room is how many lines a page has.
+// room returns the number of lines that a page may have.
 func (c *console) room() int {
 	_, h := c.screen.Size()
 	return max(1, h-frame)
@@ -262,16 +264,17 @@ func (c *console) room() int {
 
 func (c *console) scrollBy(n int) {
 	c.atEnd = false
-	c.scroll = max(0, c.scroll+n) // draw bounds it above
+	c.scroll = max(0, c.scroll+n) // draw limits the upper end
 }
 
-// Lines of the frame: title, tabs and a rule above; message and keys below.
+// Number of lines around a page. Above it are the title, the tabs and a rule; below it are the
+// message and the keys.
 const (
 	above = 3
 	frame = above + 2
 )
 
-// Smallest terminal, in characters.
+// Size of the smallest terminal on which the console works, in characters.
 const (
 	minWidth  = 30
 	minHeight = 8
@@ -355,7 +358,7 @@ func (c *console) keyLine(w int) string {
 	return own + "1-9, arrows: pages  up, down: scroll  ? help  q leave"
 }
 
-// drawPage draws the rows of the page, or of the help, that fit.
+// drawPage draws those rows of the page, or of the help, that are in the visible part.
 func (c *console) drawPage(w, room int) {
 	rows := helpRows
 	if !c.help {
@@ -384,8 +387,8 @@ func (c *console) drawPage(w, room int) {
 	}
 }
 
-// put draws a text in at most this many columns. It drops every character that a terminal
-// interprets, so that a text of others cannot control the terminal.
+// put draws a text in at most width columns. It drops every character that a terminal interprets,
+// so that a text from the hub or a log cannot control the terminal.
 func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	if width <= 0 {
 		return
@@ -403,7 +406,8 @@ func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	}
 }
 
-// style returns how a look is drawn. Colours only add to the words.
+// style returns the terminal's style for a look. Colours only add to the words, so the console is
+// usable without colours.
 func (c *console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colours := !c.cfg.Plain && c.screen.Colors() >= 8
@@ -416,7 +420,7 @@ func (c *console) style(l look) tcell.Style {
 	return s.Foreground(map[look]tcell.Color{good: tcell.ColorGreen, doubtful: tcell.ColorOlive, bad: tcell.ColorMaroon}[l])
 }
 
-// nameStyle draws the name of a fact or the severity of a finding.
+// nameStyle returns the style for the name of a fact or the severity of a finding.
 func (c *console) nameStyle(l look) tcell.Style {
 	if l == bad || l == doubtful {
 		return c.style(l).Bold(true)
@@ -424,7 +428,8 @@ func (c *console) nameStyle(l look) tcell.Style {
 	return c.style(l)
 }
 
-// codeStyle draws a QR code's light modules light, also on a terminal whose background is light.
+// codeStyle returns a style in which the light modules of a QR code are light, even on a terminal
+// with a light background.
 func (c *console) codeStyle() tcell.Style {
 	if c.screen.Colors() >= 8 {
 		return tcell.StyleDefault.Foreground(tcell.ColorWhite).Background(tcell.ColorBlack)
@@ -432,7 +437,7 @@ func (c *console) codeStyle() tcell.Style {
 	return tcell.StyleDefault
 }
 
-// nameWidth is the width of the names of facts, with the space after them.
+// nameWidth is the width of the column of the facts' names, with the space after them.
 const nameWidth = 11
 
 // line is one line of a page.
@@ -443,7 +448,7 @@ type line struct {
 	exact      bool
 }
 
-// layout wraps rows to a width.
+// layout breaks rows into lines of at most width columns.
 func layout(rows []row, width int) (out []line) {
 	for _, r := range rows {
 		if r.exact {
@@ -465,7 +470,7 @@ func layout(rows []row, width int) (out []line) {
 	return out
 }
 
-// wrap breaks a text into lines of at most this many columns, at spaces where it can.
+// wrap breaks a text into lines of at most width columns, at spaces where possible.
 func wrap(text string, width int) (out []string) {
 	width = max(width, 1)
 	current, used := "", 0
@@ -476,7 +481,7 @@ func wrap(text string, width int) (out []string) {
 		} else if used > 0 || current != "" {
 			current, used = current+" ", used+1
 		}
-		for n > width { // a word that is longer than a line
+		for n > width { // for a word that is longer than a line
 			var head string
 			head, word = cut(word, width-used)
 			out, current, used = append(out, current+head), "", 0
@@ -484,14 +489,13 @@ func wrap(text string, width int) (out []string) {
 		}
 		current, used = current+word, used+n
 		if word == "" && used == 0 {
-			current, used = " ", 1 // keeps the indentation of a line
+			current, used = " ", 1 // keep the indentation of the line
 		}
 	}
 	return append(out, current)
 }
 
-// cut returns the part of a text that fits into this many columns, at least one character, and the
-// rest.
+// cut splits a text: head is the part that fits into width columns, with at least one character.
 func cut(text string, width int) (head, rest string) {
 	used := 0
 	for rest, state := text, -1; rest != ""; {
@@ -506,8 +510,8 @@ func cut(text string, width int) (head, rest string) {
 	return head, ""
 }
 
-// ownNick is the word that confirms a wipe: the device's nick, so that nobody wipes another machine
-// than they think.
+// ownNick returns the word that confirms a wipe. It is the device's nick, so that a person does
+// not wipe another machine by mistake.
 func ownNick(s *agent.State) string {
 	if s.Nick != "" {
 		return tcg.Printable(s.Nick)

@@ -18,7 +18,7 @@ import (
 	"github.com/gdamore/tcell/v2"
 )
 
-// fakeMachine records what the console does to the machine.
+// fakeMachine records the calls of the console.
 type fakeMachine struct {
 	mu       sync.Mutex
 	did      []string // guarded by mu
@@ -49,7 +49,7 @@ func (m *fakeMachine) NetworkReport(context.Context) (string, error) {
 }
 func (m *fakeMachine) NetworkSettings(context.Context) (string, error) { return m.settings, nil }
 
-// bench is a console on a simulated terminal.
+// bench is a running console on a simulated terminal.
 type bench struct {
 	t       *testing.T
 	screen  *terminal
@@ -102,10 +102,10 @@ func (b *bench) write(name, content string) {
 type terminal struct {
 	tcell.SimulationScreen
 	mu   sync.Mutex
-	last string // guarded by mu: the lines that Show drew last
+	last string // lines that Show drew in its last call; guarded by mu
 }
 
-// Show draws the screen and keeps its text.
+// Show draws the screen and stores its text.
 func (s *terminal) Show() {
 	s.SimulationScreen.Show()
 	cells, w, h := s.GetContents()
@@ -130,7 +130,7 @@ func (b *bench) text() string {
 	return b.screen.last
 }
 
-// see waits until the screen has a text.
+// see waits until the screen shows a text.
 func (b *bench) see(text string) {
 	b.t.Helper()
 	b.until("the screen has "+text, func() bool { return strings.Contains(b.text(), text) })
@@ -186,8 +186,8 @@ func TestPagesShowTheMachine(t *testing.T) {
 	}
 }
 
-// Every page must be readable on the smallest terminal: no line is longer than the terminal, and the
-// arrow keys reach the last line.
+// Every page is readable on the smallest terminal: no line is longer than the terminal, and a
+// person can scroll to the last line.
 func TestPagesFitASmallTerminal(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 40, 12, ownedState, nil)
@@ -210,8 +210,8 @@ func TestClaimCodeIsShownAsACodeAndAsText(t *testing.T) {
 	b.see("https://hub.example/claim/Ab12")
 }
 
-// A nick comes from the hub, and a log line from anyone who can make the agent log it. They must not
-// control the terminal or reverse the text around them.
+// A nick comes from the hub. A log line comes from anyone who can make the agent log a text. These
+// texts must not control the terminal or reverse the order of the text around them.
 func TestEscapesInForeignTextAreNotDrawn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, `{"phase":"active","nick":"ot\u001b[2Jter\u202e\u0007","hub":"https://h"}`, func(c *Config) {
@@ -227,11 +227,11 @@ func TestEscapesInForeignTextAreNotDrawn(t *testing.T) {
 	})
 }
 
-// The person must type yes. Another word, or Esc, does nothing.
+// The machine restarts only if the person types yes. After another word, or Esc, nothing happens.
 func TestRestartAsksFirst(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
-	b.press("r") // only on the page Machine
+	b.press("r") // this key works only on the page Machine
 	b.press("9r")
 	b.see("To restart it, type yes and press Enter.")
 	b.press("no", tcell.KeyEnter)
@@ -248,7 +248,7 @@ func TestRestartAsksFirst(t *testing.T) {
 	}
 }
 
-// A person at the serial line must not take a machine from its owner.
+// A person at the serial port must not be able to wipe a machine that has an owner.
 func TestOwnedMachineIsNotWiped(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -259,7 +259,8 @@ func TestOwnedMachineIsNotWiped(t *testing.T) {
 	}
 }
 
-// An owner who allows the wipe is asked for the device's nick, so that no other machine is wiped.
+// If the owner allows the wipe, the person must type the device's nick, so that another machine is
+// not wiped by mistake.
 func TestWipeAsksForTheNick(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -275,8 +276,8 @@ func TestWipeAsksForTheNick(t *testing.T) {
 	}
 }
 
-// The owner may switch an action off while a person answers the question. Then the answer does
-// nothing.
+// If the owner switches an action off while a person answers the question, the answer has no
+// effect.
 func TestLevelIsCheckedAgainAfterTheAnswer(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -290,7 +291,7 @@ func TestLevelIsCheckedAgainAfterTheAnswer(t *testing.T) {
 	}
 }
 
-// The owner may switch the console off while it is open.
+// If the owner switches the console off while it is open, the console closes.
 func TestOwnerSwitchesTheOpenConsoleOff(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -308,7 +309,8 @@ func TestImageSwitchesTheConsoleOff(t *testing.T) {
 	}
 }
 
-// A system that Gangway did not install keeps its own network settings, and is not wiped.
+// On a system that Gangway did not install, the console offers neither network settings nor the
+// wipe.
 func TestOtherSystemOffersNoNativeActions(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 100, 24, `{}`, func(c *Config) { c.Machine = System{} })
@@ -319,15 +321,15 @@ func TestOtherSystemOffersNoNativeActions(t *testing.T) {
 	}
 }
 
-// The editor shows a mistake as one types. The settings are tried only after a question, and never
-// with the word that replaces the proxy's password.
+// The editor shows a mistake while the person types. The settings are tried only after the person
+// has confirmed, and never if they contain the placeholder for the proxy's password.
 func TestNetworkSettingsAreEditedAndTried(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, func(c *Config) {
 		c.Machine.(*fakeMachine).settings = "version = 1\nproxy = http://ada:" + access.Placeholder + "@proxy.example:3128\n"
 	})
 	b.press("2e")
-	b.see("write the proxy's password in place of " + access.Placeholder)
+	b.see("type the proxy's password in place of " + access.Placeholder)
 	b.press(tcell.KeyCtrlO)
 	b.see("Correct the mistake first.")
 	b.press(tcell.KeyDown, tcell.KeyEnd)
@@ -339,7 +341,7 @@ func TestNetworkSettingsAreEditedAndTried(t *testing.T) {
 	b.press(tcell.KeyCtrlO)
 	b.see("Try these network settings?")
 	b.see("vlan = 7")
-	b.press(tcell.KeyEscape) // back to the editor, with the text
+	b.press(tcell.KeyEscape) // return to the editor, which still has the text
 	b.see("The settings have no mistake.")
 	b.press(tcell.KeyCtrlO, "yes", tcell.KeyEnter)
 	b.see("The machine restarts to try the settings.")
@@ -355,7 +357,7 @@ func TestFailedActionSaysWhy(t *testing.T) {
 	b.see("It failed: the disk is full")
 }
 
-// A console that nobody uses closes, so that the screen shows the machine's panel again.
+// If nobody presses a key, the console closes, so that the screen shows the machine's panel again.
 func TestIdleConsoleCloses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, func(c *Config) { c.Idle = time.Second })

@@ -1,11 +1,11 @@
-// Package console is the small full-screen program for a person in front of a machine, or at its
-// serial line: it shows the machine's network, TPM, hub, identity, revision, log and claim code,
-// and restarts the machine, changes its network settings or wipes it.
+// Package console is the full-screen program for a person at a machine's screen or serial port. It
+// shows the machine's network, TPM, hub, identity, revision, log and claim code. It can restart
+// the machine, change its network settings and wipe it.
 //
-// It shows no secret, and has neither a shell nor a way to read a file of the person's choice. What
-// it offers depends on package access. What it does to the machine, a Machine does for it.
+// The console shows no secret. It has no shell, and a person cannot choose a file to read. Package
+// access decides which actions the console offers. A Machine carries out the actions.
 //
-// It works on terminals of at least 40 columns and 12 lines, without colours, and with a keyboard
-// only. All text of others, such as a nick from the hub or a line of a log, is cleaned of escapes
-// before it is drawn.
+// The console works on terminals of at least 40 columns and 12 lines, without colours, and with
+// only a keyboard. Before it draws a text that others control, such as a nick from the hub or a
+// log line, it removes the escape sequences.
 package console

@@ -11,12 +11,12 @@ import (
 	"github.com/gdamore/tcell/v2"
 )
 
-// editor edits a short text. It is a modal. It checks the text with each key, so that a mistake is
-// shown where it is made.
+// editor is a modal in which a person edits a short text. It checks the text after each key press,
+// so that it shows a mistake at once.
 type editor struct {
 	lines  [][]rune // at least one
 	x, y   int      // cursor: column and line in the text
-	top    int      // first line that is shown
+	top    int      // number of the first visible line
 	check  func(text string) error
 	accept func(c *console, text string)
 }
@@ -41,9 +41,9 @@ func (e *editor) text() string {
 }
 
 func (e *editor) draw(c *console, w, top, height int) {
-	room := max(1, height-2) // two lines for the mistake
+	room := max(1, height-2) // the two other lines show the mistake
 	e.top = min(max(e.top, e.y-room+1), e.y)
-	left := max(0, e.x-w+2) // long lines move sideways
+	left := max(0, e.x-w+2) // scroll a long line to the left
 	for i := range min(room, len(e.lines)-e.top) {
 		if l := e.lines[e.top+i]; len(l) > left {
 			c.put(0, top+i, w, string(l[left:]), tcell.StyleDefault)
@@ -65,7 +65,7 @@ func (e *editor) draw(c *console, w, top, height int) {
 func (e *editor) key(c *console, k *tcell.EventKey) {
 	switch k.Key() {
 	case tcell.KeyEscape:
-		c.modal, c.message = nil, "The settings stay as they were."
+		c.modal, c.message = nil, "The settings are unchanged."
 	case tcell.KeyCtrlO:
 		if err := e.check(e.text()); err != nil {
 			c.message = "Correct the mistake first."
@@ -112,12 +112,12 @@ func (e *editor) move(k tcell.Key) {
 	e.x = min(e.x, len(e.lines[e.y]))
 }
 
-// full reports whether the text has no room for another character, and says so.
+// full reports whether the text has its maximum size. If it has, full shows a message.
 func (e *editor) full(c *console) bool {
 	if len(e.text()) < netfile.MaxFile {
 		return false
 	}
-	c.message = fmt.Sprintf("The settings have at most %d bytes.", netfile.MaxFile)
+	c.message = fmt.Sprintf("The settings can have at most %d bytes.", netfile.MaxFile)
 	return true
 }
 
@@ -146,7 +146,8 @@ func (e *editor) backspace() {
 	e.remove()
 }
 
-// remove removes the character at the cursor; at the end of a line, it joins the next line to it.
+// remove removes the character at the cursor. At the end of a line, it joins the line and the next
+// one.
 func (e *editor) remove() {
 	l := e.lines[e.y]
 	switch {

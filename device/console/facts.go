@@ -20,7 +20,7 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// facts are what the pages show. They are read again every few seconds.
+// facts holds the data that the pages show. The console reads them every few seconds.
 type facts struct {
 	state    *agent.State
 	stateErr error
@@ -28,7 +28,7 @@ type facts struct {
 	cards    []doctor.Card
 	cardsErr error
 	names    []string // name servers
-	proxy    string   // without its password; empty: none
+	proxy    string   // the proxy's URL with its password masked; empty: no proxy
 	network  string   // report on the network settings; empty: not known
 	chain    []*x509.Certificate
 	log      []string
@@ -37,7 +37,8 @@ type facts struct {
 	uptime   time.Duration
 }
 
-// health is the result of an examination, which takes longer.
+// health is the result of an examination. It is not part of facts, because an examination takes
+// longer.
 type health struct {
 	findings []doctor.Finding
 	tpm      *doctor.TPM
@@ -45,7 +46,7 @@ type health struct {
 	at       time.Time
 }
 
-// Bounds of what is read.
+// Limits for the data that the console reads.
 const (
 	maxLogTail = 64 << 10 // bytes
 	maxLines   = 400
@@ -66,7 +67,7 @@ func (c *Config) read(ctx context.Context) *facts {
 		f.proxy = netfile.Mask(p.URL)
 	}
 	if c.Machine != nil {
-		f.network, _ = c.Machine.NetworkReport(ctx) // without a report, the page shows the addresses only
+		f.network, _ = c.Machine.NetworkReport(ctx) // on an error, the page shows only the addresses
 	}
 	f.chain = certificates(filepath.Join(c.Doctor.StateDir, "identity.pem"))
 	f.log, f.logErr = c.tail(ctx)
@@ -75,12 +76,13 @@ func (c *Config) read(ctx context.Context) *facts {
 	return f
 }
 
-// level returns what the console offers now.
+// level returns the level that the console offers now. s is the agent's state; err is the error of
+// reading it.
 func (c *Config) level(s *agent.State, err error) access.Level {
 	whose := access.Unowned
 	switch {
 	case err != nil:
-		whose = access.Owned // unknown, so be careful
+		whose = access.Owned // the owner is not known, so use the strictest case
 	case s.Phase == agent.PhaseActive:
 		whose = access.Owned
 	case s.Phase == agent.PhaseRemoved && s.Removed == "revoked":
@@ -133,7 +135,8 @@ func fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// tail returns the last lines of the log: of the log file, or else of systemd's journal.
+// tail returns the last lines of the log. It reads the log file, or systemd's journal if no file
+// is set.
 func (c *Config) tail(ctx context.Context) ([]string, error) {
 	if c.LogFile == "" {
 		return journal(ctx)
@@ -152,7 +155,7 @@ func (c *Config) tail(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if from > 0 { // the first line is cut
+	if from > 0 { // remove the first line, which is incomplete
 		_, rest, _ := strings.Cut(string(b), "\n")
 		b = []byte(rest)
 	}
@@ -169,7 +172,7 @@ func journal(ctx context.Context) ([]string, error) {
 	return lines(string(out[max(0, len(out)-maxLogTail):])), nil
 }
 
-// lines returns the last lines of a text.
+// lines returns the last maxLines lines of a text.
 func lines(text string) []string {
 	text = strings.TrimRight(text, "\n")
 	if text == "" {

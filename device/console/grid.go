@@ -2,15 +2,16 @@ package console
 
 import "github.com/gdamore/tcell/v2"
 
-// grid is the content of the terminal's cells. The console draws a whole grid each time, and sends
-// only the cells that changed: a serial line may carry only 960 characters a second.
+// grid is the content of the terminal's cells. The console draws a whole grid each time, but sends
+// only the cells that have changed, because a serial port may transmit only 960 characters in a
+// second.
 type grid struct {
 	width, height int
 	cells         []cell
 }
 
 type cell struct {
-	text  string // a grapheme cluster; empty: the second column of a wide one
+	text  string // a grapheme cluster; empty: the second column of a wide cluster
 	style tcell.Style
 }
 
@@ -22,7 +23,7 @@ func newGrid(width, height int) *grid {
 	return g
 }
 
-// set writes a grapheme cluster of so many columns.
+// set writes a grapheme cluster that is columns wide at column x of line y.
 func (g *grid) set(x, y int, text string, columns int, style tcell.Style) {
 	if x < 0 || y < 0 || y >= g.height || x+columns > g.width {
 		return
@@ -33,7 +34,8 @@ func (g *grid) set(x, y int, text string, columns int, style tcell.Style) {
 	}
 }
 
-// show sends the cells that differ from the grid that the terminal shows; nil: all.
+// show sends to the terminal the cells that differ from shown, the grid that the terminal shows.
+// If shown is nil, it sends all cells.
 func (g *grid) show(s tcell.Screen, shown *grid) {
 	all := shown == nil || shown.width != g.width || shown.height != g.height
 	for i, c := range g.cells {

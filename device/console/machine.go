@@ -14,29 +14,30 @@ import (
 	"gangway/tcg"
 )
 
-// Machine acts on the machine. Its methods return only errors that a person can read.
+// Machine carries out actions on the machine. The errors of its methods are sentences for a
+// person.
 type Machine interface {
 	// Restart restarts the machine. It may return before the machine is off.
 	Restart(context.Context) error
-	// NetworkReport describes the network settings, without secrets.
+	// NetworkReport returns a description of the network settings, without secrets.
 	NetworkReport(context.Context) (string, error)
-	// NetworkSettings returns the file of the settings in force, with access.Placeholder in place of the
+	// NetworkSettings returns the settings file in force. access.Placeholder replaces the
 	// proxy's password.
 	NetworkSettings(context.Context) (string, error)
-	// TryNetwork has the next start try new settings, and restarts the machine.
+	// TryNetwork stores new settings, which the next start tries, and restarts the machine.
 	TryNetwork(ctx context.Context, text string) error
-	// Wipe destroys the system at the next start, and restarts the machine.
+	// Wipe requests a wipe and restarts the machine. The next start destroys the system.
 	Wipe(context.Context) error
 }
 
-// Hook is a Machine whose actions a program does: PROGRAM console ACTION. Gangway's images have such
-// a program, gangway-hook.
+// Hook is a Machine that calls a program for each action: PROGRAM console ACTION. Gangway's images
+// have such a program, gangway-hook.
 type Hook struct{ Program string }
 
-// maxHookOutput bounds the output of the hook that is used, in bytes.
+// maxHookOutput is the maximum size of the hook's output that is used, in bytes.
 const maxHookOutput = 64 << 10
 
-// hookTime is the time limit of a call.
+// hookTime is the time limit for a call of the hook.
 const hookTime = 30 * time.Second
 
 func (h Hook) call(ctx context.Context, action, input string) (string, error) {
@@ -83,7 +84,7 @@ func (h Hook) TryNetwork(ctx context.Context, text string) error {
 // Wipe implements Machine.
 func (h Hook) Wipe(ctx context.Context) error { return h.do(ctx, access.ActionWipe, "") }
 
-// limited keeps the beginning of what is written to it.
+// limited stores the first maxHookOutput bytes that are written to it.
 type limited struct{ bytes.Buffer }
 
 func (l *limited) Write(p []byte) (int, error) {
@@ -95,11 +96,11 @@ func (l *limited) Write(p []byte) (int, error) {
 
 var _ io.Writer = (*limited)(nil)
 
-// System is the Machine of a system that Gangway did not install: its own tools set its network, and
-// wipe it.
+// System is the Machine of a system that Gangway did not install. The system's own tools set its
+// network and wipe it.
 type System struct{}
 
-// ErrElsewhere means that the system's own tools do what was asked for.
+// ErrElsewhere means that a person must use the system's own tools for this action.
 var ErrElsewhere = errors.New("Gangway did not install this system: use the system's own tools.") //lint:ignore ST1005 shown to a person
 
 // Restart implements Machine.

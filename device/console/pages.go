@@ -13,13 +13,14 @@ import (
 
 // row is one paragraph of a page. It is wrapped to the terminal's width.
 type row struct {
-	name  string // a fact's name; empty: none
+	name  string // name of a fact; empty: the row is not a fact
 	text  string
 	look  look
-	exact bool // do not wrap: a line of a QR code
+	exact bool // do not wrap this row, because it is a line of a QR code
 }
 
-// look is how a row looks: in colour where there is one, and always by the words too.
+// look is the appearance of a row. On a terminal without colours, the words carry the same
+// meaning.
 type look int
 
 const (
@@ -45,8 +46,8 @@ var blank = row{}
 type page struct {
 	name  string
 	rows  func(c *console, width, height int) []row
-	keys  string // its own keys, for the bottom line
-	tails bool   // begins at its end, and stays there
+	keys  string // keys that work only on this page, for the bottom line
+	tails bool   // the page shows its end at first, and follows new lines
 }
 
 var pages = []page{
@@ -61,7 +62,7 @@ var pages = []page{
 	{name: "Machine", rows: machinePage, keys: "r restart  w wipe"},
 }
 
-// ago returns how long ago a time was.
+// ago returns, as text, the time t and how long ago it was.
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -69,7 +70,7 @@ func ago(t time.Time) string {
 	return t.UTC().Format(time.DateTime) + " UTC, " + time.Since(t).Round(time.Second).String() + " ago"
 }
 
-// known returns a text, or a dash if it is empty.
+// known returns a text, or a dash if the text is empty.
 func known(s string) string {
 	if strings.TrimSpace(s) == "" {
 		return "-"
@@ -88,13 +89,13 @@ func statusPage(c *console, _, _ int) []row {
 	return append(rows, c.checkRows(func(doctor.Finding) bool { return true })...)
 }
 
-// headline is the machine's state in a sentence.
+// headline returns a row that describes the machine's state in a sentence.
 func headline(f *facts) row {
 	switch {
 	case f.stateErr != nil:
 		return para(bad, "The agent's state cannot be read: %v", f.stateErr)
 	case f.state.Phase == agent.PhaseActive && f.state.Step != "":
-		return para(good, "This machine is onboarded. At work on %s.", f.state.Step)
+		return para(good, "This machine is onboarded. In progress: %s.", f.state.Step)
 	case f.state.Phase == agent.PhaseActive:
 		return para(good, "This machine is onboarded.")
 	case f.state.Phase == agent.PhaseRemoved:
@@ -105,7 +106,7 @@ func headline(f *facts) row {
 	return para(doubtful, "This machine is not onboarded (%s).", known(string(f.state.Phase)))
 }
 
-// checkRows shows the findings of the last examination that are of interest.
+// checkRows returns rows for those findings of the last examination for which of returns true.
 func (c *console) checkRows(of func(doctor.Finding) bool) []row {
 	if c.health == nil {
 		return []row{para(faint, "The machine is being checked.")}
@@ -115,7 +116,7 @@ func (c *console) checkRows(of func(doctor.Finding) bool) []row {
 		rows = []row{para(faint, "The machine is being checked.")}
 	}
 	looks := map[doctor.Severity]look{doctor.Problem: bad, doctor.Warning: doubtful, doctor.Note: plain, doctor.OK: good}
-	for _, urgent := range []bool{true, false} { // what a person must act on comes first
+	for _, urgent := range []bool{true, false} { // first the findings that require an action
 		for _, f := range c.health.findings {
 			if urgent != (f.Severity == doctor.Problem || f.Severity == doctor.Warning) || !of(f) {
 				continue
@@ -224,7 +225,7 @@ func revisionPage(c *console, _, _ int) []row {
 func logPage(c *console, _, _ int) []row {
 	f := c.facts
 	if f.logErr != nil {
-		return []row{para(doubtful, "The log cannot be read: %v", f.logErr), para(plain, "The agent prints its log where it was started.")}
+		return []row{para(doubtful, "The log cannot be read: %v", f.logErr), para(plain, "The log is in the place to which the agent writes its output. To see it here, use --log-file.")}
 	}
 	if len(f.log) == 0 {
 		return []row{para(faint, "The log is empty.")}
@@ -270,9 +271,9 @@ func machinePage(c *console, _, _ int) []row {
 // helpRows explain the keys.
 var helpRows = []row{
 	para(strong, "Keys"), blank,
-	fact("1 to 9", "open a page"), fact("left, right", "the page before, the page after; also Tab"),
+	fact("1 to 9", "open a page"), fact("left, right", "previous page, next page; also Tab"),
 	fact("up, down", "scroll; also Page Up, Page Down, Home, End"), fact("c", "check the machine again"), fact("Ctrl-L", "draw the screen again"),
 	fact("?", "this help"), fact("q", "leave the console; also Ctrl-C"), blank,
 	fact("e", "on page 2: edit the network settings"), fact("r, w", "on page 9: restart, wipe"), blank,
-	para(faint, "In the editor: Ctrl-O tries the settings, Esc leaves them as they were."),
+	para(faint, "In the editor: Ctrl-O tries the settings, Esc cancels the changes."),
 }

@@ -32,8 +32,8 @@ const HubPath = "gangway/hub.json"
 // in hexadecimal. Only systems with a console have it.
 const ConsolePath = "etc/gangway/console"
 
-// WipePath is the file in an installed system's EFI system partition with which the machine's console
-// asks for a wipe. The next start wipes the machine before the system runs.
+// WipePath is the path, in an installed system's EFI system partition, of the file with which the
+// machine's console requests a wipe. The next start wipes the machine before the system runs.
 const WipePath = "gangway/wipe"
 
 // HookPath is the path, in the initial file system, of the program that the agent calls to

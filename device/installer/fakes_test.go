@@ -30,7 +30,7 @@ type lab struct {
 
 	stick   *Stick
 	noStick error
-	// noStickUsed is true if the machine started from its own disk.
+	// noStickUsed is true if the machine was started from its own disk and not from a stick.
 	noStickUsed bool
 	settings    *netfile.Settings
 	badText     error

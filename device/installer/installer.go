@@ -27,7 +27,7 @@ const (
 	retryWait  = time.Minute             // pause after a failure, unless a person restarts the machine earlier
 	diskSettle = 1500 * time.Millisecond // if the list of disks has not changed for this long, it counts as complete
 	diskReady  = 15 * time.Second        // used instead of diskSettle if a disk is not ready or no disk is built in
-	failedWait = time.Hour               // after a wipe that failed
+	failedWait = time.Hour               // pause after a wipe that failed
 	diskPoll   = 100 * time.Millisecond
 	diskNews   = 5 * time.Second  // interval of the checks for changed disks while a person chooses
 	keyTime    = 30 * time.Second // time for which the screen shows the recovery key

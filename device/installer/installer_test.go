@@ -401,8 +401,7 @@ func TestSystemsAreLookedForOnEveryDisk(t *testing.T) {
 	}
 }
 
-// A wipe that a person has requested at the machine's console erases the machine's own disk, and no
-// other.
+// A wipe that a person has requested at the machine's console erases only the machine's own disk.
 func TestWipeOfTheRunningSystem(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

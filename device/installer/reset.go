@@ -57,8 +57,8 @@ func (i *Installer) reset() error {
 	return i.wipe(systems, failed, noTPM)
 }
 
-// wipe erases systems, clears the TPM and removes the boot entries. failed has the errors so far, and
-// noTPM the reason why the TPM cannot be cleared.
+// wipe erases systems, clears the TPM and removes the boot entries. failed has the errors so far.
+// If the TPM cannot be cleared, noTPM is the reason.
 func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 	progress := i.percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
 	for _, f := range systems {
@@ -90,9 +90,9 @@ func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 	return nil
 }
 
-// WipeSystem wipes the installed system with this EFI system partition, at the request of a person at
-// the machine's console, and switches the machine off. The partition must not be mounted. It does
-// not return.
+// WipeSystem wipes the installed system whose EFI system partition has the GUID espGUID, and
+// switches the machine off. A person has requested this at the machine's console. The partition
+// must not be mounted. WipeSystem does not return.
 func (i *Installer) WipeSystem(espGUID string) {
 	i.Screen.Statusf("Wiping this machine, as requested at its console")
 	err := i.wipeSystem(espGUID)
@@ -101,7 +101,7 @@ func (i *Installer) WipeSystem(espGUID string) {
 		i.Power.PowerOff()
 	}
 	i.Screen.Alarmf("%v", err)
-	time.Sleep(failedWait) // a person can read the reason
+	time.Sleep(failedWait) // gives a person time to read the reason
 	i.Power.PowerOff()
 }
 
@@ -116,7 +116,7 @@ func (i *Installer) wipeSystem(espGUID string) error {
 			systems = append(systems, found{s, d})
 		}
 	}
-	if len(systems) != 1 { // two: a person has put a copy of the disk into the machine
+	if len(systems) != 1 { // two systems: somebody has put a copy of the disk into the machine
 		return fmt.Errorf("NOT WIPED: %d disks have this machine's system. Wipe with a stick.", len(systems)) //lint:ignore ST1005 shown to a person
 	}
 	return i.wipe(systems, nil, i.TPM.Check())

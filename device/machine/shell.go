@@ -15,7 +15,8 @@ func (p *Processes) Shell(terminal string) error {
 }
 
 // OnTerminal runs a program on a terminal, until the program ends. Then it restores the terminal's
-// settings, because a program that was killed does not. The environment is env, with TERM.
+// settings, because a program that was killed does not restore them. The program's environment is
+// env and TERM.
 func (p *Processes) OnTerminal(terminal string, env []string, path string, args ...string) error {
 	f, err := os.OpenFile(terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -26,7 +27,7 @@ func (p *Processes) OnTerminal(terminal string, env []string, path string, args 
 		defer term.Restore(int(f.Fd()), before)
 	}
 	ended, err := p.Start(path, &os.ProcAttr{
-		Env:   append(env, "TERM="+terminalType(terminal)),
+		Env:   append(env, terminalType(terminal)...),
 		Files: []*os.File{f, f, f},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
 	}, args...)
@@ -37,11 +38,11 @@ func (p *Processes) OnTerminal(terminal string, env []string, path string, args 
 	return nil
 }
 
-// terminalType returns the type of a terminal. The type of a terminal at a serial port is not known;
-// all common terminal programs understand a VT220.
-func terminalType(path string) string {
+// terminalType returns the variables that describe a terminal. The type and the character set of a
+// terminal at a serial port are not known; all common terminal programs understand a VT220.
+func terminalType(path string) []string {
 	if rest, ok := strings.CutPrefix(path, "/dev/tty"); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
-		return "linux"
+		return []string{"TERM=linux", "LANG=C.UTF-8"}
 	}
-	return "vt220"
+	return []string{"TERM=vt220"}
 }

@@ -25,9 +25,9 @@ type Screen struct {
 
 	mu    sync.Mutex      // guards panel, hint, lent and file, and the writes to the consoles
 	panel *panel          // nil: the screen shows lines, like a serial port
-	hint  string          // of the panel, also of a panel that starts later
-	lent  map[string]bool // by name: consoles on which another program runs
-	file  *logFile        // nil: the log is not kept
+	hint  string          // the panel's hint, also for a panel that starts later
+	lent  map[string]bool // by name, the consoles on which another program runs
+	file  *logFile        // nil: the log is not stored in a file
 
 	reading sync.Once
 	input   chan string

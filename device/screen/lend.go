@@ -5,8 +5,9 @@ import (
 	"os"
 )
 
-// Lend stops the output on a console while another program runs on its terminal, until the caller
-// calls giveBack. path is one of Terminals. The lines of that time are not written there later.
+// Lend stops the output on a console, so that another program can use its terminal, until the
+// caller calls giveBack. path is one of the paths that Terminals returns. Lines that are written
+// in that time do not appear on this console later.
 func (s *Screen) Lend(path string) (giveBack func()) {
 	var names []string
 	for _, c := range s.consoles {
@@ -31,12 +32,12 @@ func (s *Screen) Lend(path string) (giveBack func()) {
 	return func() { set(false) }
 }
 
-// isVirtual reports whether a path is a virtual terminal of the screen.
+// isVirtual reports whether path is a virtual terminal of the screen.
 func isVirtual(path string) bool {
 	return len(path) >= len("/dev/tty") && Console{Name: path[len("/dev/"):]}.isScreen()
 }
 
-// Hint shows on the panel which keys a person may press.
+// Hint shows on the panel a text about the keys that a person may press.
 func (s *Screen) Hint(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,19 +47,19 @@ func (s *Screen) Hint(text string) {
 	}
 }
 
-// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes: when
-// it is full, the older half is dropped.
+// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes:
+// when it is full, its older half is removed.
 func (s *Screen) KeepLog(path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.file = &logFile{path: path}
 }
 
-// maxKept bounds the kept log, in bytes.
+// maxKept is the maximum size of the log's file, in bytes.
 const maxKept = 256 << 10
 
-// logFile is a log of bounded size. A nil logFile keeps nothing. Errors are ignored: the consoles
-// show the same lines.
+// logFile is a log file with a maximum size. A nil logFile stores nothing. It ignores errors,
+// because the consoles show the same lines.
 type logFile struct {
 	path string
 	text []byte // the content of the file

@@ -204,8 +204,8 @@ func TestDoubleMakesTwoPixelsOfEach(t *testing.T) {
 	}
 }
 
-// While a program runs on a terminal, the machine's own output must not be mixed into it. Then the
-// panel is drawn again.
+// While a program runs on a terminal, the machine's own output does not appear there. When the
+// program has ended, the panel is drawn again.
 func TestLentConsoleIsNotWrittenTo(t *testing.T) {
 	t.Parallel()
 	s, panel, serial := newScreen()
@@ -215,7 +215,7 @@ func TestLentConsoleIsNotWrittenTo(t *testing.T) {
 		path  string
 		lent  *terminal
 		other *terminal
-		then  string // on the lent console, when it is given back
+		then  string // output on the lent console when it is given back
 	}{{"/dev/tty1", panel, serial, "Press Enter."}, {"/dev/ttyS0", serial, panel, ""}} {
 		giveBack := s.Lend(c.path)
 		panel.Reset()
@@ -236,7 +236,7 @@ func TestLentConsoleIsNotWrittenTo(t *testing.T) {
 	}
 }
 
-// The kept log is bounded, and always ends with the last line.
+// The log's file has a maximum size, and its last line is always the newest.
 func TestKeptLogIsBounded(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "log")

@@ -22,8 +22,8 @@ type Hook struct {
 		Trial() (running, kept slots.Slot, tried bool, err error)
 	}
 	Restart func() error // returns only on an error
-	In      io.Reader    // the settings of network-try
-	Out     io.Writer    // the answers of network-report and network-settings
+	In      io.Reader    // for network-try: the new settings
+	Out     io.Writer    // for network-report and network-settings: the result
 	ErrOut  io.Writer
 }
 

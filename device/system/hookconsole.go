@@ -14,8 +14,9 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// console runs an action of the machine's console (package console) and returns the exit code. The
-// console has checked that the image and the owner allow the action, and has asked the person.
+// console runs an action of the machine's console (package console) and returns the exit code.
+// Before the call, the console has checked that the image and the owner allow the action, and has
+// asked the person to confirm it.
 func (h *Hook) console(action string) int {
 	do, known := map[string]func() error{
 		access.ActionRestart:  h.Restart,
@@ -38,7 +39,8 @@ func (h *Hook) console(action string) int {
 	return 0
 }
 
-// errNoDisk refuses actions whose effect must outlast a restart.
+// errNoDisk is the error of an action whose effect must remain after a restart, on a machine
+// without a disk.
 var errNoDisk = errors.New("this machine runs without a disk, so it keeps no settings and there is nothing to wipe; build another image to change its network settings")
 
 func (h *Hook) networkReport() error {
@@ -50,7 +52,8 @@ func (h *Hook) networkReport() error {
 	return err
 }
 
-// networkSettings prints the settings file in force, without the proxy's password.
+// networkSettings prints the settings file in force. access.Placeholder replaces the proxy's
+// password.
 func (h *Hook) networkSettings() error {
 	s, err := h.Paths.changes().Settings()
 	if err != nil {
@@ -64,8 +67,8 @@ func (h *Hook) networkSettings() error {
 }
 
 // tryNetwork offers the settings that a person has typed, and restarts the machine to try them. If
-// the machine is not onboarded, no settings have worked yet, so the machine keeps the new settings
-// without a trial.
+// the machine is not onboarded, it has not reached the hub with any settings yet, so it keeps the
+// new settings without a trial.
 func (h *Hook) tryNetwork() error {
 	text, err := io.ReadAll(io.LimitReader(h.In, netfile.MaxFile+1))
 	if err != nil {
@@ -84,7 +87,7 @@ func (h *Hook) tryNetwork() error {
 	return h.Restart()
 }
 
-// wipe leaves the request for a wipe in the EFI system partition, and restarts the machine.
+// wipe writes the request for a wipe to the EFI system partition, and restarts the machine.
 func (h *Hook) wipe() error {
 	file := filepath.Join(h.Paths.ESP, install.WipePath)
 	if err := os.WriteFile(file, []byte("wipe\n"), 0o600); err != nil {

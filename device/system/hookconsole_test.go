@@ -13,7 +13,7 @@ import (
 	"gangway/device/install/netchange"
 )
 
-// consoleHook runs an action of the machine's console, with this standard input.
+// consoleHook runs an action of the machine's console. input is the action's standard input.
 func (l *lab) consoleHook(action, input string) (code int, out, errOut string) {
 	var o, e bytes.Buffer
 	h := &Hook{Logf: l.Logf, Paths: l.paths(), Slots: hookSlots{l}, Restart: func() error { return l.step("restart") },
@@ -33,8 +33,8 @@ func TestConsoleRestarts(t *testing.T) {
 	})
 }
 
-// A person at the machine must not learn the proxy's password, and the settings must not be accepted
-// with the word that replaces it.
+// A person at the machine must not learn the proxy's password. Settings that still contain the
+// placeholder instead of the password are refused.
 func TestConsoleNeverShowsTheProxysPassword(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.write("esp/EFI/x", "")
@@ -54,8 +54,9 @@ func TestConsoleNeverShowsTheProxysPassword(t *testing.T) {
 	})
 }
 
-// New settings of a person are tried if the machine has an owner, and kept at once otherwise. A
-// person may try the same settings again; settings that are in force do not restart the machine.
+// If the machine has an owner, new settings of a person are tried; otherwise they are kept at
+// once. A person may try the same settings again. Settings that are in force do not restart the
+// machine.
 func TestConsoleTriesNetworkSettings(t *testing.T) {
 	t.Parallel()
 	const text = "version = 1\nvlan = 7\n"
@@ -64,7 +65,7 @@ func TestConsoleTriesNetworkSettings(t *testing.T) {
 		text    string
 		code    int
 		restart bool
-		says    string // on the standard error
+		says    string // text on the standard error
 		report  string
 	}{
 		"without an owner":    {nil, text, 0, true, "", "in force:\n  vlan = 7"},
@@ -95,8 +96,8 @@ func TestConsoleTriesNetworkSettings(t *testing.T) {
 	}
 }
 
-// A wipe only leaves its request and restarts: the next start destroys the data while nothing uses
-// the disk.
+// The console's wipe only writes its request and restarts the machine. The next start destroys the
+// data, before anything uses the disk.
 func TestConsoleRequestsAWipe(t *testing.T) {
 	inLab(t, func(l *lab) {
 		if code, _, errOut := l.consoleHook(access.ActionWipe, ""); code != 1 || !strings.Contains(errOut, "runs without a disk") || l.did("restart") {

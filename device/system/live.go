@@ -2,10 +2,10 @@ package system
 
 import "time"
 
-// LiveState is the folder of the agent's state on a system without a disk, in memory.
+// LiveState is the folder of the agent's state on a system without a disk. It is in memory.
 const LiveState = "/run/gangway-agent"
 
-// liveToken is the join token file of a system without a disk.
+// liveToken is the path of the join token file on a system without a disk.
 const liveToken = "/etc/gangway/device_autojointoken.json"
 
 // Live runs the agent on a machine without a disk. The agent's state is in memory, so the machine

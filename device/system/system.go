@@ -69,8 +69,8 @@ type System struct {
 	}
 	Watchdog func() // sends keepalives; does not return
 	Restart  func() // does not return
-	// Wipe wipes the system with this EFI system partition, and switches the machine off. It does not
-	// return.
+	// Wipe wipes the installed system whose EFI system partition has the GUID espGUID, and
+	// switches the machine off. It does not return.
 	Wipe   func(espGUID string)
 	BootID func() (string, error)
 
@@ -216,7 +216,7 @@ func (s *System) mount(i *install.Installed) error {
 	if err := s.Disks.MountESP(i); err != nil {
 		return err
 	}
-	if exists(filepath.Join(s.Paths.ESP, install.WipePath)) { // before the disk's key is in memory
+	if exists(filepath.Join(s.Paths.ESP, install.WipePath)) { // before the system reads the disk's key into memory
 		s.Wipe(i.ESPGUID)
 	}
 	device, encrypted, err := s.Disks.Unlock(i)

@@ -48,7 +48,8 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 	})
 }
 
-// A request from the machine's console wipes the system before the disk's key is in memory.
+// If a person has requested a wipe at the machine's console, the next start wipes the system
+// before it reads the disk's key into memory.
 func TestWipeRequestedAtTheConsole(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.write("esp/"+install.WipePath, "wipe\n")

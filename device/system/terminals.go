@@ -23,21 +23,22 @@ import (
 // wrongWait is the pause after a wrong password.
 const wrongWait = 3 * time.Second
 
-// Terminals serves the person at each terminal: the key Enter opens the machine's console, and the
-// image's password, if the image was built with one, opens a shell.
+// Terminals offers programs to a person at each terminal. The key Enter opens the machine's
+// console. If the image was built with a password, the password opens a shell.
 type Terminals struct {
 	// PasswordFile holds the SHA-256 of the password, in hexadecimal.
 	PasswordFile string
-	// Shells are the terminals that ask for the password. Consoles are the terminals that open the
-	// console. A serial port is both.
+	// Shells are the terminals that ask for the password. Consoles are the terminals that open
+	// the console. A serial port is in both lists.
 	Shells, Consoles []string
 
 	Shell   func(terminal string) error
 	Console func(terminal string, limit access.Level) error
 	Logf    func(format string, args ...any)
 
-	// Limit is the level that the image allows. Until Mounted is called, the console only shows the
-	// machine: its state is not known yet, so the machine may have an owner.
+	// Limit is the highest level that the image allows. Until Mounted is called, the console
+	// only shows the machine. In that time, the machine's state is not known, so the machine
+	// may have an owner.
 	Limit   access.Level
 	mounted atomic.Bool
 
@@ -59,7 +60,8 @@ func openTerminal(path string) (terminal, error) {
 	return terminalFile{f}, err
 }
 
-// Mounted says that the machine's disk is mounted, so that its state is known.
+// Mounted records that the machine's disk is mounted, so that the console can read the machine's
+// state.
 func (t *Terminals) Mounted() { t.mounted.Store(true) }
 
 func (t *Terminals) level() access.Level {
@@ -69,7 +71,7 @@ func (t *Terminals) level() access.Level {
 	return t.Limit
 }
 
-// Start serves every terminal that has something to offer.
+// Start serves every terminal that offers a shell or the console.
 func (t *Terminals) Start() {
 	if t.open == nil {
 		t.open = openTerminal
@@ -115,8 +117,8 @@ func (t *Terminals) serve(path string, want []byte, console bool) {
 
 var errWrongPassword = errors.New("wrong password")
 
-// once waits for a line on a terminal. An empty line opens the console. A line with the SHA-256 want
-// opens a shell. Without a password, every line opens the console.
+// once waits for a line on a terminal. If console is set, an empty line opens the console. A line
+// whose SHA-256 is want opens a shell. If want is nil, every line opens the console.
 func (t *Terminals) once(path string, want []byte, console bool) error {
 	on, err := t.open(path)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"gangway/device/console/access"
 )
 
-// labTerminal is a terminal on which a person types passwords.
+// labTerminal simulates a terminal on which a person types passwords.
 type labTerminal struct {
 	l    *lab
 	path string
@@ -88,8 +88,8 @@ func TestShellNeedsThePassword(t *testing.T) {
 	}
 }
 
-// typing returns terminals on which a person presses Enter once a second. It records which terminal
-// opened what, at which level.
+// typing returns Terminals on which a person presses Enter once a second. It records each program
+// that a terminal opens, and the console's level.
 func (l *lab) typing(t *Terminals) *Terminals {
 	t.Logf = l.Logf
 	t.PasswordFile = filepath.Join(l.dir, "no-password")
@@ -105,8 +105,8 @@ func (l *lab) typing(t *Terminals) *Terminals {
 	return t
 }
 
-// Until the disk is mounted, a machine that has an owner looks like one that has none. A person who
-// opens the console in the first seconds must not be able to wipe the machine.
+// Until the disk is mounted, a machine with an owner looks like a machine without one. So a person
+// who opens the console in the first seconds must not be able to wipe the machine.
 func TestConsoleOnlyShowsUntilTheDiskIsMounted(t *testing.T) {
 	inLab(t, func(l *lab) {
 		terminals := l.typing(&Terminals{Consoles: []string{"/dev/tty1", "/dev/ttyS0"}, Limit: access.Full})
@@ -120,7 +120,7 @@ func TestConsoleOnlyShowsUntilTheDiskIsMounted(t *testing.T) {
 	})
 }
 
-// An image that switches the console off opens it on no terminal.
+// If the image switches the console off, no terminal opens it.
 func TestImageSwitchesTheConsoleOff(t *testing.T) {
 	inLab(t, func(l *lab) {
 		terminals := l.typing(&Terminals{Consoles: []string{"/dev/tty1"}, Shells: []string{"/dev/tty2"}, Limit: access.Off})

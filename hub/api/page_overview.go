@@ -113,7 +113,7 @@ func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	add("waiting", f.Waiting, "machine waits for your decision", "machines wait for your decision", waitingPath)
 	add(store.StateCloned, f.States[store.StateCloned], "device may be several machines", "devices may be several machines", waitingPath+"#cloned-h")
 	add(store.StateBootChanged, f.States[store.StateBootChanged], "device booted something else", "devices booted something else", listOf(store.FieldState, store.StateBootChanged))
-	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", listOf(store.FieldState, store.StateFailed))
+	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", revisionsPath+"?show="+showFailed)
 	add(store.StateQuiet, f.States[store.StateQuiet], "device has gone quiet", "devices have gone quiet", listOf(store.FieldState, store.StateQuiet))
 	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", tokensSoonPath)
 	return list

@@ -120,11 +120,19 @@ func (s *Server) deleteEKList(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) setEKList(w http.ResponseWriter, r *http.Request, list []store.ListedEK, verb string) error {
+	if err := s.storeEKList(r, list, verb); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]int{"listed": len(list)})
+	return nil
+}
+
+// storeEKList replaces the caller's EK list.
+func (s *Server) storeEKList(r *http.Request, list []store.ListedEK, verb string) error {
 	a := accountOf(r)
 	if err := s.cfg.Store.PutEKList(r.Context(), a.ID, list); err != nil {
 		return err
 	}
 	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the EK list."})
-	writeJSON(w, http.StatusOK, map[string]int{"listed": len(list)})
 	return nil
 }

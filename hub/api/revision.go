@@ -313,6 +313,8 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.SetRevisionProgress(r.Context(), d.ID, rev, status, progress, s.cfg.Now()); err != nil {
 		return trailProblem(err)
 	}
+	// Reports are frequent, so the audit trail has none of them; open pages show them.
+	s.live.tell(store.Event{Kind: "step.progress", Owner: d.Owner, Device: d.ID})
 	writeJSON(w, http.StatusOK, json.RawMessage(progress))
 	return nil
 }

@@ -129,7 +129,7 @@ var checksOf = map[string]struct {
 	must  int
 }{
 	Maker:  {[]string{"ek-chain", "ek-revocation"}, 1},
-	EK:     {[]string{"ek-key", "ek-certificate", "ek-certificate-omitted", "hardware", "ek-list", "policy"}, 2},
+	EK:     {[]string{"ek-key", "ek-certificate", codeOpened, "ek-certificate-omitted", "hardware", "ek-list", "policy"}, 3},
 	AIK:    {[]string{"iak", codeOpened}, 2},
 	IDevID: {[]string{"certify", "idevid", "signature"}, 3},
 }

@@ -115,7 +115,7 @@ func TestPictureOfEachVerdict(t *testing.T) {
 		{"an open question", device(whole(func(v *evidence.Verdict) {
 			set(v, asked("ek-chain"))
 			v.Questions = []*evidence.Refusal{{Code: "ek-chain-untrusted", Ask: true}}
-		}), func(f *chain.Facts) { f.Root, f.Enrolment.EKKnown, f.Enrolment.State = nil, false, store.Pending }), "WV-V-", chain.Maker, "You must decide"},
+		}), func(f *chain.Facts) { f.Root, f.Enrolment.EKKnown, f.Enrolment.State = nil, false, store.Pending }), "W--V-", chain.Maker, "You must decide"},
 		{"a refusal", device(evidence.Verdict{
 			Checks:  []evidence.Check{{Check: "ek-certificate", OK: true}, {Check: "ek-chain", OK: true}, {Check: "ek-key", Detail: "Another TPM's."}},
 			Refusal: &evidence.Refusal{Code: "ek-key-mismatch"},
@@ -174,6 +174,21 @@ func TestNothingIsVerifiedWithoutACheck(t *testing.T) {
 	p := chain.Of(f)
 	if n := p.Count(chain.Verified); n != 0 {
 		t.Errorf("%d links are verified: %+v", n, p.Links)
+	}
+}
+
+// Until the TPM has opened the credential, anyone may have sent its public EK and the certificate. So
+// neither the EK nor the AIK is verified before.
+func TestEKIsNotVerifiedBeforeItOpenedTheCredential(t *testing.T) {
+	t.Parallel()
+	p := chain.Of(device(whole(nil), func(f *chain.Facts) { f.Enrolment.State = store.Pending }))
+	for _, l := range p.Links {
+		if (l.Name == chain.EK || l.Name == chain.AIK) && l.State != chain.NotExamined {
+			t.Errorf("%s is %v: %s", l.Name, l.State, l.Sentence)
+		}
+		if l.Name == chain.EK && l.Sentence != "No chip has proved yet that it has this endorsement key." {
+			t.Errorf("the EK's words: %s", l.Sentence)
+		}
 	}
 }
 

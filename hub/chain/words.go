@@ -100,6 +100,9 @@ func (r *reader) ekWords(s State) string {
 	case Refused:
 		return "The hub refused this chip."
 	}
+	if !r.activated() && !r.twoSteps() {
+		return "No chip has proved yet that it has this endorsement key."
+	}
 	return "The hub did not examine whether a certificate describes this chip."
 }
 

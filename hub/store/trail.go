@@ -75,6 +75,18 @@ type RevisionFilter struct {
 	Bytes    int            // stop when the texts reach this many bytes; 0: no bound
 }
 
+// PostedRevision is a revision that was posted to a device, without its State and Meta.
+type PostedRevision struct {
+	Revision
+	Nick string // of the device; empty: the owner no longer has it
+}
+
+// PostedPage is a page of posted revisions.
+type PostedPage struct {
+	Rows []PostedRevision
+	Next string // empty: this is the last page
+}
+
 // Trails stores trails and their revisions. A method that takes a quota returns ErrQuota if the
 // owner's Usage would exceed the quota.
 type Trails interface {
@@ -99,6 +111,10 @@ type Trails interface {
 	// RevisionHeads lists a trail's revisions with numbers before `before` (-1: from the newest),
 	// newest first, at most limit (0: 100; at most 1000). State and Meta are left out.
 	RevisionHeads(ctx context.Context, device string, before, limit int) ([]Revision, error)
+	// PostedRevisions lists the revisions that were posted to an owner's devices, which are all but
+	// the first of each trail, newest first, after PostedPage.Next of the page before (empty: from
+	// the newest), at most limit (0: 100, at most 1000). *ErrBadSearch.
+	PostedRevisions(ctx context.Context, owner, after string, limit int) (PostedPage, error)
 	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision whose
 	// status is still trail.StatusNew. Errors: ErrStatus, *MissingObjects, ErrQuota.
 	SetRevisionState(ctx context.Context, s Revision, quota int64) error

@@ -139,17 +139,21 @@ function rowOf(html) {
   return t.content.querySelector("tr");
 }
 
-// swap puts new cells into a row. The first two cells have the checkbox and the link. They stay, so
-// that the row keeps its selection and its focus.
+// swap puts new cells into a row. The cells up to the name have the checkbox and the link. They stay,
+// so that the row keeps its selection and its focus.
 function swap(row, next) {
   if (!next || !row.isConnected) return;
-  const cells = [...next.cells].slice(2);
-  [...row.cells].slice(2).forEach((cell, i) => {
+  const first = row.querySelector(".name").cellIndex + 1;
+  const cells = [...next.cells].slice(first);
+  [...row.cells].slice(first).forEach((cell, i) => {
     if (cells[i] && cell.innerHTML !== cells[i].innerHTML) cell.replaceWith(cells[i]);
   });
-  const name = row.cells[1].querySelector("bdi"), nextName = next.cells[1].querySelector("bdi");
+  const name = row.querySelector(".name bdi"), nextName = next.querySelector(".name bdi");
   if (name.textContent !== nextName.textContent) name.textContent = nextName.textContent;
 }
+
+// rowsOf finds the rows that are about a device: a list of revisions may have several.
+const rowsOf = (device) => $$(`tr[data-id="${CSS.escape(device)}"], tr[data-device="${CSS.escape(device)}"]`, table() ?? document.createElement("table"));
 
 async function renew(id) {
   const row = table()?.querySelector(`tr[data-id="${CSS.escape(id)}"]`);
@@ -210,6 +214,25 @@ function renewPart() {
   }, 1000);
 }
 
+// A device's page: what may change without the person is marked, has an id, and is put in its place.
+const here = document.querySelector("[data-page-device]")?.dataset.pageDevice;
+let renewalHere = 0;
+function renewHere() {
+  if (!here || renewalHere) return;
+  renewalHere = setTimeout(async () => {
+    renewalHere = 0;
+    const got = await partOf(location.pathname + location.search);
+    if (!got.ok) return;
+    const page = new DOMParser().parseFromString(got.text, "text/html");
+    for (const old of $$("[data-renew]")) {
+      const next = page.getElementById(old.id);
+      if (!next || old.contains(document.activeElement) || old.innerHTML === next.innerHTML) continue;
+      old.replaceWith(next);
+      reveal(next);
+    }
+  }, 1000);
+}
+
 // The wall is open for weeks, and nobody operates it. So it never leaves its page: it says in a
 // sentence what is wrong, and goes on trying. A new version of the hub is loaded again as a whole.
 const wall = document.querySelector("[data-wall]");
@@ -245,6 +268,7 @@ function connect() {
     if (pause > 1000) {
       renewAll(); // what happened in between was not told
       renewPart();
+      renewHere();
     }
     pause = 1000;
     say("");
@@ -258,8 +282,10 @@ function connect() {
   });
   one.addEventListener("change", (e) => {
     const { device, kind } = JSON.parse(e.data);
-    if (device && table()?.querySelector(`tr[data-id="${CSS.escape(device)}"]`)) renew(device);
-    else if (kind === news?.dataset.kind) {
+    const known = device ? rowsOf(device) : [];
+    for (const row of known) renew(row.dataset.id);
+    if (device && device === here) renewHere();
+    if (!known.length && news?.dataset.kind.split(" ").includes(kind)) {
       arrived++;
       announceArrivals();
     }
@@ -270,6 +296,7 @@ function connect() {
   one.addEventListener("many", () => {
     renewAll();
     renewPart();
+    renewHere();
   });
   one.addEventListener("signed-out", () => {
     if (wall) return signedOut();
@@ -278,7 +305,7 @@ function connect() {
   });
 }
 
-if (table() || part() || news) {
+if (table() || part() || news || here) {
   connect();
   // Texts like "2 min ago" become wrong, and no event reports a quiet device that is seen again.
   setInterval(() => {

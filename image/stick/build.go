@@ -202,7 +202,7 @@ func (c Config) consoleLimit() access.Level {
 	return *c.Console
 }
 
-// ConsolePassword returns the console's password of devices whose image was built with Debug. It is
+// ConsolePassword returns the shell's password of devices whose image was built with Debug. It is
 // derived from the join token's secret and has 100 bits of entropy. So a person with the token file
 // can compute the password, and the same input gives the same image.
 func ConsolePassword(t *wire.TokenFile) (string, error) {

@@ -56,6 +56,8 @@ var pages = []page{
 	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
 	{name: "audit", path: "/ui/audit", want: "newest first"},
 	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
+	{name: "trust", path: "/ui/trust", want: "Check a certificate"},
+	{name: "eks-empty", path: "/ui/trust/eks", want: "No list"},
 	{name: "policy", path: "/ui/trust/policy", want: "In force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},

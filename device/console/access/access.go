@@ -1,8 +1,9 @@
-// Package access decides what a person at a machine's console may do. The console shows a machine
-// to anyone in front of it, or at its serial line. So the machine's owner limits what it can do,
-// when the image is built and later at the hub.
+// Package access decides what a person at a machine's console may do. Anyone at the machine's
+// screen or serial port can open the console. So the machine's owner limits its actions, when the
+// image is built and later at the hub.
 //
-// The package is apart from the console, because the first process of Gangway's images uses it too.
+// The package is separate from package console, because the first process of Gangway's images uses
+// it too.
 package access
 
 import (
@@ -14,7 +15,7 @@ import (
 	"os"
 )
 
-// Level is what the console offers. A higher level includes the lower ones.
+// Level is the set of actions that the console offers. A higher level includes the lower ones.
 type Level int
 
 // The levels.
@@ -48,23 +49,24 @@ func Parse(name string) (Level, error) {
 	return l, nil
 }
 
-// Ownership is the machine's relation to an owner.
+// Ownership describes whether the machine has an owner.
 type Ownership int
 
-// The relations.
+// The values of Ownership.
 const (
 	Owned    Ownership = iota // the machine has an owner
-	Unowned                   // it was never onboarded
-	GivenUp                   // its owner has deleted the device
-	Doubtful                  // the hub does not accept it for another reason
+	Unowned                   // the machine was never onboarded
+	GivenUp                   // the owner has deleted the device
+	Doubtful                  // the hub does not accept the device for another reason
 )
 
-// Effective returns the level that is in force. limit is the image's. meta is the owner's setting,
-// empty if there is none. A setting that is not a level counts as Read, because the owner wanted a
-// limit.
+// Effective returns the level that is in force. limit is the level of the image. meta is the
+// owner's setting, empty if there is none. A setting that is not a level counts as Read, because
+// the owner wanted a limit.
 //
-// Without a setting, the console of an owned machine does not wipe: otherwise a person at the serial
-// line could take a machine from its owner. A machine without an owner has nobody to protect.
+// Without a setting, the console cannot wipe a machine that has an owner. Otherwise a person at
+// the serial port could take the machine from its owner. For a machine without an owner, the level
+// is Full, because nobody's data needs protection.
 func Effective(limit Level, whose Ownership, meta string) Level {
 	level := On
 	switch {
@@ -79,12 +81,12 @@ func Effective(limit Level, whose Ownership, meta string) Level {
 	return min(limit, level)
 }
 
-// maxMeta bounds the file of the user-meta, in bytes.
+// maxMeta is the maximum size of the file of the user-meta, in bytes.
 const maxMeta = 1 << 20
 
-// Setting returns the owner's setting in a file of user-meta. It is empty if the file or the key
-// does not exist. If the file cannot be read, or the value is not a text, the setting is not a
-// level.
+// Setting returns the owner's setting in a file of user-meta. If the file or the key does not
+// exist, it returns "". If the file cannot be read, or the value is not a text, it returns a word
+// that is not a level.
 func Setting(file string) string {
 	const unreadable = "?"
 	f, err := os.Open(file)

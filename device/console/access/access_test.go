@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// The stricter of image and owner counts, and what cannot be understood is strict.
+// The stricter of the image's level and the owner's level is in force. A level that is not known
+// counts as Read.
 func TestOwnerLimitsTheConsole(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -25,7 +26,7 @@ func TestOwnerLimitsTheConsole(t *testing.T) {
 		{Off, Owned, "full", Off},
 		{Off, Unowned, "", Off},
 		{Full, Unowned, "", Full},
-		{Full, Unowned, "off", Full}, // another owner's setting, from before a new onboarding
+		{Full, Unowned, "off", Full}, // the setting of an earlier owner, from before the machine was onboarded again
 		{Full, GivenUp, "off", Full},
 		{Read, GivenUp, "", Read},
 		{Full, Doubtful, "", On},

@@ -1,6 +1,6 @@
 package access
 
-// The actions of the program that the console calls to act on the machine: PROGRAM console ACTION.
+// The actions of the program that the console calls: PROGRAM console ACTION.
 const (
 	ActionRestart  = "restart"
 	ActionReport   = "network-report"
@@ -10,6 +10,6 @@ const (
 )
 
 // Placeholder replaces the proxy's password in the settings that ActionSettings prints and the
-// editor shows. The person must type the password again. So a person who does not know the password
-// cannot make the machine send it to another proxy.
+// editor shows. The person must type the password again. So a person who does not know the
+// password cannot make the machine send it to another proxy.
 const Placeholder = "TYPE-THE-PASSWORD-AGAIN"

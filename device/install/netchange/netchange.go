@@ -34,8 +34,8 @@ type Source string
 const (
 	Stick Source = "stick" // the stick that installed the machine, or that it booted from later
 	Hub   Source = "hub"   // set by the owner at the hub
-	// Console is a person at the machine. Unlike the other sources, a person who offers the same
-	// text again wants another trial.
+	// Console is a person at the machine. If that person offers the same text again, it is a
+	// new offer, unlike with the other sources.
 	Console Source = "console"
 )
 
@@ -91,8 +91,8 @@ const (
 )
 
 // Offer offers the text of a settings file from a source, and reports whether the settings are
-// new. They are not new if the source's last offer had the same text, or if they equal the
-// settings in force. If try is set, the next boot tries new settings. Otherwise Offer keeps them
+// new. They are not new if the source's last offer had the same text, unless the source is Console,
+// or if they equal the settings in force. If try is set, the next boot tries new settings. Otherwise Offer keeps them
 // at once, as on a machine that has not reached the hub with any settings yet. If the text is not
 // valid, Offer returns the error and records it as the outcome.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {

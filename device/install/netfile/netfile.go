@@ -498,7 +498,7 @@ func (s *Settings) lines(masked bool) (lines []string) {
 	return lines
 }
 
-// ProxyPassword returns the proxy's password, and whether there is one.
+// ProxyPassword returns the password in the proxy's URL, and whether the URL has one.
 func (s *Settings) ProxyPassword() (password string, has bool) {
 	if s.Proxy == nil {
 		return "", false

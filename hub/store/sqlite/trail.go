@@ -31,7 +31,10 @@ var (
 	selectStep      = prepared(stepColumns + `WHERE s.device = ? AND s.rev = ?`)
 	selectSteps     = prepared(stepColumns + `WHERE s.device = ? AND s.rev > ?
 		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
-	selectHeads     = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
+	selectHeads  = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
+	selectPosted = prepared(`SELECT s.id, coalesce(d.nick, ''), ` + stepHead + ` FROM steps s INDEXED BY steps_posted
+		LEFT JOIN devices d ON d.id = s.device AND d.owner = s.owner AND d.deleted = 0
+		WHERE s.owner = ? AND s.rev > 0 AND (s.step_time, s.id) < (?, ?) ORDER BY s.step_time DESC, s.id DESC LIMIT ?`)
 	selectOpenSteps = prepared(stepColumns + `INDEXED BY steps_open WHERE s.device = ? AND s.rev > ?
 		AND s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')
 		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
@@ -306,6 +309,29 @@ func (s *Store) RevisionHeads(ctx context.Context, device string, before, limit 
 		}, device, end, pageLimit(limit))
 	})
 	return list, err
+}
+
+// PostedRevisions implements store.Trails.
+func (s *Store) PostedRevisions(ctx context.Context, owner, after string, limit int) (page store.PostedPage, err error) {
+	at, id, err := readPlace(after)
+	if err != nil {
+		return page, err
+	}
+	most := pageLimit(limit)
+	err = s.readers.do(ctx, func(c *conn) error {
+		page = store.PostedPage{}
+		last := id
+		return c.each(selectPosted, func(r row) (bool, error) {
+			if int64(len(page.Rows)) == most {
+				page.Next = writePlace(micro(page.Rows[most-1].Posted), last)
+				return false, nil
+			}
+			last = r.int64()
+			page.Rows = append(page.Rows, store.PostedRevision{Nick: r.text(), Revision: readRevisionHead(&r)})
+			return true, nil
+		}, owner, at, id, most+1)
+	})
+	return page, err
 }
 
 // statusOf returns a revision's status, its owner, and the size of its state in bytes.

@@ -21,6 +21,7 @@ var trailTests = []test{
 	{"StepsByStatus", stepsByStatus},
 	{"Summaries", summaries},
 	{"HeadsComeNewestFirst", headsComeNewestFirst},
+	{"PostedRevisionsOfAnOwner", postedRevisionsOfAnOwner},
 	{"TrailOfADeletedDeviceGoes", trailOfADeletedDeviceGoes},
 }
 
@@ -324,6 +325,44 @@ func stepsByStatus(f *fixture) {
 			revs = append(revs, s.Rev)
 		}
 		equal(f, fmt.Sprintf("%+v", c.filter), fmt.Sprint(revs), c.want)
+	}
+}
+
+// The revisions of a fleet come newest first, without those that devices reported themselves.
+func postedRevisionsOfAnOwner(f *fixture) {
+	f.trail(ID("a"))
+	f.trail(ID("b"))
+	for range 3 {
+		f.add(f.step(ID("a")))
+		f.add(f.step(ID("b"))) // all at the same time
+	}
+	read := func(owner string, limit int) (list []string) {
+		f.Helper()
+		for after := ""; ; {
+			page, err := f.PostedRevisions(f.ctx, owner, after, limit)
+			f.must(err)
+			for _, r := range page.Rows {
+				list = append(list, fmt.Sprint(r.Device[:1], r.Rev, r.Nick))
+				if r.State != nil || r.Meta != nil || r.Posted.IsZero() {
+					f.Errorf("%+v", r)
+				}
+			}
+			if after = page.Next; after == "" {
+				return list
+			}
+			equal(f, "rows", len(page.Rows), limit)
+		}
+	}
+	all := read(f.owner.ID, 0)
+	if len(all) != 6 {
+		f.Fatalf("%v", all)
+	}
+	for _, limit := range []int{1, 2, 3, 6} {
+		equal(f, fmt.Sprint("pages of ", limit), read(f.owner.ID, limit), all)
+	}
+	equal(f, "the other's", len(read(f.other.ID, 0)), 0)
+	if _, err := f.PostedRevisions(f.ctx, f.owner.ID, "x", 1); err == nil {
+		f.Error("a made-up place was accepted")
 	}
 }
 
