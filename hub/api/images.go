@@ -69,8 +69,14 @@ var (
 	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub builds images for others now.")
 )
 
-// outcomeLife is how long the page says how the last build ended.
-const outcomeLife = 10 * time.Minute
+const (
+	// outcomeLife is how long the page says how the last build ended.
+	outcomeLife = 10 * time.Minute
+	// imageDownloads bounds the images that are downloaded at once, of all owners.
+	imageDownloads = 16
+	// imageSendTime bounds one download.
+	imageSendTime = time.Hour
+)
 
 // imageBuilds are the running builds, and how the last ones ended.
 type imageBuilds struct {
@@ -98,6 +104,17 @@ type imageState struct {
 	Problem    string // why it failed; empty: it did not
 }
 
+// building is how many images are built now. The others are downloaded: a slow client must not keep
+// other owners from building. The caller holds b.mu.
+func (b *imageBuilds) building() (n int) {
+	for _, one := range b.running {
+		if one.now().Size == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // begin admits a build. The caller calls end when it has ended.
 func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel context.CancelFunc) (*imageBuild, error) {
 	b.mu.Lock()
@@ -113,7 +130,7 @@ func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel cont
 	switch {
 	case b.running[owner] != nil:
 		return nil, errImageOwn
-	case len(b.running) >= atOnce || b.ended:
+	case b.building() >= atOnce || len(b.running) >= atOnce+imageDownloads || b.ended:
 		return nil, errImageBusy
 	}
 	one := &imageBuild{cancel: cancel, state: imageState{Running: true, Started: now}}
