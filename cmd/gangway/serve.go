@@ -69,6 +69,9 @@ process runs.`,
 			if err := limits.into(&options); err != nil {
 				return err
 			}
+			if err := images.check(); err != nil {
+				return err
+			}
 			online, err := web.online()
 			if err != nil {
 				return err
@@ -119,7 +122,7 @@ process runs.`,
 			if err != nil {
 				return err
 			}
-			if options.images, options.imageLimits, err = images.builder(data, log); err != nil {
+			if err := images.into(&options, data, log); err != nil {
 				return err
 			}
 			server, service, err := i.server(urls, names, known, log, options)
