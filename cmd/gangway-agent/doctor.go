@@ -9,6 +9,7 @@ import (
 
 	"gangway/device/doctor"
 	"gangway/internal/cmdline"
+	"gangway/internal/finding"
 	"gangway/wire"
 
 	"github.com/spf13/cobra"
@@ -110,17 +111,5 @@ func (o *options) printFindings(w io.Writer, findings []doctor.Finding) error {
 		e.SetIndent("", "  ")
 		return e.Encode(findings)
 	}
-	counts := map[doctor.Severity]int{}
-	for _, f := range findings {
-		counts[f.Severity]++
-		fmt.Fprintf(w, "%-8s %s (%s)\n", f.Severity, f.Fact, f.Code)
-		if f.Cause != "" {
-			fmt.Fprintf(w, "%-8s   why:    %s\n", "", f.Cause)
-		}
-		if f.Remedy != "" {
-			fmt.Fprintf(w, "%-8s   remedy: %s\n", "", f.Remedy)
-		}
-	}
-	fmt.Fprintf(w, "%d problem(s), %d warning(s), %d note(s), %d check(s) passed.\n", counts[doctor.Problem], counts[doctor.Warning], counts[doctor.Note], counts[doctor.OK])
-	return nil
+	return finding.Write(w, findings, nil)
 }

@@ -40,6 +40,9 @@ func (a *app) run(ctx context.Context, arg []string) int {
 	if err == nil {
 		return 0
 	}
+	if errors.Is(err, errFindings) {
+		return exitFailed
+	}
 	a.fail(ran, err, arg)
 	if cmdline.IsUsage(err) {
 		return exitUsage
@@ -108,8 +111,8 @@ func command(a *app) *cobra.Command {
 		Long: `Gangway is a hub for zero-touch onboarding of machines with a TPM 2.0. This program
 runs the hub, builds installer images and manages the devices of an account.
 
-  On the hub's machine   serve, account, trust
-  From anywhere          login, context, token, device, policy, events, api-token
+  On the hub's machine   serve, account, trust, doctor
+  From anywhere          login, context, token, device, top, policy, events, api-token
   Installer images       image
   To try it              demo
 
@@ -131,7 +134,7 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.SetErr(a.stderr)
 	root.PersistentFlags().StringVar(&a.output, "output", formatTable, "output format: table, json or yaml; commands that print a list also have wide and csv")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
+		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.doctorCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "the URL of the hub to use, of those that you are signed in to")
 	cmdline.Prepare(root)

@@ -201,6 +201,13 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device ls --hub hub.example/ui", usage, []string{"is not the URL of a hub"}},
 		{"device ls --hub hub.example --context x", usage, []string{"exclude each other"}},
 
+		{"doctor", usage, []string{"--data is needed"}},
+		{"doctor --data " + dir + " --check-time 5", usage, []string{"has no unit"}},
+		{"doctor --data " + dir + " --check-time 1ms", usage, []string{"at least 1s"}},
+		{"doctor --data " + filepath.Join(dir, "nowhere"), failed, []string{"is not a hub's data folder", "gangway serve --data"}},
+		{"health", usage, []string{`did you mean "gangway doctor"?`}},
+		{"diagnose", usage, []string{`did you mean "gangway doctor"?`}},
+
 		// Names of things.
 		{"device ls --hub hub.example", failed, []string{"not signed in to https://hub.example", "gangway login https://hub.example"}},
 		{"device ls --context x", failed, []string{`there is no context "x"`, "default"}},

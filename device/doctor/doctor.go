@@ -14,28 +14,22 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/internal/finding"
 )
 
-// Severity is the severity of a finding.
-type Severity string
+// Finding is the result of one check. Severity is the severity of a finding.
+type (
+	Finding  = finding.Finding
+	Severity = finding.Severity
+)
 
 // The severities, from the least to the most severe.
 const (
-	OK      Severity = "ok"
-	Note    Severity = "note"    // worth knowing; nothing to do
-	Warning Severity = "warning" // works now, but something is missing or will fail
-	Problem Severity = "problem" // keeps the machine from its hub, or will
+	OK      = finding.OK
+	Note    = finding.Note
+	Warning = finding.Warning
+	Problem = finding.Problem
 )
-
-// Finding is the result of one check.
-type Finding struct {
-	// Code is stable. If all is well, it is the name of the check.
-	Code     string   `json:"code"`
-	Severity Severity `json:"severity"`
-	Fact     string   `json:"fact"`             // the fact, one sentence
-	Cause    string   `json:"cause,omitempty"`  // the cause; empty if the fact contains it
-	Remedy   string   `json:"remedy,omitempty"` // the remedy; empty if there is nothing to do
-}
 
 // Config describes the machine to examine, and the options of the examination.
 type Config struct {
@@ -149,16 +143,7 @@ func (e *exam) onboarded() bool {
 }
 
 // Worst returns the worst severity of the findings.
-func Worst(findings []Finding) Severity {
-	order := map[Severity]int{OK: 0, Note: 1, Warning: 2, Problem: 3}
-	worst := OK
-	for _, f := range findings {
-		if order[f.Severity] > order[worst] {
-			worst = f.Severity
-		}
-	}
-	return worst
-}
+func Worst(findings []Finding) Severity { return finding.Worst(findings) }
 
 func good(code, format string, args ...any) Finding {
 	return Finding{Code: code, Severity: OK, Fact: fmt.Sprintf(format, args...)}

@@ -77,10 +77,12 @@ func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 // bootDir is the folder in which Debian's package systemd-boot-efi installs its EFI programs.
 const bootDir = "/usr/lib/systemd/boot/efi"
 
-// partFile is a file that images are built from.
+// partFile is the path of a file from which images are built, and what to do if the file is
+// missing.
 type partFile struct{ path, hint string }
 
-// partFiles are the files of the parts, in the order kernel, busybox, stub, boot manager, init, agent.
+// partFiles returns the files of the parts, in the order kernel, busybox, stub, boot manager, init,
+// agent.
 func partFiles(kernel, boot, programs string) [6]partFile {
 	if boot == "" {
 		boot = bootDir
@@ -97,8 +99,8 @@ func partFiles(kernel, boot, programs string) [6]partFile {
 
 func (f partFile) wrap(err error) error { return fmt.Errorf("image: %w: %s", err, f.hint) }
 
-// HaveParts returns the error of LoadParts with these folders if a file is missing, without reading
-// the files.
+// HaveParts returns an error if a file that LoadParts needs from these folders is missing. It does
+// not read the files.
 func HaveParts(kernel, boot, programs string) error {
 	for _, f := range partFiles(kernel, boot, programs) {
 		if _, err := os.Stat(f.path); err != nil {

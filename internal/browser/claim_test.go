@@ -13,8 +13,9 @@ import (
 	"gangway/wire"
 )
 
-// A person on site types the code of a machine's screen into a phone, signs in, claims the machine,
-// sees it come aboard without touching the phone, and opens it.
+// A person at the machine can claim it with a phone: they type the code from the machine's screen,
+// sign in, and claim the machine. The page then displays the machine's progress by itself, and the
+// person opens the device's page.
 func TestClaimOnAPhoneInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	secret, id := wire.NewSecret(), wire.NewID()
@@ -30,7 +31,7 @@ func TestClaimOnAPhoneInBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := h.client.Do(req) // the machine asks who claimed it
+	resp, err := h.client.Do(req) // the machine's own request for the account that claimed it
 	if err != nil {
 		t.Fatal(err)
 	}

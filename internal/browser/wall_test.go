@@ -12,7 +12,7 @@ import (
 	"gangway/internal/browser"
 )
 
-// way passes connections on to a hub, until it is cut.
+// way is a TCP forwarder between the browser and a hub. A test can cut it and open it again.
 type way struct {
 	t            *testing.T
 	address, hub string
@@ -30,7 +30,7 @@ func newWay(t *testing.T, hub string) *way {
 	return w
 }
 
-// open listens, on the same port as before.
+// open starts to forward connections. After a cut, it uses the same port as before.
 func (w *way) open() {
 	w.t.Helper()
 	l, err := net.Listen("tcp", w.address)
@@ -68,7 +68,7 @@ func (w *way) pass(client net.Conn) {
 	client.Close()
 }
 
-// cut ends all connections, and refuses new ones.
+// cut closes all connections and refuses new ones.
 func (w *way) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -79,9 +79,9 @@ func (w *way) cut() {
 	w.conns = nil
 }
 
-// A wall shows an arrival without being touched, has no more elements after many arrivals than
-// after the first ones, says that the connection is lost, comes back by itself, and says when its
-// session has ended.
+// The page for a screen on a wall works without a person. It displays new devices by itself, and
+// does not grow with their number. It displays that the connection is lost, connects again by
+// itself, and displays that its session has ended.
 func TestWallInBrowser(t *testing.T) {
 	h := newHub(t, 7)
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
@@ -106,8 +106,8 @@ func TestWallInBrowser(t *testing.T) {
 	tab.Check("the wall after arrivals")
 	tab.Shot("wall-arrivals")
 
-	// The connection is lost, and comes back with an arrival that was missed.
-	tab.Ignore("ERR_") // the browser reports each try
+	// Cut the connection, let a device arrive in the meantime, and open the connection again.
+	tab.Ignore("ERR_") // Chromium prints an error for each attempt to connect
 	way.cut()
 	tab.Until(`document.getElementById("wall-state").textContent.includes("No connection")`)
 	tab.Shot("wall-no-connection")
@@ -115,7 +115,8 @@ func TestWallInBrowser(t *testing.T) {
 	way.open()
 	tab.Until(`document.getElementById("wall-state").textContent === "" && document.querySelector("#arrivals li").textContent.includes("Missed")`)
 
-	// Somebody signs the wall's session out. Its next look says so, and the page stays.
+	// Sign out the wall page's session. At its next request, the page displays this, and does not
+	// go to another page.
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/auth/logout", nil)
 	if err != nil {
 		t.Fatal(err)

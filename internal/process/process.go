@@ -1,6 +1,6 @@
-// Package process runs a program that ends when this process ends. It runs software TPMs and
-// emulated machines for tests and for the demo, and the hub's builder of images, so that none of
-// them continues to run.
+// Package process runs a program that ends when this process ends. Tests and the demo run software
+// TPMs and emulated machines with it, and the hub runs its image builder with it, so that no such
+// program continues to run.
 package process
 
 import (

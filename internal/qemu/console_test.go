@@ -11,13 +11,14 @@ import (
 	"gangway/image/stick"
 )
 
-// A person opens the machine's console: at the screen, where they restart the machine; and at the
-// serial port, where they wipe it once its owner allows that.
+// A person at the machine can use its console: on the screen, they restart the machine; on the
+// serial port, they wipe the machine after its owner has allowed wiping.
 func TestConsoleOfAMachine(t *testing.T) {
 	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{})
-	m, ctx := boot(t, s.with(true))
+	s.install(t)
+	m, ctx := boot(t, s.with(false))
 	good := `gangway-init .*: this boot is good`
 	first := after(t, ctx, m, 0, good).At
 	s.listed(t)
@@ -30,7 +31,7 @@ func TestConsoleOfAMachine(t *testing.T) {
 		}
 	}
 	press("ret")
-	time.Sleep(3 * time.Second) // nothing on the serial port says when the screen's console is drawn
+	time.Sleep(3 * time.Second) // wait for the console on the screen: the serial port does not report it
 	s.picture(t, m, "console-status")
 	press("2")
 	s.picture(t, m, "console-network")
@@ -44,8 +45,9 @@ func TestConsoleOfAMachine(t *testing.T) {
 	restarted := after(t, ctx, m, first, `gangway-init .*: up, version`).At
 	after(t, ctx, m, restarted, `gangway-init .*: the hub has accepted a report`)
 
-	// see types keys on the serial port, and waits until the console shows one of the texts again.
-	// The console draws only what changes, and moves over spaces.
+	// see types keys on the serial port, and waits until the console displays one of the texts
+	// again. The console sends only the characters that change, and replaces spaces by movements of
+	// the cursor.
 	see := func(keys string, texts ...string) (seen string) {
 		t.Helper()
 		count := func(text string) (n int) {
@@ -82,7 +84,7 @@ func TestConsoleOfAMachine(t *testing.T) {
 	see("q\r", open)
 	o.call(ctx, "PATCH", "/devices/"+o.device+"/user-meta", map[string]string{"gangway.console": "full"}, nil)
 	const ask, refused = "To wipe it, type", "not while the machine has an owner"
-	for see("9w", ask, refused) != ask { // until the machine has its owner's setting
+	for see("9w", ask, refused) != ask { // repeat until the owner's setting has arrived at the machine
 		time.Sleep(2 * time.Second)
 	}
 	nick := s.hub.Devices(t, s.hub.Owner)[0].Nick

@@ -85,8 +85,8 @@ func (m *Machine) dial(ctx context.Context) (net.Conn, error) {
 // machine switches off instead.
 func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "system_reset", nil) }
 
-// Press presses keys on the machine's keyboard, one after the other. The names are QEMU's, such as
-// "a", "9" or "ret".
+// Press presses these keys on the machine's keyboard, one after the other. Use QEMU's names of the
+// keys, such as "a", "9" or "ret".
 func (m *Machine) Press(ctx context.Context, keys ...string) error {
 	type key struct {
 		Type string `json:"type"`

@@ -1,0 +1,226 @@
+// Package doctor examines a hub on its own machine: its disk, clock, keys, database and backup, and
+// what others reach of it. It changes nothing, and works while the hub runs.
+//
+// The checks are a table. To add one, write a function that returns findings, give each finding a
+// code that no other has, add the function to the table, and add a fault that causes the finding to
+// the tests.
+package doctor
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"gangway/hub/store/sqlite"
+	"gangway/internal/finding"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names of files and folders in a hub's data folder.
+const (
+	pkiFolder    = "pki"
+	databaseFile = "gangway.db"
+	objectFolder = "objects"
+	serveFile    = "serve.lock"
+)
+
+// Config says which hub is examined, and how.
+type Config struct {
+	Data   string // the hub's data folder
+	Backup string // the folder of the newest backup; empty: unknown
+	// CheckTime bounds the check of the database, and of a backup's database.
+	CheckTime time.Duration
+
+	// The following are for tests. They default to this machine's.
+	now   func() time.Time
+	disk  func(dir string) (syscall.Statfs_t, error)
+	clock func() (state int, t unix.Timex, err error)
+	proc  string // /proc
+}
+
+// dialTime bounds each connection to the hub.
+const dialTime = 5 * time.Second
+
+// exam is one examination. Later checks use what earlier ones have found.
+type exam struct {
+	Config
+	pid      int  // of the running hub; 0: unknown
+	served   bool // a hub runs on the folder
+	roots    *x509.CertPool
+	name     string // the hub's
+	database *sqlite.Inspection
+}
+
+type check struct {
+	name string
+	run  func(context.Context, *exam) []finding.Finding
+}
+
+// checks are in the order in which a person mends a hub: what the later ones need comes first.
+var checks = []check{
+	{"data", checkData},
+	{"keys", checkKeys},
+	{"disk", checkDisk},
+	{"database", checkDatabase},
+	{"backup", checkBackup},
+	{"clock", checkClock},
+	{"process", checkProcess},
+	{"listeners", checkListeners},
+	{"url", checkURLs},
+}
+
+// Examine runs all checks.
+func Examine(ctx context.Context, cfg Config) []finding.Finding {
+	e := &exam{Config: cfg}
+	if e.now == nil {
+		e.now = time.Now
+	}
+	if e.disk == nil {
+		e.disk = func(dir string) (s syscall.Statfs_t, err error) { return s, syscall.Statfs(dir, &s) }
+	}
+	if e.clock == nil {
+		e.clock = func() (state int, t unix.Timex, err error) {
+			state, err = unix.Adjtimex(&t) // without a mode it only reads
+			return state, t, err
+		}
+	}
+	if e.proc == "" {
+		e.proc = "/proc"
+	}
+	if e.CheckTime == 0 {
+		e.CheckTime = time.Minute
+	}
+	var all []finding.Finding
+	for _, c := range checks {
+		if ctx.Err() != nil {
+			break
+		}
+		all = append(all, c.run(ctx, e)...)
+	}
+	return all
+}
+
+func good(code, format string, args ...any) []finding.Finding {
+	return []finding.Finding{{Code: code, Severity: finding.OK, Fact: fmt.Sprintf(format, args...)}}
+}
+
+func bad(s finding.Severity, code, fact, cause, remedy string) finding.Finding {
+	return finding.Finding{Code: code, Severity: s, Fact: fact, Cause: cause, Remedy: remedy}
+}
+
+// checkData examines the data folder and the modes of what is in it.
+func checkData(_ context.Context, e *exam) (found []finding.Finding) {
+	e.pid, e.served = serving(e.proc, filepath.Join(e.Data, serveFile))
+	for _, f := range []struct {
+		path string
+		mask os.FileMode
+		mode string
+	}{
+		{"", 0o077, "700"}, {pkiFolder, 0o077, "700"}, {objectFolder, 0o077, "700"},
+		{databaseFile, 0o077, "600"}, {databaseFile + "-wal", 0o077, "600"}, {databaseFile + "-shm", 0o077, "600"},
+	} {
+		path := filepath.Join(e.Data, f.path)
+		info, err := os.Stat(path)
+		if err != nil {
+			continue // what must be there is checked below
+		}
+		if info.Mode().Perm()&f.mask == 0 {
+			continue
+		}
+		severity, cause := finding.Warning, "The folder has what the hub knows of its devices and accounts."
+		if info.Mode().Perm()&0o022 != 0 {
+			severity, cause = finding.Problem, "Others could change what the hub stores."
+		}
+		found = append(found, bad(severity, "data-mode", fmt.Sprintf("Other users of this machine have access to %s (mode %04o).", path, info.Mode().Perm()), cause,
+			fmt.Sprintf("chmod %s %s", f.mode, path)))
+	}
+	if len(found) == 0 {
+		return good("data", "Only the hub's user has access to %s.", e.Data)
+	}
+	return found
+}
+
+// checkDisk examines the room on the disks of the data folder and of the objects.
+func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
+	seen := map[uint64]bool{} // by device number
+	for _, dir := range []string{e.Data, filepath.Join(e.Data, objectFolder), filepath.Join(e.Data, pkiFolder)} {
+		info, err := os.Stat(dir)
+		if err != nil {
+			continue
+		}
+		device := info.Sys().(*syscall.Stat_t).Dev
+		s, err := e.disk(dir)
+		if err != nil || seen[device] {
+			continue
+		}
+		seen[device] = true
+		found = append(found, room(dir, s)...)
+	}
+	return found
+}
+
+// room judges the free space and inodes of a file system, by the hub's own reserve: below it the hub
+// refuses uploads, and below half of it everything but removing.
+func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
+	free, size := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
+	reserve := min(size/20, 1<<30)
+	remedy := "Make room: remove what other programs store there, delete devices that are not needed, or enlarge the disk. See 'A full disk' in docs/operations.md."
+	switch {
+	case free < reserve:
+		found = append(found, bad(finding.Problem, "disk-full", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
+			fmt.Sprintf("Below %s the hub refuses uploads, and below half of that everything new.", bytesOf(reserve)), remedy))
+	case free < 3*reserve:
+		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
+			fmt.Sprintf("Below %s the hub refuses uploads.", bytesOf(reserve)), remedy))
+	}
+	// Some file systems make inodes as they need them, and report none.
+	if s.Files > 0 && s.Ffree < max(s.Files/100, 1000) {
+		severity := finding.Warning
+		if s.Ffree < 100 {
+			severity = finding.Problem
+		}
+		found = append(found, bad(severity, "disk-inodes", fmt.Sprintf("%d inodes of %d are free on the disk of %s.", s.Ffree, s.Files, dir),
+			"Without a free inode no file can be made, however much space is free.", "Remove small files of other programs, or use a file system with more inodes."))
+	}
+	if len(found) == 0 {
+		return good("disk", "%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size))
+	}
+	return found
+}
+
+func bytesOf(n int64) string {
+	switch {
+	case n >= 10<<30:
+		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 10<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d KiB", n>>10)
+}
+
+// checkClock asks the kernel whether something sets the clock, and compares the clock with the newest
+// event.
+func checkClock(_ context.Context, e *exam) (found []finding.Finding) {
+	now := e.now().UTC()
+	if d := e.database; d != nil && d.Newest.Sub(now) > 2*time.Minute {
+		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, and the hub's newest event is of %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
+			"The clock was set back, or it was wrong then. Sessions, join tokens and revocations depend on it.", "Set the clock, for example with chrony or systemd-timesyncd."))
+	}
+	state, t, err := e.clock()
+	switch {
+	case err != nil:
+		found = append(found, bad(finding.Note, "clock-unknown", "The kernel does not say whether the clock is set by a time server.", "", ""))
+	case state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0:
+		found = append(found, bad(finding.Warning, "clock-unset", fmt.Sprintf("The clock says %s UTC, and no time server sets it.", now.Format(time.DateTime)),
+			"Join tokens, sessions and certificates expire by the clock. In a container, the time server may run outside.", "Set up a time server: 'systemctl enable --now systemd-timesyncd', or chrony."))
+	}
+	if len(found) == 0 {
+		return good("clock", "The clock says %s UTC; a time server sets it, to within %s.", now.Format(time.DateTime), (time.Duration(t.Maxerror) * time.Microsecond).Round(time.Millisecond))
+	}
+	return found
+}

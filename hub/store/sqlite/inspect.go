@@ -1,0 +1,89 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// ErrUnclean is the error for a database that a crash left with a write-ahead log. Reading it would
+// write to it, so Inspect does not.
+var ErrUnclean = errors.New("sqlite: the database was not closed")
+
+// Inspection is what Inspect found in a database.
+type Inspection struct {
+	Faults   []string  // what SQLite's quick check found; empty: nothing
+	Finished bool      // the quick check came to its end
+	URLs     []string  // of the hub
+	Newest   time.Time // of the newest event; zero: there is none
+}
+
+// maxFaults bounds the faults that Inspect lists.
+const maxFaults = 5
+
+// Inspect reads a database without changing it: it updates no schema and makes no file. served says
+// that a hub has it open. The quick check takes checkTime at most.
+func Inspect(ctx context.Context, path string, served bool, checkTime time.Duration) (in Inspection, err error) {
+	if path, err = filepath.Abs(path); err != nil {
+		return in, fmt.Errorf("sqlite: %w", err)
+	}
+	query := "?mode=ro"
+	if !served {
+		if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
+			return in, ErrUnclean
+		}
+		// Nobody writes, and without a write-ahead log, reading needs no other file.
+		query += "&immutable=1"
+	}
+	db, err := sql.Open("sqlite", dsn(path)+query)
+	if err != nil {
+		return in, fmt.Errorf("sqlite: %w", err)
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	var urls string
+	if err := db.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, settingURLs).Scan(&urls); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return in, fmt.Errorf("sqlite: read %s: %w", path, err)
+	}
+	in.URLs = strings.Fields(urls)
+	var newest int64
+	if err := db.QueryRowContext(ctx, `SELECT time FROM events ORDER BY seq DESC LIMIT 1`).Scan(&newest); err == nil {
+		in.Newest = time.UnixMicro(newest)
+	} else if !errors.Is(err, sql.ErrNoRows) {
+		return in, fmt.Errorf("sqlite: read %s: %w", path, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	rows, err := db.QueryContext(ctx, fmt.Sprintf(`PRAGMA quick_check(%d)`, maxFaults))
+	if err != nil {
+		return in, unlessEnded(ctx, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return in, fmt.Errorf("sqlite: %w", err)
+		}
+		if line != "ok" {
+			in.Faults = append(in.Faults, line)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return in, unlessEnded(ctx, err)
+	}
+	in.Finished = true
+	return in, nil
+}
+
+// unlessEnded returns an error of the quick check, or nil if ctx ended it.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("sqlite: check the database: %w", err)
+}

@@ -1,0 +1,62 @@
+// Package finding has the results of the checks of gangway doctor and gangway-agent doctor, and prints them.
+package finding
+
+import (
+	"fmt"
+	"io"
+)
+
+// Severity is the severity of a finding.
+type Severity string
+
+// The severities, from the least to the most severe.
+const (
+	OK      Severity = "ok"
+	Note    Severity = "note"    // worth knowing; nothing to do
+	Warning Severity = "warning" // works now, but something is missing or will fail
+	Problem Severity = "problem" // keeps the machine or the hub from its work, or will
+)
+
+// Finding is the result of one check.
+type Finding struct {
+	// Code is stable. If all is well, it is the name of the check.
+	Code     string   `json:"code"`
+	Severity Severity `json:"severity"`
+	Fact     string   `json:"fact"`             // the fact, one sentence
+	Cause    string   `json:"cause,omitempty"`  // the cause; empty if the fact contains it
+	Remedy   string   `json:"remedy,omitempty"` // the remedy; empty if there is nothing to do
+}
+
+// Worst returns the worst severity of the findings.
+func Worst(findings []Finding) Severity {
+	order := map[Severity]int{OK: 0, Note: 1, Warning: 2, Problem: 3}
+	worst := OK
+	for _, f := range findings {
+		if order[f.Severity] > order[worst] {
+			worst = f.Severity
+		}
+	}
+	return worst
+}
+
+// Write prints findings for people. paint adds colour to the name of a severity; nil adds none.
+func Write(w io.Writer, findings []Finding, paint func(Severity, string) string) error {
+	if paint == nil {
+		paint = func(_ Severity, text string) string { return text }
+	}
+	counts := map[Severity]int{}
+	for _, f := range findings {
+		counts[f.Severity]++
+		if _, err := fmt.Fprintf(w, "%s %s (%s)\n", paint(f.Severity, fmt.Sprintf("%-8s", f.Severity)), f.Fact, f.Code); err != nil {
+			return err
+		}
+		if f.Cause != "" {
+			fmt.Fprintf(w, "%-8s   why:    %s\n", "", f.Cause)
+		}
+		if f.Remedy != "" {
+			fmt.Fprintf(w, "%-8s   remedy: %s\n", "", f.Remedy)
+		}
+	}
+	_, err := fmt.Fprintf(w, "%d problem(s), %d warning(s), %d note(s), %d check(s) passed.\n", counts[Problem], counts[Warning], counts[Note], counts[OK])
+	return err
+}
