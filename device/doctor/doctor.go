@@ -17,7 +17,7 @@ import (
 	"gangway/internal/finding"
 )
 
-// Finding is the result of one check, and Severity what it means for the machine.
+// Finding is the result of one check. Severity is the severity of a finding.
 type (
 	Finding  = finding.Finding
 	Severity = finding.Severity

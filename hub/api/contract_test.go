@@ -156,9 +156,12 @@ func contractRows() map[string]row {
 		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: func(c *contract) map[string]string {
 			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
 		}},
-		"GET /ui/wall":                  {who: "owner"},
-		"GET /ui/wall/part":             {who: "owner"},
-		"GET /ui/onboard/waiting":       {who: "owner"},
+		"GET /ui/wall":            {who: "owner"},
+		"GET /ui/wall/part":       {who: "owner"},
+		"GET /ui/onboard/waiting": {who: "owner"},
+		"GET /ui/onboard/waiting/{id}": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.waiting()["id"]}
+		}},
 		"GET /ui/onboard/waiting/group": {who: "owner", status: 303},
 
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
@@ -366,7 +369,17 @@ func contractRows() map[string]row {
 		"POST /ui/cloned/decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
 		}},
-		"GET /ui/trust":               {who: "owner"},
+		"GET /ui/trust":          {who: "owner"},
+		"POST /ui/trust":         {who: "owner", form: true, body: "pem=x", status: 400, limit: 576 * kib},
+		"GET /ui/trust/eks":      {who: "owner"},
+		"GET /ui/trust/eks.csv":  {who: "owner"},
+		"POST /ui/trust/eks/add": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib},
+		"POST /ui/trust/eks/remove": {who: "owner", form: true, body: "value=ab12", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			c.ada.request("POST", "/ui/trust/eks/add", "value=ab12", map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
+			return nil
+		}},
+		"POST /ui/trust/eks/upload":   {who: "owner", form: true, body: "x=y", status: 400, limit: 24*mib + 64*kib},
+		"POST /ui/trust/eks/clear":    {who: "owner", form: true, body: "confirm=ada", status: 303, limit: 64 * kib},
 		"GET /ui/trust/policy":        {who: "owner"},
 		"POST /ui/trust/policy":       {who: "owner", form: true, body: "act=preview&text=version%3A+1", limit: 208 * kib},
 		"POST /ui/trust/policy/check": {who: "owner", form: true, body: "text=version%3A+1", limit: 208 * kib},

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"gangway/hub/search"
 	"gangway/hub/store"
 	"gangway/hub/ui"
 	"gangway/wire"
@@ -243,6 +242,9 @@ func (s *Server) auditRows(r *http.Request, events []store.Event, filter ui.Audi
 		if row.AboutDevice, err = n.device(e.Device); err != nil {
 			return nil, err
 		}
+		if row.Subject.Path == waitingPath {
+			row.AboutDevice.Gone = false // the id is of a waiting machine, which is no device yet
+		}
 		if row.AboutToken, err = n.token(e.Token); err != nil {
 			return nil, err
 		}
@@ -301,7 +303,7 @@ func (n *auditNames) token(id string) (ui.AuditLink, error) {
 			if t.Nick != "" {
 				l.Name = "join token " + t.Nick
 			}
-			l.Path, l.Gone = listQuery{text: search.Format(store.DeviceSearch{Terms: []store.SearchTerm{{Field: store.FieldToken, Value: id}}})}.path(), false
+			l.Path, l.Gone = "/ui/onboard/tokens/"+id, false
 		}
 		return l, err
 	})
@@ -337,12 +339,15 @@ func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
 // subjectOf returns the page about what events of a kind are about.
 func subjectOf(kind string) ui.AuditLink {
 	for _, one := range []struct{ prefix, name, path string }{
-		{"policy.", "policy", "/ui/trust/policy"},
-		{"ek-list.", "EK list", "/ui/trust/eks"},
-		{"api-token.", "API tokens", "/ui/settings/api-tokens"},
-		{"account.session", "sessions", "/ui/settings/sessions"},
-		{"account.signed", "sessions", "/ui/settings/sessions"},
-		{"account.", "account", "/ui/settings"},
+		{"policy.", "policy", policyPath},
+		{"device.waiting", "waiting machines", waitingPath},
+		{"device.approved", "waiting machines", waitingPath},
+		{"device.denied", "waiting machines", waitingPath},
+		{"ek-list.", "EK list", ekListPath},
+		{"api-token.", "API tokens", apiTokensPath},
+		{"account.session", "sessions", sessionsPath},
+		{"account.signed", "sessions", sessionsPath},
+		{"account.", "account", settingsPath},
 	} {
 		if strings.HasPrefix(kind, one.prefix) {
 			return ui.AuditLink{Name: one.name, Path: one.path}

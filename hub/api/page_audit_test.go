@@ -48,7 +48,7 @@ func TestAuditLinksEverythingInARow(t *testing.T) {
 	f.happened(t, store.Event{Kind: "policy.changed", Owner: f.Owner.ID, Actor: wire.AccountPRN + f.Owner.ID, ActorName: "ada", Message: "about the policy"})
 	page := html.UnescapeString(b.page("/ui/audit"))
 	for _, link := range []string{
-		`href="/ui/devices/` + f.boatID + `"`, `href="/ui/devices?q=token%3A` + boat.TokenID, `href="/ui/audit?device=` + f.boatID + `"`, `href="/ui/audit?token=` + boat.TokenID + `"`,
+		`href="/ui/devices/` + f.boatID + `"`, `href="/ui/onboard/tokens/` + boat.TokenID + `"`, `href="/ui/audit?device=` + f.boatID + `"`, `href="/ui/audit?token=` + boat.TokenID + `"`,
 		`href="/ui/audit?device=` + gone + `"`, `href="/ui/audit?kind=device.test"`, `href="/ui/trust/policy"`, `href="/ui/audit?account=` + url.QueryEscape(wire.AccountPRN+f.Owner.ID) + `"`,
 	} {
 		if !strings.Contains(page, link) {

@@ -106,7 +106,7 @@ func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int
 
 // trustTabs are the tabs of the section Trust.
 func trustTabs(current string) []ui.Tab {
-	tabs := []ui.Tab{{Name: "Policy", Path: policyPath}}
+	tabs := []ui.Tab{{Name: "TPM makers", Path: trustPath}, {Name: "Policy", Path: policyPath}, {Name: "Expected TPMs", Path: ekListPath}}
 	for i := range tabs {
 		tabs[i].Current = tabs[i].Path == current
 	}
@@ -129,7 +129,7 @@ func parsePolicy(text string) (*policy.Document, error) {
 	}
 	d, err := policy.Parse([]byte(text))
 	if err != nil {
-		return nil, problem(http.StatusBadRequest, "policy-malformed", "Correct it and send it again. The previous policy is still in force.", "%s.", err)
+		return nil, problem(http.StatusBadRequest, "policy-malformed", "Correct the policy and send it again. The previous policy is still in force.", "%s.", err)
 	}
 	return d, nil
 }
@@ -398,7 +398,7 @@ func (s *Server) previewArrivals(ctx context.Context, p *ui.PolicyPreview, t *on
 			continue
 		}
 		p.WaitingTouched++
-		p.Changes = append(p.Changes, ui.PolicyChange{Name: orWord(strings.TrimSpace(w.ProdModel+" "+w.ProdSerial), "A machine"), Path: overviewPath + "#waiting-h", Waiting: true,
+		p.Changes = append(p.Changes, ui.PolicyChange{Name: orWord(strings.TrimSpace(w.ProdModel+" "+w.ProdSerial), "A machine"), Path: waitingPath, Waiting: true,
 			Now: outcomeBadge(now), Would: outcomeBadge(would), Why: would.Reason})
 	}
 	return nil

@@ -25,6 +25,29 @@ type makers struct {
 type cachedTrust struct {
 	version int64
 	trust   *evidence.Trust
+	set     *trust.Set // of which trust is made
+}
+
+// Makers are the TPM makers' certificates in force.
+type Makers struct {
+	Set   *trust.Set
+	Trust *evidence.Trust
+}
+
+// Makers returns the makers' certificates in force.
+func (s *Service) Makers(ctx context.Context) (*Makers, error) {
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.trust(ctx, version); err != nil {
+		return nil, err
+	}
+	c := s.makers.cached.Load() // filled by trust; a later version is as good
+	if c == nil {
+		return nil, errors.New("onboard: the makers' certificates are being changed")
+	}
+	return &Makers{c.set, c.trust}, nil
 }
 
 // SetTrust sets the makers' certificates to which the operator's decisions in the store are applied.
@@ -70,7 +93,7 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	if err != nil {
 		return nil, err
 	}
-	m.cached.Store(&cachedTrust{version, made})
+	m.cached.Store(&cachedTrust{version, made, set})
 	return made, nil
 }
 

@@ -1,4 +1,4 @@
-// Package finding is the form in which both doctors, of a machine and of a hub, say what they found.
+// Package finding has the results of the checks of gangway doctor and gangway-agent doctor, and prints them.
 package finding
 
 import (
@@ -39,7 +39,7 @@ func Worst(findings []Finding) Severity {
 	return worst
 }
 
-// Write writes findings for people. paint writes a severity; nil: as it is.
+// Write prints findings for people. paint adds colour to the name of a severity; nil adds none.
 func Write(w io.Writer, findings []Finding, paint func(Severity, string) string) error {
 	if paint == nil {
 		paint = func(_ Severity, text string) string { return text }

@@ -17,7 +17,8 @@ func TestConsoleOfAMachine(t *testing.T) {
 	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{})
-	m, ctx := boot(t, s.with(true))
+	s.install(t)
+	m, ctx := boot(t, s.with(false))
 	good := `gangway-init .*: this boot is good`
 	first := after(t, ctx, m, 0, good).At
 	s.listed(t)

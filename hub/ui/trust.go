@@ -1,0 +1,68 @@
+package ui
+
+import "time"
+
+// MakersPage is the data of the page "makers".
+type MakersPage struct {
+	Tabs         []Tab
+	Roots, Links int // in force, without the distrusted ones
+	Distrusted   int
+	CRLs         string // a sentence about revocation lists
+	Query        string
+	Rows         []MakerRow
+	Found        int
+	First, Next  string // addresses of other pages; empty: none
+	Here         string
+
+	Text    string // in the form that checks certificates
+	Problem string // about it
+	Checked []CheckedCertificate
+	More    int    // how many checked certificates are not shown
+	Import  string // the operator's command
+}
+
+// MakerRow is a CA certificate of a TPM's maker.
+type MakerRow struct {
+	Maker, Name, SHA256, Source string
+	Badge                       Badge
+	Kind                        string // what it is for, in words
+	Until                       time.Time
+	Expired                     bool
+	Changed                     time.Time // when the operator decided on it; zero: never
+}
+
+// CheckedCertificate is what the hub says about a certificate that a person sent. Nothing is kept.
+type CheckedCertificate struct {
+	Title   string // what it is
+	Badge   Badge
+	Words   []string
+	Facts   []Fact
+	Command string // of the operator; empty: nothing to do
+}
+
+// EKListPage is the data of the page "eks".
+type EKListPage struct {
+	Tabs         []Tab
+	Count        int
+	Many         bool // there are more than Count
+	HubList      bool // the hub has a list too
+	Query        string
+	QueryProblem string
+	Rows         []EKRow
+	First, Next  string // addresses of other pages; empty: none
+	CSV          string
+
+	// The form for one line, as typed, and what is wrong.
+	Value, Note, ValueProblem string
+	Required                  bool
+
+	UploadProblem, ConfirmProblem string
+}
+
+// EKRow is a line of an EK list.
+type EKRow struct {
+	Value    string // hexadecimal
+	Serial   bool   // Value is a certificate's serial number
+	Note     string
+	Required bool
+}
