@@ -72,7 +72,7 @@ var pages = []page{
 	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
 	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
 	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
-	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
 }
 
