@@ -38,7 +38,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 	token, expires, err := s.signInWithPassword(r, data.Nick, r.PostForm.Get("password"), "", store.ByPage)
 	switch {
 	case errors.Is(err, error(errWrongPassword)):
-		s.setAuthenticate(w)
+		s.setAuthenticate(w, r)
 		data.Problem = errWrongPassword.Message
 		return s.signInPage(w, r, http.StatusUnauthorized, data)
 	case errors.Is(err, error(errDisabled)):

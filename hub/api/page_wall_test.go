@@ -27,9 +27,12 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	}
 	s.named(t, "NUC", "A-1")
 	waiting, id := s.arrives(t, "Gate computer", "GC-1")
+	lines, _ := b.stream(t.Context())
+	waitFor(t, lines, "retry")
 	pending := s.device(t)
 	pending.Serial = "PEND-1"
 	must(pending.Enrol(t.Context(), s.client, s.request(t, pending)))(t)
+	waitFor(t, lines, `"enrolment.issued"`)
 	part := func() string {
 		t.Helper()
 		status, page, _ := b.send("GET", "/ui/wall/part", "")
