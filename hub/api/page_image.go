@@ -225,6 +225,8 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, connectio
 	h.Set("Content-Disposition", `attachment; filename="installer.img"`)
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Length", fmt.Sprint(image.Size))
+	ctx, cancel := context.WithTimeout(ctx, imageSendTime)
+	defer cancel()
 	for left := image.Size; left > 0; {
 		if err := errors.Join(ctx.Err(), connection.SetWriteDeadline(time.Now().Add(s.cfg.Timeouts.Request))); err != nil {
 			return err

@@ -21,7 +21,7 @@ var shownOnboardTabs []ui.Tab
 
 func init() {
 	for _, tab := range []ui.Tab{
-		{Name: "Tokens", Path: onboardPath}, {Name: "Waiting", Path: "/ui/onboard/waiting"}, {Name: "Claim", Path: "/ui/onboard/claim"}, {Name: "Wall", Path: "/ui/wall"},
+		{Name: "Tokens", Path: onboardPath}, {Name: "Waiting", Path: waitingPath}, {Name: "Claim", Path: claimPath}, {Name: "Wall", Path: wallPath},
 	} {
 		if slices.ContainsFunc(routes, func(rt route) bool { return rt.method == http.MethodGet && rt.path == tab.Path }) {
 			shownOnboardTabs = append(shownOnboardTabs, tab)
