@@ -14,6 +14,7 @@ import (
 // The wall is a page for a screen that nobody operates. It always has the same bounded number of
 // rows, so that it can stay open for weeks; what changes is fetched as a whole.
 const (
+	wallPath = "/ui/wall"
 	// Rows of the wall.
 	wallArrived, wallUnderway = 7, 3
 	// newFor is how long an arrival stands out.
