@@ -319,7 +319,7 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 		status int
 		says   string
 	}{
-		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not be built"},
+		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not build the image"},
 		"too large": {fmt.Errorf("wrapped: %w", api.ErrImageSize), 500, "larger than 1.0 MiB"},
 		"too long":  {nil, 503, "took longer than"},
 	} {

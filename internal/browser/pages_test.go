@@ -71,8 +71,11 @@ var pages = []page{
 	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine with the code ABCD-EFGH-2345"},
 	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
 	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
+	{name: "revisions", path: "/ui/revisions", want: "No revision yet"},
+	{name: "revisions-failed", path: "/ui/revisions?show=failed", want: "Revisions"},
+	{name: "revisions-recent", path: "/ui/revisions?show=recent", want: "Revisions"},
 	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
-	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
 }
 
