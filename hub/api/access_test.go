@@ -138,6 +138,7 @@ var expectedAccess = map[string]string{
 	"POST /ui/bulk/undo":                              "fullSession",
 	"GET /ui/overview":                                "fullSession",
 	"GET /ui/onboard/waiting":                         "fullSession",
+	"GET /ui/onboard/waiting/{id}":                    "fullSession",
 	"GET /ui/onboard/waiting/group":                   "fullSession",
 	"GET /ui/onboard/claim":                           "fullSession",
 	"GET /ui/onboard/claim/{id}":                      "fullSession",

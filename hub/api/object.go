@@ -15,11 +15,12 @@ import (
 	"gangway/wire"
 )
 
-// ObjectView is an object, with signed URLs to upload and download it without another credential.
-// Devices take the first match of a key, so the fields that people choose come last.
+// ObjectView is an object in the API, with signed URLs to upload and download the content without
+// another credential. Devices use the first match of a key anywhere in the document, so the fields
+// whose values people choose come last.
 type ObjectView struct {
-	ID           string    `json:"id"`         // the SHA-256 again
-	StorageID    string    `json:"storage-id"` // of this object and its owner
+	ID           string    `json:"id"`         // the same as Sum
+	StorageID    string    `json:"storage-id"` // SHA-256 of the owner and Sum
 	Owner        string    `json:"owner"`
 	Sum          string    `json:"sha256sum"`
 	Size         string    `json:"size"` // bytes, as a string
@@ -74,9 +75,9 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 // maxObjectName bounds the name and the MIME type of an object, in bytes each.
 const maxObjectName = 1024
 
-// createObject announces an object. 200 means that the caller must upload the object. 409 means
-// that the caller's account has it already. Other accounts' objects make no difference: an account
-// must have uploaded the bytes itself.
+// createObject announces an object. Status 200 means that the caller must upload the content; 409
+// means that the caller's account has already uploaded it. Objects of other accounts do not count,
+// so that knowing a hash does not give access to the content.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -118,8 +119,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
-		// The content was removed by something other than the hub, so the caller must upload it
-		// again.
+		// Something other than the hub removed the content, so the caller must upload it again.
 		s.log.Error("the content of an object is missing", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
@@ -133,7 +133,8 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// createRevisionObject is createObject for a caller that may change the trail.
+// createRevisionObject is like createObject, but the caller must be allowed to change the trail in
+// the path.
 func (s *Server) createRevisionObject(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.trailRevision(r); err != nil {
 		return err
@@ -141,7 +142,8 @@ func (s *Server) createRevisionObject(w http.ResponseWriter, r *http.Request) er
 	return s.createObject(w, r)
 }
 
-// storedObject finds an object of the caller's account by {sha}. It must have been uploaded.
+// storedObject finds an object of the caller's account by {sha}. It returns store.ErrNotFound if
+// the content was not uploaded.
 func (s *Server) storedObject(r *http.Request) (store.Object, error) {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -231,8 +233,8 @@ func (s *Server) listRevisionObjects(w http.ResponseWriter, r *http.Request) err
 	return nil
 }
 
-// listObjects lists an account's objects, in pages by `after`, a SHA-256. There is no such list for
-// devices: they know the objects of their revisions.
+// listObjects lists an account's objects, in pages by `after`, a SHA-256. Devices have no such
+// list, because they know the objects of their revisions.
 func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	limit, err := pageSize(r, 100)
 	if err != nil {
@@ -255,7 +257,7 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// writeObjects writes the array without building it in memory: a revision may have ten thousand
+// writeObjects writes the array one object at a time, because a revision may have ten thousand
 // objects.
 func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")

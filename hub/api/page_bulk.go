@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -153,7 +154,7 @@ func (s *Server) doBulk(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	rows, err := s.ownRows(r, form["id"])
+	rows, err := s.ownRows(r, strings.Fields(strings.Join(form["id"], " ")))
 	if err != nil {
 		return err
 	}

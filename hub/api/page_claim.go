@@ -223,7 +223,7 @@ func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinTo
 		if w.TokenID == t.ID {
 			evidence.Title, evidence.Time = "A question about its evidence", w.Since
 			evidence.Text = machineWords(w.ProdModel, w.ProdSerial) + ". The machine waits until you decide."
-			evidence.State, evidence.Path, evidence.Act = ui.StepAsks, waitingPath+"#w-"+w.DeviceID, "Look at it and decide"
+			evidence.State, evidence.Path, evidence.Act = ui.StepAsks, waitingPath+"/"+w.DeviceID, "Look at it and decide"
 			a.Steps = append(a.Steps, evidence, aboard)
 			return nil
 		}

@@ -15,8 +15,20 @@ import (
 	"gangway/wire"
 )
 
-// listRows is how many devices a page of the list has. With all columns, the page stays below 100 kB.
-const listRows = 50
+// A page of the list has listRows devices, or wideRows if it shows more than wideColumns columns. So
+// its first load stays below 100 kB.
+const (
+	listRows    = 50
+	wideColumns = 8
+	wideRows    = 30
+)
+
+func (q listQuery) rows() int {
+	if len(q.columns) > wideColumns {
+		return wideRows
+	}
+	return listRows
+}
 
 // listColumns are the columns of the list, and the order that a click on a name gives.
 var listColumns = []struct {
@@ -177,7 +189,7 @@ func (s *Server) fillList(ctx context.Context, d *ui.DevicesPage, q listQuery, f
 		return err
 	}
 	d.Count = countWords(n)
-	find.After, find.Limit = after, listRows
+	find.After, find.Limit = after, q.rows()
 	page, err := s.cfg.Store.SearchDevices(ctx, find)
 	if err != nil {
 		return err

@@ -44,11 +44,7 @@ func (s *Server) renderImage(w http.ResponseWriter, r *http.Request, status int,
 	default:
 		d.Missing = s.cfg.Images.Missing()
 	}
-	p := ui.Page{Title: "Image for a stick", Section: ui.SectionOnboard, Data: d}
-	if d.Building.Running {
-		p.Refresh = 3
-	}
-	return s.renderPage(w, r, status, "image", p)
+	return s.renderPage(w, r, status, "image", ui.Page{Title: "Image for a stick", Section: ui.SectionOnboard, Data: d})
 }
 
 // showImageState is the part of the page that says how far a build is. The page fetches it while the

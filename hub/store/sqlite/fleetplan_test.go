@@ -25,7 +25,7 @@ func fleetStatements() map[string]*statement {
 		"indexed": selectIndexed, "seen": updateSeen,
 		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
 		"EK list": selectEKPage, "count of an EK list": countEKs,
-		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage, "waiting room with requests": selectWaitingRequests,
+		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
 	for key, w := range walkAll {
