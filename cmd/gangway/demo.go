@@ -444,7 +444,9 @@ func (d *demo) report(_ context.Context, r *demoResult, once bool) error {
 		return err
 	}
 	fmt.Fprintf(d.stdout, `
-The page:   %s/     (the demo's own CA signed its certificate: accept it in your browser)
+The page:   %s/
+            The browser warns of it once, because the demo's own CA signed its certificate, which no
+            browser knows: accept it. A real hub can have a certificate that browsers trust.
 Sign in as: captain
 Password:   %s
 

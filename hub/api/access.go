@@ -138,7 +138,7 @@ func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	case scopedAccount, anySignIn, anySession, fullSession:
 		return s.identifyAccount(r, who)
 	case accountOrDevice:
-		if s.isDeviceRequest(r) {
+		if !onPages(r) && s.isDeviceRequest(r) {
 			return s.identifyDevice(r, activeDevice)
 		}
 		return s.identifyAccount(r, scopedAccount)

@@ -340,6 +340,9 @@ func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) err
 
 // serve answers a request for a route, after the checks that the route's row requires.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error {
+	if onPages(r) && rt.forDevices() {
+		return s.errDeviceRoute()
+	}
 	r, err := s.checkDisk(rt, r)
 	if err != nil {
 		return err

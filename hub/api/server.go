@@ -79,6 +79,10 @@ type Config struct {
 	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
+	// PageURL is the https URL of the pages, if they have a name and a listener of their own: see
+	// ServePages. PageCertificate is that listener's.
+	PageURL         string
+	PageCertificate PageCertificate
 	// Version is the program's version, which pages show.
 	Version string
 }
@@ -132,6 +136,9 @@ func New(cfg Config) (*Server, error) {
 		if !wire.IsHubURL(u) || strings.HasSuffix(u, "/") {
 			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
 		}
+	}
+	if err := cfg.checkPages(); err != nil {
+		return nil, err
 	}
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
@@ -286,6 +293,9 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		}()
 		h := w.Header()
 		h.Set(wire.AddressesHeader, addresses)
+		if s.cfg.PageURL != "" {
+			h.Set(wire.PagesHeader, s.cfg.PageURL)
+		}
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")

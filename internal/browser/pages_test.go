@@ -68,11 +68,11 @@ var pages = []page{
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
 	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
-	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine with the code ABCD-EFGH-2345"},
 	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
 	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
 	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
-	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
 }
 
