@@ -58,7 +58,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	_, form, _ := b.send("GET", "/ui/onboard/new", "")
-	says(t, form, "New join token", "Limit of devices", "Your policy refuses such devices now")
+	says(t, form, "New join token", "Maximum number of devices", "Your policy refuses such devices now")
 	status, page, h := b.form("/ui/onboard/new", "nick", "spring batch", "max-uses", "2", "expires-in", "8w", "meta", "site=oslo\r\n\r\n hall = 3=b \n", "for-pantacor", "1")
 	if status != 200 || h.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(page))
@@ -83,7 +83,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 		t.Errorf("the device has token %s and %v", d.TokenID, d.UserMeta)
 	}
 	_, page, _ = b.send("GET", "/ui/onboard/tokens/"+tok.ID, "")
-	says(t, page, "spring batch", "1 of 2", "1 device that joined with it", "site", "oslo")
+	says(t, page, "spring batch", "1 of 2", "1 device that joined with the token", "site", "oslo")
 	if !strings.Contains(page, "/ui/devices?q=token%3A"+tok.ID) {
 		t.Error("the page does not lead to the token's devices")
 	}
@@ -337,7 +337,7 @@ func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 			t.Error("the token is not disabled")
 		}
 		_, page, _ := b.send("GET", path, "")
-		says(t, page, "disabled", "Delete it")
+		says(t, page, "disabled", "Delete the join token")
 		if status, _, h := b.form(path + "/delete"); status != 303 || h.Get("Location") != "/ui/onboard" {
 			t.Errorf("delete: %d", status)
 		}
