@@ -96,8 +96,8 @@ func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error 
 	}
 	b := &imageBuilder{program: self, dir: dir, kernel: i.parts, programs: programsFolder(self), log: log}
 	if b.kernel == "" {
-		// Without a home folder there is no cache folder; Missing then says what to do.
-		b.kernel, _ = cacheDir()
+		// Missing says what to do if there is none.
+		b.kernel, _ = kernelFolder()
 	}
 	o.images, o.imageLimits = b, i.limits
 	return nil

@@ -186,7 +186,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	<-began
 	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
 	status, page, _ := ada.form("/ui/onboard/image", "nick", "again")
-	says(t, page, "builds an image for you already")
+	says(t, page, "already building an image for your account")
 	if after := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)); status != 409 || b.builds.Load() != 1 || after != before {
 		t.Errorf("two builds of one owner: %d, %d builds, %d new tokens", status, b.builds.Load(), after-before)
 	}
@@ -198,7 +198,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	second := bert.leave(ctx)
 	<-began
 	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
-	says(t, page, "builds images for others now")
+	says(t, page, "as many images as it can at once")
 	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
 		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
 	}
@@ -319,7 +319,7 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 		status int
 		says   string
 	}{
-		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not be built"},
+		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not build the image"},
 		"too large": {fmt.Errorf("wrapped: %w", api.ErrImageSize), 500, "larger than 1.0 MiB"},
 		"too long":  {nil, 503, "took longer than"},
 	} {
