@@ -444,7 +444,9 @@ func (d *demo) report(_ context.Context, r *demoResult, once bool) error {
 		return err
 	}
 	fmt.Fprintf(d.stdout, `
-The page:   %s/     (the demo's own CA signed its certificate: accept it in your browser)
+The page:   %s/
+            The browser warns of it once, because the demo's own CA signed its certificate, which no
+            browser knows: accept it. A real hub can have a certificate that browsers trust.
 Sign in as: captain
 Password:   %s
 
@@ -463,7 +465,7 @@ func (d *demo) printCommands(r *demoResult) {
 	}
 	gangway += " --context " + d.contextName
 	fmt.Fprintln(d.stdout, "The same with commands, in another terminal:")
-	for _, command := range []string{"device ls", "device show " + nick, "device set " + nick + " site=oslo", "device ls meta.site=oslo", "token create -o device_autojointoken.json"} {
+	for _, command := range []string{"device ls", "device show " + nick, "device set " + nick + " site=oslo", "device ls meta.site=oslo", "open " + nick, "token create -o device_autojointoken.json"} {
 		fmt.Fprintf(d.stdout, "  %s %s\n", gangway, command)
 	}
 }

@@ -32,7 +32,7 @@ func (a *app) imageCommand() *cobra.Command {
 systems that update installed machines. Run 'fetch' once before 'build'. See
 docs/image.md.`,
 	}
-	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageTry(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
+	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageTry(), a.imageFetch(), a.imageParts(), a.imageKeys(), a.imageEscrowKey())
 	return c
 }
 
@@ -116,18 +116,18 @@ func (o *imageOptions) consoleFlag(f *pflag.FlagSet) {
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch')")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch', or ../lib/gangway/kernel)")
 	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")
 	f.StringVar(&o.signCert, "secure-boot-cert", "", "certificate (PEM) of --secure-boot-key; it must be in the machines' db")
-	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, or ../lib/gangway)")
+	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or what this program carries)")
 }
 
 // parts loads the files that images are built from.
 func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	if o.kernel == "" {
-		if o.kernel, err = fetched(); err != nil {
+		if o.kernel, err = kernelFolder(); err != nil {
 			return nil, err
 		}
 	}
@@ -152,18 +152,6 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 		p.Signer, err = authenticode.New(o.signKey, o.signCert)
 	}
 	return p, err
-}
-
-// programsFolder returns the folder that holds gangway-init and gangway-agent. self is the path of
-// this program. `make build` writes all three programs to one folder. A package installs
-// gangway-init and gangway-agent to lib/gangway next to the folder of this program.
-func programsFolder(self string) string {
-	own := filepath.Dir(self)
-	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
-	if !exists(filepath.Join(own, "gangway-init")) && exists(installed) {
-		return installed
-	}
-	return own
 }
 
 // readToken reads a token file; "-" is standard input.
@@ -461,16 +449,4 @@ func cacheDir() (string, error) {
 		return "", err
 	}
 	return filepath.Join(dir, "gangway", "kernel"), nil
-}
-
-// fetched returns the folder with the files that image fetch has downloaded.
-func fetched() (string, error) {
-	dir, err := cacheDir()
-	if err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "vmlinuz")); err != nil {
-		return "", fmt.Errorf("no kernel found in %s: run `gangway image fetch`, or name a folder with --kernel", dir)
-	}
-	return dir, nil
 }

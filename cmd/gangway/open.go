@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 
 	"gangway/internal/cmdline"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -28,13 +31,14 @@ another one: the browser then warns.`,
 			if err != nil {
 				return err
 			}
-			address := s.Hub + "/ui/overview"
+			pages := s.pages(c.Context())
+			address := pages + "/ui/overview"
 			if len(arg) == 1 {
 				d, err := findDevice(c.Context(), arg[0])
 				if err != nil {
 					return err
 				}
-				address = s.Hub + "/ui/devices/" + d.ID
+				address = pages + "/ui/devices/" + d.ID
 			}
 			if !printOnly && a.forPeople() && openBrowser(address) == nil {
 				a.note("Opened %s", address)
@@ -49,6 +53,28 @@ another one: the browser then warns.`,
 	}
 	c.Flags().BoolVar(&printOnly, "print", false, "print the address, and start no browser")
 	return c
+}
+
+// pages returns the URL of the hub's pages: the one that the hub names, or the hub's own if it names
+// none or cannot be reached.
+func (s *signIn) pages(ctx context.Context) string {
+	c, err := s.client()
+	if err != nil {
+		return s.Hub
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Hub+"/healthz", nil)
+	if err != nil {
+		return s.Hub
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return s.Hub
+	}
+	resp.Body.Close()
+	if named := wire.ParseAddresses(resp.Header.Values(wire.PagesHeader)); len(named) > 0 {
+		return named[0]
+	}
+	return s.Hub
 }
 
 var errNoBrowser = errors.New("no browser is here")

@@ -12,20 +12,20 @@ import (
 	"gangway/wire"
 )
 
-// access says who may call a route.
+// access is the credential that a route requires of its callers.
 type access int
 
 const (
 	// anyone is for routes that need no credential, or whose credential is in the body or the path:
 	// a password, evidence of a TPM, or a claim code.
 	anyone access = iota
-	// visitor is anyone. If the request has a valid sign-in, identify looks it up, so that a page
-	// can show its account.
+	// visitor is like anyone. But if the request is signed in, identify looks up the account, so
+	// that the page can show it.
 	visitor
-	// fullVisitor is visitor, but a token with narrower scopes is refused.
+	// fullVisitor is like visitor, but identify refuses a token that does not have all scopes.
 	fullVisitor
-	// registrant is anyone. But a request with an Authorization header must be from a
-	// scopedAccount, unless it also has a join token, which takes precedence.
+	// registrant is like anyone, but a request with an Authorization header must be from a
+	// scopedAccount. If the request also has a join token, the Authorization header is ignored.
 	registrant
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
@@ -35,13 +35,17 @@ const (
 	scopedAccount
 	// anySignIn is a valid token of an account, whatever its scopes.
 	anySignIn
-	// anySession is anySignIn by a person: not with an API token.
+	// anySession is a person's session, whatever its scopes. API tokens are refused.
 	anySession
-	// fullSession is a person's session with all scopes. It is for what no program may do: make
-	// API tokens, change the password, end sessions and the account.
+	// fullSession is a person's session with all scopes. It protects the routes that no program may
+	// call: making API tokens, changing the password, ending sessions, and deleting the account.
 	fullSession
 
-	// accountOrDevice is a scopedAccount, or an activeDevice for the account that owns it.
+	// operator is a fullSession of an account with the role operator. The role opens the operator's
+	// own routes and nothing else: no route for owners looks at the role.
+	operator
+
+	// accountOrDevice is a scopedAccount, or an activeDevice, which acts for its owner's account.
 	accountOrDevice
 
 	// activeDevice is an active device. It is identified by the certificate of its connection, or
@@ -51,11 +55,11 @@ const (
 	// tlsDevice is an activeDevice that is identified by the certificate of this connection, or of
 	// its connection to the hub's proxy. Only its TPM can make such a connection.
 	tlsDevice
-	// unmeasuredDevice is a tlsDevice without the condition on its boot. It is for what a device
-	// must do before its boot can be measured.
+	// unmeasuredDevice is like tlsDevice, but the device's boot need not match its reference. A
+	// device calls these routes before the hub has measured its boot.
 	unmeasuredDevice
 	// pendingDevice is a device with a certificate by the device CA, active or not, on a TLS
-	// connection that ends at the hub itself. The activation proof in the body decides.
+	// connection that ends at the hub itself. The handler checks the activation proof in the body.
 	pendingDevice
 )
 
@@ -90,24 +94,28 @@ type callerKey struct{}
 // callerOf returns the caller that identify found.
 func callerOf(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
 
-// accountOf returns the signed-in account, on a route whose access requires one.
+// accountOf returns the signed-in account. It panics if the caller has none, so the route's access
+// must require an account.
 func accountOf(r *http.Request) store.Account { return *callerOf(r).Account }
 
-// signInOf returns the sign-in, on a route whose access requires one.
+// signInOf returns the caller's sign-in, or nil if the caller is not signed in.
 func signInOf(r *http.Request) *signIn { return callerOf(r).signIn }
 
-// deviceOf returns the calling device, on a route whose access requires one.
+// deviceOf returns the calling device. It panics if the caller is not a device, so the route's
+// access must require one.
 func deviceOf(r *http.Request) store.Device { return *callerOf(r).Device }
 
 var (
 	errNotSignedIn   = problem(http.StatusUnauthorized, "not-signed-in", "Sign in with 'gangway login', or on the hub's page.", "You are not signed in, or your session has ended.")
-	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or with a scope that allows it.", "The token's scopes do not allow this request.")
+	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or use a token whose scopes allow the request.", "The token's scopes do not allow this request.")
 	errAPIToken      = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "This request is not allowed with an API token.")
+	errNotOperator   = problem(http.StatusForbidden, "not-operator", "The role is given on the hub's machine with 'gangway account operator NICK --data DIR'.", "This page is only for accounts with the role operator.")
 	errNoCertificate = problem(http.StatusUnauthorized, "no-certificate", "Connect with the device's IDevID certificate.", "This route is for devices, and the connection has no client certificate.")
-	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The certificate is not that of an active device.")
+	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The connection's certificate does not belong to an active device.")
 )
 
-// identify finds a request's caller, and refuses one that the route's access does not admit.
+// identify finds a request's caller. It returns a Problem if the route's access does not admit that
+// caller.
 func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	switch who {
 	case anyone:
@@ -132,10 +140,10 @@ func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	case urlHolder:
 		u, err := s.readSignedURL(r)
 		return caller{url: u}, err
-	case scopedAccount, anySignIn, anySession, fullSession:
+	case scopedAccount, anySignIn, anySession, fullSession, operator:
 		return s.identifyAccount(r, who)
 	case accountOrDevice:
-		if s.isDeviceRequest(r) {
+		if !onPages(r) && s.isDeviceRequest(r) {
 			return s.identifyDevice(r, activeDevice)
 		}
 		return s.identifyAccount(r, scopedAccount)
@@ -159,11 +167,13 @@ func (s *Server) identifyAccount(r *http.Request, who access) (caller, error) {
 		return caller{}, err
 	}
 	switch isProgram := in.apiToken != nil; {
-	case isProgram && (who == anySession || who == fullSession):
+	case isProgram && (who == anySession || who == fullSession || who == operator):
 		return caller{}, errAPIToken
-	case who == fullSession && !in.claims.Allows(r.Method, ""),
+	case (who == fullSession || who == operator) && !in.claims.Allows(r.Method, ""),
 		who == scopedAccount && !in.claims.Allows(r.Method, resourceOf(r.URL.Path)):
 		return caller{}, errScope
+	case who == operator && !in.account.Operator:
+		return caller{}, errNotOperator
 	}
 	return accountCaller(in), nil
 }
@@ -206,7 +216,7 @@ func resourceOf(path string) string {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
 	case first == "devices" && (rest == "tokens" || strings.HasPrefix(rest, "tokens/")):
-		return "" // a join token adds devices to the account
+		return "" // a join token can add devices to the account
 	case first == "devices", first == "objects", first == "trails":
 		return first
 	case first == "logs", first == "aca", first == "fleet":
@@ -222,14 +232,14 @@ func resourceOf(path string) string {
 var (
 	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
 	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
-	errBootRefused = problem(http.StatusForbidden, "boot-refused", "Its owner sees the reason with 'gangway device boot'. The agent measures again by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
-	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees the changes with 'gangway device boot', and can accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from it.")
+	errBootRefused = problem(http.StatusForbidden, "boot-refused", "The device's owner can display the reason with 'gangway device boot'. The agent sends another measurement by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
+	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from it.")
 )
 
 // checkBoot refuses a device whose boot does not match its reference, if its owner's policy
-// requires a match. The measurement must have been made on this connection, because another
-// connection may be of another boot. For programs that use a token, and for devices behind a proxy,
-// the device's last measurement counts.
+// requires a match. The measurement must have been made on this connection, because the device may
+// have restarted since a measurement on an earlier connection. For programs that use a token, and
+// for devices behind a proxy, the device's last measurement counts.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot {
@@ -392,11 +402,11 @@ func (s *Server) checkPublic(ctx context.Context, d store.Device) error {
 	return err
 }
 
-// requireOwner refuses a device that nobody has claimed yet: states, objects, log lines and
-// metadata are kept for its owner. Devices retry after 403.
+// requireOwner refuses a device without an owner, because the hub stores states, objects, log lines
+// and metadata for an owner only. The status is 403, after which devices retry.
 func requireOwner(d store.Device) error {
 	if d.Owner == "" {
-		return problem(http.StatusForbidden, "unclaimed", "Claim the device with the challenge that it shows.", "The device has no owner yet.")
+		return problem(http.StatusForbidden, "unclaimed", "Claim the device with the challenge that it displays.", "The device has no owner yet.")
 	}
 	return nil
 }
@@ -422,9 +432,9 @@ func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	return e.IAKName, err
 }
 
-// checkCredential reports whether the credential behind a signed URL is still valid. For a session
-// or an API token: it has not ended, and its account is enabled. For a device: it has the same
-// certificate, and is not refused as cloned. For a public device: it is still public.
+// checkCredential reports whether the credential behind a signed URL is still valid. A session or
+// an API token must not have ended, and its account must be enabled. A device must have the same
+// certificate as before, and must not be refused as cloned. A public device must still be public.
 func (s *Server) checkCredential(ctx context.Context, c credential) (valid bool, err error) {
 	valid = true
 	switch c.kind() {

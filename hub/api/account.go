@@ -31,11 +31,11 @@ func viewAccount(a store.Account) AccountView {
 
 var accountNickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+]{3,23}$`)
 
-// NewAccount checks the fields of a new account and hashes its password. Its errors are shown to
-// people.
+// NewAccount checks the fields of a new account and hashes its password. The texts of its errors
+// are for users.
 func NewAccount(nick, email, password string, now time.Time) (store.Account, error) {
 	if !accountNickForm.MatchString(nick) {
-		return store.Account{}, errors.New("a nick must have 3 to 23 letters, digits and the signs _ - +")
+		return store.Account{}, errors.New("a nick must have 3 to 23 characters: letters, digits, and the signs _ - +")
 	}
 	if email != "" {
 		if a, err := mail.ParseAddress(email); err != nil || a.Address != email || len(email) > 254 {
@@ -60,7 +60,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
-		// The status is not 401 or 403: at those, Pantacor's client would ask for a password.
+		// The status is not 401 or 403, because Pantacor's client then asks for a password.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask the hub's operator for an account ('gangway account create').", "Registration is closed on this hub.")
 	}
 	var a store.Account
@@ -72,7 +72,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return busy
 	}
 	if err != nil {
-		return problem(http.StatusPreconditionFailed, "account-form", "Correct it and send it again.", "The account was not created: %v.", err)
+		return problem(http.StatusPreconditionFailed, "account-form", "Correct the value and send the request again.", "The account was not created: %v.", err)
 	}
 	if err := s.cfg.Store.CreateAccount(r.Context(), a); errors.Is(err, store.ErrExists) {
 		return problem(http.StatusPreconditionFailed, "exists", "Choose another nick and e-mail address, or sign in if the account is yours.", "An account with this nick or e-mail address exists.")
@@ -81,12 +81,12 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.record(r.Context(), store.Event{Time: a.Created, Kind: "account.created", Owner: a.ID, Actor: wire.AccountPRN + a.ID, ActorName: a.Nick, Means: store.ByAPI, Message: "The account was created."})
 	view := viewAccount(a)
-	view.RedirectURI = s.cfg.PublicURL + "/"
+	view.RedirectURI = s.pageURL() + "/"
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }
 
-// listAccounts lists the caller's own account, the only one that it may see.
+// listAccounts lists only the caller's own account, because no account may see others.
 func (s *Server) listAccounts(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, []AccountView{viewAccount(accountOf(r))})
 	return nil

@@ -13,7 +13,7 @@ import (
 )
 
 // verifyPasswordAgain checks the password in the body of a request that a stolen session must not
-// be able to make. It has the same queue and rate limits as a sign-in.
+// be able to make. The check uses the same queue and rate limits as a sign-in.
 func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 	in, now := signInOf(r), s.cfg.Now()
 	lane, allowed := s.accounts.allow(in.account.Nick, in.account.ID, network(remoteAddr(r)), now)
@@ -36,7 +36,7 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 // PasswordChanged is the answer to a change of the password.
 type PasswordChanged struct {
 	Status    string `json:"status"`
-	APITokens int    `json:"api-tokens"` // how many API tokens are left
+	APITokens int    `json:"api-tokens"` // number of API tokens that stay valid
 }
 
 // changePassword replaces the password, if the body has the current one. All other sessions end.
@@ -45,7 +45,7 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 		Current      string `json:"current"`
 		Password     string `json:"password"`
 		EndAPITokens bool   `json:"end-api-tokens"`
-		Token        string `json:"token"` // in Pantacor's form: a token from an e-mail
+		Token        string `json:"token"` // sent by Pantacor's clients: the token from a password e-mail
 	}
 	if err := readJSON(r, &body); err != nil {
 		return err
@@ -61,8 +61,8 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// replacePassword replaces the caller's password, and ends all other sessions. It returns how many API
-// tokens are left.
+// replacePassword replaces the caller's password, and ends all other sessions. It returns the
+// number of API tokens that stay valid.
 func (s *Server) replacePassword(r *http.Request, current, password string, endAPITokens bool) (left int, err error) {
 	in, now := signInOf(r), s.cfg.Now()
 	if err := s.verifyPasswordAgain(r, current); err != nil {
@@ -218,8 +218,8 @@ func (s *Server) deleteOwnAccount(w http.ResponseWriter, r *http.Request) error 
 }
 
 // DeleteAccount deletes an account. If the account has devices, it fails unless withDevices is set.
-// With withDevices, it deletes the devices too and returns their number. If it is interrupted, the
-// account is disabled; call it again to continue.
+// With withDevices, it deletes the devices too and returns their number. If DeleteAccount is
+// interrupted, the account stays disabled; call DeleteAccount again to continue.
 func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
 	if n, err := st.CountDevices(ctx, a.ID); err != nil {
 		return 0, err
@@ -245,7 +245,7 @@ func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDe
 }
 
 func errHasDevices(n int) error {
-	return problem(http.StatusConflict, "account-has-devices", "Delete the devices first, or together with the account ('with-devices'). To be used again, they must onboard again.", "The account has %d device(s).", n)
+	return problem(http.StatusConflict, "account-has-devices", "Delete the devices first, or together with the account ('with-devices'). A deleted device must onboard again before it can be used.", "The account has %d device(s).", n)
 }
 
 func deleteDevices(ctx context.Context, st accountStore, a store.Account, by store.Actor, now time.Time) (n int, err error) {
@@ -271,7 +271,7 @@ func deviceDeleted(d store.Device, now time.Time) store.Event {
 		Message: fmt.Sprintf("Device %q was deleted: its certificates are revoked, and its TPM may onboard to any account.", d.Nick)}
 }
 
-// profilesShown is how many profiles a list has at most.
+// profilesShown is the maximum number of profiles in a list.
 const profilesShown = 100
 
 // Profile is the part of an account that others may see.
@@ -279,8 +279,8 @@ type Profile struct {
 	Nick string `json:"nick"`
 }
 
-// listProfiles lists the accounts with public devices, and the caller's. Pantacor's client uses it
-// to complete names: ?nick=NICK, or ?nick=^PREFIX.
+// listProfiles lists the accounts with public devices, and the caller's own account. Pantacor's
+// client uses it to complete names: ?nick=NICK, or ?nick=^PREFIX.
 func (s *Server) listProfiles(w http.ResponseWriter, r *http.Request) error {
 	nick := r.URL.Query().Get("nick")
 	prefix, begins := strings.CutPrefix(nick, "^")

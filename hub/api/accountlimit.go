@@ -34,8 +34,9 @@ func newAccountLimiter(r Rate) *accountLimiter {
 	return &accountLimiter{attempts: limiterOf[string](r), known: make(map[accountNetwork]time.Time)}
 }
 
-// allow reports whether a password may be tried, and in which lane of the queue. If the login has
-// no account, account is empty; a stranger cannot tell the difference from an existing account.
+// allow reports whether a password may be tried, and in which lane of the queue. account is empty
+// if no account has this login. The limits are the same then, so that a stranger cannot find out
+// which accounts exist.
 func (a *accountLimiter) allow(login, account string, from netip.Prefix, now time.Time) (lane int, allowed bool) {
 	a.mu.Lock()
 	last, ok := a.known[accountNetwork{account, from}]

@@ -29,7 +29,7 @@ const (
 	apiTokenPRN      = "prn:::tokens:/"
 	apiTokenLife     = 90 * 24 * time.Hour
 	maxAPITokenLife  = 366 * 24 * time.Hour
-	maxAPITokens     = 100 // of an account
+	maxAPITokens     = 100 // for each account
 	apiTokenUseEvery = 10 * time.Minute
 )
 
@@ -87,11 +87,11 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	life := apiTokenLife
 	switch {
 	case n.ExpiresIn != "" && n.ExpireAt != nil:
-		return now, problem(http.StatusBadRequest, "expires", "Use only one of them.", "Both expires-in and expire-at are given.")
+		return now, problem(http.StatusBadRequest, "expires", "Send only one of them.", "The request has both expires-in and expire-at.")
 	case n.ExpiresIn != "":
 		d, err := time.ParseDuration(n.ExpiresIn)
 		if err != nil {
-			return now, problem(http.StatusBadRequest, "expires", "Write it like 720h.", "expires-in is not a duration.")
+			return now, problem(http.StatusBadRequest, "expires", "Write a duration like 720h.", "expires-in is not a duration.")
 		}
 		life = d
 	case n.ExpireAt != nil:
@@ -136,7 +136,7 @@ func (s *Server) makeAPIToken(r *http.Request, body NewAPIToken) (made APITokenC
 	}
 	secret := apiTokenPrefix + rand.Text()
 	t := store.APIToken{ID: wire.NewID(), Hash: sha256.Sum256([]byte(secret)), Account: in.account.ID, Name: body.Name, Scopes: scopes, Created: now, Expires: expires}
-	// The token's access tokens must have room for its scopes.
+	// Sign an access token now, so that too many scopes are refused before the API token is stored.
 	if _, _, err := s.apiAccessToken(in.account, t, scopes, now); err != nil {
 		return made, err
 	}
@@ -216,8 +216,8 @@ func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {
 	}
 }
 
-// apiAccessToken signs an access token for an API token. The access token expires no later than the
-// API token.
+// apiAccessToken signs an access token for an API token. The access token expires when the API
+// token expires, or earlier.
 func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string, now time.Time) (string, time.Time, error) {
 	expires := now.Add(accessTokenLife)
 	if expires.After(t.Expires) {

@@ -20,8 +20,8 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 	}
 }
 
-// count is record for events that devices and people may cause often. Events that differ only in
-// time, address and message share one row a day, which contains their number: see
+// count is like record, but for events that devices and people may cause often. Events that differ
+// only in time, address and message share one row a day, which contains their number: see
 // store.AppendCounted. An event without an owner is recorded as unproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
@@ -42,9 +42,9 @@ func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), ownRows))
 }
 
-// recordUnproven is record for an event caused by a peer that has not proven anything, in any
-// account's trail. The number of rows that such peers can cause is bounded, whatever they send
-// and from however many addresses: see unprovenLimiter.
+// recordUnproven is like record, but for an event that a peer caused without proving an identity.
+// The event may be in any account's audit trail. unprovenLimiter bounds the number of rows that
+// such peers can cause, whatever they send, and from any number of addresses.
 func (s *Server) recordUnproven(ctx context.Context, e store.Event) {
 	e = e.By(store.ActorIn(ctx))
 	e.Unproven = true
@@ -77,8 +77,8 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 	}
 }
 
-// countTimeout bounds how long a request waits for its event to be counted. If the store cannot be
-// written, the request continues.
+// countTimeout bounds how long a request waits for its event to be counted. If the store does not
+// accept the event in that time, the request continues.
 const countTimeout = 2 * time.Second
 
 // flushEvery is how often the counters are written. A crash loses the counts since the last flush.
@@ -117,7 +117,7 @@ func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	return t.put(e, own)
 }
 
-// addUnproven is add for an event of an unproven peer.
+// addUnproven is like add, but for an event of an unproven peer.
 func (t *eventCounters) addUnproven(e store.Event) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,7 +167,7 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	return nil
 }
 
-// take returns the events to write, and drops the counters of the days before now's.
+// take returns the events to write, and drops the counters of earlier days than now.
 func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	today := now.UTC().Truncate(24 * time.Hour)
 	t.mu.Lock()
@@ -184,7 +184,7 @@ func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	return events
 }
 
-// putBack keeps events that could not be written for the next flush.
+// putBack keeps events whose write failed, so that the next flush writes them.
 func (t *eventCounters) putBack(events []store.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -17,13 +17,13 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// signIn is an account that is signed in, and the token with which it signed in.
+// signIn is the account of a signed-in request, and the token that the request used.
 type signIn struct {
 	account  store.Account
 	claims   bearer.Claims
 	session  store.Session   // zero with an API token
 	apiToken *store.APIToken // nil: a person's session
-	byCookie bool            // the token came in the browser's cookie, which browsers send by themselves
+	byCookie bool            // the token came in a cookie, which browsers also send with requests that other sites cause
 }
 
 // bearerToken returns the token of the Authorization header. The name of the scheme is not
@@ -93,8 +93,8 @@ func actAsAccount(r *http.Request, a store.Account, means string) {
 	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + a.ID, Name: a.Nick, Means: means, Addr: remoteAddr(r)}
 }
 
-// authenticateAPIToken finds the account of an API token. The claims are those of an access token
-// that could be issued for it.
+// authenticateAPIToken finds the account of an API token. The returned claims are the same as in an
+// access token for this API token.
 func (s *Server) authenticateAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
 	now := s.cfg.Now()
 	t, err := s.cfg.Store.APIToken(r.Context(), hash, now)
@@ -185,7 +185,7 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 	return d, nil
 }
 
-// whyNotActive returns the reason why a certificate is not the one of an active device. The peer
+// whyNotActive returns the reason why a certificate does not belong to an active device. The peer
 // has proven that it has the certificate's key.
 func (s *Server) whyNotActive(ctx context.Context, hash store.Hash) error {
 	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)

@@ -16,8 +16,9 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves an object's content. Whatever MIME type its owner named, browsers save it as a
-// file and never show it as a page.
+// getBlob serves an object's content. Its headers make browsers save the content as a file and
+// never show it as a page, whatever MIME type the owner chose: a page could run scripts with the
+// hub's address.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	// The owner may no longer have the object.
@@ -47,7 +48,8 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.Set("Content-Disposition", name)
 	rc := http.NewResponseController(w)
-	// A block is read only after the client received the one before it.
+	// Each block gets a new write deadline. A block is read only after the client received the
+	// block before.
 	http.ServeContent(w, r, "", time.Time{}, struct {
 		io.Reader
 		io.Seeker
@@ -90,7 +92,7 @@ type upload struct {
 func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	now := time.Now()
 	u := &upload{body: body, rc: http.NewResponseController(w), whole: o.Size, last: now}
-	// Bounded first, because a large value overflows time.Duration.
+	// Bound the size first, because a large value overflows time.Duration.
 	seconds := min(o.Size, store.MaxObjectSize) / minSpeed
 	u.end = now.Add(10 * time.Minute).Add(time.Duration(min(seconds, 365*24*3600)) * time.Second)
 	if !o.Stored {
@@ -101,8 +103,8 @@ func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 
 var errOvertaken = errors.New("hub: a newer upload of the same object replaced it")
 
-// Read waits up to blockTimeout. It records in broken whether receiving failed, to distinguish that
-// from failures of the object store.
+// Read waits up to blockTimeout. It sets u.broken if receiving failed, so that putBlob can
+// distinguish this from a failure of the object store.
 func (u *upload) Read(p []byte) (int, error) {
 	if err := u.wait(); err != nil {
 		u.broken = err
@@ -133,8 +135,8 @@ func (u *upload) wait() error {
 	return u.rc.SetReadDeadline(until)
 }
 
-// giveWay stops the upload if no data has arrived for a while, because its connection is probably
-// broken. It reports whether it stopped the upload.
+// giveWay stops the upload if no data has arrived for stalledAfter, because its connection is
+// probably broken. It reports whether it stopped the upload.
 func (u *upload) giveWay(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -148,14 +150,14 @@ func (u *upload) giveWay(now time.Time) bool {
 }
 
 // Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne at once would
-// only fill the disk: further ones wait for their turn, or replace a stalled one.
+// only fill the disk. A further upload waits for its turn, or replaces a stalled upload.
 const (
 	uploadsOfOne = 2
 	stalledAfter = 3 * time.Second
 	turnTimeout  = 2 * time.Minute // how long an upload waits for its turn
 )
 
-var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "The same object is being uploaded on other connections.")
+var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send the object again in a few seconds.", "The same object is being uploaded on other connections.")
 
 // uploads are the running uploads.
 type uploads struct {
@@ -281,7 +283,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	case errors.Is(err, objects.ErrSum), errors.Is(err, objects.ErrSize):
 		return problem(http.StatusBadRequest, "object-sum", "Send the content that was announced.", "The size or the SHA-256 of the upload differs from what was announced.")
 	case one.broken != nil:
-		return problem(http.StatusBadRequest, "upload-broken", "Send it again.", "The upload ended early.")
+		return problem(http.StatusBadRequest, "upload-broken", "Send the content again.", "The upload ended early.")
 	case err != nil:
 		return err
 	}
@@ -292,7 +294,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrBeingRemoved):
-		return problem(http.StatusConflict, "announced-anew", "Announce it with its real size, and send it again.", "During the upload, the object was announced again with another size.")
+		return problem(http.StatusConflict, "announced-anew", "Announce the object with its real size, and send the content again.", "During the upload, the object was announced again with another size.")
 	case err != nil:
 		return trailProblem(err)
 	}
@@ -300,8 +302,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginUpload starts an upload in the store. If the collector is removing an old content with the
-// same hash, it waits.
+// beginUpload starts an upload in the store. If Collect is removing an old content with the same
+// hash, beginUpload waits.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
@@ -310,7 +312,7 @@ func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object,
 			return found, err
 		}
 		if time.Now().After(deadline) {
-			return store.Object{}, problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "An old content with the same hash is being removed.")
+			return store.Object{}, problem(http.StatusServiceUnavailable, "busy", "Send the object again in a few seconds.", "The hub is removing an old copy of the same object.")
 		}
 		select {
 		case <-ctx.Done():

@@ -14,7 +14,7 @@ import (
 	"gangway/hub/store"
 )
 
-// BootView is what a device booted, for its owner.
+// BootView describes a device's boot measurements to its owner.
 type BootView struct {
 	Device    string            `json:"device"`
 	State     string            `json:"state"`             // store.BootMatches or another of its states
@@ -33,7 +33,7 @@ type BootView struct {
 	EventLog  []byte `json:"event-log,omitempty"`
 }
 
-// BootRefusal says why the newest measurement was refused.
+// BootRefusal is the reason why the hub refused the newest measurement.
 type BootRefusal struct {
 	Time   time.Time `json:"time"`
 	Code   string    `json:"error"`
@@ -64,8 +64,8 @@ type bootStatus struct {
 	latest    *store.Boot         // nil: none
 }
 
-// stableBootStatus reads a device's boot status. Measurements and decisions may happen between its
-// reads, so it repeats them until two results in a row are equal.
+// stableBootStatus reads a device's boot status. A measurement or a decision may change the status
+// between two reads of the store, so it repeats the reads until two results in a row are equal.
 func (s *Server) stableBootStatus(ctx context.Context, device string) (j bootStatus, err error) {
 	for range 10 {
 		last := j
@@ -144,9 +144,10 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	return nil
 }
 
-// bootDecision is an owner's decision about a device's reference.
+// bootDecision is an owner's decision about the reference of a device, the boot with which later
+// boots are compared.
 type bootDecision struct {
-	From string         `json:"from"` // "latest", "device:ID", "values", or empty: the present reference
+	From string         `json:"from"` // "latest", "device:ID", "values", or empty: keep the present reference
 	Bank string         `json:"bank"`
 	PCRs map[int]string `json:"pcrs"`
 	Lock *bool          `json:"lock"`
@@ -214,10 +215,10 @@ func (s *Server) decideReference(r *http.Request, d store.Device, body bootDecis
 	return nil
 }
 
-var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device has been measured again since, or the reference was changed by another decision.")
+var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device was measured again, or another decision changed the reference, after you looked.")
 
-// decidedReference returns the reference that an owner's decision makes. present is the text of the
-// present reference; empty: the device has none.
+// decidedReference returns the reference that results from an owner's decision. present is the text
+// of the present reference, or empty if the device has none.
 func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDecision, present []byte, latest store.Boot, now time.Time) (*boot.Reference, error) {
 	var was *boot.Reference
 	if len(present) > 0 {
@@ -226,7 +227,7 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 		}
 	}
 	if was != nil && was.Locked && body.From != "" && (body.Lock == nil || *body.Lock) {
-		return nil, problem(http.StatusConflict, "boot-reference-locked", "Unlock it first, or in the same request.", "The device's reference is locked.")
+		return nil, problem(http.StatusConflict, "boot-reference-locked", "Unlock the reference first, or in the same request.", "The device's reference is locked.")
 	}
 	switch {
 	case body.From == "" && was != nil:
@@ -256,7 +257,7 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 		}
 		return ref, nil
 	}
-	return nil, problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "\"from\" is not a source of a reference.")
+	return nil, problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "The value of \"from\" is not valid.")
 }
 
 var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Request a measurement first.", "The boot of the device has never been measured.")

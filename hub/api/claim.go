@@ -17,8 +17,8 @@ import (
 
 var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage shows the page that a claim code leads to. It asks whether to claim the machine. A
-// request for the page changes nothing.
+// claimPage shows the page whose address is in a claim code. The page asks whether to claim the
+// machine. Loading the page changes nothing, so that a link preview cannot claim a machine.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
@@ -52,7 +52,7 @@ func (s *Server) writeClaimPage(w http.ResponseWriter, r *http.Request, status i
 }
 
 // claimOnPage registers the claim code's key as a join token of the signed-in account. The form can
-// also sign in, because the phone that scanned the code usually is not signed in.
+// also sign in, because the phone that scanned the code is usually not signed in.
 func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
@@ -69,7 +69,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		nick := r.PostForm.Get("nick")
 		token, expires, err := s.signInWithPassword(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {
-			s.setAuthenticate(w)
+			s.setAuthenticate(w, r)
 			return s.writeClaimPage(w, r, http.StatusUnauthorized, ui.ClaimPage{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
 		}
 		if err != nil {
@@ -91,7 +91,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		if had, e := s.hasClaimed(r, id, key, account.ID); e == nil && had {
 			err = nil
 		} else {
-			return problem(http.StatusConflict, "claim-taken", "Switch the machine off and on: it shows a new code.", "Another account has claimed this machine's code already.")
+			return problem(http.StatusConflict, "claim-taken", "Restart the machine, and claim it with the new code on its screen.", "Another account has already claimed the machine with this code.")
 		}
 	} else if err == nil {
 		s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: account.ID, Token: id, Message: "The machine with the claim code " + wire.ClaimWords(code) + " was claimed."})
@@ -110,9 +110,9 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// showClaim returns the account that claimed a machine's code. The code contains the public key of
-// the join token, which no other answer contains, so only the machine and people who saw its code
-// can ask.
+// showClaim returns the account that claimed the machine with this code. The code contains the
+// public key of the join token, which no other answer contains, so only the machine and people who
+// saw its code can ask.
 func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
 	id, key, err := wire.ParseClaimCode(r.PathValue("code"))
@@ -148,7 +148,7 @@ func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge s
 	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
 		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
 	}
-	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare both with the device's own screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
+	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare the id and the challenge with the device's screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
 	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
 		return wrong
 	}

@@ -12,18 +12,20 @@ import (
 	"gangway/hub/ui"
 )
 
-// noteUsedCertificate records that a peer proved the key of a certificate that is not active.
+// noteUsedCertificate records that a peer proved that it has the key of a certificate that is not
+// active.
 func (s *Server) noteUsedCertificate(r *http.Request, certificate [32]byte) {
 	if err := s.cfg.Onboard.RecordSupersededUse(r.Context(), certificate, remoteAddr(r)); err != nil && r.Context().Err() == nil {
 		s.log.Error("clone detection", "err", err)
 	}
 }
 
-// ClonedView says whether several machines run with a device's TPM state.
+// ClonedView is the result of the clone detection for one device: whether several machines run with
+// its TPM state.
 type ClonedView struct {
 	Device string `json:"device"`
 	State  string `json:"state"` // "", "suspected", "certain", "refused"
-	// Findings contradict that the device is one machine with one TPM.
+	// Findings are observations that contradict that the device is one machine with one TPM.
 	Findings []ClonedFinding `json:"findings"`
 	Decision string          `json:"decision"` // "one", "two", or empty: no decision
 	By       string          `json:"decided-by,omitempty"`
@@ -35,7 +37,7 @@ type ClonedFinding struct {
 	Code     string    `json:"code"`
 	Words    string    `json:"words"`
 	Time     time.Time `json:"time"`
-	Answered bool      `json:"answered"` // the decision "one" covers it
+	Answered bool      `json:"answered"` // the owner's decision "one" covers findings with this code
 }
 
 func (s *Server) clonedView(ctx context.Context, device string) (ClonedView, error) {
@@ -67,7 +69,7 @@ func viewCloned(device string, k *clone.Record) ClonedView {
 	return v
 }
 
-// Open are the codes of the findings that no decision covers.
+// Open returns the codes of the findings that the owner's decision does not cover.
 func (v ClonedView) Open() []string {
 	codes := []string{}
 	for _, f := range v.Findings {
@@ -124,7 +126,7 @@ func (s *Server) applyCloneDecision(r *http.Request, d store.Device, decision st
 	}
 	k, err := s.cfg.Onboard.DecideClone(r.Context(), accountOf(r), d, clone.Decision(decision), findings, remoteAddr(r))
 	if errors.Is(err, store.ErrChanged) {
-		return ClonedView{}, problem(http.StatusConflict, "cloned-changed", "Look at the findings with 'gangway device cloned', and decide again.", "There are new findings since you looked.")
+		return ClonedView{}, problem(http.StatusConflict, "cloned-changed", "Look at the findings with 'gangway device cloned', and decide again.", "New findings were recorded after you looked.")
 	}
 	if err != nil {
 		return ClonedView{}, err

@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The collector keeps unused data for these times.
+// Collect keeps unused data for these times.
 const (
 	// pendingAge is how long an announced object may wait for its upload.
 	pendingAge = 24 * time.Hour

@@ -156,9 +156,12 @@ func contractRows() map[string]row {
 		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: func(c *contract) map[string]string {
 			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
 		}},
-		"GET /ui/wall":                  {who: "owner"},
-		"GET /ui/wall/part":             {who: "owner"},
-		"GET /ui/onboard/waiting":       {who: "owner"},
+		"GET /ui/wall":            {who: "owner"},
+		"GET /ui/wall/part":       {who: "owner"},
+		"GET /ui/onboard/waiting": {who: "owner"},
+		"GET /ui/onboard/waiting/{id}": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.waiting()["id"]}
+		}},
 		"GET /ui/onboard/waiting/group": {who: "owner", status: 303},
 
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {

@@ -148,8 +148,8 @@ func (v DeviceView) forOthers() DeviceView {
 	return v
 }
 
-// showDevice returns a device's record to its owner and to itself, and that of a public device to
-// every signed-in account.
+// showDevice returns a device's record to its owner and to the device itself. It returns the record
+// of a public device to every signed-in account.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {

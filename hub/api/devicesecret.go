@@ -22,16 +22,16 @@ import (
 // deviceTokenLife is how long an access token of a device is valid.
 const deviceTokenLife = time.Hour
 
-// The session claim of a device's access token is one of these prefixes, and then the start of the
-// hash of the certificate or secret that the token was issued for. The token ends together with
-// that certificate or secret.
+// The session claim of a device's access token consists of one of these prefixes and the start of
+// the hash of the certificate or secret for which the token was issued. The token is refused when
+// that certificate or secret is no longer valid.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"
 )
 
-// deviceToken signs an access token for a device. It refuses a device that its owner refused as
-// cloned.
+// deviceToken signs an access token for a device. It refuses a device if the owner decided that
+// several machines have the device's TPM state.
 func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
 	if d.Clone == store.CloneRefused {
 		return "", onboard.ErrCloned
@@ -91,8 +91,8 @@ type KeptView struct {
 }
 
 // keepSecret extends the life of a device's last secret, even if the secret has expired. So a
-// program that reads its secret only at its start can use the secret as long as the TPM confirms
-// it.
+// program that reads its secret only at its start can use the secret as long as the agent renews it
+// with the TPM's key.
 func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body struct {
@@ -107,7 +107,7 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	}
 	hash := store.Hash(sha256.Sum256([]byte(body.Secret)))
 	if err != nil || subtle.ConstantTimeCompare(hash[:], last[:]) != 1 {
-		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the device's newest secret.")
+		return problem(http.StatusConflict, "secret-unknown", "Get a new secret with POST /device/secret.", "This is not the device's newest secret.")
 	}
 	expires := s.cfg.Now().Add(secretLife).UTC().Truncate(time.Second)
 	if err := s.cfg.Store.PutDeviceSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {

@@ -29,9 +29,9 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 // bytesPerRequest is how many bytes of a body count as one more request, for the rate limit.
 const bytesPerRequest = 16 << 10
 
-// answerRequest passes the body to judge, counts the outcome, and answers. If judge accepted the
-// request, it calls answer. If a person must decide first, it tells the device to wait. It returns
-// any other error of judge.
+// answerRequest passes the body to judge, counts the outcome in the metrics, and answers. If judge
+// accepted the request, it calls answer. If the owner must decide first, the answer asks the device
+// to wait. Any other error of judge is returned.
 func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -70,12 +70,12 @@ func outcome(err error) string {
 	return "error"
 }
 
-// The activation proof is bound to the device's own TLS connection, which ends at the proxy if
-// there is one.
-var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or configure the proxy to pass TLS through, or use Pantacor's two-step enrolment, which does not need a TLS connection of the device's own.",
+// The activation proof is bound to the device's own TLS connection. If a proxy terminates TLS, that
+// connection ends at the proxy, so the hub cannot check the proof.
+var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Connect the device to the hub directly, configure the proxy to pass TLS through, or use Pantacor's two-step enrolment, which works through a proxy that terminates TLS.",
 	"An activation is bound to the device's own TLS connection, and a proxy terminated this one.")
 
-// activate makes the enrolment of the connection's certificate active.
+// activate activates the enrolment to which the connection's certificate belongs.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	hash, _ := clientCertificate(r) // the access pendingDevice guarantees a certificate
 	if r.TLS.Version < tls.VersionTLS13 {
@@ -104,10 +104,10 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// aikCertificate serves a certificate of the AIK registry, which has only the AIKs that an
-// activation proved. {file} is the IAK's name in hexadecimal, which the IAK's holder knows. For the
-// device and its owner, {file} may also be the device's id. Every other request gets the same
-// answer, so that an id does not show which TPMs are registered.
+// aikCertificate serves a certificate of the AIK registry, which contains only the AIKs that an
+// activation proved. {file} is the IAK's TPM name in hexadecimal. For the device and its owner,
+// {file} may also be the device's id. Other callers get the same answer for every id, so that they
+// cannot find out which TPM a device has.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
 	raw, err := hex.DecodeString(name)
@@ -132,4 +132,4 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the URL in the certificate's subject alternative name. Only the device and its owner can use the device's id.", "Certificate not found, or not yours.")
+var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the URL in the certificate's subject alternative name. Only the device and its owner can use the device's id.", "Not found. The certificate does not exist, or its device is not yours.")

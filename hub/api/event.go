@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EventView is a line of an audit trail. If it has a Count, it stands for that many equal events of
-// one day: the first was at Time, and the last at Last.
+// EventView is a line of an audit trail. If Count is not 0, the line is the sum of Count equal
+// events of one day: the first was at Time, and the last at Last.
 type EventView struct {
 	Seq        int64      `json:"seq"`
 	Time       time.Time  `json:"time"`
@@ -42,7 +42,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		if v := q.Get(name); v != "" {
 			t, err := time.Parse(time.RFC3339Nano, v)
 			if err != nil || t.Year() < 1970 || t.Year() > 9999 {
-				return problem(http.StatusBadRequest, "time", "Write it like 2026-11-28T12:00:00Z.", "%q is not a time of RFC 3339.", name)
+				return problem(http.StatusBadRequest, "time", "Write a time like 2026-11-28T12:00:00Z.", "%q is not a time of RFC 3339.", name)
 			}
 			*to = t
 		}

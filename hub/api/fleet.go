@@ -16,7 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// FleetDevice is a device in the result of a search. It has no metadata: see GET /devices/{id}.
+// FleetDevice is a device in the result of a search. It does not contain the metadata, which GET
+// /devices/{id} returns.
 type FleetDevice struct {
 	ID       string      `json:"id"`
 	PRN      string      `json:"prn"`
@@ -40,7 +41,7 @@ type FleetDevice struct {
 
 // FleetPage is a page of a search's result.
 type FleetPage struct {
-	Devices []any  `json:"devices"`        // FleetDevice, or its fields that the caller chose
+	Devices []any  `json:"devices"`        // FleetDevice, or an object with only the fields in ?fields=
 	Next    string `json:"next,omitempty"` // for ?after=
 }
 

@@ -13,37 +13,40 @@ import (
 // ImageBuilder builds installer images for the page /ui/onboard/image. The hub's packages cannot
 // import the image builder, which knows the devices' formats on disk, so cmd/gangway has one.
 type ImageBuilder interface {
-	// Missing says, in one sentence, which parts of images the operator has not fetched; empty: none.
+	// Missing returns a sentence that names the parts of images that the operator has not fetched.
+	// It is empty if no part is missing.
 	Missing() string
-	// Check checks what a person typed. The error is an *ImageOptionError.
+	// Check checks the options that a person typed. Its error is an *ImageOptionError.
 	Check(o ImageOptions) error
-	// Build builds an image of at most size bytes; no file that it needs on the way is larger. It calls step with each step that it begins.
-	// Nothing of the image is left on the disk when the image is closed, or when Build fails. When
-	// ctx ends, Build ends. ErrImageSize: the image would be larger.
+	// Build builds an image of at most size bytes. No temporary file is larger than size. Build
+	// calls step with the name of each step that it begins. After Build failed, or after the image
+	// is closed, no file of the image is on the disk. Build ends when ctx ends. If the image would
+	// be larger than size, the error is ErrImageSize. After Build returned, the image can be read
+	// even if ctx has ended.
 	Build(ctx context.Context, o ImageOptions, token []byte, size int64, step func(string)) (*Image, error)
 }
 
-// ImageOptions are what a person chooses for an image. All are texts as typed; empty means the
-// default of 'gangway image build'. The debug console is not offered: its password would have to be
-// shown beside the download.
+// ImageOptions are the options that a person chooses for an image. All are texts as typed; an empty
+// text means the default of 'gangway image build'. The debug console is not an option, because the
+// page would have to show its password next to the download.
 type ImageOptions struct {
 	Disk    string // the disk to install to
 	Escrow  string // an age recipient for the recovery keys
 	Network string // the machines' network settings, as in network.txt
 }
 
-// ImageOptionError says which option is wrong, and why.
+// ImageOptionError is an error in one option.
 type ImageOptionError struct {
 	Option string // "disk", "escrow" or "network"
-	Reason string // a sentence
+	Reason string // a sentence for the person who typed the option
 }
 
 func (e *ImageOptionError) Error() string { return e.Reason }
 
-// ErrImageSize means that an image would be larger than its bound.
-var ErrImageSize = errors.New("the image is larger than its bound")
+// ErrImageSize means that an image would be larger than the size limit.
+var ErrImageSize = errors.New("the image is larger than the size limit")
 
-// Image is an image while it is read.
+// Image is a finished image, from which the caller reads Size bytes.
 type Image struct {
 	io.ReadCloser
 	Size int64
@@ -51,7 +54,7 @@ type Image struct {
 
 // ImageLimits bound the building of images. A zero field means the default.
 type ImageLimits struct {
-	AtOnce int           // builds at once, of all owners; an owner has one at a time
+	AtOnce int           // builds at once, of all owners together; each owner can have only one
 	Time   time.Duration // of one build, without the download
 	Size   int64         // of one image, and of each file while it is built, in bytes
 }
@@ -65,19 +68,25 @@ func (l ImageLimits) withDefaults() ImageLimits {
 }
 
 var (
-	errImageOwn  = problem(http.StatusConflict, "image-running", "Wait until its download has ended, or stop it in the browser.", "The hub builds an image for you already.")
-	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub builds images for others now.")
+	errImageOwn  = problem(http.StatusConflict, "image-running", "Wait until the download has ended, or stop the download in the browser.", "The hub is already building an image for your account.")
+	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub is building as many images as it can at once.")
 )
 
-// outcomeLife is how long the page says how the last build ended.
-const outcomeLife = 10 * time.Minute
+const (
+	// outcomeLife is how long the page shows the result of an owner's last build.
+	outcomeLife = 10 * time.Minute
+	// imageDownloads is the largest number of images that all owners download at the same time.
+	imageDownloads = 16
+	// imageSendTime is the time limit of one download.
+	imageSendTime = time.Hour
+)
 
-// imageBuilds are the running builds, and how the last ones ended.
+// imageBuilds are the running builds, and the results of the last builds.
 type imageBuilds struct {
 	mu      sync.Mutex
 	running map[string]*imageBuild // by owner
 	last    map[string]imageState  // by owner
-	ended   bool                   // the hub stops
+	ended   bool                   // the hub is stopping; no build can begin
 }
 
 // imageBuild is a running build.
@@ -87,18 +96,30 @@ type imageBuild struct {
 	state  imageState
 }
 
-// imageState is how far a build is, or how it ended.
+// imageState is the progress of a running build, or the result of an ended build.
 type imageState struct {
 	Running    bool
 	Started    time.Time
 	Ended      time.Time
-	Step       string // in words, while it is built
+	Step       string // the present step, in words, while the image is being built
 	Sent, Size int64  // Size is 0 until the image is built
 	Token      string // the id of the image's join token
-	Problem    string // why it failed; empty: it did not
+	Problem    string // why the build failed; empty: it did not fail
 }
 
-// begin admits a build. The caller calls end when it has ended.
+// building is how many images are built now. The others are downloaded: a slow client must not keep
+// other owners from building. The caller holds b.mu.
+func (b *imageBuilds) building() (n int) {
+	for _, one := range b.running {
+		if one.now().Size == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// begin starts a build, or returns errImageOwn or errImageBusy. The caller must call end after the
+// build.
 func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel context.CancelFunc) (*imageBuild, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,7 +134,7 @@ func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel cont
 	switch {
 	case b.running[owner] != nil:
 		return nil, errImageOwn
-	case len(b.running) >= atOnce || b.ended:
+	case b.building() >= atOnce || len(b.running) >= atOnce+imageDownloads || b.ended:
 		return nil, errImageBusy
 	}
 	one := &imageBuild{cancel: cancel, state: imageState{Running: true, Started: now}}
@@ -130,7 +151,7 @@ func (b *imageBuilds) end(owner string, one *imageBuild, now time.Time) {
 	b.last[owner] = state
 }
 
-// of returns an owner's running build, or how the last one ended.
+// of returns the state of an owner's running build or, if none is running, of the last build.
 func (b *imageBuilds) of(owner string, now time.Time) (imageState, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -54,8 +54,9 @@ type NewJoinToken struct {
 	// WithoutTPM allows devices to register with the token and without evidence of a TPM, if the
 	// policy accepts that.
 	WithoutTPM bool `json:"without-tpm"`
-	// ForPantacor also accepts Pantacor's ownership proofs in the two-step enrolment. Those do not
-	// name a hub, and the hub must store their key, encrypted, to check them.
+	// ForPantacor also accepts Pantacor's ownership proofs in the two-step enrolment. Those proofs
+	// do not name a hub, so another hub can relay them. To check the proofs, the hub must store
+	// their symmetric key, encrypted.
 	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
@@ -85,7 +86,7 @@ func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 	if body.ExpiresIn != "" {
 		d, err := time.ParseDuration(body.ExpiresIn)
 		if err != nil || d <= 0 || d > maxTokenLife {
-			return problem(http.StatusBadRequest, "expires-in", "Write it like 24h or 30m.", "\"expires-in\" is not a duration of at most ten years.")
+			return problem(http.StatusBadRequest, "expires-in", "Write a duration like 24h or 30m.", "\"expires-in\" is not a duration of at most ten years.")
 		}
 		life = d
 	}
@@ -100,8 +101,8 @@ func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// newJoinToken creates a join token that is valid for the time life. The token file has the only
-// copy of the secret.
+// newJoinToken creates a join token that expires after life. Only the returned token file contains
+// the secret.
 func (s *Server) newJoinToken(ctx context.Context, a store.Account, n NewJoinToken, life time.Duration) (store.JoinToken, *wire.TokenFile, error) {
 	var none store.JoinToken
 	if n.MaxUses < 0 || n.MaxUses > maxTokenUses {
@@ -131,7 +132,7 @@ func (s *Server) newJoinToken(ctx context.Context, a store.Account, n NewJoinTok
 var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed. Several devices can use one token (max-uses).", "You have %d join tokens, which is the maximum.", store.MaxJoinTokens)
 
 // listJoinTokens lists join tokens, newest first. With ?after=ID the list begins after the token
-// with this id. ?limit= is at most 1000, which is also the default.
+// with this id. ?limit= is the number of tokens, by default and at most 1000.
 func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	limit, err := pageSize(r, 1000)
@@ -150,8 +151,8 @@ func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// endJoinToken disables a join token, as Pantacor Hub does. With ?purge=true it deletes a disabled
-// one.
+// endJoinToken disables a join token, as Pantacor Hub does for this route. With ?purge=true it
+// deletes a join token that is already disabled.
 func (s *Server) endJoinToken(w http.ResponseWriter, r *http.Request) error {
 	var end func(context.Context, store.Account, string) error
 	switch purge := r.URL.Query().Get("purge"); purge {

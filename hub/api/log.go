@@ -17,7 +17,7 @@ import (
 	"gangway/wire"
 )
 
-// Bounds of one report, and of one answer.
+// Bounds of one POST of log lines, and of one answer with log lines.
 const (
 	maxLogBody    = 1 << 20 // bytes; devices send at most 256 KiB
 	maxLogEntries = 1000    // Pantacor's devices send at most 200
@@ -105,8 +105,8 @@ func cutText(s scalar, most int) string {
 }
 
 // appendLogs stores a device's log lines: an array, or a single line. If a line is too long,
-// appendLogs cuts it and does not refuse it: after a refusal the device would discard all lines of
-// the request.
+// appendLogs shortens the line and does not refuse the request: after a refusal the device would
+// discard all lines of the request.
 func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	s.markSeen(r, d.ID)
@@ -117,7 +117,7 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// If one line is not UTF-8, the others must not be lost.
+	// Replace invalid UTF-8, so that one invalid line does not make the hub refuse the others.
 	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
 	var lines []logLine
 	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
@@ -147,8 +147,9 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// logCursor is the content of "next-cursor". It needs no protection: the sign-in decides whose
-// lines may be read, so a forged cursor gives no more than a query does.
+// logCursor is the content of "next-cursor". It is neither signed nor encrypted, because every
+// request reads only the lines of the signed-in account: a forged cursor returns no more than a
+// query does.
 type logCursor struct {
 	Devices   []string  `json:"d,omitempty"`
 	Levels    []string  `json:"l,omitempty"`
@@ -158,14 +159,14 @@ type logCursor struct {
 	After     time.Time `json:"a,omitzero"`
 	Before    time.Time `json:"b,omitzero"`
 	Newest    bool      `json:"n,omitempty"`
-	Whole     bool      `json:"w,omitempty"` // only lines of seconds that are over
+	Whole     bool      `json:"w,omitempty"` // only lines of whole seconds that have ended
 	Page      int       `json:"g"`
 	Created   time.Time `json:"c,omitzero"` // with Seq: the entry after which to continue
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settleTime is how long it may take from a line's creation time until the line is in the database.
-// The lines of a second are complete only after that.
+// settleTime is the longest time from a line's creation time until the line is in the database. The
+// hub has all lines of a second only after this time.
 const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
@@ -192,7 +193,8 @@ func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && ye
 
 // useWholeSeconds prepares the cursor for clients that poll with the time of their last line,
 // truncated to seconds, as pvr does. To send each line exactly once, the hub skips the whole second
-// that the client names, and holds back lines of the present second until that second is over.
+// that the client names, and does not send the lines of the present second before that second has
+// ended.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return
@@ -232,7 +234,7 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 			if err != nil || t.IsZero() || !storable(t) {
 				return bad(name)
 			}
-			*into = t.UTC() // Go parses offsets of up to a day, and cannot write them as JSON
+			*into = t.UTC() // Go parses UTC offsets that it cannot write as JSON
 		}
 	}
 	for name, into := range map[string]*[]string{"lvl": &c.Levels, "src": &c.Sources, "plat": &c.Platforms, "rev": &c.Revs} {
@@ -240,7 +242,8 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 			*into = strings.Split(v, ",")
 		}
 	}
-	// A source is often a path. In pvr's DEVICE/SOURCE, the first slash of such a path is lost.
+	// A source is often a path. pvr's form DEVICE/SOURCE loses the first slash of such a path, so
+	// search for both forms.
 	for _, source := range c.Sources {
 		if !strings.HasPrefix(source, "/") {
 			c.Sources = append(c.Sources, "/"+source)
@@ -331,8 +334,8 @@ func (s *Server) nicks(r *http.Request) (map[string]string, error) {
 	}
 }
 
-// continueLogs continues a list at a cursor. An invalid cursor gives an empty page and not an
-// error, because Pantacor's clients ask for a password at any status but 200.
+// continueLogs continues a list at a cursor. For an invalid cursor, the answer is an empty page and
+// not an error, because Pantacor's clients ask for a password after any status except 200.
 func (s *Server) continueLogs(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Next string `json:"next-cursor"`
@@ -354,8 +357,8 @@ func (s *Server) continueLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// viewLogs makes an answer from log lines, and moves the cursor to the position after the last of
-// them.
+// viewLogs makes an answer from log lines, and moves the cursor to the position after the last
+// line.
 func viewLogs(c *logCursor, list []store.LogEntry) LogPage {
 	page := LogPage{Page: c.Page, Count: len(list), Entries: make([]LogView, len(list))}
 	for i, e := range list {
@@ -365,7 +368,7 @@ func viewLogs(c *logCursor, list []store.LogEntry) LogPage {
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
-		panic(err) // strings, numbers, and times that are storable
+		panic(err) // not possible: the cursor has only strings, numbers, and times that are storable
 	}
 	page.Next = base64.RawURLEncoding.EncodeToString(b)
 	return page

@@ -32,12 +32,12 @@ const nonceLife = time.Minute
 
 // connState is the state of a connection.
 type connState struct {
-	matched atomic.Bool // the last measurement on it matched the reference
+	matched atomic.Bool // the last measurement on this connection matched the reference
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
-	// asks limits how often the hub asks the device on this connection to measure again because
-	// another connection of the device measured.
+	// asks limits how often the hub requests another measurement on this connection after another
+	// connection of the same device sent one.
 	asks *rate.Limiter
 }
 
@@ -48,12 +48,12 @@ func withConnState(ctx context.Context, _ net.Conn) context.Context {
 }
 
 // bootNonce derives a nonce from a device, its connection and a time in seconds. The hub stores no
-// nonces: it derives a nonce again to check it, and nobody else can.
+// nonces: it derives a nonce again to check it. Without the seal key, nobody can derive a nonce.
 func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
 		// With TLS 1.2 without RFC 7627, the exported keys do not identify the connection.
-		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this one does not support that.")
+		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this connection does not support that.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
@@ -65,7 +65,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 	return append(nonce, m.Sum(nil)[:wire.BootNonceSize-8]...), nil
 }
 
-// bootChallenge gives a device a nonce to quote.
+// bootChallenge returns a nonce, which the device's TPM must sign in its next quote.
 func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	d, now := deviceOf(r), s.cfg.Now()
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
@@ -80,9 +80,9 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// measure verifies a boot measurement and compares it with the reference. An invalid measurement is
-// refused, and the refusal is recorded for the owner and replaces the verdict of an earlier
-// measurement.
+// measure verifies a boot measurement and compares it with the reference. If the measurement is
+// invalid, measure refuses it and records the refusal for the owner. The device's boot state is
+// then "refused", whatever it was before.
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body wire.BootReport
@@ -113,7 +113,7 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 
 // setMatched records whether the newest measurement on a connection matched.
 func setMatched(r *http.Request, matched bool) {
-	// Many devices share a proxy's connection, so it has no state of one device.
+	// Many devices share a proxy's connection, so the state of one device must not be stored there.
 	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
 		c.matched.Store(matched)
 	}
@@ -133,7 +133,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 }
 
 // recordBootRefusal records a refused measurement, if err is a refusal, and returns err. Equal
-// refusals are counted in one event.
+// refusals share one event of the audit trail, with a count.
 func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) error {
 	entry := store.BootRefusal{Time: s.cfg.Now()}
 	var refusal *evidence.Refusal
@@ -143,7 +143,7 @@ func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) e
 	case errors.As(err, &refusal):
 		entry.Code, entry.Reason, entry.Hint = refusal.Code, refusal.Reason, refusal.Hint
 	case errors.As(err, &tooLarge):
-		entry.Code, entry.Reason, entry.Hint = "body-too-large", fmt.Sprintf("The measurement has more than %d bytes.", tooLarge.Limit), "Gangway's agent sends event logs of at most 1 MiB; check which program sent this one."
+		entry.Code, entry.Reason, entry.Hint = "body-too-large", fmt.Sprintf("The measurement has more than %d bytes.", tooLarge.Limit), "Gangway's agent sends event logs of at most 1 MiB; check which program sent this event log."
 	case errors.As(err, &p) && p.Status == http.StatusBadRequest:
 		entry.Code, entry.Reason, entry.Hint = p.Code, p.Message, p.Hint
 	default:
@@ -159,7 +159,7 @@ func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) e
 }
 
 func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, body *wire.BootReport) (*boot.Measurement, error) {
-	stale := &evidence.Refusal{Code: boot.CodeNonce, Reason: "The nonce is not from this connection, or has expired.", Hint: "Get a new one with GET /device/boot, on the same connection."}
+	stale := &evidence.Refusal{Code: boot.CodeNonce, Reason: "The nonce is not from this connection, or has expired.", Hint: "Get a new nonce with GET /device/boot, on the same connection."}
 	if len(body.Nonce) != wire.BootNonceSize {
 		return nil, stale
 	}
@@ -205,8 +205,8 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 			return nil, err
 		}
 	}
-	// The same boot, measured again on another connection, keeps its number, so that the owner's
-	// decision about it stays valid.
+	// If the device measures the same boot again on another connection, the measurement keeps its
+	// number, so that an owner's decision about that number stays valid.
 	var earlier boot.Measurement
 	if before.Measurement != nil && json.Unmarshal(before.Measurement, &earlier) == nil && m.SameBoot(&earlier) {
 		b.Number = before.Number
@@ -224,8 +224,8 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 			isFirst = len(learnt) > 0 && bytes.Equal(is, learnt)
 			break
 		}
-		// The device has another reference, which its owner has just changed or another measurement
-		// has just set: compare with that one.
+		// The device now has another reference: its owner has just changed it, or another
+		// measurement has just set it. Compare with the new reference.
 		reference = is
 	}
 	verdict := &wire.BootVerdict{State: b.State}
@@ -247,7 +247,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 	return verdict, nil
 }
 
-// bootEvent returns the event that tells the owner about a verdict.
+// bootEvent returns the event that records a verdict for the owner.
 func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	switch v.State {
 	case store.BootChanged:
@@ -258,8 +258,8 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
 }
 
-// reportBackwards records an event if the TPM's counters are lower than in its previous
-// attestation. That is its last measurement or, if there is none, its onboarding.
+// reportBackwards records an event if the TPM's counters are lower than in the TPM's previous
+// attestation: in the device's last measurement or, if there is none, in its onboarding request.
 func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement
@@ -296,12 +296,12 @@ func compareBoot(b *store.Boot, m *boot.Measurement, reference []byte) (err erro
 	return err
 }
 
-// compareClock compares the TPM's clock and counters in a verified quote with its earlier
+// compareClock compares the TPM's clock and counters in a verified quote with the TPM's earlier
 // attestations, to find clones. known is the result of onboard.Service.RecordSighting. If the
 // comparison fails, the failure is logged, and the measurement does not fail.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
-		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the nonce was issued in that second
+		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the hub issued the nonce in that second
 		Counters: m.Counters(), Attested: true, Addr: remoteAddr(r),
 	}
 	version, known, err := s.cfg.Onboard.RecordSighting(r.Context(), d, e, remoteAddr(r), func(k *clone.Record) { k.Add(sighting) })
@@ -325,18 +325,18 @@ func ownConnection(r *http.Request) *connState {
 	return c
 }
 
-// How often the hub asks a device on one connection to measure again: askBurst times without delay,
-// because a single contradiction may come from a TPM that was cleared, and then once in askEvery.
-// While clones are suspected, there is no limit, because it takes some measurements until they are
-// certain.
+// The hub asks a device on one connection to measure again askBurst times without delay, and then
+// once in each askEvery. A single contradiction may come from a TPM that was cleared. While clones
+// are suspected, there is no limit, because the hub needs several measurements to be certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4
 )
 
 // mustMeasureAgain reports whether the device must measure again on this connection, because
-// another connection of the same device has measured since. A machine that was restarted, or lost
-// its connection, does not use its old connection again, but a clone still uses its own.
+// another connection of the same device has sent a measurement in the meantime. A machine that
+// restarted or lost its connection does not use its old connection again, so a device that still
+// uses an old connection may be a clone.
 func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
 	c := ownConnection(r)
 	if c == nil || c.seen.Load() == 0 || d.Clone == string(clone.Certain) {

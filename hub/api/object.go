@@ -15,11 +15,12 @@ import (
 	"gangway/wire"
 )
 
-// ObjectView is an object, with signed URLs to upload and download it without another credential.
-// Devices take the first match of a key, so the fields that people choose come last.
+// ObjectView is an object in the API, with signed URLs to upload and download the content without
+// another credential. Devices use the first match of a key anywhere in the document, so the fields
+// whose values people choose come last.
 type ObjectView struct {
-	ID           string    `json:"id"`         // the SHA-256 again
-	StorageID    string    `json:"storage-id"` // of this object and its owner
+	ID           string    `json:"id"`         // the same as Sum
+	StorageID    string    `json:"storage-id"` // SHA-256 of the owner and Sum
 	Owner        string    `json:"owner"`
 	Sum          string    `json:"sha256sum"`
 	Size         string    `json:"size"` // bytes, as a string
@@ -34,7 +35,7 @@ type ObjectView struct {
 	Name         string    `json:"objectname"`
 }
 
-func (s *Server) viewObject(o store.Object, by credential) ObjectView {
+func (s *Server) viewObject(hub string, o store.Object, by credential) ObjectView {
 	now := s.cfg.Now()
 	until := now.Add(signedURLLife)
 	sum, owner := hex.EncodeToString(o.Sum[:]), wire.AccountPRN+o.Owner
@@ -42,11 +43,11 @@ func (s *Server) viewObject(o store.Object, by credential) ObjectView {
 	v := ObjectView{
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
-		GetURL: s.signURL(http.MethodGet, o, by, until),
+		GetURL: s.signURL(hub, http.MethodGet, o, by, until),
 		Now:    now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
 	if by.kind() != publicCredential {
-		v.PutURL = s.signURL(http.MethodPut, o, by, until)
+		v.PutURL = s.signURL(hub, http.MethodPut, o, by, until)
 	}
 	return v
 }
@@ -74,9 +75,9 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 // maxObjectName bounds the name and the MIME type of an object, in bytes each.
 const maxObjectName = 1024
 
-// createObject announces an object. 200 means that the caller must upload the object. 409 means
-// that the caller's account has it already. Other accounts' objects make no difference: an account
-// must have uploaded the bytes itself.
+// createObject announces an object. Status 200 means that the caller must upload the content; 409
+// means that the caller's account has already uploaded it. Objects of other accounts do not count,
+// so that knowing a hash does not give access to the content.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -114,26 +115,26 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
 	if !o.Stored {
-		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
+		writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
-		// The content was removed by something other than the hub, so the caller must upload it
-		// again.
+		// Something other than the hub removed the content, so the caller must upload it again.
 		s.log.Error("the content of an object is missing", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
+		writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 		return nil
 	} else if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusConflict, s.viewObject(o, credentialOf(callerOf(r))))
+	writeJSON(w, http.StatusConflict, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 	return nil
 }
 
-// createRevisionObject is createObject for a caller that may change the trail.
+// createRevisionObject is like createObject, but the caller must be allowed to change the trail in
+// the path.
 func (s *Server) createRevisionObject(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.trailRevision(r); err != nil {
 		return err
@@ -141,7 +142,8 @@ func (s *Server) createRevisionObject(w http.ResponseWriter, r *http.Request) er
 	return s.createObject(w, r)
 }
 
-// storedObject finds an object of the caller's account by {sha}. It must have been uploaded.
+// storedObject finds an object of the caller's account by {sha}. It returns store.ErrNotFound if
+// the content was not uploaded.
 func (s *Server) storedObject(r *http.Request) (store.Object, error) {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -170,7 +172,7 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
+	writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 	return nil
 }
 
@@ -203,7 +205,7 @@ func (s *Server) showRevisionObject(w http.ResponseWriter, r *http.Request) erro
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, by))
+	writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, by))
 	return nil
 }
 
@@ -214,7 +216,7 @@ func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, s.signURL(http.MethodGet, o, by, s.cfg.Now().Add(signedURLLife)), http.StatusFound)
+	http.Redirect(w, r, s.signURL(s.urlFor(r), http.MethodGet, o, by, s.cfg.Now().Add(signedURLLife)), http.StatusFound)
 	return nil
 }
 
@@ -227,12 +229,12 @@ func (s *Server) listRevisionObjects(w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, credentialFor(callerOf(r), revision))
+	s.writeObjects(w, r, list, credentialFor(callerOf(r), revision))
 	return nil
 }
 
-// listObjects lists an account's objects, in pages by `after`, a SHA-256. There is no such list for
-// devices: they know the objects of their revisions.
+// listObjects lists an account's objects, in pages by `after`, a SHA-256. Devices have no such
+// list, because they know the objects of their revisions.
 func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	limit, err := pageSize(r, 100)
 	if err != nil {
@@ -251,13 +253,13 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, credentialOf(callerOf(r)))
+	s.writeObjects(w, r, list, credentialOf(callerOf(r)))
 	return nil
 }
 
-// writeObjects writes the array without building it in memory: a revision may have ten thousand
+// writeObjects writes the array one object at a time, because a revision may have ten thousand
 // objects.
-func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by credential) {
+func (s *Server) writeObjects(w http.ResponseWriter, r *http.Request, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
@@ -267,7 +269,7 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by cre
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		if enc.Encode(s.viewObject(o, by)) != nil {
+		if enc.Encode(s.viewObject(s.urlFor(r), o, by)) != nil {
 			return // the client is gone
 		}
 	}

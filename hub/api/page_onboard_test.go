@@ -205,7 +205,7 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
 	for _, c := range []struct{ field, typed, says string }{
 		{"nick", strings.Repeat("x", 65), "at most 64"},
-		{"nick", "a\u202eb", "cannot be seen"},
+		{"nick", "a\u202eb", "invisible character"},
 		{"max-uses", "many", "Type a number"},
 		{"max-uses", "-1", "Type a number"},
 		{"max-uses", "1000001", "Type a number"},
@@ -215,8 +215,8 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 		{"expires-in", "11000d", "from 1s to ten years"},
 		{"meta", "site", "Line 1 is not KEY=VALUE"},
 		{"meta", "a=1\n=2", "Line 2 is not KEY=VALUE"},
-		{"meta", "a=1\na=2", "a second value"},
-		{"meta", "a=\u202e", "cannot be seen"},
+		{"meta", "a=1\na=2", "repeats the key"},
+		{"meta", "a=\u202e", "invisible character"},
 		{"meta", strings.Repeat("a=1\n", 101), "at most 100"},
 	} {
 		fields := map[string]string{"nick": "kept nick", "max-uses": "7", "expires-in": "3w", "meta": "kept=meta"}

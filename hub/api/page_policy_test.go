@@ -196,3 +196,16 @@ func TestPolicyPreviewIsBounded(t *testing.T) {
 		t.Errorf("%d rows", n)
 	}
 }
+
+// A preview judges hundreds of signatures, so an account has two at once at most.
+func TestPolicyPreviewsAtOnceAreBounded(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	first, second := s.Server.HoldPreview(s.Owner.ID), s.Server.HoldPreview(s.Owner.ID)
+	says(t, b.posts(policyPage, 429, "act", "preview", "text", "version: 1\n"), "Two previews of your account are running already.")
+	first()
+	b.previewed("version: 1\n")
+	second()
+}

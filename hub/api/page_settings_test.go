@@ -134,7 +134,7 @@ func TestAPITokenFormSaysWhatIsWrong(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "no blanks", "all", "yes", "life", "168h"), "characters that are not allowed")
-	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "ci", "life", "168h"), "Choose at least one.")
+	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "ci", "life", "168h"), "Choose at least one resource.")
 	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "ci", "scope-devices", "nonsense", "life", "168h"), "unknown scope")
 	b.posts("/ui/settings/api-tokens", 400, "name", "ci", "all", "yes", "life", "9999999h")
 	if tokens := must(s.Store.APITokens(t.Context(), s.Owner.ID))(t); len(tokens) != 0 {

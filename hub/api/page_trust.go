@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"gangway/hub/chain"
 	"gangway/hub/evidence"
@@ -18,6 +19,7 @@ import (
 	"gangway/hub/trust"
 	"gangway/hub/ui"
 	"gangway/tcg"
+	"gangway/wire"
 )
 
 const (
@@ -131,8 +133,8 @@ func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	if e.Stored {
 		row.Changed = e.Added
 	}
-	if until := chain.NewCertificate("", "", e.Cert.Raw).Until; until.IsZero() {
-		row.Until, row.Expired = until, false
+	if e.Cert.NotAfter.Year() >= 9999 { // RFC 5280, 4.1.2.5: it has no end
+		row.Until = time.Time{}
 	}
 	return row
 }
@@ -222,7 +224,7 @@ func (s *Server) checkedCertificate(der []byte, parts []trust.Part, makers *onbo
 	}
 	var above [][]byte
 	for _, p := range parts {
-		if p.Err() == nil && !bytes.Equal(p.DER, der) {
+		if p.Err() == nil && !bytes.Equal(p.DER, der) && len(above) < wire.MaxIntermediates { // as a request may have
 			above = append(above, p.DER)
 		}
 	}

@@ -73,15 +73,31 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 	}
 	status, page, _ := b.send("GET", "/ui/onboard/waiting", "")
 	ek := must(tcg.KeyHash(must(d.EK.Public.Key())(t)))(t)
-	for _, want := range []string{
-		"Gate computer", "GC-1", fmt.Sprintf("%x", ek), fmt.Sprintf("%x", must(d.EK.Public.Name())(t)), id, "127.0.0.1",
-		"The request has no EK certificate", "You vouch that this EK belongs to a real TPM", "The machine sent no EK certificate.",
-		"You vouch for this TPM in place of its maker.", "EK certificate, as the machine sent it", "<dt>Issuer</dt>", "<dt>Valid</dt>", s.tok.ID, "starts since the TPM was last cleared",
-		"<code>certify</code>", "ECDSA P-256",
-	} {
+	for _, want := range []string{"Gate computer", "GC-1", fmt.Sprintf("%x", ek), id, "127.0.0.1",
+		"The request has no EK certificate", "You confirm that this EK belongs to a real TPM", "You trust this TPM although the hub does not trust the CA"} {
 		if status != 200 || !strings.Contains(page, want) {
 			t.Errorf("%d: the page lacks %q", status, want)
 		}
+	}
+	// The rest is on a page of its own, which is also the part that opens on this one.
+	other := waits(t, s.post(t, s.request(t, evil)), "ek-chain-untrusted").DeviceID
+	for of, more := range map[string][]string{
+		id:    {"The machine sent no EK certificate.", fmt.Sprintf("%x", must(d.EK.Public.Name())(t))},
+		other: {"EK certificate, as the machine sent it", "<dt>Issuer</dt>", "<dt>Valid</dt>"},
+	} {
+		_, whole, _ := b.send("GET", "/ui/onboard/waiting/"+of, "")
+		_, part, _ := b.request("GET", "/ui/onboard/waiting/"+of, nil, map[string]string{"Cookie": b.cookie, "HX-Request": "true"})
+		if strings.Contains(string(part), "<html") || !strings.Contains(whole, "<html") || len(machinesOn(whole)) != 1 {
+			t.Errorf("the part or the page: %s", brief.Of(whole))
+		}
+		for _, want := range append(more, of, s.tok.ID, "1 start since the TPM was last cleared", "<code>certify</code>", "ECDSA P-256") {
+			if !strings.Contains(whole, want) || !strings.Contains(string(part), want) {
+				t.Errorf("the page of %s, or its part, lacks %q: %s", of, want, brief.Of(part))
+			}
+		}
+	}
+	if status, _, _ := b.send("GET", "/ui/onboard/waiting/"+strings.Repeat("0", 24), ""); status != 404 {
+		t.Errorf("a machine that does not wait: %d", status)
 	}
 	seen := machinesOn(page)
 	if len(seen) != 2 {
@@ -96,6 +112,9 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 	}
 	if status, page, _ := b.send("POST", "/ui/waiting/decide", "decision=approve&machine="+seen[id]); status != 303 {
 		t.Errorf("a denied machine cannot be approved: %d %s", status, brief.Of(page))
+	}
+	if status, _, h := b.send("GET", "/ui/onboard/waiting/"+id, ""); status != 303 || h.Get("Location") != "/ui/onboard/waiting" {
+		t.Errorf("an approved machine: %d", status)
 	}
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
@@ -212,7 +231,7 @@ func TestWaitingRoomHasPages(t *testing.T) {
 	all, path := map[string]bool{}, "/ui/onboard/waiting"
 	for pages := 0; path != "" && pages < 5; pages++ {
 		_, page, _ := b.send("GET", path, "")
-		if len(page) > 400_000 {
+		if len(page) > 70_000 {
 			t.Errorf("a page of %d bytes", len(page))
 		}
 		for id := range machinesOn(page) {
@@ -256,7 +275,7 @@ func TestWaitingMachinesOfOtherOwnersAreInNoRoom(t *testing.T) {
 	seen := machinesOn(page)
 	mallory.send("POST", "/sign-in", "nick=mallory&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
 	mallory.send("GET", "/ui/overview", "")
-	for _, where := range []string{"/ui/onboard/waiting", "/ui/onboard/waiting?show=denied", path, "/ui/overview"} {
+	for _, where := range []string{"/ui/onboard/waiting", "/ui/onboard/waiting?show=denied", "/ui/onboard/waiting/" + id, path, "/ui/overview"} {
 		if _, page, _ := mallory.send("GET", where, ""); strings.Contains(page, id) || strings.Contains(page, "GC-1") {
 			t.Errorf("%s shows ada's machine: %s", where, brief.Of(page))
 		}
@@ -321,7 +340,8 @@ func TestWaitingMachineIsNoMarkup(t *testing.T) {
 	waits(t, s.post(t, s.request(t, one)), "ek-certificate-none")
 	_, report, _ := b.send("POST", "/ui/waiting/decide", url.Values{"decision": {"deny"}, "machine": {seen[id], seen[two]}}.Encode())
 	_, denied, _ := b.send("GET", "/ui/onboard/waiting?show=denied", "")
-	for name, page := range map[string]string{"room": room, "preview": preview, "report": report, "denied": denied} {
+	_, whole, _ := b.send("GET", "/ui/onboard/waiting/"+id, "")
+	for name, page := range map[string]string{"room": room, "one machine": whole, "preview": preview, "report": report, "denied": denied} {
 		if strings.Contains(page, "<script>alert") || strings.Contains(page, "\u202e") || !strings.Contains(page, "&lt;script&gt;alert(1)") {
 			t.Errorf("%s: %s", name, brief.Of(page))
 		}

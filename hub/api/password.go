@@ -44,8 +44,8 @@ func HashPassword(password string) (string, error) {
 // passwords checks passwords. Each check takes 19 MiB of memory, so only a few run at once.
 type passwords struct {
 	queue lifoSemaphore
-	// decoy is the hash that is checked if the account does not exist, so that the time taken does
-	// not show which accounts exist.
+	// decoy is the hash that is checked if the account does not exist. The check then takes as long
+	// as for an existing account, so that its time does not show which accounts exist.
 	decoy string
 }
 
@@ -56,7 +56,7 @@ const (
 	passwordTimeout = 5 * time.Second // how long each waits
 )
 
-// decoyHash is made once for all servers of a process. No account has it.
+// decoyHash makes the decoy once for all servers of a process. No account has this hash.
 var decoyHash = sync.OnceValues(func() (string, error) { return HashPassword("no account has this password") })
 
 func newPasswords() (*passwords, error) {

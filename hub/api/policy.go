@@ -16,8 +16,8 @@ type PolicyView struct {
 	Updated    *time.Time `json:"updated,omitempty"`
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
-	// Warnings name the rules in Policy that have no effect, or that name an unknown TPM maker. In
-	// an answer on the hub's own machine, Warnings are about HubPolicy.
+	// Warnings name the rules in Policy that have no effect, or that name an unknown TPM maker. If
+	// the operator's commands on the hub's machine fill this view, Warnings are about HubPolicy.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -63,7 +63,7 @@ func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
 		return readError(err)
 	}
 	if _, err := policy.Parse(text); err != nil {
-		return problem(http.StatusBadRequest, "policy-malformed", "Correct it and send it again. The previous policy is still in force.", "%s.", err)
+		return problem(http.StatusBadRequest, "policy-malformed", "Correct the policy and send it again. The previous policy is still in force.", "%s.", err)
 	}
 	return s.setPolicy(w, r, string(text))
 }
@@ -81,7 +81,7 @@ func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text string) 
 	return s.showPolicy(w, r)
 }
 
-// recordPolicy records that an owner changed or removed the policy.
+// recordPolicy records that an owner changed or removed the owner's policy.
 func (s *Server) recordPolicy(r *http.Request, a store.Account, removed bool) {
 	verb := "changed"
 	if removed {
@@ -110,7 +110,7 @@ func (s *Server) putEKList(w http.ResponseWriter, r *http.Request) error {
 	}
 	list, err := policy.ParseEKList(text)
 	if err != nil {
-		return problem(http.StatusBadRequest, "ek-list-malformed", "Correct it and send it again. The previous list is still in force.", "%s.", err)
+		return problem(http.StatusBadRequest, "ek-list-malformed", "Correct the list and send it again. The previous list is still in force.", "%s.", err)
 	}
 	return s.setEKList(w, r, list, "changed")
 }

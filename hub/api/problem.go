@@ -17,7 +17,7 @@ import (
 )
 
 // Problem is the body of an error answer: a stable code, a sentence about what is wrong, and a
-// sentence about the remedy. Pantacor's clients show msg.
+// sentence about the remedy. Pantacor's clients display only "msg".
 type Problem struct {
 	Status  int    `json:"code"` // the HTTP status again, as Pantacor's clients expect it in the body
 	Code    string `json:"error"`
@@ -42,16 +42,16 @@ func problem(status int, code, hint, format string, args ...any) *Problem {
 	return &Problem{Status: status, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// fail answers with the problem of an error. An unexpected error is logged and answered with 500,
-// without its text, which may contain secrets.
+// fail answers with the problem that knownProblem returns for an error. For an unexpected error, it
+// logs the error and answers 500 without the error's text, which may contain secrets.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := s.knownProblem(r, err)
 	if p == nil {
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-		p = problem(http.StatusInternalServerError, "internal", "Try again. If it fails again, ask the operator to look into the hub's log.", "The hub failed to answer the request.")
+		p = problem(http.StatusInternalServerError, "internal", "Try again. If the request fails again, ask the hub's operator to read the hub's log.", "The hub failed to answer the request.")
 	}
 	if p.Status == http.StatusUnauthorized {
-		s.setAuthenticate(w)
+		s.setAuthenticate(w, r)
 	}
 	switch p.Status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -89,7 +89,7 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 	case errors.As(err, &tooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send a smaller body.", "The body is larger than the limit of %d bytes.", tooLarge.Limit)
 	case errors.As(err, &meta):
-		return problem(http.StatusBadRequest, "meta-malformed", "Nest it less, or store it as a string that contains JSON.", "The metadata key %.64q cannot be stored: %v.", meta.Name, meta.Err)
+		return problem(http.StatusBadRequest, "meta-malformed", "Use fewer levels of nesting, or store the value as a string that contains JSON.", "The metadata key %.64q cannot be stored: %v.", meta.Name, meta.Err)
 	case errors.As(err, &badQuery):
 		p = problem(http.StatusBadRequest, badQuery.Code, badQuery.Remedy, "%s", badQuery.Reason)
 		p.Search = &SearchProblem{Offset: badQuery.Offset, Word: badQuery.Word}
@@ -99,7 +99,7 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 	case errors.Is(err, store.ErrTooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would have more than %d bytes.", store.MaxMeta)
 	case errors.Is(err, store.ErrNotFound):
-		return problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found, or not yours.")
+		return problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found. It does not exist, or it does not belong to your account.")
 	case errors.Is(err, store.ErrExists):
 		return problem(http.StatusConflict, "exists", "Choose another name.", "The name is in use.")
 	case r.Context().Err() != nil:
@@ -108,10 +108,10 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 	return nil
 }
 
-// setAuthenticate sets the header that each 401 must have. Pantacor's clients require exactly this
-// form, because they split it at ", ".
-func (s *Server) setAuthenticate(w http.ResponseWriter) {
-	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
+// setAuthenticate sets the WWW-Authenticate header, which each answer with status 401 must have.
+// Pantacor's clients require exactly this form, because they split the header at ", ".
+func (s *Server) setAuthenticate(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.urlFor(r)))
 }
 
 // statusOf returns the HTTP status of a refusal with this code.
@@ -133,7 +133,7 @@ func statusOf(code string) int {
 }
 
 // writeJSON answers with JSON. It does not escape <, > and &, because some devices do not unescape
-// them; browsers never show this type as a page.
+// them. Browsers never show application/json as a page.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -21,8 +21,8 @@ import (
 )
 
 // Proxy is a proxy in front of the hub that terminates TLS. It may forward the client certificate
-// of a request as RFC 9440 says. The hub identifies the proxy only by the proxy's own client
-// certificate.
+// of a request in the headers of RFC 9440. The hub identifies the proxy only by the client
+// certificate that the proxy itself presents.
 type Proxy struct {
 	// CAs sign the proxy's certificate. They must not be the hub's own CAs.
 	CAs []*x509.Certificate
@@ -36,8 +36,8 @@ const (
 	clientCertChain = "Client-Cert-Chain"
 )
 
-// check refuses a configuration in which a device could impersonate the proxy, or the proxy a
-// device.
+// check refuses a configuration in which a device could impersonate the proxy, or the proxy could
+// impersonate a device.
 func (p *Proxy) check(ca *pki.Hub) error {
 	if p.Name == "" || len(p.CAs) == 0 {
 		return errors.New("hub: a proxy needs both a CA and a name")
@@ -60,7 +60,7 @@ func (p *Proxy) check(ca *pki.Hub) error {
 // the proxy.
 type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
-	certified   bool       // there is a certificate
+	certified   bool       // the request has a client certificate
 	proxied     bool
 }
 
@@ -68,7 +68,7 @@ type originKey struct{}
 
 // clientCertificate returns the SHA-256 of the client certificate whose key the peer proved: the
 // leaf, never another certificate of the chain. If the request came through the proxy, the proxy
-// verified that.
+// verified the proof.
 func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.certified
@@ -79,9 +79,9 @@ func originOf(r *http.Request) origin {
 	return o
 }
 
-// isProxy reports whether a connection is the proxy's: all its verified chains end at the proxy's
-// CAs, and the certificate has the proxy's name. If one chain ends at the device CA, the connection
-// is a device's.
+// isProxy reports whether the proxy made a connection: all verified chains of the client
+// certificate end at the proxy's CAs, and the certificate has the proxy's name. If one chain ends
+// at the device CA, the connection is a device's.
 func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
 	if s.cfg.Proxy == nil || state == nil || len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
 		return false, nil
@@ -110,9 +110,9 @@ func (s *Server) clientCAs() *x509.CertPool {
 	return pool
 }
 
-// verifyPeer ends a handshake in two cases: the peer has a certificate by the proxy's CA that is
-// not the proxy's, or the session was resumed with a client certificate, whose key the peer did not
-// use.
+// verifyPeer ends a handshake in two cases: the peer's certificate is from the proxy's CA but does
+// not have the proxy's name, or the TLS session was resumed with a client certificate, so that the
+// peer did not prove the certificate's key.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	if resumedWithCertificate(&state) {
 		return errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
@@ -127,8 +127,9 @@ func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
-// withOrigin finds a request's origin and stores it in the request's context. If another client
-// than the proxy sends the proxy's headers, it refuses the request.
+// withOrigin finds a request's origin, if necessary from the headers of RFC 9440, and stores the
+// origin in the request's context. It refuses a request with these headers that does not come from
+// the proxy.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	// This can happen only with a listener that does not use TLSConfig: see Handler.
 	if resumedWithCertificate(r.TLS) {
@@ -150,7 +151,7 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	case proxied && len(cert)+len(chain) > 0:
 		raw, err := s.verifyForwarded(cert, chain)
 		if err != nil {
-			return r, problem(http.StatusBadRequest, "client-cert-header", "The proxy must verify the certificate against the device CA, and send both headers as RFC 9440 says.",
+			return r, problem(http.StatusBadRequest, "client-cert-header", "Configure the proxy to verify the certificate against the device CA, and to send both headers in the form of RFC 9440.",
 				"The client certificate that the proxy forwarded is not accepted: %s.", err)
 		}
 		o.certificate, o.certified = sha256.Sum256(raw), true

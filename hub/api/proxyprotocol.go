@@ -9,10 +9,10 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// behindProxies makes a listener read a PROXY protocol header from each configured proxy. If a proxy
-// sends no header, its connection is closed: otherwise all its clients would have the proxy's
-// address. If another client sends one, the TLS handshake fails: otherwise clients could claim any
-// address.
+// behindProxies makes a listener read a PROXY protocol header from each configured proxy. If a
+// proxy sends no header, the listener closes the connection; otherwise all clients of the proxy
+// would seem to have the proxy's address. If another client sends a header, the TLS handshake
+// fails; otherwise clients could claim any address.
 func (s *Server) behindProxies(l net.Listener) net.Listener {
 	if len(s.cfg.ProxyProtocol) == 0 {
 		return l

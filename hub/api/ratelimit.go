@@ -47,7 +47,7 @@ func network(addr string) netip.Prefix {
 
 func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
 
-// charge is allow for a request that counts as n requests. If n is larger than the burst, the
+// charge is like allow, but the request counts as n requests. If n is larger than the burst, the
 // request counts as the burst.
 func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
@@ -64,8 +64,8 @@ func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	return c.AllowN(now, min(n, l.burst))
 }
 
-// forget drops clients that have been idle for a minute. If too many clients are left, it drops all
-// of them: an attacker with that many addresses must not keep others out.
+// forget drops clients that have been idle for a minute. If maxClients are left, it drops all of
+// them, because an attacker with that many addresses must not keep other clients out.
 func (l *limiter[K]) forget(now time.Time) {
 	for k, c := range l.clients {
 		if now.Sub(c.last) > time.Minute {
@@ -77,4 +77,4 @@ func (l *limiter[K]) forget(now time.Time) {
 	}
 }
 
-var errTooFast = problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "Too many requests from this address.")
+var errTooFast = problem(http.StatusTooManyRequests, "too-many-requests", "Wait a few seconds and try again.", "Too many requests from this address.")

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Rate is how many requests a client may send: PerSecond on average, Burst at once.
+// Rate is a rate limit: a client may send PerSecond requests on average, and Burst requests at
+// once.
 type Rate struct {
 	PerSecond float64
 	Burst     int
@@ -38,7 +39,7 @@ func DefaultRates() Rates {
 	return Rates{
 		onboardRate:      {50, 200},      // onboarding requests and activations
 		signInRate:       {1.0 / 3, 10},  // passwords of people
-		accountRate:      {1.0 / 10, 20}, // passwords for one account, from networks without an earlier sign-in to it
+		accountRate:      {1.0 / 10, 20}, // passwords for one account, from networks from which nobody has signed in to the account
 		deviceSignInRate: {20, 100},      // secrets of devices
 		registerRate:     {1.0 / 2, 20},  // registrations of devices without a TPM
 		claimRate:        {1.0 / 6, 10},  // claims of devices by their challenge
@@ -47,8 +48,9 @@ func DefaultRates() Rates {
 	}
 }
 
-// with returns the rates with some of them replaced. It returns an error for an unknown name, and
-// for a rate that admits nothing. The operator reads these errors.
+// with returns a copy of r in which the rates of other replace those of the same name. It returns
+// an error for an unknown name, and for a rate that admits nothing. The texts of these errors are
+// for the operator.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {

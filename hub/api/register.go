@@ -21,7 +21,7 @@ const (
 	unclaimedLife = 48 * time.Hour
 )
 
-// Registered is the answer to a registration. The order of its fields matters: Pantavisor takes the
+// Registered is the answer to a registration. The order of its fields matters: Pantavisor uses the
 // first match of a name anywhere in the document.
 type Registered struct {
 	ID           string         `json:"id"`
@@ -47,8 +47,8 @@ func makeSecret() (string, store.Hash) {
 }
 
 // registerDevice makes a device without evidence of a TPM. Its owner is the signed-in account, or
-// the owner of a join token that allows such devices. Without either, the device has no owner until
-// somebody claims it. The policy must accept such devices; by default it does not.
+// the owner of a join token that allows such devices. If the request has neither, the device has no
+// owner until somebody claims it. The policy must accept such devices; by default it does not.
 func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if r.UserAgent() == "" {
 		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent header.", "The request has no User-Agent header.")
@@ -87,7 +87,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !rules.WithoutTPM {
-		// The status is not 403: at 403, Pantacor's programs would ask for a password, or retry
+		// The status is not 403, because Pantacor's programs then ask for a password, or retry
 		// endlessly.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}
@@ -95,11 +95,11 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	d, err = s.cfg.Store.CreateDevice(r.Context(), d, hash)
 	switch {
 	case errors.Is(err, store.ErrFull):
-		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later: unclaimed devices expire.", "Too many devices wait to be claimed.")
+		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later: unclaimed devices expire.", "Too many devices on this hub wait to be claimed.")
 	case errors.Is(err, store.ErrTokenUnusable):
 		return errAutoToken
 	case errors.Is(err, store.ErrTokenUsedUp):
-		return problem(http.StatusBadRequest, onboard.CodeTokenUsedUp, "Make a new one with 'gangway token create'.", "The join token has been used as often as it allows.")
+		return problem(http.StatusBadRequest, onboard.CodeTokenUsedUp, "Make a new join token with 'gangway token create'.", "The join token has been used by as many devices as it allows.")
 	case err != nil:
 		return err
 	}
@@ -116,7 +116,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-var errAutoToken = problem(http.StatusBadRequest, "auto-token", "Make one with 'gangway token create --without-tpm'.", "The join token is unknown, disabled or expired, or does not allow devices without a TPM.")
+var errAutoToken = problem(http.StatusBadRequest, "auto-token", "Make a join token with 'gangway token create --without-tpm'.", "The join token is unknown, disabled or expired, or does not allow devices without a TPM.")
 
 func (s *Server) joinTokenInHeader(r *http.Request) (store.JoinToken, error) {
 	secret, err := base64.StdEncoding.DecodeString(r.Header.Get(autoTokenHeader))

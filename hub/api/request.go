@@ -12,7 +12,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// readJSON reads the body into v with the strict reader. Unknown fields are ignored, because
+// readJSON reads the JSON body into v with package strictjson. It ignores unknown fields, because
 // Pantacor's clients send some. A duplicate name, a name in another case, null and trailing data
 // are errors.
 func readJSON(r *http.Request, v any) error {
@@ -34,7 +34,7 @@ func badBody(err error) error {
 	return problem(http.StatusBadRequest, "body-malformed", "See /openapi.json for the expected body.", "The body cannot be read: %v.", err)
 }
 
-// readBody reads the body, of any content type. The route table bounds its size.
+// readBody reads the body, whatever its content type. The route table bounds its size.
 func readBody(r *http.Request) ([]byte, error) {
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -64,7 +64,7 @@ func pageSize(r *http.Request, otherwise int) (int, error) {
 	return n, nil
 }
 
-// readError returns the answer to a body that could not be read to its end, or that is too large.
+// readError returns the problem for a body that is too large, or that could not be read to its end.
 func readError(err error) error {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {

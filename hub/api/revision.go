@@ -14,10 +14,10 @@ import (
 )
 
 // RevisionView is a revision of a trail; Pantacor calls it a step. The order of its fields is
-// part of the protocol: devices take the first match of a key anywhere in the document, so the
-// fields that they read come before those that people and devices write.
+// part of the protocol: devices use the first match of a key anywhere in the document, so the
+// fields that devices read come before the fields whose content people and devices write.
 type RevisionView struct {
-	ID           string          `json:"id"` // the device's id, a hyphen, and rev
+	ID           string          `json:"id"` // the device's id, a hyphen and Rev
 	Owner        string          `json:"owner"`
 	Device       string          `json:"device"`
 	TrailID      string          `json:"trail-id"`
@@ -34,7 +34,7 @@ type RevisionView struct {
 	State        json.RawMessage `json:"state"`
 	CommitMsg    string          `json:"commit-msg"`
 	Meta         json.RawMessage `json:"meta"`
-	UsedObjects  []string        `json:"used_objects,omitempty"` // not in answers to devices, which read at most 2 MiB
+	UsedObjects  []string        `json:"used_objects,omitempty"` // not in answers to devices, because devices read at most 2 MiB
 }
 
 func viewRevision(s store.Revision, c caller) RevisionView {
@@ -47,7 +47,7 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 		view.ProgressTime = s.ProgressTime.UTC()
 	}
 	if c.Owner != s.Owner {
-		view.Meta = []byte("{}") // the meta has private notes of the owner's programs
+		view.Meta = []byte("{}") // only the owner may see the meta, which has notes of the owner's programs
 	}
 	if c.Device == nil {
 		if state, err := trail.ParseState(s.State); err == nil {
@@ -64,7 +64,8 @@ func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	return s.revisionIn(r, d, err)
 }
 
-// readableRevision is trailRevision for a request that only reads.
+// readableRevision is like trailRevision, but for a request that only reads, which every account
+// may send about a public device.
 func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.readableTrailDevice(r)
 	return s.revisionIn(r, d, err)
@@ -159,12 +160,12 @@ func badMeta(err error) error {
 }
 
 // revisionPageBytes is the size at which a page of revisions ends; the client continues with
-// ?after=. The last revision may exceed it: even with the largest one, the page stays below the 2
-// MiB that a device reads.
+// ?after=. The last revision may exceed this size. Even if it is as large as a revision can be, the
+// page is smaller than the 2 MiB that a device reads.
 const revisionPageBytes = 512 << 10
 
 // listRevisions lists revisions by status. Without a filter, a device gets only its next new
-// revision, and an account all that are not done.
+// revision, and an account gets all revisions that are not done.
 func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.readableTrailDevice(r)
 	if err != nil {
@@ -278,7 +279,7 @@ func (s *Server) putRevisionMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// ownRevision is trailRevision for routes that only accounts may call.
+// ownRevision is like trailRevision, but for routes that only accounts may call.
 func (s *Server) ownRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -324,7 +325,7 @@ func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
 }
 
-// stopRevision ends a revision that the device has started.
+// stopRevision gives up a revision that the device has started to install.
 func (s *Server) stopRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 }

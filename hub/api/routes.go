@@ -13,14 +13,14 @@ import (
 	"gangway/wire/trail"
 )
 
-// route is one row of the table: a method and a path, who may call it, how often, with how large a
-// body, and the handler. Everything about a route is decided here, except whether the hub refuses
-// it when disk space is scarce (see essential).
+// route is one row of the route table: a method, a path, the access that callers need, the rate
+// limit, the largest body, and the handler. The row decides everything about the route, except
+// whether the hub refuses it when disk space is scarce (see essential).
 type route struct {
 	method string
 	// path is a pattern of http.ServeMux, with two differences: it matches only whole paths, and
 	// "/?" at its end stands for an optional slash. Devices do not follow redirects, so the hub
-	// answers for collections with and without the slash.
+	// answers requests for a collection with and without the slash.
 	path   string
 	who    access
 	rate   string // name of a limit in Rates; or unlimited, or inHandler
@@ -40,11 +40,11 @@ const (
 	noBody   = 0
 	jsonBody = 64 << 10
 	formBody = 64 << 10
-	// stateBody bounds a body that contains a state. It has room for a state that is somewhat
-	// too large, so that such a state is refused by its own error code.
+	// stateBody bounds a body that contains a state. It is larger than the largest state, so that a
+	// state that is only a little too large gets the error code of states and not of bodies.
 	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
-	// metaFormBody and stateFormBody are for forms with a meta or a state. A form's encoding makes a
-	// character up to three times as long.
+	// metaFormBody and stateFormBody are for forms with a meta or a state. The encoding of forms
+	// makes text up to three times as long.
 	metaFormBody  = 3*store.MaxMeta + 64<<10
 	stateFormBody = 3*trail.MaxState + 64<<10
 	// announcedBody is for uploads. Their size is bounded by the size that the client announced.
@@ -188,6 +188,7 @@ var routes = []route{
 	{"GET", "/ui/revisions", fullSession, unlimited, noBody, (*Server).showRevisions},
 	{"GET", "/ui/revisions/row", fullSession, unlimited, noBody, (*Server).showRevisionRow},
 	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
+	{"GET", "/ui/onboard/waiting/{id}", fullSession, unlimited, noBody, (*Server).showWaitingMachine},
 	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
 	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm}, // claimRate, if a code is typed
 	{"GET", "/ui/onboard/claim/{id}", fullSession, unlimited, noBody, (*Server).showArrival},
@@ -259,7 +260,7 @@ var routes = []route{
 // name returns the route's method and path, in the form of openapi.json.
 func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.path, "/?") }
 
-// widened has the routes whose path http.ServeMux does not accept. It refuses DELETE
+// widened has the routes whose path http.ServeMux does not accept. ServeMux refuses DELETE
 // /devices/{id}/public, because DELETE /devices/tokens/public would match both that path and DELETE
 // /devices/tokens/{id}, and neither pattern is more specific. So the mux gets a pattern whose last
 // segment is a wildcard, and matches checks that segment.
@@ -337,8 +338,11 @@ func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) err
 	})
 }
 
-// serve answers a request for a route, after the checks that the table names.
+// serve answers a request for a route, after the checks that the route's row requires.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error {
+	if onPages(r) && rt.forDevices() {
+		return s.errDeviceRoute()
+	}
 	r, err := s.checkDisk(rt, r)
 	if err != nil {
 		return err
@@ -351,7 +355,7 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	if rt.rate == bootRate && !s.boots.allow(c.Device.ID, s.cfg.Now()) {
-		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "The device measures itself too often.")
+		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a few seconds and try again.", "The device sends boot measurements too often.")
 	}
 	if rt.body != announcedBody {
 		r.Body = http.MaxBytesReader(w, r.Body, rt.body)
@@ -366,15 +370,15 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// answerError answers a request of a known caller with an error, so that an error page has the
-// caller's layout.
+// answerError answers with an error after identify has found the caller, so that an error page has
+// the layout for signed-in people.
 func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) error {
 	s.fail(w, r, err)
 	return nil
 }
 
-// noRoute answers a request for which there is no route: the path has no such method (405), or
-// there is nothing at the path (404).
+// noRoute answers a request that matches no route: with 405 if the path has routes for other
+// methods, and otherwise with 404.
 func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 	var allowed []string
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
@@ -384,9 +388,9 @@ func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(allowed) == 0 {
-		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for the routes.", "There is no route at this path.")
+		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for the routes.", "The hub has no route with this path.")
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
-	return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "This path does not support this method.")
+	return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "The hub does not support this method for this path.")
 }

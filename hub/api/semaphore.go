@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// lifoSemaphore lets a few callers run at once. Further callers wait, and the one that came last
-// runs first. So during a flood, new requests are answered in time, and old ones, whose clients
-// have given up, are refused. In a first-in-first-out queue every request would wait for the whole
-// flood. Requests from known networks run before those from unknown networks.
+// lifoSemaphore lets a few callers run at once. Further callers wait, and the newest of them runs
+// first. So during a flood, the hub answers new requests in time, and refuses old requests, whose
+// clients have probably given up. In a first-in-first-out queue, every request would wait for the
+// whole flood. Requests from known networks run before those from unknown networks.
 type lifoSemaphore struct {
-	maxWaiting int // in one lane; if one more comes, the lane's oldest is refused
+	maxWaiting int // callers in one lane; if one more arrives, the oldest caller of the lane is refused
 	timeout    time.Duration
 
 	mu    sync.Mutex
@@ -21,7 +21,8 @@ type lifoSemaphore struct {
 	lanes [2]lane // guarded by mu
 }
 
-// lane holds the waiting callers, oldest first. Each receives one value: whether it may run.
+// lane holds a channel for each waiting caller, oldest first. Each caller receives one value: true
+// if it may run.
 type lane []chan bool
 
 // Lanes, in the order in which they are served.
@@ -30,7 +31,7 @@ const (
 	unknownNetwork
 )
 
-var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in some seconds.", "Too many people sign in at once.")
+var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in a few seconds.", "Too many people are signing in at the same time.")
 
 // do runs f when its turn comes. It returns errBusy if the wait takes longer than the timeout, and
 // ctx's error if ctx ends first.
@@ -83,13 +84,13 @@ func (l *lifoSemaphore) wait(ctx context.Context, lane int, turn chan bool) erro
 		l.lanes[lane] = slices.Delete(l.lanes[lane], i, i+1)
 		return err
 	}
-	if <-turn { // leave gave this caller its place before the lock was taken
+	if <-turn { // leave let this caller run before wait took the lock
 		return nil
 	}
 	return err
 }
 
-// leave gives the place to the newest caller of the first lane in which callers wait.
+// leave ends a caller's run. It lets the newest caller of the first lane with waiting callers run.
 func (l *lifoSemaphore) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

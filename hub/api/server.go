@@ -1,10 +1,10 @@
-// Package api is the hub's HTTP interface, with one file of handlers for each resource. Who may
-// do what is decided in access.go and the route table (routes.go), nowhere else.
+// Package api is the hub's HTTP interface, with one file of handlers for each resource. Only
+// access.go and the route table (routes.go) decide which caller may do what.
 //
 // One listener serves people, their programs and devices, with TLS 1.3 only (unless the operator
 // allows TLS 1.2 too). The hub requests a client certificate and does not require one. If the
 // client sends one, it must chain to the device CA, or the handshake fails. The leaf certificate
-// identifies a device, if the store has it as an active device's.
+// identifies a device if, according to the store, it belongs to an active device.
 package api
 
 import (
@@ -44,10 +44,10 @@ type Config struct {
 	// PublicURL is the https URL that clients use, without a trailing slash.
 	PublicURL string
 	// AlsoURLs are further URLs of this hub, such as its public URL before it moved. Every answer
-	// names all of them to devices.
+	// names all of these URLs, so that devices learn them.
 	AlsoURLs []string
 	// DataDir is the folder of the database and the objects. The hub watches the free space of its
-	// disk. Empty: it does not watch the free space.
+	// disk. If DataDir is empty, the hub does not watch the free space.
 	DataDir string
 	// Names are the DNS names and IP addresses of the TLS certificate.
 	Names []string
@@ -65,20 +65,25 @@ type Config struct {
 	TLS12 bool
 	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
-	// LogBounds and LogAge are how much of each device's log is kept, and for how long. Default:
-	// 20,000 lines, 8 MiB, 30 days.
+	// LogBounds and LogAge bound the size and the age of each device's log. Default: 20,000 lines,
+	// 8 MiB, 30 days.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
-	// EventsAge is how long the audit trail keeps events; negative: permanently. UnprovenAge is
-	// how long it keeps events caused by peers that had not proven anything, such as refused
-	// requests. Default: DefaultEventsAge, DefaultUnprovenAge.
+	// EventsAge is how long the audit trail keeps events; negative: permanently. UnprovenAge is how
+	// long it keeps events that peers caused without proving an identity, such as refused requests.
+	// Default: DefaultEventsAge, DefaultUnprovenAge.
 	EventsAge, UnprovenAge time.Duration
 	// Proxy is a proxy in front of the hub that terminates TLS; nil: none.
 	Proxy *Proxy
-	// Images builds installer images for people; nil: the hub builds none. ImageLimits bound it.
+	// Images builds installer images for the page /ui/onboard/image; nil: the hub builds no images.
+	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
-	// Version is the program's version, to show to people.
+	// PageURL is the https URL of the pages, if they have a name and a listener of their own: see
+	// ServePages. PageCertificate is that listener's.
+	PageURL         string
+	PageCertificate PageCertificate
+	// Version is the program's version, which pages show.
 	Version string
 }
 
@@ -103,7 +108,7 @@ type Server struct {
 	accounts  *accountLimiter
 	// limiters are the limits of networks, by their names in Rates.
 	limiters map[string]*limiter[netip.Prefix]
-	boots    *limiter[string] // measurements, by the device's id
+	boots    *limiter[string] // limits boot measurements, by the device's id
 	handler  http.Handler
 
 	signedURLKey []byte
@@ -132,6 +137,9 @@ func New(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
 		}
 	}
+	if err := cfg.checkPages(); err != nil {
+		return nil, err
+	}
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
@@ -154,7 +162,8 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	// If no certificate can have these names, New fails here, and not the first handshake.
+	// Make a certificate now, so that New fails if no certificate can have these names. Otherwise
+	// each TLS handshake would fail.
 	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
 		return nil, err
 	}
@@ -206,17 +215,18 @@ func (s *Server) TLSConfig() *tls.Config {
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clientCAs(),
-		// In a resumed session the client presents its certificate again but does not sign with its
-		// key. So anyone with a copied ticket could act as the device without its TPM. Go issues
-		// tickets before it knows the certificate, so no client gets a ticket.
+		// In a resumed session the client does not sign with its certificate's key. So anyone with
+		// a copied session ticket could act as the device without the device's TPM. Go issues
+		// tickets before it knows whether the client has a certificate, so no client gets a ticket.
 		SessionTicketsDisabled: true,
 		VerifyConnection:       s.verifyPeer,
 		Time:                   s.cfg.Now,
 	}
 }
 
-// Serve serves on TCP listeners until ctx ends. Then running requests have ten seconds to finish.
-// It also removes expired data, collects unused objects and writes the counts of events.
+// Serve serves on TCP listeners until ctx ends. Running requests then have ten seconds to finish.
+// While it serves, Serve also removes expired data, collects unused objects, and writes the counts
+// of events.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
@@ -262,7 +272,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 }
 
 // secured sets the headers of every answer, finds a request's origin, and refuses requests that
-// pages of other sites caused. It turns a panic into a logged 500.
+// pages of other sites caused. If a handler panics, it logs the panic and answers 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -283,10 +293,13 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		}()
 		h := w.Header()
 		h.Set(wire.AddressesHeader, addresses)
+		if s.cfg.PageURL != "" {
+			h.Set(wire.PagesHeader, s.cfg.PageURL)
+		}
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", "default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'") // pages set theirs
+		h.Set("Content-Security-Policy", "default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'") // pages set their own policy
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		// Do not set Strict-Transport-Security: see docs/security.md.

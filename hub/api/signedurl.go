@@ -15,14 +15,14 @@ import (
 	"gangway/hub/store"
 )
 
-// signedURLLife is how long a signed URL can start an upload or download. pvr asks for all URLs
-// before it begins with the first.
+// signedURLLife is how long a signed URL can start an upload or download. pvr requests the URLs of
+// all objects before it starts the first transfer.
 const signedURLLife = time.Hour
 
 // The path of a signed URL is /local-s3/ and the base64url form of: version (1 byte), the
 // method's first letter (1), end of life in seconds since 1970 (8), owner (12), SHA-256 of the
-// object (32), credential (33), and the HMAC-SHA256 of those under a key that only the hub has.
-// Everything is in the path because devices drop a query.
+// object (32), credential (33), and the HMAC-SHA256 of all these fields with a key that only the
+// hub has. Everything is in the path because devices drop the query of a URL.
 const (
 	signedURLVersion = 2
 	signedURLHead    = 1 + 1 + 8 + 12 + 32 + credentialSize
@@ -30,10 +30,10 @@ const (
 )
 
 // credential is the last part of a signed URL's head. It names the credential of the caller who got
-// the URL. The URL is valid only as long as that credential is, see checkCredential. Its first byte
-// is the kind. Then comes the hash of a session or API token (32 bytes), or the id of a device (12)
-// and, for deviceCredential, the start of its certificate's SHA-256 (20; zeros for a device without
-// a TPM).
+// the URL. The URL is valid only as long as that credential is valid; see checkCredential. The
+// first byte of the credential is its kind. Then comes the hash of a session or API token (32
+// bytes), or the id of a device (12) and, for deviceCredential, the start of its certificate's
+// SHA-256 (20; zeros for a device without a TPM).
 type credential [credentialSize]byte
 
 const credentialSize = 1 + 32
@@ -43,7 +43,7 @@ const (
 	sessionCredential  = 's'
 	apiTokenCredential = 't'
 	deviceCredential   = 'd'
-	publicCredential   = 'p' // no credential: the device is public, so the URL may only be read
+	publicCredential   = 'p' // no credential: the device is public, and the URL is only for downloads
 )
 
 // credentialOf returns the caller's credential.
@@ -63,7 +63,7 @@ func credentialOf(c caller) (b credential) {
 }
 
 // credentialFor returns the caller's credential for the objects of a revision. For a revision of
-// another account it is publicCredential.
+// another account, its kind is publicCredential.
 func credentialFor(c caller, revision store.Revision) (b credential) {
 	if c.Owner == revision.Owner {
 		return credentialOf(c)
@@ -83,15 +83,16 @@ func signedURLKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-// signURL returns the URL by which a caller with a credential gets or puts an object's content.
-func (s *Server) signURL(method string, o store.Object, by credential, until time.Time) string {
+// signURL returns the URL for one method, GET or PUT, of an object's content, at the hub's URL
+// `hub`. The URL expires at until, or earlier if the caller's credential by is no longer valid.
+func (s *Server) signURL(hub, method string, o store.Object, by credential, until time.Time) string {
 	b := make([]byte, 0, signedURLSize)
 	b = append(b, signedURLVersion, method[0])
 	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
 	b = appendID(b, o.Owner)
 	b = append(b, o.Sum[:]...)
 	b = append(b, by[:]...)
-	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.appendMAC(b))
+	return hub + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.appendMAC(b))
 }
 
 // appendID appends the 12 bytes of an account's or a device's id.
@@ -109,7 +110,7 @@ func (s *Server) appendMAC(head []byte) []byte {
 	return m.Sum(head)
 }
 
-// signedURL is what a signed URL contains.
+// signedURL has the object and the credential that a valid signed URL contains.
 type signedURL struct {
 	object store.Object // Owner and Sum only
 	by     credential
@@ -118,12 +119,12 @@ type signedURL struct {
 const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
 
 var (
-	errNotSigned  = problem(http.StatusNotFound, "no-such-address", getNewURL, "This is not a URL that the hub signed for this method.")
+	errNotSigned  = problem(http.StatusNotFound, "no-such-address", getNewURL, "The hub did not sign this URL for this method.")
 	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
 	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, its device was deleted or has onboarded again, its account is disabled, or the device is no longer public.")
 )
 
-// readSignedURL verifies {token}, for the request's method.
+// readSignedURL verifies that {token} is valid for the request's method.
 func (s *Server) readSignedURL(r *http.Request) (*signedURL, error) {
 	method := r.Method
 	if method == http.MethodHead {

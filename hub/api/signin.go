@@ -16,23 +16,24 @@ import (
 )
 
 const (
-	// accessTokenLife covers a working day, because Pantacor's client cannot renew an access token
-	// by itself and asks for the password again.
+	// accessTokenLife is a working day, because Pantacor's client cannot renew an access token: it
+	// asks for the password again when the token expires.
 	accessTokenLife = 12 * time.Hour
 	// sessionLife is how long the access token of a session can be renewed.
 	sessionLife = 7 * 24 * time.Hour
 )
 
-// cookieName is the cookie with a browser's access token. Its prefix makes browsers enforce Secure,
-// path "/", and that only this host receives it.
+// cookieName is the cookie with a browser's access token. Because of the prefix __Host-, browsers
+// accept the cookie only with Secure and the path "/", and send it only to this host.
 const cookieName = "__Host-gangway"
 
-var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check both and try again.", "The name or the password is wrong.")
+var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check the name and the password, and try again.", "The name or the password is wrong.")
 
-var errDisabled = problem(http.StatusForbidden, "account-disabled", "Ask the hub's operator to enable it.", "The account is disabled.")
+var errDisabled = problem(http.StatusForbidden, "account-disabled", "Ask the hub's operator to enable the account.", "The account is disabled.")
 
-// signInWithPassword makes a session. It returns an access token of the session, and when that
-// token expires. scope is in the form of bearer.ParseScopes; means is store.ByPage or store.ByAPI.
+// signInWithPassword makes a session. It returns an access token of the session, and the time when
+// the token expires. scope is in the form of bearer.ParseScopes; means is store.ByPage or
+// store.ByAPI.
 func (s *Server) signInWithPassword(r *http.Request, login, password, scope, means string) (token string, expires time.Time, err error) {
 	ctx, addr := r.Context(), remoteAddr(r)
 	scopes, err := bearer.ParseScopes(scope)
@@ -95,8 +96,8 @@ func (s *Server) sessionToken(a store.Account, session store.Session, id, scopes
 	return token, expires, err
 }
 
-// renew issues another access token with the same scopes. A person's is of the same session, until
-// the session ends; a program's is of the same API token.
+// renew issues another access token with the same scopes: for a person until the session ends, for
+// a program until the API token expires.
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	in, now := signInOf(r), s.cfg.Now()
 	var token string
@@ -138,6 +139,9 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	}
 	malformed := readJSON(r, &body)
 	device := malformed == nil && strings.HasPrefix(body.Username, wire.DevicePRN)
+	if device && onPages(r) {
+		return s.errDeviceRoute()
+	}
 	rate := signInRate
 	if device {
 		rate = deviceSignInRate
@@ -166,7 +170,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 			}
 			return err
 		}
-		// A password may begin like an API token.
+		// The password of a person may begin like an API token, so try it as a password too.
 	}
 	token, _, err = s.signInWithPassword(r, body.Username, body.Password, body.Scope, store.ByAPI)
 	if err != nil {

@@ -15,16 +15,16 @@ import (
 )
 
 // space watches the free space of the disk. On a full disk, people must still be able to sign in,
-// and to end sessions and remove things. So there are three levels, by the free space of the data
-// folder:
+// end sessions and remove things. So the hub has three levels, which depend on the free space of
+// the data folder's disk:
 //
 //	roomy   everything is accepted
 //	low     less than the reserve is free: uploads are refused (507)
 //	scarce  less than half the reserve is free: only sign-ins, and requests that end or remove
 //	        something, are accepted (507 for others)
 //
-// Other programs may fill the disk further. For this case there is the ballast, a file that the hub
-// removes when little space is left, and makes again when there is room.
+// Other programs may fill the disk further. For this case the hub keeps a ballast file. It removes
+// the file when little space is left, and makes it again when the disk has room.
 type space struct {
 	dir string // empty: the disk is not watched
 	log *slog.Logger
@@ -48,15 +48,16 @@ const (
 )
 
 const (
-	// maxReserve bounds the reserve, which is a twentieth of the file system's size.
+	// maxReserve bounds the reserve, in bytes. The reserve is otherwise a twentieth of the file
+	// system's size.
 	maxReserve = 1 << 30
-	// maxBallast bounds the ballast, which is an eighth of the reserve.
+	// maxBallast bounds the ballast file, in bytes. The file is otherwise an eighth of the reserve.
 	maxBallast  = 16 << 20
 	ballastFile = "ballast"
 	lookEvery   = time.Second
 )
 
-var errStorage = problem(http.StatusInsufficientStorage, "storage-full", "Try again later, or ask the operator to make room on the hub's disk.", "The hub's disk is nearly full, so nothing new can be stored.")
+var errStorage = problem(http.StatusInsufficientStorage, "storage-full", "Try again later, or ask the hub's operator to make room on the hub's disk.", "The hub's disk is nearly full, so the hub cannot store anything new.")
 
 func newSpace(dir string, log *slog.Logger) *space {
 	return &space{dir: dir, log: log, usage: fileSystem}
@@ -70,8 +71,8 @@ func fileSystem(dir string) (free, size int64, err error) {
 	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
 
-// currentLevel returns the level now. If the free space cannot be read, it returns the last level;
-// a write will show what is wrong.
+// currentLevel returns the present level. If the free space cannot be read, it returns the last
+// level: if the disk is full, the next write fails with its own error.
 func (s *space) currentLevel() level {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,21 +92,22 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// fits is hasRoomFor for files that are no uploads: that they do not fit says nothing about uploads.
+// fits is like hasRoomFor, but for files other than uploads: if they do not fit, degraded does not
+// report that uploads are refused.
 func (s *space) fits(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fitsLocked(size, others)
 }
 
-// fitsLocked is fits for a caller that holds s.mu.
+// fitsLocked is fits without locking. The caller holds s.mu.
 func (s *space) fitsLocked(size, others int64) bool {
 	s.refresh(true) // many uploads may start within a second
 	return s.dir == "" || s.level == roomy && size <= s.free-s.reserve-others
 }
 
-// degraded reports whether the hub refuses uploads: all of them, or those as large as the one that
-// it refused last.
+// degraded reports whether the hub refuses all uploads, or uploads as large as the upload that it
+// refused last.
 func (s *space) degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,8 +154,8 @@ func (s *space) refresh(must bool) {
 
 func (l level) String() string { return [...]string{"roomy", "low", "scarce"}[l] }
 
-// updateBallast removes the ballast file when less than the file's size is free, and makes it when
-// the level is roomy. The caller holds s.mu.
+// updateBallast removes the ballast file if less than the file's size is free, and makes the file
+// if the level is roomy. The caller holds s.mu.
 func (s *space) updateBallast() {
 	path, size := filepath.Join(s.dir, ballastFile), min(s.reserve/8, maxBallast)
 	_, err := os.Lstat(path)
@@ -170,7 +172,7 @@ func (s *space) updateBallast() {
 	}
 }
 
-// allocateFile makes a file whose blocks are allocated on the disk.
+// allocateFile makes a file of size bytes and allocates its blocks, so that it occupies the disk.
 func allocateFile(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -191,7 +193,8 @@ var essential = map[string]bool{
 const essentialPatience = 40 * time.Second
 
 // checkDisk refuses a request if the disk is scarce and the request is not essential. It returns
-// the request; the returned request may wait longer for a busy database if it is essential.
+// the request. If the request is essential, the returned request may wait longer for a busy
+// database.
 func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:
@@ -214,7 +217,7 @@ type Readiness struct {
 const readyPatience = 2 * time.Second
 
 // readyz checks the store and the disk. It answers 503 if the hub cannot serve most requests, so
-// that a load balancer uses another replica.
+// that a load balancer sends requests to another replica.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(store.WithWriteTimeout(r.Context(), readyPatience), readyPatience)
 	defer cancel()
@@ -224,10 +227,10 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 		if errors.Is(err, store.ErrBusy) || errors.Is(err, context.DeadlineExceeded) {
 			reason = "The hub's database is too slow, or locked by another program."
 		}
-		return problem(http.StatusServiceUnavailable, "not-ready", "Look into the hub's log for the cause.", "%s", reason)
+		return problem(http.StatusServiceUnavailable, "not-ready", "Read the hub's log for the cause.", "%s", reason)
 	}
 	if s.space.currentLevel() == scarce {
-		return problem(http.StatusServiceUnavailable, "not-ready", "Make room on the disk of the hub's data folder.", "The hub's disk is full: it accepts only sign-ins, and requests that end or remove something.")
+		return problem(http.StatusServiceUnavailable, "not-ready", "Make room on the disk of the hub's data folder.", "The hub's disk is full. The hub accepts only sign-ins, and requests that end or remove something.")
 	}
 	state := Readiness{Status: "ready"}
 	if s.space.degraded() {
@@ -242,9 +245,10 @@ func isDiskFull(err error) bool {
 	return errors.Is(err, store.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
-var errStoreBusy = problem(http.StatusServiceUnavailable, "store-busy", "Try again in some seconds.", "The hub's database is busy; nothing was changed.")
+var errStoreBusy = problem(http.StatusServiceUnavailable, "store-busy", "Try again in a few seconds.", "The hub's database is busy. Nothing was changed.")
 
-// temporaryProblem converts a temporary failure of the store to an answer; nil: err is not one.
+// temporaryProblem converts a temporary failure of the store to a problem. It returns nil for other
+// errors.
 func (s *Server) temporaryProblem(r *http.Request, err error) *Problem {
 	switch {
 	case isDiskFull(err):

@@ -7,14 +7,14 @@ import (
 	"gangway/hub/store"
 )
 
-// Store is what the API reads and writes.
+// Store is the part of the hub's store that the API reads and writes.
 type Store interface {
 	store.Accounts
 	store.Sessions
 	store.APITokens
 	store.JoinTokens
 
-	// What onboarding needs is in onboard.Store.
+	// The methods that onboarding needs are in onboard.Store too.
 	store.Registries
 	store.Enrolments
 	store.EKCertificates
@@ -39,10 +39,11 @@ type Store interface {
 	store.Logs
 	store.Events
 
+	store.HubNumbers
 	store.Health
 }
 
-// accountStore is what DeleteAccount needs.
+// accountStore has the methods of the store that DeleteAccount needs.
 type accountStore interface {
 	CountDevices(ctx context.Context, owner string) (int, error)
 	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)

@@ -22,7 +22,7 @@ type SummaryView struct {
 	Device       string    `json:"device"`
 	Nick         string    `json:"device-nick"`
 	Revision     int       `json:"revision"`          // of the newest revision
-	ProgressRev  int       `json:"progress-revision"` // of the revision that the device reported on last; the fields below are about that revision
+	ProgressRev  int       `json:"progress-revision"` // of the revision about which the device sent its last report; the fields below are about that revision
 	Progress     int       `json:"progress"`          // percent
 	Public       bool      `json:"public"`
 	StateSha     string    `json:"state-sha"`
@@ -32,7 +32,7 @@ type SummaryView struct {
 	ProgressTime time.Time `json:"progress-time"`
 	TouchedTime  time.Time `json:"trail-touched-time"`
 	RealIP       string    `json:"real-ip"`
-	Group        string    `json:"fleet-group"` // this field and the next three: the device's user-meta of the same name
+	Group        string    `json:"fleet-group"` // this field and the next three come from the keys of the same name in the device's user-meta
 	Model        string    `json:"fleet-model"`
 	Location     string    `json:"fleet-location"`
 	FleetRev     string    `json:"fleet-rev"`
@@ -108,12 +108,12 @@ func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 	}, nil
 }
 
-// readSummaryFilter parses ?filter=, a JSON object of fields and their required texts.
+// readSummaryFilter parses ?filter=, a JSON object with the required text of each field.
 func readSummaryFilter(text string) (func(*SummaryView) bool, error) {
 	if text == "" {
 		return func(*SummaryView) bool { return true }, nil
 	}
-	bad := problem(http.StatusBadRequest, "filter", `Write it like {"status":"ERROR"}; see /openapi.json for the fields.`, "\"filter\" is not a JSON object of fields and texts.")
+	bad := problem(http.StatusBadRequest, "filter", `Write a filter like {"status":"ERROR"}; see /openapi.json for the fields.`, "\"filter\" is not a JSON object of fields and texts.")
 	var wanted map[string]string
 	if len(text) > 4096 || strictjson.Decode([]byte(text), &wanted) != nil {
 		return nil, bad
@@ -177,7 +177,7 @@ func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store
 		}
 		for i := range list {
 			after = list[i].Device
-			// A report may have 64 KiB, so only these two fields are kept in memory.
+			// A progress report may have 64 KiB, so keep only its percentage and message in memory.
 			report := trail.ReadReport(list[i].Revision.Progress)
 			list[i].Revision.Progress = trail.NewProgress(list[i].Revision.Status, report.Percent, report.Message)
 			found[after] = &list[i]

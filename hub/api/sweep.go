@@ -10,8 +10,8 @@ import (
 const (
 	// DefaultEventsAge is how long the audit trail keeps events.
 	DefaultEventsAge = 2 * 365 * 24 * time.Hour
-	// DefaultUnprovenAge is how long the audit trail keeps events caused by peers that had not
-	// proven anything.
+	// DefaultUnprovenAge is how long the audit trail keeps events that peers caused without proving
+	// an identity.
 	DefaultUnprovenAge = 30 * 24 * time.Hour
 
 	sweepEvery = time.Minute
@@ -37,11 +37,12 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
-// uptime is since when the hub can be reached without a longer pause.
+// uptime measures how long the hub has been running without a long pause.
 type uptime struct{ begun, last time.Time }
 
-// since records that the hub runs at a time, and returns since when it does. A pause between two
-// calls, in which the hub's machine slept, begins a new time, as a start of the hub does.
+// since records that the hub runs at the time now, and returns the time since which it has run
+// without a long pause. If the hub's machine slept between two calls, the period begins again, as
+// after a start of the hub.
 func (u *uptime) since(now time.Time) time.Time {
 	if pause := now.Sub(u.last); pause < 0 || pause > 5*sweepEvery {
 		u.begun = now
@@ -50,8 +51,9 @@ func (u *uptime) since(now time.Time) time.Time {
 	return u.begun
 }
 
-// markQuiet marks the devices that are silent for store.QuietAfter. While the hub was down, no
-// device could be heard. So the first ones are marked when the hub is up for that long.
+// markQuiet marks the devices from which the hub has not heard for store.QuietAfter. While the hub
+// was down, it could not hear from any device. So it marks devices only after it has run for
+// store.QuietAfter.
 func (s *Server) markQuiet(ctx context.Context, up time.Time) {
 	before := s.cfg.Now().Add(-store.QuietAfter)
 	if before.Before(up) {

@@ -15,10 +15,10 @@ import (
 
 // TrailView is a device's trail.
 type TrailView struct {
-	ID          string          `json:"id"` // the device's
+	ID          string          `json:"id"` // the device's id
 	Owner       string          `json:"owner"`
 	Device      string          `json:"device"`
-	Rev         int             `json:"revision"` // of the newest revision
+	Rev         int             `json:"revision"` // number of the newest revision
 	ProgressRev int             `json:"progress-revision"`
 	TimeCreated time.Time       `json:"time-created"`
 	LastTouched time.Time       `json:"last-touched"`
@@ -31,7 +31,7 @@ func viewTrail(t store.Trail) TrailView {
 }
 
 func badState(err error) error {
-	return problem(http.StatusBadRequest, "state-malformed", "Send a JSON object with a \"#spec\". The value of a name that ends in .json is a JSON document; of any other name, the SHA-256 of an object.", "The state is not valid: %v.", err)
+	return problem(http.StatusBadRequest, "state-malformed", "Send a JSON object with a \"#spec\". The value of a name that ends in .json must be a JSON document; the value of any other name must be the SHA-256 of an object.", "The state is not valid: %v.", err)
 }
 
 // trailProblem converts the store's errors about trails and objects to answers.
@@ -46,13 +46,13 @@ func trailProblem(err error) error {
 		if missing.More > 0 {
 			list += fmt.Sprintf(" and %d more", missing.More)
 		}
-		return problem(http.StatusBadRequest, "objects-missing", "Upload them first: POST /objects/, then PUT to the URL in the answer.", "The state names objects that you have not uploaded:%s.", list)
+		return problem(http.StatusBadRequest, "objects-missing", "Upload the objects first: POST /objects/, then PUT to the URL in the answer.", "The state names objects that you have not uploaded:%s.", list)
 	case errors.Is(err, store.ErrQuota):
 		return problem(http.StatusRequestEntityTooLarge, "quota", "Delete devices that are not needed, or ask the hub's operator for a larger quota.", "Your objects and states would exceed your storage quota.")
 	case errors.Is(err, store.ErrGap):
-		return problem(http.StatusConflict, "rev-gap", "Leave rev out, or use -1, for the next revision.", "The revision before this one does not exist.")
+		return problem(http.StatusConflict, "rev-gap", "Leave rev out, or use -1, for the next revision.", "The revision number is higher than the next number of the trail.")
 	case errors.Is(err, store.ErrExists):
-		return problem(http.StatusConflict, "rev-taken", "Leave rev out, or use -1, for the next revision.", "A revision with this number exists already.")
+		return problem(http.StatusConflict, "rev-taken", "Leave rev out, or use -1, for the next revision.", "The trail already has a revision with this number.")
 	case errors.Is(err, store.ErrStatus):
 		return problem(http.StatusConflict, "step-status", "Read the revision to see its status.", "The revision's status does not allow this change.")
 	}
@@ -157,13 +157,14 @@ type RemoteView struct {
 	StepGetURL    string   `json:"step-get-url"`
 }
 
-// showRemote answers with the URLs for the revision in the path, or for the newest one.
+// showRemote answers with the URLs for the revision in the path or, without a number, for the
+// newest revision.
 func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
 	revision, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
-	base := s.cfg.PublicURL + "/trails/" + revision.Device + "/steps"
+	base := s.urlFor(r) + "/trails/" + revision.Device + "/steps"
 	this := base + "/" + strconv.Itoa(revision.Rev)
 	writeJSON(w, http.StatusOK, RemoteView{
 		Spec: "pvr-pantahub-1", JSONGetURL: this + "/state", JSONKey: "state", Objects: this + "/objects", PostURL: base,

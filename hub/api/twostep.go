@@ -13,7 +13,7 @@ import (
 )
 
 // enrollKeys answers the first step of Pantacor's two-step enrolment. The device sends its EK and
-// AK. The answer is encrypted so that only the TPM that has both keys can open it.
+// AK. The answer is encrypted so that only a TPM that has both keys can decrypt it.
 func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -33,9 +33,9 @@ type TPMRegistered struct {
 	Device      Registered `json:"device"`
 }
 
-// registerTPM is the second step, which makes the enrolment active. The secret in the answer is
-// empty: a device with a TPM needs no secret, and gets one for its programs with POST
-// /device/secret.
+// registerTPM answers the second step of Pantacor's two-step enrolment, which makes the enrolment
+// active. The secret in the answer is empty, because a device with a TPM needs no secret. For its
+// programs, the device gets a secret with POST /device/secret.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
 	return answerRequest(s, w, r, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {
 		d := registered.Device
@@ -58,7 +58,7 @@ type SignatureQuestion struct {
 }
 
 // verifySignature checks an ownership proof of Pantacor's form, for services that register devices
-// elsewhere. Every invalid proof gets the same answer.
+// on other servers. The answer is the same for every invalid proof.
 func (s *Server) verifySignature(w http.ResponseWriter, r *http.Request) error {
 	var q SignatureQuestion
 	if err := readJSON(r, &q); err != nil {
@@ -67,7 +67,7 @@ func (s *Server) verifySignature(w http.ResponseWriter, r *http.Request) error {
 	err := s.cfg.Onboard.VerifyOwnership(r.Context(), q.TokenID, q.Owner, q.IDevIDName, q.Signature)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
-		return problem(http.StatusBadRequest, "signature", "Use a join token made with 'gangway token create --for-pantacor' that is neither disabled nor expired.", "The signature by this owner's join token over this name is not valid.")
+		return problem(http.StatusBadRequest, "signature", "Use a join token from 'gangway token create --for-pantacor' that is neither disabled nor expired.", "The signature by this owner's join token over this name is not valid.")
 	}
 	if err != nil {
 		return err

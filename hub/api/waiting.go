@@ -17,7 +17,7 @@ import (
 
 // WaitingView is a device that waits for its owner's decision, or that the owner denied.
 type WaitingView struct {
-	ID       string      `json:"id"` // while it waits; an onboarded device has another id
+	ID       string      `json:"id"` // only while the device waits; an onboarded device has another id
 	Status   string      `json:"status"`
 	EK       string      `json:"ek-sha256"` // of the EK's SubjectPublicKeyInfo, hexadecimal
 	Machine  MachineView `json:"machine"`
@@ -36,7 +36,7 @@ type WaitingView struct {
 }
 
 // viewWaiting converts a waiting device to its view. If a verdict cannot be parsed, it becomes a
-// question, so that one bad row does not make the whole list fail.
+// question, so that one unreadable row does not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
@@ -72,7 +72,7 @@ func (s *Server) approve(w http.ResponseWriter, r *http.Request) error { return 
 func (s *Server) deny(w http.ResponseWriter, r *http.Request) error    { return s.decide(w, r, false) }
 
 // decide applies the owner's decision. If the body names the questions that the owner saw, and the
-// device's questions have changed since, decide fails.
+// device's questions are different now, decide fails.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) error {
 	var body struct {
 		Questions []string `json:"questions"`
@@ -89,7 +89,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) er
 	return nil
 }
 
-// tellDecision passes a decision, which package onboard has recorded, to the open pages.
+// tellDecision reports a decision, which package onboard has recorded, to the open pages.
 func (s *Server) tellDecision(w store.WaitingDevice, approve bool) {
 	kind := "device.denied"
 	if approve {
@@ -101,14 +101,15 @@ func (s *Server) tellDecision(w store.WaitingDevice, approve bool) {
 func decisionError(err error) error {
 	switch {
 	case errors.Is(err, store.ErrChanged):
-		return problem(http.StatusConflict, "waiting-changed", "Look at the device again, then decide.", "The device has onboarded again since, and its questions have changed.")
+		return problem(http.StatusConflict, "waiting-changed", "Look at the device again, then decide.", "The device has sent a new request after you looked, and its questions have changed.")
 	case errors.Is(err, store.ErrNotFound):
 		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists the waiting devices.", "None of your waiting devices has this id.")
 	}
 	return err
 }
 
-// answerWaiting tells a waiting device when to retry.
+// answerWaiting answers a waiting device with the first question, and with the time after which to
+// retry.
 func answerWaiting(w http.ResponseWriter, u *onboard.WaitingError) {
 	q := u.Questions[0]
 	seconds := int(math.Ceil(u.RetryAfter.Seconds()))

@@ -71,12 +71,11 @@ func (w *WaitingDevice) Digest() Hash {
 
 // WaitingFilter selects waiting devices of an owner.
 type WaitingFilter struct {
-	Owner    string
-	State    WaitingState // Undecided or Denied
-	Now      time.Time
-	After    string // WaitingPage.Next of the previous page; empty: the first page
-	Limit    int    // 0: 100; at most 1000
-	Requests bool   // whether the rows have their Request
+	Owner string
+	State WaitingState // Undecided or Denied
+	Now   time.Time
+	After string // WaitingPage.Next of the previous page; empty: the first page
+	Limit int    // 0: 100; at most 1000
 }
 
 // WaitingPage is one page of a list of waiting devices.

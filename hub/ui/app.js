@@ -336,12 +336,10 @@ document.addEventListener("input", (e) => {
 });
 
 // A form with data-progress is answered with a file after a while. Until then the page shows how far
-// it is; the browser stays on the page, because the answer is a download.
-document.addEventListener("submit", async (e) => {
-  const path = e.target.dataset.progress, button = e.submitter;
-  if (!path) return;
-  setTimeout(() => { if (button) button.disabled = true; });
-  let seen = false, said = "";
+// it is; the browser stays on the page, because the answer is a download. An element with data-follow
+// does the same for what began elsewhere.
+async function follow(path, seen) {
+  let said = "";
   for (let tries = 0; tries < 3 || seen; tries++) {
     await new Promise((done) => setTimeout(done, 700));
     const got = await partOf(path).catch(() => ({}));
@@ -349,15 +347,23 @@ document.addEventListener("submit", async (e) => {
     const t = document.createElement("template");
     t.innerHTML = got.text;
     const next = t.content.querySelector("#building"), at = document.getElementById("building");
-    if (!next || !at) break;
+    if (!next || !at) return;
     const running = next.hasAttribute("data-running");
     if (!running && !seen) continue; // what is there is about an earlier build
     seen = running;
     at.replaceWith(next);
     const words = next.querySelector("[data-step]")?.textContent ?? next.textContent.trim();
     if (words !== said) announce(said = words);
-    if (!running) break;
+    if (!running) return;
   }
+}
+
+document.addEventListener("submit", async (e) => {
+  const path = e.target.dataset.progress, button = e.submitter;
+  if (!path) return;
+  setTimeout(() => { if (button) button.disabled = true; });
+  await follow(path, false);
   if (button) button.disabled = false;
 });
+for (const at of $$("[data-follow]")) follow(at.dataset.follow, true);
 addEventListener("pageshow", () => { for (const b of $$("form[data-progress] button")) b.disabled = false; });

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -101,4 +102,22 @@ type Bulk struct {
 	Confirm string // text that the person must type; empty: none
 	// Problems beside the fields.
 	KeyProblem, ValueProblem, ConfirmProblem string
+}
+
+// bulkRows is how many devices the preview of an action lists. The form has the ids of all.
+const bulkRows = 50
+
+// Shown returns the devices that the preview lists.
+func (b Bulk) Shown() []store.DeviceRow { return b.Rows[:min(len(b.Rows), bulkRows)] }
+
+// Hidden returns the number of devices that the preview does not list.
+func (b Bulk) Hidden() int { return len(b.Rows) - len(b.Shown()) }
+
+// IDs returns the ids of all devices of the action, separated by spaces.
+func (b Bulk) IDs() string {
+	ids := make([]string, len(b.Rows))
+	for i, d := range b.Rows {
+		ids[i] = d.ID
+	}
+	return strings.Join(ids, " ")
 }

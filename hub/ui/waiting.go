@@ -19,6 +19,7 @@ type WaitingRoom struct {
 	MoreCloned  string
 	First, Next string
 	Here        string // the page's address, to which a form returns
+	Open        bool   // the page shows all about its only machine
 }
 
 // WaitingGroup are machines about which the same questions are open.

@@ -74,8 +74,8 @@ func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 	return p.Signer.Sign(efi)
 }
 
-// bootDir is the folder in which Debian's package systemd-boot-efi installs its EFI programs.
-const bootDir = "/usr/lib/systemd/boot/efi"
+// BootDir is the folder in which Debian's package systemd-boot-efi installs its EFI programs.
+const BootDir = "/usr/lib/systemd/boot/efi"
 
 // partFile is the path of a file from which images are built, and what to do if the file is
 // missing.
@@ -85,7 +85,7 @@ type partFile struct{ path, hint string }
 // agent.
 func partFiles(kernel, boot, programs string) [6]partFile {
 	if boot == "" {
-		boot = bootDir
+		boot = BootDir
 	}
 	return [6]partFile{
 		{filepath.Join(kernel, "vmlinuz"), "a kernel's folder has vmlinuz and modules/; make it with `gangway image fetch`"},

@@ -30,7 +30,7 @@ import (
 // parts returns Parts with real EFI programs, a fake kernel and no modules.
 func parts(t testing.TB) *Parts {
 	t.Helper()
-	for _, need := range []string{bootDir + "/linuxx64.efi.stub", "/usr/sbin/mke2fs"} {
+	for _, need := range []string{BootDir + "/linuxx64.efi.stub", "/usr/sbin/mke2fs"} {
 		if _, err := os.Stat(need); err != nil {
 			t.Skip("not installed: " + need)
 		}
@@ -44,7 +44,7 @@ func parts(t testing.TB) *Parts {
 	}
 	p.Modules = fstest.MapFS{"modules.builtin": {Data: builtin.Bytes()}}
 	for path, to := range map[string]*[]byte{"linuxx64.efi.stub": &p.Stub, "systemd-bootx64.efi": &p.BootManager} {
-		b, err := os.ReadFile(filepath.Join(bootDir, path))
+		b, err := os.ReadFile(filepath.Join(BootDir, path))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -375,6 +375,12 @@ func (tab *Tab) ClickNth(selector string, n int) {
 	tab.must(chromedp.Do(tab.Context, chromedp.MouseClickNode(nodes[n])))
 }
 
+// Press clicks an element that leads to no other page, such as a button for a download.
+func (tab *Tab) Press(selector string) {
+	tab.t.Helper()
+	tab.must(chromedp.Do(tab.Context, chromedp.Click(selector)))
+}
+
 // Fill types a text into the field that matches the selector.
 func (tab *Tab) Fill(selector, text string) {
 	tab.t.Helper()

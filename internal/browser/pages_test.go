@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/internal/browser"
 	"gangway/internal/fleet"
@@ -49,7 +50,10 @@ var pages = []page{
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
 	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
 	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
+	{name: "image", path: "/ui/onboard/image", want: "Build and download"},
+	{name: "image-missing", path: "/ui/onboard/image", empty: true, want: "cannot build an image now"},
 	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
+	{name: "waiting-machine", path: "/ui/onboard/waiting/{machine}", waiting: true, want: "What was checked"},
 	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
 	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
@@ -64,22 +68,30 @@ var pages = []page{
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
 	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
 	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
-	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine with the code ABCD-EFGH-2345"},
 	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
 	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
 	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
-	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
-	{name: "problem", path: "/ui/nothing", want: "There is no route at this path"},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
+	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
 }
 
 // hubWithDevices is a hub whose account ada owns devices of several kinds, or no devices.
 type hubWithDevices struct {
 	*hubtest.Hub
-	maker *fleet.Maker
+	maker  *fleet.Maker
+	images *slowBuilder // nil: the hub builds no images
 
 	cookie string
 	first  string // id of one of the devices
 	client *http.Client
+}
+
+// loopback returns a client that accepts the certificate of any hub on loopback.
+func loopback(t testing.TB) *http.Client {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // safe: the hub is in this test
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 func newHub(t *testing.T, devices int) *hubWithDevices {
@@ -88,10 +100,14 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &hubWithDevices{Hub: hubtest.New(t, maker.Roots(), maker.Intermediates()), maker: maker}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // safe: the hub is in this test, on loopback
-	t.Cleanup(transport.CloseIdleConnections)
-	h.client = &http.Client{Transport: transport}
+	h := &hubWithDevices{maker: maker}
+	h.Hub = hubtest.NewWith(t, func(c *api.Config) {
+		if devices > 0 {
+			h.images = newSlowBuilder()
+			c.Images, c.ImageLimits.Size = h.images, 64<<20
+		}
+	}, maker.Roots(), maker.Intermediates())
+	h.client = loopback(t)
 	for i := range devices {
 		d := h.onboard(t, []string{"L-1", "H-2", "H-3"}[i%3], []string{"NUC12WSHi5", "Gate computer", "OptiPlex 7010"}[i%3], "SN-000"+string(rune('1'+i)))
 		if h.first == "" {
@@ -144,7 +160,7 @@ func TestPages(t *testing.T) {
 			}
 			if p.waiting {
 				h, cookie = room.hubWithDevices, room.cookie
-				p.path = strings.ReplaceAll(p.path, "{alike}", room.alike)
+				p.path = strings.NewReplacer("{alike}", room.alike, "{machine}", room.machine).Replace(p.path)
 			}
 			if p.signedOut {
 				cookie = ""

@@ -23,6 +23,7 @@ func TestPolicyEditorInBrowser(t *testing.T) {
 	tab.Fill("#f-text", "version: 1\nrules: [{then: refuse, reason: recalled by the maker}]\n")
 	tab.Until(`document.getElementById("check").innerText.includes("All TPMs are refused (reason: recalled by the maker).")`)
 	tab.Click(`button[value=preview]`)
+	tab.Until(`location.hash === "#preview"`) // the preview is in sight
 	if text := tab.Text(); !strings.Contains(text, "3 would be refused at the next onboarding") || !strings.Contains(text, nick) {
 		t.Errorf("%.1500s", text)
 	}
@@ -53,6 +54,8 @@ func TestPolicyEditorWithoutScriptInBrowser(t *testing.T) {
 	if text := tab.Text(); !strings.Contains(text, "1 would wait for your decision") {
 		t.Errorf("%.1500s", text)
 	}
+	browser.Eval[bool](tab, `document.getElementById("preview-h").scrollIntoView(), true`)
+	tab.Shot("policy-preview")
 	if err := h.Store.PutPolicy(t.Context(), store.Policy{Owner: h.Owner.ID, Text: "version: 1 # by another\n", Updated: h.Now()}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 // roomHub is a hub with waiting devices.
 type roomHub struct {
 	*hubWithDevices
-	alike string // name of the group of waiting devices without an EK certificate
+	machine string // the waiting id of the one of an unknown maker
+	alike   string // name of the group of waiting devices without an EK certificate
 }
 
 // newRoom makes a hub with four waiting devices, three without an EK certificate and one of an
@@ -30,7 +31,7 @@ func newRoom(t *testing.T) *roomHub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.arrives(t, "OptiPlex 7010", "OP-7", other)
+	h.machine = h.arrives(t, "OptiPlex 7010", "OP-7", other)
 	if _, err := h.Service.Decide(t.Context(), h.Owner, denied, false, nil, "127.0.0.1"); err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +99,11 @@ func TestGroupIsApprovedWhileAnotherArrivesInBrowser(t *testing.T) {
 		one, two := h.arrives(t, "Gate computer", "GC-1", nil), h.arrives(t, "Gate computer", "GC-2", nil)
 		room := browser.Open(t, h.URL, h.cookie, browser.Options{})
 		room.Go("/ui/onboard/waiting")
+		if !noScript { // what is known of a machine opens in place
+			room.ClickNth(".everything summary", 0)
+			room.Until(`document.querySelector(".everything .checks")`)
+			room.Check("an open machine")
+		}
 		tab := browser.Open(t, h.URL, h.cookie, browser.Options{Size: browser.Phone, NoScript: noScript})
 		tab.Go("/ui/overview")
 		tab.Click(`.needs a`)

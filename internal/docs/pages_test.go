@@ -3,6 +3,7 @@ package docs_test
 import (
 	"encoding/pem"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -202,6 +203,66 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway device cloned")
 	p.types("gangway device cloned")
 	p.types("gangway device cloned")
+	p.done()
+}
+
+func TestCommandLinePage(t *testing.T) {
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	r.aHub()
+	r.types("gangway logout")
+	p := r.page("docs/cli.md")
+	p.types("gangway login")
+	if out := p.types("gangway whoami"); !strings.Contains(out, "ada") {
+		t.Errorf("whoami prints %s", short(out))
+	}
+	r.aDevice()
+	r.writes("/usr/local/lib/gangway/hook", "#!/bin/sh\n", 0o755)
+	r.types("gangway-agent run --hook /usr/local/lib/gangway/hook --poll 1s")
+	r.connected()
+	p.types("gangway context rename")
+	p.types("gangway context ls")
+	p.types("gangway whoami --context oslo")
+	p.types("GANGWAY_HUB=")
+	p.types("gangway device ls")
+	p.types("gangway device ls state:active")
+	p.types("gangway device ls --output csv")
+	if b, err := os.ReadFile(filepath.Join(r.dir, "devices.csv")); err != nil || !strings.Contains(string(b), "brave-otter-3fa2,") {
+		t.Errorf("devices.csv is %s, %v", b, err)
+	}
+	p.elsewhere("gangway device ls --watch", "TestWatchOnATerminal")
+	p.elsewhere("gangway top", "TestTopRestoresTheTerminal")
+	p.types("gangway device show")
+	if out := p.types("gangway open"); !strings.Contains(out, "https://hub.example:12443/ui/devices/") {
+		t.Errorf("open prints %s", short(out))
+	}
+	p.types("gangway device set")
+	p.types("gangway device set")
+	p.types("gangway device set")
+	if out := p.types("gangway device meta"); !strings.Contains(out, "oslo") || strings.Contains(out, "rack") {
+		t.Errorf("meta prints %s", short(out))
+	}
+	p.types("gangway device logs")
+	p.types("gangway device logs")
+	p.types("gangway device logs")
+	p.elsewhere("gangway device logs brave-otter-3fa2 --follow", "TestDeviceLogsFollow")
+	p.types("gangway device state")
+	r.writes("state.json", `{"#spec":"pantavisor-service-system@1","app/run.json":{"version":2}}`, 0o600)
+	if out := p.types("gangway device post"); !strings.Contains(out, "+ app/run.json") {
+		t.Errorf("post shows %s", short(out))
+	}
+	r.answers["Type yes: "] = "yes"
+	p.types("gangway device post")
+	if out := p.types("gangway device revisions"); !strings.Contains(out, "version 2") || strings.Count(out, "done") != 2 {
+		t.Errorf("revisions prints %s", short(out))
+	}
+	p.types("gangway device rollback")
+	r.types("mkdir -p /etc/bash_completion.d")
+	p.types("gangway completion bash")
+	p.types("gangway doctor")
 	p.done()
 }
 

@@ -23,7 +23,7 @@ func TestREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.types("cd " + filepath.Join(here, root))
-	p.types("make build && cp build/gangway* /usr/local/bin/")
+	p.types("make build && make install")
 	p.types("gangway serve")
 	r.account(p.next("gangway account create"))
 	r.trusts(tpm)

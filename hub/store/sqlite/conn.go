@@ -56,6 +56,8 @@ type conn struct {
 	// wrote is set by a statement that changed a row, or whose error leaves open whether it did.
 	// The writer clears and reads it.
 	wrote bool
+
+	work workCounters
 }
 
 // engineError is an error of SQLite. code is its extended result code.
@@ -191,6 +193,7 @@ func (c *conn) bound(s *statement, args []any) (uintptr, error) {
 		}
 		c.stmts[s.index] = st
 	}
+	c.work.statements.Add(1)
 	c.reserve(args)
 	at := c.arena
 	for i, a := range args {
@@ -305,6 +308,7 @@ func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), a
 		case sqlite3.SQLITE_DONE:
 			return nil
 		case sqlite3.SQLITE_ROW:
+			c.work.rows.Add(1)
 			more, err := f(st)
 			if err != nil || !more {
 				return err

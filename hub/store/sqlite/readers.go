@@ -10,6 +10,7 @@ import (
 type readers struct {
 	idle   chan *conn // every connection that no call uses
 	size   int
+	all    []*conn // for Store.Work only, which reads their counters
 	closed chan struct{}
 }
 
@@ -22,6 +23,7 @@ func openReaders(path string, n int) (*readers, error) {
 		}
 		r.idle <- c
 		r.size++
+		r.all = append(r.all, c)
 	}
 	return r, nil
 }

@@ -20,17 +20,14 @@ const waitingColumns = `SELECT owner, ek, device, token, state, codes, answered,
 	firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires, decided_by, decided,
 	verdict, `
 
-const waitingPage = `WHERE owner = ? AND state = ? AND state <> 'a' AND expires > ? AND (since, id) < (?, ?)
-	ORDER BY since DESC, id DESC LIMIT ?`
-
 var (
 	selectWaiting       = prepared(waitingColumns + `request FROM waiting WHERE owner = ? AND ek = ? AND (answered <> '[]' OR expires > ?)`)
 	selectWaitingDevice = prepared(waitingColumns + `request FROM waiting WHERE device = ? AND owner = ? AND (answered <> '[]' OR expires > ?)`)
 	selectWaitingList   = prepared(waitingColumns + `NULL FROM waiting WHERE owner = ? AND state <> 'a' AND expires > ?
 		ORDER BY since DESC, id DESC LIMIT ?`)
-	selectWaitingPage     = prepared(waitingColumns + `NULL, id FROM waiting INDEXED BY waiting_room ` + waitingPage)
-	selectWaitingRequests = prepared(waitingColumns + `request, id FROM waiting INDEXED BY waiting_room ` + waitingPage)
-	countWaiting          = prepared(`SELECT count(*), coalesce(sum(length(verdict) + length(request)), 0) FROM waiting
+	selectWaitingPage = prepared(waitingColumns + `NULL, id FROM waiting INDEXED BY waiting_room WHERE owner = ? AND state = ? AND state <> 'a' AND expires > ? AND (since, id) < (?, ?)
+		ORDER BY since DESC, id DESC LIMIT ?`)
+	countWaiting = prepared(`SELECT count(*), coalesce(sum(length(verdict) + length(request)), 0) FROM waiting
 		WHERE owner = ? AND ek <> ? AND state = 'w' AND expires > ?`)
 	upsertWaiting = prepared(`INSERT INTO waiting (owner, ek, device, token, state, codes, answered, request_hash,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires,
@@ -208,14 +205,10 @@ func (s *Store) WaitingPage(ctx context.Context, f store.WaitingFilter) (page st
 	if err != nil {
 		return page, err
 	}
-	query := selectWaitingPage
-	if f.Requests {
-		query = selectWaitingRequests
-	}
 	limit := pageLimit(f.Limit)
 	err = s.readers.do(ctx, func(c *conn) error {
 		page = store.WaitingPage{}
-		return c.each(query, func(r row) (bool, error) {
+		return c.each(selectWaitingPage, func(r row) (bool, error) {
 			if int64(len(page.Rows)) == limit {
 				page.Next = writePlace(since, id)
 				return false, nil

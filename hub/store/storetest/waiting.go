@@ -179,7 +179,9 @@ func waitingPages(f *fixture) {
 			f.must(err)
 			for _, w := range page.Rows {
 				ids = append(ids, w.DeviceID)
-				equal(f, "with its request", w.Request != nil, filter.Requests)
+				if w.Request != nil {
+					f.Errorf("%s has its request", w.DeviceID)
+				}
 			}
 			if filter.After = page.Next; page.Next == "" {
 				return ids
@@ -188,7 +190,7 @@ func waitingPages(f *fixture) {
 		}
 	}
 	for _, limit := range []int{1, 2, 7, 100} {
-		equal(f, fmt.Sprint("pages of ", limit), read(store.WaitingFilter{Owner: f.owner.ID, State: store.Undecided, Limit: limit, Requests: limit == 2}), want)
+		equal(f, fmt.Sprint("pages of ", limit), read(store.WaitingFilter{Owner: f.owner.ID, State: store.Undecided, Limit: limit}), want)
 	}
 	equal(f, "denied", read(store.WaitingFilter{Owner: f.owner.ID, State: store.Denied, Limit: 5}), []string{denied.DeviceID})
 	equal(f, "the other's", len(read(store.WaitingFilter{Owner: f.other.ID, State: store.Undecided})), 0)

@@ -1,0 +1,198 @@
+package browser_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/store/sqlite"
+	"gangway/hub/store/sqlite/sqlitetest"
+	"gangway/internal/browser"
+	"gangway/internal/hubtest"
+)
+
+// Upper bounds for the first load of every page, with a full list where the page has one.
+const (
+	maxStatements = 120 // a list of 50 rows reads two records for each row
+	maxRows       = 400
+	maxTransfer   = 100_000 // bytes: the page, and its static files as a browser asks for them
+)
+
+// pageCost is the cost of one page.
+type pageCost struct {
+	statements, rows uint64
+	bytes            int
+}
+
+// hubWithFleet starts a hub whose account ada owns a fleet of this size and one join token.
+func hubWithFleet(t testing.TB, devices int) *hubtest.Hub {
+	t.Helper()
+	dir := t.TempDir()
+	database := filepath.Join(dir, "gangway.db")
+	owner := hubtest.NewAccount("ada", time.Now())
+	make := func() error {
+		if err := sqlitetest.CopyEmpty(database); err != nil {
+			return err
+		}
+		db, err := sqlite.Open(t.Context(), database)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(db.CreateAccount(t.Context(), owner), db.Close()); err != nil {
+			return err
+		}
+		return sqlitetest.FillFleet(t.Context(), database, owner.ID, devices)
+	}
+	if err := make(); err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.Open(t, dir, nil, nil, nil)
+	h.Owner = owner
+	h.Token(t, owner, nil)
+	return h
+}
+
+// Every page stays within its budget of statements, rows and bytes, and costs the same in a fleet
+// that is fifty times as large.
+func TestPagesStayWithinTheirBudget(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fills two databases")
+	}
+	costs := map[int]map[string]pageCost{}
+	for _, devices := range []int{100, 5000} {
+		costs[devices] = costOfPages(t, hubWithFleet(t, devices))
+	}
+	for name, small := range costs[100] {
+		large := costs[5000][name]
+		t.Logf("%-20s %3d statements %4d rows %6d bytes", name, large.statements, large.rows, large.bytes)
+		statements, rows := uint64(maxStatements), uint64(maxRows)
+		if name == "bulk-delete" { // reads the devices that the action changes, at most 1000
+			statements, rows = 1100, 2100
+			small = large
+		}
+		if large.statements == 0 || large.statements > statements || large.rows > rows || large.bytes > maxTransfer {
+			t.Errorf("%s: %+v is over the budget", name, large)
+		}
+		// A larger fleet has more values of a field, such as firmwares, and so more counters. Its page
+		// of the list names more join tokens.
+		if large.statements > small.statements+30 || large.rows > small.rows+200 {
+			t.Errorf("%s: %+v with 5000 devices, %+v with 100", name, large, small)
+		}
+	}
+}
+
+// addresses returns the addresses of the pages that a person with a fleet sees, by the pages' names.
+func addresses(t testing.TB, h *hubtest.Hub) map[string]string {
+	t.Helper()
+	list, err := h.Store.SearchDevices(t.Context(), store.DeviceSearch{Owner: h.Owner.ID, Limit: 1})
+	if err != nil || len(list.Rows) == 0 {
+		t.Fatalf("%d devices, %v", len(list.Rows), err)
+	}
+	tokens, err := h.Store.JoinTokensPage(t.Context(), h.Owner.ID, "", 1)
+	if err != nil || len(tokens) == 0 {
+		t.Fatalf("%d tokens, %v", len(tokens), err)
+	}
+	fill := strings.NewReplacer("{id}", list.Rows[0].ID, "{token}", tokens[0].ID, "{code}", strings.Repeat("AbC", 19)+"Aw")
+	all := map[string]string{"device": "/ui/devices/" + list.Rows[0].ID}
+	for _, p := range pages {
+		if !p.empty && !p.waiting && !p.signedOut && p.name != "problem" && p.name != "claim-wrong" {
+			all[p.name] = fill.Replace(p.path)
+		}
+	}
+	return all
+}
+
+func costOfPages(t *testing.T, h *hubtest.Hub) map[string]pageCost {
+	t.Helper()
+	client := loopback(t)
+	cookie := browser.SignIn(t, client, h.URL, "ada", hubtest.Password)
+	static := map[string]int{}
+	costs := map[string]pageCost{}
+	for name, path := range addresses(t, h) {
+		var least pageCost
+		for range 3 { // the hub also works by itself, so the cheapest run counts
+			before := h.Store.Work()
+			page, n := load(t, client, h.URL+path, cookie)
+			after := h.Store.Work()
+			cost := pageCost{after.Statements - before.Statements, after.Rows - before.Rows, n}
+			for _, file := range assets.FindAllStringSubmatch(page, -1) {
+				if static[file[1]] == 0 {
+					_, static[file[1]] = load(t, client, h.URL+file[1], "")
+				}
+				cost.bytes += static[file[1]]
+			}
+			if least.statements == 0 || cost.statements < least.statements {
+				least = cost
+			}
+		}
+		costs[name] = least
+	}
+	return costs
+}
+
+// assets matches the addresses of the static files that a page loads.
+var assets = regexp.MustCompile(`(?:src|href)="(/assets/[^"]+)"`)
+
+// load loads an address as a browser does, and returns the answer and its size on the wire.
+func load(t testing.TB, client *http.Client, url, cookie string) (text string, size int) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/html,*/*")
+	req.Header.Set("Accept-Encoding", "gzip") // so that the client does not decompress it
+	if cookie != "" {
+		req.Header.Set("Cookie", cookie)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", url, resp.Status, err)
+	}
+	return string(b), len(b)
+}
+
+// BenchmarkPages loads each page in Chromium, from a hub with a fleet, and reports the time until the
+// page is interactive: the document is parsed, and its scripts have run. The time is measured in the
+// page, from the start of the navigation. The static files are in the browser's cache from the second
+// load on; cold-ms is the first load.
+func BenchmarkPages(b *testing.B) {
+	devices := 20_000
+	if n, err := strconv.Atoi(os.Getenv("FLEET")); err == nil {
+		devices = n
+	}
+	h := hubWithFleet(b, devices)
+	cookie := browser.SignIn(b, loopback(b), h.URL, "ada", hubtest.Password)
+	all := addresses(b, h)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		b.Run(name, func(b *testing.B) {
+			tab := browser.Open(b, h.URL, cookie, browser.Options{})
+			var times []float64
+			for b.Loop() {
+				tab.Go(all[name])
+				times = append(times, browser.Eval[float64](tab, "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"))
+			}
+			b.ReportMetric(times[0], "cold-ms")
+			slices.Sort(times)
+			b.ReportMetric(times[len(times)/2], "median-ms")
+			b.ReportMetric(times[len(times)-1], "worst-ms")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
