@@ -183,7 +183,7 @@ async function renewAll() {
 }
 
 // What is new is announced in #news, which says of which kind of event and in which words.
-const news = document.getElementById("news");
+const news = document.querySelector("#news[data-kind]"); // another line of news comes from the hub: see data-target
 
 function announceArrivals() {
   const text = arrived === 1 ? news.dataset.one : `${arrived} ${news.dataset.many}`;
