@@ -465,7 +465,7 @@ func (d *demo) printCommands(r *demoResult) {
 	}
 	gangway += " --context " + d.contextName
 	fmt.Fprintln(d.stdout, "The same with commands, in another terminal:")
-	for _, command := range []string{"device ls", "device show " + nick, "device set " + nick + " site=oslo", "device ls meta.site=oslo", "token create -o device_autojointoken.json"} {
+	for _, command := range []string{"device ls", "device show " + nick, "device set " + nick + " site=oslo", "device ls meta.site=oslo", "open " + nick, "token create -o device_autojointoken.json"} {
 		fmt.Fprintf(d.stdout, "  %s %s\n", gangway, command)
 	}
 }

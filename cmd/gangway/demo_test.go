@@ -16,6 +16,9 @@ func TestCommandsOfTheDemoWork(t *testing.T) {
 	}
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	t.Chdir(t.TempDir())
+	for _, name := range []string{"BROWSER", "DISPLAY", "WAYLAND_DISPLAY"} {
+		t.Setenv(name, "")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var out, notes locked
 	done := make(chan int, 1)

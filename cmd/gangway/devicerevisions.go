@@ -87,7 +87,7 @@ func rowOf(v api.RevisionView, d api.DeviceView) revisionRow {
 func noTrail(d api.DeviceView, err error) error {
 	var refused *hubError
 	if errors.As(err, &refused) && refused.Code == "not-found" {
-		return fmt.Errorf("%s has no revisions yet: a device with an installed system posts its first state itself; see docs/trails.md", d.Nick)
+		return fmt.Errorf("%s has no revisions yet: a device that installs revisions, by an installed system or 'gangway-agent run --hook', begins them itself; see docs/trails.md", d.Nick)
 	}
 	return err
 }

@@ -64,32 +64,43 @@ func (i *imageFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&i.size, "image-size", "512MiB", "how large one image may be, and each file while it is built")
 }
 
-// builder returns the builder of images, or nil if the hub shall not build any. dir is the hub's data
-// folder.
-func (i *imageFlags) builder(dir string, log *slog.Logger) (api.ImageBuilder, api.ImageLimits, error) {
+// check checks the values of the flags.
+func (i *imageFlags) check() error {
 	size, err := humanize.ParseBytes(i.size)
 	switch {
 	case err != nil || size < 1<<20 || size > 1<<40:
-		return nil, i.limits, usagef("--image-size %q is not a size such as 512MiB", i.size)
+		return usagef("--image-size %q is not a size from 1MiB to 1TiB, such as 512MiB", i.size)
 	case i.limits.Time <= 0:
-		return nil, i.limits, usagef("--image-time must be more than 0")
+		return usagef("--image-time must be more than 0")
 	case i.atOnce < 0 || i.atOnce > 64:
-		return nil, i.limits, usagef("--image-builds must be a number from 0 to 64")
-	case i.atOnce == 0:
-		return nil, i.limits, nil
+		return usagef("--image-builds must be a number from 0 to 64")
 	}
 	i.limits.AtOnce, i.limits.Size = i.atOnce, int64(size)
+	return nil
+}
+
+// into gives the hub a builder of images, unless it shall not build any. dir is the hub's data folder,
+// which no other hub uses now.
+func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error {
+	dir = filepath.Join(dir, imageFolder)
+	// A hub that was killed left these. An image has a secret.
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if i.atOnce == 0 {
+		return nil
+	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil, i.limits, err
+		return err
 	}
-	b := &imageBuilder{program: self, dir: filepath.Join(dir, imageFolder), kernel: i.parts, programs: programsFolder(self), log: log}
+	b := &imageBuilder{program: self, dir: dir, kernel: i.parts, programs: programsFolder(self), log: log}
 	if b.kernel == "" {
 		// Missing says what to do if there is none.
 		b.kernel, _ = kernelFolder()
 	}
-	// A hub that was killed left these. An image has a secret.
-	return b, i.limits, os.RemoveAll(b.dir)
+	o.images, o.imageLimits = b, i.limits
+	return nil
 }
 
 // Missing reports what the operator has to install, without the paths of this machine.

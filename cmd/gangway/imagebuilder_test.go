@@ -382,3 +382,28 @@ func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	}
 	return n
 }
+
+// What a killed hub left of a build has a secret: the next start removes it.
+func TestImagesOfAKilledHubAreRemoved(t *testing.T) {
+	t.Parallel()
+	for _, builds := range []int{0, 2} {
+		dir := t.TempDir()
+		left := filepath.Join(dir, imageFolder, "123", "installer.img")
+		if err := os.MkdirAll(filepath.Dir(left), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(left, []byte("a secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		i, o := imageFlags{atOnce: builds, size: "512MiB", limits: api.ImageLimits{Time: time.Minute}}, serverOptions{}
+		if err := errors.Join(i.check(), i.into(&o, dir, slog.New(slog.DiscardHandler))); err != nil {
+			t.Fatal(err)
+		}
+		if exists(left) {
+			t.Error("the image is still there")
+		}
+		if (o.images != nil) != (builds > 0) || builds > 0 && o.imageLimits != (api.ImageLimits{AtOnce: 2, Time: time.Minute, Size: 512 << 20}) {
+			t.Errorf("%d builds: %v, %+v", builds, o.images, o.imageLimits)
+		}
+	}
+}

@@ -138,8 +138,9 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "the URL of the hub to use, of those that you are signed in to")
 	cmdline.Prepare(root)
-	// A variable that somebody forgot must not confirm, nor start a hub anew.
-	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick")
+	// A variable that somebody forgot must not confirm, nor start a hub anew. Each list has other
+	// columns, so no variable fits all.
+	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick", "columns")
 	a.complete(root)
 	return root
 }

@@ -13,6 +13,8 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"gangway/internal/cmdline"
+
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
@@ -57,6 +59,9 @@ func (a *app) table(c *cobra.Command, names ...string) *cobra.Command {
 // checkOutput checks --output and --columns.
 func (a *app) checkOutput(c *cobra.Command) error {
 	_, table := c.Annotations[tableKey]
+	if a.output == formatWide && !table && cmdline.IsFromEnvironment(c, "output") {
+		a.output = formatTable // who wants wide lists in a shell wants the other commands to work
+	}
 	if f := c.Flags().Lookup("out"); f != nil && slices.Contains([]string{formatTable, formatText, formatWide, formatJSON, formatYAML, formatCSV}, f.Value.String()) {
 		return usagef("-o %s would write a file named %s; the output format is --output %s, and a file of that name is ./%s", f.Value, f.Value, f.Value, f.Value)
 	}

@@ -71,6 +71,9 @@ process runs.`,
 			if err := limits.into(&options); err != nil {
 				return err
 			}
+			if err := images.check(); err != nil {
+				return err
+			}
 			online, err := web.online()
 			if err != nil {
 				return err
@@ -133,7 +136,7 @@ process runs.`,
 			if err != nil {
 				return err
 			}
-			if options.images, options.imageLimits, err = images.builder(data, log); err != nil {
+			if err := images.into(&options, data, log); err != nil {
 				return err
 			}
 			if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {

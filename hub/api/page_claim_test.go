@@ -36,7 +36,7 @@ func TestClaimCodeIsTypedInItsShortForm(t *testing.T) {
 	if status, page, _ := b.send("GET", "/ui/onboard/claim", ""); status != 200 || strings.Contains(page, `aria-invalid`) {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
-	if status, page, _ := typed(words); status != 400 || !strings.Contains(page, "No machine that shows "+words) || !strings.Contains(page, `aria-describedby="h-code e-code"`) || !strings.Contains(page, `value="`+words+`"`) {
+	if status, page, _ := typed(words); status != 400 || !strings.Contains(page, "No machine with the code "+words) || !strings.Contains(page, `aria-describedby="h-code e-code"`) || !strings.Contains(page, `value="`+words+`"`) {
 		t.Errorf("before the machine asks: %d %s", status, brief.Of(page))
 	}
 	s.asks(t, code)
@@ -135,13 +135,13 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	d := s.uncertified(t)
 	d.Serial = "<script>alert(1)</script>\u202egnp"
 	w := waits(t, s.post(t, must(d.Request(&tok, fleet.RequestChange{}))(t)), "ek-certificate-none")
-	see("A question about its evidence", "/ui/onboard/waiting/"+w.DeviceID, "(needs you)", "&lt;script&gt;alert(1)")
+	see("A question about its evidence", "/ui/onboard/waiting/"+w.DeviceID, "(needs your decision)", "&lt;script&gt;alert(1)")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
 	must(d.Enrol(t.Context(), s.client, must(d.Request(&tok, fleet.RequestChange{}))(t)))(t)
-	see("only this TPM can open them")
+	see("Only this TPM can decrypt them")
 	must(d.Onboard(t.Context(), s.client, &tok))(t)
 	devices := s.Devices(t, s.Owner)
-	see("Approved by a person", "Aboard as "+devices[0].Nick, `href="/ui/devices/`+devices[0].ID+`"`)
+	see("Approved by a person", "Onboarded as "+devices[0].Nick, `href="/ui/devices/`+devices[0].ID+`"`)
 
 	// Nobody else sees the arrival, whatever they know.
 	mallory := s.browser(t)
@@ -167,14 +167,14 @@ func TestArrivalThatFailsSaysWhy(t *testing.T) {
 	d := s.uncertified(t)
 	d.EKCert = s.victim.EKCert
 	refused(t, s.post(t, must(d.Request(&tok, fleet.RequestChange{}))(t)), 403, "ek-key-mismatch")
-	if _, page, _ := b.send("GET", at, ""); !strings.Contains(page, "(failed)") || !strings.Contains(page, "The machine tries again by itself") {
+	if _, page, _ := b.send("GET", at, ""); !strings.Contains(page, "(failed)") || !strings.Contains(page, "The machine retries by itself") {
 		t.Errorf("a refusal: %s", brief.Of(page))
 	}
 	_, id, code = ownToken(t)
 	b.send("POST", "/claim/"+code, "")
 	s.Advance(wire.ClaimLife + time.Second)
 	b.signIn()
-	if _, page, _ := b.send("GET", "/ui/onboard/claim/"+id, ""); !strings.Contains(page, "The machine has not come in time") || !strings.Contains(page, "Claim again") {
+	if _, page, _ := b.send("GET", "/ui/onboard/claim/"+id, ""); !strings.Contains(page, "The machine did not send its evidence in time") || !strings.Contains(page, "Claim again") {
 		t.Errorf("too late: %s", brief.Of(page))
 	}
 }

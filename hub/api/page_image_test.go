@@ -134,11 +134,11 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(image))
 	}
 	if got.Disk != "model:Samsung*" || got.Network != "dns = 192.0.2.53\n" || got.Escrow != "age1x" {
-		t.Errorf("%+v", got)
+		t.Errorf("%s", brief.Of(got))
 	}
 	tok := must(wire.ParseTokenFile(file))(t)
 	if stored := s.newestToken(t, s.Owner); stored.ID != tok.ID || stored.MaxUses != 5 || stored.Nick != "hall 3" || stored.Disabled {
-		t.Errorf("%+v", stored)
+		t.Errorf("%s", brief.Of(stored))
 	}
 	must(s.victim.Onboard(t.Context(), s.client, tok))(t)
 	_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
@@ -168,7 +168,7 @@ func TestImageTakesNoOtherToken(t *testing.T) {
 	ada := s.signedIn(t, "ada")
 	ada.form("/ui/onboard/image", "token", theirs.ID, "id", theirs.ID, "secret", theirs.Token, "owner", theirs.Owner, "token-file", "/etc/passwd")
 	if tok := must(wire.ParseTokenFile(file))(t); tok.ID == theirs.ID || tok.Token == theirs.Token || tok.Owner != wire.AccountPRN+s.Owner.ID {
-		t.Errorf("the image has %+v", tok)
+		t.Errorf("the image has %s", brief.Of(tok))
 	}
 }
 
@@ -186,7 +186,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	<-began
 	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
 	status, page, _ := ada.form("/ui/onboard/image", "nick", "again")
-	says(t, page, "builds an image for you already")
+	says(t, page, "already building an image for your account")
 	if after := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)); status != 409 || b.builds.Load() != 1 || after != before {
 		t.Errorf("two builds of one owner: %d, %d builds, %d new tokens", status, b.builds.Load(), after-before)
 	}
@@ -198,7 +198,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	second := bert.leave(ctx)
 	<-began
 	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
-	says(t, page, "builds images for others now")
+	says(t, page, "as many images as it can at once")
 	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
 		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
 	}
@@ -217,6 +217,39 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 			return false
 		}
 	})
+}
+
+// A client that does not read its image keeps its own place and nobody else's.
+func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
+	t.Parallel()
+	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)
+	s := sceneWithBuilder(t, &builder{build: func(_ context.Context, o api.ImageOptions, token []byte, _ func(string)) (*api.Image, error) {
+		began <- struct{}{}
+		if o.Disk == "small" {
+			return imageOf(token), nil
+		}
+		return &api.Image{ReadCloser: endless{closed}, Size: 1 << 40}, nil
+	}}, api.ImageLimits{AtOnce: 1})
+	s.Account(t, "bert")
+	ada, bert := s.signedIn(t, "ada"), s.signedIn(t, "bert")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/ui/onboard/image", strings.NewReader("csrf="+ada.token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Cookie", ada.cookie)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := ada.client.Do(req) // and its body is not read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	<-began
+	if status, page, _ := bert.form("/ui/onboard/image", "disk", "small"); status != 200 {
+		t.Errorf("another owner: %d %s", status, brief.Of(text(page)))
+	}
+	if status, _, _ := s.again(t, ada).form("/ui/onboard/image", "disk", "small"); status != 409 {
+		t.Errorf("the same owner: %d", status)
+	}
 }
 
 // A client that goes away ends its build, and the join token that nobody has is disabled: while the
@@ -286,7 +319,7 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 		status int
 		says   string
 	}{
-		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not be built"},
+		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not build the image"},
 		"too large": {fmt.Errorf("wrapped: %w", api.ErrImageSize), 500, "larger than 1.0 MiB"},
 		"too long":  {nil, 503, "took longer than"},
 	} {
@@ -309,7 +342,7 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 				t.Error("the page has the builder's own words")
 			}
 			if tok := s.newestToken(t, s.Owner); tok.Nick != "kept nick" || !tok.Disabled {
-				t.Errorf("%+v", tok)
+				t.Errorf("%s", brief.Of(tok))
 			}
 			_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
 			says(t, state, c.says)

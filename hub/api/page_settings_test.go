@@ -134,7 +134,7 @@ func TestAPITokenFormSaysWhatIsWrong(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "no blanks", "all", "yes", "life", "168h"), "characters that are not allowed")
-	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "ci", "life", "168h"), "Choose at least one.")
+	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "ci", "life", "168h"), "Choose at least one resource.")
 	says(t, b.posts("/ui/settings/api-tokens", 400, "name", "ci", "scope-devices", "nonsense", "life", "168h"), "unknown scope")
 	b.posts("/ui/settings/api-tokens", 400, "name", "ci", "all", "yes", "life", "9999999h")
 	if tokens := must(s.Store.APITokens(t.Context(), s.Owner.ID))(t); len(tokens) != 0 {
@@ -231,4 +231,17 @@ func TestSettingsShowHostileTextAsText(t *testing.T) {
 	if page := b.page("/ui/settings/sessions"); strings.Contains(page, "<script>alert") || strings.ContainsRune(text(page), '\u202e') {
 		t.Errorf("%.500s", text(page))
 	}
+}
+
+func TestSettingsSayWhatTheRoleIs(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	if page := text(b.page("/ui/settings")); strings.Contains(page, "owner and operator") {
+		t.Error("ada is shown as an operator")
+	}
+	s.setOperator(t, s.Owner.ID, true)
+	b.signIn()
+	says(t, b.page("/ui/settings"), "owner and operator", "pages about the whole hub")
 }

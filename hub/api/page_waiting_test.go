@@ -74,7 +74,7 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 	status, page, _ := b.send("GET", "/ui/onboard/waiting", "")
 	ek := must(tcg.KeyHash(must(d.EK.Public.Key())(t)))(t)
 	for _, want := range []string{"Gate computer", "GC-1", fmt.Sprintf("%x", ek), id, "127.0.0.1",
-		"The request has no EK certificate", "You vouch that this EK belongs to a real TPM", "You vouch for this TPM in place of its maker."} {
+		"The request has no EK certificate", "You confirm that this EK belongs to a real TPM", "You trust this TPM although the hub does not trust the CA"} {
 		if status != 200 || !strings.Contains(page, want) {
 			t.Errorf("%d: the page lacks %q", status, want)
 		}

@@ -79,8 +79,8 @@ type Config struct {
 	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
-	// PageURL is the https URL of the pages, if they have a name and a listener of their own: see
-	// ServePages. PageCertificate is that listener's.
+	// PageURL is the https URL of the pages, if they have their own host name and listener: see
+	// ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate
 	// Version is the program's version, which pages show.
