@@ -62,7 +62,7 @@ func newEstate(t *testing.T) *estate {
 
 // volatile matches parts of answers that change without a change of the data: fields of JSON, and
 // times on pages and in exports, where last-seen has no name.
-var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)|<time [^>]*>[^<]*</time>|,[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z\n|[0-9]{1,2} [A-Z][a-z]+ [0-9]{4}, [0-9:]{8} UTC`)
+var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)|<time [^>]*>[^<]*</time>|,[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z\n|[0-9]{1,2} [A-Z][a-z]+ [0-9]{4}, [0-9:]{8} UTC|at [0-9:]{8} UTC`)
 
 // snapshot returns all answers about Ada's data, as Ada and her device get them.
 func (e *estate) snapshot() map[string]string {

@@ -155,6 +155,9 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway serve")
 	login := "gangway login https://hub.example:12443 --hub-name $HUB_NAME --nick ada"
 	r.types(login)
+	if out := r.types("gangway open --print"); !strings.Contains(out, "https://fleet.example/ui/overview") {
+		t.Errorf("gangway open should lead to the pages' own name: %s", short(out))
+	}
 	p.types("gangway account create")
 	p.types("gangway account operator")
 	p.types("gangway account operator")
