@@ -49,7 +49,7 @@ browser, r asks again, q ends.`,
 			if err != nil {
 				return err
 			}
-			t := &top{hub: s.Hub, nick: s.Nick}
+			t := &top{hub: s.Hub, pages: s.pages(c.Context()), nick: s.Nick}
 			// The first answer comes before the screen, so that an error is where a person sees it.
 			if t.data = loadTop(c.Context()); t.data.err != nil {
 				return t.data.err
@@ -169,9 +169,10 @@ func aboutDevice(d api.FleetDevice) string {
 
 // top is the state of the screen.
 type top struct {
-	hub, nick string
-	data      topData
-	failed    error // of the newest attempt; data is of the one before
+	hub, pages string // URLs
+	nick       string
+	data       topData
+	failed     error // of the newest attempt; data is of the one before
 
 	list   int    // the list of the chosen row: 0 needs, 1 newest
 	chosen string // the id of the chosen row
@@ -362,10 +363,10 @@ func (t *top) chosenID() string {
 }
 
 func (t *top) browse() {
-	address := t.hub + "/ui/overview"
+	address := t.pages + "/ui/overview"
 	list, row := t.place()
 	if rows := t.lists()[list]; row < len(rows) && rows[row].state != "waiting for you" {
-		address = t.hub + "/ui/devices/" + rows[row].id
+		address = t.pages + "/ui/devices/" + rows[row].id
 	}
 	if t.said = "opened " + address; openBrowser(address) != nil {
 		t.said = address

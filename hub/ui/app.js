@@ -285,7 +285,7 @@ function connect() {
     const known = device ? rowsOf(device) : [];
     for (const row of known) renew(row.dataset.id);
     if (device && device === here) renewHere();
-    if (!known.length && news?.dataset.kind.split(" ").includes(kind)) {
+    if (!known.length && news?.dataset.kind?.split(" ").includes(kind)) {
       arrived++;
       announceArrivals();
     }
