@@ -381,7 +381,7 @@ func TestWrongImageFormBuildsNothing(t *testing.T) {
 // A hub that cannot build images says what to do instead.
 func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	t.Parallel()
-	missing := &builder{missing: "The hub lacks parts of images."}
+	missing := &builder{missing: "Parts of images are missing on the hub."}
 	for name, s := range map[string]*scene{"no builder": newScene(t), "no parts": sceneWithBuilder(t, missing, api.ImageLimits{})} {
 		ada := s.signedIn(t, "ada")
 		_, page, _ := ada.send("GET", "/ui/onboard/image", "")
