@@ -98,7 +98,7 @@ object per line, for other programs.`,
 	f := c.Flags()
 	f.StringSliceVar(&q.levels, "level", nil, "only lines of these levels, such as error,warn")
 	f.StringSliceVar(&q.sources, "source", nil, "only lines of these sources, such as kernel")
-	f.StringSliceVar(&q.revs, "rev", nil, "only lines that the device wrote in these revisions")
+	f.StringSliceVar(&q.revs, "revision", nil, "only lines that the device wrote in these revisions")
 	f.StringVar(&q.since, "since", "", "only lines since this time: a duration before now such as 2h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&q.until, "until", "", "only lines before this time, in the same forms as --since")
 	f.IntVarP(&q.tail, "tail", "n", 100, "number of lines at most, the newest; 0: all")

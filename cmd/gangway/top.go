@@ -49,7 +49,7 @@ browser, r asks again, q ends.`,
 			if err != nil {
 				return err
 			}
-			t := &top{hub: s.Hub, nick: s.Nick}
+			t := &top{hub: s.Hub, pages: s.pages(c.Context()), nick: s.Nick}
 			// Request the first answer before opening the screen, so that an error stays visible in
 			// the terminal.
 			if t.data = loadTop(c.Context()); t.data.err != nil {
@@ -170,9 +170,10 @@ func aboutDevice(d api.FleetDevice) string {
 
 // top is the state of the screen.
 type top struct {
-	hub, nick string
-	data      topData
-	failed    error // the error of the newest request; data is from an earlier request
+	hub, pages string // URLs
+	nick       string
+	data       topData
+	failed     error // the error of the newest request; data is from an earlier request
 
 	list   int    // the list of the chosen row: 0 needs, 1 newest
 	chosen string // the id of the chosen row
@@ -363,10 +364,10 @@ func (t *top) chosenID() string {
 }
 
 func (t *top) browse() {
-	address := t.hub + "/ui/overview"
+	address := t.pages + "/ui/overview"
 	list, row := t.place()
 	if rows := t.lists()[list]; row < len(rows) && rows[row].state != "waiting for you" {
-		address = t.hub + "/ui/devices/" + rows[row].id
+		address = t.pages + "/ui/devices/" + rows[row].id
 	}
 	if t.said = "opened " + address; openBrowser(address) != nil {
 		t.said = address

@@ -67,7 +67,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	tok := s.newestToken(t, s.Owner)
 	if life := tok.Expires.Sub(tok.Created); tok.Nick != "spring batch" || tok.MaxUses != 2 || life != 8*7*24*time.Hour || !tok.ForPantacor || tok.WithoutTPM ||
 		len(tok.DefaultUserMeta) != 2 || tok.DefaultUserMeta["site"] != "oslo" || tok.DefaultUserMeta["hall"] != "3=b" {
-		t.Errorf("%+v", tok)
+		t.Errorf("%s", brief.Of(tok))
 	}
 	status, file, h := b.form("/ui/onboard/tokens/"+tok.ID+"/file", "secret", secretIn(t, page))
 	if status != 200 || h.Get("Content-Disposition") != `attachment; filename="device_autojointoken.json"` || h.Get("Cache-Control") != "no-store" || h.Get("Content-Type") != "application/json" {
@@ -242,7 +242,7 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 		t.Errorf("an empty form: %d", status)
 	}
 	if tok := s.newestToken(t, s.Owner); tok.MaxUses != 0 || tok.Nick != "" || tok.Expires.Sub(tok.Created) != 30*24*time.Hour {
-		t.Errorf("%+v", tok)
+		t.Errorf("%s", brief.Of(tok))
 	}
 }
 

@@ -116,7 +116,7 @@ func TestPagesOwnNameKnowsNoDevices(t *testing.T) {
 				if status != 404 || problem.Code != "device-route" || !strings.Contains(problem.Hint, p.URL) {
 					t.Errorf("%s with a device's %s: %d %.200s", route, name, status, body)
 				}
-			case slices.Contains([]string{"accountOrDevice", "scopedAccount", "anySignIn", "anySession", "fullSession"}, r.Access):
+			case slices.Contains([]string{"accountOrDevice", "scopedAccount", "anySignIn", "anySession", "fullSession", "operator"}, r.Access):
 				if status != 401 || problem.Code != "not-signed-in" {
 					t.Errorf("%s with a device's %s: %d %.200s", route, name, status, body)
 				}

@@ -81,8 +81,8 @@ func (e *estate) snapshot() map[string]string {
 	return seen
 }
 
-// Mallory, Mallory's device by its certificate and by its token, and a stranger call every route
-// with all of Ada's ids. No answer contains Ada's data, and nothing of Ada's changes.
+// Mallory, Mallory's device by its certificate and by its token, a stranger, and an account with the
+// role operator call every route with all of Ada's ids. No answer contains Ada's data, and nothing of Ada's changes.
 func TestTwoOwnersNeverMeet(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -100,7 +100,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	}
 	byToken := e.person(t, "")
 	byToken.token = want[struct{ Token string }](e.pirate, "POST", "/auth/x509/login", nil, 200).Token
-	walkers := map[string]*person{"mallory": e.mallory, "mallory's device": e.pirate, "the device's token": byToken, "a stranger": e.anonymous}
+	walkers := map[string]*person{"mallory": e.mallory, "mallory's device": e.pirate, "the device's token": byToken, "a stranger": e.anonymous, "the operator": e.operator(t)}
 	ids := []string{e.boatID, e.ids["token"], e.ids["waiting"], e.ids["nick"]}
 	reading := true
 

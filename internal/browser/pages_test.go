@@ -25,6 +25,8 @@ type page struct {
 	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
 	// of a group of them.
 	waiting bool
+	// If operator is true, an account with the role operator is signed in.
+	operator bool
 	// want is a text that the page must contain.
 	want string
 	// If wall is true, the test also opens the page on a very large screen, such as one on a wall.
@@ -71,8 +73,15 @@ var pages = []page{
 	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine with the code ABCD-EFGH-2345"},
 	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
 	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
+	{name: "revisions", path: "/ui/revisions", want: "No revision yet"},
+	{name: "revisions-failed", path: "/ui/revisions?show=failed", want: "Revisions"},
+	{name: "revisions-recent", path: "/ui/revisions?show=recent", want: "Revisions"},
 	{name: "wall", path: "/ui/wall", want: "Onboarded last", wall: true},
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
+	{name: "operator", path: "/ui/operator", operator: true, want: "The whole hub"},
+	{name: "operator-makers", path: "/ui/operator/makers", operator: true, want: "Devices with other TPMs"},
+	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
+	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
 }
 
@@ -118,6 +127,32 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 	return h
 }
 
+// operator makes some owners and an account with the role operator, and returns its cookie. Requests
+// that the hub refuses are counted on the operator's pages.
+func (h *hubWithDevices) operator(t *testing.T) string {
+	t.Helper()
+	for _, nick := range []string{"harbour-north", "harbour-south", "workshop", "an-owner-with-a-long-nick"[:23]} {
+		a := h.Account(t, nick)
+		if nick == "workshop" {
+			if err := h.Store.DisableAccount(t.Context(), a.ID, store.Event{Time: h.Now(), Kind: "account.disabled", Owner: a.ID, Message: "Disabled."}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	olga := h.Account(t, "olga")
+	if err := h.Store.SetOperator(t.Context(), olga.ID, true, store.Event{Time: h.Now(), Kind: "account.operator-given", Owner: olga.ID, Message: "The account got the role operator."}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		resp, err := h.client.Post(h.URL+"/onboard", "application/octet-stream", strings.NewReader("no request"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	return browser.SignIn(t, h.client, h.URL, "olga", hubtest.Password)
+}
+
 // onboard onboards an emulated machine.
 func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.Device {
 	t.Helper()
@@ -152,6 +187,7 @@ func TestPages(t *testing.T) {
 		t.Skip("opens each page in Chromium four times; TestPageInBrowser is shorter")
 	}
 	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
+	operator := full.operator(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
@@ -164,6 +200,9 @@ func TestPages(t *testing.T) {
 			}
 			if p.signedOut {
 				cookie = ""
+			}
+			if p.operator {
+				cookie = operator
 			}
 			screens := []browser.Options{{Size: browser.Desk}, {Size: browser.Desk, Dark: true}, {Size: browser.Phone}, {Size: browser.Phone, Dark: true}}
 			if p.wall {
@@ -181,6 +220,9 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	tab := browser.Open(t, h.URL, cookie, o)
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
+	}
+	if p.name == "operator-refused" {
+		tab.Ignore("status of 403")
 	}
 	if p.name == "claim-wrong" {
 		tab.Ignore("status of 400")
