@@ -419,7 +419,7 @@ func contractRows() map[string]row {
 	}
 }
 
-// joinToken makes a join token of ada's.
+// joinToken creates a join token of Ada's account.
 func joinToken(c *contract) map[string]string {
 	return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
 }
