@@ -39,8 +39,8 @@ func TestDeviceLogs(t *testing.T) {
 		{[]string{"--level", "ERROR"}, []string{"bad", "    second line"}},
 		{[]string{"--level", "error,warn"}, []string{"bad", "    second line", "third"}},
 		{[]string{"--source", "kernel"}, []string{"first", "third"}},
-		{[]string{"--rev", "3", "--tail", "1"}, []string{"third"}},
-		{[]string{"--rev", "4"}, nil},
+		{[]string{"--revision", "3", "--tail", "1"}, []string{"third"}},
+		{[]string{"--revision", "4"}, nil},
 		{[]string{"--since", "1h"}, []string{"first", "bad", "    second line", "third"}},
 		{[]string{"--until", "1h"}, nil},
 		{[]string{"--tail", "0"}, []string{"first", "bad", "    second line", "third"}},
@@ -89,9 +89,9 @@ func (l *locked) String() string {
 // until waits for a condition, and fails the test if it does not come.
 func until(t *testing.T, what string, yes func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !yes(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !yes(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%s did not come within 20 s", what)
+			t.Fatalf("%s did not come within a minute", what)
 		}
 	}
 }

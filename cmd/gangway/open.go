@@ -20,11 +20,11 @@ func (a *app) openCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "open [ID|NICK]", Short: "Open a device's page in a browser", Args: cmdline.AtMost(1),
 		Long: `Open shows a device's page in your browser; without a device, the overview of the hub.
-It starts the program that the variable BROWSER names, or else the desktop's browser.
-Where there is none, such as in a terminal of another machine, it prints the address.
+It starts the program in the variable BROWSER or, without it, the desktop's browser.
+If there is no browser, for example in an SSH session, it prints the address.
 
-The hub's own CA signed the certificate of its page, unless the operator gave the page
-another one: the browser then warns.`,
+The browser warns about the page's certificate, unless the operator has given the pages
+a certificate that browsers trust: the hub's own CA signed it.`,
 		Example: "  gangway open oslo-gate-1\n  gangway open\n  gangway open oslo-gate-1 --print",
 		RunE: func(c *cobra.Command, arg []string) error {
 			s, err := loadSignIn(c.Context())
@@ -51,12 +51,12 @@ another one: the browser then warns.`,
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&printOnly, "print", false, "print the address, and start no browser")
+	c.Flags().BoolVar(&printOnly, "print", false, "print the address and do not start a browser")
 	return c
 }
 
-// pages returns the URL of the hub's pages: the one that the hub names, or the hub's own if it names
-// none or cannot be reached.
+// pages returns the URL of the hub's pages: the URL that the hub announces or, if it announces none
+// or cannot be reached, the hub's own URL.
 func (s *signIn) pages(ctx context.Context) string {
 	c, err := s.client()
 	if err != nil {
@@ -109,8 +109,8 @@ func openBrowser(address string) error {
 	return start([]string{"xdg-open", address})
 }
 
-// start starts a program without a shell. The browser may run longer than this command, and its
-// words are no part of the output.
+// start starts a program without a shell, and does not wait for its end. It discards the program's
+// output.
 func start(words []string) error {
 	c := exec.Command(words[0], words[1:]...)
 	if err := c.Start(); err != nil {

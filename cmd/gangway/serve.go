@@ -200,8 +200,8 @@ process runs.`,
 	return c
 }
 
-// serveAll serves the hub on listeners, until ctx ends or a server fails. It serves the pages on
-// forPages too, if there are any and, if private is not nil, the operator's metrics on private.
+// serveAll serves the hub on listeners until ctx ends or a server fails. It also serves the pages
+// on forPages, if it is not empty, and the operator's metrics on private, if it is not nil.
 func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })

@@ -129,12 +129,20 @@ func TestTopKeepsTheChoice(t *testing.T) {
 }
 
 func TestTopKeys(t *testing.T) {
-	t.Parallel()
 	m := fullTop()
 	for keys, want := range map[string]act{"q": quit, "\x1b": quit, "r": again, "o": browse, "\r": show, "j": nothing, "x": nothing} {
 		if got := press(m, keys); got != want {
 			t.Errorf("%q does %v, want %v", keys, got, want)
 		}
+	}
+	for _, name := range []string{"BROWSER", "DISPLAY", "WAYLAND_DISPLAY"} {
+		t.Setenv(name, "")
+	}
+	press(m, "g")
+	m.pages = "https://fleet.example"
+	drawn(t, m, 80, 24)
+	if m.browse(); m.said != "https://fleet.example/ui/devices/need00" {
+		t.Errorf("without a browser, o prints %q", m.said)
 	}
 	m.detail = strings.Split(strings.Repeat("a long line of evidence that is wider than a small screen\n", 60), "\n")
 	press(m, "jjG")

@@ -194,6 +194,9 @@ var expectedAccess = map[string]string{
 	"GET /ui/trust/policy":                            "fullSession",
 	"POST /ui/trust/policy":                           "fullSession",
 	"POST /ui/trust/policy/check":                     "fullSession",
+	"GET /ui/operator":                                "operator",
+	"GET /ui/operator/makers":                         "operator",
+	"GET /ui/operator/health":                         "operator",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }

@@ -107,8 +107,9 @@ type imageState struct {
 	Problem    string // why the build failed; empty: it did not fail
 }
 
-// building is how many images are built now. The others are downloaded: a slow client must not keep
-// other owners from building. The caller holds b.mu.
+// building returns the number of images that are being built. It does not count images that are
+// being downloaded, so that a slow client does not keep other owners from building. The caller
+// holds b.mu.
 func (b *imageBuilds) building() (n int) {
 	for _, one := range b.running {
 		if one.now().Size == 0 {

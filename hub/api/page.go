@@ -68,7 +68,11 @@ func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	}
 	p.Now, p.Hub, p.HubName, p.Version = s.cfg.Now(), s.cfg.PublicURL, s.cfg.CA.HubName(), s.cfg.Version
 	p.Path = r.URL.RequestURI()
-	p.Sections = shownSections
+	if c, ok := r.Context().Value(callerKey{}).(caller); ok && isOperator(c) {
+		p.Sections = append(slices.Clip(shownSections), ui.SectionOperator)
+	} else {
+		p.Sections = shownSections
+	}
 }
 
 // shownSections are the sections of the navigation whose address has a route.

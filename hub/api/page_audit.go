@@ -246,7 +246,7 @@ func (s *Server) auditRows(r *http.Request, events []store.Event, filter ui.Audi
 			return nil, err
 		}
 		if row.Subject.Path == waitingPath {
-			row.AboutDevice.Gone = false // the id is of a waiting machine, which is no device yet
+			row.AboutDevice.Gone = false // the id belongs to a waiting machine, which is not a device yet
 		}
 		if row.AboutToken, err = n.token(e.Token); err != nil {
 			return nil, err

@@ -135,7 +135,7 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	d := s.uncertified(t)
 	d.Serial = "<script>alert(1)</script>\u202egnp"
 	w := waits(t, s.post(t, must(d.Request(&tok, fleet.RequestChange{}))(t)), "ek-certificate-none")
-	see("A question about its evidence", "/ui/onboard/waiting/"+w.DeviceID, "(needs you)", "&lt;script&gt;alert(1)")
+	see("A question about its evidence", "/ui/onboard/waiting/"+w.DeviceID, "(needs your decision)", "&lt;script&gt;alert(1)")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
 	must(d.Enrol(t.Context(), s.client, must(d.Request(&tok, fleet.RequestChange{}))(t)))(t)
 	see("Only this TPM can decrypt them")

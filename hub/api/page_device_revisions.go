@@ -1,6 +1,8 @@
 package api
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,7 @@ import (
 const (
 	revisionsOnPage = 25
 	diffRows        = 200
+	stateText       = 32 << 10 // bytes
 )
 
 // fillRevisions fills the tab "Revisions". ?rev= shows a revision. ?from= is the number of the
@@ -119,7 +122,7 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	if err != nil {
 		return nil // an older hub accepted this state, and this hub cannot read it: show no difference
 	}
-	shown.Files = state.Len()
+	shown.Files, shown.Text = state.Len(), readableState(state)
 	if shown.From < 0 {
 		return nil
 	}
@@ -129,6 +132,15 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	}
 	shown.Changes, shown.More = difference(other.State, state)
 	return nil
+}
+
+// readableState returns a state's text for people. It returns "" if the text is too long for a page.
+func readableState(state *trail.State) string {
+	var b bytes.Buffer
+	if len(state.JSON) > stateText || json.Indent(&b, state.JSON, "", "  ") != nil || b.Len() > stateText {
+		return ""
+	}
+	return ui.VisibleLines(b.String()) // its escapes are those of JSON
 }
 
 // difference returns the first changes between a stored state and another state, and the number of

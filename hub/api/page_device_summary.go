@@ -55,9 +55,9 @@ func (s *Server) wellWords(v *deviceView) string {
 	case quiet:
 		return "The device is quiet: the hub has not heard from it for longer than usual."
 	case v.newest != nil && !v.newest.Status.Final():
-		return fmt.Sprintf("The device is well, and is installing revision %d.", v.newest.Rev)
+		return fmt.Sprintf("No problem is known. The device is installing revision %d.", v.newest.Rev)
 	}
-	return "The device is well."
+	return "No problem is known."
 }
 
 // whereFacts returns facts about the place of a device: its IP address, what its user-meta says,

@@ -87,7 +87,7 @@ func TestDevicePageHasEachTab(t *testing.T) {
 		t.Errorf("an unknown tab: %d", status)
 	}
 	nick := must(f.Store.Device(t.Context(), f.boatID))(t).Nick
-	says(t, b.tab(nick, ""), nick, "Why trust it", "Is it well", "Where it is", "What runs on it", "Activated: the TPM opened the certificates", " ms")
+	says(t, b.tab(nick, ""), nick, "Chain of trust", "Condition", "Location", "Software", "Activated: the TPM opened the certificates", " ms")
 }
 
 // For another owner's device, every page and every form gets the same answer as for an id that does
@@ -416,7 +416,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	id := f.boatID
 	post(f.ada, id, `{`+systemSpec+`,"kernel":"`+f.contentSum+`","app.json":{"v":1}}`)
 	page := b.tab(id, "revisions&rev=1")
-	says(t, page, "Changes since revision 0", "kernel", "app.json", "added", "waiting for the device", "Cancel it")
+	says(t, page, "Changes since revision 0", "kernel", "app.json", "added", "waiting for the device", "Cancel the revision")
 	says(t, b.tab(id, "revisions&rev=0&from=1"), "removed")
 	// Before a rollback, the page shows what the rollback changes.
 	page = b.tab(id, "revisions&post=0")

@@ -76,6 +76,9 @@ func (s *Server) building(r *http.Request) ui.Building {
 // builder, and in the image. If the request ends before the hub has sent the whole image, the hub
 // stops the build and disables the join token, because nobody can use the image.
 func (s *Server) buildImageOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
 	if s.cfg.Images == nil || s.cfg.Images.Missing() != "" {
 		return s.renderImage(w, r, http.StatusConflict, ui.ImagePage{})
 	}

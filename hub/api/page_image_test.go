@@ -134,11 +134,11 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(image))
 	}
 	if got.Disk != "model:Samsung*" || got.Network != "dns = 192.0.2.53\n" || got.Escrow != "age1x" {
-		t.Errorf("%+v", got)
+		t.Errorf("%s", brief.Of(got))
 	}
 	tok := must(wire.ParseTokenFile(file))(t)
 	if stored := s.newestToken(t, s.Owner); stored.ID != tok.ID || stored.MaxUses != 5 || stored.Nick != "hall 3" || stored.Disabled {
-		t.Errorf("%+v", stored)
+		t.Errorf("%s", brief.Of(stored))
 	}
 	must(s.victim.Onboard(t.Context(), s.client, tok))(t)
 	_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
@@ -168,7 +168,7 @@ func TestImageTakesNoOtherToken(t *testing.T) {
 	ada := s.signedIn(t, "ada")
 	ada.form("/ui/onboard/image", "token", theirs.ID, "id", theirs.ID, "secret", theirs.Token, "owner", theirs.Owner, "token-file", "/etc/passwd")
 	if tok := must(wire.ParseTokenFile(file))(t); tok.ID == theirs.ID || tok.Token == theirs.Token || tok.Owner != wire.AccountPRN+s.Owner.ID {
-		t.Errorf("the image has %+v", tok)
+		t.Errorf("the image has %s", brief.Of(tok))
 	}
 }
 
@@ -342,7 +342,7 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 				t.Error("the page has the builder's own words")
 			}
 			if tok := s.newestToken(t, s.Owner); tok.Nick != "kept nick" || !tok.Disabled {
-				t.Errorf("%+v", tok)
+				t.Errorf("%s", brief.Of(tok))
 			}
 			_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
 			says(t, state, c.says)
@@ -381,7 +381,7 @@ func TestWrongImageFormBuildsNothing(t *testing.T) {
 // A hub that cannot build images says what to do instead.
 func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	t.Parallel()
-	missing := &builder{missing: "The hub lacks parts of images."}
+	missing := &builder{missing: "Parts of images are missing on the hub."}
 	for name, s := range map[string]*scene{"no builder": newScene(t), "no parts": sceneWithBuilder(t, missing, api.ImageLimits{})} {
 		ada := s.signedIn(t, "ada")
 		_, page, _ := ada.send("GET", "/ui/onboard/image", "")

@@ -2,6 +2,10 @@ package api_test
 
 import (
 	"errors"
+	"fmt"
+	"html"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,5 +53,123 @@ func TestNoRequestGivesARole(t *testing.T) {
 		if a.Operator {
 			t.Errorf("%s has the role", a.Nick)
 		}
+	}
+}
+
+// The role acts at once: a session that is open sees the pages when the role is given, and no longer
+// when it is taken.
+func TestRoleActsAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.signedIn(t, "ada")
+	look := func(why string, want int) string {
+		t.Helper()
+		status, body, _ := b.send("GET", "/ui/operator", "")
+		if status != want {
+			t.Errorf("%s: %d", why, status)
+		}
+		return body
+	}
+	section := func() bool {
+		_, body, _ := b.send("GET", "/ui/overview", "")
+		return strings.Contains(body, `href="/ui/operator"`)
+	}
+	if body := look("without the role", 403); !strings.Contains(body, "gangway account operator") || section() {
+		t.Errorf("without the role: section %v, %.300s", section(), body)
+	}
+	s.setOperator(t, s.Owner.ID, true)
+	if look("with the role", 200); !section() {
+		t.Error("the section is not shown")
+	}
+	s.setOperator(t, s.Owner.ID, false)
+	if look("after the role was taken", 403); section() {
+		t.Error("the section is still shown")
+	}
+}
+
+// The operator's pages show counts and owners, and nothing of an owner's devices: neither ids nor
+// nicks, metadata, models, serials, addresses or e-mails.
+func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
+	t.Parallel()
+	e := newEstate(t)
+	e.operator(t)
+	b := e.signedIn(t, "olga")
+	device := must(e.Store.Device(t.Context(), e.boatID))(t)
+	account := must(e.Store.Account(t.Context(), e.Owner.ID))(t)
+	secrets := []string{canary, device.ID, device.Nick, device.ProdSerial, account.ID, account.Email, e.ids["token"], e.ids["waiting"], e.pirateID}
+	pages := map[string]string{}
+	for _, path := range []string{"/ui/operator", "/ui/operator/makers", "/ui/operator/health", "/ui/operator?after=", "/ui/operator?after=a"} {
+		status, body, _ := b.send("GET", path, "")
+		if status != 200 {
+			t.Errorf("%s: %d %.300s", path, status, body)
+		}
+		for _, secret := range secrets {
+			if secret != "" && strings.Contains(body, secret) {
+				t.Errorf("%s shows %q", path, secret)
+			}
+		}
+		pages[path] = body
+	}
+	for path, wants := range map[string][]string{
+		"/ui/operator":        {"ada", "mallory", "olga", "enabled", "64 GiB", "operator"},
+		"/ui/operator/makers": {"FAKE", "Devices with other TPMs"},
+		"/ui/operator/health": {"Free disk space", "renews it by itself", "never expire", "Go"},
+	} {
+		for _, want := range wants {
+			if !strings.Contains(pages[path], want) {
+				t.Errorf("%s lacks %q", path, want)
+			}
+		}
+	}
+}
+
+// Owners are shown in pages, each after the last nick of the one before.
+func TestOwnersInPages(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	for i := range 150 {
+		s.Account(t, fmt.Sprintf("owner-%03d", i))
+	}
+	s.operator(t)
+	b := s.signedIn(t, "olga")
+	_, body, _ := b.send("GET", "/ui/operator", "")
+	next := regexp.MustCompile(`rel="next" href="([^"]+)"`).FindStringSubmatch(body)
+	if strings.Count(body, `data-label="Devices"`) != 100 || next == nil {
+		t.Fatalf("%d rows, next %v", strings.Count(body, `data-label="Devices"`), next)
+	}
+	_, rest, _ := b.send("GET", html.UnescapeString(next[1]), "")
+	if n := strings.Count(rest, `data-label="Devices"`); n != 52 || strings.Contains(rest, `rel="next"`) || !strings.Contains(rest, "owner-149") || strings.Contains(rest, "owner-000") {
+		t.Errorf("%d rows on the second page", n)
+	}
+	if _, none, _ := b.send("GET", "/ui/operator?after=zzzz", ""); !strings.Contains(none, "after the end of the list") {
+		t.Error("a page after the last says nothing")
+	}
+}
+
+// Refused requests are counted by their code.
+func TestOperatorSeesRefusalsByCode(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.post(t, []byte("no request"))
+	s.operator(t)
+	b := s.signedIn(t, "olga")
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !regexp.MustCompile(`<code>csr[a-z-]*</code></td><td data-label="Request">onboarding</td><td data-label="Refused">1<`).MatchString(body) {
+		t.Errorf("the refusal is not counted: %s", body[max(0, strings.Index(body, "refused-h")):])
+	}
+}
+
+// The health page says what is wrong with the pages' certificate.
+func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
+	t.Parallel()
+	p := newPageScene(t)
+	p.operator(t)
+	b := p.signedIn(t, "olga")
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the pages") || !strings.Contains(body, "expires soon") {
+		t.Errorf("a day before the end: %.3000s", body)
+	}
+	p.Advance(25 * time.Hour)
+	b = p.signedIn(t, "olga")
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the pages: expired") {
+		t.Errorf("after the end: %.3000s", body)
 	}
 }

@@ -56,7 +56,7 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 	boat := must(f.Store.Device(t.Context(), f.boatID))(t)
 	const text = "version: 1\r\nno_ek_certificate: refuse\r\nrules: [{then: refuse, reason: none of them}]\r\n"
 	page := b.previewed(text)
-	says(t, page, "1 would be refused at the next onboarding", "1 waiting machine would get another answer", boat.Nick, "none of them", "has no EK certificate", "Put it into force")
+	says(t, page, "1 would be refused at the next onboarding", "1 waiting machine would get another result", boat.Nick, "none of them", "has no EK certificate", "Put it into force")
 	if !strings.Contains(page, `href="/ui/devices/`+f.boatID+`"`) {
 		t.Error("the device is not linked")
 	}
@@ -73,7 +73,7 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 	says(t, b.page(policyPage), "All TPMs are refused (reason: none of them).", "rule 1 , your policy")
 	// Without the policy the device would be accepted again.
 	page = b.posts(policyPage, 200, "act", "clear", "text", text, "version", hidden(b.page(policyPage), "version"))
-	says(t, page, "1 would be accepted that is not now", "Remove the policy")
+	says(t, page, "1 would be accepted at the next onboarding", "Remove the policy")
 	b.put(page, "", 303)
 	if p := f.policyOf(t); p != "" {
 		t.Errorf("in force: %q", p)
@@ -97,14 +97,14 @@ func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
 	const text, other = "version: 1\nunknown_maker: refuse\n", "version: 1\nexpired_ek_certificate: ask\n"
 	page := b.previewed(text)
 	// Another text than the previewed one is previewed, and not put.
-	says(t, b.put(page, other, 200), "What the change would touch")
+	says(t, b.put(page, other, 200), "Effects of the change")
 	if p := s.policyOf(t); p != "" {
 		t.Fatalf("in force: %q", p)
 	}
 	page = b.previewed(text)
 	s.Policy(t, s.Owner.ID, other)
 	answer := b.put(page, text, 409)
-	says(t, answer, "changed since the preview", "unknown_maker: refuse", "The policy that is in force now", "expired_ek_certificate: ask")
+	says(t, answer, "has changed since the preview", "unknown_maker: refuse", "The policy that is in force now", "expired_ek_certificate: ask")
 	if p := s.policyOf(t); p != other {
 		t.Errorf("in force: %q", p)
 	}
@@ -128,7 +128,7 @@ func TestPolicyTextIsCheckedWhileItIsTyped(t *testing.T) {
 		"version: 1\nunknown_maker: refuse\n":                 "A TPM whose EK certificate leads to no trusted maker is refused.",
 		"version: 1\nrules: [{maker: Infineon, then: ask}]\n": "did you mean IFX",
 		"version: 1\n": "changes nothing",
-		"":             "the hub's applies, as now",
+		"":             "You have no policy. The hub's policy applies, as before",
 		"version: 1\nunknown_maker: \"<script>alert(1)</script>\"\n": "is not accept, ask or refuse",
 	} {
 		part := b.posts(policyPage+"/check", 200, "text", text)
@@ -172,7 +172,7 @@ func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	s.person(t, "ada").status("POST", "/devices/"+w.DeviceID+"/approve", map[string]any{}, 200)
 	must(approved.Onboard(t.Context(), s.client, s.tok))(t)
 	page := b.previewed("version: 1\n")
-	says(t, page, "2 devices and 0 waiting machines were judged", "None of them.")
+	says(t, page, "2 devices and 0 waiting machines were judged", "The change has no effect on them.")
 	if strings.Contains(text(page), "could not be judged") {
 		t.Errorf("%.1500s", text(page))
 	}

@@ -58,7 +58,7 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 	}
 	nick := must(f.Store.Device(t.Context(), f.boatID))(t).Nick
 	see("?q="+nick, []string{row(f.boatID)}, nil)
-	see("?q=nothing", []string{"No device fits"}, []string{row(f.boatID)})
+	see("?q=nothing", []string{"No device matches"}, []string{row(f.boatID)})
 	if status, page, _ := b.send("GET", "/ui/revisions?q=stat:quiet", ""); status != 400 || !strings.Contains(page, `aria-invalid="true"`) || !strings.Contains(page, "stat:quiet") {
 		t.Errorf("a wrong search: %d %s", status, brief.Of(page))
 	}

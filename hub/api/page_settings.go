@@ -61,7 +61,7 @@ func (s *Server) fillAccount(r *http.Request, p *ui.SettingsPage) error {
 		return err
 	}
 	tokens, err := s.cfg.Store.APITokens(r.Context(), a.ID)
-	p.Account = &ui.SettingsAccount{ID: a.ID, PRN: wire.AccountPRN + a.ID, Nick: a.Nick, Email: a.Email, Created: a.Created, Devices: devices, APITokens: len(tokens)}
+	p.Account = &ui.SettingsAccount{ID: a.ID, PRN: wire.AccountPRN + a.ID, Nick: a.Nick, Email: a.Email, Created: a.Created, Devices: devices, APITokens: len(tokens), Operator: a.Operator}
 	return err
 }
 

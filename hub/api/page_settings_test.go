@@ -232,3 +232,16 @@ func TestSettingsShowHostileTextAsText(t *testing.T) {
 		t.Errorf("%.500s", text(page))
 	}
 }
+
+func TestSettingsSayWhatTheRoleIs(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	if page := text(b.page("/ui/settings")); strings.Contains(page, "owner and operator") {
+		t.Error("ada is shown as an operator")
+	}
+	s.setOperator(t, s.Owner.ID, true)
+	b.signIn()
+	says(t, b.page("/ui/settings"), "owner and operator", "pages about the whole hub")
+}

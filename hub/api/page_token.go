@@ -270,6 +270,9 @@ func (s *Server) disableTokenOnPage(w http.ResponseWriter, r *http.Request) erro
 
 // deleteTokenOnPage deletes a disabled join token.
 func (s *Server) deleteTokenOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
 	t, err := s.ownToken(r)
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ func TestTrustPageListsTheMakersInForce(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	page := b.page("/ui/trust")
-	says(t, page, "1 root, 1 intermediate", "root", "intermediate: helps to build chains", "does not look at the makers' revocation lists")
+	says(t, page, "1 root, 1 intermediate", "root", "intermediate: only a link of chains", "does not check the makers' revocation lists")
 	root := s.maker.Root
 	fingerprint := fmt.Sprintf("%x", sha256.Sum256(root.Raw))
 	for query, want := range map[string]bool{"": true, "q=" + fingerprint[:10]: true, "q=" + strings.ToUpper(fingerprint[:6]): true, "q=nobody": false, "q=%3Cscript%3Ealert": false} {
@@ -59,7 +59,7 @@ func TestTrustPageListsTheMakersInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	page = b.page("/ui/trust")
-	says(t, page, "0 roots", "1 distrusted", "no chain may contain it")
+	says(t, page, "0 roots", "1 distrusted", "refused in every chain")
 	if strings.Contains(page, "<b>") {
 		t.Error("the source is markup")
 	}
@@ -77,9 +77,9 @@ func TestTrustPageChecksACertificate(t *testing.T) {
 		pem  string
 		want []string
 	}{
-		"known root":   {pemOf(s.maker.Root.Raw), []string{"Root CA certificate", "in force already", "gangway trust remove --data DIR"}},
-		"unknown root": {pemOf(stranger.Root.Raw), []string{"Root CA certificate", "not trusted", "signed by its own key", "Compare its SHA-256", "gangway trust import --data DIR"}},
-		"intermediate": {pemOf(stranger.Intermediate.Raw), []string{"Intermediate CA certificate", "only helps to build chains"}},
+		"known root":   {pemOf(s.maker.Root.Raw), []string{"Root CA certificate", "in the hub's trust store", "gangway trust remove --data DIR"}},
+		"unknown root": {pemOf(stranger.Root.Raw), []string{"Root CA certificate", "not trusted", "signed by its own key", "compare its SHA-256", "gangway trust import --data DIR"}},
+		"intermediate": {pemOf(stranger.Intermediate.Raw), []string{"Intermediate CA certificate", "only a link of chains"}},
 		"EK":           {pemOf(s.victim.EKCert), []string{"EK certificate of a TPM", "trusted", "EK, SHA-256"}},
 		"several":      {pemOf(stranger.Root.Raw) + "text between\n" + pemOf(s.victim.EKCert), []string{"Root CA certificate", "EK certificate of a TPM"}},
 		"not CA":       {pemOf(s.CA.ACA().Raw)[:200] + "\n-----END CERTIFICATE-----\n", []string{"Not a usable certificate"}},
@@ -97,7 +97,7 @@ func TestTrustPageChecksACertificate(t *testing.T) {
 		}
 	}
 	status, page, _ := b.sendFile("/ui/trust", "file", "<b>.pem", s.maker.Root.Raw)
-	if status != 200 || !strings.Contains(text(page), "in force already") || strings.Contains(page, "<b>.pem") {
+	if status != 200 || !strings.Contains(text(page), "in the hub's trust store") || strings.Contains(page, "<b>.pem") {
 		t.Errorf("%d %.800s", status, text(page))
 	}
 	many := strings.Repeat(pemOf(stranger.Root.Raw), 40)
@@ -125,7 +125,7 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 		}
 		return list
 	}
-	says(t, b.page("/ui/trust/eks"), "No list", "With the first line, every TPM that is not on the list is refused")
+	says(t, b.page("/ui/trust/eks"), "No EK list", "After you add the first line, the hub refuses every TPM that is not on the list")
 	b.posts("/ui/trust/eks/add", 303, "value", strings.ToUpper(ek[:2])+":"+ek[2:], "note", "pallet 7", "required", "yes")
 	if got := lines(); len(got) != 1 || got[0] != ek+"  pallet 7 required" {
 		t.Fatalf("%q", got)
@@ -139,7 +139,7 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 		t.Errorf("%.800s", text(page))
 	}
 	says(t, b.page("/ui/trust/eks?q=xyz"), "Type hexadecimal digits")
-	says(t, b.page("/ui/trust/eks?q=0123"), "No line fits")
+	says(t, b.page("/ui/trust/eks?q=0123"), "No line matches")
 	for _, bad := range []string{"", "xyz", strings.Repeat("a", 200)} {
 		page := b.posts("/ui/trust/eks/add", 400, "value", bad, "note", "kept")
 		says(t, page, "Write the SHA-256 of the EK")

@@ -120,15 +120,15 @@ func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "waiting", ui.Page{Title: "Waiting devices", Section: ui.SectionOnboard, Data: room})
 }
 
-// showWaitingMachine shows all that is known of one machine: as a page, or as the part of the waiting
-// room that opens.
+// showWaitingMachine shows all facts about one waiting machine: as a page or, if htmx requests it,
+// as the part that opens in the list.
 func (s *Server) showWaitingMachine(w http.ResponseWriter, r *http.Request) error {
 	row, err := s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, r.PathValue("id"), s.cfg.Now())
 	if err != nil {
 		return err
 	}
 	if row.State == store.Approved {
-		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "The machine waits no more."})
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "The machine no longer waits."})
 	}
 	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: row.State == store.Denied, Here: waitingPath, Open: true}
 	if room.Machines, err = s.waitingMachines(r.Context(), []store.WaitingDevice{row}); err != nil {
@@ -261,7 +261,7 @@ func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 		return facts
 	}
 	c := f.Counters
-	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // some centuries fit into a Duration
+	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // a larger number of milliseconds would overflow a Duration
 	note := "as the machine's AK attested it; the AK is proven only by the activation"
 	return append(facts,
 		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared, and %s since the last of them", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},

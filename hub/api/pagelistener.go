@@ -17,25 +17,26 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// The pages may have a name and a listener of their own, with a certificate that browsers trust.
-// That listener serves the pages and what people's programs use. It asks for no client certificate,
-// and none of its requests is a device's: routes for devices are not there.
+// The pages may have their own host name and listener, with a certificate that browsers trust. That
+// listener serves the pages, and the routes that people's programs use. It requests no client
+// certificate and does not serve the routes for devices.
 
-// PageCertificate is the certificate of the pages' own listener: see webcert.
+// PageCertificate is the TLS certificate of the pages' own listener. Package webcert implements it.
 type PageCertificate interface {
 	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	// Protocols are ALPN protocols that the listener accepts besides those of HTTP.
 	Protocols() []string
 	// Run keeps the certificate valid until ctx ends.
 	Run(ctx context.Context)
-	// Expires returns the end of the certificate's life; zero: there is none yet.
+	// Expires returns the time when the certificate expires, or the zero time if there is no
+	// certificate yet.
 	Expires() time.Time
 }
 
-// checkPages checks the configuration of the pages' own name.
+// checkPages checks PageURL and PageCertificate.
 func (c *Config) checkPages() error {
 	if (c.PageURL == "") != (c.PageCertificate == nil) {
-		return errors.New("hub: the pages' URL and certificate belong together")
+		return errors.New("hub: the pages need both a URL and a certificate")
 	}
 	if c.PageURL != "" && (!wire.IsHubURL(c.PageURL) || strings.HasSuffix(c.PageURL, "/")) {
 		return fmt.Errorf("hub: the pages' URL %q is not https://host[:port]", c.PageURL)
@@ -53,11 +54,11 @@ func (s *Server) pageURL() string {
 
 type onPagesKey struct{}
 
-// onPages reports whether a request came by the pages' own listener.
+// onPages reports whether a request came through the pages' own listener.
 func onPages(r *http.Request) bool { return r.Context().Value(onPagesKey{}) != nil }
 
-// urlFor returns the hub's URL at which the client of a request reached it. A client of one listener
-// may not trust the certificate of the other.
+// urlFor returns the URL of the listener that a request came through, because a client of one
+// listener may not trust the certificate of the other listener.
 func (s *Server) urlFor(r *http.Request) string {
 	if onPages(r) {
 		return s.cfg.PageURL
@@ -65,8 +66,8 @@ func (s *Server) urlFor(r *http.Request) string {
 	return s.cfg.PublicURL
 }
 
-// deviceRoutes are the routes for devices whose access does not say so: they prove who they are in
-// the body, or have proven nothing yet.
+// deviceRoutes are further routes that only devices use. Their access does not show it, because the
+// device proves its identity in the body, or has not proven it yet.
 var deviceRoutes = []string{
 	"POST /onboard", "GET /claims/{code}", "POST /enroll/request", "POST /register", "POST /devices/register", "POST /auth/signature/verify",
 	"POST /devices",
@@ -83,7 +84,7 @@ func (rt *route) forDevices() bool {
 
 // errDeviceRoute refuses a device's request on the pages' listener.
 func (s *Server) errDeviceRoute() *Problem {
-	return problem(http.StatusNotFound, "device-route", "Devices use "+s.cfg.PublicURL+".", "This name of the hub is for people only, and has no routes for devices.")
+	return problem(http.StatusNotFound, "device-route", "Use "+s.cfg.PublicURL+" for devices.", "This address of the hub is for people only, and does not serve the routes for devices.")
 }
 
 // PageHandler returns the handler for the pages' own listener.
@@ -93,7 +94,7 @@ func (s *Server) PageHandler() http.Handler {
 	})
 }
 
-// PageTLSConfig returns the TLS configuration of the pages' own listener. It asks for no client
+// PageTLSConfig returns the TLS configuration of the pages' own listener, which requests no client
 // certificate.
 func (s *Server) PageTLSConfig() *tls.Config {
 	version := uint16(tls.VersionTLS13)
@@ -109,10 +110,11 @@ func (s *Server) PageTLSConfig() *tls.Config {
 	}
 }
 
-// ServePages serves the pages on listeners of their own until ctx ends. Serve must run too.
+// ServePages serves the pages on their own listeners until ctx ends. Serve must run at the same
+// time.
 func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) error {
 	if s.cfg.PageURL == "" {
-		return errors.New("hub: the pages have no name of their own")
+		return errors.New("hub: the configuration has no URL for the pages")
 	}
 	srv := &http.Server{
 		Handler:           s.PageHandler(),
@@ -127,7 +129,7 @@ func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) erro
 	srv.RegisterOnShutdown(s.live.end)
 	ctx, failed := context.WithCancel(ctx)
 	defer failed()
-	go s.cfg.PageCertificate.Run(ctx) // nothing waits for an answer of the CA
+	go s.cfg.PageCertificate.Run(ctx) // in the background, because the CA may answer late
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()

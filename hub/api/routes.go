@@ -253,6 +253,9 @@ var routes = []route{
 	{"GET", "/ui/trust/policy", fullSession, unlimited, noBody, (*Server).showPolicyPage},
 	{"POST", "/ui/trust/policy", fullSession, unlimited, policyFormBody, (*Server).editPolicyOnPage},
 	{"POST", "/ui/trust/policy/check", fullSession, unlimited, policyFormBody, (*Server).checkPolicyOnPage},
+	{"GET", "/ui/operator", operator, unlimited, noBody, (*Server).showOperator},
+	{"GET", "/ui/operator/makers", operator, unlimited, noBody, (*Server).showOperator},
+	{"GET", "/ui/operator/health", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }

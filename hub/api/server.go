@@ -79,8 +79,8 @@ type Config struct {
 	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
-	// PageURL is the https URL of the pages, if they have a name and a listener of their own: see
-	// ServePages. PageCertificate is that listener's.
+	// PageURL is the https URL of the pages, if they have their own host name and listener: see
+	// ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate
 	// Version is the program's version, which pages show.
@@ -110,6 +110,9 @@ type Server struct {
 	limiters map[string]*limiter[netip.Prefix]
 	boots    *limiter[string] // limits boot measurements, by the device's id
 	handler  http.Handler
+
+	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the hub's own CA
+	started     time.Time
 
 	signedURLKey []byte
 	formTokenKey []byte
@@ -164,7 +167,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	// Make a certificate now, so that New fails if no certificate can have these names. Otherwise
 	// each TLS handshake would fail.
-	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
+	certificate := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)
+	if _, err := certificate(nil); err != nil {
 		return nil, err
 	}
 	p, err := newPasswords()
@@ -173,6 +177,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
+		certificate: certificate, started: cfg.Now(),
 		metrics:   newMetrics(prometheus.NewRegistry()),
 		counters:  eventCounters{unproven: newUnprovenLimiter()},
 		passwords: p,
@@ -212,7 +217,7 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 	return &tls.Config{
 		MinVersion:     version,
-		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
+		GetCertificate: s.certificate,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clientCAs(),
 		// In a resumed session the client does not sign with its certificate's key. So anyone with

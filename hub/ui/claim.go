@@ -51,7 +51,7 @@ const (
 
 // Words is the state for a screen reader.
 func (s StepState) Words() string {
-	return map[StepState]string{StepDone: "done", StepNow: "in progress", StepAsks: "needs you", StepFailed: "failed", StepLater: "not yet"}[s]
+	return map[StepState]string{StepDone: "done", StepNow: "in progress", StepAsks: "needs your decision", StepFailed: "failed", StepLater: "not yet"}[s]
 }
 
 // Icon is the state's icon.

@@ -149,6 +149,7 @@ type RevisionShown struct {
 	Changes []trail.Change
 	More    int // how many changes are left out
 	Files   int
+	Text    string // the state, indented; empty: it is too long for the page
 	// CanCancel is true if the device has not begun to install the revision, CanStop if the device
 	// is installing it. CanRepost is true if the revision's state can be posted again.
 	CanCancel, CanStop, CanRepost bool

@@ -81,6 +81,9 @@ func TestPagesStayWithinTheirBudget(t *testing.T) {
 			statements, rows = 1100, 2100
 			small = large
 		}
+		if name == "revisions" { // of 100 devices, only a few install a revision: they do not fill its page
+			small = large
+		}
 		if large.statements == 0 || large.statements > statements || large.rows > rows || large.bytes > maxTransfer {
 			t.Errorf("%s: %+v is over the budget", name, large)
 		}
