@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
+.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,10 @@ bench: ## measure the CPU time of an enrolment; prints it and writes build/bench
 	@./scripts/install.sh demo
 	mkdir -p build
 	$(GO) run ./internal/bench -o build/bench.json
+
+bench-ui: ## measure how long each page takes in Chromium until it is interactive, with UI_FLEET (default 20000) devices
+	@./scripts/install.sh demo
+	FLEET=$(or $(UI_FLEET),20000) $(GO) test -run '^$$' -bench '^BenchmarkPages$$' -benchtime 20x ./internal/browser
 
 bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; writes build/bench-fleet.json; takes 10 minutes
 	mkdir -p build

@@ -11,6 +11,10 @@ import (
 // on a connection that the hub's CA authenticates, because anyone else could send false addresses.
 const AddressesHeader = "Gangway-Hub"
 
+// PagesHeader is the HTTP header in which the hub's responses name the https URL of its pages, if
+// they have a name of their own. It is for people's browsers: a device shows it in claim links.
+const PagesHeader = "Gangway-Pages"
+
 // MaxAddresses is the largest number of addresses that ParseAddresses returns. maxAddress is the
 // largest length of one address, in bytes.
 const (

@@ -24,15 +24,19 @@ func (a *app) accountCommand() *cobra.Command {
 hub may be running. Without --data, they act on your own account, over the hub's API.`,
 	}
 	var data, nick, email string
-	var fromStdin, generate, reuse bool
+	var fromStdin, generate, reuse, asOperator bool
 	create := &cobra.Command{
 		Use:   "create --data DIR --nick NAME",
 		Short: "Create an account",
 		Long: `Create adds an account to the hub's database. It needs the data folder, so run it
 on the hub's machine; the hub may be running. It asks for the password, unless
---password-stdin or --generate is given.`,
+--password-stdin or --generate is given.
+
+With --operator the account can also see the operator's pages: all owners with their
+numbers, and the hub's health. It cannot see other owners' devices.`,
 		Example: `  gangway account create --data /var/lib/gangway --nick ada --email ada@example.org
-  gangway account create --data ./hub --nick ada --generate`,
+  gangway account create --data ./hub --nick ada --generate
+  gangway account create --data ./hub --nick olga --generate --operator`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if generate && fromStdin {
@@ -53,6 +57,7 @@ on the hub's machine; the hub may be running. It asks for the password, unless
 			if err != nil {
 				return err
 			}
+			account.Operator = asOperator
 			if reuse {
 				if err := i.store.ReleaseNick(c.Context(), nick); err != nil {
 					return err
@@ -64,7 +69,7 @@ on the hub's machine; the hub may be running. It asks for the password, unless
 				return err
 			}
 			by := operator()
-			if err := i.store.AppendEvent(c.Context(), store.Event{Time: account.Created, Kind: "account.created", Owner: account.ID, Message: "The account was created."}.By(&by)); err != nil {
+			if err := i.store.AppendEvent(c.Context(), store.Event{Time: account.Created, Kind: "account.created", Owner: account.ID, Message: createdMessage(asOperator)}.By(&by)); err != nil {
 				return err
 			}
 			view := struct {
@@ -94,9 +99,17 @@ on the hub's machine; the hub may be running. It asks for the password, unless
 	f.StringVar(&email, "email", "", "e-mail address")
 	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
 	f.BoolVar(&generate, "generate", false, "generate a password and print it")
+	f.BoolVar(&asOperator, "operator", false, "give the account the role operator")
 	f.BoolVar(&reuse, "reuse-nick", false, "allow the nick of a deleted account; people may mistake the new account for the deleted one")
-	c.AddCommand(create, a.accountLsCommand(), a.accountPasswdCommand(), a.accountDisableCommand(), a.accountEnableCommand(), a.accountDeleteCommand(), a.accountSessionsCommand())
+	c.AddCommand(create, a.accountLsCommand(), a.accountPasswdCommand(), a.accountDisableCommand(), a.accountEnableCommand(), a.accountOperatorCommand(), a.accountDeleteCommand(), a.accountSessionsCommand())
 	return c
+}
+
+func createdMessage(asOperator bool) string {
+	if asOperator {
+		return "The account was created, with the role operator."
+	}
+	return "The account was created."
 }
 
 // password reads a password from standard input if fromStdin is set, otherwise from the terminal

@@ -95,7 +95,7 @@ folder, so run it on the hub's machine; the hub may be running.`,
 					if err != nil {
 						return err
 					}
-					views = append(views, accountView{one.ID, wire.AccountPRN + one.ID, one.Nick, one.Email, one.Disabled, n, one.Created.UTC()})
+					views = append(views, accountView{one.ID, wire.AccountPRN + one.ID, one.Nick, one.Email, one.Disabled, one.Operator, n, one.Created.UTC()})
 					after = one.Nick
 				}
 			}
@@ -113,6 +113,7 @@ type accountView struct {
 	Nick        string    `json:"nick"`
 	Email       string    `json:"email"`
 	Disabled    bool      `json:"disabled"`
+	Operator    bool      `json:"operator"`
 	Devices     int       `json:"devices"`
 	TimeCreated time.Time `json:"time-created"`
 }
@@ -120,6 +121,9 @@ type accountView struct {
 func (v accountView) state() string {
 	if v.Disabled {
 		return "disabled"
+	}
+	if v.Operator {
+		return "enabled, operator"
 	}
 	return "enabled"
 }
@@ -334,6 +338,42 @@ Sessions and API tokens that ended when the account was disabled stay ended.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", dataFlag+" (required)")
+	return c
+}
+
+func (a *app) accountOperatorCommand() *cobra.Command {
+	var data string
+	var take bool
+	c := &cobra.Command{
+		Use: "operator NICK --data DIR", Short: "Give an account the role operator, or withdraw it, on the hub's machine", Args: args("the account's nick"),
+		Long: `Operator gives an account the role operator. It can then see the operator's pages, with
+all owners and their numbers, and the hub's health. It cannot see other owners'
+devices: no nicks, metadata, logs or secrets. --take withdraws the role. The change
+takes effect at once, also for open sessions.`,
+		Example: "  gangway account operator ada --data /var/lib/gangway\n  gangway account operator ada --data /var/lib/gangway --take",
+		RunE: func(c *cobra.Command, arg []string) error {
+			i, account, err := atHub(c.Context(), data, arg[0])
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			e := store.Event{Time: time.Now(), Kind: "account.operator-given", Owner: account.ID, Message: "The account got the role operator."}
+			if take {
+				e.Kind, e.Message = "account.operator-taken", "The account lost the role operator."
+			}
+			by := operator()
+			if err := i.store.SetOperator(c.Context(), account.ID, !take, e.By(&by)); err != nil {
+				return err
+			}
+			said := "Account %s has the role operator."
+			if take {
+				said = "Account %s does not have the role operator."
+			}
+			return a.done(map[string]any{"nick": account.Nick, "operator": !take}, said, account.Nick)
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", dataFlag+" (required)")
+	c.Flags().BoolVar(&take, "take", false, "take the role")
 	return c
 }
 

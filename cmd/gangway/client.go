@@ -20,8 +20,8 @@ import (
 	"gangway/internal/version"
 )
 
-// signIn is the file of a context: the hub, the CA that proves the hub's identity, and the token.
-// Mode 0600.
+// signIn is the content of a context's file: the hub, the CA certificate with which the hub is
+// verified, and the token. The file has mode 0600.
 type signIn struct {
 	Hub   string `json:"hub"`
 	HubCA string `json:"hub-ca"` // PEM

@@ -16,18 +16,19 @@ import (
 )
 
 const (
-	// completeTime bounds how long a person waits at the Tab key.
+	// completeTime is the longest time that a person waits after pressing the Tab key.
 	completeTime = 1500 * time.Millisecond
-	// completeAtMost is the number of words that the hub is asked for.
+	// completeAtMost is the number of words that a completion requests from the hub.
 	completeAtMost = 100
 )
 
-// words returns what may complete a typed beginning: a word, or a word, a tab and what it is. On any
-// error it returns nothing: a shell has no place for an error while a person types.
+// words returns the completions of the typed beginning begun: each a word, or a word, a tab and its
+// description. before are the earlier arguments. On any error it returns nothing, because a shell
+// cannot show an error while a person types.
 type words func(ctx context.Context, begun string, before []string) []string
 
-// completions are the completions of a command's arguments, by the command's path below gangway. The
-// last of a command's list is that of its last argument.
+// completions are the completions of each argument of a command, by the command's path below
+// gangway. The last completion of a list is used for all further arguments too.
 var completions = map[string][]words{
 	"api-token revoke": {apiTokenWords},
 	"context rename":   {contextWords}, "context rm": {contextWords}, "context show": {contextWords}, "context use": {contextWords},
@@ -44,8 +45,8 @@ var completions = map[string][]words{
 // withFiles are the commands whose last argument is a file.
 var withFiles = []string{"device post"}
 
-// complete gives the commands below root their completions. The commands of cobra that a shell calls
-// run no PersistentPreRun, so each completion reads the context itself.
+// complete sets the completions of the commands below root. When a shell asks for completions,
+// cobra does not run PersistentPreRun, so each completion reads the context itself.
 func (a *app) complete(root *cobra.Command) {
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
@@ -53,11 +54,11 @@ func (a *app) complete(root *cobra.Command) {
 		if list, ok := completions[path]; ok {
 			c.ValidArgsFunction = a.completeArgs(list, slices.Contains(withFiles, path))
 		} else if c.ValidArgsFunction == nil && c.Args != nil && c.Args(c, nil) == nil && c.Args(c, []string{"x"}) != nil {
-			c.ValidArgsFunction = cobra.NoFileCompletions // it takes no argument
+			c.ValidArgsFunction = cobra.NoFileCompletions // the command takes no argument
 		}
 		for flag, list := range map[string]words{"context": contextWords, "hub": hubWords} {
 			if c.PersistentFlags().Lookup(flag) != nil {
-				_ = c.RegisterFlagCompletionFunc(flag, a.completeFlag(list)) // fails only for a flag that is not there
+				_ = c.RegisterFlagCompletionFunc(flag, a.completeFlag(list)) // fails only if the command has no such flag
 			}
 		}
 		a.completeOutput(c)
@@ -114,7 +115,7 @@ func (a *app) completeFlag(list words) cobra.CompletionFunc {
 	}
 }
 
-// completed asks for the words that complete begun, for at most completeTime.
+// completed returns the words that complete begun. It waits at most completeTime.
 func (a *app) completed(c *cobra.Command, list words, begun string, before []string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(c.Context(), completeTime)
 	defer cancel()
@@ -130,8 +131,8 @@ func (a *app) completed(c *cobra.Command, list words, begun string, before []str
 	return found, directive
 }
 
-// offered returns a word with what it is. Neither may contain what a terminal or the shell's script
-// would take for something else.
+// offered returns a word with its description, in the form that cobra's shell scripts read. It
+// removes characters that a terminal or such a script would interpret.
 func offered(word string, about ...string) string {
 	about = slices.DeleteFunc(about, func(s string) bool { return strings.TrimSpace(s) == "" })
 	if len(about) == 0 {
@@ -141,8 +142,8 @@ func offered(word string, about ...string) string {
 	return word + "\t" + shorten(text, 60)
 }
 
-// typable reports whether a shell takes a word as it is. A nick that somebody chose so that the shell
-// would run it is not completed.
+// typable reports whether a shell reads a word as plain text. Other words are not completed, so
+// that nobody can choose a nick that runs a command in another person's shell.
 func typable(word string) bool {
 	return word != "" && strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+@=/") == ""
 }
@@ -190,7 +191,7 @@ func waitingWords(ctx context.Context, begun string, _ []string) (found []string
 	return found
 }
 
-// shownWords are the devices and the waiting machines, both of which device show shows.
+// shownWords returns the devices and the waiting machines, because device show shows both.
 func shownWords(ctx context.Context, begun string, before []string) []string {
 	return append(deviceWords(ctx, begun, before), waitingWords(ctx, begun, before)...)
 }
@@ -252,7 +253,8 @@ func hubWords(_ context.Context, begun string, _ []string) (found []string) {
 	return found
 }
 
-// revisionNumbers are the newest revisions of the device before.
+// revisionNumbers returns the numbers of the newest revisions of the device in the earlier
+// arguments.
 func revisionNumbers(ctx context.Context, begun string, before []string) (found []string) {
 	d, err := findDevice(ctx, before[0])
 	if err != nil {
@@ -270,8 +272,8 @@ func revisionNumbers(ctx context.Context, begun string, before []string) (found 
 	return found
 }
 
-// metaKeyWords are the keys of the user-meta of the device before. Their values may be private and are
-// not printed.
+// metaKeyWords returns the keys in the user-meta of the device in the earlier arguments. It does
+// not print the values, which may be private.
 func metaKeyWords(ctx context.Context, begun string, before []string) (found []string) {
 	d, err := findDevice(ctx, before[0])
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// A context is a hub with an account's sign-in there. The context "default" is config.json in the
-// configuration folder, and each other context a file in the folder contexts. Before there were
-// contexts, config.json was the only sign-in.
+// A context is a hub and an account's sign-in there. The context "default" is the file config.json
+// in the configuration folder, because older versions had only this sign-in. Each other context is
+// a file in the folder contexts.
 const (
 	defaultContext = "default"
 	contextsFolder = "contexts"
@@ -29,10 +29,11 @@ const (
 
 var contextForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// choice is which context a command uses: by name, by the hub's URL, or the current one.
+// choice says which context a command uses: the context with a name, the context of a hub's URL, or
+// the current context.
 type choice struct {
 	name, hub string
-	why       string // the flag or variable that chose it; "": neither
+	why       string // the flag or variable that chose the context; "": neither
 }
 
 type choiceKey struct{}
@@ -43,8 +44,8 @@ func choiceOf(ctx context.Context) choice {
 	return chosen
 }
 
-// chooseContext reads --context and --hub, or their variables, into the command's ctx. Flags on the
-// command line count before variables.
+// chooseContext reads --context and --hub, or their variables, into the command's ctx. A flag on
+// the command line overrides the variables.
 func (a *app) chooseContext(c *cobra.Command) error {
 	chosen := choice{name: a.context, hub: a.hub}
 	byName, byHub := "--context", "--hub"
@@ -82,8 +83,8 @@ func (a *app) chooseContext(c *cobra.Command) error {
 	return nil
 }
 
-// hubAddress returns the URL of a hub from a URL, or from a host with or without a port. The error
-// continues a sentence.
+// hubAddress returns the URL of a hub from a URL, or from a host with or without a port. The
+// error's text follows the name of a flag or argument.
 func hubAddress(text string) (string, error) {
 	if !strings.Contains(text, "://") {
 		text = "https://" + text
@@ -108,7 +109,7 @@ func contextPath(name string) (string, error) {
 	return filepath.Join(dir, contextsFolder, name+".json"), err
 }
 
-// currentContext returns the name of the context that commands use when nothing else is said.
+// currentContext returns the name of the context that commands use without --context and --hub.
 func currentContext() (string, error) {
 	dir, err := configFolder()
 	if err != nil {
@@ -143,7 +144,7 @@ func setCurrentContext(name string) error {
 	return writePrivate(path, []byte(name+"\n"))
 }
 
-// writePrivate replaces a file by one that only its user can read.
+// writePrivate replaces a file. Only the user who runs the command can read the new file.
 func writePrivate(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -198,7 +199,7 @@ func chosenName(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	case len(found) == 0:
-		return "", fmt.Errorf("you are not signed in to %s, which %s names: run 'gangway login %s' first", chosen.hub, chosen.why, chosen.hub)
+		return "", fmt.Errorf("you are not signed in to %s (from %s): run 'gangway login %s' first", chosen.hub, chosen.why, chosen.hub)
 	case len(found) == 1:
 		return found[0], nil
 	}
@@ -206,10 +207,10 @@ func chosenName(ctx context.Context) (string, error) {
 	if err == nil && slices.Contains(found, current) {
 		return current, nil
 	}
-	return "", fmt.Errorf("several contexts are of the hub %s, which %s names: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
+	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
-// contextsOf returns the names of the contexts whose sign-in fits.
+// contextsOf returns the names of the contexts for whose sign-in fits returns true.
 func contextsOf(fits func(*signIn) bool) (found []string, err error) {
 	names, err := contextNames()
 	if err != nil {
@@ -255,12 +256,12 @@ func loadSignIn(ctx context.Context) (*signIn, error) {
 	case listing != nil || len(names) == 0:
 		return nil, errors.New("you are not signed in: run 'gangway login' first")
 	case choiceOf(ctx).name != "":
-		return nil, fmt.Errorf("there is no context %q, which %s names; the contexts are %s", name, choiceOf(ctx).why, strings.Join(names, ", "))
+		return nil, fmt.Errorf("there is no context %q (from %s); the contexts are %s", name, choiceOf(ctx).why, strings.Join(names, ", "))
 	}
 	return nil, fmt.Errorf("you are not signed in with the context %q: run 'gangway login', or 'gangway context use' with one of %s", name, strings.Join(names, ", "))
 }
 
-// save writes a context's file, which has a secret, for the user only.
+// save writes a context's file. Only the user can read the file, because it contains a token.
 func (s *signIn) save() error {
 	path, err := contextPath(s.context)
 	if err != nil {
@@ -273,9 +274,9 @@ func (s *signIn) save() error {
 	return writePrivate(path, b)
 }
 
-// contextForLogin returns the name of the context that a sign-in to a hub makes or replaces: the one
-// that was named, one of this hub (at whatever address), the default one, or a new one with the name
-// of the host.
+// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces: the
+// context that --context names, an existing context of this hub (even with another URL), the
+// default context, or a new context with the name of the hub's host.
 func contextForLogin(ctx context.Context, s *signIn) (string, error) {
 	if name := choiceOf(ctx).name; name != "" {
 		return name, nil
@@ -360,8 +361,8 @@ func (a *app) contextCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "context", Short: "Work with several hubs or accounts",
 		Long: `A context is a hub and your sign-in there. 'gangway login' makes one, and the commands
-use the current one. To use another for one command, name it with --context, or its
-hub with --hub; the variables GANGWAY_CONTEXT and GANGWAY_HUB do the same for a shell.
+use the current context. To use another context for one command, give --context, or its
+hub with --hub. The variables GANGWAY_CONTEXT and GANGWAY_HUB do the same for a shell.
 
 Each context is a file in your configuration folder, which only you can read.`,
 	}
@@ -389,14 +390,14 @@ Each context is a file in your configuration folder, which only you can read.`,
 	return c
 }
 
-// knownContext checks that there is a context of this name.
+// knownContext returns an error if no context has this name.
 func knownContext(name string) error {
 	names, err := contextNames()
 	if err != nil || slices.Contains(names, name) {
 		return err
 	}
 	if len(names) == 0 {
-		return fmt.Errorf("there is no context %.100q: 'gangway login' makes the first one", name)
+		return fmt.Errorf("there is no context %.100q: create a context with 'gangway login'", name)
 	}
 	return fmt.Errorf("there is no context %.100q; the contexts are %s", name, strings.Join(names, ", "))
 }
@@ -420,7 +421,7 @@ func (a *app) contextUse() *cobra.Command {
 			a.note("Commands now use the context %s: %s as %s.", v.Name, v.Hub, v.Nick)
 			for _, variable := range []string{"GANGWAY_CONTEXT", "GANGWAY_HUB"} {
 				if os.Getenv(variable) != "" {
-					a.note("Warning: %s is set in this shell and counts first.", variable)
+					a.note("Warning: %s is set in this shell and overrides this choice.", variable)
 				}
 			}
 			return nil
@@ -430,8 +431,8 @@ func (a *app) contextUse() *cobra.Command {
 
 func (a *app) contextShow() *cobra.Command {
 	return &cobra.Command{
-		Use: "show [NAME]", Short: "Show a context; without a name, the one in use", Args: cmdline.AtMost(1),
-		Long:    "Show prints a context's hub, account and file, but not its secret. It does not ask the\nhub: 'gangway whoami' does.",
+		Use: "show [NAME]", Short: "Show a context; without a name, the current context", Args: cmdline.AtMost(1),
+		Long:    "Show prints a context's hub, account and file, but not its secret. It does not contact the\nhub; 'gangway whoami' does.",
 		Example: "  gangway context show\n  gangway context show oslo --output json",
 		RunE: func(c *cobra.Command, arg []string) error {
 			current, err := chosenName(c.Context())
@@ -485,7 +486,7 @@ func (a *app) contextRename() *cobra.Command {
 				return err
 			}
 			if slices.Contains(names, arg[1]) {
-				return fmt.Errorf("there is a context %q already; choose another name, or remove it with 'gangway context rm'", arg[1])
+				return fmt.Errorf("there is already a context %q; choose another name, or remove that context with 'gangway context rm'", arg[1])
 			}
 			old, err := contextPath(arg[0])
 			if err != nil {
@@ -511,7 +512,7 @@ func (a *app) contextRename() *cobra.Command {
 func (a *app) contextRm() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME", Short: "Sign out from a context's hub, and remove the context", Args: args("the context's name"),
-		Long:    "Rm ends a context's session at its hub, as 'gangway logout' does, and removes its file.\nThe file goes even if the hub cannot be reached.",
+		Long:    "Rm ends a context's session at its hub, as 'gangway logout' does, and removes its file.\nIt removes the file even if it cannot reach the hub.",
 		Example: "  gangway context rm oslo",
 		RunE: func(c *cobra.Command, arg []string) error {
 			if err := knownContext(arg[0]); err != nil {
@@ -526,7 +527,7 @@ func (a *app) contextRm() *cobra.Command {
 			}
 			a.note("The context %s is removed.", arg[0])
 			if arg[0] == current {
-				a.note("It was the current one: choose another with 'gangway context use'.")
+				a.note("It was the current context. Choose another context with 'gangway context use'.")
 			}
 			return nil
 		},

@@ -60,7 +60,7 @@ func (a *app) demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Try Gangway on this machine: a hub, software TPMs, and a device on each",
 		Long: `Demo starts a hub on a loopback address, and creates an owner, a join token and some
-software TPMs. The TPMs have EK certificates of the demo's own maker, for keys of RSA
+software TPMs. The TPMs have EK certificates from the demo's own maker, for keys of RSA
 2048 and ECC P-384 in turn. Then an agent onboards with each TPM. All files are in a
 temporary folder, which demo removes at its end.
 
@@ -104,7 +104,7 @@ type demo struct {
 	hub    *instance
 	owner  store.Account
 	pass   string
-	// contextName is the context of the owner; "" without one.
+	// contextName is the name of the owner's context, or "" if the demo has no context.
 	contextName string
 
 	mu    sync.Mutex // guards the output
@@ -387,19 +387,18 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 // number.
 const demoContext = "demo"
 
-// openContext signs the demo's owner in with a context of its own, so that the printed commands work
-// as they are. It returns a function that removes the context. It leaves the current context as it
-// is.
+// openContext creates a context for the demo's owner, so that the printed commands work without
+// changes. It does not make it the current context. It returns a function that removes the context.
 func (d *demo) openContext(ctx context.Context, url string) (remove func()) {
 	s := &signIn{Hub: url, HubCA: string(d.hub.ca.RootPEM()), Nick: d.owner.Nick, Demo: os.Getpid()}
 	err := d.signIn(ctx, s)
 	if err != nil {
-		d.note("The demo cannot write a context for its commands: %v", err)
+		d.note("The demo cannot write a context, so the commands need a sign-in: %v", err)
 		return func() {}
 	}
 	d.contextName = s.context
 	return func() {
-		// The hub ends with the demo, and its sessions with it.
+		// The hub and its sessions end with the demo, so only the file must be removed.
 		if path, err := contextPath(s.context); err == nil {
 			os.Remove(path)
 		}
@@ -425,13 +424,14 @@ func (d *demo) signIn(ctx context.Context, s *signIn) error {
 	return s.save()
 }
 
-// isLeftover reports whether a context is of a demo whose process has ended.
+// isLeftover reports whether a context belongs to a demo whose process has ended.
 func isLeftover(name string) bool {
 	s, err := readContext(name)
 	return err == nil && s.Demo > 0 && syscall.Kill(s.Demo, 0) == syscall.ESRCH
 }
 
-// program returns how a shell finds this program: by its name, or by its path.
+// program returns the word with which a shell starts this program: its name if it is in PATH, or
+// its path.
 func program() string {
 	self, err := os.Executable()
 	if err != nil {
@@ -464,7 +464,9 @@ func (d *demo) report(_ context.Context, r *demoResult, once bool) error {
 		return err
 	}
 	fmt.Fprintf(d.stdout, `
-The page:   %s/     (the demo's own CA signed its certificate: accept it in your browser)
+The page:   %s/
+            The browser warns about its certificate once, because the demo's own CA signed it, which no
+            browser trusts. Accept the certificate. A real hub can have one that browsers trust.
 Sign in as: captain
 Password:   %s
 
@@ -474,7 +476,7 @@ Password:   %s
 	return nil
 }
 
-// printCommands prints commands for another terminal, which work as they are printed.
+// printCommands prints commands that work in another terminal without changes.
 func (d *demo) printCommands(r *demoResult) {
 	gangway, nick := program(), r.Devices[0].Nick
 	if d.contextName == "" {
@@ -483,7 +485,7 @@ func (d *demo) printCommands(r *demoResult) {
 	}
 	gangway += " --context " + d.contextName
 	fmt.Fprintln(d.stdout, "The same with commands, in another terminal:")
-	for _, command := range []string{"device ls", "device show " + nick, "device set " + nick + " site=oslo", "device ls meta.site=oslo", "token create -o device_autojointoken.json"} {
+	for _, command := range []string{"device ls", "device show " + nick, "device set " + nick + " site=oslo", "device ls meta.site=oslo", "open " + nick, "token create -o device_autojointoken.json"} {
 		fmt.Fprintf(d.stdout, "  %s %s\n", gangway, command)
 	}
 }

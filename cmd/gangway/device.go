@@ -188,11 +188,12 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	return nil
 }
 
-// revisionOf says which revision a device runs, and what becomes of a newer one.
+// revisionOf returns, in words, the revision that a device runs, and the status of a newer
+// revision.
 func revisionOf(s api.SummaryView) string {
 	switch {
 	case s.Revision < 0:
-		return "none: the device has posted no state"
+		return "none: the device has not reported a state"
 	case s.ProgressRev < 0:
 		return fmt.Sprintf("%d posted", s.Revision)
 	}

@@ -21,7 +21,7 @@ const (
 	logsAtOnce = 1000
 	// followEvery is how often --follow asks the hub for new lines.
 	followEvery = time.Second
-	// notedAfter is how many failed requests in a row --follow waits until it says so.
+	// notedAfter is the number of failed requests in a row after which --follow prints a note.
 	notedAfter = 2
 )
 
@@ -49,7 +49,7 @@ func levelTone(level string) tone {
 	return plainTone
 }
 
-// logQuery says which lines of a device's log are wanted.
+// logQuery is the selection of a device's log lines by the command's flags.
 type logQuery struct {
 	levels, sources, revs []string
 	since, until          string
@@ -61,7 +61,7 @@ func (a *app) deviceLogs() *cobra.Command {
 	var q logQuery
 	c := &cobra.Command{
 		Use: "logs ID|NICK", Aliases: []string{"log"}, Short: "Show a device's log, or follow it", Args: args("the device's id or nick"),
-		Long: `Logs shows the newest lines of a device's log, the oldest of them first. The time of a
+		Long: `Logs shows the newest lines of a device's log, in the order of time. The time of a
 line is when the hub received it; --output wide also has the device's own time.
 
 Levels match in any case. --level and --source take several values, separated by
@@ -78,10 +78,10 @@ object per line, for other programs.`,
 				return usagef("--tail must be a number of lines, or 0 for all, not %d", q.tail)
 			}
 			if q.follow && q.until != "" {
-				return usagef("--follow and --until exclude each other: what comes later is never before --until")
+				return usagef("--follow and --until exclude each other: leave one of them out")
 			}
 			if q.follow && !slices.Contains([]string{formatTable, formatText, formatJSONL}, a.output) {
-				return usagef("--follow has no end, so --output %s cannot be printed: use --output jsonl", a.output)
+				return usagef("--follow does not end, so the format %s cannot be used: use --output jsonl", a.output)
 			}
 			values, err := q.values(time.Now())
 			if err != nil {
@@ -98,7 +98,7 @@ object per line, for other programs.`,
 	f := c.Flags()
 	f.StringSliceVar(&q.levels, "level", nil, "only lines of these levels, such as error,warn")
 	f.StringSliceVar(&q.sources, "source", nil, "only lines of these sources, such as kernel")
-	f.StringSliceVar(&q.revs, "rev", nil, "only lines that the device wrote in these revisions")
+	f.StringSliceVar(&q.revs, "revision", nil, "only lines that the device wrote in these revisions")
 	f.StringVar(&q.since, "since", "", "only lines since this time: a duration before now such as 2h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&q.until, "until", "", "only lines before this time, in the same forms as --since")
 	f.IntVarP(&q.tail, "tail", "n", 100, "number of lines at most, the newest; 0: all")
@@ -107,11 +107,12 @@ object per line, for other programs.`,
 	return a.table(c, columnNames(logColumns)...)
 }
 
-// values returns the query's parameters of GET /logs.
+// values returns the parameters of GET /logs for the selection.
 func (q logQuery) values(now time.Time) (url.Values, error) {
 	v := url.Values{}
 	for _, level := range q.levels {
-		// The hub compares exactly, and programs write levels in either case.
+		// The hub compares levels exactly, but some programs write them in upper case and others in
+		// lower case.
 		for _, form := range []string{level, strings.ToUpper(level), strings.ToLower(level)} {
 			if !slices.Contains(v["lvl"], form) {
 				v.Add("lvl", form)
@@ -138,7 +139,8 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 }
 
 // fraction returns the last microsecond before a time that is a whole second, and other times
-// unchanged. With a whole second, the hub would hold back lines, as pvr needs it.
+// unchanged. If the time is a whole second, the hub does not send the lines of the present second,
+// because pvr needs that.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {
 		t = t.Add(-time.Microsecond)
@@ -164,7 +166,8 @@ func (a *app) showLogs(ctx context.Context, nick string, q logQuery, values url.
 	return a.followLogs(ctx, values, lines)
 }
 
-// lastLogs returns the newest lines, the oldest first; most 0: all.
+// lastLogs returns the newest most lines, the oldest of them first. If most is 0, it returns all
+// lines.
 func lastLogs(ctx context.Context, values url.Values, most int) ([]api.LogView, error) {
 	v := url.Values{"sort": {"-time-created"}, "cursor": {"true"}}
 	for name := range values {
@@ -233,7 +236,8 @@ func (a *app) followLogs(ctx context.Context, values url.Values, shown []api.Log
 				a.note("The hub answers again.")
 			}
 			failed, next = 0, page.Next
-			// Ids have a fixed length and increase. Only the first answer repeats lines.
+			// Skip the lines that were printed before, which only the first answer repeats. Ids
+			// have a fixed length and increase.
 			fresh := slices.DeleteFunc(page.Entries, func(l api.LogView) bool { return l.ID <= last })
 			if err := a.printLogs(fresh); err != nil {
 				return err

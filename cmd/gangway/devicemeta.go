@@ -37,7 +37,7 @@ type deviceMeta struct {
 	Reported map[string]any `json:"device-meta"`
 }
 
-// valueWords writes a value of metadata: a text as it is, anything else as JSON.
+// valueWords returns a metadata value as text: a string without quotes, other values as JSON.
 func valueWords(v any) string {
 	if text, ok := v.(string); ok {
 		return text
@@ -90,7 +90,7 @@ func (a *app) deviceSet() *cobra.Command {
 	c := &cobra.Command{
 		Use: "set ID|NICK KEY=VALUE|KEY-...", Short: "Set or remove keys of a device's metadata",
 		Long: `Set changes keys of a device's user-meta: KEY=VALUE sets a key, and KEY- removes it.
-Only the named keys change: keys that another person sets at the same time stay. The
+Only the named keys change. Keys that another person sets at the same time stay. The
 hub applies all changes or none, and set prints each key's value before and after.
 
 A value is a text, unless --json is given: then each value is JSON, such as 5, true or
@@ -103,7 +103,7 @@ A value is a text, unless --json is given: then each value is JSON, such as 5, t
 			case 0:
 				return usagef("the device's id or nick is missing")
 			case 1:
-				return usagef("say what to change: KEY=VALUE sets a key, KEY- removes it")
+				return usagef("the change is missing: KEY=VALUE sets a key, KEY- removes it")
 			}
 			return nil
 		},
@@ -139,7 +139,7 @@ func readChanges(words []string, asJSON bool) (map[string]any, error) {
 		case key == "":
 			return nil, usagef("%q has no key: write KEY=VALUE or KEY-", word)
 		case key == networkMeta:
-			return nil, usagef("%s holds the network settings, which a mistake would cut off: change them with 'gangway device network'", networkMeta)
+			return nil, usagef("the key %s has the network settings, and a mistake could cut the device off: change them with 'gangway device network'", networkMeta)
 		case sets && asJSON:
 			var err error
 			if value, err = jsonValue(text); err != nil {
@@ -152,7 +152,7 @@ func readChanges(words []string, asJSON bool) (map[string]any, error) {
 			value = text
 		}
 		if _, twice := patch[key]; twice {
-			return nil, usagef("the key %q is given twice", key)
+			return nil, usagef("the arguments have the key %q twice: remove one of them", key)
 		}
 		patch[key] = value
 	}

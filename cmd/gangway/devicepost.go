@@ -22,7 +22,7 @@ import (
 type posting struct {
 	message           string
 	yes, dryRun, wait bool
-	stdinUsed         bool // standard input had the state, so it cannot answer
+	stdinUsed         bool // standard input had the state, so no answer can be read from it
 }
 
 func (p *posting) flags(c *cobra.Command) {
@@ -41,8 +41,8 @@ func (a *app) devicePost() *cobra.Command {
 change in the newest revision, and asks. The objects that the state names must be
 uploaded already, for example with pvr.
 
-If another revision is posted meanwhile, the hub refuses this one, because what was
-shown is no longer what would change.`,
+If another revision is posted meanwhile, the hub refuses this revision, because the
+difference that post showed is no longer correct.`,
 		Example: `  gangway device state oslo-gate-1 > state.json
   gangway device post oslo-gate-1 state.json --message 'new kernel'
   gangway device post oslo-gate-1 state.json --dry-run
@@ -95,12 +95,12 @@ func (a *app) readState(path string) (*wiretrail.State, error) {
 	}
 	state, err := wiretrail.ParseState(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a state: %s. See docs/trails.md", name, strings.TrimPrefix(plainJSON(err), "the state: "))
+		return nil, fmt.Errorf("%s does not contain a state: %s. See docs/trails.md", name, strings.TrimPrefix(plainJSON(err), "the state: "))
 	}
 	return state, nil
 }
 
-// plainJSON returns an error about JSON without Go's words.
+// plainJSON returns the text of a JSON error without the names of Go types.
 func plainJSON(err error) string {
 	text := err.Error()
 	if strings.Contains(text, "invalid character") || strings.Contains(text, "unexpected end") || strings.Contains(text, "cannot unmarshal") {
@@ -113,11 +113,11 @@ func (a *app) deviceRollback() *cobra.Command {
 	var p posting
 	c := &cobra.Command{
 		Use: "rollback ID|NICK [REV]", Short: "Post the state of an earlier revision again", Args: oneOrTwo("the device's id or nick"),
-		Long: `Rollback posts the state of an earlier revision as a new revision. Without REV, it is
-the newest revision before the present one that the device installed. It shows what
-changes and asks, as 'gangway device post' does.
+		Long: `Rollback posts the state of an earlier revision as a new revision. Without REV, it uses
+the newest earlier revision that the device installed. It shows the difference and
+asks for confirmation, as 'gangway device post' does.
 
-A revision that fails needs no roll-back: the device returns to its former state by
+After a failed revision, you need no rollback: the device returns to its former state by
 itself.`,
 		Example: `  gangway device rollback oslo-gate-1
   gangway device rollback oslo-gate-1 3 --yes --wait`,
@@ -143,7 +143,7 @@ itself.`,
 				}
 			}
 			if rev == newest {
-				return fmt.Errorf("revision %d is the newest of %s already; name an earlier one, as 'gangway device revisions %s' lists them", rev, d.Nick, d.Nick)
+				return fmt.Errorf("revision %d is already the newest of %s; name an earlier revision from 'gangway device revisions %s'", rev, d.Nick, d.Nick)
 			}
 			_, state, err := revision(c.Context(), d, rev)
 			if err != nil {
@@ -159,8 +159,8 @@ itself.`,
 	return c
 }
 
-// lastInstalled returns the newest revision before the newest one that the device installed, and of
-// which the state is another one.
+// lastInstalled returns the revision to which rollback returns by default: the newest earlier
+// revision that the device installed and whose state differs from that of the newest revision.
 func lastInstalled(ctx context.Context, d api.DeviceView, newest int) (int, error) {
 	rows, err := revisions(ctx, d, 0)
 	if err != nil {
@@ -171,7 +171,7 @@ func lastInstalled(ctx context.Context, d api.DeviceView, newest int) (int, erro
 			return r.Rev, nil
 		}
 	}
-	return 0, fmt.Errorf("%s has installed no other state before revision %d; name the revision to return to, as 'gangway device revisions %s' lists them", d.Nick, newest, d.Nick)
+	return 0, fmt.Errorf("%s has installed no other state before revision %d; name a revision from 'gangway device revisions %s'", d.Nick, newest, d.Nick)
 }
 
 // posted is the output of device post and rollback.
@@ -182,7 +182,8 @@ type posted struct {
 	Changes []changeView `json:"changes"`
 }
 
-// post shows what a state changes in a device's newest revision, asks, and posts it as the next one.
+// post shows the difference between a device's newest revision and a new state, asks for
+// confirmation, and posts the state as the next revision.
 func (a *app) post(ctx context.Context, d api.DeviceView, newest int, state *wiretrail.State, p posting) error {
 	_, before, err := revision(ctx, d, newest)
 	if err != nil {
@@ -190,7 +191,7 @@ func (a *app) post(ctx context.Context, d api.DeviceView, newest int, state *wir
 	}
 	changes := wiretrail.Diff(before, state)
 	if a.forPeople() {
-		a.printf("Revision %d of %s would change in revision %d:\n", newest+1, d.Nick, newest)
+		a.printf("Differences between revision %d of %s and the new revision %d:\n", newest+1, d.Nick, newest)
 		a.printChanges(changes)
 	}
 	out := posted{Device: d.ID, DryRun: p.dryRun, Changes: changeViews(changes)}
@@ -203,7 +204,8 @@ func (a *app) post(ctx context.Context, d api.DeviceView, newest int, state *wir
 			return err
 		}
 	}
-	// The number makes the hub refuse the revision if another one was posted since the comparison.
+	// Send the number, so that the hub refuses the revision if another revision was posted after
+	// the comparison.
 	rev := newest + 1
 	added, err := call[api.RevisionView](ctx, http.MethodPost, "/trails/"+d.ID+"/steps", map[string]any{"rev": rev, "commit-msg": p.message, "state": json.RawMessage(state.JSON)})
 	if err != nil {
@@ -214,7 +216,7 @@ func (a *app) post(ctx context.Context, d api.DeviceView, newest int, state *wir
 		if done, err := a.json(out); done {
 			return err
 		}
-		a.note("Revision %d is posted. The device installs it when it next asks the hub: 'gangway device revisions %s' shows what becomes of it.", added.Rev, d.Nick)
+		a.note("Revision %d is posted. The device installs it when it next contacts the hub. 'gangway device revisions %s' shows its status.", added.Rev, d.Nick)
 		return nil
 	}
 	a.note("Revision %d is posted; waiting for %s.", added.Rev, d.Nick)
@@ -227,7 +229,7 @@ func (a *app) post(ctx context.Context, d api.DeviceView, newest int, state *wir
 
 func (a *app) confirmPost(d api.DeviceView, p posting) error {
 	if p.stdinUsed {
-		return usagef("the state comes from standard input, so the answer cannot: look at it with --dry-run, then give --yes")
+		return usagef("standard input has the state, so the confirmation cannot be read from it: check the state with --dry-run, then give --yes")
 	}
 	fmt.Fprintf(a.stderr, "Post it to %s? Type yes: ", visible(d.Nick))
 	line, err := bufio.NewReader(io.LimitReader(a.stdin, 256)).ReadString('\n')

@@ -54,7 +54,7 @@ var revisionColumns = []column[revisionRow]{
 	{name: "state-sha", wide: true, cell: func(r revisionRow) string { return r.StateSha }},
 }
 
-// statusWords returns what became of a revision, in words.
+// statusWords returns the status of a revision in words.
 func statusWords(status string, percent int) string {
 	_, words, _ := strings.Cut(revisionWords(0, status, percent), " ")
 	return words
@@ -65,7 +65,7 @@ func rowOf(v api.RevisionView, d api.DeviceView) revisionRow {
 	var status struct {
 		Status string `json:"status"`
 	}
-	_ = json.Unmarshal(v.Progress, &status) // a progress without a status has none
+	_ = json.Unmarshal(v.Progress, &status) // if the progress cannot be read, the status is empty
 	r := revisionRow{Rev: v.Rev, Status: status.Status, Progress: report.Percent, StatusMsg: report.Message, CommitMsg: v.CommitMsg,
 		Committer: v.Committer, By: v.Committer, Posted: v.StepTime, StateSha: v.StateSha}
 	switch v.Committer {
@@ -83,11 +83,12 @@ func rowOf(v api.RevisionView, d api.DeviceView) revisionRow {
 	return r
 }
 
-// noTrail makes the error for a device that has no trail yet clear.
+// noTrail replaces the hub's error "not found" with an error that says that the device has no trail
+// yet.
 func noTrail(d api.DeviceView, err error) error {
 	var refused *hubError
 	if errors.As(err, &refused) && refused.Code == "not-found" {
-		return fmt.Errorf("%s has no revisions yet: a device with an installed system posts its first state itself; see docs/trails.md", d.Nick)
+		return fmt.Errorf("%s has no revisions yet: a device that can install revisions (an installed system, or 'gangway-agent run --hook') reports the first one itself; see docs/trails.md", d.Nick)
 	}
 	return err
 }
@@ -124,7 +125,7 @@ func revisions(ctx context.Context, d api.DeviceView, most int) ([]revisionRow, 
 	if most > 0 {
 		after = max(after, newest-most)
 	}
-	// An empty list to leave out is the filter that every status passes.
+	// "$nin" with an empty list is a filter that all statuses match.
 	q := url.Values{"progress.status": {`{"$nin":[]}`}, "limit": {"100"}}
 	rows := []revisionRow{}
 	for {
@@ -148,7 +149,7 @@ func (a *app) deviceRevisions() *cobra.Command {
 	c := &cobra.Command{
 		Use: "revisions ID|NICK", Aliases: []string{"steps"}, Short: "List a device's revisions, the newest first", Args: args("the device's id or nick"),
 		Long: `Revisions lists the states that a device was told to run: who posted each, when, and
-what became of it. The statuses are explained in docs/trails.md. 'gangway device
+its status. docs/trails.md explains the statuses. 'gangway device
 state' prints the state of a revision.`,
 		Example: `  gangway device revisions oslo-gate-1
   gangway device revisions oslo-gate-1 --watch
@@ -185,8 +186,8 @@ func (a *app) deviceState() *cobra.Command {
 	from := ""
 	c := &cobra.Command{
 		Use: "state ID|NICK [REV]", Short: "Print the state of a device's revision, as JSON",
-		Long: `State prints the state of a revision, the newest without REV: the JSON that
-'gangway device post' reads. With --from, it prints what changed since another
+		Long: `State prints the state of a revision, by default the newest, as the JSON that
+'gangway device post' reads. With --from, it prints the differences from another
 revision instead.`,
 		Example: `  gangway device state oslo-gate-1 > state.json
   gangway device state oslo-gate-1 4 --from 3`,
@@ -232,7 +233,7 @@ revision instead.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&from, "from", "", "number of a revision: print what changed since")
+	c.Flags().StringVar(&from, "from", "", "number of a revision: print the differences from it")
 	return c
 }
 
@@ -294,7 +295,7 @@ func (a *app) printChanges(changes []wiretrail.Change) {
 	}
 }
 
-// short shortens a value of a state: an object to its first digits.
+// short shortens a value of a state. Of an object's SHA-256, it returns the first digits.
 func short(value string, object bool) string {
 	most := shownValue
 	if object {
@@ -314,7 +315,7 @@ func (a *app) watchRevision(ctx context.Context, d api.DeviceView, rev int) erro
 		var refused *hubError
 		switch {
 		case ctx.Err() != nil:
-			return fmt.Errorf("interrupted: revision %d stays posted; 'gangway device revisions %s' shows what becomes of it", rev, d.Nick)
+			return fmt.Errorf("interrupted: revision %d stays posted; 'gangway device revisions %s' shows its status", rev, d.Nick)
 		case errors.As(err, &refused):
 			return err
 		case err == nil && len(page.Devices) == 0:

@@ -14,7 +14,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// errFindings makes doctor exit with code 1. The findings have said everything.
+// errFindings makes doctor exit with code 1 without another message, because the findings are
+// already printed.
 var errFindings = errors.New("a finding is a problem")
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -26,7 +27,7 @@ database, its backup, the clock, how many files it may open, where it listens, a
 whether its URLs answer with its certificate. Run it on the hub's machine, as root or as
 the hub's user. It changes nothing, and the hub may be running.
 
-Each finding says what is so, why, and what to do. The exit code is 1 if a finding is a
+Each finding has a fact, the reason, and a remedy. The exit code is 1 if a finding is a
 problem, and 0 otherwise. With --output json the findings are a list, with stable codes.
 
 For a machine that is a device, use 'gangway-agent doctor' there.`,
@@ -41,7 +42,7 @@ For a machine that is a device, use 'gangway-agent doctor' there.`,
 				return usagef("--check-time must be at least 1s, not %s", span.Format(cfg.CheckTime))
 			}
 			if info, err := os.Stat(cfg.Data); err != nil || !info.IsDir() {
-				return fmt.Errorf("%q is not a hub's data folder: name the folder that 'gangway serve --data' has", cfg.Data)
+				return fmt.Errorf("%q is not a hub's data folder: name the folder of 'gangway serve --data'", cfg.Data)
 			}
 			return a.examine(c, cfg)
 		},
@@ -68,8 +69,8 @@ func (a *app) examine(c *cobra.Command, cfg doctor.Config) error {
 	return err
 }
 
-// visibleFindings makes the texts of findings visible: a server at the hub's address may have chosen
-// a part of them.
+// visibleFindings escapes the control characters in the texts of findings, because a part of a text
+// may come from an unknown server at the hub's address.
 func visibleFindings(list []finding.Finding) []finding.Finding {
 	out := make([]finding.Finding, len(list))
 	for i, f := range list {

@@ -112,7 +112,7 @@ docs/image.md.`,
 }
 
 func (o *imageOptions) consoleFlag(f *pflag.FlagSet) {
-	f.StringVar(&o.console, "console", "full", "limit what a person at the machine's screen or serial line may do: off, read (shows the machine), on (also restart, network settings) or full (also wipe)")
+	f.StringVar(&o.console, "console", "full", "what a person at the machine's screen or serial line can do: off, read (see the machine's state), on (also restart it and change network settings) or full (also wipe it)")
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {

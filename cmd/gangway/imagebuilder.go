@@ -31,16 +31,16 @@ import (
 )
 
 // imageBuilder builds installer images for people who use the hub's pages. It runs 'gangway image
-// build' as a child process: the child has no key of the hub, no open file of its database, and none
-// of its environment; it can be killed at any moment; and its files and memory are its own.
+// build' as a child process, which has none of the hub's keys, open files or environment variables.
+// The hub can kill the child at any moment, and can bound the child's files and memory separately.
 //
-// The join token's file goes to the child by its standard input, and the network settings, which may
-// have a proxy's password, by another pipe. So no secret is in a command line, which every user of
-// the machine can read.
+// The child reads the token file from standard input, and the network settings, which may have a
+// proxy's password, from another pipe. So no secret is in a command line, which every user of the
+// machine can read.
 type imageBuilder struct {
 	program                string // the path of gangway
-	dir                    string // for the temporary folders of builds; nothing else is in it
-	kernel, boot, programs string // the parts; an empty boot means Debian's folder
+	dir                    string // only for the temporary folders of builds
+	kernel, boot, programs string // folders of the parts; if boot is empty, it is Debian's folder
 	log                    *slog.Logger
 }
 
@@ -58,58 +58,71 @@ type imageFlags struct {
 }
 
 func (i *imageFlags) add(f *pflag.FlagSet) {
-	f.IntVar(&i.atOnce, "image-builds", 1, "installer images that the hub builds at once for people on its pages; each needs about 700 MiB of memory; 0: none")
+	f.IntVar(&i.atOnce, "image-builds", 1, "number of installer images that the hub builds at once on its pages; each needs about 700 MiB of memory; 0: the hub builds no images")
 	f.StringVar(&i.parts, "image-parts", "", "folder of 'gangway image fetch --dir', for those images (default: the folder of 'gangway image fetch')")
 	cmdline.SpanVar(f, &i.limits.Time, "image-time", api.DefaultImageLimits.Time, "how long the build of one image may take")
 	f.StringVar(&i.size, "image-size", "512MiB", "how large one image may be, and each file while it is built")
 }
 
-// builder returns the builder of images, or nil if the hub shall not build any. dir is the hub's data
-// folder.
-func (i *imageFlags) builder(dir string, log *slog.Logger) (api.ImageBuilder, api.ImageLimits, error) {
+// check checks the values of the flags.
+func (i *imageFlags) check() error {
 	size, err := humanize.ParseBytes(i.size)
 	switch {
 	case err != nil || size < 1<<20 || size > 1<<40:
-		return nil, i.limits, usagef("--image-size %q is not a size such as 512MiB", i.size)
+		return usagef("--image-size %q is not a size from 1MiB to 1TiB, such as 512MiB", i.size)
 	case i.limits.Time <= 0:
-		return nil, i.limits, usagef("--image-time must be more than 0")
+		return usagef("--image-time must be more than 0")
 	case i.atOnce < 0 || i.atOnce > 64:
-		return nil, i.limits, usagef("--image-builds must be a number from 0 to 64")
-	case i.atOnce == 0:
-		return nil, i.limits, nil
+		return usagef("--image-builds must be a number from 0 to 64")
 	}
 	i.limits.AtOnce, i.limits.Size = i.atOnce, int64(size)
-	self, err := os.Executable()
-	if err != nil {
-		return nil, i.limits, err
-	}
-	b := &imageBuilder{program: self, dir: filepath.Join(dir, imageFolder), kernel: i.parts, programs: programsFolder(self), log: log}
-	if b.kernel == "" {
-		// Missing says what to do if there is none.
-		b.kernel, _ = kernelFolder()
-	}
-	// A hub that was killed left these. An image has a secret.
-	return b, i.limits, os.RemoveAll(b.dir)
+	return nil
 }
 
-// Missing reports what the operator has to install, without the paths of this machine.
+// into sets the hub's image builder, unless --image-builds is 0. dir is the hub's data folder,
+// which the hub has locked.
+func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error {
+	dir = filepath.Join(dir, imageFolder)
+	// Remove the files of a hub that was killed, because an image contains a secret.
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if i.atOnce == 0 {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b := &imageBuilder{program: self, dir: dir, kernel: i.parts, programs: programsFolder(self), log: log}
+	if b.kernel == "" {
+		// if there is no folder, Missing returns the remedy
+		b.kernel, _ = kernelFolder()
+	}
+	o.images, o.imageLimits = b, i.limits
+	return nil
+}
+
+// Missing returns a sentence about what the operator must install. The sentence does not name paths
+// of this machine.
 func (b *imageBuilder) Missing() string {
 	if err := stick.HaveParts(cmp.Or(b.kernel, "/nonexistent"), b.boot, b.programs); err != nil {
-		return "The hub lacks parts of images: its operator gets them with 'gangway image fetch'."
+		return "Parts of images are missing on the hub. The hub's operator gets them with 'gangway image fetch'."
 	}
 	if _, err := exec.LookPath("mke2fs"); err != nil {
-		return "The hub lacks a program for images: its operator installs the package e2fsprogs."
+		return "A program for images is missing on the hub. The hub's operator must install the package e2fsprogs."
 	}
 	return ""
 }
 
-// Check checks what a person typed. The child checks it again; here the answer is there before a
-// join token is made.
+// Check checks the options that a person typed. The child checks them again, but only after the hub
+// has made a join token.
 func (b *imageBuilder) Check(o api.ImageOptions) error {
 	if _, err := install.ParseRule(o.Disk); err != nil {
 		return &api.ImageOptionError{Option: "disk", Reason: sentence(err)}
 	}
-	// A value that does not begin like a recipient would be the name of a file on the hub.
+	// Accept only a recipient: the child would read any other value as the name of a file on the
+	// hub.
 	if o.Escrow != "" {
 		err := escrow.CheckRecipient(o.Escrow)
 		if err == nil && !strings.HasPrefix(o.Escrow, "age1") {
@@ -133,8 +146,8 @@ func (b *imageBuilder) Check(o api.ImageOptions) error {
 
 var versionLine = regexp.MustCompile(`(?m)^\s*version\s*=`)
 
-// networkFile makes a network.txt from what a person typed, who may leave out its first line. added
-// is the number of lines that it added.
+// networkFile makes a network.txt from the text that a person typed. It adds the first line if it
+// is missing. added is the number of added lines.
 func networkFile(typed string) (text string, added int) {
 	if strings.TrimSpace(typed) == "" || versionLine.MatchString(typed) {
 		return typed, 0
@@ -142,13 +155,14 @@ func networkFile(typed string) (text string, added int) {
 	return fmt.Sprintf("version = %d\n%s", netfile.Version, typed), 1
 }
 
-// sentence makes a sentence of an error.
+// sentence returns an error's text as a sentence.
 func sentence(err error) string {
 	text := strings.TrimSuffix(err.Error(), ".") + "."
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. The image's file has no name any more when Build returns.
+// Build builds an image. When Build returns, the image's file is already removed from its folder,
+// so that it disappears when it is closed.
 func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err
@@ -162,7 +176,7 @@ func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []by
 	}
 	defer func() {
 		if gone := os.RemoveAll(dir); gone != nil {
-			b.log.Error("files of an image are left on the disk, with a join token's secret: remove them", "folder", dir, "err", gone)
+			b.log.Error("cannot remove the files of an image, which contain a join token's secret: remove them", "folder", dir, "err", gone)
 		}
 	}()
 	out := filepath.Join(dir, "installer.img")
@@ -211,7 +225,7 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 		cmd.ExtraFiles = []*os.File{network}
 		cmd.Args = append(cmd.Args, "--network-file=/dev/fd/3")
 		go func() {
-			_, _ = io.WriteString(end, settings) // fails if the child ends before it reads
+			_, _ = io.WriteString(end, settings) // fails if the child ends before it has read everything
 			end.Close()
 		}()
 	}
@@ -219,7 +233,8 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 	if err != nil {
 		return err
 	}
-	// The child does nothing before it has read the token, so it is bounded from the beginning.
+	// The child reads the token before it does anything else, so these bounds apply from the
+	// beginning.
 	if err := bound(child.Pid(), size); err != nil {
 		kill(child)
 		return err
@@ -243,8 +258,8 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 	return nil
 }
 
-// tooLarge reports whether a child ended because it, or a child of its own, wrote too large a file.
-// A Go program ends itself with a message that names the signal.
+// tooLarge reports whether the child ended because it, or one of its own children, wrote a file
+// that was too large (SIGXFSZ). A Go program then ends with a message that names the signal.
 func tooLarge(err error, messages string) bool {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -255,11 +270,11 @@ func tooLarge(err error, messages string) bool {
 	return strings.Contains(strings.ToLower(messages), "file size limit exceeded") || strings.Contains(messages, syscall.EFBIG.Error())
 }
 
-// bound bounds each file that a process writes, and keeps its memory out of a core dump.
+// bound limits the size of each file that a process writes, and prevents core dumps.
 func bound(pid int, size int64) error {
 	for what, max := range map[int]uint64{unix.RLIMIT_FSIZE: uint64(size), unix.RLIMIT_CORE: 0} {
 		if err := unix.Prlimit(pid, what, &unix.Rlimit{Cur: max, Max: max}, nil); err != nil {
-			return fmt.Errorf("bound the builder of images: %w", err)
+			return fmt.Errorf("limit the process that builds the image: %w", err)
 		}
 	}
 	return nil
@@ -267,12 +282,12 @@ func bound(pid int, size int64) error {
 
 // kill ends the child and its own children, and waits for the child.
 func kill(child *process.Process) {
-	_ = unix.Kill(-child.Pid(), unix.SIGKILL) // fails only if they have ended
+	_ = unix.Kill(-child.Pid(), unix.SIGKILL) // fails only if the processes have ended
 	<-child.Done()
 }
 
-// withoutSecret removes the join token's secret from what the child wrote, for the hub's log. The
-// child does not write it; this is for the day on which it does.
+// withoutSecret removes the join token's secret from the child's messages, which go to the hub's
+// log. The child does not write the secret today; this guards against a later mistake.
 func withoutSecret(text string, token []byte) string {
 	if t, err := wire.ParseTokenFile(token); err == nil {
 		text = strings.ReplaceAll(text, t.Token, "[secret]")
@@ -280,7 +295,8 @@ func withoutSecret(text string, token []byte) string {
 	return text
 }
 
-// childOutput reads the child's messages: each line is a step. It keeps the end of them.
+// childOutput reads the child's messages, and reports each line as a step. It keeps the last
+// maxChildTail bytes.
 type childOutput struct {
 	step func(string)
 
@@ -289,7 +305,7 @@ type childOutput struct {
 	tail []byte // guarded by mu
 }
 
-// Bounds of the child's messages.
+// Bounds of the child's messages: of a line, and of the kept end, in bytes.
 const maxChildLine, maxChildTail = 200, 4000
 
 func (c *childOutput) Write(p []byte) (int, error) {
@@ -305,7 +321,7 @@ func (c *childOutput) Write(p []byte) (int, error) {
 			}
 			continue
 		}
-		// A line with a path or an address is not for people who do not know the hub's machine.
+		// Do not report a line with a path or a URL, because it describes the hub's machine.
 		if line := strings.ToValidUTF8(string(c.line), ""); !strings.Contains(line, "/") {
 			c.step(line)
 		}

@@ -45,8 +45,9 @@ func programsFolder(self string) string {
 	return own
 }
 
-// unpack writes the programs that a program carries to a folder below dir, which is named after their
-// content, and returns the folder. Files that are there already must have the same content.
+// unpack writes the programs that are embedded in the file program to a folder below dir, and
+// returns the folder. The folder's name is a hash of their content. If the files exist already,
+// their content must be the same.
 func unpack(program, dir string) (string, error) {
 	carried, err := carry.Open(program)
 	if err != nil {
@@ -77,8 +78,8 @@ func unpack(program, dir string) (string, error) {
 	return dir, nil
 }
 
-// kernelFolder returns the folder with the files that image fetch has downloaded: the user's, or the
-// one next to the installed programs.
+// kernelFolder returns the folder with the files that image fetch has downloaded: the user's
+// folder, or the folder next to the installed programs.
 func kernelFolder() (string, error) {
 	var places []string
 	if dir, err := cacheDir(); err == nil {
@@ -93,19 +94,19 @@ func kernelFolder() (string, error) {
 		}
 	}
 	if len(places) == 0 {
-		return "", errors.New("no kernel found: there is no home folder; name the kernel's folder with --kernel")
+		return "", errors.New("no kernel found, because the user has no home folder; name the kernel's folder with --kernel")
 	}
 	return places[0], fmt.Errorf("no kernel found in %s: run `gangway image fetch`, or name a folder with --kernel", strings.Join(places, " or "))
 }
 
-// partView is a part of images, and where it is.
+// partView is a part of images, and the place where it was found.
 type partView struct {
 	Part   string `json:"part"`
 	Found  bool   `json:"found"`
 	Needed bool   `json:"needed"`           // every image needs it
 	Where  string `json:"where,omitempty"`  // a path
-	Detail string `json:"detail,omitempty"` // a version, or what is wrong
-	Get    string `json:"get,omitempty"`    // how to get it
+	Detail string `json:"detail,omitempty"` // the version, or the error
+	Get    string `json:"get,omitempty"`    // the command that gets the part
 }
 
 var partColumns = []column[partView]{
@@ -133,12 +134,12 @@ var partColumns = []column[partView]{
 	{name: "get", cell: func(p partView) string { return p.Get }},
 }
 
-var errPartsMissing = errors.New("parts are missing: the column GET says how to get each")
+var errPartsMissing = errors.New("parts are missing: the column GET has the commands that get them")
 
 func (a *app) imageParts() *cobra.Command {
 	var o imageOptions
 	c := &cobra.Command{
-		Use: "parts", Short: "Show which parts of images are there, and how to get the others", Args: args(),
+		Use: "parts", Short: "Show which parts of images are installed, and how to get the others", Args: args(),
 		Long: `Parts lists what 'gangway image build' puts into images, and the programs that it runs:
 where each is, and how to get one that is missing. The exit code is 1 if a part that
 every image needs is missing.
@@ -170,10 +171,10 @@ image fetch': as root for all users, with --dir PREFIX/lib/gangway/kernel.`,
 	return a.table(c, columnNames(partColumns)...)
 }
 
-// list finds the parts where image build takes them from.
+// list looks for the parts in the places where image build looks.
 func (o *imageOptions) list() (parts []partView, err error) {
 	if o.kernel == "" {
-		o.kernel, _ = kernelFolder() // without one, the parts are listed as missing
+		o.kernel, _ = kernelFolder() // if there is no folder, the parts are listed as missing
 	}
 	if o.programs == "" {
 		self, err := os.Executable()
@@ -223,7 +224,8 @@ func (o *imageOptions) list() (parts []partView, err error) {
 	return parts, nil
 }
 
-// judgeProgram checks that a program runs in an image: images are for x86-64 and have no libraries.
+// judgeProgram checks that a program can run in an image: it must be for x86-64, and statically
+// linked, because images have no libraries.
 func judgeProgram(p *partView) {
 	if !p.Found {
 		return
@@ -235,7 +237,7 @@ func judgeProgram(p *partView) {
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_X86_64 {
-		p.Detail, p.Get = "it is for another processor than x86-64, for which images are", "GOARCH=amd64 make build, and --programs"
+		p.Detail, p.Get = "it is for another processor; images are for x86-64", "GOARCH=amd64 make build, and --programs"
 		return
 	}
 	for _, s := range f.Progs {

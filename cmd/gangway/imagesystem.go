@@ -47,7 +47,7 @@ gives the same file, byte for byte.`,
 
 func (a *app) makeSystem(o imageOptions) error {
 	if o.debug != (o.token != "") {
-		return usagef("--debug and --token-file go together: the shell's password is derived from the join token's secret")
+		return usagef("--debug and --token-file need each other: the shell's password is derived from the join token's secret")
 	}
 	var token []byte
 	if o.debug {

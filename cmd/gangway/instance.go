@@ -48,6 +48,7 @@ const (
 	pkiFolder    = "pki"
 	databaseFile = "gangway.db"
 	objectFolder = "objects"
+	acmeFolder   = "acme"       // the account at the ACME CA, and the pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
 )
 
@@ -205,6 +206,8 @@ type serverOptions struct {
 	eventsAge, unprovenAge  time.Duration
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
+	pageURL                 string // of the pages' own listener; empty: there is none
+	pageCertificate         api.PageCertificate
 }
 
 // server makes the hub's onboarding service and HTTP server. The first of urls is the public URL.
@@ -218,6 +221,7 @@ func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Log
 		PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration,
 		Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
+		PageURL: o.pageURL, PageCertificate: o.pageCertificate,
 	})
 	return s, service, err
 }

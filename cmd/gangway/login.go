@@ -27,7 +27,7 @@ The first time, say how to verify the hub: by its hub name, which 'gangway serve
 'gangway account create' print (--hub-name), by its CA certificate (--hub-ca) or, on
 the hub's machine, by its data folder (--data).
 
-Without a URL, login signs in again to the hub that you used last. It then verifies
+Without a URL, login signs in again to the hub of the current context. It then verifies
 the hub by the CA of the last sign-in.
 
 The sign-in is a context: see 'gangway context'. A sign-in to another hub makes

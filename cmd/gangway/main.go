@@ -100,8 +100,8 @@ type app struct {
 	output         string   // --output: one of the formats
 	columns        []string // --columns
 	context, hub   string   // --context, --hub
-	screen         *os.File // the terminal on which --watch draws what stdout gets; nil: stdout itself
-	steady         bool     // lists leave out the columns that always change
+	screen         *os.File // the terminal on which --watch draws, while stdout is a buffer; nil: stdout is not a buffer
+	steady         bool     // lists omit the columns that always change
 }
 
 func command(a *app) *cobra.Command {
@@ -138,8 +138,9 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
 	root.PersistentFlags().StringVar(&a.hub, "hub", "", "the URL of the hub to use, of those that you are signed in to")
 	cmdline.Prepare(root)
-	// A variable that somebody forgot must not confirm, nor start a hub anew.
-	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick")
+	// These flags have no variable. A forgotten variable must not confirm an action or create a new
+	// database, and each list has other columns.
+	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick", "columns")
 	a.complete(root)
 	return root
 }

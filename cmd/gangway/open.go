@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 
 	"gangway/internal/cmdline"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -17,24 +20,25 @@ func (a *app) openCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "open [ID|NICK]", Short: "Open a device's page in a browser", Args: cmdline.AtMost(1),
 		Long: `Open shows a device's page in your browser; without a device, the overview of the hub.
-It starts the program that the variable BROWSER names, or else the desktop's browser.
-Where there is none, such as in a terminal of another machine, it prints the address.
+It starts the program in the variable BROWSER or, without it, the desktop's browser.
+If there is no browser, for example in an SSH session, it prints the address.
 
-The hub's own CA signed the certificate of its page, unless the operator gave the page
-another one: the browser then warns.`,
+The browser warns about the page's certificate, unless the operator has given the pages
+a certificate that browsers trust: the hub's own CA signed it.`,
 		Example: "  gangway open oslo-gate-1\n  gangway open\n  gangway open oslo-gate-1 --print",
 		RunE: func(c *cobra.Command, arg []string) error {
 			s, err := loadSignIn(c.Context())
 			if err != nil {
 				return err
 			}
-			address := s.Hub + "/ui/overview"
+			pages := s.pages(c.Context())
+			address := pages + "/ui/overview"
 			if len(arg) == 1 {
 				d, err := findDevice(c.Context(), arg[0])
 				if err != nil {
 					return err
 				}
-				address = s.Hub + "/ui/devices/" + d.ID
+				address = pages + "/ui/devices/" + d.ID
 			}
 			if !printOnly && a.forPeople() && openBrowser(address) == nil {
 				a.note("Opened %s", address)
@@ -47,8 +51,30 @@ another one: the browser then warns.`,
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&printOnly, "print", false, "print the address, and start no browser")
+	c.Flags().BoolVar(&printOnly, "print", false, "print the address and do not start a browser")
 	return c
+}
+
+// pages returns the URL of the hub's pages: the URL that the hub announces or, if it announces none
+// or cannot be reached, the hub's own URL.
+func (s *signIn) pages(ctx context.Context) string {
+	c, err := s.client()
+	if err != nil {
+		return s.Hub
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Hub+"/healthz", nil)
+	if err != nil {
+		return s.Hub
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return s.Hub
+	}
+	resp.Body.Close()
+	if named := wire.ParseAddresses(resp.Header.Values(wire.PagesHeader)); len(named) > 0 {
+		return named[0]
+	}
+	return s.Hub
 }
 
 var errNoBrowser = errors.New("no browser is here")
@@ -83,8 +109,8 @@ func openBrowser(address string) error {
 	return start([]string{"xdg-open", address})
 }
 
-// start starts a program without a shell. The browser may run longer than this command, and its
-// words are no part of the output.
+// start starts a program without a shell, and does not wait for its end. It discards the program's
+// output.
 func start(words []string) error {
 	c := exec.Command(words[0], words[1:]...)
 	if err := c.Start(); err != nil {

@@ -13,6 +13,8 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"gangway/internal/cmdline"
+
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
@@ -57,6 +59,9 @@ func (a *app) table(c *cobra.Command, names ...string) *cobra.Command {
 // checkOutput checks --output and --columns.
 func (a *app) checkOutput(c *cobra.Command) error {
 	_, table := c.Annotations[tableKey]
+	if a.output == formatWide && !table && cmdline.IsFromEnvironment(c, "output") {
+		a.output = formatTable // GANGWAY_OUTPUT=wide is for lists; other commands use the table
+	}
 	if f := c.Flags().Lookup("out"); f != nil && slices.Contains([]string{formatTable, formatText, formatWide, formatJSON, formatYAML, formatCSV}, f.Value.String()) {
 		return usagef("-o %s would write a file named %s; the output format is --output %s, and a file of that name is ./%s", f.Value, f.Value, f.Value, f.Value)
 	}
@@ -288,7 +293,7 @@ type column[T any] struct {
 	tone  func(T) tone // nil: no colour
 	wide  bool         // only with --output wide, or if --columns names it
 	whole bool         // never shortened to fit the terminal
-	// moving: the cell changes with time, or at each contact of a device.
+	// moving reports that the cell changes with time, or with each contact of a device.
 	moving bool
 }
 
@@ -338,7 +343,7 @@ func chosenColumns[T any](a *app, cols []column[T]) (chosen []column[T], err err
 	return chosen, nil
 }
 
-// usualColumns returns the columns of the output format.
+// usualColumns returns the columns that the output format has without --columns.
 func usualColumns[T any](a *app, cols []column[T]) (chosen []column[T]) {
 	for _, c := range cols {
 		if (!c.wide || a.output == formatWide || a.output == formatCSV) && !(c.moving && a.steady) {
@@ -485,7 +490,7 @@ func safeCell(s string) string {
 	return s
 }
 
-// terminal returns the terminal that the output goes to; nil: none.
+// terminal returns the terminal to which the output goes, or nil if it goes elsewhere.
 func (a *app) terminal() *os.File {
 	if a.screen != nil {
 		return a.screen

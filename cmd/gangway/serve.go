@@ -31,6 +31,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var quota string
 	var limits limitFlags
 	var images imageFlags
+	var pages pageFlags
 	var metrics string
 	var s3 objects.S3Config
 	var newDatabase bool
@@ -50,6 +51,7 @@ hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as th
 process runs.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
+  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --page-listen :443 --page-url https://fleet.example --acme --acme-accept-tos
   gangway serve --data ./hub --tpm-roots ./makers.pem`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -67,6 +69,9 @@ process runs.`,
 				return err
 			}
 			if err := limits.into(&options); err != nil {
+				return err
+			}
+			if err := images.check(); err != nil {
 				return err
 			}
 			online, err := web.online()
@@ -96,6 +101,18 @@ process runs.`,
 				}
 				defer private.Close()
 			}
+			if err := pages.check(); err != nil {
+				return err
+			}
+			var forPages []net.Listener
+			for _, at := range pages.listen {
+				l, err := listenOn("--page-listen", at)
+				if err != nil {
+					return err
+				}
+				defer l.Close()
+				forPages = append(forPages, l)
+			}
 			urls, names, err := addresses(url, also, listeners[0].Addr())
 			if err != nil {
 				return err
@@ -119,7 +136,10 @@ process runs.`,
 			if err != nil {
 				return err
 			}
-			if options.images, options.imageLimits, err = images.builder(data, log); err != nil {
+			if err := images.into(&options, data, log); err != nil {
+				return err
+			}
+			if options.pageURL, options.pageCertificate, err = pages.certificate(data, log); err != nil {
 				return err
 			}
 			server, service, err := i.server(urls, names, known, log, options)
@@ -138,6 +158,9 @@ process runs.`,
 				a.note("The hub's keys exist already: --curve and --name change nothing.")
 			}
 			a.note("Hub %s", strings.Join(urls, ", also "))
+			if options.pageURL != "" {
+				a.note("Pages %s", options.pageURL)
+			}
 			a.note("Hub name (its root key): %s", i.ca.HubName())
 			if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
 				return err
@@ -148,7 +171,7 @@ process runs.`,
 			if accounts == 0 {
 				a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
 			}
-			return serveAll(ctx, server, listeners, private)
+			return serveAll(ctx, server, listeners, forPages, private)
 		},
 	}
 	f := c.Flags()
@@ -164,6 +187,7 @@ process runs.`,
 	f.BoolVar(&options.tls12, "allow-tls12", false, "also accept TLS 1.2, for devices whose Pantavisor has nothing newer")
 	web.add(f)
 	proxy.add(f)
+	pages.add(f)
 	limits.add(f)
 	images.add(f)
 	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444; it must not be reachable from outside (default: none)")
@@ -176,11 +200,14 @@ process runs.`,
 	return c
 }
 
-// serveAll serves the hub on listeners, until ctx ends or a server fails. If private is not nil, it
-// serves the operator's metrics on private.
-func serveAll(ctx context.Context, server *api.Server, listeners []net.Listener, private net.Listener) error {
+// serveAll serves the hub on listeners until ctx ends or a server fails. It also serves the pages
+// on forPages, if it is not empty, and the operator's metrics on private, if it is not nil.
+func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })
+	if len(forPages) > 0 {
+		group.Go(func() error { return server.ServePages(ctx, forPages...) })
+	}
 	if private != nil {
 		group.Go(func() error { return server.ServePrivate(ctx, private) })
 	}

@@ -19,6 +19,7 @@ type offlineStore interface {
 	ChangePassword(ctx context.Context, c store.PasswordChange) error
 	DisableAccount(ctx context.Context, id string, e store.Event) error
 	EnableAccount(ctx context.Context, id string, e store.Event) error
+	SetOperator(ctx context.Context, id string, operator bool, e store.Event) error
 	DeleteAccount(ctx context.Context, id string, e store.Event) error
 	Sessions(ctx context.Context, account string, now time.Time) ([]store.Session, error)
 	EndSession(ctx context.Context, account, id string, e store.Event) error

@@ -23,15 +23,15 @@ import (
 
 const (
 	topEvery = 3 * time.Second
-	// topRows is the number of devices that top asks for in each state.
+	// topRows is the number of devices that top requests for each state.
 	topRows = 50
 	topDays = 30
 )
 
 func (a *app) topCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "top", Short: "Watch the fleet in a terminal: numbers, arrivals, what needs a person", Args: args(),
-		Long: `Top shows the live fleet: how many devices are in each state, arrivals by day, the
+		Use: "top", Short: "Watch the fleet in a terminal: counts, new devices, and what needs a person", Args: args(),
+		Long: `Top shows the live fleet: the number of devices in each state, new devices by day, the
 machines and devices that need a person, and the newest devices. It asks the hub every
 3 seconds.
 
@@ -49,8 +49,9 @@ browser, r asks again, q ends.`,
 			if err != nil {
 				return err
 			}
-			t := &top{hub: s.Hub, nick: s.Nick}
-			// The first answer comes before the screen, so that an error is where a person sees it.
+			t := &top{hub: s.Hub, pages: s.pages(c.Context()), nick: s.Nick}
+			// Request the first answer before opening the screen, so that an error stays visible in
+			// the terminal.
 			if t.data = loadTop(c.Context()); t.data.err != nil {
 				return t.data.err
 			}
@@ -95,7 +96,7 @@ var (
 	badStyle   = plainStyle.Foreground(tcell.ColorRed)
 )
 
-// stateWord is a state's word on the screen, and its look.
+// stateWord returns the word for a state on the screen, and its style.
 func stateWord(state string) (string, tcell.Style) {
 	switch state {
 	case store.StateActive:
@@ -114,8 +115,8 @@ func stateWord(state string) (string, tcell.Style) {
 	return state, plainStyle
 }
 
-// loadTop asks the hub for what top shows. The number of requests and of rows does not grow with the
-// fleet.
+// loadTop requests the data of top from the hub. The numbers of requests and rows do not grow with
+// the fleet.
 func loadTop(ctx context.Context) (d topData) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -169,23 +170,24 @@ func aboutDevice(d api.FleetDevice) string {
 
 // top is the state of the screen.
 type top struct {
-	hub, nick string
-	data      topData
-	failed    error // of the newest attempt; data is of the one before
+	hub, pages string // URLs
+	nick       string
+	data       topData
+	failed     error // the error of the newest request; data is from an earlier request
 
 	list   int    // the list of the chosen row: 0 needs, 1 newest
 	chosen string // the id of the chosen row
-	row    int    // its place, for when the row is gone
+	row    int    // the index of the chosen row, to keep the place if the row disappears
 
-	detail []string // the text of the chosen thing; nil: the lists
+	detail []string // the lines about the chosen row; nil: the screen shows the lists
 	scroll int      // the first line of detail on the screen
-	said   string   // an answer to the last key
+	said   string   // the message about the last key
 }
 
 // lists returns the two lists of rows.
 func (t *top) lists() [2][]topRow { return [2][]topRow{t.data.needs, t.data.newest} }
 
-// place returns the list and the place of the chosen row.
+// place returns the list of the chosen row, and its index in that list.
 func (t *top) place() (list, row int) {
 	lists := t.lists()
 	if t.list > 1 || len(lists[t.list]) == 0 {
@@ -208,7 +210,7 @@ func (t *top) place() (list, row int) {
 	return t.list, t.row
 }
 
-// move moves the choice by some rows, from the end of one list to the other.
+// move moves the choice by some rows. After the end of one list comes the other list.
 func (t *top) move(by int) {
 	list, row := t.place()
 	lists := t.lists()
@@ -227,7 +229,7 @@ func (t *top) move(by int) {
 	}
 }
 
-// act is what a key asks for.
+// act is the action that a key requests.
 type act int
 
 const (
@@ -239,7 +241,7 @@ const (
 	suspend
 )
 
-// key changes the state for a key, and returns what else to do.
+// key changes the state of the screen for a key, and returns the action that the caller must do.
 func (t *top) key(ev *tcell.EventKey, height int) act {
 	t.said = ""
 	page := max(1, height-3)
@@ -362,17 +364,17 @@ func (t *top) chosenID() string {
 }
 
 func (t *top) browse() {
-	address := t.hub + "/ui/overview"
+	address := t.pages + "/ui/overview"
 	list, row := t.place()
 	if rows := t.lists()[list]; row < len(rows) && rows[row].state != "waiting for you" {
-		address = t.hub + "/ui/devices/" + rows[row].id
+		address = t.pages + "/ui/devices/" + rows[row].id
 	}
 	if t.said = "opened " + address; openBrowser(address) != nil {
 		t.said = address
 	}
 }
 
-// detailOf returns what 'gangway device show' prints.
+// detailOf returns the lines that 'gangway device show' prints.
 func detailOf(ctx context.Context, id string) []string {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()

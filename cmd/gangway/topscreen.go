@@ -13,7 +13,8 @@ import (
 	"github.com/gdamore/tcell/v2"
 )
 
-// put writes a text at a place, cut to a number of cells, and returns the column after it.
+// put writes a text at column x and line y, cut to a number of cells, and returns the column after
+// the text.
 func put(s tcell.Screen, x, y, cells int, style tcell.Style, text string) int {
 	for _, r := range shorten(visible(text), max(cells, 0)) {
 		w := runeWidth(r)
@@ -26,7 +27,7 @@ func put(s tcell.Screen, x, y, cells int, style tcell.Style, text string) int {
 	return x
 }
 
-// draw draws the screen.
+// draw draws the whole screen.
 func (t *top) draw(s tcell.Screen) {
 	s.Clear()
 	s.HideCursor()
@@ -104,7 +105,8 @@ func (t *top) drawNumbers(s tcell.Screen, width int) (y int) {
 	return y + 1
 }
 
-// bars draws the arrivals of each day as a bar; a day without any is a dot.
+// bars draws the number of new devices of each day as a bar, and a day without new devices as a
+// dot.
 func bars(days []api.Arrival) string {
 	most := 1
 	for _, d := range days {
@@ -121,14 +123,14 @@ func bars(days []api.Arrival) string {
 	return b.String()
 }
 
-// drawLists draws the two lists, from line y and above the keys.
+// drawLists draws the two lists, from line y to the line above the keys.
 func (t *top) drawLists(s tcell.Screen, y, width, height int) {
 	list, row := t.place()
 	lists := t.lists()
-	room := height - 1 - y - 3 // without the keys, a title for each list and the blank between them
+	room := height - 1 - y - 3 // minus the line of keys, a title for each list and a blank line between them
 	first := max(1, min(len(lists[0]), max(room-min(len(lists[1]), room/3), room/2)))
 	sizes := [2]int{first, max(0, room-first)}
-	small := room < 6 // only the list with the choice
+	small := room < 6 // show only the list with the chosen row
 	if small {
 		sizes[list] = room + 2
 	}
@@ -184,7 +186,7 @@ func drawRow(s tcell.Screen, y, width int, r topRow, chosen bool) {
 	}
 }
 
-// drawDetail draws the text of one thing, with lines broken at the width.
+// drawDetail draws the lines about the chosen row, broken at the width.
 func (t *top) drawDetail(s tcell.Screen, width, height int) {
 	var lines []string
 	for _, line := range t.detail {

@@ -154,8 +154,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		{"device ls --limit many", usage, []string{`--limit "many" is not a whole number`}},
 		{"device ls --limit -3", usage, []string{"or 0 for all"}},
 		{"device ls --sort colour", failed, []string{"colour", "nick"}},
-		{"device ls --watch --output json", usage, []string{"--output json cannot be printed", "--output csv"}},
-		{"token ls --watch --output yaml", usage, []string{"--output yaml cannot be printed"}},
+		{"device ls --watch --output json", usage, []string{"the format json cannot be used", "--output csv"}},
+		{"token ls --watch --output yaml", usage, []string{"the format yaml cannot be used"}},
 		{"top --output json", usage, []string{"gangway device ls --watch"}},
 		{"top", usage, []string{"needs a terminal", "gangway device ls --watch"}},
 		{"open nobody", failed, []string{"'gangway device ls'"}},
@@ -253,8 +253,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 
 		{"device post " + d.Nick + " " + filepath.Join(dir, "absent.state"), failed, []string{"there is no file", "- for standard input"}},
 		{"device post " + d.Nick + " " + empty, failed, []string{"is empty", "gangway device state"}},
-		{"device post " + d.Nick + " " + note, failed, []string{"is not a state", "docs/trails.md"}},
-		{"device post " + d.Nick + " " + spec, failed, []string{"is not a state", "#spec"}},
+		{"device post " + d.Nick + " " + note, failed, []string{"does not contain a state", "docs/trails.md"}},
+		{"device post " + d.Nick + " " + spec, failed, []string{"does not contain a state", "#spec"}},
 		{"device post " + d.Nick + " " + dir, failed, []string{"is a folder"}},
 
 		// The hub's own commands.

@@ -13,10 +13,11 @@ import (
 	"golang.org/x/term"
 )
 
-// watchEvery is how often --watch asks again.
+// watchEvery is the time between two requests of --watch.
 const watchEvery = 3 * time.Second
 
-// Sequences for a terminal: the alternate screen, which leaves what was there before, and the cursor.
+// Control sequences of terminals: for the alternate screen, which keeps the text of the normal
+// screen, and for the cursor.
 const (
 	enterScreen = "\x1b[?1049h\x1b[?25l\x1b[2J"
 	leaveScreen = "\x1b[?25h\x1b[?1049l"
@@ -25,7 +26,7 @@ const (
 	restBelow   = "\x1b[J"
 )
 
-// watchable gives a command that prints a list the flag --watch.
+// watchable adds the flag --watch to a command that prints a list.
 func (a *app) watchable(c *cobra.Command) *cobra.Command {
 	watch, once := false, c.RunE
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "show the list again every 3 seconds, until Ctrl-C; without a terminal, only what changes")
@@ -34,7 +35,7 @@ func (a *app) watchable(c *cobra.Command) *cobra.Command {
 			return once(c, arg)
 		}
 		if !a.forPeople() && a.output != formatCSV {
-			return usagef("--watch has no end, so --output %s cannot be printed: leave it out, or use --output csv", a.output)
+			return usagef("--watch does not end, so the format %s cannot be used: leave --output out, or use --output csv", a.output)
 		}
 		show := func() error { return once(c, arg) }
 		if f, ok := a.stdout.(*os.File); ok && isTerminal(f) {
@@ -45,13 +46,14 @@ func (a *app) watchable(c *cobra.Command) *cobra.Command {
 	return c
 }
 
-// isRefusal reports whether the hub, or the command itself, refused. Another error may pass.
+// isRefusal reports whether the hub or the command refused the request. After other errors, a retry
+// may succeed.
 func isRefusal(err error) bool {
 	var refused *hubError
 	return errors.As(err, &refused)
 }
 
-// capture runs show, and returns what it printed, and its notes for people.
+// capture runs show, and returns its output and its notes.
 func (a *app) capture(show func() error) (printed, noted string, err error) {
 	out, notes := a.stdout, a.stderr
 	defer func() { a.stdout, a.stderr = out, notes }()
@@ -61,8 +63,8 @@ func (a *app) capture(show func() error) (printed, noted string, err error) {
 	return b.String(), n.String(), err
 }
 
-// watchScreen draws a list on a terminal again and again, until ctx ends. Then the terminal shows
-// what it showed before.
+// watchScreen draws a list on a terminal repeatedly until ctx ends. Then it restores the earlier
+// content of the terminal.
 func (a *app) watchScreen(ctx context.Context, f *os.File, every time.Duration, show func() error) error {
 	a.screen = f
 	fmt.Fprint(f, enterScreen)
@@ -82,7 +84,7 @@ func (a *app) watchScreen(ctx context.Context, f *os.File, every time.Duration, 
 		case err != nil && (first || isRefusal(err)):
 			return err
 		case err != nil:
-			status = visible(err.Error()) // and the list of before
+			status = visible(err.Error()) // keep the last list on the screen
 		default:
 			last = text + notes
 		}
@@ -97,7 +99,8 @@ func (a *app) watchScreen(ctx context.Context, f *os.File, every time.Duration, 
 	}
 }
 
-// frame returns a list as it is drawn on a terminal: from the top, cut to its height, the status below.
+// frame returns the bytes that draw a list on a terminal from the top, cut to the terminal's
+// height, with the status below.
 func frame(text, status string, f *os.File) []byte {
 	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil || height < 4 {
@@ -120,8 +123,8 @@ func frame(text, status string, f *os.File) []byte {
 	return b.Bytes()
 }
 
-// watchChanges prints a list, and then each line that is new or changed, until ctx ends. It leaves
-// out the columns that always change, unless --columns names them.
+// watchChanges prints a list, and then each new or changed line until ctx ends. It omits the
+// columns that always change, unless --columns names them.
 func (a *app) watchChanges(ctx context.Context, every time.Duration, show func() error) error {
 	a.steady = true
 	defer func() { a.steady = false }()
@@ -156,8 +159,8 @@ func (a *app) watchChanges(ctx context.Context, every time.Duration, show func()
 	}
 }
 
-// printChangedLines prints the lines that are not known, and returns all lines of the text. Columns
-// may have become wider, so spaces do not count.
+// printChangedLines prints the lines that are not in known, and returns all lines of the text. It
+// ignores spaces, because columns may have become wider.
 func (a *app) printChangedLines(text string, known map[string]bool) (map[string]bool, error) {
 	now, names := map[string]bool{}, map[string]bool{}
 	for line := range strings.Lines(text) {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,6 +37,7 @@ type addresses struct {
 	mu    sync.Mutex
 	urls  []string // never empty
 	saved []string // what heard was last called with
+	pages string   // URL of the hub's pages, if the hub names one of their own
 }
 
 func newAddresses(urls []string, file string) *addresses {
@@ -54,6 +56,13 @@ func (a *addresses) all() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.urls)
+}
+
+// forPeople returns the URL of the hub's pages: the one that the hub names, or the address in use.
+func (a *addresses) forPeople() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return cmp.Or(a.pages, a.urls[0])
 }
 
 // failed moves url to the end of the list, if url is the address in use. The next address is then
@@ -78,6 +87,10 @@ func (a *addresses) offer(urls []string) {
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
+	a.pages = ""
+	if pages := wire.ParseAddresses(h.Values(wire.PagesHeader)); len(pages) > 0 {
+		a.pages = pages[0]
+	}
 	urls := a.urls
 	if len(named) > 0 {
 		urls = append(named, a.file)

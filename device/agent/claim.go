@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"gangway/internal/strictjson"
@@ -54,11 +53,20 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 		return nil, err
 	}
 	defer h.close()
-	address := strings.TrimSuffix(h.url(), "/") + "/claim/" + code
-	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
+	address := ""
+	show := func() error { // again when the hub has named the URL of its pages
+		if now := h.at.forPeople() + "/claim/" + code; now != address {
+			address = now
+			if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
+				return err
+			}
+			a.say("claim", "This machine has no owner yet. To claim it, open %s and compare %s.", address, wire.ClaimWords(code))
+		}
+		return nil
+	}
+	if err := show(); err != nil {
 		return nil, err
 	}
-	a.say("claim", "This machine has no owner yet. To claim it, open %s and compare %s.", address, wire.ClaimWords(code))
 	var who wire.Claim
 	shown := time.Now()
 	for {
@@ -75,6 +83,9 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 		}
 		var no *Refused
 		if !errors.As(err, &no) || no.Code != "not-claimed" {
+			return nil, err
+		}
+		if err := show(); err != nil {
 			return nil, err
 		}
 		pause := claimSoon

@@ -41,6 +41,10 @@ const (
 	// call: making API tokens, changing the password, ending sessions, and deleting the account.
 	fullSession
 
+	// operator is a fullSession of an account with the role operator. The role gives access only to
+	// the operator's own routes; no route for owners depends on the role.
+	operator
+
 	// accountOrDevice is a scopedAccount, or an activeDevice, which acts for its owner's account.
 	accountOrDevice
 
@@ -105,6 +109,7 @@ var (
 	errNotSignedIn   = problem(http.StatusUnauthorized, "not-signed-in", "Sign in with 'gangway login', or on the hub's page.", "You are not signed in, or your session has ended.")
 	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or use a token whose scopes allow the request.", "The token's scopes do not allow this request.")
 	errAPIToken      = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "This request is not allowed with an API token.")
+	errNotOperator   = problem(http.StatusForbidden, "not-operator", "To give an account the role, run 'gangway account operator NICK --data DIR' on the hub's machine.", "This page is only for accounts with the role operator.")
 	errNoCertificate = problem(http.StatusUnauthorized, "no-certificate", "Connect with the device's IDevID certificate.", "This route is for devices, and the connection has no client certificate.")
 	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The connection's certificate does not belong to an active device.")
 )
@@ -135,10 +140,10 @@ func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	case urlHolder:
 		u, err := s.readSignedURL(r)
 		return caller{url: u}, err
-	case scopedAccount, anySignIn, anySession, fullSession:
+	case scopedAccount, anySignIn, anySession, fullSession, operator:
 		return s.identifyAccount(r, who)
 	case accountOrDevice:
-		if s.isDeviceRequest(r) {
+		if !onPages(r) && s.isDeviceRequest(r) {
 			return s.identifyDevice(r, activeDevice)
 		}
 		return s.identifyAccount(r, scopedAccount)
@@ -162,11 +167,13 @@ func (s *Server) identifyAccount(r *http.Request, who access) (caller, error) {
 		return caller{}, err
 	}
 	switch isProgram := in.apiToken != nil; {
-	case isProgram && (who == anySession || who == fullSession):
+	case isProgram && (who == anySession || who == fullSession || who == operator):
 		return caller{}, errAPIToken
-	case who == fullSession && !in.claims.Allows(r.Method, ""),
+	case (who == fullSession || who == operator) && !in.claims.Allows(r.Method, ""),
 		who == scopedAccount && !in.claims.Allows(r.Method, resourceOf(r.URL.Path)):
 		return caller{}, errScope
+	case who == operator && !in.account.Operator:
+		return caller{}, errNotOperator
 	}
 	return accountCaller(in), nil
 }

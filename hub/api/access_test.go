@@ -194,6 +194,9 @@ var expectedAccess = map[string]string{
 	"GET /ui/trust/policy":                            "fullSession",
 	"POST /ui/trust/policy":                           "fullSession",
 	"POST /ui/trust/policy/check":                     "fullSession",
+	"GET /ui/operator":                                "operator",
+	"GET /ui/operator/makers":                         "operator",
+	"GET /ui/operator/health":                         "operator",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }
@@ -215,6 +218,7 @@ var admits = map[string]struct {
 	"anySignIn":     {kinds: map[string]string{"session": "", "session with narrower scopes": "", "API token": ""}, others: "not-signed-in"},
 	"anySession":    {kinds: map[string]string{"session": "", "session with narrower scopes": "", "API token": "api-token"}, others: "not-signed-in"},
 	"fullSession":   {kinds: map[string]string{"session": "", "session with narrower scopes": "insufficient-scope", "API token": "api-token"}, others: "not-signed-in"},
+	"operator":      {kinds: map[string]string{"session": "not-operator", "operator's session": "", "operator's API token": "api-token", "session with narrower scopes": "insufficient-scope", "API token": "api-token"}, others: "not-signed-in"},
 
 	"accountOrDevice": {kinds: map[string]string{"session": "", "session with narrower scopes": "insufficient-scope", "API token": "", "device": "", "device's token": "",
 		"unmeasured device": "boot-unmeasured", "pending device": "certificate-not-active"}, others: "not-signed-in"},
@@ -226,7 +230,7 @@ var admits = map[string]struct {
 }
 
 // accessCodes are the codes of refusals that depend on the caller only.
-var accessCodes = []string{"not-signed-in", "insufficient-scope", "api-token", "no-certificate", "certificate-not-active", "boot-unmeasured", "no-such-address"}
+var accessCodes = []string{"not-signed-in", "insufficient-scope", "api-token", "not-operator", "no-certificate", "certificate-not-active", "boot-unmeasured", "no-such-address"}
 
 // Each route declares the access that is expected, and every kind of caller is admitted or
 // refused accordingly.
@@ -249,6 +253,8 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		{"session", nobody, f.ada.token},
 		{"session with narrower scopes", nobody, signInFor(f.ada, "metrics")},
 		{"API token", nobody, apiToken},
+		{"operator's session", nobody, f.operator(t).token},
+		{"operator's API token", nobody, want[api.APITokenCreated](f.operator(t), "POST", "/tokens", `{"name":"all","scopes":["all"]}`, 200).Secret},
 		{"device", f.boat, ""},
 		{"device's token", nobody, deviceToken},
 		{"unmeasured device", f.pirate, ""},
@@ -258,6 +264,7 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	ending := []string{"POST /device/boot", "POST /auth/logout", "POST /sign-out", "DELETE /auth/sessions"}
 	freshly := map[string]func() string{
 		"session":                      func() string { return f.person(t, "ada").token },
+		"operator's session":           func() string { return f.operator(t).token },
 		"session with narrower scopes": func() string { return signInFor(f.ada, "metrics") },
 	}
 	values := strings.NewReplacer("{id}", wire.NewID(), "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{token}", "AAAA", "{file}", "00.crt", "{owner}", "nobody", "{code}", "AAAA")
@@ -280,6 +287,9 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		}
 		for _, k := range kinds {
 			expected, named := admits[access].kinds[k.name]
+			if ordinary, ok := strings.CutPrefix(k.name, "operator's "); ok && access != "operator" {
+				expected, named = admits[access].kinds[ordinary] // on other routes the role has no effect
+			}
 			if !named {
 				expected = admits[access].others
 			}

@@ -81,7 +81,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.record(r.Context(), store.Event{Time: a.Created, Kind: "account.created", Owner: a.ID, Actor: wire.AccountPRN + a.ID, ActorName: a.Nick, Means: store.ByAPI, Message: "The account was created."})
 	view := viewAccount(a)
-	view.RedirectURI = s.cfg.PublicURL + "/"
+	view.RedirectURI = s.pageURL() + "/"
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }

@@ -69,7 +69,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		nick := r.PostForm.Get("nick")
 		token, expires, err := s.signInWithPassword(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {
-			s.setAuthenticate(w)
+			s.setAuthenticate(w, r)
 			return s.writeClaimPage(w, r, http.StatusUnauthorized, ui.ClaimPage{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
 		}
 		if err != nil {

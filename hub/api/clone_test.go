@@ -438,7 +438,7 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 		t.Errorf("the overview does not lead to the decision: %s", brief.Of(page))
 	}
 	status, page, _ := b.send("GET", "/ui/onboard/waiting", "")
-	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "was set back") || !strings.Contains(page, "cloned?") {
+	if status != 200 || !strings.Contains(page, "Devices that may be several machines") || !strings.Contains(page, "was set back") || !strings.Contains(page, "cloned?") {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
 	if status, _, _ := b.send("POST", "/ui/cloned/decide", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {
@@ -446,7 +446,7 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	}
 	for _, step := range []struct{ form, state, shows string }{
 		{"decision=two&finding=counters-back", "refused", "Withdraw the decision"},
-		{"decision=back&finding=counters-back", "suspected", "One machine: continue"},
+		{"decision=back&finding=counters-back", "suspected", "It is one machine: continue"},
 		{"decision=one&finding=counters-back", "", ""},
 	} {
 		if status, page, h := b.send("POST", "/ui/cloned/decide", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/ui/onboard/waiting" {
@@ -455,7 +455,7 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 		if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != step.state {
 			t.Errorf("%s: %q", step.form, d.Cloned)
 		}
-		if _, page, _ := b.send("GET", "/ui/onboard/waiting", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
+		if _, page, _ := b.send("GET", "/ui/onboard/waiting", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "may be several machines") {
 			t.Errorf("%s: %s", step.form, brief.Of(page))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ type row struct {
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
-	// status is the status of the answer to a valid call. Default: 200.
+	// status is the HTTP status of the answer to a valid call. Default: 200.
 	status int
 	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
 	// refused as too large.
@@ -117,8 +118,8 @@ func (c *contract) waiting() map[string]string {
 	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
 }
 
-// seen returns the value that the page's form sends for a waiting device: its id and the digest of
-// the shown data.
+// seen returns the value of the form's field "machine" for a waiting device: its id and the digest
+// of the shown evidence.
 func (c *contract) seen(id string) string {
 	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
 	return fmt.Sprintf("%s.%x", id, w.Digest())
@@ -147,14 +148,29 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
-		"GET /ui/revisions":     {who: "owner"},
-		"GET /ui/revisions/row": {who: "owner", status: 404},
-		"GET /ui/onboard/claim": {who: "owner"},
-		"GET /ui/onboard/claim/{id}": {who: "owner", before: func(c *contract) map[string]string {
-			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		"GET /ui/revisions":                {who: "owner"},
+		"GET /ui/revisions/row":            {who: "owner", status: 404},
+		"GET /ui/onboard/claim":            {who: "owner"},
+		"GET /ui/onboard/claim/{id}":       {who: "owner", before: joinToken},
+		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: joinToken},
+		"GET /ui/onboard":                  {who: "owner"},
+		"GET /ui/onboard/new":              {who: "owner"},
+		"POST /ui/onboard/new":             {who: "owner", form: true, body: "nick=batch&expires-in=2w", limit: 64 * kib},
+		"GET /ui/onboard/image":            {who: "owner"},
+		"POST /ui/onboard/image":           {who: "owner", form: true, body: "nick=batch", status: 409, limit: 64 * kib}, // no builder: see TestImage*
+		"GET /ui/onboard/image/state":      {who: "owner"},
+		"GET /ui/onboard/tokens/{id}":      {who: "owner", before: joinToken},
+		"POST /ui/onboard/tokens/{id}/file": {who: "owner", form: true, limit: 64 * kib, before: func(c *contract) map[string]string {
+			tok := c.Token(c.ada.t, c.Owner, nil)
+			return map[string]string{"id": tok.ID, "body": "secret=" + url.QueryEscape(tok.Token)}
 		}},
-		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: func(c *contract) map[string]string {
-			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		"POST /ui/onboard/tokens/{id}/disable": {who: "owner", form: true, body: "confirm=test", status: 303, limit: 64 * kib, before: joinToken},
+		"POST /ui/onboard/tokens/{id}/delete": {who: "owner", form: true, body: "x=y", status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := joinToken(c)
+			if err := c.Store.DisableJoinToken(c.ada.t.Context(), c.Owner.ID, v["id"]); err != nil {
+				c.ada.t.Fatal(err)
+			}
+			return v
 		}},
 		"GET /ui/wall":            {who: "owner"},
 		"GET /ui/wall/part":       {who: "owner"},
@@ -227,9 +243,7 @@ func contractRows() map[string]row {
 		"DELETE /tokens/{id}":              {who: "owner", before: madeAPIToken},
 		"GET /profiles":                    {who: "owner"},
 		"GET /profiles/":                   {who: "owner"},
-		"DELETE /devices/tokens/{id}": {who: "owner", before: func(c *contract) map[string]string {
-			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
-		}},
+		"DELETE /devices/tokens/{id}":      {who: "owner", before: joinToken},
 		"POST /devices/{id}/approve": {who: "owner", body: good, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"id": c.waiting()["id"]}
 		}},
@@ -403,6 +417,11 @@ func contractRows() map[string]row {
 			return map[string]string{"body": "id=" + madeAPIToken(c)["id"]}
 		}},
 	}
+}
+
+// joinToken creates a join token of Ada's account.
+func joinToken(c *contract) map[string]string {
+	return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
 }
 
 func allPCRs() string {

@@ -23,6 +23,6 @@ func Routes() (list []Route) {
 
 var accessNames = map[access]string{
 	anyone: "anyone", visitor: "visitor", fullVisitor: "fullVisitor", registrant: "registrant", urlHolder: "urlHolder",
-	scopedAccount: "scopedAccount", anySignIn: "anySignIn", anySession: "anySession", fullSession: "fullSession",
+	scopedAccount: "scopedAccount", anySignIn: "anySignIn", anySession: "anySession", fullSession: "fullSession", operator: "operator",
 	accountOrDevice: "accountOrDevice", activeDevice: "activeDevice", tlsDevice: "tlsDevice", unmeasuredDevice: "unmeasuredDevice", pendingDevice: "pendingDevice",
 }

@@ -72,8 +72,14 @@ var (
 	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub is building as many images as it can at once.")
 )
 
-// outcomeLife is how long the page shows the result of an owner's last build.
-const outcomeLife = 10 * time.Minute
+const (
+	// outcomeLife is how long the page shows the result of an owner's last build.
+	outcomeLife = 10 * time.Minute
+	// imageDownloads is the largest number of images that all owners download at the same time.
+	imageDownloads = 16
+	// imageSendTime is the time limit of one download.
+	imageSendTime = time.Hour
+)
 
 // imageBuilds are the running builds, and the results of the last builds.
 type imageBuilds struct {
@@ -101,6 +107,18 @@ type imageState struct {
 	Problem    string // why the build failed; empty: it did not fail
 }
 
+// building returns the number of images that are being built. It does not count images that are
+// being downloaded, so that a slow client does not keep other owners from building. The caller
+// holds b.mu.
+func (b *imageBuilds) building() (n int) {
+	for _, one := range b.running {
+		if one.now().Size == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // begin starts a build, or returns errImageOwn or errImageBusy. The caller must call end after the
 // build.
 func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel context.CancelFunc) (*imageBuild, error) {
@@ -117,7 +135,7 @@ func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel cont
 	switch {
 	case b.running[owner] != nil:
 		return nil, errImageOwn
-	case len(b.running) >= atOnce || b.ended:
+	case b.building() >= atOnce || len(b.running) >= atOnce+imageDownloads || b.ended:
 		return nil, errImageBusy
 	}
 	one := &imageBuild{cancel: cancel, state: imageState{Running: true, Started: now}}

@@ -35,7 +35,7 @@ type ObjectView struct {
 	Name         string    `json:"objectname"`
 }
 
-func (s *Server) viewObject(o store.Object, by credential) ObjectView {
+func (s *Server) viewObject(hub string, o store.Object, by credential) ObjectView {
 	now := s.cfg.Now()
 	until := now.Add(signedURLLife)
 	sum, owner := hex.EncodeToString(o.Sum[:]), wire.AccountPRN+o.Owner
@@ -43,11 +43,11 @@ func (s *Server) viewObject(o store.Object, by credential) ObjectView {
 	v := ObjectView{
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
-		GetURL: s.signURL(http.MethodGet, o, by, until),
+		GetURL: s.signURL(hub, http.MethodGet, o, by, until),
 		Now:    now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
 	if by.kind() != publicCredential {
-		v.PutURL = s.signURL(http.MethodPut, o, by, until)
+		v.PutURL = s.signURL(hub, http.MethodPut, o, by, until)
 	}
 	return v
 }
@@ -115,7 +115,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
 	if !o.Stored {
-		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
+		writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
@@ -124,12 +124,12 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
+		writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 		return nil
 	} else if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusConflict, s.viewObject(o, credentialOf(callerOf(r))))
+	writeJSON(w, http.StatusConflict, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 	return nil
 }
 
@@ -172,7 +172,7 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
+	writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, credentialOf(callerOf(r))))
 	return nil
 }
 
@@ -205,7 +205,7 @@ func (s *Server) showRevisionObject(w http.ResponseWriter, r *http.Request) erro
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, by))
+	writeJSON(w, http.StatusOK, s.viewObject(s.urlFor(r), o, by))
 	return nil
 }
 
@@ -216,7 +216,7 @@ func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, s.signURL(http.MethodGet, o, by, s.cfg.Now().Add(signedURLLife)), http.StatusFound)
+	http.Redirect(w, r, s.signURL(s.urlFor(r), http.MethodGet, o, by, s.cfg.Now().Add(signedURLLife)), http.StatusFound)
 	return nil
 }
 
@@ -229,7 +229,7 @@ func (s *Server) listRevisionObjects(w http.ResponseWriter, r *http.Request) err
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, credentialFor(callerOf(r), revision))
+	s.writeObjects(w, r, list, credentialFor(callerOf(r), revision))
 	return nil
 }
 
@@ -253,13 +253,13 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, credentialOf(callerOf(r)))
+	s.writeObjects(w, r, list, credentialOf(callerOf(r)))
 	return nil
 }
 
 // writeObjects writes the array one object at a time, because a revision may have ten thousand
 // objects.
-func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by credential) {
+func (s *Server) writeObjects(w http.ResponseWriter, r *http.Request, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
@@ -269,7 +269,7 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by cre
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		if enc.Encode(s.viewObject(o, by)) != nil {
+		if enc.Encode(s.viewObject(s.urlFor(r), o, by)) != nil {
 			return // the client is gone
 		}
 	}

@@ -77,7 +77,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	doc := readOpenAPI(t, newScene(t))
 	schemes := map[string]string{
 		"anyone": "", "visitor": "", "fullVisitor": "", "registrant": "", "urlHolder": "",
-		"scopedAccount": "session", "anySignIn": "session", "anySession": "session", "fullSession": "session", "accountOrDevice": "idevid|session",
+		"scopedAccount": "session", "anySignIn": "session", "anySession": "session", "fullSession": "session", "operator": "session", "accountOrDevice": "idevid|session",
 		"activeDevice": "idevid", "tlsDevice": "idevid", "unmeasuredDevice": "idevid", "pendingDevice": "idevid",
 	}
 	seen := map[string]int{}

@@ -17,19 +17,21 @@ import (
 	"gangway/hub/ui"
 )
 
-// This file has what all pages share: the layout's data, redirects with a notice, the way to the
-// sign-in form and back, form tokens, and static files. The rule for addresses is in package ui.
+// This file has the functions that all pages share: the layout's data, redirects with a notice, the
+// redirect to the sign-in form and back, form tokens, and static files. The comment of package ui
+// says how the addresses of pages are formed.
 
 const (
-	// overviewPath is where a person arrives.
+	// overviewPath is the page that a person sees after signing in.
 	overviewPath = "/ui/overview"
 	// signInPath is the sign-in form.
 	signInPath = "/sign-in"
-	// noticeCookie has the notice that the next page shows.
+	// noticeCookie is the cookie with the notice that the next page shows.
 	noticeCookie = "__Host-gangway-notice"
-	// formToken is the field, and formTokenHeader the header, with the session's form token.
+	// A request has the session's form token in the form field formToken or in the header
+	// formTokenHeader.
 	formToken, formTokenHeader = "csrf", "X-CSRF-Token"
-	// pagePolicy is the content security policy of pages. Other answers have a stricter one.
+	// pagePolicy is the Content-Security-Policy of pages. Other answers have a stricter policy.
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
@@ -37,14 +39,15 @@ const (
 // all pages.
 func (s *Server) renderPage(w http.ResponseWriter, r *http.Request, status int, name string, p ui.Page) error {
 	s.fillPage(w, r, &p)
-	var page bytes.Buffer // a buffer, so that a failure can still be answered with an error page
+	var page bytes.Buffer // render into a buffer, so that a failure is answered with an error page
 	if err := ui.Write(&page, name, p); err != nil {
 		return err
 	}
 	return s.writeHTML(w, status, page.Bytes())
 }
 
-// renderPart answers with one definition of a page's file, for a part that changes in place.
+// renderPart answers with one template of a page's file. The browser uses it to update a part of
+// the page.
 func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part string, p ui.Page) error {
 	s.fillPage(nil, r, &p)
 	var page bytes.Buffer
@@ -54,7 +57,8 @@ func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part s
 	return s.writeHTML(w, http.StatusOK, page.Bytes())
 }
 
-// fillPage sets what all pages share. If w is not nil, it takes the notice out of the browser.
+// fillPage sets the fields that all pages share. If w is not nil, fillPage moves the notice from
+// the browser's cookie to the page.
 func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	if c, ok := r.Context().Value(callerKey{}).(caller); ok && c.signIn != nil {
 		p.Nick, p.CSRF = c.Account.Nick, s.formTokenOf(c.signIn)
@@ -64,10 +68,14 @@ func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	}
 	p.Now, p.Hub, p.HubName, p.Version = s.cfg.Now(), s.cfg.PublicURL, s.cfg.CA.HubName(), s.cfg.Version
 	p.Path = r.URL.RequestURI()
-	p.Sections = shownSections
+	if c, ok := r.Context().Value(callerKey{}).(caller); ok && isOperator(c) {
+		p.Sections = append(slices.Clip(shownSections), ui.SectionOperator)
+	} else {
+		p.Sections = shownSections
+	}
 }
 
-// shownSections are the sections whose address has a route.
+// shownSections are the sections of the navigation whose address has a route.
 var shownSections []ui.Section
 
 func init() {
@@ -89,8 +97,8 @@ func (s *Server) writeHTML(w http.ResponseWriter, status int, page []byte) error
 	return err
 }
 
-// redirect answers a form: the browser goes to one of the hub's pages, which shows the notice. A
-// reload of that page does not post the form again.
+// redirect answers a form with a redirect (303) to one of the hub's pages, which shows the notice.
+// If a person reloads that page, the browser does not send the form again.
 func (s *Server) redirect(w http.ResponseWriter, r *http.Request, to string, n ui.Notice) error {
 	if n.Text != "" {
 		text, err := json.Marshal(n)
@@ -106,8 +114,8 @@ func (s *Server) redirect(w http.ResponseWriter, r *http.Request, to string, n u
 	return nil
 }
 
-// takeNotice returns the notice that a redirect left for this page, and removes it. Only the hub can
-// set the cookie; its text is escaped like all text.
+// takeNotice returns the notice that a redirect stored in the cookie, and removes the cookie. Only
+// the hub can set the cookie. The page escapes the notice's text like all text.
 func takeNotice(w http.ResponseWriter, r *http.Request) *ui.Notice {
 	c, err := r.Cookie(noticeCookie)
 	if err != nil {
@@ -125,29 +133,32 @@ func takeNotice(w http.ResponseWriter, r *http.Request) *ui.Notice {
 	return &n
 }
 
-// isPage reports whether a request is for a page, of which a person wants to see the sign-in form
-// rather than an error.
+// isPage reports whether a browser requests a page. If nobody is signed in, such a request gets the
+// sign-in form and not an error.
 func isPage(r *http.Request) bool {
 	return strings.HasPrefix(r.URL.Path, "/ui/") && strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
-// toSignIn sends a signed-out visitor of a page to the sign-in form, which leads back to the page.
+// toSignIn redirects a browser that is not signed in to the sign-in form, which leads back to the
+// page.
 func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("HX-Request") != "" {
 		w.Header().Set("HX-Redirect", signInPath)
 		return s.writeHTML(w, http.StatusUnauthorized, nil)
 	}
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Header.Get("Sec-Fetch-Mode") == "navigate" {
-		// A link on another site led here, so the browser kept back its SameSite=Strict cookie. Asked
-		// again by this page, the browser sends it. Only GET requests get here.
+		// A link on another site led here, so the browser did not send its SameSite=Strict cookie.
+		// The page "continue" makes the browser request the same address again, this time with the
+		// cookie. Only GET and HEAD requests get here.
 		return s.renderPage(w, r, http.StatusOK, "continue", ui.Page{Title: "Opening the page", Refresh: -1})
 	}
 	http.Redirect(w, r, signInPath+"?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
 	return nil
 }
 
-// safeReturn returns an address to go to after signing in, or "" if it is not one of the hub's
-// pages: an address of another site would send the person to a copy of this hub.
+// safeReturn returns next, an address to open after signing in, or "" if next is not the address of
+// one of the hub's pages. Otherwise an attacker could send a person from this sign-in form to
+// another site that looks like this hub.
 func safeReturn(next string) string {
 	if len(next) > 2048 || strings.ContainsFunc(next, func(c rune) bool { return c < ' ' || c == '\\' || c == 0x7f }) {
 		return ""
@@ -159,7 +170,7 @@ func safeReturn(next string) string {
 	return next
 }
 
-// showRoot leads to the overview, or to the sign-in form.
+// showRoot redirects to the overview or, if nobody is signed in, to the sign-in form.
 func (s *Server) showRoot(w http.ResponseWriter, r *http.Request) error {
 	to := overviewPath
 	if callerOf(r).Account == nil {
@@ -169,7 +180,7 @@ func (s *Server) showRoot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// formTokenKey is the key of form tokens.
+// formTokenKey derives the key of form tokens from the hub's seal key.
 func formTokenKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway form token v1", sha256.Size)
 }
@@ -182,10 +193,10 @@ func (s *Server) formTokenOf(in *signIn) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:24])
 }
 
-var errFormToken = problem(http.StatusForbidden, "form-token", "Go back, reload the page, and send the form again.", "The form is not of a page of your session.")
+var errFormToken = problem(http.StatusForbidden, "form-token", "Go back, reload the page, and send the form again.", "The form does not belong to a page of your session.")
 
-// checkFormToken refuses a request that changes something, is authenticated by the browser's cookie
-// alone, and does not have the session's form token. The hub calls it for every route, so that no
+// checkFormToken refuses a request that changes something, is authenticated only by the browser's
+// cookie, and does not have the session's form token. The hub calls it for every route, so that no
 // handler can forget it. A request with an Authorization header needs no form token, because a
 // browser never sends that header by itself.
 func (s *Server) checkFormToken(r *http.Request, c caller) error {
@@ -205,8 +216,8 @@ func (s *Server) checkFormToken(r *http.Request, c caller) error {
 	return nil
 }
 
-// formField reads the form of a page and returns one of its fields. The body of another content
-// type is left for the handler.
+// formField reads the form of a page and returns one of its fields. If the body has another content
+// type, formField does not read it and returns "".
 func formField(r *http.Request, name string) (string, error) {
 	switch kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind {
 	case "application/x-www-form-urlencoded":
@@ -224,11 +235,12 @@ func formField(r *http.Request, name string) (string, error) {
 	return "", nil
 }
 
-// asset answers with a static file. The address has a hash of the content, so browsers keep the file.
+// asset answers with a static file. The address contains a hash of the content, so browsers may
+// cache the file permanently.
 func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 	a, ok := ui.AssetNamed(r.PathValue("file"))
 	if !ok {
-		return problem(http.StatusNotFound, "not-found", "Reload the page.", "There is no such file in this version of the hub.")
+		return problem(http.StatusNotFound, "not-found", "Reload the page.", "This version of the hub does not have this file.")
 	}
 	h, content := w.Header(), a.Content
 	h.Set("Content-Type", a.Type)

@@ -15,38 +15,38 @@ import (
 )
 
 const (
-	// auditRows is how many events a page of the audit trail has.
+	// auditRows is the number of events on a page of the audit trail.
 	auditRows = 50
-	// auditExamined bounds the events that a page examines. A filter that fits few of them has pages
-	// with few rows, or none.
+	// auditExamined bounds the events that the store reads for one page. If few of them match the
+	// filter, the page has few rows or none.
 	auditExamined = 5000
-	// auditFresh bounds the number of newer events that the page announces.
+	// auditFresh is the largest number of newer events that the page announces.
 	auditFresh = 100
-	// auditField bounds the text of a field of the filter.
+	// auditField bounds the text of a field of the filter, in bytes.
 	auditField = 128
 )
 
-// auditGroups are the tabs of the page: groups of kinds.
+// auditGroups are the tabs of the page. Each shows the kinds of events that begin with kind.
 var auditGroups = []struct{ kind, name string }{
 	{"", "All"}, {"device.", "Devices"}, {"enrolment.", "Enrolments"}, {"step.", "Revisions"}, {"token.", "Join tokens"},
 	{"account.", "Account"}, {"api-token.", "API tokens"}, {"policy.", "Policy"}, {"ek-list.", "EK list"},
 }
 
-// auditKinds are suggestions for the field of the kind. Other kinds can be typed.
+// auditKinds are suggestions for the field "Kind". A person can type other kinds too.
 var auditKinds = []string{
 	"account.", "account.signed-in", "account.sign-in-refused", "account.password-changed", "activation.refused", "api-token.", "device.", "device.activated", "device.boot-changed",
 	"device.clone-suspected", "device.deleted", "device.waiting", "ek-list.", "enrolment.refused", "policy.", "step.", "token.", "trail.",
 }
 
-// auditQuery is what the address of the page says, and what it means.
+// auditQuery is the query of the page's address: as typed, and as a filter for the store.
 type auditQuery struct {
 	typed  ui.AuditFilter
 	filter store.EventFilter
-	// nothing says that no event can fit: a field has a problem.
+	// nothing reports that no event can match, because a field has a problem.
 	nothing bool
 }
 
-// readAuditQuery reads the address of the page. What is wrong with a field is in typed.
+// readAuditQuery reads the query of the page's address. Problems of fields are in typed.
 func (s *Server) readAuditQuery(r *http.Request) (q auditQuery, err error) {
 	v, owner := r.URL.Query(), accountOf(r).ID
 	field := func(name string) string {
@@ -71,21 +71,21 @@ func (s *Server) readAuditQuery(r *http.Request) (q auditQuery, err error) {
 	q.filter.Since, t.SinceProblem = dayOfFilter(t.Since)
 	q.filter.Until, t.UntilProblem = dayOfFilter(t.Until)
 	if len(t.Until) == len(time.DateOnly) && !q.filter.Until.IsZero() {
-		q.filter.Until = q.filter.Until.AddDate(0, 0, 1) // the day itself is included
+		q.filter.Until = q.filter.Until.AddDate(0, 0, 1) // include the events of that day
 	}
 	q.nothing = t.DeviceProblem+t.TokenProblem+t.SinceProblem+t.UntilProblem != ""
 	return q, nil
 }
 
-// deviceOfFilter finds a device's id by its nick or id. The events of a device that was deleted are
-// found by its id.
+// deviceOfFilter finds a device's id by its nick or id. The events of a deleted device can be found
+// only by its id.
 func (s *Server) deviceOfFilter(ctx context.Context, owner, name string) (id, problem string, err error) {
 	if name == "" || wire.IsID(name) {
 		return name, "", nil
 	}
 	d, err := s.cfg.Store.DeviceByNick(ctx, owner, name)
 	if errors.Is(err, store.ErrNotFound) {
-		return "", "You have no device with this nick. The events of a deleted device are found by its id.", nil
+		return "", "You have no device with this nick. To find the events of a deleted device, type its id.", nil
 	}
 	return d.ID, "", err
 }
@@ -102,12 +102,12 @@ func (s *Server) tokenOfFilter(ctx context.Context, owner, name string) (id, pro
 	case len(tokens) == 0:
 		return "", "You have no join token with this nick.", nil
 	case len(tokens) > 1:
-		return "", "Several join tokens have this nick. Use the id of one.", nil
+		return "", "Several join tokens have this nick. Type the id of one of them.", nil
 	}
 	return tokens[0].ID, "", nil
 }
 
-// dayOfFilter reads a day, at its beginning in UTC, or a time of RFC 3339.
+// dayOfFilter reads a day, which means its beginning in UTC, or a time in the form of RFC 3339.
 func dayOfFilter(text string) (t time.Time, problem string) {
 	if text == "" {
 		return t, ""
@@ -170,7 +170,8 @@ func (s *Server) showAudit(w http.ResponseWriter, r *http.Request) error {
 
 // fillAudit fills in the events of a page.
 func (s *Server) fillAudit(r *http.Request, p *ui.AuditPage, q auditQuery) error {
-	// The newest event is read first, so that an event that comes meanwhile is announced.
+	// Read the newest event first, so that the page announces events that are recorded while the
+	// page is made.
 	newest, err := s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: q.filter.Owner, Limit: 1})
 	if err != nil {
 		return err
@@ -198,7 +199,8 @@ func (s *Server) fillAudit(r *http.Request, p *ui.AuditPage, q auditQuery) error
 	return nil
 }
 
-// showAuditNews is the line that says how many events that fit are newer than the shown ones.
+// showAuditNews answers with the line that announces newer events: the number of events after
+// ?after= that match the filter.
 func (s *Server) showAuditNews(w http.ResponseWriter, r *http.Request) error {
 	q, err := s.readAuditQuery(r)
 	if err != nil {
@@ -220,16 +222,17 @@ func (s *Server) showAuditNews(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "audit", "news", ui.Page{Data: p})
 }
 
-// auditNames finds the names of what events are about. Each thing is looked up once.
+// auditNames finds the names of the devices, join tokens and actors of events. It looks up each of
+// them once.
 type auditNames struct {
 	s      *Server
 	ctx    context.Context
 	owner  store.Account
 	filter ui.AuditFilter
-	links  map[string]ui.AuditLink // by what it is and its id
+	links  map[string]ui.AuditLink // by kind and id, such as "device ID"
 }
 
-// auditRows adds to events the names and addresses of what they are about.
+// auditRows adds to events the names and page addresses of their devices, join tokens and actors.
 func (s *Server) auditRows(r *http.Request, events []store.Event, filter ui.AuditFilter) ([]ui.AuditRow, error) {
 	n := &auditNames{s: s, ctx: r.Context(), owner: accountOf(r), filter: filter, links: map[string]ui.AuditLink{}}
 	rows := make([]ui.AuditRow, len(events))
@@ -243,7 +246,7 @@ func (s *Server) auditRows(r *http.Request, events []store.Event, filter ui.Audi
 			return nil, err
 		}
 		if row.Subject.Path == waitingPath {
-			row.AboutDevice.Gone = false // the id is of a waiting machine, which is no device yet
+			row.AboutDevice.Gone = false // the id belongs to a waiting machine, which is not a device yet
 		}
 		if row.AboutToken, err = n.token(e.Token); err != nil {
 			return nil, err
@@ -275,7 +278,8 @@ func (n *auditNames) device(id string) (ui.AuditLink, error) {
 		other := n.filter
 		other.Device = id
 		l := ui.AuditLink{Name: id, Only: auditPath("/ui/audit", other), Gone: true}
-		// A device of another owner is not named: it may have been this owner's before.
+		// Do not show the nick of another owner's device, although this owner may have owned it
+		// before.
 		d, err := n.s.deviceOfAccount(n.ctx, n.owner.ID, id)
 		if errors.Is(err, store.ErrNotFound) {
 			return l, nil
@@ -309,7 +313,8 @@ func (n *auditNames) token(id string) (ui.AuditLink, error) {
 	})
 }
 
-// actor names who caused an event: the account, one of its devices, or somebody else.
+// actor returns the name and the page of an event's actor: the account, one of its devices, or
+// somebody else.
 func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
 	if e.Actor == "" && e.ActorName == "" {
 		return ui.AuditLink{}, nil
@@ -336,7 +341,7 @@ func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
 	return l, err
 }
 
-// subjectOf returns the page about what events of a kind are about.
+// subjectOf returns the page of the policy, list or account part that events of a kind change.
 func subjectOf(kind string) ui.AuditLink {
 	for _, one := range []struct{ prefix, name, path string }{
 		{"policy.", "policy", policyPath},
@@ -356,7 +361,7 @@ func subjectOf(kind string) ui.AuditLink {
 	return ui.AuditLink{}
 }
 
-// exportAuditCSV writes the events that fit as CSV.
+// exportAuditCSV writes the events that match the filter as CSV.
 func (s *Server) exportAuditCSV(w http.ResponseWriter, r *http.Request) error {
 	head := []string{"seq", "time", "last", "count", "kind", "code", "message", "device", "token", "actor", "actor-name", "means", "credential", "address"}
 	return s.exportAudit(w, r, csvExporter("audit.csv", head, func(e *EventView) []string {
@@ -368,7 +373,7 @@ func (s *Server) exportAuditCSV(w http.ResponseWriter, r *http.Request) error {
 	}))
 }
 
-// exportAuditJSON writes the events that fit as an array.
+// exportAuditJSON writes the events that match the filter as a JSON array.
 func (s *Server) exportAuditJSON(w http.ResponseWriter, r *http.Request) error {
 	return s.exportAudit(w, r, jsonExporter("audit.json", func(e *EventView) any { return e }))
 }
@@ -379,7 +384,7 @@ func (s *Server) exportAudit(w http.ResponseWriter, r *http.Request, e exporter[
 		return err
 	}
 	if q.nothing {
-		return problem(http.StatusBadRequest, "filter", "Open the page with the same filter: it says what is wrong with which field.", "A field of the filter cannot be read.")
+		return problem(http.StatusBadRequest, "filter", "Open the audit page with the same filter, and correct the marked field.", "A field of the filter cannot be read.")
 	}
 	q.filter.Before, q.filter.Limit = 0, exportRows
 	return exportAll(s, w, r, e, func() ([]EventView, bool, error) {

@@ -18,37 +18,38 @@ import (
 )
 
 const (
-	// bulkDevices bounds the devices of one act. Their ids fit into a form.
+	// bulkDevices bounds the devices of one action, so that their ids fit into a form.
 	bulkDevices = store.MaxCount
-	// Bounds of a label that a bulk act sets.
+	// Bounds of a label that a bulk action sets, in bytes.
 	maxLabelKey, maxLabelValue = 64, 256
-	// What the hub remembers to take acts back: for how long, how much of each, and how many.
+	// Bounds of the data that the hub keeps to undo actions: its age, its bytes for each action,
+	// and the number of actions.
 	undoLife  = 10 * time.Minute
 	undoBytes = 1 << 20
 	undoActs  = 64
 )
 
-// bulkAct is an act on several devices. Moving devices to another owner is not offered: the hub has
-// no act that changes a device's owner.
+// bulkAct is an action on several devices. Moving devices to another owner is not one of them,
+// because the hub cannot change a device's owner.
 type bulkAct struct {
 	name, title, button string
-	// lost says what the act does to n devices.
+	// lost returns a sentence about the effect of the action on n devices.
 	lost func(n int) string
 }
 
 var bulkActs = []bulkAct{
 	{"label", "Label devices", "Set the label", func(n int) string {
-		return fmt.Sprintf("A member of the user-meta of %s is set. The last act of this kind can be taken back.", counted(n, "device"))
+		return fmt.Sprintf("Sets a key in the user-meta of %s. You can undo your last label for ten minutes.", counted(n, "device"))
 	}},
 	{"boot", "Request boot measurements", "Request the measurements", func(n int) string {
-		return fmt.Sprintf("%s: each gets the request with its next report and measures its boot.", upperFirst(counted(n, "device")))
+		return fmt.Sprintf("%s: each device gets the request with its next report, and then measures its boot.", upperFirst(counted(n, "device")))
 	}},
 	{"delete", "Delete devices", "Delete the devices", func(n int) string {
-		return fmt.Sprintf("The certificates of %s are revoked at once, and their trails, logs, metadata and boot measurements are no longer available. The audit trail keeps their events. This cannot be taken back.", counted(n, "device"))
+		return fmt.Sprintf("The certificates of %s are revoked at once, and their trails, logs, metadata and boot measurements are no longer available. The audit trail keeps their events. This cannot be undone.", counted(n, "device"))
 	}},
 }
 
-var errBulkAct = problem(http.StatusBadRequest, "bulk-act", "Use the buttons of the list.", "There is no such act on several devices.")
+var errBulkAct = problem(http.StatusBadRequest, "bulk-act", "Use the buttons below the list.", "The hub does not have this action for several devices.")
 
 func actNamed(name string) (bulkAct, error) {
 	i := slices.IndexFunc(bulkActs, func(a bulkAct) bool { return a.name == name })
@@ -58,7 +59,8 @@ func actNamed(name string) (bulkAct, error) {
 	return bulkActs[i], nil
 }
 
-// confirmWords are what a person types before devices are deleted.
+// confirmWords returns the words that a person must type before devices are deleted, or "" for
+// other actions.
 func (a bulkAct) confirmWords(n int) string {
 	if a.name != "delete" {
 		return ""
@@ -66,7 +68,7 @@ func (a bulkAct) confirmWords(n int) string {
 	return fmt.Sprintf("delete %d", n)
 }
 
-// previewBulk shows which devices an act reaches. It changes nothing.
+// previewBulk shows the devices that an action would change. It changes nothing.
 func (s *Server) previewBulk(w http.ResponseWriter, r *http.Request) error {
 	params := r.URL.Query()
 	act, err := actNamed(params.Get("act"))
@@ -85,7 +87,7 @@ func (s *Server) previewBulk(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(rows) == 0 {
-		return s.redirect(w, r, back.path(), ui.Notice{Tone: "warn", Text: "No device is selected. Select some with their boxes, then choose an act."})
+		return s.redirect(w, r, back.path(), ui.Notice{Tone: "warn", Text: "No device is selected. Select devices with their checkboxes, then choose an action."})
 	}
 	return s.renderBulk(w, r, http.StatusOK, act, ui.Bulk{Rows: rows, More: more, Back: back.encode()})
 }
@@ -95,7 +97,8 @@ func (s *Server) renderBulk(w http.ResponseWriter, r *http.Request, status int, 
 	return s.renderPage(w, r, status, "bulk", ui.Page{Title: act.title, Section: ui.SectionDevices, Data: b})
 }
 
-// allThatFit finds the devices of a search, at most bulkDevices, and how many more fit.
+// allThatFit returns at most bulkDevices devices that match a search, and the number of further
+// matches.
 func (s *Server) allThatFit(r *http.Request, q listQuery) (rows []store.DeviceRow, more int, err error) {
 	find, err := s.deviceSearch(r.Context(), accountOf(r).ID, q.text, q.sort)
 	if err != nil {
@@ -120,8 +123,8 @@ func (s *Server) allThatFit(r *http.Request, q listQuery) (rows []store.DeviceRo
 	return rows, max(0, n.N-len(rows)), nil
 }
 
-// ownRows finds devices of the account by their ids. Ids of other devices are left out, as if they
-// did not exist.
+// ownRows finds devices of the account by their ids. It ignores ids of other accounts' devices, as
+// if they did not exist.
 func (s *Server) ownRows(r *http.Request, ids []string) (rows []store.DeviceRow, err error) {
 	if len(ids) > bulkDevices {
 		ids = ids[:bulkDevices]
@@ -144,7 +147,7 @@ func (s *Server) ownRows(r *http.Request, ids []string) (rows []store.DeviceRow,
 	return rows, nil
 }
 
-// doBulk does an act on the devices that the preview showed.
+// doBulk applies an action to the devices that the preview showed.
 func (s *Server) doBulk(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -179,7 +182,7 @@ func (s *Server) doBulk(w http.ResponseWriter, r *http.Request) error {
 	return s.redirect(w, r, back.path(), s.bulkNotice(act, n, len(rows), undo, err))
 }
 
-// labelProblems says what is wrong with a label.
+// labelProblems returns what is wrong with a label's key and value, in words; empty: nothing.
 func labelProblems(key, value string) (ofKey, ofValue string) {
 	switch {
 	case key == "":
@@ -203,10 +206,10 @@ func (s *Server) bulkNotice(act bulkAct, n, of int, undo string, err error) ui.N
 	notice := ui.Notice{Tone: "ok", Text: upperFirst(fmt.Sprintf(done, counted(n, "device")))}
 	if n < of {
 		notice.Tone = "warn"
-		notice.Text += fmt.Sprintf(" %s could not be changed, and stayed as before.", upperFirst(counted(of-n, "device")))
+		notice.Text += fmt.Sprintf(" %s could not be changed.", upperFirst(counted(of-n, "device")))
 	}
 	if err != nil {
-		s.log.Error("an act on several devices stopped", "act", act.name, "done", n, "of", of, "err", err)
+		s.log.Error("an action on several devices stopped", "action", act.name, "done", n, "of", of, "err", err)
 	}
 	if undo != "" {
 		notice.UndoPath, notice.UndoValue = "/ui/bulk/undo", undo
@@ -214,8 +217,8 @@ func (s *Server) bulkNotice(act bulkAct, n, of int, undo string, err error) ui.N
 	return notice
 }
 
-// actOn does an act on each device in turn, and stops at the first failure of the store. n is the
-// number of changed devices.
+// actOn applies an action to each device in turn, and stops at the first failure of the store. n is
+// the number of changed devices. undo is the name that undos.keep returned.
 func (s *Server) actOn(r *http.Request, act bulkAct, rows []store.DeviceRow, key, value string) (n int, undo string, err error) {
 	ctx, owner := r.Context(), accountOf(r).ID
 	var before *labelUndo
@@ -252,7 +255,8 @@ func (s *Server) actOn(r *http.Request, act bulkAct, rows []store.DeviceRow, key
 	return n, undo, nil
 }
 
-// labelValue is the value of a member that a label sets; nil removes the member.
+// labelValue returns the JSON value of a label's text. For an empty text it returns nil, which
+// removes the key.
 func labelValue(text string) any {
 	if text == "" {
 		return nil
@@ -260,22 +264,24 @@ func labelValue(text string) any {
 	return text
 }
 
-// labelUndo is what a label replaced.
+// labelUndo has the values that a label replaced.
 type labelUndo struct {
 	owner, key string
-	set        any            // what the label set
-	was        map[string]any // by device id; nil: the member did not exist
+	set        any            // the value that the label set
+	was        map[string]any // the replaced values by device id; nil: the key did not exist
 	until      time.Time
 }
 
-// undos keeps, in memory, what the last acts replaced. Another hub of the same database, or a new
-// start, does not know them: then the undo says so.
+// undos keeps the values that the last labels replaced, in memory. They are lost when the hub
+// restarts, and another hub with the same database does not have them; undoBulk then says that the
+// action cannot be undone.
 type undos struct {
 	mu   sync.Mutex
 	acts map[string]*labelUndo
 }
 
-// keep remembers an act and returns a name for it, or "" if it replaced too much.
+// keep stores an action and returns a random name for it, or "" if the replaced values are too
+// large.
 func (u *undos) keep(act *labelUndo, now time.Time) string {
 	text, err := json.Marshal(act.was)
 	if err != nil || len(text) > undoBytes || len(act.was) == 0 {
@@ -289,7 +295,7 @@ func (u *undos) keep(act *labelUndo, now time.Time) string {
 	oldest := ""
 	for name, one := range u.acts {
 		if one.owner == act.owner || now.After(one.until) {
-			delete(u.acts, name) // an account can take back its last act only
+			delete(u.acts, name) // an account can undo only its last action
 		} else if oldest == "" || one.until.Before(u.acts[oldest].until) {
 			oldest = name
 		}
@@ -303,7 +309,7 @@ func (u *undos) keep(act *labelUndo, now time.Time) string {
 	return name
 }
 
-// take returns an account's act, and forgets it.
+// take returns and removes an account's action. It returns nil if the action is unknown or too old.
 func (u *undos) take(owner, name string, now time.Time) *labelUndo {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -315,14 +321,15 @@ func (u *undos) take(owner, name string, now time.Time) *labelUndo {
 	return act
 }
 
-// undoBulk takes an account's last label back. A device whose member was changed since keeps it.
+// undoBulk undoes an account's last label. If a device's key has another value by now, it does not
+// change that device.
 func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
 	}
 	act := s.undos.take(accountOf(r).ID, r.PostForm.Get("undo"), s.cfg.Now())
 	if act == nil {
-		return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "warn", Text: "This act can no longer be taken back: ten minutes have passed, or there was a later one."})
+		return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "warn", Text: "This action can no longer be undone, because ten minutes have passed or you set another label."})
 	}
 	n := 0
 	for id, was := range act.was {
@@ -339,9 +346,9 @@ func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 		s.countUserMetaChange(r, d)
 		n++
 	}
-	text := fmt.Sprintf("The label of %s is as it was before.", counted(n, "device"))
+	text := fmt.Sprintf("The label of %s has its earlier value again.", counted(n, "device"))
 	if rest := len(act.was) - n; rest > 0 {
-		text += fmt.Sprintf(" %s changed since, and stayed so.", upperFirst(counted(rest, "device")))
+		text += fmt.Sprintf(" %s changed in the meantime and keep the new value.", upperFirst(counted(rest, "device")))
 	}
 	return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "ok", Text: text})
 }

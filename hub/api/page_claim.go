@@ -14,34 +14,37 @@ import (
 	"gangway/wire"
 )
 
-// A machine with a claim code asks every three seconds who claimed it. So the hub knows, for a
-// minute, which machines show a code, and finds a machine by the short form of its code, which a
-// person can type. Whoever polls with a code has it, and who types a short form sees it on the
-// machine: the lookup tells neither anything new but the machine's address.
+// A machine with a claim code asks the hub every three seconds whether somebody has claimed it. For
+// a minute after such a request, the hub can find the machine by the short form of its code, which
+// a person can type. This reveals only the machine's IP address: a client that polls has the code
+// already, and a person who types the short form sees it on the machine's screen.
 const (
 	claimPath = "/ui/onboard/claim"
-	// Bounds of what the hub remembers of machines that show a code.
+	// Bounds of the machines with a claim code that the hub remembers.
 	claimantsFor, maxClaimants = time.Minute, 1024
-	// claimRefresh is how often the page about an arrival is loaded without JavaScript, in seconds.
+	// claimRefresh is the time after which a browser without JavaScript loads the page about a
+	// claimed machine again, in seconds.
 	claimRefresh = 5
-	// claimEvents is how many of an owner's newest refusals are searched for those of one machine.
+	// claimEvents is the number of an owner's newest enrolment events among which the hub looks for
+	// a machine's refusal.
 	claimEvents = 100
 )
 
-// claimant is a machine that shows a claim code.
+// claimant is a machine that displays a claim code.
 type claimant struct {
 	code, addr string
 	asked      time.Time
 }
 
-// claimants are the machines that have asked lately, by the short forms of their codes. Other hubs
-// of the same database do not know them; then a person uses the code itself.
+// claimants are the machines that asked within claimantsFor, by the short forms of their codes.
+// Another hub with the same database does not know them; there, a person must use the code itself.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
 }
 
-// note remembers that a machine asked. At the bound, the one that asked longest ago is forgotten.
+// note remembers that a machine asked. If there are maxClaimants, it forgets the machine that asked
+// longest ago.
 func (c *claimants) note(code, addr string, now time.Time) {
 	words := wire.ClaimWords(code)
 	c.mu.Lock()
@@ -61,7 +64,7 @@ func (c *claimants) note(code, addr string, now time.Time) {
 	c.byWords[words] = claimant{code, addr, now}
 }
 
-// find returns the machine that shows a short form now.
+// find returns the machine whose code has this short form, if it asked within claimantsFor.
 func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +76,7 @@ func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	return one, ok
 }
 
-// showClaimForm is the page where a person types the code that a machine shows.
+// showClaimForm is the page on which a person types the code on a machine's screen.
 func (s *Server) showClaimForm(w http.ResponseWriter, r *http.Request) error {
 	typed := strings.TrimSpace(r.URL.Query().Get("code"))
 	form := ui.ClaimForm{Tabs: onboardTabs(claimPath), Typed: clipRunes(typed, 256)}
@@ -97,13 +100,13 @@ func (s *Server) renderClaimForm(w http.ResponseWriter, r *http.Request, status 
 	return s.renderPage(w, r, status, "claimform", ui.Page{Title: "Claim a machine", Section: ui.SectionOnboard, Data: form})
 }
 
-// typedCode returns the claim code that a person means: by the code, by the address that leads to it,
-// or by its short form. Otherwise it returns a problem in words.
+// typedCode returns the claim code from the text that a person typed: the code, the address of its
+// page, or its short form. For other texts it returns a problem in words.
 func (s *Server) typedCode(typed string, now time.Time) (code, problem string) {
 	if u, err := url.Parse(typed); err == nil && u.Host != "" {
 		code, ok := strings.CutPrefix(u.Path, "/claim/")
 		if _, _, err := wire.ParseClaimCode(code); !ok || err != nil {
-			return "", "This is not the address of a claim code. Type it as the machine shows it: https://HUB/claim/CODE."
+			return "", "This is not the address of a claim code. Type the address as the machine displays it: https://HUB/claim/CODE."
 		}
 		return code, ""
 	}
@@ -112,30 +115,30 @@ func (s *Server) typedCode(typed string, now time.Time) (code, problem string) {
 	}
 	words := strings.ToUpper(strings.NewReplacer("-", "", " ", "", "0", "O", "1", "I", "8", "B").Replace(typed))
 	if len(words) != 12 || strings.Trim(words, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" {
-		return "", "This is not a code of a machine. It has twelve letters and digits, such as ABCD-EFGH-2345."
+		return "", "This is not a machine's code. A code has twelve letters and digits, such as ABCD-EFGH-2345."
 	}
 	words = words[:4] + "-" + words[4:8] + "-" + words[8:]
 	one, ok := s.claimants.find(words, now)
 	if !ok {
-		return "", fmt.Sprintf("No machine that shows %s has asked this hub within the last minute. Check the code, and that the machine reaches the hub.", words)
+		return "", fmt.Sprintf("No machine with the code %s has asked this hub within the last minute. Check the code, and check that the machine can reach the hub.", words)
 	}
 	return one.code, ""
 }
 
-// showArrival shows how the machine of a claim code comes aboard.
+// showArrival shows the onboarding of a claimed machine, step by step.
 func (s *Server) showArrival(w http.ResponseWriter, r *http.Request) error {
 	a, err := s.arrivalOf(r)
 	if err != nil {
 		return err
 	}
-	p := ui.Page{Title: "A machine comes aboard", Section: ui.SectionOnboard, Data: a}
+	p := ui.Page{Title: "Onboarding of a machine", Section: ui.SectionOnboard, Data: a}
 	if a.Device == "" && !a.Failed {
 		p.NoScriptRefresh = claimRefresh
 	}
 	return s.renderPage(w, r, http.StatusOK, "arrival", p)
 }
 
-// showArrivalSteps is the part of the page that changes in place.
+// showArrivalSteps is the part of that page that the browser updates.
 func (s *Server) showArrivalSteps(w http.ResponseWriter, r *http.Request) error {
 	a, err := s.arrivalOf(r)
 	if err != nil {
@@ -144,7 +147,8 @@ func (s *Server) showArrivalSteps(w http.ResponseWriter, r *http.Request) error 
 	return s.renderPart(w, r, "arrival", "steps", ui.Page{Data: a})
 }
 
-// arrivalOf reads how far the machine has come that joins with a token of the account.
+// arrivalOf reads the onboarding steps of the machine that joins with the join token in the path,
+// which must belong to the account.
 func (s *Server) arrivalOf(r *http.Request) (*ui.Arrival, error) {
 	id, owner := r.PathValue("id"), accountOf(r).ID
 	if !wire.IsID(id) {
@@ -162,7 +166,7 @@ func (s *Server) arrivalOf(r *http.Request) (*ui.Arrival, error) {
 		return nil, err
 	}
 	a := &ui.Arrival{Tabs: onboardTabs(claimPath), Path: claimPath + "/" + id, Words: wire.ClaimWords(code)}
-	a.Steps = append(a.Steps, ui.ArrivalStep{State: ui.StepDone, Title: "Claimed", Text: "The machine may come aboard as yours.", Time: token.Created})
+	a.Steps = append(a.Steps, ui.ArrivalStep{State: ui.StepDone, Title: "Claimed", Text: "The machine can now onboard to your account.", Time: token.Created})
 	page, err := s.cfg.Store.SearchDevices(r.Context(), store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldToken, Value: id}}, Limit: 1})
 	if err != nil {
 		return nil, err
@@ -173,7 +177,7 @@ func (s *Server) arrivalOf(r *http.Request) (*ui.Arrival, error) {
 	return a, s.fillUnderway(r.Context(), a, token)
 }
 
-// fillAboard adds the steps of a machine that is aboard.
+// fillAboard adds the steps of a machine that has onboarded.
 func (s *Server) fillAboard(ctx context.Context, a *ui.Arrival, d store.Device) error {
 	m, err := s.arrived(ctx, d)
 	if err != nil {
@@ -186,7 +190,7 @@ func (s *Server) fillAboard(ctx context.Context, a *ui.Arrival, d store.Device) 
 	}
 	a.Steps = append(a.Steps,
 		ui.ArrivalStep{State: ui.StepDone, Title: "Evidence accepted", Text: upperFirst(m.State.Text) + ". " + machineWords(d.ProdModel, d.ProdSerial)},
-		ui.ArrivalStep{State: ui.StepDone, Title: "Aboard as " + m.Name, Text: "Its TPM opened the certificates" + took + ".", Time: d.Created})
+		ui.ArrivalStep{State: ui.StepDone, Title: "Onboarded as " + m.Name, Text: "Its TPM decrypted the certificates" + took + ".", Time: d.Created})
 	return nil
 }
 
@@ -198,10 +202,10 @@ func machineWords(model, serial string) string {
 	return text
 }
 
-// fillUnderway adds the steps of a machine that is not aboard yet.
+// fillUnderway adds the steps of a machine that has not onboarded yet.
 func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinToken) error {
-	evidence := ui.ArrivalStep{State: ui.StepNow, Title: "Evidence of its TPM", Text: "The hub waits for the machine. It asks every few seconds who claimed it, and then sends its evidence."}
-	aboard := ui.ArrivalStep{State: ui.StepLater, Title: "Aboard", Text: "Its TPM opens the certificates, and the machine is a device of yours."}
+	evidence := ui.ArrivalStep{State: ui.StepNow, Title: "Evidence of its TPM", Text: "The hub waits for the machine. The machine asks the hub every few seconds whether it was claimed, and then sends its evidence."}
+	aboard := ui.ArrivalStep{State: ui.StepLater, Title: "Onboarded", Text: "The TPM decrypts the certificates, and the machine becomes your device."}
 	now := s.cfg.Now()
 	pending, err := s.cfg.Store.PendingEnrolments(ctx, t.Owner, now, 0)
 	if err != nil {
@@ -210,7 +214,7 @@ func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinTo
 	for _, e := range pending {
 		if e.TokenID == t.ID {
 			evidence.State, evidence.Text, evidence.Time = ui.StepDone, "Accepted. "+machineWords(e.ProdModel, e.ProdSerial), e.Created
-			aboard.State, aboard.Text = ui.StepNow, "The certificates are on their way; only this TPM can open them."
+			aboard.State, aboard.Text = ui.StepNow, "The hub has sent the certificates. Only this TPM can decrypt them."
 			a.Steps = append(a.Steps, evidence, aboard)
 			return nil
 		}
@@ -234,16 +238,16 @@ func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinTo
 	}
 	switch {
 	case refusal != nil:
-		evidence.State, evidence.Text, evidence.Time = ui.StepFailed, ui.Visible(refusal.Message)+" The machine tries again by itself.", refusal.Time
+		evidence.State, evidence.Text, evidence.Time = ui.StepFailed, ui.Visible(refusal.Message)+" The machine retries by itself.", refusal.Time
 	case t.Disabled || !now.Before(t.Expires):
 		a.Failed = true
-		evidence.State, evidence.Text = ui.StepFailed, "The machine has not come in time, so the claim is no longer valid. Switch the machine off and on: it shows a new code."
+		evidence.State, evidence.Text = ui.StepFailed, "The machine did not send its evidence in time, so the claim has expired. Restart the machine, and claim it with the new code on its screen."
 	}
 	a.Steps = append(a.Steps, evidence, aboard)
 	return nil
 }
 
-// refusalOf returns the newest refusal of a machine with a token, or nil.
+// refusalOf returns the newest refusal of a machine with the join token t, or nil.
 func (s *Server) refusalOf(ctx context.Context, t store.JoinToken) (*store.Event, error) {
 	events, err := s.cfg.Store.Events(ctx, store.EventFilter{Owner: t.Owner, Kind: "enrolment.", Since: t.Created, Limit: claimEvents})
 	if err != nil {

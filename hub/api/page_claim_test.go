@@ -14,7 +14,7 @@ import (
 	"gangway/wire"
 )
 
-// asks lets the machine that shows a claim code ask who claimed it.
+// asks sends the request of a machine with a claim code: whether somebody has claimed it.
 func (s *scene) asks(t *testing.T, code string) {
 	t.Helper()
 	s.person(t, "").do("GET", "/claims/"+code, nil)
@@ -36,7 +36,7 @@ func TestClaimCodeIsTypedInItsShortForm(t *testing.T) {
 	if status, page, _ := b.send("GET", "/ui/onboard/claim", ""); status != 200 || strings.Contains(page, `aria-invalid`) {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
-	if status, page, _ := typed(words); status != 400 || !strings.Contains(page, "No machine that shows "+words) || !strings.Contains(page, `aria-describedby="h-code e-code"`) || !strings.Contains(page, `value="`+words+`"`) {
+	if status, page, _ := typed(words); status != 400 || !strings.Contains(page, "No machine with the code "+words) || !strings.Contains(page, `aria-describedby="h-code e-code"`) || !strings.Contains(page, `value="`+words+`"`) {
 		t.Errorf("before the machine asks: %d %s", status, brief.Of(page))
 	}
 	s.asks(t, code)
@@ -56,7 +56,7 @@ func TestClaimCodeIsTypedInItsShortForm(t *testing.T) {
 	}
 }
 
-// Guesses of short forms are limited, and what machines can make the hub remember is bounded.
+// The hub limits guesses of short forms, and the number of machines that it remembers.
 func TestShortFormsAreNotGuessedAndNotHoarded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -92,7 +92,7 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	secret, id, code := ownToken(t)
 	b := s.browser(t)
 
-	// Signed out, the form leads to the sign-in and back to the code.
+	// If nobody is signed in, the form redirects to the sign-in form, which leads back to the code.
 	status, _, h := s.person(t, "").request("GET", "/ui/onboard/claim?code=ABCD", nil, map[string]string{"Accept": "text/html"})
 	if status != 303 || h.Get("Location") != "/sign-in?next="+url.QueryEscape("/ui/onboard/claim?code=ABCD") {
 		t.Errorf("signed out: %d to %q", status, h.Get("Location"))
@@ -126,7 +126,8 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 		}
 	}
 	see("Claimed", "The hub waits for the machine", "(in progress)")
-	// Who comes back to the code sees the arrival, not the question.
+	// If the owner opens the claim code's address again, the page shows the onboarding and not the
+	// question.
 	if status, _, h := b.send("GET", "/claim/"+code, ""); status != 303 || h.Get("Location") != at {
 		t.Errorf("the code again: %d", status)
 	}
@@ -135,15 +136,15 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	d := s.uncertified(t)
 	d.Serial = "<script>alert(1)</script>\u202egnp"
 	w := waits(t, s.post(t, must(d.Request(&tok, fleet.RequestChange{}))(t)), "ek-certificate-none")
-	see("A question about its evidence", "/ui/onboard/waiting/"+w.DeviceID, "(needs you)", "&lt;script&gt;alert(1)")
+	see("A question about its evidence", "/ui/onboard/waiting/"+w.DeviceID, "(needs your decision)", "&lt;script&gt;alert(1)")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
 	must(d.Enrol(t.Context(), s.client, must(d.Request(&tok, fleet.RequestChange{}))(t)))(t)
-	see("only this TPM can open them")
+	see("Only this TPM can decrypt them")
 	must(d.Onboard(t.Context(), s.client, &tok))(t)
 	devices := s.Devices(t, s.Owner)
-	see("Approved by a person", "Aboard as "+devices[0].Nick, `href="/ui/devices/`+devices[0].ID+`"`)
+	see("Approved by a person", "Onboarded as "+devices[0].Nick, `href="/ui/devices/`+devices[0].ID+`"`)
 
-	// Nobody else sees the arrival, whatever they know.
+	// Another account cannot see the onboarding, even with the join token's id or the code.
 	mallory := s.browser(t)
 	mallory.send("POST", "/sign-in", "nick=mallory&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
 	for _, path := range []string{at, at + "/steps", "/ui/onboard/claim/" + strings.Repeat("0", 24), "/ui/onboard/claim/x"} {
@@ -167,14 +168,14 @@ func TestArrivalThatFailsSaysWhy(t *testing.T) {
 	d := s.uncertified(t)
 	d.EKCert = s.victim.EKCert
 	refused(t, s.post(t, must(d.Request(&tok, fleet.RequestChange{}))(t)), 403, "ek-key-mismatch")
-	if _, page, _ := b.send("GET", at, ""); !strings.Contains(page, "(failed)") || !strings.Contains(page, "The machine tries again by itself") {
+	if _, page, _ := b.send("GET", at, ""); !strings.Contains(page, "(failed)") || !strings.Contains(page, "The machine retries by itself") {
 		t.Errorf("a refusal: %s", brief.Of(page))
 	}
 	_, id, code = ownToken(t)
 	b.send("POST", "/claim/"+code, "")
 	s.Advance(wire.ClaimLife + time.Second)
 	b.signIn()
-	if _, page, _ := b.send("GET", "/ui/onboard/claim/"+id, ""); !strings.Contains(page, "The machine has not come in time") || !strings.Contains(page, "Claim again") {
+	if _, page, _ := b.send("GET", "/ui/onboard/claim/"+id, ""); !strings.Contains(page, "The machine did not send its evidence in time") || !strings.Contains(page, "Claim again") {
 		t.Errorf("too late: %s", brief.Of(page))
 	}
 }

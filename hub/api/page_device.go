@@ -15,7 +15,8 @@ import (
 // devicePath returns the address of a device's page.
 func devicePath(id string) string { return "/ui/devices/" + id }
 
-// tabPath returns the address of a tab, with pairs of names and values for its query.
+// tabPath returns the address of a tab. pairs are names and values for the query; empty values are
+// omitted.
 func tabPath(id, tab string, pairs ...string) string {
 	q := url.Values{}
 	if tab != tabSummary {
@@ -44,8 +45,8 @@ const (
 	tabSettings  = "settings"
 )
 
-// deviceTabs are the tabs in their order. fill reads the data of a tab. A tab reads a bounded number
-// of rows, however much the hub keeps of the device.
+// deviceTabs are the tabs in their order. fill reads the data of a tab: a bounded number of rows,
+// however much data the hub has about the device.
 var deviceTabs []deviceTab
 
 type deviceTab struct {
@@ -66,7 +67,7 @@ func init() {
 	}
 }
 
-// deviceView is a device's page while it is filled.
+// deviceView is the data of a device's page, and the data that several tabs need to fill it.
 type deviceView struct {
 	*ui.DevicePage
 	boot   string          // store.BootState
@@ -86,8 +87,8 @@ func (s *Server) showDevicePage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderDevice(w, r, http.StatusOK, d, tab, nil)
 }
 
-// renderDevice answers with a tab of a device's page. change, if it is not nil, alters the filled tab:
-// it adds what a person typed, and an error beside it.
+// renderDevice answers with a tab of a device's page. If change is not nil, it changes the filled
+// tab: it adds the text that a person typed, and an error message beside it.
 func (s *Server) renderDevice(w http.ResponseWriter, r *http.Request, status int, d store.Device, tab string, change func(*ui.DevicePage)) error {
 	for _, one := range deviceTabs {
 		if one.name != tab {
@@ -111,7 +112,8 @@ func (s *Server) renderDevice(w http.ResponseWriter, r *http.Request, status int
 	return store.ErrNotFound
 }
 
-// deviceHead reads what every tab shows of a device: its states, and what needs its owner.
+// deviceHead reads the part of the page that every tab shows: the device's states, and the problems
+// that its owner should look at.
 func (s *Server) deviceHead(r *http.Request, d store.Device, tab string) (*deviceView, error) {
 	ctx := r.Context()
 	v := &deviceView{DevicePage: &ui.DevicePage{Device: d, Path: devicePath(d.ID)}}
@@ -136,7 +138,8 @@ func (s *Server) deviceHead(r *http.Request, d store.Device, tab string) (*devic
 	return v, nil
 }
 
-// deviceStates returns a device's states, and what its owner must look at, the most urgent first.
+// deviceStates returns a device's states, and the problems that its owner should look at, the most
+// urgent first.
 func (s *Server) deviceStates(d store.Device, boot string, newest *store.Revision) (badges []ui.Badge, needs []ui.Need) {
 	switch quiet := s.cfg.Now().Sub(d.LastSeen); {
 	case d.Clone == store.CloneRefused:
@@ -157,10 +160,10 @@ func (s *Server) deviceStates(d store.Device, boot string, newest *store.Revisio
 	switch boot {
 	case store.BootChanged:
 		badges = append(badges, ui.StateBadge(store.StateBootChanged))
-		needs = append(needs, ui.Need{Tone: "bad", Text: "The device did not boot what it booted before.", Path: tabPath(d.ID, tabBoots), Act: "See what changed"})
+		needs = append(needs, ui.Need{Tone: "bad", Text: "The device's newest boot differs from the reference.", Path: tabPath(d.ID, tabBoots), Act: "See what changed"})
 	case store.BootRefused:
 		badges = append(badges, ui.Badge{Tone: "bad", Text: "measurement refused"})
-		needs = append(needs, ui.Need{Tone: "bad", Text: "The newest boot measurement does not hold.", Path: tabPath(d.ID, tabBoots), Act: "See why"})
+		needs = append(needs, ui.Need{Tone: "bad", Text: "The hub refused the device's newest boot measurement.", Path: tabPath(d.ID, tabBoots), Act: "See why"})
 	}
 	if newest == nil {
 		return badges, needs
@@ -179,7 +182,7 @@ func (s *Server) deviceStates(d store.Device, boot string, newest *store.Revisio
 
 func orNothing(message string) string {
 	if message == "" {
-		return "the device gave no reason."
+		return "the device did not report a reason."
 	}
 	return message
 }
@@ -192,10 +195,11 @@ func (s *Server) deviceOfForm(r *http.Request) (store.Device, error) {
 	return s.ownDevice(r)
 }
 
-// undoField is the field of the form in a notice that takes an act back.
+// undoField is the field of the undo form in a notice.
 const undoField = "undo"
 
-// typedOrUndone returns what a person typed into a field, or the value that an undo brings back.
+// typedOrUndone returns the value that an undo restores or, without an undo, the text that a person
+// typed into a field.
 func typedOrUndone(r *http.Request, field string) string {
 	if undo := r.PostFormValue(undoField); undo != "" {
 		return undo
@@ -203,7 +207,7 @@ func typedOrUndone(r *http.Request, field string) string {
 	return r.PostFormValue(field)
 }
 
-// orMissing returns a zero value instead of store.ErrNotFound.
+// orMissing returns the zero value and false if err is store.ErrNotFound.
 func orMissing[T any](v T, err error) (T, bool, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		var none T
@@ -213,7 +217,7 @@ func orMissing[T any](v T, err error) (T, bool, error) {
 }
 
 // formProblem returns the text that a form shows beside a field, and the status of the answer, if
-// the error is the fault of the person who typed.
+// the person can correct the error in the form.
 func (s *Server) formProblem(r *http.Request, err error) (text string, status int, ok bool) {
 	p := s.knownProblem(r, err)
 	if p == nil || p.Status < 400 || p.Status >= 500 || p.Status == http.StatusNotFound {

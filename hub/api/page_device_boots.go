@@ -13,7 +13,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// Bounds of what the tab "Boots" shows. A measurement may have boot.MaxEvents events.
+// Bounds of the tab "Boots": events for each PCR, changes, and words of an earlier measurement.
+// They keep the page small, because a measurement may have boot.MaxEvents events.
 const (
 	pcrEvents   = 40
 	bootChanges = 100
@@ -80,7 +81,7 @@ func pcrRows(m *boot.Measurement, ref *boot.Reference) (rows []ui.PCR) {
 	return rows
 }
 
-// emptyPCR reports whether a value is that of a PCR after its reset.
+// emptyPCR reports whether a PCR's value is all zeros, as after a reset.
 func emptyPCR(value string) bool {
 	for _, c := range value {
 		if c != '0' {
@@ -112,8 +113,8 @@ func (s *Server) fillHistory(r *http.Request, v *deviceView) error {
 	return nil
 }
 
-// acceptBootOnPage makes the measurement that the person looked at the device's reference, or locks
-// or unlocks the reference.
+// acceptBootOnPage accepts the measurement that the page showed as the device's reference, or it
+// locks or unlocks the reference.
 func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.deviceOfForm(r)
 	if err != nil {
@@ -131,7 +132,7 @@ func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error 
 	case "lock", "unlock":
 		decision.Measurement, decision.Lock = 0, &lock
 	default:
-		return problem(http.StatusBadRequest, "boot-reference", "Reload the page.", "The form has no act.")
+		return problem(http.StatusBadRequest, "boot-reference", "Reload the page.", "The form does not say what to do.")
 	}
 	if err := s.decideReference(r, d, decision); err != nil {
 		text, status, ok := s.formProblem(r, err)
@@ -142,12 +143,12 @@ func (s *Server) acceptBootOnPage(w http.ResponseWriter, r *http.Request) error 
 	}
 	said := map[string]string{
 		"accept": "The measured boot is the reference now. Later boots are compared with it.",
-		"lock":   "The reference is locked: nothing changes it until you unlock it.", "unlock": "The reference is unlocked.",
+		"lock":   "The reference is locked. It does not change until you unlock it.", "unlock": "The reference is unlocked.",
 	}[r.PostFormValue("act")]
 	return s.redirect(w, r, tabPath(d.ID, tabBoots), ui.Notice{Tone: "ok", Text: said})
 }
 
-// requestBootOnPage asks the device for a boot measurement.
+// requestBootOnPage requests a boot measurement from the device.
 func (s *Server) requestBootOnPage(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.deviceOfForm(r)
 	if err != nil {
@@ -156,5 +157,5 @@ func (s *Server) requestBootOnPage(w http.ResponseWriter, r *http.Request) error
 	if err := s.askForBoot(r, d); err != nil {
 		return err
 	}
-	return s.redirect(w, r, tabPath(d.ID, tabBoots), ui.Notice{Tone: "ok", Text: "The device is asked to measure its boot with its next report."})
+	return s.redirect(w, r, tabPath(d.ID, tabBoots), ui.Notice{Tone: "ok", Text: "The measurement is requested. The device gets the request with its next report."})
 }

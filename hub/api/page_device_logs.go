@@ -15,7 +15,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// Bounds of the tab "Logs", which keep the page below 100 kB, and of each read of a download.
+// Bounds of the tab "Logs", which keep the page below 100 kB. downloadLines is the number of lines
+// that a download reads from the store at once.
 const (
 	logLines      = 100
 	logLinesBytes = 32 << 10
@@ -23,10 +24,10 @@ const (
 	downloadLines = 1000
 )
 
-// logSearch is what a person asked for in a device's log.
+// logSearch is a search in a device's log.
 type logSearch struct {
 	source, level, text string
-	before              string // the cursor of the page before
+	before              string // the place of the last line of the previous page: see logPlace
 	live                bool
 }
 
@@ -60,7 +61,7 @@ func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	if search.before != "" {
 		previous, ok := readLogPlace(search.before)
 		if !ok {
-			return problem(http.StatusBadRequest, "before", "Start from the newest lines.", "The address of these lines is not valid.")
+			return problem(http.StatusBadRequest, "before", "Go back to the newest lines.", "The page's address does not name a place in the log.")
 		}
 		f.Previous = previous
 	}
@@ -89,7 +90,7 @@ func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	return nil
 }
 
-// suggest adds a value to the suggestions for a field, unless it has characters without a shape.
+// suggest adds a value to the suggestions for a field, unless the value has invisible characters.
 func suggest(list []string, value string) []string {
 	if value == "" || len(list) == 50 || slices.Contains(list, value) || ui.Visible(value) != value {
 		return list
@@ -97,7 +98,8 @@ func suggest(list []string, value string) []string {
 	return append(list, value)
 }
 
-// logPlace names a line, so that a page can continue after it.
+// logPlace returns the place of a line in a log, as text for an address, so that the next page can
+// continue after the line.
 func logPlace(e store.LogEntry) string {
 	return strconv.FormatInt(e.Created.UnixMicro(), 10) + "." + strconv.FormatInt(e.Seq, 10)
 }
@@ -113,8 +115,8 @@ func readLogPlace(text string) (*store.LogEntry, bool) {
 	return e, storable(e.Created)
 }
 
-// downloadLog sends the log lines of a search as text, the oldest first. It reads one page at a time,
-// so that no log is in memory as a whole.
+// downloadLog sends the log lines of a search as text, the oldest first. It reads downloadLines
+// lines at a time, so that it does not hold a whole log in memory.
 func (s *Server) downloadLog(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -137,7 +139,7 @@ func (s *Server) downloadLog(w http.ResponseWriter, r *http.Request) error {
 				h.Del("Content-Disposition")
 				return err
 			}
-			panic(http.ErrAbortHandler) // the client must not take a part of the log for the whole
+			panic(http.ErrAbortHandler) // break the connection, so that the client does not mistake a part of the log for all of it
 		}
 		if n < downloadLines {
 			return out.Flush()
@@ -146,7 +148,7 @@ func (s *Server) downloadLog(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// writeLogPage writes a page of lines, and returns the last of them and how many there were.
+// writeLogPage writes the lines that match f. It returns the last line and the number of lines.
 func (s *Server) writeLogPage(ctx context.Context, out *bufio.Writer, f store.LogFilter) (*store.LogEntry, int, error) {
 	lines, err := s.cfg.Store.Logs(ctx, f)
 	if err != nil || len(lines) == 0 {

@@ -14,7 +14,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// Bounds of what the tab "Metadata" shows in its tables.
+// Bounds of the tables in the tab "Metadata".
 const (
 	metaRows  = 300
 	metaValue = 400 // characters
@@ -31,7 +31,8 @@ func (s *Server) fillMeta(_ *http.Request, v *deviceView) error {
 	return nil
 }
 
-// tableOf returns the first members of a meta, how many more there are, and its size in bytes.
+// tableOf returns the first keys of user-meta or device-meta with their values, the number of
+// further keys, and the size of the whole in bytes.
 func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
 	if text, err := store.CompactJSON(orEmpty(m)); err == nil {
 		size = len(text)
@@ -51,8 +52,9 @@ func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
 	return rows, max(0, len(names)-metaRows), size
 }
 
-// indented returns a meta as JSON with a line for each member. Characters that could reorder the
-// text are escaped, so that a person edits what they see.
+// indented returns metadata as JSON with a line for each key. It escapes characters that are
+// invisible or that reorder text, so that the text that a person sees is the text that the form
+// sends.
 func indented(m map[string]any) string {
 	text, err := store.CompactJSON(orEmpty(m))
 	if err != nil {
@@ -65,8 +67,8 @@ func indented(m map[string]any) string {
 	return escapeHidden(b.String())
 }
 
-// escapeHidden writes the characters of a JSON text that Visible would escape as JSON escapes, which
-// mean the same characters.
+// escapeHidden replaces the characters of a JSON text that ui.Visible would replace with JSON
+// escapes such as \u202e. The meaning of the JSON text stays the same.
 func escapeHidden(text string) string {
 	var b bytes.Buffer
 	for _, r := range text {
@@ -84,7 +86,8 @@ func escapeHidden(text string) string {
 	return b.String()
 }
 
-// metaHash names the state of a meta, so that an edit can tell whether it has changed in between.
+// metaHash returns a hash of metadata. An edit compares it to find out whether the metadata has
+// changed since the page was shown.
 func metaHash(m map[string]any) string {
 	text, err := store.CompactJSON(orEmpty(m))
 	if err != nil {
@@ -93,10 +96,10 @@ func metaHash(m map[string]any) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
 }
 
-var errMetaChanged = problem(http.StatusConflict, "meta-changed", "Compare it with the stored metadata, which is in the table, and save it again.", "Somebody changed the metadata while you edited it.")
+var errMetaChanged = problem(http.StatusConflict, "meta-changed", "Compare your text with the stored metadata, which is in the table, and save it again.", "Somebody changed the metadata while you edited it.")
 
-// editMetaOnPage changes the user-meta: it sets or removes one key, merges a JSON object, or replaces
-// the whole. After an error the page shows again what was typed.
+// editMetaOnPage changes the user-meta: it sets or removes one key, merges a JSON object, or
+// replaces all keys. After an error the page shows the typed text again.
 func (s *Server) editMetaOnPage(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.deviceOfForm(r)
 	if err != nil {
@@ -125,13 +128,13 @@ func (s *Server) editMetaOnPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// editMeta makes one change. It returns a sentence about it.
+// editMeta makes one change, and returns a sentence about the change for the notice.
 func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said string, err error) {
 	key := r.PostFormValue("key")
 	switch act {
 	case "set", "remove":
 		if key == "" {
-			return "", problem(http.StatusBadRequest, "meta-key", "Type its name.", "The key has no name.")
+			return "", problem(http.StatusBadRequest, "meta-key", "Type a key, such as site.", "The key is empty.")
 		}
 		patch := map[string]any{key: nil}
 		said = fmt.Sprintf("The key %q is removed.", ui.Visible(key))
@@ -152,7 +155,7 @@ func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said str
 		}
 		switch act {
 		case "undo":
-			return "The key is as it was before.", s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, m)
+			return "The key has its earlier value again.", s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, m)
 		case "merge":
 			return "The metadata is merged.", s.cfg.Store.PatchUserMeta(r.Context(), d.Owner, d.ID, m)
 		}
@@ -164,11 +167,11 @@ func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said str
 	return "", problem(http.StatusBadRequest, "meta-act", "Reload the page.", "The form does not say what to do.")
 }
 
-// maxUndo bounds what a notice carries to take an act back. It is kept in a cookie.
+// maxUndo bounds the undo value of a notice, in bytes, because the notice is in a cookie.
 const maxUndo = 1024
 
-// undoOfKey adds to a notice how to bring back the value that a key had before, unless the value is
-// too long for a notice.
+// undoOfKey adds an undo to a notice, which restores the earlier value of a key. If the value is
+// longer than maxUndo, the notice has no undo.
 func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
 	if act != "set" && act != "remove" {
 		return n
@@ -180,7 +183,8 @@ func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
 	return n
 }
 
-// typedValue reads the value of one key: a text, or JSON if the form says so.
+// typedValue reads the value of one key. The value is JSON if the form's checkbox "json" is set,
+// and a text otherwise.
 func typedValue(r *http.Request) (any, error) {
 	text := r.PostFormValue("value")
 	if r.PostFormValue("json") == "" {

@@ -15,15 +15,16 @@ import (
 	"gangway/wire/trail"
 )
 
-// Bounds of what the tab "Revisions" shows.
+// Bounds of the tab "Revisions".
 const (
 	revisionsOnPage = 25
 	diffRows        = 200
 	stateText       = 32 << 10 // bytes
 )
 
-// fillRevisions fills the tab "Revisions". ?rev= shows a revision, ?from= the revision that it is
-// compared with, ?post= the preview of posting a revision's state again.
+// fillRevisions fills the tab "Revisions". ?rev= shows a revision. ?from= is the number of the
+// revision with which that revision is compared. ?post= shows a preview of posting a revision's
+// state again.
 func (s *Server) fillRevisions(r *http.Request, v *deviceView) error {
 	t := &ui.DeviceRevisions{Trail: v.newest != nil}
 	v.Revisions = t
@@ -65,7 +66,7 @@ func (s *Server) fillRevisions(r *http.Request, v *deviceView) error {
 	return err
 }
 
-// revInQuery reads the number of a revision.
+// revInQuery reads a revision's number from a parameter of the query.
 func revInQuery(r *http.Request, name string) (int, bool) {
 	return revNumber(r.URL.Query().Get(name))
 }
@@ -103,7 +104,8 @@ func revisionBadge(status trail.Status) ui.Badge {
 	return b
 }
 
-// fillShown reads a revision and its difference from ?from=, or from the revision before it.
+// fillShown reads a revision and its difference from the revision ?from=, by default the revision
+// before it.
 func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	one, err := s.cfg.Store.Revision(r.Context(), v.Device.ID, rev)
 	if err != nil {
@@ -118,7 +120,7 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	}
 	state, err := trail.ParseState(one.State)
 	if err != nil {
-		return nil // an older hub accepted a state that this one cannot read; its difference is not known
+		return nil // an older hub accepted this state, and this hub cannot read it: show no difference
 	}
 	shown.Files, shown.Text = state.Len(), readableState(state)
 	if shown.From < 0 {
@@ -132,17 +134,17 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	return nil
 }
 
-// readableState returns a state's text for people. It returns "" if the text is too long for a page.
+// readableState returns a state as indented text, or "" if the text is too long for a page.
 func readableState(state *trail.State) string {
 	var b bytes.Buffer
 	if len(state.JSON) > stateText || json.Indent(&b, state.JSON, "", "  ") != nil || b.Len() > stateText {
 		return ""
 	}
-	return ui.VisibleLines(b.String()) // its escapes are those of JSON
+	return ui.VisibleLines(b.String()) // in a JSON text, its escapes have the same meaning as the characters
 }
 
-// difference returns the first changes between a stored state and another one, and how many more
-// there are.
+// difference returns the first changes between a stored state and another state, and the number of
+// further changes.
 func difference(before []byte, after *trail.State) ([]trail.Change, int) {
 	old, err := trail.ParseState(before)
 	if err != nil {
@@ -152,7 +154,7 @@ func difference(before []byte, after *trail.State) ([]trail.Change, int) {
 	return all[:min(len(all), diffRows)], max(0, len(all)-diffRows)
 }
 
-// previewOf says what posting a revision's state again would change.
+// previewOf returns what would change if a revision's state were posted again.
 func (s *Server) previewOf(r *http.Request, d store.Device, rev int) (*ui.RevisionPreview, error) {
 	one, err := s.cfg.Store.Revision(r.Context(), d.ID, rev)
 	if err != nil {
@@ -166,7 +168,7 @@ func (s *Server) previewOf(r *http.Request, d store.Device, rev int) (*ui.Revisi
 	return p, s.compareWithNewest(r, d, p, state)
 }
 
-// compareWithNewest sets what a state changes in the newest revision.
+// compareWithNewest sets in p the difference between the newest revision's state and another state.
 func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) error {
 	newest, err := s.cfg.Store.Revision(r.Context(), d.ID, -1)
 	if err != nil {
@@ -177,8 +179,9 @@ func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.Revisi
 	return nil
 }
 
-// postRevisionOnPage appends a revision: the state of an earlier one (from), or a new state, as a file
-// or as text. Without the field "confirm" it only shows what the revision would change.
+// postRevisionOnPage appends a revision: with the state of an earlier revision (field "from"), or
+// with a new state from a file or a text. Without the field "confirm" it only shows what the
+// revision would change.
 func (s *Server) postRevisionOnPage(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.deviceOfForm(r)
 	if err != nil {
@@ -246,12 +249,12 @@ func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPre
 }
 
 // postTyped posts the revision that a preview showed. The revision gets the number after the newest
-// one of the preview: if another revision was posted since, the hub refuses, because the preview no
-// longer says what changes.
+// one of the preview: if another revision was posted after the preview, the hub refuses the
+// revision, because its preview is no longer correct.
 func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
 	seen, ok := revNumber(r.PostFormValue("newest"))
 	if !ok || seen != p.Newest {
-		return 0, problem(http.StatusConflict, "rev-taken", "Look at what it changes now, and post it again.", "Another revision was posted since you looked.")
+		return 0, problem(http.StatusConflict, "rev-taken", "Look at the new preview, and post the revision again.", "Another revision was posted after you looked.")
 	}
 	if len(p.Message) > maxCommitMsg {
 		return 0, problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)
@@ -260,8 +263,8 @@ func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPrevie
 	return added.Rev, err
 }
 
-// cancelRevisionOnPage withdraws a revision that the device has not started, or gives up one that it
-// has started.
+// cancelRevisionOnPage cancels a revision that the device has not started to install, or gives up a
+// revision that the device has started to install.
 func (s *Server) cancelRevisionOnPage(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.deviceOfForm(r); err != nil {
 		return err
@@ -273,7 +276,7 @@ func (s *Server) cancelRevisionOnPage(w http.ResponseWriter, r *http.Request) er
 	to := tabPath(revision.Device, tabRevisions, "rev", strconv.Itoa(revision.Rev))
 	said := "The revision is cancelled."
 	if r.PostFormValue("act") == "stop" {
-		said = "The revision is given up. The device stays as it is until the next revision."
+		said = "The revision is given up. The device does not change until the next revision."
 		_, err = s.changeStatus(r, revision, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 	} else {
 		_, err = s.changeStatus(r, revision, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")

@@ -12,8 +12,8 @@ import (
 // eventsOnTab is how many events the tab "Events" shows.
 const eventsOnTab = 50
 
-// fillEvents fills the tab "Events". ?routine=1 adds the counts of frequent events, ?before= continues
-// after an event.
+// fillEvents fills the tab "Events". ?routine=1 adds the counts of frequent events. ?before= lists
+// the events before an event, by its number.
 func (s *Server) fillEvents(r *http.Request, v *deviceView) error {
 	q := r.URL.Query()
 	t := &ui.DeviceEvents{Routine: q.Get("routine") != ""}
@@ -44,15 +44,15 @@ func (s *Server) fillSettings(_ *http.Request, v *deviceView) error {
 	t := &ui.DeviceSettings{Nick: d.Nick, TokenID: d.TokenID, HasTPM: d.Enrolment != (store.Hash{})}
 	if t.HasTPM {
 		t.Lost = append(t.Lost, "Its certificates are revoked at once: the hub refuses the device from now on.",
-			"Its TPM is released: with a join token, any owner can onboard the machine as a new device.")
+			"Its TPM becomes free: any owner can onboard the machine as a new device, with a join token.")
 	} else {
-		t.Lost = append(t.Lost, "Its password stops working at once: the hub refuses the device from now on.")
+		t.Lost = append(t.Lost, "Its secret stops working at once: the hub refuses the device from now on.")
 	}
 	if v.newest != nil {
 		t.Lost = append(t.Lost, fmt.Sprintf("Its trail with %s, the newest with number %d, is removed.", counted(v.newest.Rev+1, "revision"), v.newest.Rev))
 	}
 	if n := len(d.UserMeta) + len(d.DeviceMeta); n > 0 {
-		t.Lost = append(t.Lost, fmt.Sprintf("Its metadata is no longer available: %s of yours, %s of the device's.", counted(len(d.UserMeta), "key"), counted(len(d.DeviceMeta), "key")))
+		t.Lost = append(t.Lost, fmt.Sprintf("Its metadata is no longer available: %s in the user-meta, %s in the device-meta.", counted(len(d.UserMeta), "key"), counted(len(d.DeviceMeta), "key")))
 	}
 	t.Lost = append(t.Lost, "Its log, its boot measurements and their reference are no longer available. The audit trail keeps its events.")
 	v.Settings = t
@@ -83,7 +83,7 @@ func (s *Server) renameOnPage(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.renderDevice(w, r, status, d, tabSettings, func(p *ui.DevicePage) { p.Settings.Nick, p.Settings.NickProblem = nick, text })
 	}
-	return s.redirect(w, r, tabPath(d.ID, tabSettings), ui.Notice{Tone: "ok", Text: fmt.Sprintf("The device is called %q now.", nick),
+	return s.redirect(w, r, tabPath(d.ID, tabSettings), ui.Notice{Tone: "ok", Text: fmt.Sprintf("The device's nick is now %q.", nick),
 		UndoPath: devicePath(d.ID) + "/rename", UndoValue: d.Nick})
 }
 
@@ -123,5 +123,5 @@ func (s *Server) deleteOnPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.record(r.Context(), deviceDeleted(d, now))
-	return s.redirect(w, r, overviewPath, ui.Notice{Tone: "ok", Text: fmt.Sprintf("%s is deleted. Its TPM is released.", ui.Visible(d.Nick))})
+	return s.redirect(w, r, overviewPath, ui.Notice{Tone: "ok", Text: fmt.Sprintf("%s is deleted. Its machine can onboard to any account.", ui.Visible(d.Nick))})
 }

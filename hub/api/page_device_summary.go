@@ -14,7 +14,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// Bounds of the life line.
+// Bounds of the timeline.
 const (
 	lifeEvents    = 40
 	lifeRevisions = 5
@@ -44,23 +44,24 @@ func (s *Server) fillSummary(r *http.Request, v *deviceView) error {
 	return nil
 }
 
-// wellWords says whether a device is well, in a sentence.
+// wellWords returns a sentence that says whether the device needs its owner's attention.
 func (s *Server) wellWords(v *deviceView) string {
 	quiet := s.cfg.Now().Sub(v.Device.LastSeen) > store.QuietAfter
 	switch {
 	case len(v.Needs) == 1:
-		return "One thing needs you."
+		return "One problem needs your attention."
 	case len(v.Needs) > 1:
-		return fmt.Sprintf("%d things need you.", len(v.Needs))
+		return fmt.Sprintf("%d problems need your attention.", len(v.Needs))
 	case quiet:
-		return "The hub has not heard from the device for longer than it should."
+		return "The device is quiet: the hub has not heard from it for longer than usual."
 	case v.newest != nil && !v.newest.Status.Final():
-		return fmt.Sprintf("The device is well, and is installing revision %d.", v.newest.Rev)
+		return fmt.Sprintf("No problem is known. The device is installing revision %d.", v.newest.Rev)
 	}
-	return "The device is well."
+	return "No problem is known."
 }
 
-// whereFacts says where a device is, as far as its owner and its connection tell.
+// whereFacts returns facts about the place of a device: its IP address, what its user-meta says,
+// and the machine as the device describes it.
 func whereFacts(d store.Device) []ui.Fact {
 	facts := []ui.Fact{{Name: "Address", Value: d.LastSeenAddr, Mono: true, Note: "of its last contact"}}
 	for _, key := range []string{"site", "location", "fleet-location", "fleet-group"} {
@@ -75,7 +76,7 @@ func whereFacts(d store.Device) []ui.Fact {
 	return append(facts, ui.Fact{Name: "Machine", Value: machine, Note: "as the device states"})
 }
 
-// revisionFacts says what a device reported on last.
+// revisionFacts returns facts about the revision about which a device sent its last report.
 func revisionFacts(t *store.TrailSummary) []ui.Fact {
 	report := trail.ReadReport(t.Revision.Progress)
 	facts := []ui.Fact{{Name: "Revision", Value: fmt.Sprintf("%d, %s", t.Reported, statusWords(t.Revision.Status)), Note: ui.Visible(clipRunes(report.Message, 120))}}
@@ -88,7 +89,7 @@ func revisionFacts(t *store.TrailSummary) []ui.Fact {
 	return facts
 }
 
-// softwareFacts says what programs a device states that it runs.
+// softwareFacts returns the versions of the programs on a device, from its device-meta.
 func softwareFacts(meta map[string]any) []ui.Fact {
 	var facts []ui.Fact
 	for _, f := range []struct{ key, name string }{
@@ -104,8 +105,9 @@ func softwareFacts(meta map[string]any) []ui.Fact {
 // maxNetworkFacts bounds the network interfaces that the page shows.
 const maxNetworkFacts = 8
 
-// consoleFacts returns the facts about a machine that its device-meta has in the form of Gangway's
-// agent and of Pantavisor. A device may send anything there; another form is left out.
+// consoleFacts returns the facts about a machine in its device-meta, in the form in which Gangway's
+// agent and Pantavisor send them. A device may send other values or types in these keys; they are
+// ignored.
 func consoleFacts(meta map[string]any) []ui.Fact {
 	var facts []ui.Fact
 	text := func(key, name string) {
@@ -133,7 +135,7 @@ func consoleFacts(meta map[string]any) []ui.Fact {
 // networkFacts returns the addresses of each network interface, IPv4 first.
 func networkFacts(meta map[string]any) (facts []ui.Fact) {
 	cards, _ := meta["interfaces"].(map[string]any)
-	at := map[string]int{} // the place of a card in facts
+	at := map[string]int{} // the index of a network interface in facts
 	for _, key := range slices.Sorted(maps.Keys(cards)) {
 		card, kind, ok := cutLast(key, ".")
 		list, isList := cards[key].([]any)
@@ -159,7 +161,8 @@ func networkFacts(meta map[string]any) (facts []ui.Fact) {
 	return facts
 }
 
-// amount reads a number of an object in the device-meta; 0 if it is no number that fits.
+// amount reads a whole number from an object in the device-meta. It returns 0 for anything but a
+// number from 0 to the largest int64.
 func amount(meta map[string]any, object, key string) uint64 {
 	members, _ := meta[object].(map[string]any)
 	n, ok := members[key].(json.Number)
@@ -211,8 +214,8 @@ func clipRunes(s string, n int) string {
 	return string(runes[:n]) + "…"
 }
 
-// lifeOf returns a device's life line, the newest first: the steps of its onboarding, and what
-// happened since. It has what the hub recorded, and no more.
+// lifeOf returns a device's timeline, the newest moment first: the steps of its onboarding, and the
+// events and revisions that the hub recorded after it.
 func (s *Server) lifeOf(r *http.Request, e *deviceEvidence) ([]ui.Moment, error) {
 	ctx, d := r.Context(), e.facts.Device
 	life, err := s.onboardingSteps(r, e)
@@ -243,7 +246,7 @@ func (s *Server) lifeOf(r *http.Request, e *deviceEvidence) ([]ui.Moment, error)
 	return life[:min(len(life), lifeMoments)], nil
 }
 
-// onboardingSteps are the recorded steps of a device's latest onboarding.
+// onboardingSteps returns the recorded steps of a device's latest onboarding.
 func (s *Server) onboardingSteps(r *http.Request, e *deviceEvidence) (life []ui.Moment, err error) {
 	row, d := e.facts.Enrolment, e.facts.Device
 	if row == nil {
@@ -254,7 +257,7 @@ func (s *Server) onboardingSteps(r *http.Request, e *deviceEvidence) (life []ui.
 		return nil, err
 	}
 	if has && waited.State == store.Approved && !waited.Decided.After(row.Created) {
-		life = append(life, ui.Moment{Time: waited.Since, Icon: "clock", Title: "Asked to come aboard, and waited for a person"},
+		life = append(life, ui.Moment{Time: waited.Since, Icon: "clock", Title: "First request; the machine waited for a decision"},
 			ui.Moment{Time: waited.Decided, Icon: "user", Title: "Approved by " + ui.Visible(waited.By), Took: ui.Exactly(waited.Decided.Sub(waited.Since))})
 	}
 	passed := 0
@@ -263,7 +266,7 @@ func (s *Server) onboardingSteps(r *http.Request, e *deviceEvidence) (life []ui.
 			passed++
 		}
 	}
-	life = append(life, ui.Moment{Time: row.Created, Icon: "shield-check", Title: "Evidence judged, certificates issued", Detail: fmt.Sprintf("%d checks passed.", passed)})
+	life = append(life, ui.Moment{Time: row.Created, Icon: "shield-check", Title: "Evidence accepted, certificates issued", Detail: fmt.Sprintf("%d checks passed.", passed)})
 	if row.State == store.Active && !d.Activated.IsZero() {
 		life = append(life, ui.Moment{Time: d.Activated, Icon: "key", Title: "Activated: the TPM opened the certificates", Took: ui.Exactly(d.Activated.Sub(row.Created))})
 	}
@@ -279,8 +282,8 @@ var momentIcons = []struct{ kind, icon string }{
 	{"device.approved", "user"}, {"device.denied", "user"}, {"device.renamed", "pencil"}, {"device.user-meta", "pencil"},
 }
 
-// momentOf returns an event as an entry of the life line. The activation is one of the onboarding's
-// steps already.
+// momentOf converts an event to an entry of the timeline. ok is false for the activation, which
+// onboardingSteps returns already.
 func momentOf(e store.Event) (ui.Moment, bool) {
 	if e.Kind == "device.activated" {
 		return ui.Moment{}, false

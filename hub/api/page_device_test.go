@@ -87,7 +87,7 @@ func TestDevicePageHasEachTab(t *testing.T) {
 		t.Errorf("an unknown tab: %d", status)
 	}
 	nick := must(f.Store.Device(t.Context(), f.boatID))(t).Nick
-	says(t, b.tab(nick, ""), nick, "Why trust it", "Is it well", "Where it is", "What runs on it", "Activated: the TPM opened the certificates", " ms")
+	says(t, b.tab(nick, ""), nick, "Chain of trust", "Condition", "Location", "Software", "Activated: the TPM opened the certificates", " ms")
 }
 
 // For another owner's device, every page and every form gets the same answer as for an id that does
@@ -273,7 +273,7 @@ func TestBootIsAcceptedOnThePage(t *testing.T) {
 	booted(t, c, s.victim, usual, 1)
 	booted(t, c, s.victim, another, 2)
 	page := b.tab(id, "boots")
-	says(t, page, "The device did not boot what it booted before.", "The kernel's hash differs from the reference of ", "the Secure Boot settings and keys", "differs")
+	says(t, page, "The newest boot differs from the reference.", "The kernel's hash differs from the reference of ", "the Secure Boot settings and keys", "differs")
 	says(t, b.tab(id, ""), "boot changed", "See what changed")
 	number := regexp.MustCompile(`name="measurement" value="(\d+)"`).FindStringSubmatch(page)
 	if number == nil {
@@ -281,7 +281,7 @@ func TestBootIsAcceptedOnThePage(t *testing.T) {
 	}
 	// The device measures another boot while the person reads the page.
 	booted(t, c, s.victim, eventlog.Boot(false, "linux 3", "quiet"), 3)
-	if status, page, _ := b.post(id, "boot/reference", "act", "accept", "measurement", number[1]); status != 409 || !strings.Contains(text(page), "measured again since") {
+	if status, page, _ := b.post(id, "boot/reference", "act", "accept", "measurement", number[1]); status != 409 || !strings.Contains(text(page), "measured again, or another decision") {
 		t.Errorf("%d %s", status, text(page))
 	}
 	if status, _, _ := b.post(id, "boot/reference", "act", "accept"); status != 400 {
@@ -289,7 +289,7 @@ func TestBootIsAcceptedOnThePage(t *testing.T) {
 	}
 	number = regexp.MustCompile(`name="measurement" value="(\d+)"`).FindStringSubmatch(b.tab(id, "boots"))
 	b.act(id, "boot/reference", "act", "accept", "measurement", number[1])
-	says(t, b.tab(id, "boots"), "The device booted what it booted before.")
+	says(t, b.tab(id, "boots"), "The newest boot matches the reference.")
 	b.act(id, "boot/reference", "act", "lock")
 	says(t, b.tab(id, "boots"), "locked", "Unlock the reference")
 }
@@ -328,7 +328,7 @@ func TestMetadataIsEditedOnThePage(t *testing.T) {
 		{[]string{"act", "replace", "was", "other", "text", `{"typed":1}`}, 409, "Somebody changed the metadata"},
 		{[]string{"act", "set", "key", "typed", "value", "x y", "json", "yes"}, 400, "The value is not JSON."},
 		{[]string{"act", "set", "key", "typed", "value", "1}, {", "json", "yes"}, 400, "The value is not JSON."},
-		{[]string{"act", "set", "key", "", "value", "typed"}, 400, "The key has no name."},
+		{[]string{"act", "set", "key", "", "value", "typed"}, 400, "The key is empty."},
 		{[]string{"act", "perhaps", "key", "typed"}, 400, "does not say what to do"},
 	} {
 		status, page, _ := b.post(id, "metadata", c.form...)
@@ -416,7 +416,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	id := f.boatID
 	post(f.ada, id, `{`+systemSpec+`,"kernel":"`+f.contentSum+`","app.json":{"v":1}}`)
 	page := b.tab(id, "revisions&rev=1")
-	says(t, page, "Changes since revision 0", "kernel", "app.json", "added", "waiting for the device", "Cancel it")
+	says(t, page, "Changes since revision 0", "kernel", "app.json", "added", "waiting for the device", "Cancel the revision")
 	says(t, b.tab(id, "revisions&rev=0&from=1"), "removed")
 	// Before a rollback, the page shows what the rollback changes.
 	page = b.tab(id, "revisions&post=0")
@@ -433,7 +433,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	}
 	// Another revision was posted after the preview. The preview does not show that revision's
 	// changes, so the hub does not post the state.
-	if status, page, _ := b.post(id, "revisions", "from", "1", "newest", "1", "message", "typed words", "confirm", "yes"); status != 409 || !strings.Contains(text(page), "Another revision was posted since you looked.") || !strings.Contains(page, "typed words") {
+	if status, page, _ := b.post(id, "revisions", "from", "1", "newest", "1", "message", "typed words", "confirm", "yes"); status != 409 || !strings.Contains(text(page), "Another revision was posted after you looked.") || !strings.Contains(page, "typed words") {
 		t.Errorf("%d %s", status, text(page))
 	}
 	// The person uploads a new state as a file. The page first shows the changes; a second form

@@ -16,11 +16,12 @@ import (
 	"gangway/hub/ui"
 )
 
-// deviceEvidence is the stored evidence of a device, and the picture that it makes.
+// deviceEvidence is the stored evidence of a device, and the chain of trust that package chain
+// derives from it.
 type deviceEvidence struct {
 	facts   chain.Facts
 	picture chain.Picture
-	cas     []*x509.Certificate // above the EK certificate today: the issuer first, the root last
+	cas     []*x509.Certificate // CA certificates above the EK certificate, by the present trust store: the issuer first, the root last
 	cloned  ClonedView
 }
 
@@ -40,7 +41,8 @@ func (s *Server) readEvidence(ctx context.Context, d store.Device, boot string) 
 	return e, nil
 }
 
-// readVerdict adds what the hub has of a device with a TPM.
+// readVerdict adds the facts that the hub has only about a device with a TPM: its enrolment,
+// verdict, boots and clone findings.
 func (s *Server) readVerdict(ctx context.Context, e *deviceEvidence, enrolment *store.Enrolment) (err error) {
 	f := &e.facts
 	f.Enrolment = enrolment
@@ -85,7 +87,8 @@ func (s *Server) readVerdict(ctx context.Context, e *deviceEvidence, enrolment *
 	return nil
 }
 
-// certificates returns the certificates of a link, with the names that their addresses have.
+// certificates returns the certificates of a link of the chain, with their names in download
+// addresses.
 func (s *Server) certificates(e *deviceEvidence, link string) (list []chain.Certificate) {
 	row := e.facts.Enrolment
 	if row == nil {
@@ -118,7 +121,7 @@ func (s *Server) certificates(e *deviceEvidence, link string) (list []chain.Cert
 	return list
 }
 
-// hashes returns the hashes and names of a link, for an expert.
+// hashes returns the hashes and TPM names of a link of the chain.
 func (e *deviceEvidence) hashes(link string) []ui.Fact {
 	row, d := e.facts.Enrolment, e.facts.Device
 	if row == nil {
@@ -150,7 +153,7 @@ func (e *deviceEvidence) hashes(link string) []ui.Fact {
 	return nil
 }
 
-// paper returns what the printed certificate of the evidence shows.
+// paper returns the data of the printed page about the evidence.
 func (s *Server) paper(e *deviceEvidence) *ui.Evidence {
 	p := &ui.Evidence{Chain: e.picture, Judged: e.judged()}
 	for _, l := range e.picture.Links {
@@ -169,8 +172,8 @@ func (e *deviceEvidence) judged() time.Time {
 	return e.facts.Enrolment.Created
 }
 
-// fillTrust fills the tab "Trust". ?link= chooses a link; otherwise it is the first that is not
-// verified.
+// fillTrust fills the tab "Trust". ?link= chooses a link of the chain; by default it is the first
+// link that is not verified.
 func (s *Server) fillTrust(r *http.Request, v *deviceView) error {
 	e, err := s.readEvidence(r.Context(), v.Device, v.boot)
 	if err != nil {
@@ -202,7 +205,7 @@ func (s *Server) fillTrust(r *http.Request, v *deviceView) error {
 	return nil
 }
 
-// downloadCertificate answers with a certificate of the device's chain, or with all of them
+// downloadCertificate answers with one certificate of the device's chain, or with all certificates
 // (chain.pem), in PEM.
 func (s *Server) downloadCertificate(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)

@@ -30,7 +30,8 @@ func (q listQuery) rows() int {
 	return listRows
 }
 
-// listColumns are the columns of the list, and the order that a click on a name gives.
+// listColumns are the columns of the list. A click on a column's name sorts the list by sort, if it
+// is not empty.
 var listColumns = []struct {
 	key, name string
 	sort      store.SortKey
@@ -49,19 +50,19 @@ var listColumns = []struct {
 	{"id", "Id", "", false},
 }
 
-// listQuery is what the address of a list says.
+// listQuery is the parsed query of a list's address.
 type listQuery struct {
 	text    string
 	sort    string   // a store.SortKey, with "-" before it if descending
-	columns []string // empty: the usual ones
+	columns []string // empty: the columns with usual set
 }
 
-// readListQuery reads the query of a list's address. What it does not know is left out, so that a
-// saved view or a redirect never carries anything else.
+// readListQuery reads the query of a list's address. It ignores unknown names and values, so that a
+// saved view or a redirect never contains them.
 func readListQuery(v url.Values) (q listQuery) {
 	q.text = v.Get("q")
 	if len(q.text) > search.MaxLength {
-		q.text = q.text[:search.MaxLength+1] // still too long: the parser says so
+		q.text = q.text[:search.MaxLength+1] // still too long, so that search.Parse reports the error
 	}
 	if key := strings.TrimPrefix(v.Get("sort"), "-"); slices.Contains([]store.SortKey{store.SortNick, store.SortCreated, store.SortLastSeen, store.SortModel}, store.SortKey(key)) {
 		q.sort = v.Get("sort")
@@ -83,7 +84,8 @@ func readBack(text string) listQuery {
 	return readListQuery(v)
 }
 
-// encode writes the query of an address. more are further names and values; empty values are left out.
+// encode writes the query of an address. more are further names and values; empty values are
+// omitted.
 func (q listQuery) encode(more ...string) string {
 	var parts []string
 	add := func(name, value string) {
@@ -117,7 +119,7 @@ func (q listQuery) shows(key string, usual bool) bool {
 	return slices.Contains(q.columns, key)
 }
 
-// columnsOf returns the list's columns, with the links that sort.
+// columnsOf returns the list's columns, with links that sort the list by a column.
 func (q listQuery) columnsOf() (nick ui.Column, list []ui.Column) {
 	column := func(key, name string, sort store.SortKey, shown bool) ui.Column {
 		c := ui.Column{Key: key, Name: name, Shown: shown}
@@ -182,7 +184,7 @@ func (s *Server) devicesPage(r *http.Request) (*ui.DevicesPage, error) {
 	return d, nil
 }
 
-// fillList fills in the rows of a page, and the number of all devices that fit.
+// fillList fills in the rows of a page, and the number of all devices that match the search.
 func (s *Server) fillList(ctx context.Context, d *ui.DevicesPage, q listQuery, find store.DeviceSearch, after string) error {
 	n, err := s.cfg.Store.CountSearch(ctx, find)
 	if err != nil {
@@ -210,7 +212,7 @@ func (s *Server) fillList(ctx context.Context, d *ui.DevicesPage, q listQuery, f
 	return nil
 }
 
-// listRows adds to devices what the shown columns need.
+// listRows adds to the devices the data that the shown columns need: the nicks of join tokens.
 func (s *Server) listRows(ctx context.Context, owner string, rows []store.DeviceRow, q listQuery) ([]ui.DeviceRow, error) {
 	list := make([]ui.DeviceRow, len(rows))
 	nicks := map[string]string{}
@@ -236,7 +238,7 @@ func (s *Server) listRows(ctx context.Context, owner string, rows []store.Device
 	return list, nil
 }
 
-// countWords writes the number of devices.
+// countWords returns the number of devices in words.
 func countWords(n store.SearchCount) string {
 	switch {
 	case n.More:
@@ -266,7 +268,7 @@ func searchProblem(err error) (text string, ok bool) {
 	return "", false
 }
 
-// stateTabs are links to the same search with another state, or none.
+// stateTabs returns links to the same search with another state, and to the search without a state.
 func stateTabs(q listQuery, find store.DeviceSearch, counts store.FleetCounts) []ui.Tab {
 	current := ""
 	without := store.DeviceSearch{Words: find.Words}
@@ -304,8 +306,8 @@ func stateTabs(q listQuery, find store.DeviceSearch, counts store.FleetCounts) [
 	return tabs
 }
 
-// showRow answers with one row of the list, which changes in place. The row of a device that is gone
-// is empty.
+// showRow answers with one row of the list, with which the browser updates that row. For a deleted
+// device it answers 404.
 func (s *Server) showRow(w http.ResponseWriter, r *http.Request) error {
 	id := r.URL.Query().Get("id")
 	if !wire.IsID(id) {
@@ -337,7 +339,7 @@ func (s *Server) viewsOf(ctx context.Context, owner string, here listQuery) (lis
 	return list, err
 }
 
-// saveView keeps a list under a name.
+// saveView saves the query of a list under a name.
 func (s *Server) saveView(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

@@ -53,7 +53,7 @@ func TestDevicesAreSearchedAndSortedByTheAddress(t *testing.T) {
 	see("", []string{nuc, gate, "2 devices"}, nil)
 	see("q=model:NUC", []string{nuc, "1 device"}, []string{gate})
 	see("q=gate", []string{gate}, []string{nuc})
-	see("q=state:quiet", []string{"No device fits"}, []string{nuc, gate})
+	see("q=state:quiet", []string{"No device matches"}, []string{nuc, gate})
 	see("q=stat:quiet", []string{`role="alert"`, `aria-invalid="true"`, "stat:quiet"}, nil)
 	see("q="+strings.Repeat("a", 600), []string{`role="alert"`}, nil)
 	see("after=nonsense", []string{`role="alert"`}, nil)

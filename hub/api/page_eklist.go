@@ -16,9 +16,9 @@ import (
 
 const (
 	ekListPath = "/ui/trust/eks"
-	// ekRows is how many lines a page has. ekCounted bounds the count of the lines.
+	// ekRows is the number of lines on a page. The page counts at most ekCounted lines.
 	ekRows, ekCounted = 50, 10_000
-	// ekListForm is for the form that uploads a list.
+	// ekListForm bounds the form that uploads a list, in bytes.
 	ekListForm = policy.MaxListSize + 64<<10
 )
 
@@ -27,7 +27,8 @@ func (s *Server) showEKListPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderEKList(w, r, http.StatusOK, nil)
 }
 
-// renderEKList answers with the page of the EK list. change alters the filled page.
+// renderEKList answers with the page of the EK list. If change is not nil, it changes the filled
+// page.
 func (s *Server) renderEKList(w http.ResponseWriter, r *http.Request, status int, change func(*ui.EKListPage)) error {
 	ctx, owner, q := r.Context(), accountOf(r).ID, r.URL.Query()
 	p := &ui.EKListPage{Tabs: trustTabs(ekListPath), Query: cutTo(q.Get("q"), 200), CSV: ekListPath + ".csv"}
@@ -48,7 +49,7 @@ func (s *Server) renderEKList(w http.ResponseWriter, r *http.Request, status int
 	return s.renderPage(w, r, status, "eks", ui.Page{Title: "Expected TPMs", Section: ui.SectionTrust, Data: p, Wide: true})
 }
 
-// fillEKList fills in the lines whose hash or serial number begins as the search says.
+// fillEKList fills in the lines whose hash or serial number begins with the digits of the search.
 func (s *Server) fillEKList(r *http.Request, p *ui.EKListPage, owner, after string) error {
 	prefix := hexDigits(p.Query)
 	if strings.Trim(prefix, "0123456789abcdef") != "" {
@@ -81,17 +82,18 @@ func (s *Server) fillEKList(r *http.Request, p *ui.EKListPage, owner, after stri
 	return nil
 }
 
-// hexDigits removes what people write between hexadecimal digits.
+// hexDigits returns the hexadecimal digits of a text in lower case, without 0x, colons and white
+// space.
 func hexDigits(text string) string {
 	return strings.NewReplacer(":", "", " ", "", "\t", "").Replace(strings.TrimPrefix(strings.ToLower(strings.TrimSpace(text)), "0x"))
 }
 
-// entryOfForm reads one line: from the fields of the form, or from an undo.
+// entryOfForm reads one line of the list, from the fields of the form or from the value of an undo.
 func entryOfForm(r *http.Request) (store.ListedEK, error) {
 	e := policy.ListEntry{Note: r.PostForm.Get("note")}
 	if undo := r.PostForm.Get(undoField); undo != "" {
 		if err := json.Unmarshal([]byte(undo), &e); err != nil {
-			return store.ListedEK{}, problem(http.StatusBadRequest, "ek-list-malformed", "Add the line by the form.", "The line cannot be read.")
+			return store.ListedEK{}, problem(http.StatusBadRequest, "ek-list-malformed", "Add the line with the form.", "The removed line cannot be read.")
 		}
 	} else {
 		if r.PostForm.Get("required") != "" {
@@ -145,7 +147,7 @@ func (s *Server) changeEKOnPage(w http.ResponseWriter, r *http.Request, remove b
 			p.Value, p.Note, p.Required, p.ValueProblem = r.PostForm.Get("value"), r.PostForm.Get("note"), r.PostForm.Get("required") != "", text
 		})
 	}
-	verb, back, said := "added a line to", "/remove", "The TPM is expected now."
+	verb, back, said := "added a line to", "/remove", "The line is added."
 	if remove {
 		verb, back, said = "removed a line from", "/add", "The line is removed."
 	}
@@ -157,7 +159,7 @@ func (s *Server) changeEKOnPage(w http.ResponseWriter, r *http.Request, remove b
 	return s.redirect(w, r, ekListPath, notice)
 }
 
-// uploadEKList replaces the list by a file.
+// uploadEKList replaces the list with the list in a file.
 func (s *Server) uploadEKList(w http.ResponseWriter, r *http.Request) error {
 	again := func(status int, text string) error {
 		return s.renderEKList(w, r, status, func(p *ui.EKListPage) { p.UploadProblem = text })
@@ -176,19 +178,19 @@ func (s *Server) uploadEKList(w http.ResponseWriter, r *http.Request) error {
 	}
 	list, err := policy.ParseEKList(text)
 	if err != nil {
-		return again(http.StatusBadRequest, upperFirst(err.Error())+". The list is as before.")
+		return again(http.StatusBadRequest, upperFirst(err.Error())+". The list did not change.")
 	}
 	has, err := s.cfg.Store.HasEKList(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return err
 	}
 	if has && r.PostFormValue("replace") == "" {
-		return again(http.StatusConflict, "You have a list. Tick the box to replace it, and choose the file again.")
+		return again(http.StatusConflict, "You already have an EK list. Select the checkbox to replace the list, and choose the file again.")
 	}
 	if err := s.storeEKList(r, list, "changed"); err != nil {
 		return err
 	}
-	said := fmt.Sprintf("%s expected now, and no others.", upperFirst(counted(len(list), "TPM"))+map[bool]string{true: " is", false: " are"}[len(list) == 1])
+	said := fmt.Sprintf("%s on the EK list now. The hub refuses other TPMs.", upperFirst(counted(len(list), "TPM"))+map[bool]string{true: " is", false: " are"}[len(list) == 1])
 	n := 0
 	for _, l := range list {
 		if l.Key != nil && !l.CertificateRequired {
@@ -196,7 +198,7 @@ func (s *Server) uploadEKList(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if n > 0 {
-		said += fmt.Sprintf(" %s also approve a TPM without a trusted certificate.", upperFirst(counted(n, "line")))
+		said += fmt.Sprintf(" %s also approve a TPM that has no trusted certificate.", upperFirst(counted(n, "line")))
 	}
 	return s.redirect(w, r, ekListPath, ui.Notice{Tone: "ok", Text: said})
 }
@@ -207,15 +209,15 @@ func (s *Server) clearEKList(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if r.PostForm.Get("confirm") != accountOf(r).Nick {
-		return s.renderEKList(w, r, http.StatusBadRequest, func(p *ui.EKListPage) { p.ConfirmProblem = "This is not your nick. The list is as before." })
+		return s.renderEKList(w, r, http.StatusBadRequest, func(p *ui.EKListPage) { p.ConfirmProblem = "This is not your nick. The list did not change." })
 	}
 	if err := s.storeEKList(r, nil, "removed"); err != nil {
 		return err
 	}
-	return s.redirect(w, r, ekListPath, ui.Notice{Tone: "ok", Text: "The list is removed. Any TPM that the policy accepts is expected."})
+	return s.redirect(w, r, ekListPath, ui.Notice{Tone: "ok", Text: "The EK list is removed. Only the policy decides which TPMs the hub accepts."})
 }
 
-// exportEKList writes the whole list as CSV, in the form in which it can be uploaded again.
+// exportEKList writes the whole list as CSV, in the form that uploadEKList accepts.
 func (s *Server) exportEKList(w http.ResponseWriter, r *http.Request) error {
 	owner, after := accountOf(r).ID, ""
 	head := []string{"ek_sha256", "serial", "note", "certificate"}

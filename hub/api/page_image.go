@@ -17,12 +17,12 @@ import (
 const (
 	imagePath      = onboardPath + "/image"
 	imageStatePath = imagePath + "/state"
-	// imageBlock is how much of an image is written at a time. Each block may take the time of a
-	// request.
+	// imageBlock is the number of bytes of an image that the hub writes before it sets a new write
+	// deadline. Each block may take as long as another request.
 	imageBlock = 1 << 20
 )
 
-// imagePath returns where the hub builds images, or "" if it does not build any.
+// imagePath returns the address of the page that builds images, or "" if the hub builds no images.
 func (s *Server) imagePath() string {
 	if s.cfg.Images == nil {
 		return ""
@@ -30,7 +30,7 @@ func (s *Server) imagePath() string {
 	return imagePath
 }
 
-// showImage is the form for an image, or, while an image is built, how far it is.
+// showImage is the form for an image or, while the hub builds an image, the progress of the build.
 func (s *Server) showImage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderImage(w, r, http.StatusOK, ui.ImagePage{TokenForm: ui.TokenForm{Nick: "stick", Expires: span.Format(defaultTokenLife)}})
 }
@@ -47,13 +47,13 @@ func (s *Server) renderImage(w http.ResponseWriter, r *http.Request, status int,
 	return s.renderPage(w, r, status, "image", ui.Page{Title: "Image for a stick", Section: ui.SectionOnboard, Data: d})
 }
 
-// showImageState is the part of the page that says how far a build is. The page fetches it while the
-// browser waits for the download.
+// showImageState is the part of the page with the progress of the build. The page fetches it while
+// the browser waits for the download.
 func (s *Server) showImageState(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "image", "building", ui.Page{Data: ui.ImagePage{Building: s.building(r)}})
 }
 
-// building is the state of the account's build for the page.
+// building returns the state of the account's build for the page.
 func (s *Server) building(r *http.Request) ui.Building {
 	now := s.cfg.Now()
 	state, ok := s.images.of(accountOf(r).ID, now)
@@ -72,10 +72,13 @@ func (s *Server) building(r *http.Request) ui.Building {
 
 // buildImageOnPage makes a join token, builds an image with it, and answers with the image.
 //
-// One request does all, because the secret exists nowhere but in this request, in the pipe to the
-// builder, and in the image. If the request ends before the image was sent, the build is stopped and
-// the join token is disabled: nobody has it.
+// One request does everything, so that the secret exists only in this request, in the pipe to the
+// builder, and in the image. If the request ends before the hub has sent the whole image, the hub
+// stops the build and disables the join token, because nobody can use the image.
 func (s *Server) buildImageOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
 	if s.cfg.Images == nil || s.cfg.Images.Missing() != "" {
 		return s.renderImage(w, r, http.StatusConflict, ui.ImagePage{})
 	}
@@ -99,7 +102,7 @@ func (s *Server) buildImageOnPage(w http.ResponseWriter, r *http.Request) error 
 	return err
 }
 
-// readImageForm reads the form for an image, and checks it.
+// readImageForm reads the form for an image, and checks its fields.
 func (s *Server) readImageForm(r *http.Request) (d ui.ImagePage, o ImageOptions, n NewJoinToken, life time.Duration, err error) {
 	f, n, life, err := readTokenForm(r)
 	if err != nil {
@@ -123,7 +126,7 @@ func (s *Server) readImageForm(r *http.Request) (d ui.ImagePage, o ImageOptions,
 	return d, o, n, life, err
 }
 
-// imageFailure is a build that failed, in words for the person who waits.
+// imageFailure is the error of a failed build, with a text for the person who waits for the image.
 type imageFailure struct {
 	status int
 	text   string
@@ -134,7 +137,8 @@ func (f *imageFailure) Error() string { return f.err.Error() }
 func (f *imageFailure) Unwrap() error { return f.err }
 
 // buildAndSend makes the join token and the image, and sends the image. An error after the first
-// byte of the answer breaks the connection, so that a part is not taken for the whole.
+// byte of the answer breaks the connection, so that the browser does not mistake a part of the
+// image for all of it.
 func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOptions, n NewJoinToken, life time.Duration) error {
 	account, limits := accountOf(r), s.cfg.ImageLimits
 	ctx, cancel := context.WithCancel(r.Context())
@@ -144,12 +148,12 @@ func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOpt
 		return imageRefusal(err)
 	}
 	defer func() { s.images.end(account.ID, one, s.cfg.Now()) }()
-	// A builder writes an image to a temporary file, and some of its parts to others.
+	// A builder writes the image to a temporary file, and some parts of the image to other files.
 	if !s.space.fits(int64(limits.AtOnce)*2*limits.Size, s.uploads.totalSize()) {
 		return imageRefusal(errStorage)
 	}
 	connection := http.NewResponseController(w)
-	// The deadlines of other requests would end the build after a minute.
+	// Set other deadlines, because the server's usual deadlines would end the build after a minute.
 	if err := errors.Join(connection.SetReadDeadline(time.Time{}), connection.SetWriteDeadline(time.Now().Add(limits.Time+s.cfg.Timeouts.Request))); err != nil {
 		return err
 	}
@@ -177,7 +181,7 @@ func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOpt
 	defer image.Close()
 	if err := s.sendImage(ctx, w, connection, one, image); err != nil {
 		one.change(func(state *imageState) {
-			state.Problem = "The download was interrupted. The image's join token is disabled."
+			state.Problem = "The download was interrupted. The hub disabled the image's join token. Build the image again."
 		})
 		s.log.Info("image not sent", "account", account.ID, "token", t.ID, "err", err)
 		panic(http.ErrAbortHandler)
@@ -187,7 +191,8 @@ func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOpt
 	return nil
 }
 
-// imageRefusal makes a problem of the page's form from one that is no fault of the person.
+// imageRefusal converts a Problem to an imageFailure, so that the form shows it although the person
+// cannot correct it in the form.
 func imageRefusal(err error) error {
 	var p *Problem
 	if errors.As(err, &p) {
@@ -196,7 +201,7 @@ func imageRefusal(err error) error {
 	return err
 }
 
-// build builds the image, within the time of one build.
+// build builds the image, within limits.Time.
 func (s *Server) build(ctx context.Context, one *imageBuild, o ImageOptions, token []byte) (*Image, *imageFailure) {
 	limits := s.cfg.ImageLimits
 	bounded, cancel := context.WithTimeout(ctx, limits.Time)
@@ -209,13 +214,13 @@ func (s *Server) build(ctx context.Context, one *imageBuild, o ImageOptions, tok
 		one.change(func(state *imageState) { state.Size = image.Size })
 		return image, nil
 	case ctx.Err() != nil:
-		return nil, &imageFailure{http.StatusServiceUnavailable, "The build was stopped. Its join token is disabled.", err}
+		return nil, &imageFailure{http.StatusServiceUnavailable, "The build was stopped, and its join token was disabled. Build the image again.", err}
 	case bounded.Err() != nil:
-		return nil, &imageFailure{http.StatusServiceUnavailable, "The build took longer than " + span.Format(limits.Time) + " and was stopped. Its join token is disabled. Try again later, or build the image on your own computer.", err}
+		return nil, &imageFailure{http.StatusServiceUnavailable, "The build took longer than " + span.Format(limits.Time) + " and was stopped. Its join token was disabled. Try again later, or build the image on your own computer.", err}
 	case errors.Is(err, ErrImageSize):
-		return nil, &imageFailure{http.StatusInternalServerError, "The image would be larger than " + ui.Bytes(uint64(limits.Size)) + ". Its join token is disabled. Ask the operator to raise --image-size, or build the image on your own computer.", err}
+		return nil, &imageFailure{http.StatusInternalServerError, "The image would be larger than " + ui.Bytes(uint64(limits.Size)) + ". Its join token was disabled. Ask the hub's operator to raise --image-size, or build the image on your own computer.", err}
 	}
-	return nil, &imageFailure{http.StatusInternalServerError, "The image could not be built. Its join token is disabled. Ask the operator to look into the hub's log, or build the image on your own computer.", err}
+	return nil, &imageFailure{http.StatusInternalServerError, "The hub could not build the image. Its join token was disabled. Ask the hub's operator to read the hub's log, or build the image on your own computer.", err}
 }
 
 // sendImage answers with an image.
@@ -225,6 +230,8 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, connectio
 	h.Set("Content-Disposition", `attachment; filename="installer.img"`)
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Length", fmt.Sprint(image.Size))
+	ctx, cancel := context.WithTimeout(ctx, imageSendTime)
+	defer cancel()
 	for left := image.Size; left > 0; {
 		if err := errors.Join(ctx.Err(), connection.SetWriteDeadline(time.Now().Add(s.cfg.Timeouts.Request))); err != nil {
 			return err
@@ -239,8 +246,8 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, connectio
 	return connection.Flush()
 }
 
-// dropImageToken disables a join token that is in no image. The client may be gone: that ends the
-// request, and must not keep the token valid.
+// dropImageToken disables the join token of an image that was not sent. It disables the token even
+// if the client has closed the connection, which cancels the request's context.
 func (s *Server) dropImageToken(r *http.Request, account store.Account, t store.JoinToken) {
 	if err := s.disableJoinToken(context.WithoutCancel(r.Context()), account, t.ID); err != nil {
 		s.log.Error("a join token without an image stays valid", "token", t.ID, "err", err)

@@ -21,8 +21,8 @@ import (
 	"gangway/wire"
 )
 
-// builder stands for cmd/gangway's builder of images, whose own tests are there. It lets a test stop
-// a build at any point, and make it fail.
+// builder replaces the image builder of cmd/gangway, which has its own tests. With it, a test can
+// stop a build at any point or make it fail.
 type builder struct {
 	missing string
 	check   error
@@ -38,13 +38,13 @@ func (b *builder) Build(ctx context.Context, o api.ImageOptions, token []byte, _
 	return b.build(ctx, o, token, step)
 }
 
-// imageOf is an image with a token file in it.
+// imageOf returns an image that contains a token file.
 func imageOf(token []byte) *api.Image {
 	text := "an image with " + string(token)
 	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
 }
 
-// untilStopped is a build that goes on until it is stopped. It says so on began.
+// untilStopped returns a build that sends to began when it begins, and ends when it is stopped.
 func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
 	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
 		step("Making the installer")
@@ -70,7 +70,7 @@ func (s *scene) signedIn(t *testing.T, nick string) *browser {
 	return b
 }
 
-// leave begins a build that the client can give up.
+// leave starts a build. The client ends its request when ctx ends.
 func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	form := url.Values{"csrf": {b.token}}
 	for i := 0; i < len(fields); i += 2 {
@@ -95,7 +95,8 @@ func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	return ended
 }
 
-// until waits for something that the hub does after a client has gone.
+// until waits until ok returns true, for work that the hub does after the client has closed its
+// connection.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -110,8 +111,8 @@ func (s *scene) isDisabled(t *testing.T, id string) bool {
 	return must(s.Store.JoinToken(t.Context(), id))(t).Disabled
 }
 
-// The hub makes a join token, gives its file to the builder, and sends the image. The secret is in
-// the image and nowhere else.
+// The hub makes a join token, gives its file to the builder, and sends the image. Only the image
+// contains the secret.
 func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -134,11 +135,11 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(image))
 	}
 	if got.Disk != "model:Samsung*" || got.Network != "dns = 192.0.2.53\n" || got.Escrow != "age1x" {
-		t.Errorf("%+v", got)
+		t.Errorf("%s", brief.Of(got))
 	}
 	tok := must(wire.ParseTokenFile(file))(t)
 	if stored := s.newestToken(t, s.Owner); stored.ID != tok.ID || stored.MaxUses != 5 || stored.Nick != "hall 3" || stored.Disabled {
-		t.Errorf("%+v", stored)
+		t.Errorf("%s", brief.Of(stored))
 	}
 	must(s.victim.Onboard(t.Context(), s.client, tok))(t)
 	_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
@@ -155,8 +156,8 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
-// A build takes no join token of the form: it makes its own, of the person who is signed in. So
-// nobody's token can be put into an image.
+// A build ignores a join token in the form. It makes a join token of the signed-in account, so that
+// nobody can put another owner's token into an image.
 func TestImageTakesNoOtherToken(t *testing.T) {
 	t.Parallel()
 	var file []byte
@@ -168,11 +169,12 @@ func TestImageTakesNoOtherToken(t *testing.T) {
 	ada := s.signedIn(t, "ada")
 	ada.form("/ui/onboard/image", "token", theirs.ID, "id", theirs.ID, "secret", theirs.Token, "owner", theirs.Owner, "token-file", "/etc/passwd")
 	if tok := must(wire.ParseTokenFile(file))(t); tok.ID == theirs.ID || tok.Token == theirs.Token || tok.Owner != wire.AccountPRN+s.Owner.ID {
-		t.Errorf("the image has %+v", tok)
+		t.Errorf("the image has %s", brief.Of(tok))
 	}
 }
 
-// One owner has one build at a time, and all owners have no more than the operator allows.
+// One owner can have only one build at a time, and all owners together only as many as the operator
+// allows.
 func TestBuildsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 4)
@@ -186,7 +188,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	<-began
 	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
 	status, page, _ := ada.form("/ui/onboard/image", "nick", "again")
-	says(t, page, "builds an image for you already")
+	says(t, page, "already building an image for your account")
 	if after := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)); status != 409 || b.builds.Load() != 1 || after != before {
 		t.Errorf("two builds of one owner: %d, %d builds, %d new tokens", status, b.builds.Load(), after-before)
 	}
@@ -198,7 +200,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	second := bert.leave(ctx)
 	<-began
 	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
-	says(t, page, "builds images for others now")
+	says(t, page, "as many images as it can at once")
 	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
 		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
 	}
@@ -219,8 +221,41 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// A client that goes away ends its build, and the join token that nobody has is disabled: while the
-// image is built and while it is sent, with HTTP/1.1 and with HTTP/2.
+// A client that does not read its image blocks only further builds of its own account.
+func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
+	t.Parallel()
+	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)
+	s := sceneWithBuilder(t, &builder{build: func(_ context.Context, o api.ImageOptions, token []byte, _ func(string)) (*api.Image, error) {
+		began <- struct{}{}
+		if o.Disk == "small" {
+			return imageOf(token), nil
+		}
+		return &api.Image{ReadCloser: endless{closed}, Size: 1 << 40}, nil
+	}}, api.ImageLimits{AtOnce: 1})
+	s.Account(t, "bert")
+	ada, bert := s.signedIn(t, "ada"), s.signedIn(t, "bert")
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/ui/onboard/image", strings.NewReader("csrf="+ada.token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Cookie", ada.cookie)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := ada.client.Do(req) // the test does not read the body
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	<-began
+	if status, page, _ := bert.form("/ui/onboard/image", "disk", "small"); status != 200 {
+		t.Errorf("another owner: %d %s", status, brief.Of(text(page)))
+	}
+	if status, _, _ := s.again(t, ada).form("/ui/onboard/image", "disk", "small"); status != 409 {
+		t.Errorf("the same owner: %d", status)
+	}
+}
+
+// If a client closes its connection while the image is built or sent, the hub ends the build and
+// disables the join token. This holds with HTTP/1.1 and HTTP/2.
 func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
 	t.Parallel()
 	for _, http2 := range []bool{false, true} {
@@ -263,7 +298,7 @@ func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
 	}
 }
 
-// again is another tab of a person's browser.
+// again returns another tab of a person's browser, with the same cookies.
 func (s *scene) again(t *testing.T, b *browser) *browser {
 	t.Helper()
 	other := s.browser(t)
@@ -277,16 +312,16 @@ type endless struct{ closed chan<- struct{} }
 func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func (e endless) Close() error             { e.closed <- struct{}{}; return nil }
 
-// A build that fails, or takes too long, or grows too large, disables its join token. The page says
-// so beside what was typed, without the builder's own words.
+// If a build fails, takes too long or becomes too large, the hub disables its join token. The page
+// shows this with the typed values, but without the builder's error text.
 func TestFailedBuildDisablesItsToken(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		err    error // nil: waits until it is stopped
+		err    error // nil: the build runs until it is stopped
 		status int
 		says   string
 	}{
-		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not be built"},
+		"fails":     {errors.New("mke2fs: /var/lib/secret-folder"), 500, "could not build the image"},
 		"too large": {fmt.Errorf("wrapped: %w", api.ErrImageSize), 500, "larger than 1.0 MiB"},
 		"too long":  {nil, 503, "took longer than"},
 	} {
@@ -309,7 +344,7 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 				t.Error("the page has the builder's own words")
 			}
 			if tok := s.newestToken(t, s.Owner); tok.Nick != "kept nick" || !tok.Disabled {
-				t.Errorf("%+v", tok)
+				t.Errorf("%s", brief.Of(tok))
 			}
 			_, state, _ := ada.send("GET", "/ui/onboard/image/state", "")
 			says(t, state, c.says)
@@ -317,7 +352,8 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 	}
 }
 
-// What is wrong stands beside its field; then no join token is made and nothing is built.
+// If a field is wrong, the page shows the problem beside it. The hub makes no join token and builds
+// no image.
 func TestWrongImageFormBuildsNothing(t *testing.T) {
 	t.Parallel()
 	b := &builder{}
@@ -345,10 +381,10 @@ func TestWrongImageFormBuildsNothing(t *testing.T) {
 	}
 }
 
-// A hub that cannot build images says what to do instead.
+// If the hub cannot build images, the page shows the commands with which a person can build one.
 func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	t.Parallel()
-	missing := &builder{missing: "The hub lacks parts of images."}
+	missing := &builder{missing: "Parts of images are missing on the hub."}
 	for name, s := range map[string]*scene{"no builder": newScene(t), "no parts": sceneWithBuilder(t, missing, api.ImageLimits{})} {
 		ada := s.signedIn(t, "ada")
 		_, page, _ := ada.send("GET", "/ui/onboard/image", "")
@@ -360,8 +396,8 @@ func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	}
 }
 
-// A hub that stops does not wait for a build: the build ends, and the hub stops without an error,
-// which the end of the test checks.
+// When the hub stops, it ends running builds and does not wait for them. The end of the test checks
+// that the hub stops without an error.
 func TestHubThatStopsEndsBuilds(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 1)

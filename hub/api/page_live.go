@@ -13,30 +13,32 @@ import (
 	"gangway/hub/store"
 )
 
-// Live changes of pages: a browser keeps one GET /ui/live open, and the hub writes a line for each
-// device that something happened to (server-sent events). A line has no data but the id and the kind
-// of event; the page then fetches what it shows, through the same checks as ever.
+// Pages change live: a browser keeps one GET /ui/live open, and the hub writes a line to it for
+// each event (server-sent events). A line has only the device's id and the kind of the event. The
+// page then fetches the parts that it shows, with the usual access checks.
 //
-// The source is in this process: every event of the audit trail that has an owner. Hubs that share
-// one database need a second source: a row with a version for each owner, which each write
-// increments and each hub polls for the owners that have a listener here. Only tell would be called
-// from another place; listeners and pages stay as they are.
+// The events come from this process only: every event of the audit trail that has an owner. If
+// several hubs share one database, a page does not learn of the events of the other hubs. For that,
+// each hub would have to poll a version number for each owner, which each write increments, and
+// call tell when it changes.
 const (
-	// Bounds of open connections.
+	// Bounds of open connections: of one account, and of the hub.
 	liveOfAccount, liveOfHub = 8, 2000
-	// livePause collects changes, so that a busy fleet does not make a busy page.
+	// livePause is the time for which the hub collects changes before it writes the next line, so
+	// that a busy fleet does not make a page load its parts all the time.
 	livePause = time.Second
-	// liveBeat is how often the hub writes at least, and looks whether the session still exists.
+	// liveBeat is the longest time between two lines. At each beat, the hub checks that the session
+	// still exists.
 	liveBeat = 15 * time.Second
 	// liveChanges bounds the changes that wait for one listener. If there are more, the page reloads.
 	liveChanges = 200
 )
 
-var errLive = problem(http.StatusTooManyRequests, "too-many-live", "Close some of the hub's pages in the browser.", "Too many pages of your account wait for changes.")
+var errLive = problem(http.StatusTooManyRequests, "too-many-live", "Close some of the hub's pages in the browser.", "Too many of your pages are open and wait for changes.")
 
-var errLiveAccept = problem(http.StatusBadRequest, "live-accept", "Send the header Accept: text/event-stream, and read the answer as it comes.", "The answer never ends, and the request does not say that the client expects this.")
+var errLiveAccept = problem(http.StatusBadRequest, "live-accept", "Send the header Accept: text/event-stream, and read the answer line by line.", "The answer does not end, so the request must accept text/event-stream.")
 
-// live knows the listeners of each account.
+// live has the listeners of each account.
 type live struct {
 	mu        sync.Mutex
 	listeners map[string]map[*listener]bool // by Account.ID
@@ -126,7 +128,7 @@ func (l *live) tell(e store.Event) {
 	}
 }
 
-// tellAll makes every page look again at what it shows.
+// tellAll makes every open page load its parts again.
 func (l *live) tellAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,7 +165,8 @@ func (one *listener) add(c liveChange) {
 	one.rouse()
 }
 
-// take returns the changes since the last call. many says that there were more.
+// take returns the changes since the last call. many reports that there were more changes than
+// liveChanges.
 func (one *listener) take() (changes []liveChange, many bool) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
@@ -191,7 +194,7 @@ func (s *Server) showLive(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx would keep lines back
+	h.Set("X-Accel-Buffering", "no") // otherwise nginx would buffer the lines
 	line := func(text string) error {
 		if err := connection.SetWriteDeadline(time.Now().Add(2 * liveBeat)); err != nil {
 			return err
@@ -208,7 +211,7 @@ func (s *Server) showLive(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// follow writes changes, and a line each liveBeat.
+// follow writes changes as they come, and an empty comment line each liveBeat.
 func (s *Server) follow(r *http.Request, one *listener, line func(text string) error) {
 	beat := time.NewTicker(s.live.beatEvery())
 	defer beat.Stop()
@@ -241,8 +244,8 @@ func (s *Server) follow(r *http.Request, one *listener, line func(text string) e
 	}
 }
 
-// stillSignedIn reports whether the request would be admitted now. A failure of the store does not end
-// the connection: the next look decides.
+// stillSignedIn reports whether the request's session still exists. If the store fails, it returns
+// true, so that the next beat decides.
 func (s *Server) stillSignedIn(r *http.Request) bool {
 	c, err := s.identifyAccount(r.WithContext(store.WithActor(r.Context(), &store.Actor{})), fullSession)
 	if err != nil {

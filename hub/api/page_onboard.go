@@ -10,18 +10,18 @@ import (
 )
 
 const (
-	// tokenRows is how many join tokens a page of the list has.
+	// tokenRows is the number of join tokens on a page of the list.
 	tokenRows = 50
-	// onboardPath is the list of join tokens, and the first page of the section.
+	// onboardPath is the list of join tokens, which is the first page of the section "Onboard".
 	onboardPath = "/ui/onboard"
 )
 
-// shownOnboardTabs are the pages of the section whose address has a route.
+// shownOnboardTabs are the pages of the section "Onboard" whose address has a route.
 var shownOnboardTabs []ui.Tab
 
 func init() {
 	for _, tab := range []ui.Tab{
-		{Name: "Tokens", Path: onboardPath}, {Name: "Waiting", Path: "/ui/onboard/waiting"}, {Name: "Claim", Path: "/ui/onboard/claim"}, {Name: "Wall", Path: "/ui/wall"},
+		{Name: "Tokens", Path: onboardPath}, {Name: "Waiting", Path: waitingPath}, {Name: "Claim", Path: claimPath}, {Name: "Wall", Path: wallPath},
 	} {
 		if slices.ContainsFunc(routes, func(rt route) bool { return rt.method == http.MethodGet && rt.path == tab.Path }) {
 			shownOnboardTabs = append(shownOnboardTabs, tab)
@@ -29,7 +29,7 @@ func init() {
 	}
 }
 
-// onboardTabs are the pages of the section; current is the address of the current one.
+// onboardTabs returns the tabs of the section. current is the address of the current tab.
 func onboardTabs(current string) []ui.Tab {
 	tabs := slices.Clone(shownOnboardTabs)
 	for i := range tabs {
@@ -38,8 +38,8 @@ func onboardTabs(current string) []ui.Tab {
 	return tabs
 }
 
-// showTokens is the list of join tokens, newest first. ?soon=1 lists those that expire soon, the next
-// first.
+// showTokens is the list of join tokens, newest first. ?soon=1 lists the tokens that expire soon,
+// the next to expire first.
 func (s *Server) showTokens(w http.ResponseWriter, r *http.Request) error {
 	ctx, account, now, q := r.Context(), accountOf(r), s.cfg.Now(), r.URL.Query()
 	soon, err := s.cfg.Store.JoinTokensExpiring(ctx, account.ID, now, now.Add(expiresSoon), tokensSoon)
@@ -80,16 +80,17 @@ func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
 	row := ui.TokenRow{JoinToken: t, State: ui.StateBadge(tokenState(t, now)), Path: tokenPath(t.ID)}
 	switch {
 	case t.WithoutTPM && t.ForPantacor:
-		row.Accepts = "also without a TPM, also Pantacor's proofs"
+		row.Accepts = "devices without a TPM, Pantacor's proofs"
 	case t.WithoutTPM:
-		row.Accepts = "also without a TPM"
+		row.Accepts = "devices without a TPM"
 	case t.ForPantacor:
-		row.Accepts = "also Pantacor's proofs"
+		row.Accepts = "Pantacor's proofs"
 	}
 	return row
 }
 
-// tokenState returns the state of a join token: whether devices can join with it, and if not, why.
+// tokenState returns the state of a join token in words: "valid", or the reason why devices cannot
+// join with it or soon cannot.
 func tokenState(t store.JoinToken, now time.Time) string {
 	switch {
 	case t.Disabled:

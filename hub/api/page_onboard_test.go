@@ -58,7 +58,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	_, form, _ := b.send("GET", "/ui/onboard/new", "")
-	says(t, form, "New join token", "Limit of devices", "Your policy refuses such devices now")
+	says(t, form, "New join token", "Maximum number of devices", "Your policy refuses such devices now")
 	status, page, h := b.form("/ui/onboard/new", "nick", "spring batch", "max-uses", "2", "expires-in", "8w", "meta", "site=oslo\r\n\r\n hall = 3=b \n", "for-pantacor", "1")
 	if status != 200 || h.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(page))
@@ -67,7 +67,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	tok := s.newestToken(t, s.Owner)
 	if life := tok.Expires.Sub(tok.Created); tok.Nick != "spring batch" || tok.MaxUses != 2 || life != 8*7*24*time.Hour || !tok.ForPantacor || tok.WithoutTPM ||
 		len(tok.DefaultUserMeta) != 2 || tok.DefaultUserMeta["site"] != "oslo" || tok.DefaultUserMeta["hall"] != "3=b" {
-		t.Errorf("%+v", tok)
+		t.Errorf("%s", brief.Of(tok))
 	}
 	status, file, h := b.form("/ui/onboard/tokens/"+tok.ID+"/file", "secret", secretIn(t, page))
 	if status != 200 || h.Get("Content-Disposition") != `attachment; filename="device_autojointoken.json"` || h.Get("Cache-Control") != "no-store" || h.Get("Content-Type") != "application/json" {
@@ -83,7 +83,7 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 		t.Errorf("the device has token %s and %v", d.TokenID, d.UserMeta)
 	}
 	_, page, _ = b.send("GET", "/ui/onboard/tokens/"+tok.ID, "")
-	says(t, page, "spring batch", "1 of 2", "1 device that joined with it", "site", "oslo")
+	says(t, page, "spring batch", "1 of 2", "1 device that joined with the token", "site", "oslo")
 	if !strings.Contains(page, "/ui/devices?q=token%3A"+tok.ID) {
 		t.Error("the page does not lead to the token's devices")
 	}
@@ -157,7 +157,7 @@ func absentInFiles(t *testing.T, dir, secret string) {
 	}
 }
 
-// lockedBuffer is a log that several goroutines of a hub may write.
+// lockedBuffer is a buffer for a log that several goroutines may write at the same time.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -205,7 +205,7 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	before := len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t))
 	for _, c := range []struct{ field, typed, says string }{
 		{"nick", strings.Repeat("x", 65), "at most 64"},
-		{"nick", "a\u202eb", "cannot be seen"},
+		{"nick", "a\u202eb", "invisible character"},
 		{"max-uses", "many", "Type a number"},
 		{"max-uses", "-1", "Type a number"},
 		{"max-uses", "1000001", "Type a number"},
@@ -215,8 +215,8 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 		{"expires-in", "11000d", "from 1s to ten years"},
 		{"meta", "site", "Line 1 is not KEY=VALUE"},
 		{"meta", "a=1\n=2", "Line 2 is not KEY=VALUE"},
-		{"meta", "a=1\na=2", "a second value"},
-		{"meta", "a=\u202e", "cannot be seen"},
+		{"meta", "a=1\na=2", "repeats the key"},
+		{"meta", "a=\u202e", "invisible character"},
 		{"meta", strings.Repeat("a=1\n", 101), "at most 100"},
 	} {
 		fields := map[string]string{"nick": "kept nick", "max-uses": "7", "expires-in": "3w", "meta": "kept=meta"}
@@ -242,7 +242,7 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 		t.Errorf("an empty form: %d", status)
 	}
 	if tok := s.newestToken(t, s.Owner); tok.MaxUses != 0 || tok.Nick != "" || tok.Expires.Sub(tok.Created) != 30*24*time.Hour {
-		t.Errorf("%+v", tok)
+		t.Errorf("%s", brief.Of(tok))
 	}
 }
 
@@ -337,7 +337,7 @@ func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 			t.Error("the token is not disabled")
 		}
 		_, page, _ := b.send("GET", path, "")
-		says(t, page, "disabled", "Delete it")
+		says(t, page, "disabled", "Delete the join token")
 		if status, _, h := b.form(path + "/delete"); status != 303 || h.Get("Location") != "/ui/onboard" {
 			t.Errorf("delete: %d", status)
 		}

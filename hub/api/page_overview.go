@@ -10,15 +10,16 @@ import (
 )
 
 const (
-	// facetsOnPage is how many values of each field the page shows.
+	// facetsOnPage is the number of values of each field that the page shows.
 	facetsOnPage = 6
-	// arrivalDays is how many days the chart shows.
+	// arrivalDays is the number of days in the chart.
 	arrivalDays = 30
-	// expiresSoon is when a join token needs attention, and tokensSoon how many are counted.
+	// expiresSoon is the time before its expiry at which a join token needs attention. tokensSoon
+	// is the largest number of such tokens that the page counts.
 	expiresSoon, tokensSoon = 7 * 24 * time.Hour, 100
 )
 
-// showOverview is the page on which a person arrives.
+// showOverview is the page that a person sees after signing in.
 func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
 	o, err := s.numbers(r)
 	if err != nil {
@@ -30,7 +31,7 @@ func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "overview", ui.Page{Title: "Overview", Section: ui.SectionOverview, Data: o})
 }
 
-// showNumbers is the part of the overview that changes in place.
+// showNumbers is the part of the overview that the browser updates.
 func (s *Server) showNumbers(w http.ResponseWriter, r *http.Request) error {
 	o, err := s.numbers(r)
 	if err != nil {
@@ -39,7 +40,7 @@ func (s *Server) showNumbers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "overview", "numbers", ui.Page{Data: o})
 }
 
-// numbers are the counts of a fleet, each with the list behind it.
+// numbers returns the counts of a fleet, each with the address of the list of these devices.
 func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
 	account, now := accountOf(r), s.cfg.Now()
 	f, err := s.fleetSummary(r.Context(), account.ID, facetsOnPage, arrivalDays)
@@ -98,7 +99,7 @@ func facetOf(name string, field store.SearchField, f Facet, total int) ui.Facet 
 	return facet
 }
 
-// needs are what a person should look at, the most urgent first.
+// needs returns what a person should look at, the most urgent first.
 func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	add := func(state string, n int, one, several, path string) {
 		if n == 0 {
@@ -112,14 +113,14 @@ func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	}
 	add("waiting", f.Waiting, "machine waits for your decision", "machines wait for your decision", waitingPath)
 	add(store.StateCloned, f.States[store.StateCloned], "device may be several machines", "devices may be several machines", waitingPath+"#cloned-h")
-	add(store.StateBootChanged, f.States[store.StateBootChanged], "device booted something else", "devices booted something else", listOf(store.FieldState, store.StateBootChanged))
+	add(store.StateBootChanged, f.States[store.StateBootChanged], "device differs from its boot reference", "devices differ from their boot reference", listOf(store.FieldState, store.StateBootChanged))
 	add(store.StateFailed, f.States[store.StateFailed], "device failed to update", "devices failed to update", revisionsPath+"?show="+showFailed)
 	add(store.StateQuiet, f.States[store.StateQuiet], "device has gone quiet", "devices have gone quiet", listOf(store.FieldState, store.StateQuiet))
 	add("expires soon", tokens, "join token expires within a week", "join tokens expire within a week", tokensSoonPath)
 	return list
 }
 
-// firstCommands are the commands of a first onboarding.
+// firstCommands returns the commands that onboard the first device.
 func (s *Server) firstCommands(account store.Account) []string {
 	return []string{
 		"gangway login " + s.cfg.PublicURL + " --hub-name " + s.cfg.CA.HubName() + " --nick " + account.Nick + "\n" +

@@ -18,20 +18,21 @@ import (
 
 const (
 	policyPath = "/ui/trust/policy"
-	// policyFormBody is for the form of a policy. Its encoding makes a character up to three times as
-	// long.
+	// policyFormBody bounds the form of a policy, in bytes. The encoding of forms makes text up to
+	// three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
-	// previewDevices and previewWaiting bound what a preview judges, and previewRows what it shows.
-	// Judging a device takes about a millisecond.
+	// previewDevices and previewWaiting are the numbers of devices and of waiting machines that a
+	// preview judges; each takes about a millisecond. previewRows is the number of changes that it
+	// shows.
 	previewDevices, previewWaiting, previewRows = 200, 50, 50
 )
 
 var (
-	errPolicyChanged = problem(http.StatusConflict, "policy-changed", "Compare your text with the policy that is in force now, and preview it again.", "Your policy or the hub's was changed since the preview.")
+	errPolicyChanged = problem(http.StatusConflict, "policy-changed", "Compare your text with the policy that is in force now, and preview it again.", "Your policy or the hub's policy has changed since the preview.")
 	errPreviews      = problem(http.StatusTooManyRequests, "too-many-previews", "Wait until another preview has ended.", "Two previews of your account are running already.")
 )
 
-// policyExample is the text with which an owner without a policy can begin.
+// policyExample is the example that the editor offers to an owner without a policy.
 const policyExample = `version: 1
 # What happens to a TPM without an EK certificate: ask (it waits for you) or refuse.
 no_ek_certificate: ask
@@ -46,13 +47,14 @@ rules:
   - {maker: IFX, firmware_below: "7.85", then: refuse, reason: "known weaknesses"}
 `
 
-// policies are the policies that hold for an owner, as they are stored.
+// policies are the stored policies that apply to an owner: the hub's policy and the owner's policy.
 type policies struct {
 	hub, own       store.Policy
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version names the state of both policies, so that a change between a preview and its use is noticed.
+// version returns a hash of both policies. putPreviewed compares it to notice a change after the
+// preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }
@@ -88,7 +90,8 @@ func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// renderPolicy answers with the page of the policy. change alters the filled page.
+// renderPolicy answers with the page of the policy. If change is not nil, it changes the filled
+// page.
 func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int, change func(*ui.PolicyPage, *policies) error) error {
 	in, err := s.readPolicies(r.Context(), accountOf(r).ID)
 	if err != nil {
@@ -113,7 +116,8 @@ func trustTabs(current string) []ui.Tab {
 	return tabs
 }
 
-// typedPolicy returns the text of the form, with line breaks as in a file.
+// typedPolicy returns the text of the form with line feeds only, because browsers send CR LF. A
+// text of white space becomes "".
 func typedPolicy(r *http.Request) string {
 	text := strings.ReplaceAll(r.PostForm.Get("text"), "\r\n", "\n")
 	if strings.TrimSpace(text) == "" {
@@ -122,7 +126,7 @@ func typedPolicy(r *http.Request) string {
 	return text
 }
 
-// parsePolicy parses a policy. An empty text is nil: the policy is removed.
+// parsePolicy parses a policy. For an empty text, which removes the policy, it returns nil.
 func parsePolicy(text string) (*policy.Document, error) {
 	if text == "" {
 		return nil, nil
@@ -134,7 +138,8 @@ func parsePolicy(text string) (*policy.Document, error) {
 	return d, nil
 }
 
-// checkPolicyText says what a text would put into force, without judging a device.
+// checkPolicyText returns the rules that a text would put into force, and its parsed form. It
+// judges no devices.
 func checkPolicyText(text string, in *policies) (*ui.PolicyCheck, *policy.Document) {
 	c := &ui.PolicyCheck{Removes: text == ""}
 	d, err := parsePolicy(text)
@@ -152,13 +157,13 @@ func checkPolicyText(text string, in *policies) (*ui.PolicyCheck, *policy.Docume
 			c.Words = append(c.Words, one)
 		}
 	}
-	if len(c.Words) == 0 && !c.Same { // something only goes away
+	if len(c.Words) == 0 && !c.Same { // the text only removes rules
 		c.Words = would
 	}
 	return c, d
 }
 
-// checkPolicyOnPage is the check while a person types. It judges no device.
+// checkPolicyOnPage checks the text while a person types. It judges no devices.
 func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -172,8 +177,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed one into force. It puts nothing into force
-// that the form's preview was not made for.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses to put a
+// text into force for which the form has no preview.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -186,7 +191,7 @@ func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error 
 	if act == "put" && r.PostForm.Get("previewed") == hashOf(text) {
 		err := s.putPreviewed(r, text)
 		if err == nil {
-			said := "The policy is in force, from the next device's request."
+			said := "The policy is in force. The hub applies it to the next request."
 			if text == "" {
 				said = "Your policy is removed. Only the hub's policy applies."
 			}
@@ -225,7 +230,8 @@ func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error 
 
 func hashOf(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
-// putPreviewed puts a text into force, if both policies are as they were at its preview.
+// putPreviewed puts a text into force, if neither the hub's nor the owner's policy has changed
+// since the preview.
 func (s *Server) putPreviewed(r *http.Request, text string) error {
 	a, now := accountOf(r), s.cfg.Now()
 	if _, err := parsePolicy(text); err != nil {
@@ -248,7 +254,8 @@ func (s *Server) putPreviewed(r *http.Request, text string) error {
 	return err
 }
 
-// previewPolicy judges the owner's newest devices and waiting machines by a policy that is not in force.
+// previewPolicy judges the owner's newest devices and waiting machines with a policy that is not in
+// force yet.
 func (s *Server) previewPolicy(r *http.Request, d *policy.Document) (*ui.PolicyPreview, error) {
 	ctx, owner := r.Context(), accountOf(r).ID
 	if !s.previews.acquire(owner) {
@@ -266,14 +273,14 @@ func (s *Server) previewPolicy(r *http.Request, d *policy.Document) (*ui.PolicyP
 	if err := s.previewArrivals(ctx, p, trial, owner); err != nil {
 		return nil, err
 	}
-	// What a person must look at comes first.
+	// Put the changes first that need the person's attention most.
 	slices.SortStableFunc(p.Changes, func(a, b ui.PolicyChange) int { return rankOf(a.Would) - rankOf(b.Would) })
 	p.More = max(0, len(p.Changes)-previewRows)
 	p.Changes = p.Changes[:min(len(p.Changes), previewRows)]
 	return p, nil
 }
 
-// rankOf orders badges of outcomes: refused first.
+// rankOf returns the rank of an outcome's badge in the list of changes: refused first.
 func rankOf(b ui.Badge) int {
 	return slices.Index([]string{"bad", "gone", "ask", "off", "ok"}, b.Tone)
 }
@@ -323,7 +330,8 @@ func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onbo
 	return nil
 }
 
-// tryDevice returns what the policies do with a device. known is false if its evidence cannot be read.
+// tryDevice returns the outcomes for a device with the present and with the new policy. known is
+// false if the device's evidence cannot be read.
 func (s *Server) tryDevice(ctx context.Context, t *onboard.Trial, d *store.Device) (now, would onboard.Outcome, known bool, err error) {
 	if d.Enrolment == (store.Hash{}) {
 		withoutNow, withoutThen := t.WithoutTPM()
@@ -353,7 +361,7 @@ func withoutTPM(accepted bool) onboard.Outcome {
 	return onboard.Outcome{Action: evidence.Refuse, Code: "without-tpm", Reason: "The policy would refuse devices without a TPM."}
 }
 
-// outcomeBadge shows what a policy does with a device.
+// outcomeBadge returns the badge for an outcome.
 func outcomeBadge(o onboard.Outcome) ui.Badge {
 	switch o.Action {
 	case evidence.Accept:

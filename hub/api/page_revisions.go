@@ -15,12 +15,12 @@ import (
 
 const (
 	revisionsPath = "/ui/revisions"
-	// revisionRows is how many revisions a page of the list has.
+	// revisionRows is the number of revisions on a page of the list.
 	revisionRows = 50
 )
 
-// The lists of revisions. The first two have the newest revision of each device, and take a search
-// of devices; the last has every posted revision.
+// The values of ?show=. "underway" and "failed" list the newest revision of each device in that
+// state; ?q= searches the devices. "recent" lists all posted revisions, newest first.
 const (
 	showUnderway, showFailed, showRecent = "underway", "failed", "recent"
 )
@@ -42,8 +42,8 @@ func (s *Server) showRevisions(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, status, "revisions", ui.Page{Title: "Revisions", Section: ui.SectionRevisions, Data: p, Wide: true})
 }
 
-// revisionsPage reads a page of the list. If the search is wrong, it returns the page without rows
-// and the error.
+// revisionsPage reads a page of the list. If the search has an error, it returns that error and the
+// page without rows.
 func (s *Server) revisionsPage(r *http.Request) (*ui.RevisionsPage, error) {
 	query, owner := r.URL.Query(), accountOf(r).ID
 	p := &ui.RevisionsPage{Show: query.Get("show"), Query: readListQuery(query).text}
@@ -84,7 +84,7 @@ func (s *Server) revisionsPage(r *http.Request) (*ui.RevisionsPage, error) {
 	return p, err
 }
 
-// fillFleetRevisions reads the rows, and returns where the next page begins.
+// fillFleetRevisions reads the rows of a page, and returns the value of ?after= for the next page.
 func (s *Server) fillFleetRevisions(ctx context.Context, p *ui.RevisionsPage, owner, after string) (next string, err error) {
 	if p.Show == showRecent {
 		page, err := s.cfg.Store.PostedRevisions(ctx, owner, after, revisionRows)
@@ -110,7 +110,7 @@ func (s *Server) fillFleetRevisions(ctx context.Context, p *ui.RevisionsPage, ow
 	return page.Next, err
 }
 
-// newestRevisions returns the newest revision of each device that has one.
+// newestRevisions returns the newest revision of each device that has a trail.
 func (s *Server) newestRevisions(ctx context.Context, devices []store.DeviceRow) (list []ui.FleetRevision, err error) {
 	for _, d := range devices {
 		heads, err := s.cfg.Store.RevisionHeads(ctx, d.ID, -1, 1)
@@ -129,8 +129,8 @@ func fleetRevision(r store.Revision, nick string) ui.FleetRevision {
 		Report: trail.ReadReport(r.Progress), Commit: r.CommitMsg, Posted: r.Posted, Reported: r.ProgressTime}
 }
 
-// showRevisionRow answers with one row of the list, which changes in place: the newest revision of a
-// device or, after a point, another one.
+// showRevisionRow answers with one row of the list, with which the browser updates that row. ?id=
+// is a device's id, for its newest revision, or a device's id, a dot and a revision's number.
 func (s *Server) showRevisionRow(w http.ResponseWriter, r *http.Request) error {
 	id, number, isOne := strings.Cut(r.URL.Query().Get("id"), ".")
 	if !wire.IsID(id) {

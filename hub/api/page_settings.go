@@ -20,7 +20,7 @@ const (
 	apiTokensPath = settingsPath + "/api-tokens"
 )
 
-// apiTokenRights are the resources that an API token may use, and the words for them.
+// apiTokenRights are the resources that an API token may use, with their titles and descriptions.
 var apiTokenRights = []struct{ name, title, words string }{
 	{"devices", "Devices", "with their metadata, logs and evidence"},
 	{"trails", "Trails", "states and revisions"},
@@ -29,11 +29,11 @@ var apiTokenRights = []struct{ name, title, words string }{
 	{"user", "Account", "nick and e-mail"},
 }
 
-// apiTokenLives are the choices of an API token's life, in days.
+// apiTokenLives are the lifetimes that the form offers for an API token, in days.
 var apiTokenLives = []int{7, 30, 90, 180, 365}
 
-// renderSettings answers with a tab of the settings. change, if it is not nil, alters the filled tab: it
-// adds what a person typed, and an error beside it.
+// renderSettings answers with a tab of the settings. If change is not nil, it changes the filled
+// tab: it adds the text that a person typed, and an error message beside it.
 func (s *Server) renderSettings(w http.ResponseWriter, r *http.Request, status int, tab string, change func(*ui.SettingsPage)) error {
 	p := &ui.SettingsPage{}
 	for _, t := range []ui.Tab{{Name: "Account", Path: settingsPath}, {Name: "Sessions", Path: sessionsPath}, {Name: "API tokens", Path: apiTokensPath}} {
@@ -61,7 +61,7 @@ func (s *Server) fillAccount(r *http.Request, p *ui.SettingsPage) error {
 		return err
 	}
 	tokens, err := s.cfg.Store.APITokens(r.Context(), a.ID)
-	p.Account = &ui.SettingsAccount{ID: a.ID, PRN: wire.AccountPRN + a.ID, Nick: a.Nick, Email: a.Email, Created: a.Created, Devices: devices, APITokens: len(tokens)}
+	p.Account = &ui.SettingsAccount{ID: a.ID, PRN: wire.AccountPRN + a.ID, Nick: a.Nick, Email: a.Email, Created: a.Created, Devices: devices, APITokens: len(tokens), Operator: a.Operator}
 	return err
 }
 
@@ -79,7 +79,7 @@ func (s *Server) changePasswordOnPage(w http.ResponseWriter, r *http.Request) er
 	}
 	if form.Get("password") != form.Get("again") {
 		return again(http.StatusBadRequest, func(a *ui.SettingsAccount) {
-			a.AgainProblem = "The two new passwords differ. Type the same one twice."
+			a.AgainProblem = "The two new passwords differ. Type the same password twice."
 		})
 	}
 	left, err := s.replacePassword(r, form.Get("current"), form.Get("password"), form.Get("end-api-tokens") != "")
@@ -150,7 +150,7 @@ func (s *Server) deleteAccountOnPage(w http.ResponseWriter, r *http.Request) err
 	return s.leave(w, r, "The account is deleted.")
 }
 
-// endProblem shows the tab "Account" again with what is wrong.
+// endProblem shows the tab "Account" again, with a text about the error.
 func (s *Server) endProblem(w http.ResponseWriter, r *http.Request, err error, show func(a *ui.SettingsAccount, text string)) error {
 	text, status, ok := s.formProblem(r, err)
 	if !ok {
@@ -159,7 +159,7 @@ func (s *Server) endProblem(w http.ResponseWriter, r *http.Request, err error, s
 	return s.renderSettings(w, r, status, settingsPath, func(p *ui.SettingsPage) { show(p.Account, text) })
 }
 
-// leave removes the browser's cookie, and says why on the sign-in form.
+// leave removes the browser's cookie, and redirects to the sign-in form with a notice.
 func (s *Server) leave(w http.ResponseWriter, r *http.Request, said string) error {
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", MaxAge: -1, Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
 	return s.redirect(w, r, signInPath, ui.Notice{Tone: "ok", Text: said})
@@ -179,7 +179,7 @@ func (s *Server) fillSessions(r *http.Request, p *ui.SettingsPage) error {
 	return err
 }
 
-// endSessionOnPage ends one session, or all others.
+// endSessionOnPage ends one session, or all sessions except the caller's.
 func (s *Server) endSessionOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -219,8 +219,8 @@ func (s *Server) fillAPITokens(r *http.Request, p *ui.SettingsPage) error {
 	return err
 }
 
-// fillRights fills in the choices of the form for a new API token. After an error they are as they
-// were chosen.
+// fillRights fills in the form for a new API token. After an error, the form has the person's
+// choices again.
 func fillRights(t *ui.SettingsAPITokens, r *http.Request) {
 	form := r.PostForm
 	t.Name, t.All = form.Get("name"), form.Get("all") != ""
@@ -240,7 +240,7 @@ func fillRights(t *ui.SettingsAPITokens, r *http.Request) {
 
 func lifeValue(days int) string { return fmt.Sprintf("%dh", days*24) }
 
-// scopeWords says what a scope allows.
+// scopeWords returns what a scope allows, in words.
 func scopeWords(scope string) string {
 	name := bearer.ShortScope(scope)
 	if name == "all" {
@@ -251,8 +251,8 @@ func scopeWords(scope string) string {
 	return resource + " (" + words + ")"
 }
 
-// createAPITokenOnPage makes an API token. Its secret is in this answer only: not in an address, a
-// cookie or the log. So the answer is no redirect.
+// createAPITokenOnPage makes an API token. The secret must be in no address, cookie or log, so the
+// answer to the form is the page with the secret, and not a redirect.
 func (s *Server) createAPITokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -260,7 +260,7 @@ func (s *Server) createAPITokenOnPage(w http.ResponseWriter, r *http.Request) er
 	form := r.PostForm
 	body := NewAPIToken{Name: form.Get("name"), ExpiresIn: form.Get("life")}
 	if !slices.ContainsFunc(apiTokenLives, func(days int) bool { return lifeValue(days) == body.ExpiresIn }) {
-		return problem(http.StatusBadRequest, "expires", "Choose one of the form's times.", "The form has no such time.")
+		return problem(http.StatusBadRequest, "expires", "Choose one of the times in the form.", "The form does not offer this lifetime.")
 	}
 	if form.Get("all") != "" {
 		body.Scopes = []string{"all"}
@@ -282,7 +282,7 @@ func (s *Server) createAPITokenOnPage(w http.ResponseWriter, r *http.Request) er
 			case isCode(err, "name-form"), isCode(err, "exists"):
 				t.NameProblem = text
 			case len(body.Scopes) == 0:
-				t.ScopeProblem = "Choose at least one."
+				t.ScopeProblem = "Choose at least one resource."
 			case isCode(err, "scope"):
 				t.ScopeProblem = text
 			default:
@@ -290,7 +290,7 @@ func (s *Server) createAPITokenOnPage(w http.ResponseWriter, r *http.Request) er
 			}
 		})
 	}
-	r.PostForm = nil // the form is empty again
+	r.PostForm = nil // show an empty form again
 	return s.renderSettings(w, r, http.StatusOK, apiTokensPath, func(p *ui.SettingsPage) {
 		p.APITokens.Made = &ui.MadeAPIToken{Name: made.Name, Secret: made.Secret, Expires: made.ExpireAt,
 			Try: "gangway login " + s.cfg.PublicURL + " --hub-name " + s.cfg.CA.HubName() + " --api-token-stdin < " + made.Name + ".token"}
@@ -306,5 +306,5 @@ func (s *Server) revokeAPITokenOnPage(w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	return s.redirect(w, r, apiTokensPath, ui.Notice{Tone: "ok", Text: fmt.Sprintf("The API token %q is revoked. Programs that use it are refused.", t.Name)})
+	return s.redirect(w, r, apiTokensPath, ui.Notice{Tone: "ok", Text: fmt.Sprintf("The API token %q is revoked. The hub refuses programs that use it.", t.Name)})
 }

@@ -9,7 +9,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// signInForm shows the sign-in form, or leads a signed-in person on.
+// signInForm shows the sign-in form. If the person is signed in already, it redirects to the next
+// page.
 func (s *Server) signInForm(w http.ResponseWriter, r *http.Request) error {
 	next := safeReturn(r.URL.Query().Get("next"))
 	if callerOf(r).Account != nil {
@@ -37,7 +38,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 	token, expires, err := s.signInWithPassword(r, data.Nick, r.PostForm.Get("password"), "", store.ByPage)
 	switch {
 	case errors.Is(err, error(errWrongPassword)):
-		s.setAuthenticate(w)
+		s.setAuthenticate(w, r)
 		data.Problem = errWrongPassword.Message
 		return s.signInPage(w, r, http.StatusUnauthorized, data)
 	case errors.Is(err, error(errDisabled)):

@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// tokenFileName is the name under which a browser saves a token file.
+	// tokenFileName is the name under which the browser saves a token file.
 	tokenFileName = "device_autojointoken.json"
-	// maxMetaLines bounds the members of the default metadata that the form takes.
+	// maxMetaLines is the largest number of lines of default metadata that the form accepts.
 	maxMetaLines = 100
 )
 
@@ -40,13 +40,14 @@ func (s *Server) renderTokenForm(w http.ResponseWriter, r *http.Request, status 
 
 // createTokenOnPage creates a join token and answers with its secret.
 //
-// The answer to the form is the page itself, and no redirect: a redirect would have to keep the
-// secret somewhere between the two requests. The page is not stored (Cache-Control: no-store).
+// The answer to the form is the page itself and not a redirect, because the hub would have to keep
+// the secret somewhere until the second request. Browsers do not store the page (Cache-Control:
+// no-store).
 //
 // To download the token file, the page has a form that sends the secret back in its body, and
-// downloadTokenFile answers with the file. A link to a data: address would do without the request,
-// but then the secret would be in an address: browsers write the addresses of downloads into their
-// history. The body of a form is in no history and in no log.
+// downloadTokenFile answers with the file. A link to a data: URL would not need this request. But
+// browsers write the URLs of downloads into their history, and that URL contains the secret. They
+// do not write the body of a form into a history, and the hub does not log it.
 func (s *Server) createTokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	f, n, life, err := readTokenForm(r)
 	if err != nil {
@@ -76,10 +77,10 @@ func (s *Server) createTokenOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPage(w, r, http.StatusOK, "tokenmade", ui.Page{Title: "Join token created", Section: ui.SectionOnboard, Data: d})
 }
 
-// tokenForm is the form for a new join token while it is read.
+// tokenForm is the form for a new join token, with the typed values and their problems.
 type tokenForm struct{ ui.TokenForm }
 
-// blame shows a problem beside the field that it is about.
+// blame puts the text of an error beside the field that caused it.
 func (f *tokenForm) blame(err error, text string) {
 	var p *Problem
 	var meta *store.MetaError
@@ -95,7 +96,8 @@ func (f *tokenForm) blame(err error, text string) {
 	}
 }
 
-// readTokenForm reads the form for a new join token, and checks what newJoinToken does not.
+// readTokenForm reads the form for a new join token, and checks the values that newJoinToken does
+// not check.
 func readTokenForm(r *http.Request) (f tokenForm, n NewJoinToken, life time.Duration, err error) {
 	if err := readForm(r); err != nil {
 		return f, n, 0, err
@@ -106,13 +108,13 @@ func readTokenForm(r *http.Request) (f tokenForm, n NewJoinToken, life time.Dura
 	n = NewJoinToken{Nick: f.Nick, WithoutTPM: f.WithoutTPM, ForPantacor: f.ForPantacor}
 	switch {
 	case ui.Visible(f.Nick) != f.Nick:
-		f.NickProblem = "The nick has a character that cannot be seen. Type it again."
+		f.NickProblem = "The nick has an invisible character. Type the nick again."
 	case len(f.Nick) > maxTokenNick:
 		f.NickProblem = fmt.Sprintf("The nick has %d bytes. Use at most %d.", len(f.Nick), maxTokenNick)
 	}
 	if f.MaxUses != "" {
 		if n.MaxUses, err = strconv.Atoi(f.MaxUses); err != nil || n.MaxUses < 0 || n.MaxUses > maxTokenUses {
-			f.UsesProblem = fmt.Sprintf("Type a number from 1 to %s, or nothing for any number of devices.", ui.Number(maxTokenUses))
+			f.UsesProblem = fmt.Sprintf("Type a number from 1 to %s, or leave the field empty for any number of devices.", ui.Number(maxTokenUses))
 		}
 	}
 	life, f.ExpiresProblem = tokenLife(f.Expires)
@@ -120,7 +122,7 @@ func readTokenForm(r *http.Request) (f tokenForm, n NewJoinToken, life time.Dura
 	return f, n, life, nil
 }
 
-// tokenLife reads how long a join token is valid.
+// tokenLife parses the lifetime of a join token. The second result is a problem in words, or "".
 func tokenLife(text string) (time.Duration, string) {
 	if text == "" {
 		return defaultTokenLife, ""
@@ -130,16 +132,16 @@ func tokenLife(text string) (time.Duration, string) {
 	case err != nil:
 		return 0, fmt.Sprintf("This %v.", err)
 	case life < time.Second || life > maxTokenLife:
-		return 0, "Type a span from 1s to ten years, such as 12h, 30d or 8w."
+		return 0, "Type a time from 1s to ten years, such as 12h, 30d or 8w."
 	}
 	return life, ""
 }
 
-// readMetaLines reads metadata that is typed as lines KEY=VALUE. wrong is what is wrong with it.
+// readMetaLines reads metadata from lines KEY=VALUE. wrong is a problem in words, or "".
 func readMetaLines(text string) (m map[string]any, wrong string) {
 	lines := strings.FieldsFunc(text, func(c rune) bool { return c == '\n' || c == '\r' })
 	if len(lines) > maxMetaLines {
-		return nil, fmt.Sprintf("These are %d lines. Type at most %d.", len(lines), maxMetaLines)
+		return nil, fmt.Sprintf("The metadata has %d lines. Type at most %d lines.", len(lines), maxMetaLines)
 	}
 	for i, line := range lines {
 		if line = strings.TrimSpace(line); line == "" {
@@ -152,9 +154,9 @@ func readMetaLines(text string) (m map[string]any, wrong string) {
 		case !ok || key == "":
 			return nil, fmt.Sprintf("Line %d is not KEY=VALUE, such as site=oslo.", i+1)
 		case ui.Visible(line) != line:
-			return nil, fmt.Sprintf("Line %d has a character that cannot be seen. Type the line again.", i+1)
+			return nil, fmt.Sprintf("Line %d has an invisible character. Type the line again.", i+1)
 		case twice:
-			return nil, fmt.Sprintf("Line %d gives the key %q a second value. Remove one of the two.", i+1, key)
+			return nil, fmt.Sprintf("Line %d repeats the key %q. Remove one of the two lines.", i+1, key)
 		}
 		if m == nil {
 			m = map[string]any{}
@@ -169,7 +171,7 @@ func tokenFileText(file *wire.TokenFile) ([]byte, error) {
 	return append(text, '\n'), err
 }
 
-// ownToken returns the join token that the address names, if it belongs to the account.
+// ownToken returns the join token in the path, if it belongs to the account.
 func (s *Server) ownToken(r *http.Request) (store.JoinToken, error) {
 	id := r.PathValue("id")
 	if !wire.IsID(id) {
@@ -185,12 +187,12 @@ func (s *Server) ownToken(r *http.Request) (store.JoinToken, error) {
 	return t, nil
 }
 
-// errTokenSecret is the answer to a secret that the page of the new join token did not send.
-var errTokenSecret = problem(http.StatusBadRequest, "token-secret", "Create a new join token, and download its file from the page that appears then.", "This is not the secret of the join token.")
+// errTokenSecret is the answer if the secret in the form is not the join token's secret.
+var errTokenSecret = problem(http.StatusBadRequest, "token-secret", "Create a new join token, and download its file from the page that then appears.", "The form does not contain the secret of the join token.")
 
-// downloadTokenFile answers with the file of a join token, to somebody who has its secret. The hub
-// makes the file from what it knows itself, so that the answer has nothing of the request but the
-// secret, which it checked.
+// downloadTokenFile answers with the file of a join token, if the form has the token's secret. The
+// hub makes the file from its own data. Only the secret comes from the request, and the hub checks
+// it first.
 func (s *Server) downloadTokenFile(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -216,7 +218,8 @@ func (s *Server) downloadTokenFile(w http.ResponseWriter, r *http.Request) error
 	return err
 }
 
-// showToken is the page of a join token. It has no secret: the hub does not know it.
+// showToken is the page of a join token. The page cannot show the secret, because the hub does not
+// store it.
 func (s *Server) showToken(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.ownToken(r)
 	if err != nil {
@@ -238,7 +241,7 @@ func (s *Server) renderToken(w http.ResponseWriter, r *http.Request, status int,
 	return s.renderPage(w, r, status, "token", ui.Page{Title: "Join token " + d.Token.Name(), Section: ui.SectionOnboard, Data: d})
 }
 
-// confirmToken is what a person types before a join token is disabled.
+// confirmToken returns the word that a person must type before the hub disables a join token.
 func confirmToken(t store.JoinToken) string {
 	if t.Nick == "" {
 		return "disable"
@@ -246,7 +249,8 @@ func confirmToken(t store.JoinToken) string {
 	return ui.Visible(t.Nick)
 }
 
-// disableTokenOnPage disables a join token, if the person typed its nick. It cannot be enabled again.
+// disableTokenOnPage disables a join token, if the person typed confirmToken's word. A disabled
+// join token cannot be enabled again.
 func (s *Server) disableTokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -256,16 +260,19 @@ func (s *Server) disableTokenOnPage(w http.ResponseWriter, r *http.Request) erro
 		return err
 	}
 	if r.PostForm.Get("confirm") != confirmToken(t) {
-		return s.renderToken(w, r, http.StatusBadRequest, t, fmt.Sprintf("This is not “%s”. The join token was not disabled.", confirmToken(t)))
+		return s.renderToken(w, r, http.StatusBadRequest, t, fmt.Sprintf("Type exactly “%s”. The join token was not disabled.", confirmToken(t)))
 	}
 	if err := s.disableJoinToken(r.Context(), accountOf(r), t.ID); err != nil {
 		return err
 	}
-	return s.redirect(w, r, tokenPath(t.ID), ui.Notice{Tone: "ok", Text: "The join token is disabled. Its devices stay."})
+	return s.redirect(w, r, tokenPath(t.ID), ui.Notice{Tone: "ok", Text: "The join token is disabled. The devices that joined with it keep working."})
 }
 
 // deleteTokenOnPage deletes a disabled join token.
 func (s *Server) deleteTokenOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
 	t, err := s.ownToken(r)
 	if err != nil {
 		return err
@@ -273,5 +280,5 @@ func (s *Server) deleteTokenOnPage(w http.ResponseWriter, r *http.Request) error
 	if err := s.deleteJoinToken(r.Context(), accountOf(r), t.ID); err != nil {
 		return err
 	}
-	return s.redirect(w, r, onboardPath, ui.Notice{Tone: "ok", Text: fmt.Sprintf("The join token %s is deleted. Its devices stay.", tokenRow(t, s.cfg.Now()).Name())})
+	return s.redirect(w, r, onboardPath, ui.Notice{Tone: "ok", Text: fmt.Sprintf("The join token %s is deleted. The devices that joined with it keep working.", tokenRow(t, s.cfg.Now()).Name())})
 }

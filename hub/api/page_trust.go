@@ -24,18 +24,18 @@ import (
 
 const (
 	trustPath = "/ui/trust"
-	// makerRows is how many certificates a page shows.
+	// makerRows is the number of certificates on a page.
 	makerRows = 50
-	// maxChecked bounds the bytes of certificates that a person lets the hub check, and checkedShown
-	// the certificates of a file that are checked.
+	// maxChecked is the largest text or file with certificates that the hub checks, in bytes.
+	// checkedShown is the number of certificates of a file that it checks.
 	maxChecked, checkedShown = 256 << 10, 10
-	// checkBody is for the form with a text and a file of maxChecked bytes each.
+	// checkBody bounds the form, which may have a text and a file of maxChecked bytes each.
 	checkBody = 2*maxChecked + 64<<10
 )
 
-// showMakers is the page of the trusted TPM makers. The trust store is the whole hub's, and one owner
-// must not be able to make all owners trust a maker: so accounts see it, and only the operator
-// changes it, on the hub's machine.
+// showMakers is the page of the trusted TPM makers. All owners of the hub share one trust store,
+// and one owner must not be able to make the other owners trust a maker. So accounts can only read
+// the trust store; the operator changes it on the hub's machine.
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }
@@ -64,15 +64,16 @@ func cutTo(text string, n int) string {
 	return strings.ToValidUTF8(text[:n], "")
 }
 
-// crlWords says whether the hub looks at makers' revocation lists.
+// crlWords returns a sentence about whether the hub checks the makers' revocation lists.
 func (s *Server) crlWords() string {
 	if o := s.cfg.Onboard.Online; o != nil && o.ChecksCRLs() {
-		return "At each onboarding, the hub looks for revoked certificates in the makers' revocation lists."
+		return "At each onboarding, the hub checks the makers' revocation lists."
 	}
-	return "The hub does not look at the makers' revocation lists."
+	return "The hub does not check the makers' revocation lists."
 }
 
-// fillMakers fills in the certificates that fit the search, from the one after the fingerprint `after`.
+// fillMakers fills in the certificates that match the search. after is the fingerprint of the last
+// certificate of the previous page, or empty.
 func (s *Server) fillMakers(p *ui.MakersPage, set *trust.Set, after string) {
 	words := strings.Fields(strings.ToLower(p.Query))
 	address := func(after string) string {
@@ -123,12 +124,12 @@ func fitsMaker(row ui.MakerRow, words []string) bool {
 
 func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	row := ui.MakerRow{Maker: e.Maker, Name: e.Name(), SHA256: hex.EncodeToString(e.Fingerprint[:]), Source: e.Source, Badge: ui.Badge{Tone: "ok", Text: "trusted"},
-		Kind: "intermediate: helps to build chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
+		Kind: "intermediate: only a link of chains", Until: e.Cert.NotAfter, Expired: s.cfg.Now().After(e.Cert.NotAfter)}
 	if e.Root {
 		row.Kind = "root"
 	}
 	if e.Distrusted {
-		row.Badge, row.Kind = ui.Badge{Tone: "bad", Text: "distrusted"}, "no chain may contain it"
+		row.Badge, row.Kind = ui.Badge{Tone: "bad", Text: "distrusted"}, "refused in every chain"
 	}
 	if e.Stored {
 		row.Changed = e.Added
@@ -139,7 +140,8 @@ func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	return row
 }
 
-// checkCertificates says what certificates are that a person pasted or uploaded. It keeps nothing.
+// checkCertificates shows the content of certificates that a person pasted or uploaded, and whether
+// the hub trusts them. It stores nothing.
 func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error {
 	name, content, err := checkedFile(r)
 	if err != nil {
@@ -151,7 +153,7 @@ func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error
 	case len(bytes.TrimSpace(content)) == 0:
 		problem = "Paste a certificate, or choose a file."
 	case len(content) > maxChecked:
-		problem = fmt.Sprintf("It is larger than %d KiB. Send fewer certificates.", maxChecked>>10)
+		problem = fmt.Sprintf("The text or the file is larger than %d KiB. Send fewer certificates.", maxChecked>>10)
 	default:
 		if parts, err = trust.Split(name, content); err != nil {
 			problem = upperFirst(tcg.Printable(err.Error())) + ". Send PEM, DER or PKCS #7."
@@ -163,7 +165,7 @@ func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error
 	}
 	return s.renderMakers(w, r, status, func(p *ui.MakersPage, makers *onboard.Makers) error {
 		p.Problem, p.More = problem, max(0, len(parts)-checkedShown)
-		if text := r.PostFormValue("pem"); !strings.Contains(text, "PRIVATE KEY") { // pasted by mistake: not shown again
+		if text := r.PostFormValue("pem"); !strings.Contains(text, "PRIVATE KEY") { // a private key, pasted by mistake: do not show it again
 			p.Text = cutTo(text, maxChecked)
 		}
 		for _, part := range parts[:min(len(parts), checkedShown)] {
@@ -177,7 +179,7 @@ func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error
 	})
 }
 
-// readFileForm reads a form that may have a file.
+// readFileForm reads a form that may contain a file.
 func readFileForm(r *http.Request) error {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "multipart/form-data" {
 		return readForm(r)
@@ -189,7 +191,7 @@ func readFileForm(r *http.Request) error {
 	return nil
 }
 
-// checkedFile returns the form's file or, without one, its text.
+// checkedFile returns the file in the form or, if there is none, the text in the form.
 func checkedFile(r *http.Request) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err
@@ -211,7 +213,8 @@ func unreadable(err error) ui.CheckedCertificate {
 	return ui.CheckedCertificate{Title: "Not a usable certificate", Badge: ui.Badge{Tone: "bad", Text: "not usable"}, Words: []string{upperFirst(err.Error()) + "."}}
 }
 
-// checkedCertificate says what one certificate is: a maker's CA certificate, or a TPM's EK certificate.
+// checkedCertificate describes one certificate: a maker's CA certificate, or a TPM's EK
+// certificate.
 func (s *Server) checkedCertificate(der []byte, parts []trust.Part, makers *onboard.Makers) ui.CheckedCertificate {
 	if c, err := trust.Parse(der, "the text"); err == nil {
 		return s.checkedMaker(&c, makers.Set)
@@ -231,7 +234,7 @@ func (s *Server) checkedCertificate(der []byte, parts []trust.Part, makers *onbo
 	return s.checkedEK(ek, above, makers)
 }
 
-// certificateFacts are what a certificate says.
+// certificateFacts returns the facts in a certificate.
 func certificateFacts(der []byte) []ui.Fact {
 	c := chain.NewCertificate("", "", der)
 	until := "without an end"
@@ -244,20 +247,20 @@ func certificateFacts(der []byte) []ui.Fact {
 
 func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCertificate {
 	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: certificateFacts(c.Cert.Raw)}
-	what := "It only helps to build chains: it would be trusted only as far as a root above it is."
+	what := "As an intermediate certificate, it would be only a link of chains. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
-		out.Title, what = "Root CA certificate", "It is signed by its own key. Chains could end here: every TPM with a certificate below it would count as one of this maker."
+		out.Title, what = "Root CA certificate", "It is signed by its own key. If it were trusted, the hub would trust every TPM whose certificate chains to it."
 	}
 	e, known := set.Entry(c.Fingerprint)
 	switch {
 	case known && e.Distrusted:
-		out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, []string{"The hub's operator distrusts it: no chain may contain it."}
+		out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, []string{"The hub's operator distrusts it. The hub refuses every chain that contains it."}
 		out.Command = "gangway trust restore --data DIR " + hex.EncodeToString(c.Fingerprint[:])
 	case known:
-		out.Badge, out.Words = ui.Badge{Tone: "ok", Text: "trusted"}, []string{"It is in force already. Its source: " + e.Source + "."}
+		out.Badge, out.Words = ui.Badge{Tone: "ok", Text: "trusted"}, []string{"It is in the hub's trust store. Its source: " + e.Source + "."}
 		out.Command = "gangway trust remove --data DIR " + hex.EncodeToString(c.Fingerprint[:])
 	default:
-		out.Badge, out.Words = ui.Badge{Tone: "off", Text: "not trusted"}, []string{what, "Compare its SHA-256 with one that the maker publishes before it is imported."}
+		out.Badge, out.Words = ui.Badge{Tone: "off", Text: "not trusted"}, []string{what, "Before you import it, compare its SHA-256 with the value that the maker publishes."}
 		out.Command = "gangway trust import --data DIR maker.pem"
 	}
 	if s.cfg.Now().After(c.Cert.NotAfter) {
@@ -267,7 +270,7 @@ func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCe
 	return out
 }
 
-// checkedEK judges an EK certificate by the makers in force, without a policy.
+// checkedEK verifies an EK certificate with the present trust store, without a policy.
 func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboard.Makers) ui.CheckedCertificate {
 	out := ui.CheckedCertificate{Title: "EK certificate of a TPM", Facts: certificateFacts(ek.Certificate.Raw), Badge: ui.Badge{Tone: "ok", Text: "trusted"}}
 	v := new(evidence.Verdict)
@@ -282,7 +285,7 @@ func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboar
 		out.Facts = append(out.Facts, ui.Fact{Name: "EK, SHA-256", Value: hex.EncodeToString(hash[:]), Mono: true})
 	}
 	if v.Accepted() {
-		out.Words = append(out.Words, "This does not show who holds the key: onboarding proves that.")
+		out.Words = append(out.Words, "A certificate does not prove who has its key. A TPM proves that when it onboards.")
 	}
 	return out
 }

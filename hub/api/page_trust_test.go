@@ -15,7 +15,7 @@ import (
 	"gangway/internal/brief"
 )
 
-// sendFile posts a form with a file.
+// sendFile posts a form that contains a file.
 func (b *browser) sendFile(path, field, file string, content []byte, fields ...string) (int, string, string) {
 	b.t.Helper()
 	var body bytes.Buffer
@@ -46,7 +46,7 @@ func TestTrustPageListsTheMakersInForce(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	page := b.page("/ui/trust")
-	says(t, page, "1 root, 1 intermediate", "root", "intermediate: helps to build chains", "does not look at the makers' revocation lists")
+	says(t, page, "1 root, 1 intermediate", "root", "intermediate: only a link of chains", "does not check the makers' revocation lists")
 	root := s.maker.Root
 	fingerprint := fmt.Sprintf("%x", sha256.Sum256(root.Raw))
 	for query, want := range map[string]bool{"": true, "q=" + fingerprint[:10]: true, "q=" + strings.ToUpper(fingerprint[:6]): true, "q=nobody": false, "q=%3Cscript%3Ealert": false} {
@@ -59,13 +59,14 @@ func TestTrustPageListsTheMakersInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	page = b.page("/ui/trust")
-	says(t, page, "0 roots", "1 distrusted", "no chain may contain it")
+	says(t, page, "0 roots", "1 distrusted", "refused in every chain")
 	if strings.Contains(page, "<b>") {
 		t.Error("the source is markup")
 	}
 }
 
-// A person sees what a certificate is before the operator puts it into force. The check changes nothing.
+// The page shows the content of a certificate that is not trusted yet, and whether the hub trusts
+// it. The check changes nothing.
 func TestTrustPageChecksACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -77,9 +78,9 @@ func TestTrustPageChecksACertificate(t *testing.T) {
 		pem  string
 		want []string
 	}{
-		"known root":   {pemOf(s.maker.Root.Raw), []string{"Root CA certificate", "in force already", "gangway trust remove --data DIR"}},
-		"unknown root": {pemOf(stranger.Root.Raw), []string{"Root CA certificate", "not trusted", "signed by its own key", "Compare its SHA-256", "gangway trust import --data DIR"}},
-		"intermediate": {pemOf(stranger.Intermediate.Raw), []string{"Intermediate CA certificate", "only helps to build chains"}},
+		"known root":   {pemOf(s.maker.Root.Raw), []string{"Root CA certificate", "in the hub's trust store", "gangway trust remove --data DIR"}},
+		"unknown root": {pemOf(stranger.Root.Raw), []string{"Root CA certificate", "not trusted", "signed by its own key", "compare its SHA-256", "gangway trust import --data DIR"}},
+		"intermediate": {pemOf(stranger.Intermediate.Raw), []string{"Intermediate CA certificate", "only a link of chains"}},
 		"EK":           {pemOf(s.victim.EKCert), []string{"EK certificate of a TPM", "trusted", "EK, SHA-256"}},
 		"several":      {pemOf(stranger.Root.Raw) + "text between\n" + pemOf(s.victim.EKCert), []string{"Root CA certificate", "EK certificate of a TPM"}},
 		"not CA":       {pemOf(s.CA.ACA().Raw)[:200] + "\n-----END CERTIFICATE-----\n", []string{"Not a usable certificate"}},
@@ -97,7 +98,7 @@ func TestTrustPageChecksACertificate(t *testing.T) {
 		}
 	}
 	status, page, _ := b.sendFile("/ui/trust", "file", "<b>.pem", s.maker.Root.Raw)
-	if status != 200 || !strings.Contains(text(page), "in force already") || strings.Contains(page, "<b>.pem") {
+	if status != 200 || !strings.Contains(text(page), "in the hub's trust store") || strings.Contains(page, "<b>.pem") {
 		t.Errorf("%d %.800s", status, text(page))
 	}
 	many := strings.Repeat(pemOf(stranger.Root.Raw), 40)
@@ -125,21 +126,21 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 		}
 		return list
 	}
-	says(t, b.page("/ui/trust/eks"), "No list", "With the first line, every TPM that is not on the list is refused")
+	says(t, b.page("/ui/trust/eks"), "No EK list", "After you add the first line, the hub refuses every TPM that is not on the list")
 	b.posts("/ui/trust/eks/add", 303, "value", strings.ToUpper(ek[:2])+":"+ek[2:], "note", "pallet 7", "required", "yes")
 	if got := lines(); len(got) != 1 || got[0] != ek+"  pallet 7 required" {
 		t.Fatalf("%q", got)
 	}
 	page := b.page("/ui/trust/eks")
 	says(t, page, "pallet 7", "1 line")
-	undo := `{"ek_sha256":"` + ek + `","note":"pallet 7","certificate":"required"}` // as the notice's form has it: see TestEKListInBrowser
+	undo := `{"ek_sha256":"` + ek + `","note":"pallet 7","certificate":"required"}` // the value in the notice's undo form: see TestEKListInBrowser
 	b.posts("/ui/trust/eks/add", 303, "value", "12:34", "note", "<script>alert(1)</script>\u202e")
 	page = b.page("/ui/trust/eks?q=12")
 	if strings.Contains(page, "<script>alert") || strings.Contains(page, ek) || !strings.Contains(page, "1234") || strings.ContainsRune(text(page), '\u202e') {
 		t.Errorf("%.800s", text(page))
 	}
 	says(t, b.page("/ui/trust/eks?q=xyz"), "Type hexadecimal digits")
-	says(t, b.page("/ui/trust/eks?q=0123"), "No line fits")
+	says(t, b.page("/ui/trust/eks?q=0123"), "No line matches")
 	for _, bad := range []string{"", "xyz", strings.Repeat("a", 200)} {
 		page := b.posts("/ui/trust/eks/add", 400, "value", bad, "note", "kept")
 		says(t, page, "Write the SHA-256 of the EK")
@@ -147,7 +148,7 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 			t.Errorf("%q: the typed note is gone", bad)
 		}
 	}
-	// Another owner's line does not exist here.
+	// The page does not show another owner's line.
 	want[map[string]any](f.mallory, "PUT", "/policy/ek-list", `["cdef"]`, 200)
 	b.posts("/ui/trust/eks/remove", 404, "value", "cdef", "serial", "yes")
 	if page := b.page("/ui/trust/eks"); strings.Contains(page, "cdef") {

@@ -20,34 +20,37 @@ import (
 	"gangway/wire"
 )
 
-// The waiting room: what a person must decide before a machine comes aboard.
+// The waiting devices: machines that cannot onboard before a person has decided about their
+// evidence.
 //
-// A person decides about what the page showed. So each form has, for each machine, the digest of the
-// shown evidence and questions, and the store compares it in the transaction of the decision. A
-// machine that arrived after the page was shown is not in the form; one that changed is left as it
-// is, and reported.
+// A decision must apply only to the evidence and the questions that the page showed. So each form
+// has a digest of them for each machine, and the store compares the digest in the transaction of
+// the decision. A machine that arrived after the page was shown is not in the form. If a machine's
+// evidence or questions have changed, its decision is not stored, and the page says so.
 const (
 	waitingPath = "/ui/onboard/waiting"
 	// waitingRows is how many machines a page shows with all that is known of them.
 	waitingRows = 15
-	// decideAtOnce bounds the machines of one decision. Their ids and digests fit into a form.
+	// decideAtOnce bounds the machines of one decision, so that their ids and digests fit into a
+	// form.
 	decideAtOnce = 100
-	// clonedRows is how many devices the page shows that may be several machines.
+	// clonedRows is the number of suspected clones that the page shows.
 	clonedRows = 20
 )
 
-// means says what approving means, by the code of the question.
+// means has a sentence for each question's code: the meaning of an approval.
 var means = map[string]string{
-	evidence.CodeNoCertificate: "You vouch that this EK belongs to a real TPM in a machine of yours. No maker's certificate says so.",
-	evidence.CodeUntrusted:     "You vouch for this TPM in place of its maker. The CA of its certificate stays untrusted.",
+	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker confirms it.",
+	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. The hub still does not trust that CA for other TPMs.",
 	evidence.CodeKind:          "You accept this kind of EK for this TPM. If the same TPM is a device already, there will be two devices.",
 	"ek-certificate-expired":   "You accept this EK although its certificate has expired.",
-	"ek-unlisted":              "You admit this EK although it is not on the list. The list stays as it is.",
-	"policy":                   "You make an exception from this rule, for this EK. The rule stays as it is.",
+	"ek-unlisted":              "You accept this EK although it is not on the EK list. The EK list does not change.",
+	"policy":                   "You make an exception from this rule for this EK. The rule does not change.",
 }
 
-// ofMaker are the questions that concern the TPM's maker or model, and ofReason those whose reason
-// differs with what it is about. Machines are alike only if these are the same.
+// ofMaker are the codes of questions about the TPM's maker or model, and ofReason the codes of
+// questions whose reason has details of the machine. For these questions, machines are alike only
+// if the maker and the model, or the reason, are equal too.
 var (
 	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
 	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}
@@ -58,13 +61,14 @@ func questionsOf(v evidence.Verdict) []ui.Question {
 	for i, q := range v.Questions {
 		list[i] = ui.Question{Code: q.Code, Reason: ui.Visible(q.Reason), Hint: ui.Visible(q.Hint), Means: means[q.Code]}
 		if list[i].Means == "" {
-			list[i].Means = "You answer this question for this EK only."
+			list[i].Means = "Your decision is for this EK only."
 		}
 	}
 	return list
 }
 
-// likeness names the machines about which one decision can be made.
+// likeness returns a key that is equal for machines about which one decision can be made: machines
+// with the same questions.
 func likeness(w store.WaitingDevice, questions []ui.Question) string {
 	var parts []string
 	maker := false
@@ -84,7 +88,7 @@ func likeness(w store.WaitingDevice, questions []ui.Question) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// showWaiting is the waiting room.
+// showWaiting is the page of the waiting and the denied devices.
 func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: query.Get("show") == "denied", Here: waitingPath}
@@ -113,18 +117,18 @@ func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	return s.renderPage(w, r, http.StatusOK, "waiting", ui.Page{Title: "Waiting room", Section: ui.SectionOnboard, Data: room})
+	return s.renderPage(w, r, http.StatusOK, "waiting", ui.Page{Title: "Waiting devices", Section: ui.SectionOnboard, Data: room})
 }
 
-// showWaitingMachine shows all that is known of one machine: as a page, or as the part of the waiting
-// room that opens.
+// showWaitingMachine shows all facts about one waiting machine: as a page or, if htmx requests it,
+// as the part that opens in the list.
 func (s *Server) showWaitingMachine(w http.ResponseWriter, r *http.Request) error {
 	row, err := s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, r.PathValue("id"), s.cfg.Now())
 	if err != nil {
 		return err
 	}
 	if row.State == store.Approved {
-		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "The machine waits no more."})
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "The machine no longer waits."})
 	}
 	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: row.State == store.Denied, Here: waitingPath, Open: true}
 	if room.Machines, err = s.waitingMachines(r.Context(), []store.WaitingDevice{row}); err != nil {
@@ -143,8 +147,8 @@ type alike struct {
 	rows      []store.WaitingDevice
 }
 
-// groups returns all machines of an owner that wait, by what they have alike: the largest group
-// first. The store bounds their number.
+// groups returns all waiting machines of an owner in groups with the same likeness, the largest
+// group first. The store bounds the number of waiting machines.
 func (s *Server) groups(ctx context.Context, owner string) (list []*alike, total int, err error) {
 	page, err := s.cfg.Store.WaitingPage(ctx, store.WaitingFilter{Owner: owner, State: store.Undecided, Now: s.cfg.Now(), Limit: onboard.MaxWaiting})
 	if err != nil {
@@ -164,7 +168,7 @@ func (s *Server) groups(ctx context.Context, owner string) (list []*alike, total
 	return list, len(page.Rows), nil
 }
 
-// groupsOnPage is how many groups the waiting room shows.
+// groupsOnPage is the number of groups that the page of waiting devices shows.
 const groupsOnPage = 10
 
 func (s *Server) fillGroups(ctx context.Context, owner string, room *ui.WaitingRoom) error {
@@ -190,7 +194,7 @@ func (s *Server) fillGroups(ctx context.Context, owner string, room *ui.WaitingR
 	return nil
 }
 
-// fillCloned finds the devices that may be several machines.
+// fillCloned finds the devices whose TPM state several machines may have.
 func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingRoom) error {
 	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateCloned}}, Limit: clonedRows})
 	if err != nil {
@@ -245,7 +249,7 @@ func (s *Server) waitingMachines(ctx context.Context, rows []store.WaitingDevice
 	return list, nil
 }
 
-// requestFacts are what a request states beside its certificate.
+// requestFacts returns the facts that a request states, apart from the EK certificate.
 func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 	facts := []ui.Fact{{Name: "EK, TPM name", Value: fmt.Sprintf("%x", f.EKName), Mono: true}, {Name: "Device key", Value: w.KeyAlgorithm}}
 	way := "one request (TCG-CSR-IDEVID)"
@@ -257,20 +261,21 @@ func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 		return facts
 	}
 	c := f.Counters
-	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // some centuries fit into a Duration
-	note := "as the machine's AK attested it, which is proven only when the machine comes aboard"
+	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // a larger number of milliseconds would overflow a Duration
+	note := "as the machine's AK attested it; the AK is proven only by the activation"
 	return append(facts,
 		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared, and %s since the last of them", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},
 		ui.Fact{Name: "Under power", Value: ui.Roughly(since), Note: "since the TPM was last cleared"})
 }
 
-// seenForm is what a form says about a machine that it shows.
+// seenForm returns the value of a form's field "machine": the waiting id, a dot, and the digest of
+// the shown evidence.
 func seenForm(w store.WaitingDevice) string {
 	digest := w.Digest()
 	return w.DeviceID + "." + hex.EncodeToString(digest[:])
 }
 
-// readSeen reads the fields of a form that name machines.
+// readSeen reads the fields "machine" of a form. It returns each machine once.
 func readSeen(fields []string) (list []seenMachine, err error) {
 	wrong := problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The form does not say which machines the page showed.")
 	for _, field := range fields {
@@ -295,7 +300,7 @@ type seenMachine struct {
 	digest store.Hash
 }
 
-// showGroup shows exactly which machines and questions one decision covers. It changes nothing.
+// showGroup shows the machines and the questions that one decision covers. It changes nothing.
 func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	groups, _, err := s.groups(r.Context(), accountOf(r).ID)
 	if err != nil {
@@ -303,7 +308,7 @@ func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	i := slices.IndexFunc(groups, func(g *alike) bool { return g.key == r.URL.Query().Get("alike") })
 	if i < 0 {
-		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "None of these machines waits any more, or their questions have changed."})
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "These machines no longer wait, or their questions have changed."})
 	}
 	g := groups[i]
 	p := &ui.WaitingPreview{Tabs: onboardTabs(waitingPath), Questions: g.questions, More: max(0, len(g.rows)-decideAtOnce)}
@@ -316,8 +321,8 @@ func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "alike", ui.Page{Title: fmt.Sprintf("One decision about %s", counted(len(g.rows), "machine")), Section: ui.SectionOnboard, Data: p})
 }
 
-// decideOnPage applies a decision to each machine of a form. If some could not be decided, it answers
-// with a page that says which, and why.
+// decideOnPage applies a decision to each machine of a form. If the hub could not store the
+// decision for some machines, it answers with a page that lists them with the reasons.
 func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -351,7 +356,7 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusConflict, "decided", ui.Page{Title: "Not all were decided", Section: ui.SectionOnboard, Data: d})
 }
 
-// decideOne decides about one machine, and says what became of it.
+// decideOne applies the decision to one machine, and returns the result in words.
 func (s *Server) decideOne(r *http.Request, one seenMachine, approve bool) ui.DecidedMachine {
 	result := ui.DecidedMachine{ID: one.id}
 	row, err := s.cfg.Onboard.DecideSeen(r.Context(), accountOf(r), one.id, approve, one.digest, remoteAddr(r))
@@ -366,7 +371,7 @@ func (s *Server) decideOne(r *http.Request, one seenMachine, approve bool) ui.De
 		result.Text = "Its evidence or its questions have changed since the page was shown, or somebody else has decided. Look at it again."
 		row, _, _ = orMissing(s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, one.id, s.cfg.Now()))
 	case errors.Is(err, store.ErrNotFound):
-		result.Text = "It waits no more."
+		result.Text = "It no longer waits."
 	default:
 		s.log.Error("a decision about a waiting device failed", "waiting", one.id, "err", err)
 		result.Text = "The hub could not store the decision. Try again."
@@ -378,9 +383,9 @@ func (s *Server) decideOne(r *http.Request, one seenMachine, approve bool) ui.De
 func decidedWords(d *ui.Decided) string {
 	switch {
 	case d.Approve && d.Done == 1:
-		return "The machine is approved. It comes aboard with its next request."
+		return "The machine is approved. It onboards with its next request."
 	case d.Approve:
-		return fmt.Sprintf("%s are approved. Each comes aboard with its next request.", counted(d.Done, "machine"))
+		return fmt.Sprintf("%s are approved. Each onboards with its next request.", counted(d.Done, "machine"))
 	case d.Done == 1:
 		return "The machine is denied. The hub refuses it from now on."
 	}

@@ -11,15 +11,17 @@ import (
 	"gangway/hub/ui"
 )
 
-// The wall is a page for a screen that nobody operates. It always has the same bounded number of
-// rows, so that it can stay open for weeks; what changes is fetched as a whole.
+// The wall is a page for a screen that nobody operates. It has a bounded number of rows, and the
+// browser fetches all of them again when something changes, so that the page can stay open for
+// weeks.
 const (
 	wallPath = "/ui/wall"
-	// Rows of the wall.
+	// Numbers of rows: devices that onboarded last, and machines that are onboarding.
 	wallArrived, wallUnderway = 7, 3
-	// newFor is how long an arrival stands out.
+	// newFor is how long the wall highlights a new device.
 	newFor = 2 * time.Minute
-	// wallRefresh is how often a browser without JavaScript loads the page, in seconds.
+	// wallRefresh is the time after which a browser without JavaScript loads the page again, in
+	// seconds.
 	wallRefresh = 20
 )
 
@@ -28,7 +30,7 @@ func (s *Server) showWall(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// Dark is the choice for a wall; ?scheme=system follows the screen.
+	// The page is dark by default. With ?scheme=system it has the color scheme of the browser.
 	look := "wall dark"
 	if r.URL.Query().Get("scheme") == "system" {
 		look = "wall"
@@ -36,7 +38,7 @@ func (s *Server) showWall(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "wall", ui.Page{Title: "Arrivals", Section: ui.SectionOnboard, Data: wall, Bare: look, NoScriptRefresh: wallRefresh})
 }
 
-// showWallPart is the part of the wall that changes in place: all of it.
+// showWallPart is the part of the wall that the browser updates, which is the whole board.
 func (s *Server) showWallPart(w http.ResponseWriter, r *http.Request) error {
 	wall, err := s.wall(r.Context(), accountOf(r).ID)
 	if err != nil {
@@ -55,7 +57,7 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 		tone, text string
 		n          int
 	}{
-		{"ok", "aboard", n.Total}, {"ask", "waiting for you", n.Waiting}, {"busy", "updating", n.ByState[store.StateUpdating]},
+		{"ok", "devices", n.Total}, {"ask", "waiting for you", n.Waiting}, {"busy", "updating", n.ByState[store.StateUpdating]},
 		{"bad", "failed", n.ByState[store.StateFailed]}, {"off", "quiet", n.ByState[store.StateQuiet]},
 	} {
 		wall.Counts = append(wall.Counts, ui.WallCount{Badge: ui.Badge{Tone: c.tone, Text: c.text}, N: c.n})
@@ -77,8 +79,8 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	return wall, nil
 }
 
-// underway lists the newest machines that have begun to onboard: those whose certificates are on
-// their way, and those that wait for a person.
+// underway lists the newest machines whose onboarding is not finished: machines that have not yet
+// activated their certificates, and machines that wait for their owner's decision.
 func (s *Server) underway(ctx context.Context, owner string, most int) (list []ui.WallMachine, err error) {
 	now := s.cfg.Now()
 	pending, err := s.cfg.Store.PendingEnrolments(ctx, owner, now, most)
@@ -87,7 +89,7 @@ func (s *Server) underway(ctx context.Context, owner string, most int) (list []u
 	}
 	for _, e := range pending {
 		list = append(list, ui.WallMachine{Name: machineName(e.ProdSerial), Model: ui.Visible(e.ProdModel), Time: e.Created,
-			State: ui.Badge{Tone: "busy", Text: "evidence accepted, the TPM opens its certificates"}})
+			State: ui.Badge{Tone: "busy", Text: "evidence accepted, certificates sent"}})
 	}
 	waiting, err := s.cfg.Store.WaitingPage(ctx, store.WaitingFilter{Owner: owner, State: store.Undecided, Now: now, Limit: most})
 	if err != nil {
@@ -106,7 +108,8 @@ func machineName(serial string) string {
 	return ui.Visible(serial)
 }
 
-// arrived says how a device came aboard: how long that took, and on which evidence.
+// arrived describes the onboarding of a device: how long it took, and on which evidence the hub
+// accepted the device.
 func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, error) {
 	m := ui.WallMachine{ID: d.ID, Name: ui.Visible(d.Nick), Model: ui.Visible(d.ProdModel), Time: d.Created, New: s.cfg.Now().Sub(d.Created) < newFor, State: ui.Badge{Tone: "off", Text: "no TPM"}}
 	e, has, err := orMissing(s.cfg.Store.Enrolment(ctx, d.Enrolment))
@@ -119,7 +122,7 @@ func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, e
 	}
 	m.State = arrivalBadge(e, &v)
 	if !d.Created.Equal(d.Activated) {
-		return m, nil // the enrolment of its arrival has been replaced since
+		return m, nil // the device has onboarded again, so its first enrolment is no longer stored
 	}
 	m.Took = ui.Exactly(d.Activated.Sub(e.Created))
 	waited, has, err := orMissing(s.cfg.Store.WaitingByEK(ctx, d.Owner, d.EK, s.cfg.Now()))
@@ -132,7 +135,7 @@ func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, e
 	return m, nil
 }
 
-// arrivalBadge says in a few words on which evidence a device was admitted.
+// arrivalBadge says in a few words on which evidence the hub accepted a device.
 func arrivalBadge(e store.Enrolment, v *evidence.Verdict) ui.Badge {
 	switch {
 	case v.Passed("approval"):

@@ -19,7 +19,7 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	status, page, _ := b.send("GET", "/ui/wall", "")
-	if status != 200 || !strings.Contains(page, "No machine has come aboard yet") || !strings.Contains(page, `<noscript><meta http-equiv="refresh" content="20"></noscript>`) {
+	if status != 200 || !strings.Contains(page, "No machine has onboarded yet") || !strings.Contains(page, `<noscript><meta http-equiv="refresh" content="20"></noscript>`) {
 		t.Fatalf("empty: %d %s", status, brief.Of(page))
 	}
 	if strings.Contains(page, "<form") || strings.Contains(page, "<button") || strings.Contains(page, "<nav") || strings.Contains(page, "htmx.") {
@@ -27,9 +27,12 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	}
 	s.named(t, "NUC", "A-1")
 	waiting, id := s.arrives(t, "Gate computer", "GC-1")
+	lines, _ := b.stream(t.Context())
+	waitFor(t, lines, "retry")
 	pending := s.device(t)
 	pending.Serial = "PEND-1"
 	must(pending.Enrol(t.Context(), s.client, s.request(t, pending)))(t)
+	waitFor(t, lines, `"enrolment.issued"`)
 	part := func() string {
 		t.Helper()
 		status, page, _ := b.send("GET", "/ui/wall/part", "")
@@ -39,12 +42,12 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 		return page
 	}
 	page = part()
-	for _, want := range []string{"<dt>aboard</dt><dd>1</dd>", "<dt>waiting for you</dt><dd>1</dd>", "TPM verified", "GC-1", "PEND-1", "the TPM opens its certificates", "NUC"} {
+	for _, want := range []string{"<dt>devices</dt><dd>1</dd>", "<dt>waiting for you</dt><dd>1</dd>", "TPM verified", "GC-1", "PEND-1", "certificates sent", "NUC"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the wall lacks %q: %s", want, brief.Of(page))
 		}
 	}
-	// A device's id is not shown before the machine is aboard: see PendingEnrolments.
+	// The wall does not show a device's id before the activation: see PendingEnrolments.
 	if n := strings.Count(page, "data-id="); n != 1 {
 		t.Errorf("%d ids", n)
 	}
@@ -56,7 +59,8 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	}
 }
 
-// The wall stays open for weeks: whatever happens, it has the same number of rows.
+// The number of the wall's rows is bounded, whatever happens, so that the page can stay open for
+// weeks.
 func TestWallIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -70,7 +74,7 @@ func TestWallIsBounded(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	_, page, _ := b.send("GET", "/ui/wall", "")
-	if n := strings.Count(page, "</li>"); n != 10 || !strings.Contains(page, "<dt>aboard</dt><dd>12</dd>") {
+	if n := strings.Count(page, "</li>"); n != 10 || !strings.Contains(page, "<dt>devices</dt><dd>12</dd>") {
 		t.Errorf("%d rows: %s", n, brief.Of(page))
 	}
 }
@@ -97,7 +101,7 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, brief.Of(page))
 		}
 	}
-	// Signed out, the part is refused, so that the page can say so.
+	// If nobody is signed in, the hub refuses the part with 401, so that the page can show it.
 	nobody := s.person(t, "")
 	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") == "" {
 		t.Errorf("signed out: %d", status)

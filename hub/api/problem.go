@@ -51,7 +51,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p = problem(http.StatusInternalServerError, "internal", "Try again. If the request fails again, ask the hub's operator to read the hub's log.", "The hub failed to answer the request.")
 	}
 	if p.Status == http.StatusUnauthorized {
-		s.setAuthenticate(w)
+		s.setAuthenticate(w, r)
 	}
 	switch p.Status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
@@ -110,8 +110,8 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 
 // setAuthenticate sets the WWW-Authenticate header, which each answer with status 401 must have.
 // Pantacor's clients require exactly this form, because they split the header at ", ".
-func (s *Server) setAuthenticate(w http.ResponseWriter) {
-	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
+func (s *Server) setAuthenticate(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.urlFor(r)))
 }
 
 // statusOf returns the HTTP status of a refusal with this code.

@@ -314,7 +314,7 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.SetRevisionProgress(r.Context(), d.ID, rev, status, progress, s.cfg.Now()); err != nil {
 		return trailProblem(err)
 	}
-	// Reports are frequent, so the audit trail has none of them; open pages show them.
+	// Reports are frequent, so do not record them in the audit trail; only notify open pages.
 	s.live.tell(store.Event{Kind: "step.progress", Owner: d.Owner, Device: d.ID})
 	writeJSON(w, http.StatusOK, json.RawMessage(progress))
 	return nil

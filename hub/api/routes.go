@@ -253,6 +253,9 @@ var routes = []route{
 	{"GET", "/ui/trust/policy", fullSession, unlimited, noBody, (*Server).showPolicyPage},
 	{"POST", "/ui/trust/policy", fullSession, unlimited, policyFormBody, (*Server).editPolicyOnPage},
 	{"POST", "/ui/trust/policy/check", fullSession, unlimited, policyFormBody, (*Server).checkPolicyOnPage},
+	{"GET", "/ui/operator", operator, unlimited, noBody, (*Server).showOperator},
+	{"GET", "/ui/operator/makers", operator, unlimited, noBody, (*Server).showOperator},
+	{"GET", "/ui/operator/health", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }
@@ -340,6 +343,9 @@ func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) err
 
 // serve answers a request for a route, after the checks that the route's row requires.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error {
+	if onPages(r) && rt.forDevices() {
+		return s.errDeviceRoute()
+	}
 	r, err := s.checkDisk(rt, r)
 	if err != nil {
 		return err

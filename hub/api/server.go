@@ -79,6 +79,10 @@ type Config struct {
 	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
+	// PageURL is the https URL of the pages, if they have their own host name and listener: see
+	// ServePages. PageCertificate is the TLS certificate of that listener.
+	PageURL         string
+	PageCertificate PageCertificate
 	// Version is the program's version, which pages show.
 	Version string
 }
@@ -107,6 +111,9 @@ type Server struct {
 	boots    *limiter[string] // limits boot measurements, by the device's id
 	handler  http.Handler
 
+	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
+	started     time.Time
+
 	signedURLKey []byte
 	formTokenKey []byte
 	undos        undos
@@ -133,6 +140,9 @@ func New(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
 		}
 	}
+	if err := cfg.checkPages(); err != nil {
+		return nil, err
+	}
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
@@ -157,7 +167,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	// Make a certificate now, so that New fails if no certificate can have these names. Otherwise
 	// each TLS handshake would fail.
-	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
+	certificate := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)
+	if _, err := certificate(nil); err != nil {
 		return nil, err
 	}
 	p, err := newPasswords()
@@ -166,6 +177,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
+		certificate: certificate, started: cfg.Now(),
 		metrics:   newMetrics(prometheus.NewRegistry()),
 		counters:  eventCounters{unproven: newUnprovenLimiter()},
 		passwords: p,
@@ -205,7 +217,7 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 	return &tls.Config{
 		MinVersion:     version,
-		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
+		GetCertificate: s.certificate,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clientCAs(),
 		// In a resumed session the client does not sign with its certificate's key. So anyone with
@@ -286,6 +298,9 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		}()
 		h := w.Header()
 		h.Set(wire.AddressesHeader, addresses)
+		if s.cfg.PageURL != "" {
+			h.Set(wire.PagesHeader, s.cfg.PageURL)
+		}
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")

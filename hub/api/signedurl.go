@@ -83,16 +83,16 @@ func signedURLKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-// signURL returns the URL for one method, GET or PUT, of an object's content. The URL expires at
-// until, or earlier if the caller's credential by is no longer valid.
-func (s *Server) signURL(method string, o store.Object, by credential, until time.Time) string {
+// signURL returns the URL for one method, GET or PUT, of an object's content, at the hub's URL
+// `hub`. The URL expires at until, or earlier if the caller's credential by is no longer valid.
+func (s *Server) signURL(hub, method string, o store.Object, by credential, until time.Time) string {
 	b := make([]byte, 0, signedURLSize)
 	b = append(b, signedURLVersion, method[0])
 	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
 	b = appendID(b, o.Owner)
 	b = append(b, o.Sum[:]...)
 	b = append(b, by[:]...)
-	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.appendMAC(b))
+	return hub + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.appendMAC(b))
 }
 
 // appendID appends the 12 bytes of an account's or a device's id.

@@ -139,6 +139,9 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	}
 	malformed := readJSON(r, &body)
 	device := malformed == nil && strings.HasPrefix(body.Username, wire.DevicePRN)
+	if device && onPages(r) {
+		return s.errDeviceRoute()
+	}
 	rate := signInRate
 	if device {
 		rate = deviceSignInRate

@@ -39,6 +39,7 @@ type Store interface {
 	store.Logs
 	store.Events
 
+	store.HubNumbers
 	store.Health
 }
 

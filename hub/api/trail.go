@@ -164,7 +164,7 @@ func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	base := s.cfg.PublicURL + "/trails/" + revision.Device + "/steps"
+	base := s.urlFor(r) + "/trails/" + revision.Device + "/steps"
 	this := base + "/" + strconv.Itoa(revision.Rev)
 	writeJSON(w, http.StatusOK, RemoteView{
 		Spec: "pvr-pantahub-1", JSONGetURL: this + "/state", JSONKey: "state", Objects: this + "/objects", PostURL: base,

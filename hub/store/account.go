@@ -26,6 +26,9 @@ type Account struct {
 	PasswordHash string // argon2id, in PHC string format; never leaves the hub
 	Created      time.Time
 	Disabled     bool // nobody can sign in, and no new device can join the account
+	// Operator means that the account has the role operator: it sees counts and owners of the whole
+	// hub. Only a command on the hub's machine gives the role.
+	Operator bool
 }
 
 // Session is the record that a person is signed in. It is found by the SHA-256 of its random token;

@@ -22,9 +22,11 @@ const tablePath = "roots/README.md"
 
 const tableHead = `# TPM makers' certificates
 
-These certificates are built into Gangway. ` + "`make vendor-roots`" + ` copies them from Debian's package ` + "`ruby-tpm-key-attestation`" + `
+These CA certificates of TPM makers are built into Gangway. ` + "`make vendor-roots`" + ` copies them from Debian's package ` + "`ruby-tpm-key-attestation`" + `
 (Apache-2.0; see ` + "`COPYRIGHT`" + ` and ` + "`LICENSE`" + ` in this folder) and writes this table. The test ` + "`TestTableIsTrue`" + ` compares the table with the files.
-A *root* is signed by its own key, and the hub trusts it. A *link* only helps to build chains, even if the package calls it a root.
+A *root* is signed by its own key, and the hub trusts it. A *link* is a CA certificate that another CA signed: the hub uses it to build chains, and
+does not trust it by itself. Some files that the package calls roots are links. The columns *from* and *until* are the dates between which a
+certificate is valid.
 
 | maker | subject | kind | SHA-256 | from | until | file | source |
 |---|---|---|---|---|---|---|---|

@@ -183,7 +183,7 @@ async function renewAll() {
 }
 
 // What is new is announced in #news, which says of which kind of event and in which words.
-const news = document.getElementById("news");
+const news = document.querySelector("#news[data-kind]"); // another line of news comes from the hub: see data-target
 
 function announceArrivals() {
   const text = arrived === 1 ? news.dataset.one : `${arrived} ${news.dataset.many}`;
@@ -285,7 +285,7 @@ function connect() {
     const known = device ? rowsOf(device) : [];
     for (const row of known) renew(row.dataset.id);
     if (device && device === here) renewHere();
-    if (!known.length && news?.dataset.kind.split(" ").includes(kind)) {
+    if (!known.length && news?.dataset.kind?.split(" ").includes(kind)) {
       arrived++;
       announceArrivals();
     }

@@ -18,13 +18,13 @@ type ClaimForm struct {
 	Typed, Problem string
 }
 
-// Arrival is the data of the page "arrival": how a claimed machine comes aboard.
+// Arrival is the data of the page "arrival": the onboarding of a claimed machine.
 type Arrival struct {
 	Tabs   []Tab
 	Path   string
 	Words  string // of the claim code
 	Steps  []ArrivalStep
-	Device string // the device's id; empty: the machine is not aboard
+	Device string // the device's id; empty: the machine has not onboarded yet
 	Nick   string
 	Failed bool // nothing more will happen
 }
@@ -51,7 +51,7 @@ const (
 
 // Words is the state for a screen reader.
 func (s StepState) Words() string {
-	return map[StepState]string{StepDone: "done", StepNow: "in progress", StepAsks: "needs you", StepFailed: "failed", StepLater: "not yet"}[s]
+	return map[StepState]string{StepDone: "done", StepNow: "in progress", StepAsks: "needs your decision", StepFailed: "failed", StepLater: "not yet"}[s]
 }
 
 // Icon is the state's icon.

@@ -72,6 +72,7 @@ var badges = map[string]Badge{
 
 	"building":     {"busy", "building"},
 	"valid":        {"ok", "valid"},
+	"enabled":      {"ok", "enabled"},
 	"expires soon": {"ask", "expires soon"},
 	"used up":      {"off", "used up"},
 	"disabled":     {"gone", "disabled"},

@@ -16,6 +16,7 @@ type SettingsAccount struct {
 	Created              time.Time
 	Devices              int
 	APITokens            int
+	Operator             bool // the account has the role operator too
 
 	CurrentProblem, PasswordProblem, AgainProblem string
 	EndAPITokens                                  bool

@@ -89,6 +89,9 @@ var (
 	SectionAudit     = Section{Name: "Audit", Path: "/ui/audit", Icon: "scroll-text", Key: "a"}
 	SectionSettings  = Section{Name: "Settings", Path: "/ui/settings", Icon: "settings", Key: "s", InMore: true}
 
+	// SectionOperator is shown only to accounts with the role operator.
+	SectionOperator = Section{Name: "Operator", Path: "/ui/operator", Icon: "server", Key: "p", InMore: true}
+
 	Sections = []Section{SectionOverview, SectionDevices, SectionOnboard, SectionRevisions, SectionTrust, SectionAudit, SectionSettings}
 )
 

@@ -5,7 +5,7 @@ import "time"
 // Wall is the data of the page "wall", for a screen on a wall.
 type Wall struct {
 	Counts   []WallCount
-	Underway []WallMachine // machines that are not aboard yet, the newest first
+	Underway []WallMachine // machines that have not onboarded yet, the newest first
 	Arrived  []WallMachine // the newest first
 	// Version changes with the hub's program: then the whole page is loaded again.
 	Version string

@@ -73,7 +73,7 @@ func TestClaimOnAPhoneInBrowser(t *testing.T) {
 	if _, err := d.Enrol(t.Context(), client, body); err != nil {
 		t.Fatal(err)
 	}
-	tab.Until(`document.querySelector("#steps").textContent.includes("only this TPM can open them")`)
+	tab.Until(`document.querySelector("#steps").textContent.includes("Only this TPM can decrypt them")`)
 	tab.Shot("arrival-underway")
 	if _, err := d.Onboard(t.Context(), client, &tok); err != nil {
 		t.Fatal(err)

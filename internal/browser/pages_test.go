@@ -25,6 +25,8 @@ type page struct {
 	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
 	// of a group of them.
 	waiting bool
+	// If operator is true, an account with the role operator is signed in.
+	operator bool
 	// want is a text that the page must contain.
 	want string
 	// If wall is true, the test also opens the page on a very large screen, such as one on a wall.
@@ -40,7 +42,7 @@ var pages = []page{
 	{name: "devices", path: "/ui/devices", want: "6 devices", wall: true},
 	{name: "devices-all-columns", path: "/ui/devices?c=state&c=model&c=tpm&c=revision&c=boot&c=token&c=key&c=address&c=created&c=seen&c=id", want: "6 devices"},
 	{name: "devices-search", path: "/ui/devices?q=model:NUC12WSHi5+state:active&sort=-seen", want: "2 devices"},
-	{name: "devices-none", path: "/ui/devices?q=nothing", want: "No device fits"},
+	{name: "devices-none", path: "/ui/devices?q=nothing", want: "No device matches"},
 	{name: "devices-error", path: "/ui/devices?q=stat:quiet", want: "stat"},
 	{name: "devices-empty", path: "/ui/devices", empty: true, want: "No device yet"},
 	{name: "bulk-label", path: "/ui/bulk?act=label&id={id}", want: "Set the label"},
@@ -48,31 +50,38 @@ var pages = []page{
 	{name: "tokens", path: "/ui/onboard", want: "New token"},
 	{name: "tokens-soon", path: "/ui/onboard?soon=1", want: "Show all join tokens"},
 	{name: "tokens-empty", path: "/ui/onboard", empty: true, want: "No join token yet"},
-	{name: "token-new", path: "/ui/onboard/new", want: "Limit of devices"},
-	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable it"},
+	{name: "token-new", path: "/ui/onboard/new", want: "Maximum number of devices"},
+	{name: "token", path: "/ui/onboard/tokens/{token}", want: "Disable the join token"},
 	{name: "image", path: "/ui/onboard/image", want: "Build and download"},
 	{name: "image-missing", path: "/ui/onboard/image", empty: true, want: "cannot build an image now"},
 	{name: "waiting", path: "/ui/onboard/waiting", waiting: true, want: "Machines with the same questions"},
 	{name: "waiting-machine", path: "/ui/onboard/waiting/{machine}", waiting: true, want: "What was checked"},
 	{name: "waiting-empty", path: "/ui/onboard/waiting", empty: true, want: "No machine waits"},
 	{name: "waiting-denied", path: "/ui/onboard/waiting?show=denied", waiting: true, want: "Machines that you denied"},
-	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Which machines it covers"},
+	{name: "waiting-alike", path: "/ui/onboard/waiting/group?alike={alike}", waiting: true, want: "Machines that the decision covers"},
 	{name: "overview-waiting", path: "/ui/overview", waiting: true, want: "machines wait for your decision"},
 	{name: "audit", path: "/ui/audit", want: "newest first"},
 	{name: "audit-filter", path: "/ui/audit?kind=device.&device=nobody&since=2026-11-01", want: "You have no device with this nick."},
 	{name: "trust", path: "/ui/trust", want: "Check a certificate"},
-	{name: "eks-empty", path: "/ui/trust/eks", want: "No list"},
-	{name: "policy", path: "/ui/trust/policy", want: "In force for your devices"},
+	{name: "eks-empty", path: "/ui/trust/eks", want: "No EK list"},
+	{name: "policy", path: "/ui/trust/policy", want: "Rules in force for your devices"},
 	{name: "policy-example", path: "/ui/trust/policy?example=1", want: "An example, which is not in force"},
 	{name: "settings", path: "/ui/settings", want: "Change the password"},
 	{name: "settings-sessions", path: "/ui/settings/sessions", want: "this one"},
-	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Make an API token"},
+	{name: "settings-api-tokens", path: "/ui/settings/api-tokens", want: "Create an API token"},
 	{name: "claim-form", path: "/ui/onboard/claim", want: "Code on the machine's screen"},
-	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine that shows ABCD-EFGH-2345"},
+	{name: "claim-wrong", path: "/ui/onboard/claim?code=ABCD-EFGH-2345", want: "No machine with the code ABCD-EFGH-2345"},
 	{name: "claim", path: "/claim/{code}", want: "Claim this machine?"},
 	{name: "claim-signed-out", path: "/claim/{code}", signedOut: true, want: "Claim this machine?"},
-	{name: "wall", path: "/ui/wall", want: "Last arrivals", wall: true},
-	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Coming aboard", wall: true},
+	{name: "revisions", path: "/ui/revisions", want: "No revision yet"},
+	{name: "revisions-failed", path: "/ui/revisions?show=failed", want: "Revisions"},
+	{name: "revisions-recent", path: "/ui/revisions?show=recent", want: "Revisions"},
+	{name: "wall", path: "/ui/wall", want: "Onboarded last", wall: true},
+	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
+	{name: "operator", path: "/ui/operator", operator: true, want: "The whole hub"},
+	{name: "operator-makers", path: "/ui/operator/makers", operator: true, want: "Devices with other TPMs"},
+	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
+	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
 }
 
@@ -118,6 +127,32 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 	return h
 }
 
+// operator makes some owners and an account with the role operator, and returns its cookie. Requests
+// that the hub refuses are counted on the operator's pages.
+func (h *hubWithDevices) operator(t *testing.T) string {
+	t.Helper()
+	for _, nick := range []string{"harbour-north", "harbour-south", "workshop", "an-owner-with-a-long-nick"[:23]} {
+		a := h.Account(t, nick)
+		if nick == "workshop" {
+			if err := h.Store.DisableAccount(t.Context(), a.ID, store.Event{Time: h.Now(), Kind: "account.disabled", Owner: a.ID, Message: "Disabled."}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	olga := h.Account(t, "olga")
+	if err := h.Store.SetOperator(t.Context(), olga.ID, true, store.Event{Time: h.Now(), Kind: "account.operator-given", Owner: olga.ID, Message: "The account got the role operator."}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		resp, err := h.client.Post(h.URL+"/onboard", "application/octet-stream", strings.NewReader("no request"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	return browser.SignIn(t, h.client, h.URL, "olga", hubtest.Password)
+}
+
 // onboard onboards an emulated machine.
 func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.Device {
 	t.Helper()
@@ -152,6 +187,7 @@ func TestPages(t *testing.T) {
 		t.Skip("opens each page in Chromium four times; TestPageInBrowser is shorter")
 	}
 	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
+	operator := full.operator(t)
 	for _, p := range pages {
 		t.Run(p.name, func(t *testing.T) {
 			h, cookie := full, full.cookie
@@ -164,6 +200,9 @@ func TestPages(t *testing.T) {
 			}
 			if p.signedOut {
 				cookie = ""
+			}
+			if p.operator {
+				cookie = operator
 			}
 			screens := []browser.Options{{Size: browser.Desk}, {Size: browser.Desk, Dark: true}, {Size: browser.Phone}, {Size: browser.Phone, Dark: true}}
 			if p.wall {
@@ -181,6 +220,9 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	tab := browser.Open(t, h.URL, cookie, o)
 	if p.name == "problem" {
 		tab.Ignore("status of 404")
+	}
+	if p.name == "operator-refused" {
+		tab.Ignore("status of 403")
 	}
 	if p.name == "claim-wrong" {
 		tab.Ignore("status of 400")

@@ -14,9 +14,9 @@ func TestRevisionPages(t *testing.T) {
 	p := newDevicePages(t)
 	for _, one := range []struct{ name, query, want string }{
 		{"underway", "", "2 of 5 objects"},
-		{"failed", "?show=failed", "The newest revision of no device failed."},
+		{"failed", "?show=failed", "No device failed to install its newest revision."},
 		{"recent", "?show=recent", "Installed and tested"},
-		{"nothing", "?q=nothing", "No device fits"},
+		{"nothing", "?q=nothing", "No device matches"},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			for _, o := range []browser.Options{{Size: browser.Desk}, {Size: browser.Desk, Dark: true}, {Size: browser.Phone}, {Size: browser.Phone, Dark: true}} {

@@ -114,7 +114,7 @@ func TestGroupIsApprovedWhileAnotherArrivesInBrowser(t *testing.T) {
 		three := h.arrives(t, "Gate computer", "GC-3", nil)
 		if !noScript {
 			room.Until(`!document.getElementById("news").hidden && document.getElementById("live").textContent.includes("1 more machine waits")`)
-			room.Check("an arrival in the waiting room")
+			room.Check("another waiting device")
 		}
 		tab.Click(`button[value=approve]`)
 		if text := tab.Text(); !strings.Contains(text, "2 machines are approved") || !strings.Contains(text, "GC-3") || strings.Contains(text, "GC-1") {

@@ -97,7 +97,7 @@ func TestWallInBrowser(t *testing.T) {
 	if after := browser.Eval[int](tab, elements); after > before {
 		t.Errorf("%d elements, then %d", before, after)
 	}
-	if text := tab.Text(); !strings.Contains(text, "12\naboard") && !strings.Contains(text, "aboard\n12") {
+	if text := tab.Text(); !strings.Contains(text, "12\ndevices") && !strings.Contains(text, "devices\n12") {
 		t.Errorf("the number of devices: %.300s", text)
 	}
 	if browser.Eval[string](tab, `document.getElementById("live").textContent`) == "" {

@@ -3,6 +3,7 @@ package docs_test
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"net"
 	"net/http/httptest"
@@ -249,4 +250,19 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 	r.connectedIn("/var/lib/other-agent")
 	r.types("gangway-agent run")
 	r.connected()
+}
+
+// certificate writes a certificate for a host, path + ".crt", its key, path + ".key", and the
+// certificate of its CA, path + ".ca".
+func (r *room) certificate(host, path string) {
+	r.t.Helper()
+	ca := connectproxy.NewCA(r.t, "the CA of "+host)
+	pair := ca.Server(r.t, host)
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.writes(path+".crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})), 0o644)
+	r.writes(path+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})), 0o600)
+	r.writes(path+".ca", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw})), 0o644)
 }

@@ -147,8 +147,20 @@ func TestOperationsPage(t *testing.T) {
 	p.types("gangway serve")
 	r.account("gangway account create --data /var/lib/gangway --nick ada")
 	r.trusts(tpm)
+	r.certificate("fleet.example", "/etc/ssl/fleet")
+	p.types("gangway serve")
+	if out := r.types("curl -sS --cacert /etc/ssl/fleet.ca --resolve fleet.example:443:127.0.0.1 https://fleet.example/healthz"); !strings.Contains(out, "ok") {
+		t.Errorf("the pages' own name answers %s", short(out))
+	}
+	p.types("gangway serve")
 	login := "gangway login https://hub.example:12443 --hub-name $HUB_NAME --nick ada"
 	r.types(login)
+	if out := r.types("gangway open --print"); !strings.Contains(out, "https://fleet.example/ui/overview") {
+		t.Errorf("gangway open should lead to the pages' own name: %s", short(out))
+	}
+	p.types("gangway account create")
+	p.types("gangway account operator")
+	p.types("gangway account operator")
 	p.types("gangway api-token create ci")
 	p.types("gangway api-token ls")
 	p.types("gangway api-token revoke ci")

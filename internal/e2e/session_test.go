@@ -183,7 +183,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s.say("Create an account and sign in. `pvr` mentions a link and a mail, which Pantacor's hub uses; this hub\nmakes the account at once.")
+	s.say("Create an account and sign in. `pvr` asks the person to follow a link and to confirm an e-mail\naddress, as Pantacor's hub requires. Gangway's hub requires neither: the account exists at once.")
 	s.runs("pvr register -u grace -p '" + hubtest.Password + "' -e grace@example.org")
 	s.types("pvr login", [2]string{"Username:", "grace"}, [2]string{"Password:", hubtest.Password})
 
@@ -201,13 +201,13 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	m.args = append(m.args, "--log-file", lines)
 	m.run()
 	m.waitForTrail()
-	s.say("A device onboards with a join token of grace, and its agent runs with an installer hook\n([agent.md](agent.md)).")
+	s.say("Before the next command, a device has onboarded with one of grace's join tokens. The device's agent\nruns with a hook that installs revisions ([agent.md](agent.md)).")
 	if out := s.runs("pvr ps"); !strings.Contains(out, m.id[:8]) || !strings.Contains(out, "DONE") {
 		t.Errorf("the output is %s", out)
 	}
 
 	other, challenge := deviceToClaim(t, h)
-	s.say("Another device has no TPM, which the hub's policy accepts here. It shows a challenge, with which a\nperson claims the device.")
+	s.say("A second device has no TPM; this hub's policy accepts such devices. The device displays a challenge,\nand a person claims the device with this challenge.")
 	s.runs("pvr claim -c " + challenge + " $PVR_BASEURL/devices/" + other)
 	if d, err := h.Store.Device(t.Context(), other); err != nil || d.Owner != grace.ID {
 		t.Errorf("claimed by %q, %v", d.Owner, err)
@@ -221,7 +221,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 		d, err := h.Store.Device(t.Context(), m.id)
 		return err == nil && d.DeviceMeta["pantavisor.revision"] == "0"
 	})
-	s.say("The owner sets user-meta for a device, and the agent stores it in `user-meta.json`. The device's own\nreports are in its device-meta.")
+	s.say("The owner sets user-meta of a device, and the device's agent stores them in the file\n`user-meta.json`. What the device reports about itself is in its device-meta.")
 	s.runs("pvr device set "+m.nick+" pump.speed=3", "pvr device get "+m.nick+" | grep -E '\"(nick|pump.speed|pantavisor.revision|pantavisor.mode)\"'")
 	eventually(t, "the setting arrives", func() bool {
 		b, _ := os.ReadFile(m.path("state", "user-meta.json"))
@@ -229,18 +229,18 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	})
 
 	url := "$PVR_BASEURL/trails/" + m.id
-	s.say("Clone the device's state, add a file, and post it.")
+	s.say("Clone the device's state, add a file, and post the new state as revision 1.")
 	s.runs("pvr clone "+url+" pump", "mkdir pump/app && echo 'speed limit 5' >pump/app/pump.conf", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'limit the speed'")
 	m.waitForStatus(1, "DONE")
 	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
 		t.Errorf("installed: %q", got)
 	}
-	s.say("The agent downloads the revision, its hook installs and tests it, and the agent reports.")
+	s.say("The agent downloads the revision. Its hook installs and tests the revision. Then the agent reports\nthe status `DONE`.")
 	if out := s.runs("pvr device ps"); !regexp.MustCompile(m.id[:8] + `.* 1 +DONE`).MatchString(out) {
 		t.Errorf("the output is %s", out)
 	}
 
-	s.say("If the test of a revision fails, it is rolled back, and the owner reads the reason. This revision\ncontains its own test, which the hook runs.")
+	s.say("If the test of a revision fails, the device returns to the former revision, and the owner can read\nthe reason. The next revision contains its own test, `hook/test.sh`, which the hook runs and which\nfails.")
 	s.runs("mkdir pump/hook && echo 'echo the pump does not start; exit 7' >pump/hook/test.sh", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'a bad one'")
 	m.waitForStatus(2, "ERROR")
 	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
@@ -258,13 +258,13 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.say("The device's log has lines of the agent, of its hook, and of files that the agent follows.")
+	s.say("The device's log has lines from the agent, from the hook, and from the files that the agent follows,\nsuch as `pump.log`.")
 	s.readUntil("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
 	m.stop()
 
 	// Send the same request as the command `gangway device publish`.
 	m.ada.call("PUT", "/devices/"+m.id+"/public", nil, new(any))
-	s.say("After `gangway device publish " + m.nick + "` every account on the hub can read the device's\nrevisions. Here joan, who does not own the device, clones it.")
+	s.say("After `gangway device publish " + m.nick + "`, every account on the hub can read the device's\nrevisions. Here joan, who does not own the device, clones revision 1.")
 	joan := h.Account(t, "joan")
 	if list, err := h.Store.Devices(t.Context(), joan.ID, "", 10); err != nil || len(list) != 0 {
 		t.Errorf("%d devices, %v", len(list), err)

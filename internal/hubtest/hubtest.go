@@ -191,11 +191,16 @@ func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
 // Account makes an account with this nick and the password Password.
 func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	t.Helper()
-	a := store.Account{ID: wire.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: h.Now()}
+	a := NewAccount(nick, h.Now())
 	if err := h.Store.CreateAccount(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// NewAccount returns an account with this nick and the password Password, for a store.
+func NewAccount(nick string, created time.Time) store.Account {
+	return store.Account{ID: wire.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: created}
 }
 
 // passwordHash returns a hash of Password with fast parameters of argon2id. Most tests sign in, and

@@ -7,13 +7,13 @@ import (
 	"gangway/hub/store"
 )
 
-const accountColumns = `SELECT id, nick, email, password_hash, created, disabled FROM accounts `
+const accountColumns = `SELECT id, nick, email, password_hash, created, disabled, operator FROM accounts `
 
 const sessionColumns = `SELECT token_hash, account, created, expires, addr, means FROM sessions `
 
 var (
-	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created)
-		VALUES (?, ?, ?, ?, ?)`)
+	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created, operator)
+		VALUES (?, ?, ?, ?, ?, ?)`)
 	selectAccount = prepared(accountColumns + `WHERE id = ?`)
 	// The columns' collation makes both comparisons ignore ASCII case.
 	selectAccountByNick  = prepared(accountColumns + `WHERE nick = ?`)
@@ -25,6 +25,7 @@ var (
 	insertSession = prepared(`INSERT INTO sessions (token_hash, account, created, expires, addr, means)
 		VALUES (?, ?, ?, ?, ?, ?)`)
 	selectSession         = prepared(sessionColumns + `WHERE token_hash = ? AND expires > ?`)
+	updateSignedIn        = prepared(`UPDATE accounts SET signed_in = ?1 WHERE id = ?2 AND signed_in < ?1`)
 	deleteSession         = prepared(`DELETE FROM sessions WHERE token_hash = ?`)
 	deleteExpiredSessions = prepared(`DELETE FROM sessions WHERE account = ? AND expires <= ?`)
 	deleteOldestSessions  = prepared(`DELETE FROM sessions WHERE token_hash IN (SELECT token_hash FROM sessions
@@ -39,7 +40,7 @@ func (s *Store) CreateAccount(ctx context.Context, a store.Account) error {
 		} else if retired {
 			return store.ErrExists
 		}
-		_, err := c.exec(insertAccount, a.ID, a.Nick, a.Email, a.PasswordHash, micro(a.Created))
+		_, err := c.exec(insertAccount, a.ID, a.Nick, a.Email, a.PasswordHash, micro(a.Created), flag(a.Operator))
 		return existsOr(err)
 	})
 }
@@ -85,6 +86,7 @@ func readAccount(r *row) store.Account {
 		PasswordHash: r.text(),
 		Created:      r.time(),
 		Disabled:     r.bool(),
+		Operator:     r.bool(),
 	}
 }
 
@@ -128,6 +130,9 @@ func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified s
 		_, err = c.exec(insertSession, ses.TokenHash[:], ses.AccountID, micro(ses.Created), micro(ses.Expires), ses.Addr, ses.Means)
 		if err != nil {
 			return existsOr(err)
+		}
+		if _, err := c.exec(updateSignedIn, micro(ses.Created), ses.AccountID); err != nil {
+			return err
 		}
 		_, err = c.exec(deleteOldestSessions, ses.AccountID, int64(store.MaxSessions))
 		return err

@@ -23,6 +23,7 @@ func fleetStatements() map[string]*statement {
 		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
 		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
 		"indexed": selectIndexed, "seen": updateSeen,
+		"owners": selectOwners, "hub's counts": selectHubCount, "hub's makers": selectHubMakers, "signed in": updateSignedIn, "operator": updateOperator,
 		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
 		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
 		"EK list": selectEKPage, "count of an EK list": countEKs,

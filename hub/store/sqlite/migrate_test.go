@@ -230,6 +230,12 @@ func TestOldDevicesJoinTheFleet(t *testing.T) {
 	if err != nil || n.Total != before || before < 3 || n.ByState[store.StateBootChanged] != 1 || n.ByState[store.StateFailed] != 1 {
 		t.Errorf("%+v, %v; %d devices", n, err, before)
 	}
+	sums, err := s.HubCounts(t.Context())
+	accounts, err2 := s.CountAccounts(t.Context())
+	if of := query(t, path, `SELECT count(*) FROM devices WHERE deleted = 0 AND owner <> ''`); err != nil || err2 != nil || fmt.Sprint(sums.Devices) != of || sums.Accounts != accounts || accounts == 0 ||
+		fmt.Sprint(sums.Bytes) != query(t, path, `SELECT coalesce(sum(bytes), 0) FROM usage`) {
+		t.Errorf("sums %+v, of %s devices and %d accounts: %v, %v", sums, of, accounts, err, err2)
+	}
 	top, _, err := s.Facets(t.Context(), owner, store.FieldToken, 9)
 	if err != nil || !slices.Contains(top, store.FacetCount{Value: "tok", N: 2}) {
 		t.Errorf("%+v, %v", top, err)

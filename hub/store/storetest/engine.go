@@ -30,6 +30,7 @@ type Engine interface {
 	store.Clones
 	store.Fleet
 	store.SavedViews
+	store.HubNumbers
 
 	store.Trails
 	store.Objects

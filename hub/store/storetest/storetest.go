@@ -79,6 +79,7 @@ var groups = []struct {
 	{"Clones", cloneTests},
 	{"Fleet", fleetTests},
 	{"SavedViews", viewTests},
+	{"HubNumbers", hubNumberTests},
 	{"Trails", trailTests},
 	{"Objects", objectTests},
 	{"Logs", logTests},

@@ -1,0 +1,154 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"gangway/wire"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// The pages may have their own host name and listener, with a certificate that browsers trust. That
+// listener serves the pages, and the routes that people's programs use. It requests no client
+// certificate and does not serve the routes for devices.
+
+// PageCertificate is the TLS certificate of the pages' own listener. Package webcert implements it.
+type PageCertificate interface {
+	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Protocols are ALPN protocols that the listener accepts besides those of HTTP.
+	Protocols() []string
+	// Run keeps the certificate valid until ctx ends.
+	Run(ctx context.Context)
+	// Expires returns the time when the certificate expires, or the zero time if there is no
+	// certificate yet.
+	Expires() time.Time
+}
+
+// checkPages checks PageURL and PageCertificate.
+func (c *Config) checkPages() error {
+	if (c.PageURL == "") != (c.PageCertificate == nil) {
+		return errors.New("hub: the pages need both a URL and a certificate")
+	}
+	if c.PageURL != "" && (!wire.IsHubURL(c.PageURL) || strings.HasSuffix(c.PageURL, "/")) {
+		return fmt.Errorf("hub: the pages' URL %q is not https://host[:port]", c.PageURL)
+	}
+	return nil
+}
+
+// pageURL is the URL of the pages for people, without a trailing slash.
+func (s *Server) pageURL() string {
+	if s.cfg.PageURL != "" {
+		return s.cfg.PageURL
+	}
+	return s.cfg.PublicURL
+}
+
+type onPagesKey struct{}
+
+// onPages reports whether a request came through the pages' own listener.
+func onPages(r *http.Request) bool { return r.Context().Value(onPagesKey{}) != nil }
+
+// urlFor returns the URL of the listener that a request came through, because a client of one
+// listener may not trust the certificate of the other listener.
+func (s *Server) urlFor(r *http.Request) string {
+	if onPages(r) {
+		return s.cfg.PageURL
+	}
+	return s.cfg.PublicURL
+}
+
+// deviceRoutes are further routes that only devices use. Their access does not show it, because the
+// device proves its identity in the body, or has not proven it yet.
+var deviceRoutes = []string{
+	"POST /onboard", "GET /claims/{code}", "POST /enroll/request", "POST /register", "POST /devices/register", "POST /auth/signature/verify",
+	"POST /devices",
+}
+
+// forDevices reports whether only devices use a route.
+func (rt *route) forDevices() bool {
+	switch rt.who {
+	case activeDevice, tlsDevice, unmeasuredDevice, pendingDevice:
+		return true
+	}
+	return slices.Contains(deviceRoutes, rt.name())
+}
+
+// errDeviceRoute refuses a device's request on the pages' listener.
+func (s *Server) errDeviceRoute() *Problem {
+	return problem(http.StatusNotFound, "device-route", "Use "+s.cfg.PublicURL+" for devices.", "This address of the hub is for people only, and does not serve the routes for devices.")
+}
+
+// PageHandler returns the handler for the pages' own listener.
+func (s *Server) PageHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), onPagesKey{}, true)))
+	})
+}
+
+// PageTLSConfig returns the TLS configuration of the pages' own listener, which requests no client
+// certificate.
+func (s *Server) PageTLSConfig() *tls.Config {
+	version := uint16(tls.VersionTLS13)
+	if s.cfg.TLS12 {
+		version = tls.VersionTLS12
+	}
+	return &tls.Config{
+		MinVersion:     version,
+		GetCertificate: s.cfg.PageCertificate.GetCertificate,
+		ClientAuth:     tls.NoClientCert,
+		NextProtos:     append([]string{"h2", "http/1.1"}, s.cfg.PageCertificate.Protocols()...),
+		Time:           s.cfg.Now,
+	}
+}
+
+// ServePages serves the pages on their own listeners until ctx ends. Serve must run at the same
+// time.
+func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) error {
+	if s.cfg.PageURL == "" {
+		return errors.New("hub: the configuration has no URL for the pages")
+	}
+	srv := &http.Server{
+		Handler:           s.PageHandler(),
+		TLSConfig:         s.PageTLSConfig(),
+		ReadHeaderTimeout: s.cfg.Timeouts.Header,
+		ReadTimeout:       s.cfg.Timeouts.Request,
+		WriteTimeout:      s.cfg.Timeouts.Request,
+		IdleTimeout:       s.cfg.Timeouts.Idle,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	srv.RegisterOnShutdown(s.live.end)
+	ctx, failed := context.WithCancel(ctx)
+	defer failed()
+	go s.cfg.PageCertificate.Run(ctx) // in the background, because the CA may answer late
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		stopped <- srv.Shutdown(grace)
+	}()
+	var serving errgroup.Group
+	for _, l := range listeners {
+		serving.Go(func() error {
+			defer failed()
+			if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("hub: pages: %w", err)
+			}
+			return nil
+		})
+	}
+	if err := serving.Wait(); err != nil {
+		return err
+	}
+	return <-stopped
+}

@@ -1,0 +1,82 @@
+package ui
+
+import (
+	"time"
+
+	"gangway/hub/store"
+)
+
+// OperatorPage is the data of the page "operator", for an account with the role operator. Only the
+// part of the chosen tab is set. It has numbers and names of owners, and nothing of their devices.
+type OperatorPage struct {
+	Tabs   []Tab
+	Owners *OperatorOwners
+	Makers *OperatorMakers
+	Health *OperatorHealth
+}
+
+// OperatorOwners is the tab "Owners".
+type OperatorOwners struct {
+	Accounts, Disabled, Devices int
+	Used                        string // by all owners
+	Quota                       string // of each owner
+	Rows                        []OperatorOwner
+	First, Next                 string // addresses; empty: no link
+}
+
+// OperatorOwner is an account.
+type OperatorOwner struct {
+	store.OwnerRow
+	Used    string
+	Percent int // of the quota
+}
+
+// OperatorMakers is the tab "TPM makers".
+type OperatorMakers struct {
+	Rows    []OperatorMaker
+	Others  []Share // devices of TPMs whose maker has no row above
+	Devices int
+}
+
+// OperatorMaker is a TPM maker, with its CA certificates that the hub knows.
+type OperatorMaker struct {
+	Name       string
+	TPMID      string // how the maker's TPMs name it, such as "IFX"; empty: not known
+	Roots      int
+	Links      int // intermediate certificates
+	Added      int // of both, by the operator
+	Distrusted int // by the operator
+	Devices    int
+	Known      bool // Devices is known, because the TPM's id of the maker is
+}
+
+// OperatorHealth is the tab "Health".
+type OperatorHealth struct {
+	Notes        []Notice // what needs attention
+	Started      time.Time
+	Database     string
+	Free, Size   string // of the disk; empty: not watched
+	FreePercent  int
+	Certificates []OperatorCertificate
+	Refused      []OperatorRefusals
+	Panics       int
+	Version      string
+	Commit       string
+	Built        string
+	Go           string
+	Platform     string
+}
+
+// OperatorCertificate is a certificate of the hub.
+type OperatorCertificate struct {
+	Name, Where string
+	State       Badge
+	Expires     time.Time // zero: never, or there is none yet
+	Note        string
+}
+
+// OperatorRefusals are requests that the hub refused since its start.
+type OperatorRefusals struct {
+	What, Code string
+	N          int
+}
