@@ -37,9 +37,8 @@ e2e-full: install-tools ## run all tests with emulated machines, with CUTS (defa
 pictures: install-tools ## take the screenshots of the installer in docs/pictures
 	GANGWAY_E2E_FULL=yes GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|ResetStick)$$' ./internal/qemu
 
-tutorial: install-tools ## type the commands of docs/tutorial.md in a real run, and make its recording and its pictures
-	GANGWAY_TUTORIAL=$(CURDIR)/docs $(GO) test -count=1 -timeout 10m -run '^TestTutorialPictures$$' ./internal/browser
-	$(GO) test -count=1 ./internal/cast
+tutorial: ## make the recording, the pictures and the film of docs/tutorial.md from real runs; takes ten minutes
+	./scripts/tutorial.sh
 
 lint: ## check formatting, vet, staticcheck and the import rules (internal/walls)
 	./scripts/lint.sh

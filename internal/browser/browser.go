@@ -57,11 +57,12 @@ var chromium struct {
 // browser.Main(m) }.
 func Main(m *testing.M) {
 	code := m.Run()
-	stop()
+	Stop()
 	os.Exit(code)
 }
 
-func stop() {
+// Stop ends Chromium. A package whose TestMain is not Main calls it after its last page.
+func Stop() {
 	chromium.Lock()
 	defer chromium.Unlock()
 	for i := len(chromium.cancel) - 1; i >= 0; i-- {
