@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
+.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,10 @@ e2e-full: install-tools ## run all tests with emulated machines, with CUTS (defa
 
 pictures: install-tools ## take the screenshots of the installer in docs/pictures
 	GANGWAY_E2E_FULL=yes GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|ResetStick)$$' ./internal/qemu
+
+tutorial: install-tools ## type the commands of docs/tutorial.md in a real run, and make its recording and its pictures
+	GANGWAY_TUTORIAL=$(CURDIR)/docs $(GO) test -count=1 -timeout 10m -run '^TestTutorialPictures$$' ./internal/browser
+	$(GO) test -count=1 ./internal/cast
 
 lint: ## check formatting, vet, staticcheck and the import rules (internal/walls)
 	./scripts/lint.sh

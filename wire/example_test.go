@@ -75,7 +75,7 @@ func workedExample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("HKDF derives this Ed25519 seed from the secret:")
+	say("HKDF (section 3) derives this Ed25519 seed from the secret:")
 	dump(key.Seed())
 	say("The hub stores the public key of this seed:")
 	dump(key.Public().(ed25519.PublicKey))
@@ -85,11 +85,11 @@ func workedExample(t *testing.T) string {
 	message := OwnershipMessage(hubName, owner, tokenID, name)
 	dump(message)
 	proof := ed25519.Sign(key, message)
-	say("The proof is:")
+	say("This signature, the ownership proof, is:")
 	dump(proof)
 	data := CAData{HubName: hubName, Owner: owner, TokenID: tokenID, EKPublic: []byte("ek-public"), Proof: proof}
 	caData := must(data.Encode())
-	say("With the nine bytes `ek-public` instead of the EK's public area, and no chain, prodCaData is:")
+	say("If the nine bytes `ek-public` are in the place of the EK's public area, and there is no chain,\nprodCaData is:")
 	dump(caData)
 
 	csr := tcg.CSR{
@@ -97,10 +97,10 @@ func workedExample(t *testing.T) string {
 		AttestPub: []byte("attest-pub"), SigningPub: []byte("signing-pub"), SgnCertifyInfo: []byte("certify-info"), SgnCertifySig: []byte("certify-sig"),
 	}
 	request := must(csr.Encode(tcg.AlgSHA256, func([]byte) ([]byte, error) { return []byte("signature"), nil }))
-	say("With texts instead of the structures of the TPM, the request (%d bytes) is:", len(request))
+	say("In this example, the request has short texts in the place of the TPM's structures. It has %d bytes:", len(request))
 	dump(request)
 	hash := sha256.Sum256(request)
-	say("Its SHA-256 is the salt of the next two keys:")
+	say("The SHA-256 of this request is the salt of the next two keys (section 5):")
 	dump(hash[:])
 
 	credential := bytes.Repeat([]byte{0xC5}, CredentialSize)
@@ -108,7 +108,7 @@ func workedExample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("If TPM2_ActivateCredential returns 32 bytes `c5`, the wrapping key is:")
+	say("If TPM2_ActivateCredential returns 32 bytes `c5` as the secret, the wrapping key is:")
 	dump(keys.Wrapping)
 	say("The activation key is:")
 	dump(keys.Activation)
@@ -125,12 +125,12 @@ func workedExample(t *testing.T) string {
 	}
 	say("If the credential holds 32 bytes `c5` for an AK with the name `000b` followed by 32 bytes `a2`, the\nkeys encryption, mac and register are:")
 	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
-	say("For a CSR whose DER is the three bytes `csr`, at the same hub, the proof is:")
+	say("For a CSR whose DER is the three bytes `csr`, at the same hub, the field `proof` is:")
 	dump(steps.Prove(hubName, []byte("csr")))
-	say("In the old form the proof is:")
+	say("In the old form, the field `proof` is:")
 	dump(steps.ProveUnbound([]byte("csr")))
 	file := CredentialFile([]byte("blob"), []byte("secret"))
-	say("A credential file with the id object `blob` and the encrypted secret `secret`, both as text, is:")
+	say("A file with the credential, if the id object is the text `blob` and the encrypted secret the text\n`secret`, is:")
 	dump(file)
 	return b.String()
 }

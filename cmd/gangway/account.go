@@ -32,8 +32,8 @@ hub may be running. Without --data, they act on your own account, over the hub's
 on the hub's machine; the hub may be running. It asks for the password, unless
 --password-stdin or --generate is given.
 
-With --operator the account sees the operator's pages, too: all owners with their
-numbers, and the hub's health. It sees nothing of other owners' devices.`,
+With --operator the account can also see the operator's pages: all owners with their
+numbers, and the hub's health. It cannot see other owners' devices.`,
 		Example: `  gangway account create --data /var/lib/gangway --nick ada --email ada@example.org
   gangway account create --data ./hub --nick ada --generate
   gangway account create --data ./hub --nick olga --generate --operator`,

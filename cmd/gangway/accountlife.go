@@ -345,11 +345,11 @@ func (a *app) accountOperatorCommand() *cobra.Command {
 	var data string
 	var take bool
 	c := &cobra.Command{
-		Use: "operator NICK --data DIR", Short: "Give an account the role operator, or take it, on the hub's machine", Args: args("the account's nick"),
-		Long: `Operator gives an account the role operator: it then sees the operator's pages, with
-all owners and their numbers, and the hub's health. It sees nothing of other owners'
-devices: no nicks, metadata, logs or secrets. --take takes the role. The change acts
-at once, also on sessions that are open.`,
+		Use: "operator NICK --data DIR", Short: "Give an account the role operator, or withdraw it, on the hub's machine", Args: args("the account's nick"),
+		Long: `Operator gives an account the role operator. It can then see the operator's pages, with
+all owners and their numbers, and the hub's health. It cannot see other owners'
+devices: no nicks, metadata, logs or secrets. --take withdraws the role. The change
+takes effect at once, also for open sessions.`,
 		Example: "  gangway account operator ada --data /var/lib/gangway\n  gangway account operator ada --data /var/lib/gangway --take",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, account, err := atHub(c.Context(), data, arg[0])

@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// completes returns what the shell offers after these words, of which the last is begun.
+// completes returns the completions that the shell offers for the last of these words.
 func completes(t *testing.T, words ...string) []string {
 	t.Helper()
 	code, out, _ := typed(t, append([]string{cobra.ShellCompRequestCmd}, words...)...)
@@ -28,7 +28,7 @@ func completes(t *testing.T, words ...string) []string {
 		t.Errorf("completing %q ends with %d", words, code)
 	}
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	return lines[:len(lines)-1] // the last line is the directive
+	return lines[:len(lines)-1] // without the last line, which is cobra's directive
 }
 
 func wordsOnly(lines []string) (list []string) {
@@ -139,7 +139,7 @@ func TestShellCompletesNamesFromTheHub(t *testing.T) {
 	}
 }
 
-// A hub that does not answer, or whose answer is an error, stops nobody who presses Tab.
+// If the hub does not answer, or answers with an error, completion ends soon and prints nothing.
 func TestCompletionIsQuickAndSilent(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -172,7 +172,7 @@ func TestCompletionIsQuickAndSilent(t *testing.T) {
 	}
 }
 
-// A nick that is not a word of the shell is not completed.
+// A nick that a shell would interpret, for example as a command, is not completed.
 func TestCompletionGivesTheShellOnlyPlainWords(t *testing.T) {
 	t.Parallel()
 	for word, want := range map[string]bool{"oslo-gate-1": true, "a b": false, "$(reboot)": false, "a;b": false, "`x`": false, "": false, "x\ty": false, "ü": false} {
@@ -182,7 +182,7 @@ func TestCompletionGivesTheShellOnlyPlainWords(t *testing.T) {
 	}
 }
 
-// The scripts of the shells are accepted by the shells.
+// Each shell accepts its completion script.
 func TestCompletionScriptsAreValid(t *testing.T) {
 	t.Parallel()
 	for _, shell := range []string{"bash", "zsh", "fish"} {

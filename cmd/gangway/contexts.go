@@ -199,7 +199,7 @@ func chosenName(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	case len(found) == 0:
-		return "", fmt.Errorf("you are not signed in to %s, the hub in %s: run 'gangway login %s' first", chosen.hub, chosen.why, chosen.hub)
+		return "", fmt.Errorf("you are not signed in to %s (from %s): run 'gangway login %s' first", chosen.hub, chosen.why, chosen.hub)
 	case len(found) == 1:
 		return found[0], nil
 	}
@@ -207,7 +207,7 @@ func chosenName(ctx context.Context) (string, error) {
 	if err == nil && slices.Contains(found, current) {
 		return current, nil
 	}
-	return "", fmt.Errorf("the hub %s in %s has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
+	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
 // contextsOf returns the names of the contexts for whose sign-in fits returns true.
@@ -256,7 +256,7 @@ func loadSignIn(ctx context.Context) (*signIn, error) {
 	case listing != nil || len(names) == 0:
 		return nil, errors.New("you are not signed in: run 'gangway login' first")
 	case choiceOf(ctx).name != "":
-		return nil, fmt.Errorf("there is no context %q, as in %s; the contexts are %s", name, choiceOf(ctx).why, strings.Join(names, ", "))
+		return nil, fmt.Errorf("there is no context %q (from %s); the contexts are %s", name, choiceOf(ctx).why, strings.Join(names, ", "))
 	}
 	return nil, fmt.Errorf("you are not signed in with the context %q: run 'gangway login', or 'gangway context use' with one of %s", name, strings.Join(names, ", "))
 }

@@ -11,7 +11,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Whatever the umask and the mode of an older file are, other users cannot read a sign-in.
+// Other users cannot read the file of a sign-in, whatever the umask and the mode of an older file
+// are.
 func TestSignInIsForItsUserOnly(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	defer syscall.Umask(syscall.Umask(0))
@@ -67,7 +68,7 @@ func TestContextNameIsNoPath(t *testing.T) {
 	}
 }
 
-// A variable that somebody forgot in the environment deletes nothing.
+// A variable for --yes that somebody forgot in the environment does not confirm a deletion.
 func TestNoVariableConfirms(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) { d.Serial = "kept" })
 	d := only(t, h)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	devicerevision "gangway/device/agent/revision"
 	"gangway/hub/api"
 	"gangway/hub/evidence"
 	"gangway/hub/objects"
@@ -64,6 +65,9 @@ software TPMs. The TPMs have EK certificates from the demo's own maker, for keys
 temporary folder, which demo removes at its end.
 
 While the demo runs, the context "demo" is signed in as the owner: see 'gangway context'.
+The devices install the revisions that you post to them. Their hook changes nothing on
+this machine: it prints what it is asked to do, and its test fails if the revision has a
+file with the name "broken.json".
 
 It needs swtpm: apt-get install swtpm swtpm-tools gnutls-bin`,
 		Example: `  gangway demo
@@ -303,14 +307,28 @@ func (d *demo) token(ctx context.Context, url string) (*wire.TokenFile, error) {
 	return file, nil
 }
 
+// demoHook is the program that installs revisions on the demo's devices.
+const demoHook = `#!/bin/sh
+echo "$1 of revision $GANGWAY_REV"
+if [ "$1" = test ] && [ -e "$2/files/broken.json" ]; then
+	echo "the new software does not start"
+	exit 1
+fi
+`
+
 func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*agent.Agent, states []*agent.State) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
+	hook := filepath.Join(d.dir, "hook")
+	if err := os.WriteFile(hook, []byte(demoHook), 0o700); err != nil {
+		return err
+	}
 	return each(d.n, func(i int) error {
 		var err error
 		agents[i], err = agent.New(agent.Config{
 			Token: tok, TPM: d.tpms[i].Address(), StateDir: filepath.Join(d.dir, "state", fmt.Sprint(i)),
 			Model: "demo machine", Serial: name(i), ReportEvery: 10 * time.Second, Version: version.Current.Version,
+			Trail: devicerevision.Config{Hook: hook}, Poll: 2 * time.Second, SendLog: true,
 			Progress: func(s agent.Progress) {
 				switch s.Name {
 				case "keys":
@@ -325,6 +343,8 @@ func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*ag
 					d.say(name(i), "waiting", s.Detail)
 				case "anew":
 					d.say(name(i), "starting again", s.Detail)
+				case "trail":
+					d.say(name(i), "revision", s.Detail)
 				}
 			},
 		})

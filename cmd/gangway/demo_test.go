@@ -9,7 +9,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Each command that the demo prints works as it stands, and what the person had in use stays in use.
+// Each command that the demo prints works without changes, and the person's current context stays
+// the same.
 func TestCommandsOfTheDemoWork(t *testing.T) {
 	if missing := swtpm.Missing(); missing != "" {
 		t.Skip(missing)
@@ -53,8 +54,8 @@ func TestCommandsOfTheDemoWork(t *testing.T) {
 	}
 }
 
-// A demo that was killed leaves its context, and the next demo replaces it. A running demo's context
-// stays.
+// The next demo replaces the context of a demo that was killed. It does not replace the context of
+// a running demo.
 func TestDemoReplacesOnlyLeftovers(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	for name, pid := range map[string]int{"gone": 1 << 30, "running": os.Getpid(), "mine": 0} {

@@ -25,8 +25,8 @@ func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 	return h, run
 }
 
-// connected is onboarded, and also returns a function that sends a request as the device. It fails
-// the test if the hub does not accept the request.
+// connected is like onboarded, and also returns a function that sends a request as the device. The
+// function fails the test if the hub refuses the request.
 func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error), func(method, path, body string)) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})

@@ -41,8 +41,8 @@ func TestProgramsOfImagesAreFound(t *testing.T) {
 	}
 }
 
-// A program that was copied by itself carries the programs of images. What a stranger wrote to the
-// cache folder does not go into an image.
+// If gangway is copied without other files, it has the programs of images embedded. Files that
+// another user wrote to the cache folder do not go into an image.
 func TestCopiedProgramCarriesTheProgramsOfImages(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", cache)
@@ -79,7 +79,7 @@ func TestCopiedProgramCarriesTheProgramsOfImages(t *testing.T) {
 	}
 }
 
-// parts says what is missing, and how to get it.
+// 'gangway image parts' lists the missing parts, with the commands that get them.
 func TestImageParts(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", dir)
@@ -92,7 +92,7 @@ func TestImageParts(t *testing.T) {
 			t.Errorf("there is no %q in\n%s", want, out)
 		}
 	}
-	// A program that cannot run in an image is not taken for one that can.
+	// 'gangway image parts' reports a program that cannot run in an image.
 	for _, name := range imagePrograms {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"), 0o755); err != nil {
 			t.Fatal(err)
@@ -108,7 +108,7 @@ func TestImageParts(t *testing.T) {
 	}
 }
 
-// make install puts each file where systems look for it, and starts nothing.
+// 'make install' puts each file where systems look for it, and starts no program.
 func TestMakeInstall(t *testing.T) {
 	make, err := exec.LookPath("make")
 	if err != nil {

@@ -31,8 +31,8 @@ import (
 	"gangway/wire"
 )
 
-// programAs makes a builder whose program is a shell script. $OUT is the image that it has to write,
-// $SEEN a folder that stays.
+// programAs returns a builder whose program is a shell script. In the script, $OUT is the image
+// that it must write, and $SEEN a folder that exists after the build.
 func programAs(t *testing.T, script string) (b *imageBuilder, seen string) {
 	t.Helper()
 	seen = t.TempDir()
@@ -51,7 +51,7 @@ func tokenOf(t *testing.T) (file []byte, secret string) {
 	return []byte(`{"token":"` + secret + `"}`), secret
 }
 
-// empty fails if a build has left something on the disk.
+// empty fails the test if a build has left a file on the disk.
 func empty(t *testing.T, b *imageBuilder) {
 	t.Helper()
 	left, err := os.ReadDir(b.dir)
@@ -79,7 +79,8 @@ func read(t *testing.T, path string) string {
 }
 
 // The join token's secret and the proxy's password reach the child by pipes only: they are not in its
-// command line and not in its environment. Nothing of the hub's environment is there either.
+// command line and not in its environment. The child has no variable of the hub's environment
+// either.
 func TestImageBuilderKeepsSecretsOutOfTheCommandLine(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "the-key-of-the-bucket")
 	b, seen := programAs(t, `
@@ -99,7 +100,7 @@ cat $SEEN/stdin > $OUT
 	if err != nil {
 		t.Fatal(err)
 	}
-	empty(t, b) // the image has no name any more
+	empty(t, b) // the image's file is already removed from the folder
 	got, err := io.ReadAll(image)
 	if err != nil || string(got) != string(token) || image.Size != int64(len(token)) {
 		t.Errorf("the image is %q, %v", got, err)
@@ -126,7 +127,8 @@ cat $SEEN/stdin > $OUT
 	}
 }
 
-// A build that takes too long, or whose client has gone, is killed with its own children.
+// If a build takes too long, or its client closes the connection, the builder kills the child and
+// the child's own children.
 func TestImageBuilderKillsTheChildAndItsChildren(t *testing.T) {
 	t.Parallel()
 	b, seen := programAs(t, `
@@ -174,7 +176,8 @@ func gone(pid int) bool {
 	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
-// A build cannot write a file that is larger than its bound, and leaves nothing.
+// A build cannot write a file that is larger than the size limit. After the failure it leaves no
+// file.
 func TestImageBuilderBoundsTheSize(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
@@ -196,11 +199,11 @@ func TestImageBuilderBoundsTheSize(t *testing.T) {
 	}
 }
 
-// A child that fails, writes nothing, or floods its output costs the hub nothing, and the hub's log
-// does not get the secret from it.
+// A child that fails, that writes no image, or that writes endless output does not block the hub or
+// fill its memory. The child's messages in the hub's log do not contain the secret.
 func TestImageBuilderSurvivesABadChild(t *testing.T) {
 	t.Parallel()
-	token := bytes.Repeat([]byte("x"), 1<<20) // more than a pipe takes
+	token := bytes.Repeat([]byte("x"), 1<<20) // more than the buffer of a pipe
 	for name, script := range map[string]string{
 		"fails":         `cat >/dev/null; exit 3`,
 		"reads nothing": `exit 0`,
@@ -227,7 +230,8 @@ func TestImageBuilderSurvivesABadChild(t *testing.T) {
 	}
 }
 
-// What a person types cannot name a file of the hub, and is checked before a child starts.
+// A person cannot name a file of the hub in an option. The options are checked before a child
+// starts.
 func TestImageOptionsNameNoFileOfTheHub(t *testing.T) {
 	t.Parallel()
 	b, seen := programAs(t, `touch $SEEN/started`)
@@ -259,7 +263,7 @@ func TestImageOptionsNameNoFileOfTheHub(t *testing.T) {
 	}
 }
 
-// The operator learns from the page what is missing, without the paths of the hub's machine.
+// The page names the missing parts of images, without paths of the hub's machine.
 func TestImageBuilderSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	b, _ := programAs(t, "")
@@ -271,8 +275,9 @@ func TestImageBuilderSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// A person builds an image on the page of a hub with the real builder, and a machine could onboard
-// with what is in it. A bound that is too small, and a client that goes away, end the real build.
+// A person builds an image on the page with the real builder, and the image contains a valid token
+// file. A size limit that is too small, or a client that closes its connection, ends the real
+// build.
 func TestImageFromThePageIsReal(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds two installer images, of ten seconds each")
@@ -285,7 +290,7 @@ func TestImageFromThePageIsReal(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", programs+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	self, err := exec.LookPath("gangway") // testscript's: this test binary
+	self, err := exec.LookPath("gangway") // testscript puts this test binary into PATH under that name
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +344,8 @@ func TestImageFromThePageIsReal(t *testing.T) {
 	empty(t, b)
 }
 
-// download posts the page's form and writes the image that is the answer.
+// download posts the page's form and writes the image in the answer to the file to. It returns the
+// image's size.
 func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -383,7 +389,8 @@ func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	return n
 }
 
-// What a killed hub left of a build has a secret: the next start removes it.
+// The files of a build that a killed hub left contain a secret, so the next start of the hub
+// removes them.
 func TestImagesOfAKilledHubAreRemoved(t *testing.T) {
 	t.Parallel()
 	for _, builds := range []int{0, 2} {

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drawn returns what top draws on a screen of this size, as lines.
+// drawn returns the lines that top draws on a screen of this size.
 func drawn(t *testing.T, m *top, width, height int) []string {
 	t.Helper()
 	s := tcell.NewSimulationScreen("UTF-8")
@@ -72,7 +72,8 @@ func press(m *top, keys string) (last act) {
 	return last
 }
 
-// At every size, what is chosen is on the screen, and nothing of a device controls the terminal.
+// At every size of the terminal, the chosen row is on the screen. Text from a device cannot control
+// the terminal.
 func TestTopFitsEverySize(t *testing.T) {
 	t.Parallel()
 	for _, size := range [][2]int{{80, 24}, {40, 12}, {20, 6}, {132, 50}, {10, 3}} {
@@ -100,7 +101,7 @@ func TestTopFitsEverySize(t *testing.T) {
 	}
 }
 
-// Fresh answers do not move what a person has chosen.
+// When the list changes, the same device stays chosen.
 func TestTopKeepsTheChoice(t *testing.T) {
 	t.Parallel()
 	m := fullTop()
@@ -161,7 +162,7 @@ func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File
 	t.Cleanup(func() { controller.Close(); terminal.Close() })
 	resize(t, controller, 80, 24)
 	screen = new(locked)
-	go io.Copy(screen, controller) // ends when the terminal is closed
+	go io.Copy(screen, controller) // the copy ends when the terminal is closed
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +184,7 @@ func resize(t *testing.T, f *os.File, width, height uint16) {
 	}
 }
 
-// top works on a real terminal, and restores it on every way out.
+// top works on a real terminal, and restores the terminal however it ends.
 func TestTopRestoresTheTerminal(t *testing.T) {
 	h, run, send := connected(t, nil)
 	d := only(t, h)
@@ -240,7 +241,7 @@ func TestTopRestoresTheTerminal(t *testing.T) {
 	}
 }
 
-// --watch draws on a terminal without scrolling, and leaves the former screen.
+// --watch draws on a terminal without scrolling, and restores the earlier screen at the end.
 func TestWatchOnATerminal(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
@@ -294,7 +295,7 @@ func TestWatchPrintsOnlyChanges(t *testing.T) {
 	if out.String() != want || notes.String() != "a note\n" {
 		t.Errorf("got %q and %q, want %q", out.String(), notes.String(), want)
 	}
-	// A line that goes is named, and a wider column is no change.
+	// --watch names a line that disappears. If only a column becomes wider, it prints nothing.
 	known, err := a.printChangedLines("NICK  A\nx  1\ny  2\n", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +306,7 @@ func TestWatchPrintsOnlyChanges(t *testing.T) {
 	}
 }
 
-// What changes at each contact does not make a line a change.
+// If only columns that change with each contact differ, --watch does not print the line.
 func TestWatchLeavesOutTimes(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
@@ -351,7 +352,8 @@ func TestOpenStartsABrowser(t *testing.T) {
 	}
 }
 
-// top asks for a fixed number of answers, however large the fleet is, and stops at a refusal.
+// top sends the same number of requests for a fleet of any size, and stops if the hub refuses a
+// request.
 func TestTopAsksForLittle(t *testing.T) {
 	asked := 0
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {

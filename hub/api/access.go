@@ -41,8 +41,8 @@ const (
 	// call: making API tokens, changing the password, ending sessions, and deleting the account.
 	fullSession
 
-	// operator is a fullSession of an account with the role operator. The role opens the operator's
-	// own routes and nothing else: no route for owners looks at the role.
+	// operator is a fullSession of an account with the role operator. The role gives access only to
+	// the operator's own routes; no route for owners depends on the role.
 	operator
 
 	// accountOrDevice is a scopedAccount, or an activeDevice, which acts for its owner's account.
@@ -109,7 +109,7 @@ var (
 	errNotSignedIn   = problem(http.StatusUnauthorized, "not-signed-in", "Sign in with 'gangway login', or on the hub's page.", "You are not signed in, or your session has ended.")
 	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or use a token whose scopes allow the request.", "The token's scopes do not allow this request.")
 	errAPIToken      = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "This request is not allowed with an API token.")
-	errNotOperator   = problem(http.StatusForbidden, "not-operator", "The role is given on the hub's machine with 'gangway account operator NICK --data DIR'.", "This page is only for accounts with the role operator.")
+	errNotOperator   = problem(http.StatusForbidden, "not-operator", "To give an account the role, run 'gangway account operator NICK --data DIR' on the hub's machine.", "This page is only for accounts with the role operator.")
 	errNoCertificate = problem(http.StatusUnauthorized, "no-certificate", "Connect with the device's IDevID certificate.", "This route is for devices, and the connection has no client certificate.")
 	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The connection's certificate does not belong to an active device.")
 )

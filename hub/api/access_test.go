@@ -288,7 +288,7 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		for _, k := range kinds {
 			expected, named := admits[access].kinds[k.name]
 			if ordinary, ok := strings.CutPrefix(k.name, "operator's "); ok && access != "operator" {
-				expected, named = admits[access].kinds[ordinary] // elsewhere the role changes nothing
+				expected, named = admits[access].kinds[ordinary] // on other routes the role has no effect
 			}
 			if !named {
 				expected = admits[access].others

@@ -77,7 +77,7 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return newSceneWith(t, func(c *api.Config) { c.Proxy = proxy })
 }
 
-// newSceneWith is newScene, but change may alter the hub's configuration.
+// newSceneWith is like newScene, but it calls change on the hub's configuration first.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)

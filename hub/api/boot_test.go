@@ -234,7 +234,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 		t.Fatalf("%s", brief.Of(v))
 	}
 	refused(t, report(second), 403, "boot-changed")
-	// The hub no longer admits the first connection, or the token.
+	// After the changed boot, the hub refuses the first connection and the token too.
 	refused(t, report(c), 403, "boot-changed")
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
 	// The owner accepts the boot. Then the device must measure it again.

@@ -32,7 +32,7 @@ type row struct {
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
-	// status is the status of the answer to a valid call. Default: 200.
+	// status is the HTTP status of the answer to a valid call. Default: 200.
 	status int
 	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
 	// refused as too large.
@@ -118,8 +118,8 @@ func (c *contract) waiting() map[string]string {
 	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
 }
 
-// seen returns the value that the page's form sends for a waiting device: its id and the digest of
-// the shown data.
+// seen returns the value of the form's field "machine" for a waiting device: its id and the digest
+// of the shown evidence.
 func (c *contract) seen(id string) string {
 	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
 	return fmt.Sprintf("%s.%x", id, w.Digest())
@@ -422,7 +422,7 @@ func contractRows() map[string]row {
 	}
 }
 
-// joinToken makes a join token of ada's.
+// joinToken creates a join token of Ada's account.
 func joinToken(c *contract) map[string]string {
 	return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
 }

@@ -33,7 +33,7 @@ const (
 	CrowdADay     = unprovenOfAll + 4*24*60
 )
 
-// Claimants returns how many machines that show a claim code the hub remembers.
+// Claimants returns the number of machines with a claim code that the hub remembers.
 func (s *Server) Claimants() int {
 	s.claimants.mu.Lock()
 	defer s.claimants.mu.Unlock()

@@ -30,7 +30,7 @@ func TestLogsAreFollowed(t *testing.T) {
 		batch = append(batch, fmt.Sprintf(`{"tsec":%d,"tnano":5,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"%d"}`, i, i))
 	}
 	want[map[string]string](f.boat, "POST", "/logs/", "["+strings.Join(batch, ",")+"]", 200)
-	f.Advance(2 * time.Second) // until the second in which the hub received the lines is over
+	f.Advance(2 * time.Second) // until the second in which the hub received the lines has ended
 	q := url.Values{"cursor": {"true"}, "page": {"50"}, "sort": {"time-created"}, "dev": {wire.DevicePRN + f.boatID}, "after": {time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)}}
 	page := want[api.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200)
 	seen := lines(page)

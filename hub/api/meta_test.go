@@ -20,13 +20,13 @@ import (
 // arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request whose JSON the hub stores. A test replaces %s in its body by the value of a
-// member.
+// keeper is a request whose JSON the hub stores. A test replaces %s in the body with the JSON value
+// of a key.
 type keeper struct {
 	p            *person
 	method, path string
 	body         string
-	codes        []string // codes of the refusals of a bad value
+	codes        []string // the error codes with which the hub may refuse a bad value
 }
 
 func (f *fleetScene) keepers(t *testing.T) []keeper {

@@ -17,7 +17,7 @@ import (
 	"gangway/wire"
 )
 
-// page gets a page. The status must be 200.
+// page returns a page's HTML. It fails the test if the status is not 200.
 func (b *browser) page(path string) string {
 	b.t.Helper()
 	status, page, _ := b.send("GET", path, "")
@@ -27,7 +27,7 @@ func (b *browser) page(path string) string {
 	return page
 }
 
-// happened appends an event to an account's trail.
+// happened appends an event to an account's audit trail.
 func (f *fleetScene) happened(t *testing.T, e store.Event) {
 	t.Helper()
 	e.Time = f.Now()
@@ -136,7 +136,7 @@ func TestAuditShowsNothingOfAnotherOwner(t *testing.T) {
 	b.signIn()
 	pirate := must(f.Store.Device(t.Context(), f.pirateID))(t)
 	f.happened(t, store.Event{Kind: "k.secret", Owner: pirate.Owner, Device: f.pirateID, Token: pirate.TokenID, Message: "buried treasure"})
-	// An event of ada's names the other owner's device and token.
+	// An event of Ada contains the ids of the other owner's device and token.
 	f.happened(t, store.Event{Kind: "k.mine", Owner: f.Owner.ID, Device: f.pirateID, Token: pirate.TokenID, Message: "same chip"})
 	token := must(f.Store.JoinToken(t.Context(), pirate.TokenID))(t)
 	for _, path := range []string{"/ui/audit", "/ui/audit?device=" + f.pirateID, "/ui/audit?token=" + token.ID, "/ui/audit?kind=k.", "/ui/audit.csv", "/ui/audit.json?device=" + f.pirateID, "/ui/audit?device=" + pirate.Nick, "/ui/audit?account=mallory"} {
@@ -179,7 +179,7 @@ func TestAuditAnnouncesNewEvents(t *testing.T) {
 	}
 }
 
-// Text that other people or devices wrote is not markup on the page, and not a formula in an
+// Text that other people or devices wrote is neither markup on the page nor a formula in an
 // exported spreadsheet.
 func TestAuditShowsAndExportsHostileTextAsText(t *testing.T) {
 	t.Parallel()

@@ -14,7 +14,7 @@ import (
 	"gangway/wire"
 )
 
-// asks lets the machine that shows a claim code ask who claimed it.
+// asks sends the request of a machine with a claim code: whether somebody has claimed it.
 func (s *scene) asks(t *testing.T, code string) {
 	t.Helper()
 	s.person(t, "").do("GET", "/claims/"+code, nil)
@@ -56,7 +56,7 @@ func TestClaimCodeIsTypedInItsShortForm(t *testing.T) {
 	}
 }
 
-// Guesses of short forms are limited, and what machines can make the hub remember is bounded.
+// The hub limits guesses of short forms, and the number of machines that it remembers.
 func TestShortFormsAreNotGuessedAndNotHoarded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -92,7 +92,7 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	secret, id, code := ownToken(t)
 	b := s.browser(t)
 
-	// Signed out, the form leads to the sign-in and back to the code.
+	// If nobody is signed in, the form redirects to the sign-in form, which leads back to the code.
 	status, _, h := s.person(t, "").request("GET", "/ui/onboard/claim?code=ABCD", nil, map[string]string{"Accept": "text/html"})
 	if status != 303 || h.Get("Location") != "/sign-in?next="+url.QueryEscape("/ui/onboard/claim?code=ABCD") {
 		t.Errorf("signed out: %d to %q", status, h.Get("Location"))
@@ -126,7 +126,8 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 		}
 	}
 	see("Claimed", "The hub waits for the machine", "(in progress)")
-	// Who comes back to the code sees the arrival, not the question.
+	// If the owner opens the claim code's address again, the page shows the onboarding and not the
+	// question.
 	if status, _, h := b.send("GET", "/claim/"+code, ""); status != 303 || h.Get("Location") != at {
 		t.Errorf("the code again: %d", status)
 	}
@@ -143,7 +144,7 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	devices := s.Devices(t, s.Owner)
 	see("Approved by a person", "Onboarded as "+devices[0].Nick, `href="/ui/devices/`+devices[0].ID+`"`)
 
-	// Nobody else sees the arrival, whatever they know.
+	// Another account cannot see the onboarding, even with the join token's id or the code.
 	mallory := s.browser(t)
 	mallory.send("POST", "/sign-in", "nick=mallory&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
 	for _, path := range []string{at, at + "/steps", "/ui/onboard/claim/" + strings.Repeat("0", 24), "/ui/onboard/claim/x"} {

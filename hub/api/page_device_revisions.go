@@ -134,13 +134,13 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	return nil
 }
 
-// readableState returns a state's text for people. It returns "" if the text is too long for a page.
+// readableState returns a state as indented text, or "" if the text is too long for a page.
 func readableState(state *trail.State) string {
 	var b bytes.Buffer
 	if len(state.JSON) > stateText || json.Indent(&b, state.JSON, "", "  ") != nil || b.Len() > stateText {
 		return ""
 	}
-	return ui.VisibleLines(b.String()) // its escapes are those of JSON
+	return ui.VisibleLines(b.String()) // in a JSON text, its escapes have the same meaning as the characters
 }
 
 // difference returns the first changes between a stored state and another state, and the number of

@@ -21,8 +21,8 @@ import (
 	"gangway/wire"
 )
 
-// builder stands for cmd/gangway's builder of images, whose own tests are there. It lets a test stop
-// a build at any point, and make it fail.
+// builder replaces the image builder of cmd/gangway, which has its own tests. With it, a test can
+// stop a build at any point or make it fail.
 type builder struct {
 	missing string
 	check   error
@@ -38,13 +38,13 @@ func (b *builder) Build(ctx context.Context, o api.ImageOptions, token []byte, _
 	return b.build(ctx, o, token, step)
 }
 
-// imageOf is an image with a token file in it.
+// imageOf returns an image that contains a token file.
 func imageOf(token []byte) *api.Image {
 	text := "an image with " + string(token)
 	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
 }
 
-// untilStopped is a build that goes on until it is stopped. It says so on began.
+// untilStopped returns a build that sends to began when it begins, and ends when it is stopped.
 func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
 	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
 		step("Making the installer")
@@ -70,7 +70,7 @@ func (s *scene) signedIn(t *testing.T, nick string) *browser {
 	return b
 }
 
-// leave begins a build that the client can give up.
+// leave starts a build. The client ends its request when ctx ends.
 func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	form := url.Values{"csrf": {b.token}}
 	for i := 0; i < len(fields); i += 2 {
@@ -95,7 +95,8 @@ func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	return ended
 }
 
-// until waits for something that the hub does after a client has gone.
+// until waits until ok returns true, for work that the hub does after the client has closed its
+// connection.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -110,8 +111,8 @@ func (s *scene) isDisabled(t *testing.T, id string) bool {
 	return must(s.Store.JoinToken(t.Context(), id))(t).Disabled
 }
 
-// The hub makes a join token, gives its file to the builder, and sends the image. The secret is in
-// the image and nowhere else.
+// The hub makes a join token, gives its file to the builder, and sends the image. Only the image
+// contains the secret.
 func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -155,8 +156,8 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
-// A build takes no join token of the form: it makes its own, of the person who is signed in. So
-// nobody's token can be put into an image.
+// A build ignores a join token in the form. It makes a join token of the signed-in account, so that
+// nobody can put another owner's token into an image.
 func TestImageTakesNoOtherToken(t *testing.T) {
 	t.Parallel()
 	var file []byte
@@ -172,7 +173,8 @@ func TestImageTakesNoOtherToken(t *testing.T) {
 	}
 }
 
-// One owner has one build at a time, and all owners have no more than the operator allows.
+// One owner can have only one build at a time, and all owners together only as many as the operator
+// allows.
 func TestBuildsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 4)
@@ -219,7 +221,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// A client that does not read its image keeps its own place and nobody else's.
+// A client that does not read its image blocks only further builds of its own account.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)
@@ -238,7 +240,7 @@ func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	}
 	req.Header.Set("Cookie", ada.cookie)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	resp, err := ada.client.Do(req) // and its body is not read
+	resp, err := ada.client.Do(req) // the test does not read the body
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,8 +254,8 @@ func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	}
 }
 
-// A client that goes away ends its build, and the join token that nobody has is disabled: while the
-// image is built and while it is sent, with HTTP/1.1 and with HTTP/2.
+// If a client closes its connection while the image is built or sent, the hub ends the build and
+// disables the join token. This holds with HTTP/1.1 and HTTP/2.
 func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
 	t.Parallel()
 	for _, http2 := range []bool{false, true} {
@@ -296,7 +298,7 @@ func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
 	}
 }
 
-// again is another tab of a person's browser.
+// again returns another tab of a person's browser, with the same cookies.
 func (s *scene) again(t *testing.T, b *browser) *browser {
 	t.Helper()
 	other := s.browser(t)
@@ -310,12 +312,12 @@ type endless struct{ closed chan<- struct{} }
 func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func (e endless) Close() error             { e.closed <- struct{}{}; return nil }
 
-// A build that fails, or takes too long, or grows too large, disables its join token. The page says
-// so beside what was typed, without the builder's own words.
+// If a build fails, takes too long or becomes too large, the hub disables its join token. The page
+// shows this with the typed values, but without the builder's error text.
 func TestFailedBuildDisablesItsToken(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		err    error // nil: waits until it is stopped
+		err    error // nil: the build runs until it is stopped
 		status int
 		says   string
 	}{
@@ -350,7 +352,8 @@ func TestFailedBuildDisablesItsToken(t *testing.T) {
 	}
 }
 
-// What is wrong stands beside its field; then no join token is made and nothing is built.
+// If a field is wrong, the page shows the problem beside it. The hub makes no join token and builds
+// no image.
 func TestWrongImageFormBuildsNothing(t *testing.T) {
 	t.Parallel()
 	b := &builder{}
@@ -378,7 +381,7 @@ func TestWrongImageFormBuildsNothing(t *testing.T) {
 	}
 }
 
-// A hub that cannot build images says what to do instead.
+// If the hub cannot build images, the page shows the commands with which a person can build one.
 func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	t.Parallel()
 	missing := &builder{missing: "Parts of images are missing on the hub."}
@@ -393,8 +396,8 @@ func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	}
 }
 
-// A hub that stops does not wait for a build: the build ends, and the hub stops without an error,
-// which the end of the test checks.
+// When the hub stops, it ends running builds and does not wait for them. The end of the test checks
+// that the hub stops without an error.
 func TestHubThatStopsEndsBuilds(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 1)

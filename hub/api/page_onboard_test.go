@@ -157,7 +157,7 @@ func absentInFiles(t *testing.T, dir, secret string) {
 	}
 }
 
-// lockedBuffer is a log that several goroutines of a hub may write.
+// lockedBuffer is a buffer for a log that several goroutines may write at the same time.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

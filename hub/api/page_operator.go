@@ -18,8 +18,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// The tabs of the operator's pages, by their addresses. These pages read counters, accounts and the
-// hub's own state: nothing here may read a device, its metadata, logs or evidence.
+// The addresses of the tabs of the operator's pages. These pages read counters, accounts and the
+// hub's own state. They must not read a device's nick, metadata, logs or evidence.
 const (
 	operatorPath       = "/ui/operator"
 	operatorMakersPath = operatorPath + "/makers"
@@ -28,8 +28,8 @@ const (
 
 const (
 	ownersOnPage = 100
-	// certificateSoon is when an expiry of the pages' certificate needs attention: a CA's tool renews
-	// a certificate earlier.
+	// certificateSoon is the time before its expiry at which the pages' certificate needs
+	// attention, because ACME and similar tools renew a certificate earlier.
 	certificateSoon = 14 * 24 * time.Hour
 )
 
@@ -83,8 +83,8 @@ func share(n, total int64) int {
 	return int(min(float64(max(n, 0))/float64(total)*100, 999))
 }
 
-// tpmIDs are the ids by which the TPMs of makers name them (TCG TPM Vendor ID Registry), by the
-// name of the maker's folder in the collections of certificates.
+// tpmIDs are the vendor ids of TPM makers (TCG TPM Vendor ID Registry), by the name of the maker's
+// folder in collections of certificates.
 var tpmIDs = map[string]string{
 	"amd": "AMD", "atmel": "ATML", "infineon": "IFX", "intel": "INTC", "microsoft": "MSFT", "nationz": "NTZ", "nuvoton": "NTC", "stmicro": "STM",
 	"qualcomm": "QCOM", "google": "GOOG", "ibm": "IBM", "samsung": "SMSN", "lenovo": "LEN", "vmware": "VMW",
@@ -118,7 +118,7 @@ func (s *Server) fillMakerNumbers(r *http.Request, p *ui.OperatorPage) error {
 	return nil
 }
 
-// makerNumbers counts the certificates of each maker. entries are ordered by maker.
+// makerNumbers counts the certificates of each maker. entries must be sorted by maker.
 func makerNumbers(entries []trust.Entry) (rows []ui.OperatorMaker) {
 	for _, e := range entries {
 		if len(rows) == 0 || !strings.EqualFold(rows[len(rows)-1].Name, e.Maker) {
@@ -171,7 +171,7 @@ func (s *Server) fillHealth(r *http.Request, p *ui.OperatorPage) error {
 	return nil
 }
 
-// ownCertificates are the hub's certificates, with what is left of their lives.
+// ownCertificates returns the hub's certificates with their states and expiry times.
 func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	list := []ui.OperatorCertificate{
 		{Name: "The hub's root and CAs", State: ui.StateBadge("valid"), Note: "Nothing: they never expire. Keep a backup of the folder pki."},
@@ -189,16 +189,16 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	pages := ui.OperatorCertificate{Name: "For the pages", Where: s.cfg.PageURL, State: ui.StateBadge("valid"), Expires: s.cfg.PageCertificate.Expires(), Note: "Nothing."}
 	switch left := pages.Expires.Sub(s.cfg.Now()); {
 	case pages.Expires.IsZero():
-		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "not issued"}, "The CA has issued none yet: the hub's log says why."
+		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "not issued"}, "The CA has not issued a certificate yet. Read the reason in the hub's log."
 	case left <= 0:
-		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "expired"}, "Replace the files of --tls-cert and --tls-key, or read in the log why ACME fails."
+		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "expired"}, "Replace the files of --tls-cert and --tls-key, or read in the hub's log why ACME fails."
 	case left < certificateSoon:
-		pages.State, pages.Note = ui.StateBadge("expires soon"), "It should have been renewed: replace the files, or read in the log why ACME fails."
+		pages.State, pages.Note = ui.StateBadge("expires soon"), "The renewal is late. Replace the files, or read in the hub's log why ACME fails."
 	}
 	return append(list, pages)
 }
 
-// refusals returns the counts of a metric by the code of the refusal.
+// refusals returns the counts of a metric of refused requests, by error code.
 func refusals(what string, of *prometheus.CounterVec) (list []ui.OperatorRefusals) {
 	metrics := make(chan prometheus.Metric)
 	go func() {
@@ -230,8 +230,8 @@ func counterOf(c prometheus.Counter) *dto.Counter {
 // isOperator reports whether the signed-in account of a page has the role operator.
 func isOperator(c caller) bool { return c.Account != nil && c.Account.Operator }
 
-// now returns the free space and the size of the data folder's file system. ok is false if it is not
-// watched or cannot be read.
+// now returns the free space and the size of the data folder's file system, in bytes. ok is false
+// if the hub does not watch the file system or cannot read it.
 func (s *space) now() (free, size int64, ok bool) {
 	if s.dir == "" {
 		return 0, 0, false

@@ -33,7 +33,8 @@ func (s *scene) setOperator(t *testing.T, id string, operator bool) {
 	}
 }
 
-// Nobody gives a role to an account through the API: neither its own account, nor a new one.
+// No request to the hub can give the role to an account: neither to the caller's own account nor to
+// a new account.
 func TestNoRequestGivesARole(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -56,8 +57,8 @@ func TestNoRequestGivesARole(t *testing.T) {
 	}
 }
 
-// The role acts at once: a session that is open sees the pages when the role is given, and no longer
-// when it is taken.
+// The role takes effect at once: an open session can see the pages as soon as the account has the
+// role, and no longer when the role is withdrawn.
 func TestRoleActsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -87,8 +88,8 @@ func TestRoleActsAtOnce(t *testing.T) {
 	}
 }
 
-// The operator's pages show counts and owners, and nothing of an owner's devices: neither ids nor
-// nicks, metadata, models, serials, addresses or e-mails.
+// The operator's pages show counts and owners. They show no ids, nicks, metadata, models, serials
+// or addresses of an owner's devices, and no e-mail addresses.
 func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	t.Parallel()
 	e := newEstate(t)
@@ -123,7 +124,7 @@ func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	}
 }
 
-// Owners are shown in pages, each after the last nick of the one before.
+// The list of owners has pages. Each begins after the last nick of the previous page.
 func TestOwnersInPages(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -146,7 +147,7 @@ func TestOwnersInPages(t *testing.T) {
 	}
 }
 
-// Refused requests are counted by their code.
+// The health page shows the number of refused requests for each error code.
 func TestOperatorSeesRefusalsByCode(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -158,7 +159,7 @@ func TestOperatorSeesRefusalsByCode(t *testing.T) {
 	}
 }
 
-// The health page says what is wrong with the pages' certificate.
+// The health page shows that the pages' certificate is missing or expires soon, and the remedy.
 func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)

@@ -31,7 +31,7 @@ func (b *browser) previewed(text string) string {
 	return b.posts(policyPage, 200, "act", "preview", "text", text, "version", hidden(b.page(policyPage), "version"))
 }
 
-// put puts into force what a page previewed.
+// put puts into force the policy that a page previewed.
 func (b *browser) put(page, text string, want int) string {
 	b.t.Helper()
 	return b.posts(policyPage, want, "act", "put", "text", text, "version", hidden(page, "version"), "previewed", hidden(page, "previewed"))
@@ -46,7 +46,8 @@ func (s *scene) policyOf(t *testing.T) string {
 	return p.Text
 }
 
-// A person sees which devices and waiting machines a policy touches, then puts it into force.
+// The preview shows the devices and waiting machines that a policy would affect. After the preview,
+// the person puts the policy into force.
 func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -71,7 +72,7 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 		t.Errorf("in force: %q", p)
 	}
 	says(t, b.page(policyPage), "All TPMs are refused (reason: none of them).", "rule 1 , your policy")
-	// Without the policy the device would be accepted again.
+	// If the policy were removed, the device would be accepted again.
 	page = b.posts(policyPage, 200, "act", "clear", "text", text, "version", hidden(b.page(policyPage), "version"))
 	says(t, page, "1 would be accepted at the next onboarding", "Remove the policy")
 	b.put(page, "", 303)
@@ -87,8 +88,8 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 	}
 }
 
-// What is put into force is what was previewed: another text, and policies that changed meanwhile, are
-// not. The typed text stays on the page.
+// Only the previewed text can be put into force. The hub refuses another text, and refuses if a
+// policy has changed since the preview. The typed text stays on the page.
 func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -96,7 +97,8 @@ func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
 	b.signIn()
 	const text, other = "version: 1\nunknown_maker: refuse\n", "version: 1\nexpired_ek_certificate: ask\n"
 	page := b.previewed(text)
-	// Another text than the previewed one is previewed, and not put.
+	// If the text differs from the previewed text, the hub previews it and does not put it into
+	// force.
 	says(t, b.put(page, other, 200), "Effects of the change")
 	if p := s.policyOf(t); p != "" {
 		t.Fatalf("in force: %q", p)
@@ -147,7 +149,8 @@ func TestPolicyTextIsCheckedWhileItIsTyped(t *testing.T) {
 	b.posts(policyPage, 413, "act", "preview", "text", strings.Repeat("#", 300<<10))
 }
 
-// A required boot holds at once, so the preview says which devices it cuts off.
+// The requirement of a measured boot applies at once, so the preview lists the devices that lose
+// access.
 func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -156,7 +159,8 @@ func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
 	says(t, b.previewed("version: 1\nmeasured_boot: require\n"), "1 would lose access at once", "cut off")
 }
 
-// A device that joined in two steps, and one that its owner approved, are judged as they were.
+// A preview accepts a device of a two-step enrolment, and a device that its owner approved, as
+// their onboarding did.
 func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -180,7 +184,7 @@ func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	says(t, b.previewed("version: 1\nrules: [{firmware_below: 65535, then: refuse}]\n"), "2 would be refused at the next onboarding")
 }
 
-// A preview judges a bounded number of devices, and says how many.
+// A preview judges a bounded number of devices, and the page shows that number.
 func TestPolicyPreviewIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -197,7 +201,7 @@ func TestPolicyPreviewIsBounded(t *testing.T) {
 	}
 }
 
-// A preview judges hundreds of signatures, so an account has two at once at most.
+// A preview verifies hundreds of signatures, so an account can run only two previews at once.
 func TestPolicyPreviewsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -15,7 +15,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// reportProgress lets a device report about a revision.
+// reportProgress sends a device's progress report about a revision.
 func reportProgress(d *person, id string, rev int, status, message string, percent int) {
 	d.t.Helper()
 	want[json.RawMessage](d, "PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", id, rev), map[string]any{"status": status, "progress": percent, "status-msg": message}, 200)
@@ -43,7 +43,7 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 			}
 		}
 	}
-	see("", []string{"No revision yet", `aria-current="page"`}, []string{`data-id="` + f.boatID}) // the first state is no posted revision
+	see("", []string{"No revision yet", `aria-current="page"`}, []string{`data-id="` + f.boatID}) // the list has no revision 0, because nobody posted it
 	post(f.ada, f.boatID, `{`+systemSpec+`}`)
 	post(f.ada, secondID, `{`+systemSpec+`}`)
 	reportProgress(f.boat, f.boatID, 1, "DOWNLOADING", "3 of 5 objects", 60)
@@ -66,13 +66,14 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 		t.Errorf("a made-up place: %d", status)
 	}
 
-	// The row of a revision that changes in place.
+	// The route for one row answers for own revisions only.
 	for id, want := range map[string]int{f.boatID: 200, f.boatID + ".1": 200, f.boatID + ".0": 200, f.boatID + ".7": 404, f.boatID + ".x": 404, f.pirateID: 404, f.pirateID + ".0": 404, "x": 404, "": 404} {
 		if status, page, _ := b.send("GET", "/ui/revisions/row?id="+id, ""); status != want || want == 200 && !strings.Contains(page, `data-id="`+id+`"`) {
 			t.Errorf("row %q: %d %s", id, status, brief.Of(page))
 		}
 	}
-	// A deleted device is in the list of recent ones until its trail is removed, without its name.
+	// The list of recent revisions has those of a deleted device, without its nick, until its trail
+	// is removed.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID, nil, 200)
 	see("?show=recent", []string{"deleted"}, []string{nick, `href="/ui/devices/` + f.boatID})
 	see("", nil, []string{f.boatID})
@@ -122,7 +123,8 @@ func TestRecentRevisionsHavePages(t *testing.T) {
 	}
 }
 
-// Open pages are told of each report of progress, though the audit trail has none of them.
+// The hub notifies open pages of each progress report, although it does not record the reports in
+// the audit trail.
 func TestProgressIsToldToOpenPages(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -21,7 +21,8 @@ func form(fields ...string) string {
 	return v.Encode()
 }
 
-// posts sends a form to a page, and fails the test unless the answer has this status.
+// posts sends a form to a page, and returns the answer's text. It fails the test unless the answer
+// has the status want.
 func (b *browser) posts(path string, want int, fields ...string) string {
 	b.t.Helper()
 	status, page, h := b.send("POST", path, form(fields...))
@@ -80,7 +81,8 @@ func TestSessionsTabEndsOtherSessions(t *testing.T) {
 	if len(ids) != 1 || !strings.Contains(page, "this one") {
 		t.Fatalf("%d other sessions: %.800s", len(ids), text(page))
 	}
-	// Another account's session gets the same answer as one that does not exist.
+	// For a session of another account, the answer is the same as for a session that does not
+	// exist.
 	theirs := must(s.Store.Sessions(t.Context(), must(s.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t).ID, s.Now()))(t)
 	here.posts("/ui/settings/sessions", 404, "end", theirs[0].ID())
 	mallory.status("GET", "/auth/auth_status", nil, 200)
@@ -120,7 +122,8 @@ func TestAPITokensSecretIsInOneAnswerOnly(t *testing.T) {
 			t.Errorf("%s has the secret", path)
 		}
 	}
-	// Sending the same form again makes no second token, and the answer has no secret.
+	// If the same form is sent again, the hub makes no second API token, and the answer has no
+	// secret.
 	status, page, _ = b.send("POST", "/ui/settings/api-tokens", form("name", "ci", "scope-devices", "devices.readonly", "life", "168h"))
 	if status != 409 || strings.Contains(page, "gwt_") || !strings.Contains(page, `value="ci"`) {
 		t.Errorf("a second form: %d %.500s", status, text(page))

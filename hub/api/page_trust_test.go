@@ -15,7 +15,7 @@ import (
 	"gangway/internal/brief"
 )
 
-// sendFile posts a form with a file.
+// sendFile posts a form that contains a file.
 func (b *browser) sendFile(path, field, file string, content []byte, fields ...string) (int, string, string) {
 	b.t.Helper()
 	var body bytes.Buffer
@@ -65,7 +65,8 @@ func TestTrustPageListsTheMakersInForce(t *testing.T) {
 	}
 }
 
-// A person sees what a certificate is before the operator puts it into force. The check changes nothing.
+// The page shows the content of a certificate that is not trusted yet, and whether the hub trusts
+// it. The check changes nothing.
 func TestTrustPageChecksACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -132,7 +133,7 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 	}
 	page := b.page("/ui/trust/eks")
 	says(t, page, "pallet 7", "1 line")
-	undo := `{"ek_sha256":"` + ek + `","note":"pallet 7","certificate":"required"}` // as the notice's form has it: see TestEKListInBrowser
+	undo := `{"ek_sha256":"` + ek + `","note":"pallet 7","certificate":"required"}` // the value in the notice's undo form: see TestEKListInBrowser
 	b.posts("/ui/trust/eks/add", 303, "value", "12:34", "note", "<script>alert(1)</script>\u202e")
 	page = b.page("/ui/trust/eks?q=12")
 	if strings.Contains(page, "<script>alert") || strings.Contains(page, ek) || !strings.Contains(page, "1234") || strings.ContainsRune(text(page), '\u202e') {
@@ -147,7 +148,7 @@ func TestEKListIsChangedLineByLine(t *testing.T) {
 			t.Errorf("%q: the typed note is gone", bad)
 		}
 	}
-	// Another owner's line does not exist here.
+	// The page does not show another owner's line.
 	want[map[string]any](f.mallory, "PUT", "/policy/ek-list", `["cdef"]`, 200)
 	b.posts("/ui/trust/eks/remove", 404, "value", "cdef", "serial", "yes")
 	if page := b.page("/ui/trust/eks"); strings.Contains(page, "cdef") {

@@ -26,7 +26,7 @@ func (s *scene) arrives(t *testing.T, model, serial string) (*fleet.Device, stri
 
 var machineField = regexp.MustCompile(`name="machine" value="([0-9a-f]{24}\.[0-9a-f]{64})"`)
 
-// machinesOn returns what the page's forms send for each machine, by waiting id.
+// machinesOn returns the values of the page's fields "machine", by waiting id.
 func machinesOn(page string) map[string]string {
 	seen := map[string]string{}
 	for _, m := range machineField.FindAllStringSubmatch(page, -1) {
@@ -35,7 +35,7 @@ func machinesOn(page string) map[string]string {
 	return seen
 }
 
-// group opens the preview of the only group of the waiting room.
+// group opens the preview of the only group on the page of waiting devices.
 func (b *browser) group() (path, page string) {
 	b.t.Helper()
 	_, room, _ := b.send("GET", "/ui/onboard/waiting", "")
@@ -79,7 +79,7 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 			t.Errorf("%d: the page lacks %q", status, want)
 		}
 	}
-	// The rest is on a page of its own, which is also the part that opens on this one.
+	// The other facts are on the machine's own page. The same facts open as a part of this page.
 	other := waits(t, s.post(t, s.request(t, evil)), "ek-chain-untrusted").DeviceID
 	for of, more := range map[string][]string{
 		id:    {"The machine sent no EK certificate.", fmt.Sprintf("%x", must(d.EK.Public.Name())(t))},
@@ -152,7 +152,8 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	if n := s.eventsOf(t, "device.approved"); n != 2 {
 		t.Errorf("%d events of 2 approvals", n)
 	}
-	// Sending the same form again decides nothing, because the rows have changed since.
+	// If the same form is sent again, the hub stores no decision, because the rows have changed
+	// since the first one.
 	if status, page, _ := b.send("POST", "/ui/waiting/decide", form.Encode()); status != 409 || !strings.Contains(page, "0 of 3") {
 		t.Errorf("again: %d %s", status, brief.Of(page))
 	}
@@ -166,7 +167,8 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	}
 }
 
-// If a machine repeats its request, even from another address, the row does not count as changed.
+// If a machine repeats its request, even from another address, a decision about the shown evidence
+// is still valid.
 func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -322,8 +324,8 @@ func TestDecisionNeedsTheFormOfThePage(t *testing.T) {
 	}
 }
 
-// What a machine says about itself is shown as text in the waiting room, in the preview and in the
-// report.
+// The pages of waiting devices, previews and decisions show the text that a machine sends as text
+// and not as markup.
 func TestWaitingMachineIsNoMarkup(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -59,7 +59,8 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	}
 }
 
-// The wall stays open for weeks: whatever happens, it has the same number of rows.
+// The number of the wall's rows is bounded, whatever happens, so that the page can stay open for
+// weeks.
 func TestWallIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -100,7 +101,7 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, brief.Of(page))
 		}
 	}
-	// Signed out, the part is refused, so that the page can say so.
+	// If nobody is signed in, the hub refuses the part with 401, so that the page can show it.
 	nobody := s.person(t, "")
 	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") == "" {
 		t.Errorf("signed out: %d", status)

@@ -30,7 +30,7 @@ import (
 
 const pageHost = "fleet.example"
 
-// pageScene is a hub whose pages have a name of their own, with a certificate of another CA.
+// pageScene is a hub whose pages have their own host name, with a certificate from another CA.
 type pageScene struct {
 	*scene
 	listener net.Listener
@@ -90,15 +90,15 @@ func (p *pageScene) visit(t *testing.T, method, path, body string, header map[st
 	return resp.StatusCode, string(must(io.ReadAll(resp.Body))(t)), resp.Header
 }
 
-// On the pages' own name, a device's client certificate gives no identity, and no route for devices
-// is there.
+// On the pages' own listener, a device's client certificate gives no identity, and the routes for
+// devices do not exist.
 func TestPagesOwnNameKnowsNoDevices(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
 	p.Server.Unlimited()
 	certs := must(p.victim.Onboard(t.Context(), p.client, p.tok))(t)
 	device := p.asDevice(t, p.victim, certs)
-	want[struct{ ID string }](device, "GET", "/device", nil, 200) // the certificate is good
+	want[struct{ ID string }](device, "GET", "/device", nil, 200) // the device's certificate is valid on the other listener
 	token := want[struct{ Token string }](device, "POST", "/auth/x509/login", nil, 200).Token
 	values := strings.NewReplacer("{id}", wire.NewID(), "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{token}", "AAAA", "{file}", "00.crt", "{owner}", "nobody", "{code}", "AAAA")
 	forDevices := []string{"activeDevice", "tlsDevice", "unmeasuredDevice", "pendingDevice"}
@@ -109,7 +109,7 @@ func TestPagesOwnNameKnowsNoDevices(t *testing.T) {
 		for name, header := range map[string]map[string]string{"certificate": nil, "token": {"Authorization": "Bearer " + token}} {
 			status, body, _ := p.visit(t, r.Method, values.Replace(strings.TrimSuffix(r.Path, "/?")), "", header, certs.TLS(p.victim))
 			var problem api.Problem
-			_ = json.Unmarshal([]byte(body), &problem) // a page has no code
+			_ = json.Unmarshal([]byte(body), &problem) // ignore the error: the body of a page is not JSON
 			switch {
 			case slices.Contains(forDevices, r.Access) || slices.Contains(proving, route):
 				n++
@@ -136,7 +136,8 @@ func TestPagesOwnNameKnowsNoDevices(t *testing.T) {
 	}
 }
 
-// The server does not even ask for a client certificate: a browser would show its user a choice.
+// The pages' listener does not request a client certificate, because browsers would then ask their
+// users to choose one.
 func TestPagesOwnNameAsksForNoCertificate(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -154,8 +155,8 @@ func TestPagesOwnNameAsksForNoCertificate(t *testing.T) {
 	}
 }
 
-// A person signs in at both names, with cookies that only the same host gets, and a form of another
-// name is refused.
+// A person can sign in at both host names. Each cookie is for one host only, and the hub refuses a
+// form from the other host's page.
 func TestSignInWorksAtBothNames(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -179,8 +180,8 @@ func TestSignInWorksAtBothNames(t *testing.T) {
 	}
 }
 
-// Devices and commands learn the URL of the pages from each answer, and a client gets URLs at the
-// name that it uses.
+// Each answer announces the URL of the pages. The URLs in an answer have the host name that the
+// client used.
 func TestAddressesFollowTheName(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -203,7 +204,7 @@ func TestAddressesFollowTheName(t *testing.T) {
 	}
 }
 
-// A configuration with half of what the pages' own name needs is refused.
+// The hub refuses a configuration that has only the URL of the pages or only their certificate.
 func TestPagesOwnNameNeedsURLAndCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -111,7 +111,7 @@ type Server struct {
 	boots    *limiter[string] // limits boot measurements, by the device's id
 	handler  http.Handler
 
-	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the hub's own CA
+	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
 	started     time.Time
 
 	signedURLKey []byte

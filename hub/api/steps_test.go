@@ -322,7 +322,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 			mac = x.Value
 		}
 	}
-	thief := s.device(t) // the thief has a genuine TPM, but not the victim's
+	thief := s.device(t) // the thief has a genuine TPM, but not the victim's TPM
 	keys := s.enrolled(t, thief).Keys
 	for _, name := range []string{seen.Name, hex.EncodeToString(thief.IDevID.Name())} {
 		body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{

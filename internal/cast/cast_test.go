@@ -2,6 +2,8 @@ package cast
 
 import (
 	"bytes"
+	"encoding/xml"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -76,6 +78,74 @@ func TestParseRefusesWhatIsNoRecording(t *testing.T) {
 		header + `[2,"o","x"]` + "\n" + `[1,"o","x"]`, header + `[-1,"o","x"]`, header + "[1,\"o\",\"\xff\"]"} {
 		if r, err := Parse([]byte(bad)); err == nil {
 			t.Errorf("%q is accepted: %+v", bad, r)
+		}
+	}
+}
+
+// The recording of the tutorial shows the commands of docs/tutorial.md, and neither a password nor a
+// path of the machine that made it. Its moving picture has the same text.
+func TestTutorialRecordingShowsWhatThePageSays(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("../../docs/recordings/tutorial.cast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/tutorial.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, commands := r.Text(), 0
+	for _, block := range strings.Split(string(page), "\n```sh\n")[1:] {
+		block, _, _ = strings.Cut(block, "\n```")
+		for line := range strings.SplitSeq(block, "\n") {
+			if strings.HasPrefix(line, "make ") || strings.Contains(line, "brave-otter-3fa2") {
+				continue
+			}
+			commands++
+			if !strings.Contains(text, "$ "+line+"\n") {
+				t.Errorf("the recording does not show %q", line)
+			}
+		}
+	}
+	if commands < 8 {
+		t.Errorf("the page has %d commands", commands)
+	}
+	if m := regexp.MustCompile(`Password: +[^ *]|"token": "|-----BEGIN|/(tmp|home|root|work)/`).FindString(text); m != "" {
+		t.Errorf("the recording shows a secret or a path: %q", m)
+	}
+	picture, err := os.ReadFile("../../docs/tutorial/terminal.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again bytes.Buffer
+	if err := r.WriteSVG(&again, 3*time.Second); err != nil || !bytes.Equal(again.Bytes(), picture) {
+		t.Errorf("docs/tutorial/terminal.svg is not of this recording: run make tutorial (%v)", err)
+	}
+}
+
+// What a program printed is text in the picture, and never markup.
+func TestPictureOfARecordingHasNoMarkupOfPrograms(t *testing.T) {
+	t.Parallel()
+	r := Recording{Header{2, 20, 3, "</title><script>"}, []Event{{0, "<script>alert(1)</script>\r\n"}, {time.Hour, "&\x1b\r\n"}}}
+	var b bytes.Buffer
+	if err := r.WriteSVG(&b, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	d := xml.NewDecoder(&b)
+	for {
+		token, err := d.Token()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "script" {
+			t.Error("the picture has a script")
 		}
 	}
 }

@@ -191,8 +191,8 @@ func overlay(base, name, lower, target string) error {
 }
 
 // types runs one command exactly as the page has it, and returns its output. It answers prompts
-// with r.answers. The commands "gangway serve", "gangway-agent run" and "gangway-agent proxy"
-// continue in the background; each ends an earlier run of the same command.
+// with r.answers. The commands "gangway serve", "gangway demo", "gangway-agent run" and
+// "gangway-agent proxy" continue in the background; each ends an earlier run of the same command.
 func (r *room) types(line string) string {
 	r.t.Helper()
 	r.t.Logf("$ %s", line)
@@ -205,7 +205,7 @@ func (r *room) types(line string) string {
 		r.env = append(r.env, assignment)
 		return ""
 	}
-	if m := regexp.MustCompile(`(?:^| )(gangway serve|gangway-agent run|gangway-agent proxy)(?: |$)`).FindStringSubmatch(line); m != nil {
+	if m := regexp.MustCompile(`(?:^| )(gangway serve|gangway demo|gangway-agent run|gangway-agent proxy)(?: |$)`).FindStringSubmatch(line); m != nil {
 		r.background(m[1], line)
 		return ""
 	}
@@ -366,7 +366,7 @@ func (r *room) end(name string) {
 }
 
 func (r *room) endAll() {
-	for _, name := range []string{"gangway-agent proxy", "gangway-agent run", "gangway serve"} {
+	for _, name := range []string{"gangway-agent proxy", "gangway-agent run", "gangway demo", "gangway serve"} {
 		r.end(name)
 	}
 }

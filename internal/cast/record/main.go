@@ -9,18 +9,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 	"time"
 
 	"gangway/internal/cast"
@@ -36,71 +30,6 @@ func main() {
 		fmt.Fprintf(os.Stderr, "record: %v\n", err)
 		os.Exit(1)
 	}
-}
-
-// session is a recorded shell session.
-type session struct {
-	dir   string
-	env   []string
-	start time.Time
-	ahead time.Duration // simulated time for typing and reading, added to the real time
-
-	mu sync.Mutex
-	r  cast.Recording // guarded by mu
-}
-
-// The simulated times for typing one character and for reading the output.
-const (
-	typing  = 35 * time.Millisecond
-	reading = 1200 * time.Millisecond
-)
-
-func (s *session) print(text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	text = strings.ReplaceAll(strings.ReplaceAll(text, s.dir, "~"), "\n", "\r\n")
-	s.r.Events = append(s.r.Events, cast.Event{At: time.Since(s.start) + s.ahead, Text: text})
-}
-
-// types prints a command as if a person typed it.
-func (s *session) types(line string) {
-	s.ahead += reading
-	s.print("$ ")
-	for _, c := range line {
-		s.ahead += typing
-		s.print(string(c))
-	}
-	s.ahead += 300 * time.Millisecond
-	s.print("\n")
-}
-
-// lines prints a program's output, line by line, as it arrives.
-func (s *session) lines(r io.Reader) {
-	for in := bufio.NewScanner(r); in.Scan(); {
-		s.print(in.Text() + "\n")
-	}
-}
-
-// run prints a command as if a person typed it, and runs it in a shell.
-func (s *session) run(line, input string) error {
-	s.types(line)
-	cmd := exec.Command("/bin/sh", "-c", line)
-	cmd.Dir, cmd.Env, cmd.Stdin = s.dir, s.env, strings.NewReader(input)
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	cmd.Stdout, cmd.Stderr = w, w
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	w.Close()
-	s.lines(r)
-	r.Close()
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w", line, err)
-	}
-	return nil
 }
 
 func record(programs, kernel, out string) error {
@@ -123,12 +52,12 @@ func record(programs, kernel, out string) error {
 	if err := os.CopyFS(filepath.Join(cache, "kernel"), os.DirFS(kernel)); err != nil {
 		return err
 	}
-	s := &session{dir: dir, start: time.Now(), r: cast.Recording{Header: cast.Header{Version: 2, Width: 120, Height: 36, Title: "Gangway: a stick for zero-touch onboarding"}}}
-	s.env = []string{"PATH=" + programs + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C.UTF-8"}
+	s := cast.NewShell(dir, "Gangway: a stick for zero-touch onboarding", 120)
+	s.Env = []string{"PATH=" + programs + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C.UTF-8"}
 	const address = "127.0.0.1:12443"
-	s.types("gangway serve --data hub --listen " + address + " &")
+	s.Type("gangway serve --data hub --listen " + address + " &")
 	hub := exec.Command(filepath.Join(programs, "gangway"), "serve", "--data", "hub", "--listen", address)
-	hub.Dir, hub.Env = dir, s.env
+	hub.Dir, hub.Env = dir, s.Env
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -140,7 +69,7 @@ func record(programs, kernel, out string) error {
 		return err
 	}
 	defer func() { serving.Stop(0); <-serving.Done() }()
-	go s.lines(r)
+	go s.Show(r)
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
@@ -165,26 +94,9 @@ func record(programs, kernel, out string) error {
 		if err := os.WriteFile(filepath.Join(dir, "password"), []byte(password), 0o600); err != nil {
 			return err
 		}
-		if err := s.run(c.line, c.input); err != nil {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return fmt.Errorf("%w: %s", err, s.r.Text())
+		if err := s.Run(c.line, c.input); err != nil {
+			return fmt.Errorf("%w: %s", err, s.Text())
 		}
 	}
-	s.ahead += 2 * reading
-	s.print("$ ")
-	return s.save(out)
-}
-
-func (s *session) save(out string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var b bytes.Buffer
-	if err := s.r.Write(&b); err != nil {
-		return err
-	}
-	if !json.Valid(b.Bytes()[:bytes.IndexByte(b.Bytes(), '\n')]) {
-		return errors.New("the recording's header is not JSON")
-	}
-	return os.WriteFile(out, b.Bytes(), 0o644)
+	return s.Save(out)
 }
