@@ -162,7 +162,7 @@ func TestNewcomerInBrowser(t *testing.T) {
 	n.reads("No join token yet")
 	n.follows("New token")
 	n.fills("Nick", "three machines")
-	n.fills("Limit of devices", "3")
+	n.fills("Maximum number of devices", "3")
 	n.follows("Create the join token")
 	n.presses("Download device_autojointoken.json")
 	file := filepath.Join(downloads, "device_autojointoken.json")
@@ -259,7 +259,7 @@ func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	// The machine's row has its serial number; the nick is a link in the same row.
 	nick := browser.Eval[string](n.Tab, `[...document.querySelectorAll("tbody tr")].find(r => r.innerText.includes("GC-0001"))?.querySelector("a")?.innerText || ""`)
 	n.follows(nick)
-	n.reads("Why trust it")
+	n.reads("Chain of trust")
 	n.followsIn("Parts of the device", "Revisions")
 	n.reads("No revision yet")
 	hooked := n.copies(stay + " --hook ")
