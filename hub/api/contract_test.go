@@ -178,9 +178,6 @@ func contractRows() map[string]row {
 			}
 			return v
 		}},
-		"GET /ui/operator":        {who: "owner", status: 403}, // without the role: see TestOperator*
-		"GET /ui/operator/makers": {who: "owner", status: 403},
-		"GET /ui/operator/health": {who: "owner", status: 403},
 		"GET /ui/wall":            {who: "owner"},
 		"GET /ui/wall/part":       {who: "owner"},
 		"GET /ui/onboard/waiting": {who: "owner"},
