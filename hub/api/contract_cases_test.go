@@ -61,7 +61,7 @@ func TestContractNotSignedIn(t *testing.T) {
 		}
 		bearers := map[string]string{"none": "", "garbage": "Bearer garbage", "empty": "Bearer ", "expired": "Bearer " + c.expired, "another key": "Bearer " + c.forged, "basic": "Basic YWRhOmFkYQ=="}
 		switch r.who {
-		case "owner", "self":
+		case "owner", "self", "operator":
 			bearers["a device's"] = "Bearer " + c.byDevice
 		case "device", "chip":
 			bearers["a person's"] = "Bearer " + c.ada.token
@@ -77,7 +77,7 @@ func TestContractNotSignedIn(t *testing.T) {
 			status, body, got := c.anonymous.request(method, c.at(path, nil), r.body, h)
 			isProblem(t, method+" "+path+" with "+name, status, body, got, 401)
 		}
-		if r.who == "owner" || r.who == "caller" {
+		if r.who == "owner" || r.who == "operator" || r.who == "caller" {
 			status, body, got := c.anonymous.request(method, c.at(path, nil), r.body, map[string]string{"Authorization": "Bearer " + c.narrowed})
 			isProblem(t, method+" "+path+" with another scope", status, body, got, 403)
 		}

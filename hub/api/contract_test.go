@@ -27,7 +27,8 @@ import (
 
 // row is the contract of one route.
 type row struct {
-	// who says who may call the route: "all"; "owner": a person; "self": a person with any scopes;
+	// who says who may call the route: "all"; "owner": a person; "operator": a person with that role;
+	// "self": a person with any scopes;
 	// "caller": a person or a device; "device"; "chip": a device with its client certificate.
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
@@ -56,6 +57,7 @@ type contract struct {
 	second             *person // ada's other device
 	secondID           string
 	anonymous          *person
+	olga               *person           // has the role operator
 	secrets            map[string]string // ada's values for the paths
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
@@ -80,6 +82,7 @@ func newContract(t *testing.T) *contract {
 	f.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
 	c := &contract{fleetScene: f, anonymous: f.person(t, ""), routes: routesOf()}
 	c.second, c.secondID = f.onboarded(t, f.tok)
+	c.olga = f.operator(t)
 	claims := bearer.Claims{Type: bearer.User, Nick: "ada", PRN: wire.AccountPRN + f.Owner.ID, ID: f.Owner.ID, Scopes: bearer.AllScopes, Session: "s",
 		Original: jwt.NewNumericDate(f.Now()), Expires: jwt.NewNumericDate(f.Now().Add(time.Hour))}
 	c.forged = must(bearer.New(make([]byte, 32), f.URL).Sign(claims, f.Now()))(t)
@@ -153,6 +156,9 @@ func contractRows() map[string]row {
 		"GET /ui/onboard/claim":            {who: "owner"},
 		"GET /ui/onboard/claim/{id}":       {who: "owner", before: joinToken},
 		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: joinToken},
+		"GET /ui/operator":                 {who: "operator"},
+		"GET /ui/operator/makers":          {who: "operator"},
+		"GET /ui/operator/health":          {who: "operator"},
 		"GET /ui/onboard":                  {who: "owner"},
 		"GET /ui/onboard/new":              {who: "owner"},
 		"POST /ui/onboard/new":             {who: "owner", form: true, body: "nick=batch&expires-in=2w", limit: 64 * kib},
@@ -494,6 +500,8 @@ func (c *contract) caller(r row) *person {
 		return c.anonymous
 	case "device", "chip":
 		return c.boat
+	case "operator":
+		return c.olga
 	}
 	return c.ada
 }

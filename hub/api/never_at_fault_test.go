@@ -243,9 +243,16 @@ func TestNoQueryIsTheHubsFault(t *testing.T) {
 		if method != "GET" || r.who == "all" || r.who == "self" || r.who == "chip" || path != "/" && strings.HasSuffix(path, "/") || strings.Count(path, "/") > 3 || strings.HasPrefix(path, "/policy") {
 			continue
 		}
+		callers := []*person{c.ada, c.boat}
+		if r.who == "operator" {
+			callers = []*person{c.olga}
+		}
 		for _, name := range queryNames {
 			for _, piece := range pieces {
-				for _, p := range []*person{c.ada, c.boat} {
+				if t.Failed() {
+					return // other queries of this route fail in the same way
+				}
+				for _, p := range callers {
 					if p == c.boat && r.who == "owner" {
 						continue
 					}
@@ -254,7 +261,7 @@ func TestNoQueryIsTheHubsFault(t *testing.T) {
 					}
 					status, body, h := p.request(method, c.at(path, nil)+"?cursor=true&"+name+"="+url.QueryEscape(piece), nil, nil)
 					if status >= 400 {
-						isProblem(t, path+"?"+name+"="+brief.Of(piece), status, body, h, 400, 404)
+						isProblem(t, path+"?"+name+"="+brief.Of(piece), status, body, h, 400, 404, max(r.status, 400))
 					}
 				}
 			}

@@ -77,14 +77,15 @@ func TestConsoleOfAMachine(t *testing.T) {
 			}
 		}
 	}
+	const redraw = "\x0c" // Ctrl-L: without it, the console sends only the characters that change
 	const open = "1 Status 2 Network 3 TPM"
 	see("\r", open)
-	see("9", "restart this machine")
-	see("w", "delete the device at its hub")
+	see("9"+redraw, "restart this machine")
+	see("w"+redraw, "delete the device at its hub")
 	see("q\r", open)
 	o.call(ctx, "PATCH", "/devices/"+o.device+"/user-meta", map[string]string{"gangway.console": "full"}, nil)
 	const ask, refused = "To wipe it, type", "not while the machine has an owner"
-	for see("9w", ask, refused) != ask { // repeat until the owner's setting has arrived at the machine
+	for see("9w"+redraw, ask, refused) != ask { // repeat until the owner's setting has arrived at the machine
 		time.Sleep(2 * time.Second)
 	}
 	nick := s.hub.Devices(t, s.hub.Owner)[0].Nick
