@@ -128,7 +128,7 @@ func (w *tutorial) demo(dir, program string) {
 		}
 	})
 	var said []string
-	says := regexp.MustCompile(`(?s)(\S+) +[0-9a-f]{24} +captain.*The page: +(https://\S+)/ .*Password: +(\S+)\s.*Ctrl-C ends`)
+	says := regexp.MustCompile(`(?s)(\S+) +[0-9a-f]{24} +captain.*The page: +(https://\S+)/\s.*Password: +(\S+)\s.*Ctrl-C ends`)
 	for deadline := time.Now().Add(time.Minute); said == nil; time.Sleep(100 * time.Millisecond) {
 		if said = says.FindStringSubmatch(w.shell.Text()); said == nil && time.Now().After(deadline) {
 			w.t.Fatalf("the demo does not begin: %s", w.shell.Text())
