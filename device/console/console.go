@@ -304,7 +304,7 @@ func (c *console) drawAll(w, h int) {
 		c.drawPage(w, h-frame)
 	}
 	if c.message != "" {
-		c.put(0, h-2, w, c.message, c.style(strong))
+		c.drawMessage(w, h)
 	} else {
 		c.put(0, h-2, w, strings.Repeat("-", w), c.style(faint))
 	}
@@ -356,6 +356,17 @@ func (c *console) keyLine(w int) string {
 		return own + "? help  q leave"
 	}
 	return own + "1-9, arrows: pages  up, down: scroll  ? help  q leave"
+}
+
+// drawMessage draws the message above the keys, over the end of the page if it needs several lines.
+func (c *console) drawMessage(w, h int) {
+	text := wrap(tcg.Printable(c.message), w)
+	text = text[:min(len(text), h-above-2)]
+	for i, line := range text {
+		y := h - 1 - len(text) + i
+		c.put(0, y, w, strings.Repeat(" ", w), tcell.StyleDefault)
+		c.put(0, y, w, line, c.style(strong))
+	}
 }
 
 // drawPage draws those rows of the page, or of the help, that are in the visible part.

@@ -253,7 +253,8 @@ func TestOwnedMachineIsNotWiped(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
 	b.press("9w")
-	b.see("not while the machine has an owner")
+	b.see("Not possible: not while the machine has an owner")
+	b.until("the whole reason is shown", func() bool { return strings.Count(b.text(), "gangway.console=full") == 2 }) // on the page, and in the message
 	if did := b.machine.done(); len(did) > 0 {
 		t.Errorf("the console did %q", did)
 	}
