@@ -31,8 +31,9 @@ test: install-tools ## run all checks and tests, with the race detector; prints 
 e2e: install-tools ## install an emulated machine from a stick until the hub lists it, and print how many seconds each step takes
 	GANGWAY_E2E_FULL=yes GANGWAY_TIMED=yes $(GO) test -count=1 -v -timeout 20m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation)$$' ./internal/qemu
 
-e2e-full: install-tools ## run all tests with emulated machines, with CUTS (default 20) power cuts; takes two hours
+e2e-full: install-tools ## run all tests with emulated machines, and all pages in all sizes, with CUTS (default 20) power cuts; takes two hours
 	GANGWAY_E2E_FULL=yes GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 180m ./internal/qemu
+	GANGWAY_E2E_FULL=yes $(GO) test -count=1 -timeout 20m -run '^Test.*Pages$$' ./internal/browser
 
 pictures: install-tools ## take the screenshots of the installer in docs/pictures
 	GANGWAY_E2E_FULL=yes GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|ResetStick)$$' ./internal/qemu
@@ -79,7 +80,7 @@ install-tools: ## install the Debian packages that the tests need; other targets
 
 screenshots: install-tools ## take screenshots of each page in build/screenshots: light and dark, on a desktop, a phone and a wall screen
 	rm -rf build/screenshots
-	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 10m -run '^Test(Pages|.*InBrowser)$$' ./internal/browser
+	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 20m -run '^Test(.*Pages|.*InBrowser)$$' ./internal/browser
 
 vendor-web: ## download the pages' scripts and icons, and the tests' axe-core, from npm, and check their hashes
 	./scripts/vendor-web.sh

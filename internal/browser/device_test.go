@@ -162,7 +162,7 @@ func devicePath(id, query string) string {
 // scheme.
 func TestDevicePages(t *testing.T) {
 	if testing.Short() {
-		t.Skip("opens each tab in Chromium four times; TestPersonWorksOnADevicePage covers the same checks")
+		t.Skip("opens each tab in Chromium twice; TestPersonWorksOnADevicePage covers the same checks")
 	}
 	p := newDevicePages(t)
 	for _, one := range []struct{ name, id, query, want string }{
@@ -181,7 +181,7 @@ func TestDevicePages(t *testing.T) {
 		{"settings", p.hardware, "settings", "Type oslo-gate-1 to confirm"},
 	} {
 		t.Run(one.name, func(t *testing.T) {
-			for _, o := range []browser.Options{{Size: browser.Desk}, {Size: browser.Desk, Dark: true}, {Size: browser.Phone}, {Size: browser.Phone, Dark: true}} {
+			for _, o := range screens() {
 				see(t, p.hubWithDevices, p.cookie, page{name: "device-" + one.name, path: devicePath(one.id, one.query), want: one.want}, o)
 			}
 		})

@@ -3,6 +3,7 @@ package browser_test
 import (
 	"crypto/tls"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 
@@ -179,12 +180,22 @@ func (h *hubWithDevices) onboard(t *testing.T, ek, model, serial string) store.D
 	return newest
 }
 
+// screens returns the screens on which a test opens each page: both sizes and both colour schemes, each
+// once. Runs with GANGWAY_E2E_FULL or GANGWAY_SCREENSHOTS open each page in each size in both schemes.
+func screens() []browser.Options {
+	all := []browser.Options{{Size: browser.Desk}, {Size: browser.Phone, Dark: true}}
+	if os.Getenv("GANGWAY_E2E_FULL") != "" || os.Getenv("GANGWAY_SCREENSHOTS") != "" {
+		all = append(all, browser.Options{Size: browser.Desk, Dark: true}, browser.Options{Size: browser.Phone})
+	}
+	return all
+}
+
 // Every page, in every size and colour scheme, has its text, violates no accessibility rule and not
 // the content security policy, and prints no message on the console. Its first load takes fewer
 // than 100 kB and fewer than ten requests.
 func TestPages(t *testing.T) {
 	if testing.Short() {
-		t.Skip("opens each page in Chromium four times; TestPageInBrowser is shorter")
+		t.Skip("opens each page in Chromium twice; TestPageInBrowser is shorter")
 	}
 	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	operator := full.operator(t)
@@ -204,11 +215,11 @@ func TestPages(t *testing.T) {
 			if p.operator {
 				cookie = operator
 			}
-			screens := []browser.Options{{Size: browser.Desk}, {Size: browser.Desk, Dark: true}, {Size: browser.Phone}, {Size: browser.Phone, Dark: true}}
+			list := screens()
 			if p.wall {
-				screens = append(screens, browser.Options{Size: browser.Wall, Dark: true})
+				list = append(list, browser.Options{Size: browser.Wall, Dark: true})
 			}
-			for _, o := range screens {
+			for _, o := range list {
 				see(t, h, cookie, p, o)
 			}
 		})

@@ -9,7 +9,7 @@ import (
 // The lists of revisions, in every size and scheme: see TestPages.
 func TestRevisionPages(t *testing.T) {
 	if testing.Short() {
-		t.Skip("opens each list in Chromium four times; TestProgressIsLiveInBrowser covers the same checks")
+		t.Skip("opens each list in Chromium twice; TestProgressIsLiveInBrowser covers the same checks")
 	}
 	p := newDevicePages(t)
 	for _, one := range []struct{ name, query, want string }{
@@ -19,7 +19,7 @@ func TestRevisionPages(t *testing.T) {
 		{"nothing", "?q=nothing", "No device matches"},
 	} {
 		t.Run(one.name, func(t *testing.T) {
-			for _, o := range []browser.Options{{Size: browser.Desk}, {Size: browser.Desk, Dark: true}, {Size: browser.Phone}, {Size: browser.Phone, Dark: true}} {
+			for _, o := range screens() {
 				see(t, p.hubWithDevices, p.cookie, page{name: "revisions-" + one.name, path: "/ui/revisions" + one.query, want: one.want}, o)
 			}
 		})
