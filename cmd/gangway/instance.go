@@ -216,14 +216,19 @@ type serverOptions struct {
 func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*api.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.engine, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)
-	s, err := api.New(api.Config{
+	s, err := api.New(i.config(urls, names, service, log, o))
+	return s, service, err
+}
+
+// config returns the configuration of the hub's HTTP server.
+func (i *instance) config(urls, names []string, service *onboard.Service, log *slog.Logger, o serverOptions) api.Config {
+	return api.Config{
 		Store: i.engine, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now,
 		PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration,
 		Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate,
-	})
-	return s, service, err
+	}
 }
 
 func curveOf(name string) (elliptic.Curve, error) {

@@ -58,7 +58,7 @@ func (l *limitFlags) into(o *serverOptions) error {
 		return usagef("--rate: %v", err)
 	}
 	if l.timeouts.Header < 0 || l.timeouts.Request < 0 || l.timeouts.Idle < 0 {
-		return usagef("--header-timeout, --request-timeout and --idle-timeout must be more than 0")
+		return usagef("--header-timeout, --request-timeout and --idle-timeout must not be negative; 0 means the default")
 	}
 	switch {
 	case l.eventsAge != 0 && l.eventsAge < 24*time.Hour, l.refusalsAge < 24*time.Hour:

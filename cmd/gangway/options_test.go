@@ -1,0 +1,46 @@
+package main
+
+import (
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/onboard"
+	"gangway/hub/pki"
+)
+
+// Each option of serve must reach the hub: an option that a merge or a refactoring loses would have
+// no effect, and nothing would say so. So each field of the hub's configuration has a value if each
+// option has one.
+func TestEachOptionReachesTheHub(t *testing.T) {
+	t.Parallel()
+	o := serverOptions{
+		openRegistration: true, tls12: true, proxy: &api.Proxy{}, quota: 1, rates: api.Rates{"onboard": {PerSecond: 1, Burst: 1}},
+		timeouts: api.Timeouts{Header: 1}, proxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		eventsAge: time.Hour, unprovenAge: time.Hour, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
+		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{},
+	}
+	given := reflect.ValueOf(o)
+	for i := range given.NumField() {
+		if given.Field(i).IsZero() {
+			t.Errorf("the test gives no value for the option %s", given.Type().Field(i).Name)
+		}
+	}
+	hub := &instance{dir: "/data", ca: &pki.Hub{}}
+	c := reflect.ValueOf(hub.config([]string{"https://a", "https://b"}, []string{"a"}, &onboard.Service{}, slog.New(slog.DiscardHandler), o))
+	for i := range c.NumField() {
+		switch name := c.Type().Field(i).Name; name {
+		case "Store", "Objects": // the instance of the test has none
+		case "LogBounds", "LogAge": // serve has no option for them, so the hub uses its defaults
+		default:
+			if c.Field(i).IsZero() {
+				t.Errorf("the hub's configuration has no %s", name)
+			}
+		}
+	}
+}
+
+type onePageCertificate struct{ api.PageCertificate }
