@@ -22,10 +22,10 @@ type session struct {
 	blobs  addressed // client for downloads and uploads of objects; sends no client certificate
 
 	mu       sync.Mutex
-	measured int64 // value of hub.connections at the last measurement; 0: measure before the next request
+	measured int64 // value of hub.connections at the last measurement; 0: none, so measure before the next request
 
 	remeasureAt time.Time     // when to retry a failed measurement; zero: no measurement failed
-	pause       time.Duration // the pause before the next retry of a failed measurement
+	pause       time.Duration // pause before the next retry of a failed measurement
 }
 
 // dial loads the IDevID key and makes a session. The first request connects.
@@ -97,8 +97,8 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 	}
 }
 
-// measure sends a boot measurement. If it fails, Do repeats it after a pause on the same
-// connection, or at once on a new one.
+// measure sends a boot measurement. If the measurement fails, Do repeats it on the same connection
+// after a pause, or on a new connection at once.
 func (s *session) measure(ctx context.Context) error {
 	sent, err := s.a.measure(ctx, s.h, s.tpm)
 	if err != nil {
