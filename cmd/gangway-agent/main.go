@@ -336,7 +336,7 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 	return agent.New(cfg)
 }
 
-// setClock sets the system's clock.
+// setClock sets the system clock.
 func setClock(t time.Time) error {
 	tv := unix.NsecToTimeval(t.UnixNano())
 	return unix.Settimeofday(&tv)

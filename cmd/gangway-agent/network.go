@@ -71,7 +71,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	return s, err
 }
 
-// httpProxy returns the proxy of the settings, or nil if they have none.
+// httpProxy returns the proxy in the settings, or nil if the settings have no proxy.
 func httpProxy(s *netfile.Settings) *agent.HTTPProxy {
 	if s.Proxy == nil {
 		return nil

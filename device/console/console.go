@@ -387,8 +387,8 @@ func (c *console) drawPage(w, room int) {
 	}
 }
 
-// put draws a text in at most `width` columns. It drops every control character, so that a text
-// from the hub or a log cannot control the terminal.
+// put draws a text in at most `width` columns. It drops every character that could control the
+// terminal, so that a text from the hub or a log cannot control the terminal.
 func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	if width <= 0 {
 		return

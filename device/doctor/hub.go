@@ -60,8 +60,8 @@ func nameOf(ca string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// checkVariables returns a note if the environment names a proxy, because the agent does not use
-// that proxy.
+// checkVariables returns a note if an environment variable names a proxy, because the agent does
+// not use that proxy.
 func (e *exam) checkVariables() []Finding {
 	if e.Proxy != nil {
 		return nil
@@ -96,8 +96,8 @@ func (e *exam) unreached(err error) Finding {
 	return f
 }
 
-// checkDevice asks the hub, with the device's key, whether it accepts the device. It also checks
-// the time of the last report.
+// checkDevice asks the hub, with the device's key, whether the hub accepts the device. It also
+// checks the time of the last report.
 func checkDevice(ctx context.Context, e *exam) []Finding {
 	s := e.state
 	switch {
