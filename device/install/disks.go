@@ -240,8 +240,8 @@ func content(dev string, parts []string) string {
 	return s
 }
 
-// signature describes the data on a disk or a partition, by the first bytes. It returns "" if it
-// does not recognise them.
+// signature describes the data on a disk or a partition, by the first bytes. It returns "" if the
+// first bytes are unknown.
 func signature(dev string) string {
 	f, err := os.Open(dev)
 	if err != nil {
@@ -276,9 +276,9 @@ var (
 )
 
 // Choose applies a rule to disks and returns the disk to install to. Choose prefers built-in disks
-// to disks that may be external. Among equal disks, it prefers the largest. With ErrAmbiguous and
-// ErrExternal, it returns the disks from which a person can choose. If no disk matches, the error
-// is fs.ErrNotExist.
+// to disks that may be external. Among the remaining disks, it prefers the largest. With
+// ErrAmbiguous and ErrExternal, it returns the disks from which a person can choose. If no disk
+// matches, the error is fs.ErrNotExist.
 func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	var builtIn, others []Disk
 	var why []string
