@@ -28,7 +28,7 @@ const TokenPath = "gangway/device_autojointoken.json"
 // without a join token. The hub file contains no secret.
 const HubPath = "gangway/hub.json"
 
-// ConsolePath is the path, in the initial file system, of a file with the SHA-256 of the console's
+// ConsolePath is the path, in the initial file system, of a file with the SHA-256 of the shell's
 // password in hexadecimal. Only a system with a password for a shell has this file.
 const ConsolePath = "etc/gangway/console"
 

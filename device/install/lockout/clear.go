@@ -19,7 +19,7 @@ var ErrNotClearable = errors.New("lockout: the TPM refuses TPM2_Clear: its locko
 // hierarchies' passwords. Clear does not change the endorsement key and the other keys that the TPM
 // derives from the endorsement seed: attestation keys and IDevID keys.
 //
-// If the lockout hierarchy has a password, Clear does not try to guess it and returns
+// If the lockout hierarchy has a password, Clear does not guess the password and returns
 // ErrNotClearable.
 func Clear(t transport.TPM) error {
 	state, err := permanent(t)
