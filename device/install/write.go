@@ -89,7 +89,7 @@ type place struct {
 	Part
 	at, room int64  // start and size of the partition on the disk, in bytes
 	head     []byte // the LUKS header, which precedes the part in an encrypted partition; otherwise empty
-	// target receives the part's bytes; the first byte goes to offset.
+	// target receives the part's bytes. `offset` is the position of the first byte in target.
 	target Target
 	offset int64
 }

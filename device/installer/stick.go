@@ -117,7 +117,7 @@ func (s *sticks) readManifest(want string) (*install.Manifest, error) {
 	return m, err
 }
 
-// manifestIn returns the manifest of a mounted partition if the manifest's SHA-256 is want.
+// manifestIn returns the manifest of a mounted partition if the manifest's SHA-256 is `want`.
 func manifestIn(dir, want string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(dir, install.ManifestPath))
 	if err != nil {
@@ -143,9 +143,9 @@ func (s *sticks) Network() (*netfile.Settings, error) {
 	return settings, nil
 }
 
-// Marks implements Sticks. It returns the name of the stick's disk; the GUID of the partition that
-// the firmware started; and the names of other disks with the same manifest. Such a disk is
-// another stick with the same image, or the same stick after a change to another port.
+// Marks implements Sticks. It returns the name of the stick's disk, the GUID of the partition that
+// the firmware started, and the names of other disks with the same manifest. A disk with the same
+// manifest is another stick with the same image, or the same stick in another port.
 func (s *sticks) Marks(stick *Stick) []string {
 	marks := []string{stick.Disk}
 	if guid, err := s.bootedFrom(); err == nil {
