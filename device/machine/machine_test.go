@@ -149,7 +149,7 @@ func TestCryptTargetIsForTheKernel(t *testing.T) {
 }
 
 // A data partition without encryption needs no TPM. If the partition has an invalid LUKS2 header,
-// or a LUKS2 header without the TPM's LUKS2 token, UnlockData fails.
+// or does not exist, UnlockData fails.
 func TestDataPartitionWithoutEncryptionIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
