@@ -103,9 +103,9 @@ func (d *dhcpServer) answer(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4
 	conn.WriteTo(reply.ToBytes(), peer)
 }
 
-// The DHCP server and the cable are real. The machine renews a lease before the lease ends. If the
-// server refuses to renew the lease, the machine removes the lease's address and uses the server's
-// next address.
+// The machine's DHCP client talks to a real DHCP server over a simulated cable. The machine renews
+// a lease before the lease ends. If the server refuses to renew the lease, the machine removes the
+// lease's address and uses the server's next address.
 func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
 	if testing.Short() {
 		t.Skip("leases end after seconds; TestLeaseIsKept has the same rules on a fake")

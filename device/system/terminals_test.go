@@ -27,7 +27,8 @@ func (t labTerminal) Write(p []byte) (int, error) {
 func (t labTerminal) Close() error                  { return nil }
 func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
 
-// Only the image's password opens a shell. A wrong password causes a delay. Enter opens the console.
+// At a terminal of the machine, only the image's password opens a shell. A wrong password causes a
+// delay. Enter opens the console.
 func TestShellNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	sum := sha256.Sum256([]byte("right"))
@@ -88,8 +89,8 @@ func TestShellNeedsThePassword(t *testing.T) {
 	}
 }
 
-// typing returns Terminals on which a person presses Enter once a second. It records each program
-// that a terminal opens, and the console's level.
+// typing returns Terminals on which a person presses Enter once a second. typing records each
+// program that a terminal opens, and the console's level.
 func (l *lab) typing(t *Terminals) *Terminals {
 	t.Logf = l.Logf
 	t.PasswordFile = filepath.Join(l.dir, "no-password")
