@@ -36,7 +36,7 @@ func readAuth(name string) ([]byte, error) {
 		}
 	}
 	if len(b) > maxAuth {
-		return nil, fmt.Errorf("%s: the password is too long; a TPM's password has at most %d bytes", name, maxAuth)
+		return nil, fmt.Errorf("%s: the password is too long; write the TPM's password, which has at most %d bytes", name, maxAuth)
 	}
 	return b, nil
 }

@@ -56,8 +56,8 @@ as for 'run'.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&o.token, "token-file", "", "join token file that names the hub to check, for a machine that is not onboarded")
-	c.Flags().StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, for a machine that is not onboarded")
+	c.Flags().StringVar(&o.token, "token-file", "", "join token file that names the hub to check, if the machine is not onboarded (default: no hub)")
+	c.Flags().StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, if the machine is not onboarded (default: no hub)")
 	return c
 }
 

@@ -679,12 +679,12 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 		all = append(all, c)
 	}
 	if len(all) != 4 {
-		return nil, fmt.Errorf("agent: the reply holds %d certificates; it must have 4", len(all))
+		return nil, fmt.Errorf("agent: the hub's reply has %d certificates instead of 4; update the agent or the hub", len(all))
 	}
 	c := &certificates{all[0], all[1], all[2], all[3]}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(hubCA)) {
-		return nil, errors.New("agent: the hub's CA is unknown")
+		return nil, errors.New("agent: the state has no CA of the hub; name a token file with --token-file")
 	}
 	for _, v := range []struct {
 		leaf, ca *x509.Certificate

@@ -21,7 +21,7 @@ const (
 // provider comes first, because OpenSSL computes digests with the first provider that supports
 // them. A TPM computes digests slowly, and only a few at the same time.
 const openSSLConfig = `# OpenSSL 3 with its TPM provider (Debian: tpm2-openssl), for the key in key.uri.
-# Use it with OPENSSL_CONF=this file. TPM2OPENSSL_TCTI selects the TPM; use one
+# Set OPENSSL_CONF to the path of this file, and TPM2OPENSSL_TCTI to the TPM. Use a TPM
 # with a resource manager, such as device:/dev/tpmrm0.
 openssl_conf = gangway
 

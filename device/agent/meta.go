@@ -268,7 +268,7 @@ func (a *Agent) callUserMetaHook(ctx context.Context) error {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return fmt.Errorf("calling the hook %s: %w; it will be called again", a.cfg.UserMetaHook, err)
+		return fmt.Errorf("calling the hook %s: %w; the agent will call the hook again", a.cfg.UserMetaHook, err)
 	}
 	a.say("user-meta", "The hook %s has the user-meta.", a.cfg.UserMetaHook)
 	return nil

@@ -83,7 +83,7 @@ var remedies = map[agent.Obstacle]string{
 	agent.ObstacleServerName:  "Use an address that is in the hub's certificate, or start the hub with this address: gangway serve --url.",
 	agent.ObstacleExpired:     "Check this machine's clock first. If the clock is correct, restart the hub, which renews its certificate.",
 	agent.ObstacleDNS:         "Check the hub's name and the name servers.",
-	agent.ObstacleNoAnswer:    "Check that the hub runs, that its address is correct, and that no firewall drops the connection.",
+	agent.ObstacleNoAnswer:    "Check that the hub runs, that the hub's address is correct, and that no firewall drops the connection.",
 	agent.ObstacleNotReady:    "Look at the hub's log: gangway serve.",
 }
 

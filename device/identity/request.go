@@ -46,7 +46,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	qualifying := sha256.Sum256(caData)
 	attest, signature, err := i.certify(qualifying[:])
 	if err != nil {
-		return nil, i.ring.explain(fmt.Errorf("identity: certifying the IDevID key by the IAK: %w", err))
+		return nil, i.ring.explain(fmt.Errorf("identity: certifying the IDevID key with the IAK: %w", err))
 	}
 	csr := tcg.CSR{
 		ProdModel:      []byte(r.Model),

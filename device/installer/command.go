@@ -60,7 +60,7 @@ func (c *Command) printf(format string, args ...any) { fmt.Fprintf(c.Out, format
 func (c *Command) line() (string, error) {
 	s, err := c.in.ReadString('\n')
 	if err != nil {
-		return "", errors.New("no answer was typed, so nothing was erased")
+		return "", errors.New("no answer was typed, so nothing was erased; run pvf-install again")
 	}
 	return strings.TrimSpace(s), nil
 }
@@ -150,7 +150,7 @@ func (c *Command) confirm(d *install.Disk) error {
 		return err
 	}
 	if answer != d.Name {
-		return fmt.Errorf("the typed text is not %s, so nothing was erased", d.Name)
+		return fmt.Errorf("the typed text is not %s, so nothing was erased; run pvf-install again", d.Name)
 	}
 	return nil
 }

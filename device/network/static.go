@@ -196,7 +196,7 @@ func checkUnused6(link netlink.Link, address netip.Prefix) error {
 		case flags&unix.IFA_F_TENTATIVE == 0:
 			return nil
 		case time.Now().After(until):
-			return fmt.Errorf("the kernel has not finished looking for another machine with the address %s", address.Addr())
+			return fmt.Errorf("the kernel has not finished its check whether another machine uses the address %s", address.Addr())
 		}
 	}
 }

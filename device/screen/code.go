@@ -54,7 +54,7 @@ func QR(text string, lines int) ([]string, error) {
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("the QR code of %q does not fit the screen, which has %d lines", text, lines)
+	return nil, fmt.Errorf("the QR code of %q does not fit on the screen, which has %d lines", text, lines)
 }
 
 // half has the half-block characters. The first key is true if the upper half is light, the second

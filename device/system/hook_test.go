@@ -150,7 +150,7 @@ func TestLiveSystem(t *testing.T) {
 		inLab(t, func(l *lab) {
 			l.failing["agent onboard --token-file /etc/gangway/device_autojointoken.json "+args] = errBroken
 			Live(l, "/n.txt", "exit", l.Logf)
-			l.want("log the agent cannot be run: it is broken")
+			l.want("log starting the agent failed: it is broken")
 		})
 	})
 }

@@ -24,7 +24,7 @@ func Live(agent Agent, settings, poweroff string, logf func(format string, args 
 			code, err = agent.Run(append([]string{"run"}, args...)...)
 		}
 		if err != nil {
-			logf("the agent cannot be run: %v", err)
+			logf("starting the agent failed: %v", err)
 		} else {
 			logf("the agent ended with code %d", code)
 		}

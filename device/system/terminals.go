@@ -102,7 +102,7 @@ func (t *Terminals) password() []byte {
 	}
 	want, err := hex.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(want) != sha256.Size {
-		t.Logf("the file with the hash of the shell's password is not valid, so no shell is offered")
+		t.Logf("the file with the hash of the shell's password is not valid, so the terminals offer no shell; build the image again")
 		return nil
 	}
 	return want

@@ -42,8 +42,8 @@ func TestShellNeedsThePassword(t *testing.T) {
 		"no password file":     {"", []string{"right"}, false, 0, ""},
 		"the right password":   {hex.EncodeToString(sum[:]) + "\n", []string{"right "}, true, 1, ""},
 		"a wrong one":          {hex.EncodeToString(sum[:]), []string{"wrong", "wronger", "right"}, true, 1, "/dev/ttyS0 shows Wrong password."},
-		"a file that is cut":   {hex.EncodeToString(sum[:16]), []string{"right"}, false, 0, "log the file with the hash of the shell's password is not valid, so no shell is offered"},
-		"a file that is empty": {"\n", []string{""}, false, 0, "log the file with the hash of the shell's password is not valid, so no shell is offered"},
+		"a file that is cut":   {hex.EncodeToString(sum[:16]), []string{"right"}, false, 0, "log the file with the hash of the shell's password is not valid, so the terminals offer no shell; build the image again"},
+		"a file that is empty": {"\n", []string{""}, false, 0, "log the file with the hash of the shell's password is not valid, so the terminals offer no shell; build the image again"},
 		"Enter":                {hex.EncodeToString(sum[:]), []string{""}, true, 0, "console on /dev/ttyS0 with read"},
 		"Enter, no password":   {"", []string{""}, false, 0, "console on /dev/ttyS0 with read"},
 	} {

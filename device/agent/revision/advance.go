@@ -262,7 +262,7 @@ func (f *Follower) fail(reason string) error {
 func (f *Follower) rollBack(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxRollbacks {
-		return f.end(failed, fmt.Sprintf("%s The machine stopped %d times during the rollback and needs a person.", w.Reason, w.Tries))
+		return f.end(failed, fmt.Sprintf("%s The machine stopped %d times during the rollback. A person must repair the machine.", w.Reason, w.Tries))
 	}
 	v, err := f.call(ctx, "rollback")
 	switch {

@@ -311,7 +311,7 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		}
 		f.say("Created the trail: revision 0 has %d file(s).", len(s.files))
 	} else if j.Current == nil && f.cfg.First != "" {
-		f.say("The hub already has a trail of this machine. The image's first revision is not used.")
+		f.say("The hub already has a trail of this machine, so the image's first revision is not used.")
 	}
 	j.Begun = true
 	if err := f.save(j); err != nil {

@@ -65,7 +65,7 @@ func (o objects) free() (int64, error) {
 }
 
 // errContent means that the hub sent an object that does not have the SHA-256 in the state.
-var errContent = errors.New("the hub sent content whose SHA-256 is not the one in the state")
+var errContent = errors.New("the hub sent an object that does not have the SHA-256 in the state")
 
 // errExpired means that the download URL of an object has expired.
 var errExpired = errors.New("the download URL of the object has expired")
@@ -131,7 +131,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 		if want := fmt.Sprintf("bytes %d-%d/%d", from, r.Size-1, r.Size); resp.Header.Get("Content-Range") != want {
-			return fmt.Errorf("object %s: %w: it answered with the range %q, not %q", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
+			return fmt.Errorf("object %s: %w: the hub answered with the range %q, not %q", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
 		}
 	case http.StatusOK:
 		count(-from)
@@ -160,7 +160,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		alarm.Reset(idle)
 		if int64(n) > r.Size-from {
 			count(-from)
-			return errors.Join(fmt.Errorf("object %s: %w: it is longer than %d bytes", sum, errContent, r.Size), diskError(os.Remove(o.partial(sum))))
+			return errors.Join(fmt.Errorf("object %s: %w: the answer is longer than %d bytes", sum, errContent, r.Size), diskError(os.Remove(o.partial(sum))))
 		}
 		if n > 0 {
 			if _, err := file.Write(body[:n]); err != nil {
@@ -174,14 +174,14 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("object %s: the download broke after %d of %d bytes: %w", sum, from, r.Size, err)
+			return fmt.Errorf("object %s: the connection broke after %d of %d bytes: %w", sum, from, r.Size, err)
 		}
 	}
 	if from < r.Size {
 		// A broken connection would have been an error above. So the hub says that this answer is
 		// complete, although bytes are missing: discard it.
 		count(-from)
-		return errors.Join(fmt.Errorf("object %s: %w: it has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
+		return errors.Join(fmt.Errorf("object %s: %w: the answer has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 		return nil, diskError(fmt.Errorf("%s: %w", f.folderOf(r), err))
 	}
 	if s.sum != r.Sum {
-		return nil, diskError(fmt.Errorf("%s is not the state in the journal", filepath.Join(f.folderOf(r), stateName)))
+		return nil, diskError(fmt.Errorf("%s is damaged: it is not the state that the journal names", filepath.Join(f.folderOf(r), stateName)))
 	}
 	return s, nil
 }
@@ -197,7 +197,7 @@ func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, 
 				return err
 			}
 		case errors.Is(err, errExpired):
-			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s but not its content.", sum)}
+			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s, but has lost the object's bytes.", sum)}
 		case errors.Is(err, errContent):
 			if wrong++; wrong == maxWrong {
 				return &abandoned{failed, "Downloading the revision failed: " + err.Error() + "."}

@@ -91,7 +91,7 @@ func TestAnswersThatAreNoGood(t *testing.T) {
 	}{
 		"forged blindly":   {change(func(p []byte) []byte { p[24] ^= 1; return p }), "no answer"},
 		"cut short":        {change(func(p []byte) []byte { return p[:47] }), "no answer"},
-		"a client":         {change(func(p []byte) []byte { p[0] = clientMode; return p }), "not from a server"},
+		"a client":         {change(func(p []byte) []byte { p[0] = clientMode; return p }), "the mode of a time server"},
 		"a kiss of death":  {change(func(p []byte) []byte { p[1] = 0; copy(p[12:], "RATE"); return p }), `refuses to answer ("RATE")`},
 		"not synchronised": {change(func(p []byte) []byte { p[0] |= 3 << 6; return p }), "the server's own clock is not set"},
 		"stratum 16":       {change(func(p []byte) []byte { p[1] = 16; return p }), "the server's own clock is not set"},

@@ -92,7 +92,7 @@ func permanent(t transport.TPM) (uint32, error) {
 		return 0, err
 	}
 	if len(list) != 1 || list[0].Property != tpm2.TPMPTPermanent {
-		return 0, errors.New("lockout: the TPM does not report TPMA_PERMANENT")
+		return 0, errors.New("lockout: the TPM does not report TPMA_PERMANENT; update the TPM's firmware")
 	}
 	return list[0].Value, nil
 }

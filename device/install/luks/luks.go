@@ -188,7 +188,7 @@ func Token(r io.ReaderAt, kind string) (json.RawMessage, error) {
 			return t, nil
 		}
 	}
-	return nil, fmt.Errorf("luks: the header has no token of type %s", kind)
+	return nil, fmt.Errorf("luks: the header has no LUKS2 token of the type %s", kind)
 }
 
 // Cipher returns the cipher of the partition's data. The cipher works on sectors of 512 bytes;
