@@ -108,7 +108,7 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	}
 	token, err := wire.ParseTokenFile(text)
 	if err != nil {
-		return nil, fmt.Errorf("agent: the hub's answer to the claim has a wrong owner: %w", err)
+		return nil, fmt.Errorf("agent: the hub's answer to the claim has an invalid owner: %w", err)
 	}
 	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords, s.Waiting = "", "", "" }); err != nil {
 		return nil, err

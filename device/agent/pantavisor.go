@@ -120,7 +120,7 @@ func (c config) credentials(raw []byte, address, device string) (config, error) 
 		return nil, err
 	}
 	if !prnForm.MatchString(answer.PRN) || answer.PRN != wire.DevicePRN+device || !secretForm.MatchString(answer.Secret) {
-		return nil, errors.New("agent: the hub's answer is not a secret of this device that fits Pantavisor's file")
+		return nil, errors.New("agent: the hub's answer is not a secret of this device, or does not fit into Pantavisor's file")
 	}
 	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
 }

@@ -74,8 +74,8 @@ func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 		"another attestation key": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			return [][]byte{certs[0], certs[1], h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "aik"}}, other.Public(), h.ca.cert, h.ca.key), certs[3]}
 		}, "another key"},
-		"too few": {func(_ *fakeHub, _ *testCA, certs [][]byte) [][]byte { return certs[:2] }, "holds 2 certificates"},
-		"none":    {func(*fakeHub, *testCA, [][]byte) [][]byte { return nil }, "holds 0 certificates"},
+		"too few": {func(_ *fakeHub, _ *testCA, certs [][]byte) [][]byte { return certs[:2] }, "has 2 certificates instead of 4"},
+		"none":    {func(*fakeHub, *testCA, [][]byte) [][]byte { return nil }, "has 0 certificates instead of 4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

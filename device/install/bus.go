@@ -159,7 +159,7 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	}
 	for _, d := range disks {
 		if why[d.Name] == "" && slices.ContainsFunc(guids[d.Name], func(g string) bool { return slices.Contains(known, g) }) {
-			why[d.Name] = "the stick that the installer was started from, or a copy of it: a partition has the same GUID"
+			why[d.Name] = "the stick that the installer was started from, or a copy of the stick: a partition has the same GUID"
 		}
 	}
 	return why

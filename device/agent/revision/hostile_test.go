@@ -555,7 +555,7 @@ func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	h := newEvilHub(t)
 	h.blob = func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(http.StatusNotFound) }
 	h.offer("1", stateWith("a", h.has("content")))
-	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "not its content") {
+	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "lost the object's bytes") {
 		t.Errorf("%+v", r)
 	}
 	h = newEvilHub(t)
