@@ -230,8 +230,8 @@ func (k *condition) resolveWord(c *conn, owner string) error {
 }
 
 // nicks returns the nicks of devices whose nick or serial number contains the word. For
-// FieldSerial, the word is the beginning of the serial number, so some of these devices may have
-// another serial number. It returns at most smallSet+1 nicks.
+// FieldSerial, these devices may have the serial number, and the caller must compare it. nicks
+// returns at most smallSet+1 nicks.
 func (k *condition) nicks(c *conn, owner string) (nicks []string, err error) {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
