@@ -71,7 +71,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 			}
 			if fresh {
 				event.Owner, event.Device = d.owner, d.id
-				event.Message = fmt.Sprintf("A device of another owner onboarded. Its EK certificate has %s as this device's. Both devices may be the same TPM with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
+				event.Message = fmt.Sprintf("A device of another owner onboarded. That device's EK certificate has %s as this device's EK certificate. Both devices may have the same TPM, with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
 				if err := appendEvent(c, event); err != nil {
 					return err
 				}
@@ -85,7 +85,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 				whose = fmt.Sprintf("your device %q (%s)", d.nick, d.id)
 			}
 			event.Owner, event.Device = k.owner, k.device
-			event.Message = fmt.Sprintf("This device's EK certificate has %s as that of %s. Both devices may be the same TPM with two endorsement keys.", m.What, whose)
+			event.Message = fmt.Sprintf("This device's EK certificate has %s as the EK certificate of %s. Both devices may have the same TPM, with two endorsement keys. Find out whether both devices are one machine.", m.What, whose)
 			if err := appendEvent(c, event); err != nil {
 				return err
 			}
