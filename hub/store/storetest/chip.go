@@ -58,9 +58,8 @@ func ownersOfOneChipAreToldOnce(f *fixture) {
 	f.withMarks(Machine{Name: "tug"}, f.token, "another serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
-	// If the first owner onboards a third device with the mark, the first owner gets an event. The
-	// second owner got an event about the first owner's raft before, and gets no further event
-	// about it.
+	// If the first owner onboards a third device with the mark, the first owner and the second
+	// owner each get one event.
 	ship := f.withMarks(Machine{Name: "ship"}, f.token, "serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID, ship.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID, barge.ID})
