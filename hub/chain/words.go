@@ -31,7 +31,7 @@ func (r *reader) describe(l *Link) {
 	case EK:
 		l.Sentence = r.ekWords(l.State)
 	case AIK:
-		l.Sentence = r.keyWords(l.State, "The same chip holds the key with which it signs statements about itself. The hub tested this before it trusted the key.")
+		l.Sentence = r.keyWords(l.State, "The same chip has the key with which it signs statements about itself. The hub tested this before it trusted the key.")
 	case IDevID:
 		l.Sentence = r.keyWords(l.State, "The key that identifies this device to the hub was made inside the same chip and cannot leave it.")
 	case Connection:

@@ -11,7 +11,7 @@ type LogEntry struct {
 	Device   string
 	Owner    string
 	Created  time.Time // when the hub received the line; increases with Seq for an owner
-	Sec      int64     // seconds since 1970, by the device's clock; Nano holds the nanoseconds
+	Sec      int64     // seconds since 1970, by the device's clock; Nano has the nanoseconds
 	Nano     int64
 	Level    string
 	Source   string

@@ -72,7 +72,7 @@ func Read(ctx context.Context, name string, b []byte) (certs []Certificate, prob
 		}
 		certs, problems = append(certs, more...), append(problems, wrong...)
 		if len(certs)+len(problems) > MaxCertificates {
-			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+			return nil, nil, fmt.Errorf("%s contains more than %d certificates", name, MaxCertificates)
 		}
 	}
 	if len(certs)+len(problems) == 0 {
@@ -133,7 +133,7 @@ func Split(name string, b []byte) ([]Part, error) {
 		return nil, fmt.Errorf("%s contains no certificate", name)
 	}
 	if len(ders) > MaxCertificates {
-		return nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+		return nil, fmt.Errorf("%s contains more than %d certificates", name, MaxCertificates)
 	}
 	parts := make([]Part, len(ders))
 	for i, der := range ders {
@@ -167,10 +167,10 @@ func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 			}
 			ders, errs = append(ders, more...), append(errs, make([]error, len(more))...)
 		default:
-			return nil, nil, fmt.Errorf("%s contains a %s; only certificates are accepted", name, tcg.Printable(block.Type))
+			return nil, nil, fmt.Errorf("%s contains the PEM block %q; only certificates are accepted", name, tcg.Printable(block.Type))
 		}
 		if len(ders) > MaxCertificates {
-			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+			return nil, nil, fmt.Errorf("%s contains more than %d certificates", name, MaxCertificates)
 		}
 	}
 	return ders, errs, nil

@@ -154,8 +154,8 @@ func TestRefusesFilesOfOtherThings(t *testing.T) {
 	for _, c := range []struct{ name, text, says string }{
 		{"empty", "", "contains no certificate"},
 		{"prose", "no certificate here", "neither a PEM nor a DER"},
-		{"key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})), "holds a PRIVATE KEY"},
-		{"certificate and key", asPEM(root.cert.Raw) + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}})), "holds a EC PRIVATE KEY"},
+		{"key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})), `the PEM block "PRIVATE KEY"`},
+		{"certificate and key", asPEM(root.cert.Raw) + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}})), `the PEM block "EC PRIVATE KEY"`},
 		{"data after it", string(root.cert.Raw) + "x", "neither"},
 		{"large", strings.Repeat("x", trust.MaxFile+1), "at most"},
 		{"other PKCS #7", string(der(t, struct{ Kind asn1.ObjectIdentifier }{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}})), "no readable certificates"},

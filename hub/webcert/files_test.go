@@ -49,8 +49,8 @@ func pair(t *testing.T, name string, serial int64, until time.Time) (cert, key [
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// files is a Files whose certificate and key are in a temporary folder, with a clock and a log for
-// the test.
+// files has the paths of a certificate and its key in a temporary folder, with a clock and a log
+// for tests of webcert.Files.
 type files struct {
 	t         *testing.T
 	cert, key string

@@ -15,7 +15,7 @@ import (
 	"gangway/hub/trust/cabinet"
 )
 
-// contents are the files of the test cabinets.
+// contents has the files that the test cabinets contain.
 var contents = []cabinet.File{
 	{Name: "version.txt", Content: []byte("3\n")},
 	{Name: "Maker/RootCA/root.cer", Content: bytes.Repeat([]byte("root "), 300)},
