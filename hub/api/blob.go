@@ -16,9 +16,8 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves an object's content. Its headers make browsers save the content as a file and
-// never show it as a page, whatever MIME type the owner chose: a page could run scripts with the
-// hub's address.
+// getBlob serves an object. Its headers make browsers save the object as a file and never show it
+// as a page, whatever MIME type the owner chose: a page could run scripts with the hub's address.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	// The owner may no longer have the object.
@@ -49,7 +48,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Content-Disposition", name)
 	rc := http.NewResponseController(w)
 	// Each block gets a new write deadline. A block is read only after the client received the
-	// block before.
+	// previous block.
 	http.ServeContent(w, r, "", time.Time{}, struct {
 		io.Reader
 		io.Seeker
@@ -77,14 +76,14 @@ const (
 type upload struct {
 	body  io.Reader
 	rc    *http.ResponseController
-	whole int64     // the content's size on the disk, in bytes
-	size  int64     // the part of whole that counts against the owner's quota while it runs
+	whole int64     // the object's size on the disk, in bytes
+	size  int64     // the part of whole that counts against the owner's quota while the upload runs
 	end   time.Time // the deadline of the whole upload
 
 	broken error // set by Read, if receiving failed
 
 	mu   sync.Mutex
-	over bool      // guarded by mu: another upload replaced it
+	over bool      // guarded by mu: another upload replaced this upload
 	last time.Time // guarded by mu: when data last arrived
 }
 
@@ -167,8 +166,8 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. room is the unused part of the owner's quota, in bytes, before
-// the running uploads are subtracted.
+// begin waits for an upload's turn. `room` is the unused part of the owner's quota, in bytes,
+// before the running uploads are subtracted.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {
@@ -191,7 +190,8 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 	}
 }
 
-// try begins an upload if its turn has come. If not, ended is closed when another upload ends.
+// try begins an upload if the upload's turn has come. If not, the channel `ended` is closed when
+// another upload ends.
 func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -242,9 +242,9 @@ func (u *uploads) finish(key store.Object, one *upload) {
 	u.ended = make(chan struct{})
 }
 
-// putBlob stores an object's content. 200 means that the content is complete, verified and durable.
-// Any other status means that nothing has changed; the client may send the content again until the
-// URL expires.
+// putBlob stores an object's file. Status 200 means that the file is complete, verified and
+// durable. After any other status nothing has changed, and the client may send the file again until
+// the URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	u := callerOf(r).url
 	key := u.object
@@ -302,7 +302,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginUpload starts an upload in the store. If Collect is removing an old content with the same
+// beginUpload starts an upload in the store. If Collect is removing an old object with the same
 // hash, beginUpload waits.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
 	deadline := time.Now().Add(10 * time.Second)

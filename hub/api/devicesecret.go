@@ -46,7 +46,8 @@ func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires
 	}, now)
 }
 
-// signInByCertificate issues a device an access token, for programs that cannot use its TPM key.
+// signInByCertificate issues an access token to a device. The access token is for programs on the
+// device that cannot use the TPM's key.
 func (s *Server) signInByCertificate(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	token, err := s.deviceToken(d, byCertificate, d.IDevIDHash, time.Time{})

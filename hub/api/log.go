@@ -91,7 +91,7 @@ type logLine struct {
 	Message  scalar `json:"msg"`
 }
 
-// cutText shortens a text to at most most bytes. It cuts at the start of a rune, and appends "…".
+// cutText shortens a text to at most `most` bytes. It cuts at the start of a rune, and appends "…".
 func cutText(s scalar, most int) string {
 	text := printable(string(s))
 	if len(text) <= most {
@@ -147,9 +147,8 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// logCursor is the content of "next-cursor". It is neither signed nor encrypted, because every
-// request reads only the lines of the signed-in account: a forged cursor returns no more than a
-// query does.
+// logCursor is the decoded "next-cursor". It is neither signed nor encrypted, because every request
+// reads only the lines of the signed-in account: a forged cursor returns no more than a query does.
 type logCursor struct {
 	Devices   []string  `json:"d,omitempty"`
 	Levels    []string  `json:"l,omitempty"`
@@ -159,7 +158,7 @@ type logCursor struct {
 	After     time.Time `json:"a,omitzero"`
 	Before    time.Time `json:"b,omitzero"`
 	Newest    bool      `json:"n,omitempty"`
-	Whole     bool      `json:"w,omitempty"` // only lines of whole seconds that have ended
+	Whole     bool      `json:"w,omitempty"` // list only lines of seconds that have ended
 	Page      int       `json:"g"`
 	Created   time.Time `json:"c,omitzero"` // with Seq: the entry after which to continue
 	Seq       int64     `json:"q,omitempty"`

@@ -36,8 +36,9 @@ type claimant struct {
 	asked      time.Time
 }
 
-// claimants are the machines that asked within claimantsFor, by the short forms of their codes.
-// Another hub with the same database does not know them; there, a person must use the code itself.
+// claimants are the machines that asked the hub within claimantsFor, by the short forms of their
+// codes. Another hub with the same database does not know these machines; there, a person must use
+// the code itself.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
@@ -138,7 +139,7 @@ func (s *Server) showArrival(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "arrival", p)
 }
 
-// showArrivalSteps is the part of that page that the browser updates.
+// showArrivalSteps answers with the part of the page of showArrival that the browser updates.
 func (s *Server) showArrivalSteps(w http.ResponseWriter, r *http.Request) error {
 	a, err := s.arrivalOf(r)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 // devicePath returns the address of a device's page.
 func devicePath(id string) string { return "/ui/devices/" + id }
 
-// tabPath returns the address of a tab. pairs are names and values for the query; empty values are
-// omitted.
+// tabPath returns the address of a tab. `pairs` are names and values for the query; empty values
+// are omitted.
 func tabPath(id, tab string, pairs ...string) string {
 	q := url.Values{}
 	if tab != tabSummary {
@@ -71,7 +71,7 @@ func init() {
 type deviceView struct {
 	*ui.DevicePage
 	boot   string          // store.BootState
-	newest *store.Revision // without state and meta; nil: the device has no trail
+	newest *store.Revision // the newest revision without its state and meta; nil: the device has no trail
 }
 
 // showDevicePage is the page of a device.

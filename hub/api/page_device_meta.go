@@ -32,7 +32,7 @@ func (s *Server) fillMeta(_ *http.Request, v *deviceView) error {
 }
 
 // tableOf returns the first keys of user-meta or device-meta with their values, the number of
-// further keys, and the size of the whole in bytes.
+// further keys, and the size of all keys and values in bytes.
 func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
 	if text, err := store.CompactJSON(orEmpty(m)); err == nil {
 		size = len(text)
@@ -170,8 +170,8 @@ func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said str
 // maxUndo bounds the undo value of a notice, in bytes, because the notice is in a cookie.
 const maxUndo = 1024
 
-// undoOfKey adds an undo to a notice, which restores the earlier value of a key. If the value is
-// longer than maxUndo, the notice has no undo.
+// undoOfKey adds an undo to a notice. The undo restores the earlier value of a key. If the earlier
+// value is longer than maxUndo, the notice has no undo.
 func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
 	if act != "set" && act != "remove" {
 		return n

@@ -12,8 +12,8 @@ import (
 // eventsOnTab is how many events the tab "Events" shows.
 const eventsOnTab = 50
 
-// fillEvents fills the tab "Events". ?routine=1 adds the counts of frequent events. ?before= lists
-// the events before an event, by its number.
+// fillEvents fills the tab "Events". ?routine=1 adds the counts of frequent events. ?before=N lists
+// the events before the event with number N.
 func (s *Server) fillEvents(r *http.Request, v *deviceView) error {
 	q := r.URL.Query()
 	t := &ui.DeviceEvents{Routine: q.Get("routine") != ""}
