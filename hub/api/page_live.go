@@ -62,7 +62,7 @@ type listener struct {
 	done    chan struct{} // closed when the hub stops
 }
 
-// liveChange is one line.
+// liveChange is one line, about an event.
 type liveChange struct {
 	Device string `json:"device,omitempty"`
 	Kind   string `json:"kind"`

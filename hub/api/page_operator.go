@@ -28,8 +28,8 @@ const (
 
 const (
 	ownersOnPage = 100
-	// certificateSoon is the time before its expiry at which the pages' certificate needs
-	// attention, because ACME and similar tools renew a certificate earlier.
+	// certificateSoon is a length of time. The pages' certificate needs attention if it expires
+	// within certificateSoon, because ACME and similar tools renew a certificate earlier.
 	certificateSoon = 14 * 24 * time.Hour
 )
 

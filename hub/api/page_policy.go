@@ -22,8 +22,8 @@ const (
 	// three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
 	// previewDevices and previewWaiting are the numbers of devices and of waiting machines that a
-	// preview judges; each takes about a millisecond. previewRows is the number of changes that it
-	// shows.
+	// preview judges. To judge one of them takes about a millisecond. previewRows is the number of
+	// changes that a preview shows.
 	previewDevices, previewWaiting, previewRows = 200, 50, 50
 )
 
@@ -177,8 +177,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses to put a
-// text into force for which the form has no preview.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy
+// whose text the form has not previewed.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

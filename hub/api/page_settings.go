@@ -251,7 +251,7 @@ func scopeWords(scope string) string {
 	return resource + " (" + words + ")"
 }
 
-// createAPITokenOnPage makes an API token. The secret must be in no address, cookie or log, so the
+// createAPITokenOnPage makes an API token. No address, cookie or log may contain the secret. So the
 // answer to the form is the page with the secret, and not a redirect.
 func (s *Server) createAPITokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {

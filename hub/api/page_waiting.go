@@ -29,7 +29,7 @@ import (
 // evidence or questions have changed, its decision is not stored, and the page says so.
 const (
 	waitingPath = "/ui/onboard/waiting"
-	// waitingRows is how many machines a page shows with all that is known of them.
+	// waitingRows is the number of machines that a page shows with all their facts.
 	waitingRows = 15
 	// decideAtOnce bounds the machines of one decision, so that their ids and digests fit into a
 	// form.
@@ -217,7 +217,7 @@ func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingR
 	return nil
 }
 
-// waitingMachines adds to rows all that is known of their machines.
+// waitingMachines returns the waiting devices with all facts that the hub knows about them.
 func (s *Server) waitingMachines(ctx context.Context, rows []store.WaitingDevice) ([]ui.WaitingMachine, error) {
 	list := make([]ui.WaitingMachine, len(rows))
 	nicks := map[string]string{}

@@ -108,8 +108,8 @@ func machineName(serial string) string {
 	return ui.Visible(serial)
 }
 
-// arrived describes the onboarding of a device: how long it took, and on which evidence the hub
-// accepted the device.
+// arrived describes the onboarding of a device: how long the onboarding took, and on which evidence
+// the hub accepted the device.
 func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, error) {
 	m := ui.WallMachine{ID: d.ID, Name: ui.Visible(d.Nick), Model: ui.Visible(d.ProdModel), Time: d.Created, New: s.cfg.Now().Sub(d.Created) < newFor, State: ui.Badge{Tone: "off", Text: "no TPM"}}
 	e, has, err := orMissing(s.cfg.Store.Enrolment(ctx, d.Enrolment))

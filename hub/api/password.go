@@ -52,8 +52,8 @@ type passwords struct {
 // Bounds of the queue for passwords.
 const (
 	passwordsAtOnce = 4
-	passwordQueue   = 64              // how many wait in each lane
-	passwordTimeout = 5 * time.Second // how long each waits
+	passwordQueue   = 64              // maximum number of checks that wait in each lane
+	passwordTimeout = 5 * time.Second // how long a check waits at most
 )
 
 // decoyHash makes the decoy once for all servers of a process. No account has this hash.
@@ -67,8 +67,8 @@ func newPasswords() (*passwords, error) {
 	return &passwords{queue: lifoSemaphore{free: passwordsAtOnce, maxWaiting: passwordQueue, timeout: passwordTimeout}, decoy: decoy}, nil
 }
 
-// check reports whether password has the hash. An empty hash matches no password, and the check
-// takes as long as for a real hash. check returns errBusy if too many checks wait.
+// check reports whether `hash` is the hash of `password`. An empty hash matches no password, and
+// the check takes as long as for a real hash. check returns errBusy if too many checks wait.
 func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil

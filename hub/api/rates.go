@@ -48,9 +48,9 @@ func DefaultRates() Rates {
 	}
 }
 
-// with returns a copy of r in which the rates of other replace those of the same name. It returns
-// an error for an unknown name, and for a rate that admits nothing. The texts of these errors are
-// for the operator.
+// with returns a copy of `r`, in which the rates of `other` replace the rates of the same name. It
+// returns an error for an unknown name, and for a rate that admits nothing. The texts of these
+// errors are for the operator.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {

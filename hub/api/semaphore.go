@@ -17,7 +17,7 @@ type lifoSemaphore struct {
 	timeout    time.Duration
 
 	mu    sync.Mutex
-	free  int     // guarded by mu: how many more may run
+	free  int     // guarded by mu: how many more callers may run
 	lanes [2]lane // guarded by mu
 }
 
@@ -33,8 +33,8 @@ const (
 
 var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in a few seconds.", "Too many people are signing in at the same time.")
 
-// do runs f when its turn comes. It returns errBusy if the wait takes longer than the timeout, and
-// ctx's error if ctx ends first.
+// do runs the function `f` when the caller's turn comes. It returns errBusy if the wait takes
+// longer than the timeout, and the error of `ctx` if `ctx` ends first.
 func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error {
 	if turn := l.enter(lane); turn != nil {
 		if err := l.wait(ctx, lane, turn); err != nil {

@@ -37,7 +37,7 @@ type Config struct {
 	Store   Store
 	CA      *pki.Hub
 	Onboard *onboard.Service
-	// Objects stores the contents of objects.
+	// Objects stores the files of objects.
 	Objects objects.Store
 	Log     *slog.Logger
 	Now     func() time.Time

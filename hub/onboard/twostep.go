@@ -80,7 +80,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
 	if err != nil && verdict.Refusal != nil {
-		return nil, verdict.Refusal // the verdict refused the request before it checked the EK, so an unusable EK must not become an internal error
+		return nil, verdict.Refusal // the hub refused the request before it checked the EK, so an unusable EK must not become an internal error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
@@ -99,10 +99,10 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
 }
 
-// akCertificate returns the certificate for the first step's answer: the recorded one or, if there
-// is none, one that it issues and records. The certificate expires with the credential. When the
-// second step has bound the device, the URL in the certificate leads to the certificate in the AIK
-// registry.
+// akCertificate returns the certificate for the first step's answer. If no certificate is recorded,
+// akCertificate issues and records one. The certificate expires with the credential. When the
+// second step has bound the device, the AIK registry serves a certificate at the URL in this
+// certificate.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
@@ -159,9 +159,10 @@ type SecondStepAnswer struct {
 	Device      store.Device
 }
 
-// SecondStep is the second step of two-step enrolment (Pantacor's /register). The AK certifies that the
-// CSR's key is in the TPM that opened the first step's credential. SecondStep verifies this, then
-// judges, issues and binds as Enrol and Activate do. Its errors have the same types as theirs.
+// SecondStep is the second step of two-step enrolment (Pantacor's /register). The AK certifies that
+// the CSR's key is in the TPM that opened the first step's credential. SecondStep verifies this,
+// then judges, issues and binds as Enrol and Activate do. Its errors have the same types as the
+// errors of Enrol and Activate.
 func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (SecondStepAnswer, error) {
 	e, err := s.register(ctx, body, addr)
 	if err != nil {
@@ -228,8 +229,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, now, addr)
 }
 
-// provenIn returns the hour of the credential whose secret the device used for the proof. hubName is
-// empty for a proof in the old form, which does not name the hub.
+// provenIn returns the hour of the credential whose secret the device used for the proof. `hubName`
+// is empty for a proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)

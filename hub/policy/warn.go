@@ -69,7 +69,7 @@ func isMaker(name string) bool {
 	return rawMaker.MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// suggest suggests makers for an unknown name, and lists the known ones.
+// suggest suggests makers for an unknown name, and lists the known makers.
 func suggest(name string) string {
 	var close []string
 	lower := strings.ToLower(strings.TrimSpace(name))
@@ -88,8 +88,8 @@ func suggest(name string) string {
 	return "t" + known
 }
 
-// within reports whether a becomes b by inserting, deleting or replacing at most n characters (0 or
-// 1), or by exchanging two neighbours.
+// within reports whether at most `n` changes (0 or 1) turn the text `a` into the text `b`. A change
+// inserts, deletes or replaces one character, or exchanges two neighbours.
 func within(a, b string, n int) bool {
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -131,7 +131,7 @@ func (w *warner) names() {
 	}
 }
 
-// covers reports whether a rule matches every TPM that another one matches.
+// covers reports whether the rule `r` matches every TPM that the rule `other` matches.
 func (r *Rule) covers(other *Rule) bool {
 	return (r.Maker == "" || strings.EqualFold(r.Maker, other.Maker)) &&
 		(r.Model == "" || r.Model == "*" || strings.EqualFold(r.Model, other.Model)) &&
@@ -143,8 +143,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// hidden warns of rules that are never reached, and of rules that accept TPMs which would be
-// accepted without the rule.
+// hidden warns of rules that are never reached. It also warns of a rule that accepts TPMs which the
+// policy would accept without this rule.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {

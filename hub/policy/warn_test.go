@@ -77,7 +77,7 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 	}
 }
 
-// The error for an unknown name lists the known ones.
+// The error for an unknown name lists the known names.
 func TestUnknownWordIsNamedWithTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

@@ -23,7 +23,7 @@ const (
 	FromOwner   = "your policy"
 )
 
-// Explain says in words what Merge makes of two documents. Either may be nil.
+// Explain returns the effective policy of two documents in words. Either document may be nil.
 func Explain(hub, owner *Document) (list []Statement) {
 	e, base, none := Merge(hub, owner), Merge(hub, nil), Merge(nil, nil)
 	add := func(setting, words string, byHub, byOwner bool) {

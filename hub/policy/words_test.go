@@ -7,7 +7,7 @@ import (
 	"gangway/hub/policy"
 )
 
-// The words say what is in force, and whose setting decides.
+// Explain says what is in force, and whose setting decides.
 func TestExplainsWhoseSettingDecides(t *testing.T) {
 	t.Parallel()
 	explained := func(hub, owner *policy.Document) string {
