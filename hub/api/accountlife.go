@@ -26,7 +26,7 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 	}
 	if !ok {
 		// The status is not 401: the session is still valid, and at 401 clients would discard it.
-		p := problem(http.StatusForbidden, "current-password", "Check it and try again.", "The current password is wrong.")
+		p := problem(http.StatusForbidden, "current-password", "Check the password and try again.", "The current password is wrong.")
 		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "A signed-in client sent a wrong current password."})
 		return p
 	}

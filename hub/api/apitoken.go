@@ -87,7 +87,7 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	life := apiTokenLife
 	switch {
 	case n.ExpiresIn != "" && n.ExpireAt != nil:
-		return now, problem(http.StatusBadRequest, "expires", "Send only one of them.", "The request has both expires-in and expire-at.")
+		return now, problem(http.StatusBadRequest, "expires", "Send only one of the two.", "The request has both expires-in and expire-at.")
 	case n.ExpiresIn != "":
 		d, err := time.ParseDuration(n.ExpiresIn)
 		if err != nil {

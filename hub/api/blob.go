@@ -30,7 +30,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	content, err := s.cfg.Objects.Open(r.Context(), o.Sum)
 	if errors.Is(err, objects.ErrNotFound) {
-		s.log.Error("the content of an object is missing", "sha256", hex.EncodeToString(o.Sum[:]))
+		s.log.Error("the file of an object is missing; upload the object again", "sha256", hex.EncodeToString(o.Sum[:]))
 		return store.ErrNotFound
 	}
 	if err != nil {
@@ -100,7 +100,7 @@ func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	return u
 }
 
-var errOvertaken = errors.New("hub: a newer upload of the same object replaced it")
+var errOvertaken = errors.New("hub: a newer upload of the same object replaced this upload")
 
 // Read waits up to blockTimeout. It sets u.broken if receiving failed, so that putBlob can
 // distinguish this from a failure of the object store.
@@ -255,7 +255,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks
 	// size and hash.
 	if r.ContentLength >= 0 && r.ContentLength != o.Size {
-		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the announced content.", "The upload has %d bytes, but %d were announced.", r.ContentLength, o.Size)
+		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send a file of the announced size.", "The upload has %d bytes, but the announced size is %d.", r.ContentLength, o.Size)
 	}
 	used, err := s.cfg.Store.Usage(r.Context(), o.Owner)
 	if err != nil {
@@ -281,9 +281,9 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch {
 	case errors.Is(err, objects.ErrSum), errors.Is(err, objects.ErrSize):
-		return problem(http.StatusBadRequest, "object-sum", "Send the content that was announced.", "The size or the SHA-256 of the upload differs from what was announced.")
+		return problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
 	case one.broken != nil:
-		return problem(http.StatusBadRequest, "upload-broken", "Send the content again.", "The upload ended early.")
+		return problem(http.StatusBadRequest, "upload-broken", "Send the file again.", "The upload ended early.")
 	case err != nil:
 		return err
 	}
@@ -294,7 +294,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrBeingRemoved):
-		return problem(http.StatusConflict, "announced-anew", "Announce the object with its real size, and send the content again.", "During the upload, the object was announced again with another size.")
+		return problem(http.StatusConflict, "announced-anew", "Announce the object with its real size, and send the file again.", "During the upload, the object was announced again with another size.")
 	case err != nil:
 		return trailProblem(err)
 	}

@@ -121,7 +121,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
 		// Something other than the hub removed the object's file, so the caller must upload the
 		// file again.
-		s.log.Error("the content of an object is missing", "sha256", body.Sum)
+		s.log.Error("the file of an object is missing; upload the object again", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
 		}

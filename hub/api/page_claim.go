@@ -191,7 +191,7 @@ func (s *Server) fillAboard(ctx context.Context, a *ui.Arrival, d store.Device) 
 	}
 	a.Steps = append(a.Steps,
 		ui.ArrivalStep{State: ui.StepDone, Title: "Evidence accepted", Text: upperFirst(m.State.Text) + ". " + machineWords(d.ProdModel, d.ProdSerial)},
-		ui.ArrivalStep{State: ui.StepDone, Title: "Onboarded as " + m.Name, Text: "Its TPM decrypted the certificates" + took + ".", Time: d.Created})
+		ui.ArrivalStep{State: ui.StepDone, Title: "Onboarded as " + m.Name, Text: "The TPM decrypted the certificates" + took + ".", Time: d.Created})
 	return nil
 }
 
@@ -228,7 +228,7 @@ func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinTo
 		if w.TokenID == t.ID {
 			evidence.Title, evidence.Time = "A question about its evidence", w.Since
 			evidence.Text = machineWords(w.ProdModel, w.ProdSerial) + ". The machine waits until you decide."
-			evidence.State, evidence.Path, evidence.Act = ui.StepAsks, waitingPath+"/"+w.DeviceID, "Look at it and decide"
+			evidence.State, evidence.Path, evidence.Act = ui.StepAsks, waitingPath+"/"+w.DeviceID, "Look at the machine and decide"
 			a.Steps = append(a.Steps, evidence, aboard)
 			return nil
 		}

@@ -115,7 +115,7 @@ func (s *Server) deleteOnPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	if r.PostFormValue("confirm") != ui.Visible(d.Nick) {
 		return s.renderDevice(w, r, http.StatusBadRequest, d, tabSettings, func(p *ui.DevicePage) {
-			p.Settings.ConfirmProblem = "This is not the nick. The device was not deleted."
+			p.Settings.ConfirmProblem = "This is not the nick of the device. The device was not deleted."
 		})
 	}
 	now := s.cfg.Now()

@@ -154,7 +154,7 @@ func (s *Server) fillHealth(r *http.Request, p *ui.OperatorPage) error {
 		h.Free, h.Size, h.FreePercent = byteWords(free), byteWords(total), share(free, total)
 	}
 	if s.space.degraded() {
-		h.Notes = append(h.Notes, ui.Notice{Tone: "bad", Text: "The disk is nearly full, so the hub refuses uploads. Make room on it: see \"A full disk\" in docs/operations.md."})
+		h.Notes = append(h.Notes, ui.Notice{Tone: "bad", Text: "The disk is nearly full, so the hub refuses uploads. Make room on the disk: see \"A full disk\" in docs/operations.md."})
 	}
 	h.Certificates = s.ownCertificates()
 	for _, c := range h.Certificates {

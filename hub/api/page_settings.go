@@ -132,7 +132,7 @@ func (s *Server) deleteAccountOnPage(w http.ResponseWriter, r *http.Request) err
 	a, form := accountOf(r), r.PostForm
 	if form.Get("confirm") != a.Nick {
 		return s.renderSettings(w, r, http.StatusBadRequest, settingsPath, func(p *ui.SettingsPage) {
-			p.Account.WithDevices, p.Account.ConfirmProblem = form.Get("with-devices") != "", "This is not the nick. The account was not deleted."
+			p.Account.WithDevices, p.Account.ConfirmProblem = form.Get("with-devices") != "", "This is not the nick of the account. The account was not deleted."
 		})
 	}
 	err := s.verifyPasswordAgain(r, form.Get("delete-password"))

@@ -264,7 +264,7 @@ func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // a larger number of milliseconds would overflow a Duration
 	note := "as the machine's AK attested it; the AK is proven only by the activation"
 	return append(facts,
-		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared, and %s since the last of them", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},
+		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared; %s since the last start", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},
 		ui.Fact{Name: "Under power", Value: ui.Roughly(since), Note: "since the TPM was last cleared"})
 }
 
@@ -368,7 +368,7 @@ func (s *Server) decideOne(r *http.Request, one seenMachine, approve bool) ui.De
 		}
 		s.tellDecision(row, approve)
 	case errors.Is(err, store.ErrChanged):
-		result.Text = "Its evidence or its questions have changed since the page was shown, or somebody else has decided. Look at it again."
+		result.Text = "The machine's evidence or questions have changed since the page was shown, or somebody else has decided. Look at the machine again."
 		row, _, _ = orMissing(s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, one.id, s.cfg.Now()))
 	case errors.Is(err, store.ErrNotFound):
 		result.Text = "It no longer waits."

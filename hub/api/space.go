@@ -223,11 +223,11 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	if err := s.cfg.Store.Ping(ctx); err != nil {
 		s.log.Error("not ready", "err", err)
-		reason := "The hub's store does not answer."
+		reason := "The hub's database does not answer."
 		if errors.Is(err, store.ErrBusy) || errors.Is(err, context.DeadlineExceeded) {
 			reason = "The hub's database is too slow, or locked by another program."
 		}
-		return problem(http.StatusServiceUnavailable, "not-ready", "Read the hub's log for the cause.", "%s", reason)
+		return problem(http.StatusServiceUnavailable, "not-ready", "Check that the database runs, and that the hub can use it. The hub's log names the cause.", "%s", reason)
 	}
 	if s.space.currentLevel() == scarce {
 		return problem(http.StatusServiceUnavailable, "not-ready", "Make room on the disk of the hub's data folder.", "The hub's disk is full. The hub accepts only sign-ins, and requests that end or remove something.")

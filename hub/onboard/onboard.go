@@ -318,7 +318,7 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certHash)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The hub has no record of the certificate.", Hint: "Onboard again."}
+		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The hub has no record of this certificate.", Hint: "Onboard again."}
 	}
 	if err != nil {
 		return store.Device{}, err

@@ -213,10 +213,10 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	}
 	// The hub gives devices their ids. A request that names another device tries to become that device.
 	if in.DeviceName != "" && in.DeviceName != id {
-		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave it out, or take it from the serialNumber of the AK certificate."}
+		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave device-name out, or take the id from the serialNumber of the AK certificate."}
 	}
 	if r.Ownership.Device != "" && r.Ownership.Device != wire.DevicePRN+id {
-		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn of this TPM's device.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
+		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn of this TPM's device.", Hint: "Leave the extension out, or take the id from the serialNumber of the AK certificate."}
 	}
 	kept, err := wire.RegistrationRecord{
 		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour, HubName: in.HubName,

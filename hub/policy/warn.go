@@ -235,7 +235,7 @@ func (w *warner) looserKinds() {
 		}
 		for _, kind := range w.d.EKKinds[name] {
 			if !slices.Contains(allowed, kind) {
-				w.add("ek_kinds: %s for %s has no effect: the hub's policy allows %s.", kind, name, strings.Join(allowed, ", "))
+				w.add("ek_kinds: %s for %s has no effect: the hub's policy allows only %s.", kind, name, strings.Join(allowed, ", "))
 			}
 		}
 	}
