@@ -38,7 +38,8 @@ const (
 	// anySession is a person's session with any scopes. The hub refuses API tokens.
 	anySession
 	// fullSession is a person's session with all scopes. It protects the routes that no program may
-	// call: making API tokens, changing the password, ending sessions, and deleting the account.
+	// call. These routes make API tokens, change the password, end sessions, and delete the
+	// account.
 	fullSession
 
 	// operator is a fullSession of an account with the role operator. The role gives access only to

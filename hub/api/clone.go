@@ -92,8 +92,8 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// decideCloned applies an owner's decision: "one" machine, "two", or empty, which withdraws the
-// last decision.
+// decideCloned applies an owner's decision: "one" machine, "two" machines, or empty. An empty
+// decision withdraws the last decision.
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`

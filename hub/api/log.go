@@ -191,9 +191,9 @@ func (c *logCursor) valid() bool {
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
 // useWholeSeconds prepares the cursor for clients that poll with the time of their last line,
-// truncated to seconds, as pvr does. To send each line exactly once, the hub skips the whole second
-// that the client names, and does not send the lines of the present second before that second has
-// ended.
+// truncated to seconds, as pvr does. The hub must send each line exactly once to such a client. So
+// the hub skips the whole second that the client names. It does not send the lines of the present
+// second before that second has ended.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return

@@ -334,9 +334,9 @@ const (
 	askBurst = 4
 )
 
-// mustMeasureAgain reports whether the device must measure again on this connection, because
+// mustMeasureAgain reports whether the device must measure again on this connection. It must, if
 // another connection of the same device has sent a measurement in the meantime. A machine that
-// restarted or lost its connection does not use its old connection again, so a device that still
+// restarted or lost its connection does not use its old connection again. So a device that still
 // uses an old connection may be a clone.
 func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
 	c := ownConnection(r)

@@ -97,8 +97,8 @@ func (s *Server) writeHTML(w http.ResponseWriter, status int, page []byte) error
 	return err
 }
 
-// redirect answers a form with a redirect (303) to one of the hub's pages, which shows the notice.
-// If a person reloads that page, the browser does not send the form again.
+// redirect answers a form with a redirect (303) to one of the hub's pages. That page shows the
+// notice. If a person reloads that page, the browser does not send the form again.
 func (s *Server) redirect(w http.ResponseWriter, r *http.Request, to string, n ui.Notice) error {
 	if n.Text != "" {
 		text, err := json.Marshal(n)

@@ -17,8 +17,8 @@ import (
 const (
 	// auditRows is the number of events on a page of the audit trail.
 	auditRows = 50
-	// auditExamined bounds the events that the store reads for one page. If few of them match the
-	// filter, the page has few rows or none.
+	// auditExamined bounds the events that the store reads for one page. If few of these events
+	// match the filter, the page has few rows or none.
 	auditExamined = 5000
 	// auditFresh is the largest number of newer events that the page announces.
 	auditFresh = 100
@@ -343,7 +343,8 @@ func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
 	return l, err
 }
 
-// subjectOf returns the page of the policy, list or account part that events of a kind change.
+// subjectOf returns a link to the page for events of a kind, such as the policy, the EK list or the
+// sessions.
 func subjectOf(kind string) ui.AuditLink {
 	for _, one := range []struct{ prefix, name, path string }{
 		{"policy.", "policy", policyPath},

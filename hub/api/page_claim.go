@@ -15,8 +15,8 @@ import (
 )
 
 // A machine with a claim code asks the hub every three seconds whether somebody has claimed it. For
-// a minute after such a request, the hub can find the machine by the short form of its code, which
-// a person can type. This reveals only the machine's IP address: a client that polls has the code
+// a minute after such a request, a person can type the short form of the code, and the hub finds
+// the machine. This reveals only the machine's IP address: a client that polls has the code
 // already, and a person who types the short form sees it on the machine's screen.
 const (
 	claimPath = "/ui/onboard/claim"

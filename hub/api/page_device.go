@@ -216,8 +216,8 @@ func orMissing[T any](v T, err error) (T, bool, error) {
 	return v, err == nil, err
 }
 
-// formProblem returns the text that a form shows beside a field, and the status of the answer, if
-// the person can correct the error in the form.
+// formProblem reports whether the person can correct an error in the form. If so, it returns the
+// text that the form shows beside a field, and the status of the answer.
 func (s *Server) formProblem(r *http.Request, err error) (text string, status int, ok bool) {
 	p := s.knownProblem(r, err)
 	if p == nil || p.Status < 400 || p.Status >= 500 || p.Status == http.StatusNotFound {

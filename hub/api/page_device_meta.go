@@ -53,8 +53,7 @@ func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
 }
 
 // indented returns metadata as JSON with a line for each key. It escapes characters that are
-// invisible or that reorder text, so that the text that a person sees is the text that the form
-// sends.
+// invisible or that reorder text. So the form sends exactly the text that the person sees.
 func indented(m map[string]any) string {
 	text, err := store.CompactJSON(orEmpty(m))
 	if err != nil {

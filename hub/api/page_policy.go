@@ -22,8 +22,8 @@ const (
 	// three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
 	// previewDevices and previewWaiting are the numbers of devices and of waiting machines that a
-	// preview judges. To judge one of them takes about a millisecond. previewRows is the number of
-	// changes that a preview shows.
+	// preview judges. One judgement takes about a millisecond. previewRows is the number of changes
+	// that a preview shows.
 	previewDevices, previewWaiting, previewRows = 200, 50, 50
 )
 

@@ -24,9 +24,10 @@ import (
 // evidence.
 //
 // A decision must apply only to the evidence and the questions that the page showed. So each form
-// has a digest of them for each machine, and the store compares the digest in the transaction of
-// the decision. A machine that arrived after the page was shown is not in the form. If a machine's
-// evidence or questions have changed, its decision is not stored, and the page says so.
+// has, for each machine, a digest of the machine's evidence and questions. The store compares the
+// digest in the transaction of the decision. A machine that arrived after the page was shown is not
+// in the form. If a machine's evidence or questions have changed, the decision about the machine is
+// not stored, and the page says so.
 const (
 	waitingPath = "/ui/onboard/waiting"
 	// waitingRows is the number of machines that a page shows with all their facts.
@@ -48,9 +49,10 @@ var means = map[string]string{
 	"policy":                   "You make an exception from this rule for this EK. The rule does not change.",
 }
 
-// ofMaker are the codes of questions about the TPM's maker or model, and ofReason the codes of
-// questions whose reason has details of the machine. For these questions, machines are alike only
-// if the maker and the model, or the reason, are equal too.
+// ofMaker are the codes of questions about the TPM's maker or model. Machines with such a question
+// are alike only if the maker and the model are equal. ofReason are the codes of questions whose
+// reason has details of the machine. Machines with such a question are alike only if the reason is
+// equal.
 var (
 	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
 	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}

@@ -11,9 +11,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// The wall is a page for a screen that nobody operates. It has a bounded number of rows, and the
-// browser fetches all of them again when something changes, so that the page can stay open for
-// weeks.
+// The wall is a page for a screen that nobody operates. The page has a bounded number of rows. When
+// something changes, the browser fetches all rows again. So the page can stay open for weeks.
 const (
 	wallPath = "/ui/wall"
 	// Numbers of rows: devices that onboarded last, and machines that are onboarding.

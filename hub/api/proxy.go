@@ -110,9 +110,9 @@ func (s *Server) clientCAs() *x509.CertPool {
 	return pool
 }
 
-// verifyPeer ends a handshake in two cases: the peer's certificate is from the proxy's CA but does
-// not have the proxy's name, or the TLS session was resumed with a client certificate, so that the
-// peer did not prove the certificate's key.
+// verifyPeer ends a handshake in two cases. In the first case, the peer's certificate is from the
+// proxy's CA but does not have the proxy's name. In the second case, the TLS session was resumed
+// with a client certificate, so the peer did not prove the certificate's key.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	if resumedWithCertificate(&state) {
 		return errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")

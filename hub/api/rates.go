@@ -32,9 +32,9 @@ const (
 	bootRate         = "boot"
 )
 
-// DefaultRates returns the limits that apply unless the operator sets others. Each is for one
-// network (an IPv4 address, or an IPv6 /64), except boot, which is for one device, and account,
-// which is for one account.
+// DefaultRates returns the limits that apply unless the operator sets others. The limit boot is for
+// one device, and the limit account is for one account. Each other limit is for one network: an
+// IPv4 address, or an IPv6 /64.
 func DefaultRates() Rates {
 	return Rates{
 		onboardRate:      {50, 200},      // onboarding requests and activations

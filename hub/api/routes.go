@@ -18,9 +18,9 @@ import (
 // whether the hub refuses it when disk space is scarce (see essential).
 type route struct {
 	method string
-	// path is a pattern of http.ServeMux, with two differences: it matches only whole paths, and
-	// "/?" at its end stands for an optional slash. Devices do not follow redirects, so the hub
-	// answers requests for a collection with and without the slash.
+	// path is a pattern of http.ServeMux, with two differences. The pattern matches only whole
+	// paths. A "/?" at the end of the pattern means an optional slash. Devices do not follow
+	// redirects, so the hub answers requests for a collection with and without the slash.
 	path   string
 	who    access
 	rate   string // name of a limit in Rates; or unlimited, or inHandler

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// lifoSemaphore lets a few callers run at once. Further callers wait, and the newest of them runs
-// first. So during a flood, the hub answers new requests in time, and refuses old requests, whose
-// clients have probably given up. In a first-in-first-out queue, every request would wait for the
-// whole flood. Requests from known networks run before those from unknown networks.
+// lifoSemaphore lets a few callers run at once. Further callers wait, and the newest waiting caller
+// runs first. So during a flood, the hub answers new requests in time. It refuses old requests,
+// because their clients have probably given up. In a first-in-first-out queue, every request would
+// wait for the whole flood. Requests from known networks run before those from unknown networks.
 type lifoSemaphore struct {
 	maxWaiting int // callers in one lane; if one more arrives, the oldest caller of the lane is refused
 	timeout    time.Duration

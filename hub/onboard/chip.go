@@ -26,10 +26,10 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner sends an event to the owner of a device after the hub refused the device's TPM with the
-// join token of a second owner. With CodeOtherOwner, the request had the device's EK. With
-// CodeOtherEK, the request had the device's AIK and another EK. The device's owner gets one event
-// for each such second owner. The peer has proven that it is the device's TPM, or that it has the
+// warnOwner sends an event to the first owner, who owns a TPM's device. The hub has refused that
+// TPM with the join token of a second owner. With CodeOtherOwner, the refused request had the
+// device's EK. With CodeOtherEK, it had the device's AIK and another EK. The first owner gets one
+// event for each second owner. The peer has proven that it is the device's TPM, or that it has the
 // TPM's AIK.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK

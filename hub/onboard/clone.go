@@ -45,14 +45,15 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 }
 
 // RecordSighting compares evidence of a device's TPM with earlier evidence, and stores the result
-// in the device's clone record. weigh adds the sighting to the record; RecordSighting calls it
-// again if another sighting was stored in between. If the device has no record yet, the record
-// begins with first, the device's enrolment.
+// in the device's clone record. The function `weigh` adds the sighting to the record.
+// RecordSighting calls `weigh` again if another sighting was stored in between. If the device has
+// no record yet, the record begins with `first`, the device's enrolment.
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
-// transaction, so that the owner gets the event exactly once. RecordSighting returns the record's
-// version. known reports that the caller need not warn the owner of counters that went back: the
-// record has an unanswered finding already, or this sighting adds a finding that explains them.
+// transaction, so the owner gets the event exactly once. RecordSighting returns the record's
+// version. If `known` is true, the caller need not warn the owner of counters that went back:
+// either the record has an unanswered finding already, or this sighting adds a finding that
+// explains the counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record

@@ -244,8 +244,8 @@ func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, no
 	return 0, errCredential
 }
 
-// pantacorsForm reports, by its size, whether an ownership proof is an HMAC, which does not name the
-// hub.
+// pantacorsForm reports whether an ownership proof is an HMAC, which does not name the hub. It
+// looks only at the size of the proof.
 func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSize }
 
 // stepsToken verifies the ownership proof of the second step, in Pantacor's form or as an Ed25519

@@ -1,10 +1,10 @@
-// Package policy parses the documents in which a hub's operator and an owner say which TPMs they
-// accept, and merges both into the effective policy.
+// Package policy parses policy documents, and merges them into the effective policy. In a document,
+// a hub's operator or an owner says which TPMs to accept.
 //
-// An owner's document can only tighten the hub's: the stricter of two settings applies. A software
-// TPM must be on the hub's list and, if the owner's document has such a list, on the owner's. If
-// only one document has a setting, that setting applies; if neither has it, evidence.DefaultPolicy
-// applies.
+// An owner's document can only tighten the hub's document: the stricter of two settings applies. A
+// software TPM must be on the list in the hub's document. If the owner's document has such a list,
+// the TPM must be on that list too. If only one document has a setting, that setting applies. If
+// neither document has the setting, evidence.DefaultPolicy applies.
 package policy
 
 import (

@@ -11,12 +11,13 @@ import (
 	"gangway/tcg"
 )
 
-// Warnings returns sentences about the parts of a document that have no effect: names of makers
-// that no TPM has, rules that another rule hides and, in an owner's document, settings that are
-// looser than the hub's. A document with warnings is still valid.
+// Warnings returns sentences about the parts of a document that have no effect. Such parts are
+// names of makers that no TPM has, and rules that another rule hides. In an owner's document,
+// settings that are looser than the hub's settings have no effect either. A document with warnings
+// is still valid.
 //
-// The argument hub is the hub's document, or nil if the hub has none; owners says that d is an
-// owner's document. To check the hub's own document, pass nil as hub and false as owners.
+// `hub` is the hub's document, or nil if the hub has none. `owners` says that `d` is an owner's
+// document. To check the hub's own document, pass nil as `hub` and false as `owners`.
 func Warnings(d, hub *Document, owners bool) []string {
 	w := &warner{d: d, hub: hub, owners: owners}
 	w.names()
