@@ -45,7 +45,7 @@ func (a *accountLimiter) allow(login, account string, from netip.Prefix, now tim
 		return knownNetwork, true
 	}
 	if len(login) > 256 {
-		login = login[:256] // no account has so long a login
+		login = login[:256] // no account has a longer login
 	}
 	return unknownNetwork, a.attempts.allow(strings.ToLower(login), now)
 }

@@ -46,7 +46,7 @@ type APITokenView struct {
 	TimeCreated time.Time  `json:"time-created"`
 	ExpireAt    time.Time  `json:"expire-at"`
 	Expired     bool       `json:"expired"`
-	LastUsed    *time.Time `json:"last-used,omitempty"` // up to ten minutes old
+	LastUsed    *time.Time `json:"last-used,omitempty"` // may be ten minutes older than the last use
 	LastAddr    string     `json:"last-addr,omitempty"`
 }
 

@@ -214,9 +214,9 @@ func (t *eventCounters) putBack(events []store.Event) {
 
 // Bounds on the rows that unproven peers cause. Each is a burst, and then a rate.
 const (
-	unprovenOfNobody = 16 // in the operator's trail, and 1 a minute
-	unprovenOfOwner  = 64 // in each owner's trail, and 1 a minute
-	unprovenOfAll    = 64 // in all trails together, and 4 a minute
+	unprovenOfNobody = 16 // rows at once in the operator's trail, then 1 a minute
+	unprovenOfOwner  = 64 // rows at once in each owner's trail, then 1 a minute
+	unprovenOfAll    = 64 // rows at once in all trails together, then 4 a minute
 )
 
 // unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,

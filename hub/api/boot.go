@@ -18,7 +18,7 @@ import (
 type BootView struct {
 	Device    string            `json:"device"`
 	State     string            `json:"state"`             // store.BootMatches or another of its states
-	Refusal   *BootRefusal      `json:"refusal,omitempty"` // in state "refused"; the other fields are of the latest valid measurement
+	Refusal   *BootRefusal      `json:"refusal,omitempty"` // only in state "refused"; then the other fields describe the latest valid measurement
 	Changes   []boot.Change     `json:"changes"`
 	Reference *boot.Reference   `json:"reference,omitempty"`
 	Latest    *boot.Measurement `json:"latest,omitempty"`

@@ -134,7 +134,7 @@ func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	if e.Stored {
 		row.Changed = e.Added
 	}
-	if e.Cert.NotAfter.Year() >= 9999 { // RFC 5280, 4.1.2.5: it has no end
+	if e.Cert.NotAfter.Year() >= 9999 { // RFC 5280, 4.1.2.5: the certificate does not expire
 		row.Until = time.Time{}
 	}
 	return row

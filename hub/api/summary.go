@@ -22,7 +22,7 @@ type SummaryView struct {
 	Device       string    `json:"device"`
 	Nick         string    `json:"device-nick"`
 	Revision     int       `json:"revision"`          // number of the newest revision
-	ProgressRev  int       `json:"progress-revision"` // of the revision about which the device sent its last report; the fields below are about that revision
+	ProgressRev  int       `json:"progress-revision"` // number of the revision about which the device sent its last report; the fields below describe that revision
 	Progress     int       `json:"progress"`          // percent
 	Public       bool      `json:"public"`
 	StateSha     string    `json:"state-sha"`

@@ -318,7 +318,7 @@ func TestWarningNeedsAnOwner(t *testing.T) {
 	}
 	_, err := s.activate(c)
 	s.refused(err, onboard.CodeOtherOwner)
-	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // only the call that failed above
+	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // the only call is the call that failed above
 	s.store.before = func(called string) {
 		if called == "AIK" {
 			s.store.failAt, s.store.failure = len(s.store.calls)+1, errBroken

@@ -45,7 +45,7 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 	}
 	c := s.makers.cached.Load() // trust filled the cache; a cache of a later version is also correct
 	if c == nil {
-		return nil, errors.New("onboard: the makers' certificates are being changed")
+		return nil, errors.New("onboard: the makers' certificates are being changed; try again")
 	}
 	return &Makers{c.set, c.trust}, nil
 }
@@ -79,7 +79,7 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 		return c.trust, nil
 	}
 	if m.base == nil {
-		return nil, errors.New("onboard: no makers' certificates were set")
+		return nil, errors.New("onboard: no makers' certificates were set; call SetTrust first")
 	}
 	rows, err := s.Store.TrustedCertificates(ctx)
 	if err != nil {

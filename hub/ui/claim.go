@@ -26,7 +26,7 @@ type Arrival struct {
 	Steps  []ArrivalStep
 	Device string // the device's id; empty: the machine has not onboarded yet
 	Nick   string
-	Failed bool // nothing more will happen
+	Failed bool // the onboarding has failed, and no step follows
 }
 
 // ArrivalStep is a step of an onboarding.

@@ -62,7 +62,7 @@ type DeviceSummary struct {
 	Where []Fact
 	Runs  []Fact
 	Chain chain.Picture
-	Facts []Fact // facts about the machine that its console displays too
+	Facts []Fact // facts about the machine that the machine's console displays too
 	Life  []Moment
 }
 

@@ -35,7 +35,7 @@ type OperatorOwner struct {
 // OperatorMakers is the tab "TPM makers".
 type OperatorMakers struct {
 	Rows    []OperatorMaker
-	Others  []Share // devices of TPMs whose maker has no row above
+	Others  []Share // numbers of devices whose TPM maker has no row in Rows
 	Devices int
 }
 
@@ -56,7 +56,7 @@ type OperatorHealth struct {
 	Notes        []Notice // what needs attention
 	Started      time.Time
 	Database     string
-	Free, Size   string // of the data folder's disk; empty: the hub does not watch the disk
+	Free, Size   string // free space and size of the data folder's disk; empty: the hub does not watch the disk
 	FreePercent  int
 	Certificates []OperatorCertificate
 	Refused      []OperatorRefusals

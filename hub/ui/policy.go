@@ -9,7 +9,7 @@ import (
 // PolicyPage is the data of the page "policy".
 type PolicyPage struct {
 	Tabs    []Tab
-	Words   []policy.Statement // what is in force
+	Words   []policy.Statement // the effective policy, in words
 	Hub     string             // the hub's policy, YAML; empty: none
 	HubFrom time.Time
 	Updated time.Time // when the owner's policy was last changed; zero: the owner has no policy
@@ -28,7 +28,7 @@ type PolicyPage struct {
 type PolicyCheck struct {
 	Problem  string
 	Warnings []string
-	Words    []policy.Statement // what would be in force, if it differs
+	Words    []policy.Statement // the effective policy with this text, if it differs from the present policy
 	Same     bool               // nothing would change
 	Removes  bool               // the text is empty: the policy would be removed
 }

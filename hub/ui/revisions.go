@@ -23,7 +23,7 @@ type RevisionsPage struct {
 
 // FleetRevision is a revision of a device.
 type FleetRevision struct {
-	ID               string // of the row: the device's id, and the number of a revision that is not the newest
+	ID               string // id of the row: the device's id and, if the revision is not the newest, its number
 	Device           string // id
 	Nick             string // empty: the device was deleted
 	Rev              int
