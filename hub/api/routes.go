@@ -168,7 +168,7 @@ var routes = []route{
 	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showRevisionObject},
 	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}/blob", accountOrDevice, unlimited, noBody, (*Server).redirectToBlob},
 
-	// Objects and their contents, and devices' logs.
+	// Objects and their files, and devices' logs.
 	{"POST", "/objects/?", accountOrDevice, unlimited, jsonBody, (*Server).createObject},
 	{"GET", "/objects/?", scopedAccount, unlimited, noBody, (*Server).listObjects},
 	{"GET", "/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showObject},

@@ -372,7 +372,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	cert, err := tcg.ParseEKCertificate(d.EKCert)
 	s.must(err)
 	equal(s, "marks", marked, len(evidence.TPMMarks(cert)))
-	// A certificate of an unknown maker gives the device no chip marks, because anyone can make
+	// A certificate of an unknown maker gives the device no TPM marks, because anyone can make
 	// such a certificate.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)
@@ -387,7 +387,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	}
 }
 
-// If a stored certificate cannot be read, the device has no chip marks and is still activated.
+// If a stored certificate cannot be read, the device has no TPM marks and is still activated.
 func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)
