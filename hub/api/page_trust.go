@@ -140,8 +140,8 @@ func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	return row
 }
 
-// checkCertificates shows the facts in the certificates that a person pasted or uploaded, and whether
-// the hub trusts them. It stores nothing.
+// checkCertificates shows the facts in the certificates that a person pasted or uploaded, and
+// whether the hub trusts these certificates. It stores nothing.
 func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error {
 	name, content, err := checkedFile(r)
 	if err != nil {

@@ -28,9 +28,9 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 
 // warnOwner sends an event to the first owner, who owns a TPM's device. The hub has refused that
 // TPM with the join token of a second owner. With CodeOtherOwner, the refused request had the
-// device's EK. With CodeOtherEK, it had the device's AIK and another EK. The first owner gets one
-// event for each second owner. The peer has proven that it is the device's TPM, or that it has the
-// TPM's AIK.
+// device's EK. With CodeOtherEK, it had the device's AIK and another EK. If several second owners
+// try, the first owner gets one event for each of these owners. The peer has proven that it is the
+// device's TPM, or that it has the TPM's AIK.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."
