@@ -171,9 +171,9 @@ func TestAccountEndsOnThePageOnlyWithThePassword(t *testing.T) {
 	b := f.browser(t)
 	b.signIn()
 	for problem, fields := range map[string][]string{
-		"This is not the nick.":          {"confirm", "mallory", "delete-password", hubtest.Password, "with-devices", "yes"},
-		"The current password is wrong.": {"confirm", "ada", "delete-password", "wrong", "with-devices", "yes"},
-		"Tick the box":                   {"confirm", "ada", "delete-password", hubtest.Password},
+		"This is not the nick of the account.": {"confirm", "mallory", "delete-password", hubtest.Password, "with-devices", "yes"},
+		"The current password is wrong.":       {"confirm", "ada", "delete-password", "wrong", "with-devices", "yes"},
+		"Tick the box":                         {"confirm", "ada", "delete-password", hubtest.Password},
 	} {
 		status, page, _ := b.send("POST", "/ui/settings/delete", form(fields...))
 		if status < 400 || status > 409 {
