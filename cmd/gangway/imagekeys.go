@@ -51,7 +51,7 @@ show nothing without Microsoft's certificate: add it with --also.`,
 // madeKeys is the JSON output of image keys.
 type madeKeys struct {
 	Folder string `json:"folder"`
-	//		Certificates maps each variable to its certificates. A string has the subject and the SHA-256
+	// Certificates maps each variable to its certificates. A string has the subject and the SHA-256
 	// of one certificate.
 	Certificates map[secureboot.Variable][]string `json:"certificates"`
 }

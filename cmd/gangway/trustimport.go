@@ -108,7 +108,7 @@ func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.T
 	for _, e := range trust.NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot
 		had, there := set.Entry(e.Fingerprint)
-		//			A certificate that is only built in is stored too, so that a hub with --no-builtin-roots
+		// A certificate that is only built in is stored too, so that a hub with --no-builtin-roots
 		// trusts it.
 		if there && had.Stored && !had.Distrusted && (had.Root || !e.Root) {
 			continue
