@@ -34,8 +34,8 @@ func served(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("no hub serves on port %s after 20 s", args[0])
 }
 
-// wordOf is the script command "wordof NAME FIELD". It sets the variable NAME to a field of the
-// last command's JSON output.
+// wordOf is the script command "wordof NAME FIELD". It sets the variable NAME to the value of FIELD
+// in the last command's JSON output.
 func wordOf(ts *testscript.TestScript, _ bool, args []string) {
 	var v map[string]any
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
