@@ -126,7 +126,7 @@ var apiTokenColumns = []column[api.APITokenView]{
 func (a *app) apiTokenRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Revoke an API token, by its name or id", Args: args("the token's name or id"),
-		Long:    "Revoke ends an API token immediately. All access tokens that programs got with the API token end too.",
+		Long:    "Revoke ends an API token immediately. Access tokens that programs got with it end too.",
 		Example: "  gangway api-token revoke ci",
 		RunE: func(c *cobra.Command, arg []string) error {
 			t, err := findAPIToken(c.Context(), arg[0])

@@ -69,8 +69,8 @@ your device again when it onboards.
 
 If your network does not configure machines, give the settings: with --address and
 the other network options, or in one file (--network-file). They are on the stick as
-network.txt, which you can edit on any computer. The installed system keeps the settings. See
-docs/image.md.`,
+network.txt, which you can edit on any computer. The installed system keeps the
+settings. See docs/image.md.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --address 192.0.2.10/24 --gateway 192.0.2.1 --dns 192.0.2.53 --vlan 42

@@ -31,8 +31,8 @@ only your images. To sign an image with db.key, build it with --secure-boot-keys
 put the variables on the stick too, add --secure-boot-enrol.
 
 Guard the folder. Anyone with db.key can sign programs that your machines start.
-Anyone with PK.key or KEK.key can change which programs your machines start. Builds need only
-db.key: keep the other two offline.
+Anyone with PK.key or KEK.key can change which programs your machines start. Builds
+need only db.key: keep the other two keys offline.
 
 Microsoft signs the firmware drivers of some cards. A machine with such a card may
 show nothing without Microsoft's certificate: add it with --also.`,
