@@ -21,8 +21,8 @@ func form(fields ...string) string {
 	return v.Encode()
 }
 
-// posts sends a form to a page, and returns the answer's text. It fails the test unless the answer
-// has the status want.
+// posts sends a form to a page, and returns the answer's text. It fails the test if the answer has
+// another status than `want`.
 func (b *browser) posts(path string, want int, fields ...string) string {
 	b.t.Helper()
 	status, page, h := b.send("POST", path, form(fields...))
@@ -99,8 +99,8 @@ func TestSessionsTabEndsOtherSessions(t *testing.T) {
 	here.page("/ui/settings/sessions")
 }
 
-// Only the answer that makes an API token contains its secret. No address, cookie, event or later
-// page contains it.
+// Only the answer to the creation of an API token contains the token's secret. No URL, cookie,
+// event or later page contains the secret.
 func TestAPITokensSecretIsInOneAnswerOnly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
