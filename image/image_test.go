@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// stub makes the smallest EFI program that UKI.Build accepts. room is the number of section headers
-// for which the program has space.
+// stub makes the smallest EFI program that UKI.Build accepts. `room` is the number of section
+// headers for which the program has space.
 func stub(room int) []byte {
 	le := binary.LittleEndian
 	headers := 0x80 + 4 + coffHeader + 240 + sectionHeader + room*sectionHeader

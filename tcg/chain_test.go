@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// chainOf makes a chain of CA certificates with these names. The first one would issue the leaf,
-// and the last one is self-signed.
+// chainOf makes a chain of CA certificates with these names. The first CA would issue the leaf
+// certificate. The last CA's certificate is self-signed.
 func chainOf(t testing.TB, names ...string) [][]byte {
 	t.Helper()
 	var out [][]byte

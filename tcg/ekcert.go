@@ -39,7 +39,7 @@ type EKCertificate struct {
 	Quirks []string
 }
 
-// TrimCertificate returns the DER certificate in b, which may be wrapped as in a TPM 1.2 (TCG PC
+// TrimCertificate returns the DER certificate in `b`. The certificate may be wrapped as in a TPM 1.2 (TCG PC
 // client, 7.4.4) or be followed by the padding of its NV area (all 0x00 or all 0xFF). Anything else
 // after the certificate is an error.
 func TrimCertificate(b []byte) ([]byte, error) {
@@ -204,8 +204,8 @@ func oaepKey(spki []byte) (crypto.PublicKey, error) {
 
 var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// readSAN reads the TPM's attributes from the SAN's directory names or, if they have none, from the
-// subject.
+// readSAN reads the TPM's attributes from the SAN's directory names. If the directory names have no
+// such attribute, readSAN reads the subject.
 func (e *EKCertificate) readSAN() error {
 	cert := e.Certificate
 	for _, ext := range cert.Extensions {
@@ -287,8 +287,8 @@ func printable64(s string) string {
 }
 
 // Printable removes every character that a terminal would interpret instead of display, and the
-// characters that change the direction of text. Call it before a text that a TPM maker or a machine
-// chose is displayed.
+// characters that change the direction of text. Call Printable before you display a text from a TPM
+// maker or a machine.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
@@ -323,7 +323,7 @@ func manufacturer(s string) string {
 	return string(out)
 }
 
-// HasEKUsage reports whether the extended key usages of the certificate include the one for
+// HasEKUsage reports whether the extended key usages of the certificate include the usage for
 // endorsement keys (2.23.133.8.1).
 func (e *EKCertificate) HasEKUsage() bool {
 	return slices.ContainsFunc(e.Certificate.UnknownExtKeyUsage, OIDEKCertificate.Equal)

@@ -51,8 +51,8 @@ func (p *Public) Marshal() []byte {
 	return b
 }
 
-// Matches reports whether p can come from the template: all fields except the unique field are
-// equal.
+// Matches reports whether the public area `p` can come from the template: all fields except the
+// unique field are equal.
 func (t *Template) Matches(p *Public) bool {
 	q := &t.Public
 	return p.Type == q.Type && p.NameAlg == q.NameAlg && p.Attributes == q.Attributes &&
@@ -62,7 +62,7 @@ func (t *Template) Matches(p *Public) bool {
 		p.KeyBits == q.KeyBits && p.Exponent == q.Exponent && p.Curve == q.Curve
 }
 
-// Match returns the template that p was made from, or nil.
+// Match returns the template of the public area `p`, or nil if no template matches.
 func Match(templates []Template, p *Public) *Template {
 	for i := range templates {
 		if templates[i].Matches(p) {
@@ -72,9 +72,9 @@ func Match(templates []Template, p *Public) *Template {
 	return nil
 }
 
-// FromKey returns the public areas that key may have: one for each template of the key's algorithm
-// and size. Use it for keys that come without their TPMT_PUBLIC. FromKey pads the coordinates of an
-// ECC key to the size of the curve.
+// FromKey returns the public areas that the key `key` may have: one for each template of the key's
+// algorithm and size. Use it for keys that come without their TPMT_PUBLIC. FromKey pads the
+// coordinates of an ECC key to the size of the curve.
 func FromKey(templates []Template, key crypto.PublicKey) []*Public {
 	var out []*Public
 	for i := range templates {
@@ -111,10 +111,10 @@ const (
 )
 
 // EKTemplates are the default templates of the EK profile (B.3, B.4) in order of preference: a
-// device with several EK certificates uses the first template that has one. ECC comes before RSA.
-// H-2, H-3 and H-1, of the high range that the profile now recommends, come before L-2 and L-1, of
-// the low range. P-521 is slow on small TPMs, so H-4 comes last of the ECC templates. RSA 3072 and
-// 4096 come last of all.
+// device with several EK certificates uses the first template that has a certificate. ECC comes
+// before RSA. H-2, H-3 and H-1, of the high range that the profile now recommends, come before L-2
+// and L-1, of the low range. P-521 is slow on small TPMs, so H-4 comes last of the ECC templates.
+// RSA 3072 and 4096 come last of all.
 var EKTemplates = []Template{
 	ekECC("H-2", CurveP256, AlgSHA256, 128, 0x01C00014, 0x81010014),
 	ekECC("H-3", CurveP384, AlgSHA384, 256, 0x01C00016, 0x81010016),

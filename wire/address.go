@@ -11,8 +11,9 @@ import (
 // on a connection that the hub's CA authenticates, because anyone else could send false addresses.
 const AddressesHeader = "Gangway-Hub"
 
-// PagesHeader is the HTTP header in which the hub's responses name the https URL of its pages, if
-// they have a name of their own. It is for people's browsers: a device shows it in claim links.
+// PagesHeader is the HTTP header in which the hub's responses name the https URL of the hub's
+// pages, if the pages have a separate host name. The URL is for people's browsers: a device
+// displays it in claim links.
 const PagesHeader = "Gangway-Pages"
 
 // MaxAddresses is the largest number of addresses that ParseAddresses returns. maxAddress is the

@@ -134,8 +134,8 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 }
 
 // RootName returns the name of the hub whose root key is in HubCA. It fails if this name is not
-// HubName. A proof that is not bound to a TLS connection must contain this name, because a relay
-// could hand out a token file with another hub's name in HubName.
+// equal to HubName. A proof that is not bound to a TLS connection must contain this name: a relay
+// could distribute a token file with another hub's name in HubName.
 func (t *TokenFile) RootName() (string, error) {
 	roots, err := t.Roots()
 	if err != nil {

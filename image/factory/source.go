@@ -39,8 +39,8 @@ type Trail interface {
 	Object(ctx context.Context, sum string) (io.ReadCloser, error)
 }
 
-// maxState is the maximum number of bytes that are read of a state. The parser refuses a state of
-// this size.
+// maxState is the maximum number of bytes of a state that Merge reads. The parser refuses a state
+// of this size.
 const maxState = trail.MaxState + 1
 
 // open returns the source with this name. If this machine has a file or folder with this name, open

@@ -74,8 +74,8 @@ const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
 // entry is an entry of a stick's boot menu.
 type entry struct{ name, title, mode string }
 
-// installs holds the menu entries of an installing stick, and resets those of a wiping stick, in
-// order. The boot manager starts the first entry by itself after a timeout.
+// installs lists the menu entries of a stick that installs, in order. resets lists the menu entries
+// of a stick that wipes. The boot manager starts the first entry by itself after a timeout.
 var installs = []entry{
 	{"gangway-auto", "Install Gangway (auto)", "auto"},
 	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
@@ -84,8 +84,8 @@ var installs = []entry{
 
 var resets = []entry{{"gangway-reset", "Wipe this machine", "reset"}}
 
-// Build writes an installer image to the file path and returns its manifest. The same parts and
-// configuration give the same bytes.
+// Build writes an installer image to the file `path`, and returns the image's manifest. The same
+// parts and configuration give the same bytes.
 func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string) {}
@@ -162,7 +162,7 @@ func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest
 	return m, p.write(m, base, nil, resets, path)
 }
 
-// write writes the image of a stick with these files and these menu entries to the file path.
+// write writes the image of a stick with these files and these menu entries to the file `path`.
 func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -179,8 +179,8 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
-// token returns the join token. If the image has none, token returns a TokenFile with only the
-// hub's fields, from the hub file.
+// token returns the join token. If the image has no join token, `token` returns a TokenFile that
+// has only the fields about the hub, from the hub file.
 func (c *Config) token() (*wire.TokenFile, error) {
 	if len(c.Hub) == 0 || len(c.Token) > 0 {
 		return wire.ParseTokenFile(c.Token)
@@ -338,4 +338,4 @@ func digest(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-var errNotInstaller = errors.New("image: this is not a Gangway installer image")
+var errNotInstaller = errors.New("image: this is not a Gangway installer image: use a file that `gangway image build` wrote")

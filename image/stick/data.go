@@ -67,7 +67,7 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 }
 
 // dataMiB returns the file system's size in MiB. It has space for the objects and for the copies of
-// them that the device makes when it installs the revision.
+// the objects that the device makes when it installs the revision.
 func dataMiB(r *factory.Revision) int64 {
 	if r == nil {
 		return dataSize / mib

@@ -12,7 +12,7 @@ import (
 	"gangway/internal/race"
 )
 
-// owner makes Secure Boot keys, and makes p sign its programs with their db key.
+// owner makes an owner's Secure Boot keys, and makes the parts `p` sign programs with the db key.
 func owner(t testing.TB, p *Parts) *secureboot.Set {
 	t.Helper()
 	dir := t.TempDir()

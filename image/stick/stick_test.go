@@ -345,7 +345,7 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 }
 
 // The file that System makes for updates equals the file on the stick, whatever the join token is.
-// It holds nothing that belongs to one machine or owner.
+// The file contains nothing that belongs to one machine or owner.
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
