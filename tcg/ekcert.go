@@ -39,9 +39,9 @@ type EKCertificate struct {
 	Quirks []string
 }
 
-// TrimCertificate returns the DER certificate in `b`. The certificate may be wrapped as in a TPM 1.2 (TCG PC
-// client, 7.4.4) or be followed by the padding of its NV area (all 0x00 or all 0xFF). Anything else
-// after the certificate is an error.
+// TrimCertificate returns the DER certificate in `b`. The certificate may be wrapped as in a TPM
+// 1.2 (TCG PC client, 7.4.4) or be followed by the padding of its NV area (all 0x00 or all 0xFF).
+// Anything else after the certificate is an error.
 func TrimCertificate(b []byte) ([]byte, error) {
 	der, _, err := trimCertificate(b)
 	return der, err

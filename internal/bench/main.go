@@ -77,7 +77,7 @@ func main() {
 	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, and no server and agents")
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
-	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead, e.g. 1000,1000000")
+	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	flag.Parse()
 	var err error
@@ -152,7 +152,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spent runs f and returns the CPU time and the wall time that f took.
+// spent runs the function `f` and returns the CPU time and the wall time of this run.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()
@@ -167,7 +167,7 @@ const activations = 500
 // requests together.
 const workers = 64
 
-// parallel runs f(0) to f(n-1) on the workers and returns the first error.
+// parallel runs `f(0)` to `f(n-1)` on the workers and returns the first error.
 func parallel(n int, f func(i int) error) error {
 	next := make(chan int)
 	errs := make(chan error, workers)
@@ -208,7 +208,7 @@ type load struct {
 	distinct int // the first devices, up to this number, are different machines
 }
 
-// makeLoad makes n devices with endorsement keys of the kind ek. Making RSA keys takes long, so
+// makeLoad makes `n` devices with endorsement keys of the kind `ek`. Making RSA keys takes long, so
 // several devices share one RSA endorsement key: they are one machine with different IAK and IDevID
 // keys. Their requests cost the hub the same as those of different machines.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {

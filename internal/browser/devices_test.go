@@ -111,7 +111,7 @@ func TestDevicesLiveInBrowser(t *testing.T) {
 }
 
 // A hostile device cannot attack the page with its names: the page displays them as text, not as
-// markup, and they do not change the direction of the text around them.
+// markup. The names do not change the direction of the text around them.
 func TestHostileDeviceIsHarmlessInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	d := h.onboard(t, "L-1", `<img src=x onerror=alert(1)><script>alert(2)</script>`, "\u202e\u2066drowssap")

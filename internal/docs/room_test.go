@@ -178,8 +178,8 @@ func build(base string) error {
 	return netlink.LinkSetUp(lo)
 }
 
-// overlay mounts a copy of the folder lower at target. Writes to target go to base and do not
-// change lower.
+// overlay mounts a copy of the folder `lower` at `target`. Writes to `target` go to `base` and do
+// not change `lower`.
 func overlay(base, name, lower, target string) error {
 	upper, work := filepath.Join(base, name), filepath.Join(base, name+".work")
 	for _, dir := range []string{upper, work, target} {
@@ -254,8 +254,8 @@ func (r *room) run(line string) (string, error) {
 	return strings.ReplaceAll(out.String(), "\r\n", "\n"), c.Wait()
 }
 
-// openTerminal makes a pseudo terminal. controller is the side on which a person types, and
-// terminal the side of the program.
+// openTerminal makes a pseudo terminal. `controller` is the side on which a person types.
+// `terminal` is the side of the program.
 func openTerminal() (controller, terminal *os.File, err error) {
 	if controller, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		return nil, nil, err
@@ -315,8 +315,8 @@ func (r *room) background(name, line string) {
 	}
 }
 
-// await waits until happened returns true for a background program. what names the expected event
-// in the error message.
+// await waits until `happened` returns true for a background program. `what` names the expected
+// event in the error message.
 func (r *room) await(name, what string, happened func() bool) {
 	r.t.Helper()
 	r.mu.Lock()

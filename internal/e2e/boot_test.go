@@ -25,7 +25,7 @@ func runAgent(t *testing.T, cfg agent.Config) (stop func()) {
 	return runAgentWith(t, cfg, func(agent.Progress) {})
 }
 
-// runAgentWith does the same as runAgent, and calls look at each step.
+// runAgentWith does the same as runAgent, and calls the function `look` at each step of the agent.
 func runAgentWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
@@ -63,8 +63,8 @@ func (o *owner) waitForBoot(id, state string) api.BootView {
 	return v
 }
 
-// The hub gets the boot measurement of a software TPM into which a boot was measured as firmware
-// does it. It reports a later boot with another measurement as changed.
+// The hub gets the boot measurement of a software TPM into which a boot was measured in the way of
+// firmware. The hub reports a later boot with another measurement as changed.
 func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

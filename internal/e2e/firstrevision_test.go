@@ -47,7 +47,7 @@ func (m *machine) addFirstRevision(files map[string]string) map[string]string {
 }
 
 // The first revision that the installer image brought becomes revision 0 of the trail, and the
-// owner can download all of it. Later revisions follow.
+// owner can download the whole revision. Later revisions follow.
 func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

@@ -26,7 +26,7 @@ import (
 )
 
 // python is Debian's interpreter. The Python packages that the tests need are installed for this
-// interpreter. PATH may begin with another one.
+// interpreter. PATH may begin with the folder of another interpreter.
 const python = "/usr/bin/python3"
 
 // needPython skips the test if examples/device.py cannot run here.

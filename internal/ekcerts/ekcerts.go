@@ -28,8 +28,8 @@ type Row struct {
 	Quirks       string
 }
 
-// Try parses and checks one certificate as if the time were at. raw has the same bytes as the TPM's
-// NV.
+// Try parses and checks one certificate as if the current time were `at`. `raw` has the same bytes
+// as the TPM's NV.
 func Try(raw []byte, trust *evidence.Trust, at time.Time) Row {
 	e, err := tcg.ParseEKCertificate(raw)
 	if err != nil {

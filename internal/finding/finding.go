@@ -39,7 +39,8 @@ func Worst(findings []Finding) Severity {
 	return worst
 }
 
-// Write prints findings for people. paint adds colour to the name of a severity; nil adds none.
+// Write prints findings for people. `paint` adds colour to the name of a severity. If `paint` is
+// nil, the output has no colour.
 func Write(w io.Writer, findings []Finding, paint func(Severity, string) string) error {
 	if paint == nil {
 		paint = func(_ Severity, text string) string { return text }

@@ -197,7 +197,8 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
-// after waits for a console line that matches the pattern and was printed after the time since.
+// after waits for a console line that matches the pattern `pattern` and that the machine printed
+// after the time `since`.
 func after(t testing.TB, ctx context.Context, m *qemu.Machine, since time.Duration, pattern string) qemu.Line {
 	t.Helper()
 	re := regexp.MustCompile(pattern)

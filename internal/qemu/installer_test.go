@@ -51,8 +51,8 @@ const upPattern = `gangway-init \[([0-9.]+)\]: up`
 
 var started = regexp.MustCompile(upPattern)
 
-// kernelStart returns the time at which the kernel of a system started. up is the system's first
-// line.
+// kernelStart returns the time at which the kernel of a system started. `up` is the first line that
+// the system printed.
 func kernelStart(t *testing.T, up qemu.Line) time.Duration {
 	t.Helper()
 	ran, err := time.ParseDuration(started.FindStringSubmatch(up.Text)[1] + "s")
@@ -69,14 +69,14 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 	return newSiteWith(t, func(*site) stick.Config { return cfg })
 }
 
-// newSiteWith does the same as newSite with any configuration of the image. config returns this
+// newSiteWith does the same as newSite with any configuration of the image. `config` returns this
 // configuration, which may depend on the site's hub.
 func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	t.Helper()
 	return newSiteOf(t, func(*stick.Parts) {}, config)
 }
 
-// newSiteOf does the same as newSiteWith, and change can alter the parts of the image.
+// newSiteOf does the same as newSiteWith, and `change` can alter the parts of the image.
 func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick.Config) *site {
 	t.Helper()
 	need(t)
@@ -121,7 +121,7 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// with returns the machine's configuration. stick says whether the stick is plugged in.
+// with returns the machine's configuration. `stick` says whether the stick is plugged in.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
 	if stick {
@@ -220,7 +220,7 @@ func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 // pictures returns the folder for the documentation's screenshots, or "" if the tests take none.
 func pictures() string { return os.Getenv("GANGWAY_PICTURES") }
 
-// picture saves a screenshot if pictures is not empty.
+// picture saves a screenshot if pictures() is not empty.
 func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	t.Helper()
 	if pictures() == "" {

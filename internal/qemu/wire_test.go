@@ -146,10 +146,10 @@ func TestMachineWithAnMTUOf1280(t *testing.T) {
 	}
 }
 
-// The owner can change the network settings of an installed machine at the hub, and cannot cut it
-// off by mistake. The machine keeps new settings with which it reaches the hub. It goes back to the
-// old settings if it does not reach the hub with the new ones, or if the power fails during the
-// trial; the owner can then read the cause.
+// The owner can change the network settings of an installed machine at the hub, and cannot
+// disconnect the machine by mistake. The machine keeps new settings with which it reaches the hub.
+// If it does not reach the hub with the new settings, or if the power fails during the trial, it
+// returns to the old settings, and the owner can read the cause.
 func TestOwnerChangesTheNetwork(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -86,7 +86,7 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// nested returns an object with nested arrays. levels is the depth of the whole.
+// nested returns an object with nested arrays. `levels` is the depth of the whole object.
 func nested(levels int) string {
 	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 }

@@ -37,7 +37,7 @@ type Options struct {
 // goroutines.
 type TPM struct {
 	dir, socket, control string
-	temp                 string // folder of the sockets, if the path of dir is too long for a socket
+	temp                 string // folder of the sockets, if the path `dir` is too long for a socket
 	root, issuer         *x509.Certificate
 
 	mu   sync.Mutex
@@ -52,9 +52,9 @@ const controlName = "tpm.sock.ctrl"
 // terminating zero).
 const maxSocket = 107
 
-// New starts the TPM in dir. If dir has no TPM, New first makes one, which takes about a second. If
-// dir has a TPM, New ignores opts.EK. ctx limits only the making and the start: the TPM runs until
-// Stop is called or this process ends.
+// New starts the TPM in the folder `dir`. If the folder has no TPM, New first makes a TPM, which
+// takes about a second. If the folder has a TPM, New ignores `opts.EK`. The context `ctx` limits
+// only the making and the start: the TPM runs until Stop is called or this process ends.
 func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	if m := Missing(); m != "" {
 		return nil, errors.New("swtpm: " + m)
