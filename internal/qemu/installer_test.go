@@ -169,7 +169,7 @@ func TestStickToDeviceList(t *testing.T) {
 	onboarded := after(t, ctx, m, installed.At, `gangway-init .*: onboarded`)
 	good := after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 3829 MiB`)
-	s.picture(t, m, "aboard")
+	s.picture(t, m, "onboarded")
 	m.Stop()
 	sec := func(d time.Duration) float64 { return d.Seconds() }
 	kernel, second := kernelStart(t, up), kernelStart(t, again)
