@@ -20,7 +20,7 @@ import (
 // Disk is a disk image that UEFI boots: a GUID partition table with an EFI system partition
 // (FAT32).
 type Disk struct {
-	// ESP holds the files of the EFI system partition.
+	// ESP contains the files of the EFI system partition.
 	ESP []File
 	// ESPSize is the size of the EFI system partition in bytes: a multiple of 1 MiB, at least 34
 	// MiB. If it is zero, Write chooses the total size of the files plus one fifth.

@@ -22,7 +22,7 @@ const (
 // MaxAttest is the largest TPMS_ATTEST that the parsers accept, in bytes.
 const MaxAttest = 1024
 
-// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote. Raw holds the
+// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote. Raw contains the
 // signed bytes.
 type Attest struct {
 	Raw             []byte

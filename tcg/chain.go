@@ -19,9 +19,9 @@ const maxSplit = 64
 
 // SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is
 // the content of one NV index, from ChainFirst on, in order (EK profile 2.2.1.5). The parts form
-// one stream: a certificate may continue in the next index (Intel's layout), and an index may hold
-// several certificates, each followed by padding (0x00 or 0xFF). At any other byte, reading
-// continues with the next index. An empty part means an index that could not be read; no
+// one stream. A certificate may continue in the next index (Intel's layout). An index may contain
+// several certificates, with padding (0x00 or 0xFF) after each certificate. At any other byte,
+// reading continues with the next index. An empty part means an index that could not be read; no
 // certificate continues across such an index.
 //
 // `lost` is the number of bytes that belong to no certificate and no padding. SplitCertificates

@@ -103,7 +103,7 @@ func TestChainOfManyCertificatesIsBounded(t *testing.T) {
 	}
 }
 
-// A TPM may hold more certificates than fit into a request. Such a machine can still onboard: the
+// A TPM may have more certificates than fit into a request. Such a machine can still onboard: the
 // device sends the certificates of its own chain.
 func TestPicksTheCertificatesAboveTheLeaf(t *testing.T) {
 	t.Parallel()

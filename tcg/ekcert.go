@@ -22,8 +22,8 @@ import (
 // deviate from the profile. Known deviations are accepted and listed in Quirks.
 type EKCertificate struct {
 	// Certificate is the certificate as crypto/x509 parsed it. Its UnhandledCriticalExtensions do
-	// not list the SAN: crypto/x509 cannot handle a critical SAN that holds only a directory name,
-	// but this package reads it.
+	// not list the SAN: crypto/x509 cannot handle a critical SAN that contains only a directory
+	// name, but this package reads it.
 	Certificate *x509.Certificate
 	// PublicKey is an *rsa.PublicKey or *ecdsa.PublicKey. It is set even if the key's type is
 	// id-RSAES-OAEP, which crypto/x509 does not support.
@@ -48,8 +48,8 @@ func TrimCertificate(b []byte) ([]byte, error) {
 }
 
 func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
-	// The bytes are a TCG_PCCLIENT_STORED_CERT (tag 0x1001, certType 0x00, size u16) that holds a
-	// TCG_FULL_CERT (tag 0x1002).
+	// The bytes are a TCG_PCCLIENT_STORED_CERT (tag 0x1001, certType 0x00, size u16) that contains
+	// a TCG_FULL_CERT (tag 0x1002).
 	if len(b) >= 7 && b[0] == 0x10 && b[1] == 0x01 && b[2] == 0x00 && b[5] == 0x10 && b[6] == 0x02 {
 		size := int(b[3])<<8 | int(b[4])
 		if size < 2 || 5+size > len(b) {

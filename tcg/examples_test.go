@@ -80,7 +80,7 @@ func ExampleMatch() {
 	// true
 }
 
-// Only the TPM that holds the EK and the named key can decrypt the credential.
+// Only the TPM that has the EK and the named key can decrypt the credential.
 func ExampleMakeCredential() {
 	maker, err := fleet.NewMaker("example", fleet.MakerOptions{})
 	if err != nil {

@@ -65,7 +65,7 @@ func policyDelegation(alg AlgID, index uint32) []byte {
 	pub = binary.BigEndian.AppendUint32(pub, delegationAttributes)
 	pub = binary.BigEndian.AppendUint16(pub, uint16(len(a)))
 	pub = append(pub, a...)
-	pub = binary.BigEndian.AppendUint16(pub, uint16(2+len(a))) // holds a TPMT_HA
+	pub = binary.BigEndian.AppendUint16(pub, uint16(2+len(a))) // contains a TPMT_HA
 	n, err := name(alg, pub)
 	if err != nil {
 		panic(err) // cannot happen: alg comes from this package's tables

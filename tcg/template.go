@@ -12,7 +12,7 @@ import (
 // same TPM, as long as the hierarchy's seed does not change.
 type Template struct {
 	Name   string // the name in the specification: "L-1", "H-3", ...
-	Public Public // Raw is set; Modulus, or X and Y, hold the template's unique field
+	Public Public // Raw is set; Modulus, or X and Y, contain the template's unique field
 
 	// The following fields are set only for endorsement keys.
 	CertificateIndex uint32   // NV index of the EK certificate
@@ -110,11 +110,11 @@ const (
 	devID = FixedTPM | FixedParent | SensitiveDataOrigin | UserWithAuth | AdminWithPolicy | SignEncrypt
 )
 
-// EKTemplates are the default templates of the EK profile (B.3, B.4) in order of preference: a
+// EKTemplates are the default templates of the EK profile (B.3, B.4) in order of preference. A
 // device with several EK certificates uses the first template that has a certificate. ECC comes
-// before RSA. H-2, H-3 and H-1, of the high range that the profile now recommends, come before L-2
-// and L-1, of the low range. P-521 is slow on small TPMs, so H-4 comes last of the ECC templates.
-// RSA 3072 and 4096 come last of all.
+// before RSA. The high range, which the profile now recommends, comes before the low range: H-2 and
+// H-3 before L-2, and H-1 before L-1. P-521 is slow on small TPMs, so H-4 comes last of the ECC
+// templates. RSA 3072 and 4096 come last of all.
 var EKTemplates = []Template{
 	ekECC("H-2", CurveP256, AlgSHA256, 128, 0x01C00014, 0x81010014),
 	ekECC("H-3", CurveP384, AlgSHA384, 256, 0x01C00016, 0x81010016),
@@ -147,11 +147,11 @@ var (
 
 // NV indices that the EK profile assigns (2.2.1.4, 2.2.1.5).
 const (
-	// ChainFirst to ChainLast may hold the maker's intermediate certificates.
+	// ChainFirst to ChainLast may contain the maker's intermediate certificates.
 	ChainFirst uint32 = 0x01C00100
 	ChainLast  uint32 = 0x01C001FF
 	// RSATemplateIndex and ECCTemplateIndex hold, in some TPMs, a template that replaces L-1 or
-	// L-2. RSANonceIndex and ECCNonceIndex hold its unique field.
+	// L-2. RSANonceIndex and ECCNonceIndex contain its unique field.
 	RSANonceIndex    uint32 = 0x01C00003
 	RSATemplateIndex uint32 = 0x01C00004
 	ECCNonceIndex    uint32 = 0x01C0000B

@@ -9,7 +9,8 @@ import (
 )
 
 // This file implements AES key wrap (RFC 3394) for 256-bit keys, the only size in a sealed reply. A
-// wrapped key has five blocks of 64 bits: four of the key, and one that authenticates them.
+// wrapped key has five blocks of 64 bits: four blocks of the key, and one block that authenticates
+// the key.
 
 const (
 	keySize     = 32

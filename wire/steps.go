@@ -21,14 +21,14 @@ import (
 	"gangway/tcg"
 )
 
-// This file holds the messages of Pantacor's two-step enrolment. The first step certifies the
+// This file contains the messages of Pantacor's two-step enrolment. The first step certifies the
 // attestation key, the second the identity. Pantacor's documents leave some choices open;
 // docs/protocol.md#9-pantacors-two-steps lists Gangway's choices.
 
 // MaxStepBody is the largest size of either step's body, in bytes.
 const MaxStepBody = 64 << 10
 
-// TPMKeys holds a TPM's keys in the bodies of both steps. Each string is in a form that
+// TPMKeys contains a TPM's keys in the bodies of both steps. Each string is in a form that
 // DecodeBinary reads. EKCert is empty if the TPM has no EK certificate.
 type TPMKeys struct {
 	AKPub   string   `json:"ak-pub"`             // TPM2B_PUBLIC, TPMT_PUBLIC, or PEM of the key
@@ -45,7 +45,7 @@ type EnrollRequest struct {
 
 // EnrollAnswer is the response to an EnrollRequest. Byte strings are in standard base64.
 type EnrollAnswer struct {
-	// Certificate holds the PEM certificates of the AK and of its issuer, encrypted with
+	// Certificate contains the PEM certificates of the AK and of its issuer, encrypted with
 	// AES-256-CBC and PKCS #7 padding. It is empty as long as the owner has not decided about the
 	// waiting device.
 	Certificate []byte `json:"certificate"`

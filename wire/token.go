@@ -48,8 +48,8 @@ type TokenFile struct {
 	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key (SubjectPublicKeyInfo,
 	// DER). Ownership proofs contain it, so a proof is valid at only one hub.
 	HubName string `json:"hub-name"`
-	// HubCA holds CA certificates in PEM. The hub's TLS certificate must chain to one of them; the
-	// device trusts no other CA.
+	// HubCA contains CA certificates in PEM. The chain of the hub's TLS certificate must end at one
+	// of these certificates; the device trusts no other CA.
 	HubCA   string `json:"hub-ca"`
 	Expires string `json:"expires,omitempty"` // RFC 3339; only for people, because the hub enforces the expiry
 }

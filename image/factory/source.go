@@ -73,7 +73,7 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 	return onHub{t}, nil
 }
 
-// checkout is a folder in which pvr works. Its folder .pvr holds the state, and also the objects
+// checkout is a folder in which pvr works. Its folder .pvr contains the state, and also the objects
 // unless the configuration in .pvr names another folder for them.
 type checkout struct{ dir string }
 

@@ -25,12 +25,12 @@ const (
 	years = 30
 )
 
-// Set holds an owner's Secure Boot certificates as signed variables, which firmware enrols.
+// Set contains an owner's Secure Boot certificates as signed variables, which firmware enrols.
 type Set struct {
 	// Signed has the bytes of each signed variable. Writing these bytes to firmware in setup mode
 	// enrols the certificates.
 	Signed map[Variable][]byte
-	// Certificates holds the certificates in each signed variable.
+	// Certificates contains the certificates in each signed variable.
 	Certificates map[Variable][]*x509.Certificate
 }
 

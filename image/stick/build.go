@@ -35,17 +35,17 @@ type Config struct {
 	// Disk is the rule by which the automatic installation chooses the machine's disk.
 	Disk install.Rule
 	// Escrow is the age recipient to which machines encrypt their recovery keys before they send
-	// them to the hub. If it is empty, machines do not send them.
+	// the keys to the hub. If Escrow is empty, machines do not send the keys.
 	Escrow string
 	// First is the device's first revision. Nil means an empty revision.
 	First *factory.Revision
-	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. Nil means
-	// no keys. The parts must be signed with one of these keys.
+	// Enrol contains the Secure Boot keys that firmware in setup mode enrols from the stick. Nil
+	// means no keys. The parts must be signed with one of these keys.
 	Enrol *secureboot.Set
 	// EnrolUnasked makes the boot manager enrol the keys of Enrol without waiting for a key press.
 	EnrolUnasked bool
-	// Network holds the machines' network settings. Nil means none, so machines get their addresses
-	// automatically. In both cases, a person can edit the settings on the stick.
+	// Network contains the machines' network settings. Nil means none, so machines get their
+	// addresses automatically. In both cases, a person can edit the settings on the stick.
 	Network *netfile.Settings
 	// Debug adds a shell to the installed system, which a person opens with a password.
 	Debug bool
@@ -146,8 +146,8 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	return m, p.write(m, base, files, installs, path)
 }
 
-// BuildReset writes the image of a stick that wipes machines. The image holds no secret and is the
-// same for all owners.
+// BuildReset writes the image of a stick that wipes machines. The image contains no secret and is
+// the same for all owners.
 func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest, error) {
 	if progress == nil {
 		progress = func(string) {}
@@ -216,7 +216,7 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 }
 
 // systemFiles returns the files that the installed system has in addition to the base: the agent
-// and, with debug, a shell behind a password. The image holds only the password's hash. The
+// and, with debug, a shell behind a password. The image contains only the password's hash. The
 // password has 100 bits of entropy, so nobody can find it from the hash.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{

@@ -40,7 +40,7 @@ func revision(t *testing.T, size int) *factory.Revision {
 	return r
 }
 
-// The data partition holds the first revision, and fsck finds no errors in it. The same sources
+// The data partition contains the first revision, and fsck finds no errors in it. The same sources
 // give the same image.
 func TestFirstRevisionIsInTheImage(t *testing.T) {
 	race.Skip(t)

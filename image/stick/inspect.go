@@ -32,7 +32,7 @@ type Contents struct {
 	// Enrols maps each Secure Boot variable to the certificates that firmware in setup mode enrols:
 	// their subjects and SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
-	// Network holds the network settings, one string per line, with passwords masked.
+	// Network contains the network settings, one string per line, with passwords masked.
 	// NetworkMistake is an error in these settings, or empty; a stick whose settings have an error
 	// installs nothing.
 	Network        []string `json:"network,omitempty"`
@@ -49,9 +49,9 @@ type Entry struct {
 	SHA256  string `json:"sha256"` // SHA-256 of the unified kernel image, hexadecimal
 }
 
-// Inspect reads an image file and checks it: each part must match its hash in the manifest, and the
-// command line of each entry must contain this manifest's hash and the mode that fits the manifest,
-// installing or wiping. If `cert` names a certificate's file, Inspect also checks that this
+// Inspect reads and checks an image file. Each part must match its hash in the manifest. The
+// command line of each entry must contain this manifest's hash, and the mode (installing or wiping)
+// that fits the manifest. If `cert` names a certificate's file, Inspect also checks that this
 // certificate signed every program that firmware starts, on the stick and on the installed disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))

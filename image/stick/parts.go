@@ -30,7 +30,7 @@ type Parts struct {
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }
 
-// packedCache holds compressed initial file systems by the hash of their files. Compressing all
+// packedCache contains compressed initial file systems by the hash of their files. Compressing all
 // modules takes about 10 s, and tests build many images of the same parts.
 type packedCache struct {
 	mu     sync.Mutex // also held during compression, so the same files are not compressed twice
@@ -133,7 +133,7 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 
 // kernel returns the kernel for a unified kernel image. If there is a Signer, kernel signs the
 // kernel too: systemd's stub (at least up to version 252) starts the kernel through the firmware,
-// which requires a signature.
+// and the firmware requires a signature.
 func (p *Parts) kernel() ([]byte, error) {
 	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
 		return p.Kernel, nil // the kernel has no EFI stub, so firmware cannot start it

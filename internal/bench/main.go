@@ -49,8 +49,8 @@ type Result struct {
 // Kind is the cost of enrolments with one kind of endorsement key.
 type Kind struct {
 	EK string `json:"ek"`
-	// Crypto holds the time of each operation of the unavoidable cryptography: verification of the
-	// EK certificate, the public-key operation of MakeCredential, two verifications and two
+	// Crypto contains the time of each operation of the unavoidable cryptography: verification of
+	// the EK certificate, the public-key operation of MakeCredential, two verifications and two
 	// signatures.
 	Crypto      map[string]float64 `json:"crypto"`
 	CryptoSum   float64            `json:"crypto_sum"`
@@ -201,7 +201,7 @@ feed:
 	return err
 }
 
-// load holds the devices and their requests. Both are made before the measurement.
+// load contains the devices and their requests. Both are made before the measurement.
 type load struct {
 	devices  []*fleet.Device
 	requests [][]byte
@@ -253,7 +253,7 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	}
 	k := &Kind{EK: ek, Enrolments: n - 1}
 	// Keep only the devices that will activate; their requests are sent again later. All devices
-	// together hold thousands of keys, and the measurement must not include the garbage collector's
+	// together have thousands of keys, and the measurement must not include the garbage collector's
 	// work for them. A hub does not have these keys.
 	l.devices = slices.Clone(l.devices[:min(len(l.devices), activations, l.distinct)])
 	// Let the hub verify the maker's CAs now, so that the measurement does not include this work.

@@ -173,10 +173,10 @@ func load(t testing.TB, client *http.Client, url, cookie string) (text string, s
 	return string(b), len(b)
 }
 
-// BenchmarkPages loads each page in Chromium, from a hub with a fleet, and reports the time until
-// the page is interactive: the document is parsed, and its scripts have run. The time is measured
-// in the page, from the start of the navigation. From the second load on, the static files are in
-// the browser's cache. The metric cold-ms is the time of the first load.
+// BenchmarkPages loads each page in Chromium, from a hub with a fleet. It reports the time until
+// the page is interactive, that is, until the document is parsed and its scripts have run. The time
+// is measured in the page, from the start of the navigation. From the second load on, the static
+// files are in the browser's cache. The metric cold-ms is the time of the first load.
 func BenchmarkPages(b *testing.B) {
 	devices := 20_000
 	if n, err := strconv.Atoi(os.Getenv("FLEET")); err == nil {

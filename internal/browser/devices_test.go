@@ -83,9 +83,9 @@ func labelled(t *testing.T, h *hubWithDevices, site string) (n int) {
 	return n
 }
 
-// The list of devices updates itself: a changed row changes in place and stays selected, a new
-// device is announced but not inserted, and the page goes to the sign-in form when the session
-// ends.
+// The list of devices updates itself. The row of a changed device is replaced and stays selected.
+// The page announces a new device, but does not insert it. When the session ends, the page opens
+// the sign-in form.
 func TestDevicesLiveInBrowser(t *testing.T) {
 	h := newHub(t, 2)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})

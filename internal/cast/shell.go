@@ -92,7 +92,7 @@ func (s *Shell) Run(line, input string) error {
 	return nil
 }
 
-// Hide replaces a secret by asterisks in what was recorded so far.
+// Hide replaces a secret by asterisks in everything that was recorded so far.
 func (s *Shell) Hide(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

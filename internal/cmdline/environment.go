@@ -22,10 +22,10 @@ const (
 const environmentKey = "gangway-environment"
 
 // Environment lets each flag of a root command and its subcommands get its value from an
-// environment variable, whose name is `prefix`, an underscore and the flag's name in capitals. The
-// flags in `except` have no variable. List there all flags that replace a person's confirmation: a
-// forgotten variable must not confirm anything. Call Environment after all subcommands have been
-// added, and FromEnvironment before a command runs.
+// environment variable. The variable's name is `prefix`, an underscore and the flag's name in
+// capitals. The flags in `except` have no variable. List there all flags that replace a person's
+// confirmation: a forgotten variable must not confirm anything. Call Environment after all
+// subcommands have been added, and FromEnvironment before a command runs.
 func Environment(root *cobra.Command, prefix string, except ...string) {
 	if root.Annotations == nil {
 		root.Annotations = map[string]string{}

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// page holds the commands of a page in order: the lines of its ```sh blocks. A line that ends with
-// a backslash is joined with the next line.
+// page contains the commands of a page in order: the lines of its ```sh blocks. A line that ends
+// with a backslash is joined with the next line.
 type page struct {
 	r     *room
 	name  string

@@ -253,8 +253,8 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 	r.connected()
 }
 
-// certificate writes a certificate for a host, path + ".crt", its key, path + ".key", and the
-// certificate of its CA, path + ".ca".
+// certificate writes three files: a certificate for a host (path + ".crt"), the certificate's key
+// (path + ".key"), and the certificate of the CA (path + ".ca").
 func (r *room) certificate(host, path string) {
 	r.t.Helper()
 	ca := connectproxy.NewCA(r.t, "the CA of "+host)

@@ -25,13 +25,13 @@ import (
 )
 
 // inRoom is the name of an environment variable. It is set in the process of a test that runs
-// inside a room (see type room), and holds the folder in which the room is built.
+// inside a room (see type room), and contains the folder in which the room is built.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
 // room is an isolated environment for the commands of one page: a container with Linux namespaces.
-// The test types the commands exactly as the page has them. The room has its own mounts (a copy of
-// the root file system that keeps writes in memory), its own network (only loopback), its own
-// processes and its own /etc/hosts. So no command can change the machine outside.
+// The test types the commands exactly as the page has them. The room has separate mounts,
+// processes, network and /etc/hosts. The mounts are a copy of the root file system that keeps
+// writes in memory; the network has only loopback. So no command can change the machine outside.
 type room struct {
 	t       *testing.T
 	dir     string // folder in which the commands run

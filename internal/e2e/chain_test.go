@@ -110,8 +110,8 @@ func tpmWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [
 	return tpm, top.cert, [][]byte{three.cert.Raw, two.cert.Raw, one.cert.Raw}
 }
 
-// A TPM whose NV holds its maker's chain onboards at a hub that has only the root. This works with
-// every layout in which makers store a chain.
+// A TPM whose NV contains its maker's chain onboards at a hub that has only the root. This works
+// with every layout in which makers store a chain.
 func TestChainInTheChipInEveryLayout(t *testing.T) {
 	t.Parallel()
 	tpm, root, c := tpmWithChain(t)

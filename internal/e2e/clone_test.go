@@ -139,8 +139,8 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 	eventually(t, "the device reports again", func() bool { return device().LastSeen.After(seen) })
 }
 
-// The hub suspects a clone if two machines take over one device from each other: the second machine
-// onboards with a join token, and then the first machine onboards again.
+// The hub suspects a clone if two machines onboard one device in turn: a second machine onboards as
+// the first machine's device, with a join token, and then the first machine onboards again.
 func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

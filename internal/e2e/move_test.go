@@ -196,8 +196,8 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	}
 }
 
-// An attacker cannot move a device with a forged token file that has the hub's name: the device
-// does not connect to another hub, and still finds its own hub.
+// An attacker forges a token file that has the hub's name and another hub's address. The device
+// does not connect to the other hub, and still connects to its own hub.
 func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, false)

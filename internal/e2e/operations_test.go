@@ -220,7 +220,7 @@ func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 }
 
 // An operator can move a hub with the commands of the chapter "Moving". A running device follows
-// the hub to its new address, a device that was off gets the new address from a file, and the owner
+// the hub to its new address. A device that was off gets the new address from a file. The owner
 // signs in at the new address.
 func TestOperationsMoving(t *testing.T) {
 	t.Parallel()

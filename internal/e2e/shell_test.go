@@ -234,9 +234,9 @@ func TestShellWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// Other users of the machine cannot read the join token's secret while the script runs: the secret
-// and the keys derived from it are in no temporary file, no program's arguments and no environment.
-// The test is not parallel, because it must read the files often enough.
+// Other users of the machine cannot read the join token's secret while the script runs. The secret,
+// and the keys that are derived from the secret, are in no temporary file, no program's arguments
+// and no environment. The test is not parallel, because it must read the files often enough.
 func TestShellKeepsSecretsInPipes(t *testing.T) {
 	needShell(t)
 	for name, args := range map[string][]string{"one round trip": nil, "two steps": {"--two-steps"}} {

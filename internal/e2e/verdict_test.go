@@ -200,7 +200,7 @@ func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 	}
 }
 
-// A TPM whose NV holds the intermediate CAs of its EK certificate onboards at a hub that trusts
+// A TPM whose NV contains the intermediate CAs of its EK certificate onboards at a hub that trusts
 // only the root.
 func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	t.Parallel()

@@ -151,7 +151,7 @@ func New(m *Maker, ekTemplate string) (*Device, error) {
 	return d, nil
 }
 
-// RequestChange holds functions that alter parts of a request, for tests of attacks. A function
+// RequestChange contains functions that alter parts of a request, for tests of attacks. A function
 // that is nil alters nothing.
 type RequestChange struct {
 	CAData  func(*wire.CAData)

@@ -1,6 +1,6 @@
-// Package process runs a program that ends when this process ends. Tests and the demo run software
-// TPMs and emulated machines with it, and the hub runs its image builder with it, so that no such
-// program continues to run.
+// Package process runs a program that ends when this process ends. Tests and the demo use this
+// package for software TPMs and emulated machines. The hub uses it for its image builder. So no
+// such program continues to run after this process has ended.
 package process
 
 import (

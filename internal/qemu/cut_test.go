@@ -15,8 +15,8 @@ import (
 // firstBoot matches a line that appears only in the first boot after the installation.
 const firstBoot = `: network: `
 
-// moments holds patterns of console lines. Each marks a moment of an installation or of the first
-// boot at which a test may cut the power.
+// moments contains patterns of console lines. Each marks a moment of an installation or of the
+// first boot at which a test may cut the power.
 var moments = []string{
 	`: installing: verify`, `: installing: wipe`, `: installing: write 0%`, `: installing: write 50%`, `: installing: read back`, `: installing: arm`,
 	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Made the request`, `: onboarded`, `^Connected to`,

@@ -183,8 +183,8 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	}
 }
 
-// updateMoments holds the moments of an update at which a test may cut the power. The key true is
-// for a system that works, the key false for a system that does not boot.
+// updateMoments contains the moments of an update at which a test may cut the power. The key true
+// is for a system that works, the key false for a system that does not boot.
 var updateMoments = map[bool][]string{
 	true: {
 		`^The hub offers revision \d+`, `^Installing revision \d+`, `^Rebooting the machine for revision \d+`,

@@ -104,7 +104,7 @@ func (w *Wire) down(frame []byte) []byte {
 	return append(tagged, frame[12:]...)
 }
 
-// segment holds the position of a TCP segment in an IPv4 frame without a VLAN tag.
+// segment contains the position of a TCP segment in an IPv4 frame without a VLAN tag.
 type segment struct {
 	ip, tcp, data int // offsets in the frame
 	end           int // end of the data; padding may follow in the frame

@@ -27,7 +27,7 @@ import (
 // architectures are the architectures of a release, in Go's names. Debian uses the same names.
 var architectures = []string{"amd64", "arm64"}
 
-// release holds the settings that all steps of making a release use.
+// release contains the settings that all steps of making a release use.
 type release struct {
 	root    string // the source tree
 	out     string // folder to which the release is written

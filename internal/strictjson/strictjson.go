@@ -62,8 +62,8 @@ func Storable(text []byte) (compact []byte, object map[string]any, err error) {
 }
 
 // CheckStorable checks whether a value that Decode returned may be stored and later returned inside
-// other documents: it must have at most MaxStorableDepth levels, and every number must fit into a
-// float64.
+// other documents. The value must have at most MaxStorableDepth levels, and every number must fit
+// into a float64.
 func CheckStorable(v any) error { return keepable(v, 0) }
 
 func keepable(v any, depth int) error {
@@ -98,8 +98,8 @@ func errTooDeep(levels int) error { return fmt.Errorf("the JSON has more than %d
 
 // Decode parses one JSON value into the variable `v`, as encoding/json does, but refuses text that
 // another parser could understand differently. It has the bounds of Object. The value must not be
-// null. A field name must have the same spelling as in the type of `v`, and must not occur twice:
-// encoding/json also accepts a name in another case, and uses the last of two equal names. Decode
+// null. A field name must have the same spelling as in the type of `v`, and must not occur twice.
+// (encoding/json also accepts a name in another case, and uses the last of two equal names.) Decode
 // ignores unknown names. In a value of type `any`, a number becomes a json.Number, which keeps the
 // number's text. The number may be too large for a float64.
 func Decode(text []byte, v any) error {

@@ -13,7 +13,7 @@ import (
 	"gangway/internal/process"
 )
 
-// Broker is a resource manager for a TPM: tpm2-abrmd on a private message bus. A TPM holds only
+// Broker is a resource manager for a TPM: tpm2-abrmd on a private message bus. A TPM can store only
 // three transient objects at the same time, which is too few for OpenSSL's TPM provider in a TLS
 // handshake. Real machines use the kernel's resource manager (/dev/tpmrm0) for this. While the
 // broker runs, no other program can use the TPM's socket.

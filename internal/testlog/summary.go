@@ -38,7 +38,7 @@ type entry struct {
 	seconds float64
 }
 
-// report holds the times of all stages.
+// report contains the times of all stages.
 type report struct {
 	stages, packages, tests []entry
 	passed, failed, skipped int
