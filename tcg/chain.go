@@ -75,10 +75,10 @@ func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	return certs, lost
 }
 
-// certificateSize returns the size in bytes of the certificate at the start of b, or 0 if `b` does
-// not begin with a certificate. It checks only the outer structure: a sequence of exactly three
-// elements (RFC 5280, 4.1). Without this check, a wrong length would make the caller skip valid
-// data.
+// certificateSize returns the size in bytes of the certificate at the start of `b`, or 0 if `b`
+// does not begin with a certificate. It checks only the outer structure: a sequence of exactly
+// three elements (RFC 5280, 4.1). Without this check, a wrong length would make the caller skip
+// valid data.
 func certificateSize(b []byte) int {
 	s := cryptobyte.String(b)
 	var cert, body, tbs, algorithm, signature cryptobyte.String
@@ -93,8 +93,8 @@ func certificateSize(b []byte) int {
 	return len(cert)
 }
 
-// IsCertificate reports whether b has the outer DER structure of exactly one certificate (RFC 5280,
-// 4.1), with nothing after it. A parser may still refuse b.
+// IsCertificate reports whether `b` has the outer DER structure of exactly one certificate (RFC
+// 5280, 4.1), with nothing after it. A parser may still refuse `b`.
 func IsCertificate(b []byte) bool { return len(b) > 0 && certificateSize(b) == len(b) }
 
 // PickChain returns at most MaxIntermediates of the certificates `certs`. The issuers of the

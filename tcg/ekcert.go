@@ -118,9 +118,10 @@ func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	return e, nil
 }
 
-// parseLenient parses der with crypto/x509. If crypto/x509 refuses the serial number, parseLenient
-// replaces the serial number by a valid one of the same length and parses again. The raw fields of
-// the result are those of der, so a later signature check covers the bytes that the maker signed.
+// parseLenient parses the certificate `der` with crypto/x509. If crypto/x509 refuses the serial
+// number, parseLenient replaces the serial number by a valid one of the same length and parses
+// again. The raw fields of the result are the raw fields of `der`, so a later signature check
+// covers the bytes that the maker signed.
 func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err == nil {
@@ -277,7 +278,8 @@ func (e *EKCertificate) readName(der []byte) error {
 	}, func() { e.quirk(QuirkSetOrder) })
 }
 
-// printable64 returns Printable(s), shortened to at most 64 characters and without space around it.
+// printable64 returns `Printable(s)`, shortened to at most 64 characters and without space around
+// it.
 func printable64(s string) string {
 	s = Printable(s)
 	if r := []rune(s); len(r) > 64 {

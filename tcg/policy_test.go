@@ -36,7 +36,7 @@ func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 }
 
 // go-tpm's own marshalling code encodes the templates of this package to the same bytes. go-tpm's
-// two low-range EK templates equal those of this package.
+// two low-range EK templates equal the low-range EK templates of this package.
 func TestTemplatesAgreeWithGoTPM(t *testing.T) {
 	t.Parallel()
 	for _, set := range [][]Template{EKTemplates, IAKTemplates, IDevIDTemplates} {

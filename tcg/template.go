@@ -20,7 +20,7 @@ type Template struct {
 	PolicyBranches   [][]byte // branches for TPM2_PolicyOR after policy A; nil if the policy is only policy A
 }
 
-// Marshal encodes p as a TPMT_PUBLIC.
+// Marshal encodes the public area as a TPMT_PUBLIC.
 func (p *Public) Marshal() []byte {
 	b := make([]byte, 0, 64+len(p.AuthPolicy)+len(p.Modulus)+len(p.X)+len(p.Y))
 	u16 := func(v uint16) { b = binary.BigEndian.AppendUint16(b, v) }

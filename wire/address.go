@@ -23,8 +23,7 @@ const (
 	maxAddress   = 300
 )
 
-// IsHubURL reports whether s is a hub's address: https://host[:port], and
-// optionally one slash.
+// IsHubURL reports whether `s` is a hub's address: https://host[:port], and optionally one slash.
 func IsHubURL(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && u.Scheme == "https" && u.Hostname() != "" && (u.Path == "" || u.Path == "/") &&

@@ -84,8 +84,9 @@ func DecodeBinary(text string) ([]byte, error) {
 	return b, nil
 }
 
-// DecodePEM returns the content and the type of the PEM block at the start of b, and the data after
-// it without surrounding white space. ok is false if b does not begin with a PEM block.
+// DecodePEM returns the content and the type of the PEM block at the start of `b`. `rest` is the
+// data after the block, without surrounding white space. `ok` is false if `b` does not begin with a
+// PEM block.
 func DecodePEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
 	block, rest := pem.Decode(b)
 	if block == nil || !bytes.HasPrefix(b, []byte("-----BEGIN")) {

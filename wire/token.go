@@ -149,7 +149,7 @@ func (t *TokenFile) RootName() (string, error) {
 	return t.HubName, nil
 }
 
-// IsID reports whether s has the form of the hub's ids: 24 lower-case hexadecimal digits.
+// IsID reports whether `s` has the form of the hub's ids: 24 lower-case hexadecimal digits.
 func IsID(s string) bool {
 	if len(s) != 24 {
 		return false

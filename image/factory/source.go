@@ -44,7 +44,7 @@ type Trail interface {
 const maxState = trail.MaxState + 1
 
 // open returns the source with this name. If this machine has a file or folder with this name, open
-// uses it. Otherwise the name must be that of a trail.
+// uses it. Otherwise the name must be the name of a trail.
 func open(ctx context.Context, name string, trails Trails) (source, error) {
 	if !strings.HasPrefix(name, "https://") {
 		info, err := os.Stat(name)

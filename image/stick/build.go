@@ -216,8 +216,8 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 }
 
 // systemFiles returns the files that the installed system has in addition to the base: the agent
-// and, with debug, a shell behind a password. The image contains only the password's hash. The
-// password has 100 bits of entropy, so nobody can find it from the hash.
+// and, if `debug` is true, a shell behind a password. The image contains only the password's hash.
+// The password has 100 bits of entropy, so nobody can find it from the hash.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
@@ -328,7 +328,7 @@ func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *insta
 }
 
 // osRelease returns the os-release text from which the boot manager makes a menu entry: the title,
-// and an id by which it sorts the entries.
+// and an id by which the boot manager sorts the entries.
 func osRelease(title, id, version string) string {
 	return fmt.Sprintf("ID=gangway\nIMAGE_ID=%s\nNAME=Gangway\nPRETTY_NAME=\"%s\"\nVERSION_ID=%s\n", id, title, version)
 }

@@ -14,7 +14,7 @@ import (
 	"gangway/image/authenticode"
 )
 
-// Parts are the programs of an image: those of other projects, and Gangway's own.
+// Parts are the programs of an image: programs of other projects, and Gangway's own programs.
 type Parts struct {
 	Kernel  []byte // bzImage
 	Release string // name of the kernel's package, for people

@@ -1,5 +1,6 @@
 // Command bench measures how much CPU time the hub needs for an enrolment. It compares this time
-// with that of the cryptography that every hub needs, measured in the same run on the same machine.
+// with the CPU time of the cryptography that every hub needs. It measures both times in the same
+// run on the same machine.
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
@@ -210,7 +211,7 @@ type load struct {
 
 // makeLoad makes `n` devices with endorsement keys of the kind `ek`. Making RSA keys takes long, so
 // several devices share one RSA endorsement key: they are one machine with different IAK and IDevID
-// keys. Their requests cost the hub the same as those of different machines.
+// keys. Their requests cost the hub the same as requests of different machines.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n

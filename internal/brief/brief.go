@@ -55,7 +55,7 @@ func Of(v any) string {
 	return text
 }
 
-// cut returns at most the first n bytes of a text, without splitting a character, and an ellipsis.
+// cut returns at most the first `n` bytes of a text and an ellipsis. It does not split a character.
 func cut(text string, n int) string {
 	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--

@@ -43,7 +43,7 @@ func newDevicePages(t *testing.T) *devicePages {
 	return p
 }
 
-// value returns v, or fails the test if err is not nil.
+// value returns a function that returns `v`. If `err` is not nil, this function fails the test.
 func value[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()

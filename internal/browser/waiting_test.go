@@ -46,7 +46,7 @@ func newRoom(t *testing.T) *roomHub {
 }
 
 // arrives sends the request of a machine that must wait for its owner, and returns the waiting
-// device's id. If maker is nil, the machine has no EK certificate.
+// device's id. If `maker` is nil, the machine has no EK certificate.
 func (h *hubWithDevices) arrives(t *testing.T, model, serial string, maker *fleet.Maker) string {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)

@@ -98,7 +98,7 @@ func (n *newcomer) reads(texts ...string) {
 	}
 }
 
-// copies returns the only command or text on the screen that begins with these words.
+// copies returns the only command or text on the screen that begins with the words `begins`.
 func (n *newcomer) copies(begins string) string {
 	n.t.Helper()
 	all := browser.Eval[[]string](n.Tab, `[...document.querySelectorAll("pre code")].filter(e => e.checkVisibility()).map(e => e.innerText)`)

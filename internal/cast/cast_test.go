@@ -14,7 +14,7 @@ import (
 const recording = "../../docs/recordings/installer.cast"
 
 // Players can play the recording in docs/recordings. It displays the commands of docs/image.md, and
-// no secrets except those of a hub that no longer exists.
+// no secrets except secrets of a hub that no longer exists.
 func TestRecordingShowsWhatTheDocsSay(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(recording)

@@ -71,7 +71,7 @@ func Args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// AtMost returns a check that a command gets at most n arguments.
+// AtMost returns a check that a command gets at most `n` arguments.
 func AtMost(n int) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		if len(got) <= n {

@@ -107,7 +107,7 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// nicked changes the nick of the only device to the one that the pages use.
+// nicked changes the nick of the only device to the nick that the pages use.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
@@ -243,8 +243,8 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 		r.t.Fatal(err)
 	}
 	// Let both machines report in turn. The TPM's clock advances in the first machine, then in the
-	// second. The first machine then reports a clock below that of the second, which only a clone
-	// can cause.
+	// second. The first machine then reports a clock below that of the second, and only a clone can
+	// cause this.
 	r.types("gangway-agent run")
 	r.connected()
 	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())

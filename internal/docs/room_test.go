@@ -36,8 +36,8 @@ type room struct {
 	t       *testing.T
 	dir     string // folder in which the commands run
 	env     []string
-	answers map[string]string // what the test types at each prompt
-	tpm     *swtpm.TPM        // the machine's TPM; nil if it has none
+	answers map[string]string // the text that the test types at each prompt
+	tpm     *swtpm.TPM        // the machine's TPM; nil if the machine has no TPM
 	stopS3  func()
 
 	mu      sync.Mutex

@@ -19,7 +19,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// runAgent starts the agent of an onboarded machine. stop ends the agent.
+// runAgent starts the agent of an onboarded machine. The function `stop` ends the agent.
 func runAgent(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	return runAgentWith(t, cfg, func(agent.Progress) {})
@@ -282,8 +282,8 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	stop()
 }
 
-// A report that the hub refuses as too large does not disconnect the device, because what a device
-// reports about itself is optional. The agent prints the cause once.
+// A report that the hub refuses as too large does not disconnect the device, because a device's
+// report about itself is optional. The agent prints the cause once.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

@@ -41,7 +41,7 @@ func (u *unclaimedMachine) kill() {
 	u.proc.Wait()
 }
 
-// nextCode waits until the machine displays a claim code other than last.
+// nextCode waits until the machine displays a claim code other than `last`.
 func (u *unclaimedMachine) nextCode(last string) (code string) {
 	u.t.Helper()
 	eventually(u.t, "the machine shows a claim code", func() bool {

@@ -144,7 +144,8 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 		}
 		return b
 	}
-	// Fake kernel and programs, which have only what the image builder checks.
+	// The kernel and the programs are fake files. They have only the properties that the image
+	// builder checks.
 	kernel := bytes.Repeat([]byte("kernel"), 500)
 	copy(kernel[0x202:], "HdrS")
 	put("kernel/vmlinuz", kernel)

@@ -59,8 +59,9 @@ func (w *makerSite) set(path string, page []byte) {
 	w.pages[path] = page
 }
 
-// onlineHub starts a hub that trusts root and downloads certificates and revocation lists as the
-// options `o` allow. It returns the hub, and a pointer to the verdict on the latest enrolment.
+// onlineHub starts a hub that trusts the CA `root` and downloads certificates and revocation lists
+// as the options `o` allow. It returns the hub, and a pointer to the verdict on the latest
+// enrolment.
 func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
 	t.Helper()
 	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)

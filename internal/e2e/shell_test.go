@@ -53,8 +53,9 @@ func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, args ...s
 	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
 }
 
-// onboardByShellIn does the same as onboardByShell, with the folder temp for temporary files. It
-// fails the test if the script leaves files there. When ctx ends, the script gets SIGTERM.
+// onboardByShellIn does the same as onboardByShell, with the folder `temp` for temporary files. It
+// fails the test if the script leaves files in this folder. When the context `ctx` ends, the script
+// gets SIGTERM.
 func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)

@@ -69,7 +69,7 @@ func NewKey(t tcg.Template, change func(*tcg.Public)) (*Key, error) {
 	return &Key{Public: &p, Private: priv}, nil
 }
 
-// Sign returns a TPMT_SIGNATURE over message, with the scheme of the key.
+// Sign returns a TPMT_SIGNATURE over the bytes `message`, with the scheme of the key.
 func (k *Key) Sign(message []byte) ([]byte, error) {
 	scheme, hash := k.Public.Scheme, k.Public.SchemeHash
 	if scheme == tcg.AlgNull {

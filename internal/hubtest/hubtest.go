@@ -150,7 +150,7 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 // LabPolicy is a policy that accepts the software TPMs of tests.
 const LabPolicy = "version: 1\nsoftware_tpms: [swtpm, FAKE]\n"
 
-// Policy stores the policy text of an owner, or of the whole hub if owner is store.HubWide.
+// Policy stores the policy text of an owner, or of the whole hub if `owner` is store.HubWide.
 func (h *Hub) Policy(t testing.TB, owner, text string) {
 	t.Helper()
 	if err := h.Store.PutPolicy(t.Context(), store.Policy{Owner: owner, Text: text, Updated: h.Now()}); err != nil {

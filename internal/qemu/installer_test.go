@@ -198,7 +198,7 @@ func TestStickToDeviceList(t *testing.T) {
 	}
 }
 
-// A machine without a network displays what the person at the machine should check.
+// A machine without a network displays instructions for the person at the machine.
 func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	t.Parallel()
 	long(t)

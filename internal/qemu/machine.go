@@ -81,8 +81,8 @@ type Machine struct {
 	log  *os.File
 }
 
-// Start starts a machine. It runs until it switches itself off, until Stop is called, or until ctx
-// ends.
+// Start starts a machine. The machine runs until it switches itself off, Stop is called, or the
+// context `ctx` ends.
 func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	m := Missing()
 	if cfg.Person != nil {

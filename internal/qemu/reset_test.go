@@ -124,7 +124,8 @@ func TestResetStick(t *testing.T) {
 }
 
 // firmwareNames reports whether the firmware has a boot entry with this description. The firmware's
-// store still contains deleted variables; their state field marks them as deleted.
+// store still contains deleted variables; the state field of such a variable marks the variable as
+// deleted.
 func (s *site) firmwareNames(t *testing.T, description string) bool {
 	t.Helper()
 	var want []byte

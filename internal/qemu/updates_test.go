@@ -447,7 +447,7 @@ type progress struct {
 	Progress int    `json:"progress"`
 }
 
-// becomes waits until a revision has a final status, and checks that it is this status.
+// becomes waits until a revision has a final status, and checks that the final status is `status`.
 func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
 	o.t.Helper()
 	p := o.ends(ctx, m, rev)

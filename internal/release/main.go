@@ -147,8 +147,8 @@ type file struct {
 	config bool        // a conffile of dpkg: an administrator's changes survive an upgrade
 }
 
-// tree returns the files below folder, sorted. In the package, the paths of the files begin with
-// `path`.
+// tree returns the files below the folder `folder`, sorted. In the package, the paths of the files
+// begin with `path`.
 func tree(folder, path string) ([]file, error) {
 	var files []file
 	err := filepath.WalkDir(folder, func(at string, d os.DirEntry, err error) error {

@@ -127,7 +127,7 @@ func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// If Decode accepts a text, its result equals that of encoding/json.
+// If Decode accepts a text, the result equals the result of encoding/json.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"name":"n","inner":{"value":"v"},"list":[{}],"x":null}`))
 	f.Add([]byte(`{"Name":1}`))

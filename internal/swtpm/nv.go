@@ -57,7 +57,7 @@ func (t *TPM) DefineNV(index uint32, data []byte, attributes tpm2.TPMANV) error 
 	return nil
 }
 
-// DeleteNV removes an NV index. It is not an error if the index does not exist.
+// DeleteNV removes an NV index. DeleteNV returns no error if the index does not exist.
 func (t *TPM) DeleteNV(index uint32) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {

@@ -19,7 +19,7 @@ type EK int
 
 const (
 	RSA2048 EK = iota // one certificate, at NV index 0x01C00002 (template L-1; key at 0x81010001)
-	P384              // a certificate at 0x01C00016 (template H-3; key at 0x81010016); with Debian 12's swtpm_setup, also that of RSA2048
+	P384              // a certificate at 0x01C00016 (template H-3; key at 0x81010016); with Debian 12's swtpm_setup, also the certificate of RSA2048
 	None              // no certificate, as in some real TPMs; the TPM can still make the keys
 )
 

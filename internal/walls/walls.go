@@ -12,8 +12,8 @@ import (
 // Module is the path of this module.
 const Module = "gangway"
 
-// Package is what the rules need of a package: its import path, and the imports of its files
-// without those of its tests.
+// Package has the properties of a package that the rules use: its import path, and the imports of
+// its files except its tests.
 type Package struct {
 	ImportPath string
 	Imports    []string

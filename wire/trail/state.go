@@ -180,7 +180,7 @@ func ParseMeta(text []byte) ([]byte, error) {
 	return compact, nil
 }
 
-// clip shortens a text to at most n bytes for an error message. It does not split a character.
+// clip shortens a text to at most `n` bytes for an error message. It does not split a character.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {
