@@ -134,7 +134,7 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	}
 	for _, sum := range sums {
 		if _, have := store.sizes[sum]; !have {
-			return nil, fmt.Errorf("the source lacks the object %s, which its state names", sum)
+			return nil, fmt.Errorf("the source lacks the object %s of its state: get the source again with pvr", sum)
 		}
 	}
 	say(fmt.Sprintf("Merging %s: %s, %d object(s)", name, src.kind(), len(sums)))
@@ -166,7 +166,7 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 			}
 		}
 		if !found || part == "" {
-			return nil, fmt.Errorf("the source has no part %q", part)
+			return nil, fmt.Errorf("the source has no part %q: after #, name files or folders of the source's state", part)
 		}
 	}
 	return out, nil

@@ -44,7 +44,7 @@ func (f *folder) keep(sum string, from io.Reader) (err error) {
 		return errTooLarge
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return fmt.Errorf("object %s has wrong content: the content's SHA-256 is %s", sum, got)
+		return fmt.Errorf("object %s has wrong content (SHA-256 %s): get the source again", sum, got)
 	}
 	f.sizes[sum] = n
 	f.total += n

@@ -54,7 +54,7 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 		case err == nil && info.Mode().IsRegular():
 			return newExport(name)
 		case err == nil:
-			return nil, errors.New("the source is neither a folder nor a file")
+			return nil, errors.New("the source is neither a folder nor a file: use a pvr checkout's folder, or a file made by `pvr export`")
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
@@ -83,7 +83,7 @@ func newCheckout(dir string) (source, error) {
 			return checkout{at}, nil
 		}
 	}
-	return nil, errors.New("this folder is not a pvr checkout: it has no .pvr/json")
+	return nil, errors.New("this folder is not a pvr checkout, because it has no .pvr/json: use a folder made by `pvr clone`")
 }
 
 func (c checkout) kind() string { return "a checkout" }

@@ -156,7 +156,7 @@ func (c *Contents) readKeys(esp fs.FS) error {
 	}
 	slices.Sort(named)
 	if !slices.Equal(there, named) {
-		return fmt.Errorf("image: the image has the Secure Boot keys %q, but its manifest names %q", there, named)
+		return fmt.Errorf("image: the image has the Secure Boot keys %q, but its manifest names the keys %q: do not use this image", there, named)
 	}
 	if e == nil {
 		return nil
@@ -287,7 +287,7 @@ func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 		}
 		for _, f := range files {
 			if strings.EqualFold(f.Name(), path.Base(install.TokenPath)) {
-				return nil, errors.New("image: the image holds a join token that its manifest does not name")
+				return nil, errors.New("image: the image contains a join token that its manifest does not name: do not use this image")
 			}
 		}
 		return nil, nil
