@@ -301,7 +301,7 @@ func Printable(s string) string {
 }
 
 // manufacturer decodes the hexadecimal manufacturer id of a certificate: "id:49465800" becomes
-// "IFX". It returns an id that is not ASCII unchanged.
+// "IFX". If the id is not ASCII, manufacturer returns the id unchanged.
 func manufacturer(s string) string {
 	hex, ok := strings.CutPrefix(s, "id:")
 	n, err := strconv.ParseUint(hex, 16, 32)

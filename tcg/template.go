@@ -150,8 +150,8 @@ const (
 	// ChainFirst to ChainLast may contain the maker's intermediate certificates.
 	ChainFirst uint32 = 0x01C00100
 	ChainLast  uint32 = 0x01C001FF
-	// RSATemplateIndex and ECCTemplateIndex hold, in some TPMs, a template that replaces L-1 or
-	// L-2. RSANonceIndex and ECCNonceIndex contain its unique field.
+	// In some TPMs, RSATemplateIndex and ECCTemplateIndex contain a template that replaces L-1 or
+	// L-2. RSANonceIndex and ECCNonceIndex contain the unique field of this template.
 	RSANonceIndex    uint32 = 0x01C00003
 	RSATemplateIndex uint32 = 0x01C00004
 	ECCNonceIndex    uint32 = 0x01C0000B

@@ -31,7 +31,8 @@ func IsHubURL(s string) bool {
 }
 
 // ParseAddresses reads the values of AddressesHeader. It skips entries that are not hub addresses,
-// addresses longer than maxAddress, repeated addresses, and all after the first MaxAddresses.
+// addresses longer than maxAddress, repeated addresses, and all addresses after the first
+// MaxAddresses.
 func ParseAddresses(values []string) []string {
 	var out []string
 	for _, v := range values {

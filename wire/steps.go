@@ -280,8 +280,8 @@ func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 const registrationSpec = "gangway-two-steps@1"
 
 // RegistrationRecord is a registration in canonical form: it does not depend on how the request
-// encoded the values. The hub stores the record for audits, and compares it to detect a repeated
-// request.
+// encoded the values. The hub stores the record for audits. To detect a repeated request, the hub
+// compares the records.
 type RegistrationRecord struct {
 	Spec      string   `json:"#spec"`
 	CSR       []byte   `json:"csr"`

@@ -110,7 +110,7 @@ func (w *tutorial) types(line, dir, programs string) {
 	}
 }
 
-// demo starts the demo, records its output, and signs in to its page.
+// demo starts the demo, records the demo's output, and signs in to the demo's hub.
 func (w *tutorial) demo(dir, program string) {
 	w.t.Helper()
 	w.shell.Type("gangway demo")
@@ -169,8 +169,8 @@ func (w *tutorial) pictures(name, path string) {
 	}
 }
 
-// The tutorial's animated picture begins with the first command. At its end, the last prompt is on
-// the screen, and the first command is above the screen.
+// The tutorial's animated picture begins with the first command. At the end of the animation, the
+// last prompt is on the screen, and the first command is above the screen.
 func TestTutorialTerminalMovesInBrowser(t *testing.T) {
 	file := value(filepath.Abs("../../docs/tutorial/terminal.svg"))(t)
 	tab := browser.Open(t, "file://"+file, "", browser.Options{})

@@ -234,7 +234,7 @@ func emulatedMachines(t *testing.T, maker *fleet.Maker) map[string]*fleet.Device
 	return all
 }
 
-// arrived waits until a download is complete and returns the file.
+// arrived waits until a download is complete, and returns the bytes of the file.
 func arrived(t *testing.T, file string) []byte {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {

@@ -74,7 +74,7 @@ type Config struct {
 	TLS            *tls.Certificate  // certificate of the proxy itself; nil means plain HTTP to the proxy
 	Name, Password string            // credentials that clients must send; empty means none
 	To             map[string]string // redirects connections from one address to another
-	Answer         string            // if set, the raw bytes that the proxy answers to every request
+	Answer         string            // if not empty, the raw bytes with which the proxy answers every request
 	Intercept      *tls.Certificate  // if set, the proxy intercepts TLS connections with this server certificate
 }
 

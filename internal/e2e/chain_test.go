@@ -22,7 +22,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// authority is one CA in the chain of a TPM maker, made for a test.
+// authority is a CA in a TPM maker's chain that a test made.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey

@@ -68,7 +68,7 @@ var programs = sync.OnceValue(func() error {
 })
 
 // system returns the initial file system that all guests have in common: programs and kernel
-// modules. It is made once, because its compression takes several seconds.
+// modules. The file system is made only once, because its compression takes several seconds.
 var system = sync.OnceValues(func() ([]byte, error) {
 	kernel, err := qemu.KernelDir()
 	if err != nil {

@@ -181,7 +181,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 
-	// Without the stick, the firmware measures one boot entry less.
+	// Without the stick, the firmware measures one boot entry fewer.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {

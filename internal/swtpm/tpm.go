@@ -99,9 +99,9 @@ func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	return t, nil
 }
 
-// finish removes the certificates that swtpm_setup made but the caller of New did not request. It
-// then marks the TPM as completely made. If New is interrupted before that, the next New makes the
-// TPM again.
+// finish removes the certificates that swtpm_setup made but the caller of New did not request. Then
+// finish marks the TPM as completely made. If New is interrupted before the mark, the next New
+// makes the TPM again.
 func (t *TPM) finish(opts Options) error {
 	if opts.EK == RSA2048 {
 		if err := t.DeleteNV(0x01C00016); err != nil {
