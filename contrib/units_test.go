@@ -12,11 +12,12 @@ import (
 	"testing"
 )
 
-// limits are the highest accepted exposure levels of systemd-analyze, from 0 (best) to 10.
+// limits has the highest accepted exposure level (systemd-analyze security) of each unit, from 0
+// (best) to 10.
 var limits = map[string]float64{
 	"gangway.service":       2.0,
 	"gangway-proxy.service": 2.0,
-	"gangway-agent.service": 2.5, // comments in the unit list what its hooks need
+	"gangway-agent.service": 2.5, // comments in the unit list the permissions that hooks need
 }
 
 func analyzer(t *testing.T) string {
@@ -54,8 +55,8 @@ func TestUnitsAreHardened(t *testing.T) {
 	}
 }
 
-// The units have no setting that systemd does not know. systemd ignores such a setting and only
-// logs a message.
+// Gangway's units have no setting that is unknown to systemd. systemd would ignore such a setting
+// and only log a message.
 func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 	t.Parallel()
 	tool := analyzer(t)
@@ -79,7 +80,7 @@ func TestUnitsHaveNoUnknownSettings(t *testing.T) {
 		out, err := exec.Command(tool, "verify", "--man=no", filepath.Join(dir, unit)).CombinedOutput()
 		var complaints []string
 		for line := range strings.Lines(string(out)) {
-			if strings.Contains(line, dir) { // a line without dir is about a unit of this machine's system
+			if strings.Contains(line, dir) { // a line without the path `dir` is about another unit of this machine
 				complaints = append(complaints, strings.TrimSpace(line))
 			}
 		}

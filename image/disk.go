@@ -20,10 +20,10 @@ import (
 // Disk is a disk image that UEFI boots: a GUID partition table with an EFI system partition
 // (FAT32).
 type Disk struct {
-	// ESP holds the files of the EFI system partition.
+	// ESP contains the files of the EFI system partition.
 	ESP []File
 	// ESPSize is the size of the EFI system partition in bytes: a multiple of 1 MiB, at least 34
-	// MiB. If it is zero, Write chooses the total size of the files and a fifth more.
+	// MiB. If it is zero, Write chooses the total size of the files plus one fifth.
 	ESPSize int64
 	// Label is the name of the disk and of the partition: at most 11 characters of A-Z, 0-9, space,
 	// dash and underscore. Empty means GANGWAY.
@@ -33,8 +33,8 @@ type Disk struct {
 const (
 	mib    = 1 << 20
 	sector = 512
-	// minESP is the smallest size in bytes. FAT32 needs at least 65525 clusters, here of one sector
-	// each, and a table of them.
+	// minESP is the smallest size in bytes. FAT32 needs at least 65525 clusters (here, of one
+	// sector each), and a table of the clusters.
 	minESP = 34 * mib
 )
 
@@ -150,8 +150,8 @@ func (d *Disk) sizeFor(files []File) error {
 	return nil
 }
 
-// guid makes a GUID (RFC 9562, version 8) from the label, the size and use, the purpose of the
-// GUID.
+// guid makes a GUID (RFC 9562, version 8) from the label, the size and `use`. `use` is the purpose
+// of the GUID.
 func (d *Disk) guid(use string) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "gangway image v1\x00%s\x00%d\x00%s", d.Label, d.ESPSize, use))
 	u, err := uuid.FromBytes(h[:16])
@@ -179,9 +179,9 @@ func writeFile(to filesystem.FileSystem, f File) error {
 
 var timeLock sync.Mutex
 
-// fixedTime makes go-diskfs write the same time, the first of FAT's years (1980), for all files
-// until restore is called. go-diskfs reads the time only from the environment variable
-// SOURCE_DATE_EPOCH (reproducible-builds.org).
+// fixedTime makes go-diskfs write the same time for all files: the start of 1980, FAT's first year.
+// The effect ends when `restore` is called. go-diskfs reads the time only from the environment
+// variable SOURCE_DATE_EPOCH (reproducible-builds.org).
 func fixedTime() (restore func()) {
 	const name, first = "SOURCE_DATE_EPOCH", "315532800"
 	timeLock.Lock()

@@ -24,7 +24,7 @@ type File struct {
 	// created.
 	Path string
 	Data []byte
-	// Mode holds the permissions, as in io/fs; zero means 0644. FAT has no permissions. With
+	// Mode contains the permissions, as in io/fs; zero means 0644. FAT has no permissions. With
 	// fs.ModeSymlink, the file is a symbolic link whose target is Data; only an initial file system
 	// can have links.
 	Mode fs.FileMode

@@ -10,7 +10,7 @@ import (
 )
 
 // This example makes a disk image that a machine can boot. The init in the image prints a line. The
-// kernel and the stub are those of the packages linux-image-amd64 and systemd-boot-efi.
+// kernel is from the package linux-image-amd64, and the stub from systemd-boot-efi.
 func Example() {
 	program := func(name string) []byte {
 		b, err := os.ReadFile(name)

@@ -6,10 +6,10 @@ import (
 	"io"
 )
 
-// fatSize returns the size in bytes of the file system in a partition of this size. The result is
-// slightly smaller if go-diskfs would otherwise make tables with too few entries: go-diskfs 1.9.4
-// ignores that the first two entries of a FAT are reserved, so with some sizes the last cluster
-// would have no entry.
+// fatSize returns the size in bytes of the file system in a partition of this size. go-diskfs 1.9.4
+// ignores that the first two entries of a FAT are reserved. With some sizes, the last cluster would
+// therefore have no entry in the tables. In this case, the result is slightly smaller than the
+// partition.
 //
 // Above 260 MiB, where clusters have 4096 bytes, the size of each table is also a multiple of 4096.
 // So an installer can convert the file system for a disk with sectors of 4096 bytes.
@@ -31,10 +31,10 @@ func fatSize(partition int64) int64 {
 	}
 }
 
-// fixParents corrects the FAT32 file system that begins at the offset start. A folder in the root
+// fixParents corrects the FAT32 file system that begins at the offset `start`. A folder in the root
 // folder must have an entry ".." with cluster 0, not with the root folder's own cluster
-// (Microsoft's FAT specification, 6.5). go-diskfs 1.9.4 writes the root folder's cluster, which
-// fsck.fat and Windows report as an error.
+// (Microsoft's FAT specification, 6.5). go-diskfs 1.9.4 writes the root folder's cluster. fsck.fat
+// and Windows report this as an error.
 func fixParents(f interface {
 	io.ReaderAt
 	io.WriterAt

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// stub makes the smallest EFI program that UKI.Build accepts. room is the number of section headers
-// for which the program has space.
+// stub makes the smallest EFI program that UKI.Build accepts. `room` is the number of section
+// headers for which the program has space.
 func stub(room int) []byte {
 	le := binary.LittleEndian
 	headers := 0x80 + 4 + coffHeader + 240 + sectionHeader + room*sectionHeader
@@ -442,7 +442,7 @@ func module(depends string) []byte {
 	le.PutUint16(b[52:], 64)
 	le.PutUint16(b[58:], 64)
 	le.PutUint16(b[60:], 3) // number of sections
-	le.PutUint16(b[62:], 2) // index of the section that holds the section names
+	le.PutUint16(b[62:], 2) // index of the section that contains the section names
 	infoAt := len(b)
 	b = append(b, info...)
 	namesAt := len(b)

@@ -63,8 +63,8 @@ func Initramfs(files []File) ([]byte, error) {
 }
 
 // Join joins several initial file systems into one. The kernel unpacks them one after the other,
-// and a later file replaces an earlier file with the same path. So the files that many images have
-// in common are compressed only once.
+// and a later file replaces an earlier file with the same path. So a caller can compress files that
+// many images share only once.
 func Join(initramfs ...[]byte) []byte {
 	var out []byte
 	for _, part := range initramfs {

@@ -146,5 +146,5 @@ func (u UKI) sections() []section {
 	return out
 }
 
-// pad appends zeros to b until its length is a multiple of to, a power of two.
+// pad appends zeros to `b` until the length is a multiple of `to`. `to` is a power of two.
 func pad(b []byte, to int) []byte { return append(b, make([]byte, -len(b)&(to-1))...) }

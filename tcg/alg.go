@@ -49,8 +49,8 @@ func (a AlgID) Hash() (crypto.Hash, error) {
 	return 0, fmt.Errorf("tcg: hash algorithm 0x%04x is not allowed", uint16(a))
 }
 
-// appendHash appends the hash of data to b. For SHA-256, which nearly every key uses, it allocates
-// nothing on the heap.
+// appendHash appends the hash of `data` to `b`. For SHA-256, which nearly every key uses,
+// appendHash allocates nothing on the heap.
 func appendHash(b []byte, h crypto.Hash, data []byte) []byte {
 	if h == crypto.SHA256 {
 		sum := sha256.Sum256(data)
@@ -80,5 +80,5 @@ const (
 	X509Sign             Attributes = 1 << 19
 )
 
-// Has reports whether a includes all of these bits.
+// Has reports whether all of these bits are set.
 func (a Attributes) Has(bits Attributes) bool { return a&bits == bits }

@@ -6,7 +6,8 @@ import (
 )
 
 // GeneratedValue is TPM_GENERATED_VALUE (Part 2, 6.2): the magic number at the start of every
-// structure that a TPM attests. A restricted key does not sign external data that begins with it.
+// structure that a TPM attests. A restricted key does not sign external data that begins with this
+// number.
 const GeneratedValue = 0xFF544347
 
 // AttestType is a TPMI_ST_ATTEST (Part 2, 10.12.2).
@@ -21,7 +22,7 @@ const (
 // MaxAttest is the largest TPMS_ATTEST that the parsers accept, in bytes.
 const MaxAttest = 1024
 
-// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote. Raw holds the
+// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote. Raw contains the
 // signed bytes.
 type Attest struct {
 	Raw             []byte
@@ -41,8 +42,8 @@ type Attest struct {
 
 // ClockInfo is a TPMS_CLOCK_INFO (Part 2, 10.11.1).
 type ClockInfo struct {
-	Clock        uint64 // milliseconds that the TPM was powered since it was last cleared
-	ResetCount   uint32 // TPM resets since it was last cleared
+	Clock        uint64 // milliseconds for which the TPM was powered since the last TPM2_Clear
+	ResetCount   uint32 // TPM resets since the last TPM2_Clear
 	RestartCount uint32 // restarts and resumes since the last reset
 	Safe         bool
 }
@@ -60,10 +61,12 @@ const maxBanks = 16
 // ErrNotGenerated means that the structure does not begin with GeneratedValue, so no TPM made it.
 var ErrNotGenerated = errors.New("tcg: the TPMS_ATTEST does not begin with TPM_GENERATED_VALUE, so no TPM made it")
 
-// ErrNotCertify means that TPM2_Certify did not make the attestation, so it does not certify a key.
+// ErrNotCertify means that TPM2_Certify did not make the attestation, so the attestation does not
+// certify a key.
 var ErrNotCertify = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_CERTIFY")
 
-// ErrNotQuote means that TPM2_Quote did not make the attestation, so it does not attest PCRs.
+// ErrNotQuote means that TPM2_Quote did not make the attestation, so the attestation does not
+// attest PCRs.
 var ErrNotQuote = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_QUOTE")
 
 // ParseCertify parses a TPMS_ATTEST that TPM2_Certify made. It accepts nothing after the structure.

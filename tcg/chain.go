@@ -10,7 +10,7 @@ import (
 )
 
 // MaxIntermediates is the largest number of certificates in a chain that a device sends. Known TPMs
-// hold up to four.
+// store at most four certificates.
 const MaxIntermediates = 8
 
 // maxSplit is the largest number of certificates that SplitCertificates returns. It bounds the work
@@ -19,14 +19,14 @@ const maxSplit = 64
 
 // SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is
 // the content of one NV index, from ChainFirst on, in order (EK profile 2.2.1.5). The parts form
-// one stream: a certificate may continue in the next index (Intel's layout), and an index may hold
-// several certificates, each followed by padding (0x00 or 0xFF). At any other byte, reading
-// continues with the next index. An empty part means an index that could not be read; no
-// certificate continues across it.
+// one stream. A certificate may continue in the next index (Intel's layout). An index may contain
+// several certificates, with padding (0x00 or 0xFF) after each certificate. At any other byte,
+// reading continues with the next index. An empty part means an index that could not be read; no
+// certificate continues across such an index.
 //
-// lost is the number of bytes that are neither certificate nor padding. SplitCertificates checks
-// only the outer DER structure of a certificate (see IsCertificate) and returns equal certificates
-// once. The result does not alias the parts.
+// `lost` is the number of bytes that belong to no certificate and no padding. SplitCertificates
+// checks only the outer DER structure of a certificate (see IsCertificate) and returns equal
+// certificates once. The result does not alias the parts.
 func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
 	for len(parts) > 0 {
 		n := slices.IndexFunc(parts, func(p []byte) bool { return len(p) == 0 })
@@ -75,9 +75,10 @@ func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	return certs, lost
 }
 
-// certificateSize returns the size in bytes of the certificate at the start of b, or 0 if b does
-// not begin with one. It checks only the outer structure: a sequence of exactly three elements (RFC
-// 5280, 4.1). Without this check, a wrong length would make the caller skip valid data.
+// certificateSize returns the size in bytes of the certificate at the start of `b`, or 0 if `b`
+// does not begin with a certificate. It checks only the outer structure: a sequence of exactly
+// three elements (RFC 5280, 4.1). Without this check, a wrong length would make the caller skip
+// valid data.
 func certificateSize(b []byte) int {
 	s := cryptobyte.String(b)
 	var cert, body, tbs, algorithm, signature cryptobyte.String
@@ -92,12 +93,13 @@ func certificateSize(b []byte) int {
 	return len(cert)
 }
 
-// IsCertificate reports whether b has the outer DER structure of exactly one certificate (RFC 5280,
-// 4.1), with nothing after it. A parser may still refuse b.
+// IsCertificate reports whether `b` has the outer DER structure of exactly one certificate (RFC
+// 5280, 4.1), with nothing after it. A parser may still refuse `b`.
 func IsCertificate(b []byte) bool { return len(b) > 0 && certificateSize(b) == len(b) }
 
-// PickChain returns at most MaxIntermediates of certs: first the certificates whose names place
-// them above leaf, nearest first, then the others in their order. leaf may be nil.
+// PickChain returns at most MaxIntermediates of the certificates `certs`. The issuers of the
+// certificate `leaf`, found by name, come first, beginning with the direct issuer. The other
+// certificates follow in their order. `leaf` may be nil.
 func PickChain(leaf []byte, certs [][]byte) [][]byte {
 	type link struct {
 		der             []byte

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// chainOf makes a chain of CA certificates with these names. The first one would issue the leaf,
-// and the last one is self-signed.
+// chainOf makes a chain of CA certificates with these names. The first CA would issue the leaf
+// certificate. The last CA's certificate is self-signed.
 func chainOf(t testing.TB, names ...string) [][]byte {
 	t.Helper()
 	var out [][]byte
@@ -103,7 +103,7 @@ func TestChainOfManyCertificatesIsBounded(t *testing.T) {
 	}
 }
 
-// A TPM may hold more certificates than fit into a request. Such a machine can still onboard: the
+// A TPM may have more certificates than fit into a request. Such a machine can still onboard: the
 // device sends the certificates of its own chain.
 func TestPicksTheCertificatesAboveTheLeaf(t *testing.T) {
 	t.Parallel()

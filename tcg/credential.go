@@ -13,12 +13,12 @@ import (
 	"fmt"
 )
 
-// MakeCredential does the same in software as TPM2_MakeCredential (Part 1, 24). It encrypts secret
-// so that only one TPM can decrypt it with TPM2_ActivateCredential: the TPM that holds both the
-// endorsement key ek and an object with the name objectName. The secret is at most as long as a
-// digest of ek's name algorithm.
+// MakeCredential does the same in software as TPM2_MakeCredential (Part 1, 24). It encrypts
+// `secret` so that only one TPM can decrypt it with TPM2_ActivateCredential: the TPM that has both
+// the endorsement key `ek` and an object with the name `objectName`. `secret` is at most as long as
+// a digest of the name algorithm of `ek`.
 //
-// credentialBlob is the content of a TPM2B_ID_OBJECT, and encryptedSecret the content of a
+// `credentialBlob` and `encryptedSecret` are the buffers of a TPM2B_ID_OBJECT and of a
 // TPM2B_ENCRYPTED_SECRET.
 func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encryptedSecret []byte, err error) {
 	h, err := ek.NameAlg.Hash()
@@ -58,8 +58,9 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 	return blob, encryptedSecret, nil
 }
 
-// encapsulate makes a random seed and encrypts it so that only the TPM with ek can recover it (Part
-// 1, B.10.4 for RSA, C.6.4 for ECC). The seed is as long as a digest of ek's name algorithm.
+// encapsulate makes a random seed and encrypts it so that only the TPM with the endorsement key
+// `ek` can decrypt the seed (Part 1, B.10.4 for RSA, C.6.4 for ECC). The seed is as long as a
+// digest of the name algorithm of `ek`.
 func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) {
 	const label = "IDENTITY\x00"
 	key, err := ek.Key()
@@ -107,14 +108,14 @@ func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) 
 }
 
 // kdfa is KDFa (Part 1, 11.4.10.2; SP 800-108 in counter mode with HMAC) with an empty contextV.
-// bits is the length of the result, at most that of one digest.
+// `bits` is the length of the result in bits, at most the length of one digest.
 func kdfa(h crypto.Hash, key []byte, label string, contextU []byte, bits int) []byte {
 	var size [4]byte
 	binary.BigEndian.PutUint32(size[:], uint32(bits))
 	return hmacOf(h, key, []byte{0, 0, 0, 1}, []byte(label), []byte{0}, contextU, size[:])[:bits/8]
 }
 
-// hmacOf returns the HMAC of the concatenated parts with the hash h.
+// hmacOf returns the HMAC of the concatenated `parts` with the hash `h`.
 func hmacOf(h crypto.Hash, key []byte, parts ...[]byte) []byte {
 	if h == crypto.SHA256 {
 		sum := HMACSHA256(key, parts...)

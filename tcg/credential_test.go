@@ -8,9 +8,9 @@ import (
 	"gangway/tcg"
 )
 
-// An emulated TPM, which uses go-tpm's key derivation, opens the credentials of MakeCredential for
-// each template, and cannot open them for another object name. The tests of package identity and
-// the end-to-end tests check the same with software TPMs.
+// An emulated TPM uses go-tpm's key derivation. It opens the credentials that MakeCredential makes
+// for each EK template. It cannot open a credential for another object name. The tests of package
+// identity and the end-to-end tests check the same with software TPMs.
 func TestCredentialIsForOneEKAndOneName(t *testing.T) {
 	t.Parallel()
 	maker, err := fleet.NewMaker("m", fleet.MakerOptions{})

@@ -58,7 +58,7 @@ type CSR struct {
 }
 
 // fields lists the fields of variable size in wire order, with their smallest and largest sizes in
-// bytes. A field that must not be empty has a positive min.
+// bytes. `min` is positive for a field that must not be empty.
 func (r *CSR) fields() [12]struct {
 	name     string
 	p        *[]byte
@@ -84,8 +84,9 @@ func (r *CSR) fields() [12]struct {
 	}
 }
 
-// Encode makes the TCG-CSR-IDEVID. The pad fills the contents to a multiple of 16 bytes. sign is
-// called once with the contents and returns the IDevID key's TPMT_SIGNATURE over them.
+// Encode makes the TCG-CSR-IDEVID. The pad fills the contents to a multiple of 16 bytes. Encode
+// calls `sign` once with the contents. `sign` returns the IDevID key's TPMT_SIGNATURE over the
+// contents.
 func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) ([]byte, error) {
 	h, err := hashAlg.Hash()
 	if err != nil {
@@ -138,7 +139,7 @@ var ErrCSRHash = errors.New("tcg: TCG-CSR-IDEVID: its hash does not match its co
 
 // ParseCSR parses a TCG-CSR-IDEVID. It checks every size against its field's bound and against the
 // number of bytes left, and it checks the hash. The pad must be at most 15 zero bytes, and nothing
-// may follow the structure. ParseCSR does not check the signature. The result aliases b.
+// may follow the structure. ParseCSR does not check the signature. The result aliases `b`.
 func ParseCSR(b []byte) (*CSR, error) {
 	if len(b) > MaxCSR {
 		return nil, fmt.Errorf("tcg: the TCG-CSR-IDEVID has %d bytes; at most %d are allowed", len(b), MaxCSR)

@@ -56,7 +56,7 @@ func (c *cursor) u64() uint64 {
 	return 0
 }
 
-// sized reads a TPM2B: a 16-bit size, then that many bytes, at most max.
+// sized reads a TPM2B: a 16-bit size, then that number of bytes, at most `max`.
 func (c *cursor) sized(max int) []byte {
 	n := int(c.u16())
 	if c.err == nil && n > max {
@@ -71,8 +71,8 @@ var (
 	errTrailing = errors.New("bytes follow the structure")
 )
 
-// end returns the first error of the reads. If there was none, it returns an error if bytes are
-// left over.
+// end returns the first error of the reads. If all reads succeeded but bytes are left over, it
+// returns an error for these bytes.
 func (c *cursor) end() error {
 	if c.err == nil && len(c.b) > 0 {
 		c.err = errTrailing

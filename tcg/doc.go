@@ -1,6 +1,6 @@
-// Package tcg holds the formats and constants of the Trusted Computing Group that a device and a
-// hub must agree on: TPM 2.0 structures, key templates, NV indices, endorsement key certificates
-// and the TCG-CSR-IDEVID. Package wire holds Gangway's own messages.
+// Package tcg contains the Trusted Computing Group's formats and constants that the device and the
+// hub share: TPM 2.0 structures, key templates, NV indices, endorsement key certificates and the
+// TCG-CSR-IDEVID. Package wire contains Gangway's own messages.
 //
 // The package does no I/O and keeps no state. Every parser is strict: it checks sizes before it
 // uses them, accepts nothing after the structure, and accepts only one encoding of a value. A

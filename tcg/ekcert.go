@@ -22,8 +22,8 @@ import (
 // deviate from the profile. Known deviations are accepted and listed in Quirks.
 type EKCertificate struct {
 	// Certificate is the certificate as crypto/x509 parsed it. Its UnhandledCriticalExtensions do
-	// not list the SAN: crypto/x509 cannot handle a critical SAN that holds only a directory name,
-	// but this package reads it.
+	// not list the SAN: crypto/x509 cannot handle a critical SAN that contains only a directory
+	// name, but this package reads it.
 	Certificate *x509.Certificate
 	// PublicKey is an *rsa.PublicKey or *ecdsa.PublicKey. It is set even if the key's type is
 	// id-RSAES-OAEP, which crypto/x509 does not support.
@@ -39,17 +39,17 @@ type EKCertificate struct {
 	Quirks []string
 }
 
-// TrimCertificate returns the DER certificate in b, which may be wrapped as in a TPM 1.2 (TCG PC
-// client, 7.4.4) or be followed by the padding of its NV area (all 0x00 or all 0xFF). Anything else
-// after the certificate is an error.
+// TrimCertificate returns the DER certificate in `b`. The certificate may be wrapped as in a TPM
+// 1.2 (TCG PC client, 7.4.4) or be followed by the padding of its NV area (all 0x00 or all 0xFF).
+// Anything else after the certificate is an error.
 func TrimCertificate(b []byte) ([]byte, error) {
 	der, _, err := trimCertificate(b)
 	return der, err
 }
 
 func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
-	// The bytes are a TCG_PCCLIENT_STORED_CERT (tag 0x1001, certType 0x00, size u16) that holds a
-	// TCG_FULL_CERT (tag 0x1002).
+	// The bytes are a TCG_PCCLIENT_STORED_CERT (tag 0x1001, certType 0x00, size u16) that contains
+	// a TCG_FULL_CERT (tag 0x1002).
 	if len(b) >= 7 && b[0] == 0x10 && b[1] == 0x01 && b[2] == 0x00 && b[5] == 0x10 && b[6] == 0x02 {
 		size := int(b[3])<<8 | int(b[4])
 		if size < 2 || 5+size > len(b) {
@@ -118,9 +118,10 @@ func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	return e, nil
 }
 
-// parseLenient parses der with crypto/x509. If crypto/x509 refuses the serial number, parseLenient
-// replaces the serial number by a valid one of the same length and parses again. The raw fields of
-// the result are those of der, so a later signature check covers the bytes that the maker signed.
+// parseLenient parses the certificate `der` with crypto/x509. If crypto/x509 refuses the serial
+// number, parseLenient replaces the serial number by a valid one of the same length and parses
+// again. The raw fields of the result are the raw fields of `der`, so a later signature check
+// covers the bytes that the maker signed.
 func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err == nil {
@@ -204,8 +205,8 @@ func oaepKey(spki []byte) (crypto.PublicKey, error) {
 
 var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// readSAN reads the TPM's attributes from the SAN's directory names or, if they have none, from the
-// subject.
+// readSAN reads the TPM's attributes from the SAN's directory names. If the directory names have no
+// such attribute, readSAN reads the subject.
 func (e *EKCertificate) readSAN() error {
 	cert := e.Certificate
 	for _, ext := range cert.Extensions {
@@ -277,7 +278,8 @@ func (e *EKCertificate) readName(der []byte) error {
 	}, func() { e.quirk(QuirkSetOrder) })
 }
 
-// printable64 returns Printable(s), shortened to at most 64 characters and without space around it.
+// printable64 returns `Printable(s)`, shortened to at most 64 characters and without space around
+// it.
 func printable64(s string) string {
 	s = Printable(s)
 	if r := []rune(s); len(r) > 64 {
@@ -287,8 +289,8 @@ func printable64(s string) string {
 }
 
 // Printable removes every character that a terminal would interpret instead of display, and the
-// characters that change the direction of text. Call it before a text that a TPM maker or a machine
-// chose is displayed.
+// characters that change the direction of text. Call Printable before you display a text from a TPM
+// maker or a machine.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
@@ -299,7 +301,7 @@ func Printable(s string) string {
 }
 
 // manufacturer decodes the hexadecimal manufacturer id of a certificate: "id:49465800" becomes
-// "IFX". It returns an id that is not ASCII unchanged.
+// "IFX". If the id is not ASCII, manufacturer returns the id unchanged.
 func manufacturer(s string) string {
 	hex, ok := strings.CutPrefix(s, "id:")
 	n, err := strconv.ParseUint(hex, 16, 32)
@@ -323,7 +325,7 @@ func manufacturer(s string) string {
 	return string(out)
 }
 
-// HasEKUsage reports whether the extended key usages of the certificate include the one for
+// HasEKUsage reports whether the extended key usages of the certificate include the usage for
 // endorsement keys (2.23.133.8.1).
 func (e *EKCertificate) HasEKUsage() bool {
 	return slices.ContainsFunc(e.Certificate.UnknownExtKeyUsage, OIDEKCertificate.Equal)

@@ -174,7 +174,8 @@ func FuzzParseEKCertificate(f *testing.F) {
 	})
 }
 
-// Public.Is compares the keys' numbers. Its result must equal that of comparing the decoded keys.
+// Public.Is compares the numbers of two keys. The result must equal the result of a comparison of
+// the decoded keys.
 func TestIsAgreesWithTheKeys(t *testing.T) {
 	t.Parallel()
 	keys := []crypto.PublicKey{}

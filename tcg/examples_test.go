@@ -10,8 +10,8 @@ import (
 	"gangway/tcg"
 )
 
-// The EK certificate of a real TPM contains the TPM's maker, model and version. This one deviates
-// from the profile.
+// The EK certificate of a real TPM contains the TPM's maker, model and version. This certificate
+// deviates from the EK profile.
 func ExampleParseEKCertificate() {
 	nv, err := os.ReadFile(filepath.Join("..", "internal", "ekcerts", "testdata", "048beb2ada34b6b64395e730453c3731908607810b6cb2ed88d10b50ac4dbdaf.der"))
 	if err != nil {
@@ -80,7 +80,7 @@ func ExampleMatch() {
 	// true
 }
 
-// Only the TPM that holds the EK and the named key can decrypt the credential.
+// Only the TPM that has the EK and the named key can decrypt the credential.
 func ExampleMakeCredential() {
 	maker, err := fleet.NewMaker("example", fleet.MakerOptions{})
 	if err != nil {

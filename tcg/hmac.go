@@ -2,7 +2,7 @@ package tcg
 
 import "crypto/sha256"
 
-// HMACSHA256 is HMAC-SHA256 (RFC 2104) of the concatenated parts. The result equals that of
+// HMACSHA256 is HMAC-SHA256 (RFC 2104) of the concatenated parts. The result equals the result of
 // crypto/hmac. HMACSHA256 keeps no hash state on the heap, because each enrolment computes nine
 // HMACs over short messages.
 func HMACSHA256(key []byte, parts ...[]byte) [sha256.Size]byte {

@@ -55,8 +55,8 @@ func (a *attribute) text() string {
 	return string(bytes.ToValidUTF8(a.value, []byte("\uFFFD")))
 }
 
-// eachAttribute calls f for each attribute of a DER Name, in order. It calls unsorted for each RDN
-// whose attributes are not in DER order.
+// eachAttribute calls the function `f` for each attribute of a DER Name, in order. It calls the
+// function `unsorted` for each RDN whose attributes are not in DER order.
 func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String
@@ -93,8 +93,8 @@ func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 
 // CanonicalName returns the DER Name with every text value encoded as UTF8String. Names that differ
 // only in their string types become equal, as RFC 5280, 7.1 requires; crypto/x509 compares only the
-// bytes. CanonicalName does not change case, spaces and values that are not text. It returns a name
-// that is already canonical, or that it cannot read, unchanged and without a copy.
+// bytes. CanonicalName does not change case, spaces, or values that are not text. If the name is
+// already canonical or unreadable, CanonicalName returns it unchanged, without a copy.
 func CanonicalName(der []byte) []byte {
 	other := false
 	if eachAttribute(der, func(a *attribute) { other = other || isText(a.tag) && a.tag != casn1.UTF8String }, func() {}) != nil || !other {
@@ -144,9 +144,9 @@ func isText(tag casn1.Tag) bool {
 	return false
 }
 
-// WithinName reports whether a DER Name is in the subtree of another one (RFC 5280, 4.2.1.10):
-// whether it begins with the same relative names. The comparison ignores string types, case, and
-// repeated spaces (RFC 5280, 7.1). An unreadable name is not in any subtree.
+// WithinName reports whether the DER Name `name` is in the subtree of `base` (RFC 5280, 4.2.1.10),
+// that is, whether `name` begins with the relative names of `base`. The comparison ignores string
+// types, case, and repeated spaces (RFC 5280, 7.1). An unreadable name is not in any subtree.
 func WithinName(name, base []byte) bool {
 	n, err := relativeNames(name)
 	if err != nil {

@@ -2,19 +2,19 @@ package tcg
 
 import "fmt"
 
-// OmissionReason is the reason why a device does not send the EK certificate that its TPM holds.
+// OmissionReason is the reason why a device does not send the EK certificate that its TPM has.
 type OmissionReason uint8
 
 // The reasons, with the numbers that the device sends.
 const (
-	CertificateMalformed  OmissionReason = 1 // the NV index does not hold an EK certificate
+	CertificateMalformed  OmissionReason = 1 // the NV index does not contain an EK certificate
 	CertificateOfOtherKey OmissionReason = 2 // the TPM does not have the key that the certificate is for
 	CertificateUnreadable OmissionReason = 3 // the TPM refuses to read the certificate
 )
 
-// Omission is a device's statement why its request has no EK certificate although its TPM holds
-// one. The statement has no proof: the hub shows it to the owner, and no check depends on it. The
-// zero value means no statement.
+// Omission is a device's statement why its request has no EK certificate although the TPM has an EK
+// certificate. The statement has no proof: the hub shows it to the owner, and no check depends on
+// it. The zero value means no statement.
 type Omission struct {
 	Why   OmissionReason
 	Index uint32 // the NV index

@@ -18,9 +18,9 @@ const (
 	delegationAttributes = 0x220F1008
 )
 
-// delegationIndex holds, by name algorithm, the NV indices that policies refer to: for IDevID and
-// IAK, the index of the fourth branch of the DevID policy (DevID, 7.3.6.4); for the EK, the index
-// of the EK profile's policy C.
+// delegationIndex maps a name algorithm to the NV indices in policies. `idevid` and `iak` are the
+// indices in the fourth branch of the DevID policy (DevID, 7.3.6.4). `ek` is the index in the EK
+// profile's policy C.
 var delegationIndex = map[AlgID]struct{ idevid, iak, ek uint32 }{
 	AlgSHA256: {0x01C90010, 0x01C90018, 0x01C07F01},
 	AlgSHA384: {0x01C90011, 0x01C90019, 0x01C07F02},
@@ -56,8 +56,8 @@ func policyCommandCode(alg AlgID, policy []byte, cc uint32) []byte {
 	return digest(alg, policy, be32(ccPolicyCommandCode), be32(cc))
 }
 
-// policyDelegation is the digest of TPM2_PolicyAuthorizeNV for an index that is written and holds
-// policy A: "policy C" of the EK profile.
+// policyDelegation is the digest of TPM2_PolicyAuthorizeNV for an NV index that is written and
+// contains policy A: "policy C" of the EK profile.
 func policyDelegation(alg AlgID, index uint32) []byte {
 	a := PolicySecretEndorsement(alg)
 	pub := be32(index)
@@ -65,7 +65,7 @@ func policyDelegation(alg AlgID, index uint32) []byte {
 	pub = binary.BigEndian.AppendUint32(pub, delegationAttributes)
 	pub = binary.BigEndian.AppendUint16(pub, uint16(len(a)))
 	pub = append(pub, a...)
-	pub = binary.BigEndian.AppendUint16(pub, uint16(2+len(a))) // holds a TPMT_HA
+	pub = binary.BigEndian.AppendUint16(pub, uint16(2+len(a))) // contains a TPMT_HA
 	n, err := name(alg, pub)
 	if err != nil {
 		panic(err) // cannot happen: alg comes from this package's tables

@@ -35,8 +35,8 @@ func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 	}
 }
 
-// go-tpm has its own marshalling code: it encodes the templates to the same bytes. go-tpm's two
-// low-range templates equal those of this package.
+// go-tpm's own marshalling code encodes the templates of this package to the same bytes. go-tpm's
+// two low-range EK templates equal the low-range EK templates of this package.
 func TestTemplatesAgreeWithGoTPM(t *testing.T) {
 	t.Parallel()
 	for _, set := range [][]Template{EKTemplates, IAKTemplates, IDevIDTemplates} {

@@ -19,7 +19,7 @@ import (
 const MaxPublic = 1024
 
 // Public is the public area of an asymmetric TPM key, TPMT_PUBLIC (Part 2, 12.2.4). Raw is the
-// marshalled structure; the key's name is its hash.
+// marshalled structure. The key's name contains the hash of Raw.
 type Public struct {
 	Raw        []byte
 	Type       AlgID // AlgRSA or AlgECC
@@ -140,8 +140,8 @@ func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 }
 
 // Key returns the key as *ecdsa.PublicKey or *rsa.PublicKey. A point off its curve, an RSA key
-// whose modulus has not exactly KeyBits bits, and sizes below 2048 bits are errors. The first call
-// caches the result, so it must not run concurrently with another one.
+// whose modulus does not have exactly KeyBits bits, and sizes below 2048 bits are errors. The first
+// call caches the result, so it must not run concurrently with another call.
 func (p *Public) Key() (crypto.PublicKey, error) {
 	if p.key != nil {
 		return p.key, nil
@@ -203,8 +203,9 @@ func (c CurveID) curve() (elliptic.Curve, error) {
 	return nil, fmt.Errorf("tcg: curve 0x%04x is not allowed", uint16(c))
 }
 
-// Is reports whether key has the same public numbers as p. If so, Key returns key itself from then
-// on: decoding a P-384 point a second time would take as long as a signature.
+// Is reports whether `key` has the same public numbers as this public area. If so, later calls of
+// Key return `key` itself, because decoding a P-384 point a second time would take as long as a
+// signature.
 func (p *Public) Is(key crypto.PublicKey) bool {
 	switch k := key.(type) {
 	case *rsa.PublicKey:

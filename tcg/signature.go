@@ -46,9 +46,9 @@ func ParseSignature(raw []byte) (*Signature, error) {
 // ErrSignature means that the signature is well-formed but does not verify.
 var ErrSignature = errors.New("tcg: the signature does not verify")
 
-// Verify checks the signature s over message. s must use the scheme and the hash of the key's
-// public area. If the key has no fixed scheme (an RSA IDevID key), s may use any of the allowed
-// schemes.
+// Verify checks the signature `s` over `message`. The signature must use the scheme and the hash of
+// the key's public area. If the key has no fixed scheme (an RSA IDevID key), the signature may use
+// any of the allowed schemes.
 func (p *Public) Verify(message []byte, s *Signature) error {
 	if p.Scheme != AlgNull && (s.Scheme != p.Scheme || s.Hash != p.SchemeHash) {
 		return fmt.Errorf("tcg: the signature has the scheme 0x%04x with hash 0x%04x, but the key's scheme is 0x%04x with hash 0x%04x",

@@ -12,7 +12,7 @@ import (
 // same TPM, as long as the hierarchy's seed does not change.
 type Template struct {
 	Name   string // the name in the specification: "L-1", "H-3", ...
-	Public Public // Raw is set; Modulus, or X and Y, hold the template's unique field
+	Public Public // Raw is set; Modulus, or X and Y, contain the template's unique field
 
 	// The following fields are set only for endorsement keys.
 	CertificateIndex uint32   // NV index of the EK certificate
@@ -20,7 +20,7 @@ type Template struct {
 	PolicyBranches   [][]byte // branches for TPM2_PolicyOR after policy A; nil if the policy is only policy A
 }
 
-// Marshal encodes p as a TPMT_PUBLIC.
+// Marshal encodes the public area as a TPMT_PUBLIC.
 func (p *Public) Marshal() []byte {
 	b := make([]byte, 0, 64+len(p.AuthPolicy)+len(p.Modulus)+len(p.X)+len(p.Y))
 	u16 := func(v uint16) { b = binary.BigEndian.AppendUint16(b, v) }
@@ -51,8 +51,8 @@ func (p *Public) Marshal() []byte {
 	return b
 }
 
-// Matches reports whether p can come from the template: all fields except the unique field are
-// equal.
+// Matches reports whether the public area `p` can come from the template: all fields except the
+// unique field are equal.
 func (t *Template) Matches(p *Public) bool {
 	q := &t.Public
 	return p.Type == q.Type && p.NameAlg == q.NameAlg && p.Attributes == q.Attributes &&
@@ -62,7 +62,7 @@ func (t *Template) Matches(p *Public) bool {
 		p.KeyBits == q.KeyBits && p.Exponent == q.Exponent && p.Curve == q.Curve
 }
 
-// Match returns the template that p was made from, or nil.
+// Match returns the template of the public area `p`, or nil if no template matches.
 func Match(templates []Template, p *Public) *Template {
 	for i := range templates {
 		if templates[i].Matches(p) {
@@ -72,9 +72,9 @@ func Match(templates []Template, p *Public) *Template {
 	return nil
 }
 
-// FromKey returns the public areas that key may have: one for each template of the key's algorithm
-// and size. Use it for keys that come without their TPMT_PUBLIC. FromKey pads the coordinates of an
-// ECC key to the size of the curve.
+// FromKey returns the public areas that the key `key` may have: one for each template of the key's
+// algorithm and size. Use it for keys that come without their TPMT_PUBLIC. FromKey pads the
+// coordinates of an ECC key to the size of the curve.
 func FromKey(templates []Template, key crypto.PublicKey) []*Public {
 	var out []*Public
 	for i := range templates {
@@ -110,11 +110,11 @@ const (
 	devID = FixedTPM | FixedParent | SensitiveDataOrigin | UserWithAuth | AdminWithPolicy | SignEncrypt
 )
 
-// EKTemplates are the default templates of the EK profile (B.3, B.4) in order of preference: a
-// device with several EK certificates uses the first template that has one. ECC comes before RSA.
-// H-2, H-3 and H-1, of the high range that the profile now recommends, come before L-2 and L-1, of
-// the low range. P-521 is slow on small TPMs, so H-4 comes last of the ECC templates. RSA 3072 and
-// 4096 come last of all.
+// EKTemplates are the default templates of the EK profile (B.3, B.4) in order of preference. A
+// device with several EK certificates uses the first template that has a certificate. ECC comes
+// before RSA. The high range, which the profile now recommends, comes before the low range: H-2 and
+// H-3 before L-2, and H-1 before L-1. P-521 is slow on small TPMs, so H-4 comes last of the ECC
+// templates. RSA 3072 and 4096 come last of all.
 var EKTemplates = []Template{
 	ekECC("H-2", CurveP256, AlgSHA256, 128, 0x01C00014, 0x81010014),
 	ekECC("H-3", CurveP384, AlgSHA384, 256, 0x01C00016, 0x81010016),
@@ -147,11 +147,11 @@ var (
 
 // NV indices that the EK profile assigns (2.2.1.4, 2.2.1.5).
 const (
-	// ChainFirst to ChainLast may hold the maker's intermediate certificates.
+	// ChainFirst to ChainLast may contain the maker's intermediate certificates.
 	ChainFirst uint32 = 0x01C00100
 	ChainLast  uint32 = 0x01C001FF
-	// RSATemplateIndex and ECCTemplateIndex hold, in some TPMs, a template that replaces L-1 or
-	// L-2. RSANonceIndex and ECCNonceIndex hold its unique field.
+	// In some TPMs, RSATemplateIndex and ECCTemplateIndex contain a template that replaces L-1 or
+	// L-2. RSANonceIndex and ECCNonceIndex contain the unique field of this template.
 	RSANonceIndex    uint32 = 0x01C00003
 	RSATemplateIndex uint32 = 0x01C00004
 	ECCNonceIndex    uint32 = 0x01C0000B

@@ -11,8 +11,9 @@ import (
 // on a connection that the hub's CA authenticates, because anyone else could send false addresses.
 const AddressesHeader = "Gangway-Hub"
 
-// PagesHeader is the HTTP header in which the hub's responses name the https URL of its pages, if
-// they have a name of their own. It is for people's browsers: a device shows it in claim links.
+// PagesHeader is the HTTP header in which the hub's responses name the https URL of the hub's
+// pages, if the pages have a separate host name. The URL is for people's browsers: a device
+// displays it in claim links.
 const PagesHeader = "Gangway-Pages"
 
 // MaxAddresses is the largest number of addresses that ParseAddresses returns. maxAddress is the
@@ -22,8 +23,7 @@ const (
 	maxAddress   = 300
 )
 
-// IsHubURL reports whether s is a hub's address: https://host[:port], and
-// optionally one slash.
+// IsHubURL reports whether `s` is a hub's address: https://host[:port], and optionally one slash.
 func IsHubURL(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && u.Scheme == "https" && u.Hostname() != "" && (u.Path == "" || u.Path == "/") &&
@@ -31,7 +31,8 @@ func IsHubURL(s string) bool {
 }
 
 // ParseAddresses reads the values of AddressesHeader. It skips entries that are not hub addresses,
-// addresses longer than maxAddress, repeated addresses, and all after the first MaxAddresses.
+// addresses longer than maxAddress, repeated addresses, and all addresses after the first
+// MaxAddresses.
 func ParseAddresses(values []string) []string {
 	var out []string
 	for _, v := range values {

@@ -36,8 +36,9 @@ const (
 //	    Certificate chain<0..2^24-1>; // opaque<1..2^16-1> each, DER
 //	} GangwayCaData;
 //
-// chain holds the EK certificate's intermediates from the TPM's NV, in any order. Version 2 has one
-// more field, which says why the request does not have the EK certificate that is in the TPM's NV:
+// chain contains the EK certificate's intermediates from the TPM's NV, in any order. Version 2 has
+// one more field, which says why the request does not have the EK certificate that is in the TPM's
+// NV:
 //
 //	struct { uint8 why; uint32 nv_index; } omission;  // tcg.Omission, why > 0
 type CAData struct {

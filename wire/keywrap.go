@@ -9,7 +9,8 @@ import (
 )
 
 // This file implements AES key wrap (RFC 3394) for 256-bit keys, the only size in a sealed reply. A
-// wrapped key has five blocks of 64 bits: four of the key, and one that authenticates them.
+// wrapped key has five blocks of 64 bits: four blocks of the key, and one block that authenticates
+// the key.
 
 const (
 	keySize     = 32
@@ -22,7 +23,8 @@ const wrapIV = 0xA6A6A6A6A6A6A6A6
 
 var errUnwrap = errors.New("the key was wrapped with another key encryption key, or was altered")
 
-// wrapKey wraps key under kek (RFC 3394, 2.2.1, in the alternative description with an index).
+// wrapKey wraps `key` with the key encryption key `kek` (RFC 3394, 2.2.1, in the alternative
+// description with an index).
 func wrapKey(kek cipher.Block, key *[keySize]byte) (wrapped [wrappedSize]byte) {
 	binary.BigEndian.PutUint64(wrapped[:], wrapIV)
 	copy(wrapped[8:], key[:])
@@ -43,7 +45,7 @@ func wrapKey(kek cipher.Block, key *[keySize]byte) (wrapped [wrappedSize]byte) {
 }
 
 // unwrapKey unwraps a key that wrapKey wrapped (RFC 3394, 2.2.2). It fails if the key was wrapped
-// with another kek, or was altered.
+// with another key encryption key, or was altered.
 func unwrapKey(kek cipher.Block, wrapped []byte) (key [keySize]byte, err error) {
 	if len(wrapped) != wrappedSize {
 		return key, errUnwrap

@@ -52,8 +52,8 @@ func ParseReply(b []byte) (*Reply, error) {
 	return r, nil
 }
 
-// Encode returns the reply's JSON. The result equals that of json.Marshal, which would copy several
-// kilobytes three times.
+// Encode returns the reply's JSON. The result is the same as with json.Marshal. json.Marshal would
+// copy several kilobytes three times.
 func (r *Reply) Encode() []byte {
 	enc := base64.StdEncoding
 	b := make([]byte, 0, 64+enc.EncodedLen(len(r.CredentialBlob))+enc.EncodedLen(len(r.Secret))+enc.EncodedLen(len(r.Sealed)))
@@ -122,14 +122,14 @@ var (
 	context0 = casn1.Tag(0).ContextSpecific()
 )
 
-// Seal encrypts and authenticates content in a CMS AuthEnvelopedData (RFC 5083). It uses
+// Seal encrypts and authenticates `content` in a CMS AuthEnvelopedData (RFC 5083). It uses
 // AES-256-GCM (RFC 5084) with a 12-byte nonce, a 16-byte tag and a random key. The key is wrapped
 // by AES-256 key wrap (RFC 3565, RFC 3394) for one KEKRecipientInfo (RFC 5652, 6.2.3). `openssl cms
 // -decrypt` can open the result.
 func Seal(k Keys, content []byte) ([]byte, error) { return AppendSealed(nil, k, content) }
 
-// AppendSealed appends the result of Seal to b. It allocates memory at most once, because all sizes
-// are known in advance.
+// AppendSealed appends the result of Seal to `b`. It allocates memory at most once, because all
+// sizes are known in advance.
 func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	var cek [keySize]byte
 	var nonce [nonceSize]byte
@@ -193,7 +193,7 @@ const (
 	sealTagSize = "\x02\x01\x10"
 )
 
-// tlvSize returns the size in bytes of a DER value with n bytes of content, including its tag and
+// tlvSize returns the size in bytes of a DER value with `n` bytes of content, including its tag and
 // length.
 func tlvSize(n int) int {
 	switch {
@@ -207,7 +207,7 @@ func tlvSize(n int) int {
 	return 5 + n // enough for 16 MiB; a reply is always much smaller
 }
 
-// appendHead appends the DER tag and length of a value with n bytes of content.
+// appendHead appends the DER tag and length of a value with `n` bytes of content.
 func appendHead(b []byte, tag byte, n int) []byte {
 	switch {
 	case n < 0x80:

@@ -21,14 +21,14 @@ import (
 	"gangway/tcg"
 )
 
-// This file holds the messages of Pantacor's two-step enrolment. The first step certifies the
+// This file contains the messages of Pantacor's two-step enrolment. The first step certifies the
 // attestation key, the second the identity. Pantacor's documents leave some choices open;
 // docs/protocol.md#9-pantacors-two-steps lists Gangway's choices.
 
 // MaxStepBody is the largest size of either step's body, in bytes.
 const MaxStepBody = 64 << 10
 
-// TPMKeys holds a TPM's keys in the bodies of both steps. Each string is in a form that
+// TPMKeys contains a TPM's keys in the bodies of both steps. Each string is in a form that
 // DecodeBinary reads. EKCert is empty if the TPM has no EK certificate.
 type TPMKeys struct {
 	AKPub   string   `json:"ak-pub"`             // TPM2B_PUBLIC, TPMT_PUBLIC, or PEM of the key
@@ -45,7 +45,7 @@ type EnrollRequest struct {
 
 // EnrollAnswer is the response to an EnrollRequest. Byte strings are in standard base64.
 type EnrollAnswer struct {
-	// Certificate holds the PEM certificates of the AK and of its issuer, encrypted with
+	// Certificate contains the PEM certificates of the AK and of its issuer, encrypted with
 	// AES-256-CBC and PKCS #7 padding. It is empty as long as the owner has not decided about the
 	// waiting device.
 	Certificate []byte `json:"certificate"`
@@ -84,8 +84,9 @@ func DecodeBinary(text string) ([]byte, error) {
 	return b, nil
 }
 
-// DecodePEM returns the content and the type of the PEM block at the start of b, and the data after
-// it without surrounding white space. ok is false if b does not begin with a PEM block.
+// DecodePEM returns the content and the type of the PEM block at the start of `b`. `rest` is the
+// data after the block, without surrounding white space. `ok` is false if `b` does not begin with a
+// PEM block.
 func DecodePEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
 	block, rest := pem.Decode(b)
 	if block == nil || !bytes.HasPrefix(b, []byte("-----BEGIN")) {
@@ -113,13 +114,13 @@ const (
 	extensionCount = 10
 )
 
-// ExtensionOID returns the object identifier of a CSR's extension whose last arc is last.
+// ExtensionOID returns the object identifier of the CSR extension with the last arc `last`.
 func ExtensionOID(last int) asn1.ObjectIdentifier {
 	return append(append(asn1.ObjectIdentifier(nil), extensionArc...), last)
 }
 
-// ExtensionOf returns the last arc of a Pantacor extension. ok reports whether id is in Pantacor's
-// arc, and known whether Gangway knows the extension.
+// ExtensionOf returns the last arc of a Pantacor extension. `ok` reports whether `id` is in
+// Pantacor's arc. `known` reports whether Gangway knows the extension.
 func ExtensionOf(id asn1.ObjectIdentifier) (last int, known, ok bool) {
 	if len(id) != len(extensionArc)+1 || !id[:len(extensionArc)].Equal(extensionArc) {
 		return 0, false, false
@@ -129,8 +130,8 @@ func ExtensionOf(id asn1.ObjectIdentifier) (last int, known, ok bool) {
 }
 
 // OwnershipMAC returns Pantacor's proof of ownership: HMAC-SHA256 over the hexadecimal encoding of
-// the text name. key is the SHA-256 of the join token's secret. The proof covers only the name: it
-// does not say for which TPM key it is.
+// the text `name`. `key` is the SHA-256 of the join token's secret. The proof covers only the text
+// `name`, and does not say which TPM key it belongs to.
 func OwnershipMAC(key [32]byte, name string) []byte {
 	m := hmac.New(sha256.New, key[:])
 	m.Write([]byte(hex.EncodeToString([]byte(name))))
@@ -165,7 +166,7 @@ func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 //	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
 //
 // with the length in one byte. If a dishonest hub relays both steps to another hub, the proof
-// contains the dishonest hub's name, and the other hub refuses it.
+// contains the dishonest hub's name, and the other hub refuses the proof.
 func (k StepKeys) Prove(hubName string, csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write([]byte("gangway register v2\x00"))
@@ -183,8 +184,8 @@ func (k StepKeys) ProveUnbound(csr []byte) []byte {
 	return m.Sum(nil)
 }
 
-// VerifyProof checks the proof for the hub hubName in constant time. If hubName is empty, it checks
-// a proof of the old form.
+// VerifyProof checks, in constant time, the proof for the hub with the name `hubName`. If `hubName`
+// is empty, VerifyProof checks a proof of the old form.
 func (k StepKeys) VerifyProof(hubName string, csr, proof []byte) bool {
 	if hubName == "" {
 		return hmac.Equal(k.ProveUnbound(csr), proof)
@@ -192,8 +193,8 @@ func (k StepKeys) VerifyProof(hubName string, csr, proof []byte) bool {
 	return hmac.Equal(k.Prove(hubName, csr), proof)
 }
 
-// SealCertificate encrypts content, then authenticates the ciphertext. It sets Certificate, IV and
-// MAC. `openssl enc` and `openssl dgst` can open the result.
+// SealCertificate encrypts `content`, then authenticates the ciphertext. It sets Certificate, IV
+// and MAC. `openssl enc` and `openssl dgst` can open the result.
 func (a *EnrollAnswer) SealCertificate(k StepKeys, content []byte) error {
 	block, err := aes.NewCipher(k.Encryption)
 	if err != nil {
@@ -216,8 +217,8 @@ func (a *EnrollAnswer) mac(k StepKeys) []byte {
 	return m.Sum(nil)
 }
 
-// OpenCertificate checks the MAC and decrypts the certificates. It returns ErrSealed if they were
-// sealed for another TPM or were altered.
+// OpenCertificate checks the MAC and decrypts the certificates. Errors: ErrSealed if the
+// certificates were sealed for another TPM or were altered.
 func (a *EnrollAnswer) OpenCertificate(k StepKeys) ([]byte, error) {
 	if len(a.IV) != aes.BlockSize || len(a.Certificate) == 0 || len(a.Certificate)%aes.BlockSize != 0 || !hmac.Equal(a.mac(k), a.MAC) {
 		return nil, ErrSealed
@@ -244,7 +245,7 @@ const (
 
 // CredentialFile returns a file in the format that tpm2_makecredential writes and
 // tpm2_activatecredential reads: magic and version (4 bytes each), TPM2B_ID_OBJECT,
-// TPM2B_ENCRYPTED_SECRET. blob and secret are the contents of these two structures.
+// TPM2B_ENCRYPTED_SECRET. `blob` and `secret` are the buffers of these two structures.
 func CredentialFile(blob, secret []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, credentialMagic)
 	b = binary.BigEndian.AppendUint32(b, credentialVersion)
@@ -252,8 +253,8 @@ func CredentialFile(blob, secret []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(secret))), secret...)
 }
 
-// ParseCredentialFile parses a file in the format of CredentialFile and returns the contents of its
-// two structures.
+// ParseCredentialFile parses a file in the format of CredentialFile and returns the buffers of the
+// file's two structures.
 func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 	malformed := errors.New("the file does not have the format of tpm2_makecredential")
 	sized := func() []byte {
@@ -279,8 +280,8 @@ func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 const registrationSpec = "gangway-two-steps@1"
 
 // RegistrationRecord is a registration in canonical form: it does not depend on how the request
-// encoded the values. The hub stores the record for audits, and compares it to detect a repeated
-// request.
+// encoded the values. The hub stores the record for audits. To detect a repeated request, the hub
+// compares the records.
 type RegistrationRecord struct {
 	Spec      string   `json:"#spec"`
 	CSR       []byte   `json:"csr"`

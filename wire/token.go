@@ -48,8 +48,8 @@ type TokenFile struct {
 	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key (SubjectPublicKeyInfo,
 	// DER). Ownership proofs contain it, so a proof is valid at only one hub.
 	HubName string `json:"hub-name"`
-	// HubCA holds CA certificates in PEM. The hub's TLS certificate must chain to one of them; the
-	// device trusts no other CA.
+	// HubCA contains CA certificates in PEM. The chain of the hub's TLS certificate must end at one
+	// of these certificates; the device trusts no other CA.
 	HubCA   string `json:"hub-ca"`
 	Expires string `json:"expires,omitempty"` // RFC 3339; only for people, because the hub enforces the expiry
 }
@@ -134,8 +134,8 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 }
 
 // RootName returns the name of the hub whose root key is in HubCA. It fails if this name is not
-// HubName. A proof that is not bound to a TLS connection must contain this name, because a relay
-// could hand out a token file with another hub's name in HubName.
+// equal to HubName. A proof that is not bound to a TLS connection must contain this name: a relay
+// could distribute a token file with another hub's name in HubName.
 func (t *TokenFile) RootName() (string, error) {
 	roots, err := t.Roots()
 	if err != nil {
@@ -149,7 +149,7 @@ func (t *TokenFile) RootName() (string, error) {
 	return t.HubName, nil
 }
 
-// IsID reports whether s has the form of the hub's ids: 24 lower-case hexadecimal digits.
+// IsID reports whether `s` has the form of the hub's ids: 24 lower-case hexadecimal digits.
 func IsID(s string) bool {
 	if len(s) != 24 {
 		return false

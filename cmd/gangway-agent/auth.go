@@ -11,9 +11,9 @@ import (
 // strongest hash algorithm of a hierarchy (TPM 2.0, Part 1, 19.6.4).
 const maxAuth = 64
 
-// readAuth reads an authorisation value from a file. The value is the file's content without one
-// line end at its end. If the content begins with "hex:", the value is the bytes that follow in
-// hexadecimal. The file must not be accessible to all users. If name is empty, the value is empty.
+// readAuth reads an authorisation value from a file. The value is the file's text without the last
+// line end. If the text begins with "hex:", the value is the bytes that follow in hexadecimal. The
+// file must not be accessible to all users. If `name` is empty, the value is empty.
 func readAuth(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
@@ -32,11 +32,11 @@ func readAuth(name string) ([]byte, error) {
 	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 	if digits, ok := bytes.CutPrefix(b, []byte("hex:")); ok {
 		if b, err = hex.AppendDecode(nil, digits); err != nil {
-			return nil, fmt.Errorf("%s: the text after 'hex:' is not pairs of hexadecimal digits", name) // the text is secret, so do not print it
+			return nil, fmt.Errorf("%s: the text after 'hex:' is not pairs of hexadecimal digits; write two digits for each byte, as in hex:00ff", name) // the text is secret, so the error does not quote it
 		}
 	}
 	if len(b) > maxAuth {
-		return nil, fmt.Errorf("%s: the password is too long; a TPM's password has at most %d bytes", name, maxAuth)
+		return nil, fmt.Errorf("%s: the password is too long; write the TPM's password, which has at most %d bytes", name, maxAuth)
 	}
 	return b, nil
 }

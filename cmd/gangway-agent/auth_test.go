@@ -52,8 +52,8 @@ func TestReadsPasswordsFromFiles(t *testing.T) {
 	}
 }
 
-// The error about a wrong command line names the help of the command, and the text to type
-// instead.
+// If a command line of gangway-agent is wrong, the error names the command's help and the text to
+// type instead.
 func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	t.Parallel()
 	for line, want := range map[string][]string{

@@ -55,7 +55,7 @@ It works on terminals of at least 40 columns and 12 lines, also without colours.
 	f := c.Flags()
 	f.StringVar(&log, "log-file", "", "file with the machine's log (default: systemd's journal of gangway-agent)")
 	f.StringVar(&limit, "limit", "full", "the highest level that the owner may allow: off, read, on or full")
-	f.StringVar(&hook, "machine-hook", "", "program that restarts the machine, changes its network settings and wipes it; Gangway's images have one")
+	f.StringVar(&hook, "machine-hook", "", "program that restarts the machine, changes the network settings and wipes the machine; default: only restart it, with systemctl")
 	f.DurationVar(&idle, "idle", 0, "time without a key press after which the console closes (default: never)")
 	f.StringVar(&o.token, "token-file", "", "join token file that names the hub to check, for a machine that is not onboarded")
 	f.StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, for a machine that is not onboarded")
@@ -70,7 +70,7 @@ func newScreen() (tcell.Screen, error) {
 		return nil, cmdline.Usagef("the terminal type %q is unknown; set TERM to xterm, linux, vt220, vt102 or vt100", os.Getenv("TERM"))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("console: this is not a terminal: %w", err)
+		return nil, fmt.Errorf("console: the standard input and output are not a terminal; run the command in a terminal: %w", err)
 	}
 	return s, nil
 }

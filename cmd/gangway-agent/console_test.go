@@ -27,8 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// pty makes a pseudo terminal of this size. If the size is 0, the terminal does not know its size,
-// like a serial port.
+// pty makes a pseudo terminal with this number of columns and rows. If both numbers are 0, the
+// terminal does not know its size, like a serial port.
 func pty(t *testing.T, columns, rows uint16) (controller, terminal *os.File) {
 	t.Helper()
 	controller, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -134,7 +134,7 @@ func TestConsoleOnATerminal(t *testing.T) {
 	}
 }
 
-// If there is no terminal, the console returns an error and does not wait.
+// If gangway-agent console runs without a terminal, it returns an error and does not wait.
 func TestConsoleNeedsATerminal(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"", "dumb", "nonsense"} {

@@ -56,8 +56,8 @@ as for 'run'.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&o.token, "token-file", "", "join token file that names the hub to check, for a machine that is not onboarded")
-	c.Flags().StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, for a machine that is not onboarded")
+	c.Flags().StringVar(&o.token, "token-file", "", "join token file that names the hub to check, if the machine is not onboarded (default: no hub)")
+	c.Flags().StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, if the machine is not onboarded (default: no hub)")
 	return c
 }
 
@@ -77,8 +77,8 @@ func (o *options) doctor() (doctor.Config, error) {
 	return cfg, err
 }
 
-// namedHub returns the hub that the token file or the hub file names, or nil. It does not keep the
-// token file's secret.
+// namedHub returns the hub that the token file or the hub file names. It returns nil if there is
+// neither file. The result does not contain the token file's secret.
 func (o *options) namedHub() (*doctor.Hub, error) {
 	switch {
 	case o.token != "":

@@ -72,6 +72,6 @@ If your programs use HTTP, 'gangway-agent proxy' is simpler, because they need n
 	}
 	c.Flags().StringVar(&dir, "out", "", "folder for the files; created if missing")
 	c.Flags().StringVar(&handle, "handle", "", "persistent handle of the key, 0x81020000 to 0x8102FFFF (default: the first free handle)")
-	c.Flags().BoolVar(&remove, "remove", false, "undo an export: remove the key's handle and the files")
+	c.Flags().BoolVar(&remove, "remove", false, "undo an export: remove the key's persistent handle and the files in --out")
 	return c
 }

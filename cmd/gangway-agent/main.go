@@ -124,9 +124,9 @@ Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
 	root.SetErr(stderr)
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device file, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder for the agent's state")
-	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, if it has one (mode 0600; write bytes as \"hex:\" and digits)")
+	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, mode 0600; write bytes as \"hex:\" and digits (default: no password)")
 	o.network.flags(root.PersistentFlags())
-	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system clock from the hub if it is clearly wrong or behind; use it only if nothing else sets the clock")
+	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system clock from the hub if the clock is clearly wrong or behind; use this option only if no other program sets the clock")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", "text", "output format: text or json")
 
 	onboard := &cobra.Command{
@@ -249,19 +249,19 @@ the hub accepts it.`,
 func runFlags(c *cobra.Command, o *options) {
 	f := c.Flags()
 	cmdline.SpanVar(f, &o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
-	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions; without it the device installs none")
-	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has it")
-	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, if other users must read them or the disk is larger (default: in the state folder)")
+	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions (default: the device installs no revisions)")
+	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has the trail")
+	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, for example on a larger disk, or readable by other users (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
 	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "after a revision has passed its test, roll it back if the device does not reach the hub within this time; -1s: do not check")
 	cmdline.SpanVar(f, &o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "number of parallel downloads")
 	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
-	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the user-meta changes")
+	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the user-meta changes (default: none)")
 	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text (at most 16 KiB) as device-meta KEY; repeatable")
 	f.BoolVar(&o.noLog, "no-log", false, "do not send the log to the hub")
 	f.StringArrayVar(&o.logFiles, "log-file", nil, "also send the lines appended to this file; repeatable")
-	f.StringVar(&o.logSocket, "log-socket", "", "create a Unix datagram socket at this path and send the lines it receives, for example from 'logger -u PATH'")
+	f.StringVar(&o.logSocket, "log-socket", "", "create a Unix datagram socket at this path and send the lines that programs write to this socket, for example with 'logger -u PATH'")
 	f.BoolVar(&o.logStdin, "log-stdin", false, "also send the lines of standard input")
 	f.StringVar(&o.trail.BootID, "boot-id", "", "file with an id that changes at each boot")
 	if err := f.MarkHidden("boot-id"); err != nil {
@@ -270,11 +270,11 @@ func runFlags(c *cobra.Command, o *options) {
 }
 
 func identityFlags(c *cobra.Command, o *options) {
-	c.Flags().StringVar(&o.model, "model", "", "the machine's model (default: from its firmware)")
-	c.Flags().StringVar(&o.serial, "serial", "", "the machine's serial number (default: from its firmware)")
-	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, for example L-1 or H-3 (default: the best template with a certificate)")
+	c.Flags().StringVar(&o.model, "model", "", "the machine's model (default: the model in the firmware's tables)")
+	c.Flags().StringVar(&o.serial, "serial", "", "the machine's serial number (default: the number in the firmware's tables)")
+	c.Flags().StringVar(&o.ek, "ek", "", "template of the endorsement key, for example L-1 or H-3 (default: the best template with a certificate in the TPM)")
 	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate if the certificates in the TPM are for other keys, as after a change of the endorsement seed; the owner must then approve the device")
-	c.Flags().StringVar(&o.key, "key", "", "algorithm of the device's keys: P-256, P-384, P-521 or RSA-2048 (default: P-256; RSA-2048 if the TPM lacks it)")
+	c.Flags().StringVar(&o.key, "key", "", "algorithm of the device's keys: P-256, P-384, P-521 or RSA-2048 (default: P-256, or RSA-2048 if the TPM does not support P-256)")
 }
 
 // agent makes an agent from the options. It prints progress to stderr.
@@ -336,7 +336,7 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 	return agent.New(cfg)
 }
 
-// setClock sets the system's clock.
+// setClock sets the system clock.
 func setClock(t time.Time) error {
 	tv := unix.NsecToTimeval(t.UnixNano())
 	return unix.Settimeofday(&tv)

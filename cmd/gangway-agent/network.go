@@ -18,9 +18,9 @@ import (
 type networkOptions struct{ proxy, proxyCA, file string }
 
 func (o *networkOptions) flags(f *pflag.FlagSet) {
-	f.StringVar(&o.proxy, "proxy", "", "HTTP proxy for the connection to the hub: http://proxy.example:3128, or https:// with --proxy-ca; HTTPS_PROXY is ignored")
-	f.StringVar(&o.proxyCA, "proxy-ca", "", "CA certificate file (PEM) of an https:// proxy; trusted for the proxy only")
-	f.StringVar(&o.file, "network-file", "", "network settings file (network.txt); the agent uses its proxy and, with --set-clock, its time servers; keeps a proxy password off the command line")
+	f.StringVar(&o.proxy, "proxy", "", "HTTP proxy for the connection to the hub: http://proxy.example:3128, or https:// with --proxy-ca; HTTPS_PROXY is ignored (default: no proxy)")
+	f.StringVar(&o.proxyCA, "proxy-ca", "", "CA certificate file (PEM) of an https:// proxy; the agent trusts this CA only for the proxy")
+	f.StringVar(&o.file, "network-file", "", "network settings file (network.txt); the agent uses the proxy in this file and, with --set-clock, the time servers; use the file to keep a proxy's password off the command line")
 }
 
 // settings combines the options into network settings.
@@ -71,7 +71,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	return s, err
 }
 
-// httpProxy returns the proxy of the settings, or nil if they have none.
+// httpProxy returns the proxy in the settings, or nil if the settings have no proxy.
 func httpProxy(s *netfile.Settings) *agent.HTTPProxy {
 	if s.Proxy == nil {
 		return nil

@@ -20,18 +20,18 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Time limits. Pantavisor kills a register hook after 60 seconds. For a login hook, it waits
-// without a limit.
+// Time limits. Pantavisor kills a register hook after 60 seconds. It waits for a login hook without
+// a time limit.
 const (
 	registerWithin = 50 * time.Second
 	loginWithin    = 40 * time.Second
 	restartWithin  = time.Hour
-	keepEvery      = 6 * time.Hour // a secret expires after a day
+	keepEvery      = 6 * time.Hour // a secret of Pantavisor expires after a day
 )
 
-// hookVerb returns the verb ("register" or "login") if the program was called as one of
-// Pantavisor's hooks: /btools/ext-NAME.register or /btools/ext-NAME.login, without arguments. conf
-// is the hooks' settings file, in the same folder.
+// hookVerb returns the verb "register" or "login" if Pantavisor called the program as a hook:
+// /btools/ext-NAME.register or /btools/ext-NAME.login, without arguments. `conf` is the path of the
+// hooks' settings file, in the same folder.
 func hookVerb(argv0 string) (verb, conf string) {
 	base := filepath.Base(argv0)
 	for _, v := range []string{"register", "login"} {
@@ -94,8 +94,8 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	return root
 }
 
-// read reads the settings file. If changed returns true for a flag, the flag's value is used
-// instead of the file's.
+// read reads the settings file. If `changed` returns true for a flag, the person has set the flag,
+// and its value replaces the value in the file.
 func (h *handler) read(changed func(flag string) bool) error {
 	h.Config, h.control = defaultConfig, defaultControl
 	f, err := os.Open(h.conf)
@@ -180,8 +180,8 @@ func (h *handler) login(ctx context.Context, stdout io.Writer) error {
 	return h.detach("keep")
 }
 
-// keep extends the secret in pantahub.config again and again, until ctx ends. Only one process
-// does this at a time.
+// keep extends the validity of the secret in pantahub.config at intervals, until ctx ends. Only one
+// process at a time does this.
 func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "keeper.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -189,7 +189,7 @@ func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	}
 	defer lock.Close()
 	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return nil // another process already extends the secret
+		return nil // another process already extends the secret's validity
 	}
 	for {
 		pause := keepEvery
@@ -231,8 +231,8 @@ func (h *handler) keepOnce(ctx context.Context, stderr io.Writer) (restart bool,
 func (h *handler) restartNow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restartWithin)
 	defer cancel()
-	// Only one process may ask for the restart, because Pantavisor calls its hook repeatedly
-	// until the restart.
+	// Only one process may ask Pantavisor for the restart, because Pantavisor calls its hook
+	// repeatedly until the restart.
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "restart.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -248,8 +248,9 @@ func (h *handler) restartNow(ctx context.Context) error {
 }
 
 // detach starts another command of this program in a new process session, and does not wait for
-// it. While Pantavisor waits for a hook, it does not answer on its control socket, and it reads a
-// login hook's output until the hook ends. So the hook itself must end first.
+// that command. While Pantavisor waits for a hook, Pantavisor does not answer on its control
+// socket. It also reads a login hook's output until the hook ends. So the hook itself must end
+// before the other command can work.
 func (h *handler) detach(verb string) error {
 	self, err := os.Executable()
 	if err != nil {

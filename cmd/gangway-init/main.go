@@ -1,8 +1,8 @@
-// Command gangway-init is the first process (PID 1) of Gangway's machines, whose images have only
-// a kernel and the agent. It mounts the kernel's file systems, loads the kernel modules of its
-// image, connects to the network, and runs gangway-agent. It is also the installer. Called as
-// pvf-install, it is the command with which a person installs. Called as gangway-hook, it is the
-// program that the agent calls to update the system.
+// Command gangway-init is the first process (PID 1) of Gangway's machines, whose images have only a
+// kernel and the agent. It mounts the kernel's file systems, loads the kernel modules of its image,
+// connects to the network, and runs gangway-agent. It is also the installer. If its name is
+// pvf-install, it is the command with which a person installs a machine. If its name is
+// gangway-hook, it is the program that the agent calls to update the system.
 //
 // It reads its settings from the kernel's command line, which firmware measures:
 //
@@ -17,12 +17,12 @@
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs
 //
-// Without a mode, the agent's state is in memory. Then the machine onboards again at each boot,
-// and stays the same device because of its TPM.
+// Without gangway.mode, the agent's state is in memory. Then the machine onboards again at each
+// boot. It stays the same device, because it has the same TPM.
 //
-// It reads the files /etc/gangway/device_autojointoken.json, /bin/gangway-agent,
-// /etc/gangway/network.txt (optional), and /lib/modules/order, which names the modules in its
-// folder, one on each line.
+// The image has the files /etc/gangway/device_autojointoken.json, /bin/gangway-agent,
+// /etc/gangway/network.txt (optional) and /lib/modules/order. The last file names the modules in
+// the folder /lib/modules, one on each line.
 //
 // The packages device/screen, device/machine, device/network, device/installer and device/system
 // do the work. This package only connects them.
@@ -52,8 +52,8 @@ import (
 // tests build this program with them.
 var trialTime, networkTime, watchdogEvery string
 
-// bound parses a time limit that a test's build may set. If text is not a duration, bound returns
-// otherwise.
+// bound parses a time limit that a test's build may set. If `text` is not a duration, bound returns
+// the duration `otherwise`.
 func bound(text string, otherwise time.Duration) time.Duration {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d
@@ -153,7 +153,7 @@ func boot() {
 }
 
 // consoleLimit returns the highest level that the image allows for the machine's console. A word
-// that is not a level counts as read, because the person who built the image wanted a limit.
+// that is not a level counts as "read", because the person who built the image wanted a limit.
 func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
 	word, set := words["gangway.console"]
 	if !set {

@@ -112,8 +112,9 @@ func createdMessage(asOperator bool) string {
 	return "The account was created."
 }
 
-// password reads a password from standard input if fromStdin is set, otherwise from the terminal
-// without an echo. At the terminal, the user types a new password (fresh) twice.
+// password reads a password. If `fromStdin` is set, it reads from standard input; otherwise it
+// reads from the terminal without an echo. If `fresh` is set, the password is new, and the user
+// types it twice at the terminal.
 func (a *app) password(fromStdin, fresh bool) (string, error) {
 	if fromStdin {
 		line, err := bufio.NewReader(io.LimitReader(a.stdin, 4096)).ReadString('\n')

@@ -36,8 +36,7 @@ func operator() store.Actor {
 	return by
 }
 
-// atHub opens a hub's data folder, and finds the account that has nick as its nick or e-mail
-// address.
+// atHub opens a hub's data folder. It finds the account whose nick or e-mail address is `nick`.
 func atHub(ctx context.Context, data, nick string) (*instance, store.Account, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -58,7 +57,8 @@ func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 
 const dataFlag = "the hub's data folder, on the hub's machine"
 
-// done reports success: as a note in words or, with --output json, as JSON on standard output.
+// done reports success. With --output json, it writes JSON to standard output; otherwise it prints
+// a note.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {
@@ -143,7 +143,7 @@ func (a *app) accountPasswdCommand() *cobra.Command {
 	var fromStdin, generate, endTokens bool
 	c := &cobra.Command{
 		Use:   "passwd [NICK --data DIR]",
-		Short: "Change your own password or, on the hub's machine, reset any account's password",
+		Short: "Change your own password, or reset any account's password on the hub's machine",
 		Long: `Passwd changes your own password. It asks for the current password, and ends all
 your other sessions. Your API tokens stay valid, unless --end-api-tokens is given.
 
@@ -161,7 +161,7 @@ own password, the first line is the current password and the second the new one.
 				return usagef("--generate and --password-stdin exclude each other")
 			}
 			if (data != "") != (len(arg) == 1) {
-				return usagef("NICK and --data belong together; without both, the command changes your own password")
+				return usagef("give NICK and --data together; without both, the command changes your own password")
 			}
 			if data != "" {
 				return a.resetPassword(c.Context(), data, arg[0], fromStdin, generate)
@@ -245,7 +245,7 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 	return a.done(status, "Your password was changed, and your other sessions were ended.")
 }
 
-// line reads a line from in, and returns the line without its line break.
+// line reads one line from the reader `in`. It returns the text without the line break.
 func line(in *bufio.Reader) (string, error) {
 	text, err := in.ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -294,8 +294,8 @@ password. Only the hub's operator can enable the account again.`,
 	return c
 }
 
-// endSelf posts a request about the signed-in account, with the account's password. nick must be
-// the account's nick; what is the last part of the route.
+// endSelf posts a request about the signed-in account, with the account's password. The argument
+// `nick` must be the account's nick. The argument `what` is the last part of the route.
 func (a *app) endSelf(ctx context.Context, nick, what string, fromStdin bool, body map[string]any) error {
 	who, err := self(ctx)
 	if err != nil {
@@ -345,10 +345,10 @@ func (a *app) accountOperatorCommand() *cobra.Command {
 	var data string
 	var take bool
 	c := &cobra.Command{
-		Use: "operator NICK --data DIR", Short: "Give an account the role operator, or withdraw it, on the hub's machine", Args: args("the account's nick"),
+		Use: "operator NICK --data DIR", Short: "Give the role operator to an account, or remove the role, on the hub's machine", Args: args("the account's nick"),
 		Long: `Operator gives an account the role operator. It can then see the operator's pages, with
 all owners and their numbers, and the hub's health. It cannot see other owners'
-devices: no nicks, metadata, logs or secrets. --take withdraws the role. The change
+devices: no nicks, metadata, logs or secrets. --take removes the role. The change
 takes effect at once, also for open sessions.`,
 		Example: "  gangway account operator ada --data /var/lib/gangway\n  gangway account operator ada --data /var/lib/gangway --take",
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -443,7 +443,7 @@ sessions: see 'gangway api-token'. 'gangway account disable' ends both.`,
 		Args: cmdline.AtMost(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if (data != "") != (len(arg) == 1) {
-				return usagef("NICK and --data belong together; without both, the command is about your own sessions")
+				return usagef("give NICK and --data together; without both, the command shows or ends your own sessions")
 			}
 			n := 0
 			for _, set := range []bool{end != "", endAll, endOthers} {

@@ -54,15 +54,15 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	return urls, names, nil
 }
 
-// reach finds out whether a URL can lead to an address that the hub listens on.
+// reach checks whether the host and port of a URL are an address that the hub listens on.
 type reach struct {
 	listens []netip.AddrPort
 	local   []netip.Addr // of this machine
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newReach returns a reach for these listeners. It takes the local addresses and the resolver from
-// this machine.
+// newReach returns a reach for the listeners. It uses the local addresses and the resolver of this
+// machine.
 func newReach(listeners []net.Listener) (*reach, error) {
 	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -82,8 +82,8 @@ func newReach(listeners []net.Listener) (*reach, error) {
 	return r, nil
 }
 
-// missing returns the reason why a URL does not lead to an address that the hub listens on, as far
-// as this machine can tell. The reason is empty if the URL leads to such an address.
+// missing returns the reason why the host and port of a URL are not an address that the hub listens
+// on. The reason is empty if they are such an address, as far as this machine can tell.
 func (r *reach) missing(ctx context.Context, address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -102,7 +102,7 @@ func (r *reach) missing(ctx context.Context, address string) string {
 		}
 	}
 	if len(open) == 0 {
-		return fmt.Sprintf("it names port %s, and the hub listens on %s only", port, strings.Join(all, ", "))
+		return fmt.Sprintf("the URL names port %s, but the hub listens on %s only", port, strings.Join(all, ", "))
 	}
 	var named []netip.Addr
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -132,9 +132,10 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	return fmt.Sprintf("%s is not an address of this machine that the hub listens on (%s)", host, strings.Join(open, ", "))
 }
 
-// noteAddresses prints warnings when the hub starts. It warns of a URL that leads to no address
-// that the hub listens on, unless a proxy is in front of the hub (behindProxy). It also warns of a
-// URL that the hub had at its last start and has not at this start. Then noteAddresses stores urls.
+// noteAddresses prints warnings when the hub starts. It warns if a URL's host and port are not an
+// address that the hub listens on, unless `behindProxy` says that a proxy is in front of the hub.
+// It also warns if the hub no longer has a URL that it had at the last start. Then noteAddresses
+// stores the URLs.
 func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
 	if !behindProxy {
 		r, err := newReach(listeners)

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// missing gives the reason why a URL does not lead to an address that the hub listens on, and gives
-// no reason if the URL leads there. The test replaces the machine's addresses and the resolver.
+// The method missing returns a reason if the URL's host and port are not an address that the hub
+// listens on. Otherwise the reason is empty. The test replaces the machine's addresses and the
+// resolver.
 func TestWarnsOfAURLThatDoesNotLeadToTheHub(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -14,7 +14,7 @@ import (
 
 func (a *app) apiTokenCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "api-token", Short: "Manage API tokens, with which programs act for your account",
+		Use: "api-token", Short: "Manage API tokens, which let programs act for your account",
 		Long: `An API token is a credential for a program, such as a CI job. It has a name, scopes
 and an expiry time. It cannot create other tokens or change your password.
 
@@ -71,7 +71,7 @@ instead of your password (as pvr does), or runs 'gangway login --api-token-stdin
 		},
 	}
 	f := c.Flags()
-	f.StringSliceVar(&n.Scopes, "scope", nil, "what the token may do, such as devices.readonly (required, repeatable)")
+	f.StringSliceVar(&n.Scopes, "scope", nil, "scope of the token, such as devices.readonly (required, repeatable)")
 	cmdline.SpanVar(f, &life, "expires-in", 90*24*time.Hour, "how long the token is valid, such as 12h or 30d; at most 366d")
 	f.StringVarP(&out, "out", "o", "", "write the token to this new file, readable only by you (default: standard output)")
 	return c
@@ -126,7 +126,7 @@ var apiTokenColumns = []column[api.APITokenView]{
 func (a *app) apiTokenRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Revoke an API token, by its name or id", Args: args("the token's name or id"),
-		Long:    "Revoke ends an API token immediately, and all access tokens that programs got with it.",
+		Long:    "Revoke ends an API token immediately. Access tokens that programs got with it end too.",
 		Example: "  gangway api-token revoke ci",
 		RunE: func(c *cobra.Command, arg []string) error {
 			t, err := findAPIToken(c.Context(), arg[0])

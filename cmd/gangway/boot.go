@@ -78,7 +78,7 @@ device of the same model. --lock protects the reference from changes by mistake.
 				if _, err := call[api.BootView](c.Context(), "POST", path+"/request", nil); err != nil {
 					return err
 				}
-				a.note("%s is asked to measure again with its next report.", d.Nick)
+				a.note("The hub asks %s for a new measurement at the device's next report.", d.Nick)
 			}
 			if len(change) > 0 {
 				if _, err := call[api.BootView](c.Context(), "POST", path+"/reference", change); err != nil {

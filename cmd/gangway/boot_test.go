@@ -10,8 +10,8 @@ import (
 	"gangway/hub/store"
 )
 
-// device boot prints each state of a boot, marks labels that come only from the event log, and, for
-// a refused measurement, prints the remedy.
+// The command device boot prints each state of a boot. It marks labels that come only from the
+// event log. For a refused measurement it prints the remedy.
 func TestDeviceBootShowsEachState(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)

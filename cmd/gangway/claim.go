@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// deviceClaim returns the command that claims a machine by the address on the machine's screen, as
-// a person does with a phone.
+// deviceClaim returns the command that claims a machine by the address on the machine's screen. A
+// person can also open that address with a phone.
 func (a *app) deviceClaim() *cobra.Command {
 	return &cobra.Command{
 		Use:   "claim ADDRESS",

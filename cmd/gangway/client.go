@@ -50,8 +50,8 @@ type rawBody []byte
 // most metadata that is allowed is smaller.
 const maxAnswer = 96 << 20
 
-// do sends a request, and decodes the answer's JSON into out unless out is nil. The body is in as
-// JSON, or in unchanged if it is a rawBody; without in, the request has no body.
+// do sends a request. The argument `in` is the body: a rawBody is sent unchanged, any other value
+// as JSON, and nil means no body. do decodes the answer's JSON into `out`, unless `out` is nil.
 func (s *signIn) do(ctx context.Context, method, path string, in, out any) error {
 	c, err := s.client()
 	if err != nil {
@@ -119,8 +119,8 @@ type hubError struct{ api.Problem }
 
 func (e *hubError) Error() string { return fmt.Sprintf("%s %s (%s)", e.Message, e.Hint, e.Code) }
 
-// unreachable returns an error which says that the hub cannot be reached. It drops the request's
-// URL from err, because the message names the hub already.
+// unreachable returns the error "the hub cannot be reached". It removes the request's URL from
+// `err`, because the message names the hub already.
 func unreachable(hubURL string, err error) error {
 	var request *url.Error
 	if errors.As(err, &request) {
@@ -144,7 +144,7 @@ func call[T any](ctx context.Context, method, path string, in any) (out T, err e
 func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
-		//		Accepting any certificate is safe here: the comparison with the hub name below verifies the
+		// Accepting any certificate is safe here: the comparison with the hub name below verifies the
 		// answer, and the request contains no secret.
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
 	}}

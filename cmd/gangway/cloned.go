@@ -27,7 +27,7 @@ func statusOf(d api.DeviceView) string {
 func (a *app) clonedCommand() *cobra.Command {
 	var one, two, undecided bool
 	c := &cobra.Command{
-		Use: "cloned ID|NICK", Short: "Show whether a device's TPM was cloned, and decide", Args: args("the device's id or nick"),
+		Use: "cloned ID|NICK", Short: "Show whether a device's TPM was cloned, and decide what the hub does", Args: args("the device's id or nick"),
 		Long: `Cloned shows findings that do not fit one machine with one TPM. A cloned virtual
 machine has the same keys as the original, so both are one device to the hub. But the
 clocks that the two TPMs attest contradict each other. The hub refuses nothing until
@@ -100,7 +100,7 @@ your decision.`,
 func (a *app) printCloned(d api.DeviceView, v api.ClonedView) {
 	a.printf("%s\n", d.Nick)
 	state := map[string]string{
-		"": "no", "suspected": "suspected: some findings do not fit one machine", "certain": "yes: several machines use its TPM state in turn", "refused": "yes, by your decision: the hub refuses it",
+		"": "no", "suspected": "suspected: some findings do not fit one machine", "certain": "yes: several machines use its TPM state in turn", "refused": "yes, by your decision: the hub refuses the device",
 	}[v.State]
 	a.line("cloned", state)
 	if v.Decided != nil {

@@ -22,13 +22,14 @@ const (
 	completeAtMost = 100
 )
 
-// words returns the completions of the typed beginning begun: each a word, or a word, a tab and its
-// description. before are the earlier arguments. On any error it returns nothing, because a shell
-// cannot show an error while a person types.
+// words returns the completions of the beginning `begun` that the person has typed. Each completion
+// is a word, or a word, a tab and a description. The argument `before` has the earlier arguments.
+// On any error, words returns nothing, because a shell cannot show an error while a person types.
 type words func(ctx context.Context, begun string, before []string) []string
 
-// completions are the completions of each argument of a command, by the command's path below
-// gangway. The last completion of a list is used for all further arguments too.
+// completions lists the completion functions of a command's arguments, one for each argument. The
+// key is the command's path below gangway. The last function of a list is used for all further
+// arguments too.
 var completions = map[string][]words{
 	"api-token revoke": {apiTokenWords},
 	"context rename":   {contextWords}, "context rm": {contextWords}, "context show": {contextWords}, "context use": {contextWords},
@@ -115,7 +116,8 @@ func (a *app) completeFlag(list words) cobra.CompletionFunc {
 	}
 }
 
-// completed returns the words that complete begun. It waits at most completeTime.
+// completed returns the words that complete the typed beginning `begun`. It waits at most
+// completeTime.
 func (a *app) completed(c *cobra.Command, list words, begun string, before []string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(c.Context(), completeTime)
 	defer cancel()
@@ -131,8 +133,8 @@ func (a *app) completed(c *cobra.Command, list words, begun string, before []str
 	return found, directive
 }
 
-// offered returns a word with its description, in the form that cobra's shell scripts read. It
-// removes characters that a terminal or such a script would interpret.
+// offered returns a word with a description, in the form that cobra's shell scripts read. It
+// removes characters that a terminal or a shell script would interpret.
 func offered(word string, about ...string) string {
 	about = slices.DeleteFunc(about, func(s string) bool { return strings.TrimSpace(s) == "" })
 	if len(about) == 0 {
@@ -253,8 +255,8 @@ func hubWords(_ context.Context, begun string, _ []string) (found []string) {
 	return found
 }
 
-// revisionNumbers returns the numbers of the newest revisions of the device in the earlier
-// arguments.
+// revisionNumbers returns the numbers of the newest revisions of the device that the earlier
+// arguments name.
 func revisionNumbers(ctx context.Context, begun string, before []string) (found []string) {
 	d, err := findDevice(ctx, before[0])
 	if err != nil {
@@ -272,8 +274,8 @@ func revisionNumbers(ctx context.Context, begun string, before []string) (found 
 	return found
 }
 
-// metaKeyWords returns the keys in the user-meta of the device in the earlier arguments. It does
-// not print the values, which may be private.
+// metaKeyWords returns the keys in the user-meta of the device that the earlier arguments name. It
+// does not return the values, because they may be private.
 func metaKeyWords(ctx context.Context, begun string, before []string) (found []string) {
 	d, err := findDevice(ctx, before[0])
 	if err != nil {

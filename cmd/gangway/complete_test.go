@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// completes returns the completions that the shell offers for the last of these words.
+// completes returns the completions that the shell offers for the last element of `words`.
 func completes(t *testing.T, words ...string) []string {
 	t.Helper()
 	code, out, _ := typed(t, append([]string{cobra.ShellCompRequestCmd}, words...)...)
@@ -39,7 +39,7 @@ func wordsOnly(lines []string) (list []string) {
 	return list
 }
 
-// Each command whose argument is a device, a token or a context completes it.
+// Each command that has a device, a token or a context as its argument completes that argument.
 func TestEveryNameIsCompleted(t *testing.T) {
 	t.Parallel()
 	found := map[string]bool{}

@@ -29,11 +29,11 @@ const (
 
 var contextForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-// choice says which context a command uses: the context with a name, the context of a hub's URL, or
-// the current context.
+// choice says which context a command uses: the context with the given name, the context of the
+// given hub URL, or the current context.
 type choice struct {
 	name, hub string
-	why       string // the flag or variable that chose the context; "": neither
+	why       string // the flag or variable that chose the context; "": no flag or variable did
 }
 
 type choiceKey struct{}
@@ -44,8 +44,8 @@ func choiceOf(ctx context.Context) choice {
 	return chosen
 }
 
-// chooseContext reads --context and --hub, or their variables, into the command's ctx. A flag on
-// the command line overrides the variables.
+// chooseContext reads --context and --hub, or their environment variables. It stores the choice in
+// the command's Go context. A flag on the command line overrides the variables.
 func (a *app) chooseContext(c *cobra.Command) error {
 	chosen := choice{name: a.context, hub: a.hub}
 	byName, byHub := "--context", "--hub"
@@ -83,8 +83,8 @@ func (a *app) chooseContext(c *cobra.Command) error {
 	return nil
 }
 
-// hubAddress returns the URL of a hub from a URL, or from a host with or without a port. The
-// error's text follows the name of a flag or argument.
+// hubAddress returns the URL of a hub. The argument `text` is a URL, or a host with or without a
+// port. The caller writes the name of a flag or argument before the error's text.
 func hubAddress(text string) (string, error) {
 	if !strings.Contains(text, "://") {
 		text = "https://" + text
@@ -149,7 +149,7 @@ func writePrivate(path string, b []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	// CreateTemp makes a new file with mode 0600, whatever the mode of the old file was.
+	// CreateTemp makes a new file with mode 0600. The mode of the old file does not matter.
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
@@ -210,7 +210,8 @@ func chosenName(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
-// contextsOf returns the names of the contexts for whose sign-in fits returns true.
+// contextsOf returns the names of some contexts: the function `fits` returns true for their
+// sign-in.
 func contextsOf(fits func(*signIn) bool) (found []string, err error) {
 	names, err := contextNames()
 	if err != nil {
@@ -274,9 +275,9 @@ func (s *signIn) save() error {
 	return writePrivate(path, b)
 }
 
-// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces: the
-// context that --context names, an existing context of this hub (even with another URL), the
-// default context, or a new context with the name of the hub's host.
+// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. It
+// is the first of these that applies: the context that --context names, an existing context of this
+// hub (even with another URL), the default context, a new context with the name of the hub's host.
 func contextForLogin(ctx context.Context, s *signIn) (string, error) {
 	if name := choiceOf(ctx).name; name != "" {
 		return name, nil
@@ -534,7 +535,7 @@ func (a *app) contextRm() *cobra.Command {
 	}
 }
 
-// signOut ends a context's session and removes its file.
+// signOut ends a context's session and removes the context's file.
 func signOut(ctx context.Context, name string) error {
 	if s, err := readContext(name); err == nil {
 		// Remove the file even if the hub returns an error: the session may have expired already.

@@ -11,8 +11,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// Other users cannot read the file of a sign-in, whatever the umask and the mode of an older file
-// are.
+// Other users cannot read the file of a sign-in. The umask and the mode of an older file do not
+// matter.
 func TestSignInIsForItsUserOnly(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	defer syscall.Umask(syscall.Umask(0))

@@ -69,7 +69,7 @@ The devices install the revisions that you post to them. Their hook changes noth
 this machine: it prints what it is asked to do, and its test fails if the revision has a
 file with the name "broken.json".
 
-It needs swtpm: apt-get install swtpm swtpm-tools gnutls-bin`,
+Demo needs swtpm: apt-get install swtpm swtpm-tools gnutls-bin`,
 		Example: `  gangway demo
   gangway demo --devices 5 --once --output json`,
 		Args: args(),
@@ -84,7 +84,7 @@ It needs swtpm: apt-get install swtpm swtpm-tools gnutls-bin`,
 	}
 	f := c.Flags()
 	f.IntVar(&devices, "devices", 3, "number of devices, 1 to 64")
-	f.BoolVar(&once, "once", false, "end when all devices have onboarded, instead of at Ctrl-C")
+	f.BoolVar(&once, "once", false, "end when all devices have onboarded (default: end at Ctrl-C)")
 	f.IntVar(&port, "port", 0, "the hub's port on loopback (0: any free port)")
 	return c
 }
@@ -248,7 +248,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	if err := d.hub.openObjects(ctx, objects.S3Config{}); err != nil {
 		return "", nil, err
 	}
-	//		Trust only the maker of the emulated TPMs. The built-in roots do not include this maker.
+	// Trust only the maker of the emulated TPMs. The built-in roots do not include this maker.
 	makers := trust.NewSet(trust.FromX509("demo", d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()})...)
 	server, service, err := d.hub.server(urls, names, makers, log, serverOptions{})
 	if err != nil {
@@ -267,7 +267,8 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	}, nil
 }
 
-// observe prints what the hub checked and issued for a request.
+// observe prints the checks that the hub made on a request, and the certificates that the hub
+// issued.
 func (d *demo) observe(e store.Enrolment, v *evidence.Verdict) {
 	who := e.ProdSerial
 	for _, s := range v.Checks {
@@ -358,8 +359,7 @@ func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*ag
 	})
 }
 
-// result returns the devices as the hub's records show them, with the times that the agents
-// measured.
+// result returns the devices from the hub's records, with the durations that the agents measured.
 func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*demoResult, error) {
 	r := &demoResult{Hub: url}
 	for _, s := range states {
@@ -378,7 +378,7 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 		return nil, fmt.Errorf("count the active devices: %w", err)
 	}
 	if n != d.n {
-		return nil, fmt.Errorf("the hub has %d active devices, want %d", n, d.n)
+		return nil, fmt.Errorf("the hub has %d active devices instead of %d", n, d.n)
 	}
 	return r, nil
 }
@@ -388,7 +388,8 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 const demoContext = "demo"
 
 // openContext creates a context for the demo's owner, so that the printed commands work without
-// changes. It does not make it the current context. It returns a function that removes the context.
+// changes. The current context stays the same. openContext returns a function that removes the new
+// context.
 func (d *demo) openContext(ctx context.Context, url string) (remove func()) {
 	s := &signIn{Hub: url, HubCA: string(d.hub.ca.RootPEM()), Nick: d.owner.Nick, Demo: os.Getpid()}
 	err := d.signIn(ctx, s)
@@ -430,8 +431,8 @@ func isLeftover(name string) bool {
 	return err == nil && s.Demo > 0 && syscall.Kill(s.Demo, 0) == syscall.ESRCH
 }
 
-// program returns the word with which a shell starts this program: its name if it is in PATH, or
-// its path.
+// program returns the word that starts this program in a shell: the program's name if the program
+// is in PATH, otherwise its path.
 func program() string {
 	self, err := os.Executable()
 	if err != nil {

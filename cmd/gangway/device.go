@@ -188,8 +188,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	return nil
 }
 
-// revisionOf returns, in words, the revision that a device runs, and the status of a newer
-// revision.
+// revisionOf describes the revision that a device runs, and the status of a newer revision.
 func revisionOf(s api.SummaryView) string {
 	switch {
 	case s.Revision < 0:

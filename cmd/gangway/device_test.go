@@ -16,17 +16,18 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// onboarded starts a hub with one device of the account ada, and signs ada in. change may change
-// the device before it onboards. onboarded returns the hub, and a function that runs a command as
-// ada and gives the command typed as a line on its standard input.
+// onboarded starts a hub with one device of the account ada, and signs ada in. The function
+// `change` may change the device before the onboarding. onboarded returns the hub, and a function
+// that runs a command as ada. That function writes the text `typed` as a line to the command's
+// standard input.
 func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error)) {
 	t.Helper()
 	h, run, _ := connected(t, change)
 	return h, run
 }
 
-// connected is like onboarded, and also returns a function that sends a request as the device. The
-// function fails the test if the hub refuses the request.
+// connected is like onboarded, but also returns a second function, which sends a request as the
+// device. The second function fails the test if the hub refuses the request.
 func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error), func(method, path, body string)) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -122,8 +123,9 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 	}
 }
 
-// A terminal obeys control characters of 7 and 8 bits, and shows text backwards after a Unicode
-// override character. The test proves that no command prints such a character from a device's data.
+// A terminal interprets control characters of 7 and 8 bits. After a Unicode override character it
+// shows text backwards. The test proves that no command prints a control or override character from
+// a device's data.
 func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) {
 		d.Model, d.Serial = "box\x1b]0;owned\x07\u009b31m", "\u202e7-\x1b[2J"
@@ -175,8 +177,8 @@ func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	}
 }
 
-// login refuses a hub, and sends it no password, if the hub's certificate has another host name or
-// another root than login expects.
+// If a hub's certificate has another host name or another root than login expects, login refuses
+// the hub and sends no password.
 func TestLoginRefusesAnotherHub(t *testing.T) {
 	h, run := onboarded(t, nil)
 	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")
@@ -201,7 +203,7 @@ func TestLoginRefusesAnotherHub(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is not that hub") {
 		t.Errorf("another hub's name: got %v", err)
 	}
-	//		The sign-in from before the refused ones still works.
+	// The sign-in that was stored before the refused attempts still works.
 	if out, _, err := run("", "whoami"); err != nil || !strings.Contains(out, h.URL) {
 		t.Errorf("whoami after refused sign-ins: %v: %s", err, out)
 	}

@@ -49,7 +49,7 @@ func levelTone(level string) tone {
 	return plainTone
 }
 
-// logQuery is the selection of a device's log lines by the command's flags.
+// logQuery has the command's flags, which select a device's log lines.
 type logQuery struct {
 	levels, sources, revs []string
 	since, until          string
@@ -101,7 +101,7 @@ object per line, for other programs.`,
 	f.StringSliceVar(&q.revs, "revision", nil, "only lines that the device wrote in these revisions")
 	f.StringVar(&q.since, "since", "", "only lines since this time: a duration before now such as 2h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&q.until, "until", "", "only lines before this time, in the same forms as --since")
-	f.IntVarP(&q.tail, "tail", "n", 100, "number of lines at most, the newest; 0: all")
+	f.IntVarP(&q.tail, "tail", "n", 100, "maximum number of lines: the newest lines are shown; 0: all")
 	f.BoolVarP(&q.follow, "follow", "f", false, "show new lines as they arrive, until Ctrl-C")
 	c.Annotations = map[string]string{linesKey: "yes"}
 	return a.table(c, columnNames(logColumns)...)
@@ -111,7 +111,7 @@ object per line, for other programs.`,
 func (q logQuery) values(now time.Time) (url.Values, error) {
 	v := url.Values{}
 	for _, level := range q.levels {
-		// The hub compares levels exactly, but some programs write them in upper case and others in
+		// The hub compares levels exactly. But some programs write levels in upper case, others in
 		// lower case.
 		for _, form := range []string{level, strings.ToUpper(level), strings.ToLower(level)} {
 			if !slices.Contains(v["lvl"], form) {
@@ -138,9 +138,9 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	return v, nil
 }
 
-// fraction returns the last microsecond before a time that is a whole second, and other times
-// unchanged. If the time is a whole second, the hub does not send the lines of the present second,
-// because pvr needs that.
+// fraction returns the last microsecond before a time that is a whole second. It returns any other
+// time unchanged. For a time that is a whole second, the hub leaves out the lines of the present
+// second, because pvr needs that.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {
 		t = t.Add(-time.Microsecond)
@@ -166,8 +166,8 @@ func (a *app) showLogs(ctx context.Context, nick string, q logQuery, values url.
 	return a.followLogs(ctx, values, lines)
 }
 
-// lastLogs returns the newest most lines, the oldest of them first. If most is 0, it returns all
-// lines.
+// lastLogs returns the newest lines, in the order of time. The argument `most` is the maximum
+// number of lines; 0 means all lines.
 func lastLogs(ctx context.Context, values url.Values, most int) ([]api.LogView, error) {
 	v := url.Values{"sort": {"-time-created"}, "cursor": {"true"}}
 	for name := range values {
@@ -199,7 +199,8 @@ func lastLogs(ctx context.Context, values url.Values, most int) ([]api.LogView, 
 	return all, nil
 }
 
-// followLogs prints new lines until ctx ends. shown are the lines that were printed before.
+// followLogs prints new lines until `ctx` ends. The argument `shown` has the lines that were
+// printed before.
 func (a *app) followLogs(ctx context.Context, values url.Values, shown []api.LogView) error {
 	v := url.Values{"cursor": {"true"}, "page": {strconv.Itoa(logsAtOnce)}}
 	for name := range values {
@@ -236,8 +237,8 @@ func (a *app) followLogs(ctx context.Context, values url.Values, shown []api.Log
 				a.note("The hub answers again.")
 			}
 			failed, next = 0, page.Next
-			// Skip the lines that were printed before, which only the first answer repeats. Ids
-			// have a fixed length and increase.
+			// Skip the lines that were printed before; only the first answer repeats them. Ids have
+			// a fixed length and increase.
 			fresh := slices.DeleteFunc(page.Entries, func(l api.LogView) bool { return l.ID <= last })
 			if err := a.printLogs(fresh); err != nil {
 				return err

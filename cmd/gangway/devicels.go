@@ -45,7 +45,7 @@ var deviceColumns = []column[api.FleetDevice]{
 	{name: "onboarded", wide: true, cell: func(d api.FleetDevice) string { return d.Created.Local().Format(time.DateTime) }, value: func(d api.FleetDevice) string { return stamp(d.Created) }},
 }
 
-// stamp writes a time for programs. It is empty for the zero time.
+// stamp returns a time as text for programs. The text is empty for the zero time.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -83,7 +83,7 @@ func stateTone(d api.FleetDevice) tone {
 	return t
 }
 
-// revisionWords returns a revision's number and what became of it.
+// revisionWords returns a revision's number and its status.
 func revisionWords(rev int, status string, percent int) string {
 	if rev < 0 {
 		return "none"
@@ -119,7 +119,8 @@ type deviceQuery struct {
 	limit      int // 0: all
 }
 
-// devices returns the devices that fit the query, and whether there are more than its limit.
+// devices returns the devices that match the query. The result `more` is true if more devices match
+// than the query's limit allows.
 func (q deviceQuery) devices(ctx context.Context) (all []api.FleetDevice, more bool, err error) {
 	values := url.Values{}
 	if q.text != "" {
@@ -176,8 +177,8 @@ A table has at most 1000 devices, unless --limit is given. The other formats hav
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&q.sort, "sort", "nick", `the order: nick, created, seen or model; with "-" in front, reversed`)
-	f.IntVar(&q.limit, "limit", 0, "number of devices at most; 0: all")
+	f.StringVar(&q.sort, "sort", "nick", `sort by nick, created, seen or model; "-" in front reverses the order, as in -seen`)
+	f.IntVar(&q.limit, "limit", 0, "maximum number of devices; 0: all")
 	return a.watchable(a.table(c, columnNames(deviceColumns)...))
 }
 
@@ -212,6 +213,6 @@ func (a *app) listDevices(ctx context.Context, q deviceQuery) error {
 	if err := printList(a, devices, deviceColumns, empty); err != nil || !more {
 		return err
 	}
-	a.note("There are more than %d; --limit 0 lists all, and a search such as state:quiet lists fewer.", len(devices))
+	a.note("There are more than %d devices; --limit 0 lists all, and a search such as state:quiet lists fewer.", len(devices))
 	return nil
 }

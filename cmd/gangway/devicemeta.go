@@ -81,7 +81,7 @@ Passwords in network settings are masked.`,
 // metaChange is one changed key, in the output of device set.
 type metaChange struct {
 	Key string `json:"key"`
-	Was any    `json:"was"` // nil: the key was not there
+	Was any    `json:"was"` // nil: the key did not exist
 	Now any    `json:"now"` // nil: the key is removed
 }
 
@@ -93,7 +93,7 @@ func (a *app) deviceSet() *cobra.Command {
 Only the named keys change. Keys that another person sets at the same time stay. The
 hub applies all changes or none, and set prints each key's value before and after.
 
-A value is a text, unless --json is given: then each value is JSON, such as 5, true or
+A value is text, unless --json is given: then each value is JSON, such as 5, true or
 ["a", "b"]. Search for devices by a key with 'gangway device ls meta.KEY=VALUE'.`,
 		Example: `  gangway device set oslo-gate-1 site=oslo rack=7
   gangway device set oslo-gate-1 rack-
@@ -119,11 +119,11 @@ A value is a text, unless --json is given: then each value is JSON, such as 5, t
 			return a.setMeta(c.Context(), d, patch)
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "the values are JSON, not texts")
+	c.Flags().BoolVar(&asJSON, "json", false, "read each value as JSON (default: as text)")
 	return c
 }
 
-// readChanges reads KEY=VALUE and KEY-; a removed key has the value nil.
+// readChanges parses arguments of the forms KEY=VALUE and KEY-. A removed key has the value nil.
 func readChanges(words []string, asJSON bool) (map[string]any, error) {
 	patch := map[string]any{}
 	for _, word := range words {
@@ -139,7 +139,7 @@ func readChanges(words []string, asJSON bool) (map[string]any, error) {
 		case key == "":
 			return nil, usagef("%q has no key: write KEY=VALUE or KEY-", word)
 		case key == networkMeta:
-			return nil, usagef("the key %s has the network settings, and a mistake could cut the device off: change them with 'gangway device network'", networkMeta)
+			return nil, usagef("the key %s has the network settings, and a mistake could disconnect the device: change the settings with 'gangway device network'", networkMeta)
 		case sets && asJSON:
 			var err error
 			if value, err = jsonValue(text); err != nil {

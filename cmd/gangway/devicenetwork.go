@@ -18,9 +18,9 @@ const networkMeta = "gangway.network"
 // deviceNetwork is the JSON output of device network.
 type deviceNetwork struct {
 	Device string `json:"device"`
-	//		Set holds the owner's settings, one per line, with passwords masked. It is nil if the owner has
-	// set none, or if the hub has settings that cannot be read; Mistake then says what is wrong
-	// with them.
+	// Set has the owner's settings, one per line, with passwords masked. Set is nil if the owner
+	// has no settings. It is also nil if the hub's settings cannot be read: then Mistake describes
+	// the error.
 	Set     []string `json:"set"`
 	Mistake string   `json:"mistake,omitempty"`
 	Report  string   `json:"report"` // as the device wrote it
@@ -69,7 +69,7 @@ within ten minutes, it restores the former settings by itself and reports the fa
 		},
 	}
 	o.flags(c.Flags())
-	c.Flags().BoolVar(&automatic, "automatic", false, "let the network configure the device")
+	c.Flags().BoolVar(&automatic, "automatic", false, "remove the owner's settings: the network configures the device")
 	return c
 }
 
@@ -102,8 +102,9 @@ func (a *app) showNetwork(d api.DeviceView) error {
 	return nil
 }
 
-// maskNetworks replaces the proxy's password by asterisks in the network settings of each device's
-// user-meta, before they are printed. Settings that cannot be parsed are replaced as a whole.
+// maskNetworks prepares devices for printing. It replaces the proxy's password with asterisks in
+// the network settings of each device's user-meta. Settings that cannot be parsed are replaced as a
+// whole.
 func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)
@@ -117,7 +118,7 @@ func maskNetworks(devices ...api.DeviceView) {
 	}
 }
 
-// printableLine returns a line from a device without the characters that are not printable.
+// printableLine removes the characters that are not printable from a device's text line.
 func printableLine(line string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

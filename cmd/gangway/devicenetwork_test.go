@@ -7,8 +7,8 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// The owner sets a device's network settings. A mistake in the settings is an error before the
-// command sends a request, and no command prints the proxy's password.
+// The owner sets a device's network settings. If the settings have a mistake, the command returns
+// an error and sends no request. No command prints the proxy's password.
 func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	h, run := onboarded(t, nil)
 	nick := only(t, h).Nick

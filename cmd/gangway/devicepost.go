@@ -18,16 +18,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// posting is a revision that is about to be posted.
+// posting has the options for the revision that a command posts.
 type posting struct {
 	message           string
 	yes, dryRun, wait bool
-	stdinUsed         bool // standard input had the state, so no answer can be read from it
+	stdinUsed         bool // the state was read from standard input, so standard input has no confirmation
 }
 
 func (p *posting) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVarP(&p.message, "message", "m", "", "what the revision is for; it is shown in the list of revisions")
+	f.StringVarP(&p.message, "message", "m", "", "purpose of the revision, for the list of revisions")
 	f.BoolVarP(&p.yes, "yes", "y", false, "do not ask for confirmation")
 	f.BoolVar(&p.dryRun, "dry-run", false, "show what would change, and post nothing")
 	f.BoolVar(&p.wait, "wait", false, "wait until the device has installed the revision; the exit code is 1 if the revision fails")
@@ -159,8 +159,8 @@ itself.`,
 	return c
 }
 
-// lastInstalled returns the revision to which rollback returns by default: the newest earlier
-// revision that the device installed and whose state differs from that of the newest revision.
+// lastInstalled returns the default revision of a rollback. It is the newest earlier revision that
+// the device installed, and that has another state than the newest revision.
 func lastInstalled(ctx context.Context, d api.DeviceView, newest int) (int, error) {
 	rows, err := revisions(ctx, d, 0)
 	if err != nil {
@@ -204,8 +204,8 @@ func (a *app) post(ctx context.Context, d api.DeviceView, newest int, state *wir
 			return err
 		}
 	}
-	// Send the number, so that the hub refuses the revision if another revision was posted after
-	// the comparison.
+	// Send the revision number: if another revision was posted after the comparison, the hub then
+	// refuses the post.
 	rev := newest + 1
 	added, err := call[api.RevisionView](ctx, http.MethodPost, "/trails/"+d.ID+"/steps", map[string]any{"rev": rev, "commit-msg": p.message, "state": json.RawMessage(state.JSON)})
 	if err != nil {

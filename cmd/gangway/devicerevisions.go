@@ -83,8 +83,7 @@ func rowOf(v api.RevisionView, d api.DeviceView) revisionRow {
 	return r
 }
 
-// noTrail replaces the hub's error "not found" with an error that says that the device has no trail
-// yet.
+// noTrail replaces the hub's error "not found" with the error "the device has no trail yet".
 func noTrail(d api.DeviceView, err error) error {
 	var refused *hubError
 	if errors.As(err, &refused) && refused.Code == "not-found" {
@@ -115,7 +114,8 @@ func revision(ctx context.Context, d api.DeviceView, rev int) (v api.RevisionVie
 	return v, state, nil
 }
 
-// revisions returns a device's newest revisions, the newest first; most 0: all.
+// revisions returns a device's newest revisions, the newest first. The argument `most` is the
+// maximum number; 0 means all.
 func revisions(ctx context.Context, d api.DeviceView, most int) ([]revisionRow, error) {
 	newest, err := newestRevision(ctx, d)
 	if err != nil {
@@ -169,7 +169,7 @@ state' prints the state of a revision.`,
 			return printList(a, rows, revisionColumns, "No revision yet.")
 		},
 	}
-	c.Flags().IntVar(&limit, "limit", 20, "number of revisions at most, the newest; 0: all")
+	c.Flags().IntVar(&limit, "limit", 20, "maximum number of revisions: the newest revisions are listed; 0: all")
 	return a.watchable(a.table(c, columnNames(revisionColumns)...))
 }
 
@@ -233,7 +233,7 @@ revision instead.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&from, "from", "", "number of a revision: print the differences from it")
+	c.Flags().StringVar(&from, "from", "", "number of a revision: print the differences from that revision")
 	return c
 }
 
@@ -295,7 +295,8 @@ func (a *app) printChanges(changes []wiretrail.Change) {
 	}
 }
 
-// short shortens a value of a state. Of an object's SHA-256, it returns the first digits.
+// short shortens a value of a state. If the value is an object's SHA-256, short returns its first
+// digits.
 func short(value string, object bool) string {
 	most := shownValue
 	if object {
@@ -323,7 +324,7 @@ func (a *app) watchRevision(ctx context.Context, d api.DeviceView, rev int) erro
 		case err == nil:
 			now := page.Devices[0]
 			if now.Revision > rev {
-				return fmt.Errorf("revision %d was posted meanwhile, so this one was superseded", now.Revision)
+				return fmt.Errorf("revision %d was posted meanwhile and superseded this revision; 'gangway device revisions' lists both", now.Revision)
 			}
 			if words := statusWords(now.Status, now.Progress); words != said {
 				a.note("%s  %s", time.Now().Format(time.TimeOnly), words)
@@ -347,7 +348,7 @@ func (a *app) watchRevision(ctx context.Context, d api.DeviceView, rev int) erro
 	}
 }
 
-// isDone reports whether a device ran a revision without failing.
+// isDone reports whether a device ran the revision without a failure.
 func (r revisionRow) isDone() bool {
 	return r.Status == string(wiretrail.StatusDone) || r.Status == string(wiretrail.StatusUpdated)
 }

@@ -68,7 +68,7 @@ func TestDeviceLogs(t *testing.T) {
 	}
 }
 
-// locked is a buffer that a command writes while the test reads it.
+// locked is a buffer to which a command writes while the test reads.
 type locked struct {
 	mu sync.Mutex
 	b  bytes.Buffer // guarded by mu
@@ -86,7 +86,7 @@ func (l *locked) String() string {
 	return l.b.String()
 }
 
-// until waits until yes returns true, and fails the test if this takes too long.
+// until waits until the function `yes` returns true. It fails the test if this takes too long.
 func until(t *testing.T, what string, yes func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !yes(); time.Sleep(20 * time.Millisecond) {
@@ -96,7 +96,7 @@ func until(t *testing.T, what string, yes func() bool) {
 	}
 }
 
-// --follow shows each line once, whenever it arrives.
+// --follow shows each line exactly once, whenever the line arrives.
 func TestDeviceLogsFollow(t *testing.T) {
 	h, _, send := connected(t, nil)
 	d := only(t, h)
@@ -177,7 +177,7 @@ func TestSetKeepsKeysThatOthersSet(t *testing.T) {
 	if err != nil || now.UserMeta["theirs"] != "1" || now.UserMeta["mine"] != "1" {
 		t.Errorf("user-meta is %v, %v", now.UserMeta, err)
 	}
-	// If the hub refuses one of the changes, it applies none of them.
+	// If the hub refuses one change, it applies no change.
 	if _, _, err := run("", "device", "set", d.Nick, "mine=2", "large="+strings.Repeat("x", 1<<20)); err == nil {
 		t.Error("metadata of a MiB is accepted")
 	}
@@ -217,7 +217,8 @@ func TestRevisionsOnTheCommandLine(t *testing.T) {
 			t.Errorf("the newest revision is %d, %v; want %d", trail.Rev, err, want)
 		}
 	}
-	// post does not post a revision before the person has seen the changes and confirmed them.
+	// The command post shows the changes. It posts the revision only when the person has confirmed
+	// these changes.
 	expect("", []string{"post", d.Nick, second, "--dry-run"}, `~ app/run.json  {"version":1} → {"version":2}`, "+ new.json", "- old.json")
 	for _, answer := range []string{"no", "", "yes please"} {
 		if out, _, err := run(answer, "device", "post", d.Nick, second); err == nil || !strings.Contains(err.Error(), "nothing was posted") || !strings.Contains(out, "- old.json") {
@@ -238,7 +239,8 @@ func TestRevisionsOnTheCommandLine(t *testing.T) {
 	expect("", []string{"state", d.Nick, "--output", "yaml"}, "version: 2")
 	expect("", []string{"state", d.Nick, "1", "--from", "0"}, "- old.json")
 
-	// If standard input has the state, post cannot ask for confirmation, so it requires --yes.
+	// If the state comes from standard input, the command post cannot ask for confirmation. So it
+	// requires --yes.
 	if _, _, err := run(`{"#spec":"pantavisor-service-system@1"}`, "device", "post", d.Nick, "-"); err == nil || !strings.Contains(err.Error(), "--yes") {
 		t.Errorf("from standard input without --yes: %v", err)
 	}
@@ -280,8 +282,8 @@ func TestPostWaitsForTheDevice(t *testing.T) {
 	}
 }
 
-// If another revision is posted between the comparison and the post, the hub refuses the post,
-// because the person confirmed other changes.
+// Another revision is posted between the comparison and the post. The hub refuses the post, because
+// the person confirmed other changes.
 func TestPostRefusesWhatThePersonDidNotSee(t *testing.T) {
 	h, run, send := connected(t, nil)
 	d := only(t, h)

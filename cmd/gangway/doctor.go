@@ -69,8 +69,8 @@ func (a *app) examine(c *cobra.Command, cfg doctor.Config) error {
 	return err
 }
 
-// visibleFindings escapes the control characters in the texts of findings, because a part of a text
-// may come from an unknown server at the hub's address.
+// visibleFindings escapes the control characters in the texts of findings. A text may contain words
+// of an unknown server at the hub's address.
 func visibleFindings(list []finding.Finding) []finding.Finding {
 	out := make([]finding.Finding, len(list))
 	for i, f := range list {

@@ -28,13 +28,13 @@ func readIdentity(path string) (string, error) {
 	return string(b), err
 }
 
-// publicLine is the beginning of the comment line above an identity that holds the recipient.
-// age-keygen writes such a line, and so does escrow-key.
+// publicLine is the beginning of the comment line that contains an identity's recipient. age-keygen
+// and escrow-key write this line above the identity.
 const publicLine = "# public key: "
 
 // escrowTo returns the recipient for a value of --escrow-to. The value is a recipient, or the name
-// of an identity file that states its recipient in a comment line. For an empty value, the
-// recipient is empty.
+// of an identity file with the recipient in a comment line. For an empty value, the recipient is
+// empty.
 func escrowTo(what string) (string, error) {
 	if what == "" || strings.HasPrefix(what, "age1") {
 		if what == "" {

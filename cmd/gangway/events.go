@@ -93,7 +93,7 @@ prints the whole audit trail.`,
 	f.StringVar(&until, "until", "", "show only events before this time, in the same forms as --since")
 	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
 	f.BoolVar(&noRoutine, "no-routine", false, "leave out events that are counted per day, unless they were refused")
-	f.IntVar(&limit, "limit", 100, "largest number of events to show; 0: all")
+	f.IntVar(&limit, "limit", 100, "maximum number of events to show; 0: all")
 	c.Annotations = map[string]string{linesKey: "yes"}
 	return a.watchable(a.table(c, columnNames(eventColumns)...))
 }
@@ -110,8 +110,8 @@ var eventColumns = []column[api.EventView]{
 	{name: "count", cell: func(e api.EventView) string { return strconv.Itoa(max(e.Count, 1)) }},
 }
 
-// moment parses the value of a time flag: a time in RFC 3339, a day (its midnight in the local time
-// zone), or a duration before now. For an empty text, the time is zero.
+// moment parses the value of a time flag. The value is a time in RFC 3339, a day (its midnight in
+// the local time zone), or a duration before `now`. For an empty text, the time is zero.
 func moment(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -128,9 +128,9 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 	return time.Time{}, usagef("%s %q is not a time: write it like 24h, 7d, 2026-11-28 or 2026-11-28T12:00:00Z", flag, text)
 }
 
-// eventReader returns read, which reads one page of an audit trail, and done, which ends the
-// reading. With data, it is the audit trail of the hub whose data folder is data. Without data, it
-// is the audit trail of the signed-in account.
+// eventReader returns two functions: `read` reads one page of an audit trail, and `done` ends the
+// reading. If `data` is set, it names a data folder, and the audit trail is that of the hub.
+// Otherwise the audit trail is that of the signed-in account.
 func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]api.EventView, error), done func(), err error) {
 	if data != "" {
 		i, err := existing(ctx, data)
@@ -162,8 +162,8 @@ func eventReader(ctx context.Context, data string) (read func(store.EventFilter)
 	}, func() {}, nil
 }
 
-// eachEvent calls show for the newest events that match f, newest first, limit events at most. With
-// a limit of 0, it calls show for all of them.
+// eachEvent calls the function `show` for the events that match the filter `f`, the newest first.
+// It ends after `limit` events; 0 means all events.
 func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]api.EventView, error), show func(api.EventView) error) error {
 	for left := limit; ; {
 		f.Limit = eventPage
@@ -192,8 +192,8 @@ func printEvents(out io.Writer, events []api.EventView) {
 	}
 }
 
-// aboutEvent returns the part of a line after an event's message: the event's code, the actor with
-// its means and address, and the number of events that the line stands for.
+// aboutEvent returns the text after an event's message in a line: the event's code, the actor with
+// its credential and address, and the number of events that the line counts.
 func aboutEvent(e api.EventView) string {
 	text := ""
 	if e.Code != "" {

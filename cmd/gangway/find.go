@@ -15,19 +15,20 @@ import (
 	"gangway/wire"
 )
 
-// names are the ways in which a person may name a thing.
+// names has the texts by which a person may name a device, token, account or session.
 type names struct {
 	id     string
-	nick   string // a nick or another name, which need not be unique
+	nick   string // a nick or another name; it need not be unique
 	serial string // a machine's serial number; empty for other things
 }
 
 // maxCandidates bounds the candidates that an error lists.
 const maxCandidates = 8
 
-// pick returns the thing that a person named: by its id or nick or, if only one thing fits, by its
-// nick or serial number in any case, or by the first digits of its id. kind is a word such as
-// "device", and lister the command that lists the things.
+// pick returns the element of `all` that a person named in `which`. The exact id or nick of an
+// element matches first. Otherwise exactly one element must match by its nick or serial number in
+// any case, or by the first digits of its id. The error uses `kind`, a word such as "device", and
+// `lister`, the command that lists all elements.
 func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, error) {
 	which = strings.TrimSpace(which)
 	lower := strings.ToLower(strings.TrimSuffix(which, "…"))
@@ -66,7 +67,7 @@ func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, erro
 	return none, fmt.Errorf("there is no %s %.100q; '%s' lists them", kind, which, lister)
 }
 
-// candidates writes the nicks and ids of things, at most maxCandidates.
+// candidates returns the nicks and ids of the elements of `list`, at most maxCandidates.
 func candidates[T any](list []T, of func(T) names) string {
 	var words []string
 	for _, one := range list[:min(len(list), maxCandidates)] {
@@ -124,8 +125,8 @@ func pickDevice(ctx context.Context, which string) (id string, err error) {
 	return d.ID, err
 }
 
-// similarDevices returns the devices that a person may have named. It asks for few, however large
-// the fleet is.
+// similarDevices returns the devices that a person may have named. It requests a small number of
+// devices, however large the fleet is.
 func similarDevices(ctx context.Context, which string) ([]api.FleetDevice, error) {
 	var queries []string
 	if digits := strings.ToLower(strings.TrimSuffix(which, "…")); isHex(digits) {
@@ -197,7 +198,7 @@ func findAPIToken(ctx context.Context, which string) (api.APITokenView, error) {
 	return pick("API token", "gangway api-token ls", which, list.Items, func(t api.APITokenView) names { return names{t.ID, t.Name, ""} })
 }
 
-// findSession returns the session that a person named by its id or the first digits of it.
+// findSession returns the session that a person named by its id or the first digits of the id.
 func findSession(ctx context.Context, which string) (api.SessionView, error) {
 	list, err := call[[]api.SessionView](ctx, http.MethodGet, "/auth/sessions", nil)
 	if err != nil {
@@ -210,8 +211,8 @@ func pickSession(which string, list []api.SessionView) (api.SessionView, error) 
 	return pick("session", "gangway account sessions", which, list, func(s api.SessionView) names { return names{s.ID, "", ""} })
 }
 
-// findAccount returns the account of a hub's database that a person named by its nick, e-mail
-// address or id, or by the first digits of its id.
+// findAccount returns the account that a person named: by the account's nick, e-mail address or id,
+// or by the first digits of the id. It searches the hub's database.
 func findAccount(ctx context.Context, i *instance, which string) (store.Account, error) {
 	account, err := i.store.AccountByNickOrEmail(ctx, which)
 	if !errors.Is(err, store.ErrNotFound) {
@@ -232,7 +233,8 @@ func findAccount(ctx context.Context, i *instance, which string) (store.Account,
 	return pick("account", "gangway account ls --data "+i.dir, which, all, func(a store.Account) names { return names{a.ID, a.Nick, ""} })
 }
 
-// sessionAtHub returns the id of the session that a person named, of an account in a hub's database.
+// sessionAtHub returns the id of the session that a person named. It searches the hub's database
+// for the sessions of one account.
 func sessionAtHub(ctx context.Context, i *instance, account, which string, now time.Time) (string, error) {
 	sessions, err := i.store.Sessions(ctx, account, now)
 	if err != nil {

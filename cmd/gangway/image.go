@@ -60,17 +60,17 @@ byte for byte.
 
 The image holds the join token's secret: guard the image, and the sticks, like a key.
 With --claim the image holds no secret: each machine shows a claim code, and its
-owner claims it with that code at the hub.
+owner claims the machine with that code at the hub.
 
 With --reset-only the stick installs nothing: it wipes a machine for its next owner.
-It destroys everything of Gangway on the machine's disks, and clears the TPM. The
+It erases all data of Gangway on the machine's disks, and clears the TPM. The
 TPM's endorsement key stays: delete the device at your hub, or the machine becomes
 your device again when it onboards.
 
 If your network does not configure machines, give the settings: with --address and
 the other network options, or in one file (--network-file). They are on the stick as
-network.txt, which you can edit on any computer. The installed system keeps them. See
-docs/image.md.`,
+network.txt, which you can edit on any computer. The installed system keeps the
+settings. See docs/image.md.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --address 192.0.2.10/24 --gateway 192.0.2.1 --dns 192.0.2.53 --vlan 42
@@ -105,14 +105,14 @@ docs/image.md.`,
 	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
 	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
 	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; where they differ, the last source counts)")
-	f.BoolVar(&o.debug, "debug", false, "give the devices a shell; build prints its password")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a shell; the command prints the shell's password")
 	o.consoleFlag(f)
 	o.network.flags(f)
 	return c
 }
 
 func (o *imageOptions) consoleFlag(f *pflag.FlagSet) {
-	f.StringVar(&o.console, "console", "full", "what a person at the machine's screen or serial line can do: off, read (see the machine's state), on (also restart it and change network settings) or full (also wipe it)")
+	f.StringVar(&o.console, "console", "full", "what a person at the machine's screen or serial line can do: off, read (see the machine's state), on (also restart the machine and change network settings) or full (also wipe the machine)")
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
@@ -121,10 +121,10 @@ func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")
 	f.StringVar(&o.signCert, "secure-boot-cert", "", "certificate (PEM) of --secure-boot-key; it must be in the machines' db")
-	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or what this program carries)")
+	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or the programs embedded in this program)")
 }
 
-// parts loads the files that images are built from.
+// parts loads the files from which images are built.
 func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	if o.kernel == "" {
 		if o.kernel, err = kernelFolder(); err != nil {
@@ -262,8 +262,8 @@ func (a *app) buildReset(o imageOptions) error {
 	return a.built(o.out, "", m)
 }
 
-// built prints the result of image build, or of image build --reset-only. password is the console's
-// password; it is empty if the image gives the devices no console.
+// built prints the result of image build, or of image build --reset-only. The argument `password`
+// is the password of the devices' console. It is empty if the devices have no console.
 func (a *app) built(image, password string, m *install.Manifest) error {
 	info, err := os.Stat(image)
 	if err != nil {
@@ -276,8 +276,9 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 	return nil
 }
 
-// tokenOrHubFile returns one of two contents: without --claim, that of the token file; with
-// --claim, the hub file of the hub that the user is signed in to. The other content is nil.
+// tokenOrHubFile returns one of two files. Without --claim, the result `token` is the token file.
+// With --claim, the result `hub` is the hub file of the hub that the user is signed in to. The
+// other result is nil.
 func (a *app) tokenOrHubFile(ctx context.Context, o imageOptions) (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn(ctx)
@@ -369,7 +370,7 @@ whether the image is signed for Secure Boot.`,
 				a.printf("%-10s cannot be used, so nothing is installed: %s\n", "network", c.NetworkMistake)
 			}
 			if m.Token == "" {
-				a.printf("%-10s %s\n%-10s none: the machine shows a claim code, with which its owner claims it at the hub\n", "hub", m.Hub, "token")
+				a.printf("%-10s %s\n%-10s none: the machine shows a claim code; its owner claims the machine with the code at the hub\n", "hub", m.Hub, "token")
 				return nil
 			}
 			token, err := json.Marshal(c.Token["token"])
@@ -391,9 +392,9 @@ whether the image is signed for Secure Boot.`,
 func signedWords(signed bool, cert string) string {
 	switch {
 	case !signed:
-		return "no: it does not start where Secure Boot is on"
+		return "no: it does not start on a machine with Secure Boot"
 	case cert == "":
-		return "yes; use --secure-boot-cert to check by which certificate"
+		return "yes; use --secure-boot-cert to check which certificate signed it"
 	}
 	return "yes, by " + cert
 }
@@ -407,7 +408,7 @@ func unaskedWords(unasked bool) string {
 
 func ruleWords(r install.Rule) string {
 	if r == install.Largest {
-		return "the largest that is built in; asks if two have the same size, or if none is built in"
+		return "the largest built-in disk; asks if two have the same size, or if no disk is built in"
 	}
 	return string(r)
 }

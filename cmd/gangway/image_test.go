@@ -11,8 +11,8 @@ import (
 	"gangway/internal/carry"
 )
 
-// programsFolder finds gangway-init and gangway-agent in the folder of gangway, where `make build`
-// writes them, and in lib/gangway, where packages install them.
+// programsFolder finds gangway-init and gangway-agent in two places: in the folder of gangway, as
+// after `make build`, and in lib/gangway, as after the installation of a package.
 func TestProgramsOfImagesAreFound(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -41,8 +41,8 @@ func TestProgramsOfImagesAreFound(t *testing.T) {
 	}
 }
 
-// If gangway is copied without other files, it has the programs of images embedded. Files that
-// another user wrote to the cache folder do not go into an image.
+// If gangway is copied without other files, it uses its embedded copies of the programs for images.
+// If another user wrote files to the cache folder, these files do not go into an image.
 func TestCopiedProgramCarriesTheProgramsOfImages(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", cache)
@@ -79,7 +79,7 @@ func TestCopiedProgramCarriesTheProgramsOfImages(t *testing.T) {
 	}
 }
 
-// 'gangway image parts' lists the missing parts, with the commands that get them.
+// 'gangway image parts' lists the missing parts, with the commands that install them.
 func TestImageParts(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", dir)

@@ -31,12 +31,13 @@ import (
 )
 
 // imageBuilder builds installer images for people who use the hub's pages. It runs 'gangway image
-// build' as a child process, which has none of the hub's keys, open files or environment variables.
-// The hub can kill the child at any moment, and can bound the child's files and memory separately.
+// build' as a child process. The child has none of the hub's keys, open files or environment
+// variables. The hub can kill the child at any moment, and can limit the child's files and memory
+// separately.
 //
-// The child reads the token file from standard input, and the network settings, which may have a
-// proxy's password, from another pipe. So no secret is in a command line, which every user of the
-// machine can read.
+// The child reads the token file from standard input. It reads the network settings from another
+// pipe, because they may have a proxy's password. So no secret is in a command line, which every
+// user of the machine can read.
 type imageBuilder struct {
 	program                string // the path of gangway
 	dir                    string // only for the temporary folders of builds
@@ -59,9 +60,9 @@ type imageFlags struct {
 
 func (i *imageFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&i.atOnce, "image-builds", 1, "number of installer images that the hub builds at once on its pages; each needs about 700 MiB of memory; 0: the hub builds no images")
-	f.StringVar(&i.parts, "image-parts", "", "folder of 'gangway image fetch --dir', for those images (default: the folder of 'gangway image fetch')")
+	f.StringVar(&i.parts, "image-parts", "", "folder of 'gangway image fetch --dir', for the images of --image-builds (default: the folder of 'gangway image fetch')")
 	cmdline.SpanVar(f, &i.limits.Time, "image-time", api.DefaultImageLimits.Time, "how long the build of one image may take")
-	f.StringVar(&i.size, "image-size", "512MiB", "how large one image may be, and each file while it is built")
+	f.StringVar(&i.size, "image-size", "512MiB", "maximum size of one image, and of each file that the build writes")
 }
 
 // check checks the values of the flags.
@@ -79,8 +80,8 @@ func (i *imageFlags) check() error {
 	return nil
 }
 
-// into sets the hub's image builder, unless --image-builds is 0. dir is the hub's data folder,
-// which the hub has locked.
+// into sets the hub's image builder, unless --image-builds is 0. The argument `dir` is the hub's
+// data folder. The hub has locked that folder.
 func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error {
 	dir = filepath.Join(dir, imageFolder)
 	// Remove the files of a hub that was killed, because an image contains a secret.
@@ -96,15 +97,15 @@ func (i *imageFlags) into(o *serverOptions, dir string, log *slog.Logger) error 
 	}
 	b := &imageBuilder{program: self, dir: dir, kernel: i.parts, programs: programsFolder(self), log: log}
 	if b.kernel == "" {
-		// if there is no folder, Missing returns the remedy
+		// ignore the error: without a folder, Missing returns the remedy
 		b.kernel, _ = kernelFolder()
 	}
 	o.images, o.imageLimits = b, i.limits
 	return nil
 }
 
-// Missing returns a sentence about what the operator must install. The sentence does not name paths
-// of this machine.
+// Missing returns a sentence that names the programs and files that the operator must install. The
+// sentence does not contain paths of this machine.
 func (b *imageBuilder) Missing() string {
 	if err := stick.HaveParts(cmp.Or(b.kernel, "/nonexistent"), b.boot, b.programs); err != nil {
 		return "Parts of images are missing on the hub. The hub's operator gets them with 'gangway image fetch'."
@@ -146,8 +147,8 @@ func (b *imageBuilder) Check(o api.ImageOptions) error {
 
 var versionLine = regexp.MustCompile(`(?m)^\s*version\s*=`)
 
-// networkFile makes a network.txt from the text that a person typed. It adds the first line if it
-// is missing. added is the number of added lines.
+// networkFile makes the text of network.txt from the text that a person typed. If the first line is
+// missing, networkFile adds that line. The result `added` is the number of added lines.
 func networkFile(typed string) (text string, added int) {
 	if strings.TrimSpace(typed) == "" || versionLine.MatchString(typed) {
 		return typed, 0
@@ -161,8 +162,8 @@ func sentence(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. When Build returns, the image's file is already removed from its folder,
-// so that it disappears when it is closed.
+// Build builds an image. When Build returns, it has already removed the image's file from the
+// folder. So the file disappears when the caller closes it.
 func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err
@@ -176,7 +177,7 @@ func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []by
 	}
 	defer func() {
 		if gone := os.RemoveAll(dir); gone != nil {
-			b.log.Error("cannot remove the files of an image, which contain a join token's secret: remove them", "folder", dir, "err", gone)
+			b.log.Error("cannot remove the files of an image: remove them, because they contain a join token's secret", "folder", dir, "err", gone)
 		}
 	}()
 	out := filepath.Join(dir, "installer.img")
@@ -258,8 +259,9 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 	return nil
 }
 
-// tooLarge reports whether the child ended because it, or one of its own children, wrote a file
-// that was too large (SIGXFSZ). A Go program then ends with a message that names the signal.
+// tooLarge reports whether the child ended because of a file that was too large (SIGXFSZ). The
+// child, or one of its own children, wrote that file. A Go program then ends with a message that
+// names the signal.
 func tooLarge(err error, messages string) bool {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -286,8 +288,9 @@ func kill(child *process.Process) {
 	<-child.Done()
 }
 
-// withoutSecret removes the join token's secret from the child's messages, which go to the hub's
-// log. The child does not write the secret today; this guards against a later mistake.
+// withoutSecret removes the join token's secret from the child's messages, because the messages go
+// to the hub's log. The child does not write the secret today. The removal guards against a later
+// mistake.
 func withoutSecret(text string, token []byte) string {
 	if t, err := wire.ParseTokenFile(token); err == nil {
 		text = strings.ReplaceAll(text, t.Token, "[secret]")
@@ -296,7 +299,7 @@ func withoutSecret(text string, token []byte) string {
 }
 
 // childOutput reads the child's messages, and reports each line as a step. It keeps the last
-// maxChildTail bytes.
+// maxChildTail bytes of the messages.
 type childOutput struct {
 	step func(string)
 
@@ -305,7 +308,7 @@ type childOutput struct {
 	tail []byte // guarded by mu
 }
 
-// Bounds of the child's messages: of a line, and of the kept end, in bytes.
+// Maximum sizes, in bytes: of a line of the child's messages, and of the kept end of the messages.
 const maxChildLine, maxChildTail = 200, 4000
 
 func (c *childOutput) Write(p []byte) (int, error) {

@@ -31,8 +31,8 @@ import (
 	"gangway/wire"
 )
 
-// programAs returns a builder whose program is a shell script. In the script, $OUT is the image
-// that it must write, and $SEEN a folder that exists after the build.
+// programAs returns a builder whose program is a shell script. In the script, $OUT is the path of
+// the image that the script must write. $SEEN is the path of a folder that exists after the build.
 func programAs(t *testing.T, script string) (b *imageBuilder, seen string) {
 	t.Helper()
 	seen = t.TempDir()
@@ -78,8 +78,8 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// The join token's secret and the proxy's password reach the child by pipes only: they are not in its
-// command line and not in its environment. The child has no variable of the hub's environment
+// The join token's secret and the proxy's password reach the child by pipes only. They are not in
+// the child's command line or environment. The child has no variable of the hub's environment
 // either.
 func TestImageBuilderKeepsSecretsOutOfTheCommandLine(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "the-key-of-the-bucket")
@@ -199,8 +199,8 @@ func TestImageBuilderBoundsTheSize(t *testing.T) {
 	}
 }
 
-// A child that fails, that writes no image, or that writes endless output does not block the hub or
-// fill its memory. The child's messages in the hub's log do not contain the secret.
+// A child may fail, write no image, or write endless output. The child does not block the hub or
+// fill the hub's memory. The child's messages in the hub's log do not contain the secret.
 func TestImageBuilderSurvivesABadChild(t *testing.T) {
 	t.Parallel()
 	token := bytes.Repeat([]byte("x"), 1<<20) // more than the buffer of a pipe
@@ -275,9 +275,8 @@ func TestImageBuilderSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// A person builds an image on the page with the real builder, and the image contains a valid token
-// file. A size limit that is too small, or a client that closes its connection, ends the real
-// build.
+// A person builds an image on the page with the real builder. The image contains a valid token
+// file. The real build ends if the size limit is too small, or if the client closes the connection.
 func TestImageFromThePageIsReal(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds two installer images, of ten seconds each")
@@ -344,8 +343,8 @@ func TestImageFromThePageIsReal(t *testing.T) {
 	empty(t, b)
 }
 
-// download posts the page's form and writes the image in the answer to the file to. It returns the
-// image's size.
+// download posts the page's form. It writes the image of the answer to the file whose path is `to`,
+// and returns the image's size.
 func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -389,8 +388,8 @@ func download(t *testing.T, h *hubtest.Hub, to string, form url.Values) int64 {
 	return n
 }
 
-// The files of a build that a killed hub left contain a secret, so the next start of the hub
-// removes them.
+// A killed hub leaves the files of a build, which contain a secret. The next start of the hub
+// removes these files.
 func TestImagesOfAKilledHubAreRemoved(t *testing.T) {
 	t.Parallel()
 	for _, builds := range []int{0, 2} {

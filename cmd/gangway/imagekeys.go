@@ -31,8 +31,8 @@ only your images. To sign an image with db.key, build it with --secure-boot-keys
 put the variables on the stick too, add --secure-boot-enrol.
 
 Guard the folder. Anyone with db.key can sign programs that your machines start.
-Anyone with PK.key or KEK.key can change which programs they start. Builds need only
-db.key: keep the other two offline.
+Anyone with PK.key or KEK.key can change which programs your machines start. Builds
+need only db.key: keep the other two keys offline.
 
 Microsoft signs the firmware drivers of some cards. A machine with such a card may
 show nothing without Microsoft's certificate: add it with --also.`,
@@ -44,15 +44,15 @@ show nothing without Microsoft's certificate: add it with --also.`,
 	}
 	f := c.Flags()
 	f.StringVar(&name, "name", "Gangway", "name of the keys' owner, for the certificates")
-	f.StringArrayVar(&also, "also", nil, "certificate (PEM or DER) of another signer whose programs may start too (repeatable)")
+	f.StringArrayVar(&also, "also", nil, "certificate (PEM or DER) of another signer: programs of this signer may start too (repeatable)")
 	return c
 }
 
 // madeKeys is the JSON output of image keys.
 type madeKeys struct {
 	Folder string `json:"folder"`
-	//		Certificates maps each variable to its certificates. A string has the subject and the SHA-256
-	// of one certificate.
+	// Certificates maps each variable to its certificates. Each string has the subject and the
+	// SHA-256 of one certificate.
 	Certificates map[secureboot.Variable][]string `json:"certificates"`
 }
 
@@ -109,7 +109,8 @@ func anyCertificate(file string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// enrolled returns the keys that the stick enrols in a machine's firmware; nil if it enrols none.
+// enrolled returns the keys that the stick enrols in a machine's firmware, or nil if the stick
+// enrols no keys.
 func (o *imageOptions) enrolled() (*secureboot.Set, error) {
 	switch {
 	case o.enrol == "":

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// networkOptions are the options for a machine's network settings. Either file names a file with
-// all settings, or each other option gives one setting.
+// networkOptions are the options for a machine's network settings. Either the field `file` is the
+// path of a file with all settings, or each other option gives one setting.
 type networkOptions struct {
 	file                             string
 	iface, vlan, mtu, proxy, proxyCA string
@@ -25,7 +25,7 @@ type networkOptions struct {
 var networkFlags = []string{"network-file", "interface", "vlan", "mtu", "address", "gateway", "dns", "ntp", "proxy", "proxy-ca"}
 
 func (o *networkOptions) flags(f *pflag.FlagSet) {
-	f.StringVar(&o.file, "network-file", "", "the machines' network settings, all in one file (network.txt, see docs/image.md); keeps a proxy's password off the command line")
+	f.StringVar(&o.file, "network-file", "", "file with all network settings of the machines (network.txt, see docs/image.md); with it, a proxy's password is not on the command line")
 	f.StringVar(&o.iface, "interface", "", "network interface: a name such as eth0, or a MAC address (default: the first that works)")
 	f.StringVar(&o.vlan, "vlan", "", "VLAN id (IEEE 802.1Q), 1 to 4094")
 	f.StringVar(&o.mtu, "mtu", "", "MTU in bytes, 1280 to 9216 (default: the network's)")
@@ -92,7 +92,8 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	return s, err
 }
 
-// pemBlocks returns the PEM blocks in the file name, without the text between the blocks.
+// pemBlocks returns the PEM blocks of the file with the given name, without the text between the
+// blocks.
 func pemBlocks(name string) (string, error) {
 	rest, err := readSome(name, 1<<20)
 	if err != nil {
@@ -108,8 +109,8 @@ func pemBlocks(name string) (string, error) {
 	return out.String(), nil
 }
 
-// readSome reads at most limit+1 bytes of a file. The caller knows from the extra byte that the
-// file is longer than limit.
+// readSome reads at most `limit`+1 bytes of a file. If the caller gets the extra byte, the file is
+// too long.
 func readSome(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {

@@ -21,10 +21,10 @@ import (
 // imagePrograms are the programs that go into images.
 var imagePrograms = []string{"gangway-init", "gangway-agent"}
 
-// programsFolder returns the folder that holds gangway-init and gangway-agent. self is the path of
-// this program. `make build` writes all three programs to one folder. A package installs
-// gangway-init and gangway-agent to lib/gangway next to the folder of this program. A program that
-// was copied by itself carries them, and unpacks them to the cache folder.
+// programsFolder returns the folder of gangway-init and gangway-agent. The argument `self` is the
+// path of this program. `make build` writes all three programs to one folder. A package installs
+// gangway-init and gangway-agent to lib/gangway next to the folder of this program. If this program
+// was copied without them, it unpacks its embedded copies to the cache folder.
 func programsFolder(self string) string {
 	own := filepath.Dir(self)
 	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
@@ -45,9 +45,9 @@ func programsFolder(self string) string {
 	return own
 }
 
-// unpack writes the programs that are embedded in the file program to a folder below dir, and
-// returns the folder. The folder's name is a hash of their content. If the files exist already,
-// their content must be the same.
+// unpack writes the programs that are embedded in the file `program` to a folder below `dir`, and
+// returns the new folder. The folder's name is a hash of the programs. If the files exist already,
+// they must be the same.
 func unpack(program, dir string) (string, error) {
 	carried, err := carry.Open(program)
 	if err != nil {
@@ -78,8 +78,8 @@ func unpack(program, dir string) (string, error) {
 	return dir, nil
 }
 
-// kernelFolder returns the folder with the files that image fetch has downloaded: the user's
-// folder, or the folder next to the installed programs.
+// kernelFolder returns the folder with the files that the command image fetch has downloaded. It is
+// the user's folder, or the folder next to the installed programs.
 func kernelFolder() (string, error) {
 	var places []string
 	if dir, err := cacheDir(); err == nil {
@@ -99,11 +99,11 @@ func kernelFolder() (string, error) {
 	return places[0], fmt.Errorf("no kernel found in %s: run `gangway image fetch`, or name a folder with --kernel", strings.Join(places, " or "))
 }
 
-// partView is a part of images, and the place where it was found.
+// partView is one part that images need, and the path where the command found the part.
 type partView struct {
 	Part   string `json:"part"`
 	Found  bool   `json:"found"`
-	Needed bool   `json:"needed"`           // every image needs it
+	Needed bool   `json:"needed"`           // every image needs this part
 	Where  string `json:"where,omitempty"`  // a path
 	Detail string `json:"detail,omitempty"` // the version, or the error
 	Get    string `json:"get,omitempty"`    // the command that gets the part
@@ -165,13 +165,13 @@ image fetch': as root for all users, with --dir PREFIX/lib/gangway/kernel.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox, instead of where build looks")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch', or ../lib/gangway/kernel)")
 	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
-	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent, instead of where build looks")
+	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or the programs embedded in this program)")
 	return a.table(c, columnNames(partColumns)...)
 }
 
-// list looks for the parts in the places where image build looks.
+// list searches for the parts in the folders that the command image build uses.
 func (o *imageOptions) list() (parts []partView, err error) {
 	if o.kernel == "" {
 		o.kernel, _ = kernelFolder() // if there is no folder, the parts are listed as missing

@@ -64,7 +64,7 @@ KVM is used if you may open /dev/kvm. Without it a boot takes minutes.`,
 	f := c.Flags()
 	f.StringVar(&o.dir, "dir", "", "folder to keep the machine in (default: a temporary folder, removed at the end)")
 	f.StringVar(&o.disk, "disk-size", "8GiB", "size of the machine's disk; it uses only as much space as the machine writes")
-	f.IntVar(&o.memory, "memory", 1024, "the machine's memory, in MiB")
+	f.IntVar(&o.memory, "memory", 1024, "size of the machine's memory, in MiB")
 	f.BoolVar(&o.window, "window", false, "show the machine's screen in a window; needs qemu-system-gui")
 	f.StringVar(&o.vnc, "vnc", "", "serve the machine's screen by VNC on this loopback address and port, for example 127.0.0.1:5901")
 	f.StringVar(&o.accel, "accel", "auto", "auto, kvm, or tcg (emulation)")
@@ -180,7 +180,8 @@ func vncDisplay(address string) (string, error) {
 	return fmt.Sprintf("%s:%d", host, n-vncPort), nil
 }
 
-// tryFolder returns the machine's folder, and a function that removes it if it is temporary.
+// tryFolder returns the machine's folder, and a function that removes the folder if it is
+// temporary.
 func tryFolder(dir string) (_ string, remove func(), err error) {
 	if dir != "" {
 		return dir, func() {}, os.MkdirAll(dir, 0o700)
@@ -191,8 +192,8 @@ func tryFolder(dir string) (_ string, remove func(), err error) {
 	return dir, func() { os.RemoveAll(dir) }, nil
 }
 
-// tryMaker returns the folder of the maker of all TPMs of image try. It is kept, so that a hub
-// needs to trust it only once.
+// tryMaker returns the folder with the keys of the TPM maker that image try uses. The folder is
+// kept, so that a hub needs to trust the maker only once.
 func tryMaker() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
@@ -202,7 +203,7 @@ func tryMaker() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
-// makeDisk makes a sparse disk, unless there is one.
+// makeDisk makes a sparse disk, unless the disk exists already.
 func makeDisk(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -215,7 +216,7 @@ func makeDisk(path string, size int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// adviseTry says what the person needs to know before the machine takes the terminal.
+// adviseTry prints advice for the person, before the machine uses the terminal.
 func (a *app) adviseTry(c *stick.Contents, cfg qemu.Config, makers string) {
 	if hub := c.Manifest.Hub; hub != "" {
 		if u, err := url.Parse(hub); err == nil && loopbackHost(u.Hostname()) {
@@ -237,7 +238,8 @@ func loopbackHost(host string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// runMachine runs the machine until it is off. It leaves the terminal as it was, however QEMU ends.
+// runMachine runs the machine until the machine is off. It restores the terminal, however QEMU
+// ends.
 func (a *app) runMachine(ctx context.Context, cfg qemu.Config) error {
 	fd := int(a.stdin.Fd())
 	if before, err := term.GetState(fd); err == nil {

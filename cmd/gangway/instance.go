@@ -34,7 +34,7 @@ type instance struct {
 	objects objects.Store // nil until openObjects
 }
 
-// openOptions say how openInstance opens a data folder.
+// openOptions are the options for opening a data folder.
 type openOptions struct {
 	pki.Options
 	// serve locks the folder, so that no second server starts on it.
@@ -52,9 +52,9 @@ const (
 	serveFile    = "serve.lock" // holds the server's process id
 )
 
-// openInstance opens a data folder. If the keys and the database are both missing, it creates them.
-// It refuses a folder that other users may write to, and a database without its keys. It refuses
-// keys without their database, unless o.newDatabase is set.
+// openInstance opens a data folder. If the keys and the database are both missing, it creates both.
+// It refuses a folder to which other users may write, and a database without keys. It also refuses
+// keys without a database, unless `o.newDatabase` is set.
 func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, err error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
@@ -72,9 +72,9 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 	database, keys := filepath.Join(dir, databaseFile), filepath.Join(dir, pkiFolder)
 	switch hasDatabase, hasKeys := exists(database), exists(keys); {
 	case hasDatabase && !hasKeys:
-		return nil, fmt.Errorf("%s exists and %s does not: restore it from its backup; without it, the hub recognizes no device of this database", database, keys)
+		return nil, fmt.Errorf("%s exists and %s does not: restore %[2]s from its backup; without the keys, the hub recognizes no device of this database", database, keys)
 	case hasKeys && !hasDatabase && !o.newDatabase:
-		return nil, fmt.Errorf("%s exists and %s does not: restore it from its backup; to start with an empty database, in which every device must onboard again, use 'gangway serve --new-database'", keys, database)
+		return nil, fmt.Errorf("%s exists and %s does not: restore %[2]s from its backup; to start with an empty database, in which every device must onboard again, use 'gangway serve --new-database'", keys, database)
 	}
 	i := &instance{dir: dir}
 	defer func() {
@@ -97,8 +97,8 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 	return i, nil
 }
 
-// exists reports whether there is a file or folder at path. It also returns true if the file system
-// reports another error than "does not exist"; opening the path then returns that error.
+// exists reports whether a file or folder exists at the path. It also returns true if the file
+// system reports another error than "does not exist". Opening the path then returns that error.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
@@ -157,9 +157,9 @@ func (i *instance) close() error {
 	return errors.Join(errs...)
 }
 
-// openObjects opens the object store and sets i.objects. Without an endpoint and a bucket in c, the
-// store is a folder in the data folder; with both, it is the bucket. On an error, i.objects stays
-// nil.
+// openObjects opens the object store and sets `i.objects`. If the configuration `c` has an endpoint
+// and a bucket, the store is that bucket. If `c` has neither, the store is a folder in the data
+// folder. On an error, `i.objects` stays nil.
 func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	if c.Endpoint == "" && c.Bucket == "" {
 		f, err := objects.OpenFolder(filepath.Join(i.dir, objectFolder))
@@ -173,7 +173,7 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return usagef("--s3-endpoint and --s3-bucket belong together")
 	}
 	if c.Prefix == "" {
-		//			A hub deletes each object under its prefix that its database does not list. So two hubs must
+		// A hub deletes each object under its prefix that its database does not list. So two hubs must
 		// not share a prefix.
 		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
 	}
@@ -187,7 +187,7 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 
 // objectsGone reports whether the folder of the objects is missing although the database lists
 // objects. This happens if the folder was not restored from its backup, or if its disk is not
-// mounted. It is always false if the objects are in S3.
+// mounted. If the objects are in S3, objectsGone returns false.
 func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, error) {
 	if c.Endpoint != "" || exists(filepath.Join(i.dir, objectFolder)) {
 		return false, nil
@@ -210,9 +210,9 @@ type serverOptions struct {
 	pageCertificate         api.PageCertificate
 }
 
-// server makes the hub's onboarding service and HTTP server. The first of urls is the public URL.
-// makers are the certificates of TPM makers from the binary and the flags; the service adds the
-// operator's changes from the trust store.
+// server makes the hub's onboarding service and HTTP server. The first element of `urls` is the
+// public URL. The argument `makers` has the certificates of TPM makers from the binary and the
+// flags. The service adds the operator's changes from the trust store.
 func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*api.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.engine, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)

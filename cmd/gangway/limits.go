@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and how long the audit
-// trail keeps events.
+// limitFlags are the flags of serve for rate limits, timeouts, TCP proxies, and the age limits of
+// events in the audit trail.
 type limitFlags struct {
 	rates    []string
 	proxies  []string
@@ -35,7 +35,7 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m)")
 }
 
-// into checks the values of the flags, and writes them into o.
+// into checks the values of the flags, and stores the values in `o`.
 func (l *limitFlags) into(o *serverOptions) error {
 	o.rates, o.timeouts = api.Rates{}, l.timeouts
 	for _, text := range l.rates {

@@ -32,7 +32,7 @@ func run() int {
 	return (&app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).run(ctx, os.Args[1:])
 }
 
-// run runs a command line, and returns the exit code.
+// run executes a command line, and returns the exit code.
 func (a *app) run(ctx context.Context, arg []string) int {
 	root := command(a)
 	root.SetArgs(arg)
@@ -50,9 +50,9 @@ func (a *app) run(ctx context.Context, arg []string) int {
 	return exitFailed
 }
 
-// failure is an error in JSON, with the names of the hub's answers.
+// failure is an error in JSON. The fields have the names that the hub's answers use.
 type failure struct {
-	Code    string `json:"error"` // the hub's, or "usage" or "failed"
+	Code    string `json:"error"` // the hub's error code, "usage" or "failed"
 	Message string `json:"msg"`
 	Hint    string `json:"hint,omitempty"`
 }
@@ -81,7 +81,8 @@ func (a *app) fail(c *cobra.Command, err error, arg []string) {
 	}
 }
 
-// wantsJSON reports whether the arguments ask for JSON, for errors in the arguments themselves.
+// wantsJSON reports whether the arguments request JSON output. It is used for errors in the
+// arguments themselves.
 func wantsJSON(arg []string) bool {
 	for i, word := range arg {
 		if word == "--output=json" || word == "--output" && i+1 < len(arg) && arg[i+1] == formatJSON {
@@ -100,7 +101,7 @@ type app struct {
 	output         string   // --output: one of the formats
 	columns        []string // --columns
 	context, hub   string   // --context, --hub
-	screen         *os.File // the terminal on which --watch draws, while stdout is a buffer; nil: stdout is not a buffer
+	screen         *os.File // the terminal on which --watch draws while stdout is a buffer; nil if stdout is not a buffer
 	steady         bool     // lists omit the columns that always change
 }
 
@@ -136,10 +137,10 @@ The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
 		a.apiTokenCommand(), a.tokenCommand(), a.contextCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.topCommand(), a.openCommand(), a.doctorCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
 	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to use: a hub and your sign-in there; see 'gangway context' (default: the current one)")
-	root.PersistentFlags().StringVar(&a.hub, "hub", "", "the URL of the hub to use, of those that you are signed in to")
+	root.PersistentFlags().StringVar(&a.hub, "hub", "", "URL of the hub to use; you must be signed in to it (default: the hub of the current context)")
 	cmdline.Prepare(root)
-	// These flags have no variable. A forgotten variable must not confirm an action or create a new
-	// database, and each list has other columns.
+	// These flags have no environment variable. A forgotten variable must not confirm an action or
+	// create a new database. And the columns differ from list to list.
 	cmdline.Environment(root, "GANGWAY", "yes", "new-database", "reuse-nick", "columns")
 	a.complete(root)
 	return root
@@ -172,6 +173,6 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-// args checks that a command gets exactly one argument for each of the names. The error lists the
-// names.
+// args checks that a command gets exactly one argument for each element of `names`. The error lists
+// the names.
 func args(names ...string) cobra.PositionalArgs { return cmdline.Args(names...) }

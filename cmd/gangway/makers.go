@@ -27,9 +27,9 @@ func (m *makerFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the built-in certificates of TPM makers")
 }
 
-// set returns the built-in certificates, unless --no-builtin-roots is given, and the certificates
-// of the files. An unusable certificate is an error: a hub must not start with fewer certificates
-// than the operator gave.
+// set returns the certificates of the files. It adds the built-in certificates, unless
+// --no-builtin-roots is given. An unusable certificate is an error, because a hub must not start
+// with fewer certificates than the operator gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate
 	if !m.noBuiltIn {
@@ -47,7 +47,7 @@ func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 			return nil, fmt.Errorf("read the TPM makers' certificates: %w", problems[0])
 		}
 		for _, c := range certs {
-			//			A certificate of --tpm-intermediates is never a trusted root, even if it is self-signed.
+			// A certificate of --tpm-intermediates is never a trusted root, even if it is self-signed.
 			c.Root = c.Root && !list.links
 			c.Source = "file " + c.Source
 			all = append(all, c)
@@ -56,8 +56,8 @@ func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	return trust.NewSet(all...), nil
 }
 
-// readMakers reads CA certificates from files, cabinets (.cab), and folders of such files. problems
-// are the certificates that cannot be used.
+// readMakers reads CA certificates from files, cabinets (.cab), and folders of these files. The
+// result `problems` lists the certificates that cannot be used.
 func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate, problems []*trust.Problem, err error) {
 	for _, path := range paths {
 		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
@@ -82,8 +82,8 @@ func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate,
 	return certs, problems, nil
 }
 
-// readBounded reads the file name, or standard input if name is "-". More than trust.MaxFile bytes
-// are an error.
+// readBounded reads the file with the given name, or standard input for the name "-". More than
+// trust.MaxFile bytes are an error.
 func readBounded(name string) ([]byte, error) {
 	f := os.Stdin
 	if name != "-" {
@@ -103,8 +103,8 @@ func readBounded(name string) ([]byte, error) {
 	return b, nil
 }
 
-// noteMakers prints how many certificates of TPM makers the hub trusts. The hub calls it when it
-// starts.
+// noteMakers prints the number of TPM makers' certificates that the hub trusts. It runs when the
+// hub starts.
 func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) error {
 	rows, err := i.store.TrustedCertificates(ctx)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // firstRevision merges pvr sources into the devices' first revision, in a temporary folder. The
-// caller deletes that folder with remove. Without sources, the revision is nil.
+// caller deletes that folder with the function `remove`. Without sources, the revision is nil.
 func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.Revision, remove func(), err error) {
 	if len(sources) == 0 {
 		return nil, func() {}, nil
@@ -33,8 +33,8 @@ func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.R
 	return r, remove, nil
 }
 
-// printable quotes each name that contains characters which are not printable, and shortens it to
-// 80 characters, so that a terminal can show the names.
+// printable makes names safe for a terminal. If a name contains characters that are not printable,
+// printable quotes the name and shortens it to 80 characters.
 func printable(names []string) []string {
 	out := make([]string, len(names))
 	for i, n := range names {
@@ -75,7 +75,8 @@ func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
 	return &trail{s, at + "/steps/" + rev, "revision " + rev + " of a trail"}, nil
 }
 
-// locate returns the id of a trail's device, and the revision number if name contains one.
+// locate returns the id of a trail's device, and the revision number if the trail's name contains a
+// number.
 func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err error) {
 	if rest, ok := strings.CutPrefix(name, "https://"); ok {
 		hub, err := url.Parse(s.Hub)
@@ -124,13 +125,13 @@ func (t *trail) State(ctx context.Context) ([]byte, error) {
 // rawAnswer is an answer's JSON text, unchanged.
 type rawAnswer []byte
 
-// UnmarshalJSON copies the text into r.
+// UnmarshalJSON copies the JSON text into `r`.
 func (r *rawAnswer) UnmarshalJSON(b []byte) error {
 	*r = append((*r)[:0], b...)
 	return nil
 }
 
-// Object downloads the object with the SHA-256 sum. The request carries no token, because the
+// Object downloads the object whose SHA-256 is `sum`. The request has no access token, because the
 // download URL itself gives access.
 func (t *trail) Object(ctx context.Context, sum string) (io.ReadCloser, error) {
 	var record struct {

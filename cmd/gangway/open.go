@@ -55,8 +55,8 @@ a certificate that browsers trust: the hub's own CA signed it.`,
 	return c
 }
 
-// pages returns the URL of the hub's pages: the URL that the hub announces or, if it announces none
-// or cannot be reached, the hub's own URL.
+// pages returns the URL of the hub's pages. This is the URL that the hub announces. If the hub
+// announces no URL, or cannot be reached, it is the hub's own URL.
 func (s *signIn) pages(ctx context.Context) string {
 	c, err := s.client()
 	if err != nil {
@@ -79,8 +79,8 @@ func (s *signIn) pages(ctx context.Context) string {
 
 var errNoBrowser = errors.New("no browser is here")
 
-// openBrowser starts a browser with an address. BROWSER is a list of programs, separated by colons;
-// in each, %s is the address.
+// openBrowser starts a browser with an address. The environment variable BROWSER is a list of
+// commands, separated by colons. In each command, %s is replaced with the address.
 func openBrowser(address string) error {
 	for name := range strings.SplitSeq(os.Getenv("BROWSER"), ":") {
 		words := strings.Fields(name)
@@ -109,8 +109,8 @@ func openBrowser(address string) error {
 	return start([]string{"xdg-open", address})
 }
 
-// start starts a program without a shell, and does not wait for its end. It discards the program's
-// output.
+// start starts a program without a shell, and does not wait until the program ends. It discards the
+// program's output.
 func start(words []string) error {
 	c := exec.Command(words[0], words[1:]...)
 	if err := c.Start(); err != nil {

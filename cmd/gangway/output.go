@@ -33,14 +33,14 @@ const (
 	formatJSONL = "jsonl"
 )
 
-// tableKey is the annotation of a command that prints a table; linesKey that of one that also has
-// jsonl.
+// tableKey is the annotation of a command that prints a table. linesKey is the annotation of a
+// command that can also print jsonl.
 const (
 	tableKey = "table"
 	linesKey = "lines"
 )
 
-// table gives a command the flags for tables. names are the columns' names.
+// table adds the flags for tables to a command. The argument `names` has the columns' names.
 func (a *app) table(c *cobra.Command, names ...string) *cobra.Command {
 	if c.Annotations == nil {
 		c.Annotations = map[string]string{}
@@ -60,7 +60,7 @@ func (a *app) table(c *cobra.Command, names ...string) *cobra.Command {
 func (a *app) checkOutput(c *cobra.Command) error {
 	_, table := c.Annotations[tableKey]
 	if a.output == formatWide && !table && cmdline.IsFromEnvironment(c, "output") {
-		a.output = formatTable // GANGWAY_OUTPUT=wide is for lists; other commands use the table
+		a.output = formatTable // GANGWAY_OUTPUT=wide is for lists; other commands use the format table
 	}
 	if f := c.Flags().Lookup("out"); f != nil && slices.Contains([]string{formatTable, formatText, formatWide, formatJSON, formatYAML, formatCSV}, f.Value.String()) {
 		return usagef("-o %s would write a file named %s; the output format is --output %s, and a file of that name is ./%s", f.Value, f.Value, f.Value, f.Value)
@@ -93,7 +93,7 @@ func (a *app) forPeople() bool {
 	return a.output == formatTable || a.output == formatText || a.output == formatWide || a.output == ""
 }
 
-// json prints v as JSON or YAML if that is the output format, and reports whether it is.
+// json prints `v` if the output format is JSON or YAML. It reports whether it printed `v`.
 func (a *app) json(v any) (bool, error) {
 	switch a.output {
 	case formatJSON:
@@ -114,8 +114,9 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// encodeJSON returns JSON in which characters that a terminal would obey are escaped. They occur
-// only in strings, and JSON's escapes mean the same characters.
+// encodeJSON returns JSON in which control characters are escaped, because a terminal would
+// interpret them. Control characters occur only in strings, and JSON's escapes mean the same
+// characters.
 func encodeJSON(v any, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -130,8 +131,8 @@ func encodeJSON(v any, indent string) ([]byte, error) {
 	}), nil
 }
 
-// escapeRunes replaces the characters of JSON or YAML that a terminal would obey. high writes the
-// escape of a character above U+FFFF.
+// escapeRunes replaces the characters in JSON or YAML that a terminal would interpret. The function
+// `high` returns the escape of a character above U+FFFF.
 func escapeRunes(text []byte, high func(rune) string) []byte {
 	var out bytes.Buffer
 	for _, r := range string(text) {
@@ -147,7 +148,7 @@ func escapeRunes(text []byte, high func(rune) string) []byte {
 	return out.Bytes()
 }
 
-// writeYAML writes v as YAML, with the names that it has in JSON and in their order.
+// writeYAML writes `v` as YAML. The names and their order are the same as in JSON.
 func writeYAML(w io.Writer, v any) error {
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -196,7 +197,7 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 	case string:
 		n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: t}
 		if strings.ContainsFunc(t, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
-			n.Style = yaml.DoubleQuotedStyle // in which escapeRunes may write escapes
+			n.Style = yaml.DoubleQuotedStyle // escapeRunes may write escapes in this style
 		}
 		return n, nil
 	case json.Number:
@@ -211,12 +212,12 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}, nil
 }
 
-// visible returns a text in which characters that a terminal would obey, or that change the
-// direction of text, are written as escapes. Everything that comes from devices and other people
-// goes through it, on its way to a terminal.
+// visible escapes two kinds of characters in a text: those that a terminal would interpret, and
+// those that change the direction of text. All text of devices and of other people goes through
+// visible before a terminal gets it.
 func visible(s string) string { return escaped(s, "") }
 
-// visibleText is visible for texts of several lines.
+// visibleText does the same as visible for a text of several lines.
 func visibleText(s string) string { return escaped(s, "\n\t") }
 
 func escaped(s, keep string) string {
@@ -247,7 +248,7 @@ func escaped(s, keep string) string {
 	return b.String()
 }
 
-// visibleArgs makes the strings among a format's arguments visible.
+// visibleArgs applies visible to the strings among a format's arguments.
 func visibleArgs(args []any) []any {
 	out := slices.Clone(args)
 	for i, arg := range out {
@@ -273,7 +274,7 @@ func (a *app) note(format string, args ...any) {
 	fmt.Fprintf(a.stderr, format+"\n", visibleArgs(args)...)
 }
 
-// tone is the colour of a cell, and always says the same as the cell's words.
+// tone is the colour of a cell. It adds no meaning to the cell's words.
 type tone string
 
 const (
@@ -284,16 +285,17 @@ const (
 	faint     tone = "2"
 )
 
-// column is a column of a table of T.
+// column is a column of a table whose rows have the type T.
 type column[T any] struct {
-	name string         // for --columns, and in upper case the heading
+	name string         // the name for --columns; in upper case, it is the heading
 	cell func(T) string // for people
-	// value is the cell in CSV, for programs; nil: cell.
+	// value returns the cell's text in CSV, for programs. If value is nil, CSV has the text that
+	// cell returns.
 	value func(T) string
 	tone  func(T) tone // nil: no colour
-	wide  bool         // only with --output wide, or if --columns names it
+	wide  bool         // shown only with --output wide, or if --columns names the column
 	whole bool         // never shortened to fit the terminal
-	// moving reports that the cell changes with time, or with each contact of a device.
+	// moving is true if the cell changes with time, or with each contact of a device.
 	moving bool
 }
 
@@ -304,7 +306,8 @@ func columnNames[T any](cols []column[T]) (list []string) {
 	return list
 }
 
-// printList prints things in the output format. If there are none, a table is the note empty.
+// printList prints a list in the output format. If the list is empty and the format is a table, it
+// prints the note `empty`.
 func printList[T any](a *app, list []T, cols []column[T], empty string) error {
 	if list == nil {
 		list = []T{}
@@ -327,7 +330,8 @@ func printList[T any](a *app, list []T, cols []column[T], empty string) error {
 	return err
 }
 
-// chosenColumns returns the columns that --columns names, or those of the output format.
+// chosenColumns returns the columns that --columns names or, without --columns, the columns of the
+// output format.
 func chosenColumns[T any](a *app, cols []column[T]) (chosen []column[T], err error) {
 	if len(a.columns) == 0 {
 		return usualColumns(a, cols), nil
@@ -358,11 +362,11 @@ func heading(name string) string { return strings.ToUpper(strings.ReplaceAll(nam
 // gap is the number of spaces between columns.
 const gap = 2
 
-// least is the width to which a column may be shortened. It leaves eight digits of an id.
+// least is the smallest width of a shortened column. This width shows eight digits of an id.
 const least = 9
 
-// formatTableOf writes a table. If limit is not 0, it shortens the widest columns until a line has at
-// most limit cells of the terminal.
+// formatTableOf formats a table. If `limit` is not 0, it is the maximum width of a line, in cells
+// of the terminal. To keep this maximum, formatTableOf shortens the widest columns.
 func formatTableOf[T any](list []T, cols []column[T], limit int, colour bool) []byte {
 	rows := make([][]string, len(list)+1)
 	widths := make([]int, len(cols))
@@ -425,7 +429,7 @@ func paint(t tone, text string) string {
 	return "\x1b[" + string(t) + "m" + text + "\x1b[0m"
 }
 
-// displayWidth returns how many cells of a terminal a text takes.
+// displayWidth returns the width of a text on a terminal, in cells.
 func displayWidth(s string) (n int) {
 	for _, r := range s {
 		n += runeWidth(r)
@@ -444,7 +448,7 @@ func runeWidth(r rune) int {
 	return 1
 }
 
-// shorten cuts a text to a number of cells, and marks the cut with "…".
+// shorten truncates a text to a number of cells. The last cell is then "…".
 func shorten(s string, cells int) string {
 	if displayWidth(s) <= cells {
 		return s
@@ -481,8 +485,8 @@ func writeCSV[T any](w io.Writer, list []T, cols []column[T]) error {
 	return out.Error()
 }
 
-// safeCell puts an apostrophe before a text that a spreadsheet would take for a formula: a device
-// chooses its own model and serial number.
+// safeCell adds an apostrophe before a text that a spreadsheet would read as a formula. Such texts
+// are possible because a device chooses its own model and serial number.
 func safeCell(s string) string {
 	if s != "" && strings.ContainsRune("=+-@", rune(s[0])) && strings.Trim(s, "-.0123456789") != "" {
 		return "'" + s
@@ -490,7 +494,8 @@ func safeCell(s string) string {
 	return s
 }
 
-// terminal returns the terminal to which the output goes, or nil if it goes elsewhere.
+// terminal returns the terminal to which the output goes, or nil if the output does not go to a
+// terminal.
 func (a *app) terminal() *os.File {
 	if a.screen != nil {
 		return a.screen
@@ -501,7 +506,8 @@ func (a *app) terminal() *os.File {
 	return nil
 }
 
-// width returns the number of cells in a line of the terminal; 0: the output is not a terminal.
+// width returns the number of cells in a line of the terminal. It returns 0 if the output is not a
+// terminal.
 func (a *app) width() int {
 	f := a.terminal()
 	if f == nil {
@@ -514,8 +520,8 @@ func (a *app) width() int {
 	return w
 }
 
-// colour reports whether the output may have colours: it is a terminal that shows them, and NO_COLOR
-// (https://no-color.org) is not set.
+// colour reports whether the output may have colours. The output must be a terminal that can show
+// colours, and the variable NO_COLOR (https://no-color.org) must not be set.
 func (a *app) colour() bool {
 	return a.terminal() != nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostile has what a terminal obeys: escape sequences of 7 and 8 bits, a bell, a line break, marks
-// that change the direction of text, and bytes that are not UTF-8.
+// hostile has characters that could control a terminal: escape sequences of 7 and 8 bits, a bell, a
+// line break, and marks that change the direction of text. It also has bytes that are not UTF-8.
 const hostile = "box\x1b]0;owned\x07\u009b31m\u202e7-\x1b[2J\u2066\u200f\r\nID  NICK\x7f\U000e0041\xff"
 
 func obeyed(s string) string {
@@ -29,7 +29,8 @@ func obeyed(s string) string {
 	}, s)
 }
 
-// A device chooses its model and serial number. In no format may they control the terminal.
+// A device chooses its model and serial number. These texts must not control the terminal in any
+// output format.
 func TestDeviceStringsDoNotControlTheTerminal(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) { d.Model, d.Serial = hostile, "=cmd|'/c calc'!A1\u202e" })
 	d := only(t, h)
@@ -53,7 +54,7 @@ func TestDeviceStringsDoNotControlTheTerminal(t *testing.T) {
 	}
 }
 
-// What is printed in JSON and YAML means the same text that was printed.
+// The escapes in JSON and YAML output decode to the original text.
 func TestEscapesKeepTheText(t *testing.T) {
 	t.Parallel()
 	want := map[string]any{"text": strings.TrimSuffix(hostile, "\xff"), "lines": "a\nb\n", "word": "yes", "number": "1e3", "empty": "", "null": nil, "list": []any{}, "<&>": true, "\u202ekey": map[string]any{}}
@@ -119,7 +120,7 @@ func TestFormatsOfALists(t *testing.T) {
 	if err != nil || wrong != nil || len(rows) != 3 || rows[0][3] != "model-name" {
 		t.Fatalf("csv: %v %v %q", err, wrong, text)
 	}
-	// A spreadsheet must not run what a device calls itself; numbers stay numbers.
+	// A spreadsheet must not execute a device's name as a formula. Numbers stay numbers.
 	if rows[1][3] != `'=HYPERLINK("http://x")` || rows[2][3] != "'+49 40" || rows[2][0] != "-7" {
 		t.Errorf("csv: %q", rows)
 	}
@@ -137,7 +138,7 @@ func TestFormatsOfALists(t *testing.T) {
 	}
 }
 
-// Colours are only on a terminal, and not with NO_COLOR or on one that shows none.
+// The output has colours only on a terminal that can show colours, and only without NO_COLOR.
 func TestColoursOnlyOnATerminal(t *testing.T) {
 	controller, terminal := pty(t)
 	defer controller.Close()

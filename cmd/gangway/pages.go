@@ -32,7 +32,7 @@ type pageFlags struct {
 func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&p.listen, "page-listen", nil, "address and port only for the pages, with a certificate that browsers trust, such as :443 (repeatable; default: the pages are only at --listen)")
 	f.StringVar(&p.url, "page-url", "", "https URL of the pages at --page-listen, such as https://fleet.example")
-	f.StringVar(&p.cert, "tls-cert", "", "file of the pages' certificate and its intermediates, in PEM; read again when it changes")
+	f.StringVar(&p.cert, "tls-cert", "", "file of the pages' certificate and its intermediates, in PEM; the hub reads the file again when it changes")
 	f.StringVar(&p.key, "tls-key", "", "file of the key of --tls-cert, in PEM")
 	f.BoolVar(&p.acme, "acme", false, "get the pages' certificate from a CA with ACME (tls-alpn-01), instead of --tls-cert; port 443 of --page-url must lead to --page-listen")
 	f.StringVar(&p.directory, "acme-directory", autocert.DefaultACMEDirectory, "URL of the CA's directory")
@@ -41,7 +41,7 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, that verify a private --acme-directory (default: the system's)")
 }
 
-// check refuses combinations of these flags that have no meaning.
+// check returns an error if the flags do not fit together.
 func (p *pageFlags) check() error {
 	switch files := p.cert != "" || p.key != ""; {
 	case len(p.listen) == 0 && p.url == "" && !files && !p.acme:
@@ -64,8 +64,8 @@ func (p *pageFlags) check() error {
 	return nil
 }
 
-// certificate returns the URL and the certificate of the pages; both are zero if the pages have no
-// listener of their own. data is the hub's data folder.
+// certificate returns the URL and the certificate of the pages. Both are zero if the pages have no
+// listener of their own. The argument `data` is the hub's data folder.
 func (p *pageFlags) certificate(data string, log *slog.Logger) (string, api.PageCertificate, error) {
 	if p.url == "" {
 		return "", nil, nil

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const hubsData = dataFlag + ": for the hub's policy or list instead of yours"
+const hubsData = dataFlag + ", for the hub's policy or list (default: your own, at the hub)"
 
 func (a *app) policyCommand() *cobra.Command {
 	c := &cobra.Command{
@@ -203,8 +203,8 @@ func putHubPolicy(ctx context.Context, data, text string) error {
 	return i.recordChange(ctx, "policy", "The hub's policy", text == "", now)
 }
 
-// recordChange appends an event to the audit trail which says that the hub's policy or EK list was
-// changed or, with removed, removed.
+// recordChange appends an event to the audit trail. The event says that the hub's policy or EK list
+// was changed or, if `removed` is set, removed.
 func (i *instance) recordChange(ctx context.Context, kind, what string, removed bool, now time.Time) error {
 	verb := "changed"
 	if removed {
@@ -267,7 +267,7 @@ serial number counts only in a certificate that chains to a trusted root.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", hubsData)
-	c.Flags().BoolVar(&remove, "remove", false, "remove the list: any TPM is expected")
+	c.Flags().BoolVar(&remove, "remove", false, "remove the EK list: any TPM is then expected")
 	return c
 }
 
@@ -290,7 +290,7 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 		return err
 	}
 	if len(list) == 0 {
-		a.note("There is no list: any TPM that the policy accepts is expected.")
+		a.note("There is no EK list: any TPM that the policy accepts is expected.")
 		return nil
 	}
 	a.printf("ek_sha256,serial,note,certificate\n")
@@ -300,8 +300,8 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 	return nil
 }
 
-// ekLists reads and writes one EK list. With data, it is the hub's list, in the data folder data.
-// Without data, it is the list of the signed-in owner, which the methods reach over the hub's API.
+// ekLists reads and writes one EK list. If `data` is set, it names the data folder, and the list is
+// the hub's. Otherwise the list belongs to the signed-in owner, and the methods use the hub's API.
 type ekLists struct{ data string }
 
 func (l ekLists) get(ctx context.Context) (list []policy.ListEntry, err error) {
@@ -320,7 +320,7 @@ func (l ekLists) get(ctx context.Context) (list []policy.ListEntry, err error) {
 	return list, err
 }
 
-// put replaces the EK list with the list in text; a nil text removes the list.
+// put replaces the EK list with the list in `text`. If `text` is nil, put removes the list.
 func (l ekLists) put(ctx context.Context, text []byte) error {
 	if l.data == "" {
 		method := "PUT"
@@ -347,7 +347,8 @@ func (l ekLists) put(ctx context.Context, text []byte) error {
 	return i.recordChange(ctx, "ek-list", "The hub's list of expected TPMs", text == nil, time.Now())
 }
 
-// read reads the file name, or standard input if name is "-". More than max bytes are an error.
+// read reads the file with the given name, or standard input for the name "-". More than `max`
+// bytes are an error.
 func (a *app) read(name string, max int64) ([]byte, error) {
 	var in io.Reader = a.stdin
 	if name != "-" {

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// proxyFlags are serve's flags for a TLS-terminating proxy in front of the hub.
+// proxyFlags are the flags of serve for a TLS-terminating proxy in front of the hub.
 type proxyFlags struct{ ca, name string }
 
 func (p *proxyFlags) add(f *pflag.FlagSet) {
@@ -19,14 +19,13 @@ func (p *proxyFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.name, "proxy-name", "", "DNS name or IP address in that certificate")
 }
 
-// proxy returns the proxy that may send the header Client-Cert. It is nil if the flags name no
-// proxy.
+// proxy returns the proxy that may send the header Client-Cert, or nil if the flags name no proxy.
 func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	if p.ca == "" && p.name == "" {
 		return nil, nil
 	}
 	if p.ca == "" || p.name == "" {
-		return nil, usagef("--proxy-ca and --proxy-name are given together")
+		return nil, usagef("--proxy-ca and --proxy-name need each other: give both")
 	}
 	text, err := os.ReadFile(p.ca)
 	if err != nil {

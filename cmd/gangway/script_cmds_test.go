@@ -24,7 +24,7 @@ import (
 // loopback port.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		//			Any certificate is accepted here. The commands that the script runs next verify the hub.
+		// Any certificate is accepted here. The commands that the script runs next verify the hub.
 		c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", "127.0.0.1:"+args[0], &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
@@ -34,8 +34,8 @@ func served(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("no hub serves on port %s after 20 s", args[0])
 }
 
-// wordOf is the script command "wordof NAME FIELD". It sets the variable NAME to a field of the
-// last command's JSON output.
+// wordOf is the script command "wordof NAME FIELD". It sets the variable NAME to the value of FIELD
+// in the last command's JSON output.
 func wordOf(ts *testscript.TestScript, _ bool, args []string) {
 	var v map[string]any
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
@@ -60,7 +60,7 @@ func maker(ts *testscript.TestScript, _ bool, args []string) {
 	for name, der := range map[string][]byte{"root.pem": m.Root.Raw, "link.pem": m.Intermediate.Raw} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	}
-	//		Zero bytes follow the certificate, as in an NV index that is larger than its certificate.
+	// Zero bytes follow the certificate, as in an NV index that is larger than its certificate.
 	ts.Check(os.WriteFile(dir+"-ek.crt", append(d.EKCert, make([]byte, 100)...), 0o600))
 	weak, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	ts.Check(err)

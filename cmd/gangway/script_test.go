@@ -37,8 +37,7 @@ func TestScripts(t *testing.T) {
 }
 
 // freePort returns a free loopback port below 30000. Outgoing connections and listeners on port 0
-// get ports above that number. So no other test takes the port before the script's hub listens on
-// it.
+// get ports above 30000. So no other test uses the free port before the script's hub listens there.
 func freePort() (string, error) {
 	for range 100 {
 		port := strconv.Itoa(20000 + rand.IntN(10000))

@@ -178,7 +178,7 @@ process runs.`,
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
-	f.StringSliceVar(&also, "also-url", nil, "another https URL that leads to this hub, such as the one before the hub moved; devices learn all URLs (repeatable)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its URL before a move; devices learn all URLs (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
@@ -192,7 +192,7 @@ process runs.`,
 	images.add(f)
 	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444; it must not be reachable from outside (default: none)")
 	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
-	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service that stores the objects, instead of DIR/objects")
+	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service that stores the objects (default: the folder DIR/objects)")
 	f.StringVar(&s3.Bucket, "s3-bucket", "", "bucket for the objects; it must exist")
 	f.StringVar(&s3.Region, "s3-region", "", "region of the bucket, if the service does not report it")
 	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of the objects' keys; no other hub may use it (default: "gangway-" and the beginning of the hub name)`)
@@ -200,8 +200,9 @@ process runs.`,
 	return c
 }
 
-// serveAll serves the hub on listeners until ctx ends or a server fails. It also serves the pages
-// on forPages, if it is not empty, and the operator's metrics on private, if it is not nil.
+// serveAll serves the hub on `listeners` until `ctx` ends or a server fails. It also serves the
+// pages on the listeners `forPages`, and the operator's metrics on the listener `private`, unless
+// that is nil.
 func serveAll(ctx context.Context, server *api.Server, listeners, forPages []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })
@@ -224,7 +225,8 @@ func (a *app) logger(format string) (*slog.Logger, error) {
 	return nil, usagef("--log-format must be text or json, not %q", format)
 }
 
-// listenOn listens on the address and port of a flag. Its errors say what to write instead.
+// listenOn listens on the address and port that a flag gives. The argument `at` is the flag's
+// value. Its errors say what to write instead.
 func listenOn(flag, at string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(at)
 	if _, number := strconv.ParseUint(at, 10, 16); number == nil {

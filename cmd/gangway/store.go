@@ -7,8 +7,8 @@ import (
 	"gangway/hub/store"
 )
 
-// offlineStore is the part of the database that commands with --data use; they open the database
-// file themselves. Package store documents the methods.
+// offlineStore has the database methods that commands with --data use. These commands open the
+// database file themselves. Package store documents the methods.
 type offlineStore interface {
 	// gangway account
 	CountAccounts(ctx context.Context) (int, error)

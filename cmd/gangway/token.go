@@ -77,12 +77,12 @@ not store it: guard the token file like a key.`,
 	}
 	f := create.Flags()
 	f.StringVarP(&out, "out", "o", "", "write the token file to this new file, readable only by you (default: standard output)")
-	f.StringVar(&n.Nick, "nick", "", "name of the join token, for you")
+	f.StringVar(&n.Nick, "nick", "", "name of the join token, which lists and messages show")
 	f.IntVar(&n.MaxUses, "max-uses", 0, "number of devices that may join with it (0: any number)")
 	cmdline.SpanVar(f, &life, "expires-in", 720*time.Hour, "how long the join token is valid, such as 12h, 30d or 8w")
 	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "also accept devices that show no TPM (Pantavisor's auto-join), if the policy has without_tpm: accept")
 	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's ownership proofs in two-step enrolment; they do not name the hub, so a relay can use them; the hub stores the key that checks them, encrypted")
-	f.StringSliceVar(&meta, "meta", nil, "user-meta that its devices start with, as KEY=VALUE (repeatable)")
+	f.StringSliceVar(&meta, "meta", nil, "user-meta that the hub gives to each device of this join token, as KEY=VALUE (repeatable)")
 
 	ls := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List join tokens", Args: args(),
@@ -142,7 +142,7 @@ active. A disabled join token cannot be enabled again.`,
 	return c
 }
 
-// allTokens returns all join tokens of the account. It calls get for one page at a time.
+// allTokens returns all join tokens of the account. It calls the function `get` once for each page.
 func allTokens(ctx context.Context, get func(ctx context.Context, method, path string, in any) ([]api.JoinTokenView, error)) ([]api.JoinTokenView, error) {
 	all := []api.JoinTokenView{}
 	for after := ""; ; after = all[len(all)-1].ID {

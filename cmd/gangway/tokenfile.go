@@ -16,16 +16,16 @@ import (
 	"gangway/wire"
 )
 
-// tokenFile is where a command writes a secret, such as a join token's file: to a new file of mode
-// 0600 or to standard output.
+// tokenFile is the destination of a secret, such as a join token's file: a new file of mode 0600,
+// or standard output.
 type tokenFile struct {
 	w    io.Writer
 	file *os.File // nil for standard output, and after finish
 }
 
-// newTokenFile creates the file path, and refuses to overwrite a file. If path is empty, the output
-// is stdout. Call newTokenFile before the hub creates the token: if the folder is not writable, no
-// token exists whose secret cannot be written.
+// newTokenFile creates a file at `path`, and never overwrites a file. If `path` is empty, the
+// output is `stdout`. Call newTokenFile before the hub creates the token: if the folder is not
+// writable, the command then fails before a token exists.
 func newTokenFile(stdout io.Writer, path string) (*tokenFile, error) {
 	if path == "" {
 		return &tokenFile{w: stdout}, nil
@@ -77,8 +77,8 @@ func (t *tokenFile) discard() {
 	}
 }
 
-// tokenState returns the state of a join token: valid, or the reason why no device can join with
-// it.
+// tokenState returns the state of a join token: "valid", or the reason why devices cannot use the
+// join token.
 func tokenState(t api.JoinTokenView, now time.Time) string {
 	switch {
 	case t.Disabled:
@@ -97,7 +97,7 @@ func tokenState(t api.JoinTokenView, now time.Time) string {
 func (a *app) warnToken(ctx context.Context, file []byte) {
 	t, err := wire.ParseTokenFile(file)
 	if err != nil {
-		return // the build returns this error itself
+		return // the build itself returns the error of this file
 	}
 	if u, err := url.Parse(t.Hub); err == nil {
 		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {

@@ -177,7 +177,7 @@ type top struct {
 
 	list   int    // the list of the chosen row: 0 needs, 1 newest
 	chosen string // the id of the chosen row
-	row    int    // the index of the chosen row, to keep the place if the row disappears
+	row    int    // the index of the chosen row, so that the choice stays at this index if the row disappears
 
 	detail []string // the lines about the chosen row; nil: the screen shows the lists
 	scroll int      // the first line of detail on the screen
@@ -187,7 +187,7 @@ type top struct {
 // lists returns the two lists of rows.
 func (t *top) lists() [2][]topRow { return [2][]topRow{t.data.needs, t.data.newest} }
 
-// place returns the list of the chosen row, and its index in that list.
+// place returns the list of the chosen row, and the row's index in that list.
 func (t *top) place() (list, row int) {
 	lists := t.lists()
 	if t.list > 1 || len(lists[t.list]) == 0 {
@@ -210,7 +210,8 @@ func (t *top) place() (list, row int) {
 	return t.list, t.row
 }
 
-// move moves the choice by some rows. After the end of one list comes the other list.
+// move moves the choice by a number of rows. After the end of one list, it continues in the other
+// list.
 func (t *top) move(by int) {
 	list, row := t.place()
 	lists := t.lists()
@@ -241,7 +242,7 @@ const (
 	suspend
 )
 
-// key changes the state of the screen for a key, and returns the action that the caller must do.
+// key handles a key: it changes the state of the screen, and returns the action for the caller.
 func (t *top) key(ev *tcell.EventKey, height int) act {
 	t.said = ""
 	page := max(1, height-3)
@@ -275,7 +276,8 @@ func (t *top) key(ev *tcell.EventKey, height int) act {
 	return nothing
 }
 
-// run shows the fleet until a key or ctx ends it. The terminal is restored on every way out.
+// run shows the fleet until the person presses the key for the end, or until `ctx` ends. run always
+// restores the terminal.
 func (t *top) run(ctx context.Context, screen tcell.Screen) error {
 	if err := screen.Init(); err != nil {
 		return err

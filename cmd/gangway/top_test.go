@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drawn returns the lines that top draws on a screen of this size.
+// drawn returns the lines that top draws on a screen of the given size.
 func drawn(t *testing.T, m *top, width, height int) []string {
 	t.Helper()
 	s := tcell.NewSimulationScreen("UTF-8")
@@ -184,7 +184,7 @@ func resize(t *testing.T, f *os.File, width, height uint16) {
 	}
 }
 
-// top works on a real terminal, and restores the terminal however it ends.
+// The command top works on a real terminal. It restores the terminal, however the command ends.
 func TestTopRestoresTheTerminal(t *testing.T) {
 	h, run, send := connected(t, nil)
 	d := only(t, h)
@@ -295,7 +295,8 @@ func TestWatchPrintsOnlyChanges(t *testing.T) {
 	if out.String() != want || notes.String() != "a note\n" {
 		t.Errorf("got %q and %q, want %q", out.String(), notes.String(), want)
 	}
-	// --watch names a line that disappears. If only a column becomes wider, it prints nothing.
+	// If a line disappears, --watch prints its name. If only a column becomes wider, --watch prints
+	// nothing.
 	known, err := a.printChangedLines("NICK  A\nx  1\ny  2\n", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +317,8 @@ func TestWatchLeavesOutTimes(t *testing.T) {
 	}
 }
 
-// open starts the browser that BROWSER names, with the page of the device and without a shell.
+// The command open starts the browser in the variable BROWSER, with the device's page and without a
+// shell.
 func TestOpenStartsABrowser(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) { d.Serial = "SN;reboot" })
 	d := only(t, h)
@@ -352,8 +354,8 @@ func TestOpenStartsABrowser(t *testing.T) {
 	}
 }
 
-// top sends the same number of requests for a fleet of any size, and stops if the hub refuses a
-// request.
+// The command top sends the same number of requests for a fleet of any size. It stops if the hub
+// refuses a request.
 func TestTopAsksForLittle(t *testing.T) {
 	asked := 0
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {

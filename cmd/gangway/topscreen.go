@@ -13,8 +13,8 @@ import (
 	"github.com/gdamore/tcell/v2"
 )
 
-// put writes a text at column x and line y, cut to a number of cells, and returns the column after
-// the text.
+// put writes a text at column `x` and line `y`, truncated to the given number of cells. It returns
+// the column after the text.
 func put(s tcell.Screen, x, y, cells int, style tcell.Style, text string) int {
 	for _, r := range shorten(visible(text), max(cells, 0)) {
 		w := runeWidth(r)
@@ -70,8 +70,8 @@ func (t *top) drawHeader(s tcell.Screen, width int) {
 	put(s, width-len(clock), 0, len(clock), faintStyle, clock)
 }
 
-// drawNumbers draws the numbers of the fleet and its arrivals, from line 1, and returns the line after
-// them.
+// drawNumbers draws the numbers of devices in each state, and the numbers of new devices. It begins
+// at line 1, and returns the line after the last number.
 func (t *top) drawNumbers(s tcell.Screen, width int) (y int) {
 	f := t.data.fleet
 	noun := " devices"
@@ -123,7 +123,7 @@ func bars(days []api.Arrival) string {
 	return b.String()
 }
 
-// drawLists draws the two lists, from line y to the line above the keys.
+// drawLists draws the two lists, from line `y` to the line above the line of keys.
 func (t *top) drawLists(s tcell.Screen, y, width, height int) {
 	list, row := t.place()
 	lists := t.lists()
@@ -199,7 +199,7 @@ func (t *top) drawDetail(s tcell.Screen, width, height int) {
 	}
 }
 
-// broken breaks a line into parts of at most width cells.
+// broken breaks a line into parts. Each part has at most `width` cells.
 func broken(line string, width int) (parts []string) {
 	for displayWidth(line) > width {
 		n, end := 0, 0

@@ -63,8 +63,8 @@ func viewTrust(e trust.Entry) trustView {
 	return v
 }
 
-// openTrust opens a data folder, and returns its trust store: the built-in certificates, and the
-// certificates and marks that the operator added.
+// openTrust opens a data folder, and returns the hub's trust store. The trust store has the
+// built-in certificates, and the certificates and marks that the operator added.
 func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -187,7 +187,7 @@ delete'.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
-	c.Flags().BoolVar(&distrust, "distrust", false, "mark it as distrusted: no chain may contain it, even if a device sends it")
+	c.Flags().BoolVar(&distrust, "distrust", false, "mark the certificate as distrusted: no chain may contain it, even if a device sends it (default: only remove an imported certificate)")
 	return c
 }
 
@@ -235,8 +235,8 @@ the first 8 digits of it.`,
 
 var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
 
-// findTrusted returns the certificate whose SHA-256 begins with which. The digits may be in upper
-// case and may have colons between them, as OpenSSL prints them.
+// findTrusted returns the certificate whose SHA-256 begins with the digits in `which`. The digits
+// may be in upper case and may have colons between them, as OpenSSL prints a hash.
 func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	print := strings.ToLower(strings.TrimSuffix(strings.ReplaceAll(which, ":", ""), "…"))
 	if !fingerprintForm.MatchString(print) {

@@ -19,14 +19,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxChain is the largest number of certificates that all --chain files may hold.
+// maxChain is the maximum number of certificates in all --chain files together.
 const maxChain = 64
 
 // checkResult is the JSON output of trust check.
 type checkResult struct {
 	Trusted      bool              `json:"trusted"`
 	SHA256       string            `json:"sha256"`       // of the EK certificate
-	EKSHA256     string            `json:"ek-sha256"`    // of its public key (SubjectPublicKeyInfo), as in EK lists
+	EKSHA256     string            `json:"ek-sha256"`    // of the EK certificate's public key (SubjectPublicKeyInfo), as in EK lists
 	Manufacturer string            `json:"manufacturer"` // manufacturer's id as the EK certificate states it
 	Model        string            `json:"model"`
 	Version      string            `json:"version"`
@@ -35,7 +35,7 @@ type checkResult struct {
 	Issuer       string            `json:"issuer"`
 	NotBefore    time.Time         `json:"not-before"`
 	NotAfter     time.Time         `json:"not-after"`
-	Verdict      *evidence.Verdict `json:"verdict"` // as a hub would return it
+	Verdict      *evidence.Verdict `json:"verdict"` // the same verdict that a hub would return
 	Signature    string            `json:"signature"`
 }
 
@@ -90,8 +90,8 @@ key is in a TPM; onboarding proves that.`,
 	return c
 }
 
-// withStored returns set with the changes that the operator made in the trust store of the hub
-// whose data folder is data.
+// withStored adds the operator's changes to the certificates in `set`, and returns the result. It
+// reads the changes from the trust store of the hub in the data folder `data`.
 func withStored(ctx context.Context, data string, set *trust.Set) (*trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxListed is the largest number of entries that a list on the terminal shows.
+// maxListed is the maximum number of entries that a list on the terminal shows.
 const maxListed = 20
 
 // importResult is the JSON output of trust import.
@@ -102,14 +102,15 @@ becomes trusted again.`,
 	return c
 }
 
-// changeOf returns the change after which the trust store trusts certs, and the certificates that
-// the change adds. It leaves out certificates that the operator has imported already.
+// changeOf returns a change of the trust store, and the certificates that the change adds. After
+// the change, the trust store trusts all of `certs`. changeOf leaves out certificates that the
+// operator has imported already.
 func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.Time) (change store.TrustChange, imported []trust.Entry) {
 	for _, e := range trust.NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot
 		had, there := set.Entry(e.Fingerprint)
-		//			A certificate that is only built in is stored too, so that a hub with --no-builtin-roots
-		// trusts it.
+		// Store a certificate even if it is built in, because a hub with --no-builtin-roots must
+		// trust it too.
 		if there && had.Stored && !had.Distrusted && (had.Root || !e.Root) {
 			continue
 		}

@@ -14,8 +14,8 @@ import (
 	"gangway/hub/api"
 )
 
-// typed runs a command line of words as a person types them, and returns the exit code and what the
-// person sees on standard error.
+// typed runs a command line whose words are `words`, as if a person had typed it. It returns the
+// exit code, and the text on standard output and on standard error.
 func typed(t *testing.T, words ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	in, err := os.Open(os.DevNull)
@@ -30,12 +30,11 @@ func typed(t *testing.T, words ...string) (code int, stdout, stderr string) {
 	return code, out.String(), notes.String()
 }
 
-// goText matches what a person cannot do anything with: words of Go's libraries, and of formats that
-// the person did not write.
+// goText matches text that does not help a person: words of Go's libraries, and of formats that the
+// person did not write.
 var goText = regexp.MustCompile(`strconv\.|time: (?:missing|unknown|invalid)|json: |yaml: |unmarshal|x509: |asn1: |tcg: |invalid character|main\.|nil pointer|0x[0-9a-f]{6,}|missing port in address|%!|unknown shorthand|bad flag syntax|invalid argument`)
 
-// The walk of a newcomer through the whole tree of commands, with wrong input. Every message says
-// what is wrong and what to do.
+// A new user tries all commands with wrong input. Every message says what is wrong and what to do.
 func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
@@ -74,7 +73,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		code int
 		want []string
 	}{
-		// Words that commands have elsewhere.
+		// Words that similar commands of other programs use.
 		{"devices", usage, []string{`did you mean "gangway device ls"?`}},
 		{"devices list", usage, []string{`did you mean "gangway device ls"?`}},
 		{"ls", usage, []string{`"gangway device ls"`, "'gangway --help'"}},
@@ -291,7 +290,8 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	}
 }
 
-// A thing is found by its id, its nick, either in another case, and the first digits of its id.
+// The commands find a device, token or account by its nick, its id, or the first digits of its id.
+// Case does not matter.
 func TestThingsAreFoundByWhatAPersonTypes(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)

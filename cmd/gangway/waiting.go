@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// decideCommand returns the command approve or deny; verb says which.
+// decideCommand returns the command with the name in `verb`: approve or deny.
 func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " ID|SERIAL", Short: short, Long: long,
@@ -23,8 +23,8 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// The request names the questions that this command has printed. The hub refuses the decision if
-			// the machine has other questions by then.
+			// The request names the questions that this command has printed. If the machine has
+			// other questions when the hub gets the request, the hub refuses the decision.
 			if a.forPeople() {
 				a.printWaiting(w)
 			}

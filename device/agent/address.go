@@ -14,30 +14,30 @@ import (
 
 // A hub is identified by its root key; the hub's address may change. The agent keeps the addresses
 // from token and hub files, and the addresses that the hub names on a verified connection
-// (wire.AddressesHeader). The agent uses one address until that address fails, then the next one.
-// At each address, the server must show a TLS certificate of the hub's CA. The first token or hub
-// file sets that CA; a later file or an answer of the hub cannot change it.
+// (wire.AddressesHeader). The agent uses one address until that address fails. Then it uses the
+// next address. At each address, the server must show a TLS certificate of the hub's CA. The first
+// token or hub file sets that CA; a later file or an answer of the hub cannot change it.
 
 // Addresses are the addresses of one hub, as the state stores them.
 type Addresses struct {
 	HubName string `json:"hub-name"`
-	// File is the address in the token or hub file that was last read. If that file is read again,
-	// the list does not change, so an old file cannot undo what the hub said later.
+	// File is the address in the token or hub file that was last read. If the agent reads that file
+	// again, the list does not change. So an old file cannot replace newer addresses from the hub.
 	File string `json:"file"`
-	// URLs are the addresses in the order of use; the first one is in use.
+	// URLs are the addresses in the order of use. The first address is in use.
 	URLs []string `json:"urls"`
 }
 
 // addresses keeps the Addresses of the hub that the agent uses. Its methods are safe for concurrent
 // use.
 type addresses struct {
-	file  string              // the address in the token or hub file; tried last if the hub does not name it
+	file  string              // the address in the token or hub file; tried last if the hub does not name this address
 	heard func(urls []string) // called without mu when urls changes; may be nil
 
 	mu    sync.Mutex
 	urls  []string // never empty
-	saved []string // what heard was last called with
-	pages string   // URL of the hub's pages, if the hub names one of their own
+	saved []string // argument of the last call of heard
+	pages string   // URL of the hub's pages; empty: the hub does not name one
 }
 
 func newAddresses(urls []string, file string) *addresses {
@@ -58,15 +58,16 @@ func (a *addresses) all() []string {
 	return slices.Clone(a.urls)
 }
 
-// forPeople returns the URL of the hub's pages: the one that the hub names, or the address in use.
+// forPeople returns the URL of the hub's pages. If the hub does not name this URL, forPeople
+// returns the address in use.
 func (a *addresses) forPeople() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return cmp.Or(a.pages, a.urls[0])
 }
 
-// failed moves url to the end of the list, if url is the address in use. The next address is then
-// in use.
+// failed moves `url` to the end of the list, if `url` is the address in use. The next address is
+// then in use.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,8 +83,8 @@ func (a *addresses) offer(urls []string) {
 	a.urls = distinct(slices.Concat(a.urls[:1], urls, a.urls[1:]))
 }
 
-// worked makes url, at which the hub answered, the address in use. If the answer names addresses,
-// they replace the others, except the address in the file.
+// worked makes `url` the address in use, because the hub has answered at `url`. If the answer names
+// addresses, these replace the other addresses, except the address in the file.
 func (a *addresses) worked(url string, h http.Header) {
 	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
@@ -107,7 +108,8 @@ func (a *addresses) worked(url string, h http.Header) {
 	}
 }
 
-// distinct returns the first wire.MaxAddresses+2 of the addresses, without empty and repeated ones.
+// distinct returns the first wire.MaxAddresses+2 addresses of `urls`, without empty and repeated
+// addresses.
 func distinct(urls []string) []string {
 	var out []string
 	for _, u := range urls {
@@ -151,7 +153,8 @@ func (c *addressed) close() {
 	}
 }
 
-// file returns the hub that the token file or the hub file names; nil: there is neither file.
+// file returns the hub that the token file or the hub file names. It returns nil if there is
+// neither file.
 func (c *Config) file() *wire.HubFile {
 	if c.Token != nil {
 		return &wire.HubFile{Hub: c.Token.Hub, HubName: c.Token.HubName, HubCA: c.Token.HubCA}
@@ -171,9 +174,9 @@ func (s *State) addressesOf(hubName string) Addresses {
 }
 
 // adoptAddress makes the address in the configured file the address in use, if the file is for the
-// state's hub and preferAddress finds the address new. A file for another hub changes nothing and
-// is an error. The file must prove which hub it is for: the hub's name must be the hash of the key
-// of the CA in the file.
+// state's hub and the address is new (preferAddress). If the file is for another hub, adoptAddress
+// changes nothing and returns an error. The file must prove for which hub it was made: the hub's
+// name must be the hash of the key of the CA in the file.
 func (a *Agent) adoptAddress() error {
 	f := a.cfg.file()
 	if f == nil || a.state.HubName == "" {
@@ -214,7 +217,7 @@ func (a *Agent) hubOf(name, ca string) (*hub, error) {
 	known := a.state.addressesOf(name)
 	a.mu.Unlock()
 	if len(known.URLs) == 0 {
-		return nil, errors.New("agent: the hub's address is unknown")
+		return nil, errors.New("agent: the state has no address of the hub; name a token file with --token-file")
 	}
 	at := newAddresses(known.URLs, known.File)
 	at.heard = func(urls []string) {

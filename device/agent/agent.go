@@ -53,16 +53,16 @@ type Config struct {
 	Proxy *HTTPProxy
 	// StateDir is the state folder. It is created if missing.
 	StateDir string
-	// Again makes the machine onboard again in any state, even if its owner deleted the device. Set
-	// it only when a person at the machine asked for that. Again requires Token or Hub.
+	// Again makes the machine onboard again in any state, even if the owner deleted the device. Set
+	// Again only when a person at the machine has requested it. Again requires Token or Hub.
 	Again bool
 	// Model and Serial describe the machine; empty: from the firmware's tables.
 	Model, Serial string
 	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
 	// if it has none.
 	EndorsementAuth []byte
-	// WithoutEKCertificate leaves out EK certificates for keys that the TPM cannot make any more,
-	// for example after a change of its endorsement seed.
+	// WithoutEKCertificate leaves EK certificates out of the request if the TPM cannot make their
+	// keys any more, for example after a change of the endorsement seed.
 	WithoutEKCertificate bool
 	// EK selects the endorsement key's template ("L-1", "H-3"); empty: the best one that the TPM
 	// has. Key is the algorithm of the IAK and the IDevID key (identity.Algorithm); empty: the best
@@ -83,8 +83,8 @@ type Config struct {
 	// UserMetaHook is called as PROGRAM user-meta FILE when the owner changes
 	// the user-meta. Empty: the agent only writes the file.
 	UserMetaHook string
-	// SendLog makes the agent send its own log lines to the hub. LogFiles, LogSocket and LogReader
-	// are other sources of lines to send: files that grow, a Unix datagram socket, a reader.
+	// SendLog makes the agent send its own log lines to the hub. The agent also sends lines from
+	// LogFiles (files that grow), LogSocket (a Unix datagram socket) and LogReader.
 	SendLog   bool
 	LogFiles  []string
 	LogSocket string
@@ -92,8 +92,8 @@ type Config struct {
 	// SetClock, if set, sets the system clock. The agent calls SetClock if the clock is clearly
 	// wrong or behind the hub's clock.
 	SetClock func(time.Time) error
-	// NTP names time servers. The agent asks them only if SetClock is set; their answers also set
-	// the clock.
+	// NTP names time servers. The agent asks these servers only if SetClock is set. The answers
+	// then set the clock.
 	NTP []string
 	// EventLog is the file with the firmware's event log. Default: EventLogPath.
 	EventLog string
@@ -136,7 +136,7 @@ type Agent struct {
 	said        map[string]string // the last sentence of sayOnce for each subject
 	logTooLarge bool              // the hub, or a proxy before it, refused the event log as too large
 
-	time  *timeKeeper // nil: no time servers
+	time  *timeKeeper // nil: no time servers are configured
 	timed sync.Once   // makes the agent ask the time servers once, before its first request to the hub
 }
 
@@ -215,9 +215,10 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 	}
 }
 
-// sayOnce says a sentence, unless the sentence repeats the last one about the same subject. An
-// empty sentence is not said; it means that the condition has ended. The next sentence about the
-// subject is then said, even if it repeats an earlier one.
+// sayOnce reports a sentence to the log and to Config.Progress, unless it was also the last
+// sentence about the subject `about`. An empty sentence means that the condition has ended. sayOnce
+// does not report it, and reports the next sentence about the subject even if that sentence was
+// reported before.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -270,8 +271,8 @@ func (r *Refused) Temporary() bool {
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
 
-// needsNewRequest reports whether the hub refused only the stored request or
-// reply, so that a new request may succeed.
+// needsNewRequest reports whether the refusal is only about the stored request or reply. A new
+// request may then succeed.
 func (r *Refused) needsNewRequest() bool {
 	switch r.Code {
 	case "enrolment-expired", "enrolment-superseded", "certificate-unknown", "activation-proof":
@@ -284,7 +285,7 @@ func (r *Refused) needsNewRequest() bool {
 const maxNewRequests = 3
 
 // Onboard onboards the device. Onboard returns when the device is active, or with a *Refused when
-// the hub refuses permanently. While the hub cannot be reached, Onboard retries and says so.
+// the hub refuses permanently. While the hub cannot be reached, Onboard retries and logs that.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
 // this TPM, and asks the hub whether the hub still accepts the device. If the hub does not, Onboard
@@ -341,7 +342,7 @@ func (a *Agent) onboard(ctx context.Context) error {
 	return errors.Join(err, a.restoreFormer())
 }
 
-// enrol brings the device from any phase to active.
+// enrol continues the onboarding from any phase until the device is active.
 func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 	if err := a.preferAddress(a.cfg.file()); err != nil {
 		return err
@@ -351,7 +352,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		if a.cfg.Token, err = a.claimedToken(ctx); err != nil {
 			return err
 		}
-		defer func() { a.cfg.Token = nil }() // a claim gives a join token for one onboarding only
+		defer func() { a.cfg.Token = nil }() // a claim's join token is valid for one onboarding only
 	}
 	if err := a.dropOtherHub(); err != nil {
 		return err
@@ -393,7 +394,7 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 	}
 }
 
-// dropOtherHub resets an onboarding that was begun with another hub or token.
+// dropOtherHub discards an onboarding that was begun with another hub or another token.
 func (a *Agent) dropOtherHub() error {
 	if a.state.Phase != PhaseNew && (a.state.HubName != a.cfg.Token.HubName || a.state.TokenID != a.cfg.Token.ID) {
 		return a.reset()
@@ -442,7 +443,7 @@ func (a *Agent) load(ctx context.Context, t tpm) (*deviceKeys, error) {
 	return id, nil
 }
 
-// advance brings the onboarding from its stored phase to active.
+// advance continues the onboarding from its stored phase until the device is active.
 func (a *Agent) advance(ctx context.Context, id *deviceKeys, start time.Time) error {
 	hub, err := a.hubOf(a.cfg.Token.HubName, a.cfg.Token.HubCA)
 	if err != nil {
@@ -504,8 +505,8 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	return nil
 }
 
-// errStale reports that the EK certificate in the stored request is not the one that a new request
-// would have, because the TPM or an option has changed.
+// errStale reports that a new request would have another EK certificate than the stored request,
+// because the TPM or an option has changed.
 var errStale = errors.New("agent: the EK certificate in the stored request is not the TPM's")
 
 func (a *Agent) otherTPM() error {
@@ -563,7 +564,7 @@ func ekHash(ek *tcg.Public) string {
 	return hex.EncodeToString(hash[:])
 }
 
-// open decrypts the stored reply with the TPM and checks its content.
+// open decrypts the stored reply with the TPM and checks the certificates in the reply.
 func (a *Agent) open(id *deviceKeys, requestHash [32]byte) (*certificates, wire.Keys, error) {
 	raw, err := a.dir.load(replyFile)
 	if err != nil {
@@ -678,12 +679,12 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 		all = append(all, c)
 	}
 	if len(all) != 4 {
-		return nil, fmt.Errorf("agent: the reply holds %d certificates; it must have 4", len(all))
+		return nil, fmt.Errorf("agent: the hub's reply has %d certificates instead of 4; update the agent or the hub", len(all))
 	}
 	c := &certificates{all[0], all[1], all[2], all[3]}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(hubCA)) {
-		return nil, errors.New("agent: the hub's CA is unknown")
+		return nil, errors.New("agent: the state has no CA of the hub; name a token file with --token-file")
 	}
 	for _, v := range []struct {
 		leaf, ca *x509.Certificate
@@ -701,7 +702,7 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 	return c, nil
 }
 
-// belongTo checks that the certificates are for this TPM's keys.
+// belongTo checks that the certificates in the reply are for this TPM's keys.
 func (c *certificates) belongTo(id *deviceKeys) error {
 	iak, err := id.IAK.Key()
 	if err != nil {

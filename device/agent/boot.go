@@ -32,8 +32,8 @@ const (
 	onState    = "state"
 )
 
-// eventLog reads the firmware's event log. The log is optional: if reading it
-// fails, the agent says so once and sends only the PCRs to the hub.
+// eventLog reads the firmware's event log. The log is optional: if the agent cannot read the log,
+// it reports that once and sends only the PCRs to the hub.
 func (a *Agent) eventLog() []byte {
 	path := a.cfg.EventLog
 	if path == "" {
@@ -77,9 +77,10 @@ func readRegular(path string, limit int64) ([]byte, error) {
 }
 
 // measure sends the hub a boot measurement: a quote of the PCRs over the hub's nonce, and the event
-// log. sent reports whether the hub accepted the measurement. If the TPM's quote fails or the hub
-// refuses the measurement, the agent says so once, and err is nil: the owner's policy decides what
-// the device may do without a measurement. err is not nil only if the connection fails or ctx ends.
+// log. `sent` reports whether the hub accepted the measurement. If the TPM's quote fails or the hub
+// refuses the measurement, measure reports that once, and err is nil. The owner's policy then
+// decides what the device may do without a measurement. err is not nil only if the connection fails
+// or ctx ends.
 func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err error) {
 	log := a.eventLog()
 	verdict, err := a.sendBoot(ctx, h, t, log)
@@ -117,7 +118,7 @@ func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err erro
 	return true, nil
 }
 
-// setBoot sets the state's Boot in memory and reports whether the value is a new one. The next
+// setBoot sets the state's Boot in memory and reports whether the value has changed. The next
 // report to the hub also saves the state.
 func (a *Agent) setBoot(state string) (news bool) {
 	a.mu.Lock()

@@ -71,8 +71,8 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	return chip, tpm
 }
 
-// measuring makes an agent that sends boot measurements to p. Each call of measure sends one. said
-// gets what the agent says.
+// measuring makes an agent that sends boot measurements to the hub `p`. Each call of `measure`
+// sends one measurement. `said` gets the agent's sentences.
 func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)
@@ -100,8 +100,8 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 
 func matches(*wire.BootReport) (int, string) { return 200, `{"state":"matches"}` }
 
-// The firmware's event log is optional. If it cannot be read, the agent sends
-// the PCRs without it, and reports the reason once.
+// The firmware's event log is optional. If the agent cannot read the log, it sends only the PCRs to
+// the hub, and reports the reason once.
 func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -149,9 +149,9 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 }
 
-// If the hub refuses a measurement, the agent says so once and continues: the hub decides about the
-// device's next request. If the event log is too large for the hub or for a proxy, the agent sends
-// the measurement without the log.
+// If the hub refuses a measurement, the agent reports the refusal once and continues, because the
+// hub decides about each later request anyway. If the event log is too large for the hub or for a
+// proxy, the agent sends the measurement without the log.
 func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -207,7 +207,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 			}
 			want := 1
 			if c.name == "too large whatever it is" {
-				want = 2 // one sentence about the log, one about the measurement
+				want = 2 // one sentence about the event log, one about the measurement
 			}
 			if count != want || len(hub.reports) != c.reports {
 				t.Errorf("%d reports, it said %q", len(hub.reports), *said)
@@ -216,7 +216,8 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	}
 }
 
-// If the agent cannot read a file that it should report, it leaves the file out and continues.
+// If the agent cannot read a file of Config.ReportFiles, it leaves the file out of the report and
+// continues.
 func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -244,7 +245,7 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 			}
 		}
 	}
-	if len(said) != 3 { // each sentence once, and none about the missing file
+	if len(said) != 3 { // each sentence once, and no sentence about the missing file
 		t.Errorf("it said %q", said)
 	}
 }

@@ -36,8 +36,9 @@ func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	return a.claim(ctx)
 }
 
-// claim makes a join token, shows its claim code, and waits until a person claims the machine. The
-// token's secret is only in memory, so the code changes at each restart.
+// claim makes a join token, shows the token's claim code, and waits until a person claims the
+// machine. The token's secret is only in memory. So the claim code changes at each restart of the
+// agent.
 func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	secret, id := wire.NewSecret(), wire.NewID()
 	key, err := wire.OwnershipKey(secret, id)
@@ -54,7 +55,7 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	}
 	defer h.close()
 	address := ""
-	show := func() error { // again when the hub has named the URL of its pages
+	show := func() error { // called again when the hub has named the URL of the hub's pages
 		if now := h.at.forPeople() + "/claim/" + code; now != address {
 			address = now
 			if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
@@ -107,7 +108,7 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	}
 	token, err := wire.ParseTokenFile(text)
 	if err != nil {
-		return nil, fmt.Errorf("agent: the hub's answer to the claim has a wrong owner: %w", err)
+		return nil, fmt.Errorf("agent: the hub's answer to the claim has an invalid owner: %w", err)
 	}
 	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords, s.Waiting = "", "", "" }); err != nil {
 		return nil, err

@@ -13,11 +13,12 @@ import (
 // day of the firmware's build, or 2099. The hub's certificate is valid between two dates, and the
 // machine must verify the certificate nevertheless.
 //
-// Two things are certain. The present is after the start of the hub's CA certificate, which the
-// device trusts. It is also after the start of any certificate that this CA signed. So, if the
-// clock is before one of these two dates, the later date is used for this verification. If the
-// clock is decades ahead, it is ignored, and the same later date is used. If the clock is
-// plausible, it is used, and a certificate that has expired by that clock is refused.
+// Two facts are certain. The present is after the notBefore date of the hub's CA certificate, which
+// the device trusts. The present is also after the notBefore date of any certificate that this CA
+// signed. So, if the clock is before one of these two dates, the verification uses the later date.
+// If the clock is decades ahead, the verification also uses the later date. If the clock is
+// plausible, the verification uses the clock, and refuses a certificate that has expired by the
+// clock.
 
 // hubLife is the longest expected time between the creation of a hub's CA and a request. A clock
 // that says more than hubLife after that creation is not plausible.
@@ -51,7 +52,7 @@ func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	}
 	for _, c := range chain {
 		if c.NotBefore.After(now) {
-			now = c.NotBefore // the present is not before c's start, because the CA has signed c; if the signature is wrong, the verification fails anyway
+			now = c.NotBefore // the present is not before c.NotBefore, because the CA has signed c; if the signature is wrong, the verification fails anyway
 		}
 	}
 	return now
@@ -66,8 +67,8 @@ func (h *hub) trusting(host string) *tls.Config {
 	return config
 }
 
-// verifying returns a TLS configuration that verifies any server, host, whose CA is in roots. certs
-// are the certificates in roots. The dates are checked as in trusting.
+// verifying returns a TLS configuration that verifies the server `host`. The server's CA must be in
+// `roots`; `certs` are the certificates in `roots`. The dates are checked as in trusting.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -87,7 +88,7 @@ func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now
 				CurrentTime: verifyAt(now(), certs, s.PeerCertificates),
 				KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 			})
-			if err == nil { // the name is checked after the CA, so a hub with another name and a server that is not the hub give different errors
+			if err == nil { // the name is checked after the CA, so that a hub with another name causes another error than a server that is not the hub
 				err = leaf.VerifyHostname(host)
 			}
 			if err != nil {
@@ -107,8 +108,9 @@ type clockSetter struct {
 }
 
 // heard reads the date of a verified hub's answer and sets the clock if needed. A date outside the
-// validity of the hub's certificate is ignored, so a thief of an old certificate cannot set the
-// clock beyond that certificate's end. A plausible clock is set forward only, never back.
+// validity of the hub's certificate is ignored. So a thief of an old certificate cannot set the
+// clock to a date after the end of that certificate. A plausible clock is set forward only, never
+// back.
 func (c *clockSetter) heard(now time.Time, roots []*x509.Certificate, resp *http.Response) {
 	if c == nil || resp.TLS == nil || len(resp.TLS.PeerCertificates) == 0 {
 		return

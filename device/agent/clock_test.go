@@ -48,8 +48,8 @@ func newTestCA(t *testing.T) *testCA {
 	return &testCA{t, cert, key}
 }
 
-// serve starts a hub at 127.0.0.1. Its certificate is valid from day from to day to. The Date
-// header of its answers says day today.
+// serve starts a hub at 127.0.0.1. The hub's certificate is valid from the day `from` to the day
+// `to`. The Date header of the hub's answers has the day `today`.
 func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *httptest.Server {
 	ca.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -76,8 +76,9 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 	return s
 }
 
-// ask sends a request to the hub at url from a machine with this clock. It returns the time to
-// which the answer set the clock; zero if the answer did not set the clock.
+// ask sends a request to the hub at `url` from a machine whose clock shows `clock`. It returns the
+// time to which the hub's answer set the clock. The result is zero if the answer did not set the
+// clock.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
 	h, err := newHub(newAddresses([]string{url}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
@@ -100,8 +101,8 @@ func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	return set, err
 }
 
-// A machine without a clock, or with a clock in another century, reaches its hub and then
-// has the right time.
+// A machine without a clock, or with a clock in another century, reaches its hub. The hub's answer
+// then sets the machine's clock.
 func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)
@@ -121,8 +122,9 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	}
 }
 
-// A wrong clock excuses only dates. If the clock is plausible, an expired certificate is refused.
-// Whatever the clock says, a certificate that is wrong in another way is refused.
+// A wrong clock of the machine excuses only wrong dates in the hub's certificate. If the clock is
+// plausible, the machine refuses an expired certificate. With any clock, the machine refuses a
+// certificate that is wrong in another way.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
@@ -148,8 +150,8 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	}
 }
 
-// A thief of the hub's old certificate cannot set a plausible clock back, and cannot set any clock
-// beyond the certificate's end.
+// A thief of the hub's old certificate cannot set a machine's plausible clock back. The thief
+// cannot set any clock to a date after the end of the certificate.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

@@ -18,10 +18,10 @@ const (
 )
 
 // openSSLConfig is a configuration of OpenSSL 3 that uses the TPM only for signatures. The default
-// provider comes first, because OpenSSL computes digests with the first provider that has them. A
-// TPM computes digests slowly, and only a few at the same time.
+// provider comes first, because OpenSSL computes digests with the first provider that supports
+// them. A TPM computes digests slowly, and only a few at the same time.
 const openSSLConfig = `# OpenSSL 3 with its TPM provider (Debian: tpm2-openssl), for the key in key.uri.
-# Use it with OPENSSL_CONF=this file. TPM2OPENSSL_TCTI selects the TPM; use one
+# Set OPENSSL_CONF to the path of this file, and TPM2OPENSSL_TCTI to the TPM. Use a TPM
 # with a resource manager, such as device:/dev/tpmrm0.
 openssl_conf = gangway
 
@@ -59,8 +59,8 @@ type Exported struct {
 
 // Export makes the device's identity usable for programs with OpenSSL's TPM provider. Export stores
 // the IDevID key at a persistent handle of the TPM and writes files that refer to this handle. The
-// key is a primary key of the endorsement hierarchy, so it has no private part outside the TPM that
-// a TSS2 PRIVATE KEY file could contain.
+// key is a primary key of the endorsement hierarchy, so its private part never leaves the TPM.
+// Therefore Export cannot write a TSS2 PRIVATE KEY file.
 //
 // Export does not lock the state folder, so the agent may run at the same time.
 func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {

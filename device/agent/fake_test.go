@@ -43,11 +43,11 @@ type fakeTPM struct {
 	ekCert          *x509.Certificate // nil: the TPM has no EK certificate
 
 	mu       sync.Mutex
-	uses     int           // how often the keys were used
-	locked   int           // how many more uses the TPM refuses because of a lockout
-	liftable bool          // the lockout can be lifted without a password
-	state    lockout.State // what the TPM reports of its lockout
-	lifts    int           // how often the agent tried to lift the lockout
+	uses     int           // number of uses of the keys
+	locked   int           // number of further uses that the TPM refuses because of a lockout
+	liftable bool          // the agent can lift the lockout without a password
+	state    lockout.State // the TPM's report about its lockout
+	lifts    int           // number of the agent's tries to lift the lockout
 	quotes   [][]byte      // qualifying data of each quote
 	quoteErr error
 }
@@ -183,7 +183,7 @@ type fakeHub struct {
 	pending  wire.Keys                                  // the keys of the last reply
 	issued   [][]byte                                   // the last reply's certificates (DER)
 	claim    string                                     // the answer to the question whether a machine was claimed; empty: the hub's own
-	claims   int                                        // how often machines asked whether they were claimed
+	claims   int                                        // number of questions of machines whether they were claimed
 	change   func(certs [][]byte) [][]byte              // alters a reply's certificates before they are sealed
 }
 
@@ -235,8 +235,8 @@ func (h *fakeHub) file() *wire.HubFile {
 	return &wire.HubFile{Hub: h.server.URL, HubName: h.name, HubCA: h.caPEM()}
 }
 
-// refuse makes the hub refuse the next n requests of this kind ("METHOD /path"), or all of them if
-// n is 0.
+// refuse makes the hub refuse the next `n` requests of the kind `request` ("METHOD /path"). If `n`
+// is 0, the hub refuses all such requests.
 func (h *fakeHub) refuse(request string, n, status int, code string, more ...string) {
 	text := fmt.Sprintf(`{"code":%d,"error":%q,"msg":"No.","hint":"Look."%s}`, status, code, strings.Join(more, ""))
 	h.answer(request, n, status, text)
@@ -395,8 +395,8 @@ func (h *fakeHub) activate(w http.ResponseWriter, r *http.Request, body []byte, 
 	io.WriteString(w, device)
 }
 
-// testMachine is a machine under test: its TPM, its state folder and the
-// sentences of its agent.
+// testMachine is a machine under test: a TPM, a state folder and the sentences of the machine's
+// agent.
 type testMachine struct {
 	t     *testing.T
 	tpm   *fakeTPM
@@ -434,7 +434,7 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	return a
 }
 
-// onboard onboards the machine, and then unlocks its state folder.
+// onboard onboards the machine, and then unlocks the machine's state folder.
 func (m *testMachine) onboard(cfg Config) (*State, error) {
 	m.t.Helper()
 	a := m.agent(cfg)
@@ -456,7 +456,7 @@ func (m *testMachine) onboarded(cfg Config) *State {
 	return s
 }
 
-// heard returns how many of the agent's sentences contain a text.
+// heard returns the number of the agent's sentences that contain `text`.
 func (m *testMachine) heard(text string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

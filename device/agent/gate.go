@@ -36,8 +36,8 @@ var deviceRoutes = []string{
 	"POST /logs", "POST /logs/{$}",
 }
 
-// newGate returns a gate that forwards requests for deviceRoutes and for the routes in allow. Each
-// route in allow is a pattern of http.ServeMux with a method: "POST /device/secret".
+// newGate returns a gate that forwards requests for deviceRoutes and for the routes in `allow`.
+// Each route in `allow` is a pattern of http.ServeMux with a method: "POST /device/secret".
 func newGate(deviceID string, allow []string) (*gate, error) {
 	g := &gate{routes: http.NewServeMux()}
 	for _, route := range deviceRoutes {
@@ -97,7 +97,7 @@ var (
 	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not forward this route.", "It forwards the device's own API; add a route with 'gangway-agent proxy --allow'."}
 )
 
-// check returns the refusal of a request, or nil if the request may pass.
+// check returns the refusal of a request, or nil if the proxy may forward the request.
 func (g *gate) check(r *http.Request) *refusal {
 	switch {
 	case r.Method == http.MethodConnect, r.URL.Host != "", r.URL.Scheme != "", !strings.HasPrefix(r.RequestURI, "/"):
@@ -121,9 +121,9 @@ func (g *gate) check(r *http.Request) *refusal {
 	return nil
 }
 
-// loopbackHost reports whether the Host header names this machine. The check refuses a web page
-// whose DNS name leads to this machine (DNS rebinding): the page's requests have that name as Host.
-// A request without a Host is accepted if it is HTTP/1.0, because no browser uses HTTP/1.0.
+// loopbackHost reports whether the Host header names this machine. The check prevents DNS
+// rebinding: a web page whose DNS name resolves to this machine sends that name as Host. A request
+// without a Host is accepted if it is HTTP/1.0, because no browser uses HTTP/1.0.
 func loopbackHost(r *http.Request) bool {
 	if r.Host == "" {
 		return r.ProtoMajor == 1 && r.ProtoMinor == 0
@@ -141,8 +141,8 @@ func loopbackHost(r *http.Request) bool {
 }
 
 // fromBrowser reports whether a web page caused the request. Browsers send Origin with every
-// request that changes something, and with every request whose answer the page could read. With all
-// other requests, they send Sec-Fetch-Site.
+// request that changes data, and with every request whose answer the page could read. With all
+// other requests, browsers send Sec-Fetch-Site.
 func fromBrowser(h http.Header) bool {
 	for name := range h {
 		if name == "Origin" || strings.HasPrefix(name, "Sec-Fetch-") || strings.HasPrefix(name, "Access-Control-") {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// The proxy's gate accepts only requests for the device's own API. Each request in the table is
-// what a client writes to its connection.
+// The proxy's gate accepts only requests for the device's own API. Each request in the table is the
+// text that a local program sends to the proxy.
 func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 	t.Parallel()
 	const id = fakeDevice
@@ -102,8 +102,9 @@ func TestGateAddsRoutes(t *testing.T) {
 	}
 }
 
-// The proxy forwards only the headers that the hub's API uses. It forwards no header that signs in
-// (Authorization, Cookie) and no header about the sender (X-Forwarded-For).
+// The proxy forwards to the hub only the headers that the hub's API uses. The proxy does not
+// forward a local program's headers for signing in (Authorization, Cookie) or about the sender
+// (X-Forwarded-For).
 func TestGatePassesNoSignIn(t *testing.T) {
 	t.Parallel()
 	in := http.Header{}
@@ -164,8 +165,8 @@ func TestProxySocketBelongsToItsOwner(t *testing.T) {
 	if _, err := (&ProxyConfig{Unix: at}).listen(); err == nil {
 		t.Error("a file was replaced by a socket")
 	}
-	// A killed proxy leaves a socket's file behind. The next proxy replaces a socket without a
-	// listener.
+	// A killed proxy leaves its socket's file on the disk. The next proxy replaces a socket without
+	// a listener.
 	os.Remove(at)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
 	if err != nil {

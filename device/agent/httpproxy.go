@@ -19,7 +19,7 @@ import (
 
 // HTTPProxy is the HTTP proxy for connections to the hub. The agent uses CONNECT (RFC 9110, 9.3.6),
 // so the TLS connection is between the agent and the hub. The proxy learns the hub's address, but
-// cannot read what is sent. A nil *HTTPProxy means a direct connection. The environment variable
+// cannot read the data. A nil *HTTPProxy means a direct connection. The environment variable
 // HTTPS_PROXY is ignored.
 type HTTPProxy struct {
 	URL *url.URL            // http or https, with a port
@@ -46,8 +46,8 @@ func (p *HTTPProxy) fails(err error, format string, args ...any) error {
 	return &proxyError{fmt.Sprintf("the proxy %s %s", netfile.Mask(p.URL), fmt.Sprintf(format, args...)), err}
 }
 
-// dial connects to an address, through the proxy if p is not nil. now returns the time at which the
-// proxy's certificate is checked; verifyAt corrects it, as for the hub's certificate.
+// dial connects to an address, through the proxy if p is not nil. `now` returns the time at which
+// dial checks the proxy's certificate. verifyAt corrects this time, as for the hub's certificate.
 func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func() time.Time) (net.Conn, error) {
 	d := &net.Dialer{Timeout: proxyDialTime}
 	if p == nil {
@@ -65,7 +65,7 @@ func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func(
 	return through, nil
 }
 
-// connect asks the proxy, over conn, for a connection to an address.
+// connect asks the proxy, over the connection `conn`, for a connection to `address`.
 func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, now func() time.Time) (net.Conn, error) {
 	if err := conn.SetDeadline(time.Now().Add(connectTime)); err != nil {
 		return nil, err

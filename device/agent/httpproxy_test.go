@@ -43,8 +43,8 @@ func named(name string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{name}, nil }
 }
 
-// The agent sends its requests through the proxy, and also downloads and uploads contents through
-// it.
+// The agent sends its requests to the hub through the proxy. It also downloads and uploads objects
+// through the proxy.
 func TestHubIsReachedThroughAProxy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
@@ -83,9 +83,9 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 	}
 }
 
-// The agent refuses a proxy that intercepts its TLS connection to the hub. It refuses the
-// intercepting certificate of an unknown CA, and also the one of the CA that the settings trust for
-// the proxy.
+// The agent refuses a proxy that intercepts the agent's TLS connection to the hub. The agent
+// refuses the proxy's certificate for the hub's name, both if an unknown CA signed the certificate
+// and if the CA that the settings trust for the proxy signed it.
 func TestInterceptingProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")
@@ -123,8 +123,8 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 	}
 }
 
-// If a proxy does not work, the error names the cause and the remedy, and does not contain the
-// proxy's password.
+// If the connection through a proxy fails, the agent's error names the cause and the remedy. The
+// error does not contain the proxy's password.
 func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "other")
@@ -164,7 +164,7 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 	}
 }
 
-// nobody returns an address where nobody listens.
+// nobody returns a TCP address at which no program listens.
 func nobody(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -175,7 +175,7 @@ func nobody(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// A machine with a wrong clock reaches its hub through an https proxy.
+// A machine with a wrong clock reaches its hub through a proxy with an https URL.
 func TestWrongClockDoesNotKeepTheProxyOut(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")

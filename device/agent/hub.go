@@ -33,7 +33,7 @@ type hub struct {
 	proxy *HTTPProxy   // nil: connect directly
 	http  addressed
 
-	connections atomic.Int64 // how many connections were made so far
+	connections atomic.Int64 // number of connections that were made so far
 }
 
 func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
@@ -111,9 +111,9 @@ const maxAnswer = 1 << 20
 
 // doWithin sends a request to a path of the hub and returns the body of an answer with the status
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
-// other answer it is a *Refused. If doWithin cannot connect to the address in use, it tries the
-// hub's other addresses at once. If a connection breaks, doWithin returns the error, and the next
-// request begins with another address.
+// other answer, the error is a *Refused. If doWithin cannot connect to the address in use, it tries
+// the hub's other addresses at once. If a connection breaks, doWithin returns the error, and the
+// next request begins with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	var resp *http.Response
 	var errs []error
@@ -191,7 +191,7 @@ func (h *hub) post(ctx context.Context, path, contentType string, body []byte) (
 	return h.send(ctx, http.MethodPost, path, contentType, body)
 }
 
-// deviceView has those fields of the hub's record of the device that the agent uses.
+// deviceView contains the fields that the agent uses from the hub's record of the device.
 type deviceView struct {
 	ID        string `json:"id"`
 	Nick      string `json:"nick"`
@@ -199,9 +199,9 @@ type deviceView struct {
 	TPM       TPM    `json:"tpm"`
 }
 
-// activate sends the activation proof on a connection with the IDevID certificate. The proof is
-// made from a value of the TLS connection, so the body is made when the connection exists, just
-// before the request is written.
+// activate sends the activation proof on a connection with the IDevID certificate. The proof
+// depends on a value of the TLS connection. So the body is made after the connection, just before
+// the request is sent.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -220,7 +220,8 @@ func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d
 	return nil
 }
 
-// proofBody is the body of an activation request. bind makes the proof for one TLS connection.
+// proofBody is the body of an activation request. Its method bind makes the proof for one TLS
+// connection.
 type proofBody struct {
 	keys     wire.Keys
 	certHash [32]byte
@@ -258,14 +259,15 @@ func (p *proofBody) Read(b []byte) (int, error) {
 func (p *proofBody) Close() error { return nil }
 
 // The pause between retries starts at firstWait and doubles up to lastWait. Each actual pause is a
-// random value between half of it and all of it, so that a fleet's retries spread out.
+// random value between half of this pause and the whole, so that the retries of many devices do not
+// come at the same time.
 const (
 	firstWait = time.Second
 	lastWait  = time.Minute
 )
 
-// retry repeats try until try succeeds, ctx ends, or the hub refuses permanently. It returns the
-// last error.
+// retry calls `try` again until `try` succeeds, ctx ends, or the hub refuses permanently. retry
+// returns the last error.
 func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) error {
 	wait := cmp.Or(a.cfg.pause, firstWait)
 	for {
@@ -277,8 +279,8 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 		pause := wait/2 + rand.N(wait/2)
 		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
 			pause = u.retryAfter()
-			// The hub repeats the same sentence, so setWaiting says it only once: the wait may take
-			// days.
+			// The wait may take days, and the hub repeats the same sentence. setWaiting reports the
+			// sentence only once.
 			a.setWaiting(u.Error())
 		} else {
 			a.setWaiting(fmt.Sprintf("Waiting for the hub at %s (%s). Retrying in %s.", asked, describe(err), pause.Round(100*time.Millisecond)))
@@ -299,15 +301,15 @@ func (u *waitingAnswer) Error() string {
 	return fmt.Sprintf("waiting for the owner to decide: %s To approve the device, check that the hub shows the same EK SHA-256 for it, %[3]s. Then run 'gangway device approve %[2]s'.", u.Reason, u.DeviceID, u.EK)
 }
 
-// retryAfter returns the pause before the next try: the value that the hub names, within bounds,
-// plus a random part, so that a fleet's retries spread out.
+// retryAfter returns the pause before the next try. The pause is the hub's value, within bounds,
+// plus a random part, so that the retries of many devices do not come at the same time.
 func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)
 }
 
 // setWaiting stores the sentence that 'gangway-agent status' shows. If the sentence differs from
-// the stored one, the agent also says it.
+// the stored sentence, the agent also reports the new one.
 func (a *Agent) setWaiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
@@ -328,7 +330,7 @@ func temporary(err error) bool {
 	return r.Temporary()
 }
 
-// describe explains an error of a request to the hub to a person.
+// describe returns a text for a person about an error of a request to the hub.
 func describe(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError

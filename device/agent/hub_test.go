@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// The agent limits the size of an answer and does not follow redirects. So a hub can neither
-// exhaust the device's memory nor send the device to another host.
+// The agent limits the size of the hub's answers and does not follow the hub's redirects. So a
+// hostile hub can neither exhaust the device's memory nor redirect the device to another host.
 func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	t.Parallel()
 	elsewhere := false
@@ -61,8 +61,8 @@ func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("The TPM is in lockout.")
 }
 
-// If the TPM refuses to sign during the TLS handshake, the agent reports a failure of the TPM, and
-// not of the network.
+// If the TPM refuses to sign during the TLS handshake with the hub, the agent reports a failure of
+// the TPM and not a failure of the network.
 func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())

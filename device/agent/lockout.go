@@ -13,10 +13,11 @@ import (
 // lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// waitOutLockout calls use until use does not fail because of a TPM lockout. It lifts the lockout,
-// once, if that needs no password. Otherwise it waits until the lockout ends. Package identity uses
-// the keys in a way that a lockout does not affect; waitOutLockout is for TPMs that refuse
-// nevertheless, and for EK certificates in NV indices with dictionary attack protection.
+// waitOutLockout calls `use` until `use` does not fail because of a TPM lockout. If no password is
+// required, waitOutLockout lifts the lockout once. Otherwise it waits until the lockout ends. Most
+// TPMs do not need waitOutLockout, because package identity uses the keys in a way that a lockout
+// does not affect. It is for TPMs that refuse nevertheless, and for EK certificates in NV indices
+// with dictionary attack protection.
 func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
@@ -31,8 +32,9 @@ func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) err
 	return err
 }
 
-// liftLockout calls use, and calls it once more if it failed because of a lockout that could be
-// lifted. Unlike waitOutLockout, liftLockout does not wait for the end of a lockout.
+// liftLockout calls `use`. If `use` fails because of a lockout and the lockout can be lifted,
+// liftLockout lifts the lockout and calls `use` once more. Unlike waitOutLockout, liftLockout does
+// not wait for the end of a lockout.
 func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
 	if identity.IsLockout(err) && a.tryLift(ctx, t) {
@@ -41,7 +43,8 @@ func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error 
 	return err
 }
 
-// tryLift lifts the lockout if that needs no password. It returns false if the lockout remains.
+// tryLift lifts the lockout if no password is required. It returns false if the TPM stays in
+// lockout.
 func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	was, err := t.liftLockout(ctx)
 	switch {

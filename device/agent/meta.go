@@ -30,8 +30,8 @@ import (
 )
 
 // meta returns the keys and values of a report, the device-meta. Keys that begin with "gangway."
-// are the agent's own. The other keys are Pantavisor's, with Pantavisor's meaning.
-// "pantavisor.version" is left out, because this agent is not Pantavisor.
+// are the agent's own. The other keys are Pantavisor's and have the same meaning as there. meta
+// leaves out "pantavisor.version", because this agent is not Pantavisor.
 func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 	m := map[string]any{
 		"gangway.version":     a.cfg.Version,
@@ -145,7 +145,8 @@ func readText(path string) string {
 	return strings.ToValidUTF8(strings.TrimRight(string(b), "\x00\n"), "")
 }
 
-// maxInterfaces limits how many network interfaces are reported: a machine may have thousands.
+// maxInterfaces is the maximum number of network interfaces in a report: a machine may have
+// thousands.
 const maxInterfaces = 64
 
 func interfaces() map[string][]string {
@@ -208,7 +209,7 @@ const userMetaFile = "user-meta.json"
 // maxUserMeta is the hub's limit for user-meta, plus one byte for a newline.
 const maxUserMeta = 256<<10 + 1
 
-// watchUserMeta writes the user-meta to a file whenever the owner changes it. It calls the hook at
+// watchUserMeta writes the user-meta to a file after each change by the owner. It calls the hook at
 // the start and after each change.
 func (a *Agent) watchUserMeta(ctx context.Context, s *session) error {
 	delivered := false
@@ -238,7 +239,8 @@ func (a *Agent) watchUserMeta(ctx context.Context, s *session) error {
 	}
 }
 
-// fetchUserMeta gets the user-meta from the hub and writes it to the file if it has changed.
+// fetchUserMeta gets the user-meta from the hub. If the user-meta has changed, it writes the new
+// user-meta to the file.
 func (a *Agent) fetchUserMeta(ctx context.Context, s *session) (changed bool, err error) {
 	text, err := s.Do(ctx, http.MethodGet, "/devices/"+a.state.DeviceID+"/user-meta", nil, maxUserMeta)
 	if err != nil {
@@ -266,7 +268,7 @@ func (a *Agent) callUserMetaHook(ctx context.Context) error {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return fmt.Errorf("calling the hook %s: %w; it will be called again", a.cfg.UserMetaHook, err)
+		return fmt.Errorf("calling the hook %s: %w; the agent will call the hook again", a.cfg.UserMetaHook, err)
 	}
 	a.say("user-meta", "The hook %s has the user-meta.", a.cfg.UserMetaHook)
 	return nil

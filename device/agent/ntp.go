@@ -12,13 +12,14 @@ import (
 	"gangway/device/agent/sntp"
 )
 
-// A time server's answer is not authenticated. If the clock is clearly wrong, any answer may set
-// it, as the hub's answer may. If the clock is plausible, an answer may move it by at most ntpMost,
-// counted from the base: the clock's value at the start, or the last value that the hub set or that
-// corrected a clearly wrong clock. So time servers cannot make an expired certificate valid again.
+// A time server's answer is not authenticated. If the clock is clearly wrong, any time server's
+// answer may set the clock, like the hub's answer. If the clock is plausible, an answer may change
+// the clock by at most ntpMost from the base. The base is the clock's value at the start, or the
+// last value that the hub set or that corrected a clearly wrong clock. So time servers cannot make
+// an expired certificate valid again.
 const (
 	ntpMost  = 24 * time.Hour
-	ntpFirst = 2 * time.Second // how long to wait for each server before the agent asks the hub
+	ntpFirst = 2 * time.Second // time to wait for each server before the agent asks the hub
 	ntpWait  = 5 * time.Second
 	ntpEvery = time.Hour
 	ntpAgain = time.Minute // pause after a failure
@@ -36,7 +37,7 @@ type timeKeeper struct {
 
 	mu sync.Mutex
 	// base is the clock's value at the start, or the last value that the hub set or that corrected
-	// a clearly wrong clock. since is the moment of base; it has Go's monotonic time.
+	// a clearly wrong clock. `since` is the moment when base was set, with Go's monotonic time.
 	base  time.Time
 	since time.Time
 	said  string // the last failure that complain said; empty after a success
@@ -99,7 +100,7 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	return nil
 }
 
-// complain says why the time servers failed, unless the last failure was the same.
+// complain reports why the time servers failed, unless the last failure was the same.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {

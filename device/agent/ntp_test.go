@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A time server sets a clock that is clearly wrong. It moves a plausible clock by at most a day,
-// however many answers come. So forged answers cannot make an expired certificate of the hub valid
-// again.
+// A time server's answer sets a machine's clock that is clearly wrong. It changes a plausible clock
+// by at most a day, even with many answers. So forged answers cannot make an expired certificate of
+// the hub valid again.
 func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)
@@ -52,8 +52,8 @@ func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	}
 }
 
-// The hub has priority over time servers: they may move the clock by a day from the time that the
-// hub set.
+// The hub has priority over time servers: the time servers may change the machine's clock by at
+// most a day from the time that the hub set.
 func TestTimeServerFollowsTheHubsWord(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

@@ -7,8 +7,9 @@ import (
 	"gangway/wire"
 )
 
-// A claim link leads to the pages that the hub named in its last answer, if they have a URL of their
-// own. What is no https URL is ignored: the link is for people.
+// A claim link has the URL of the pages that the hub named in its last answer. If the hub names no
+// such URL, the link has the hub's address. The agent ignores a URL that is not https, because the
+// link is for people.
 func TestClaimLinkLeadsToTheHubsPages(t *testing.T) {
 	at := newAddresses([]string{"https://hub.example:12443"}, "https://hub.example:12443")
 	for _, one := range []struct{ named, want string }{

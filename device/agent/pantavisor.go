@@ -31,7 +31,7 @@ type Pantavisor struct {
 }
 
 // Pantavisor's keys for a device's credentials. olderKeys maps the older names of these keys to the
-// names here.
+// current names.
 const (
 	keyHost, keyPort          = "PH_CREDS_HOST", "PH_CREDS_PORT"
 	keyID, keyPRN, keySecret  = "PH_CREDS_ID", "PH_CREDS_PRN", "PH_CREDS_SECRET"
@@ -54,8 +54,8 @@ var (
 const maxConfig = 64 << 10
 
 // RegisterPantavisor writes this device's credentials, with a short-lived secret, into Pantavisor's
-// pantahub.config. If the file already has a secret that the hub accepts, that secret stays.
-// restart reports whether Pantavisor must restart to read the file again.
+// pantahub.config. If the file already has a secret that the hub accepts, RegisterPantavisor keeps
+// that secret. `restart` reports whether Pantavisor must restart to read the file again.
 func (a *Agent) RegisterPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -120,12 +120,12 @@ func (c config) credentials(raw []byte, address, device string) (config, error) 
 		return nil, err
 	}
 	if !prnForm.MatchString(answer.PRN) || answer.PRN != wire.DevicePRN+device || !secretForm.MatchString(answer.Secret) {
-		return nil, errors.New("agent: the hub's answer is not a secret of this device that fits Pantavisor's file")
+		return nil, errors.New("agent: the hub's answer is not a secret of this device, or does not fit into Pantavisor's file")
 	}
 	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
 }
 
-// keepSecret asks the hub to extend the validity of a secret. kept is false if the hub does not
+// keepSecret asks the hub to extend the validity of a secret. `kept` is false if the hub does not
 // know the secret.
 func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err error) {
 	body, err := json.Marshal(map[string]string{"secret": secret})
@@ -141,8 +141,8 @@ func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err
 }
 
 // KeepPantavisor extends the validity of the secret in Pantavisor's file. If the hub does not know
-// that secret, KeepPantavisor writes a new one. restart reports whether Pantavisor must restart,
-// because the secret or the hub's address has changed.
+// that secret, KeepPantavisor writes a new secret. `restart` reports whether Pantavisor must
+// restart, because the secret or the hub's address has changed.
 func (a *Agent) KeepPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -275,7 +275,7 @@ func RestartPantavisor(ctx context.Context, socket string) error {
 	}
 }
 
-// config has the lines of a configuration file. A line is key=value; every other line is kept
+// config has the lines of a configuration file. A setting is a line key=value. All other lines stay
 // unchanged.
 type config []string
 
@@ -315,7 +315,7 @@ func keyOf(line string) string {
 	return key
 }
 
-// get returns the value of a key. If several lines have the key, the last one is in effect.
+// get returns the value of a key. If several lines have the key, the last line is in effect.
 func (c config) get(key string) (value string) {
 	for _, line := range c {
 		if strings.EqualFold(keyOf(line), key) {

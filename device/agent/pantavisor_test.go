@@ -34,8 +34,8 @@ func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	}
 }
 
-// The file's other settings stay, in order. A line with an older name of a key is replaced, so that
-// no key is in the file twice.
+// Pantavisor's other settings stay in the file, in the same order. The agent replaces a line with
+// an older name of a key, so that no key is in the file twice.
 func TestPantavisorsOtherSettingsStay(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "unclaimed.config")

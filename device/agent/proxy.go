@@ -147,9 +147,9 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 // certificate is then not the device's certificate. The caller can start Proxy again at once.
 var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again and has another certificate; restart the proxy")
 
-// watchIdentity watches the state folder until ctx ends. It calls read with each new state. If the
-// folder's IDevID certificate differs from the one in certs, watchIdentity calls changed and
-// returns.
+// watchIdentity watches the state folder until ctx ends. It calls `read` with each new state. If
+// the folder's IDevID certificate differs from the certificate in `certs`, watchIdentity calls
+// `changed` and returns.
 func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read func(*State), changed func()) {
 	var before os.FileInfo
 	for {
@@ -222,7 +222,7 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
 		hasBody := r.Body != nil && r.Body != http.NoBody
-		if hasBody { // after the answer, the server reads the rest of the body, so the limit must not depend on the handler
+		if hasBody { // the server reads the rest of the body after the answer, so the limit must also apply after the handler has returned
 			c.SetReadDeadline(time.Now().Add(cfg.patience))
 		}
 		if n := g.check(r); n != nil {
@@ -243,8 +243,8 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	})
 }
 
-// explain returns the refusal that a program gets when forwarding its request to the hub failed
-// with err.
+// explain returns the refusal for a program whose request could not be forwarded to the hub. err is
+// the reason.
 func explain(err error, cfg ProxyConfig) *refusal {
 	var large *http.MaxBytesError
 	switch {
@@ -257,8 +257,8 @@ func explain(err error, cfg ProxyConfig) *refusal {
 	return &refusal{http.StatusBadGateway, "proxy-hub", "The hub could not be reached or did not answer.", "Retry; the proxy's log has the reason."}
 }
 
-// localLocation makes the Location header relative if it leads to one of the hub's addresses. A
-// client that follows the header then sends its next request to the proxy, too.
+// localLocation makes the Location header relative if it names one of the hub's addresses. A client
+// that follows the header then sends its next request to the proxy, too.
 func localLocation(h http.Header, hub []string) {
 	u, err := url.Parse(h.Get("Location"))
 	if err == nil && slices.Contains(hub, u.Scheme+"://"+u.Host) {
@@ -319,9 +319,8 @@ func (cfg *ProxyConfig) listen() (net.Listener, error) {
 	return listenUnix(cfg.Unix, cfg.Group)
 }
 
-// listenUnix makes a Unix socket that other users can never connect to, not even while it is being
-// made: the socket is created in a private folder, gets its mode and group there, and is then
-// renamed.
+// listenUnix makes a Unix socket to which other users can never connect. It creates the socket in a
+// private folder and sets the mode and the group there. Then it moves the socket to its path.
 func listenUnix(at, group string) (net.Listener, error) {
 	gid, mode := -1, os.FileMode(0o600)
 	if group != "" {
@@ -369,7 +368,7 @@ func listenUnix(at, group string) (net.Listener, error) {
 	return &unixListener{UnixListener: l, path: at, info: info}, nil
 }
 
-// stale returns nil if there is nothing at the path, or a socket without a listener. Otherwise it
+// stale returns nil if no file is at the path, or only a socket without a listener. Otherwise it
 // returns an error.
 func stale(at string) error {
 	info, err := os.Lstat(at)
@@ -389,8 +388,8 @@ func stale(at string) error {
 	return nil
 }
 
-// unixListener removes its socket's file when it is closed, unless another socket has replaced the
-// file.
+// unixListener removes its socket's file when the listener is closed, unless another socket has
+// replaced the file.
 type unixListener struct {
 	*net.UnixListener
 	path string

@@ -18,13 +18,13 @@ import (
 
 const testDevice = "0123456789abcdef01234567"
 
-// roundTrip stands for the hub: the test's function answers each request, or fails.
+// roundTrip is a fake hub: the test's function answers each request or returns an error.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// startProxy serves the proxy's handler, with short time limits, on a Unix socket. hub answers the
-// requests that the proxy forwards. The result connects to the socket.
+// startProxy serves the proxy's handler, with short time limits, on a Unix socket. The fake `hub`
+// answers the requests that the proxy forwards. The returned function connects to the socket.
 func startProxy(t *testing.T, hub roundTrip) func() net.Conn {
 	t.Helper()
 	g, err := newGate(testDevice, nil)
@@ -59,7 +59,7 @@ func startProxy(t *testing.T, hub roundTrip) func() net.Conn {
 	}
 }
 
-// endless is a body that gives bytes until it is closed.
+// endless is a request's body that returns bytes until it is closed.
 type endless struct{ closed chan struct{} }
 
 func (e *endless) Read(p []byte) (int, error) {
@@ -84,8 +84,8 @@ func answer(r *http.Request, body io.ReadCloser) *http.Response {
 	return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: body, ContentLength: -1, Request: r}
 }
 
-// A program may stop in the middle of sending a body, or in the middle of reading an answer. In
-// both cases, the proxy gives up and frees its connection to the hub.
+// A local program may stop while it sends a body to the proxy, or while it reads an answer. In both
+// cases, the proxy ends the request and frees its connection to the hub.
 func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	t.Parallel()
 	t.Run("sending", func(t *testing.T) {
@@ -163,8 +163,8 @@ func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	})
 }
 
-// If forwarding to the hub fails, the program gets a fixed text. The text of the error, which may
-// contain a secret, stays in the proxy.
+// If the proxy cannot forward a request to the hub, the local program gets a fixed text. The proxy
+// does not pass on the text of the error, which may contain a secret.
 func TestProxyTellsProgramsNothingOfItsErrors(t *testing.T) {
 	t.Parallel()
 	dial := startProxy(t, func(*http.Request) (*http.Response, error) { return nil, errors.New("the secret inside") })
@@ -176,8 +176,8 @@ func TestProxyTellsProgramsNothingOfItsErrors(t *testing.T) {
 	}
 }
 
-// Programs do not get the hub's cookies. A Location header that leads to the hub becomes relative,
-// so the program's next request goes through the proxy.
+// Local programs do not get the hub's cookies. The proxy makes a Location header with the hub's
+// address relative, so that the program sends its next request to the proxy.
 func TestProxyKeepsTheHubsAddressesInside(t *testing.T) {
 	t.Parallel()
 	for location, want := range map[string]string{

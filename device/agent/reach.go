@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// Reached is what a connection to the hub has shown.
+// Reached is the result of a connection to the hub.
 type Reached struct {
 	URL string
-	// HubName is the SHA-256 of the root key that the hub's certificate leads to, in hexadecimal.
+	// HubName is the SHA-256, in hexadecimal, of the root key of the hub's certificate chain.
 	HubName string
-	// Date is the hub's time of the answer, to a second. It is zero if the answer has no date.
+	// Date is the time in the hub's answer, in whole seconds. It is zero if the answer has no date.
 	Date time.Time
 	Took time.Duration
 }
@@ -35,7 +35,7 @@ const (
 	ObstacleExpired     Obstacle = "expired"      // the certificate has expired, by this machine's clock
 	ObstacleDNS         Obstacle = "dns"          // the hub's name cannot be resolved
 	ObstacleNoAnswer    Obstacle = "no-answer"    // nothing answers at the address
-	ObstacleNotReady    Obstacle = "not-ready"    // the hub answers that it does not work
+	ObstacleNotReady    Obstacle = "not-ready"    // the hub answers that it is not ready
 )
 
 // Unreached is the error of Reach.
@@ -49,8 +49,8 @@ func (u *Unreached) Error() string { return u.Text }
 func (u *Unreached) Unwrap() error { return u.err }
 
 // Reach connects to a hub in the same way as the agent, but without the device's certificate, and
-// asks whether the hub works. It needs no TPM. It tries each address, and returns the error of the
-// first one.
+// asks whether the hub works. It needs no TPM. It tries each address. If no address works, it
+// returns the error of the first address.
 func Reach(ctx context.Context, urls []string, ca string, proxy *HTTPProxy) (*Reached, error) {
 	h, err := newHub(newAddresses(urls, ""), ca, proxy)
 	if err != nil {
@@ -97,7 +97,7 @@ func (h *hub) reach(ctx context.Context, url string) (*Reached, error) {
 	return r, nil
 }
 
-// rootOf returns the SHA-256 of the key of the CA that a verified chain leads to.
+// rootOf returns the SHA-256 of the root key of a verified certificate chain.
 func (h *hub) rootOf(chain []*x509.Certificate) string {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {

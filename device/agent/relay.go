@@ -19,13 +19,13 @@ const (
 	// relaySlots is the maximum number of connections to the hub. Each connection carries one
 	// request at a time.
 	relaySlots = 8
-	// slotWait is how long a request waits for a free slot.
+	// slotWait is the longest time for which a request waits for a free slot.
 	slotWait = 10 * time.Second
-	// relayStall is how long a request may run without progress before the relay cancels it.
+	// relayStall is the time without progress after which the relay cancels a request.
 	relayStall = time.Minute
-	// slotFresh is how long a connection may be idle and still be used without a question. After a
-	// longer time the connection may have ended, so the relay asks the hub again whether it admits
-	// the device.
+	// slotFresh is the longest idle time after which the relay still uses a connection at once.
+	// After a longer time the connection may have ended, so the relay first asks the hub again
+	// whether the hub admits the device.
 	slotFresh = 20 * time.Second
 )
 
@@ -42,7 +42,7 @@ type relay struct {
 }
 
 // slot is one connection to the hub. If the connection is lost, the slot's next request makes a new
-// one.
+// connection.
 type slot struct {
 	hub      *hub
 	at       string    // the hub's address of the current connection
@@ -153,9 +153,9 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	}
 }
 
-// bootRefusal returns the code of an answer by which the hub refuses the device because of its boot
-// measurement, or because there is no measurement. For every other answer it returns "". The caller
-// can still read the whole body.
+// bootRefusal returns the code of an answer in which the hub refuses the device because of its boot
+// measurement or the lack of one. For every other answer, bootRefusal returns "". The caller can
+// still read the answer's whole body.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -174,9 +174,9 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// measuredJustNow reports whether a new measurement would be useless: the last one is younger than
-// vainPause, and the hub's refusal, code, is about the result of a measurement, not about a missing
-// one. Without this check, a program that always retries would keep the TPM busy.
+// measuredJustNow reports whether a new measurement would be useless. This is so if the last
+// measurement is younger than vainPause, and `code` refuses the result of a measurement, not a
+// missing measurement. Without this check, a program that always retries would keep the TPM busy.
 func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
@@ -189,7 +189,7 @@ const (
 )
 
 // admit asks the hub, once for each connection, whether its policy admits the device on the slot's
-// connection. If the answer is a refusal because of the boot, admit sends a boot measurement. It
+// connection. If the answer is a refusal because of the boot, admit sends a boot measurement. admit
 // returns the HTTP client for the address s.at.
 func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	now := s.hub.connections.Load()
@@ -205,7 +205,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.measuredJustNow(refused.Code) {
 		err = r.measure(ctx, s.hub)
 	}
-	// Any other refusal does not matter here: the program's own request gets it as its answer.
+	// Ignore any other refusal: the program's own request gets the same refusal as its answer.
 	if errors.As(err, &refused) {
 		err = nil
 	}
@@ -217,7 +217,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	return client, nil
 }
 
-// toHub changes a request so that it goes to the hub at this address.
+// toHub changes a request so that the request goes to the hub at `address`.
 func toHub(req *http.Request, address string) {
 	if u, err := url.Parse(address); err == nil {
 		req.URL.Scheme, req.URL.Host, req.Host = u.Scheme, u.Host, ""

@@ -26,15 +26,15 @@ const (
 	// Without this limit, two machines with one TPM's state (clones) would replace each other
 	// endlessly.
 	returnAfter = 24 * time.Hour
-	// retryRemoved is the average interval at which a removed device asks the hub whether it is
-	// accepted again. statePoll is the interval at which the device looks whether another agent has
-	// changed the state folder.
+	// retryRemoved is the average interval at which a removed device asks the hub whether the hub
+	// accepts the device again. statePoll is the interval at which the device checks whether
+	// another agent has changed the state folder.
 	retryRemoved = time.Hour
 	statePoll    = 2 * time.Second
 )
 
-// Removed is the error for a device that was active, that the hub does not accept any more, and
-// that must not onboard again by itself. It wraps the hub's *Refused.
+// Removed is the error for a formerly active device that the hub no longer accepts and that must
+// not onboard again by itself. The error wraps the hub's *Refused.
 type Removed struct {
 	Why     string // "revoked", "superseded" or "unknown"
 	Remedy  string // one sentence
@@ -82,16 +82,16 @@ func removal(err error) string {
 }
 
 // checkReturn decides whether a device that the hub does not accept any more may onboard again by
-// itself. why is the result of removal. claims means that the machine was not onboarded before and
-// shows a claim code. The result is nil if the device may onboard again, and otherwise the error that
-// says why not:
+// itself. `why` is the result of removal. `claims` is true if the machine was not onboarded before
+// and shows a claim code. The result is nil if the device may onboard again, and otherwise the
+// error that says why not:
 //
 //   - If the owner deleted the device, only a person at the machine can make it onboard again
 //     (Config.Again).
 //   - In the other cases, no person has decided that the device must stay away. With a valid join
 //     token, it may onboard again, once a day.
 //   - A machine that was onboarded before must not show a claim code: a new owner would get the
-//     former owner's data on the machine's disk. If claims is true, there is no such data, so the
+//     former owner's data on the machine's disk. If `claims` is true, there is no such data, so the
 //     machine may onboard.
 func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
@@ -108,7 +108,7 @@ func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	return removed
 }
 
-// checkActive asks the hub about a device whose stored phase is active or removed. again reports
+// checkActive asks the hub about a device whose stored phase is active or removed. `again` reports
 // whether the device must onboard again. If the hub does not accept the device, and the device must
 // not onboard again, the error is a *Removed.
 func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) {
@@ -140,8 +140,8 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 }
 
 // confirmActive asks the hub, as this device, whether the device is active. If the hub accepts the
-// certificate and refuses for another reason, for example because of the boot, that is not an error
-// here: Run handles it.
+// certificate but refuses for another reason, for example because of the boot, confirmActive
+// returns nil. Run handles such a refusal.
 func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {
@@ -178,8 +178,8 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	return err
 }
 
-// startOver begins a new onboarding. The present state is kept as State.Former until the hub
-// accepts the new request, so nothing is lost if the hub refuses.
+// startOver begins a new onboarding. It stores the present state in State.Former until the hub
+// accepts the new request. So nothing is lost if the hub refuses.
 func (a *Agent) startOver() error {
 	former := a.state.Former
 	if former == nil && (a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved) {
@@ -190,7 +190,7 @@ func (a *Agent) startOver() error {
 	return a.dir.saveState(a.state)
 }
 
-// restoreFormer makes the state that startOver kept the state again.
+// restoreFormer restores the state that startOver stored in State.Former.
 func (a *Agent) restoreFormer() error {
 	if a.state.Former == nil {
 		return nil
@@ -212,9 +212,9 @@ func (s *State) notOnboarded() error {
 
 // OnboardAndRun onboards the device if needed, and keeps it connected until ctx ends. If the hub
 // stops accepting the device, the device onboards again if checkReturn allows it. Otherwise
-// OnboardAndRun says why the hub does not accept the device, and waits without the state folder's
-// lock, so that a person can onboard the device again with another agent. Any other permanent
-// refusal, a *Refused, is returned.
+// OnboardAndRun reports why the hub does not accept the device. Then it waits without the state
+// folder's lock, so that a person can onboard the device again with another agent. OnboardAndRun
+// returns any other permanent refusal, a *Refused.
 func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	for {
 		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
@@ -248,8 +248,8 @@ func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	}
 }
 
-// waitRemoved releases the state folder's lock. It waits until it is time to ask the hub again, or
-// until another agent has changed the state. Then it takes the lock.
+// waitRemoved releases the state folder's lock. It waits until the next question to the hub is due,
+// or until another agent has changed the state. Then it takes the lock again.
 func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	a.say("removed", "%v", removed)
 	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
@@ -272,8 +272,8 @@ func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	return a.relock(ctx)
 }
 
-// relock waits for the state folder's lock and takes it. Then it reads the state, which another
-// agent may have changed.
+// relock waits for the state folder's lock and takes the lock. Then it reads the state, because
+// another agent may have changed the state.
 func (a *Agent) relock(ctx context.Context) error {
 	for {
 		dir, err := openFolder(a.cfg.StateDir)
@@ -301,8 +301,8 @@ func (a *Agent) relock(ctx context.Context) error {
 // Accepted is Ask's answer if the hub accepts the device.
 const Accepted = "The hub accepts the device."
 
-// Ask asks the hub once whether it accepts the device whose state is in the state folder. Ask
-// returns a sentence: the hub's answer, or why the hub could not be asked. It neither locks nor
+// Ask asks the hub once whether the hub accepts the device of the state folder. Ask returns a
+// sentence: the hub's answer, or the reason why the hub could not be asked. Ask neither locks nor
 // changes the state folder, because another agent may be running.
 func Ask(ctx context.Context, cfg Config) (string, error) {
 	dir := &folder{path: cfg.StateDir}

@@ -15,7 +15,7 @@ func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		code        string
-		certificate string // the state of the certificate in the hub's refusal; "": an older hub, which does not say it
+		certificate string // the state of the certificate in the hub's refusal; "": the refusal of an older hub, which has no such state
 		cfg         Config
 		claims      bool
 		returned    time.Duration // time since the device last onboarded again by itself; 0: never

@@ -32,8 +32,8 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	if s.Phase != PhaseActive || s.DeviceID != fakeDevice || s.OwnerNick != "ada" || s.TokenID != token.ID || s.Hub != hub.server.URL || s.TPM.Manufacturer != "FAKE" {
 		t.Errorf("%+v", s)
 	}
-	// An onboarded device needs no token file. If one is configured, the agent asks the hub whether
-	// the device is active, and does not use the file's token.
+	// An onboarded device needs no token file. If a token file is configured, the agent asks the
+	// hub whether the device is active, and does not use the file's join token.
 	m.onboarded(Config{})
 	m.onboarded(Config{Token: hub.token()})
 	if hub.count("POST /onboard") != 1 || hub.count("GET /device") != 2 || hub.count("POST /onboard/activate") != 1 || m.heard("is not used") != 1 {
@@ -44,7 +44,8 @@ func TestDeviceOnboardsOnceAndIsCheckedAfterwards(t *testing.T) {
 	}
 }
 
-// The agent accepts a reply only if its certificates are from this hub and for this TPM's keys.
+// The agent accepts a hub's reply only if the reply's certificates are from the agent's own hub and
+// for the keys of the agent's own TPM.
 func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 	t.Parallel()
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -73,8 +74,8 @@ func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 		"another attestation key": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			return [][]byte{certs[0], certs[1], h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "aik"}}, other.Public(), h.ca.cert, h.ca.key), certs[3]}
 		}, "another key"},
-		"too few": {func(_ *fakeHub, _ *testCA, certs [][]byte) [][]byte { return certs[:2] }, "holds 2 certificates"},
-		"none":    {func(*fakeHub, *testCA, [][]byte) [][]byte { return nil }, "holds 0 certificates"},
+		"too few": {func(_ *fakeHub, _ *testCA, certs [][]byte) [][]byte { return certs[:2] }, "has 2 certificates instead of 4"},
+		"none":    {func(*fakeHub, *testCA, [][]byte) [][]byte { return nil }, "has 0 certificates instead of 4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -99,8 +100,8 @@ func parsed(t *testing.T, der []byte) *x509.Certificate {
 	return c
 }
 
-// A hub is identified by its root key. On an onboarded machine, the file of another hub changes
-// nothing, even if the file contains this hub's name.
+// A hub is identified by its root key. On an onboarded machine, a token file of a second hub
+// changes nothing, even if the file contains the first hub's name.
 func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	t.Parallel()
 	hub, other, m := newFakeHub(t), newFakeHub(t), newMachine(t)
@@ -122,8 +123,8 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	if s := m.stored(); len(other.asked) != 0 || len(hub.asked) != asked || s.HubName != hub.name || s.HubCA != hub.caPEM() || s.Hub != hub.server.URL || len(s.Addresses.URLs) != 1 {
 		t.Errorf("the other hub was asked %q; addresses %+v", other.asked, s.Addresses)
 	}
-	// If the server at the token's address has a certificate of another CA, the agent sends it no
-	// request.
+	// If the server at the token's address has a certificate of another CA, the agent sends no
+	// request to that server.
 	m = newMachine(t)
 	token := hub.token()
 	token.Hub = other.server.URL
@@ -134,9 +135,9 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	}
 }
 
-// If a file has a new address of the same hub, the agent uses that address first. If an old file is
-// read again, its address does not replace a newer one. A list of addresses from the hub replaces
-// the stored addresses.
+// If a token file has a new address of the same hub, the agent uses that address first. If the
+// agent reads an old file again, the file's address does not replace a newer address. A list of
+// addresses from the hub replaces the stored addresses.
 func TestAddressesOfAHub(t *testing.T) {
 	t.Parallel()
 	old, m := newFakeHub(t), newMachine(t)
@@ -153,14 +154,14 @@ func TestAddressesOfAHub(t *testing.T) {
 	if moved.count("GET /device") != 2 || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("said %q", m.said)
 	}
-	// If an address does not answer, the agent uses the next one.
+	// If the hub does not answer at an address, the agent uses the next address.
 	moved.server.Close()
 	m.onboarded(Config{Token: &to})
 	if old.count("GET /device") != 1 || m.stored().Hub != old.server.URL || m.heard("no longer at") != 1 {
 		t.Errorf("state %s, said %q", m.stored().Hub, m.said)
 	}
-	// The hub's answer lists the hub's addresses. They replace the stored ones, except the address
-	// in use, which stays first, and the file's address, which becomes the last.
+	// The hub's answer lists the hub's addresses. These replace the stored addresses, with two
+	// exceptions: the address in use stays first, and the file's address becomes the last.
 	old.header.Set(wire.AddressesHeader, "https://new.example, http://plain.example, https://new.example/, https://path.example/x")
 	m.onboarded(Config{})
 	if got := strings.Join(m.stored().Addresses.URLs, " "); got != old.server.URL+" https://new.example "+moved.server.URL {
@@ -168,8 +169,8 @@ func TestAddressesOfAHub(t *testing.T) {
 	}
 }
 
-// If no connection to an address can be made, the agent tries the next address at once, without a
-// pause.
+// If the agent cannot connect to an address of the hub, it tries the hub's next address at once,
+// without a pause.
 func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	t.Parallel()
 	old := newFakeHub(t)
@@ -186,8 +187,8 @@ func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	}
 }
 
-// If the clock is behind, the answer of a verified hub sets it. The time from the hub is the new
-// base for time servers.
+// If the machine's clock is behind, the answer of a verified hub sets the clock. The hub's time is
+// then the base for the answers of time servers.
 func TestClockIsSetFromTheHub(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -269,7 +270,8 @@ func TestPantavisorGetsATokenThatFits(t *testing.T) {
 	}
 }
 
-// The agent drops repeated addresses, and keeps at most MaxAddresses of those that a hub names.
+// The agent drops repeated addresses of a hub. It stores at most MaxAddresses of the addresses that
+// the hub names.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	at := newAddresses([]string{"https://a.example/", "https://a.example", ""}, "https://file.example")
@@ -294,7 +296,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	if len(at.all()) != wire.MaxAddresses+2 || at.current() != "https://a.example" || len(heard) != 1 {
 		t.Errorf("%d addresses, %q first, heard %d times", len(at.all()), at.current(), len(heard))
 	}
-	at.failed("https://other.example") // the failed address is not the one in use, so nothing changes
+	at.failed("https://other.example") // the failed address is not the address in use, so nothing changes
 	if at.current() != "https://a.example" {
 		t.Error("the address in use was given up for another's failure")
 	}
@@ -315,11 +317,11 @@ func TestRefusalsOfTheHub(t *testing.T) {
 	const ask, activate = "POST /onboard", "POST /onboard/activate"
 	for name, c := range map[string]struct {
 		request  string
-		n        int // how often the hub refuses; 0: always
+		n        int // number of the hub's refusals; 0: the hub always refuses
 		status   int
 		code     string
-		requests int    // number of different requests that the hub has accepted
-		err      string // text in the error of Onboard; empty: the machine onboards
+		requests int    // number of different onboarding requests that the hub has accepted
+		err      string // text in the error of Onboard; empty: Onboard succeeds
 	}{
 		"a busy hub":                       {ask, 2, 503, "overloaded", 1, ""},
 		"a rate limit":                     {ask, 2, 429, "rate-limit", 1, ""},
@@ -356,8 +358,8 @@ func TestRefusalsOfTheHub(t *testing.T) {
 	}
 }
 
-// While the owner has not decided, the agent repeats the same request. It says only once that it
-// waits.
+// While the owner has not decided about the device, the agent repeats the same request to the hub.
+// The agent reports only once that it waits.
 func TestWaitingDeviceSendsTheSameRequest(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -388,7 +390,7 @@ func TestDeletionOutlivesTheTokenFile(t *testing.T) {
 	if s := m.stored(); hub.count("POST /onboard") != 1 || s.Phase != PhaseRemoved || s.Removed != "revoked" || s.RemovedAt.IsZero() || !s.Returned.IsZero() || !strings.Contains(s.Waiting, "--again") {
 		t.Errorf("asked %q, state %+v", hub.asked, s)
 	}
-	// A deleted device cannot run.
+	// The agent of a deleted device does not run.
 	if err := m.agent(Config{}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "--again") {
 		t.Errorf("run: %v", err)
 	}
@@ -409,7 +411,7 @@ func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 }
 
 // If the hub says that the certificate is superseded or unknown, the owner has not deleted the
-// device. The agent then onboards again with its token, at most once a day.
+// device. The agent then onboards the machine again with the join token, at most once a day.
 func TestSupersededDeviceReturnsOnceADay(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -440,7 +442,8 @@ func TestSupersededDeviceReturnsOnceADay(t *testing.T) {
 	}
 }
 
-// If an onboarding with --again is refused or stopped, the device is active as before it.
+// If the hub refuses an onboarding with --again, or the agent is stopped during this onboarding,
+// the device stays active.
 func TestRefusedReturnLosesNothing(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -484,14 +487,14 @@ func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 		t.Fatal("no error")
 	}
 	good, other := m.tpm, newFakeTPM(t)
-	m.tpm = other // the stored request is of the first TPM
+	m.tpm = other // the stored request was made with the first TPM
 	asked := len(hub.asked)
 	if _, err := m.onboard(Config{Token: token}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("requested: %v", err)
 	}
 	m.tpm = good
 	m.onboarded(Config{Token: token})
-	m.tpm = other // the stored certificate is of the first TPM
+	m.tpm = other // the stored certificate is for a key of the first TPM
 	asked = len(hub.asked)
 	if _, err := m.onboard(Config{}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("active: %v", err)
@@ -501,7 +504,7 @@ func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	}
 }
 
-// If the TPM does not have the EK certificate in the stored request any more, the agent makes a new
+// If the stored request has an EK certificate that the TPM no longer has, the agent makes a new
 // request.
 func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	t.Parallel()
@@ -514,7 +517,7 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	}
 	m.tpm.ekCert = nil // the next request has no EK certificate
 	m.onboarded(Config{Token: token})
-	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // fakeHub counts a request only if it accepts it, so requests has only the second one
+	if len(hub.requests) != 1 || hub.count("POST /onboard") != 2 { // hub.requests has only accepted requests, so the first request is missing in it
 		t.Errorf("%d requests", len(hub.requests))
 	}
 	if csr, err := tcg.ParseCSR(hub.bodies["POST /onboard"][1]); err != nil || string(csr.EKCert) != string(m.tpm.ek.Public.Raw) {
@@ -522,7 +525,8 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	}
 }
 
-// A request names its token. So the agent drops a stored request that was made with another token.
+// An onboarding request names its join token. So the agent drops a stored request that was made
+// with another join token.
 func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -537,8 +541,8 @@ func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	}
 }
 
-// If a lockout can be lifted without a password, the agent lifts it. Otherwise it waits for the end
-// of the lockout.
+// If the agent can lift the TPM's lockout without a password, it lifts the lockout. Otherwise the
+// agent waits for the end of the lockout.
 func TestLockout(t *testing.T) {
 	t.Parallel()
 	t.Run("lifted", func(t *testing.T) {
@@ -586,8 +590,9 @@ func (m *testMachine) session(cfg Config) *session {
 	return s
 }
 
-// On each connection, the first request is a boot measurement. It is bound to the hub's nonce and
-// to the event log. The hub may ask for another measurement at any time.
+// On each connection to the hub, the agent's first request is a boot measurement. The measurement
+// is bound to the hub's nonce and to the event log. The hub may ask for another measurement at any
+// time.
 func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -639,7 +644,8 @@ func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	expect("a hub that asks for it", "PATCH /device/meta", challenge, report)
 }
 
-// If a measurement fails, the session continues, and the agent measures again later.
+// If a boot measurement fails, the session with the hub continues, and the agent measures again
+// later.
 func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -676,8 +682,8 @@ func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	}
 }
 
-// If the hub refuses a report's content, the agent sends an empty report: the hub still sees that
-// the device is connected.
+// If the hub refuses the device-meta in a report, the agent sends an empty report. So the hub still
+// sees that the device is connected.
 func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -724,8 +730,9 @@ func TestUserMetaIsKeptOnlyIfItMeansOneThing(t *testing.T) {
 	}
 }
 
-// A machine without a token shows the claim code of a token that it makes itself. The token's
-// secret is never written to the disk. After the onboarding, the machine never shows a code again.
+// A machine without a join token makes a token itself and shows the token's claim code. The agent
+// never writes the token's secret to the disk. After the onboarding, the machine never shows a
+// claim code again.
 func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -746,8 +753,8 @@ func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	}
 }
 
-// If a claimed machine is stopped before it is active, it continues with its stored request. It
-// shows no new code, which the owner would have to claim again.
+// If a claimed machine stops before the device is active, the agent later continues with the stored
+// request. The machine shows no new claim code, so the owner need not claim it again.
 func TestStoppedClaimGoesOn(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -761,8 +768,8 @@ func TestStoppedClaimGoesOn(t *testing.T) {
 	}
 }
 
-// For each of its connections, the proxy asks the hub once whether the hub admits the device. If
-// not, the proxy sends a boot measurement.
+// For each connection to the hub, the proxy asks the hub once whether the hub admits the device. If
+// the hub does not admit the device, the proxy sends a boot measurement.
 func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 	t.Parallel()
 	fake, m := newFakeHub(t), newMachine(t)
@@ -794,7 +801,7 @@ func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := <-r.slots // give the slot h, which has the device's certificate
+		s := <-r.slots // put h, which has the device's certificate, into the slot
 		for s.hub != h {
 			r.slots <- s
 			s = <-r.slots
@@ -838,8 +845,8 @@ func TestStateFolderHasOneAgent(t *testing.T) {
 	}
 }
 
-// A removed device waits without the lock of its state folder. When somebody has onboarded the
-// device again, it continues.
+// The agent of a removed device waits without the lock of its state folder. When a person has
+// onboarded the device again with another agent, the first agent continues.
 func TestRemovedDeviceLetsGoOfItsStateFolder(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

@@ -114,12 +114,13 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 	raw, err := s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	var refused *Refused
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-		// The device was deleted during this request. The answer to a second request says so.
+		// The owner deleted the device during this request. The hub's answer to a second request
+		// contains the reason.
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	}
 	if errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge) {
-		// The content of a report is optional. The report itself is not: it tells the hub that the
-		// device is connected.
+		// The device-meta in a report is optional. The report itself is required, because it tells
+		// the hub that the device is connected.
 		a.sayOnce(onReport, "report", "The hub refuses this machine's report (%s): %s %s The agent sends empty reports.", refused.Code, refused.Reason, refused.Hint)
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", []byte("{}"), maxAnswer)
 	} else if err == nil {
@@ -157,14 +158,14 @@ func (a *Agent) edit(change func(*State)) error {
 	defer a.mu.Unlock()
 	change(&a.state)
 	if a.dir.lock == nil {
-		return nil // another agent may have the lock
+		return nil // another agent may have the state folder's lock
 	}
 	return a.dir.saveState(a.state)
 }
 
-// machine returns the machine's model and serial number: the configured ones, or else those in the
-// firmware's tables. If neither has a serial number, it is derived from the endorsement key, which
-// every machine has.
+// machine returns the machine's model and serial number. Configured values replace the values in
+// the firmware's tables. If neither has a serial number, the serial number is derived from the
+// endorsement key, which every TPM has.
 func machine(model, serial string, ekPublic []byte) (string, string) {
 	if model == "" {
 		model = dmi("product_name")
@@ -201,7 +202,7 @@ func ekSerial(public []byte) string {
 	return fmt.Sprintf("ek-%x", sum[:8])
 }
 
-// clip shortens a text to tcg.MaxProduct bytes, the limit in a request.
+// clip shortens a text to tcg.MaxProduct bytes, the limit in an onboarding request.
 func clip(s string) string {
 	s = strings.ToValidUTF8(s, "")
 	if len(s) > tcg.MaxProduct {

@@ -19,13 +19,13 @@ type session struct {
 	h      *hub
 	tpm    tpm
 	signer signer
-	blobs  addressed // client for contents, which sends no client certificate
+	blobs  addressed // client for downloads and uploads of objects; sends no client certificate
 
 	mu       sync.Mutex
-	measured int64 // value of hub.connections at the last measurement; 0: measure before the next request
+	measured int64 // value of hub.connections at the last measurement; 0: none, so measure before the next request
 
 	remeasureAt time.Time     // when to retry a failed measurement; zero: no measurement failed
-	pause       time.Duration // the pause before the next retry of a failed measurement
+	pause       time.Duration // pause before the next retry of a failed measurement
 }
 
 // dial loads the IDevID key and makes a session. The first request connects.
@@ -97,8 +97,8 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 	}
 }
 
-// measure sends a boot measurement. If it fails, Do repeats it after a pause on the same
-// connection, or at once on a new one.
+// measure sends a boot measurement. If the measurement fails, Do repeats it on the same connection
+// after a pause, or on a new connection at once.
 func (s *session) measure(ctx context.Context) error {
 	sent, err := s.a.measure(ctx, s.h, s.tpm)
 	if err != nil {
@@ -124,8 +124,9 @@ func (s *session) remeasure(ctx context.Context) error {
 	return nil
 }
 
-// newBlobClient makes a client for contents. It sends no client certificate, because a content's
-// address is its only protection. It has no time limit: the code that reads the content sets one.
+// newBlobClient makes a client for downloads and uploads of objects. The client sends no client
+// certificate, because only the secret address protects an object. The client has no time limit:
+// its callers set one.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -144,7 +145,7 @@ func (h *hub) newBlobClient(url string) *http.Client {
 	}
 }
 
-// Upload puts a content at a path of the hub. It fails if the upload makes no progress for
+// Upload uploads an object to a path of the hub. Upload fails if it makes no progress for
 // uploadIdle.
 func (s *session) Upload(ctx context.Context, path string, content io.Reader, size int64) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -186,16 +187,16 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// Download gets the content at a path of the hub, from the byte number from to its end.
-func (s *session) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {
+// Download gets the object at a path of the hub, from the byte `offset` to the object's end.
+func (s *session) Download(ctx context.Context, path string, offset int64, etag string) (*http.Response, error) {
 	client, at := s.blobs.get()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at+path, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("User-Agent", "gangway-agent")
-	if from > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 		req.Header.Set("If-Range", etag)
 	}
 	return client.Do(req)

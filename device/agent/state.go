@@ -27,7 +27,7 @@ const (
 	PhaseRemoved   Phase = "removed" // the hub no longer accepts the device; see State.Removed
 )
 
-// State is the content of state.json. It contains no secret.
+// State is the device's state, as stored in the file state.json. The state contains no secret.
 type State struct {
 	Phase     Phase  `json:"phase"`
 	DeviceID  string `json:"device-id,omitempty"`
@@ -52,12 +52,12 @@ type State struct {
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
 	Onboarded    time.Time          `json:"onboarded,omitzero"`
-	// Removed is why the hub does not accept the device any more: "revoked" (the owner deleted or
-	// denied it), "superseded" (the same TPM has onboarded again) or "unknown" (the hub has no
-	// record of it). RemovedAt is when the agent learned this.
+	// Removed is the reason why the hub no longer accepts the device: "revoked" (the owner deleted
+	// or denied it), "superseded" (the same TPM has onboarded again) or "unknown" (the hub has no
+	// record of it). RemovedAt is the time when the agent learned this reason.
 	Removed   string    `json:"removed,omitempty"`
 	RemovedAt time.Time `json:"removed-at,omitzero"`
-	// Returned is when the device last onboarded again by itself.
+	// Returned is the time when the device last onboarded again by itself.
 	Returned time.Time `json:"returned,omitzero"`
 	// Former is the state of the active device before it began to onboard again. It is nil when no
 	// such onboarding is in progress.
@@ -66,13 +66,15 @@ type State struct {
 	// "changed", "nothing-measured", "refused"; or "unmeasured" if the TPM's quote
 	// failed.
 	Boot string `json:"boot,omitempty"`
-	// Claim is the address that a person opens to claim a machine without a join token. ClaimWords
-	// are words that the person compares with the words on that page. Neither is a secret.
+	// Claim is the address of the page on which a person claims a machine without a join token.
+	// ClaimWords are words that the person compares with the words on that page. Neither is a
+	// secret.
 	Claim      string `json:"claim,omitempty"`
 	ClaimWords string `json:"claim-words,omitempty"`
-	// Waiting is one line: what the agent is waiting for, or why it failed.
+	// Waiting is one line of text: the event for which the agent waits, or the reason of its last
+	// failure.
 	Waiting  string    `json:"waiting,omitempty"`
-	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last accepted a report
+	LastSeen time.Time `json:"last-report,omitzero"` // time when the hub last accepted a report
 	// Revision is the number of the running revision. It is not in state.json: ReadState reads it
 	// from the revision follower's journal.
 	Revision string `json:"revision,omitempty"`
@@ -137,8 +139,8 @@ func openFolder(path string) (*folder, error) {
 	return &folder{path, lock}, nil
 }
 
-// close unlocks the folder explicitly. It is not enough to close the file: a program that another
-// goroutine is just starting may have a copy of the descriptor, which would keep the lock.
+// close unlocks the folder explicitly. Closing the file is not enough. A program that another
+// goroutine is starting may have a copy of the file descriptor, and the copy would keep the lock.
 func (f *folder) close() error {
 	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }
@@ -166,7 +168,8 @@ func (f *folder) load(name string) ([]byte, error) {
 	return b, nil
 }
 
-// write replaces a file atomically: after a crash, the file has either the old or the new content.
+// write replaces a file atomically. After a crash, the file has either its old bytes or its new
+// bytes.
 func (f *folder) write(name string, content []byte) error {
 	path := filepath.Join(f.path, name)
 	tmp, err := os.CreateTemp(f.path, name+".*") // mode 0600
@@ -205,8 +208,8 @@ func (f *folder) saveState(s State) error {
 	return f.write(stateFile, append(b, '\n'))
 }
 
-// reset writes a new state, and then removes the old state's files. In this order, a crash leaves
-// only files that no state refers to, which are harmless.
+// reset writes a new state, and then removes the old state's files. With this order, a crash may
+// leave files of the old state. They are harmless, because the new state does not refer to them.
 func (f *folder) reset(s State) error {
 	if err := f.saveState(s); err != nil {
 		return err

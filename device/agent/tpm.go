@@ -20,8 +20,8 @@ type tpm interface {
 	// quote signs the PCRs together with the qualifying data.
 	quote(ctx context.Context, o identity.Options, qualifying []byte) (*identity.Quoted, error)
 	readLockout(ctx context.Context) (lockout.State, error)
-	// liftLockout ends a lockout if no password is needed for that. was reports whether the TPM was
-	// in lockout.
+	// liftLockout ends a lockout if no password is required. `was` reports whether the TPM was in
+	// lockout.
 	liftLockout(ctx context.Context) (was bool, err error)
 	Close() error
 }
@@ -33,7 +33,7 @@ type deviceKeys struct {
 	idevid crypto.Signer // usable until the enroller is closed
 }
 
-// enroller makes and opens the messages of an enrolment. It is an
+// enroller makes and opens the messages of an enrolment. With a real TPM, the enroller is an
 // *identity.Identity.
 type enroller interface {
 	Request(identity.RequestInfo) ([]byte, error)
@@ -41,7 +41,7 @@ type enroller interface {
 	Close() error
 }
 
-// signer is the IDevID key in the TPM. It is an *identity.Signer.
+// signer is the IDevID key in the TPM. With a real TPM, the signer is an *identity.Signer.
 type signer interface {
 	crypto.Signer
 	// Keep stores the key at a persistent handle, and Drop removes it from that handle.

@@ -40,8 +40,8 @@ var (
 	errOwned = errors.New("not while the machine has an owner: delete the device at its hub first, or allow it with gangway.console=full")
 )
 
-// allowed returns the reason why an action is not possible, or nil. It reads the level again,
-// because the owner may have changed it.
+// allowed returns the reason why an action is not allowed, or nil. It reads the level again,
+// because the owner may have changed the level.
 func (c *console) allowed(a action) error {
 	if _, elsewhere := c.cfg.Machine.(System); (elsewhere || c.cfg.Machine == nil) && a.native {
 		return ErrElsewhere
@@ -63,7 +63,7 @@ func readState(cfg *Config) (*agent.State, error) {
 	return s, err
 }
 
-// start begins an action. If the action is not possible, it shows the reason.
+// start begins an action. If the action is not allowed, start shows the reason.
 func (c *console) start(ctx context.Context, a action) {
 	if err := c.allowed(a); err != nil {
 		c.message = "Not possible: " + err.Error()
@@ -72,15 +72,15 @@ func (c *console) start(ctx context.Context, a action) {
 	a.start(c, ctx)
 }
 
-// run calls do in the background. When do has ended, the console shows the text done, or the
-// error.
+// run calls the function `do` in the background. When `do` has returned, the console shows the text
+// `done`, or the error of `do`.
 func (c *console) run(ctx context.Context, done string, do func(context.Context) error) {
 	c.busy, c.modal = true, nil
 	go func() { c.send(ctx, doneEvent{message: done, err: do(ctx)}) }()
 }
 
-// confirmed runs do after the person has confirmed the action with this key. It first checks again
-// that the action is possible.
+// confirmed runs `do` after the person has confirmed the action of the key `key`. It first checks
+// again that the action is allowed.
 func (c *console) confirmed(ctx context.Context, key rune, done string, do func(context.Context) error) {
 	for _, a := range actions {
 		if a.key != key {

@@ -35,7 +35,7 @@ type Config struct {
 	Plain bool
 }
 
-// ErrOff means that the image or the machine's owner has switched the console off.
+// ErrOff means that the image or the machine's owner does not allow the console.
 var ErrOff = errors.New("the console is switched off, by the image or by the machine's owner (user-meta " + access.MetaKey + ")")
 
 // refreshEvery is the interval at which the console reads the facts.
@@ -48,7 +48,7 @@ type console struct {
 	screen  tcell.Screen
 	unicode bool
 
-	next, shown *grid // next is the grid to draw, shown the grid that the terminal shows; nil: not known
+	next, shown *grid // next is the grid to draw; shown is the grid on the terminal, nil if unknown
 
 	facts    *facts
 	health   *health // nil: the machine has not been examined yet
@@ -110,7 +110,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 // post sends data to the event loop.
 func (c *console) post(data any) {
-	_ = c.screen.PostEvent(tcell.NewEventInterrupt(data)) // an error means that the queue is full; ignore it, because the next refresh comes soon
+	_ = c.screen.PostEvent(tcell.NewEventInterrupt(data)) // the queue may be full; ignore this error, because the next refresh comes soon
 }
 
 // refresh reads the facts every refreshEvery, until ctx ends.
@@ -264,11 +264,11 @@ func (c *console) room() int {
 
 func (c *console) scrollBy(n int) {
 	c.atEnd = false
-	c.scroll = max(0, c.scroll+n) // draw limits the upper end
+	c.scroll = max(0, c.scroll+n) // draw reduces a value that is too large
 }
 
-// Number of lines around a page. Above it are the title, the tabs and a rule; below it are the
-// message and the keys.
+// Number of lines around a page. Above a page are the title, the tabs and a horizontal line. Below
+// a page are the message and the keys.
 const (
 	above = 3
 	frame = above + 2
@@ -369,7 +369,7 @@ func (c *console) drawMessage(w, h int) {
 	}
 }
 
-// drawPage draws those rows of the page, or of the help, that are in the visible part.
+// drawPage draws the visible rows of the page or of the help.
 func (c *console) drawPage(w, room int) {
 	rows := helpRows
 	if !c.help {
@@ -398,8 +398,8 @@ func (c *console) drawPage(w, room int) {
 	}
 }
 
-// put draws a text in at most width columns. It drops every character that a terminal interprets,
-// so that a text from the hub or a log cannot control the terminal.
+// put draws a text in at most `width` columns. It drops every character that could control the
+// terminal, so that a text from the hub or a log cannot control the terminal.
 func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	if width <= 0 {
 		return
@@ -417,8 +417,8 @@ func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	}
 }
 
-// style returns the terminal's style for a look. Colours only add to the words, so the console is
-// usable without colours.
+// style returns the terminal's style for a look. The words carry the whole meaning, so the console
+// is usable without colours.
 func (c *console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colours := !c.cfg.Plain && c.screen.Colors() >= 8
@@ -459,7 +459,7 @@ type line struct {
 	exact      bool
 }
 
-// layout breaks rows into lines of at most width columns.
+// layout breaks rows into lines of at most `width` columns.
 func layout(rows []row, width int) (out []line) {
 	for _, r := range rows {
 		if r.exact {
@@ -506,7 +506,8 @@ func wrap(text string, width int) (out []string) {
 	return append(out, current)
 }
 
-// cut splits a text: head is the part that fits into width columns, with at least one character.
+// cut splits a text into `head` and `rest`. `head` fits into `width` columns, but has at least one
+// character.
 func cut(text string, width int) (head, rest string) {
 	used := 0
 	for rest, state := text, -1; rest != ""; {
@@ -521,8 +522,8 @@ func cut(text string, width int) (head, rest string) {
 	return head, ""
 }
 
-// ownNick returns the word that confirms a wipe. It is the device's nick, so that a person does
-// not wipe another machine by mistake.
+// ownNick returns the word that a person types to confirm a wipe. The word is the device's nick, so
+// that the person does not wipe another machine by mistake.
 func ownNick(s *agent.State) string {
 	if s.Nick != "" {
 		return tcg.Printable(s.Nick)

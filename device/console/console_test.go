@@ -102,7 +102,7 @@ func (b *bench) write(name, content string) {
 type terminal struct {
 	tcell.SimulationScreen
 	mu   sync.Mutex
-	last string // lines that Show drew in its last call; guarded by mu
+	last string // the lines of the last call of Show; guarded by mu
 }
 
 // Show draws the screen and stores its text.
@@ -210,8 +210,8 @@ func TestClaimCodeIsShownAsACodeAndAsText(t *testing.T) {
 	b.see("https://hub.example/claim/Ab12")
 }
 
-// A nick comes from the hub. A log line comes from anyone who can make the agent log a text. These
-// texts must not control the terminal or reverse the order of the text around them.
+// A nick comes from the hub. A log line comes from anyone who can make the agent log a text. Such a
+// text must neither control the terminal nor reverse the text around it.
 func TestEscapesInForeignTextAreNotDrawn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, `{"phase":"active","nick":"ot\u001b[2Jter\u202e\u0007","hub":"https://h"}`, func(c *Config) {
@@ -227,7 +227,8 @@ func TestEscapesInForeignTextAreNotDrawn(t *testing.T) {
 	})
 }
 
-// The machine restarts only if the person types yes. After another word, or Esc, nothing happens.
+// The console restarts the machine only if the person types yes. After another word, or Esc,
+// nothing happens.
 func TestRestartAsksFirst(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -260,8 +261,8 @@ func TestOwnedMachineIsNotWiped(t *testing.T) {
 	}
 }
 
-// If the owner allows the wipe, the person must type the device's nick, so that another machine is
-// not wiped by mistake.
+// If the owner allows the wipe, the person at the console must type the device's nick. So the
+// person does not wipe another machine by mistake.
 func TestWipeAsksForTheNick(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -277,8 +278,8 @@ func TestWipeAsksForTheNick(t *testing.T) {
 	}
 }
 
-// If the owner switches an action off while a person answers the question, the answer has no
-// effect.
+// If the owner forbids an action while a person at the console answers the question about that
+// action, the answer has no effect.
 func TestLevelIsCheckedAgainAfterTheAnswer(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -322,8 +323,9 @@ func TestOtherSystemOffersNoNativeActions(t *testing.T) {
 	}
 }
 
-// The editor shows a mistake while the person types. The settings are tried only after the person
-// has confirmed, and never if they contain the placeholder for the proxy's password.
+// The console's editor shows a mistake while the person types. The machine tries the settings only
+// after the person has confirmed. It never tries settings that contain the placeholder for the
+// proxy's password.
 func TestNetworkSettingsAreEditedAndTried(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, func(c *Config) {
@@ -342,7 +344,7 @@ func TestNetworkSettingsAreEditedAndTried(t *testing.T) {
 	b.press(tcell.KeyCtrlO)
 	b.see("Try these network settings?")
 	b.see("vlan = 7")
-	b.press(tcell.KeyEscape) // return to the editor, which still has the text
+	b.press(tcell.KeyEscape) // return to the editor, which still shows the typed text
 	b.see("The settings have no mistake.")
 	b.press(tcell.KeyCtrlO, "yes", tcell.KeyEnter)
 	b.see("The machine restarts to try the settings.")

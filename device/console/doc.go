@@ -6,6 +6,6 @@
 // access decides which actions the console offers. A Machine carries out the actions.
 //
 // The console works on terminals of at least 40 columns and 12 lines, without colours, and with
-// only a keyboard. Before it draws a text that others control, such as a nick from the hub or a
-// log line, it removes the escape sequences.
+// only a keyboard. A text from elsewhere, such as a nick from the hub or a log line, may contain
+// escape sequences. The console removes them before it draws the text.
 package console

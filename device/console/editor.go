@@ -112,7 +112,7 @@ func (e *editor) move(k tcell.Key) {
 	e.x = min(e.x, len(e.lines[e.y]))
 }
 
-// full reports whether the text has its maximum size. If it has, full shows a message.
+// full reports whether the text has its maximum size. If so, full also shows a message.
 func (e *editor) full(c *console) bool {
 	if len(e.text()) < netfile.MaxFile {
 		return false
@@ -146,8 +146,8 @@ func (e *editor) backspace() {
 	e.remove()
 }
 
-// remove removes the character at the cursor. At the end of a line, it joins the line and the next
-// one.
+// remove removes the character at the cursor. At the end of a line, remove joins this line and the
+// next line.
 func (e *editor) remove() {
 	l := e.lines[e.y]
 	switch {

@@ -20,7 +20,7 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// facts holds the data that the pages show. The console reads them every few seconds.
+// facts are the data on the pages. The console reads the facts every few seconds.
 type facts struct {
 	state    *agent.State
 	stateErr error
@@ -29,7 +29,7 @@ type facts struct {
 	cardsErr error
 	names    []string // name servers
 	proxy    string   // the proxy's URL with its password masked; empty: no proxy
-	network  string   // report on the network settings; empty: not known
+	network  string   // report on the network settings; empty: unknown
 	chain    []*x509.Certificate
 	log      []string
 	logErr   error
@@ -37,8 +37,8 @@ type facts struct {
 	uptime   time.Duration
 }
 
-// health is the result of an examination. It is not part of facts, because an examination takes
-// longer.
+// health is the result of an examination. It is not a part of facts, because an examination takes
+// longer than reading the facts.
 type health struct {
 	findings []doctor.Finding
 	tpm      *doctor.TPM
@@ -76,8 +76,8 @@ func (c *Config) read(ctx context.Context) *facts {
 	return f
 }
 
-// level returns the level that the console offers now. s is the agent's state; err is the error of
-// reading it.
+// level returns the console's present level. `s` is the agent's state, and `err` the error of
+// reading this state.
 func (c *Config) level(s *agent.State, err error) access.Level {
 	whose := access.Unowned
 	switch {
@@ -135,8 +135,8 @@ func fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// tail returns the last lines of the log. It reads the log file, or systemd's journal if no file
-// is set.
+// tail returns the last lines of the log. It reads the file LogFile, or systemd's journal if
+// LogFile is empty.
 func (c *Config) tail(ctx context.Context) ([]string, error) {
 	if c.LogFile == "" {
 		return journal(ctx)

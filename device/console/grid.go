@@ -2,9 +2,9 @@ package console
 
 import "github.com/gdamore/tcell/v2"
 
-// grid is the content of the terminal's cells. The console draws a whole grid each time, but sends
-// only the cells that have changed, because a serial port may transmit only 960 characters in a
-// second.
+// grid has the characters of all cells of the terminal. The console draws a whole grid each time,
+// but sends only the changed cells to the terminal. A serial port may transmit only 960 characters
+// in a second.
 type grid struct {
 	width, height int
 	cells         []cell
@@ -23,7 +23,7 @@ func newGrid(width, height int) *grid {
 	return g
 }
 
-// set writes a grapheme cluster that is columns wide at column x of line y.
+// set writes a grapheme cluster at column `x` of line `y`. The cluster is `columns` wide.
 func (g *grid) set(x, y int, text string, columns int, style tcell.Style) {
 	if x < 0 || y < 0 || y >= g.height || x+columns > g.width {
 		return
@@ -34,8 +34,8 @@ func (g *grid) set(x, y int, text string, columns int, style tcell.Style) {
 	}
 }
 
-// show sends to the terminal the cells that differ from shown, the grid that the terminal shows.
-// If shown is nil, it sends all cells.
+// show sends to the terminal the cells that differ from `shown`, the grid on the terminal. If
+// `shown` is nil, show sends all cells.
 func (g *grid) show(s tcell.Screen, shown *grid) {
 	all := shown == nil || shown.width != g.width || shown.height != g.height
 	for i, c := range g.cells {

@@ -21,8 +21,8 @@ type Machine interface {
 	Restart(context.Context) error
 	// NetworkReport returns a description of the network settings, without secrets.
 	NetworkReport(context.Context) (string, error)
-	// NetworkSettings returns the settings file in force. access.Placeholder replaces the
-	// proxy's password.
+	// NetworkSettings returns the network settings in force, as a file. In this file,
+	// access.Placeholder replaces the proxy's password.
 	NetworkSettings(context.Context) (string, error)
 	// TryNetwork stores new settings, which the next start tries, and restarts the machine.
 	TryNetwork(ctx context.Context, text string) error
@@ -34,7 +34,7 @@ type Machine interface {
 // have such a program, gangway-hook.
 type Hook struct{ Program string }
 
-// maxHookOutput is the maximum size of the hook's output that is used, in bytes.
+// maxHookOutput is the maximum number of bytes of the hook's output that the console uses.
 const maxHookOutput = 64 << 10
 
 // hookTime is the time limit for a call of the hook.

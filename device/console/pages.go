@@ -70,7 +70,7 @@ func ago(t time.Time) string {
 	return t.UTC().Format(time.DateTime) + " UTC, " + time.Since(t).Round(time.Second).String() + " ago"
 }
 
-// known returns a text, or a dash if the text is empty.
+// known returns the text `s`, or a dash if `s` is empty.
 func known(s string) string {
 	if strings.TrimSpace(s) == "" {
 		return "-"
@@ -106,7 +106,8 @@ func headline(f *facts) row {
 	return para(doubtful, "This machine is not onboarded (%s).", known(string(f.state.Phase)))
 }
 
-// checkRows returns rows for those findings of the last examination for which of returns true.
+// checkRows returns the rows for findings of the last examination: those for which the function
+// `of` returns true.
 func (c *console) checkRows(of func(doctor.Finding) bool) []row {
 	if c.health == nil {
 		return []row{para(faint, "The machine is being checked.")}

@@ -1,6 +1,6 @@
 // Package doctor examines a machine: its TPM, the firmware's event log, clock, network, proxy, hub
-// and the agent's state. Each check gives findings. A finding has a fact, its cause, and a remedy
-// for the person at the machine.
+// and the agent's state. Each check returns findings. A finding has a fact, the fact's cause, and a
+// remedy for the person at the machine.
 //
 // The checks are a table. To add one, write a function that returns findings, give each finding a
 // unique code, add the function to the table, and add to the tests a fault that causes the
@@ -34,12 +34,12 @@ const (
 // Config describes the machine to examine, and the options of the examination.
 type Config struct {
 	TPM             string // address, see identity.Open
-	EndorsementAuth []byte // password of the TPM's endorsement hierarchy, if it has one
+	EndorsementAuth []byte // password of the TPM's endorsement hierarchy; empty: none
 	StateDir        string // the agent's state folder
 	EventLog        string // file with the firmware's event log; empty: agent.EventLogPath
 	Proxy           *agent.HTTPProxy
-	// Hub is the hub of a machine that is not onboarded yet. It is not used for an onboarded
-	// machine, whose state names the hub. Nil: unknown.
+	// Hub is the hub of a machine that is not onboarded yet. Hub is not used for an onboarded
+	// machine, because the agent's state names the hub. Nil: unknown.
 	Hub *Hub
 
 	// The following fields are for tests. By default, they describe this machine.
@@ -64,7 +64,7 @@ const (
 	minFree    = 64 << 20         // minimum free space on the disk of the state folder, in bytes
 )
 
-// exam is one examination. It stores the results of checks that later checks use.
+// exam is one examination. It stores the results of earlier checks for later checks.
 type exam struct {
 	Config
 	state    *agent.State // never nil
@@ -80,7 +80,7 @@ type check struct {
 	run  func(context.Context, *exam) []Finding
 }
 
-// checks are in the order in which a person must correct problems: each check comes after the
+// checks are in the order in which a person must correct problems. Each check comes after the
 // checks on which it depends.
 var checks = []check{
 	{"tpm", checkTPM},
@@ -107,8 +107,8 @@ func Examine(ctx context.Context, cfg Config) []Finding {
 	return all
 }
 
-// excuse changes problems of the network to notes. Call it if the hub was reached, which shows
-// that these do not matter; for example, the hub may run on the same machine.
+// excuse changes problems of the network to notes. Call excuse if the machine has reached the hub:
+// then these problems do not matter. For example, the hub may run on the same machine.
 func excuse(all []Finding) {
 	for i, f := range all {
 		if f.Severity != OK && (strings.HasPrefix(f.Code, "network-") || strings.HasPrefix(f.Code, "dns-")) {

@@ -106,8 +106,8 @@ func codes(findings []Finding, s Severity) (out []string) {
 	return out
 }
 
-// wantFault checks that an examination has exactly one finding with this code, and that the
-// finding has this severity and a remedy.
+// wantFault checks that an examination has exactly one finding with the code `code`, and that this
+// finding has the severity `severity` and a remedy.
 func wantFault(t *testing.T, findings []Finding, code string, severity Severity) {
 	t.Helper()
 	f := find(findings, code)
@@ -172,13 +172,13 @@ func TestExaminesAnOnboardedMachine(t *testing.T) {
 	}
 	wantFault(t, Examine(t.Context(), cfg), "device-refused", Problem)
 
-	// Now the machine has the TPM of another machine.
+	// The test replaces the machine's TPM by another machine's TPM.
 	other := newTPM(t, swtpm.RSA2048)
 	cfg.TPM = other.Address()
 	wantFault(t, Examine(t.Context(), cfg), "device-key", Problem)
 }
 
-// Each fault that a test can cause in a software TPM has its own finding.
+// Doctor has a separate finding for each fault that a test can cause in a software TPM.
 func TestFaultsOfTheTPM(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -213,7 +213,8 @@ func TestFaultsOfTheTPM(t *testing.T) {
 	}
 }
 
-// guess tries wrong passwords until the TPM has counted n of them; n is below the limit.
+// guess tries wrong passwords until the TPM has counted `n` wrong passwords. `n` must be below the
+// TPM's limit.
 func guess(tpm *swtpm.TPM, n int) error {
 	link, err := tpm.Open()
 	if err != nil {
@@ -314,7 +315,7 @@ func realHub(t *testing.T) *Hub {
 
 func hubOf(tok *wire.TokenFile) *Hub { return &Hub{URL: tok.Hub, Name: tok.HubName, CA: tok.HubCA} }
 
-// Each obstacle between the machine and a real hub has its own finding.
+// Doctor has a separate finding for each obstacle between the machine and a real hub.
 func TestFaultsOnTheWayToTheHub(t *testing.T) {
 	t.Parallel()
 	h, other := hubtest.New(t, nil, nil), hubtest.New(t, nil, nil)
@@ -363,8 +364,8 @@ func TestFaultsOnTheWayToTheHub(t *testing.T) {
 	}
 }
 
-// A hostile hub, or a person who changed the state file, cannot write escape sequences to the
-// terminal.
+// Doctor's findings contain texts from the hub and from the agent's state file. A hostile hub, or a
+// person who changed the state file, cannot write escape sequences to the terminal.
 func TestFindingsHaveNoTerminalEscapes(t *testing.T) {
 	t.Parallel()
 	cfg := healthy(t, "", nil)
@@ -389,7 +390,7 @@ func writeState(t *testing.T, dir string, s agent.State) {
 	}
 }
 
-// Faults that a test cannot cause in a software TPM.
+// Doctor's findings about faults that a test cannot cause in a software TPM.
 func TestFaultsOfTPMsThatAreNotSoftware(t *testing.T) {
 	t.Parallel()
 	sound := TPM{Version: "2.0", Banks: []string{"SHA-256"}, Certificates: 1, Endorsement: true, Owner: true}

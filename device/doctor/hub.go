@@ -60,8 +60,8 @@ func nameOf(ca string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// checkVariables returns a note if the environment names a proxy, because the agent does not use
-// that proxy.
+// checkVariables returns a note if an environment variable names a proxy, because the agent does
+// not use that proxy.
 func (e *exam) checkVariables() []Finding {
 	if e.Proxy != nil {
 		return nil
@@ -83,7 +83,7 @@ var remedies = map[agent.Obstacle]string{
 	agent.ObstacleServerName:  "Use an address that is in the hub's certificate, or start the hub with this address: gangway serve --url.",
 	agent.ObstacleExpired:     "Check this machine's clock first. If the clock is correct, restart the hub, which renews its certificate.",
 	agent.ObstacleDNS:         "Check the hub's name and the name servers.",
-	agent.ObstacleNoAnswer:    "Check that the hub runs, that its address is correct, and that no firewall drops the connection.",
+	agent.ObstacleNoAnswer:    "Check that the hub runs, that the hub's address is correct, and that no firewall drops the connection.",
 	agent.ObstacleNotReady:    "Look at the hub's log: gangway serve.",
 }
 
@@ -96,8 +96,8 @@ func (e *exam) unreached(err error) Finding {
 	return f
 }
 
-// checkDevice asks the hub, with the device's key, whether it accepts the device. It also checks
-// the time of the last report.
+// checkDevice asks the hub, with the device's key, whether the hub accepts the device. It also
+// checks the time of the last report.
 func checkDevice(ctx context.Context, e *exam) []Finding {
 	s := e.state
 	switch {

@@ -49,13 +49,13 @@ func (c *Config) setDefaults() {
 const maxEventLog = 1 << 20
 
 // specID is the beginning of the data of an event log's first event (PC Client Platform Firmware
-// Profile, 10.4.5.1). It follows the event's header of 32 bytes.
+// Profile, 10.4.5.1). The data follow the event's header of 32 bytes.
 var specID = []byte("Spec ID Event03\x00")
 
 const specIDAt = 32
 
-// checkEventLog reads the event log as the agent does. Without a log, the hub gets only the PCRs,
-// so it cannot show what changed in a boot.
+// checkEventLog reads the event log as the agent does. Without a log, the hub gets only the PCRs.
+// Then the hub cannot show what changed in a boot.
 func checkEventLog(_ context.Context, e *exam) []Finding {
 	const meaning = "Without the event log, the hub sees that a boot has changed, but not what has changed."
 	log, err := readLimited(e.EventLog, maxEventLog)
@@ -85,8 +85,8 @@ func checkEventLog(_ context.Context, e *exam) []Finding {
 
 var errTooLong = errors.New("too long")
 
-// readLimited reads a regular file of at most limit bytes. If the path is a pipe, it fails and
-// does not block.
+// readLimited reads a regular file of at most limit bytes. If the path is a pipe, readLimited fails
+// and does not block.
 func readLimited(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -128,12 +128,12 @@ func freeSpace(dir string) (uint64, error) {
 	return disk.Bavail * uint64(disk.Bsize), nil
 }
 
-// Card is a network interface.
+// Card is a network interface of the machine.
 type Card struct {
 	Name      string
 	MAC       string
 	Up        bool // switched on
-	Carrier   bool // a cable is plugged in, or the card is connected to an access point
+	Carrier   bool // a cable is plugged in, or the interface is connected to an access point
 	Addresses []net.IPNet
 }
 
@@ -163,7 +163,7 @@ func Cards() ([]Card, error) {
 	return cards, nil
 }
 
-// global reports whether the machine can reach other networks from one of the card's addresses.
+// global reports whether one of the interface's addresses can reach other networks.
 func (c *Card) global() bool {
 	return slices.ContainsFunc(c.Addresses, func(a net.IPNet) bool { return a.IP.IsGlobalUnicast() })
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// TPM holds the properties that a TPM reports.
+// TPM has the properties that a TPM reports.
 type TPM struct {
 	Version      string   `json:"version"` // "2.0"
 	Manufacturer string   `json:"manufacturer"`
@@ -36,7 +36,7 @@ type TPM struct {
 	EndorsementPassword bool
 }
 
-// ReadTPM reads the properties of a TPM. It uses no key.
+// ReadTPM reads the properties of a TPM. It uses no key of the TPM.
 func ReadTPM(ctx context.Context, address string) (*TPM, error) {
 	t, err := identity.Open(address)
 	if err != nil {
@@ -107,7 +107,7 @@ func properties(link transport.TPM, first tpm2.TPMPT, count uint32) (map[tpm2.TP
 	return values, nil
 }
 
-// text decodes the characters that a TPM stores in 32-bit properties.
+// text decodes the characters in a TPM's 32-bit properties.
 func text(values ...uint32) string {
 	var b []byte
 	for _, v := range values {

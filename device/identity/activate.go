@@ -8,10 +8,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// ActivateCredential returns the secret of a credential that the hub made for this TPM's EK and
-// the name of its IAK (TPM2_MakeCredential, Part 1, 24). idObject is the content of a
-// TPM2B_ID_OBJECT and encryptedSecret that of a TPM2B_ENCRYPTED_SECRET, both without their size
-// fields.
+// ActivateCredential returns the secret of a credential that the hub made for this TPM's EK and the
+// name of its IAK (TPM2_MakeCredential, Part 1, 24). `idObject` is a TPM2B_ID_OBJECT and
+// `encryptedSecret` a TPM2B_ENCRYPTED_SECRET, both without the size field.
 //
 // The TPM encrypts the secret in its response (AES-128-CFB, in a session salted to the EK), so a
 // probe on the TPM's bus cannot read it. ActivateCredential checks the response's HMAC. Then it
@@ -32,7 +31,7 @@ func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte,
 	if err != nil {
 		return nil, i.ring.explain(fmt.Errorf("identity: opening the credential: %w", err))
 	}
-	// Ignore errors of the release: Close flushes the keys that it could not flush now.
+	// Ignore errors of the release: Close flushes the keys that are still loaded.
 	i.ring.t.operation = OpRelease
 	i.releaseAttestation()
 	return secret, nil
@@ -81,9 +80,9 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 
 // isRefusedCredential reports whether the TPM refused the credential itself: the credential's HMAC
 // is wrong, or the secret was not encrypted to the EK (Part 3, 12.5). In the second case, libtpms
-// with an RSA EK answers TPM_RC_FAILURE, as a TPM in failure mode does. But a TPM in failure mode
-// also refuses the later commands, which flush the sessions, so t.refused is then the code of
-// another command.
+// with an RSA EK answers TPM_RC_FAILURE, like a TPM in failure mode. But a TPM in failure mode also
+// refuses the later commands that flush the sessions. So t.refused is then the code of another
+// command.
 func isRefusedCredential(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

@@ -31,7 +31,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		// After credentials that the TPM refused, the identity still opens a correct one.
+		// After the TPM refused wrong credentials, the identity still opens a correct credential.
 		blob, enc := credential(t, a.EK.Raw, a.IAKName, secret)
 		if got, err := a.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Error(err)
@@ -69,8 +69,8 @@ func TestAlteredCredentialFails(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestParameterEncryptionHidesTheSecret: with parameter encryption, the bytes on the bus do not
-// contain the secret. Without it, they do.
+// TestParameterEncryptionHidesTheSecret: with parameter encryption, the bytes on the TPM's bus do
+// not contain the credential's secret. Without parameter encryption, the bytes contain the secret.
 func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []swtpm.EK{swtpm.RSA2048, swtpm.P384} {

@@ -23,7 +23,7 @@ const (
 	ccActivateCredential = 0x00000147
 )
 
-// Time limits of commands. They have a wide margin: a discrete TPM signs within a second, and
+// Time limits of commands, with a wide margin: a discrete TPM signs within a second, and
 // searches for RSA primes for up to a minute.
 const (
 	limitCommand = 45 * time.Second
@@ -33,7 +33,7 @@ const (
 var commands = map[uint32]command{
 	ccCreatePrimary:      {"CreatePrimary", 1, true, limitMake},
 	ccStartAuthSession:   {"StartAuthSession", 2, true, limitCommand},
-	ccFlushContext:       {"FlushContext", 0, false, limitCommand}, // FlushContext has its handle among the parameters
+	ccFlushContext:       {"FlushContext", 0, false, limitCommand}, // FlushContext has the handle among its parameters
 	ccGetCapability:      {"GetCapability", 0, false, limitCommand},
 	ccCertify:            {"Certify", 2, false, limitCommand},
 	ccActivateCredential: {"ActivateCredential", 2, false, limitCommand},
@@ -54,8 +54,8 @@ func commandOf(code uint32) command {
 	return command{name: fmt.Sprintf("command 0x%08X", code), limit: limitCommand}
 }
 
-// endedSessions returns the sessions that end with the command cmd, because the command does not
-// set continueSession. cmd comes from this package, so it is well-formed.
+// endedSessions returns the sessions that end with the command `cmd`, because the command does not
+// set continueSession. This package makes `cmd`, so `cmd` is well-formed.
 func endedSessions(cmd []byte) []uint32 {
 	if len(cmd) < 10 || binary.BigEndian.Uint16(cmd) != tagSessions {
 		return nil

@@ -13,15 +13,15 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvEndorsement is the first NV index of the EK profile, and nvEndorsementLast the last one that
-// this package reads.
+// nvEndorsement is the first NV index of the EK profile. nvEndorsementLast is the last NV index
+// that this package reads.
 const (
 	nvEndorsement     = 0x01C00000
 	nvEndorsementLast = tcg.ChainLast
 )
 
-// findEK sets i.EK and the fields of i that describe the EK. It uses the first template whose
-// certificate is in the TPM and matches the template's key.
+// findEK sets i.EK and the fields of i that describe the EK. It uses the first template that has a
+// certificate in the TPM and whose key matches that certificate.
 func (i *Identity) findEK(o Options) error {
 	templates, err := ekTemplates(o.EK)
 	if err != nil {
@@ -63,9 +63,9 @@ func (i *Identity) findEK(o Options) error {
 	return fmt.Errorf("%w (%s)", ErrNoEKCertificate, looked(indices))
 }
 
-// unvouchedEK uses the first readable certificate, and the key of that certificate's template, so
-// that the hub sees that the certificate and the key do not match. If no certificate is readable,
-// it uses a key without a certificate.
+// unvouchedEK uses the first readable certificate, and the key of that certificate's template. So
+// the hub sees that the certificate and the key do not match. If no certificate is readable,
+// unvouchedEK uses a key without a certificate.
 func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes []string) error {
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
@@ -145,7 +145,7 @@ func looked(indices []uint32) string {
 // certificate or key. An error that is not a verdict means that communication with the TPM failed.
 type verdict struct {
 	error
-	why tcg.OmissionReason // 0: the key does not match or cannot be made
+	why tcg.OmissionReason // 0: the TPM's key does not match the certificate, or the TPM cannot make the key
 }
 
 func (v verdict) Unwrap() error { return v.error }
@@ -165,7 +165,7 @@ func judged(err error) error {
 	return verdict{error: err}
 }
 
-// tryEK uses the key of one template if it matches the template's certificate.
+// tryEK uses the key of one template if the key matches the certificate of that template.
 func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	t := i.ring.t
 	raw, err := t.readNV(template.CertificateIndex)
@@ -196,10 +196,10 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	return nil
 }
 
-// plainEK uses a key without a certificate: the key of the requested template; without a request,
-// that of L-2, or of L-1 if the TPM lacks the curve. TPM makers that offer certificates for
-// download offer them for these keys. plainEK always chooses the same key, so that the hub
-// recognises the device.
+// plainEK uses a key without a certificate. If the caller requested a template, plainEK uses that
+// template's key. Otherwise it uses the key of L-2, or of L-1 if the TPM lacks the curve. Makers
+// that offer EK certificates for download offer them for these keys. plainEK always chooses the
+// same key, so that the hub recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil
@@ -237,8 +237,8 @@ func (i *Identity) setEK(k *key, name string, cert *tcg.EKCertificate) {
 	i.ek, i.EK, i.EKTemplate, i.EKCertificate = k, k.public, name, cert
 }
 
-// persistentEK returns the key at the EK profile's persistent handle for the template, if fits
-// accepts that key; otherwise nil.
+// persistentEK returns the key at the EK profile's persistent handle for the template. If `fits`
+// does not accept that key, persistentEK returns nil.
 func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	if template.Handle == 0 {
 		return nil, nil
@@ -261,7 +261,7 @@ func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bo
 	return &key{template: template, public: public, name: name, handle: template.Handle, persistent: true}, nil
 }
 
-// madeEK makes the template's key in the TPM, and returns it if fits accepts it.
+// madeEK makes the template's key in the TPM, and returns the key if `fits` accepts the key.
 func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	k := &key{template: template}
 	i.ring.keys = append(i.ring.keys, k)

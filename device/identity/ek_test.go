@@ -31,8 +31,8 @@ func TestNoCertificateIsItsOwnError(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestEveryEKOpensCredentials: credentials are opened with an EK of each template that the
-// software TPM can make. Each template has its own authorisation.
+// TestEveryEKOpensCredentials: the TPM opens credentials with the EK of each template that the
+// software TPM supports. Each template has another kind of authorisation.
 func TestEveryEKOpensCredentials(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -215,7 +215,7 @@ func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// This index is readable only with a policy.
+	// This NV index is readable only with a policy.
 	if err := s.DefineNV(0x01C00101, []byte("locked"), tpm2.TPMANV{PPWrite: true, PolicyRead: true, NoDA: true, PlatformCreate: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	if id.EKTemplate != "L-1" || len(id.Notes) != 1 || !strings.Contains(id.Notes[0], "H-3") {
 		t.Errorf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
-	// Now the L-1 index does not hold a certificate either, so no usable certificate is left.
+	// Now the L-1 index has no certificate either, so no usable certificate is left.
 	if err := s.WriteNV(0x01C00002, []byte("no certificate")); err != nil {
 		t.Fatal(err)
 	}
@@ -255,8 +255,8 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestStoredTemplateAndNonceReplaceTheDefault: if the TPM stores a template and a nonce of its
-// maker for L-2, the L-2 key is made from these.
+// TestStoredTemplateAndNonceReplaceTheDefault: if the TPM's maker stored a template and a nonce for
+// L-2, this package makes the L-2 key from that template and nonce.
 func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -292,7 +292,7 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	if got, err := id.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 		t.Error(err)
 	}
-	// Without its nonce the same template makes another key.
+	// Without the nonce, the TPM makes another key from the same template.
 	if err := s.DeleteNV(tcg.ECCNonceIndex); err != nil {
 		t.Fatal(err)
 	}
@@ -307,8 +307,8 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	}
 }
 
-// TestEKThatAllowsPoliciesAlone: an EK that only its policy can authorise (policy B without
-// userWithAuth) works. An EK with a policy that is not in the EK profile is refused.
+// TestEKThatAllowsPoliciesAlone: this package can use an EK that only a policy authorises (policy B
+// without userWithAuth). It refuses an EK with a policy that is not in the EK profile.
 func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -351,8 +351,9 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestReadsNVWithWhateverItAllows: a certificate is read if only the owner hierarchy, only the
-// platform hierarchy, or no hierarchy can read its NV index.
+// TestReadsNVWithWhateverItAllows: this package reads an EK certificate if only the owner
+// hierarchy, or only the platform hierarchy, can read the certificate's NV index. It cannot read an
+// NV index that allows only a policy.
 func TestReadsNVWithWhateverItAllows(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -383,7 +384,8 @@ func TestReadsNVWithWhateverItAllows(t *testing.T) {
 	}
 }
 
-// TestSmallNVBuffer: certificates are read from a TPM that returns at most 512 bytes at once.
+// TestSmallNVBuffer: this package reads EK certificates from a TPM that returns at most 512 bytes
+// at once.
 func TestSmallNVBuffer(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -404,8 +406,8 @@ func TestSmallNVBuffer(t *testing.T) {
 	}
 }
 
-// TestFewHandlesAtATime: a TPM with many NV indices, or with a small buffer, returns the list of
-// its handles in several responses. listHandles returns the handles of all responses.
+// TestFewHandlesAtATime: a TPM with many NV indices, or with a small buffer, returns its list of
+// handles in several responses. listHandles returns the handles of all these responses.
 func TestFewHandlesAtATime(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)

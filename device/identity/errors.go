@@ -12,7 +12,8 @@ var (
 	// ErrNoEKCertificate: the TPM has no endorsement key certificate. Some TPM makers offer
 	// the certificates for download instead.
 	ErrNoEKCertificate = errors.New("identity: this TPM has no endorsement key certificate")
-	// ErrEKMismatch: the TPM has EK certificates, but it cannot make the key of any of them.
+	// ErrEKMismatch: the TPM has EK certificates, but can make none of the keys in these
+	// certificates.
 	ErrEKMismatch = errors.New("identity: no endorsement key certificate in this TPM matches its keys")
 	// ErrOtherTPM: the credential was made for another EK or another IAK, or was altered.
 	ErrOtherTPM = errors.New("identity: the credential was not made for this TPM's EK and IAK")
@@ -21,8 +22,8 @@ var (
 	ErrPSSSalt = errors.New("identity: this TPM's RSA-PSS signatures have a salt that TLS 1.3 refuses: use an ECC identity key, or TLS 1.2")
 	// ErrTPM12: the device is a TPM 1.2.
 	ErrTPM12 = errors.New("identity: this is a TPM 1.2, but a TPM 2.0 is required (some machines can switch in the firmware setup)")
-	// ErrKeyChanged: the TPM made a different key from the same template than before. So somebody
-	// replaced the TPM, or its endorsement seed changed.
+	// ErrKeyChanged: the TPM made another key from the same template than before. So the TPM was
+	// replaced, or the TPM's endorsement seed was changed.
 	ErrKeyChanged = errors.New("identity: the TPM now makes another key from the same template: was the TPM replaced, or reset with its maker's tool?")
 	// ErrClosed: a method was called after Close.
 	ErrClosed = errors.New("identity: the TPM or its keys are closed")
@@ -32,8 +33,8 @@ var (
 // program has flushed the key, and the handle now refers to a key of that program.
 var errForeignKey = errors.New("identity: the key's handle now refers to another key")
 
-// explain converts a refusal of the TPM to a *tpmrc.Cause. It returns an error that already has a
-// *tpmrc.Cause unchanged.
+// explain converts a refusal of the TPM to a *tpmrc.Cause. If the error already contains a
+// *tpmrc.Cause, explain returns the error unchanged.
 func (r *ring) explain(err error) error {
 	switch {
 	case errors.Is(err, ErrOtherTPM), errors.Is(err, ErrOwnerAuth), errors.Is(err, ErrKeyChanged):
@@ -60,7 +61,8 @@ func isFull(err error) bool {
 	return false
 }
 
-// isGone reports whether a handle is no longer valid, as after a reset of the TPM.
+// isGone reports whether the TPM refused a command because a handle is no longer valid, as after a
+// reset of the TPM.
 func isGone(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {
@@ -71,8 +73,7 @@ func isGone(err error) bool {
 		rc >= tpm2.TPMRCReferenceS0 && rc <= tpm2.TPMRCReferenceS6
 }
 
-// isUnsupported reports whether the TPM refused a template because it lacks
-// an algorithm.
+// isUnsupported reports whether the TPM refused a template because the TPM lacks an algorithm.
 func isUnsupported(err error) bool {
 	for _, rc := range []tpm2.TPMRC{
 		tpm2.TPMRCCurve, tpm2.TPMRCScheme, tpm2.TPMRCHash, tpm2.TPMRCType, tpm2.TPMRCAsymmetric,

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// onboardOnce runs each operation that loads keys or sessions once, and stops at the first error.
+// onboardOnce runs, once, each operation that loads keys or sessions. It stops at the first error.
 func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	id, err := Load(ctx, tpm, Options{})
 	if err != nil {
@@ -106,8 +106,8 @@ func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	}
 }
 
-// TestStaleObjectsOfADeadProcessAreSwept: if objects of a killed process fill the TPM, this
-// package flushes them, and the operation succeeds.
+// TestStaleObjectsOfADeadProcessAreSwept: if objects of a killed process fill the TPM, this package
+// flushes these objects, and its own operation succeeds.
 func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -152,12 +152,12 @@ func litter(t *testing.T, s *swtpm.TPM) {
 			break
 		}
 	}
-	clear(dead.handles) // the killed process's memory is lost, so nobody knows the handles
+	clear(dead.handles) // the memory of a killed process is lost, so no process knows its handles
 	end()
 }
 
 // TestNeverSweepsBehindAResourceManager: behind a resource manager, loaded objects may belong to
-// other programs, so this package does not flush them.
+// other programs. So this package does not flush these objects.
 func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -252,8 +252,8 @@ func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	}
 }
 
-// TestSameKeysAfterReset: an identity still works, with the same keys, after a power cycle of the
-// TPM.
+// TestSameKeysAfterReset: after a power cycle of the TPM, an identity still works and has the same
+// keys.
 func TestSameKeysAfterReset(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -287,7 +287,7 @@ func TestSameKeysAfterReset(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestRejectsKeysOfAReplacedTPM: if the TPM makes other keys than before, the operations of an
+// TestRejectsKeysOfAReplacedTPM: if the TPM was replaced and makes other keys, the operations of an
 // identity return ErrKeyChanged.
 func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	t.Parallel()
@@ -306,7 +306,7 @@ func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	assertEmpty(t, other)
 }
 
-// TestFallsBackToRSA: on a TPM without elliptic curves, the keys are RSA keys.
+// TestFallsBackToRSA: on a TPM without elliptic curves, the IAK and the IDevID key are RSA keys.
 func TestFallsBackToRSA(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -331,7 +331,7 @@ func TestFallsBackToRSA(t *testing.T) {
 		t.Fatal(err)
 	}
 	verifyRequest(t, raw, s.Roots(), s.Issuer())
-	// If a curve is requested by name, no other key is made.
+	// If the caller requests a curve by name, Load makes no other kind of key.
 	if _, err := Load(t.Context(), tpm, Options{Algorithm: P256}); !errors.Is(err, tpm2.TPMRCCurve) {
 		t.Errorf("error %v", err)
 	}
@@ -349,8 +349,8 @@ func TestFallsBackToRSA(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestBusyTPMIsAskedAgain: if the TPM answers with a warning that asks for a retry, this package
-// sends the command again.
+// TestBusyTPMIsAskedAgain: if the TPM answers a command with a warning that asks for a retry, this
+// package sends the same command again.
 func TestBusyTPMIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

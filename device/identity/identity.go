@@ -39,10 +39,10 @@ type Options struct {
 	// includes that certificate.
 	AllowUnvouched bool
 
-	// WithoutCertificate leaves the EK certificates out if all of them are for keys that the
-	// TPM does not make, as after TPM2_ChangeEPS. If it is not set, AllowUnvouched includes
-	// one of these certificates in the request, and the hub then refuses the request. A
-	// matching certificate is always included.
+	// WithoutCertificate leaves the EK certificates out if the TPM can make none of their keys, as
+	// after TPM2_ChangeEPS. If WithoutCertificate is not set, AllowUnvouched includes one of these
+	// certificates in the request, and the hub then refuses the request. The request always
+	// includes a matching certificate.
 	WithoutCertificate bool
 
 	// EndorsementAuth is the authorisation value of the endorsement hierarchy;
@@ -54,7 +54,7 @@ type Options struct {
 type Keys struct {
 	EK            *tcg.Public
 	EKTemplate    string             // the name of the EK's template, such as "H-3"
-	EKCertificate *tcg.EKCertificate // with Options.AllowUnvouched, it may be nil or for another key
+	EKCertificate *tcg.EKCertificate // with Options.AllowUnvouched, the certificate may be nil or for another key
 	EKChain       [][]byte           // intermediate certificates (DER) that the maker stored in the TPM, not verified, in the TPM's order
 
 	IAK, IDevID         *tcg.Public
@@ -111,8 +111,8 @@ func (i *Identity) load(o Options) error {
 	return err
 }
 
-// makeKeys makes the IAK (if withIAK) and the IDevID key of one algorithm. If a is
-// empty, it tries the default algorithms in order.
+// makeKeys makes the IAK (if `withIAK` is set) and the IDevID key of the algorithm `a`. If `a` is
+// empty, makeKeys tries the default algorithms in order.
 func (r *ring) makeKeys(a Algorithm, withIAK bool) (iak, idevid *key, err error) {
 	choices := []Algorithm{a}
 	if a == "" {
@@ -168,9 +168,9 @@ func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 	return iak, idevid, nil
 }
 
-// ReleaseAttestation flushes the EK and the IAK. While they are loaded, a resource manager saves
-// and loads them around every command, which takes time. The next operation that needs them makes
-// them again. ActivateCredential calls ReleaseAttestation.
+// ReleaseAttestation flushes the EK and the IAK. While these keys are loaded, a resource manager
+// must save and load them around every command, and this takes time. The next operation that needs
+// one of these keys makes the key again. ActivateCredential calls ReleaseAttestation.
 func (i *Identity) ReleaseAttestation() error {
 	end, err := i.ring.begin(context.Background(), OpRelease)
 	if err != nil {

@@ -36,8 +36,9 @@ type ring struct {
 }
 
 // attempt loads keys and calls f. If the TPM has no room, attempt flushes other objects and
-// retries; if the TPM lost the keys in a reset, attempt makes them again and retries. So f may run
-// several times. If f fails, attempt flushes everything that f left in the TPM.
+// retries; if the TPM lost the keys in a reset, attempt makes them again and retries. So `f` may
+// run several times. If `f` fails, attempt flushes every object and session that `f` left in the
+// TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
 	const tries = 4 // the first try, and one more each after freeing own keys, after a sweep and after a reset
 	for try := 1; ; try++ {
@@ -143,7 +144,7 @@ func parsePublic(raw, name []byte) (*tcg.Public, []byte, error) {
 	return public, own, nil
 }
 
-// release flushes a key. The next operation that needs the key makes it again.
+// release flushes a key. The next operation that needs the key makes the key again.
 func (r *ring) release(k *key) error {
 	if k.handle == 0 || k.persistent {
 		return nil
@@ -158,8 +159,8 @@ func (r *ring) release(k *key) error {
 }
 
 // makeRoom flushes objects to make room for keys, and reports whether it flushed any. It first
-// flushes the ring's keys that are not in keep. If there are none and only this package uses the
-// TPM, it flushes the objects of dead processes.
+// flushes the ring's keys that are not in `keep`. If there are no such keys and only this package
+// uses the TPM, makeRoom flushes the objects of dead processes.
 func (r *ring) makeRoom(keep []*key) bool {
 	freed := false
 	for _, k := range r.keys {

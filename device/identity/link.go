@@ -17,7 +17,7 @@ import (
 const maxResponse = 8192
 
 // A link sends commands to a TPM, one at a time. After an error, the link closes its connection,
-// and the next command opens a new one. So a late response is never read as the response to
+// and the next command opens a new one. So the link never reads a late response as the response to
 // another command.
 type link interface {
 	// exchange sends one command and returns its whole response. It returns
@@ -60,7 +60,7 @@ func (s *socket) connect(ctx context.Context) error {
 	}
 }
 
-// connectTimeout is the maximum time to wait for a connection to a socket.
+// connectTimeout is the longest time to wait for a connection to a socket.
 const connectTimeout = 30 * time.Second
 
 func (s *socket) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {

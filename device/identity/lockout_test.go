@@ -42,7 +42,7 @@ var lockoutCases = []struct {
 }
 
 // A TPM counts a power loss as a wrong guess if a program has used a key's password before. This
-// package uses no password, so the TPM counts no guess.
+// package uses no key's password, so the TPM counts no power loss.
 func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	for _, c := range lockoutCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -83,8 +83,8 @@ func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	}
 }
 
-// If other programs have caused a lockout, the device's keys still work, even if the device cannot
-// lift the lockout.
+// If other programs have caused a lockout of the TPM, this package can still use the device's keys,
+// even if the device cannot lift the lockout.
 func TestKeysWorkInLockout(t *testing.T) {
 	for _, c := range lockoutCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestKeysWorkInLockout(t *testing.T) {
 	}
 }
 
-// indexWith replaces the attributes of the NV index that holds the RSA EK's certificate.
+// indexWith replaces the attributes of the NV index of the RSA EK's certificate.
 func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 	t.Helper()
 	id := load(t, open(t, s), Options{})
@@ -126,8 +126,8 @@ func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 }
 
 // The EK profile requires TPMA_NV_NO_DA for a certificate's NV index, but not all makers set it.
-// Then the owner's authorisation reads the index, because the TPM counts a use of the index's own
-// password.
+// Without this attribute, the TPM counts a use of the index's own password. So this package reads
+// such an index with the authorisation of the owner hierarchy.
 func TestCertificateIndexWithoutNoDAIsReadByTheOwner(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// base is a folder with the test CA of a TPM maker and one TPM of each kind. They are made once. A
-// test that does not need a TPM with its own keys runs a copy of one of these TPMs.
+// base is a folder with the test CA of a TPM maker and one TPM of each kind, which are made only
+// once. Most tests run a copy of one of these TPMs; the other tests need a TPM with its own keys.
 var base string
 
 func TestMain(m *testing.M) {
@@ -133,11 +133,11 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 // spy is a link whose commands and responses a test can read and change.
 type spy struct {
 	link
-	// before is called with each command. If it returns a response or an error, exchange
-	// returns that, and the command does not reach the TPM.
+	// before is called with each command. If `before` returns a response or an error, exchange
+	// returns the same, and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
-	// after is called with each response. exchange returns the response that after returns. If
-	// after returns an error, exchange returns the error, as if the response was lost.
+	// after is called with each response. exchange returns the response that `after` returns. If
+	// `after` returns an error, exchange returns this error, as if the response was lost.
 	after func(code uint32, command, response []byte) ([]byte, error)
 }
 

@@ -19,9 +19,9 @@ const maxNV = 16 << 10
 
 // readNV reads a whole NV index. It uses an empty password for the first authorisation that the
 // index's attributes allow: the index's own, the owner's or the platform's. If dictionary attack
-// protection applies to the index's own authorisation, readNV tries that one last (see doc.go,
-// Lockout). An error about the index itself is a verdict, or an error that judged converts to a
-// verdict.
+// protection applies to the index's own authorisation, readNV tries this authorisation last (see
+// doc.go, Lockout). An error about the index itself is a verdict, or an error that judged converts
+// to a verdict.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {
@@ -86,7 +86,7 @@ func (t *TPM) readNVWith(auth, nv tpm2.NamedHandle, size uint16) ([]byte, error)
 	return data, nil
 }
 
-// nextChunk returns the largest chunk size below n.
+// nextChunk returns the largest size in nvChunks below `n`.
 func nextChunk(n uint16) uint16 {
 	for _, c := range nvChunks {
 		if c < n {

@@ -87,8 +87,8 @@ func verifyRequest(t *testing.T, raw []byte, roots []*x509.Certificate, issuer *
 	return csr
 }
 
-// TestOnboarding runs all operations for each kind of key, compares the number of commands
-// with the table in the package comment, and checks that nothing stays in the TPM.
+// TestOnboarding runs all operations for each kind of key. It compares the number of TPM commands
+// with the table in the package comment, and checks that no object stays in the TPM.
 func TestOnboarding(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -96,7 +96,7 @@ func TestOnboarding(t *testing.T) {
 		o    Options
 		want string // EK template
 		iak  string // IAK's algorithm
-		made bool   // no persistent EK exists, so the EK must be made
+		made bool   // the TPM has no persistent EK, so the EK must be made
 	}{
 		{"RSA EK, P-256 keys", swtpm.RSA2048, Options{}, "L-1", "ECDSA P-256", false},
 		{"P-384 EK, P-256 keys", swtpm.P384, Options{}, "H-3", "ECDSA P-256", false},

@@ -25,8 +25,8 @@ import (
 // connects to a socket only during an operation, so that several processes can take turns. Only
 // processes that use this package may use the socket, because a socket has no resource manager.
 //
-// Each error explains what to do. errors.Is finds fs.ErrNotExist, fs.ErrPermission and ErrTPM12 in
-// them.
+// Each error explains what to do. Errors wrap fs.ErrNotExist, fs.ErrPermission or ErrTPM12 where
+// these apply.
 func Open(address string) (*TPM, error) {
 	network, where, err := parseAddress(address)
 	if err != nil {
@@ -108,8 +108,8 @@ func openDevice(path string) (*TPM, error) {
 	return newTPM(d, managed, false), nil
 }
 
-// is12 reports whether the missing resource manager device belongs to a TPM 1.2, according to the
-// kernel.
+// is12 reports whether the kernel has a TPM 1.2. For a TPM 1.2, the kernel makes no resource
+// manager device, so the file at `path` is missing.
 func is12(path string) bool {
 	n, ok := strings.CutPrefix(filepath.Base(path), "tpmrm")
 	if !ok {

@@ -9,9 +9,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Persistent handles that the TCG reserves for device identities and attestation keys
-// (Registry of Reserved TPM 2.0 Handles and Localities). Keep uses the first keepRange of
-// them.
+// Persistent handles that the TCG reserves for device identities and attestation keys (Registry of
+// Reserved TPM 2.0 Handles and Localities). Keep uses the first keepRange handles of this range.
 const (
 	FirstDevIDHandle = 0x81020000
 	LastDevIDHandle  = 0x8102FFFF
@@ -19,7 +18,7 @@ const (
 )
 
 // ErrHandleTaken means that another key is at the persistent handle.
-var ErrHandleTaken = errors.New("identity: another key is at that persistent handle; choose another handle")
+var ErrHandleTaken = errors.New("identity: another key is at that persistent handle; choose another handle with --handle")
 
 // ErrOwnerAuth means that the TPM's owner hierarchy has a password. Storing a key requires this
 // password, and this package does not ask for it.
@@ -27,9 +26,9 @@ var ErrOwnerAuth = errors.New("identity: storing a key requires the password of 
 
 // Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that need a handle, and
 // returns the handle. The key keeps its attributes: every program that can access the TPM can use
-// it, and could also make it from its template. If handle is 0, Keep uses the persistent handle
-// that the key already has, or else the first free one from FirstDevIDHandle on. TPM2_Clear
-// removes the persistent key.
+// the key, and could also make the key from its template. If `handle` is 0, Keep uses the
+// persistent handle that the key already has, or otherwise the first free handle from
+// FirstDevIDHandle on. TPM2_Clear removes the persistent key.
 //
 // Errors: ErrHandleTaken, ErrOwnerAuth.
 func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
@@ -49,8 +48,9 @@ func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 	return at, s.ring.explain(err)
 }
 
-// Drop removes the IDevID key from the persistent handle, or, if handle is 0, from all handles that
-// Keep may choose. It returns the number of removed handles. It does not remove other keys.
+// Drop removes the IDevID key from the persistent handle `handle`. If `handle` is 0, Drop removes
+// the key from all handles that Keep may choose. It returns the number of removed handles. It does
+// not remove other keys.
 func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	end, err := s.ring.begin(ctx, OpRelease)
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *Signer) nameAt(handle uint32) ([]byte, error) {
 	return rsp.Name.Buffer, nil
 }
 
-// evict copies the key at the handle from to the persistent handle to. If both handles are the
+// evict copies the key at the handle `from` to the persistent handle `to`. If both handles are the
 // same, evict removes the key from that handle.
 func (s *Signer) evict(from, to uint32) error {
 	_, err := run(s.ring.t, tpm2.EvictControl{

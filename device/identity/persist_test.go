@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
-// publicAt reads the public area at a persistent handle, as another program does.
+// publicAt reads the public area of the key at a persistent handle, as another program would do.
 func publicAt(t *testing.T, address string, handle uint32) *tpm2.ReadPublicResponse {
 	t.Helper()
 	link, err := linuxudstpm.Open(address[len("unix:"):])

@@ -19,7 +19,7 @@ const nonceSize = 16
 func (r *ring) endorsement() tpm2.AuthHandle {
 	auth := bytes.TrimRight(r.endAuth, "\x00") // as the TPM stores it (Part 1, 19.6.5)
 	session := tpm2.PasswordAuth(auth)
-	// go-tpm cuts an HMAC key at its first zero byte, so a value with a zero byte must be sent
+	// go-tpm truncates an HMAC key at its first zero byte. So a value with a zero byte must be sent
 	// as a password instead.
 	if len(auth) > 0 && !bytes.Contains(auth, []byte{0}) {
 		session = tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Auth(auth))
@@ -27,8 +27,9 @@ func (r *ring) endorsement() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
 }
 
-// policy returns a policy session that is valid for one command: PolicySecret(endorsement), then
-// PolicyCommandCode(code) unless code is zero, and PolicyOR(branches) unless branches is nil.
+// policy returns a policy session that is valid for one command. The session runs
+// PolicySecret(endorsement), then PolicyCommandCode(code) unless `code` is zero, then
+// PolicyOR(branches) unless `branches` is nil.
 func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
 	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		_, err := run(r.t, tpm2.PolicySecret{AuthHandle: r.endorsement(), PolicySession: session})
@@ -65,12 +66,14 @@ func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }
 
-// errEKPolicy: the endorsement key has a policy of its maker, which only the maker can satisfy.
+// errEKPolicy: the endorsement key has a policy of the TPM's maker, which only the maker can
+// satisfy.
 var errEKPolicy = errors.New("the endorsement key has a policy that is not in the EK profile, so only the TPM's maker can use the key")
 
 // ekSession returns the authorisation for an endorsement key: policy A for the low range (EK
 // profile B.6), policy B for the high range. It avoids the EK's password for the reason in the
-// comment of user. A key from a maker's own template may allow only its password, which is empty.
+// comment of user. A key from a maker's own template may allow only the key's password, which is
+// empty.
 func (r *ring) ekSession(ek *tcg.Public) (tpm2.Session, error) {
 	alg := ek.NameAlg
 	if _, err := alg.Hash(); err != nil {

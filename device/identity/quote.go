@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Quoted is a quote of the PCRs, with the values that it quotes.
+// Quoted is a quote of the PCRs, together with the PCR values in the quote.
 type Quoted struct {
 	Bank      tcg.AlgID // the strongest bank with measurements, SHA-384 or SHA-256
 	PCRs      [][]byte  // values of PCR 0 to 15
@@ -30,13 +30,14 @@ var ErrNoBank = errors.New("identity: this TPM has no SHA-256 PCR bank; enable i
 const OpQuote Operation = "quote"
 
 // LoadQuote quotes PCR 0 to 15 of the strongest bank that has measurements, over a nonce (16 to 64
-// bytes). It makes the IAK, signs with it, and flushes it. Options.Algorithm must be the same as
-// at onboarding. It takes one TPM2_GetCapability, one TPM2_CreatePrimary, two TPM2_PCR_Read, three
-// commands of a policy session, one TPM2_Quote and one TPM2_FlushContext; and one more
-// TPM2_PCR_Read if the strongest bank is empty and the TPM has another bank.
+// bytes). It makes the IAK, signs with the IAK, and flushes the IAK. Options.Algorithm must be the
+// same as at onboarding. LoadQuote takes these commands: one TPM2_GetCapability, one
+// TPM2_CreatePrimary, two TPM2_PCR_Read, three commands of a policy session, one TPM2_Quote and one
+// TPM2_FlushContext. If the strongest bank is empty and the TPM has another bank, it takes one more
+// TPM2_PCR_Read.
 //
-// The PCR values that LoadQuote returns are those that the TPM quoted. If a PCR changes between
-// reading and quoting, LoadQuote reads the values again.
+// LoadQuote returns exactly the PCR values that the TPM quoted. If a PCR changes between reading
+// and quoting, LoadQuote reads the values again.
 func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, error) {
 	if len(nonce) < 16 || len(nonce) > 64 {
 		return nil, fmt.Errorf("identity: the nonce has %d bytes; it must have 16 to 64", len(nonce))
@@ -147,7 +148,7 @@ func selection(bank tcg.AlgID, pcrs []uint) tpm2.TPMLPCRSelection {
 }
 
 // bestBank returns the strongest bank with measurements. Firmware may measure into only one bank
-// and leave a stronger one empty. If all banks are empty, bestBank returns the strongest.
+// and leave a stronger bank empty. If all banks are empty, bestBank returns the strongest.
 func (t *TPM) bestBank() (tcg.AlgID, error) {
 	rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1})
 	if err != nil {

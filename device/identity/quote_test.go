@@ -74,8 +74,8 @@ func TestQuoteShowsAnExtendedPCR(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// Firmware may measure into the SHA-256 bank and leave the SHA-384 bank empty. LoadQuote quotes the
-// bank with measurements.
+// The machine's firmware may measure into the TPM's SHA-256 bank and leave the SHA-384 bank empty.
+// LoadQuote quotes the bank with measurements.
 func TestQuotesTheBankIntoWhichSomethingWasMeasured(t *testing.T) {
 	t.Parallel()
 	const tool = "tpm2_pcrallocate"

@@ -12,13 +12,13 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// RequestInfo is the content of a request, other than the keys.
+// RequestInfo has the values in a request that do not come from the TPM.
 type RequestInfo struct {
 	Model, Serial string // of the machine, UTF-8, 1 to tcg.MaxProduct bytes each
 	EventLog      []byte // the firmware's event log, unchanged; may be nil
 
-	// CAData returns the request's prodCaData, which holds the ownership proof, for the TPM
-	// name of the IDevID key. nil: no prodCaData. Request calls it once, before the TPM signs
+	// CAData returns the request's prodCaData, which contains the ownership proof, for the TPM name
+	// of the IDevID key. nil: no prodCaData. Request calls CAData once, before the TPM signs
 	// anything. CAData must not use the Identity.
 	CAData func(idevidName []byte) ([]byte, error)
 }
@@ -46,7 +46,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	qualifying := sha256.Sum256(caData)
 	attest, signature, err := i.certify(qualifying[:])
 	if err != nil {
-		return nil, i.ring.explain(fmt.Errorf("identity: certifying the IDevID key by the IAK: %w", err))
+		return nil, i.ring.explain(fmt.Errorf("identity: certifying the IDevID key with the IAK: %w", err))
 	}
 	csr := tcg.CSR{
 		ProdModel:      []byte(r.Model),
@@ -91,9 +91,9 @@ func (k *Keys) EKCert() []byte {
 	return k.EKCertificate.Certificate.Raw
 }
 
-// certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of the IDevID key by the
-// IAK. The second branch of the IDevID key's policy authorises that key for the ADMIN role; the
-// first branch of the IAK's policy authorises the IAK for the USER role.
+// certify certifies the IDevID key with the IAK (TPM2_Certify). It returns the TPMS_ATTEST and the
+// TPMT_SIGNATURE. The second branch of the IDevID key's policy authorises that key for the ADMIN
+// role; the first branch of the IAK's policy authorises the IAK for the USER role.
 func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
 	r := i.ring
 	err = r.attempt([]*key{i.iak, i.idevid}, func() error {

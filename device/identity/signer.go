@@ -25,10 +25,10 @@ type Signer struct {
 	ring *ring
 	key  *key
 	pub  crypto.PublicKey
-	own  bool // true if no Identity shares the ring, so that Close may close it
+	own  bool // true if no Identity shares the ring, so that Close may close the ring
 }
 
-// LoadSigner makes only the IDevID key, with one command. A device that already has its
+// LoadSigner makes only the IDevID key, with one TPM command. A device that already has its
 // certificates needs no other key. Options.Algorithm must be the same as at onboarding. The caller
 // must compare Public with the certificate's key.
 func LoadSigner(ctx context.Context, t *TPM, o Options) (*Signer, error) {
@@ -79,8 +79,8 @@ func (s *Signer) Public() crypto.PublicKey { return s.pub }
 // For an RSA key, it returns an RSA-PSS signature if opts is an *rsa.PSSOptions, and a PKCS #1
 // v1.5 signature otherwise.
 //
-// Sign verifies each signature before it returns. ErrPSSSalt: the salt does not have the length
-// that opts requires.
+// Sign verifies each signature before it returns. Errors: ErrPSSSalt, if the salt does not have the
+// length that `opts` requires.
 func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	hash, ok := tpmHash[opts.HashFunc()]
 	if !ok || len(digest) != opts.HashFunc().Size() {

@@ -29,7 +29,7 @@ type Count struct {
 // Stats are the commands sent to a TPM since it was opened, including those that failed.
 type Stats struct {
 	Total       Count
-	Busy        int // number of commands that were sent again because the TPM was busy; the counts do not include them
+	Busy        int // number of repetitions of commands because the TPM was busy; not included in the counts
 	ByOperation map[Operation]Count
 	ByCommand   map[string]Count // by name as in Part 3, without "TPM2_"
 }

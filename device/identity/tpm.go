@@ -74,7 +74,7 @@ func (t *TPM) Close() error {
 	return errors.Join(tidied, t.link.close())
 }
 
-// forget marks all handles as not owned by a key, because some of them have become invalid. tidy
+// forget marks all handles as not owned by a key, because some handles have become invalid. tidy
 // then flushes the handles that are still valid.
 func (t *TPM) forget() {
 	for h := range t.handles {
@@ -86,8 +86,8 @@ func (t *TPM) forget() {
 // wire makes the TPM a transport for go-tpm. Use it only during an operation.
 type wire struct{ t *TPM }
 
-// Send sends one marshalled command and returns its response. If the TPM is busy, it
-// retries for some seconds.
+// Send sends one marshalled command and returns its response. If the TPM is busy, Send retries for
+// some seconds.
 func (w wire) Send(cmd []byte) ([]byte, error) {
 	t := w.t
 	if len(cmd) < 10 {
@@ -201,7 +201,7 @@ func run[R any](t *TPM, cmd tpm2.Command[R, *R], sessions ...tpm2.Session) (rsp 
 	return rsp, nil
 }
 
-// guarded calls f, which decodes a response with go-tpm's reflection. If f panics because the
+// guarded calls `f`, which decodes a response with go-tpm's reflection. If `f` panics because the
 // response is unexpected, guarded returns an error.
 func guarded(f func() error) (err error) {
 	defer func() {
@@ -218,8 +218,8 @@ func marshalSignature(s tpm2.TPMTSignature) (raw []byte, err error) {
 	return raw, err
 }
 
-// flush flushes one handle. If the link fails, flush tries once more. If the handle no longer
-// exists, that is not an error.
+// flush flushes one handle. If the link fails, flush tries once more. A handle that no longer
+// exists is not an error.
 func (t *TPM) flush(handle uint32) error {
 	var err error
 	for range 2 {
@@ -287,9 +287,9 @@ func (t *TPM) sweep() (int, error) {
 	return n, err
 }
 
-// listHandles returns the handles that have the type of first, in ascending order, from first on.
-// It stops before the first handle for which keep returns false. If the TPM returns the list in
-// parts, listHandles asks for all parts.
+// listHandles returns the handles from `first` on that have the same type as `first`, in ascending
+// order. It stops before the first handle for which `keep` returns false. If the TPM returns the
+// list in parts, listHandles asks for all parts.
 func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error) {
 	const page = 254 // maximum number of handles in one response (MAX_CAP_BUFFER)
 	var out []uint32
@@ -322,8 +322,8 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 	}
 }
 
-// Raw calls f with the TPM as a transport for go-tpm. No other operation runs at the same time.
-// When f returns, Raw flushes the objects that f made.
+// Raw calls `f` with the TPM as a transport for go-tpm. No other operation runs at the same time.
+// When `f` returns, Raw flushes the objects that `f` made.
 func (t *TPM) Raw(ctx context.Context, f func(transport.TPM) error) error {
 	end, err := t.begin(ctx, OpRelease)
 	if err != nil {

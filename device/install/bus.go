@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// location is where a block device is attached.
+// location is the place in the hardware where a block device is attached.
 type location struct {
 	dir string // in /sys, with all symbolic links resolved
 	bus string // the part of dir below /sys/devices, with a slash at both ends
@@ -33,8 +33,8 @@ func locate(dir string) (location, error) {
 	return location{dir, bus}, nil
 }
 
-// holder names the block device that uses the disk or one of its partitions, such as md0, bcache0
-// or dm-0. It is empty if no device uses them.
+// holder returns the name of the block device that uses the disk or one of the disk's partitions,
+// such as md0, bcache0 or dm-0. The name is empty if there is no such device.
 func (l location) holder() string {
 	for _, pattern := range []string{"holders/*", "*/holders/*"} {
 		if found, err := filepath.Glob(filepath.Join(l.dir, pattern)); err == nil && len(found) > 0 {
@@ -73,14 +73,14 @@ func notDisk(name string, l location) bool {
 	case strings.HasPrefix(l.bus, "/rbd/"), networkBus.MatchString(l.bus):
 		return true
 	case strings.HasPrefix(l.bus, "/virtual/") && !strings.HasPrefix(l.bus, "/virtual/nvme-subsystem/"):
-		return true // a virtual device has no hardware below it, except an NVMe namespace with several paths
+		return true // a virtual device is not hardware, except an NVMe namespace with several paths
 	}
 	return slices.ContainsFunc(transports(l), func(t string) bool { return t != "pcie" && t != "apple-nvme" })
 }
 
 // transports returns the transports of an NVMe disk's controllers: "pcie", or "tcp", "rdma" and
-// "fc" for NVMe over fabrics. A namespace with several paths belongs to a subsystem, and the
-// subsystem has the controllers.
+// "fc" for NVMe over fabrics. If a namespace has several paths, its controllers are in its
+// subsystem's folder.
 func transports(l location) (out []string) {
 	files, err := filepath.Glob(filepath.Join(l.dir, "device/nvme*/transport"))
 	if err != nil {
@@ -94,8 +94,8 @@ func transports(l location) (out []string) {
 	return out
 }
 
-// external returns the reason why a disk may be external, or "" if it is built in. If the
-// kernel does not say whether a disk is removable, it counts as removable.
+// external returns the reason why a disk may be external, or "" if it is built in. If the kernel
+// does not report whether a disk is removable, the disk counts as removable.
 func external(name string, l location) string {
 	switch {
 	case text(l.dir, "removable") != "0":
@@ -115,8 +115,8 @@ func external(name string, l location) string {
 	return ""
 }
 
-// ancestor returns the nearest folder above the disk's folder for which the function is returns
-// true. It returns "" if there is none.
+// ancestor returns the nearest folder, above the disk's folder, for which the function `is` returns
+// true. It returns "" if there is no such folder.
 func (l location) ancestor(is func(dir string) bool) string {
 	root := strings.TrimSuffix(l.dir+"/", l.bus)
 	for dir := filepath.Dir(l.dir); len(dir) > len(root); dir = filepath.Dir(dir) {
@@ -127,8 +127,8 @@ func (l location) ancestor(is func(dir string) bool) string {
 	return ""
 }
 
-// usbSerial returns the serial number of the USB device that holds the disk, because Linux does not
-// ask a disk on USB for the disk's own serial number.
+// usbSerial returns the serial number of the USB device that contains the disk. Linux does not ask
+// a USB disk for the disk's own serial number.
 func usbSerial(l location) string {
 	if device := l.ancestor(func(dir string) bool { return text(dir, "idVendor") != "" }); device != "" {
 		return text(device, "serial")
@@ -136,9 +136,9 @@ func usbSerial(l location) string {
 	return ""
 }
 
-// sticks returns the disks that the installer runs from, and the disks that may be copies of
-// these. The map's key is the disk's name; its value is the reason why the disk is in the map.
-// known holds names of disks and lower-case GUIDs of partitions.
+// sticks returns the disks from which the installer runs, and the disks that may be copies of these
+// disks. The map's key is a disk's name. The map's value is the reason why the disk is in the map.
+// `known` has names of disks and lower-case GUIDs of partitions.
 func sticks(dev string, disks []Disk, known []string) map[string]string {
 	known = slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "" })
 	if len(known) == 0 {
@@ -159,7 +159,7 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	}
 	for _, d := range disks {
 		if why[d.Name] == "" && slices.ContainsFunc(guids[d.Name], func(g string) bool { return slices.Contains(known, g) }) {
-			why[d.Name] = "the stick that the installer was started from, or a copy of it: a partition has the same GUID"
+			why[d.Name] = "the stick that the installer was started from, or a copy of the stick: a partition has the same GUID"
 		}
 	}
 	return why
@@ -188,8 +188,8 @@ func partitionGUIDs(dev string, d Disk) (out []string) {
 	return out
 }
 
-// Open opens a disk for exclusive use. dev is /dev. Open fails if another disk has the name d.Name
-// since d was listed, because somebody replugged a disk.
+// Open opens a disk for exclusive use. `dev` is /dev. Open fails if another disk now has the name
+// d.Name, because a person has replugged disks after d was listed.
 func (d Disk) Open(dev string) (*Device, error) {
 	t, err := OpenDevice(filepath.Join(dev, d.Name))
 	if err != nil {
@@ -205,8 +205,8 @@ func (d Disk) Open(dev string) (*Device, error) {
 	return t, nil
 }
 
-// check compares the opened disk with the one that was listed. If seq is 0, the sequence number is
-// unknown.
+// check compares the opened disk with the listed disk d. If `seq` is 0, the opened disk's sequence
+// number is unknown.
 func (d Disk) check(seq uint64, size int64) error {
 	if (d.Seq != 0 && seq != 0 && seq != d.Seq) || size != d.Size {
 		return fmt.Errorf("install: %s is no longer the disk that was chosen, because a disk was unplugged or plugged in since; nothing was written; choose the disk again", d.Path())

@@ -37,15 +37,15 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"nvme0n2", pci + "nvme/nvme0", nil, built},
 		{"nvme12n1", "pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/nvme/nvme12", nil, built}, // Intel's VMD
 
-		// NVMe with several paths: the disk, and one path to it.
+		// NVMe with several paths: the disk, and one path to this disk.
 		{"nvme0n1", "virtual/nvme-subsystem/nvme-subsys0", map[string]string{"hidden": "0", "device/nvme0/transport": "pcie"}, built},
 		{"nvme0c0n1", pci + "nvme/nvme0", map[string]string{"hidden": "1"}, no},
 		{"nvme0c12n1", pci + "nvme/nvme12", nil, no}, // Linux before 4.15 has no "hidden"
 		{"sdz", pci + "ata9/host9/target9:0:0/9:0:0:0/block", map[string]string{"hidden": "1"}, no},
 
-		// External disks: a person or a rule must name them.
-		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": "1"}, "removable"}, // firmware allows hot-plug
-		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": ""}, "removable"},  // the kernel does not say whether it is removable
+		// External disks: the installer uses such a disk only if a person or a rule names it.
+		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": "1"}, "removable"}, // the firmware allows hot-plugging
+		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": ""}, "removable"},  // the kernel does not report whether the disk is removable
 		{"sdb", "pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host1/target1:0:0/1:0:0:0/block", nil, "on USB"},
 		{"sdb", "pci0000:00/0000:00:14.0/fw1/fw1.0/host1/target1:0:0/1:0:0:0/block", nil, "on FireWire"},
 		{"nvme1n1", pci + "0000:05:00.0/nvme/nvme1", map[string]string{"../../../removable": "removable"}, "on an external port"}, // Thunderbolt
@@ -54,7 +54,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"mspblk0", "pci0000:00/0000:00:1c.0/memstick/memstick0/block", nil, "a memory card"},
 		{"mmcblk2", "pci0000:00/0000:00:14.0/usb1/1-4/1-4:1.0/rtsx_usb_sdmmc/mmc_host/mmc2/mmc2:0001/block", map[string]string{"device/type": "MMC"}, "on USB"},
 
-		// Unfit disks: even a person cannot choose them.
+		// Unfit disks: the installer never uses such a disk, even if a person names it.
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
@@ -98,7 +98,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"zd0", "virtual/block", nil, no},
 		{"ublkb0", "virtual/ublk-char/ublkc0/block", nil, no},
 		{"nullb0", "virtual/block", nil, no},
-		{"newthing0", "virtual/block", nil, no}, // a driver of the future
+		{"newthing0", "virtual/block", nil, no}, // an unknown driver
 		{"pmem0", "LNXSYSTM:00/LNXSYBUS:00/ACPI0012:00/ndbus0/region0/namespace0.0/block", nil, no},
 		{"pmem0s", "LNXSYSTM:00/LNXSYBUS:00/ACPI0012:00/ndbus0/region0/btt0.0/block", nil, no},
 		{"mtdblock0", "pci0000:00/0000:00:1f.5/spi_master/spi0/spi0.0/mtd/mtd0", nil, no},
@@ -127,7 +127,8 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	}
 }
 
-// Several paths to one disk count as one disk, so the default rule can choose it.
+// If several paths lead to one disk, the installer counts one disk. So the default disk rule can
+// choose this disk.
 func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 	t.Parallel()
 	nvme := func(more map[string]string) map[string]string {
@@ -158,8 +159,8 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 			"nvme0n1": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.01"}),
 			"nvme0n2": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.02", "size": gb(300)}),
 		}, "nvme0n2"},
-		// Makers give the same identifier to several disks. Disks with the same identifier are
-		// still two disks.
+		// Some makers give the same identifier to several disks. Two USB disks with the same
+		// identifier count as two disks.
 		"two sticks with the same names": {map[string]map[string]string{
 			"sda": nvme(map[string]string{"bus": "pci0/usb1/1-1/1-1:1.0", "device/wwid": "t10.Generic Flash Disk"}),
 			"sdb": nvme(map[string]string{"bus": "pci0/usb1/1-2/1-2:1.0", "device/wwid": "t10.Generic Flash Disk"}),
@@ -188,8 +189,8 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 	}
 }
 
-// devWithTables makes a folder like /dev. Each of its disks has a GUID partition table with one
-// partition, whose GUID is in guids.
+// devWithTables makes a folder like /dev. Each disk in this folder has a GUID partition table with
+// one partition. `guids` maps the disk's name to the partition's GUID.
 func devWithTables(t *testing.T, guids map[string]string) string {
 	t.Helper()
 	dev := t.TempDir()
@@ -213,8 +214,8 @@ func devWithTables(t *testing.T, guids map[string]string) string {
 	return dev
 }
 
-// The installer never uses the stick as the target, under any of the stick's names, and it never
-// uses a disk that may be the stick: a copy of the stick, or another path to it.
+// The installer never installs to the stick, under any of the stick's names. It also never installs
+// to a disk that may be the stick: a copy of the stick, or another path to the stick.
 func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	t.Parallel()
 	const guid, other = "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0001", "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0002"
@@ -224,7 +225,7 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	for what, c := range map[string]struct {
 		stick []string
 		guids map[string]string
-		want  string // the disks that are not unfit
+		want  string // names of the disks that are not unfit
 	}{
 		"by its name":                     {[]string{"sda"}, nil, "sdb sdd"},
 		"by its partition's GUID":         {[]string{strings.ToLower(guid)}, map[string]string{"sda": guid, "sdb": other, "sdd": other}, "sdb sdd"},
@@ -256,8 +257,8 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	}
 }
 
-// Disks finds the serial number of each disk that has one, in each place where the kernel may
-// store it, so that a disk rule can name the disk by its serial number.
+// A disk rule can name a disk by the disk's serial number. Disks finds the serial number in each
+// place where the kernel may store it.
 func TestFindsTheSerialNumber(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -300,8 +301,8 @@ func TestDiskInUseIsLeftAlone(t *testing.T) {
 	}
 }
 
-// If somebody replugs disks between the choice and the installation, another disk may get the
-// chosen disk's name. Open refuses that other disk.
+// If a person replugs disks between the choice of a disk and the installation, another disk may get
+// the chosen disk's name. Open refuses this other disk.
 func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	t.Parallel()
 	chosen := Disk{Name: "sdb", Size: 4 * mib, Seq: 7}

@@ -22,7 +22,7 @@ type Disk struct {
 	Size    int64    // bytes; 0: the kernel does not know the size (yet)
 	Sector  int64    // size of a logical sector, bytes
 	Parts   []string // names of the partitions, as in /dev
-	Content string   // what is on the disk, in a few words, for people
+	Content string   // description of the disk's data in a few words, for people
 	// External is the reason why the disk may not be a part of the machine: it is removable, on
 	// USB or a memory card. The installer uses such a disk only if a person or a rule names it.
 	// Empty: the disk is built in.
@@ -31,7 +31,8 @@ type Disk struct {
 	// disk is the stick, read-only or too small. Empty: the disk can be used.
 	Unfit string
 	// Seq is the kernel's sequence number of the disk (diskseq). No other disk gets the same number
-	// until the next boot, even if it gets the same name. 0: the kernel does not have such numbers.
+	// until the next boot, even if the other disk gets the same name. 0: the kernel does not have
+	// such numbers.
 	Seq uint64
 
 	wwid string // the world-wide identifier: the same on each path to the disk
@@ -71,12 +72,12 @@ func Size(n int64) string {
 // minDisk is the size of the smallest disk that the installer uses, in bytes.
 const minDisk = 1 << 30
 
-// Disks lists the disks in block, which is /sys/block, sorted by name. A disk that several
-// paths lead to is listed once. dev is /dev; Disks reads the start of each disk and partition
-// there to describe its content.
+// Disks lists the disks in block, which is /sys/block, sorted by name. A disk with several paths is
+// listed once. `dev` is /dev, where Disks reads the start of each disk and partition to describe
+// the data on it.
 //
-// stick names the medium that the installer runs from, by names of disks and by lower-case
-// GUIDs of partitions. These disks, and disks that may be copies of them, are marked unfit.
+// `stick` names the medium from which the installer runs, by names of disks and by lower-case GUIDs
+// of partitions. Disks marks these disks, and disks that may be copies of them, as unfit.
 func Disks(block, dev string, stick ...string) ([]Disk, error) {
 	disks, err := enumerate(block)
 	if err != nil {
@@ -93,7 +94,7 @@ func Disks(block, dev string, stick ...string) ([]Disk, error) {
 	return onePath(disks), nil
 }
 
-// enumerate lists the paths to disks. It does not read the content of the disks.
+// enumerate lists the paths to disks. It does not read the data on the disks.
 func enumerate(block string) ([]Disk, error) {
 	entries, err := os.ReadDir(block)
 	if err != nil {
@@ -144,8 +145,8 @@ func (d Disk) unfit() string {
 	return ""
 }
 
-// onePath keeps one entry for each disk. A disk has several entries, one for each path to it, if it
-// is a SAS disk with two ports, or an NVMe disk with several paths while the kernel's NVMe
+// onePath reduces the list to one entry for each disk. A SAS disk with two ports has an entry for
+// each port. An NVMe disk with several paths has an entry for each path if the kernel's NVMe
 // multipath is off. If one path is the stick's, the disk is the stick. onePath does not merge USB
 // disks: each has one path, and makers give the same identifier to many of them.
 func onePath(disks []Disk) []Disk {
@@ -174,7 +175,7 @@ func text(dir, name string) string {
 }
 
 // clean keeps only the printable ASCII characters of s, at most 80. Texts such as the model come
-// from the disk, so they could hold control sequences for the terminal.
+// from the disk, so they could contain control sequences for the terminal.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -218,7 +219,7 @@ func partitions(dir, name string) []string {
 	return out
 }
 
-// content describes what is on a disk, in a few words.
+// content describes the data on a disk in a few words.
 func content(dev string, parts []string) string {
 	switch kind := signature(dev); {
 	case len(parts) == 0 && kind != "":
@@ -239,8 +240,8 @@ func content(dev string, parts []string) string {
 	return s
 }
 
-// signature recognizes a disk's or partition's content by its first bytes. It returns "" if it does
-// not recognize the content.
+// signature describes the data on a disk or a partition, by the first bytes. It returns "" if the
+// first bytes are unknown.
 func signature(dev string) string {
 	f, err := os.Open(dev)
 	if err != nil {
@@ -274,10 +275,10 @@ var (
 	ErrExternal  = errors.New("only disks that may be external match the disk rule; a person must choose one, or the rule must name it")
 )
 
-// Choose applies a rule to disks and returns the disk to install to. It prefers built-in disks to
-// disks that may be external, and among these the largest disk. With ErrAmbiguous and ErrExternal
-// it returns the disks that a person can choose from. If no disk matches, the error is
-// fs.ErrNotExist.
+// Choose applies a rule to disks and returns the disk to install to. Choose prefers built-in disks
+// to disks that may be external. Among the remaining disks, it prefers the largest. With
+// ErrAmbiguous and ErrExternal, it returns the disks from which a person can choose. If no disk
+// matches, the error is fs.ErrNotExist.
 func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	var builtIn, others []Disk
 	var why []string
@@ -316,7 +317,7 @@ func Choose(r Rule, disks []Disk) ([]Disk, error) {
 }
 
 // noDisk is the error if no disk can be chosen. Its text explains the reason to the person at the
-// machine. errors.Is finds fs.ErrNotExist in it.
+// machine. It wraps fs.ErrNotExist.
 type noDisk string
 
 func (e noDisk) Error() string { return string(e) }

@@ -2,13 +2,13 @@
 // stick, uses this package on the machine. Package image/stick builds that stick in the formats
 // that this package defines.
 //
-// To install, list the disks with Disks, choose one with Choose, open it with Disk.Open and run a
-// Job. Then call Firmware.Start, so that the machine boots the new system. Look and Find find an
-// installed system; Erase and Unlist wipe one.
+// To install, list the disks with Disks, choose a disk with Choose, open the disk with Disk.Open
+// and run a Job. Then call Firmware.Start, so that the machine boots the new system. Look and Find
+// find an installed system; Erase and Unlist wipe one.
 //
-// The disk gets a GUID partition table with two partitions: an EFI system partition, which holds
-// the boot manager and the system's two slots (a unified kernel image each), and a data partition,
-// which takes the rest of the disk.
+// The disk gets a GUID partition table with two partitions. The EFI system partition has the boot
+// manager and the system's two slots, each with a unified kernel image. The data partition uses the
+// rest of the disk.
 //
 // The data partition may be encrypted (LUKS2). This package encrypts the data before it writes
 // them, so the installer's kernel does not need dm-crypt.

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// encrypt makes p.target encrypt everything that is written to it, with a new key. p.head gets the
-// LUKS header of that key.
+// encrypt makes a new key, and makes p.target encrypt all written data with that key. p.head gets
+// the LUKS header of the key.
 func (j Job) encrypt(p *place) error {
 	head, key, err := luks.Format(j.Encrypt)
 	if err != nil {
@@ -23,7 +23,7 @@ func (j Job) encrypt(p *place) error {
 	return nil
 }
 
-// encrypted is a Target that encrypts data, sector by sector, before it passes the data to the
+// encrypted is a Target that encrypts data, sector by sector, and then passes the data to the
 // Target below. Position p of encrypted is position at+p of the Target below, in bytes.
 type encrypted struct {
 	Target

@@ -41,7 +41,7 @@ func TestInstallsEncrypted(t *testing.T) {
 		t.Error("the decrypted data differs from the image")
 	}
 
-	// A disk that does not store the key slots correctly is detected.
+	// The installation fails if the disk does not store the key slots correctly.
 	broken := newMemory(40 * mib)
 	broken.broken = int(table.Partitions[1].Start) + 100
 	job.Target = broken

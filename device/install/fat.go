@@ -26,8 +26,8 @@ const (
 // errNotLarge reports an image that does not support disks with large sectors.
 var errNotLarge = errors.New("the image's file system does not support a disk with sectors of 4096 bytes: build the image again")
 
-// sectorProblem returns what is wrong with a sector size, in bytes. It returns "" if the size is
-// supported.
+// sectorProblem returns the reason why a sector size, in bytes, is not supported. It returns "" if
+// the size is supported.
 func sectorProblem(size int64) string {
 	if size == sector || size == largeSector {
 		return ""
@@ -35,13 +35,14 @@ func sectorProblem(size int64) string {
 	return fmt.Sprintf("sectors have %d bytes; only %d and %d are supported", size, sector, largeSector)
 }
 
-// fatFor converts the head of an image's FAT32 file system for a disk whose sectors have size
+// fatFor converts the head of an image's FAT32 file system for a disk whose sectors have `size`
 // bytes. Only the head depends on the sector size: an image has sectors of 512 bytes and clusters
 // of 4096, and its tables and files begin at multiples of 4096.
 //
 // A disk with larger sectors needs a file system with the same sector size, because Linux and
-// firmware do not read any other. The converted boot sector counts sectors of 4096 bytes instead
-// of 512. The information sector and the backup copies move to the new sectors 1 to 3.
+// firmware do not read a file system with another sector size. The converted boot sector counts
+// sectors of 4096 bytes instead of 512. The information sector and the backup copies move to the
+// new sectors 1 to 3.
 func fatFor(size int64, head []byte) ([]byte, error) {
 	if odd := sectorProblem(size); odd != "" {
 		return nil, errors.New("the disk's " + odd)

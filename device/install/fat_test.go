@@ -11,8 +11,8 @@ import (
 	"gangway/image"
 )
 
-// For both sector sizes, fsck.fat finds no error in the converted file system, and mtools reads
-// the same files from it.
+// For both sector sizes, fsck.fat finds no error in the converted file system, and mtools reads the
+// same files from the converted file system.
 func TestOthersReadTheFileSystemWithSectorsOfEitherSize(t *testing.T) {
 	t.Parallel()
 	const fsck, mcopy = "/usr/sbin/fsck.fat", "/usr/bin/mcopy"

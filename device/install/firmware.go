@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// Firmware is the path of the folder with the firmware's variables (efivarfs). Its methods read and
-// change the firmware's boot configuration.
+// Firmware is the path of the folder with the firmware's variables (efivarfs). The methods of
+// Firmware read and change the firmware's boot configuration.
 type Firmware string
 
 // Vendor GUIDs of EFI variables: those of UEFI and those of systemd-boot.
@@ -74,8 +74,8 @@ func (f Firmware) text(name string) (string, error) {
 	return strings.TrimRight(string(utf16.Decode(u)), "\x00"), nil
 }
 
-// BootedFrom returns the GUID, in lower case, of the EFI system partition that the machine
-// booted from.
+// BootedFrom returns the GUID, in lower case, of the EFI system partition from which the machine
+// booted.
 func (f Firmware) BootedFrom() (string, error) {
 	s, err := f.text("LoaderDevicePartUUID")
 	if err != nil {
@@ -84,8 +84,8 @@ func (f Firmware) BootedFrom() (string, error) {
 	return strings.ToLower(s), nil
 }
 
-// Counted returns the path, in the EFI system partition, of the running system's boot entry, if
-// the boot manager counts the boot attempts of that entry. Otherwise the path is empty.
+// Counted returns the path of the running system's boot entry in the EFI system partition. The path
+// is empty if the boot manager does not count the boot attempts of that entry.
 func (f Firmware) Counted() (string, error) {
 	s, err := f.text("LoaderBootCountPath")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,7 +101,7 @@ func (f Firmware) Counted() (string, error) {
 	return s, nil
 }
 
-// Start makes the firmware boot the system i at the next boot, and puts the system first in the
+// Start makes the firmware boot the system `i` at the next boot, and puts this system first in the
 // boot order.
 func (f Firmware) Start(i *Installed) error {
 	option, err := loadOption(i)
@@ -126,8 +126,8 @@ func (f Firmware) Start(i *Installed) error {
 	return f.write("BootNext", number)
 }
 
-// Forget removes Gangway's boot entries from the firmware. If the firmware would start one of them
-// at the next boot, Forget removes that choice too.
+// Forget removes Gangway's boot entries from the firmware. If the variable BootNext names one of
+// these entries, Forget removes BootNext too.
 func (f Firmware) Forget() error {
 	for {
 		n, found, err := f.entry()
@@ -160,9 +160,9 @@ func (f Firmware) Forget() error {
 	}
 }
 
-// Names reports whether Gangway's boot entry starts the EFI system partition with the GUID
-// espGUID. Each installation has its own GUID. So, if the entry names espGUID, the system on that
-// partition belongs to this machine.
+// Names reports whether the firmware's boot entry for Gangway names the EFI system partition with
+// the GUID `espGUID`. Each installation has its own GUID. So, if the entry names `espGUID`, the
+// system on that partition belongs to this machine.
 func (f Firmware) Names(espGUID string) bool {
 	guid, err := uuid.Parse(espGUID)
 	if err != nil {
@@ -182,7 +182,7 @@ func mixedEndian(g uuid.UUID) []byte {
 	return append([]byte{g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6]}, g[8:]...)
 }
 
-// order returns the firmware's boot order without one entry.
+// order returns the firmware's boot order without the entry `without`.
 func (f Firmware) order(without uint16) ([]byte, error) {
 	order, err := f.read("BootOrder", globalVendor)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -197,8 +197,8 @@ func (f Firmware) order(without uint16) ([]byte, error) {
 	return rest, nil
 }
 
-// entry returns the number of Gangway's boot entry and true. If there is none, it returns a free
-// number and false.
+// entry returns the number of Gangway's boot entry and true. If the firmware has no such entry, it
+// returns a free number and false.
 func (f Firmware) entry() (n uint16, ours bool, err error) {
 	free, found := uint16(0), false
 	for n := range uint16(0x100) {
@@ -256,8 +256,8 @@ func loadOption(i *Installed) ([]byte, error) {
 	return append(option, path...), nil
 }
 
-// Uncounted returns the path of a boot entry without its attempt counter, and whether it had
-// one: gangway-a+2-1.efi becomes gangway-a.efi (systemd's Automatic Boot Assessment).
+// Uncounted returns a boot entry's path without the attempt counter, and whether the path had a
+// counter: gangway-a+2-1.efi becomes gangway-a.efi (systemd's Automatic Boot Assessment).
 func Uncounted(path string) (string, bool) {
 	stem, ok := strings.CutSuffix(path, ".efi")
 	if !ok {

@@ -29,7 +29,7 @@ func TestFirmwareStartsTheSystemFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // the second call must not make a second entry
+	for range 2 { // the second call must not make a second boot entry
 		if err := f.Start(system); err != nil {
 			t.Fatal(err)
 		}
@@ -182,8 +182,8 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 	}
 }
 
-// A system on an external disk belongs to this machine if this machine's firmware has a boot
-// entry for it. Otherwise it belongs to another machine.
+// A system on an external disk belongs to this machine if this machine's firmware has a boot entry
+// for the system. Otherwise the system belongs to another machine.
 func TestFirmwareTellsThisMachinesSystemFromAnothers(t *testing.T) {
 	t.Parallel()
 	f := Firmware(t.TempDir())

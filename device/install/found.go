@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8). By
-// this GUID, a stick recognizes a disk to which it has installed the system.
+// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version 8). A
+// stick recognises a disk that it has installed earlier by this GUID.
 func DiskGUID(manifest string) string {
 	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
 	u := uuid.UUID(h[:16])
@@ -36,8 +36,8 @@ type Installed struct {
 	ESPStart, ESPSize int64
 	// DataStart and DataSize are the data partition's start and size, in bytes.
 	DataStart, DataSize int64
-	// Whole reports whether the installation is complete: it wrote its last sector, without
-	// which the disk does not boot.
+	// Whole reports whether the installation is complete. The installation writes the sector that
+	// makes the disk boot last.
 	Whole bool
 }
 
@@ -90,7 +90,7 @@ func Look(dev, disk string) (*Installed, error) {
 }
 
 // Find looks for the system whose EFI system partition has the GUID espGUID (lower case). block is
-// /sys/block. Find looks at built-in disks first, because an external disk may hold a copy of the
+// /sys/block. Find examines built-in disks first, because an external disk may have a copy of the
 // system. If there is no such system, the error is fs.ErrNotExist.
 func Find(block, dev, espGUID string) (*Installed, error) {
 	disks, err := enumerate(block)

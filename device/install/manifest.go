@@ -20,19 +20,19 @@ import (
 // ManifestPath is the manifest's path in the stick's EFI system partition.
 const ManifestPath = "gangway/manifest.json"
 
-// TokenPath is the path of the join token in the installed system's EFI system partition. The
-// file exists until the device is onboarded.
+// TokenPath is the path of the token file in the installed system's EFI system partition. The file
+// exists until the device is onboarded.
 const TokenPath = "gangway/device_autojointoken.json"
 
-// HubPath is the path of the hub's description (wire.HubFile) in the EFI system partition of a
-// system without a join token. It holds no secret.
+// HubPath is the path of the hub file (wire.HubFile) in the EFI system partition of a system
+// without a join token. The hub file contains no secret.
 const HubPath = "gangway/hub.json"
 
-// ConsolePath is the path, in the initial file system, of the SHA-256 of the console's password
-// in hexadecimal. Only systems with a console have it.
+// ConsolePath is the path, in the initial file system, of a file with the SHA-256 of the shell's
+// password in hexadecimal. Only a system with a password for a shell has this file.
 const ConsolePath = "etc/gangway/console"
 
-// WipePath is the path, in an installed system's EFI system partition, of the file with which the
+// WipePath is the path of a file in an installed system's EFI system partition. With this file, the
 // machine's console requests a wipe. The next start wipes the machine before the system runs.
 const WipePath = "gangway/wipe"
 
@@ -41,7 +41,8 @@ const WipePath = "gangway/wipe"
 const HookPath = "bin/gangway-hook"
 
 // FirstPath is the folder of the first revision in the data partition: state.json, and objects/
-// by SHA-256. It exists until the device's trail has begun with that revision.
+// with files named by SHA-256. The folder exists until the device's trail has begun with that
+// revision.
 const FirstPath = "first-revision"
 
 // Bounds of a manifest.
@@ -50,9 +51,9 @@ const (
 	maxPart     = 16 << 30  // bytes of an unpacked part
 )
 
-// Manifest describes what a stick installs. The installer's command line holds the manifest's
-// SHA-256 (gangway.manifest). So the TPM measures the hash of what is installed, and the
-// installer's Secure Boot signature covers it too.
+// Manifest describes the system that a stick installs. The installer's command line contains the
+// manifest's SHA-256 (gangway.manifest). So the TPM measures this SHA-256, and the installer's
+// Secure Boot signature covers it.
 type Manifest struct {
 	Version int    `json:"version"` // the format's version, 1
 	Target  string `json:"target"`  // x64-uefi-installer
@@ -60,38 +61,38 @@ type Manifest struct {
 	// Reset makes the stick wipe the machine and install nothing. Then all fields below are
 	// empty.
 	Reset bool `json:"reset,omitempty"`
-	Disk  Rule `json:"disk,omitempty"` // which disk the automatic installation uses
-	Debug bool `json:"debug"`          // the device has a console that people sign in to
+	Disk  Rule `json:"disk,omitempty"` // the rule by which the automatic installation chooses a disk
+	Debug bool `json:"debug"`          // the device has a password with which a person opens a shell
 	// Hub, Owner and Token come from the join token, without its secret. They are empty if the
 	// image has no join token.
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
-	// Escrow is the age recipient to whom the installer encrypts a disk's recovery key before
-	// the hub stores the key. Empty: recovery keys are not stored.
+	// Escrow is an age recipient. The installer encrypts a disk's recovery key to this recipient,
+	// and the hub stores the encrypted key. Empty: the hub stores no recovery key.
 	Escrow string `json:"escrow,omitempty"`
 	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. The
 	// boot manager does this before the installer starts. Nil: none.
 	Enrol *Enrol `json:"enrol,omitempty"`
 	// First describes the device's first revision. Nil: that revision is empty.
 	First *First `json:"first,omitempty"`
-	// Network is the offset, in the part "esp" and in bytes, of the content of the file
-	// NetworkPath. The installer writes the stick's network settings there; the content has
-	// netfile.MaxFile bytes. 0: the image does not support network settings.
+	// Network is the offset of the file NetworkPath in the part "esp", in bytes. The installer
+	// writes the stick's network settings at this offset; the file has netfile.MaxFile bytes. 0:
+	// the image does not support network settings.
 	Network int64 `json:"network,omitempty"`
-	// Parts holds the partitions' contents: "esp" and "data".
+	// Parts describes the data of the partitions "esp" and "data".
 	Parts []Part `json:"parts"`
 }
 
-// Part is the content of a partition. The stick stores only the blocks that are not zero, one
+// Part describes the data of a partition. The stick stores only the blocks that are not zero, one
 // after the other.
 type Part struct {
 	Name string `json:"name"`
-	// File is the path of the packed blocks on the stick, and SHA256 the hash of that file in
-	// lower-case hexadecimal.
+	// File is the path of the file with the packed blocks on the stick. SHA256 is the hash of that
+	// file in lower-case hexadecimal.
 	File   string `json:"file"`
 	SHA256 string `json:"sha256"`
-	// Size is the size of the unpacked content in bytes. The partition may be larger.
+	// Size is the size of the unpacked data in bytes. The partition may be larger.
 	Size int64 `json:"size"`
 	// Extents are the places of the packed blocks in the partition, in ascending order.
 	Extents []Extent `json:"extents"`
@@ -103,18 +104,18 @@ const KeysPath = "loader/keys/auto"
 
 // Enrol describes the Secure Boot keys that firmware enrols from a stick.
 type Enrol struct {
-	// Unasked makes the boot manager enrol the keys without a key press. If it is not set, a
+	// Unasked makes the boot manager enrol the keys without a key press. If Unasked is not set, a
 	// person must choose the entry for enrolling in the boot manager's menu.
 	Unasked bool `json:"unasked"`
-	// SHA256 holds the hashes of the files in KeysPath, by the variable's name, in lower-case
-	// hexadecimal.
+	// SHA256 maps the name of each variable to the hash of the variable's file in KeysPath, in
+	// lower-case hexadecimal.
 	SHA256 map[string]string `json:"sha256"`
 }
 
 // First describes the device's first revision, for people. Programs use the data partition's
 // files instead.
 type First struct {
-	SHA256  string   `json:"sha256"`  // of the state as compact JSON
+	SHA256  string   `json:"sha256"`  // SHA-256 of the state as compact JSON
 	Parts   []string `json:"parts"`   // the state's top-level folders and files
 	Objects int      `json:"objects"` // number of objects
 	Size    int64    `json:"size"`    // total size of the objects, in bytes
@@ -134,8 +135,8 @@ func (p Part) Packed() (size int64) {
 	return size
 }
 
-// Pack finds the blocks of an image that are not zero. It returns their places and their bytes,
-// one block after the other.
+// Pack finds the blocks of an image that are not zero. It returns the places of these blocks, and
+// the bytes of the blocks, one block after the other.
 func Pack(image []byte) (extents []Extent, packed []byte) {
 	zero := make([]byte, BlockSize)
 	for at := int64(0); at < int64(len(image)); at += BlockSize {
@@ -234,7 +235,7 @@ func (p Part) check() error {
 	return nil
 }
 
-// has reports whether a range, in bytes, lies in the blocks that the stick stores.
+// has reports whether the stick stores all blocks of a range. `at` and `size` are in bytes.
 func (p Part) has(at, size int64) bool {
 	for _, e := range p.Extents { // sorted
 		if from, to := e[0]*BlockSize, (e[0]+e[1])*BlockSize; from <= at && at < to {

@@ -23,8 +23,8 @@ func TestManifestRoundTrip(t *testing.T) {
 	}
 }
 
-// A manifest with values out of bounds is refused. Otherwise the installer could write to a wrong
-// place on the disk.
+// ParseManifest refuses a manifest with values out of bounds. Otherwise the installer could write
+// to a wrong place on the disk.
 func TestRefusesManifestsThatLie(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Manifest){

@@ -10,10 +10,10 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// NetworkPath is the path, in an installed system's EFI system partition, of the file with pending
-// network settings. A stick has written these settings, and the installed system has not read them
-// yet. The file always has netfile.MaxFile bytes, padded with line breaks, so that settings can be
-// written without changing the file's size.
+// NetworkPath is the path of the file with pending network settings, in an installed system's EFI
+// system partition. Pending settings are settings that a stick has written and that the installed
+// system has not read yet. The file always has netfile.MaxFile bytes, padded with line breaks, so
+// that settings can be written without changing the file's size.
 const NetworkPath = "gangway/" + netfile.Name
 
 // Padded pads the text of a settings file to the size of the file NetworkPath.
@@ -33,11 +33,11 @@ func NoNetwork() []byte {
 	return b
 }
 
-// network holds the network settings that an installation writes.
+// network has the network settings that an installation writes.
 type network struct {
 	at      int64  // offset in the part esp, in bytes; 0: the image has no place for settings
 	text    []byte // the bytes to write there
-	onStick []byte // the bytes that the stick has there, which verify hashes
+	onStick []byte // the stick's bytes at the same offset, which verify hashes
 }
 
 // settings returns the network settings that this job writes, padded. If the job has none,
@@ -58,9 +58,9 @@ func (j Job) settings() (n network, err error) {
 	return n, err
 }
 
-// overlap returns the bytes that b and the place of the network settings have in common: in is the
-// slice of b, and of is the slice of content for the same range. b begins at offset at of part p.
-// Both are nil if b does not reach the place.
+// overlap returns two slices for the range in which `b` and the place of the network settings
+// overlap: a slice of `b`, and the slice of `content` for the same range. `b` begins at the offset
+// `at` of the part p. Both slices are nil if `b` and the place do not overlap.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil
@@ -72,9 +72,9 @@ func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) 
 	return b[from-at : to-at], content[from-n.at : to-n.at]
 }
 
-// ReadNetwork reads the network settings of a stick. stick is the mount point of its EFI system
-// partition. Without the file, the settings are empty. If the file is not valid, the error is a
-// *netfile.Mistake.
+// ReadNetwork reads the network settings of a stick. `stick` is the mount point of the stick's EFI
+// system partition. If the stick has no settings file, the settings are empty. If the file is not
+// valid, the error is a *netfile.Mistake.
 func ReadNetwork(stick string) (*netfile.Settings, error) {
 	return readNetwork(filepath.Join(stick, netfile.Name))
 }

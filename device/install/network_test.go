@@ -20,8 +20,8 @@ import (
 // border between two pieces that Job.Run writes.
 const networkAt = mib - 8192
 
-// smallStickWithNetwork returns a stick like that of smallStick, with a place for network
-// settings, and the network settings. The returned images are the partitions' contents after the
+// smallStickWithNetwork returns a stick like that of smallStick, with a place for network settings.
+// It also returns the network settings. The returned images have the partitions' data after the
 // installation.
 func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
 	t.Helper()
@@ -43,7 +43,8 @@ func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]
 	return m, stick, images, s
 }
 
-// Whenever the power fails, a disk that boots has the stick's network settings.
+// If the machine's power fails at any moment of the installation, and the disk boots, the installed
+// system has the stick's network settings.
 func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -78,8 +79,8 @@ func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
 	})
 }
 
-// If the disk does not store the settings correctly, it must not boot. If the image has no place
-// for settings, a job with settings fails.
+// If the disk does not store the network settings correctly, the disk must not boot. If the image
+// has no place for network settings, an installation with network settings fails.
 func TestNetworkSettingsAreReadBack(t *testing.T) {
 	t.Parallel()
 	m, stick, images, s := smallStickWithNetwork(t)
@@ -105,8 +106,8 @@ func TestNetworkSettingsAreReadBack(t *testing.T) {
 	}
 }
 
-// If the power fails while a stick writes settings to an installed system, the system has either
-// all of the settings or none.
+// If the power fails while a stick's installer writes network settings to an installed system, the
+// system has either all of the settings or none.
 func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -28,11 +28,11 @@ const oneShot = "LoaderEntryOneShot"
 // immutable is FS_IMMUTABLE_FL (linux/fs.h).
 const immutable = 0x10
 
-// StartOnce makes the boot manager start an entry at the next boot only. If entry is empty, it
-// cancels an earlier call.
+// StartOnce makes the boot manager start the boot entry `entry` at the next boot only. If `entry`
+// is empty, StartOnce cancels an earlier call.
 //
-// StartOnce first checks that the firmware removes the variable on request. With firmware that
-// does not remove it, the machine would start the entry at every boot.
+// StartOnce first checks that the firmware removes the variable on request. With firmware that does
+// not remove the variable, the machine would start the entry at every boot.
 func (f Firmware) StartOnce(entry string) error {
 	if entry != "" {
 		if err := f.setOneShot(entry); err != nil {
@@ -66,7 +66,8 @@ func (f Firmware) setOneShot(entry string) error {
 	return nil
 }
 
-// remove removes a variable if it exists, and checks that it is gone.
+// remove removes a variable if the variable exists. Then it checks that the firmware removed the
+// variable.
 func (f Firmware) remove(name, vendor string) error {
 	path := f.path(name, vendor)
 	if err := mutable(path); err != nil {
@@ -82,8 +83,8 @@ func (f Firmware) remove(name, vendor string) error {
 	return nil
 }
 
-// mutable clears the immutable flag of a variable's file. Linux sets that flag on variables that
-// it does not know. mutable does nothing if the variable does not exist, or if the file system has
+// mutable clears the immutable flag of a variable's file. Linux sets this flag on the files of
+// unknown variables. mutable does nothing if the variable does not exist, or if the file system has
 // no such flags.
 func mutable(name string) error {
 	f, err := os.Open(name)

@@ -35,14 +35,14 @@ func TestBootManagerIsToldWhatToStartOnce(t *testing.T) {
 	}
 }
 
-// If firmware does not remove a variable, StartOnce fails, because the machine would start the same
-// system at every boot.
+// If the machine's firmware does not remove a variable, StartOnce fails. Otherwise the machine
+// would start the same system at every boot.
 func TestFirmwareThatDoesNotForgetIsNotReliedOn(t *testing.T) {
 	t.Parallel()
 	f := Firmware(t.TempDir())
 	name := f.path("LoaderEntryOneShot", loaderVendor)
-	// A folder that is not empty simulates such a variable: it can be neither written nor
-	// removed.
+	// A folder that is not empty simulates such a variable, because StartOnce can neither write nor
+	// remove the folder.
 	if err := os.MkdirAll(filepath.Join(name, "kept"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,8 @@ import (
 //	serial:S         the disk with this serial number
 //	model:PATTERN    the largest disk whose model matches the pattern, as in path.Match
 //
-// A disk that may be external (Disk.External) is used only if the rule names it: by its name, by
-// its serial number, or by its model without wildcards.
+// A rule selects a disk that may be external (Disk.External) only if the rule names the disk: by
+// name, by serial number, or by model without wildcards.
 type Rule string
 
 // Largest is the default rule.
@@ -46,7 +46,7 @@ func (r Rule) check() error {
 	return fmt.Errorf("%q is not a disk rule; use largest, /dev/NAME, serial:NUMBER or model:PATTERN", r)
 }
 
-// diskName reports whether s can be a name in /dev.
+// diskName reports whether `s` can be the name of a disk in /dev.
 func diskName(s string) bool {
 	for _, c := range s {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {

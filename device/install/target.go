@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is a block device, or an image file, that a system is installed to.
+// Device is the block device or image file to which a system is installed.
 type Device struct {
 	*os.File
 	size, sector int64
@@ -81,7 +81,8 @@ func (d *Device) Flush() error {
 	return nil
 }
 
-// Zero fills a range with zeros. If the device can do that itself, Zero sends it no data.
+// Zero fills a range of the device with zeros. If the device supports a command for this, Zero uses
+// the command and writes no data.
 func (d *Device) Zero(at, size int64) error {
 	if d.block {
 		r := [2]uint64{uint64(at), uint64(size)}

@@ -27,9 +27,9 @@ const erasePiece = 64 * mib
 
 // Erase destroys a system's data on its disk. If the data partition is encrypted, Erase overwrites
 // its encryption keys with random bytes and checks that the disk stored these bytes; otherwise it
-// zeroes the whole partition. It also zeroes the EFI system partition, which may hold a join
-// token. Erase leaves the partition table, which Unlist removes later, so that Look finds the disk
-// again after an interruption.
+// zeroes the whole partition. It also zeroes the EFI system partition, which may contain a join
+// token. Erase does not remove the partition table, so that Look finds the disk again after an
+// interruption. Unlist removes the partition table later.
 func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error {
 	if progress == nil {
 		progress = func(Stage, int64, int64) {}
@@ -46,13 +46,13 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 		if err := scramble(t, data[0]+i.Sector, luks.Overhead-i.Sector); err != nil {
 			return err
 		}
-		// Destroy the sector that marks the partition as encrypted last: until then, a retry finds
-		// the keys and destroys them again.
+		// First destroy the keys, and last the sector that marks the partition as encrypted. Until
+		// then, a retry finds the keys and destroys them again.
 		if err := scramble(t, data[0], i.Sector); err != nil {
 			return err
 		}
 		progress(Destroying, 1, 1)
-		if d, ok := t.(discarder); ok { // without the keys the data is unreadable, so an error here does no harm
+		if d, ok := t.(discarder); ok { // without the keys, nobody can read the data, so an error here does no harm
 			_ = d.Discard(data[0]+luks.Overhead, data[1]-luks.Overhead)
 		}
 		ranges = [][2]int64{{data[0], luks.Overhead}, esp}

@@ -68,7 +68,7 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 	if err := Erase(t.Context(), disk, i, progress); err != nil {
 		t.Fatal(err)
 	}
-	// A wipe that stops here can be repeated, because Look still finds the system.
+	// If a wipe stops here, a second wipe is possible, because Look still finds the system.
 	if again, err := look(t, disk); err != nil || again.Whole || again.DataStart != i.DataStart {
 		t.Errorf("erased: %+v, %v", again, err)
 	}
@@ -107,7 +107,8 @@ func TestWipedDiskHoldsNothingThatWasNotEncrypted(t *testing.T) {
 	}
 }
 
-// If a disk does not overwrite its keys, Erase fails, so that the disk is not reported as wiped.
+// If a disk does not overwrite its encryption keys, Erase fails, so that the installer does not
+// report the disk as wiped.
 func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -122,8 +123,8 @@ func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
 	}
 }
 
-// If the power fails at any point of a wipe, either the keys are destroyed or Look finds the disk
-// again, so that the wipe can be repeated.
+// If the machine's power fails at any point of a wipe, either the disk's keys are destroyed or Look
+// finds the disk again, so that a second wipe is possible.
 func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -26,7 +26,7 @@ const (
 	largeSector = 4096
 )
 
-// Target is the disk that an installation writes to.
+// Target is the disk to which an installation writes.
 type Target interface {
 	io.ReaderAt
 	io.WriterAt
@@ -42,7 +42,7 @@ type Target interface {
 	Sector() int64
 }
 
-// Stage is the stage that an installation or a wipe has reached.
+// Stage is a stage of an installation or a wipe.
 type Stage string
 
 // The stages of an installation, in their order.
@@ -63,13 +63,13 @@ type Job struct {
 	Manifest *Manifest
 	Stick    fs.FS // the stick's EFI system partition
 	Target   Target
-	// DiskGUID is the disk's GUID: the function DiskGUID of the manifest's hash. Default:
-	// NewGUID.
+	// DiskGUID is the disk's GUID, usually the result of the function DiskGUID for the manifest's
+	// hash. Default: a result of NewGUID.
 	DiskGUID string
-	// Network holds the stick's network settings, for the installed system. The manifest has
-	// their place on the disk. Nil: the stick has none.
+	// Network has the stick's network settings, for the installed system. Manifest.Network is the
+	// offset of these settings in the part esp. Nil: the stick has no settings.
 	Network *netfile.Settings
-	// Encrypt holds the LUKS2 key slots of the data partition. Empty: the data partition is not
+	// Encrypt has the LUKS2 key slots of the data partition. Empty: the data partition is not
 	// encrypted.
 	Encrypt []luks.Slot
 	// NewGUID makes the GUIDs of the partitions, and of the disk if DiskGUID is empty. Default:
@@ -89,7 +89,7 @@ type place struct {
 	Part
 	at, room int64  // start and size of the partition on the disk, in bytes
 	head     []byte // the LUKS header, which precedes the part in an encrypted partition; otherwise empty
-	// target receives the part's bytes, from offset on.
+	// target receives the part's bytes. `offset` is the position of the first byte in target.
 	target Target
 	offset int64
 }
@@ -126,9 +126,9 @@ func (j Job) Run(ctx context.Context) error {
 // run is an installation in progress.
 type run struct {
 	Job
-	// stickHead is the head of the EFI system partition, as verify read and hashed it on the
-	// stick. diskHead is the head in the form that this disk's sector size needs; its first
-	// sector is written last.
+	// stickHead is the head of the EFI system partition that verify read from the stick and hashed.
+	// diskHead is the same head, converted for this disk's sector size. The first sector of
+	// diskHead is written last.
 	stickHead, diskHead []byte
 	network             network
 }
@@ -225,8 +225,8 @@ func (j Job) eachBlock(ctx context.Context, p place, f func(at int64, b []byte) 
 
 // wipe makes the disk unbootable for firmware. It first clears the first sector of the future EFI
 // system partition, because an earlier system may have its own EFI system partition there. Then it
-// clears the tables at both ends. It flushes the disk between these two steps. Otherwise, after a
-// power cut, the disk might have lost its tables but kept that sector.
+// clears the partition tables at both ends. It flushes the disk between these two steps. Otherwise,
+// after a power cut, the tables might be cleared and the sector not.
 func (j Job) wipe(_ context.Context, places []place) error {
 	j.Progress(Wiping, 0, 1)
 	sector, esp := j.Target.Sector(), places[0].at
@@ -328,8 +328,8 @@ func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.Wr
 
 // readBack compares the disk's content with the bytes that were written. It skips the first sector
 // of the EFI system partition, which is still zero. The head of that partition and the network
-// settings differ from the stick's file on purpose: readBack compares these bytes with those that
-// were written, and hashes the stick's bytes in their place.
+// settings differ from the stick's file on purpose. For them, readBack compares the disk's bytes
+// with the written bytes, and hashes the stick's bytes instead.
 func (j *run) readBack(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)

@@ -65,7 +65,7 @@ type memory struct {
 	sector  int
 	disk    []byte         // the content after a flush
 	pending map[int][]byte // sectors written since the last flush
-	writes  int            // number of writes until the power cut; negative: no cut
+	writes  int            // number of writes until the power cut; negative: no power cut
 	broken  int            // number of the sector that does not store written data; -1: none
 }
 
@@ -132,7 +132,7 @@ func (m *memory) Flush() error {
 	return nil
 }
 
-// keep decides at a power cut which pending sectors reach the disk: those for which luck returns
+// keep simulates a power cut: it writes those pending sectors to the disk for which `luck` returns
 // true.
 func (m *memory) keep(luck func() bool) {
 	for s, b := range m.pending {
@@ -143,8 +143,8 @@ func (m *memory) keep(luck func() bool) {
 	m.pending = map[int][]byte{}
 }
 
-// boots reports whether firmware would boot the disk: it has a partition table at one end or at
-// both, and the EFI system partition in that table begins with a boot sector.
+// boots reports whether firmware would boot the disk. The disk must have a partition table at one
+// end or at both ends, and the EFI system partition in that table must begin with a boot sector.
 func boots(t testing.TB, m *memory) (table *gpt.Table, ok bool) {
 	t.Helper()
 	disk := m.disk
@@ -203,8 +203,8 @@ func forEachSectorSize(t *testing.T, f func(t *testing.T, sector int)) {
 	}
 }
 
-// checkPartitions checks that both partitions hold the images. after names the situation in the
-// failure message.
+// checkPartitions checks that both partitions have the images' bytes. `after` names the situation
+// in the failure message.
 func checkPartitions(t *testing.T, after string, disk *memory, table *gpt.Table, images map[string][]byte) {
 	t.Helper()
 	for i, name := range []string{ESP, Data} {
@@ -224,7 +224,7 @@ func checkPartitions(t *testing.T, after string, disk *memory, table *gpt.Table,
 }
 
 // The power may fail at any write, and the disk may have stored any of the unflushed sectors. In
-// each case, if firmware boots the disk, the system on it is complete.
+// each case, if firmware boots the disk, the system on the disk is complete.
 func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -266,7 +266,7 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 		}
 		started++
 		checkPartitions(t, fmt.Sprintf("cut at %d of %d", cut, steps), disk, table, images)
-		// After any number of power cuts, an installation without a cut succeeds.
+		// After any number of power cuts, an installation without a power cut succeeds.
 		disk.writes = -1
 		if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err != nil {
 			t.Fatal(err)
@@ -302,8 +302,8 @@ func TestDamagedStickLeavesTheDiskAsItWas(t *testing.T) {
 	}
 }
 
-// changingStick is a stick whose file of the EFI system partition changes, by one byte, between
-// the first and the second reading.
+// changingStick is a stick on which one file changes: the file with the EFI system partition
+// changes by one byte between the first and the second reading.
 type changingStick struct {
 	fstest.MapFS
 	at     int
@@ -332,7 +332,8 @@ func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	if _, ok := boots(t, disk); ok {
 		t.Error("the disk boots")
 	}
-	// The installation writes the head that it read the first time, when it verified the file.
+	// The installation writes the head from its first reading of the file, in which it verified the
+	// file.
 	if err := (Job{Manifest: m, Stick: changingStick{stick, 0, new(int)}, Target: disk}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -361,8 +362,8 @@ func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {
 	})
 }
 
-// An image whose file system does not support the disk's sectors is refused before the disk is
-// touched.
+// The installer refuses an image whose file system does not support the disk's sector size. It does
+// so before it writes to the disk.
 func TestImageThatIsNoneForLargeSectorsLeavesTheDiskAsItWas(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(boot []byte){

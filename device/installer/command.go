@@ -24,7 +24,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 // Command is pvf-install, the command with which a person installs from a shell.
 type Command struct {
-	*Installer  // its Screen is the terminal on which the command runs
+	*Installer  // its field Screen is the terminal on which the command runs
 	In          io.Reader
 	Out, ErrOut io.Writer
 
@@ -56,18 +56,18 @@ func (c *Command) Run(args []string) int {
 
 func (c *Command) printf(format string, args ...any) { fmt.Fprintf(c.Out, format, args...) }
 
-// line reads the line that a person types.
+// line reads a line that a person types.
 func (c *Command) line() (string, error) {
 	s, err := c.in.ReadString('\n')
 	if err != nil {
-		return "", errors.New("no answer was typed, so nothing was erased")
+		return "", errors.New("no answer was typed, so nothing was erased; run pvf-install again")
 	}
 	return strings.TrimSpace(s), nil
 }
 
 func (c *Command) run(name string, yes, list, encrypt bool) error {
 	s, err := c.Sticks.Mounted(c.Manifest)
-	if err != nil { // the stick is not mounted yet, because somebody plugged it in later or exchanged it
+	if err != nil { // the stick is not mounted yet, because a person plugged it in later or replaced it
 		if s, err = c.Sticks.Find(c.Manifest, 0); err != nil {
 			return err
 		}
@@ -118,7 +118,8 @@ func (c *Command) list(disks []install.Disk) {
 	}
 }
 
-// choose returns the disk with this name. If the name is empty, choose asks the person for one.
+// choose returns the disk with the name `name`. If `name` is empty, choose asks the person for a
+// disk's name.
 func (c *Command) choose(disks []install.Disk, name string) (*install.Disk, error) {
 	if name == "" {
 		c.printf("\nWhich disk? ")
@@ -149,7 +150,7 @@ func (c *Command) confirm(d *install.Disk) error {
 		return err
 	}
 	if answer != d.Name {
-		return fmt.Errorf("the typed text is not %s, so nothing was erased", d.Name)
+		return fmt.Errorf("the typed text is not %s, so nothing was erased; run pvf-install again", d.Name)
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 
 const manifestSum = "044d6bc9872f9ad01a40f42e4a5a8006de148291dced9b8fd8f6ea6cd0683989"
 
-// lab is a machine with a stick, disks, a TPM, firmware and a person. It
+// lab simulates a machine with a stick, disks, a TPM and firmware, and a person at the machine. It
 // records each step, in order.
 type lab struct {
 	t     *testing.T
@@ -56,9 +56,9 @@ func (l *lab) installer() *Installer {
 	return &Installer{Manifest: manifestSum, Screen: l, Sticks: l, Disks: l, TPM: tpm{l}, Firmware: firmware{l}, Power: l}
 }
 
-// run runs an installer until the machine restarts or switches off. After the time after, a person
-// starts to type the words in typed. The person types each word when the installer has read the
-// previous one. An empty word is the Enter key only.
+// run runs an installer until the machine restarts or switches off. After the time `after`, a
+// person starts to type the words in `typed`. The person types each word when the installer has
+// read the previous word. An empty word is the Enter key only.
 func (l *lab) run(mode func(*Installer), after time.Duration, typed ...string) {
 	off := make(chan bool)
 	var person sync.WaitGroup
@@ -92,7 +92,7 @@ func (l *lab) step(format string, args ...any) error {
 	return l.failing[s]
 }
 
-// did reports whether all these steps happened, in this order.
+// did reports whether all of `steps` happened, in this order.
 func (l *lab) did(steps ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,7 +111,7 @@ func (l *lab) want(steps ...string) {
 	}
 }
 
-// never fails the test if one of these steps happened.
+// never fails the test if one of `steps` happened.
 func (l *lab) never(steps ...string) {
 	l.t.Helper()
 	for _, s := range steps {

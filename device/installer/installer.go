@@ -1,5 +1,5 @@
 // Package installer is the program that runs from the stick. It installs Gangway to a disk of the
-// machine, which a rule or a person chooses, or it wipes the machine for another owner.
+// machine, or it wipes the machine for another owner. A rule or a person chooses the disk.
 //
 // Installer makes the decisions and shows messages to the person at the machine. It uses the
 // machine through small interfaces, which Local implements.
@@ -25,7 +25,7 @@ const (
 	countdown  = 10 // seconds
 	stickWait  = 60 * time.Second
 	retryWait  = time.Minute             // pause after a failure, unless a person restarts the machine earlier
-	diskSettle = 1500 * time.Millisecond // if the list of disks has not changed for this long, it counts as complete
+	diskSettle = 1500 * time.Millisecond // the list of disks counts as complete if it has not changed for this time
 	diskReady  = 15 * time.Second        // used instead of diskSettle if a disk is not ready or no disk is built in
 	failedWait = time.Hour               // pause after a wipe that failed
 	diskPoll   = 100 * time.Millisecond
@@ -58,15 +58,15 @@ type Screen interface {
 
 // Sticks finds the stick that the machine was started from.
 type Sticks interface {
-	// Find mounts the partition whose manifest has this SHA-256. It waits for the partition
-	// for at most the time patience, because USB disks appear late.
+	// Find mounts the partition whose manifest has the SHA-256 `manifest`. It waits at most
+	// `patience` for the partition, because USB disks appear late.
 	Find(manifest string, patience time.Duration) (*Stick, error)
 	// Mounted returns the stick that Find mounted, even if another process called Find.
 	Mounted(manifest string) (*Stick, error)
 	// Network reads the network settings of the mounted stick; nil: the stick has none.
 	Network() (*netfile.Settings, error)
-	// Marks returns the disk names and partition GUIDs by which install.Disks recognises the
-	// stick and its copies.
+	// Marks returns disk names and partition GUIDs. install.Disks recognises the stick and copies
+	// of the stick by these names and GUIDs.
 	Marks(*Stick) []string
 	// Forget unmounts the stick, so that the next Find looks for the stick again.
 	Forget()
@@ -74,18 +74,19 @@ type Sticks interface {
 
 // Disks reads and writes the machine's disks.
 type Disks interface {
-	// List lists the disks. A disk is unfit if its name or the GUID of a partition is in marks.
+	// List lists the disks. A disk is unfit if the disk's name or the GUID of one of its partitions
+	// is in `marks`.
 	List(marks ...string) ([]install.Disk, error)
 	// System returns the installed system on a disk. If there is none, the error is
 	// fs.ErrNotExist.
 	System(install.Disk) (*install.Installed, error)
-	// Install erases a disk and installs from the mounted stick. If there are slots, it
-	// encrypts the data partition.
+	// Install erases a disk and installs the system from the mounted stick. If the list of slots is
+	// not empty, it encrypts the data partition.
 	Install(*Stick, *install.Disk, []luks.Slot, install.Progress) error
-	// BringNetwork writes network settings to the disk of an installed system, which reads
-	// them at its next start.
+	// BringNetwork writes network settings to the disk of an installed system. The system reads
+	// these settings at its next start.
 	BringNetwork(*install.Installed, *netfile.Settings) error
-	// Erase destroys a system's data (install.Erase). Call Unlist after Erase: it removes the
+	// Erase destroys a system's data (install.Erase). After Erase, call Unlist, which removes the
 	// disk's partition tables.
 	Erase(install.Disk, *install.Installed, install.Progress) error
 	Unlist(install.Disk, install.Progress) error
@@ -194,8 +195,8 @@ func (i *Installer) readNetwork(s *Stick) (err error) {
 }
 
 // startAgain makes the firmware start the system that this stick has installed earlier. It also
-// writes the stick's network settings to the system's disk. The system decides whether these are
-// new.
+// writes the stick's network settings to the system's disk. The system itself decides whether these
+// settings are new.
 func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 	i.Screen.Statusf("This stick has already installed Gangway on this machine.\nStarting that system. Take the stick out.\nTo install again, choose the boot entry \"Install Gangway (manual)\".")
 	if s.network != nil {
@@ -216,7 +217,7 @@ func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 			return nil, err
 		}
 		fit, err := install.Choose(s.Manifest.Disk, disks)
-		for n := range fit { // if a person chose a disk in an earlier attempt, it has this stick's system: use it again
+		for n := range fit { // if a person chose a disk in an earlier attempt, that disk has this stick's system: use that disk again
 			if i.ownSystem(s, &fit[n]) != nil {
 				return &fit[n], nil
 			}
@@ -237,8 +238,8 @@ func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 	}
 }
 
-// ownSystem returns the complete system that this stick has installed to the disk d. It returns
-// nil if d has no such system.
+// ownSystem returns the complete system that this stick has installed to the disk `d`. It returns
+// nil if `d` has no such system.
 func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
 	system, err := i.Disks.System(*d)
 	if err != nil || !system.Whole || system.DiskGUID != install.DiskGUID(s.SHA256) {
@@ -247,7 +248,8 @@ func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
 	return system
 }
 
-// settledDisks waits until the list of disks has not changed for settleTime, and returns the list.
+// settledDisks waits until the list of disks has not changed for the time that settleTime returns.
+// Then it returns the list.
 func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 	i.Screen.Statusf("Looking for disks")
 	var last []string
@@ -286,8 +288,8 @@ func identities(disks []install.Disk) []string {
 	return out
 }
 
-// askForDisk lets a person choose one of the disks that fit. It returns nil if the machine's disks
-// have changed since they were listed.
+// askForDisk lets a person choose one of the disks in `fit`. It returns nil if the machine's disks
+// have changed since the list `listed` was made.
 func (i *Installer) askForDisk(s *Stick, fit, listed []install.Disk) *install.Disk {
 	for n, d := range fit {
 		i.Screen.Logf("%d: %s (%s)", n+1, d, d.Content)
@@ -348,8 +350,8 @@ func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
 	return nil
 }
 
-// percentages returns a function that shows the progress, and logs it after each quarter of a
-// stage. The format must have verbs for a stage and a percentage.
+// percentages returns a function that shows the progress, and logs the progress after each quarter
+// of a stage. `format` must have verbs for a stage and a percentage.
 func (i *Installer) percentages(verb, format string) install.Progress {
 	last := ""
 	return func(stage install.Stage, done, total int64) {
@@ -362,7 +364,7 @@ func (i *Installer) percentages(verb, format string) install.Progress {
 	}
 }
 
-// showRecovery shows the recovery key until a person presses Enter, or for keyTime.
+// showRecovery shows the recovery key until a person presses Enter, but at most for keyTime.
 func (i *Installer) showRecovery(key string) {
 	half := len(key)/2 + 1
 	i.Screen.Statusf("Installed. RECOVERY KEY of the disk, shown only once:\n%s\n%s\nTake a picture of it. Press Enter to go on.", key[:half-1], key[half:])

@@ -37,7 +37,7 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 func automatic(i *Installer) { i.Automatic(false) }
 func encrypted(i *Installer) { i.Automatic(true) }
 
-// All checks are made before anything is erased. Then a person has ten seconds to stop the
+// The installer makes all checks before it erases a disk. Then a person has ten seconds to stop the
 // installation.
 func TestStepsOfAnAutomaticInstallation(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
@@ -66,8 +66,8 @@ func TestEncryptedInstallationShowsTheRecoveryKey(t *testing.T) {
 	})
 }
 
-// If a check fails, the screen shows the reason and nothing is erased. The installer retries after
-// a minute, because a person may have corrected the problem.
+// If a check of the installer fails, the screen shows the reason and the installer erases nothing.
+// The installer retries after a minute, because a person may have corrected the problem.
 func TestNothingIsErasedIf(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -124,8 +124,8 @@ func TestFailuresOfAnInstallation(t *testing.T) {
 	}
 }
 
-// If the stick stays plugged in, the installer starts the system that it installed earlier, and
-// passes the stick's network settings to that system. It never erases that system.
+// If the stick stays plugged in, the stick's installer starts the system that it installed earlier,
+// and passes the stick's network settings to that system. The installer never erases that system.
 func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -168,8 +168,8 @@ func TestStickStartsWhatItHasInstalled(t *testing.T) {
 	})
 }
 
-// If the rule does not select one disk, a person chooses. The person can choose only a disk that
-// matches the rule.
+// If the image's disk rule does not select exactly one disk, a person chooses a disk. The person
+// can choose only a disk that matches the rule.
 func TestPersonChoosesADisk(t *testing.T) {
 	t.Parallel()
 	t.Run("of two", func(t *testing.T) {
@@ -241,8 +241,8 @@ func TestWaitsForDisksThatAreNotReady(t *testing.T) {
 	}
 }
 
-// The list of disks counts as changed if a disk reports its size, or if another disk gets the name
-// of a listed disk.
+// To the installer, the list of disks has changed if a disk reports its size, or if another disk
+// gets the name of a listed disk.
 func TestTellsADiskFromWhatItWas(t *testing.T) {
 	t.Parallel()
 	was := identities([]install.Disk{{Name: "sda", Seq: 3}, {Name: "sdb", Seq: 4, Size: 8e9}})
@@ -277,8 +277,8 @@ func TestRecoveryKeyIsInTheFormOfCryptenroll(t *testing.T) {
 	}
 }
 
-// A wipe may be interrupted at any step. It removes the partition tables last, so that the next
-// run finds the disks again.
+// A wipe may be interrupted at any step. The installer removes the partition tables last, so that
+// the next wipe finds the disks again.
 func TestStepsOfAWipe(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		l := newLab(t, nvme, small, stick)
@@ -305,8 +305,8 @@ func TestWipeIsStopped(t *testing.T) {
 	})
 }
 
-// If the machine has no Gangway system, another system may use the TPM. So the TPM is cleared only
-// if a person confirms that.
+// If the machine has no Gangway system, another system may use the TPM. So the installer clears the
+// TPM only if a person confirms this.
 func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 	t.Parallel()
 	for word, clears := range map[string]bool{"wipe": true, "WIPE": true, "": false, "yes": false} {
@@ -324,8 +324,8 @@ func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 	}
 }
 
-// If a part of the machine was not wiped, the screen shows which part and the reason, and does not
-// report the machine as wiped.
+// If the installer could not wipe a part of the machine, the screen shows this part and the reason.
+// The screen does not report the machine as wiped.
 func TestNotAllIsWiped(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -351,8 +351,8 @@ func TestNotAllIsWiped(t *testing.T) {
 			})
 		})
 	}
-	// If the boot entry cannot be removed, the wipe still succeeds, because the entry holds no
-	// secret.
+	// If the installer cannot remove the boot entry, the wipe still succeeds, because the boot
+	// entry contains no secret.
 	t.Run("the boot entry stays", func(t *testing.T) {
 		inBubble(t, func(t *testing.T) {
 			l := newLab(t, nvme)
@@ -364,8 +364,8 @@ func TestNotAllIsWiped(t *testing.T) {
 	})
 }
 
-// An external disk may belong to another machine. It is wiped only if this machine's firmware has
-// a boot entry for it, or if a person types the disk's name.
+// An external disk may belong to another machine. The installer wipes an external disk only if this
+// machine's firmware has a boot entry for the disk, or if a person types the disk's name.
 func TestExternalDiskOfAnotherMachineIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -401,7 +401,8 @@ func TestSystemsAreLookedForOnEveryDisk(t *testing.T) {
 	}
 }
 
-// A wipe that a person has requested at the machine's console erases only the machine's own disk.
+// If a person requests a wipe at the machine's console, the wipe erases only the machine's own
+// disk.
 func TestWipeOfTheRunningSystem(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -7,8 +7,8 @@ import (
 	"gangway/device/install/luks"
 )
 
-// Keys holds the two keys that open an encrypted data partition: the passphrase that the TPM
-// seals, and the recovery key for the owner.
+// Keys are the two keys that open an encrypted data partition: the passphrase that the TPM seals,
+// and the recovery key for the owner.
 type Keys struct {
 	Passphrase []byte         // the passphrase that the TPM seals
 	Token      map[string]any // the LUKS2 token with which the TPM unseals Passphrase (seal.New)
@@ -16,7 +16,7 @@ type Keys struct {
 	Escrow     map[string]any // the LUKS2 token with Recovery, encrypted to the owner (escrow.Token); nil: not stored
 }
 
-// slots returns the key slots for the data partition. If k is nil, it returns none.
+// slots returns the key slots for the data partition. If `k` is nil, slots returns no key slot.
 func (k *Keys) slots() []luks.Slot {
 	if k == nil {
 		return nil

@@ -18,7 +18,7 @@ import (
 // espDir is the mount point of an installed system's EFI system partition.
 const espDir = "/run/esp"
 
-// Local returns an Installer for the machine on which this program runs. If reset is set, the
+// Local returns an Installer for the machine on which this program runs. `reset` is set if the
 // machine was started to be wiped.
 func Local(manifest string, reset bool, s Screen, p Power) *Installer {
 	return &Installer{

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Manual mode runs a shell on every terminal, and starts a new one when a shell has ended.
-// busybox's reboot restarts the machine; poweroff and halt switch it off.
+// In the manual mode, the installer runs a shell on every terminal. When a shell has ended, the
+// installer starts a new shell. busybox's reboot restarts the machine; poweroff and halt switch it
+// off.
 func TestManualModeRunsShells(t *testing.T) {
 	t.Parallel()
 	for signal, leaves := range map[os.Signal]string{unix.SIGTERM: "restart", unix.SIGUSR1: "power off", unix.SIGUSR2: "power off"} {
@@ -49,7 +50,7 @@ func TestManualModeRunsShells(t *testing.T) {
 	}
 }
 
-// pvf runs pvf-install. A person types the text typed.
+// pvf runs pvf-install with `args`, and a person types the text `typed`.
 func pvf(l *lab, typed string, args ...string) (code int, out string) {
 	var b bytes.Buffer
 	c := &Command{Installer: l.installer(), In: strings.NewReader(typed), Out: &b, ErrOut: &b}
@@ -65,7 +66,7 @@ func TestPVFInstall(t *testing.T) {
 		spoil   func(l *lab)
 		code    int
 		out     string // text that the output must contain
-		install string // step that installs; empty: nothing is erased
+		install string // the expected step that installs; empty: pvf-install must erase nothing
 	}{
 		"asks for the disk and its name":     {"nvme0n1\nnvme0n1\n", "", nil, 0, "Installed to /dev/nvme0n1.", "install to nvme0n1 with 0 keys and VLAN 0"},
 		"a path":                             {"/dev/sda\nsda\n", "", nil, 0, "Installed to /dev/sda.", "install to sda with 0 keys and VLAN 0"},
@@ -105,7 +106,8 @@ func TestPVFInstall(t *testing.T) {
 	}
 }
 
-// The list shows every disk, and the name that a person must type before the disk is erased.
+// The list of pvf-install shows every disk, and the name that a person must type before pvf-install
+// erases the disk.
 func TestPVFInstallShowsWhatIsErased(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, install.Disk{Name: "sda", Size: 100e9, Model: strings.Repeat("m", 30), Serial: "S1", Content: "Windows"})

@@ -29,8 +29,8 @@ func (i *Installer) Reset() {
 	i.Power.PowerOff()
 }
 
-// reset wipes the machine. If it is interrupted at any step, it can be run again: Unlist is its
-// last step, and until then the next run finds the disks.
+// reset wipes the machine. After an interruption at any step, reset can run again. Unlist is the
+// last step. Until then, the next run finds the disks.
 func (i *Installer) reset() error {
 	i.Screen.Statusf("Looking for the stick")
 	s, err := i.Sticks.Find(i.Manifest, stickWait)
@@ -57,8 +57,8 @@ func (i *Installer) reset() error {
 	return i.wipe(systems, failed, noTPM)
 }
 
-// wipe erases systems, clears the TPM and removes the boot entries. failed has the errors so far.
-// If the TPM cannot be cleared, noTPM is the reason.
+// wipe erases systems, clears the TPM and removes the boot entries. `failed` has the errors of
+// earlier steps. If the TPM cannot be cleared, `noTPM` is the reason.
 func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 	progress := i.percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
 	for _, f := range systems {
@@ -75,7 +75,7 @@ func (i *Installer) wipe(systems []found, failed []error, noTPM error) error {
 	} else {
 		i.Screen.Logf("the TPM is cleared")
 	}
-	if err := i.Firmware.Forget(); err != nil { // not fatal, because the boot entry only names a partition and holds no secret
+	if err := i.Firmware.Forget(); err != nil { // not fatal, because the boot entry only names a partition and contains no secret
 		i.Screen.Logf("%v", err)
 	}
 	for _, f := range systems {
@@ -116,7 +116,7 @@ func (i *Installer) wipeSystem(espGUID string) error {
 			systems = append(systems, found{s, d})
 		}
 	}
-	if len(systems) != 1 { // two systems: somebody has put a copy of the disk into the machine
+	if len(systems) != 1 { // two systems: a person has put a copy of the disk into the machine
 		return fmt.Errorf("NOT WIPED: %d disks have this machine's system. Wipe with a stick.", len(systems)) //lint:ignore ST1005 shown to a person
 	}
 	return i.wipe(systems, nil, i.TPM.Check())
@@ -128,7 +128,7 @@ type found struct {
 	on install.Disk
 }
 
-// systemsOn looks for Gangway's systems on the disks. failed has an error for each disk that
+// systemsOn looks for Gangway's systems on the disks. `failed` has an error for each disk that
 // cannot be read, and for each disk that a person chose not to wipe.
 func (i *Installer) systemsOn(disks []install.Disk) (systems []found, failed []error) {
 	for _, d := range disks {

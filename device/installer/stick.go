@@ -30,10 +30,10 @@ const stickDir = "/run/stick"
 
 // The errors of Sticks.Find.
 var (
-	errNoManifest = errors.New("the kernel's command line names no manifest: this system was not started from an installer stick")
+	errNoManifest = errors.New("the kernel's command line names no manifest: this system was not started from an installer stick; start the machine from a stick")
 	errNoStick    = errors.New("the stick that this machine was started from was not found; check that it is plugged in")
 	errOther      = errors.New("another manifest")
-	errMode       = errors.New("the stick's manifest is for another mode (install or wipe) than the mode that was started")
+	errMode       = errors.New("the stick's manifest is for another mode (install or wipe) than the mode in which the machine was started; write the stick again")
 )
 
 // sticks finds the stick among the partitions of this machine.
@@ -117,7 +117,7 @@ func (s *sticks) readManifest(want string) (*install.Manifest, error) {
 	return m, err
 }
 
-// manifestIn returns the manifest of a mounted partition if the manifest's SHA-256 is want.
+// manifestIn returns the manifest of a mounted partition if the manifest's SHA-256 is `want`.
 func manifestIn(dir, want string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(dir, install.ManifestPath))
 	if err != nil {
@@ -143,9 +143,9 @@ func (s *sticks) Network() (*netfile.Settings, error) {
 	return settings, nil
 }
 
-// Marks implements Sticks. It returns the name of the stick's disk; the GUID of the partition that
-// the firmware started; and the names of other disks with the same manifest. Such a disk is
-// another stick with the same image, or the same stick after a change to another port.
+// Marks implements Sticks. It returns the name of the stick's disk, the GUID of the partition that
+// the firmware started, and the names of other disks with the same manifest. A disk with the same
+// manifest is another stick with the same image, or the same stick in another port.
 func (s *sticks) Marks(stick *Stick) []string {
 	marks := []string{stick.Disk}
 	if guid, err := s.bootedFrom(); err == nil {

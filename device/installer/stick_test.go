@@ -66,8 +66,8 @@ func (s *shelf) write(name string, content []byte) {
 	}
 }
 
-// plug adds a disk with one partition. The partition is named after the disk and holds these
-// files.
+// plug adds a disk with one partition. The partition is named after the disk and has the files
+// `files`.
 func (s *shelf) plug(disk string, fat bool, files map[string][]byte) {
 	s.t.Helper()
 	partition := disk + "1"
@@ -109,8 +109,9 @@ func manifest(t *testing.T, reset bool, owner string) (b []byte, sum string) {
 	return b, hex.EncodeToString(h[:])
 }
 
-// The stick is the partition whose manifest has the hash on the command line. The manifest's mode
-// (install or wipe) must be the mode that was started. Find unmounts all other partitions again.
+// The stick is the partition whose manifest has the hash on the command line. The mode in the
+// manifest (install or wipe) must be the mode in which the machine was started. Find unmounts all
+// other partitions again.
 func TestStickIsFoundByItsManifest(t *testing.T) {
 	t.Parallel()
 	install1, sum := manifest(t, false, "ada")
@@ -181,7 +182,8 @@ func TestStickMayBeLate(t *testing.T) {
 	})
 }
 
-// A second process, which did not mount the stick itself, finds the existing mount and uses it.
+// The installer has mounted the stick. A second process, such as pvf-install, finds this mount and
+// uses it.
 func TestMountedStickIsUsed(t *testing.T) {
 	t.Parallel()
 	b, sum := manifest(t, false, "ada")
@@ -209,8 +211,8 @@ func TestMountedStickIsUsed(t *testing.T) {
 	}
 }
 
-// Marks names the disks to which the installer must never install: the stick's own disk, a copy of
-// the stick, and the same stick in another port.
+// Marks returns the names of the disks to which the installer must never install: the stick's own
+// disk, a copy of the stick, and the same stick in another port.
 func TestCopiesOfTheStickAreMarked(t *testing.T) {
 	t.Parallel()
 	b, sum := manifest(t, false, "ada")

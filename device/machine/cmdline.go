@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// CommandLine returns the words of the kernel's command line. A word NAME=VALUE has the key NAME
-// and the value VALUE; any other word has an empty value.
+// CommandLine returns the words of the kernel's command line. For a word NAME=VALUE, the map has
+// the key NAME and the value VALUE. For any other word, the word is the key and the value is empty.
 func CommandLine() (map[string]string, error) {
 	b, err := os.ReadFile("/proc/cmdline")
 	return words(string(b)), err

@@ -27,9 +27,9 @@ func IsFAT(path string) bool {
 	return err == nil && string(b[82:87]) == "FAT32" // BS_FilSysType
 }
 
-// DiskOf returns the disk of a partition. class is a folder like SysClass; the partition's folder
-// in it is inside the disk's folder. If name is not the name of a partition, DiskOf returns it
-// unchanged.
+// DiskOf returns the disk of a partition. `class` is a folder like SysClass, whose links show that
+// the partition's folder is inside the disk's folder. If `name` is not the name of a partition,
+// DiskOf returns `name` unchanged.
 func DiskOf(class, name string) string {
 	place, err := filepath.EvalSymlinks(filepath.Join(class, name))
 	if err != nil {
@@ -41,8 +41,8 @@ func DiskOf(class, name string) string {
 	return filepath.Base(filepath.Dir(place))
 }
 
-// MountedAt returns the name in /dev of the partition that is mounted at a folder, according to a
-// file like /proc/mounts; empty: no partition is mounted there.
+// MountedAt returns the name, in /dev, of the partition that is mounted at the folder `dir`.
+// `mounts` is a file like /proc/mounts. If no partition is mounted at `dir`, the name is empty.
 func MountedAt(mounts, dir string) string {
 	b, err := os.ReadFile(mounts)
 	if err != nil {

@@ -11,9 +11,10 @@ import (
 // resizeFS is EXT4_IOC_RESIZE_FS: _IOW('f', 16, __u64), in blocks.
 const resizeFS = 0x40086610
 
-// Grow makes the ext4 file system of a device, mounted at a folder, as large as the device, and
-// returns its size in bytes; 0: it already had that size. A power cut at any moment does no harm,
-// because the file system's journal covers the change.
+// Grow makes the ext4 file system of the device `dev` as large as the device. The file system must
+// be mounted at the folder `at`. Grow returns the new size in bytes, or 0 if the file system
+// already had that size. A power cut at any moment does no harm, because the file system's journal
+// covers the change.
 func Grow(dev, at string) (size int64, err error) {
 	size, err = sizeOf(dev)
 	if err != nil {
@@ -38,7 +39,7 @@ func Grow(dev, at string) (size int64, err error) {
 	return size, nil
 }
 
-// smaller reports whether a file system is smaller than its device. have is the number of blocks
-// that the file system reports; that number excludes the file system's own tables, which take at
-// most a tenth of the device. blocks is the number of blocks of the device.
+// smaller reports whether a file system is smaller than its device. `blocks` is the device's number
+// of blocks. `have` is the number of blocks that the file system reports. This number excludes the
+// file system's own tables, which use at most a tenth of the device.
 func smaller(have, blocks uint64) bool { return have < blocks/10*9 }

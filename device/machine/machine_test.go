@@ -33,8 +33,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// If the mount of one file system fails, the others are still mounted. The mount flags prevent
-// that programs run from the file systems and that set-user-ID bits have an effect.
+// If the mount of one file system fails, Mount still mounts the other file systems. The mount flags
+// forbid programs and set-user-ID bits on these file systems.
 func TestKernelFileSystemsAreMounted(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -148,8 +148,8 @@ func TestCryptTargetIsForTheKernel(t *testing.T) {
 	}
 }
 
-// A data partition without encryption needs no TPM. If the partition has a header that is not
-// valid, or a header without a token, UnlockData fails.
+// A data partition without encryption needs no TPM. If the partition has an invalid LUKS2 header,
+// or does not exist, UnlockData fails.
 func TestDataPartitionWithoutEncryptionIsUsedAsItIs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -214,8 +214,8 @@ func (d *dog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// The watchdog gets keepalives for as long as the program runs, at shorter intervals than its
-// timeout.
+// The program sends keepalives to the watchdog for as long as it runs. The interval is shorter than
+// the watchdog's timeout.
 func TestWatchdogIsKeptAlive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -236,8 +236,8 @@ func TestWatchdogIsKeptAlive(t *testing.T) {
 	})
 }
 
-// The kernel writes all data to the disks before the machine is switched off. If the machine stays
-// on, the first process does not end, because the kernel would panic.
+// Power makes the kernel write all data to the disks before it switches the machine off. If the
+// machine stays on, the first process does not end, because then the kernel would panic.
 func TestPowerIsSwitchedOffAfterSync(t *testing.T) {
 	t.Parallel()
 	for _, fails := range []error{nil, unix.EPERM} {

@@ -25,7 +25,7 @@ const (
 	dmTableLoad = 0xC138FD09
 )
 
-// dm sends a command for the device with this name to the device mapper. data follows the
+// dm sends a command to the device mapper, for the device with the name `name`. `data` follows the
 // command's header. dm returns the device's number.
 func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64, err error) {
 	b := make([]byte, dmHeader+len(data))
@@ -46,7 +46,7 @@ func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64
 }
 
 // cryptTarget returns a struct dm_target_spec with the parameters of dm-crypt for a partition of
-// size bytes. The result contains the key, so the caller must clear it.
+// `size` bytes. The result contains the key, so the caller must clear it.
 func cryptTarget(partition string, size int64, key luks.Key) []byte {
 	params := fmt.Sprintf("aes-xts-plain64 %s 0 %s %d", hex.EncodeToString(key), partition, luks.Overhead/512)
 	target := make([]byte, 40, 40+len(params)+8)

@@ -13,8 +13,8 @@ import (
 
 // LoadModules loads the kernel modules that the file dir/order names, in the order of the file. If
 // the file does not exist, there are no modules. If a module fails to load, LoadModules continues
-// with the next one. If the hardware is missing, neither its driver nor a module that depends on
-// the driver causes an error.
+// with the next one. If the machine lacks some hardware, neither the hardware's driver nor a module
+// that depends on this driver causes an error.
 func LoadModules(dir string) []error { return loadModules(dir, loadModule) }
 
 func loadModules(dir string, load func(path string) error) (errs []error) {
@@ -50,11 +50,11 @@ type initError struct{ error }
 
 func (e initError) Unwrap() error { return e.error }
 
-// harmless reports whether the machine works without a module that failed to load: the module is
-// loaded already (EEXIST); its hardware is missing (ENODEV); or a symbol is missing (ENOENT),
-// because another module that it depends on was not loaded. If the failure of that other module is
-// not harmless, it has its own error. An example is Hyper-V's drivers on a machine without
-// Hyper-V.
+// harmless reports whether the machine works without a module that failed to load. The module may
+// already be loaded (EEXIST). Its hardware may be missing (ENODEV). Or a symbol may be missing
+// (ENOENT), because another module was not loaded; if that module's failure is not harmless,
+// LoadModules returns a separate error for it. For example, Hyper-V's drivers fail without harm on
+// a machine without Hyper-V.
 func harmless(err error) bool {
 	var e initError
 	return errors.As(err, &e) && (errors.Is(e, unix.EEXIST) || errors.Is(e, unix.ENODEV) || errors.Is(e, unix.ENOENT))

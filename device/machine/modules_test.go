@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A driver for hardware that the machine does not have causes no error. A module that is missing
-// in the image causes one.
+// A driver for hardware that the machine does not have causes no error. A module that is missing in
+// the image causes an error.
 func TestDriversForOtherMachinesAreNoErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -43,7 +43,8 @@ func TestDriversForOtherMachinesAreNoErrors(t *testing.T) {
 	}
 }
 
-// Modules are loaded in order. If one fails, the next ones are still loaded.
+// LoadModules loads the kernel modules in order. If one module fails to load, LoadModules still
+// loads the next modules.
 func TestModulesAreLoadedInOrder(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -48,5 +48,5 @@ func RestartNow() error {
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
 		return err
 	}
-	return errors.New("the kernel did not restart the machine")
+	return errors.New("the kernel did not restart the machine; switch the machine off and on")
 }

@@ -12,11 +12,11 @@ import (
 )
 
 // Processes starts programs for the first process of a machine. The kernel also makes the first
-// process the parent of all orphaned processes. So one goroutine, Reap, waits for every child, and
-// os.Process.Wait must not be used.
+// process the parent of all orphaned processes. So one goroutine, Reap, waits for every child. Do
+// not use os.Process.Wait.
 type Processes struct {
 	mu    sync.Mutex
-	ended map[int]chan unix.WaitStatus // by PID, the children that Start has started; guarded by mu
+	ended map[int]chan unix.WaitStatus // the children that Start has started, by PID; guarded by mu
 }
 
 // NewProcesses returns Processes. Run Reap in a goroutine before you start a program.
@@ -44,7 +44,8 @@ func (p *Processes) Reap() {
 	}
 }
 
-// Start starts a program. When the program has ended, the channel gets its status.
+// Start starts a program. When the program has ended, the returned channel gets the program's exit
+// status.
 func (p *Processes) Start(path string, attr *os.ProcAttr, args ...string) (<-chan unix.WaitStatus, error) {
 	attr.Dir = "/"
 	attr.Env = append(attr.Env, "PATH=/bin", "HOME=/")
@@ -59,7 +60,8 @@ func (p *Processes) Start(path string, attr *os.ProcAttr, args ...string) (<-cha
 	return ended, child.Release()
 }
 
-// Run runs a program, passes its output to copy, and returns its exit code.
+// Run runs a program, passes the program's output to the function `copy`, and returns the exit
+// code.
 func (p *Processes) Run(copy func(io.Reader), path string, args ...string) (code int, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {

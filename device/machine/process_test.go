@@ -15,8 +15,8 @@ import (
 
 // asFirstProcess runs a test again in a separate process. The kernel makes that process the parent
 // of its children's orphans, like the first process of a machine. asFirstProcess reports whether
-// the current process is that one. A separate process is necessary, because Reap would also wait
-// for the children of other tests.
+// the current process is that separate process. A separate process is necessary, because Reap would
+// also wait for the children of other tests.
 func asFirstProcess(t *testing.T) bool {
 	t.Helper()
 	const env = "GANGWAY_FIRST_PROCESS"
@@ -66,7 +66,8 @@ func TestProgramsAreStartedAndReaped(t *testing.T) {
 	if err := p.Shell("/dev/not-there"); err == nil {
 		t.Error("a shell runs on a terminal that is not there")
 	}
-	// Only Reap waits for an orphan. After that, the orphan must not be a zombie.
+	// Only Reap waits for an orphan. When Reap has waited for the orphan, it must not be a zombie
+	// any more.
 	var out string
 	if _, err := p.Run(func(r io.Reader) { b, _ := io.ReadAll(r); out = string(b) }, "/bin/sh", "-c", "sleep 0.2 >/dev/null 2>&1 & echo $!"); err != nil {
 		t.Fatal(err)

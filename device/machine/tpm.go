@@ -48,8 +48,8 @@ func OpenTPM() (transport.TPMCloser, error) {
 	return t, nil
 }
 
-// LiftLockout lifts the TPM's lockout, if the TPM is in lockout, and logs that it did. Repeated
-// losses of power can cause a lockout.
+// LiftLockout lifts the TPM's lockout, if the TPM is in lockout, and logs this. Repeated losses of
+// power can cause a lockout.
 func LiftLockout(logf func(format string, args ...any)) {
 	t, err := OpenTPM()
 	if err != nil {

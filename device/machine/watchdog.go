@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchdogTimeout is the time after which the watchdog resets the machine if it gets no keepalive,
-// in seconds.
+// watchdogTimeout is a time in seconds. If the watchdog gets no keepalive for this time, it resets
+// the machine.
 const watchdogTimeout = 60
 
 // WatchdogEvery is the time between two keepalives.

@@ -13,7 +13,7 @@ import (
 )
 
 // probes is the number of ARP probes for a static IPv4 address before the machine uses the address
-// (RFC 5227). The probes follow each other faster than the RFC requires, because a person may be
+// (RFC 5227). The pauses between the probes are shorter than in the RFC, because a person may be
 // waiting for the machine.
 const probes = 3
 
@@ -23,8 +23,8 @@ const (
 	arpRequest = 1
 )
 
-// probe returns an ARP probe: a request for the owner of an address. The sender's IPv4 address in
-// it is zero.
+// probe returns an ARP probe: a request for the machine that uses an address. In a probe, the
+// sender's IPv4 address is zero.
 func probe(own net.HardwareAddr, address netip.Addr) []byte {
 	p := make([]byte, arpSize)
 	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, and the sizes of their addresses

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// An answer, an announcement and a probe of another machine show that an address is in use. Other
-// packets do not.
+// An ARP answer, announcement or probe of another machine shows this machine that an address is in
+// use. Other packets do not show this.
 func TestARPTellsWhoHasAnAddress(t *testing.T) {
 	t.Parallel()
 	own, other := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}

@@ -14,20 +14,20 @@ import (
 // Limits for the times that a DHCP server sends.
 const (
 	minRenewal   = time.Second           // between two requests
-	defaultLease = time.Hour             // if the server does not send a lease time
+	defaultLease = time.Hour             // used if the server does not send a lease time
 	endless      = 1 << 30 * time.Second // a lease of this time or longer never ends
 )
 
-// dhcpClient asks DHCP servers for an address for an interface, and configures the interface.
+// dhcpClient asks DHCP servers for an address, and configures an interface with the address.
 type dhcpClient interface {
-	// request asks for a new lease; if lease is not nil, it asks to renew that lease.
+	// request asks for a new lease. If `lease` is not nil, request asks to renew `lease`.
 	request(ctx context.Context, lease *nclient4.Lease) (*nclient4.Lease, error)
 	// apply configures the interface for a lease; withdraw removes that configuration.
 	apply(lease *nclient4.Lease) error
 	withdraw(lease *nclient4.Lease) error
 }
 
-// configure4 gives the interface an address by DHCP (RFC 2131). From then on, it renews the
+// configure4 gives the interface an address by DHCP (RFC 2131). From then on, configure4 renews the
 // address's lease in the background.
 func (n *Network) configure4(ctx context.Context, link netlink.Link) error {
 	c := &linkDHCP{n, link}
@@ -49,9 +49,9 @@ func (n *Network) configure4(ctx context.Context, link netlink.Link) error {
 	return nil
 }
 
-// keepLease renews a lease when half of its time has passed, and retries until the lease ends.
-// When the lease has ended, or the server has refused to renew it, keepLease withdraws the lease
-// and gets another one. It returns the lease that is valid then.
+// keepLease renews a lease when half of the lease's time has passed, and retries until the lease
+// ends. If the lease ends, or the server refuses to renew the lease, keepLease withdraws the lease
+// and gets another lease. It returns the valid lease.
 func (n *Network) keepLease(c dhcpClient, lease *nclient4.Lease) *nclient4.Lease {
 	life := lease.ACK.IPAddressLeaseTime(defaultLease)
 	if life >= endless {

@@ -16,9 +16,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// inNetwork runs a test again, in its own process and network namespace, without root. It reports
-// whether this process is that one. $GANGWAY_NETWORK names a folder that exists until the programs
-// that the test has started have ended.
+// inNetwork runs a test again, in a separate process and network namespace, without root. It
+// reports whether the current process is that separate process. $GANGWAY_NETWORK names a folder
+// that exists until all programs of the test have ended.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("GANGWAY_NETWORK") != "" {
@@ -43,7 +43,7 @@ func inNetwork(t *testing.T) bool {
 	return false
 }
 
-// cable makes two interfaces that are connected by a cable. The second one has an address.
+// cable makes two interfaces that a simulated cable connects. The second interface has an address.
 func cable(t *testing.T) (near netlink.Link, far string) {
 	t.Helper()
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "near"}, PeerName: "far"}); err != nil {
@@ -67,8 +67,8 @@ func cable(t *testing.T) (near netlink.Link, far string) {
 	return near, "far"
 }
 
-// dhcpServer leases one address for a few seconds. It renews the lease once; then it refuses and
-// leases another address.
+// dhcpServer leases one address for a few seconds. It renews the lease once. Then it refuses to
+// renew the lease, and leases another address.
 type dhcpServer struct {
 	mu       sync.Mutex
 	renewals int // guarded by mu
@@ -103,8 +103,9 @@ func (d *dhcpServer) answer(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4
 	conn.WriteTo(reply.ToBytes(), peer)
 }
 
-// A real server on a real cable: the machine renews a lease before it ends. If the server refuses
-// to renew it, the machine removes the address and uses the next one.
+// The machine's DHCP client talks to a real DHCP server over a simulated cable. The machine renews
+// a lease before the lease ends. If the server refuses to renew the lease, the machine removes the
+// lease's address and uses the server's next address.
 func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
 	if testing.Short() {
 		t.Skip("leases end after seconds; TestLeaseIsKept has the same rules on a fake")

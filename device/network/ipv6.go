@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// slaacWait is how long to wait for routers to advertise a network before asking a DHCPv6
+	// slaacWait is the time to wait for router advertisements before the machine asks a DHCPv6
 	// server for an address.
 	slaacWait = 3 * time.Second
-	// dhcp6Wait is how long to wait for the answer of a DHCPv6 server.
+	// dhcp6Wait is the time to wait for the answer of a DHCPv6 server.
 	dhcp6Wait = 3 * time.Second
 )
 
@@ -62,8 +62,8 @@ func (n *Network) configure6(ctx context.Context, link netlink.Link) error {
 	}
 }
 
-// globalAddress returns an address of the interface that is valid beyond the link and that no
-// other machine uses; nil: there is no such address yet.
+// globalAddress returns an address of the interface that is valid beyond the link and that no other
+// machine uses. It returns nil if the interface has no such address yet.
 func globalAddress(link netlink.Link) (*net.IPNet, error) {
 	list, err := netlink.AddrList(link, netlink.FAMILY_V6)
 	if err != nil {
@@ -81,8 +81,8 @@ func firstGlobal(list []netlink.Addr) *net.IPNet {
 	return nil
 }
 
-// askDHCPv6 asks a DHCPv6 server for name servers. If address is set, because no router advertised
-// a network, it also asks for an address and gives the address to the interface.
+// askDHCPv6 asks a DHCPv6 server for name servers. `address` is set if no router advertised a
+// network. Then askDHCPv6 also asks for an address and gives the address to the interface.
 func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dhcp6Wait)
 	defer cancel()
@@ -124,8 +124,8 @@ func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []
 // that programs handle (RTNLGRP_ND_USEROPT).
 const ndUserOpt = 20
 
-// listenForServers receives from the kernel the name servers that routers advertise. It returns
-// only on an error.
+// listenForServers gets, from the kernel, the name servers that routers advertise. It returns only
+// on an error.
 func (n *Network) listenForServers() error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, ndUserOpt)
 	if err != nil {
@@ -171,12 +171,12 @@ func zoned(servers []netip.Addr, link string) (list []string) {
 	return list
 }
 
-// maxServers is the maximum number of a router's name servers that the machine uses.
+// maxServers is the maximum number of name servers that the machine uses from one router.
 const maxServers = 3
 
 // parseRDNSS reads a struct nduseroptmsg and the options after it. It returns the index of the
 // interface and the name servers that a router advertises (RFC 8106, 5.1). It leaves out servers
-// with the lifetime 0, because the router withdraws these.
+// with the lifetime 0, because this lifetime means that the router withdraws the server.
 func parseRDNSS(b []byte) (index int, servers []netip.Addr) {
 	const head = 16 // bytes
 	if len(b) < head || b[0] != unix.AF_INET6 {

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// useropt returns a netlink message as the kernel sends it, with the options of a router.
+// useropt returns a netlink message like those of the kernel, with the options of a router
+// advertisement.
 func useropt(options ...[]byte) []byte {
 	all := slices.Concat(options...)
 	b := make([]byte, 16)
@@ -78,8 +79,8 @@ func TestPanicOfAParserIsAnError(t *testing.T) {
 	}
 }
 
-// Programs read only the first three name servers in resolv.conf. These must include servers of
-// both address families.
+// Programs read only the first three name servers in resolv.conf. So the machine writes servers of
+// both address families among the first three.
 func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	t.Parallel()
 	n, _ := testNetwork(t)
@@ -102,8 +103,8 @@ func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	if want := "nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n"; string(b) != want || err != nil {
 		t.Errorf("%s, %v", b, err)
 	}
-	// The name servers of the settings replace those of the network, also those that the
-	// network offers later.
+	// The name servers in the settings replace all name servers of the network, also name servers
+	// that the network offers later.
 	if err := n.setServers([]netip.Addr{netip.MustParseAddr("192.0.2.53")}); err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +116,8 @@ func TestNameServersOfBothFamiliesAreKept(t *testing.T) {
 	}
 }
 
-// A link-local name server is written with its interface, because it is reachable only there.
+// In resolv.conf, the machine writes a link-local name server together with the interface, because
+// the server is reachable only through this interface.
 func TestLinkLocalNameServerHasItsInterface(t *testing.T) {
 	t.Parallel()
 	got := zoned([]netip.Addr{netip.MustParseAddr("fe80::1"), netip.MustParseAddr("2001:db8::53")}, "eth0")

@@ -26,10 +26,10 @@ func lease(t *testing.T, address string, options ...dhcpv4.Modifier) *nclient4.L
 
 func seconds(n uint32) dhcpv4.Modifier { return dhcpv4.WithLeaseTime(n) }
 
-// dhcp simulates both a DHCP server, which answers from a list, and the interface.
+// dhcp simulates both the interface and a DHCP server, which sends the answers of a list.
 type dhcp struct {
 	began   time.Time
-	answers []func() (*nclient4.Lease, error) // answers of the server; the last one is repeated
+	answers []func() (*nclient4.Lease, error) // answers of the server; the server repeats the last answer
 	log     []string                          // events, each with the number of seconds since the start
 }
 
@@ -60,8 +60,8 @@ func (d *dhcp) withdraw(lease *nclient4.Lease) error {
 	return nil
 }
 
-// The machine renews a lease at half of its time. It removes the address when the lease ends or
-// when the server refuses to renew it.
+// The machine renews a lease after half of the lease's time. It removes the address when the lease
+// ends or when the DHCP server refuses to renew the lease.
 func TestLeaseIsKept(t *testing.T) {
 	t.Parallel()
 	silent := func() (*nclient4.Lease, error) { return nil, errors.New("no answer") }
@@ -118,8 +118,8 @@ func TestLeaseIsKept(t *testing.T) {
 	}
 }
 
-// The machine limits the times that a server sets: a hostile server with a very short lease does
-// not make the machine send requests without a pause.
+// The machine limits the times that a DHCP server sets. So a hostile server with a very short lease
+// cannot make the machine send requests without a pause.
 func TestTimesOfADHCPServerAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

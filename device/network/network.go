@@ -26,17 +26,17 @@ import (
 )
 
 const (
-	// leaseWait is how long to wait for an address on one interface.
+	// leaseWait is the time to wait for an address on one interface.
 	leaseWait = 15 * time.Second
 	// retryWait is the time between two attempts.
 	retryWait = 2 * time.Second
-	// fourWait is how much longer to wait for IPv4 after IPv6 is configured, so that the
+	// fourWait is the additional time to wait for IPv4 after IPv6 is configured. With it, the
 	// screen shows both families if the network has both.
 	fourWait = 3 * time.Second
 )
 
 // SettingsPath is the path of the network settings for the agent. The file is in memory, because
-// the settings may hold the proxy's password.
+// the settings may contain the proxy's password.
 const SettingsPath = "/run/gangway-network.txt"
 
 // Screen shows the state of the network to the person at the machine.
@@ -52,15 +52,15 @@ type Network struct {
 	settingsPath string // SettingsPath
 	resolvConf   string // path of the file in which programs look for name servers
 
-	// carrierWait is how long to wait for a carrier on any interface; neighbourWait how long
-	// to wait for the answer of a gateway; probeWait how long to wait for an answer to each
-	// ARP probe.
+	// carrierWait is the time to wait for a carrier on any interface. neighbourWait is the time to
+	// wait for the answer of a gateway. probeWait is the time to wait for an answer to each ARP
+	// probe.
 	carrierWait, neighbourWait, probeWait time.Duration
 
 	mu        sync.Mutex
 	addresses []string    // for the screen; guarded by mu
 	servers   [2][]string // name servers, by family; guarded by mu
-	fixed     bool        // if set, the settings name the name servers, and those of the network are ignored; guarded by mu
+	fixed     bool        // if set, the settings name the name servers, and the machine ignores the network's name servers; guarded by mu
 }
 
 // family is an address family.
@@ -91,8 +91,9 @@ func LiveSettings() (*netfile.Settings, error) {
 	return s, nil
 }
 
-// Up connects the machine with the settings, and writes them to a file for the agent. It returns
-// only when an interface has an address, because a machine without an address can do nothing else.
+// Up connects the machine with the settings, and writes the settings to a file for the agent. It
+// returns only when an interface has an address, because a machine without an address cannot reach
+// the hub.
 func (n *Network) Up(s *netfile.Settings) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		if err := netlink.LinkSetUp(lo); err != nil {
@@ -116,8 +117,8 @@ func (n *Network) Up(s *netfile.Settings) {
 	n.retry(s, func() error { return n.connect(s) })
 }
 
-// retry calls connect until it succeeds. It shows an error only if it differs from the previous
-// attempt's error.
+// retry calls `connect` until `connect` succeeds. It shows an error only if the error differs from
+// the error of the previous attempt.
 func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	for last := ""; ; time.Sleep(retryWait) {
 		err := connect()
@@ -132,7 +133,7 @@ func (n *Network) retry(s *netfile.Settings, connect func() error) {
 	}
 }
 
-// advice returns what a person must check if the network does not work.
+// advice returns a text that tells a person what to check if the network does not work.
 func advice(s *netfile.Settings) string {
 	if s.Empty() {
 		return "check the cable"
@@ -158,8 +159,8 @@ func (n *Network) connect(s *netfile.Settings) error {
 	return first(links, func(link netlink.Link, only bool) error { return n.configure(link, s, only) })
 }
 
-// first calls configure for each interface until one call succeeds. The argument only of configure
-// reports whether there is only one interface.
+// first calls `configure` for each interface until one call succeeds. The argument `only` of
+// `configure` is true if there is only one interface.
 func first(links []netlink.Link, configure func(link netlink.Link, only bool) error) error {
 	var errs []error
 	for _, link := range links {
@@ -172,8 +173,8 @@ func first(links []netlink.Link, configure func(link netlink.Link, only bool) er
 	return errors.Join(errs...)
 }
 
-// candidates returns those of the kernel's interfaces that the settings allow. It returns Ethernet
-// interfaces only, and no VLAN that this program made.
+// candidates returns the interfaces in `all` that the settings allow. It returns only Ethernet
+// interfaces, and no VLAN that this program made.
 func candidates(all []netlink.Link, s *netfile.Settings) ([]netlink.Link, error) {
 	var links []netlink.Link
 	var names []string
@@ -196,9 +197,9 @@ func candidates(all []netlink.Link, s *netfile.Settings) ([]netlink.Link, error)
 	return nil, fmt.Errorf("interface %s not found; the machine has %s", s.Interface, strings.Join(names, ", "))
 }
 
-// configure gives an interface its static addresses, or the addresses that the network offers. If
-// a gateway does not answer, configure fails. But if the machine has only one interface, configure
-// uses it anyway, because the hub may be in the same network.
+// configure gives an interface its static addresses, or the addresses that the network offers. If a
+// gateway does not answer, configure fails. But if the machine has only one interface, configure
+// uses this interface anyway, because the hub may be in the same network.
 func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) error {
 	link, err := bringUp(link, s)
 	if err != nil {
@@ -218,7 +219,7 @@ func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) e
 		}
 		n.screen.Alarmf("%v.", silent)
 	}
-	go func() { // the family without a static address is configured automatically, and may get no address
+	go func() { // the family without a static address is configured automatically; it may get no address
 		ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 		defer cancel()
 		if !s.Static(4) {
@@ -240,9 +241,10 @@ func (n *Network) configureAutomatic(link netlink.Link) error {
 	)
 }
 
-// either configures both families at the same time, for up to leaseWait. It returns when one of
-// them has an address. If IPv6 is first, it waits a little longer for IPv4. The other family
-// continues in the background. If neither family gets an address, either returns both errors.
+// either configures both families at the same time, for up to leaseWait. It returns when one family
+// has an address. If IPv6 is first, either waits a little longer for IPv4. The configuration of the
+// other family continues in the background. If neither family gets an address, either returns both
+// errors.
 func either(configure4, configure6 func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)
@@ -286,8 +288,8 @@ func catchPanic(f func() error) (err error) {
 	return f()
 }
 
-// learn records the name servers that a family offers, if there are any. If address is not empty,
-// it also records this address of an interface.
+// learn records the name servers that the network offers over an address family, if there are any.
+// If `address` is not empty, learn also records this address of an interface.
 func (n *Network) learn(link, address string, f family, servers []string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -304,16 +306,16 @@ func (n *Network) learn(link, address string, f family, servers []string) error 
 	return nil
 }
 
-// forget removes an address from the record. The screen shows the remaining addresses when the next
-// address is learned.
+// forget removes an address from n.addresses. The screen shows the remaining addresses after the
+// next call of learn.
 func (n *Network) forget(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.addresses = slices.DeleteFunc(n.addresses, func(a string) bool { return a == address })
 }
 
-// setServers uses the name servers of the settings, if the settings name any. The name servers
-// that the network offers are then ignored.
+// setServers uses the name servers in the settings, if the settings name any. The machine then
+// ignores the name servers that the network offers.
 func (n *Network) setServers(servers []netip.Addr) error {
 	if len(servers) == 0 {
 		return nil

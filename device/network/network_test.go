@@ -92,8 +92,8 @@ func TestInterfacesThatTheSettingsAllow(t *testing.T) {
 	}
 }
 
-// If configure fails for an interface, the function first tries the next one. An argument of
-// configure reports whether the interface is the only one.
+// If `configure` fails for an interface, the function `first` tries the next interface. An argument
+// of `configure` reports whether the machine has only one interface.
 func TestNextInterfaceIsTried(t *testing.T) {
 	t.Parallel()
 	var tried []string
@@ -113,8 +113,8 @@ func TestNextInterfaceIsTried(t *testing.T) {
 	}
 }
 
-// after returns a function that simulates the configuration of a family: it returns err after the
-// time d, or the context's error if the context ends earlier.
+// after returns a function that simulates the configuration of an address family. That function
+// returns `err` after the time `d`, or the context's error if the context ends earlier.
 func after(d time.Duration, err error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
@@ -126,7 +126,8 @@ func after(d time.Duration, err error) func(context.Context) error {
 	}
 }
 
-// If one address family is configured, either succeeds. It waits a little longer for IPv4.
+// The function `either` succeeds if one address family gets an address. After IPv6, it waits a
+// little longer for IPv4.
 func TestOneFamilyIsEnough(t *testing.T) {
 	t.Parallel()
 	no4, no6 := errors.New("no DHCP"), errors.New("no router")
@@ -166,7 +167,8 @@ func TestOneFamilyIsEnough(t *testing.T) {
 	}
 }
 
-// After either has returned, the configuration of the later family continues in the background.
+// After the function `either` has returned, the configuration of the later address family continues
+// in the background.
 func TestLaterFamilyIsConfigured(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -17,19 +17,20 @@ import (
 
 const (
 	vlanType = "vlan" // of a link, as netlink names it
-	// carrierMore is how much longer to wait for other interfaces after one has a carrier.
+	// carrierMore is the additional time to wait for other interfaces after one interface has a
+	// carrier.
 	carrierMore = 2 * time.Second
-	// duplicateWait is how long to wait until the kernel has checked that no other machine
-	// uses an IPv6 address.
+	// duplicateWait is the time to wait until the kernel has checked that no other machine uses an
+	// IPv6 address.
 	duplicateWait = 5 * time.Second
 	pollEvery     = 100 * time.Millisecond
 )
 
-// bringUp sets an interface up, with the MTU of the settings, and returns it. If the settings name
-// a VLAN, bringUp makes the VLAN on the interface and returns the VLAN instead.
+// bringUp sets an interface up, with the MTU of the settings, and returns the interface. If the
+// settings name a VLAN, bringUp makes the VLAN on the interface and returns the VLAN instead.
 func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	a := link.Attrs()
-	// A VLAN's frames may not be longer than those of the interface below it.
+	// A VLAN's frames may not be longer than the frames of the interface below the VLAN.
 	if s.MTU != 0 && (s.VLAN == 0 || s.MTU > a.MTU) {
 		if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
 			return nil, fmt.Errorf("MTU %d: %w; the interface may not support it", s.MTU, err)
@@ -83,9 +84,9 @@ func setIPv6(name, key, value string) error {
 	return os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, key), []byte(value), 0o644)
 }
 
-// disableAutomatic6 stops the kernel from making IPv6 addresses if the settings have a static IPv6
-// address. If they also have an IPv6 gateway, it stops the kernel from using the routes that
-// routers advertise.
+// If the settings have a static IPv6 address, disableAutomatic6 stops the kernel from making IPv6
+// addresses. If the settings also have an IPv6 gateway, it stops the kernel from using the routes
+// that routers advertise.
 func disableAutomatic6(name string, s *netfile.Settings) error {
 	if !s.Static(6) {
 		return nil
@@ -119,7 +120,7 @@ func familyOf(a netip.Addr) family {
 	return ipv6
 }
 
-// withCarrier sets interfaces up and returns those that have a carrier within carrierWait.
+// withCarrier sets interfaces up. It returns the interfaces that have a carrier within carrierWait.
 func (n *Network) withCarrier(links []netlink.Link) []netlink.Link {
 	for _, link := range links {
 		if err := up(link); err != nil {
@@ -174,16 +175,16 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// checkUnused6 waits until the kernel has checked that no other machine uses an IPv6 address of
-// the interface (duplicate address detection, RFC 4862). It returns an error if another machine
-// uses it.
+// checkUnused6 waits until the kernel has checked that no other machine uses an IPv6 address of the
+// interface (duplicate address detection, RFC 4862). It returns an error if another machine uses
+// the address.
 func checkUnused6(link netlink.Link, address netip.Prefix) error {
 	for until := time.Now().Add(duplicateWait); ; time.Sleep(pollEvery) {
 		list, err := netlink.AddrList(link, netlink.FAMILY_V6)
 		if err != nil {
 			return err
 		}
-		flags := unix.IFA_F_DADFAILED // an address that is not in the list counts as a duplicate, because the kernel may have removed it
+		flags := unix.IFA_F_DADFAILED // an address that is not in the list counts as a duplicate, because the kernel may have removed a duplicate address
 		for _, a := range list {
 			if own, ok := netip.AddrFromSlice(a.IP); ok && own == address.Addr() {
 				flags = a.Flags
@@ -195,13 +196,13 @@ func checkUnused6(link netlink.Link, address netip.Prefix) error {
 		case flags&unix.IFA_F_TENTATIVE == 0:
 			return nil
 		case time.Now().After(until):
-			return fmt.Errorf("the kernel has not finished looking for another machine with the address %s", address.Addr())
+			return fmt.Errorf("the kernel has not finished its check whether another machine uses the address %s", address.Addr())
 		}
 	}
 }
 
-// removeStatic removes the static addresses from an interface. The kernel removes their routes
-// with them.
+// removeStatic removes the static addresses from an interface. The kernel then also removes the
+// routes of these addresses.
 func (n *Network) removeStatic(link netlink.Link, s *netfile.Settings) (err error) {
 	for _, a := range s.Addresses {
 		gone := netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(a)})
@@ -213,8 +214,8 @@ func (n *Network) removeStatic(link netlink.Link, s *netfile.Settings) (err erro
 	return err
 }
 
-// checkGateways returns an error if the settings have gateways and none of them answers. Then the
-// interface may be connected to another network than that of the settings.
+// checkGateways returns an error if the settings have gateways and no gateway answers. Then the
+// interface may be connected to another network than the network of the settings.
 func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent error) {
 	for _, g := range s.Gateways {
 		if n.answers(link, g) {

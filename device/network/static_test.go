@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// elsewhere is a second network namespace, in which the other end of each cable is.
+// elsewhere is a second network namespace. The other end of each simulated cable is in this
+// namespace.
 type elsewhere struct {
 	*netlink.Handle
 	fd int
@@ -47,8 +48,8 @@ func newElsewhere(t *testing.T) *elsewhere {
 	return &elsewhere{h, fd}
 }
 
-// plug makes an interface that a cable connects to elsewhere. The other end has addresses; if vlan
-// is not 0, they are on that VLAN.
+// plug makes an interface that a simulated cable connects to the namespace e. The other end of the
+// cable gets `addresses`. If `vlan` is not 0, these addresses are on that VLAN.
 func (e *elsewhere) plug(t *testing.T, name string, mac byte, vlan int, addresses ...string) {
 	t.Helper()
 	// The kernel makes both ends in this namespace. Then one end moves to the other namespace.
@@ -168,8 +169,8 @@ func freshNetwork(t *testing.T) *Network {
 	return n
 }
 
-// On a real cable to a real neighbour, the kernel applies the settings. If it cannot, the error
-// gives the reason.
+// The machine's kernel applies the network settings on a simulated cable to a neighbour. If the
+// kernel cannot apply the settings, the error gives the reason.
 func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {
@@ -284,7 +285,7 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	}
 }
 
-// The machine sets static addresses only on an interface that has a cable.
+// The machine sets the static addresses of its settings only on an interface that has a cable.
 func TestStaticAddressWaitsForACable(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {

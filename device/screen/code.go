@@ -8,9 +8,9 @@ import (
 	"rsc.io/qr"
 )
 
-// ShowCode shows an address as a QR code on the panel. ShowCode("") removes the code. The change
-// appears when the next sentence redraws the panel. If the code of the address does not fit the
-// screen, ShowCode returns an error, and the panel has no code.
+// ShowCode shows the URL `address` as a QR code on the panel. ShowCode("") removes the code. The
+// change appears when the next sentence redraws the panel. If the code does not fit on the screen,
+// ShowCode returns an error, and the panel has no code.
 func (s *Screen) ShowCode(address string) error {
 	var code []string
 	var err error
@@ -30,8 +30,8 @@ func (s *Screen) ShowCode(address string) error {
 // margin if the screen has no room for 4.
 var quietZones = []int{4, 3, 2}
 
-// QR draws a text as a QR code of half-block characters, in at most the given number of lines.
-// Each character is one module wide and two high. QR draws the light modules, because the
+// QR draws a text as a QR code of half-block characters, in at most `lines` lines. Each character
+// is one module wide and two high. QR draws the light modules and not the dark modules, because the
 // screen is dark.
 func QR(text string, lines int) ([]string, error) {
 	code, err := qr.Encode(text, qr.L)
@@ -54,11 +54,11 @@ func QR(text string, lines int) ([]string, error) {
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("the QR code of %q does not fit the screen, which has %d lines", text, lines)
+	return nil, fmt.Errorf("the QR code of %q does not fit on the screen, which has %d lines", text, lines)
 }
 
-// half holds the half-block characters. The keys say whether the upper half and the lower half are
-// light.
+// half has the half-block characters. The first key is true if the upper half is light, the second
+// key if the lower half is light.
 var half = map[bool]map[bool]string{true: {true: "\u2588", false: "\u2580"}, false: {true: "\u2584", false: " "}}
 
 // drawCode draws the panel with the code at the left and the text at the right.

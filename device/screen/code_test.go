@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// painted draws half-block characters as a console does: 8 by 16 pixels for each character.
+// painted draws half-block characters as the kernel's console does: 8 by 16 pixels for each
+// character.
 func painted(lines []string) image.Image {
 	const w, h = 8, 16
 	pic := image.NewGray(image.Rect(0, 0, len([]rune(lines[0]))*w+2*w, len(lines)*h+2*h)) // black
@@ -65,7 +66,8 @@ func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 	}
 }
 
-// The panel with a code fits the screen, even if the names of the hub and the network are long.
+// The panel with a QR code fits on the screen, even if the names of the hub and the network are
+// long.
 func TestPanelWithACodeFitsTheScreen(t *testing.T) {
 	t.Parallel()
 	lines, err := QR("https://gangway.operations.example.com:12443/claim/"+strings.Repeat("x", 59), rows)

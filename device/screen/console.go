@@ -1,10 +1,9 @@
 // Package screen shows the state of a machine to the person at the machine, and writes the same
 // messages to the machine's serial ports.
 //
-// A Screen writes to every console of the kernel: the screen, called tty0, and the serial ports.
-// It writes line after line. When StartPanel is called, the screen shows a panel instead of lines:
-// a title, a few facts, one important sentence, and the last lines of the log. Serial ports still
-// get lines.
+// A Screen writes to every console of the kernel: the screen, called tty0, and the serial ports. It
+// writes line after line. After StartPanel, the screen shows a panel instead of lines: a title, a
+// few facts, one important sentence, and the last lines of the log. Serial ports still show lines.
 //
 // The package assumes that every console has 80 columns and 25 rows.
 package screen
@@ -26,7 +25,7 @@ type Screen struct {
 	mu    sync.Mutex      // guards panel, hint, lent and file, and the writes to the consoles
 	panel *panel          // nil: the screen shows lines, like a serial port
 	hint  string          // the panel's hint, also for a panel that starts later
-	lent  map[string]bool // by name, the consoles on which another program runs
+	lent  map[string]bool // names of the consoles on which another program runs
 	file  *logFile        // nil: the log is not stored in a file
 
 	reading sync.Once
@@ -66,8 +65,9 @@ func Open() *Screen {
 	return New(consoles...)
 }
 
-// Terminals returns the paths of the terminals on which programs may run: every serial console
-// and, instead of the screen, its virtual terminal with the name virtual, such as "tty2".
+// Terminals returns the paths of the terminals on which programs may run. For a serial port, this
+// is the port's own terminal. For the screen, it is the virtual terminal with the name `virtual`,
+// such as "tty2".
 func (s *Screen) Terminals(virtual string) []string {
 	var paths []string
 	for _, c := range s.consoles {
@@ -89,8 +89,8 @@ func (s *Screen) Logf(format string, args ...any) {
 	s.write(s.stamped(line), line)
 }
 
-// Serialf writes a line to every console that does not show the panel. Use it for a text that the
-// panel shows in another place than its log.
+// Serialf writes a line to every console that does not show the panel. Use Serialf for a text that
+// the panel shows in another place than the panel's log.
 func (s *Screen) Serialf(format string, args ...any) {
 	s.write(s.stamped(fmt.Sprintf(format, args...)), "")
 }
@@ -121,8 +121,8 @@ func uptime() string {
 	return up
 }
 
-// write writes a line to every console. If the screen has a panel, write adds the text short to
-// the panel's log, unless short is empty, and redraws the panel.
+// write writes a line to every console. If the screen has a panel, write adds the text `short` to
+// the panel's log and redraws the panel. If `short` is empty, the log does not change.
 func (s *Screen) write(line, short string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

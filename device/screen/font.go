@@ -24,9 +24,9 @@ type consoleFont struct {
 	data                     *byte
 }
 
-// enlarge doubles the size of the console's font, so that a person can read it from some distance.
-// It does so only if the screen then still has 80 columns and 25 rows. If doubling fails, the font
-// stays small.
+// enlarge doubles the size of the console's font, so that a person can read the screen from some
+// distance. It does not change the font if the screen would then have less than 80 columns or 25
+// rows. If enlarge fails, the font stays small.
 func enlarge(f *os.File) {
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil || size.Col < 160 || size.Row < 50 {
@@ -55,7 +55,7 @@ func fontOp(f *os.File, font *consoleFont) bool {
 	return e == 0
 }
 
-// double doubles every pixel in a row.
+// double doubles the width of every pixel in a row.
 func double(row byte) (wide uint16) {
 	for bit := range 8 {
 		if row&(1<<bit) != 0 {

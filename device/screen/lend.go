@@ -5,9 +5,9 @@ import (
 	"os"
 )
 
-// Lend stops the output on a console, so that another program can use its terminal, until the
-// caller calls giveBack. path is one of the paths that Terminals returns. Lines that are written
-// in that time do not appear on this console later.
+// Lend stops the output on a console until the caller calls `giveBack`. In that time, another
+// program can use the console's terminal. `path` is one of the paths that Terminals returns. Lines
+// of that time do not appear on this console later.
 func (s *Screen) Lend(path string) (giveBack func()) {
 	var names []string
 	for _, c := range s.consoles {
@@ -37,7 +37,7 @@ func isVirtual(path string) bool {
 	return len(path) >= len("/dev/tty") && Console{Name: path[len("/dev/"):]}.isScreen()
 }
 
-// Hint shows on the panel a text about the keys that a person may press.
+// Hint shows a text on the panel, about the keys that a person may press.
 func (s *Screen) Hint(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,8 +47,8 @@ func (s *Screen) Hint(text string) {
 	}
 }
 
-// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes:
-// when it is full, its older half is removed.
+// KeepLog makes the screen append every line to a file too. The file has at most maxKept bytes.
+// When the file is full, the screen removes the file's older half.
 func (s *Screen) KeepLog(path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +58,7 @@ func (s *Screen) KeepLog(path string) {
 // maxKept is the maximum size of the log's file, in bytes.
 const maxKept = 256 << 10
 
-// logFile is a log file with a maximum size. A nil logFile stores nothing. It ignores errors,
+// logFile is a log file with a maximum size. A nil logFile stores nothing. logFile ignores errors,
 // because the consoles show the same lines.
 type logFile struct {
 	path string

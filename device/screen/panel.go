@@ -8,7 +8,7 @@ import (
 )
 
 // Size of every console, in characters. The last column stays empty, because a console may wrap a
-// line that fills it.
+// line that fills the last column.
 const (
 	rows  = 25
 	width = 78
@@ -98,7 +98,8 @@ func spaced(s string) string {
 	return strings.Join(strings.Split(strings.ToUpper(s), ""), " ")
 }
 
-// Cut shortens a text to n characters if it is longer. The last three characters are then dots.
+// Cut shortens a text to `n` characters if the text is longer. The last three characters are then
+// dots.
 func Cut(s string, n int) string {
 	if r := []rune(s); len(r) > n {
 		return string(r[:n-3]) + "..."
@@ -160,7 +161,7 @@ func (s *Screen) Redraw(alarm bool, text string) {
 	s.redraw()
 }
 
-// redraw draws the panel. The caller holds mu.
+// redraw draws the panel. The caller holds s.mu.
 func (s *Screen) redraw() {
 	for _, c := range s.consoles {
 		if c.isScreen() && !s.lent[c.Name] {
@@ -170,12 +171,12 @@ func (s *Screen) redraw() {
 }
 
 // RedrawWhole does the same as Redraw, for a text of any length. It breaks the text into lines, so
-// that nothing is cut off.
+// that the panel shows the whole text.
 func (s *Screen) RedrawWhole(alarm bool, text string) {
 	s.Redraw(alarm, strings.Join(wrapped(text, width-8), "\n"))
 }
 
-// wrapped breaks a text into lines of at most n characters, at spaces where possible.
+// wrapped breaks a text into lines of at most `n` characters, at spaces where possible.
 func wrapped(text string, n int) (out []string) {
 	for line := range strings.SplitSeq(text, "\n") {
 		current := ""

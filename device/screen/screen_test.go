@@ -73,8 +73,8 @@ func TestLinesGoToEveryConsoleUntilThereIsAPanel(t *testing.T) {
 	}
 }
 
-// If a fact or a sentence has not changed, it is not written again to a serial port, so that it
-// does not fill the port's output.
+// If a fact or a sentence has not changed, the screen does not write it to a serial port again, so
+// that the port shows only news.
 func TestOnlyNewsIsWrittenToSerialPorts(t *testing.T) {
 	t.Parallel()
 	s, tty, serial := newScreen()
@@ -176,7 +176,8 @@ func TestInputIsReadFromEveryConsole(t *testing.T) {
 	})
 }
 
-// A program that prints a line without an end must not block: Copy discards its output.
+// A program that prints a line without an end must not block. So Copy discards the program's
+// output.
 func TestOutputOfAProgramIsCopiedWhateverItIs(t *testing.T) {
 	t.Parallel()
 	s, _, serial := newScreen()
@@ -204,8 +205,8 @@ func TestDoubleMakesTwoPixelsOfEach(t *testing.T) {
 	}
 }
 
-// While a program runs on a terminal, the machine's own output does not appear there. When the
-// program has ended, the panel is drawn again.
+// While a program runs on a lent terminal, the screen writes nothing to this terminal. When the
+// program has ended, the screen draws the panel again.
 func TestLentConsoleIsNotWrittenTo(t *testing.T) {
 	t.Parallel()
 	s, panel, serial := newScreen()
@@ -215,7 +216,7 @@ func TestLentConsoleIsNotWrittenTo(t *testing.T) {
 		path  string
 		lent  *terminal
 		other *terminal
-		then  string // output on the lent console when it is given back
+		then  string // output on the lent console after giveBack
 	}{{"/dev/tty1", panel, serial, "Press Enter."}, {"/dev/ttyS0", serial, panel, ""}} {
 		giveBack := s.Lend(c.path)
 		panel.Reset()
@@ -236,7 +237,7 @@ func TestLentConsoleIsNotWrittenTo(t *testing.T) {
 	}
 }
 
-// The log's file has a maximum size, and its last line is always the newest.
+// The screen's log file has a maximum size. The last line of the file is always the newest line.
 func TestKeptLogIsBounded(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "log")

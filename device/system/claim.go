@@ -3,7 +3,8 @@ package system
 import "time"
 
 // offerClaim shows the claim code while the agent waits for an owner. If the agent waits for
-// anything else, it shows the agent's text about that. It returns when stop is closed.
+// another event, offerClaim shows the agent's text about this event. offerClaim returns when `stop`
+// is closed.
 func (s *System) offerClaim(stop <-chan struct{}) {
 	last, waiting := "", ""
 	for {
@@ -27,8 +28,9 @@ func (s *System) offerClaim(stop <-chan struct{}) {
 	}
 }
 
-// showWaiting shows the agent's text about what the agent waits for. It shows the whole text,
-// because the remedy is at the end. The agent itself has written the text to the other consoles.
+// showWaiting shows the agent's text about the event for which the agent waits. It shows the whole
+// text, because the remedy is at the end of the text. The agent itself has written the text to the
+// other consoles.
 func (s *System) showWaiting(what string) {
 	if what == "" {
 		s.Screen.Statusf("Joining the hub")
@@ -37,8 +39,8 @@ func (s *System) showWaiting(what string) {
 	s.Screen.RedrawWhole(true, what)
 }
 
-// showClaim shows the address at which a person claims the machine, as a QR code if the code fits
-// the screen. An empty address removes the code.
+// showClaim shows the URL at which a person claims the machine, as a QR code if the code fits on
+// the screen. An empty `address` removes the code.
 func (s *System) showClaim(address, words string) {
 	err := s.Screen.ShowCode(address)
 	switch {

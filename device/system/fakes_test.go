@@ -22,8 +22,8 @@ import (
 
 var errBroken = errors.New("it is broken")
 
-// lab is a machine with an installed system. Its folders are in the test's
-// temporary folder. It records each step, in order.
+// lab simulates a machine with an installed system. The machine's folders are in the test's
+// temporary folder. The lab records each step, in order.
 type lab struct {
 	t     *testing.T
 	dir   string
@@ -58,8 +58,8 @@ func inLab(t *testing.T, f func(l *lab)) {
 	})
 }
 
-// connects simulates an agent that onboards in two seconds, reports after five, and continues to
-// run.
+// connects simulates an agent that onboards in two seconds, reports after five seconds, and
+// continues to run.
 func connects(l *lab, command string, args []string) int {
 	if command == "onboard" {
 		l.sleep(2 * time.Second)
@@ -152,7 +152,7 @@ func (l *lab) step(format string, args ...any) error {
 	return l.failing[s]
 }
 
-// did reports whether all these steps happened, in this order.
+// did reports whether all of `steps` happened, in this order.
 func (l *lab) did(steps ...string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,7 +172,7 @@ func (l *lab) want(steps ...string) {
 	}
 }
 
-// never fails the test if one of the steps happened.
+// never fails the test if one of `steps` happened.
 func (l *lab) never(steps ...string) {
 	l.t.Helper()
 	for _, s := range steps {
@@ -285,7 +285,7 @@ func (l *lab) wipe(espGUID string) {
 	runtime.Goexit()
 }
 
-// files returns the names in a folder of the machine.
+// files returns the names of the files in a folder of the machine.
 func (l *lab) files(dir string) (names []string) {
 	entries, err := os.ReadDir(filepath.Join(l.dir, dir))
 	if err != nil {

@@ -23,7 +23,7 @@ type Hook struct {
 	}
 	Restart func() error // returns only on an error
 	In      io.Reader    // for network-try: the new settings
-	Out     io.Writer    // for network-report and network-settings: the result
+	Out     io.Writer    // for network-report and network-settings: the output
 	ErrOut  io.Writer
 }
 
@@ -43,13 +43,13 @@ func (h *Hook) Run(args []string) int {
 }
 
 // userMeta reads the owner's network settings from a file of user-meta. If the settings are new,
-// it restarts the machine to try them.
+// userMeta restarts the machine to try these settings.
 func (h *Hook) userMeta(file string) int {
 	news, err := offerOwners(h.Paths.changes(), file, h.busy)
 	reportNetwork(h.Paths, h.Logf)
 	if mistake := (*netfile.Mistake)(nil); errors.As(err, &mistake) {
 		h.Logf("The network settings of the owner cannot be used: %v", mistake)
-		return 0 // 0, because a retry would not help
+		return 0 // the agent retries after another exit code, and a retry would not help
 	}
 	if err == nil && news {
 		h.Logf("The owner has set other network settings. The machine restarts to try them.")
@@ -62,7 +62,7 @@ func (h *Hook) userMeta(file string) int {
 	return 0
 }
 
-// busy returns the reason why the machine must not restart now. Empty: it may restart.
+// busy returns the reason why the machine must not restart now. Empty: the machine may restart.
 func (h *Hook) busy() string {
 	if _, _, tried, err := h.Slots.Trial(); err == nil && tried {
 		return "a new system is on trial"

@@ -44,9 +44,9 @@ func TestHookIsCalledForARevision(t *testing.T) {
 	})
 }
 
-// The owner's new network settings restart the machine. If the machine is busy, the hook exits
-// with code 1, and the agent calls the hook again later. If the settings have a mistake, the hook
-// exits with code 0, because a later call would not help.
+// If the owner sets new network settings, the hook restarts the machine. If the machine is busy,
+// the hook exits with code 1, and the agent calls the hook again later. If the settings have a
+// mistake, the hook exits with code 0, because a later call would not help.
 func TestHookForUserMeta(t *testing.T) {
 	t.Parallel()
 	const good = `{"gangway.network":"version = 1\nvlan = 7\n"}`
@@ -90,8 +90,8 @@ func TestHookForUserMeta(t *testing.T) {
 	}
 }
 
-// A machine without a disk onboards at each start, and switches off at the event that the command
-// line names.
+// A machine without a disk onboards at each start. It switches off at the event that
+// gangway.poweroff on the kernel's command line names.
 func TestLiveSystem(t *testing.T) {
 	t.Parallel()
 	const args = "--set-clock --network-file /n.txt --state /run/gangway-agent"
@@ -99,7 +99,7 @@ func TestLiveSystem(t *testing.T) {
 		poweroff string
 		onboard  int
 		want     []string
-		after    time.Duration // when Live returns; 0: never
+		after    time.Duration // time after which Live returns; 0: never
 	}{
 		"as soon as it is onboarded": {"onboarded", 0, []string{"agent onboard --token-file /etc/gangway/device_autojointoken.json " + args, "log onboarded"}, time.Second},
 		"when the agent ends":        {"exit", 0, []string{"log onboarded", "agent run " + args, "log the agent ended with code 9"}, 2 * time.Second},
@@ -150,7 +150,7 @@ func TestLiveSystem(t *testing.T) {
 		inLab(t, func(l *lab) {
 			l.failing["agent onboard --token-file /etc/gangway/device_autojointoken.json "+args] = errBroken
 			Live(l, "/n.txt", "exit", l.Logf)
-			l.want("log the agent cannot be run: it is broken")
+			l.want("log starting the agent failed: it is broken")
 		})
 	})
 }

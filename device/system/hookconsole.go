@@ -39,8 +39,8 @@ func (h *Hook) console(action string) int {
 	return 0
 }
 
-// errNoDisk is the error of an action whose effect must remain after a restart, on a machine
-// without a disk.
+// errNoDisk is the error, on a machine without a disk, of an action whose effect must remain after
+// a restart.
 var errNoDisk = errors.New("this machine runs without a disk, so it keeps no settings and there is nothing to wipe; build another image to change its network settings")
 
 func (h *Hook) networkReport() error {
@@ -52,8 +52,8 @@ func (h *Hook) networkReport() error {
 	return err
 }
 
-// networkSettings prints the settings file in force. access.Placeholder replaces the proxy's
-// password.
+// networkSettings prints the network settings in force, as a file. In this file, access.Placeholder
+// replaces the proxy's password.
 func (h *Hook) networkSettings() error {
 	s, err := h.Paths.changes().Settings()
 	if err != nil {
@@ -66,9 +66,9 @@ func (h *Hook) networkSettings() error {
 	return err
 }
 
-// tryNetwork offers the settings that a person has typed, and restarts the machine to try them. If
-// the machine is not onboarded, it has not reached the hub with any settings yet, so it keeps the
-// new settings without a trial.
+// tryNetwork offers the settings that a person has typed, and restarts the machine to try these
+// settings. A machine that is not onboarded has not reached the hub with any settings yet, so it
+// keeps the new settings without a trial.
 func (h *Hook) tryNetwork() error {
 	text, err := io.ReadAll(io.LimitReader(h.In, netfile.MaxFile+1))
 	if err != nil {

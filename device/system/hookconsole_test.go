@@ -33,8 +33,8 @@ func TestConsoleRestarts(t *testing.T) {
 	})
 }
 
-// A person at the machine must not learn the proxy's password. Settings that still contain the
-// placeholder instead of the password are refused.
+// A person at the machine's console must not learn the proxy's password. The hook refuses settings
+// that contain the placeholder instead of the password.
 func TestConsoleNeverShowsTheProxysPassword(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.write("esp/EFI/x", "")
@@ -54,9 +54,9 @@ func TestConsoleNeverShowsTheProxysPassword(t *testing.T) {
 	})
 }
 
-// If the machine has an owner, new settings of a person are tried; otherwise they are kept at
-// once. A person may try the same settings again. Settings that are in force do not restart the
-// machine.
+// A person types new network settings at the machine's console. If the machine has an owner, it
+// tries the settings; otherwise it keeps the settings at once. The person may try the same settings
+// again. Settings that are in force do not restart the machine.
 func TestConsoleTriesNetworkSettings(t *testing.T) {
 	t.Parallel()
 	const text = "version = 1\nvlan = 7\n"
@@ -65,7 +65,7 @@ func TestConsoleTriesNetworkSettings(t *testing.T) {
 		text    string
 		code    int
 		restart bool
-		says    string // text on the standard error
+		says    string // text that the hook must write to the standard error
 		report  string
 	}{
 		"without an owner":    {nil, text, 0, true, "", "in force:\n  vlan = 7"},
@@ -96,8 +96,9 @@ func TestConsoleTriesNetworkSettings(t *testing.T) {
 	}
 }
 
-// The console's wipe only writes its request and restarts the machine. The next start destroys the
-// data, before anything uses the disk.
+// If a person requests a wipe at the machine's console, the hook only writes the request to the
+// disk and restarts the machine. The next start destroys the data, before any program uses the
+// disk.
 func TestConsoleRequestsAWipe(t *testing.T) {
 	inLab(t, func(l *lab) {
 		if code, _, errOut := l.consoleHook(access.ActionWipe, ""); code != 1 || !strings.Contains(errOut, "runs without a disk") || l.did("restart") {

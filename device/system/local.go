@@ -16,11 +16,11 @@ import (
 
 const (
 	agentPath = "/bin/gangway-agent"
-	// escrowPath is the path of the encrypted recovery key for the agent. The file is in
-	// memory.
+	// escrowPath is the path of the file with the encrypted recovery key, which the agent reports.
+	// The file is in memory.
 	escrowPath = "/run/disk-recovery.age"
-	// networkReport is the path of the text that the agent reports as networkMeta. The file is
-	// in memory.
+	// networkReport is the path of the file with the text that the agent reports as networkMeta.
+	// The file is in memory.
 	networkReport = "/run/gangway-network-report.txt"
 )
 

@@ -12,13 +12,13 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// networkMeta is the key of the network settings in the user-meta that the owner sets, and of the
-// report in the device-meta that the device sends.
+// networkMeta is the key of the network settings in the owner's user-meta. It is also the key of
+// the device's report on these settings in the device-meta.
 const networkMeta = "gangway.network"
 
-// networkSettings returns the network settings for this start, and whether they are on trial.
-// First, it accepts settings that a stick has written to the disk. These are on trial if the
-// machine is onboarded.
+// networkSettings returns the network settings for this start, and whether these settings are on
+// trial. First, it accepts settings that a stick has written to the disk. The stick's settings are
+// on trial if the machine is onboarded.
 func (s *System) networkSettings() (settings *netfile.Settings, tried bool) {
 	store := s.Paths.changes()
 	if err := acceptBrought(store, s.Paths.ESP, s.status().onboarded()); err != nil {
@@ -39,9 +39,9 @@ func (s *System) networkSettings() (settings *netfile.Settings, tried bool) {
 	return settings, tried
 }
 
-// acceptBrought offers to the store the network settings that a stick has written to the EFI
-// system partition, and removes them from there. If the settings have a mistake, it also removes
-// them. After any other error it keeps them, so that the next start reads them again.
+// acceptBrought offers to the store the network settings that a stick has written to the EFI system
+// partition. Then it removes these settings from the EFI system partition, even if they have a
+// mistake. After any other error it does not remove them, so that the next start reads them again.
 func acceptBrought(store *netchange.Store, esp string, try bool) error {
 	brought, err := install.ReadPendingNetwork(esp)
 	if err == nil && brought.Empty() {
@@ -56,9 +56,9 @@ func acceptBrought(store *netchange.Store, esp string, try bool) error {
 	return errors.Join(err, install.ClearPendingNetwork(esp))
 }
 
-// judgeNetwork ends the trial of network settings. When the hub has accepted a report,
-// judgeNetwork keeps the settings. If the hub does not accept a report in time, it drops them and
-// restarts the machine with the previous settings.
+// judgeNetwork ends the trial of network settings. When the hub has accepted a report, judgeNetwork
+// keeps the settings. If the hub does not accept a report in time, judgeNetwork drops the settings
+// and restarts the machine with the previous settings.
 func (s *System) judgeNetwork(before time.Time) {
 	store := s.Paths.changes()
 	s.Screen.Fact("Network", "new settings, on trial")
@@ -87,8 +87,8 @@ func (s *System) judgeNetwork(before time.Time) {
 
 func (s *System) reportNetwork() { reportNetwork(s.Paths, s.Screen.Logf) }
 
-// reportNetwork writes the report on the network settings to the file that the agent sends to the
-// owner.
+// reportNetwork writes the report on the network settings to a file. The agent sends this file to
+// the hub, for the owner.
 func reportNetwork(p Paths, logf func(format string, args ...any)) {
 	text, err := p.changes().Report()
 	if err == nil {
@@ -101,8 +101,8 @@ func reportNetwork(p Paths, logf func(format string, args ...any)) {
 
 // offerOwners offers the owner's network settings, from a file of user-meta, to the store. It
 // reports whether the settings are new; new settings are on trial from the next start. If the
-// user-meta does not have the key, the device keeps its settings. busy returns the reason why the
-// machine must not restart now, or "".
+// user-meta does not have the key networkMeta, the device keeps its settings. The function `busy`
+// returns the reason why the machine must not restart now, or "".
 func offerOwners(store *netchange.Store, file string, busy func() string) (news bool, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// The machine tries the owner's settings once, and only while nothing else prevents a restart. A
-// mistake in the settings is reported.
+// The machine tries the owner's network settings once, and only if it may restart. If the settings
+// have a mistake, the machine reports the mistake to the owner.
 func TestOwnersNetworkSettings(t *testing.T) {
 	t.Parallel()
 	s := &netchange.Store{Dir: filepath.Join(t.TempDir(), "network")}

@@ -2,9 +2,9 @@
 // disk (Live).
 //
 // An installed system mounts its disk, connects to the network, and runs the agent, which onboards
-// the machine and keeps it connected. A new system, or new network settings, are on trial at
-// first: if the machine does not reach the hub in time, it restarts with the previous ones. To
-// change the system or the network settings, the agent calls Hook.
+// the machine and keeps it connected. A new system, or new network settings, are on trial at first.
+// If the machine does not reach the hub in time, it restarts with the previous system or the
+// previous settings. To change the system or the network settings, the agent calls Hook.
 //
 // System makes the decisions and shows messages to the person at the machine. It uses the machine
 // through small interfaces, which Local implements.
@@ -32,9 +32,9 @@ import (
 
 // Time limits.
 const (
-	// TrialTime is the time in which the agent must make a new system permanent. The agent
-	// itself rolls back after 10 minutes without the hub; TrialTime is for a new system on
-	// which the agent does not run.
+	// TrialTime is the time in which the agent must make a new system permanent. If the agent runs,
+	// it rolls back after 10 minutes without the hub. TrialTime is for a new system on which the
+	// agent does not run.
 	TrialTime = 20 * time.Minute
 	// NetworkTime is the time in which the machine must reach the hub with new network
 	// settings.
@@ -43,15 +43,15 @@ const (
 
 const (
 	diskWait = 30 * time.Second
-	// refusedWait is the pause after a refusal. It is long because a person must change
-	// something before a retry can succeed.
+	// refusedWait is the pause after a refusal. This pause is long, because a person must correct
+	// the cause before a retry can succeed.
 	refusedWait = time.Hour
 	// agentPause is the pause before the agent is started again.
 	agentPause = 10 * time.Second
 	poll       = 500 * time.Millisecond
 )
 
-// exitRefused is the agent's exit code for a refusal that it does not retry.
+// exitRefused is the agent's exit code for a permanent refusal by the hub.
 const exitRefused = 3
 
 // System runs an installed system. Local returns one for this machine.
@@ -80,14 +80,14 @@ type System struct {
 	Paths Paths
 }
 
-// Paths holds the folders and files of an installed system.
+// Paths has the folders and files of an installed system.
 type Paths struct {
 	Dev  string // device files
 	ESP  string // mount point of the EFI system partition
 	Data string // mount point of the data partition
-	// Files in memory. NetworkReport is the report on the network settings, and Escrow the
-	// encrypted recovery key; the agent sends both. Settings are the network settings that the
-	// agent uses.
+	// Files in memory. NetworkReport has the report on the network settings. Escrow has the
+	// encrypted recovery key. The agent sends both files to the hub. Settings has the network
+	// settings that the agent uses.
 	NetworkReport, Escrow, Settings string
 }
 
@@ -116,7 +116,7 @@ type TPM interface {
 	// Check returns an error if the machine cannot use the TPM. The error's text is a sentence
 	// for the person at the machine.
 	Check() error
-	// LiftLockout lifts a lockout of the TPM, and logs that it did.
+	// LiftLockout lifts a lockout of the TPM, and logs this.
 	LiftLockout()
 }
 
@@ -211,12 +211,12 @@ func (s *System) find(patience time.Duration) (*install.Installed, error) {
 	}
 }
 
-// mount mounts the partitions of the disk.
+// mount mounts the partitions of the system's disk.
 func (s *System) mount(i *install.Installed) error {
 	if err := s.Disks.MountESP(i); err != nil {
 		return err
 	}
-	if exists(filepath.Join(s.Paths.ESP, install.WipePath)) { // before the system reads the disk's key into memory
+	if exists(filepath.Join(s.Paths.ESP, install.WipePath)) { // check this before the system reads the disk's key into memory
 		s.Wipe(i.ESPGUID)
 	}
 	device, encrypted, err := s.Disks.Unlock(i)
@@ -232,7 +232,7 @@ func (s *System) mount(i *install.Installed) error {
 	if err := keepEscrow(filepath.Join(s.Paths.Dev, i.Data()), s.Paths.Escrow); err != nil {
 		s.Screen.Logf("%v", err)
 	}
-	go func() { // in the background, because a large disk takes long
+	go func() { // in the background, because growing takes long on a large disk
 		switch size, err := s.Disks.Grow(device); {
 		case err != nil:
 			s.Screen.Logf("growing the data partition: %v", err)
@@ -262,8 +262,9 @@ func keepEscrow(partition, file string) error {
 	return os.WriteFile(file, []byte(text), 0o600)
 }
 
-// judgeSlot shows which slot runs. If the slot is on trial and the agent does not make it
-// permanent in time, judgeSlot restarts the machine, which then starts the previous system.
+// judgeSlot shows which slot runs. If the slot is on trial and the agent does not make the slot's
+// system permanent in time, judgeSlot restarts the machine. The machine then starts the previous
+// system.
 func (s *System) judgeSlot() {
 	running, kept, tried, err := s.Slots.Trial()
 	switch {
@@ -286,8 +287,8 @@ func (s *System) judgeSlot() {
 	}
 }
 
-// serve onboards the machine, unless it is onboarded already. Then it runs the agent, which keeps
-// the machine connected, and returns when the agent ends.
+// serve onboards the machine, unless the machine is already onboarded. Then it runs the agent,
+// which keeps the machine connected. serve returns when the agent ends.
 func (s *System) serve() {
 	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
 	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.AgentState()}
@@ -354,7 +355,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// agentStatus holds the fields of the agent's state.json that this package reads.
+// agentStatus has the fields of the agent's state.json that this package reads.
 type agentStatus struct {
 	Phase      string    `json:"phase"`
 	DeviceID   string    `json:"device-id"`
@@ -374,7 +375,7 @@ const removed = "removed"
 // device since.
 func (a agentStatus) onboarded() bool { return a.Phase == "active" || a.Phase == removed }
 
-// status returns the agent's state; the zero value if the agent has no state.
+// status returns the agent's state. If the agent has no state, it returns the zero value.
 func (s *System) status() agentStatus { return readStatus(s.Paths) }
 
 func readStatus(p Paths) (s agentStatus) {
@@ -388,8 +389,8 @@ func readStatus(p Paths) (s agentStatus) {
 	return s
 }
 
-// showDevice shows the machine's hub, owner and name, until stop is closed. If the hub no longer
-// accepts the device, it shows the reason instead, until a person acts.
+// showDevice shows the machine's hub, owner and name, until `stop` is closed. If the hub no longer
+// accepts the device, showDevice shows the reason instead.
 func (s *System) showDevice(stop <-chan struct{}) {
 	for last := ""; ; {
 		a := s.status()
@@ -429,8 +430,8 @@ func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
 	s.removeToken(token)
 }
 
-// removeToken overwrites and removes the join token. An onboarded machine does not need the token,
-// and a thief of the disk could onboard other devices with it.
+// removeToken overwrites and removes the join token. An onboarded machine does not need the token.
+// A thief of the disk could onboard other devices with the token.
 func (s *System) removeToken(token string) {
 	f, err := os.OpenFile(token, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -449,7 +450,7 @@ func (s *System) removeToken(token string) {
 	syncFolder(filepath.Dir(token))
 }
 
-// syncFolder makes the kernel write all data of the file system that holds a folder to the disk.
+// syncFolder makes the kernel write all data of a folder's file system to the disk.
 func syncFolder(dir string) {
 	if d, err := os.Open(dir); err == nil {
 		unix.Syncfs(int(d.Fd()))

@@ -96,11 +96,12 @@ func TestSystemWaitsForItsDisk(t *testing.T) {
 	})
 }
 
-// A machine without a TPM reports that and continues to start, because its agent shows the remedy.
+// A machine without a TPM reports the missing TPM and continues to start, because the machine's
+// agent shows the remedy.
 func TestSystemWithoutATPMSaysSo(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.tpm = machine.ErrNoTPM
-		l.failing["grow /dev/dm-0"] = errBroken // growing fails, and the system continues
+		l.failing["grow /dev/dm-0"] = errBroken // growing the file system fails, and the start continues
 		l.run(time.Minute)
 		l.want("alarm No TPM", "agent onboard")
 		l.want("log growing the data partition: it is broken")
@@ -108,8 +109,8 @@ func TestSystemWithoutATPMSaysSo(t *testing.T) {
 	})
 }
 
-// If the agent does not make a new system permanent in time, the machine restarts with the
-// previous one. A system that is permanent, or that is not on trial, continues to run.
+// If the agent does not make a new system permanent in time, the machine restarts with the previous
+// system. A system that is permanent, or that is not on trial, continues to run.
 func TestNewSystemIsGivenUpUnlessMadePermanent(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -153,8 +154,8 @@ func offer(l *lab, text string) {
 	}
 }
 
-// If the machine reaches the hub with new network settings, it keeps them. Otherwise it drops them
-// and restarts with the previous ones.
+// If the machine reaches the hub with new network settings, it keeps these settings. Otherwise it
+// drops the new settings and restarts with the previous settings.
 func TestNetworkSettingsOnTrial(t *testing.T) {
 	t.Parallel()
 	t.Run("the hub is reached", func(t *testing.T) {
@@ -200,8 +201,9 @@ func TestNetworkSettingsOnTrial(t *testing.T) {
 	})
 }
 
-// A machine accepts a stick's network settings once. If the machine is onboarded, they are on
-// trial. If it has never reached the hub, it keeps them at once.
+// A machine accepts the same network settings of a stick only once. If the machine is onboarded,
+// the stick's settings are on trial. If the machine has never reached the hub, it keeps the stick's
+// settings at once.
 func TestNetworkSettingsFromAStick(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -232,8 +234,9 @@ func TestNetworkSettingsFromAStick(t *testing.T) {
 	}
 }
 
-// The agent gets the token file. If there is no token file, it gets the hub file. On an onboarded
-// machine, the system starts gangway-agent run at once.
+// The system passes the token file to the agent. If the machine has no token file, the system
+// passes the hub file to the agent. On an onboarded machine, the system starts 'gangway-agent run'
+// at once.
 func TestAgentOfAMachine(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -327,8 +330,8 @@ func TestJoinTokenIsOverwritten(t *testing.T) {
 	})
 }
 
-// After a failure, the system starts the agent again soon. After a refusal, it waits an hour,
-// because a person must change something first.
+// After a failure, the system starts the agent again soon. After a refusal by the hub, the system
+// waits an hour, because a person must first correct the cause.
 func TestOnboardingIsRetried(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -377,7 +380,7 @@ func TestOnboardingIsRetried(t *testing.T) {
 }
 
 // While the machine has no owner, the screen shows the claim code and the letters to compare, even
-// if the agent also waits for something else.
+// if the agent also waits for another event.
 func TestClaimCodeIsOffered(t *testing.T) {
 	inLab(t, func(l *lab) {
 		const address = "https://hub.example/claim/x"
@@ -405,7 +408,8 @@ func TestClaimCodeIsOffered(t *testing.T) {
 	})
 }
 
-// If the owner deleted the device, the screen shows that until a person acts.
+// If the owner deleted the device, the machine's screen shows this until a person onboards or wipes
+// the machine.
 func TestRemovedDeviceSaysWhy(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.status(agentStatus{Phase: "active", Nick: "otter"})

@@ -26,7 +26,7 @@ const wrongWait = 3 * time.Second
 // Terminals offers programs to a person at each terminal. The key Enter opens the machine's
 // console. If the image was built with a password, the password opens a shell.
 type Terminals struct {
-	// PasswordFile holds the SHA-256 of the password, in hexadecimal.
+	// PasswordFile is the path of the file with the SHA-256 of the password, in hexadecimal.
 	PasswordFile string
 	// Shells are the terminals that ask for the password. Consoles are the terminals that open
 	// the console. A serial port is in both lists.
@@ -36,9 +36,9 @@ type Terminals struct {
 	Console func(terminal string, limit access.Level) error
 	Logf    func(format string, args ...any)
 
-	// Limit is the highest level that the image allows. Until Mounted is called, the console
-	// only shows the machine. In that time, the machine's state is not known, so the machine
-	// may have an owner.
+	// Limit is the highest level that the image allows. Until Mounted is called, the console only
+	// shows the machine, because the machine's state is unknown in that time: the machine may have
+	// an owner.
 	Limit   access.Level
 	mounted atomic.Bool
 
@@ -93,7 +93,8 @@ func (t *Terminals) Start() {
 	}
 }
 
-// password returns the SHA-256 of the image's password. It is nil if the image has no password.
+// password returns the SHA-256 of the image's password. If the image has no password, the result is
+// nil.
 func (t *Terminals) password() []byte {
 	b, err := os.ReadFile(t.PasswordFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,7 +102,7 @@ func (t *Terminals) password() []byte {
 	}
 	want, err := hex.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(want) != sha256.Size {
-		t.Logf("the file with the hash of the shell's password is not valid, so no shell is offered")
+		t.Logf("the file with the hash of the shell's password is not valid, so the terminals offer no shell; build the image again")
 		return nil
 	}
 	return want
@@ -117,8 +118,8 @@ func (t *Terminals) serve(path string, want []byte, console bool) {
 
 var errWrongPassword = errors.New("wrong password")
 
-// once waits for a line on a terminal. If console is set, an empty line opens the console. A line
-// whose SHA-256 is want opens a shell. If want is nil, every line opens the console.
+// once waits for a line on a terminal. If `console` is set, an empty line opens the console. A line
+// with the SHA-256 `want` opens a shell. If `want` is nil, every line opens the console.
 func (t *Terminals) once(path string, want []byte, console bool) error {
 	on, err := t.open(path)
 	if err != nil {

@@ -27,7 +27,8 @@ func (t labTerminal) Write(p []byte) (int, error) {
 func (t labTerminal) Close() error                  { return nil }
 func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
 
-// Only the image's password opens a shell. A wrong password causes a delay. Enter opens the console.
+// At a terminal of the machine, only the image's password opens a shell. A wrong password causes a
+// delay. Enter opens the console.
 func TestShellNeedsThePassword(t *testing.T) {
 	t.Parallel()
 	sum := sha256.Sum256([]byte("right"))
@@ -41,8 +42,8 @@ func TestShellNeedsThePassword(t *testing.T) {
 		"no password file":     {"", []string{"right"}, false, 0, ""},
 		"the right password":   {hex.EncodeToString(sum[:]) + "\n", []string{"right "}, true, 1, ""},
 		"a wrong one":          {hex.EncodeToString(sum[:]), []string{"wrong", "wronger", "right"}, true, 1, "/dev/ttyS0 shows Wrong password."},
-		"a file that is cut":   {hex.EncodeToString(sum[:16]), []string{"right"}, false, 0, "log the file with the hash of the shell's password is not valid, so no shell is offered"},
-		"a file that is empty": {"\n", []string{""}, false, 0, "log the file with the hash of the shell's password is not valid, so no shell is offered"},
+		"a file that is cut":   {hex.EncodeToString(sum[:16]), []string{"right"}, false, 0, "log the file with the hash of the shell's password is not valid, so the terminals offer no shell; build the image again"},
+		"a file that is empty": {"\n", []string{""}, false, 0, "log the file with the hash of the shell's password is not valid, so the terminals offer no shell; build the image again"},
 		"Enter":                {hex.EncodeToString(sum[:]), []string{""}, true, 0, "console on /dev/ttyS0 with read"},
 		"Enter, no password":   {"", []string{""}, false, 0, "console on /dev/ttyS0 with read"},
 	} {
@@ -88,8 +89,8 @@ func TestShellNeedsThePassword(t *testing.T) {
 	}
 }
 
-// typing returns Terminals on which a person presses Enter once a second. It records each program
-// that a terminal opens, and the console's level.
+// typing returns Terminals on which a person presses Enter once a second. typing records each
+// program that a terminal opens, and the console's level.
 func (l *lab) typing(t *Terminals) *Terminals {
 	t.Logf = l.Logf
 	t.PasswordFile = filepath.Join(l.dir, "no-password")

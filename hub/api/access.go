@@ -19,8 +19,8 @@ const (
 	// anyone is for routes that need no credential, or whose credential is in the body or the path:
 	// a password, evidence of a TPM, or a claim code.
 	anyone access = iota
-	// visitor is like anyone. But if the request is signed in, identify looks up the account, so
-	// that the page can show it.
+	// visitor is like anyone, but identify looks up the account of a signed-in request, so that the
+	// page can show the account.
 	visitor
 	// fullVisitor is like visitor, but identify refuses a token that does not have all scopes.
 	fullVisitor
@@ -30,15 +30,16 @@ const (
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
 
-	// scopedAccount is a valid token of an account, as a bearer or in a browser's cookie, whose
-	// scopes allow the route.
+	// scopedAccount is an account's valid token, whose scopes allow the route. The token is a
+	// bearer token, or it is in a browser's cookie.
 	scopedAccount
-	// anySignIn is a valid token of an account, whatever its scopes.
+	// anySignIn is an account's valid token with any scopes.
 	anySignIn
-	// anySession is a person's session, whatever its scopes. API tokens are refused.
+	// anySession is a person's session with any scopes. The hub refuses API tokens.
 	anySession
 	// fullSession is a person's session with all scopes. It protects the routes that no program may
-	// call: making API tokens, changing the password, ending sessions, and deleting the account.
+	// call. These routes make API tokens, change the password, end sessions, and delete the
+	// account.
 	fullSession
 
 	// operator is a fullSession of an account with the role operator. The role gives access only to
@@ -48,18 +49,20 @@ const (
 	// accountOrDevice is a scopedAccount, or an activeDevice, which acts for its owner's account.
 	accountOrDevice
 
-	// activeDevice is an active device. It is identified by the certificate of its connection, or
-	// by an access token that it got with its certificate or secret. If its owner's policy
-	// requires a measured boot, its boot must match its reference.
+	// activeDevice is an active device. The hub identifies the device by the certificate of the
+	// connection, or by an access token that the device got with its certificate or secret. If the
+	// owner's policy requires a measured boot, the device's boot must match its reference.
 	activeDevice
-	// tlsDevice is an activeDevice that is identified by the certificate of this connection, or of
-	// its connection to the hub's proxy. Only its TPM can make such a connection.
+	// tlsDevice is an activeDevice that the hub identifies by the certificate of this connection,
+	// or of the device's connection to the hub's proxy. Only the device's TPM can make such a
+	// connection.
 	tlsDevice
 	// unmeasuredDevice is like tlsDevice, but the device's boot need not match its reference. A
 	// device calls these routes before the hub has measured its boot.
 	unmeasuredDevice
-	// pendingDevice is a device with a certificate by the device CA, active or not, on a TLS
-	// connection that ends at the hub itself. The handler checks the activation proof in the body.
+	// pendingDevice is a device with a certificate that the device CA issued. The certificate need
+	// not be active. The TLS connection must end at the hub itself. The handler checks the
+	// activation proof in the body.
 	pendingDevice
 )
 
@@ -78,7 +81,7 @@ func accountCaller(in *signIn) caller {
 
 func deviceCaller(d store.Device) caller { return caller{Owner: d.Owner, Device: &d} }
 
-// prn returns the prn of the caller.
+// prn returns the caller's Pantacor resource name.
 func (c caller) prn() string {
 	if c.Device != nil {
 		return wire.DevicePRN + c.Device.ID
@@ -94,15 +97,15 @@ type callerKey struct{}
 // callerOf returns the caller that identify found.
 func callerOf(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
 
-// accountOf returns the signed-in account. It panics if the caller has none, so the route's access
-// must require an account.
+// accountOf returns the signed-in account. It panics if the caller is not signed in, so the route's
+// access must require an account.
 func accountOf(r *http.Request) store.Account { return *callerOf(r).Account }
 
 // signInOf returns the caller's sign-in, or nil if the caller is not signed in.
 func signInOf(r *http.Request) *signIn { return callerOf(r).signIn }
 
 // deviceOf returns the calling device. It panics if the caller is not a device, so the route's
-// access must require one.
+// access must require a device.
 func deviceOf(r *http.Request) store.Device { return *callerOf(r).Device }
 
 var (
@@ -192,9 +195,9 @@ func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
 	return deviceCaller(d), nil
 }
 
-// isDeviceRequest reports whether a request to a route for accountOrDevice is treated as a
-// device's. A request with a person's session is treated as that person's, whatever certificate its
-// connection has.
+// isDeviceRequest reports whether a request to a route for accountOrDevice counts as a device's
+// request. A request with a person's session counts as that person's request, even if its
+// connection has a device's certificate.
 func (s *Server) isDeviceRequest(r *http.Request) bool {
 	_, certified := clientCertificate(r)
 	_, noCookie := r.Cookie(cookieName)
@@ -236,10 +239,10 @@ var (
 	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from it.")
 )
 
-// checkBoot refuses a device whose boot does not match its reference, if its owner's policy
-// requires a match. The measurement must have been made on this connection, because the device may
-// have restarted since a measurement on an earlier connection. For programs that use a token, and
-// for devices behind a proxy, the device's last measurement counts.
+// checkBoot refuses a device whose boot does not match its reference, if the owner's policy
+// requires a match. The device must have sent the measurement on this connection, because the
+// device may have restarted since a measurement on an earlier connection. For programs that use a
+// token, and for devices behind a proxy, the device's last measurement counts.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot {
@@ -269,7 +272,7 @@ func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 }
 
 // The functions below decide which devices, trails and objects a caller may use. For a device that
-// the caller may not use, the answer is byte for byte the same as if it did not exist.
+// the caller may not use, the answer is byte for byte the same as for a device that does not exist.
 
 // ownDevice finds a device of the calling account by its id or nick.
 func (s *Server) ownDevice(r *http.Request) (store.Device, error) {
@@ -305,9 +308,9 @@ func (s *Server) ownDeviceOrSelf(r *http.Request) (store.Device, error) {
 	return s.ownDevice(r)
 }
 
-// visibleDevice finds the device in the path: by the nick of a device of the account `of`, or by
-// any device's id. The device must be public or the caller's own. own reports whether it is the
-// caller's own.
+// visibleDevice finds the device in the path. The path has a device's id, or the nick of a device
+// of the account `of`. The device must be public or the caller's own. The result `own` reports
+// whether the device is the caller's own.
 func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Device, own bool, err error) {
 	ctx, name, self := r.Context(), r.PathValue("id"), callerOf(r).Account
 	d, err = s.deviceOfAccount(ctx, of.ID, name)
@@ -357,8 +360,8 @@ func enabled(a store.Account, err error) (store.Account, error) {
 	return a, err
 }
 
-// trailDevice finds the device of the trail in the path: the calling device itself, or one of the
-// calling account.
+// trailDevice finds the device of the trail in the path: the calling device itself, or a device of
+// the calling account.
 func (s *Server) trailDevice(r *http.Request) (store.Device, error) {
 	c, id := callerOf(r), r.PathValue("id")
 	if c.Device != nil {
@@ -392,8 +395,8 @@ func (s *Server) readableTrailDevice(r *http.Request) (store.Device, error) {
 	return d, err
 }
 
-// checkPublic returns store.ErrNotFound for a device that other accounts may not read: it is not
-// public, or its owner's account is disabled.
+// checkPublic returns store.ErrNotFound for a device that other accounts may not read: the device
+// is not public, or its owner's account is disabled.
 func (s *Server) checkPublic(ctx context.Context, d store.Device) error {
 	if !d.Public {
 		return store.ErrNotFound
@@ -411,8 +414,8 @@ func requireOwner(d store.Device) error {
 	return nil
 }
 
-// ownIAKName returns the name of a device's IAK, if the caller is that device or owns it, and
-// errNoAIK otherwise.
+// ownIAKName returns the name of a device's IAK, if the caller is that device or its owner.
+// Otherwise it returns errNoAIK.
 func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	c, err := s.identify(r, accountOrDevice)
 	var d store.Device
@@ -432,8 +435,8 @@ func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	return e.IAKName, err
 }
 
-// checkCredential reports whether the credential behind a signed URL is still valid. A session or
-// an API token must not have ended, and its account must be enabled. A device must have the same
+// checkCredential reports whether the credential in a signed URL is still valid. A session or an
+// API token must not have ended, and its account must be enabled. A device must have the same
 // certificate as before, and must not be refused as cloned. A public device must still be public.
 func (s *Server) checkCredential(ctx context.Context, c credential) (valid bool, err error) {
 	valid = true

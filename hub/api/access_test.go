@@ -12,8 +12,8 @@ import (
 	"gangway/wire"
 )
 
-// expectedAccess says who may call each route. It is written by hand and not derived from the route
-// table, so that a wrong entry in that table fails TestRoutesAdmitWhomTheyDeclare.
+// expectedAccess has the callers that may use each route. It is written by hand and not derived
+// from the route table. So a wrong entry in the route table fails TestRoutesAdmitWhomTheyDeclare.
 var expectedAccess = map[string]string{
 	"GET /healthz":                                    "anyone",
 	"GET /readyz":                                     "anyone",
@@ -201,9 +201,9 @@ var expectedAccess = map[string]string{
 	"POST /claim/{code}":                              "fullVisitor",
 }
 
-// admits says, for each access, which kinds of caller it admits. kinds maps a kind of caller to the
-// code of its refusal, or to "" if the access admits it. A kind that is not in kinds gets the code
-// in others, or is admitted if others is empty.
+// admits has the kinds of caller that each access admits. The field `kinds` maps a kind of caller
+// to the code of the refusal, or to "" if the access admits this kind. A kind that is not in
+// `kinds` gets the code in `others`. If `others` is empty, the kind is admitted.
 var admits = map[string]struct {
 	kinds  map[string]string
 	others string
@@ -232,8 +232,8 @@ var admits = map[string]struct {
 // accessCodes are the codes of refusals that depend on the caller only.
 var accessCodes = []string{"not-signed-in", "insufficient-scope", "api-token", "not-operator", "no-certificate", "certificate-not-active", "boot-unmeasured", "no-such-address"}
 
-// Each route declares the access that is expected, and every kind of caller is admitted or
-// refused accordingly.
+// Each route declares the access in expectedAccess. The hub admits or refuses every kind of caller
+// as the access says.
 func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	f := newFleet(t)
 	f.Server.Unlimited()
@@ -260,7 +260,8 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		{"unmeasured device", f.pirate, ""},
 		{"pending device", pending, ""},
 	}
-	// These routes are called last: each ends sessions, or gives a device a refused measurement.
+	// These routes are called last, because each of them ends sessions or stores a refused
+	// measurement of a device.
 	ending := []string{"POST /device/boot", "POST /auth/logout", "POST /sign-out", "DELETE /auth/sessions"}
 	freshly := map[string]func() string{
 		"session":                      func() string { return f.person(t, "ada").token },
@@ -320,8 +321,9 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 	}
 }
 
-// The mux has a pattern for DELETE /devices/{id}/public that is wider than the route. A path that
-// matches the pattern, but is not a route, still gets a 404, even if the caller is not signed in.
+// The mux has a pattern for DELETE /devices/{id}/public that matches more paths than the route. If
+// a path matches the pattern but is not a route, the answer is 404, even if the caller is not
+// signed in.
 func TestWidenedPatternServesOnlyItsRoute(t *testing.T) {
 	f := newFleet(t)
 	nobody := f.person(t, "")

@@ -31,7 +31,7 @@ func viewAccount(a store.Account) AccountView {
 
 var accountNickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+]{3,23}$`)
 
-// NewAccount checks the fields of a new account and hashes its password. The texts of its errors
+// NewAccount checks the fields of a new account and hashes its password. The texts of the errors
 // are for users.
 func NewAccount(nick, email, password string, now time.Time) (store.Account, error) {
 	if !accountNickForm.MatchString(nick) {
@@ -60,7 +60,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
-		// The status is not 401 or 403, because Pantacor's client then asks for a password.
+		// The status is not 401 or 403, because after those Pantacor's client asks for a password.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask the hub's operator for an account ('gangway account create').", "Registration is closed on this hub.")
 	}
 	var a store.Account

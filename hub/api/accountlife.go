@@ -12,8 +12,8 @@ import (
 	"gangway/wire"
 )
 
-// verifyPasswordAgain checks the password in the body of a request that a stolen session must not
-// be able to make. The check uses the same queue and rate limits as a sign-in.
+// verifyPasswordAgain checks the password in a request's body. Routes that a stolen session must
+// not be able to use call it. The check uses the same queue and rate limits as a sign-in.
 func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 	in, now := signInOf(r), s.cfg.Now()
 	lane, allowed := s.accounts.allow(in.account.Nick, in.account.ID, network(remoteAddr(r)), now)
@@ -26,7 +26,7 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 	}
 	if !ok {
 		// The status is not 401: the session is still valid, and at 401 clients would discard it.
-		p := problem(http.StatusForbidden, "current-password", "Check it and try again.", "The current password is wrong.")
+		p := problem(http.StatusForbidden, "current-password", "Check the password and try again.", "The current password is wrong.")
 		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "A signed-in client sent a wrong current password."})
 		return p
 	}
@@ -39,7 +39,8 @@ type PasswordChanged struct {
 	APITokens int    `json:"api-tokens"` // number of API tokens that stay valid
 }
 
-// changePassword replaces the password, if the body has the current one. All other sessions end.
+// changePassword replaces the password, if the body has the current password. All other sessions
+// end.
 func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Current      string `json:"current"`
@@ -109,7 +110,8 @@ type SessionView struct {
 	Means   string    `json:"means"` // "page" or "api"
 }
 
-// ViewSessions converts sessions to their views. current may be zero.
+// ViewSessions converts sessions to their views. `current` is the caller's session; if it is zero,
+// no view is marked as current.
 func ViewSessions(sessions []store.Session, current store.Hash) []SessionView {
 	views := make([]SessionView, len(sessions))
 	for i, one := range sessions {
@@ -147,7 +149,8 @@ type SessionsEnded struct {
 	Ended  int    `json:"ended"`
 }
 
-// endSessions ends all sessions except the caller's. With ?all=true it ends the caller's too.
+// endSessions ends all sessions except the caller's. With ?all=true it ends the caller's session
+// too.
 func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 	keep := signInOf(r).session.TokenHash
 	if all := r.URL.Query().Get("all"); all == "true" {
@@ -163,7 +166,8 @@ func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// endAllSessions ends all sessions of the caller's account except keep, and returns their number.
+// endAllSessions ends all sessions of the caller's account except the session `keep`, and returns
+// the number of ended sessions.
 func (s *Server) endAllSessions(r *http.Request, keep store.Hash) (int, error) {
 	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: accountOf(r).ID, Message: "Signed out everywhere."}
 	return s.cfg.Store.EndSessions(r.Context(), accountOf(r).ID, keep, e.By(store.ActorIn(r.Context())))
@@ -182,7 +186,7 @@ func (s *Server) readOwnAccountRequest(r *http.Request, body any, password *stri
 }
 
 // disableOwnAccount disables the caller's account, for a person who suspects that somebody else has
-// access to it. Only the operator can enable the account again.
+// access to the account. Only the operator can enable the account again.
 func (s *Server) disableOwnAccount(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Password string `json:"password"`
@@ -217,9 +221,10 @@ func (s *Server) deleteOwnAccount(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// DeleteAccount deletes an account. If the account has devices, it fails unless withDevices is set.
-// With withDevices, it deletes the devices too and returns their number. If DeleteAccount is
-// interrupted, the account stays disabled; call DeleteAccount again to continue.
+// DeleteAccount deletes an account. If the account has devices, DeleteAccount fails unless
+// `withDevices` is true. With `withDevices`, it deletes the devices too and returns their number.
+// If DeleteAccount is interrupted, the account stays disabled; call DeleteAccount again to
+// continue.
 func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
 	if n, err := st.CountDevices(ctx, a.ID); err != nil {
 		return 0, err

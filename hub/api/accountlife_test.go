@@ -130,8 +130,8 @@ func (s *scene) disable(t *testing.T, id string) {
 	}
 }
 
-// When an account is disabled, its sessions, API tokens, their access tokens, object addresses and
-// join tokens end at once. Its devices keep working.
+// When an account is disabled, its sessions, API tokens, access tokens, object URLs and join tokens
+// end at once. The account's devices keep working.
 func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -156,7 +156,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	stranger := s.person(t, "")
 	stranger.status("PUT", strings.TrimPrefix(object.Put, s.URL), "x", http.StatusGone)
 	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password}, 403)
-	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": "a wrong password"}, 401) // does not reveal that the account is disabled
+	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": "a wrong password"}, 401) // the answer does not reveal that the account is disabled
 	another := s.device(t)
 	if _, err := another.Onboard(t.Context(), s.client, s.tok); err == nil {
 		t.Error("a new device onboarded to a disabled account")
@@ -174,7 +174,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	s.person(t, "ada").status("GET", "/devices/", nil, 200)
 }
 
-// Other accounts do not see a disabled owner's public device.
+// If an owner's account is disabled, other accounts no longer see the owner's public device.
 func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -204,7 +204,7 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	}
 }
 
-// GET /profiles lists the caller's account, and accounts that have published something.
+// GET /profiles lists the caller's account, and the accounts that have a public device.
 func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -221,8 +221,8 @@ func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 	}
 }
 
-// A stolen session cannot change the password without the current password. A change of the
-// password ends every other session, and nobody can sign in with the old password.
+// A thief with a stolen session cannot change the password without the current password. A change
+// of the password ends every other session. Nobody can sign in with the old password afterwards.
 func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -275,8 +275,8 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 	}
 }
 
-// An API token allows what its scopes say, until it expires. It never allows actions that need a
-// person: make API tokens, change the password, end sessions.
+// An API token allows the actions of its scopes, until the token expires. It never allows actions
+// that need a person: make API tokens, change the password, end sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -287,7 +287,8 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("POST", "/devices/tokens", nil, 403)
 	reader.status("GET", "/ui/overview", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
-	// The access token from an API token allows no more than the API token.
+	// A program gets an access token with an API token. The access token has no more scopes than
+	// the API token.
 	access := s.person(t, "")
 	access.token = want[struct{ Token string }](access, "POST", "/auth/login", map[string]string{"username": "everything", "password": all.token}, 200).Token
 	narrow := s.person(t, "")
@@ -301,7 +302,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 			p.status(method, path, map[string]any{"name": "x", "scopes": []string{"all"}, "password": hubtest.Password, "current": hubtest.Password}, 403)
 		}
 	}
-	// A session's token with fewer scopes cannot make an API token either.
+	// If a session's access token has fewer scopes, it cannot make an API token either.
 	scoped := s.person(t, "")
 	scoped.token = want[struct{ Token string }](scoped, "POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": "devices user"}, 200).Token
 	scoped.status("POST", "/tokens", map[string]any{"name": "x", "scopes": []string{"all"}}, 403)
@@ -342,7 +343,7 @@ func TestAPITokenIsKeptAsAHash(t *testing.T) {
 	}
 }
 
-// When an account is deleted, its devices and its nick go to nobody else.
+// When an account is deleted, no other account gets its devices or its nick.
 func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -395,7 +396,7 @@ func TestBearerInAnyCase(t *testing.T) {
 	}
 }
 
-// The event of a change names the actor, the address and the credential.
+// The event of a change names the actor, and the actor's address and credential.
 func TestEventsSayWho(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -457,8 +458,8 @@ func TestEventsSayWho(t *testing.T) {
 	}
 }
 
-// Frequent events of a device, such as its sign-ins and its reports, take one row a day for each
-// kind of event.
+// The hub stores frequent events of a device, such as sign-ins and reports, in one row a day for
+// each kind of event.
 func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -483,8 +484,8 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s: %s", kind, brief.Of(events))
 		}
 	}
-	// Frequent events do not hide other events: the page and ?routine=false leave the frequent ones
-	// out.
+	// Frequent events do not hide other events, because the page and ?routine=false leave out the
+	// frequent events.
 	for _, e := range ada.events("?routine=false") {
 		if e.Count > 0 && e.Code == "" {
 			t.Errorf("%s", brief.Of(e))

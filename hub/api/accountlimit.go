@@ -14,7 +14,7 @@ import (
 //
 // Its state is in memory only: after a restart, every network counts as unknown.
 type accountLimiter struct {
-	attempts *limiter[string] // by login, as typed, in lower case
+	attempts *limiter[string] // by login, as typed but in lower case
 
 	mu    sync.Mutex
 	known map[accountNetwork]time.Time // guarded by mu: time of the last sign-in
@@ -34,9 +34,9 @@ func newAccountLimiter(r Rate) *accountLimiter {
 	return &accountLimiter{attempts: limiterOf[string](r), known: make(map[accountNetwork]time.Time)}
 }
 
-// allow reports whether a password may be tried, and in which lane of the queue. account is empty
-// if no account has this login. The limits are the same then, so that a stranger cannot find out
-// which accounts exist.
+// allow reports whether the hub may check a password, and in which lane of the queue. `account` is
+// empty if no account has this login. An unknown login has the same limits, so that a stranger
+// cannot find out which accounts exist.
 func (a *accountLimiter) allow(login, account string, from netip.Prefix, now time.Time) (lane int, allowed bool) {
 	a.mu.Lock()
 	last, ok := a.known[accountNetwork{account, from}]
@@ -45,7 +45,7 @@ func (a *accountLimiter) allow(login, account string, from netip.Prefix, now tim
 		return knownNetwork, true
 	}
 	if len(login) > 256 {
-		login = login[:256] // no account has so long a login
+		login = login[:256] // no account has a longer login
 	}
 	return unknownNetwork, a.attempts.allow(strings.ToLower(login), now)
 }

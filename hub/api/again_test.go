@@ -8,9 +8,9 @@ import (
 	"gangway/internal/fleet"
 )
 
-// If a device's certificate is not active, the hub tells the device why. So the device does not
-// onboard again automatically after its owner deleted it. The hub may tell this, because the TLS
-// handshake has proven that the peer has the certificate's key.
+// If a device's certificate is not active, the hub tells the device the reason. So the device does
+// not onboard again automatically after the owner deleted the device. The hub may tell the reason,
+// because the TLS handshake has proven that the peer has the certificate's key.
 func TestInactiveCertificateIsToldWhatBecameOfIt(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -86,8 +86,8 @@ func (p *person) request(method, path string, in any, header map[string]string) 
 	return resp.StatusCode, b, resp.Header
 }
 
-// want sends a request, fails the test unless the answer has the status, and returns the decoded
-// answer.
+// want sends a request and returns the decoded answer. It fails the test if the answer has another
+// status than `status`.
 func want[T any](p *person, method, path string, in any, status int) T {
 	p.t.Helper()
 	got, body := p.do(method, path, in)
@@ -149,8 +149,8 @@ func TestOwnersDay(t *testing.T) {
 	want[api.Problem](ada, "GET", "/devices", nil, 401)
 }
 
-// Only the answer that creates a join token contains its secret. No answer contains a password's
-// hash.
+// Only the answer to the creation of a join token contains the token's secret. No answer contains a
+// password's hash.
 func TestSecretsAreShownOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -199,7 +199,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 	}
 }
 
-// If a 401 has no WWW-Authenticate header, Pantacor's clients retry without end.
+// Without a WWW-Authenticate header in a 401, Pantacor's clients would retry without end.
 func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

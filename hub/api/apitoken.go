@@ -46,7 +46,7 @@ type APITokenView struct {
 	TimeCreated time.Time  `json:"time-created"`
 	ExpireAt    time.Time  `json:"expire-at"`
 	Expired     bool       `json:"expired"`
-	LastUsed    *time.Time `json:"last-used,omitempty"` // up to ten minutes old
+	LastUsed    *time.Time `json:"last-used,omitempty"` // may be ten minutes older than the last use
 	LastAddr    string     `json:"last-addr,omitempty"`
 }
 
@@ -66,7 +66,7 @@ func viewAPIToken(t store.APIToken, now time.Time) APITokenView {
 // is Gangway's.
 type NewAPIToken struct {
 	Name      string     `json:"name"`
-	Type      string     `json:"type,omitempty"` // ignored: all are bearer.User
+	Type      string     `json:"type,omitempty"` // ignored: every API token has the type bearer.User
 	Scopes    []string   `json:"scopes"`
 	ExpireAt  *time.Time `json:"expire-at,omitempty"`
 	ExpiresIn string     `json:"expires-in,omitempty"` // Go duration, e.g. "720h"
@@ -87,7 +87,7 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	life := apiTokenLife
 	switch {
 	case n.ExpiresIn != "" && n.ExpireAt != nil:
-		return now, problem(http.StatusBadRequest, "expires", "Send only one of them.", "The request has both expires-in and expire-at.")
+		return now, problem(http.StatusBadRequest, "expires", "Send only one of the two.", "The request has both expires-in and expire-at.")
 	case n.ExpiresIn != "":
 		d, err := time.ParseDuration(n.ExpiresIn)
 		if err != nil {
@@ -234,9 +234,9 @@ func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string
 
 var errManyScopes = problem(http.StatusBadRequest, "scope", "Ask for fewer scopes.", "The scopes do not fit into an access token.")
 
-// signInWithAPIToken issues an access token for an API token that was sent as the password, for
-// programs that can only sign in with a name and a password. The name is the account's or the API
-// token's.
+// signInWithAPIToken issues an access token for an API token that was sent as the password. It is
+// for programs that can only sign in with a name and a password. `login` is the name of the account
+// or of the API token.
 func (s *Server) signInWithAPIToken(r *http.Request, login, secret, scope string) (string, error) {
 	in, err := s.authenticateAPIToken(r, sha256.Sum256([]byte(secret)))
 	if errors.Is(err, error(errNotSignedIn)) {

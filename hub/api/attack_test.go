@@ -42,12 +42,12 @@ type scene struct {
 	victim *fleet.Device
 }
 
-// TPM makers. Each is made only once for all tests, because making its two RSA keys takes a tenth
-// of a second. No two makers share a key.
+// TPM makers. Each maker is made only once for all tests, because making a maker's two RSA keys
+// takes a tenth of a second. No two makers share a key.
 var (
-	// goodMaker is trusted by every scene's hub.
+	// The hub of every scene trusts goodMaker.
 	goodMaker = makerOnce("good", fleet.MakerOptions{})
-	// unknownMaker is not trusted unless a test adds it.
+	// A hub trusts unknownMaker only if a test adds this maker.
 	unknownMaker = makerOnce("unknown", fleet.MakerOptions{})
 	// impostorMaker has goodMaker's name and other keys.
 	impostorMaker = makerOnce("good", fleet.MakerOptions{})
@@ -64,8 +64,8 @@ func newScene(t testing.TB) *scene {
 	return newSceneBehind(t, nil)
 }
 
-// newSceneOnDisk is newScene for tests of durability, races and timing: its hub waits for
-// the disk as a hub in production does.
+// newSceneOnDisk is newScene for tests of durability, races and timing. The scene's hub waits for
+// the disk, as a hub in production does.
 func newSceneOnDisk(t testing.TB) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -113,8 +113,8 @@ func (s *scene) post(t testing.TB, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), "/onboard", bytes.NewReader(body)))(t)
 }
 
-// refused checks that an answer is a refusal with this status and code, and with a reason and a
-// hint.
+// refused checks that an answer is a refusal with the given status and code, and with a reason and
+// a hint.
 func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	t.Helper()
 	if a.Status != status || a.Code() != code {
@@ -150,7 +150,7 @@ func TestOnboards(t *testing.T) {
 	}
 }
 
-// Attacks on the ownership proof: its key, token, owner and hub.
+// Attacks on the ownership proof: on the proof's key, token, owner and hub.
 
 func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 	t.Parallel()
@@ -178,11 +178,12 @@ func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
-	// The request names Mallory as the owner, with Ada's token: the proof does not match.
+	// The attacker uses Ada's token, but the request names Mallory as the owner. The proof does not
+	// match.
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{CAData: func(d *wire.CAData) { d.Owner = wire.AccountPRN + mallory.ID }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
-	// The request names Ada as the owner, signed with Mallory's token: the proof matches, but the
-	// token has another owner.
+	// The request names Ada as the owner, but the proof is signed with Mallory's token. The proof
+	// matches, but Ada does not own the token.
 	own := s.Token(t, mallory, nil)
 	own.Owner = s.tok.Owner
 	body = must(s.victim.Request(own, fleet.RequestChange{}))(t)
@@ -196,7 +197,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// The request names the right hub, but its proof is still for the other hub.
+	// The request names this hub, but the request's proof is still for the other hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.boundNothing(t)
@@ -244,7 +245,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the refused device changed something")
 	}
-	// The device that used the token may onboard again.
+	// The victim has used the token, so it may onboard again.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -327,7 +328,7 @@ func (s *scene) postAsStranger(t testing.TB, tok *wire.TokenFile) {
 	if a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	// The reply is for the victim's TPM, which does not hold this IAK.
+	// The reply is for the victim's TPM, and the stranger's IAK is not in that TPM.
 	if _, err := stranger.Open(request, a.Body); err == nil {
 		t.Fatal("the stranger opened the reply")
 	}
@@ -370,8 +371,8 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 	}
 }
 
-// The answer to a stranger does not depend on whether the hub knows the TPM, on its owner, or on
-// whether the token is used up.
+// A stranger gets the same answer whether or not the hub knows the TPM, whoever owns the TPM's
+// device, and whether or not the token is used up.
 func TestPendingRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -387,7 +388,8 @@ func TestPendingRevealsNothing(t *testing.T) {
 	}
 }
 
-// Attacks with the certificates of a pending enrolment, which the attacker got in some other way.
+// Attacks with the certificates of a pending enrolment. The attacker got these certificates in some
+// other way.
 
 func TestPendingCertificateOpensNothing(t *testing.T) {
 	t.Parallel()
@@ -407,8 +409,8 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	// The stranger's IDevID key is a software key, certified by a software IAK. Suppose that the
-	// IDevID certificate leaked, from a log or a backup.
+	// The stranger's IDevID key is a software key, and a software IAK certified the key. The test
+	// assumes that the IDevID certificate leaked from a log or a backup.
 	stranger := s.device(t)
 	stranger.EK, stranger.EKCert = &fleet.Key{Public: s.victim.EK.Public, Private: stranger.EK.Private}, s.victim.EKCert
 	request := must(stranger.Request(s.tok, fleet.RequestChange{}))(t)
@@ -471,7 +473,8 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	if !found {
 		t.Error("the owner got no event")
 	}
-	// After the owner deletes the device, Bob can onboard the machine, as another device.
+	// After the first owner deletes the device, the second owner Bob can onboard the machine as a
+	// new device.
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, before[0].ID, s.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -490,7 +493,7 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 		d := s.device(t)
 		must(d.Onboard(t.Context(), s.client, s.tok))(t)
 		id := s.deviceOf(t, d)
-		// The device onboards again while its owner deletes it.
+		// The device onboards again while the owner deletes the device.
 		c := must(d.Enrol(t.Context(), s.client, must(d.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 		var wg sync.WaitGroup
 		var a *fleet.Answer
@@ -502,7 +505,7 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 		})
 		wg.Wait()
 		// The activation or the deletion may come first. In both cases the device is deleted
-		// afterwards, and its certificates give no access.
+		// afterwards, and the device's certificates give no access.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
 			t.Fatalf("activation: %s", brief.Of(a))
 		}
@@ -526,7 +529,8 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 	s := newSceneOnDisk(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	s.Advance(onboard.PendingFor + time.Second)
-	// The enrolment has expired by the clock, even if the sweep has not run.
+	// The enrolment has expired by the clock, although the hub has not removed the expired
+	// enrolment yet.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeExpired)
 	if n := must(s.Store.ExpireEnrolments(t.Context(), s.Now(), 100))(t); n != 1 {
 		t.Errorf("%d enrolments expired", n)
@@ -601,8 +605,7 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	self := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Subject: c.IDevID.Subject, Issuer: c.IDevID.Issuer}
 	selfSigned := must(fleet.Issue(self, self, key.Public(), key))(t)
-	// A certificate with the victim's names, issued by the attacker's CA, which has the device CA's
-	// name.
+	// The attacker's CA has the device CA's name. It issued a certificate with the victim's names.
 	fakeCA := &x509.Certificate{Subject: s.CA.DeviceCA().Subject, SubjectKeyId: s.CA.DeviceCA().SubjectKeyId, PublicKey: key.Public()}
 	forged := must(fleet.Issue(self, fakeCA, key.Public(), key))(t)
 	for name, cert := range map[string]tls.Certificate{
@@ -616,14 +619,15 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 			t.Errorf("%s certificate was accepted", name)
 		}
 	}
-	// An attacker who has the victim's certificate, but not its key, is refused.
+	// If an attacker has the victim's certificate but not the victim's key, the hub refuses the
+	// attacker.
 	if err := s.handshake(t, tls.Certificate{Certificate: c.TLS(s.victim).Certificate, PrivateKey: key}); err == nil {
 		t.Error("the victim's certificate was accepted with another key")
 	}
 }
 
-// A certificate of the device CA is refused if it is for another purpose than TLS client
-// authentication, or if the store does not know it.
+// If a certificate of the device CA is for another purpose than TLS client authentication, or is
+// not in the database, the hub refuses the certificate.
 func TestTLSRefusesCertificatesOfTheRightCAThatTheHubDidNotIssue(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -662,7 +666,7 @@ func TestTLSRefusesRevokedDevice(t *testing.T) {
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, s.deviceOf(t, s.victim), s.Now()); err != nil {
 		t.Fatal(err)
 	}
-	// The certificate is refused on the open connection, and on a new one.
+	// The hub refuses the certificate on the open connection, and on a new connection.
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	if err := s.handshake(t, c.TLS(s.victim)); err == nil || err.Error() != "certificate-not-active" {
 		t.Errorf("a new connection: %v", err)
@@ -684,7 +688,7 @@ func TestSupersededCertificateIsRefused(t *testing.T) {
 	}
 }
 
-// Attacks with bodies that are cut off, too large, or mutated.
+// Attacks with bodies that are truncated, too large, or mutated.
 
 func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
 	t.Parallel()
@@ -710,8 +714,8 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// The hub accepts none of 10,000 mutations of a good request (1000 with -short), answers
-// none with 5xx, does not panic, and binds no device.
+// The test sends 10,000 mutations of a good request (1000 with -short). The hub accepts no
+// mutation, answers no request with 5xx, does not panic, and creates no device.
 func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -21,8 +21,8 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 }
 
 // count is like record, but for events that devices and people may cause often. Events that differ
-// only in time, address and message share one row a day, which contains their number: see
-// store.AppendCounted. An event without an owner is recorded as unproven.
+// only in time, address and message share one row a day. The row has the number of these events:
+// see store.AppendCounted. An event without an owner is recorded as unproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -85,7 +85,7 @@ const countTimeout = 2 * time.Second
 const flushEvery = time.Minute
 
 const (
-	// maxCounters bounds the memory of eventCounters. When it is reached, events without a
+	// maxCounters bounds the memory of eventCounters. When the bound is reached, events without a
 	// counter are written at once.
 	maxCounters = 65536
 	// ownRows is how many equal events of a day get rows of their own.
@@ -98,19 +98,19 @@ const (
 // once, so that people see it; later ones wait here for the next flush.
 type eventCounters struct {
 	mu       sync.Mutex
-	byKey    map[store.Event]*eventCounter // guarded by mu; keys are of counterKey
+	byKey    map[store.Event]*eventCounter // guarded by mu; the keys are results of counterKey
 	unproven unprovenLimiter
 }
 
 // eventCounter counts the equal events of a day.
 type eventCounter struct {
 	rows    int          // how many events were recorded in rows of their own
-	pending *store.Event // with its Count, for the next flush; nil: none
+	pending *store.Event // the event with its Count, which the next flush writes; nil: none
 }
 
 // add counts an event. It returns nil if the event waits for the next flush. Otherwise the caller
-// must write the returned event now: without a Count if it is among the first own equal events of a
-// day, with a Count if it starts the counting.
+// must write the returned event now. `own` is the number of equal events of a day that get rows of
+// their own. These events have no Count. The event after them has a Count.
 func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,7 +167,7 @@ func (t *eventCounters) put(e store.Event, own int) *store.Event {
 	return nil
 }
 
-// take returns the events to write, and drops the counters of earlier days than now.
+// take returns the events to write, and drops the counters of days before `now`.
 func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	today := now.UTC().Truncate(24 * time.Hour)
 	t.mu.Lock()
@@ -198,7 +198,7 @@ func (t *eventCounters) putBack(events []store.Event) {
 		key := counterKey(e)
 		c := t.byKey[key]
 		if c == nil && len(t.byKey) >= maxCounters {
-			continue // the failed write was logged
+			continue // write has logged the failure
 		}
 		if c == nil {
 			c = new(eventCounter)
@@ -214,9 +214,9 @@ func (t *eventCounters) putBack(events []store.Event) {
 
 // Bounds on the rows that unproven peers cause. Each is a burst, and then a rate.
 const (
-	unprovenOfNobody = 16 // in the operator's trail, and 1 a minute
-	unprovenOfOwner  = 64 // in each owner's trail, and 1 a minute
-	unprovenOfAll    = 64 // in all trails together, and 4 a minute
+	unprovenOfNobody = 16 // rows at once in the operator's trail, then 1 a minute
+	unprovenOfOwner  = 64 // rows at once in each owner's trail, then 1 a minute
+	unprovenOfAll    = 64 // rows at once in all trails together, then 4 a minute
 )
 
 // unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,

@@ -9,7 +9,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// Counts that could not be written are added to later counts, and no event is counted twice.
+// If the hub cannot write a count of events, it adds the count to a later count. It counts no event
+// twice.
 func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	var counts eventCounters
@@ -37,7 +38,7 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// eventCounters keeps at most maxCounters counts in memory, and drops them after a day.
+// eventCounters keeps at most maxCounters counts in memory. It drops a count after a day.
 func TestTallyIsBounded(t *testing.T) {
 	t.Parallel()
 	var counts eventCounters

@@ -31,15 +31,15 @@ func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
 	}{
 		{"GET", "/devices", 200}, {"GET", "/auth/auth_status", 200}, {"GET", "/auth/login", 200},
 		{"DELETE", "/devices/0123456789abcdef01234567", 403}, {"POST", "/devices/0123456789abcdef01234567/approve", 403},
-		// A caller who may make join tokens or policies could admit devices, so this scope allows
-		// neither.
+		// A caller who may make join tokens or policies could admit devices. So this scope allows
+		// neither join tokens nor policies.
 		{"GET", "/devices/tokens", 403}, {"POST", "/devices/tokens", 403}, {"PUT", "/policy", 403}, {"GET", "/events", 403}, {"GET", "/auth/accounts", 403},
 	} {
 		if got, body := p.do(c.method, c.path, "{}"); got != c.want {
 			t.Errorf("%s %s: %d %s", c.method, c.path, got, body)
 		}
 	}
-	// A renewed token has no more scopes than before.
+	// A renewed access token has no more scopes than the old access token.
 	again := want[struct{ Token string }](p, "GET", "/auth/login", nil, 200)
 	p.token = again.Token
 	if got, _ := p.do("GET", "/events", nil); got != 403 {
@@ -92,9 +92,9 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 	}
 }
 
-// Pantacor's client signs in as "anon" when it has no credentials, and would store the token in
-// place of the person's own. So the hub refuses "anon". It also refuses the accounts and the forms
-// of nicks that Pantacor's hub has built in.
+// If Pantacor's client has no credentials, it signs in as "anon". It would store the token of
+// "anon" in place of the person's token. So the hub refuses "anon". It also refuses Pantacor's
+// built-in accounts, and nicks with the form of these accounts.
 func TestNobodySignsInAsAnon(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

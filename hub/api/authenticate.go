@@ -21,7 +21,7 @@ import (
 type signIn struct {
 	account  store.Account
 	claims   bearer.Claims
-	session  store.Session   // zero with an API token
+	session  store.Session   // zero if the request used an API token
 	apiToken *store.APIToken // nil: a person's session
 	byCookie bool            // the token came in a cookie, which browsers also send with requests that other sites cause
 }
@@ -34,7 +34,8 @@ func bearerToken(r *http.Request) (string, bool) {
 }
 
 // authenticateAccount verifies the token and looks up its session or API token, and its account.
-// All of them must still exist. It sets the context's store.Actor to the account.
+// The session or API token, and the account, must still exist. authenticateAccount sets the
+// context's store.Actor to the account.
 func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 	token, ok := bearerToken(r)
 	means := store.ByAPI

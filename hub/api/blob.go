@@ -16,9 +16,8 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves an object's content. Its headers make browsers save the content as a file and
-// never show it as a page, whatever MIME type the owner chose: a page could run scripts with the
-// hub's address.
+// getBlob serves an object. Its headers make browsers save the object as a file and never show it
+// as a page, whatever MIME type the owner chose: a page could run scripts with the hub's address.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	// The owner may no longer have the object.
@@ -31,7 +30,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	content, err := s.cfg.Objects.Open(r.Context(), o.Sum)
 	if errors.Is(err, objects.ErrNotFound) {
-		s.log.Error("the content of an object is missing", "sha256", hex.EncodeToString(o.Sum[:]))
+		s.log.Error("the file of an object is missing; upload the object again", "sha256", hex.EncodeToString(o.Sum[:]))
 		return store.ErrNotFound
 	}
 	if err != nil {
@@ -49,7 +48,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Content-Disposition", name)
 	rc := http.NewResponseController(w)
 	// Each block gets a new write deadline. A block is read only after the client received the
-	// block before.
+	// previous block.
 	http.ServeContent(w, r, "", time.Time{}, struct {
 		io.Reader
 		io.Seeker
@@ -77,14 +76,14 @@ const (
 type upload struct {
 	body  io.Reader
 	rc    *http.ResponseController
-	whole int64     // the content's size on the disk, in bytes
-	size  int64     // the part of whole that counts against the owner's quota while it runs
+	whole int64     // the object's size on the disk, in bytes
+	size  int64     // the part of whole that counts against the owner's quota while the upload runs
 	end   time.Time // the deadline of the whole upload
 
 	broken error // set by Read, if receiving failed
 
 	mu   sync.Mutex
-	over bool      // guarded by mu: another upload replaced it
+	over bool      // guarded by mu: another upload replaced this upload
 	last time.Time // guarded by mu: when data last arrived
 }
 
@@ -101,7 +100,7 @@ func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	return u
 }
 
-var errOvertaken = errors.New("hub: a newer upload of the same object replaced it")
+var errOvertaken = errors.New("hub: a newer upload of the same object replaced this upload")
 
 // Read waits up to blockTimeout. It sets u.broken if receiving failed, so that putBlob can
 // distinguish this from a failure of the object store.
@@ -167,8 +166,8 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. room is the unused part of the owner's quota, in bytes, before
-// the running uploads are subtracted.
+// begin waits for an upload's turn. `room` is the unused part of the owner's quota, in bytes,
+// before the running uploads are subtracted.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {
@@ -191,7 +190,8 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 	}
 }
 
-// try begins an upload if its turn has come. If not, ended is closed when another upload ends.
+// try begins an upload if the upload's turn has come. If not, the channel `ended` is closed when
+// another upload ends.
 func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -242,9 +242,9 @@ func (u *uploads) finish(key store.Object, one *upload) {
 	u.ended = make(chan struct{})
 }
 
-// putBlob stores an object's content. 200 means that the content is complete, verified and durable.
-// Any other status means that nothing has changed; the client may send the content again until the
-// URL expires.
+// putBlob stores an object's file. Status 200 means that the file is complete, verified and
+// durable. After any other status nothing has changed, and the client may send the file again until
+// the URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	u := callerOf(r).url
 	key := u.object
@@ -255,7 +255,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks
 	// size and hash.
 	if r.ContentLength >= 0 && r.ContentLength != o.Size {
-		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the announced content.", "The upload has %d bytes, but %d were announced.", r.ContentLength, o.Size)
+		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send a file of the announced size.", "The upload has %d bytes, but the announced size is %d.", r.ContentLength, o.Size)
 	}
 	used, err := s.cfg.Store.Usage(r.Context(), o.Owner)
 	if err != nil {
@@ -281,9 +281,9 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch {
 	case errors.Is(err, objects.ErrSum), errors.Is(err, objects.ErrSize):
-		return problem(http.StatusBadRequest, "object-sum", "Send the content that was announced.", "The size or the SHA-256 of the upload differs from what was announced.")
+		return problem(http.StatusBadRequest, "object-sum", "Send the file that was announced.", "The size or the SHA-256 of the upload differs from the announced value.")
 	case one.broken != nil:
-		return problem(http.StatusBadRequest, "upload-broken", "Send the content again.", "The upload ended early.")
+		return problem(http.StatusBadRequest, "upload-broken", "Send the file again.", "The upload ended early.")
 	case err != nil:
 		return err
 	}
@@ -294,7 +294,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrBeingRemoved):
-		return problem(http.StatusConflict, "announced-anew", "Announce the object with its real size, and send the content again.", "During the upload, the object was announced again with another size.")
+		return problem(http.StatusConflict, "announced-anew", "Announce the object with its real size, and send the file again.", "During the upload, the object was announced again with another size.")
 	case err != nil:
 		return trailProblem(err)
 	}
@@ -302,7 +302,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginUpload starts an upload in the store. If Collect is removing an old content with the same
+// beginUpload starts an upload in the store. If Collect is removing an old object with the same
 // hash, beginUpload waits.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
 	deadline := time.Now().Add(10 * time.Second)

@@ -18,12 +18,12 @@ import (
 type BootView struct {
 	Device    string            `json:"device"`
 	State     string            `json:"state"`             // store.BootMatches or another of its states
-	Refusal   *BootRefusal      `json:"refusal,omitempty"` // in state "refused"; the other fields are of the latest valid measurement
+	Refusal   *BootRefusal      `json:"refusal,omitempty"` // only in state "refused"; then the other fields describe the latest valid measurement
 	Changes   []boot.Change     `json:"changes"`
 	Reference *boot.Reference   `json:"reference,omitempty"`
 	Latest    *boot.Measurement `json:"latest,omitempty"`
 	Measured  *time.Time        `json:"measured,omitempty"`
-	Number    int64             `json:"measurement,omitempty"` // number of the latest measurement, for decisions about it
+	Number    int64             `json:"measurement,omitempty"` // number of the latest measurement, which decisions about this measurement name
 	Requested bool              `json:"requested"`             // the device will be asked to measure again
 	History   []BootPast        `json:"history"`
 	// Evidence of the latest measurement, base64, so that it can be checked again.
@@ -56,8 +56,8 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-// bootStatus is a device's boot state and reference, and the latest measurement, which was compared
-// with the reference.
+// bootStatus is a device's boot state, its reference and its latest measurement. The hub compared
+// that measurement with the reference.
 type bootStatus struct {
 	state     string
 	reference store.BootReference // if its Text is empty, the device has no reference
@@ -65,7 +65,8 @@ type bootStatus struct {
 }
 
 // stableBootStatus reads a device's boot status. A measurement or a decision may change the status
-// between two reads of the store, so it repeats the reads until two results in a row are equal.
+// between two reads of the store. So stableBootStatus repeats the reads until two results in a row
+// are equal.
 func (s *Server) stableBootStatus(ctx context.Context, device string) (j bootStatus, err error) {
 	for range 10 {
 		last := j
@@ -217,8 +218,8 @@ func (s *Server) decideReference(r *http.Request, d store.Device, body bootDecis
 
 var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device was measured again, or another decision changed the reference, after you looked.")
 
-// decidedReference returns the reference that results from an owner's decision. present is the text
-// of the present reference, or empty if the device has none.
+// decidedReference returns the reference that results from an owner's decision. `present` is the
+// text of the present reference, or empty if the device has none.
 func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDecision, present []byte, latest store.Boot, now time.Time) (*boot.Reference, error) {
 	var was *boot.Reference
 	if len(present) > 0 {

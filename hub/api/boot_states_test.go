@@ -18,7 +18,7 @@ import (
 	"gangway/wire"
 )
 
-// reportOf makes the report that a device sends for these PCRs and this event log.
+// reportOf makes the report that the device `d` sends for the given PCRs and event log.
 func reportOf(t testing.TB, d *fleet.Device, nonce []byte, pcrs [][]byte, log []byte, resets uint32) *wire.BootReport {
 	t.Helper()
 	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: pcrs, EventLog: log}
@@ -54,8 +54,8 @@ func requestSecret(t testing.TB, c *fleet.Conn) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/secret", nil))(t)
 }
 
-// PCRs into which nothing was measured have the same values after every boot. So such values cannot
-// be a reference, and a boot that has them does not match any reference.
+// If nothing was measured into the PCRs, they have the same values after every boot. So these
+// values cannot be a reference, and a boot with these values does not match any reference.
 func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	t.Parallel()
 	var separators eventlog.Log
@@ -96,7 +96,8 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
 				t.Errorf("the owner got no event: %s", brief.Of(e))
 			}
-			// The owner can neither accept such a boot nor set its values as the reference.
+			// The owner can neither accept a boot without measurements nor set the values of this
+			// boot as the reference.
 			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
 				t.Errorf("%s", brief.Of(p))
 			}
@@ -120,8 +121,8 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	}
 }
 
-// After a refused measurement, the hub does not show an older match, and the older match does not
-// admit the device.
+// After a refused measurement, the hub does not show an older matching measurement. The older
+// measurement does not admit the device.
 func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	t.Parallel()
 	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
@@ -148,7 +149,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			booted(t, conn, s.victim, usual, 1)
 			for range 3 {
 				refused(t, sendBoot(t, conn, c.report(t, s, conn)), c.status, c.code)
-				if c.status == 413 { // this answer ends the connection
+				if c.status == 413 { // the answer 413 ends the connection
 					conn = must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
 					defer conn.Close()
 				}
@@ -174,7 +175,8 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			if refusals != 1 {
 				t.Errorf("%d events for one kind of refusal, want 1", refusals)
 			}
-			// A decision about the measurement before the refused one does not hide the refusal.
+			// If the owner decides about the measurement before the refused measurement, the hub
+			// still shows the refusal.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
 				t.Errorf("%s", brief.Of(v))
 			}
@@ -194,8 +196,8 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	}
 }
 
-// systemd 261 extends PCRs after the end of the firmware's event log. The hub names this change to
-// the owner, who accepts it once.
+// systemd 261 extends PCRs after the end of the firmware's event log. The hub shows this change to
+// the owner, and the owner accepts the change once.
 func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -251,8 +253,8 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	}
 }
 
-// A measurement that does not match, on any connection, ends the admission on every connection and
-// of every token.
+// If a device measures a boot that does not match on one connection, the hub ends the admission of
+// all connections and tokens of the device.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -286,8 +288,8 @@ func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 				refused(t, requestSecret(t, conn), 403, c.code)
 			}
 			want[api.Problem](holder, "GET", "/devices/"+id, nil, 403)
-			// A measurement on one connection does not admit another connection that has since
-			// measured something else.
+			// The first connection measures the usual boot again. This does not admit the second
+			// connection, which has measured another boot since.
 			booted(t, first, s.victim, usual, 3)
 			if a := requestSecret(t, first); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)

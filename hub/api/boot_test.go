@@ -145,7 +145,8 @@ func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 	}
 }
 
-// A false measurement is refused, and the device's owner gets an event.
+// If a device sends a false measurement, the hub refuses the measurement, and the device's owner
+// gets an event.
 func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -174,7 +175,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	lie("log that was exchanged", boot.CodeNonce, r, c)
 	// Another device's key signed the quote.
 	lie("key", boot.CodeSigner, report(t, must(s.victim.WithNewIdentity())(t), challenge(t, c).Nonce, usual, 2), c)
-	// The nonce is an old one, one of another connection, or made up.
+	// The nonce is an old nonce, the nonce of another connection, or an invented nonce.
 	old := challenge(t, c).Nonce
 	s.Advance(2 * time.Minute)
 	lie("old nonce", boot.CodeNonce, report(t, s.victim, old, usual, 2), c)
@@ -199,7 +200,7 @@ func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
 	refused(t, sendBoot(t, c, report(t, s.victim, challenge(t, conn).Nonce, usual, 1)), 403, boot.CodeNonce)
 }
 
-// The API admits only a device whose boot was measured on the same connection and matches.
+// The API admits a device only if the boot matches and was measured on the same connection.
 func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -221,7 +222,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	p := s.person(t, "")
 	p.token = answer.Token
 	want[api.DeviceView](p, "GET", "/devices/"+id, nil, 200)
-	// The machine may have booted something else after the measurement on the first connection. So
+	// The machine may have booted other software after the measurement on the first connection. So
 	// a new connection needs its own measurement.
 	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
 	defer second.Close()
@@ -237,7 +238,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	// After the changed boot, the hub refuses the first connection and the token too.
 	refused(t, report(c), 403, "boot-changed")
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
-	// The owner accepts the boot. Then the device must measure it again.
+	// The owner accepts the changed boot. Then the device must measure this boot again.
 	want[api.BootView](s.person(t, "ada"), "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200)
 	refused(t, report(second), 403, "boot-unmeasured")
 	booted(t, second, s.victim, another, 4)
@@ -305,8 +306,8 @@ func TestReportThatIsTooLargeIsRefused(t *testing.T) {
 	}
 }
 
-// An owner accepts exactly the boot that the page showed. If a newer boot was measured since, it is
-// not accepted instead.
+// An owner accepts exactly the boot that the page showed. If the device has measured a newer boot
+// since, the hub does not accept the newer boot instead.
 func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -326,8 +327,8 @@ func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	}
 }
 
-// A device that connects again measures the same boot again. The boot that its owner saw is still
-// the latest, and the history does not grow.
+// A device connects again and measures the same boot again. The boot that the owner saw is still
+// the latest boot, and the history does not grow.
 func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -354,8 +355,8 @@ func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 	}
 }
 
-// Whatever the order of decisions and measurements, the state always compares the latest
-// measurement with the current reference.
+// The owner decides while the device measures. In any order, the boot state is the result of
+// comparing the latest measurement with the current reference.
 func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -400,7 +401,8 @@ func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	t.Logf("%d decisions, of which %d met a newer boot", rounds, newer)
 }
 
-// A decision that began before the owner locked the reference does not replace the reference.
+// A decision begins, and then the owner locks the reference. The decision does not replace the
+// locked reference.
 func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -435,7 +437,8 @@ func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 
 func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {
 	t.Parallel()
-	// This rate is so low that the limit does not refill during the test, even on a busy machine.
+	// The rate is so low that the rate limit admits no further request during the test, even on a
+	// busy machine.
 	s := newSceneWith(t, func(c *api.Config) { c.Rates = api.Rates{"boot": {PerSecond: 1.0 / 600, Burst: 30}} })
 	c, _, _ := s.connected(t)
 	for n := range 31 {

@@ -25,8 +25,8 @@ func (s *scene) ownersEvents(t testing.TB, owner store.Account, kind string) (ou
 	return out
 }
 
-// otherEK returns the victim's chip with another of its EKs. change, if not nil, alters the EK
-// certificate before it is signed.
+// otherEK returns the victim's device with another EK of its TPM. The function `change`, if not
+// nil, alters the EK certificate before the maker signs the certificate.
 func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Device {
 	t.Helper()
 	d := *s.victim
@@ -48,8 +48,9 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	return &n
 }
 
-// The first owner of a chip gets an event when another owner's token is tried with the chip's other
-// EK, or with the same EK: one event for each other owner and EK, however often they try.
+// The first owner of a TPM gets an event when someone onboards the TPM with the token of a second
+// owner, with the same EK or another EK of the TPM. The first owner gets one event for each second
+// owner and EK, however often someone tries.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -76,16 +77,17 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
 		t.Errorf("%s", brief.Of(found))
 	}
-	// If the same owner tries the other EK with their own token, they see the refusal and get no
-	// event.
+	// The first owner tries the TPM's other EK with the first owner's own token. This owner sees
+	// the refusal and gets no event.
 	try(second, s.Owner, onboard.CodeOtherEK)
 	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
 		t.Errorf("%s", brief.Of(found))
 	}
 }
 
-// Two EKs whose certificates name one chip are linked when the second EK is proven, and each owner
-// gets one event. The machine's serial number links nothing, because the device only claims it.
+// The certificates of two EKs name the same TPM, and the EKs have different owners. When the second
+// EK is proven, the hub links the EKs, and each owner gets one event. The machine's serial number
+// links no EKs, because the device only states the serial number.
 func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -142,8 +144,8 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	}
 }
 
-// A person deletes a device whose chip had another owner and onboards it again, many times. The
-// other owner gets no further events.
+// A TPM had a first owner. A second owner deletes the device with this TPM and onboards it again,
+// many times. The first owner gets no further events.
 func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -179,7 +181,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 		{"ek_kinds: {fake: [L-2, H-3]}", "", evidence.CodeKind},
 		{"", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind},
 		{"ek_kinds: {FAKE: [H-2]}", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind}, // both policies apply
-		{"ek_kinds: {software emulation: [L-2]}", "", evidence.CodeKind},          // named by the TPM's model
+		{"ek_kinds: {software emulation: [L-2]}", "", evidence.CodeKind},          // the policy names the TPM by its model
 		{"ek_kinds: {IFX: [L-2]}", "", ""},
 		{"ek_kinds: {'*': [L-2]}", "", evidence.CodeKind},
 		{"ek_kinds: {'*': [L-2], FAKE: [H-2]}", "", ""},
@@ -195,8 +197,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	if a := s.post(t, s.request(t, low)); a.Status != 200 {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
-	// If its kind is allowed, an EK without a certificate waits for the owner. Otherwise it is
-	// refused.
+	// If the policy allows the kind of an EK without a certificate, the machine waits for the
+	// owner. Otherwise the hub refuses the machine.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, evidence.CodeKind)
@@ -204,8 +206,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	waits(t, s.post(t, s.request(t, s.uncertified(t))), evidence.CodeNoCertificate)
 }
 
-// If the policy allows one kind of EK for each maker, a second owner cannot onboard a chip with
-// its other EK.
+// The first owner has onboarded a TPM with one of its EKs. The policy allows only one kind of EK
+// for each maker. So a second owner cannot onboard the same TPM with another EK of the TPM.
 func TestOneKindForAMakerKeepsASecondOwnerOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -111,8 +111,8 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 // showClaim returns the account that claimed the machine with this code. The code contains the
-// public key of the join token, which no other answer contains, so only the machine and people who
-// saw its code can ask.
+// public key of the join token. No other answer contains that key. So only the machine, and people
+// who saw the machine's code, can ask.
 func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
 	id, key, err := wire.ParseClaimCode(r.PathValue("code"))
@@ -171,8 +171,8 @@ func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge s
 	return nil
 }
 
-// challenge returns the secret by which a person claims a device without an owner. It has 60 bits,
-// is the same at each request, and is not in the database.
+// challenge returns the secret by which a person claims a device without an owner. The secret has
+// 60 bits. It is the same at each request, and it is not in the database.
 func (s *Server) challenge(id string) string {
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
 	m.Write([]byte("gangway claim challenge v1\x00" + id))

@@ -28,7 +28,7 @@ func claimCode(t testing.TB) string {
 	return code
 }
 
-// A claim code is useless without an account. Reading its page changes nothing.
+// A claim code is useless without an account. Opening the page of the claim code changes nothing.
 func TestClaimNeedsAnAccount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -53,8 +53,8 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	}
 }
 
-// Another account cannot use a claim code that was used already. Only the code's machine learns who
-// its owner is.
+// After one account has used a claim code, another account cannot use this code. Only the machine
+// of the claim code learns the owner.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -76,8 +76,8 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
 		t.Errorf("a caller without the key learns the owner: %d %s", status, body)
 	}
-	// A claim code with another token's id neither reveals that token's owner nor takes the token
-	// over.
+	// A claim code has the id of another owner's join token. The code neither reveals the owner of
+	// the join token nor changes the owner.
 	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("GET", "/claims/"+guess, nil, nil); status != 404 {
 		t.Errorf("%d %s", status, body)
@@ -91,8 +91,8 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	}
 }
 
-// The machine that shows the claim code onboards once, with a secret that never left it. A person
-// who only saw the code cannot.
+// The machine that shows the claim code onboards once, with a secret that never left the machine. A
+// person who only saw the code cannot onboard a device with it.
 func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

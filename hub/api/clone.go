@@ -12,8 +12,7 @@ import (
 	"gangway/hub/ui"
 )
 
-// noteUsedCertificate records that a peer proved that it has the key of a certificate that is not
-// active.
+// noteUsedCertificate records that a peer proved the key of a certificate that is not active.
 func (s *Server) noteUsedCertificate(r *http.Request, certificate [32]byte) {
 	if err := s.cfg.Onboard.RecordSupersededUse(r.Context(), certificate, remoteAddr(r)); err != nil && r.Context().Err() == nil {
 		s.log.Error("clone detection", "err", err)
@@ -93,8 +92,8 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// decideCloned applies an owner's decision: "one" machine, "two", or empty, which withdraws the
-// last decision.
+// decideCloned applies an owner's decision: "one" machine, "two" machines, or empty. An empty
+// decision withdraws the last decision.
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`

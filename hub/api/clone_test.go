@@ -16,13 +16,13 @@ import (
 	"gangway/wire"
 )
 
-// copyOf is a machine with a copy of the device's TPM state: the same keys, and its own clock.
+// copyOf is a machine with a copy of the device's TPM state: the same keys, and a separate clock.
 type copyOf struct {
 	s     *scene
 	d     *fleet.Device
 	conn  *fleet.Conn
 	reset uint32
-	start time.Time // when its TPM's clock was zero
+	start time.Time // the time when the clock of the machine's TPM was zero
 }
 
 func (s *scene) copyOf(t *testing.T, certs *fleet.Certificates, reset uint32, ran time.Duration) *copyOf {
@@ -50,8 +50,8 @@ func (k *copyOf) measure(t *testing.T) {
 	}
 }
 
-// report sends the device's metadata, and measures again if the hub asks for a measurement. asked
-// reports whether the hub asked.
+// report sends the device's metadata. If the hub asks for a measurement, report measures the boot
+// again. The result `asked` is true if the hub asked.
 func (k *copyOf) report(t *testing.T) (asked bool) {
 	t.Helper()
 	a := must(k.conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
@@ -78,9 +78,9 @@ func eventsOfKinds(p *person, device string, kinds ...string) (list []api.EventV
 
 var clonedKinds = []string{"device.clone-suspected", "device.cloned", "device.tpm-went-backwards"}
 
-// Two virtual machines with a copied disk and TPM use one certificate at the same time. When the
-// second one connects, it looks like the first one after a restart. When the first one measures
-// again, the hub finds the clone.
+// Two virtual machines have the same copied disk and TPM, and use one certificate at the same time.
+// When the second machine connects, it looks like the first machine after a restart. When the first
+// machine measures again, the hub finds the clone.
 func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -123,8 +123,8 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	}
 }
 
-// The original's TPM was started only seconds ago. So the hub could at first take the clone's clock
-// for the clock of a TPM that was cleared.
+// The original machine's TPM was started only seconds ago. So at first the clone's clock looks like
+// the clock of a cleared TPM.
 func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -145,7 +145,7 @@ func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	}
 }
 
-// An honest machine's usual actions raise no suspicion of a clone, and cause no event.
+// The usual actions of an honest machine cause no finding about a clone, and no event.
 func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -166,7 +166,7 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 			asked++
 		}
 	}
-	if asked != 1 { // once, because the proxy's connection measured after the agent's
+	if asked != 1 { // one request, because the proxy's connection measured after the agent's connection
 		t.Errorf("asked %d times to measure again", asked)
 	}
 	asked = 0
@@ -266,9 +266,9 @@ func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
 	}
 }
 
-// The hub refuses everything that the device's identity opens: connections, tokens, secrets, and a
-// new onboarding with the same TPM state. The owner can withdraw the decision. A machine with a new
-// TPM state is another device.
+// The owner decides that there are several machines. The hub then refuses the device's connections,
+// tokens and secrets, and a new onboarding with the same TPM state. The owner can withdraw the
+// decision. A machine with a new TPM state is another device.
 func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	s, ada, _, id := suspected(t)
@@ -325,8 +325,8 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	}
 }
 
-// enrolled onboards the victim again as a machine with this serial number and TPM clock, and
-// returns its client certificate.
+// enrolled onboards the victim again, as a machine with the given serial number and TPM clock. It
+// returns the new client certificate.
 func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.Certificate {
 	t.Helper()
 	d := must(s.victim.WithNewIdentity())(t)
@@ -347,7 +347,7 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 	for name, c := range map[string]struct {
 		serial string
 		clock  tcg.ClockInfo
-		code   string // of the finding; empty: no finding
+		code   string // code of the finding; empty: no finding
 	}{
 		"another serial number in the same boot": {"B", running(5, 10*time.Hour+time.Second), "serial-in-boot"},
 		"a clock that went back":                 {"A", running(5, 9*time.Hour), "counters-back"},
@@ -403,7 +403,7 @@ func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 	}
 }
 
-// A peer that has not proven possession of the TPM causes no suspicion of a clone.
+// If a peer has not proven possession of the TPM, it causes no finding about a clone.
 func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

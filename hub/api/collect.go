@@ -12,16 +12,16 @@ import (
 const (
 	// pendingAge is how long an announced object may wait for its upload.
 	pendingAge = 24 * time.Hour
-	// unusedAge is how long an object that no revision names is kept. Its owner needs time to post
-	// the revision that it was uploaded for.
+	// unusedAge is how long the hub keeps an object that no revision names. The owner needs this
+	// time to post the revision for which the owner uploaded the object.
 	unusedAge = 7 * 24 * time.Hour
-	// orphanAge is the age that a content without a record must have before it is removed.
+	// orphanAge is the age at which Collect removes a stored file without an object's record.
 	orphanAge = time.Hour
 )
 
 // Collect removes unused data: trails and logs of deleted devices, records of objects that no
-// revision names, contents without a record, and old log lines. It may run at any time,
-// concurrently with requests.
+// revision names, stored files without an object's record, and old log lines. It may run at any
+// time, concurrently with requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
 	for _, expire := range []func() (int, error){

@@ -13,7 +13,7 @@ import (
 	"gangway/internal/race"
 )
 
-// Every kind of caller that may use a route can use it with any content type: Pantacor's clients
+// If a caller may use a route, the caller can send any content type, because Pantacor's clients
 // send unusual content types.
 func TestContractAllowed(t *testing.T) {
 	t.Parallel()
@@ -84,8 +84,8 @@ func TestContractNotSignedIn(t *testing.T) {
 	})
 }
 
-// For an id of another owner, the hub gives, byte for byte, the same answer as for an id that does
-// not exist.
+// A caller sends an id of another owner's device, token or object. The hub's answer has the same
+// bytes as the answer for an id that does not exist.
 func TestContractAnothersIsNotThere(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -135,7 +135,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 	})
 }
 
-// malformed are bodies that every route for a JSON object must refuse.
+// malformed lists bodies that every route with a JSON object as its body must refuse.
 var malformed = []string{"", " ", "null", "[]", "1", `"x"`, "true", "{", `{"a":`, `{"a":1}}`, `{"a":1}{}`, "\xff\xfe", "\x00", `{"a":"` + "\x00" + `"}`, `{'a':1}`, `{"a":1,}`, "[[" + strings.Repeat("[", 12000),
 	`{"a":` + strings.Repeat("[", 12000) + strings.Repeat("]", 12000) + `}`, `{"a":` + strings.Repeat(`{"a":`, 12000)}
 
@@ -219,8 +219,8 @@ type slowBody struct{ r *strings.Reader }
 func (b *slowBody) Read(p []byte) (int, error) { return b.r.Read(p) }
 func (b *slowBody) Close() error               { return nil }
 
-// If a path exists but does not allow the request's method, the answer is 405, with the path's
-// methods in the Allow header.
+// If a path exists but does not allow the request's method, the answer is 405. The Allow header has
+// the methods that the path allows.
 func TestContractWrongMethod(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -238,7 +238,7 @@ func TestContractWrongMethod(t *testing.T) {
 			if slices.Contains(methods, method) || method == "DELETE" && path == "/devices/register" || method == "DELETE" && strings.HasPrefix(path, "/devices/tokens/") {
 				continue
 			}
-			// The route /devices/{id} matches these paths too, and it has more methods.
+			// The route /devices/{id} matches these paths too, and allows more methods.
 			if strings.Count(path, "/") == 2 && strings.HasPrefix(path, "/devices/") || strings.HasPrefix(path, "/trails/summary") || strings.HasPrefix(path, "/devices/np/") {
 				continue
 			}
@@ -256,8 +256,9 @@ func TestContractWrongMethod(t *testing.T) {
 	isProblem(t, "no address", status, body, h, 404)
 }
 
-// Each field gets a value of each wrong type. The hub refuses or ignores the value, and never
-// answers 5xx. With -short only every third case runs, so that some fields get each type.
+// The test sends a value of each wrong type in each field. The hub refuses or ignores the value,
+// and never answers 5xx. With -short only every third case runs, so that each type is still sent in
+// some fields.
 func TestContractWrongTypes(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

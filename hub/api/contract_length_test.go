@@ -15,8 +15,8 @@ import (
 	"gangway/internal/race"
 )
 
-// raw sends the text of a request unchanged and closes its half of the connection. It returns the
-// answer, or nil if there is none.
+// raw sends the text of a request unchanged, and closes the client's half of the connection. It
+// returns the answer, or nil if there is no answer.
 func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
 	t.Helper()
 	config := p.client.Transport.(*http.Transport).TLSClientConfig.Clone()
@@ -39,8 +39,8 @@ func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
 	return resp
 }
 
-// A body that is shorter than its Content-Length, contradicting lengths, and malformed chunks get a
-// 4xx or no answer, and have no effect.
+// The test sends a body that is shorter than its Content-Length, contradicting lengths, and
+// malformed chunks. The hub answers 4xx or closes the connection. The requests have no effect.
 func TestContractLengthThatLies(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -27,9 +27,9 @@ import (
 
 // row is the contract of one route.
 type row struct {
-	// who says who may call the route: "all"; "owner": a person; "operator": a person with that role;
-	// "self": a person with any scopes;
-	// "caller": a person or a device; "device"; "chip": a device with its client certificate.
+	// who has the callers that may use the route: "all"; "owner": a person; "operator": a person
+	// with the role operator; "self": a person with any scopes; "caller": a person or a device;
+	// "device"; "chip": a device with its client certificate.
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
@@ -38,13 +38,14 @@ type row struct {
 	// limit is approximately the largest accepted body, in bytes. A body of twice this size is
 	// refused as too large.
 	limit int
-	// other is the status for an id that does not exist or has another owner. Default: 404 if the
-	// path has an id.
+	// other is the status for an unknown id, or for the id of another owner's thing. Default: 404
+	// if the path has an id.
 	other int
 	// before makes the data that a valid call needs. It may return other values for the path's
 	// variables, and another body under the name "body".
 	before func(c *contract) map[string]string
-	// If form is set, the body is an HTML form, not JSON. If text is set, the body is neither.
+	// If form is set, the body is an HTML form. If text is set, the body is neither an HTML form
+	// nor JSON. Otherwise the body is JSON.
 	form, text bool
 
 	// If public is set, the answer is not secret, so other callers get it too.
@@ -121,8 +122,8 @@ func (c *contract) waiting() map[string]string {
 	return map[string]string{"id": w.DeviceID, "body": "decision=deny&machine=" + c.seen(w.DeviceID)}
 }
 
-// seen returns the value of the form's field "machine" for a waiting device: its id and the digest
-// of the shown evidence.
+// seen returns the value of the form's field "machine" for a waiting device. The value has the
+// waiting device's id and the digest of the shown evidence.
 func (c *contract) seen(id string) string {
 	w := must(c.Store.WaitingByID(c.ada.t.Context(), c.Owner.ID, id, c.Now()))(c.ada.t)
 	return fmt.Sprintf("%s.%x", id, w.Digest())
@@ -483,7 +484,8 @@ func registration(c *contract) map[string]string {
 	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
 }
 
-// at fills in a path's variables, from values or, if values does not have a variable, from Ada's.
+// at replaces the variables of a path. It uses the values in `values`. For a variable that is not
+// in `values`, it uses Ada's value.
 func (c *contract) at(path string, values map[string]string) string {
 	all := maps.Clone(c.secrets)
 	maps.Copy(all, values)
@@ -515,8 +517,8 @@ func header(r row) map[string]string {
 
 var codeForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
-// isProblem checks that an answer is a 4xx error with a code, a sentence and a hint, and with one
-// of the statuses if some are given.
+// isProblem checks that an answer is a 4xx error with a code, a sentence and a hint. If `statuses`
+// is not empty, the answer must have one of these statuses.
 func isProblem(t *testing.T, what string, status int, body []byte, h http.Header, statuses ...int) {
 	t.Helper()
 	if len(statuses) > 0 && !slices.Contains(statuses, status) || status < 400 || status >= 500 {

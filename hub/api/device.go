@@ -84,7 +84,7 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 	return view
 }
 
-// listDevices lists the calling account's devices, another account's public ones, or the calling
+// listDevices lists the calling account's devices, another account's public devices, or the calling
 // device. Filters: owner (prn or id), owner-nick, nick ("^p": begins with p, "!p": is not p),
 // after, limit.
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {

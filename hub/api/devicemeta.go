@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// countUserMetaChange counts changes of the user-meta by the owner, and countDeviceMetaReport
-// changes of the device-meta by the device.
+// countUserMetaChange counts the owner's changes of the user-meta. countDeviceMetaReport counts the
+// device's changes of the device-meta.
 func (s *Server) countUserMetaChange(r *http.Request, d store.Device) {
 	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of device %q was changed.", d.Nick)})
 }

@@ -22,9 +22,9 @@ import (
 // deviceTokenLife is how long an access token of a device is valid.
 const deviceTokenLife = time.Hour
 
-// The session claim of a device's access token consists of one of these prefixes and the start of
-// the hash of the certificate or secret for which the token was issued. The token is refused when
-// that certificate or secret is no longer valid.
+// The session claim of a device's access token has two parts: one of these prefixes, and the start
+// of a hash. The hash is that of the certificate or secret for which the token was issued. When
+// that certificate or secret is no longer valid, the hub refuses the token.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"
@@ -46,7 +46,8 @@ func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires
 	}, now)
 }
 
-// signInByCertificate issues a device an access token, for programs that cannot use its TPM key.
+// signInByCertificate issues an access token to a device. The access token is for programs on the
+// device that cannot use the TPM's key.
 func (s *Server) signInByCertificate(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	token, err := s.deviceToken(d, byCertificate, d.IDevIDHash, time.Time{})
@@ -90,9 +91,9 @@ type KeptView struct {
 	Expires time.Time `json:"expires"`
 }
 
-// keepSecret extends the life of a device's last secret, even if the secret has expired. So a
-// program that reads its secret only at its start can use the secret as long as the agent renews it
-// with the TPM's key.
+// keepSecret extends the life of a device's last secret, even if the secret has expired. Some
+// programs read the secret only at their start. They can use the secret as long as the agent renews
+// it with the TPM's key.
 func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body struct {

@@ -17,8 +17,8 @@ import (
 	"gangway/tcg"
 )
 
-// If the certificates of an older request are activated late, they do not supersede the newer
-// certificates that the device uses.
+// A device sends an older and a newer request, and activates the certificates of the newer request
+// first. The late activation of the older certificates does not supersede the newer certificates.
 func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -34,8 +34,8 @@ func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
 	}
 }
 
-// After a device has onboarded again, its earlier request gets 410 with its own code, both when the
-// device sends the request and when it activates.
+// After a device has onboarded again, the device repeats its earlier request. The hub answers the
+// request, and its activation, with 410 and a separate code.
 func TestSupersededRequestIsToldSo(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -49,8 +49,8 @@ func TestSupersededRequestIsToldSo(t *testing.T) {
 	refused(t, must(s.victim.Activate(t.Context(), s.client, first))(t), 410, onboard.CodeSuperseded)
 }
 
-// No answer for a device is chunked, however long it is: neither the reply to a device with RSA
-// keys, nor a device's own record with much metadata.
+// No answer for a device is chunked, even if the answer is long. Examples are the reply to a device
+// with RSA keys, and a device's own record with much metadata.
 func TestAnswersToDevicesHaveALength(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

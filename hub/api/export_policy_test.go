@@ -1,7 +1,7 @@
 package api
 
-// HoldPreview makes the hub count one more policy preview of the owner as running, until release is
-// called.
+// HoldPreview makes the hub count one more running policy preview of the owner. The count ends when
+// the caller calls `release`.
 func (s *Server) HoldPreview(owner string) (release func()) {
 	s.previews.acquire(owner)
 	return func() { s.previews.release(owner) }

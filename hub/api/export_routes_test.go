@@ -3,8 +3,8 @@ package api
 // Route is a row of the route table, for the tests in package api_test.
 type Route struct {
 	Method, Path string
-	Slash        bool   // the path with a slash at its end is the same route
-	Access       string // the name of its access in access.go
+	Slash        bool   // true: the path with a slash at its end is the same route
+	Access       string // the name of the route's access in access.go
 	Rate         string
 	Body         int64
 }

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Unlimited turns the rate limits off. Other tests test the limits.
+// Unlimited disables the rate limits. Other tests check the rate limits.
 func (s *Server) Unlimited() {
 	for _, name := range []string{signInRate, registerRate, claimRate, signatureRate, onboardRate} {
 		s.limiters[name].unlimited()
@@ -27,7 +27,7 @@ func (s *Server) FlushTally(ctx context.Context) { s.flushCounters(ctx) }
 // SweepOnce removes the rows that have expired or are too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
 
-// Bounds of the rows that unproven peers may add to the events.
+// Maximum numbers of rows that unproven peers may add to the audit trail.
 const (
 	CrowdOfNobody = unprovenOfNobody
 	CrowdADay     = unprovenOfAll + 4*24*60

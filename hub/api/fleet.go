@@ -45,7 +45,7 @@ type FleetPage struct {
 	Next    string `json:"next,omitempty"` // for ?after=
 }
 
-// FleetCount is the number of devices that fit a search.
+// FleetCount is the number of devices that match a search.
 type FleetCount struct {
 	N    int  `json:"n"`
 	More bool `json:"more"` // at least n
@@ -82,8 +82,8 @@ type Arrival struct {
 	N   int    `json:"n"`
 }
 
-// deviceSearch reads the text of a search and its order, like "nick" or "-seen", for an account.
-// The error is for fail.
+// deviceSearch reads an account's search: the search's text, and its order, like "nick" or "-seen".
+// The caller passes the error to fail.
 func (s *Server) deviceSearch(ctx context.Context, owner, text, sort string) (store.DeviceSearch, error) {
 	q, err := search.Parse(text)
 	if err != nil {
@@ -103,8 +103,9 @@ func (s *Server) deviceSearch(ctx context.Context, owner, text, sort string) (st
 	return q, nil
 }
 
-// tokenNamed returns the id of a join token, from its id or nick. A name that no token has is
-// returned: devices of a deleted token are still found by its id.
+// tokenNamed returns the id of a join token, from the token's id or nick. If no token has the name,
+// tokenNamed returns the name itself: a search finds the devices of a deleted token by the token's
+// id.
 func (s *Server) tokenNamed(ctx context.Context, owner, name string) (string, error) {
 	if id := strings.ToLower(name); wire.IsID(id) {
 		t, err := s.cfg.Store.JoinToken(ctx, id)
@@ -129,8 +130,8 @@ func (s *Server) tokenNamed(ctx context.Context, owner, name string) (string, er
 	return "", problem(http.StatusBadRequest, "search-ambiguous", "Write the token's id: "+strings.Join(ids, ", ")+".", "Several join tokens have the nick %.64q.", name)
 }
 
-// searchDevices lists the devices that fit ?q=, in the order ?sort=, a page at a time: ?limit= and
-// ?after=. ?fields= chooses fields of FleetDevice by name.
+// searchDevices lists the devices that match ?q=, in the order ?sort=. ?limit= and ?after= choose a
+// page of the result. ?fields= chooses fields of FleetDevice by name.
 func (s *Server) searchDevices(w http.ResponseWriter, r *http.Request) error {
 	params := r.URL.Query()
 	q, err := s.deviceSearch(r.Context(), accountOf(r).ID, params.Get("q"), params.Get("sort"))
@@ -172,7 +173,8 @@ func viewRow(d *store.DeviceRow) FleetDevice {
 var fleetFields = []string{"id", "prn", "nick", "states", "boot", "revision", "revision-status", "progress", "cloned", "machine", "tpm",
 	"key", "token-id", "public", "time-created", "time-modified", "last-seen", "real-ip"}
 
-// readFleetFields reads ?fields=, names separated by commas; nil: all fields.
+// readFleetFields reads ?fields=, a list of names separated by commas. The result nil means all
+// fields.
 func readFleetFields(list string) ([]string, error) {
 	if list == "" {
 		return nil, nil
@@ -206,7 +208,7 @@ func chosen(d FleetDevice, fields []string) (any, error) {
 	return some, nil
 }
 
-// countDevices counts the devices that fit ?q=.
+// countDevices counts the devices that match ?q=.
 func (s *Server) countDevices(w http.ResponseWriter, r *http.Request) error {
 	q, err := s.deviceSearch(r.Context(), accountOf(r).ID, r.URL.Query().Get("q"), "")
 	if err != nil {
@@ -226,8 +228,8 @@ const (
 	maxDays = 366
 )
 
-// showFleet answers with the numbers of the account's fleet. ?top= is how many values of each field
-// it lists, ?days= how many days of arrivals.
+// showFleet answers with the numbers of the account's fleet. ?top= is the number of values that the
+// answer lists for each field. ?days= is the number of days whose arrivals it lists.
 func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
 	top, err := numberInQuery(r, "top", 10, maxTop)
 	if err != nil {
@@ -245,7 +247,8 @@ func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// numberInQuery reads a number from 1 to most.
+// numberInQuery reads a number from 1 to `most` from the query. If the query has no number, it
+// returns `otherwise`.
 func numberInQuery(r *http.Request, name string, otherwise, most int) (int, error) {
 	v := r.URL.Query().Get(name)
 	if v == "" {

@@ -110,7 +110,8 @@ func TestSearchPagesSortsAndChoosesFields(t *testing.T) {
 	if text, _ := json.Marshal(some.Devices); string(text) != `[{"nick":"zz-1","states":["active"]}]` {
 		t.Error(string(text))
 	}
-	// Each name that ?fields= accepts is a field, and each field has a name.
+	// Each name that ?fields= accepts is a field of the answer, and ?fields= accepts each field of
+	// the answer.
 	all := want[struct{ Devices []map[string]any }](f.ada, "GET", "/fleet/devices?q=zz-1", nil, 200).Devices[0]
 	for name := range all {
 		one := want[struct{ Devices []map[string]any }](f.ada, "GET", "/fleet/devices?q=zz-1&fields="+name, nil, 200).Devices[0]

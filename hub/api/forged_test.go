@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// certifiedAs returns the device with an EK certificate by this maker that has the serial number of
-// the certificate real, as a forger would make it.
+// certifiedAs returns the device `d` with a forged EK certificate. The maker `m` signs the forged
+// certificate. It has the serial number of the certificate `real`.
 func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -27,8 +27,9 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 	return &n
 }
 
-// The operator's EK list names a TPM by its serial number. An owner lists the EK of another TPM and
-// forges a certificate with that serial number. Neither EK list accepts the forged certificate.
+// The operator's EK list names a TPM by the serial number of its EK certificate. An owner lists the
+// EK of a second TPM, and forges a certificate with the first TPM's serial number. Neither EK list
+// accepts the forged certificate.
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -44,7 +45,7 @@ func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner's policy and EK list cannot loosen the operator's EK list: an EK must still be on the
+// An owner's policy and EK list cannot loosen the operator's EK list. An EK must still be on the
 // operator's list, and must still have a certificate.
 func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	t.Parallel()
@@ -101,7 +102,7 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 			}
 		}
 	}
-	// A certificate by a trusted maker is judged by its content.
+	// If a trusted maker signed the certificate, the hub uses the data in the certificate.
 	s.putEKList(t, s.Owner.ID)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -134,7 +135,8 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 }
 
 // A CA that the operator distrusts stays distrusted when it expires, or when a CA above or below it
-// expires. The EK certificates below it are not judged as those of an unknown maker.
+// expires. The hub does not judge the EK certificates of the distrusted CA as certificates of an
+// unknown maker.
 func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 	t.Parallel()
 	for _, which := range []string{"root", "intermediate"} {
@@ -167,7 +169,8 @@ func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate,
 }
 func (linking) ChecksCRLs() bool { return false }
 
-// If the chain must be looked up, the verdict still has the note that the proofs named no hub.
+// The hub looks up the chain online. The verdict still has the note that the ownership proofs named
+// no hub.
 func TestLookedUpChainHidesNoNote(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

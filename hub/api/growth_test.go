@@ -19,8 +19,8 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// hostileRequests returns requests that anyone may send and that the hub refuses. Each causes an event
-// with a different kind and code.
+// hostileRequests returns requests that anyone may send, and that the hub refuses. Each request
+// causes an event with a different kind and code.
 func (s *scene) hostileRequests(t testing.TB) [][2]string {
 	t.Helper()
 	request := s.request(t, s.victim)
@@ -39,8 +39,8 @@ func (s *scene) hostileRequests(t testing.TB) [][2]string {
 	}
 }
 
-// sendFrom sends a request to the hub's handler as if it came from this address, and returns the
-// status.
+// sendFrom sends a request to the hub's handler, as if the request came from the address `addr`. It
+// returns the status.
 func (s *scene) sendFrom(addr, path, body string) int {
 	r := httptest.NewRequest("POST", s.URL+path, strings.NewReader(body))
 	r.RemoteAddr = addr
@@ -105,7 +105,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 		s.Server.FlushTally(t.Context())
 	}
 	// Each kind of event occurs in the first hour. The hub stores one row a day for each kind, in
-	// addition to the bounds.
+	// addition to the limited rows.
 	flood(0, 4000)
 	first := s.rows(t)
 	if first < api.CrowdOfNobody || first > api.CrowdOfNobody+3*len(bodies) {
@@ -121,8 +121,8 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if grown < hours*api.CrowdOfNobody || grown > hours*api.CrowdOfNobody+3*len(bodies) {
 		t.Errorf("%d more rows in %d hours", grown, hours)
 	}
-	// The flood causes only events without an owner. Owners' events would take more rows, up to the
-	// bound for all owners. CrowdADay includes that bound.
+	// The flood causes only events without an owner. Events of owners would need more rows, up to
+	// the limit for all owners. CrowdADay includes that limit.
 	after, _ := s.size(t)
 	aRow := (after - before) / grown
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
@@ -138,7 +138,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	}
 }
 
-// The operator sees the first refusal of an attack at once, and the number of the others.
+// The operator sees the first refusal of an attack at once, and the number of further refusals.
 func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -174,7 +174,8 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	}
 }
 
-// Many refused requests of strangers do not hide an owner's own events.
+// Strangers send many requests that the hub refuses. Their events do not hide an owner's own
+// events.
 func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -205,8 +206,8 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	}
 }
 
-// Events that strangers caused are removed after some time, and events of owners much later. The
-// database uses their space again.
+// The hub removes events that strangers caused after some time, and events of owners much later.
+// The database uses the space of removed events again.
 func TestOldEventsAreForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -319,9 +320,9 @@ func TestLargeRequestsCountAsSeveral(t *testing.T) {
 	}
 }
 
-// TestGrowthOfAMinute sends refused requests from some networks, as fast as the rate limits allow,
-// for the duration in GANGWAY_GROWTH, such as 1m. It logs what they added to the database and what
-// a day would add. `make growth` runs it.
+// TestGrowthOfAMinute sends requests that the hub refuses, from some networks, as fast as the rate
+// limits allow. The duration is in GANGWAY_GROWTH, such as 1m. The test logs the growth of the
+// database in this time, and the growth in a day at the same rate. `make growth` runs the test.
 func TestGrowthOfAMinute(t *testing.T) {
 	t.Parallel()
 	text := os.Getenv("GANGWAY_GROWTH")

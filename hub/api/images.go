@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// ImageBuilder builds installer images for the page /ui/onboard/image. The hub's packages cannot
-// import the image builder, which knows the devices' formats on disk, so cmd/gangway has one.
+// ImageBuilder builds installer images for the page /ui/onboard/image. The image builder knows the
+// devices' formats on disk, so the hub's packages cannot import it. cmd/gangway implements
+// ImageBuilder.
 type ImageBuilder interface {
 	// Missing returns a sentence that names the parts of images that the operator has not fetched.
 	// It is empty if no part is missing.
@@ -54,9 +55,9 @@ type Image struct {
 
 // ImageLimits bound the building of images. A zero field means the default.
 type ImageLimits struct {
-	AtOnce int           // builds at once, of all owners together; each owner can have only one
-	Time   time.Duration // of one build, without the download
-	Size   int64         // of one image, and of each file while it is built, in bytes
+	AtOnce int           // maximum of builds at once, of all owners together; each owner can have only one build
+	Time   time.Duration // maximum time of one build, without the download
+	Size   int64         // maximum size of one image, and of each temporary file of a build, in bytes
 }
 
 // DefaultImageLimits are the defaults of ImageLimits.

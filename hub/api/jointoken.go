@@ -51,8 +51,8 @@ type NewJoinToken struct {
 	Nick      string `json:"nick"`
 	MaxUses   int    `json:"max-uses"`
 	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
-	// WithoutTPM allows devices to register with the token and without evidence of a TPM, if the
-	// policy accepts that.
+	// WithoutTPM lets devices register with the token and without evidence of a TPM, if the policy
+	// accepts such devices.
 	WithoutTPM bool `json:"without-tpm"`
 	// ForPantacor also accepts Pantacor's ownership proofs in the two-step enrolment. Those proofs
 	// do not name a hub, so another hub can relay them. To check the proofs, the hub must store
@@ -132,7 +132,7 @@ func (s *Server) newJoinToken(ctx context.Context, a store.Account, n NewJoinTok
 var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed. Several devices can use one token (max-uses).", "You have %d join tokens, which is the maximum.", store.MaxJoinTokens)
 
 // listJoinTokens lists join tokens, newest first. With ?after=ID the list begins after the token
-// with this id. ?limit= is the number of tokens, by default and at most 1000.
+// with this id. ?limit= is the largest number of tokens in the list, at most 1000 (default: 1000).
 func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	limit, err := pageSize(r, 1000)

@@ -91,7 +91,7 @@ type logLine struct {
 	Message  scalar `json:"msg"`
 }
 
-// cutText shortens a text to at most most bytes. It cuts at the start of a rune, and appends "…".
+// cutText shortens a text to at most `most` bytes. It cuts at the start of a rune, and appends "…".
 func cutText(s scalar, most int) string {
 	text := printable(string(s))
 	if len(text) <= most {
@@ -147,9 +147,8 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// logCursor is the content of "next-cursor". It is neither signed nor encrypted, because every
-// request reads only the lines of the signed-in account: a forged cursor returns no more than a
-// query does.
+// logCursor is the decoded "next-cursor". It is neither signed nor encrypted, because every request
+// reads only the lines of the signed-in account: a forged cursor returns no more than a query does.
 type logCursor struct {
 	Devices   []string  `json:"d,omitempty"`
 	Levels    []string  `json:"l,omitempty"`
@@ -159,7 +158,7 @@ type logCursor struct {
 	After     time.Time `json:"a,omitzero"`
 	Before    time.Time `json:"b,omitzero"`
 	Newest    bool      `json:"n,omitempty"`
-	Whole     bool      `json:"w,omitempty"` // only lines of whole seconds that have ended
+	Whole     bool      `json:"w,omitempty"` // list only lines of seconds that have ended
 	Page      int       `json:"g"`
 	Created   time.Time `json:"c,omitzero"` // with Seq: the entry after which to continue
 	Seq       int64     `json:"q,omitempty"`
@@ -192,9 +191,9 @@ func (c *logCursor) valid() bool {
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
 // useWholeSeconds prepares the cursor for clients that poll with the time of their last line,
-// truncated to seconds, as pvr does. To send each line exactly once, the hub skips the whole second
-// that the client names, and does not send the lines of the present second before that second has
-// ended.
+// truncated to seconds, as pvr does. The hub must send each line exactly once to such a client. So
+// the hub skips the whole second that the client names. It does not send the lines of the present
+// second before that second has ended.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return

@@ -20,8 +20,8 @@ func lines(page api.LogPage) string {
 	return strings.Join(all, " ")
 }
 
-// The test reads logs like `pvr logs`: a page, then the pages after its cursor until a page is
-// empty, then again from the time of the last line.
+// The test reads logs like `pvr logs`. It reads a page, and follows the cursors until a page is
+// empty. Then it reads again from the time of the last line.
 func TestLogsAreFollowed(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -51,7 +51,7 @@ func TestLogsAreFollowed(t *testing.T) {
 	if strings.TrimSpace(seen) != strings.Join(all, " ") {
 		t.Errorf("%s", brief.Of(seen))
 	}
-	// The cursor of an empty page later returns the lines that came after it.
+	// With the cursor of an empty page, a client later gets the lines that arrived after that page.
 	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"later"}`, 200)
 	f.Advance(2 * time.Second)
 	if page = want[api.LogPage](f.ada, "POST", "/logs/cursor/", map[string]string{"next-cursor": page.Next}, 200); lines(page) != "later" {
@@ -70,8 +70,8 @@ func TestLogsAreFollowed(t *testing.T) {
 	}
 }
 
-// pvr follows a log by the time of the last line, cut to whole seconds, and asks again every
-// second. It gets each line exactly once, whenever the device sent that line.
+// pvr follows a log by the time of the last line, truncated to whole seconds. It asks again every
+// second. pvr gets each line exactly once, whenever the device sent the line.
 func TestFollowedLogBringsEachLineOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -180,7 +180,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	if bytes > 8<<20 || bytes < 7<<20 {
 		t.Errorf("%d bytes are stored", bytes)
 	}
-	// The log lines expire.
+	// After 30 days the log lines expire.
 	f.Advance(31 * 24 * time.Hour)
 	if err := f.Server.Collect(t.Context()); err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	}
 }
 
-// If the hub can parse a time but not format it, it refuses or converts the time.
+// If the hub can parse a time but cannot format the time, it refuses or converts the time.
 func TestLogsTakeAnyOffset(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// TestMain runs eight tests at once, unless -parallel says otherwise. Most tests wait for the disk,
-// the network or a timeout, so one test for each processor would leave the processors idle. Unless
-// GOGC or GOMEMLIMIT is set, TestMain also makes Go collect garbage less often while the process
-// uses less than 400 MiB.
+// TestMain runs eight tests at once, unless -parallel sets another number. Most tests wait for the
+// disk, the network or a timeout. So one test for each processor would leave the processors idle.
+// Unless GOGC or GOMEMLIMIT is set, TestMain also makes Go collect garbage less often while the
+// process uses less than 400 MiB.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false

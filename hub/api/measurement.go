@@ -47,8 +47,9 @@ func withConnState(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, &connState{asks: rate.NewLimiter(rate.Every(askEvery), askBurst)})
 }
 
-// bootNonce derives a nonce from a device, its connection and a time in seconds. The hub stores no
-// nonces: it derives a nonce again to check it. Without the seal key, nobody can derive a nonce.
+// bootNonce derives a nonce from a device, its connection and the time `at` in seconds. The hub
+// stores no nonces: to check a nonce, it derives the nonce again. Without the seal key, nobody can
+// derive a nonce.
 func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
@@ -81,8 +82,8 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 }
 
 // measure verifies a boot measurement and compares it with the reference. If the measurement is
-// invalid, measure refuses it and records the refusal for the owner. The device's boot state is
-// then "refused", whatever it was before.
+// invalid, measure refuses it, records the refusal for the owner, and sets the device's boot state
+// to "refused".
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body wire.BootReport
@@ -297,7 +298,7 @@ func compareBoot(b *store.Boot, m *boot.Measurement, reference []byte) (err erro
 }
 
 // compareClock compares the TPM's clock and counters in a verified quote with the TPM's earlier
-// attestations, to find clones. known is the result of onboard.Service.RecordSighting. If the
+// attestations, to find clones. `known` is the result of onboard.Service.RecordSighting. If the
 // comparison fails, the failure is logged, and the measurement does not fail.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
@@ -333,9 +334,9 @@ const (
 	askBurst = 4
 )
 
-// mustMeasureAgain reports whether the device must measure again on this connection, because
+// mustMeasureAgain reports whether the device must measure again on this connection. It must, if
 // another connection of the same device has sent a measurement in the meantime. A machine that
-// restarted or lost its connection does not use its old connection again, so a device that still
+// restarted or lost its connection does not use its old connection again. So a device that still
 // uses an old connection may be a clone.
 func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
 	c := ownConnection(r)

@@ -20,8 +20,8 @@ import (
 // arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request whose JSON the hub stores. A test replaces %s in the body with the JSON value
-// of a key.
+// keeper is a request with JSON that the hub stores. A test replaces %s in the body with the JSON
+// value of a key.
 type keeper struct {
 	p            *person
 	method, path string
@@ -45,7 +45,7 @@ func (f *fleetScene) keepers(t *testing.T) []keeper {
 		{f.ada, "POST", "/devices/tokens", `{"default-user-meta":{"a":%s}}`, meta},
 		{f.ada, "PUT", at + "/state", `{` + systemSpec + `,"a.json":%s}`, []string{"state-malformed"}},
 		{f.ada, "PUT", at + "/meta", `{"a":%s}`, []string{"meta-malformed"}},
-		{f.boat, "PUT", at + "/progress", `{"status":"QUEUED","a":%s}`, []string{"progress-malformed"}}, // from here on the state cannot change
+		{f.boat, "PUT", at + "/progress", `{"status":"QUEUED","a":%s}`, []string{"progress-malformed"}}, // after this request the revision's state cannot change
 		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `,"a.json":%s}}`, []string{"state-malformed", body}},
 		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `},"meta":{"a":%s}}`, []string{"meta-malformed", body}},
 	}
@@ -64,8 +64,8 @@ func (f *fleetScene) answersWithKept() []keeper {
 	}
 }
 
-// Answers that contain accepted JSON can be read by a client as strict as the hub, and by
-// Pantacor's client, which holds numbers as float64.
+// The hub accepts JSON and sends it in answers. A client that is as strict as the hub can read
+// these answers. Pantacor's client, which stores numbers as float64, can read these answers too.
 func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -113,8 +113,8 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// Metadata that an older hub stored, and that is too deep or broken, is left out of answers. It
-// does not hide other metadata, and its owner can delete it.
+// An older hub stored metadata that is too deep or malformed. Answers leave out this metadata, and
+// still have the other metadata. The owner can delete the malformed metadata.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -168,7 +168,8 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 			t.Errorf("%s: still unreadable: %s", what, brief.Of(d.Unreadable))
 		}
 	}
-	// A device that onboards with this token gets the part of the metadata that can be read.
+	// If a device onboards with this token, it gets the part of the token's metadata that the hub
+	// can read.
 	if _, err := db.Exec(`UPDATE join_tokens SET default_user_meta = ?`, deep); err != nil {
 		t.Fatal(err)
 	}
@@ -179,8 +180,8 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	want[api.DeviceView](second, "GET", "/device", nil, 200)
 }
 
-// The hub checks the bound against the metadata at the time when it writes a patch, not when the
-// request came.
+// The hub checks the size limit against the metadata when it writes a patch, and not when the
+// request arrives.
 func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -210,7 +211,7 @@ func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 	}
 }
 
-// A request that is refused for its metadata changes nothing.
+// If the hub refuses a request because of the metadata, the request changes nothing.
 func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

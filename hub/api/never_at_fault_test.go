@@ -16,7 +16,7 @@ import (
 	"gangway/internal/race"
 )
 
-// pieces are parts of bad inputs. Each of them has caused an error in some other program.
+// pieces are parts of bad inputs. Each piece has caused an error in another program.
 var pieces = []string{"", "\x00", "\xff\xfe", "%00", "%ff", "../..", "..%2f..", "'", "\"", ";--", "%", "_", "^", "!", "^\x00", "$", "{}", "[]", "null", "-1", "0", "1", "2147483648", "9223372036854775807", "9223372036854775808", "1e999", "-0", "NaN",
 	"0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00+24:00", "99999-01-01T00:00:00Z", "\u202e", "\ud7ff", "😀", `{"$ne":"x"}`, `{"$where":"1"}`, `{"$in":[null]}`, `{"$in":["NEW"]}`, "device:", "latest", "values", "prn:::devices:/", "prn:::accounts:/",
 	"eyJnIjoxLCJjIjoiOTk5OTktMDEtMDFUMDA6MDA6MDBaIn0", "eyJnIjo1MDAwLCJjIjoiMDAwMC0wMS0wMVQwMDowMDowMFoiLCJxIjotMX0", strings.Repeat("a", 300), strings.Repeat("a,", 100), strings.Repeat("0", 24), strings.Repeat("f", 64)}
@@ -27,7 +27,7 @@ var queryNames = []string{"owner", "owner-nick", "nick", "device", "dev", "after
 type mutator struct {
 	*rand.Rand
 	c    *contract
-	good []string // ids and the like that exist
+	good []string // existing ids and other existing values
 }
 
 func (m *mutator) piece() string {
@@ -126,7 +126,7 @@ func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
 	body := m.body(r.body)
 	u, err := url.Parse(m.c.URL + address)
 	if err != nil {
-		return // no HTTP server passes on such an address
+		return // an HTTP server refuses such an address before the hub sees it
 	}
 	u.RawQuery = raw
 	p := []*person{m.c.caller(r), m.c.ada, m.c.boat, m.c.mallory, m.c.anonymous}[m.IntN(5)]
@@ -174,8 +174,8 @@ func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
 	}
 }
 
-// isProblemOr409 is isProblem, but also accepts a 409 with the record of an object that the caller
-// has.
+// isProblemOr409 does the same as isProblem. It also accepts a 409 with the record of an object
+// that the caller owns.
 func isProblemOr409(t *testing.T, what string, resp *http.Response, body []byte) {
 	t.Helper()
 	if resp.StatusCode == 409 && resp.Header.Get("Pantahub-Object-Type") != "" || resp.StatusCode >= 500 {
@@ -188,7 +188,8 @@ func newMutator(c *contract, seed uint64) *mutator {
 	return &mutator{Rand: rand.New(rand.NewPCG(seed, 4)), c: c, good: []string{c.boatID, c.pirateID, c.secondID, c.contentSum, c.Owner.ID, "ada", "mallory", c.secrets["token"], c.expired, c.ada.token, "1", "0", "sha256", "DONE", "NEW", systemSpec}}
 }
 
-// No input makes a route answer 5xx. The seed is fixed, so the test always sends the same requests.
+// No input makes a route answer 5xx. The random generator has a fixed seed, so the test always
+// sends the same requests.
 func TestNoInputIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -206,7 +207,8 @@ func TestNoInputIsTheHubsFault(t *testing.T) {
 	}
 }
 
-// FuzzNoInputIsTheHubsFault is TestNoInputIsTheHubsFault with other seeds, each on a new hub.
+// FuzzNoInputIsTheHubsFault runs TestNoInputIsTheHubsFault with other seeds. Each seed gets a new
+// hub.
 func FuzzNoInputIsTheHubsFault(f *testing.F) {
 	f.Add(uint64(1) << 40)
 	requests := uint64(500)
@@ -225,9 +227,9 @@ func FuzzNoInputIsTheHubsFault(f *testing.F) {
 	})
 }
 
-// The test sends every piece in every query of each route. With -short it sends only every seventh
-// query: 7 divides neither the number of pieces nor the number of names, so each piece and each
-// name is still sent.
+// The test sends every piece in every query parameter of each route. With -short it sends only
+// every seventh query. 7 divides neither the number of pieces nor the number of parameters, so the
+// test still sends each piece and each parameter.
 func TestNoQueryIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -15,9 +15,9 @@ import (
 	"gangway/wire"
 )
 
-// ObjectView is an object in the API, with signed URLs to upload and download the content without
-// another credential. Devices use the first match of a key anywhere in the document, so the fields
-// whose values people choose come last.
+// ObjectView is an object in the API. With its signed URLs, a client can upload and download the
+// object without another credential. Devices use the first match of a key anywhere in the document,
+// so the fields whose values people choose come last.
 type ObjectView struct {
 	ID           string    `json:"id"`         // the same as Sum
 	StorageID    string    `json:"storage-id"` // SHA-256 of the owner and Sum
@@ -30,7 +30,7 @@ type ObjectView struct {
 	PutURL       string    `json:"signed-puturl"`
 	GetURL       string    `json:"signed-geturl"`
 	Now          string    `json:"now"`         // RFC 3339
-	Expires      string    `json:"expire-time"` // of both URLs, RFC 3339
+	Expires      string    `json:"expire-time"` // when both URLs expire, RFC 3339
 	MimeType     string    `json:"mime-type"`
 	Name         string    `json:"objectname"`
 }
@@ -75,9 +75,9 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 // maxObjectName bounds the name and the MIME type of an object, in bytes each.
 const maxObjectName = 1024
 
-// createObject announces an object. Status 200 means that the caller must upload the content; 409
-// means that the caller's account has already uploaded it. Objects of other accounts do not count,
-// so that knowing a hash does not give access to the content.
+// createObject announces an object. Status 200 means that the caller must upload the object's file;
+// 409 means that the caller's account has already uploaded the file. Objects of other accounts do
+// not count, so that knowing a hash does not give access to the file.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -119,8 +119,9 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
-		// Something other than the hub removed the content, so the caller must upload it again.
-		s.log.Error("the content of an object is missing", "sha256", body.Sum)
+		// Something other than the hub removed the object's file, so the caller must upload the
+		// file again.
+		s.log.Error("the file of an object is missing; upload the object again", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
 		}
@@ -143,7 +144,7 @@ func (s *Server) createRevisionObject(w http.ResponseWriter, r *http.Request) er
 }
 
 // storedObject finds an object of the caller's account by {sha}. It returns store.ErrNotFound if
-// the content was not uploaded.
+// the object's file was not uploaded.
 func (s *Server) storedObject(r *http.Request) (store.Object, error) {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -209,7 +210,7 @@ func (s *Server) showRevisionObject(w http.ResponseWriter, r *http.Request) erro
 	return nil
 }
 
-// redirectToBlob redirects to the signed URL of the content.
+// redirectToBlob redirects to the signed URL of the object's file.
 func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
 	o, by, err := s.revisionObject(r)
 	if err != nil {

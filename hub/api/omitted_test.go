@@ -23,7 +23,7 @@ import (
 	"gangway/wire"
 )
 
-// withoutCertificate returns the device without its EK certificate.
+// withoutCertificate returns the device `d` without the EK certificate.
 func withoutCertificate(d *fleet.Device) *fleet.Device {
 	n := *d
 	n.EKCert, n.Chain = n.EK.Public.Raw, nil
@@ -35,7 +35,7 @@ func ekHash(t testing.TB, d *fleet.Device) store.Hash {
 	return must(tcg.KeyHash(must(d.EK.Public.Key())(t)))(t)
 }
 
-// certifiedBy returns the device with an EK certificate by this maker.
+// certifiedBy returns the device `d` with an EK certificate that the maker `m` signed.
 func certifiedBy(t testing.TB, d *fleet.Device, m *fleet.Maker) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -62,8 +62,9 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "revoked", Hint: "none"}
 }
 
-// A device that omits its EK certificate, or sends another one, is refused as if it had sent its
-// own: in one-step and in two-step enrolment, and whatever the EK list says.
+// The hub knows a device's EK certificate, and refuses the device because of this certificate. The
+// device then omits the certificate, or sends another EK certificate. The hub refuses the device in
+// the same way, in one-step and in two-step enrolment, whatever the EK list says.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	t.Parallel()
 	const lab = hubtest.LabPolicy
@@ -114,8 +115,8 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			if c.code == evidence.CodeChainExpired {
 				return // the refusal is permanent
 			}
-			// The hub keeps the certificate, not the verdict: without the revocation the device is
-			// accepted.
+			// The hub stores the certificate, and not the verdict. Without the revocation, the hub
+			// accepts the device.
 			s.Service.Online = nil
 			s.Policy(t, store.HubWide, lab)
 			s.Policy(t, s.Owner.ID, "version: 1\n")
@@ -127,8 +128,8 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	}
 }
 
-// If the device sent CA certificates with its EK certificate, the hub keeps them together with the
-// EK certificate.
+// If the device sent CA certificates with its EK certificate, the hub stores the CA certificates
+// together with the EK certificate.
 func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -145,8 +146,9 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
 }
 
-// If the device omits a certificate that raises a question, the hub still asks the question. An
-// approval from before the question does not answer it.
+// A device's EK certificate raises a question. If the device omits this certificate, the hub still
+// asks the question. If the owner approved the device before the question was raised, the approval
+// does not answer the question.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -164,8 +166,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	must(withoutCertificate(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A stranger who knows a public EK does not learn whether its TPM has onboarded, unless the EK's
-// certificate is refused.
+// A stranger knows the public EK of a TPM. The stranger does not learn whether the TPM has
+// onboarded, unless the hub refuses the EK's certificate.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -193,8 +195,9 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	}
 }
 
-// The hub keeps a certificate that a stranger sends for another owner's EK only if it is that EK's
-// own certificate, from a known maker. It never changes anything for the EK's owner.
+// A stranger sends a certificate for another owner's EK. The hub stores the certificate only if a
+// known maker issued it for that EK. The stored certificate never changes anything for the EK's
+// owner.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	t.Parallel()
 	unknown := must(unknownMaker())(t)
@@ -233,7 +236,7 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
 				t.Errorf("stored: %s, %v", brief.Of(k.Certificate), err)
 			}
-			if !c.kept { // without a kept certificate, the owner is asked about the machine as before
+			if !c.kept { // if the hub stored no certificate, it still asks the owner about the machine
 				waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 			}
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -244,8 +247,9 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	}
 }
 
-// When a proven TPM sends its EK certificate, that certificate replaces a certificate that another
-// peer sent for the EK. Afterwards nobody can replace it.
+// First another peer sends a certificate for a TPM's EK. Then the proven TPM sends its own EK
+// certificate, which replaces the peer's certificate. Afterwards nobody can replace the TPM's
+// certificate.
 func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -290,8 +294,8 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 }
 
 // A line of an owner's EK list either approves an EK without a certificate, or requires a
-// certificate. A line of the operator's list may require one too, but approves nothing for the
-// owner.
+// certificate. A line of the operator's EK list may also require a certificate, but approves no EK
+// for the owner.
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -315,8 +319,8 @@ func TestEKListDemandsACertificate(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner who approves a machine without an EK certificate reads what the missing certificate may
-// hide: at the machine, on the page and in the command's output.
+// Before an owner approves a machine without an EK certificate, the owner can read what the missing
+// certificate may hide. The text is on the machine, on the page and in the command's output.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -341,7 +345,7 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// A repeated refused request takes only one row.
+// If a device repeats a request that the hub refuses, the hub stores only one row.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -26,7 +26,7 @@ import (
 	"gangway/wire"
 )
 
-// openapi.json lists every route of the hub, and no others.
+// openapi.json lists every route of the hub, and no other routes.
 func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	var routes []string
 	for _, r := range api.Routes() {
@@ -121,8 +121,8 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	}
 }
 
-// The hub's answers, successes and errors, have the status, the content type and exactly the fields
-// in openapi.json.
+// The hub's answers have the status, the content type and exactly the fields in openapi.json. The
+// test checks successful answers and errors.
 func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -233,7 +233,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	id := s.deviceOf(t, s.victim)
 	call(stranger, "GET", "/aca/certs/{file}", hex.EncodeToString(s.victim.IAK.Name())+".crt", nil, 200)
 
-	// The same with the two-step enrolment.
+	// A device onboards with the two-step enrolment.
 	pan := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
 	stepper := s.device(t)
 	first := must(json.Marshal(stepper.EnrollRequest()))(t)
@@ -553,8 +553,8 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	}
 }
 
-// isPage reports whether a path is that of a page. Pages and their forms are for the hub's own pages
-// only and change with them, so openapi.json does not have them.
+// isPage reports whether a path belongs to the hub's pages and forms. openapi.json does not
+// describe these paths, because only the hub's own pages use them.
 func isPage(path string) bool { return strings.HasPrefix(path, "/ui/") }
 
 // openAPI is the part of openapi.json that these tests read.
@@ -578,9 +578,9 @@ func readOpenAPI(t *testing.T, s *scene) *openAPI {
 	return doc
 }
 
-// mismatches returns the places where a value differs from a schema. It knows the keywords that
-// openapi.json uses. It is stricter than JSON Schema in one point: a property that is not
-// described is a mismatch.
+// mismatches returns the places where the value `v` differs from `schema`. It supports the keywords
+// that openapi.json uses. It is stricter than JSON Schema in one point: a property that is not in
+// the schema is a mismatch.
 func (d *openAPI) mismatches(schema map[string]any, v any, at string) (found []string) {
 	add := func(format string, a ...any) { found = append(found, at+": "+fmt.Sprintf(format, a...)) }
 	if ref, ok := schema["$ref"].(string); ok {

@@ -13,15 +13,15 @@ import (
 	"gangway/wire"
 )
 
-// A person with a join token and a public EK learns neither the id of the EK's device nor whether
-// the hub has it.
+// Mallory has a join token and knows the public EK of Ada's device. Mallory learns neither the id
+// of the device nor whether the hub has the device.
 func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	tok := s.Token(t, mallory, nil)
 	eve := s.person(t, "mallory")
-	// look returns what Mallory sees: the answer, her events and her waiting devices.
+	// look returns all data that Mallory sees: the answer, her events and her waiting devices.
 	look := func() string {
 		spy := s.device(t) // made-up keys
 		spy.Serial = "spy"
@@ -76,8 +76,8 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	}
 }
 
-// Another owner who sent a request with a device's public EK does not learn of the device's
-// deletion.
+// Mallory has sent a request with the public EK of Ada's device. If Ada deletes the device, Mallory
+// does not learn of the deletion.
 func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -92,7 +92,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	if a := s.post(t, body); a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	// Mallory approves this request and, after the hub has answered it, denies it.
+	// Mallory approves this request. After the hub has answered the request, she denies it.
 	bare := *spy
 	bare.EKCert, bare.Chain = bare.EK.Public.Raw, nil
 	undecided := must(bare.Request(tok, fleet.RequestChange{}))(t)
@@ -118,8 +118,9 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	}
 }
 
-// Anyone finds a certificate in the AIK registry by the IAK's name. By the device's id, only the
-// device and its owner find the certificate; all others get the same 404 as for an unknown id.
+// Anyone can find a certificate in the AIK registry by the IAK's name. Only the device and its
+// owner can find the certificate by the device's id. Other callers get the same 404 as for an
+// unknown id.
 func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -97,8 +97,8 @@ func (s *Server) writeHTML(w http.ResponseWriter, status int, page []byte) error
 	return err
 }
 
-// redirect answers a form with a redirect (303) to one of the hub's pages, which shows the notice.
-// If a person reloads that page, the browser does not send the form again.
+// redirect answers a form with a redirect (303) to one of the hub's pages. That page shows the
+// notice. If a person reloads that page, the browser does not send the form again.
 func (s *Server) redirect(w http.ResponseWriter, r *http.Request, to string, n ui.Notice) error {
 	if n.Text != "" {
 		text, err := json.Marshal(n)
@@ -139,26 +139,26 @@ func isPage(r *http.Request) bool {
 	return strings.HasPrefix(r.URL.Path, "/ui/") && strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
-// toSignIn redirects a browser that is not signed in to the sign-in form, which leads back to the
-// page.
+// toSignIn redirects a browser that is not signed in to the sign-in form. After the sign-in, the
+// browser opens the requested page.
 func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("HX-Request") != "" {
 		w.Header().Set("HX-Redirect", signInPath)
 		return s.writeHTML(w, http.StatusUnauthorized, nil)
 	}
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Header.Get("Sec-Fetch-Mode") == "navigate" {
-		// A link on another site led here, so the browser did not send its SameSite=Strict cookie.
-		// The page "continue" makes the browser request the same address again, this time with the
-		// cookie. Only GET and HEAD requests get here.
+		// The person followed a link on another site, so the browser did not send its
+		// SameSite=Strict cookie. The page "continue" makes the browser request the same address
+		// again, this time with the cookie. Only GET and HEAD requests get here.
 		return s.renderPage(w, r, http.StatusOK, "continue", ui.Page{Title: "Opening the page", Refresh: -1})
 	}
 	http.Redirect(w, r, signInPath+"?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
 	return nil
 }
 
-// safeReturn returns next, an address to open after signing in, or "" if next is not the address of
-// one of the hub's pages. Otherwise an attacker could send a person from this sign-in form to
-// another site that looks like this hub.
+// safeReturn returns `next`, the address that the browser opens after the sign-in. If `next` is not
+// the address of one of the hub's pages, safeReturn returns "". Otherwise an attacker could send a
+// person from this sign-in form to another site that looks like this hub.
 func safeReturn(next string) string {
 	if len(next) > 2048 || strings.ContainsFunc(next, func(c rune) bool { return c < ' ' || c == '\\' || c == 0x7f }) {
 		return ""
@@ -185,8 +185,8 @@ func formTokenKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway form token v1", sha256.Size)
 }
 
-// formTokenOf returns the form token of a session. Another site cannot know it, because it cannot
-// read the hub's pages.
+// formTokenOf returns the form token of a session. Another site cannot know the token, because the
+// other site cannot read the hub's pages.
 func (s *Server) formTokenOf(in *signIn) string {
 	mac := hmac.New(sha256.New, s.formTokenKey)
 	mac.Write([]byte(in.claims.ID + "\x00" + in.claims.Session))
@@ -196,9 +196,9 @@ func (s *Server) formTokenOf(in *signIn) string {
 var errFormToken = problem(http.StatusForbidden, "form-token", "Go back, reload the page, and send the form again.", "The form does not belong to a page of your session.")
 
 // checkFormToken refuses a request that changes something, is authenticated only by the browser's
-// cookie, and does not have the session's form token. The hub calls it for every route, so that no
-// handler can forget it. A request with an Authorization header needs no form token, because a
-// browser never sends that header by itself.
+// cookie, and does not have the session's form token. The hub calls checkFormToken for every route,
+// so that no handler can forget the check. A request with an Authorization header needs no form
+// token, because a browser never sends that header by itself.
 func (s *Server) checkFormToken(r *http.Request, c caller) error {
 	if c.signIn == nil || !c.signIn.byCookie || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil
@@ -235,8 +235,8 @@ func formField(r *http.Request, name string) (string, error) {
 	return "", nil
 }
 
-// asset answers with a static file. The address contains a hash of the content, so browsers may
-// cache the file permanently.
+// asset answers with a static file. The address contains a hash of the file, so browsers may cache
+// the file permanently.
 func (s *Server) asset(w http.ResponseWriter, r *http.Request) error {
 	a, ok := ui.AssetNamed(r.PathValue("file"))
 	if !ok {

@@ -17,8 +17,8 @@ import (
 const (
 	// auditRows is the number of events on a page of the audit trail.
 	auditRows = 50
-	// auditExamined bounds the events that the store reads for one page. If few of them match the
-	// filter, the page has few rows or none.
+	// auditExamined bounds the events that the store reads for one page. If few of these events
+	// match the filter, the page has few rows or none.
 	auditExamined = 5000
 	// auditFresh is the largest number of newer events that the page announces.
 	auditFresh = 100
@@ -26,7 +26,7 @@ const (
 	auditField = 128
 )
 
-// auditGroups are the tabs of the page. Each shows the kinds of events that begin with kind.
+// auditGroups are the tabs of the page. Each tab shows the events whose kind begins with `kind`.
 var auditGroups = []struct{ kind, name string }{
 	{"", "All"}, {"device.", "Devices"}, {"enrolment.", "Enrolments"}, {"step.", "Revisions"}, {"token.", "Join tokens"},
 	{"account.", "Account"}, {"api-token.", "API tokens"}, {"policy.", "Policy"}, {"ek-list.", "EK list"},
@@ -42,7 +42,7 @@ var auditKinds = []string{
 type auditQuery struct {
 	typed  ui.AuditFilter
 	filter store.EventFilter
-	// nothing reports that no event can match, because a field has a problem.
+	// nothing is true if no event can match, because a field has a problem.
 	nothing bool
 }
 
@@ -107,7 +107,8 @@ func (s *Server) tokenOfFilter(ctx context.Context, owner, name string) (id, pro
 	return tokens[0].ID, "", nil
 }
 
-// dayOfFilter reads a day, which means its beginning in UTC, or a time in the form of RFC 3339.
+// dayOfFilter reads a day or a time. A day means its beginning in UTC. A time has the form of RFC
+// 3339.
 func dayOfFilter(text string) (t time.Time, problem string) {
 	if text == "" {
 		return t, ""
@@ -122,7 +123,8 @@ func dayOfFilter(text string) (t time.Time, problem string) {
 	return t, ""
 }
 
-// auditPath returns the address of the page with a filter. more are further names and values.
+// auditPath returns the address of the page with a filter. `more` are further names and values for
+// the query.
 func auditPath(path string, f ui.AuditFilter, more ...string) string {
 	v := url.Values{}
 	set := func(name, value string) {
@@ -222,8 +224,8 @@ func (s *Server) showAuditNews(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "audit", "news", ui.Page{Data: p})
 }
 
-// auditNames finds the names of the devices, join tokens and actors of events. It looks up each of
-// them once.
+// auditNames finds the names of the devices, join tokens and actors of events. It looks up each
+// name once.
 type auditNames struct {
 	s      *Server
 	ctx    context.Context
@@ -341,7 +343,8 @@ func (n *auditNames) actor(e store.Event) (ui.AuditLink, error) {
 	return l, err
 }
 
-// subjectOf returns the page of the policy, list or account part that events of a kind change.
+// subjectOf returns a link to the page for events of a kind, such as the policy, the EK list or the
+// sessions.
 func subjectOf(kind string) ui.AuditLink {
 	for _, one := range []struct{ prefix, name, path string }{
 		{"policy.", "policy", policyPath},

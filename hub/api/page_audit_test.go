@@ -128,7 +128,8 @@ func TestAuditPagesByKey(t *testing.T) {
 	}
 }
 
-// The page shows no event, device or token of another owner, whatever filter the address has.
+// The page shows no event, device or token of another owner. The filter in the URL does not change
+// this.
 func TestAuditShowsNothingOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -179,8 +180,8 @@ func TestAuditAnnouncesNewEvents(t *testing.T) {
 	}
 }
 
-// Text that other people or devices wrote is neither markup on the page nor a formula in an
-// exported spreadsheet.
+// If other people or devices write a text, the text is neither markup on the page nor a formula in
+// an exported spreadsheet.
 func TestAuditShowsAndExportsHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -22,15 +22,15 @@ const (
 	bulkDevices = store.MaxCount
 	// Bounds of a label that a bulk action sets, in bytes.
 	maxLabelKey, maxLabelValue = 64, 256
-	// Bounds of the data that the hub keeps to undo actions: its age, its bytes for each action,
-	// and the number of actions.
+	// Bounds of the data that the hub keeps to undo actions: the age of the data, its size in bytes
+	// for each action, and the number of actions.
 	undoLife  = 10 * time.Minute
 	undoBytes = 1 << 20
 	undoActs  = 64
 )
 
-// bulkAct is an action on several devices. Moving devices to another owner is not one of them,
-// because the hub cannot change a device's owner.
+// bulkAct is an action on several devices. No action moves devices to another owner, because the
+// hub cannot change a device's owner.
 type bulkAct struct {
 	name, title, button string
 	// lost returns a sentence about the effect of the action on n devices.
@@ -217,8 +217,8 @@ func (s *Server) bulkNotice(act bulkAct, n, of int, undo string, err error) ui.N
 	return notice
 }
 
-// actOn applies an action to each device in turn, and stops at the first failure of the store. n is
-// the number of changed devices. undo is the name that undos.keep returned.
+// actOn applies an action to each device in turn, and stops at the first failure of the store. `n`
+// is the number of changed devices. `undo` is the name that undos.keep returned.
 func (s *Server) actOn(r *http.Request, act bulkAct, rows []store.DeviceRow, key, value string) (n int, undo string, err error) {
 	ctx, owner := r.Context(), accountOf(r).ID
 	var before *labelUndo
@@ -272,16 +272,16 @@ type labelUndo struct {
 	until      time.Time
 }
 
-// undos keeps the values that the last labels replaced, in memory. They are lost when the hub
-// restarts, and another hub with the same database does not have them; undoBulk then says that the
+// undos keeps the values that the last labels replaced, in memory. The values are lost when the hub
+// restarts, and another hub with the same database does not have them. undoBulk then says that the
 // action cannot be undone.
 type undos struct {
 	mu   sync.Mutex
 	acts map[string]*labelUndo
 }
 
-// keep stores an action and returns a random name for it, or "" if the replaced values are too
-// large.
+// keep stores an action and returns the random name of the stored action, or "" if the replaced
+// values are too large.
 func (u *undos) keep(act *labelUndo, now time.Time) string {
 	text, err := json.Marshal(act.was)
 	if err != nil || len(text) > undoBytes || len(act.was) == 0 {
@@ -321,8 +321,8 @@ func (u *undos) take(owner, name string, now time.Time) *labelUndo {
 	return act
 }
 
-// undoBulk undoes an account's last label. If a device's key has another value by now, it does not
-// change that device.
+// undoBulk undoes an account's last label. If a device's key has another value by now, undoBulk
+// does not change that device.
 func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

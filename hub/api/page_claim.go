@@ -15,8 +15,8 @@ import (
 )
 
 // A machine with a claim code asks the hub every three seconds whether somebody has claimed it. For
-// a minute after such a request, the hub can find the machine by the short form of its code, which
-// a person can type. This reveals only the machine's IP address: a client that polls has the code
+// a minute after such a request, a person can type the short form of the code, and the hub finds
+// the machine. This reveals only the machine's IP address: a client that polls has the code
 // already, and a person who types the short form sees it on the machine's screen.
 const (
 	claimPath = "/ui/onboard/claim"
@@ -36,8 +36,9 @@ type claimant struct {
 	asked      time.Time
 }
 
-// claimants are the machines that asked within claimantsFor, by the short forms of their codes.
-// Another hub with the same database does not know them; there, a person must use the code itself.
+// claimants are the machines that asked the hub within claimantsFor, by the short forms of their
+// codes. Another hub with the same database does not know these machines; there, a person must use
+// the code itself.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
@@ -138,7 +139,7 @@ func (s *Server) showArrival(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "arrival", p)
 }
 
-// showArrivalSteps is the part of that page that the browser updates.
+// showArrivalSteps answers with the part of the page of showArrival that the browser updates.
 func (s *Server) showArrivalSteps(w http.ResponseWriter, r *http.Request) error {
 	a, err := s.arrivalOf(r)
 	if err != nil {
@@ -190,7 +191,7 @@ func (s *Server) fillAboard(ctx context.Context, a *ui.Arrival, d store.Device) 
 	}
 	a.Steps = append(a.Steps,
 		ui.ArrivalStep{State: ui.StepDone, Title: "Evidence accepted", Text: upperFirst(m.State.Text) + ". " + machineWords(d.ProdModel, d.ProdSerial)},
-		ui.ArrivalStep{State: ui.StepDone, Title: "Onboarded as " + m.Name, Text: "Its TPM decrypted the certificates" + took + ".", Time: d.Created})
+		ui.ArrivalStep{State: ui.StepDone, Title: "Onboarded as " + m.Name, Text: "The TPM decrypted the certificates" + took + ".", Time: d.Created})
 	return nil
 }
 
@@ -227,7 +228,7 @@ func (s *Server) fillUnderway(ctx context.Context, a *ui.Arrival, t store.JoinTo
 		if w.TokenID == t.ID {
 			evidence.Title, evidence.Time = "A question about its evidence", w.Since
 			evidence.Text = machineWords(w.ProdModel, w.ProdSerial) + ". The machine waits until you decide."
-			evidence.State, evidence.Path, evidence.Act = ui.StepAsks, waitingPath+"/"+w.DeviceID, "Look at it and decide"
+			evidence.State, evidence.Path, evidence.Act = ui.StepAsks, waitingPath+"/"+w.DeviceID, "Look at the machine and decide"
 			a.Steps = append(a.Steps, evidence, aboard)
 			return nil
 		}

@@ -14,7 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// asks sends the request of a machine with a claim code: whether somebody has claimed it.
+// asks sends the request of a machine with a claim code. The machine asks whether an owner has
+// claimed it.
 func (s *scene) asks(t *testing.T, code string) {
 	t.Helper()
 	s.person(t, "").do("GET", "/claims/"+code, nil)
@@ -92,7 +93,8 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 	secret, id, code := ownToken(t)
 	b := s.browser(t)
 
-	// If nobody is signed in, the form redirects to the sign-in form, which leads back to the code.
+	// If nobody is signed in, the form redirects to the sign-in form. After the sign-in, the person
+	// returns to the claim code.
 	status, _, h := s.person(t, "").request("GET", "/ui/onboard/claim?code=ABCD", nil, map[string]string{"Accept": "text/html"})
 	if status != 303 || h.Get("Location") != "/sign-in?next="+url.QueryEscape("/ui/onboard/claim?code=ABCD") {
 		t.Errorf("signed out: %d to %q", status, h.Get("Location"))
@@ -126,8 +128,8 @@ func TestClaimedMachineIsSeenComingAboard(t *testing.T) {
 		}
 	}
 	see("Claimed", "The hub waits for the machine", "(in progress)")
-	// If the owner opens the claim code's address again, the page shows the onboarding and not the
-	// question.
+	// If the owner opens the claim code's URL again, the page shows the onboarding and not the
+	// claim form.
 	if status, _, h := b.send("GET", "/claim/"+code, ""); status != 303 || h.Get("Location") != at {
 		t.Errorf("the code again: %d", status)
 	}

@@ -15,8 +15,8 @@ import (
 // devicePath returns the address of a device's page.
 func devicePath(id string) string { return "/ui/devices/" + id }
 
-// tabPath returns the address of a tab. pairs are names and values for the query; empty values are
-// omitted.
+// tabPath returns the address of a tab. `pairs` are names and values for the query; empty values
+// are omitted.
 func tabPath(id, tab string, pairs ...string) string {
 	q := url.Values{}
 	if tab != tabSummary {
@@ -71,7 +71,7 @@ func init() {
 type deviceView struct {
 	*ui.DevicePage
 	boot   string          // store.BootState
-	newest *store.Revision // without state and meta; nil: the device has no trail
+	newest *store.Revision // the newest revision without its state and meta; nil: the device has no trail
 }
 
 // showDevicePage is the page of a device.
@@ -216,8 +216,8 @@ func orMissing[T any](v T, err error) (T, bool, error) {
 	return v, err == nil, err
 }
 
-// formProblem returns the text that a form shows beside a field, and the status of the answer, if
-// the person can correct the error in the form.
+// formProblem reports whether the person can correct an error in the form. If so, it returns the
+// text that the form shows beside a field, and the status of the answer.
 func (s *Server) formProblem(r *http.Request, err error) (text string, status int, ok bool) {
 	p := s.knownProblem(r, err)
 	if p == nil || p.Status < 400 || p.Status >= 500 || p.Status == http.StatusNotFound {

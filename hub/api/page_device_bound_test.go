@@ -13,7 +13,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// counted counts the calls by which the pages of a device read, and the rows that they return.
+// counted counts the database calls of a device's pages, and the rows that these calls return.
 type counted struct {
 	api.Store
 	calls, rows atomic.Int64
@@ -108,8 +108,8 @@ func (c *counted) Logs(ctx context.Context, f store.LogFilter) ([]store.LogEntry
 	return list, err
 }
 
-// A device with a long history costs its page no more calls than a new one, and a bounded number of
-// rows and bytes.
+// The page of a device with a long history makes no more database calls than the page of a new
+// device. The number of rows and bytes is bounded.
 func TestDevicePageDoesBoundedWork(t *testing.T) {
 	t.Parallel()
 	var reads *counted

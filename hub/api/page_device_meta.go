@@ -32,7 +32,7 @@ func (s *Server) fillMeta(_ *http.Request, v *deviceView) error {
 }
 
 // tableOf returns the first keys of user-meta or device-meta with their values, the number of
-// further keys, and the size of the whole in bytes.
+// further keys, and the size of all keys and values in bytes.
 func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
 	if text, err := store.CompactJSON(orEmpty(m)); err == nil {
 		size = len(text)
@@ -53,8 +53,7 @@ func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
 }
 
 // indented returns metadata as JSON with a line for each key. It escapes characters that are
-// invisible or that reorder text, so that the text that a person sees is the text that the form
-// sends.
+// invisible or that reorder text. So the form sends exactly the text that the person sees.
 func indented(m map[string]any) string {
 	text, err := store.CompactJSON(orEmpty(m))
 	if err != nil {
@@ -170,8 +169,8 @@ func (s *Server) editMeta(r *http.Request, d store.Device, act string) (said str
 // maxUndo bounds the undo value of a notice, in bytes, because the notice is in a cookie.
 const maxUndo = 1024
 
-// undoOfKey adds an undo to a notice, which restores the earlier value of a key. If the value is
-// longer than maxUndo, the notice has no undo.
+// undoOfKey adds an undo to a notice. The undo restores the earlier value of a key. If the earlier
+// value is longer than maxUndo, the notice has no undo.
 func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
 	if act != "set" && act != "remove" {
 		return n

@@ -104,8 +104,8 @@ func revisionBadge(status trail.Status) ui.Badge {
 	return b
 }
 
-// fillShown reads a revision and its difference from the revision ?from=, by default the revision
-// before it.
+// fillShown reads a revision, and compares it with the revision ?from= (default: the revision
+// before it).
 func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	one, err := s.cfg.Store.Revision(r.Context(), v.Device.ID, rev)
 	if err != nil {
@@ -140,7 +140,7 @@ func readableState(state *trail.State) string {
 	if len(state.JSON) > stateText || json.Indent(&b, state.JSON, "", "  ") != nil || b.Len() > stateText {
 		return ""
 	}
-	return ui.VisibleLines(b.String()) // in a JSON text, its escapes have the same meaning as the characters
+	return ui.VisibleLines(b.String()) // in a JSON text, the escapes of VisibleLines mean the same as the characters
 }
 
 // difference returns the first changes between a stored state and another state, and the number of
@@ -248,9 +248,9 @@ func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPre
 	return p, state, nil
 }
 
-// postTyped posts the revision that a preview showed. The revision gets the number after the newest
-// one of the preview: if another revision was posted after the preview, the hub refuses the
-// revision, because its preview is no longer correct.
+// postTyped posts the revision that a preview showed. The revision's number follows the number of
+// the preview's newest revision. If another revision was posted after the preview, the hub refuses
+// the revision, because the preview is no longer correct.
 func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
 	seen, ok := revNumber(r.PostFormValue("newest"))
 	if !ok || seen != p.Newest {

@@ -12,8 +12,8 @@ import (
 // eventsOnTab is how many events the tab "Events" shows.
 const eventsOnTab = 50
 
-// fillEvents fills the tab "Events". ?routine=1 adds the counts of frequent events. ?before= lists
-// the events before an event, by its number.
+// fillEvents fills the tab "Events". ?routine=1 adds the counts of frequent events. ?before=N lists
+// the events before the event with number N.
 func (s *Server) fillEvents(r *http.Request, v *deviceView) error {
 	q := r.URL.Query()
 	t := &ui.DeviceEvents{Routine: q.Get("routine") != ""}
@@ -115,7 +115,7 @@ func (s *Server) deleteOnPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	if r.PostFormValue("confirm") != ui.Visible(d.Nick) {
 		return s.renderDevice(w, r, http.StatusBadRequest, d, tabSettings, func(p *ui.DevicePage) {
-			p.Settings.ConfirmProblem = "This is not the nick. The device was not deleted."
+			p.Settings.ConfirmProblem = "This is not the nick of the device. The device was not deleted."
 		})
 	}
 	now := s.cfg.Now()

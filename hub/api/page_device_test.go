@@ -57,7 +57,7 @@ func (b *browser) post(id, path string, form ...string) (int, string, http.Heade
 	return b.send("POST", "/ui/devices/"+id+"/"+path, values.Encode())
 }
 
-// text returns the words of a page, as a person reads them.
+// text returns the visible text of a page.
 func text(page string) string {
 	page = regexp.MustCompile(`(?s)<(script|style|svg).*?</(script|style|svg)>`).ReplaceAllString(page, "")
 	return strings.Join(strings.Fields(html.UnescapeString(regexp.MustCompile(`<[^>]*>`).ReplaceAllString(page, " "))), " ")
@@ -90,8 +90,8 @@ func TestDevicePageHasEachTab(t *testing.T) {
 	says(t, b.tab(nick, ""), nick, "Chain of trust", "Condition", "Location", "Software", "Activated: the TPM opened the certificates", " ms")
 }
 
-// For another owner's device, every page and every form gets the same answer as for an id that does
-// not exist.
+// If an owner opens a page or sends a form with the id of another owner's device, the answer is the
+// same as for an id that does not exist.
 func TestOtherOwnersDeviceHasNoPage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -147,8 +147,8 @@ func TestDevicePageNeedsTheFormToken(t *testing.T) {
 	}
 }
 
-// Text that a device or a person wrote is never markup, and cannot reorder the text around it. The
-// test sends such texts in every way that a device and its owner have.
+// Text of a device or a person is never markup, and cannot reorder the text around it. The test
+// sends hostile texts in every field that a device or its owner can write.
 func TestDevicePageShowsHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -227,15 +227,15 @@ func TestTrustTabShowsWhatWasVerified(t *testing.T) {
 	if _, body, _ := b.send("GET", "/ui/devices/"+id+"/certificates/chain.pem", ""); strings.Count(body, "BEGIN CERTIFICATE") < 7 {
 		t.Errorf("%s", body)
 	}
-	// If the operator distrusts the maker, the page says so, although the verdict at onboarding was
-	// good.
+	// If the operator distrusts the maker, the page shows the distrust, although the device was
+	// accepted at onboarding.
 	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Put: []store.TrustedCertificate{{
 		Fingerprint: sum(s.maker.Root), DER: s.maker.Root.Raw, Kind: store.Distrusted, Source: "test", Added: s.Now(),
 	}}}); err != nil {
 		t.Fatal(err)
 	}
 	says(t, b.tab(id, "trust"), "this hub no longer trusts that maker's root", "root-today")
-	// The policy requires a measured boot that the device never sent.
+	// The policy requires a measured boot, but the device never sent a boot measurement.
 	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [swtpm, FAKE]\nmeasured_boot: require\n")
 	says(t, b.tab(id, "trust&link=connection"), "The hub refuses its requests", "The boot was never measured.")
 }
@@ -315,7 +315,7 @@ func TestMetadataIsEditedOnThePage(t *testing.T) {
 		t.Error(got)
 	}
 	was := regexp.MustCompile(`name="was" value="(\w+)"`).FindStringSubmatch(b.tab(id, "metadata"))[1]
-	// The form keeps what the person typed next to the error, whatever the error is.
+	// After any error, the form still has the text that the person typed, and the error beside it.
 	for _, c := range []struct {
 		form   []string
 		status int
@@ -343,7 +343,7 @@ func TestMetadataIsEditedOnThePage(t *testing.T) {
 	if got := meta(); got != `{"z":{"deep":true}}` {
 		t.Error(got)
 	}
-	// A body that is larger than every possible metadata is not read.
+	// If a body is larger than the largest allowed metadata, the hub does not read the body.
 	if status, _, _ := b.post(id, "metadata", "act", "merge", "text", strings.Repeat("x", 4*store.MaxMeta)); status != 413 {
 		t.Errorf("a huge form: %d", status)
 	}
@@ -389,7 +389,8 @@ func TestActsOnThePageAreUndone(t *testing.T) {
 	}
 }
 
-// Editing the metadata as JSON and saving it unchanged changes nothing, whatever characters it has.
+// If a person edits the metadata as JSON and saves it unchanged, the metadata stays the same,
+// whatever characters it has.
 func TestMetadataSurvivesTheEditor(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -456,7 +457,7 @@ func TestRevisionsArePostedRolledBackAndCancelledOnThePage(t *testing.T) {
 	if three := must(f.Store.Revision(t.Context(), id, 3))(t); three.Status != "CANCEL" {
 		t.Errorf("%s", three.Status)
 	}
-	b.act(id, "revisions/3/cancel", "act", "cancel") // the hub redirects to the page with the reason
+	b.act(id, "revisions/3/cancel", "act", "cancel") // the hub redirects to the page, which shows the reason
 	says(t, b.tab(id, "revisions&rev=3"), "cancelled")
 	if status, _, _ := b.send("GET", "/ui/devices/"+id+"?tab=revisions&rev=99", ""); status != 404 {
 		t.Errorf("an unknown revision: %d", status)

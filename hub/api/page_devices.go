@@ -15,8 +15,8 @@ import (
 	"gangway/wire"
 )
 
-// A page of the list has listRows devices, or wideRows if it shows more than wideColumns columns. So
-// its first load stays below 100 kB.
+// A page of the list has listRows devices, or wideRows if it shows more than wideColumns columns.
+// So the first load of the page stays below 100 kB.
 const (
 	listRows    = 50
 	wideColumns = 8
@@ -30,8 +30,8 @@ func (q listQuery) rows() int {
 	return listRows
 }
 
-// listColumns are the columns of the list. A click on a column's name sorts the list by sort, if it
-// is not empty.
+// listColumns are the columns of the list. A click on a column's name sorts the list by `sort`. If
+// `sort` is empty, the list cannot be sorted by that column.
 var listColumns = []struct {
 	key, name string
 	sort      store.SortKey
@@ -54,7 +54,7 @@ var listColumns = []struct {
 type listQuery struct {
 	text    string
 	sort    string   // a store.SortKey, with "-" before it if descending
-	columns []string // empty: the columns with usual set
+	columns []string // empty: the columns whose field usual is true
 }
 
 // readListQuery reads the query of a list's address. It ignores unknown names and values, so that a
@@ -84,7 +84,7 @@ func readBack(text string) listQuery {
 	return readListQuery(v)
 }
 
-// encode writes the query of an address. more are further names and values; empty values are
+// encode writes the query of an address. `more` are further names and values; empty values are
 // omitted.
 func (q listQuery) encode(more ...string) string {
 	var parts []string

@@ -130,7 +130,7 @@ func TestSavedViewsAreBoundedAndCarryNothingElse(t *testing.T) {
 	}
 }
 
-// A cell that a spreadsheet would read as a formula is written as text.
+// If a spreadsheet would read a cell as a formula, the hub writes the cell as text.
 func TestExportedCSVHasNoFormulas(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -202,7 +202,8 @@ func TestBulkLabelIsPreviewedAndTakenBack(t *testing.T) {
 	if !ok {
 		t.Fatalf("the page offers no undo: %s", brief.Of(body))
 	}
-	// Someone has changed one of the two devices since. The undo does not change that device.
+	// After the action on two devices, someone changes the second device. The undo does not change
+	// the second device.
 	if err := s.Store.PatchUserMeta(t.Context(), s.Owner.ID, two, map[string]any{"site": "bergen"}); err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,9 @@ import (
 	"gangway/hub/store"
 )
 
-// An export streams the rows of a list, a page of the store at a time, so that its memory does not
-// grow with the fleet. An account can have exportsAtOnce exports at a time.
+// An export reads the rows of a list from the store page by page and streams them. So the memory
+// that the export needs does not grow with the fleet. An account can have exportsAtOnce exports at
+// a time.
 const (
 	exportRows    = 1000
 	exportsAtOnce = 2
@@ -25,7 +26,7 @@ const (
 
 var errExports = problem(http.StatusTooManyRequests, "too-many-exports", "Wait until another export has ended.", "Two exports of your account are running already.")
 
-// semaphoreByKey admits exportsAtOnce users for each key.
+// semaphoreByKey admits exportsAtOnce users at a time for each key.
 type semaphoreByKey struct {
 	mu   sync.Mutex
 	held map[string]int
@@ -71,7 +72,7 @@ func (s *Server) exportCSV(w http.ResponseWriter, r *http.Request) error {
 	}))
 }
 
-// exportColumns are what each column of the list is in a CSV file.
+// exportColumns has the columns of the CSV file for each column of the list.
 var exportColumns = []struct {
 	key    string
 	usual  bool
@@ -92,8 +93,8 @@ var exportColumns = []struct {
 	{"seen", true, []string{"last-seen"}, func(d *store.DeviceRow) []string { return []string{d.LastSeen.UTC().Format(time.RFC3339)} }},
 }
 
-// plainCell keeps spreadsheets from reading a device's text as a formula: they do that with a cell
-// that begins with one of these characters. A minus before a digit only is a number.
+// plainCell puts a ' before a text that a spreadsheet would read as a formula: a text that begins
+// with one of these characters. A negative number stays as it is.
 func plainCell(text string) string {
 	if text == "" || !strings.ContainsRune("=+-@\t\r\n|%", rune(text[0])) {
 		return text
@@ -117,7 +118,7 @@ type exporter[T any] struct {
 	flush, end        func() error
 }
 
-// jsonExporter writes an array of what view returns for each row.
+// jsonExporter writes a JSON array. `view` returns the array's element for a row.
 func jsonExporter[T any](file string, view func(d *T) any) exporter[T] {
 	var out io.Writer
 	return exporter[T]{
@@ -143,7 +144,7 @@ func jsonExporter[T any](file string, view func(d *T) any) exporter[T] {
 	}
 }
 
-// csvExporter writes a line for each row.
+// csvExporter writes a CSV line for each row. `cells` returns the cells of the line.
 func csvExporter[T any](file string, head []string, cells func(d *T) []string) exporter[T] {
 	var out *csv.Writer
 	return exporter[T]{
@@ -164,7 +165,7 @@ func csvExporter[T any](file string, head []string, cells func(d *T) []string) e
 	}
 }
 
-// export streams the devices that fit a search.
+// export streams the devices that match a search.
 func (s *Server) export(w http.ResponseWriter, r *http.Request, q listQuery, e exporter[store.DeviceRow]) error {
 	find, err := s.deviceSearch(r.Context(), accountOf(r).ID, q.text, q.sort)
 	if err != nil {
@@ -178,8 +179,8 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request, q listQuery, e e
 	})
 }
 
-// exportAll streams what next returns, until there is no more. A failure after the first bytes breaks
-// the connection, so that the client does not take a part for the whole.
+// exportAll streams the rows that `next` returns, until `more` is false. A failure after the first
+// bytes breaks the connection, so that the client does not mistake a part of the rows for all rows.
 func exportAll[T any](s *Server, w http.ResponseWriter, r *http.Request, e exporter[T], next func() (rows []T, more bool, err error)) error {
 	owner := accountOf(r).ID
 	if !s.exports.acquire(owner) {

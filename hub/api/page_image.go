@@ -30,7 +30,8 @@ func (s *Server) imagePath() string {
 	return imagePath
 }
 
-// showImage is the form for an image or, while the hub builds an image, the progress of the build.
+// showImage shows the form for an image or, while the hub builds an image, the progress of the
+// build.
 func (s *Server) showImage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderImage(w, r, http.StatusOK, ui.ImagePage{TokenForm: ui.TokenForm{Nick: "stick", Expires: span.Format(defaultTokenLife)}})
 }

@@ -70,7 +70,7 @@ func (s *scene) signedIn(t *testing.T, nick string) *browser {
 	return b
 }
 
-// leave starts a build. The client ends its request when ctx ends.
+// leave starts a build. The client ends its request when `ctx` ends.
 func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	form := url.Values{"csrf": {b.token}}
 	for i := 0; i < len(fields); i += 2 {
@@ -95,8 +95,8 @@ func (b *browser) leave(ctx context.Context, fields ...string) chan error {
 	return ended
 }
 
-// until waits until ok returns true, for work that the hub does after the client has closed its
-// connection.
+// until waits until the function `ok` returns true. Tests use it for work that the hub does after
+// the client has closed the connection.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -111,8 +111,8 @@ func (s *scene) isDisabled(t *testing.T, id string) bool {
 	return must(s.Store.JoinToken(t.Context(), id))(t).Disabled
 }
 
-// The hub makes a join token, gives its file to the builder, and sends the image. Only the image
-// contains the secret.
+// The hub makes a join token, gives the token file to the builder, and sends the image. Only the
+// image contains the token's secret.
 func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -173,8 +173,8 @@ func TestImageTakesNoOtherToken(t *testing.T) {
 	}
 }
 
-// One owner can have only one build at a time, and all owners together only as many as the operator
-// allows.
+// One owner can have only one build at a time. All owners together can have only the number of
+// builds that the operator allows.
 func TestBuildsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 4)
@@ -221,7 +221,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// A client that does not read its image blocks only further builds of its own account.
+// If a client does not read the image, it blocks only further builds of the same account.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)
@@ -254,8 +254,8 @@ func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	}
 }
 
-// If a client closes its connection while the image is built or sent, the hub ends the build and
-// disables the join token. This holds with HTTP/1.1 and HTTP/2.
+// If a client closes its connection while the hub builds or sends the image, the hub ends the build
+// and disables the join token. The test uses HTTP/1.1 and HTTP/2.
 func TestClientThatGoesAwayEndsTheBuild(t *testing.T) {
 	t.Parallel()
 	for _, http2 := range []bool{false, true} {
@@ -312,8 +312,8 @@ type endless struct{ closed chan<- struct{} }
 func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func (e endless) Close() error             { e.closed <- struct{}{}; return nil }
 
-// If a build fails, takes too long or becomes too large, the hub disables its join token. The page
-// shows this with the typed values, but without the builder's error text.
+// If a build fails, takes too long or becomes too large, the hub disables the build's join token.
+// The page shows the failure and the typed values, but not the builder's error text.
 func TestFailedBuildDisablesItsToken(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -381,7 +381,7 @@ func TestWrongImageFormBuildsNothing(t *testing.T) {
 	}
 }
 
-// If the hub cannot build images, the page shows the commands with which a person can build one.
+// If the hub cannot build images, the page shows the commands by which a person can build an image.
 func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	t.Parallel()
 	missing := &builder{missing: "Parts of images are missing on the hub."}
@@ -396,8 +396,8 @@ func TestImagePageWithoutPartsGivesTheCommands(t *testing.T) {
 	}
 }
 
-// When the hub stops, it ends running builds and does not wait for them. The end of the test checks
-// that the hub stops without an error.
+// When the hub stops, it ends the running builds and does not wait until they are complete. The end
+// of the test checks that the hub stops without an error.
 func TestHubThatStopsEndsBuilds(t *testing.T) {
 	t.Parallel()
 	began := make(chan string, 1)

@@ -19,8 +19,8 @@ import (
 //
 // The events come from this process only: every event of the audit trail that has an owner. If
 // several hubs share one database, a page does not learn of the events of the other hubs. For that,
-// each hub would have to poll a version number for each owner, which each write increments, and
-// call tell when it changes.
+// each write would have to increment a version number of the owner. Each hub would have to poll
+// that number, and call tell when it changes.
 const (
 	// Bounds of open connections: of one account, and of the hub.
 	liveOfAccount, liveOfHub = 8, 2000
@@ -62,7 +62,7 @@ type listener struct {
 	done    chan struct{} // closed when the hub stops
 }
 
-// liveChange is one line.
+// liveChange is a line that the hub writes to a page: the device and the kind of an event.
 type liveChange struct {
 	Device string `json:"device,omitempty"`
 	Kind   string `json:"kind"`

@@ -94,8 +94,8 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	}
 }
 
-// The secret of a join token is only on one page and in one download. It is not on any other page,
-// and not in an address, a cookie, a header, the log or the store's files.
+// The secret of a join token is only on one page and in one download. The secret is not on any
+// other page, and not in a URL, a cookie, a header, the log or the database's files.
 func TestTokenSecretIsNowhereElse(t *testing.T) {
 	t.Parallel()
 	var log lockedBuffer
@@ -175,8 +175,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// The download refuses a secret that is not the token's. The refusal contains no part of the
-// request.
+// If the secret in the request is not the secret of the join token, the hub refuses the download.
+// The refusal contains no part of the request.
 func TestTokenFileNeedsItsSecret(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -196,7 +196,8 @@ func TestTokenFileNeedsItsSecret(t *testing.T) {
 	}
 }
 
-// The form shows each problem next to its field, and keeps what the person typed.
+// The form shows each problem next to the wrong field, and still has the text that the person
+// typed.
 func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -246,8 +247,8 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	}
 }
 
-// For another owner's join token, every page and every form gets the same answer as for an id that
-// does not exist.
+// If an owner opens a page or sends a form with the id of another owner's join token, the answer is
+// the same as for an id that does not exist.
 func TestOtherOwnersTokenHasNoPage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -285,7 +286,8 @@ func TestOtherOwnersTokenHasNoPage(t *testing.T) {
 	}
 }
 
-// A nick is shown as text: it is not markup, and no character in it reorders the text around it.
+// The page shows a nick as text. The nick is not markup, and no character of the nick reorders the
+// text around it.
 func TestTokenPagesShowHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -347,8 +349,8 @@ func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 	}
 }
 
-// The list of join tokens has pages and shows each token's state. The overview leads to a separate
-// list of the tokens that expire soon.
+// The list of join tokens has pages and shows each token's state. The overview has a link to a
+// separate list of the tokens that expire soon.
 func TestTokenListHasPagesAndStates(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -391,7 +393,8 @@ func TestTokenListHasPagesAndStates(t *testing.T) {
 	}
 }
 
-// If an account has no join token, the overview leads to the list, which explains what to do.
+// If an account has no join token, the overview has a link to the list of join tokens. The empty
+// list explains the next step.
 func TestEmptyTokenListTeaches(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

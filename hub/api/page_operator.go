@@ -28,8 +28,8 @@ const (
 
 const (
 	ownersOnPage = 100
-	// certificateSoon is the time before its expiry at which the pages' certificate needs
-	// attention, because ACME and similar tools renew a certificate earlier.
+	// certificateSoon is a length of time. The pages' certificate needs attention if it expires
+	// within certificateSoon, because ACME and similar tools renew a certificate earlier.
 	certificateSoon = 14 * 24 * time.Hour
 )
 
@@ -154,7 +154,7 @@ func (s *Server) fillHealth(r *http.Request, p *ui.OperatorPage) error {
 		h.Free, h.Size, h.FreePercent = byteWords(free), byteWords(total), share(free, total)
 	}
 	if s.space.degraded() {
-		h.Notes = append(h.Notes, ui.Notice{Tone: "bad", Text: "The disk is nearly full, so the hub refuses uploads. Make room on it: see \"A full disk\" in docs/operations.md."})
+		h.Notes = append(h.Notes, ui.Notice{Tone: "bad", Text: "The disk is nearly full, so the hub refuses uploads. Make room on the disk: see \"A full disk\" in docs/operations.md."})
 	}
 	h.Certificates = s.ownCertificates()
 	for _, c := range h.Certificates {

@@ -33,8 +33,8 @@ func (s *scene) setOperator(t *testing.T, id string, operator bool) {
 	}
 }
 
-// No request to the hub can give the role to an account: neither to the caller's own account nor to
-// a new account.
+// No request to the hub can give the role operator to an account, neither to the caller's own
+// account nor to a new account.
 func TestNoRequestGivesARole(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -57,8 +57,8 @@ func TestNoRequestGivesARole(t *testing.T) {
 	}
 }
 
-// The role takes effect at once: an open session can see the pages as soon as the account has the
-// role, and no longer when the role is withdrawn.
+// The role operator takes effect at once. An open session can see the operator's pages as soon as
+// the account has the role. It cannot see these pages after the role is removed.
 func TestRoleActsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -88,8 +88,8 @@ func TestRoleActsAtOnce(t *testing.T) {
 	}
 }
 
-// The operator's pages show counts and owners. They show no ids, nicks, metadata, models, serials
-// or addresses of an owner's devices, and no e-mail addresses.
+// The operator's pages show counts and owners. The pages show no ids, nicks, metadata, models,
+// serial numbers or addresses of an owner's devices, and no e-mail addresses.
 func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	t.Parallel()
 	e := newEstate(t)
@@ -124,7 +124,7 @@ func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	}
 }
 
-// The list of owners has pages. Each begins after the last nick of the previous page.
+// The list of owners has pages. Each page begins after the last nick of the previous page.
 func TestOwnersInPages(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

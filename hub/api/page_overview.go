@@ -14,8 +14,8 @@ const (
 	facetsOnPage = 6
 	// arrivalDays is the number of days in the chart.
 	arrivalDays = 30
-	// expiresSoon is the time before its expiry at which a join token needs attention. tokensSoon
-	// is the largest number of such tokens that the page counts.
+	// A join token needs attention if it expires within expiresSoon. The page counts at most
+	// tokensSoon such tokens.
 	expiresSoon, tokensSoon = 7 * 24 * time.Hour, 100
 )
 
@@ -82,7 +82,7 @@ func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
 	return o, nil
 }
 
-// listOf returns the address of the list of devices with a value.
+// listOf returns the address of the list of the devices whose field `field` has the value `value`.
 func listOf(field store.SearchField, value string) string {
 	return listQuery{text: search.Format(store.DeviceSearch{Terms: []store.SearchTerm{{Field: field, Value: value}}})}.path()
 }
@@ -99,7 +99,7 @@ func facetOf(name string, field store.SearchField, f Facet, total int) ui.Facet 
 	return facet
 }
 
-// needs returns what a person should look at, the most urgent first.
+// needs returns the problems that need a person's attention, the most urgent first.
 func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	add := func(state string, n int, one, several, path string) {
 		if n == 0 {

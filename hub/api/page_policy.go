@@ -22,8 +22,8 @@ const (
 	// three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
 	// previewDevices and previewWaiting are the numbers of devices and of waiting machines that a
-	// preview judges; each takes about a millisecond. previewRows is the number of changes that it
-	// shows.
+	// preview judges. One judgement takes about a millisecond. previewRows is the number of changes
+	// that a preview shows.
 	previewDevices, previewWaiting, previewRows = 200, 50, 50
 )
 
@@ -36,11 +36,11 @@ var (
 const policyExample = `version: 1
 # What happens to a TPM without an EK certificate: ask (it waits for you) or refuse.
 no_ek_certificate: ask
-# ... whose certificate leads to no trusted maker: ask or refuse.
+# ... whose certificate does not chain to a trusted maker: ask or refuse.
 unknown_maker: ask
 # ... whose certificate has expired: accept, ask or refuse.
 expired_ek_certificate: accept
-# report shows a changed boot; require also cuts the device off.
+# report shows a changed boot; require also refuses the device.
 measured_boot: report
 # The first rule that matches decides.
 rules:
@@ -177,8 +177,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses to put a
-// text into force for which the form has no preview.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy
+// whose text the form has not previewed.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

@@ -31,7 +31,7 @@ func (b *browser) previewed(text string) string {
 	return b.posts(policyPage, 200, "act", "preview", "text", text, "version", hidden(b.page(policyPage), "version"))
 }
 
-// put puts into force the policy that a page previewed.
+// put sends the form that puts the previewed policy into force.
 func (b *browser) put(page, text string, want int) string {
 	b.t.Helper()
 	return b.posts(policyPage, want, "act", "put", "text", text, "version", hidden(page, "version"), "previewed", hidden(page, "previewed"))
@@ -46,8 +46,8 @@ func (s *scene) policyOf(t *testing.T) string {
 	return p.Text
 }
 
-// The preview shows the devices and waiting machines that a policy would affect. After the preview,
-// the person puts the policy into force.
+// The preview shows the devices and waiting machines that the new policy would affect. After the
+// preview, the person puts the policy into force.
 func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -88,8 +88,8 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 	}
 }
 
-// Only the previewed text can be put into force. The hub refuses another text, and refuses if a
-// policy has changed since the preview. The typed text stays on the page.
+// A person can put only the previewed text into force. The hub refuses another text. It also
+// refuses if a policy has changed since the preview. The typed text stays on the page.
 func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -97,8 +97,8 @@ func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
 	b.signIn()
 	const text, other = "version: 1\nunknown_maker: refuse\n", "version: 1\nexpired_ek_certificate: ask\n"
 	page := b.previewed(text)
-	// If the text differs from the previewed text, the hub previews it and does not put it into
-	// force.
+	// If the text differs from the previewed text, the hub previews the new text and does not put
+	// it into force.
 	says(t, b.put(page, other, 200), "Effects of the change")
 	if p := s.policyOf(t); p != "" {
 		t.Fatalf("in force: %q", p)
@@ -127,7 +127,7 @@ func TestPolicyTextIsCheckedWhileItIsTyped(t *testing.T) {
 	for text, want := range map[string]string{
 		"version: 1\nunknwon_maker: ask\n":                    "unknwon_maker not found",
 		"version: 1\nno_ek_certificate: accept\n":             "only a person can vouch",
-		"version: 1\nunknown_maker: refuse\n":                 "A TPM whose EK certificate leads to no trusted maker is refused.",
+		"version: 1\nunknown_maker: refuse\n":                 "A TPM whose EK certificate does not chain to a trusted maker is refused.",
 		"version: 1\nrules: [{maker: Infineon, then: ask}]\n": "did you mean IFX",
 		"version: 1\n": "changes nothing",
 		"":             "You have no policy. The hub's policy applies, as before",
@@ -159,8 +159,8 @@ func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
 	says(t, b.previewed("version: 1\nmeasured_boot: require\n"), "1 would lose access at once", "cut off")
 }
 
-// A preview accepts a device of a two-step enrolment, and a device that its owner approved, as
-// their onboarding did.
+// A preview accepts a device of a two-step enrolment, and a device that its owner approved, as the
+// hub accepted these devices at onboarding.
 func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -129,8 +129,9 @@ func fleetRevision(r store.Revision, nick string) ui.FleetRevision {
 		Report: trail.ReadReport(r.Progress), Commit: r.CommitMsg, Posted: r.Posted, Reported: r.ProgressTime}
 }
 
-// showRevisionRow answers with one row of the list, with which the browser updates that row. ?id=
-// is a device's id, for its newest revision, or a device's id, a dot and a revision's number.
+// showRevisionRow answers with one row of the list, with which the browser updates that row.
+// ?id=DEVICE means the newest revision of the device with this id. ?id=DEVICE.REV means the
+// revision with this number.
 func (s *Server) showRevisionRow(w http.ResponseWriter, r *http.Request) error {
 	id, number, isOne := strings.Cut(r.URL.Query().Get("id"), ".")
 	if !wire.IsID(id) {

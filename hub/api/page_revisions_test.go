@@ -43,7 +43,7 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 			}
 		}
 	}
-	see("", []string{"No revision yet", `aria-current="page"`}, []string{`data-id="` + f.boatID}) // the list has no revision 0, because nobody posted it
+	see("", []string{"No revision yet", `aria-current="page"`}, []string{`data-id="` + f.boatID}) // the list does not have revision 0, because nobody posted revision 0
 	post(f.ada, f.boatID, `{`+systemSpec+`}`)
 	post(f.ada, secondID, `{`+systemSpec+`}`)
 	reportProgress(f.boat, f.boatID, 1, "DOWNLOADING", "3 of 5 objects", 60)
@@ -66,14 +66,14 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 		t.Errorf("a made-up place: %d", status)
 	}
 
-	// The route for one row answers for own revisions only.
+	// The route for one row answers only for the caller's own revisions.
 	for id, want := range map[string]int{f.boatID: 200, f.boatID + ".1": 200, f.boatID + ".0": 200, f.boatID + ".7": 404, f.boatID + ".x": 404, f.pirateID: 404, f.pirateID + ".0": 404, "x": 404, "": 404} {
 		if status, page, _ := b.send("GET", "/ui/revisions/row?id="+id, ""); status != want || want == 200 && !strings.Contains(page, `data-id="`+id+`"`) {
 			t.Errorf("row %q: %d %s", id, status, brief.Of(page))
 		}
 	}
-	// The list of recent revisions has those of a deleted device, without its nick, until its trail
-	// is removed.
+	// The list of recent revisions still has the revisions of a deleted device, without the
+	// device's nick, until the hub removes the device's trail.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID, nil, 200)
 	see("?show=recent", []string{"deleted"}, []string{nick, `href="/ui/devices/` + f.boatID})
 	see("", nil, []string{f.boatID})
@@ -123,8 +123,8 @@ func TestRecentRevisionsHavePages(t *testing.T) {
 	}
 }
 
-// The hub notifies open pages of each progress report, although it does not record the reports in
-// the audit trail.
+// The hub notifies open pages of each progress report, although the audit trail does not have the
+// progress reports.
 func TestProgressIsToldToOpenPages(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

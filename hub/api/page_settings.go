@@ -132,7 +132,7 @@ func (s *Server) deleteAccountOnPage(w http.ResponseWriter, r *http.Request) err
 	a, form := accountOf(r), r.PostForm
 	if form.Get("confirm") != a.Nick {
 		return s.renderSettings(w, r, http.StatusBadRequest, settingsPath, func(p *ui.SettingsPage) {
-			p.Account.WithDevices, p.Account.ConfirmProblem = form.Get("with-devices") != "", "This is not the nick. The account was not deleted."
+			p.Account.WithDevices, p.Account.ConfirmProblem = form.Get("with-devices") != "", "This is not the nick of the account. The account was not deleted."
 		})
 	}
 	err := s.verifyPasswordAgain(r, form.Get("delete-password"))
@@ -251,7 +251,7 @@ func scopeWords(scope string) string {
 	return resource + " (" + words + ")"
 }
 
-// createAPITokenOnPage makes an API token. The secret must be in no address, cookie or log, so the
+// createAPITokenOnPage makes an API token. No address, cookie or log may contain the secret. So the
 // answer to the form is the page with the secret, and not a redirect.
 func (s *Server) createAPITokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {

@@ -21,8 +21,8 @@ func form(fields ...string) string {
 	return v.Encode()
 }
 
-// posts sends a form to a page, and returns the answer's text. It fails the test unless the answer
-// has the status want.
+// posts sends a form to a page, and returns the answer's text. It fails the test if the answer has
+// another status than `want`.
 func (b *browser) posts(path string, want int, fields ...string) string {
 	b.t.Helper()
 	status, page, h := b.send("POST", path, form(fields...))
@@ -99,8 +99,8 @@ func TestSessionsTabEndsOtherSessions(t *testing.T) {
 	here.page("/ui/settings/sessions")
 }
 
-// Only the answer that makes an API token contains its secret. No address, cookie, event or later
-// page contains it.
+// Only the answer to the creation of an API token contains the token's secret. No URL, cookie,
+// event or later page contains the secret.
 func TestAPITokensSecretIsInOneAnswerOnly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -171,9 +171,9 @@ func TestAccountEndsOnThePageOnlyWithThePassword(t *testing.T) {
 	b := f.browser(t)
 	b.signIn()
 	for problem, fields := range map[string][]string{
-		"This is not the nick.":          {"confirm", "mallory", "delete-password", hubtest.Password, "with-devices", "yes"},
-		"The current password is wrong.": {"confirm", "ada", "delete-password", "wrong", "with-devices", "yes"},
-		"Tick the box":                   {"confirm", "ada", "delete-password", hubtest.Password},
+		"This is not the nick of the account.": {"confirm", "mallory", "delete-password", hubtest.Password, "with-devices", "yes"},
+		"The current password is wrong.":       {"confirm", "ada", "delete-password", "wrong", "with-devices", "yes"},
+		"Tick the box":                         {"confirm", "ada", "delete-password", hubtest.Password},
 	} {
 		status, page, _ := b.send("POST", "/ui/settings/delete", form(fields...))
 		if status < 400 || status > 409 {

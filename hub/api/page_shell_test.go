@@ -46,7 +46,7 @@ func TestFormWithoutItsTokenIsRefused(t *testing.T) {
 	if tried < 30 {
 		t.Errorf("only %d routes were tried", tried)
 	}
-	// The session still exists, and with the token the same requests are admitted.
+	// The session still exists. With the form token, the hub admits the same requests.
 	if status, page, _ := b.send("POST", "/sign-out", ""); status != 303 {
 		t.Errorf("sign-out with the token: %d %s", status, brief.Of(page))
 	}
@@ -96,9 +96,9 @@ func TestSignInLeadsOnlyToTheHubsPages(t *testing.T) {
 	}
 }
 
-// A visitor who is not signed in gets the sign-in form, and then the page. If the visitor follows a
-// link on another site, the browser does not send the cookie. The page then makes the browser send
-// the request again.
+// A visitor who is not signed in gets the sign-in form, and then the requested page. If the visitor
+// follows a link on another site, the browser does not send the cookie. The hub's answer then makes
+// the browser send the request again.
 func TestSignedOutVisitorComesBack(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -20,11 +20,11 @@ import (
 	"gangway/internal/brief"
 )
 
-// codeRooms are the packages that make the hub's refusals.
+// codeRooms lists the packages with code that makes the hub's refusals.
 var codeRooms = []string{"api", "boot", "evidence", "fetch", "onboard", "policy", "search"}
 
-// The table of error codes in docs/protocol.md has each of the hub's codes with its statuses, and
-// no others.
+// The table of error codes in docs/protocol.md has each code of the hub with its statuses, and no
+// other codes.
 func TestProtocolListsEveryErrorCode(t *testing.T) {
 	t.Parallel()
 	made := errorCodes(t)
@@ -98,7 +98,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, rt.body)
 		}
 	}
-	// The page must name every route that has one of onboarding's rate limits.
+	// docs/protocol.md must name every route that has a rate limit of onboarding.
 	for name, rt := range table {
 		if (rt.rate == onboardRate || rt.rate == signatureRate) && !listed[name] {
 			t.Errorf("the page lacks %s", name)
@@ -133,7 +133,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	}
 }
 
-// size parses a size such as "64 KiB". It returns 0 for other text.
+// size parses a size such as "64 KiB", in bytes. It returns 0 for other text.
 func size(words string) int {
 	number, unit, _ := strings.Cut(words, " ")
 	n, err := strconv.Atoi(number)
@@ -203,14 +203,14 @@ type codes struct {
 	status    int               // the HTTP status in the call that makes the code; 0: statusOf returns it
 }
 
-// keys are the beginnings of the codes that the checks in package evidence make, one for each key.
-// lacks are the endings of the codes for missing attributes.
+// keys has the beginnings of the codes that the checks in package evidence make, one beginning for
+// each key. lacks has the endings of the codes for missing attributes.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}
 )
 
-// passedOn are the functions that pass on a code that their caller gave them.
+// passedOn lists the functions that get a code from their caller and use it unchanged.
 var passedOn = []string{"problem", "refuse", "malformed", "fail", "knownProblem", "outcome", "on"}
 
 func (c *codes) look(n ast.Node) bool {
@@ -304,8 +304,8 @@ func (c *codes) expression(e ast.Expr) {
 	c.t.Errorf("%s: this test cannot tell which error codes these are", c.fset.Position(e.Pos()))
 }
 
-// can reports whether a key can fail a check. checkKey never checks an EK. Only an IAK must be
-// restricted, and only an IDevID key must not be.
+// can reports whether a key can fail the check with the code ending `end`. checkKey never checks an
+// EK. Only an IAK must be restricted. Only an IDevID key must not be restricted.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":

@@ -72,8 +72,8 @@ func (s *Server) crlWords() string {
 	return "The hub does not check the makers' revocation lists."
 }
 
-// fillMakers fills in the certificates that match the search. after is the fingerprint of the last
-// certificate of the previous page, or empty.
+// fillMakers fills in the certificates that match the search. `after` is the fingerprint of the
+// last certificate of the previous page, or empty.
 func (s *Server) fillMakers(p *ui.MakersPage, set *trust.Set, after string) {
 	words := strings.Fields(strings.ToLower(p.Query))
 	address := func(after string) string {
@@ -134,14 +134,14 @@ func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	if e.Stored {
 		row.Changed = e.Added
 	}
-	if e.Cert.NotAfter.Year() >= 9999 { // RFC 5280, 4.1.2.5: it has no end
+	if e.Cert.NotAfter.Year() >= 9999 { // RFC 5280, 4.1.2.5: the certificate does not expire
 		row.Until = time.Time{}
 	}
 	return row
 }
 
-// checkCertificates shows the content of certificates that a person pasted or uploaded, and whether
-// the hub trusts them. It stores nothing.
+// checkCertificates shows the facts in the certificates that a person pasted or uploaded, and
+// whether the hub trusts these certificates. It stores nothing.
 func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error {
 	name, content, err := checkedFile(r)
 	if err != nil {
@@ -191,7 +191,8 @@ func readFileForm(r *http.Request) error {
 	return nil
 }
 
-// checkedFile returns the file in the form or, if there is none, the text in the form.
+// checkedFile returns the file in the form. If the form has no file, it returns the text in the
+// form.
 func checkedFile(r *http.Request) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err
@@ -227,7 +228,7 @@ func (s *Server) checkedCertificate(der []byte, parts []trust.Part, makers *onbo
 	}
 	var above [][]byte
 	for _, p := range parts {
-		if p.Err() == nil && !bytes.Equal(p.DER, der) && len(above) < wire.MaxIntermediates { // as a request may have
+		if p.Err() == nil && !bytes.Equal(p.DER, der) && len(above) < wire.MaxIntermediates { // a request may have at most MaxIntermediates
 			above = append(above, p.DER)
 		}
 	}

@@ -24,12 +24,13 @@ import (
 // evidence.
 //
 // A decision must apply only to the evidence and the questions that the page showed. So each form
-// has a digest of them for each machine, and the store compares the digest in the transaction of
-// the decision. A machine that arrived after the page was shown is not in the form. If a machine's
-// evidence or questions have changed, its decision is not stored, and the page says so.
+// has, for each machine, a digest of the machine's evidence and questions. The store compares the
+// digest in the transaction of the decision. A machine that arrived after the page was shown is not
+// in the form. If a machine's evidence or questions have changed, the decision about the machine is
+// not stored, and the page says so.
 const (
 	waitingPath = "/ui/onboard/waiting"
-	// waitingRows is how many machines a page shows with all that is known of them.
+	// waitingRows is the number of machines that a page shows with all their facts.
 	waitingRows = 15
 	// decideAtOnce bounds the machines of one decision, so that their ids and digests fit into a
 	// form.
@@ -48,9 +49,10 @@ var means = map[string]string{
 	"policy":                   "You make an exception from this rule for this EK. The rule does not change.",
 }
 
-// ofMaker are the codes of questions about the TPM's maker or model, and ofReason the codes of
-// questions whose reason has details of the machine. For these questions, machines are alike only
-// if the maker and the model, or the reason, are equal too.
+// ofMaker are the codes of questions about the TPM's maker or model. Machines with such a question
+// are alike only if the maker and the model are equal. ofReason are the codes of questions whose
+// reason has details of the machine. Machines with such a question are alike only if the reason is
+// equal.
 var (
 	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
 	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}
@@ -217,7 +219,7 @@ func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingR
 	return nil
 }
 
-// waitingMachines adds to rows all that is known of their machines.
+// waitingMachines returns the waiting devices with all facts that the hub knows about them.
 func (s *Server) waitingMachines(ctx context.Context, rows []store.WaitingDevice) ([]ui.WaitingMachine, error) {
 	list := make([]ui.WaitingMachine, len(rows))
 	nicks := map[string]string{}
@@ -264,7 +266,7 @@ func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 	since := time.Duration(min(c.Clock, 1<<43)) * time.Millisecond // a larger number of milliseconds would overflow a Duration
 	note := "as the machine's AK attested it; the AK is proven only by the activation"
 	return append(facts,
-		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared, and %s since the last of them", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},
+		ui.Fact{Name: "Boots", Value: fmt.Sprintf("%s since the TPM was last cleared; %s since the last start", counted(int(c.ResetCount), "start"), counted(int(c.RestartCount), "restart")), Note: note},
 		ui.Fact{Name: "Under power", Value: ui.Roughly(since), Note: "since the TPM was last cleared"})
 }
 
@@ -368,7 +370,7 @@ func (s *Server) decideOne(r *http.Request, one seenMachine, approve bool) ui.De
 		}
 		s.tellDecision(row, approve)
 	case errors.Is(err, store.ErrChanged):
-		result.Text = "Its evidence or its questions have changed since the page was shown, or somebody else has decided. Look at it again."
+		result.Text = "The machine's evidence or questions have changed since the page was shown, or somebody else has decided. Look at the machine again."
 		row, _, _ = orMissing(s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, one.id, s.cfg.Now()))
 	case errors.Is(err, store.ErrNotFound):
 		result.Text = "It no longer waits."

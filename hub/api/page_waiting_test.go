@@ -79,7 +79,8 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 			t.Errorf("%d: the page lacks %q", status, want)
 		}
 	}
-	// The other facts are on the machine's own page. The same facts open as a part of this page.
+	// The other facts are on the machine's own page. A person can also open the same facts as a
+	// part of the list's page.
 	other := waits(t, s.post(t, s.request(t, evil)), "ek-chain-untrusted").DeviceID
 	for of, more := range map[string][]string{
 		id:    {"The machine sent no EK certificate.", fmt.Sprintf("%x", must(d.EK.Public.Name())(t))},
@@ -119,8 +120,8 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Between the preview and the decision about a group, a machine with the same questions arrives,
-// and one of the shown machines changes. The decision covers neither of them.
+// After the preview of a group, a new machine with the same questions arrives, and a shown machine
+// changes its evidence. The decision covers neither the new machine nor the changed machine.
 func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -152,8 +153,8 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	if n := s.eventsOf(t, "device.approved"); n != 2 {
 		t.Errorf("%d events of 2 approvals", n)
 	}
-	// If the same form is sent again, the hub stores no decision, because the rows have changed
-	// since the first one.
+	// If a person sends the same form again, the hub stores no decision, because the rows have
+	// changed since the first decision.
 	if status, page, _ := b.send("POST", "/ui/waiting/decide", form.Encode()); status != 409 || !strings.Contains(page, "0 of 3") {
 		t.Errorf("again: %d %s", status, brief.Of(page))
 	}
@@ -167,8 +168,8 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	}
 }
 
-// If a machine repeats its request, even from another address, a decision about the shown evidence
-// is still valid.
+// A person looks at a machine's evidence. If the machine then repeats its request, even from
+// another address, a decision about the shown evidence is still valid.
 func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -186,7 +187,7 @@ func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 }
 
 // A group has only machines with the same questions. If a question is about the maker, the model or
-// the reason, these are the same too.
+// the reason, all machines of the group have the same maker, model or reason.
 func TestOnlyMachinesWithTheSameQuestionsAreAlike(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -282,7 +283,7 @@ func TestWaitingMachinesOfOtherOwnersAreInNoRoom(t *testing.T) {
 			t.Errorf("%s shows ada's machine: %s", where, brief.Of(page))
 		}
 	}
-	// Another owner cannot decide, even with ada's digests.
+	// Mallory cannot decide about Ada's waiting machines, even with Ada's digests.
 	for _, decision := range []string{"approve", "deny"} {
 		form := url.Values{"decision": {decision}, "machine": {seen[id], seen[other]}}
 		if status, page, _ := mallory.send("POST", "/ui/waiting/decide", form.Encode()); status != 409 || strings.Contains(page, "GC-") {
@@ -324,8 +325,8 @@ func TestDecisionNeedsTheFormOfThePage(t *testing.T) {
 	}
 }
 
-// The pages of waiting devices, previews and decisions show the text that a machine sends as text
-// and not as markup.
+// A machine sends text with markup. The pages of waiting devices, previews and decisions show the
+// text, and do not interpret the markup.
 func TestWaitingMachineIsNoMarkup(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -11,9 +11,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// The wall is a page for a screen that nobody operates. It has a bounded number of rows, and the
-// browser fetches all of them again when something changes, so that the page can stay open for
-// weeks.
+// The wall is a page for a screen that nobody operates. The page has a bounded number of rows. When
+// something changes, the browser fetches all rows again. So the page can stay open for weeks.
 const (
 	wallPath = "/ui/wall"
 	// Numbers of rows: devices that onboarded last, and machines that are onboarding.
@@ -108,8 +107,8 @@ func machineName(serial string) string {
 	return ui.Visible(serial)
 }
 
-// arrived describes the onboarding of a device: how long it took, and on which evidence the hub
-// accepted the device.
+// arrived describes the onboarding of a device: how long the onboarding took, and on which evidence
+// the hub accepted the device.
 func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, error) {
 	m := ui.WallMachine{ID: d.ID, Name: ui.Visible(d.Nick), Model: ui.Visible(d.ProdModel), Time: d.Created, New: s.cfg.Now().Sub(d.Created) < newFor, State: ui.Badge{Tone: "off", Text: "no TPM"}}
 	e, has, err := orMissing(s.cfg.Store.Enrolment(ctx, d.Enrolment))

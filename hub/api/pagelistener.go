@@ -66,8 +66,8 @@ func (s *Server) urlFor(r *http.Request) string {
 	return s.cfg.PublicURL
 }
 
-// deviceRoutes are further routes that only devices use. Their access does not show it, because the
-// device proves its identity in the body, or has not proven it yet.
+// deviceRoutes are further routes that only devices use. The access of these routes does not show
+// that, because the device proves its identity in the body, or has not proven it yet.
 var deviceRoutes = []string{
 	"POST /onboard", "GET /claims/{code}", "POST /enroll/request", "POST /register", "POST /devices/register", "POST /auth/signature/verify",
 	"POST /devices",

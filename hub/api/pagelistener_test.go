@@ -67,8 +67,8 @@ func newPageScene(t *testing.T) *pageScene {
 	return p
 }
 
-// visit sends a request to the pages' own name. The client has a device's certificate, if certs is
-// not empty.
+// visit sends a request to the pages' own host name. If `certs` is not empty, the client uses this
+// certificate of a device.
 func (p *pageScene) visit(t *testing.T, method, path, body string, header map[string]string, certs ...tls.Certificate) (int, string, http.Header) {
 	t.Helper()
 	c := &http.Client{
@@ -155,8 +155,8 @@ func TestPagesOwnNameAsksForNoCertificate(t *testing.T) {
 	}
 }
 
-// A person can sign in at both host names. Each cookie is for one host only, and the hub refuses a
-// form from the other host's page.
+// A person can sign in at both host names. Each cookie is for one host name only. The hub refuses a
+// form from a page of the other host name.
 func TestSignInWorksAtBothNames(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -204,7 +204,8 @@ func TestAddressesFollowTheName(t *testing.T) {
 	}
 }
 
-// The hub refuses a configuration that has only the URL of the pages or only their certificate.
+// If a configuration has only the URL of the pages or only the pages' certificate, the hub refuses
+// the configuration.
 func TestPagesOwnNameNeedsURLAndCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

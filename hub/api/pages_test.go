@@ -115,8 +115,8 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	}
 }
 
-// Text that a device sends about itself, or that anyone types into a form, is never markup on a
-// page.
+// A device sends text about itself, and a person types text into a form. These texts are never
+// markup on a page.
 func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -137,7 +137,8 @@ func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	}
 }
 
-// The Content-Security-Policy forbids scripts and inline styles, so the pages must not have any.
+// The Content-Security-Policy forbids scripts and inline styles, so the pages must not have scripts
+// or inline styles.
 func TestPagesKeepToTheirContentPolicy(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

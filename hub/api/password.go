@@ -52,8 +52,8 @@ type passwords struct {
 // Bounds of the queue for passwords.
 const (
 	passwordsAtOnce = 4
-	passwordQueue   = 64              // how many wait in each lane
-	passwordTimeout = 5 * time.Second // how long each waits
+	passwordQueue   = 64              // maximum number of checks that wait in each lane
+	passwordTimeout = 5 * time.Second // how long a check waits at most
 )
 
 // decoyHash makes the decoy once for all servers of a process. No account has this hash.
@@ -67,8 +67,8 @@ func newPasswords() (*passwords, error) {
 	return &passwords{queue: lifoSemaphore{free: passwordsAtOnce, maxWaiting: passwordQueue, timeout: passwordTimeout}, decoy: decoy}, nil
 }
 
-// check reports whether password has the hash. An empty hash matches no password, and the check
-// takes as long as for a real hash. check returns errBusy if too many checks wait.
+// check reports whether `hash` is the hash of `password`. An empty hash matches no password, and
+// the check takes as long as for a real hash. check returns errBusy if too many checks wait.
 func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil
@@ -87,22 +87,22 @@ func (p *passwords) check(ctx context.Context, lane int, password, hash string) 
 func verifyPassword(password, phc string) (bool, error) {
 	parts := strings.Split(phc, "$")
 	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false, errors.New("hub: stored password hash is not argon2id")
+		return false, errors.New("hub: stored password hash is not argon2id; set a new password with 'gangway account passwd'")
 	}
 	var version, memory, passes, threads int
 	if _, err := fmt.Sscanf(parts[2], "v=%d", &version); err != nil || version != argon2.Version {
-		return false, errors.New("hub: stored password hash has another argon2 version")
+		return false, errors.New("hub: stored password hash has another argon2 version; set a new password with 'gangway account passwd'")
 	}
 	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &passes, &threads); err != nil || memory > 1<<20 || passes > 64 || threads > 64 || memory < 8 || passes < 1 || threads < 1 {
-		return false, errors.New("hub: stored password hash has unusable parameters")
+		return false, errors.New("hub: stored password hash has unusable parameters; set a new password with 'gangway account passwd'")
 	}
 	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
 	if err != nil {
-		return false, errors.New("hub: stored password hash has an unreadable salt")
+		return false, errors.New("hub: stored password hash has an unreadable salt; set a new password with 'gangway account passwd'")
 	}
 	want, err := base64.RawStdEncoding.DecodeString(parts[5])
 	if err != nil || len(want) < 16 {
-		return false, errors.New("hub: stored password hash has an unreadable key")
+		return false, errors.New("hub: stored password hash has an unreadable key; set a new password with 'gangway account passwd'")
 	}
 	got := argon2.IDKey([]byte(password), salt, uint32(passes), uint32(memory), uint8(threads), uint32(len(want)))
 	return subtle.ConstantTimeCompare(got, want) == 1, nil

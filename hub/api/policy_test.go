@@ -9,8 +9,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// The answer to PUT /policy names the parts of an owner's policy that have no effect because of
-// the hub's.
+// The answer to PUT /policy names the parts of an owner's policy that have no effect because of the
+// hub's policy.
 func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -30,7 +30,8 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	}
 }
 
-// If a machine waits without a certificate, the page does not show its chain check as passed.
+// If a machine without an EK certificate waits, the page does not show the check of the certificate
+// chain as passed.
 func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -113,7 +113,7 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	}
 }
 
-// Another program's listener might resume TLS sessions. A resumed session gives no access to a
+// A listener of another program may resume TLS sessions. A resumed session gives no access to a
 // device's routes.
 func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	t.Parallel()
@@ -147,8 +147,8 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	}
 }
 
-// After a device is deleted or onboards again, nothing that it still has gives access: an open
-// connection, addresses of objects, a token or a secret.
+// After a device is deleted or onboards again, its old credentials give no access. The credentials
+// are an open connection, URLs of objects, an access token and a secret.
 func TestNothingOutlivesTheDevice(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -211,8 +211,8 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 	}
 }
 
-// An upload that begins before its device is deleted, and ends after the deletion, leaves no
-// object.
+// A device begins an upload, and the owner deletes the device. The upload ends after the deletion.
+// No object remains.
 func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -249,7 +249,7 @@ func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 	}
 }
 
-// The object addresses that a person requested end with the session.
+// The object URLs that a person requested end with the person's session.
 func TestObjectAddressEndsWithItsSession(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

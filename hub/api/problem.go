@@ -32,7 +32,7 @@ type Problem struct {
 
 // SearchProblem is the wrong part of a search's text.
 type SearchProblem struct {
-	Offset int    `json:"offset"` // of word in the text, in bytes of UTF-8
+	Offset int    `json:"offset"` // where Word begins in the text, in bytes of UTF-8
 	Word   string `json:"word"`
 }
 

@@ -56,8 +56,8 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	return nil
 }
 
-// origin is the client certificate of a request, and whether its key was proven to this hub or to
-// the proxy.
+// origin is the client certificate of a request, and says whether the peer proved the certificate's
+// key to this hub or to the proxy.
 type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
 	certified   bool       // the request has a client certificate
@@ -110,9 +110,9 @@ func (s *Server) clientCAs() *x509.CertPool {
 	return pool
 }
 
-// verifyPeer ends a handshake in two cases: the peer's certificate is from the proxy's CA but does
-// not have the proxy's name, or the TLS session was resumed with a client certificate, so that the
-// peer did not prove the certificate's key.
+// verifyPeer ends a handshake in two cases. In the first case, the peer's certificate is from the
+// proxy's CA but does not have the proxy's name. In the second case, the TLS session was resumed
+// with a client certificate, so the peer did not prove the certificate's key.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	if resumedWithCertificate(&state) {
 		return errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
@@ -121,8 +121,8 @@ func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	return err
 }
 
-// resumedWithCertificate reports whether a resumed TLS session took its client certificate from an
-// earlier connection. Then the certificate's key was not used on this connection.
+// resumedWithCertificate reports whether a resumed TLS session has the client certificate of an
+// earlier connection. Then the peer did not use the certificate's key on this connection.
 func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
@@ -165,8 +165,8 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
-// verifyForwarded parses the headers of RFC 9440 and verifies the certificate as a handshake with
-// the hub would have.
+// verifyForwarded parses the headers of RFC 9440. It verifies the certificate as a TLS handshake
+// with the hub does.
 func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	if len(cert) != 1 {
 		return nil, fmt.Errorf("the request has %d %s headers", len(cert), clientCert)

@@ -56,7 +56,8 @@ func newCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return must(fleet.Issue(template, template, key.Public(), key))(t), key
 }
 
-// certificate returns a new certificate by the proxy's CA. change may alter its template.
+// certificate returns a new certificate by the proxy's CA. The function `change`, if not nil,
+// alters the certificate's template.
 func (b *behind) certificate(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -210,7 +211,7 @@ func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 			}
 		}
 	}
-	// Through the proxy, only the proxy's own header counts.
+	// If a request comes through the proxy, the hub uses only the header that the proxy wrote.
 	refused(t, b.through(t, nil, "GET", "/device", "", stolen), 401, "no-certificate")
 	if a := b.through(t, &own, "GET", "/device", "", stolen); a.Status != 200 || !bytes.Contains(a.Body, []byte(b.deviceOf(t, thief))) {
 		t.Errorf("%d %s", a.Status, a.Body)
@@ -254,7 +255,7 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 			t.Errorf("%s: %d %s", name, a.Status, a.Body)
 		}
 	}
-	// The proxy's certificate is not a device's.
+	// The proxy's certificate does not identify a device.
 	refused(t, b.asPeer(t, &good, "GET", "/device", nil), 401, "no-certificate")
 	if a := b.asPeer(t, &good, "POST", "/auth/x509/login", nil); a.Status != 401 {
 		t.Errorf("%d %s", a.Status, a.Body)
@@ -262,7 +263,8 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 }
 
 // deviceCertificateNamed issues a certificate by the device CA with the proxy's name. The hub never
-// issues such a certificate, and the name alone would not make its holder the proxy.
+// issues a certificate with the proxy's name. The name alone would not make the owner of the
+// certificate the proxy.
 func (b *behind) deviceCertificateNamed(t testing.TB, c *fleet.Certificates) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -324,8 +326,8 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 	refused(t, b.asPeer(t, &proxy, "GET", "/device", http.Header{"Client-Cert": {good}}), 403, "certificate-not-active")
 }
 
-// Behind a proxy, the rate limit of a client depends on the address that the proxy saw. The
-// addresses that the client itself sends do not count.
+// Behind a proxy, the rate limit of a client depends on the client address that the proxy reports.
+// The hub ignores addresses that the client itself sends in headers.
 func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)

@@ -45,7 +45,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if page := want[api.LogPage](f.mallory, "GET", "/logs?dev="+f.boatID, nil, 200); page.Count != 0 {
 		t.Errorf("%s", brief.Of(page))
 	}
-	// Others cannot change anything, and another owner's device cannot read it.
+	// Other accounts cannot change anything. Another owner's device cannot read the public device.
 	wantCode(f.mallory, "POST", base+"/steps", `{"state":{`+systemSpec+`}}`, 404)
 	wantCode(f.mallory, "PUT", base+"/steps/1/state", `{`+systemSpec+`}`, 404)
 	wantCode(f.mallory, "PUT", base+"/steps/1/meta", `{}`, 404)
@@ -57,8 +57,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, _ := f.person(t, "").do("GET", base, nil); status != 401 {
 		t.Errorf("without a sign-in: %d", status)
 	}
-	// When the owner makes the device private again, other accounts lose this access, even by
-	// object addresses that the hub gave them before.
+	// When the owner makes the device private again, other accounts lose the access. Object URLs
+	// that the hub gave other accounts before stop working too.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
 		wantCode(f.mallory, "GET", path, nil, 404)
@@ -68,8 +68,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	}
 }
 
-// An object address that a device requested stops working when the device is deleted. Addresses
-// that its owner requested keep working.
+// When a device is deleted, the object URLs that the device requested stop working. The object URLs
+// that the device's owner requested keep working.
 func TestAddressOfADeletedDeviceIsGone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -23,7 +23,8 @@ type client struct {
 	last time.Time
 }
 
-// maxClients bounds the memory of a limiter. When it is reached, idle clients are forgotten.
+// maxClients bounds the memory of a limiter. When the bound is reached, the limiter forgets idle
+// clients.
 const maxClients = 65536
 
 func newLimiter[K comparable](every rate.Limit, burst int) *limiter[K] {
@@ -47,8 +48,8 @@ func network(addr string) netip.Prefix {
 
 func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
 
-// charge is like allow, but the request counts as n requests. If n is larger than the burst, the
-// request counts as the burst.
+// charge is like allow, but the request counts as `n` requests. If `n` is larger than the burst,
+// the request counts as the burst.
 func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -64,8 +65,8 @@ func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	return c.AllowN(now, min(n, l.burst))
 }
 
-// forget drops clients that have been idle for a minute. If maxClients are left, it drops all of
-// them, because an attacker with that many addresses must not keep other clients out.
+// forget drops clients that have been idle for a minute. If maxClients clients are left, it drops
+// all clients, because an attacker with that many addresses must not keep other clients out.
 func (l *limiter[K]) forget(now time.Time) {
 	for k, c := range l.clients {
 		if now.Sub(c.last) > time.Minute {

@@ -17,7 +17,8 @@ import (
 const (
 	// autoTokenHeader is the header in which Pantacor's devices send a join token.
 	autoTokenHeader = "Pantahub-Devices-Auto-Token-V1"
-	// unclaimedLife is how long a device without an owner is kept after it was last seen.
+	// unclaimedLife is how long the hub keeps a device without an owner after the device was last
+	// seen.
 	unclaimedLife = 48 * time.Hour
 )
 
@@ -46,9 +47,10 @@ func makeSecret() (string, store.Hash) {
 	return secret, sha256.Sum256([]byte(secret))
 }
 
-// registerDevice makes a device without evidence of a TPM. Its owner is the signed-in account, or
+// registerDevice makes a device without evidence of a TPM. The owner is the signed-in account, or
 // the owner of a join token that allows such devices. If the request has neither, the device has no
-// owner until somebody claims it. The policy must accept such devices; by default it does not.
+// owner until somebody claims it. The policy must accept such devices; by default, the policy does
+// not.
 func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if r.UserAgent() == "" {
 		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent header.", "The request has no User-Agent header.")
@@ -87,7 +89,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !rules.WithoutTPM {
-		// The status is not 403, because Pantacor's programs then ask for a password, or retry
+		// The status is not 403, because after 403 Pantacor's programs ask for a password, or retry
 		// endlessly.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}

@@ -18,8 +18,8 @@ import (
 
 const withoutTPM = hubtest.LabPolicy + "without_tpm: accept\n"
 
-// register creates a device without a TPM: with an auto token it gets an owner, without one it is
-// unowned.
+// register creates a device without a TPM. If `token` is a join token, the device gets the token's
+// owner. If `token` is empty, the device has no owner.
 func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	t.Helper()
 	header := map[string]string{}
@@ -52,8 +52,8 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 	s.register(t, "", 400)
 	s.register(t, auto.Token, 400)
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
-	// The owner's policy can refuse devices without a TPM, but cannot admit them unless the hub's
-	// policy does.
+	// The owner's policy can refuse devices without a TPM. It cannot accept such devices unless the
+	// hub's policy accepts devices without a TPM.
 	s.Policy(t, s.Owner.ID, "version: 1\nwithout_tpm: accept\n")
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
 	s.Policy(t, store.HubWide, withoutTPM)
@@ -127,7 +127,7 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 	if d.Owner != "" || len(d.Challenge) != 14 || d.Challenge == other.Challenge {
 		t.Fatalf("%s", brief.Of(d))
 	}
-	// The device can read its challenge at any time. Nobody else can.
+	// The device can read its challenge at any time. Nobody else can read the challenge.
 	self := s.signedInAs(t, d)
 	view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200)
 	if view.Challenge != d.Challenge || view.Owner != "" || view.Status != "unclaimed" {
@@ -183,14 +183,14 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	d := s.register(t, auto.Token, 200)
 	p := s.signedInAs(t, d)
 	want[api.DeviceView](p, "GET", "/devices/"+d.ID, nil, 200)
-	// The hub accepts a device's token neither in place of a person's, nor in place of the TPM's
-	// certificate.
+	// The hub does not accept a device's token in place of a person's token. It does not accept a
+	// device's token in place of the device's client certificate.
 	for path, method := range map[string]string{"/policy": "GET", "/devices/tokens": "GET", "/events": "GET", "/device/secret": "POST", "/auth/x509/login": "POST"} {
 		if status, body := p.do(method, path, nil); status != 401 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	// With a new secret, the tokens of the old secret end.
+	// When the device gets a new secret, the tokens from the old secret end.
 	if err := s.Store.PutDeviceSecret(t.Context(), d.ID, store.Hash{}, store.Hash{9}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
@@ -208,8 +208,9 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 }
 
-// A device with a TPM gets a token and a secret for programs that cannot use its TPM key. Both are
-// short-lived and end with the device.
+// Some programs on a device cannot use the device's TPM key. For these programs, a device with a
+// TPM gets an access token and a device secret. Both expire soon, and end when the device is
+// deleted.
 func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -64,15 +64,15 @@ func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	return s.revisionIn(r, d, err)
 }
 
-// readableRevision is like trailRevision, but for a request that only reads, which every account
-// may send about a public device.
+// readableRevision is like trailRevision, but for a request that only reads. Every account may send
+// such a request about a public device.
 func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.readableTrailDevice(r)
 	return s.revisionIn(r, d, err)
 }
 
-// revisionIn finds the revision in the path, or the newest one, in the trail of a device. If err is
-// not nil, it returns err.
+// revisionIn finds the revision in the path, or the newest one, in the trail of a device. `err` is
+// the error of the search for the device. If `err` is not nil, revisionIn returns `err`.
 func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
 		return store.Revision{}, err

@@ -18,9 +18,9 @@ import (
 // whether the hub refuses it when disk space is scarce (see essential).
 type route struct {
 	method string
-	// path is a pattern of http.ServeMux, with two differences: it matches only whole paths, and
-	// "/?" at its end stands for an optional slash. Devices do not follow redirects, so the hub
-	// answers requests for a collection with and without the slash.
+	// path is a pattern of http.ServeMux, with two differences. The pattern matches only whole
+	// paths. A "/?" at the end of the pattern means an optional slash. Devices do not follow
+	// redirects, so the hub answers requests for a collection with and without the slash.
 	path   string
 	who    access
 	rate   string // name of a limit in Rates; or unlimited, or inHandler
@@ -168,7 +168,7 @@ var routes = []route{
 	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showRevisionObject},
 	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}/blob", accountOrDevice, unlimited, noBody, (*Server).redirectToBlob},
 
-	// Objects and their contents, and devices' logs.
+	// Objects and their files, and devices' logs.
 	{"POST", "/objects/?", accountOrDevice, unlimited, jsonBody, (*Server).createObject},
 	{"GET", "/objects/?", scopedAccount, unlimited, noBody, (*Server).listObjects},
 	{"GET", "/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showObject},

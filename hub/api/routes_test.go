@@ -2,8 +2,8 @@ package api
 
 import "testing"
 
-// If a table named a route that does not exist, the entry would have no effect, and nobody would
-// notice.
+// Each entry of the tables names an existing route. An entry for a missing route would have no
+// effect, and nobody would notice the mistake.
 func TestTablesNameRoutes(t *testing.T) {
 	names := map[string]bool{}
 	for _, rt := range routes {

@@ -17,8 +17,8 @@ import (
 
 // Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
 
-// Devices take any text that begins with "token" for the key, and use the last value that they
-// find. So the answer to a sign-in has no other field.
+// Devices read any text that begins with "token" as the key, and use the last value that they find.
+// So the answer to a sign-in has no other field than "token".
 func TestLoginAnswersATokenAlone(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -124,8 +124,8 @@ func TestCollectionsTakeATrailingSlash(t *testing.T) {
 	}
 }
 
-// A page of another site can read no answer of the hub, whether the browser sends a simple request
-// or a CORS preflight first.
+// A page of another site cannot read any answer of the hub. The test sends a simple request, and a
+// request with a CORS preflight.
 func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -147,7 +147,7 @@ func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	})
 }
 
-// Metadata keys with dots stay as they are, also in a patch.
+// Metadata keys with dots stay unchanged, also in a patch.
 func TestMetaKeysKeepTheirDots(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// lifoSemaphore lets a few callers run at once. Further callers wait, and the newest of them runs
-// first. So during a flood, the hub answers new requests in time, and refuses old requests, whose
-// clients have probably given up. In a first-in-first-out queue, every request would wait for the
-// whole flood. Requests from known networks run before those from unknown networks.
+// lifoSemaphore lets a few callers run at once. Further callers wait, and the newest waiting caller
+// runs first. So during a flood, the hub answers new requests in time. It refuses old requests,
+// because their clients have probably given up. In a first-in-first-out queue, every request would
+// wait for the whole flood. Requests from known networks run before those from unknown networks.
 type lifoSemaphore struct {
 	maxWaiting int // callers in one lane; if one more arrives, the oldest caller of the lane is refused
 	timeout    time.Duration
 
 	mu    sync.Mutex
-	free  int     // guarded by mu: how many more may run
+	free  int     // guarded by mu: how many more callers may run
 	lanes [2]lane // guarded by mu
 }
 
@@ -33,8 +33,8 @@ const (
 
 var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in a few seconds.", "Too many people are signing in at the same time.")
 
-// do runs f when its turn comes. It returns errBusy if the wait takes longer than the timeout, and
-// ctx's error if ctx ends first.
+// do runs the function `f` when the caller's turn comes. It returns errBusy if the wait takes
+// longer than the timeout, and the error of `ctx` if `ctx` ends first.
 func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error {
 	if turn := l.enter(lane); turn != nil {
 		if err := l.wait(ctx, lane, turn); err != nil {
@@ -84,7 +84,7 @@ func (l *lifoSemaphore) wait(ctx context.Context, lane int, turn chan bool) erro
 		l.lanes[lane] = slices.Delete(l.lanes[lane], i, i+1)
 		return err
 	}
-	if <-turn { // leave let this caller run before wait took the lock
+	if <-turn { // the method leave let this caller run before the method wait locked the mutex
 		return nil
 	}
 	return err

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// During a flood the newest request is served next. If too many requests wait, the oldest are
-// refused. No request waits longer than the queue's patience.
+// During a flood, the hub serves the newest waiting request next. If too many requests wait, the
+// hub refuses the oldest requests. No request waits longer than the queue's maximum waiting time.
 func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 		}
 		run(unknownNetwork, "runs")
 		run(knownNetwork, "knownNetwork")
-		for range 9 { // more than may wait: the knownNetwork request stays
+		for range 9 { // more requests than may wait; the request of knownNetwork stays
 			run(unknownNetwork, "unknownNetwork")
 		}
 		for range 5 {
@@ -92,7 +92,7 @@ func TestQueueLetsNobodyWaitForEver(t *testing.T) {
 		}
 		close(finish)
 		synctest.Wait()
-		// A request that gave up no longer occupies a place in the queue.
+		// If a client ends its request, the request no longer occupies a place in the queue.
 		if len(l.lanes[unknownNetwork]) != 0 || l.free != 1 {
 			t.Errorf("%d wait, %d are free", len(l.lanes[unknownNetwork]), l.free)
 		}

@@ -37,7 +37,7 @@ type Config struct {
 	Store   Store
 	CA      *pki.Hub
 	Onboard *onboard.Service
-	// Objects stores the contents of objects.
+	// Objects stores the files of objects.
 	Objects objects.Store
 	Log     *slog.Logger
 	Now     func() time.Time
@@ -130,7 +130,7 @@ type Server struct {
 // New makes a server. It does not start anything.
 func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.CA == nil || cfg.Onboard == nil || cfg.Objects == nil || cfg.Log == nil || cfg.Now == nil || cfg.PublicURL == "" || len(cfg.Names) == 0 {
-		return nil, errors.New("hub: the configuration is incomplete")
+		return nil, errors.New("hub: the configuration lacks Store, CA, Onboard, Objects, Log, Now, PublicURL or Names")
 	}
 	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
 		return nil, fmt.Errorf("hub: the public URL %q is not https://host[:port]", cfg.PublicURL)

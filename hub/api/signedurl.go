@@ -63,7 +63,7 @@ func credentialOf(c caller) (b credential) {
 }
 
 // credentialFor returns the caller's credential for the objects of a revision. For a revision of
-// another account, its kind is publicCredential.
+// another account, the credential's kind is publicCredential.
 func credentialFor(c caller, revision store.Revision) (b credential) {
 	if c.Owner == revision.Owner {
 		return credentialOf(c)
@@ -83,8 +83,9 @@ func signedURLKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-// signURL returns the URL for one method, GET or PUT, of an object's content, at the hub's URL
-// `hub`. The URL expires at until, or earlier if the caller's credential by is no longer valid.
+// signURL returns a signed URL, at the hub's URL `hub`, for one object and one method, GET or PUT.
+// The signed URL expires at the time `until`, or earlier if the caller's credential `by` is no
+// longer valid.
 func (s *Server) signURL(hub, method string, o store.Object, by credential, until time.Time) string {
 	b := make([]byte, 0, signedURLSize)
 	b = append(b, signedURLVersion, method[0])

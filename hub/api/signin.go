@@ -32,7 +32,7 @@ var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check
 var errDisabled = problem(http.StatusForbidden, "account-disabled", "Ask the hub's operator to enable the account.", "The account is disabled.")
 
 // signInWithPassword makes a session. It returns an access token of the session, and the time when
-// the token expires. scope is in the form of bearer.ParseScopes; means is store.ByPage or
+// the token expires. `scope` has the form that bearer.ParseScopes reads. `means` is store.ByPage or
 // store.ByAPI.
 func (s *Server) signInWithPassword(r *http.Request, login, password, scope, means string) (token string, expires time.Time, err error) {
 	ctx, addr := r.Context(), remoteAddr(r)

@@ -16,7 +16,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// signInFrom tries a password, connecting from a loopback address.
+// signInFrom tries to sign in with a password. The client connects from the loopback address
+// `from`.
 func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http.Header) {
 	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -34,8 +35,8 @@ func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http
 	return resp.StatusCode, resp.Header
 }
 
-// A flood of wrong passwords from many addresses does not keep out a person who has signed in
-// before from the address that they use now.
+// A person has signed in before from their present address. During a flood of wrong passwords from
+// many other addresses, this person can still sign in.
 func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -60,8 +61,8 @@ func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	flood.Wait()
 }
 
-// Guesses at one account's password are limited, however many addresses they come from. The owner
-// can still sign in from the address of an earlier sign-in.
+// The hub limits guesses at one account's password, even if the guesses come from many addresses.
+// The owner can still sign in from the address of an earlier sign-in.
 func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -94,8 +95,8 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	}
 }
 
-// Devices and people at a site share one address. The sign-ins of devices do not use up the rate
-// limit of people.
+// Devices and people at one site share one network address. The sign-ins of devices do not use up
+// the rate limit for people.
 func TestDevicesDoNotKeepPeopleOut(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

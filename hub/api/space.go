@@ -80,8 +80,8 @@ func (s *space) currentLevel() level {
 	return s.level
 }
 
-// hasRoomFor reports whether the reserve stays free after an upload of size bytes and the running
-// uploads. others is the number of bytes that the running uploads need.
+// hasRoomFor reports whether the reserve stays free after an upload of `size` bytes and the running
+// uploads. `others` is the number of bytes that the running uploads need.
 func (s *space) hasRoomFor(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,8 +92,8 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// fits is like hasRoomFor, but for files other than uploads: if they do not fit, degraded does not
-// report that uploads are refused.
+// fits is like hasRoomFor, but for files other than uploads: if the files do not fit, degraded does
+// not report that uploads are refused.
 func (s *space) fits(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +124,7 @@ func (s *space) wasFull() {
 	s.refresh(true)
 }
 
-// refresh updates the level: at once if must is true, otherwise at most once a second. The caller
+// refresh updates the level: at once if `must` is true, otherwise at most once a second. The caller
 // holds s.mu.
 func (s *space) refresh(must bool) {
 	if s.dir == "" || !must && time.Since(s.looked) < lookEvery {
@@ -216,18 +216,18 @@ type Readiness struct {
 // readyPatience is how long readyz waits for the database.
 const readyPatience = 2 * time.Second
 
-// readyz checks the store and the disk. It answers 503 if the hub cannot serve most requests, so
+// readyz checks the database and the disk. It answers 503 if the hub cannot serve most requests, so
 // that a load balancer sends requests to another replica.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(store.WithWriteTimeout(r.Context(), readyPatience), readyPatience)
 	defer cancel()
 	if err := s.cfg.Store.Ping(ctx); err != nil {
 		s.log.Error("not ready", "err", err)
-		reason := "The hub's store does not answer."
+		reason := "The hub's database does not answer."
 		if errors.Is(err, store.ErrBusy) || errors.Is(err, context.DeadlineExceeded) {
 			reason = "The hub's database is too slow, or locked by another program."
 		}
-		return problem(http.StatusServiceUnavailable, "not-ready", "Read the hub's log for the cause.", "%s", reason)
+		return problem(http.StatusServiceUnavailable, "not-ready", "Check that the database runs, and that the hub can use it. The hub's log names the cause.", "%s", reason)
 	}
 	if s.space.currentLevel() == scarce {
 		return problem(http.StatusServiceUnavailable, "not-ready", "Make room on the disk of the hub's data folder.", "The hub's disk is full. The hub accepts only sign-ins, and requests that end or remove something.")

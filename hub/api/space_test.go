@@ -18,8 +18,8 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// onSmallDisk returns a fleet whose hub has a separate disk of this many MiB, and the disk's
-// folder.
+// onSmallDisk returns a fleet whose hub has a separate disk, and the disk's folder. The argument
+// `mib` is the disk's size in MiB.
 func onSmallDisk(t *testing.T, mib int) (*fleetScene, string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -41,8 +41,8 @@ func ready(p *person) (int, string) {
 	return status, string(body)
 }
 
-// One owner fills the disk with uploads. The uploads stop at the reserve, and other owners notice
-// nothing.
+// The first owner fills the disk with uploads. The uploads stop when only the reserve is free. A
+// second owner notices nothing.
 func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	f, _ := onSmallDisk(t, 64)
@@ -67,7 +67,7 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	if stopped == 0 {
 		t.Fatal("the uploads did not stop")
 	}
-	// Another owner notices nothing.
+	// The second owner notices nothing.
 	eve := f.person(t, "mallory")
 	want[api.JoinTokenCreated](eve, "POST", "/devices/tokens", api.NewJoinToken{Nick: "t"}, 200)
 	want[map[string]string](f.pirate, "POST", "/logs/", `{"msg":"m"}`, 200)
@@ -79,8 +79,8 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	}
 }
 
-// Another program fills the disk to the last byte. Data that the hub has acknowledged stays, and
-// people can still sign in, sign out and revoke a device's certificate.
+// Another program fills the hub's disk completely. The data that the hub has acknowledged stays.
+// People can still sign in, sign out and revoke a device's certificate.
 func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	t.Parallel()
 	f, dir := onSmallDisk(t, 64)
@@ -103,7 +103,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	if status, body := ready(f.ada); status != 503 || !strings.Contains(body, "disk is full") {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
-	// Requests that add data are refused, with a time to retry.
+	// The hub refuses requests that add data. The answer has a time for the retry.
 	for path, body := range map[string]any{
 		"/devices/tokens": api.NewJoinToken{Nick: "more"},
 		"/objects/":       map[string]any{"objectname": "x", "size": 1, "sha256sum": strings.Repeat("0d", 32)},
@@ -114,7 +114,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	}
 	wantCode(f.boat, "POST", "/logs/", `{"msg":"m"}`, http.StatusInsufficientStorage)
 	wantCode(f.boat, "PATCH", "/device/meta", `{"a":1}`, http.StatusInsufficientStorage)
-	// Reads still work, and so do requests that end something.
+	// Reads still work. Requests that delete data or end access work too.
 	want[[]api.DeviceView](f.ada, "GET", "/devices", nil, 200)
 	for range 5 {
 		p := f.person(t, "ada") // signs in
@@ -166,8 +166,9 @@ func openDatabase(t testing.TB, folder string) *sql.DB {
 	return db
 }
 
-// While another program locks the database, reads continue. A write is refused with Retry-After and
-// not carried out. A request that ends access, such as a sign-out, waits for the lock.
+// While another program locks the database, reads continue. The hub refuses a write with
+// Retry-After, and writes nothing. A request that ends access, such as a sign-out, waits until the
+// lock ends.
 func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -177,7 +178,7 @@ func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	signedOut := make(chan int)
-	leaving := f.person(t, "") // signed in before the lock: see below
+	leaving := f.person(t, "") // this person signs in before the lock, and signs out during the lock
 	leaving.token = f.mallory.token
 	go func() {
 		status, _ := leaving.do("POST", "/auth/logout", nil)

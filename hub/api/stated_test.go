@@ -14,8 +14,9 @@ import (
 	"gangway/tcg"
 )
 
-// An approval does not prove that the keys are in a TPM. So the certificates of an approved machine
-// do not claim this, and they do not name a maker that nobody trusts.
+// An owner's approval does not prove that a machine's keys are in a TPM. So the certificates of an
+// approved machine do not state that the keys are in a TPM. They do not name a maker that the hub
+// does not trust.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 	t.Parallel()
 	unknown := must(unknownMaker())(t)
@@ -59,7 +60,7 @@ func (s *scene) waitingID(t testing.TB, a *fleet.Answer) string {
 	return w.ID
 }
 
-// A maker's name that is too long for the hub's certificates does not stop an onboarding.
+// A maker's name may be too long for the hub's certificates. A TPM of this maker can still onboard.
 func TestLongMakersNameOnboards(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

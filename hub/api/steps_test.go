@@ -63,20 +63,22 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// enrolled carries out a device's first step and returns what the device has after it.
+// enrolled carries out a device's first step. It returns the keys and the certificate that the
+// device has after the first step.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
 }
 
-// registration carries out the victim's first step and returns the body of the second step, altered
-// by change.
+// registration carries out the victim's first step. It returns the body of the second step, with
+// the alterations in `change`.
 func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []byte {
 	t.Helper()
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
 }
 
-// rejected sends a second step that change has altered. The hub must refuse it and bind nothing.
+// rejected sends a second step with the alterations in `change`. The hub must refuse the second
+// step and create no device.
 func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
 	t.Helper()
 	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
@@ -118,7 +120,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 		Extensions: func(x map[int][]byte) { x[wire.ExtDevice] = []byte(wire.DevicePRN + id) },
 		Sent:       func(r *wire.Registration) { r.DeviceName = id },
 	}))(t)
-	for _, path := range []string{"/devices/register", "/register"} { // the same registration twice has one effect
+	for _, path := range []string{"/devices/register", "/register"} { // sending the same registration twice has one effect
 		a := s.send(t, path, body)
 		cert := must(fleet.ParseRegistered(a))(t)
 		var answer api.TPMRegistered
@@ -166,16 +168,19 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
 }
 
-// Each test below names a numbered weakness of Pantacor's original hub. This hub has none of them.
+// Each test below names a numbered weakness of Pantacor's original hub. This hub has none of these
+// weaknesses.
 
 // Weakness 1: nothing proved that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	// A software key in the CSR with the victim's other values: its name does not match.
+	// The CSR has a software key, and the victim's other values. The name of the software key does
+	// not match.
 	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
-	// The software key with its own name, and with the TPM's public area in another field.
+	// The CSR has the software key with its own name. Another field has the public area of the
+	// TPM's key.
 	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
 	name := must(public.Name())(t)
 	secret := must(s.pan.Secret())(t)
@@ -201,7 +206,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 403, "certify-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtCertifySig] = must(other.IAK.Sign(x[wire.ExtCertify]))(t)
 	}})
-	// Another TPM's AK certifies a key: the sender must prove possession of that TPM.
+	// The AK of another TPM certifies the key. The sender must prove possession of that other TPM.
 	s.rejected(t, 400, "ak-name", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtAKName] = []byte(hex.EncodeToString(other.IAK.Name()))
 	}})
@@ -231,7 +236,8 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	must(fleet.ParseRegistered(a))(t)
 }
 
-// Weakness 1: there was no challenge, so nobody had to prove that the AK's TPM was present.
+// Weakness 1: there was no challenge, so a device did not have to prove that it has the TPM of the
+// AK.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -251,7 +257,8 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 		body := must(thief.Registration(s.pan, wire.StepKeys{}, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub, r.Proof = in.EKPub, proof }}))(t)
 		refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
 	}
-	// The keys from its own TPM's credential, or from one for another AK, are not enough.
+	// The thief opens the credential of the thief's own TPM, or a credential for another AK. The
+	// hub refuses the keys from these credentials.
 	own := s.device(t)
 	keys := s.enrolled(t, own).Keys
 	body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub = in.EKPub }}))(t)
@@ -306,8 +313,8 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
 }
 
-// Weakness 2: the ownership HMAC was over a name that the caller chose, and was readable in the
-// CSR. With that HMAC, any key could be registered.
+// Weakness 2: the ownership HMAC covered a name that the caller chose, and everyone could read the
+// HMAC in the CSR. With a copied HMAC, anyone could register any key.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -348,7 +355,8 @@ func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 	}
 }
 
-// Weakness 3: device-name was the device's id, and an existing device was overwritten.
+// Weakness 3: the field device-name was the device's id, and a request could overwrite an existing
+// device.
 func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -371,7 +379,8 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	if n := len(s.Devices(t, mallory)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
-	// The victim's own TPM with another owner's token cannot take over the device either.
+	// The victim's own TPM registers with a second owner's token. The second owner does not get the
+	// first owner's device either.
 	keys = s.enrolled(t, theirs).Keys
 	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
 	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
@@ -397,7 +406,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
 	key := sha256.Sum256(secret)
-	// The database alone is not enough to decrypt the stored key, not even together with the id of
+	// Nobody can decrypt the stored key with the database alone, or with the database and the id of
 	// another token.
 	if len(stored.PantacorKey) != 12+32+16 {
 		t.Errorf("%d bytes are stored", len(stored.PantacorKey))
@@ -414,7 +423,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 			}
 		}
 	}
-	// If a stored key is moved to the row of another token, it cannot be decrypted.
+	// If someone moves a stored key to the row of another token, the hub cannot decrypt the key.
 	moved := stored
 	moved.ID, moved.Owner = wire.NewID(), s.Account(t, "mallory").ID
 	if err := s.Store.CreateJoinToken(t.Context(), moved); err != nil {
@@ -516,7 +525,7 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	if got := login(); got != 403 {
 		t.Errorf("answered %d after the device was deleted", got)
 	}
-	// Sending the registration again, in any form, does not bring the device back.
+	// If someone sends the registration again, in any form, the device stays deleted.
 	for _, again := range [][]byte{body, append([]byte("\n "), body...)} {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
@@ -588,8 +597,9 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// A machine without an EK certificate waits for its owner. A change to a field
-					// that is not sent leaves the first step unchanged.
+					// A machine without an EK certificate waits for its owner. If a mutation
+					// changes a field that the first step does not send, the first step stays
+					// unchanged.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}

@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// The hub refuses input that two parsers could read differently. If it ignores input, a note names
-// that input.
+// The hub refuses input that two parsers could read differently. If the hub ignores a part of the
+// input, a note names the ignored part.
 
 func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 	t.Parallel()
@@ -93,8 +93,8 @@ func TestRejectsCSRFieldsThatMustBeEmpty(t *testing.T) {
 	}
 }
 
-// A chain entry that is not a certificate is refused. A certificate that cannot be parsed is
-// ignored, and a note says so.
+// If a chain entry is not a certificate, the hub refuses the request. If a certificate in the chain
+// cannot be parsed, the hub ignores it and adds a note.
 func TestChainEntriesDoNotVanish(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -150,7 +150,7 @@ func TestChainEntriesDoNotVanish(t *testing.T) {
 	}
 }
 
-// A token file that two parsers could read differently is refused.
+// If two parsers could read a token file differently, the file is refused.
 func TestTokenFileThatReadersDifferInIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

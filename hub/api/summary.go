@@ -21,13 +21,13 @@ type SummaryView struct {
 	DeviceID     string    `json:"deviceid"`
 	Device       string    `json:"device"`
 	Nick         string    `json:"device-nick"`
-	Revision     int       `json:"revision"`          // of the newest revision
-	ProgressRev  int       `json:"progress-revision"` // of the revision about which the device sent its last report; the fields below are about that revision
+	Revision     int       `json:"revision"`          // number of the newest revision
+	ProgressRev  int       `json:"progress-revision"` // number of the revision about which the device sent its last report; the fields below describe that revision
 	Progress     int       `json:"progress"`          // percent
 	Public       bool      `json:"public"`
 	StateSha     string    `json:"state-sha"`
 	Status       string    `json:"status"`
-	Timestamp    time.Time `json:"timestamp"` // last seen or changed
+	Timestamp    time.Time `json:"timestamp"` // when the device was last seen or changed
 	StepTime     time.Time `json:"step-time"`
 	ProgressTime time.Time `json:"progress-time"`
 	TouchedTime  time.Time `json:"trail-touched-time"`

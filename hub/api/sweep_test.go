@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Only time in which the hub ran counts as a device's silence: after a start of the hub, or after
-// its machine slept, the silence begins again.
+// A device counts as silent only for the time in which the hub ran. After a start of the hub, or
+// after the hub's machine slept, the silence begins again.
 func TestSilenceWhileTheHubWasDownDoesNotCount(t *testing.T) {
 	t.Parallel()
 	var up uptime

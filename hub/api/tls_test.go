@@ -8,8 +8,8 @@ import (
 	"gangway/hub/api"
 )
 
-// TLS 1.2 is for API calls of old devices, if the operator allows it, and never for requests that
-// are bound to a connection.
+// If the operator allows TLS 1.2, old devices can use it for API calls. A request that is bound to
+// a TLS connection always needs TLS 1.3.
 func TestTLS12IsRefusedUnlessAllowedAndNeverActivates(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -113,8 +113,8 @@ func (s *Server) writeTrail(w http.ResponseWriter, r *http.Request, t store.Trai
 	return nil
 }
 
-// listTrails lists the calling device's trail, if it has one, or an account's trails, in pages by
-// `after`.
+// listTrails lists the calling device's trail, if the device has a trail, or an account's trails
+// page by page: see ?after=.
 func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
 	c := callerOf(r)

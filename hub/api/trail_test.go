@@ -29,7 +29,8 @@ import (
 
 const systemSpec = `"#spec":"pantavisor-service-system@1"`
 
-// onboarded onboards a new device with a token and returns it as a client, and its id.
+// onboarded onboards a new device with the join token `tok`. It returns a client that authenticates
+// as the device, and the device's id.
 func (s *scene) onboarded(t *testing.T, tok *wire.TokenFile) (p *person, id string) {
 	t.Helper()
 	d := s.device(t)
@@ -97,7 +98,7 @@ func announce(p *person, path, name, content string, status int) api.ObjectView 
 	return want[api.ObjectView](p, "POST", path, map[string]any{"objectname": name, "size": fmt.Sprint(len(content)), "sha256sum": sumOf([]byte(content)), "id": "", "owner": "", "signed-puturl": "", "mime-type": "text/html"}, status)
 }
 
-// send sends a request, without any credential, to a URL that the hub gave.
+// send sends a request to an object URL of the hub, without any credential.
 func send(p *person, method, address, body string, header ...string) (int, fleet.Body, http.Header) {
 	p.t.Helper()
 	req := must(http.NewRequestWithContext(context.Background(), method, address, strings.NewReader(body)))(p.t)
@@ -173,8 +174,8 @@ func TestStateReachesItsDevice(t *testing.T) {
 	}
 }
 
-// Devices use the first match of a key anywhere in an answer. So the fields that devices read come
-// before text that people wrote.
+// Devices search an answer for a key, and use the first match anywhere in the answer. So the fields
+// that devices read come before text that people wrote.
 func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -240,8 +241,8 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	}
 }
 
-// Weakness 15 of the original hub: it had no state machine, lost reports, failed when posts were
-// concurrent, and answered {} when a look-up failed.
+// Weakness 15 of the original hub: it had no state machine and lost progress reports. It failed
+// when posts were concurrent. It answered {} when a look-up failed.
 func TestProgressFollowsTheStateMachine(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -356,14 +357,14 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	f := newFleet(t)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// A caller who announces the object gets the same answer as for content that nobody has,
-		// and a download URL that returns nothing.
+		// Mallory announces Ada's object. She gets the same answer as for an object that nobody
+		// has, and a download URL that returns nothing.
 		o := announce(p, "/objects/", "guess", f.content, 200)
 		if status, body, _ := send(p, "GET", o.GetURL, ""); status != 404 {
 			t.Errorf("%d %s", status, body)
 		}
 		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// A state that names the object gives no access to it.
+		// Mallory posts a state that names the object. This gives her no access to the object.
 		for _, try := range []struct{ method, path, body string }{
 			{"POST", "/trails/" + f.pirateID + "/steps", `{"state":{` + systemSpec + `,"k":"` + f.contentSum + `"}}`},
 			{"PUT", "/trails/" + f.pirateID + "/steps/0/state", `{` + systemSpec + `,"k":"` + f.contentSum + `"}`},
@@ -385,8 +386,8 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	if got := wantCode(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
 		t.Error(got)
 	}
-	// An owner who has the bytes can store them too. If one owner deletes their record, the other
-	// owner's record stays.
+	// Mallory has the bytes of the object, so she can store them too. If Ada or Mallory deletes her
+	// record, the record of the other owner stays.
 	upload(f.mallory, "/objects/", "mine too", f.content)
 	o := want[api.ObjectView](f.mallory, "GET", "/objects/"+f.contentSum, nil, 200)
 	if o.Name == "kernel" || strings.Contains(o.Owner, f.Owner.ID) {
@@ -394,8 +395,8 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	}
 }
 
-// Weakness 17 of the original hub: object addresses were valid for a day, and extra bytes were
-// ignored.
+// Weakness 17 of the original hub: object URLs were valid for a day, and the hub ignored extra
+// bytes of an upload.
 func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -497,7 +498,8 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	}
 }
 
-// An upload that stalls ends early to make room for another one, and does not keep the disk full.
+// If an upload stalls, the hub ends it early to make room for another upload. So stalled uploads do
+// not keep the disk full.
 func TestHangingUploadsGiveWay(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -544,7 +546,7 @@ func TestHangingUploadsGiveWay(t *testing.T) {
 	}
 }
 
-// Many clients upload one object at the same time, slowly. Each succeeds.
+// Many clients upload one object at the same time, slowly. Each upload succeeds.
 func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -662,7 +664,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	if _, got, _ := send(f.ada, "GET", h.Get("Location"), ""); status != 302 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// The state can be replaced only while the revision is new.
+	// The owner can replace a revision's state only while the revision has the status NEW.
 	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
 	wantCode(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
 	if s := want[api.RevisionView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
@@ -674,8 +676,8 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	}
 }
 
-// A state that two parsers could read differently is refused, so that a device reads what the hub
-// checked.
+// If two parsers could read a state differently, the hub refuses the state. So a device reads the
+// same state that the hub checked.
 func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -690,8 +692,8 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	wantCode(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
 }
 
-// A device announces objects whose sizes overflow sums, or fill the quota, and uploads nothing. The
-// owner's usage stays the same.
+// A device announces objects and uploads nothing. The announced sizes overflow a sum, or fill the
+// quota. The owner's usage stays the same.
 func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -800,7 +802,8 @@ func TestQuotaBoundsAnOwner(t *testing.T) {
 	want[api.ObjectView](f.ada, "POST", "/objects", o, 200)
 }
 
-// The collector removes objects that nobody needs, after their grace period, and keeps the others.
+// After a grace period, the collector removes objects that no revision or record needs. It keeps
+// all other objects.
 func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -865,7 +868,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				// In this test, records that are not stored, and contents, have no grace period.
+				// In this test, unstored records and the files of objects have no grace period.
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(time.Hour), f.Now().Add(-time.Hour), 100)
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(-time.Hour), f.Now().Add(-time.Millisecond), 1)
 				for sum := range f.contents(t) {
@@ -898,7 +901,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 		if status, body, _ := send(f.ada, "PUT", o.PutURL, content); status >= 500 {
 			t.Fatalf("%d %s", status, body)
 		}
-		// While the record says "stored", the content must be there.
+		// While the record says "stored", the object's file must exist.
 		if sum := must(hex.DecodeString(o.Sum))(t); true {
 			record, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
 			if err == nil && record.Stored {
@@ -973,7 +976,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
-	// Only the revision's device may report the progress. Not even the owner may.
+	// Only the device of a revision may report the progress. Not even the owner may report it.
 	wantCode(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {
@@ -988,9 +991,8 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	_ = secondID
 }
 
-// If a request has a session's token, the token counts, whatever client certificate the connection
-// has. So a device that forwards a person's request does not act as the person, nor the person as
-// the device.
+// If a request has a session's token, the hub uses the token, and ignores the connection's client
+// certificate. So if a device forwards a person's request, the person does not act as the device.
 func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

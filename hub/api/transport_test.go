@@ -14,9 +14,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// TLS works as docs/protocol.md#10-transport promises to other implementations: a client that
-// offers only one of the groups needs no HelloRetryRequest, there is one P-256 certificate, and
-// ALPN is optional.
+// TLS works as docs/protocol.md#10-transport says. If a client offers only one of the listed
+// groups, it needs no HelloRetryRequest. The hub has one P-256 certificate, and ALPN is optional.
 func TestTransportIsAsThePageSays(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -51,8 +50,8 @@ func TestTransportIsAsThePageSays(t *testing.T) {
 	}
 }
 
-// HTTP and JSON are as docs/protocol.md#10-transport says: paths are exact, nothing is redirected,
-// and a byte order mark or data after the object is refused.
+// HTTP and JSON work as docs/protocol.md#10-transport says. Paths are exact, and the hub never
+// redirects. It refuses a byte order mark, and data after the JSON object.
 func TestRequestsAreExact(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -80,8 +79,8 @@ func TestRequestsAreExact(t *testing.T) {
 	}
 }
 
-// The same boot report sent twice, as after a lost answer, gets the same answer and is one
-// measurement.
+// A device sends the same boot report twice, as after a lost answer. It gets the same answer, and
+// the hub stores one measurement.
 func TestSameReportTwiceIsOneMeasurement(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -19,7 +19,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// setTrust stores the operator's decision to trust or distrust certificates; kind says which.
+// setTrust stores the operator's decision about certificates. The argument `kind` says whether the
+// operator trusts or distrusts the certificates.
 func setTrust(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
 	t.Helper()
 	var change store.TrustChange
@@ -48,8 +49,8 @@ func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string
 	return ""
 }
 
-// If the operator removes a CA, every replica rejects it from the next request on, even if it
-// verified the CA before.
+// If the operator removes a CA, every replica of the hub rejects the CA from the next request on,
+// even if the replica has verified the CA before.
 func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -102,8 +103,8 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	}
 }
 
-// crowd is a store that delays reading the certificates until as many requests as size says have
-// seen the new version.
+// crowd is a store that delays reading the certificates. It waits until `size` requests have seen
+// the new version.
 type crowd struct {
 	onboard.Store
 	size  int32
@@ -127,7 +128,7 @@ func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertifi
 	return c.Store.TrustedCertificates(ctx)
 }
 
-// After a change, the certificates are read only once, however many requests run concurrently.
+// After a change, the hub reads the certificates only once, however many requests run concurrently.
 func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)

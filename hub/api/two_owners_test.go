@@ -16,13 +16,13 @@ import (
 	"gangway/wire"
 )
 
-// canary is a word in all of Ada's data. Nobody else may read it.
+// canary is a word in all of Ada's data. No other owner may read this word.
 const canary = "canary-of-ada"
 
-// estate is a scene in which Ada has one of everything that an owner can have.
+// estate is a scene in which Ada has one thing of each kind that an owner can have.
 type estate struct {
 	*contract
-	ids      map[string]string // ada's ids, by the kind of thing that they name
+	ids      map[string]string // Ada's ids; the key is the kind of thing that an id names
 	publicID string
 }
 
@@ -81,8 +81,9 @@ func (e *estate) snapshot() map[string]string {
 	return seen
 }
 
-// Mallory, Mallory's device by its certificate and by its token, a stranger, and an account with the
-// role operator call every route with all of Ada's ids. No answer contains Ada's data, and nothing of Ada's changes.
+// The callers are Mallory, Mallory's device with its certificate and with its token, a stranger,
+// and an account with the role operator. Each caller calls every route with all of Ada's ids. No
+// answer contains Ada's data, and Ada's data does not change.
 func TestTwoOwnersNeverMeet(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -118,7 +119,8 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 		}
 		for _, id := range ids {
 			// While Mallory only reads, an answer may contain an id of Ada's only if the request
-			// contained it. Later Mallory may read the ids that she wrote into her own data.
+			// contained the same id. Later Mallory may read the ids that she wrote into her own
+			// data.
 			if reading && strings.Contains(shown, id) && !strings.Contains(address, id) {
 				t.Errorf("%s %s as %s shows %s: %.300s", method, address, name, id, shown)
 			}
@@ -198,7 +200,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	e.each(walk)
 	reading = false
 	e.each(walk)
-	// These requests are about Mallory's things, and refer to Ada's.
+	// These requests are about Mallory's things, and refer to Ada's things.
 	own := "/devices/" + e.pirateID
 	for _, r := range []struct {
 		method, path string

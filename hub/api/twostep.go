@@ -57,7 +57,7 @@ type SignatureQuestion struct {
 	Signature  []byte `json:"signature"`
 }
 
-// verifySignature checks an ownership proof of Pantacor's form, for services that register devices
+// verifySignature checks an ownership proof in Pantacor's form, for services that register devices
 // on other servers. The answer is the same for every invalid proof.
 func (s *Server) verifySignature(w http.ResponseWriter, r *http.Request) error {
 	var q SignatureQuestion

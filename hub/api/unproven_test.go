@@ -50,7 +50,7 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 }
 
 // The first step of the two-step enrolment refuses every request that the one-step enrolment
-// refuses. While a question is open, it issues no certificate.
+// refuses. While a question is open, the first step issues no certificate.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
@@ -136,7 +136,8 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	}
 }
 
-// The certificate of the first step is recorded and expires, and an AK has only one of them.
+// The hub records the certificate of the first step. The certificate expires. An AK has only one
+// certificate of a first step.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -161,7 +162,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != store.ErrNotFound {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)
 	}
-	// Made-up AKs with the same EK neither fill the hub nor keep others out.
+	// A stranger invents many AKs for one EK. These AKs neither fill the hub's database nor prevent
+	// other devices from onboarding.
 	for range store.MaxIssuedPerEK + 2 {
 		spy := must(s.victim.WithNewIdentity())(t)
 		if must(spy.Enroll(t.Context(), s.client))(t).AK == nil {
@@ -184,8 +186,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	}
 }
 
-// relay starts a rogue hub with another CA and name that forwards all requests to the real hub.
-// change may alter the bodies. relay returns the rogue hub's token file.
+// relay starts a rogue hub with another CA and name. The rogue hub forwards all requests to the
+// real hub. The function `change` may alter the bodies. relay returns the rogue hub's token file.
 func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string, body []byte) []byte) *wire.TokenFile {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -239,7 +241,7 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 		name, code string
 		token      func(*store.JoinToken)
 		change     func(s *scene) func(string, []byte) []byte
-		claim      func(s *scene, rogue *wire.TokenFile) // what the rogue hub writes into the token file
+		claim      func(s *scene, rogue *wire.TokenFile) // alters the rogue hub's token file
 	}{
 		{name: "as it came", code: onboard.CodeHubName},
 		{name: "the hub's name taken out", code: onboard.CodeCredential, change: func(*scene) func(string, []byte) []byte { return hubName(nil) }},
@@ -277,9 +279,9 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 	}
 }
 
-// The old form of the proof that the TPM opened the credential names no hub. The hub accepts it
-// only together with Pantacor's ownership proof, which requires a token made for the two-step
-// enrolment.
+// A device proves that its TPM opened the credential. The old form of this proof names no hub. The
+// hub accepts the old form only together with Pantacor's ownership proof. That ownership proof
+// requires a token for the two-step enrolment.
 func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

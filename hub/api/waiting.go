@@ -19,7 +19,7 @@ import (
 type WaitingView struct {
 	ID       string      `json:"id"` // only while the device waits; an onboarded device has another id
 	Status   string      `json:"status"`
-	EK       string      `json:"ek-sha256"` // of the EK's SubjectPublicKeyInfo, hexadecimal
+	EK       string      `json:"ek-sha256"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Machine  MachineView `json:"machine"`
 	TPM      TPMView     `json:"tpm"`
 	Key      string      `json:"key"`
@@ -35,8 +35,8 @@ type WaitingView struct {
 	Verdict   evidence.Verdict `json:"verdict"`
 }
 
-// viewWaiting converts a waiting device to its view. If a verdict cannot be parsed, it becomes a
-// question, so that one unreadable row does not make the whole list fail.
+// viewWaiting converts a waiting device to its view. If the verdict cannot be parsed, the view has
+// a question about that, so that one unreadable row does not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),

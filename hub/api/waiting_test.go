@@ -26,8 +26,8 @@ func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	return must(s.victim.WithoutCertificate())(t)
 }
 
-// waits checks that an answer tells a machine to wait for a person's decision on the question with
-// this code. It returns the answer.
+// waits checks that an answer tells a machine to wait for a person's decision. The open question
+// must have the code `code`. waits returns the decoded answer.
 func waits(t testing.TB, a *fleet.Answer, code string) wire.Waiting {
 	t.Helper()
 	var w wire.Waiting
@@ -88,8 +88,8 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// A TPM with a certificate of an unknown maker waits for its owner: anyone can make such a
-// certificate.
+// If a TPM has a certificate of an unknown maker, the machine waits for the owner, because anyone
+// can make such a certificate.
 func TestUnknownMakersTPMWaits(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -111,8 +111,8 @@ func TestApprovalIsOfOneEK(t *testing.T) {
 	waits(t, s.post(t, s.request(t, other)), "ek-certificate-none")
 }
 
-// A public EK is not a secret. A stranger who sends an approved EK without its TPM gets a reply
-// that only the approved TPM can open.
+// An EK is public. If a stranger sends an approved EK but does not have its TPM, the stranger gets
+// a reply that only the approved TPM can open.
 func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -132,7 +132,8 @@ func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The EK certificate of another TPM is refused. It is not a question for the owner.
+// If a device sends the EK certificate of another TPM, the hub refuses the device and does not ask
+// the owner.
 func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -154,7 +155,8 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	decide(ada, w.DeviceID, "deny", 200)
 	refused(t, s.post(t, s.request(t, d)), 403, onboard.CodeDenied)
-	// The denial also holds if the machine raises other questions than the denied ones.
+	// The owner has denied the machine. The denial also applies if the machine's evidence later
+	// raises other questions.
 	refused(t, s.post(t, s.request(t, must(d.WithNewIdentity())(t))), 403, onboard.CodeDenied)
 	decide(ada, w.DeviceID, "approve", 200) // a person may change the decision
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
@@ -175,8 +177,8 @@ func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// If a device is deleted, its owner must approve the machine again: the approval was for the
-// deleted device.
+// After a device is deleted, the owner must approve the machine again, because the approval was for
+// the deleted device.
 func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -200,7 +202,8 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 		t.Fatalf("eve sees %s", brief.Of(list))
 	}
 	decide(p, w.DeviceID, "approve", 404)
-	// With Eve's token the machine waits for Eve too. Her approval counts only for devices of hers.
+	// With Eve's token the same machine waits for Eve too. Eve's approval applies only to Eve's
+	// devices.
 	theirs := s.Token(t, eve, nil)
 	waits(t, s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t)), "ek-certificate-none")
 	decide(p, w.DeviceID, "approve", 200)
@@ -233,7 +236,7 @@ func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [Software Emulation]\n") // named by the TPM's model
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	// The software TPMs that an owner's policy names can only narrow those of the hub's policy.
+	// An owner's policy can only remove software TPMs from the list of the hub's policy.
 	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	s.Policy(t, store.HubWide, "version: 1\n")
@@ -286,7 +289,7 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 	}
 }
 
-// An owner's EK list admits only the machines on it.
+// An owner's EK list accepts only the machines on the list.
 func TestEKListKeepsOthersOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -1,10 +1,11 @@
 // Package bearer signs and verifies the hub's access tokens: JWTs (RFC 9068), signed with Ed25519
 // keys that the hub publishes as a JWK set.
 //
-// No key is stored in a file. The key of each calendar month is derived from the hub's seal key. So
-// all replicas have the same keys, and a new key replaces the old one each month automatically. A
-// token that was signed last month stays valid until it expires. A token names a session (jti),
-// which the hub looks up: signing out ends the token at once, before its expiry.
+// No signing key is stored in a file: the hub derives the signing key of each calendar month from
+// its seal key. So all replicas have the same keys, and a new key replaces the old key each month
+// automatically. A token that was signed last month stays valid until it expires. Each token names
+// a session (jti), and the hub looks up the session for each request. So when a person signs out,
+// the token ends at once, before its expiry.
 package bearer
 
 import (
@@ -46,8 +47,8 @@ type Claims struct {
 	Expires  *jwt.NumericDate `json:"exp"`
 }
 
-// MaxSize is the largest size of a token, in bytes. Pantavisor's buffer for the Authorization
-// header cannot hold a longer token.
+// MaxSize is the largest size of a token, in bytes. A longer token does not fit into Pantavisor's
+// buffer for the Authorization header.
 const MaxSize = 1016
 
 // Keys signs and verifies access tokens.
@@ -57,9 +58,9 @@ type Keys struct {
 	also []string // additional issuers whose tokens are accepted
 }
 
-// New returns the keys of the hub with the given seal key. url is the hub's public URL: the issuer
-// and the audience of the hub's tokens. `also` lists former URLs of the hub; tokens that the hub
-// issued under them stay valid.
+// New returns the keys of a hub. `seal` is the hub's seal key. `url` is the hub's public URL: the
+// issuer and the audience of the hub's tokens. `also` lists former URLs of the hub; tokens that the
+// hub issued under these URLs stay valid.
 func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
 
 func kid(t time.Time) string { return t.UTC().Format("2006-01") }
@@ -70,7 +71,8 @@ func (k *Keys) key(kid string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(m.Sum(nil))
 }
 
-// Sign returns a token with the claims c. It sets Issuer, Subject, Audience and Issued.
+// Sign returns a token with the claims `c`. It sets the claims Issuer, Subject, Audience and
+// Issued.
 func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
 	c.Issuer, c.Subject, c.Audience, c.Issued = k.url, c.PRN, jwt.Audience{k.url}, jwt.NewNumericDate(now)
 	id := kid(now)
@@ -93,7 +95,7 @@ func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
 var ErrTooLong = errors.New("bearer: the token is too long")
 
 // ErrToken means that the hub did not issue the token, or that it has expired.
-var ErrToken = errors.New("bearer: the token is not valid")
+var ErrToken = errors.New("bearer: the token is not valid, or has expired")
 
 // Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
 // time `now`. It does not check that the session still exists. Any failure is ErrToken.
@@ -134,8 +136,8 @@ func (k *Keys) JWKS(now time.Time) []byte {
 	return b
 }
 
-// monthBefore and monthAfter return the first day of the previous and of the next month. They start
-// from the first day, because the 31st does not exist in every month.
+// monthBefore returns the first day of the previous month, and monthAfter the first day of the next
+// month. Both start from the first day of a month, because the 31st does not exist in every month.
 func monthBefore(t time.Time) time.Time {
 	t = t.UTC()
 	return time.Date(t.Year(), t.Month()-1, 1, 0, 0, 0, 0, time.UTC)
@@ -149,7 +151,7 @@ func monthAfter(t time.Time) time.Time {
 // scopePrefix is the beginning of each of Pantacor's scopes. A request may leave the prefix out.
 const scopePrefix = "prn:pantahub.com:apis:/base/"
 
-// AllScopes allows everything. A token that was requested without scopes gets it.
+// AllScopes allows everything. If a request for a token names no scopes, the token gets AllScopes.
 const AllScopes = scopePrefix + "all"
 
 // resources are the resources that a scope can name.

@@ -154,7 +154,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, token string) {
 		// The last character of base64 has unused bits. So an altered text may decode to the same
-		// token, but it must not give other claims.
+		// token, but Verify must not return other claims.
 		if c, err := k.Verify(token, now); err == nil && !reflect.DeepEqual(c, want) {
 			t.Fatalf("accepted %q: %+v", token, c)
 		}

@@ -1,12 +1,11 @@
-// Package boot judges what a device booted, by a TPM quote of the PCRs and the firmware's event
-// log, which explains the PCR values. It does no I/O and keeps no state.
+// Package boot judges a device's boot by a TPM quote of the PCRs and by the firmware's event log.
+// The event log explains the PCR values. Package boot does no I/O and keeps no state.
 //
-// The PCR values count, because the TPM signs them: two boots match if their PCRs match. The event
-// log is only the device's statement. The hub believes it only for PCRs whose quoted value is the
-// result of replaying the log, and only as far as the digests prove it: an event is named by its
-// digest, its PCR and its position. An event's type decides nothing, and all other data of the log
-// is displayed as the log's statement. A log that does not replay to a PCR says nothing about that
-// PCR.
+// Only the PCR values decide, because the TPM signs them: two boots match if their PCRs match. The
+// event log is only the device's statement. The hub uses the log only for PCRs whose quoted value
+// is the result of replaying the log. Package boot names an event by the event's digest, PCR and
+// position. An event's type decides nothing. All other data of the log is displayed as the log's
+// statement. If a log does not replay to a PCR, it proves nothing about that PCR.
 package boot
 
 import (
@@ -41,22 +40,23 @@ type Evidence struct {
 	Log       []byte   // event log of the firmware; empty: none
 }
 
-// Measurement describes a boot: the values that the quote proves, and the events that the log
-// explains.
+// Measurement describes a boot: the PCR values that the quote proves, and the events by which the
+// log explains the PCR values.
 type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
 	// Unexplained lists the PCRs whose value is not the result of replaying the log. Without a log,
-	// it lists all PCRs that were extended. For these PCRs, Compare compares only the values.
+	// it lists all PCRs that were extended. For PCRs in this list, Compare compares only the
+	// values.
 	Unexplained []int   `json:"unexplained,omitempty"`
 	Log         bool    `json:"log"`                 // the device sent a log
 	LogState    string  `json:"log-state,omitempty"` // how much of the log could be read: LogWhole and others; empty in old measurements
 	LogProblem  string  `json:"log-why,omitempty"`   // what is wrong with the log, a sentence; may be empty
 	Events      []Event `json:"events,omitempty"`
 	SecureBoot  string  `json:"secure-boot"` // "on", "off", or why the state is not known: "not told", "told more than once"
-	// StartupLocality is the locality of TPM2_Startup, which PCR 0 shows; 4 after an H-CRTM
-	// sequence.
+	// StartupLocality is the locality of TPM2_Startup. PCR 0 shows this locality. It is 4 after an
+	// H-CRTM sequence.
 	StartupLocality int `json:"startup-locality,omitempty"`
 
 	Clock        uint64            `json:"clock"` // milliseconds, as in tcg.ClockInfo
@@ -72,9 +72,9 @@ func (m *Measurement) Counters() Counters {
 	return Counters{tcg.ClockInfo{Clock: m.Clock, ResetCount: m.ResetCount, RestartCount: m.RestartCount, Safe: m.ClockSafe}, m.Version}
 }
 
-// SameBoot reports whether two measurements are of the same boot, with nothing measured in between.
-// It ignores PCR 10, which a running system extends. If SameBoot is true, Compare finds the same
-// changes in both measurements.
+// SameBoot reports whether the measurements `m` and `o` are of the same boot, with nothing measured
+// in between. It ignores PCR 10, because a running system extends PCR 10. If SameBoot is true,
+// Compare finds the same changes in both measurements.
 func (m *Measurement) SameBoot(o *Measurement) bool {
 	if m.ResetCount != o.ResetCount || m.RestartCount != o.RestartCount || m.Version != o.Version || m.Bank != o.Bank || m.Log != o.Log {
 		return false
@@ -90,13 +90,13 @@ func (m *Measurement) SameBoot(o *Measurement) bool {
 	return true
 }
 
-// Event is an event of the log, in a PCR that the log explains.
+// Event is an event of the log. The log explains the PCR of this event.
 type Event struct {
 	PCR    int    `json:"pcr"`
 	What   string `json:"what"`            // for a person: "the kernel", "Secure Boot variable db"
 	Digest string `json:"digest"`          // hexadecimal
 	Text   string `json:"text,omitempty"`  // the measured data, if the digest proves it
-	Label  string `json:"label,omitempty"` // the log's description, which no digest covers: only the device states it
+	Label  string `json:"label,omitempty"` // the log's description; no digest covers it, so only the device states it
 }
 
 // Stable codes of refusals.
@@ -112,10 +112,10 @@ func refuse(code, reason string) *evidence.Refusal {
 	return &evidence.Refusal{Code: code, Reason: reason, Hint: "The agent repeats the measurement automatically. If this happens again, inspect the machine."}
 }
 
-// Verify checks that the IAK signed the quote over this nonce, these PCR values and this log, and
-// explains the values by the log as far as possible. The errors are of type *evidence.Refusal: if a
-// quote is not valid, the device lies or is broken. A log is never a reason to refuse, because the
-// TPM quoted the PCR values whatever the log says.
+// Verify checks that the IAK signed the quote over the nonce, the PCR values and the log in `e`. It
+// explains the PCR values by the log as far as possible. Errors have the type *evidence.Refusal: if
+// a quote is not valid, the device is faulty or sends false data. A log is never a reason for
+// refusal, because the TPM quoted the PCR values whatever the log says.
 func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
 	q, bank, err := verifyQuote(iak, e)
 	if err != nil {

@@ -50,8 +50,8 @@ func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	return d, e
 }
 
-// sign makes the device's TPM quote the evidence's nonce, log and PCR values, and sets Attest and
-// Signature.
+// sign makes the device's TPM quote the nonce, the log and the PCR values in `e`. It sets
+// `e.Attest` and `e.Signature`.
 func sign(t testing.TB, d *fleet.Device, e *boot.Evidence) {
 	t.Helper()
 	var err error
@@ -131,7 +131,8 @@ func TestOrderCounts(t *testing.T) {
 	}
 }
 
-// If something extends a PCR again, the log no longer explains it. That is reported as a change.
+// If a program extends a PCR again, the log no longer explains that PCR. Compare reports this as a
+// change.
 func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
@@ -153,7 +154,7 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	}
 }
 
-// IMA measures running programs into PCR 10, so the value of that PCR differs at each boot. If any
+// IMA measures running programs into PCR 10, so the value of PCR 10 differs at each boot. If any
 // other PCR differs, the measurement is of another boot.
 func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
 	t.Parallel()
@@ -238,7 +239,8 @@ func TestRejectsQuoteByAnotherKey(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
-	// A quote that names the right signer, but is signed by another key, is refused too.
+	// A quote names the right signer, but another key signed the quote. Verify refuses that quote
+	// too.
 	_, e.Signature, _ = other.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs, 1)
 	refused(t, d, e, boot.CodeSigner)
 }
@@ -279,8 +281,8 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 }
 
 // If someone replaces the log in transit, the evidence is refused, because the quote covers the
-// log. If the device itself has its TPM quote a false log, the evidence is not refused, but the log
-// explains nothing: the PCR values are the TPM's.
+// log. If the device makes its own TPM quote a false log, the evidence is accepted. But the false
+// log explains nothing, because the PCR values are the TPM's.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	t.Parallel()
 	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
@@ -313,7 +315,8 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	}
 }
 
-// A device sends a log with the text "on" and the digest of "off". The hub does not show the text.
+// A device sends a log whose event has the text "on" and the digest of "off". The hub does not show
+// the text "on".
 func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(false, "linux 1", "quiet")
@@ -350,9 +353,9 @@ func TestReferenceGivenAsValues(t *testing.T) {
 	}
 }
 
-// None of 1,000 mutations of a log is accepted, because the TPM signed the log's hash. If the
-// device itself has its TPM sign the mutated log, the boot does not match the reference, except for
-// mutations of bytes that no digest covers, which do not change what is compared.
+// None of 1,000 mutations of a log is accepted, because the TPM signed the hash of the original
+// log. If the device makes its TPM sign the mutated log, the boot does not match the reference. The
+// exception is a mutation of bytes that no digest covers: it does not change the compared data.
 func TestRejectsThousandMutatedLogs(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
@@ -437,7 +440,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// No log makes Verify or Compare panic, even if the device's TPM signed it.
+// No log makes Verify or Compare panic, even if the device's TPM signed the log.
 func FuzzEventLog(f *testing.F) {
 	d, e := measured(f, eventlog.Boot(true, "linux 1", "quiet"))
 	f.Add(e.Log)

@@ -16,18 +16,18 @@ type Reference struct {
 	PCRs map[int]string `json:"pcrs"`
 	// Events explain the values. They are empty if the reference was entered as values.
 	Events []Event   `json:"events,omitempty"`
-	From   string    `json:"from"` // its source, for a person: "the first boot", "values", "device ..."
+	From   string    `json:"from"` // the source of the reference, for a person: "the first boot", "values", "device ..."
 	Since  time.Time `json:"since"`
 	Locked bool      `json:"locked"` // only the owner can change the reference
 }
 
-// imaPCR is the PCR into which Linux (IMA) measures each program that it runs. The order of the
-// programs varies, so the value differs at each boot.
+// imaPCR is the PCR into which Linux (IMA) measures each program that starts. The order of the
+// programs varies, so the value of this PCR differs at each boot.
 const imaPCR = 10
 
-// NewReference makes a reference from a measurement. It holds the value of every PCR except IMA's.
-// Where the measurement's log explains a value, it also holds the events, so that Compare can say
-// what changed.
+// NewReference makes a reference from a measurement. The reference has the value of every PCR
+// except imaPCR. If the measurement's log explains a value, the reference also has the events, so
+// that Compare can name the changed event.
 func NewReference(m *Measurement, from string, now time.Time) *Reference {
 	r := &Reference{Bank: m.Bank, PCRs: make(map[int]string), From: from, Since: now}
 	for i, v := range m.PCRs {
@@ -43,11 +43,11 @@ func NewReference(m *Measurement, from string, now time.Time) *Reference {
 	return r
 }
 
-// ErrReference means that the values are not a valid reference.
+// ErrReference means that the entered values are not a valid reference.
 var ErrReference = errors.New("boot: a reference needs a bank (SHA-256 or SHA-384) and, for PCRs from 0 to 15, hexadecimal values of that bank's size")
 
-// ErrEmptyReference means that a machine that measures nothing into its TPM would match the
-// reference.
+// ErrEmptyReference means that the reference would match a machine that measures nothing into its
+// TPM.
 var ErrEmptyReference = errors.New("boot: a reference needs at least one PCR into which something was measured")
 
 // Check checks a reference that was entered as values, and converts the values to lower case.
@@ -80,10 +80,10 @@ type Change struct {
 	Words  string `json:"words"` // the difference, a sentence for a person
 }
 
-// Compare returns the differences from the reference, or nothing if the boot matches the reference.
-// Every compared PCR whose value differs appears in at least one change, even if no event explains
-// the difference. Two differences are ignored: phases of systemd that have passed since the boot
-// (PCR 11), and entries that were removed from the boot menu (PCR 1).
+// Compare returns the differences of the boot `m` from the reference `r`. If the boot matches, it
+// returns no differences. Every compared PCR whose value differs is in at least one change, even if
+// no event explains the difference. Two differences are ignored: phases of systemd that have ended
+// since the boot (PCR 11), and entries that were removed from the boot menu (PCR 1).
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
@@ -93,7 +93,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		return []Change{{PCR: -1, What: "the reference", Words: fmt.Sprintf("The reference of %s has no PCR to compare.", day)}}
 	}
 	var changes []Change
-	var more, less []int // PCRs to which systemd's separator was added, or from which it was removed
+	var more, less []int // more: PCRs to which systemd's separator was added; less: PCRs from which systemd's separator was removed
 	for pcr := range PCRs {
 		want, ok := r.PCRs[pcr]
 		if !ok {
@@ -132,8 +132,8 @@ func Compare(r *Reference, m *Measurement) []Change {
 	return changes
 }
 
-// withoutUserspace returns the events of the firmware's log, and whether systemd's separator is
-// among the removed ones.
+// withoutUserspace removes the events that come after the firmware's log. The result `separated` is
+// true if systemd's separator is among the removed events.
 func withoutUserspace(events []Event) (log []Event, separated bool) {
 	for _, e := range events {
 		if e.What != whatSeparator && e.What != whatPhase {
@@ -155,14 +155,14 @@ func unexplainedWords(pcr int, day string, log, explained bool) string {
 	return words + "."
 }
 
-// extendedBy reports whether the PCR has the value to if systemd's separator extends the value
-// from. Values are in hexadecimal.
+// extendedBy reports whether systemd's separator extends the value `from` of a PCR to the value
+// `to`. Both values are in hexadecimal.
 func extendedBy(bank, from, to string, pcr int) bool {
 	return reaches(bank, from, to, separatorWords(pcr))
 }
 
-// phaseOf reports whether two values of PCR 11 belong to the same boot of an image, in different
-// phases of systemd.
+// phaseOf reports whether the values `a` and `b` of PCR 11 belong to the same boot of an image, in
+// different phases of systemd.
 func phaseOf(bank, a, b string) bool {
 	words := afterLog(phasePCR)
 	return reaches(bank, a, b, words) || reaches(bank, b, a, words)
@@ -219,7 +219,8 @@ func eventsOf(events []Event, pcr int) (out []Event) {
 	return out
 }
 
-// diff explains the difference in a PCR by its events or, if they do not explain it, by its values.
+// diff explains the difference in a PCR by the PCR's events. If the events do not explain the
+// difference, diff compares only the values.
 func diff(pcr int, before, after []Event, day, was, is string) (changes []Change) {
 	gone, come := without(before, after), without(after, before)
 	for _, old := range gone {
@@ -251,8 +252,8 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 	return changes
 }
 
-// without returns the events of a that are not in b. If an event occurs twice in a and once in b,
-// it is returned once.
+// without returns the events in `a` that are not in `b`. If an event occurs twice in `a` and once
+// in `b`, without returns the event once.
 func without(a, b []Event) (out []Event) {
 	have := map[string]int{}
 	for _, e := range b {
@@ -275,8 +276,8 @@ func textOrDigest(e Event) string {
 	return e.Digest
 }
 
-// eventName names an event, as the start of a sentence. If the name is a label, which no digest
-// covers, eventName says that the name comes from the log.
+// eventName names an event, as the start of a sentence. If the name is a label, no digest covers
+// the name. eventName then says that the name comes from the log.
 func eventName(e Event) string {
 	if e.Label != "" {
 		return fmt.Sprintf("%s, which the log calls %q,", upperFirst(e.What), e.Label)

@@ -7,15 +7,15 @@ import (
 	"gangway/tcg"
 )
 
-// Counters are the attested values of a TPM that only increase.
+// Counters has the attested counters and version of a TPM. These values only increase.
 type Counters struct {
 	tcg.ClockInfo
 	Firmware evidence.Firmware
 }
 
 // Rollback returns a sentence about the counter that decreased between two attestations of one TPM,
-// or "" if none did. A reset count decreases when the owner clears the TPM. A clock may lose some
-// minutes at a power failure, and then reports that it is not safe.
+// or "" if no counter decreased. A reset count decreases when the owner clears the TPM. A clock may
+// lose some minutes at a power failure. The TPM then attests that the clock is not safe.
 func Rollback(before, after Counters) string {
 	switch {
 	case after.Firmware < before.Firmware:

@@ -18,17 +18,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// publicLogs is the folder of firmware event logs from public test data. It is next to the project,
-// with a README.md about their sources.
+// publicLogs is the folder of firmware event logs from public test data. The folder is next to the
+// project, and has a README.md about the sources of the logs.
 const publicLogs = "../../../shared/data/eventlogs"
 
-// readAs has the expected results for unusual public logs, by file name. Any other log must be read
-// completely. If a log is incomplete or is not a TPM's, it explains only some PCRs or none. No log
-// causes an error.
+// readAs has the expected results for unusual public logs. The key is the file name. Any other log
+// must be read completely. If a log is incomplete or does not belong to a TPM, it explains only
+// some PCRs or no PCR. No log causes an error.
 var readAs = map[string]struct {
 	state string
 	why   string // a part of Measurement.LogProblem; empty: there is no problem
-	size  int    // how many bytes tpm2_eventlog can read; 0: all, -1: none
+	size  int    // number of bytes that tpm2_eventlog can read; 0: all, -1: none
 }{
 	"0e6e0c6a327f658c": {boot.LogPadded, "registers (CCEL)", -1},
 	"96a91cf7cf731dbf": {boot.LogWhole, "registers (CCEL)", -1},
@@ -100,8 +100,8 @@ func (l *tpm2Log) secureBoot() string {
 	return "not told"
 }
 
-// pcr0 replays PCR 0. The test uses its result instead of the value that tpm2_eventlog 5.4 prints:
-// that program also extends EV_NO_ACTION events, and ignores the locality.
+// pcr0 replays PCR 0. The test uses this result, and not the value that tpm2_eventlog 5.4 prints.
+// tpm2_eventlog also extends EV_NO_ACTION events, and ignores the locality.
 func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	v := make([]byte, 32)
 	extended := false
@@ -117,7 +117,7 @@ func (l *tpm2Log) pcr0(t *testing.T) []byte {
 			continue
 		}
 		if data == hex.EncodeToString([]byte("HCRTM")) && !extended {
-			v[31] = 4 // an H-CRTM event implies this locality; the log does not state it
+			v[31] = 4 // an H-CRTM event implies locality 4; the log does not state the locality
 		}
 		sum := sha256.Sum256(append(v, must(hex.DecodeString(e.sha256()))(t)...))
 		v, extended = sum[:], true
@@ -125,8 +125,8 @@ func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	return v
 }
 
-// statements holds patterns of the names that package boot gives to events. types are the types
-// that tpm2_eventlog must report for an event with such a name.
+// statements has patterns of the names that package boot gives to events. The field `types` has the
+// event types that tpm2_eventlog must report for an event with a matching name.
 var statements = []struct {
 	what  *regexp.Regexp
 	types string
@@ -144,7 +144,7 @@ var statements = []struct {
 	{regexp.MustCompile(`^(the kernel command line|a module's command line|a command of the boot loader)$`), "EV_IPL"},
 }
 
-// agrees checks that tpm2_eventlog reports an event as package boot names it.
+// agrees checks that tpm2_eventlog and package boot describe the event `e` in the same way.
 func (l *tpm2Log) agrees(t *testing.T, e boot.Event) {
 	t.Helper()
 	i := slices.IndexFunc(l.Events, func(o tpm2Event) bool {
@@ -241,7 +241,7 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 			if c := boot.Compare(boot.NewReference(m, "itself", may3), m); len(c) > 0 {
 				t.Errorf("it differs from itself: %q", words(c))
 			}
-			// With other PCR values the log does not explain any PCR.
+			// If the PCR values are changed, the log does not explain any PCR.
 			for i := range e.PCRs {
 				e.PCRs[i] = bytes.Repeat([]byte{0xA5}, 32)
 			}

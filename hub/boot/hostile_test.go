@@ -10,7 +10,8 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// header returns the first event of a log that names n hash algorithms.
+// header returns the first event of a log. The event names `n` hash algorithms; the function `alg`
+// returns the algorithm with the number `i`.
 func header(n int, alg func(i int) (id, size uint16)) []byte {
 	le := binary.LittleEndian
 	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2)
@@ -28,9 +29,9 @@ func header(n int, alg func(i int) (id, size uint16)) []byte {
 	return append(log, spec...)
 }
 
-// A log with a header that names 120,000 algorithms, and an event with 150,000 digests, is not
-// read. It would keep a careless reader busy for a long time, and any device could send it in one
-// request.
+// A log's header names 120,000 algorithms, and an event has 150,000 digests. The hub does not read
+// this log. A careless reader would need a long time for the log, and any device could send it in
+// one request.
 func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measures time
 	le := binary.LittleEndian
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -61,8 +62,8 @@ func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measu
 	}
 }
 
-// A log has 4,000 variables, each of which claims a size of one megabyte. Reading the log is still
-// fast: no memory is allocated by a claimed size.
+// A log has 4,000 variables. Each variable claims a size of one megabyte. The hub still reads the
+// log fast, because it allocates no memory by a claimed size.
 func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) { // not parallel: it measures time
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	liar := eventlog.Variable("SecureBoot", []byte{1})
@@ -80,8 +81,8 @@ func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) { // not paralle
 	}
 }
 
-// An attacker who controls a system extends PCR 7 with events that show Secure Boot as enabled, and
-// writes them into the log. The hub does not report Secure Boot as on.
+// An attacker controls a device's system. The attacker extends PCR 7 with events that show Secure
+// Boot as enabled, and writes these events into the log. The hub does not report Secure Boot as on.
 func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	t.Parallel()
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
@@ -109,8 +110,8 @@ func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	}
 }
 
-// Some characters make a command line look shorter on a screen than it is for the kernel. The hub
-// shows such a command line in hexadecimal.
+// Some characters make a command line look shorter on a screen than the text that the kernel reads.
+// The hub shows a command line with such characters in hexadecimal.
 func TestTextThatCannotBeShownWholeIsShownAsBytes(t *testing.T) {
 	t.Parallel()
 	for _, cmdline := range []string{"quiet\x00 init=/bin/sh", "quiet \u202Ehs/nib/=tini", "quiet\r\nall is well"} {

@@ -10,7 +10,7 @@ import (
 	"gangway/tcg"
 )
 
-// Bounds of a log's header, so that reading any log is cheap.
+// Limits for a log's header, so that reading any log is cheap.
 const (
 	maxAlgs   = 8
 	maxHeader = 1024 // bytes of the first event's data
@@ -19,8 +19,8 @@ const (
 
 const evNoAction = 3 // EV_NO_ACTION: informative, extends no PCR
 
-// States of a log: how much of it could be read. No state is a reason to refuse a measurement. A
-// PCR to which the events do not replay is unexplained.
+// States of a log. A state says how much of the log the hub could read. No state is a reason to
+// refuse a measurement. If the events do not replay to a PCR's value, that PCR is unexplained.
 const (
 	LogNone       = "none"       // there is no log
 	LogWhole      = "whole"      // the whole log was read
@@ -32,8 +32,8 @@ const (
 // logEvent is one entry of an event log.
 type logEvent struct {
 	pcr    uint32
-	kind   uint32 // no digest covers the type: it is used only to skip EV_NO_ACTION, which extends nothing
-	digest []byte // of the quoted bank; nil: the event does not extend that bank
+	kind   uint32 // no digest covers the type, so the type is used only to skip EV_NO_ACTION, which extends no PCR
+	digest []byte // digest for the quoted bank; nil: the event does not extend that bank
 	data   []byte
 }
 
@@ -55,8 +55,9 @@ var (
 //     its Spec ID event, or without one;
 //   - the format of TPM 1.2, which has SHA-1 digests only (10.2.1).
 //
-// Every number from the log is bounded before it determines an allocation or a loop: a header with
-// 120,000 algorithms, and an event with as many digests, would fit into 1 MiB.
+// Every number from the log is checked against a limit before an allocation or a loop uses the
+// number. The limits are needed because a header with 120,000 algorithms, and an event with as many
+// digests, would fit into 1 MiB.
 func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	switch {
 	case len(raw) == 0:
@@ -76,8 +77,8 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	if err != nil {
 		return &eventLog{state: LogUnreadable, why: sentence(err)}
 	}
-	// Without a Spec ID event the log may have either format: use the format in which more of the
-	// log can be read.
+	// Without a Spec ID event the log may have either format. Use the format with more readable
+	// bytes.
 	old := readEvents(raw, 0, bank, sha1Only, readEvent1)
 	agile := readEvents(raw, 0, bank, usualAlgs, readEvent2)
 	l, algs := old, sha1Only
@@ -93,8 +94,8 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 
 func sentence(err error) string { return fmt.Sprintf("The event log cannot be read: %v.", err) }
 
-// remark sets why if a readable log cannot explain any PCR of the bank: to the reason, as a
-// sentence.
+// remark sets the field `why` if a readable log cannot explain any PCR of the bank. The value is a
+// sentence with the reason.
 func (l *eventLog) remark(bank tcg.AlgID, algs []algSize) {
 	if l.why != "" {
 		return
@@ -123,7 +124,7 @@ func algName(a tcg.AlgID) string {
 }
 
 // confidential reports whether the log is about the registers of a confidential machine (CCEL)
-// instead of PCRs. In such a log the state of Secure Boot is in register 1, and no register is
+// instead of PCRs. In a CCEL log the state of Secure Boot is in register 1, and no register is
 // above 4 (UEFI 38.4.1).
 func (l *eventLog) confidential() bool {
 	found := false
@@ -156,8 +157,8 @@ var (
 )
 
 // readHeader reads the first event, which has the format of TPM 1.2 and contains a
-// TCG_EfiSpecIDEvent. It returns the digests' sizes and the offset where the event ends. For a log
-// that begins with another event it returns neither algs nor an error.
+// TCG_EfiSpecIDEvent. The result `algs` has the digests' sizes, and `end` is the offset of the
+// event's end. If the log begins with another event, `algs` and the error are nil.
 func readHeader(raw []byte) (algs []algSize, end int, err error) {
 	const head = 4 + 4 + 20 + 4
 	if len(raw) < head+16 || le32(raw[4:]) != evNoAction || !bytes.HasPrefix(raw[head:], []byte("Spec ID Event03\x00")) {
@@ -190,7 +191,8 @@ func readHeader(raw []byte) (algs []algSize, end int, err error) {
 	return algs, head + int(size), nil
 }
 
-// sizeOf returns the size of an algorithm's digests, or 0 if algs does not list it.
+// sizeOf returns the size of the digests of algorithm `alg`, or 0 if `algs` does not list the
+// algorithm.
 func sizeOf(algs []algSize, alg tcg.AlgID) int {
 	for _, a := range algs {
 		if a.alg == alg {
@@ -200,8 +202,8 @@ func sizeOf(algs []algSize, alg tcg.AlgID) int {
 	return 0
 }
 
-// readEvents reads events up to the end, the padding, or the first unreadable one. Firmware and
-// kernels pad with 0x00 or 0xFF.
+// readEvents reads events from the offset `at` up to the end, the padding, or the first unreadable
+// event. Firmware and kernels pad with 0x00 or 0xFF.
 func readEvents(raw []byte, at int, bank tcg.AlgID, algs []algSize, read func(b []byte, bank tcg.AlgID, algs []algSize) (logEvent, int, error)) *eventLog {
 	l := &eventLog{state: LogWhole}
 	padding := len(raw)
@@ -231,7 +233,7 @@ func readEvents(raw []byte, at int, bank tcg.AlgID, algs []algSize, read func(b 
 	return l
 }
 
-// readEvent2 reads a TCG_PCR_EVENT2 and returns its size.
+// readEvent2 reads a TCG_PCR_EVENT2. The result `size` is the event's size in bytes.
 func readEvent2(b []byte, bank tcg.AlgID, algs []algSize) (e logEvent, size int, err error) {
 	if len(b) < 12 {
 		return e, 0, errLogShort
@@ -281,7 +283,8 @@ func readEvent1(b []byte, bank tcg.AlgID, _ []algSize) (e logEvent, size int, er
 	return e.withData(b, 8+20)
 }
 
-// withData reads the event's data. The data's size is at offset at, and the data follows.
+// withData reads the event's data. The size of the data is at the offset `at` in `b`, and the data
+// follows the size.
 func (e logEvent) withData(b []byte, at int) (logEvent, int, error) {
 	if len(b)-at < 4 {
 		return e, 0, errLogShort

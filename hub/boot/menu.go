@@ -12,8 +12,8 @@ import (
 	"gangway/tcg"
 )
 
-// Firmware measures its boot menu into PCR 1: the variable BootOrder, and the variables Boot####
-// that it names (UEFI 3.3; PC Client Platform Firmware Profile 3.3.4.2).
+// Firmware measures its boot menu into PCR 1. The boot menu is the variable BootOrder, and the
+// variables Boot#### that BootOrder names (UEFI 3.3; PC Client Platform Firmware Profile 3.3.4.2).
 const (
 	menuPCR    = 1
 	bootOrder  = "firmware variable BootOrder"
@@ -24,9 +24,9 @@ const (
 
 var bootEntry = regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`)
 
-// menuText returns a variable of the boot menu as text, or "" for another variable. The text of the
-// order is like "0003 0001". The text of an entry (EFI_LOAD_OPTION, UEFI 3.1.3) is its description
-// and the SHA-256 of the whole value.
+// menuText returns a variable of the boot menu as text, or "" for another variable. The text of
+// BootOrder is like "0003 0001". The text of an entry (EFI_LOAD_OPTION, UEFI 3.1.3) is the entry's
+// description and the SHA-256 of the variable's value.
 func menuText(what string, value []byte) string {
 	if what != bootOrder {
 		const head = 4 + 2
@@ -54,9 +54,10 @@ func menuText(what string, value []byte) string {
 }
 
 // onlyShorter reports whether the only difference in PCR 1 is that the boot menu lost entries, for
-// example those of a USB stick that was removed. Firmware may renumber the remaining entries. This
-// is not a change: the machine can start nothing that it could not start before, and PCR 4 shows
-// what it started. An additional entry, another order, or a changed entry counts as a difference.
+// example the entries of a removed USB stick. Firmware may renumber the remaining entries. Lost
+// entries are not a change: the machine cannot start anything new, and PCR 4 shows the programs
+// that the machine started. An additional entry, another order, or a changed entry counts as a
+// difference.
 func onlyShorter(before, after []Event) bool {
 	was, othersBefore := menu(before)
 	is, othersAfter := menu(after)
@@ -71,8 +72,9 @@ func onlyShorter(before, after []Event) bool {
 	return len(is) == 0
 }
 
-// menu returns the entries of the boot menu in order, and the events that do not belong to the
-// menu. It finds no entries if the digests do not prove what was measured.
+// menu returns the entries of the boot menu in order. The result `others` has the events that do
+// not belong to the boot menu. If the digests do not prove the measured data, menu finds no
+// entries.
 func menu(events []Event) (entries []string, others []Event) {
 	entries, others, ok := menuByPlace(events)
 	if ok {
@@ -81,10 +83,11 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace returns the menu of firmware whose digests cover only the variables' values. The log
-// states the variables' names, but nothing proves them. So menuByPlace uses the position: the order
-// first, then the entries in that order. A false name cannot hide or move an entry: an event that
-// is not called an entry is among others, which the caller compares too.
+// menuByPlace returns the boot menu of firmware whose digests cover only the variables' values. The
+// log states the variables' names, but nothing proves these names. So menuByPlace uses the position
+// of an event: BootOrder is first, then the entries follow in that order. A false name cannot hide
+// or move an entry, because an event without an entry's name is in `others`, and the caller
+// compares `others` too.
 func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	order := 0
 	for _, e := range events {
@@ -102,7 +105,7 @@ func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	return entries, others, len(entries) > 0 && len(entries) <= order
 }
 
-// menuByName returns the menu of firmware whose digests cover the variables' names and values.
+// menuByName returns the boot menu of firmware whose digests cover the variables' names and values.
 func menuByName(events []Event) (entries []string, others []Event) {
 	var order []string
 	text := make(map[string]string)

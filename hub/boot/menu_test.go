@@ -8,8 +8,9 @@ import (
 	"gangway/internal/eventlog"
 )
 
-// menu returns the log of a boot whose firmware measured these boot menu entries, in this order,
-// each with its content.
+// menu returns the log of a boot. The firmware measured the boot menu entries with the numbers in
+// `order`. The argument `content` maps an entry's number to the entry's description. The events in
+// `more` follow.
 func menu(order []uint16, content map[uint16]string, more ...eventlog.Event) eventlog.Log {
 	var list []byte
 	for _, n := range order {
@@ -25,8 +26,8 @@ func menu(order []uint16, content map[uint16]string, more ...eventlog.Event) eve
 	return append(append(l, more...), eventlog.Boot(true, "linux 1", "quiet")...)
 }
 
-// A removed USB stick does not change the boot. Every other difference in the menu is a change: the
-// machine could start something that it could not start before.
+// If someone removes a USB stick, Compare reports no change. Every other difference in the boot
+// menu is a change, because the machine could start something new.
 func TestMenuThatOnlyLostEntriesIsNoChange(t *testing.T) {
 	t.Parallel()
 	content := map[uint16]string{1: "disk", 3: "stick", 4: "network"}

@@ -49,7 +49,7 @@ const (
 	whatSecureBoot  = "Secure Boot variable "
 )
 
-// namer names the events of one PCR, in order, by what their digests prove.
+// namer names the events of one PCR, in order. It uses only data that the events' digests prove.
 type namer struct {
 	pcr       int
 	bank      crypto.Hash
@@ -61,10 +61,10 @@ type namer struct {
 	ends      int            // how often a separator's digest occurs
 }
 
-// nameEvents describes for a person what each event of a PCR measured, and which known extensions
-// of the PCR followed after the log. It uses the digests and the order of the events. It uses an
-// event's data only if the digest covers the data, and never uses event types. All other data of
-// the log goes into Label.
+// nameEvents describes the events of a PCR for a person, and then the known extensions of the PCR
+// after the end of the log. It uses the digests and the order of the events. It uses an event's
+// data only if the digest covers the data. It never uses event types. All other data of the log is
+// in Label.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -87,8 +87,8 @@ func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (na
 	return named
 }
 
-// afterLog returns the event for an extension that happened after the end of the log: the hash of
-// word.
+// afterLog returns the event for an extension of the PCR after the end of the log. The extension is
+// the hash of `word`.
 func (n *namer) afterLog(word string) Event {
 	e := Event{PCR: n.pcr, What: whatPhase, Digest: hex.EncodeToString(digestOf(n.bank, []byte(word))), Text: word}
 	switch {
@@ -110,7 +110,7 @@ func (n *namer) name(e logEvent) Event {
 	if s, ok := n.separator(e); ok {
 		out.What = fmt.Sprintf(s, n.pcr)
 		if n.ends > 1 && s == separators[0].what {
-			out.What = fmt.Sprintf(likeSeparator, n.pcr) // no digest shows which of the events is the separator
+			out.What = fmt.Sprintf(likeSeparator, n.pcr) // several events have the separator's digest, so the separator itself is not known
 		}
 		n.separated = true
 		return out
@@ -145,9 +145,10 @@ func (n *namer) name(e logEvent) Event {
 	return out
 }
 
-// measured returns the data that an event measured, and true, if that is the event's data or differs
-// from it only by zero bytes at the end. Old versions of systemd-boot leave the last byte of a text,
-// a zero, out of the log. Firmware with entries of a fixed size pads them with zeros.
+// measured returns the data that an event measured, and true if this data is known. It is known if
+// it is the event's data in the log, or differs only by zero bytes at the end. Old versions of
+// systemd-boot measure a text with a final zero, but write the text without the zero into the log.
+// Some firmware pads log entries to a fixed size with zeros.
 func (n *namer) measured(e logEvent) ([]byte, bool) {
 	if isDigestOf(e, e.data, n.bank) {
 		return e.data, true
@@ -183,7 +184,7 @@ func (n *namer) sectionName(e logEvent) string {
 	return ""
 }
 
-// variable names a firmware variable of which owner, name and value were measured
+// variable names an event that measured the owner, name and value of a firmware variable
 // (UEFI_VARIABLE_DATA).
 func (n *namer) variable(out *Event, v variable) {
 	name := v.name
@@ -209,9 +210,9 @@ func (n *namer) variable(out *Event, v variable) {
 }
 
 // isSignature reports whether a value is one entry of a signature database (EFI_SIGNATURE_DATA: the
-// owner's GUID and a certificate). Firmware measures such an entry when it allowed an image; for a
-// driver in an option ROM this happens before the separator. The database itself has another
-// format, a list of lists.
+// owner's GUID and a certificate). When an entry allows an image, firmware measures that entry. For
+// a driver in an option ROM, the measurement comes before the separator. The database itself has
+// another format, a list of lists.
 func isSignature(value []byte) bool {
 	const owner = 16
 	if len(value) <= owner {
@@ -222,7 +223,7 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// menu names a variable of the boot menu if only its value was measured.
+// menu names a variable of the boot menu if only the variable's value was measured.
 func (n *namer) menu(out *Event, v variable) {
 	named := "firmware variable " + v.name
 	out.Text = menuText(named, v.value)
@@ -283,8 +284,8 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// opaque names an event of which only the digest is known: by the event's PCR and position, and by
-// the text after a boot loader's prefix.
+// opaque names an event if only the digest is known. It uses the event's PCR and position, and the
+// text after a boot loader's prefix.
 func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
 	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", textOrHex(text)
@@ -319,9 +320,9 @@ func (n *namer) something() string {
 	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
 }
 
-// dataAfterPrefix returns the data that a boot loader measured, if the log adds a prefix to that
-// data. GRUB measures a command, and logs "grub_cmd: " and the command (older versions "grub_cmd "
-// or "grub_kernel_cmdline ").
+// dataAfterPrefix returns the data that a boot loader measured, if the log adds a prefix to the
+// data. GRUB measures a command, and writes "grub_cmd: " and the command into the log. Older
+// versions write "grub_cmd " or "grub_kernel_cmdline " before the command.
 func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	rest := e.data
 	for range 2 { // a prefix has one or two words
@@ -340,10 +341,11 @@ func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 
 // nameCommandLine finds the kernel's command line among the events that GRUB measured into PCR 8.
 // No digest covers the log's prefixes. But GRUB also measures the command that loads a kernel:
-// "linux " and then the command line. If the log has no such command, a text that begins with a
-// path is the command line only if every event in the PCR is known and none loads a module.
+// "linux " and then the command line. If the log has no "linux" command, nameCommandLine uses a
+// text that begins with a path. It does so only if every event in the PCR is known and no event
+// loads a module.
 func nameCommandLine(events []Event) {
-	loads := map[string]string{} // what a command loads; the key is the text after the command
+	loads := map[string]string{} // the file that a command loads; the key is the text after the command
 	allKnown, modules := true, false
 	for _, e := range events {
 		verb, rest, _ := strings.Cut(e.Text, " ")
@@ -368,9 +370,9 @@ func nameCommandLine(events []Event) {
 	}
 }
 
-// crossName names an event of which only the digest is known, if another event has the same digest.
-// The kernel's stub measures the command line into PCR 9, and the boot manager measured it into PCR
-// 12 before.
+// crossName names an event in PCR 9 if the event has the digest of a known command line. The boot
+// manager measures the command line into PCR 12. Later the kernel's stub measures the same command
+// line into PCR 9.
 func (m *Measurement) crossName() {
 	lines := map[string]string{}
 	for _, e := range m.Events {
@@ -386,10 +388,10 @@ func (m *Measurement) crossName() {
 	}
 }
 
-// secureBoot returns the state of Secure Boot from the events of PCR 7, which the log explains.
-// Before the separator only the firmware can extend PCR 7. Later programs could extend it with the
-// events of an enabled Secure Boot. So every event up to the separator must be known by its digest,
-// and each variable must occur once.
+// secureBoot returns the state of Secure Boot from the events of PCR 7. The log must explain PCR 7.
+// Before the separator only the firmware can extend PCR 7. Later programs could extend PCR 7 with
+// the events of an enabled Secure Boot. So every event up to the separator must be known by its
+// digest, and each variable must occur once.
 func secureBoot(events []Event) string {
 	state := stateUnknown
 	var seen []string
@@ -421,15 +423,15 @@ func secureBoot(events []Event) string {
 }
 
 // stateTwice is the state of Secure Boot if the variable SecureBoot was measured more than once. No
-// firmware does that.
+// firmware measures it twice.
 const stateTwice = "told more than once"
 
 func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
 	return bytes.Equal(digestOf(bank, data), e.digest)
 }
 
-// label returns the log's description of an event whose digest does not cover the description: a
-// text, or the text in a tagged event (TCG_PCClientTaggedEvent).
+// label returns the log's description of an event. The description is a text, or the text in a
+// tagged event (TCG_PCClientTaggedEvent). No digest covers the description.
 func label(data []byte) string {
 	if s, ok := asText(data); ok {
 		return printable512(s)
@@ -450,9 +452,9 @@ func isUTF16(data []byte) bool {
 	return len(data) >= 2 && len(data)%2 == 0 && data[0] != 0 && data[1] == 0
 }
 
-// asText returns data as text, UTF-16 or UTF-8, without a final zero. ok is false if data is
-// neither, or if a screen would not show all of it: a zero, a control or a bidirectional character
-// could hide a part of a command line.
+// asText returns UTF-16 or UTF-8 data as text, without a final zero. The result `ok` is false if
+// the data has another encoding. It is also false if the data has a zero, a control character or a
+// bidirectional character, because these could hide a part of a command line on a screen.
 func asText(data []byte) (s string, ok bool) {
 	s = string(data)
 	if isUTF16(data) {

@@ -19,7 +19,7 @@ const headerSize = 32 + 28 + 4 + 1 // size of the header in the logs of package 
 
 func sum(b []byte) []byte { v := sha256.Sum256(b); return v[:] }
 
-// extend returns a PCR's value, extended by the hashes of words.
+// extend returns the PCR value `v`, extended by the hashes of `words`.
 func extend(v []byte, words ...string) []byte {
 	for _, w := range words {
 		v = sum(slices.Concat(v, sum([]byte(w))))
@@ -39,7 +39,7 @@ func informative(pcr uint32, data []byte) []byte {
 	return append(out, data...)
 }
 
-// old returns an event in the format of TPM 1.2.
+// The function old returns an event in the format of TPM 1.2.
 func old(pcr, kind uint32, data []byte) []byte {
 	le := binary.LittleEndian
 	out := le.AppendUint32(nil, pcr)
@@ -57,7 +57,7 @@ func measurement(t testing.TB, pcrs [][]byte, log []byte) *boot.Measurement {
 
 var separated = []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
 
-// osSeparated returns PCR values as extended by systemd 261.
+// osSeparated returns `pcrs` with the extensions that systemd 261 makes.
 func osSeparated(pcrs [][]byte) [][]byte {
 	pcrs = slices.Clone(pcrs)
 	for _, i := range separated {
@@ -196,8 +196,9 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	}
 }
 
-// An update of systemd to version 261 is reported as a change that names systemd, with and without
-// a log. A new kernel at the same time is reported too.
+// A device updates systemd to version 261. Compare reports a change that names systemd, with and
+// without a log. If the device gets a new kernel at the same time, Compare reports the new kernel
+// too.
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
@@ -231,8 +232,8 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	}
 }
 
-// The agent may measure at any time during the boot, so the phase that systemd has reached by then
-// is not a difference.
+// The agent may measure at any time during the boot. So a different phase of systemd is not a
+// change.
 func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -310,8 +311,8 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 }
 
 // No digest covers the types of a log's events, so a changed type does not change the result. There
-// is one exception: if an event gets the type EV_NO_ACTION, which extends nothing, the log no
-// longer explains the PCR.
+// is one exception: an event with the type EV_NO_ACTION extends no PCR. If an event gets this type,
+// the log no longer explains the event's PCR.
 func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -363,7 +364,8 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 		}
 	}
 	// If firmware loads a driver from an option ROM, it measures the entry of db that allowed the
-	// driver, before the separator and under the name db. This event is not the variable db.
+	// driver. This event comes before the separator and has the name db, but it is not the variable
+	// db.
 	allowed := eventlog.Variable("db", slices.Concat(make([]byte, 16), []byte{0x30, 3, 2, 1, 1}))
 	copy(allowed, []byte{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f})
 	rom := slices.Insert(eventlog.Boot(true, "k", ""), 3, eventlog.Event{PCR: 7, Type: 0x800000E0, Data: allowed})
@@ -380,8 +382,8 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	}
 }
 
-// No digest covers the prefix that a boot loader adds to a text, or a firmware's description. Only
-// a text that was measured is called the kernel command line.
+// No digest covers the prefix that a boot loader adds to a text, or a firmware's description of an
+// event. The hub calls a text the kernel command line only if the text was measured.
 func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	t.Parallel()
 	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's events
@@ -421,9 +423,9 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	}
 }
 
-// The kernel's stub measures into PCR 9 the command line that the boot manager measured into PCR
-// 12. The event in PCR 9 is named by its digest, but only once: otherwise many small events could
-// make a measurement of many megabytes.
+// The boot manager measures the command line into PCR 12. Then the kernel's stub measures the same
+// command line into PCR 9. The hub names the event in PCR 9 by its digest, but only once: otherwise
+// many small events could make a measurement of many megabytes.
 func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 	t.Parallel()
 	line := eventlog.UTF16(strings.Repeat("x", 1000))
@@ -466,8 +468,8 @@ func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 	}
 }
 
-// Some firmware hashes only the values of the boot menu's variables, not their names. The names in
-// the log may be false. Only the order of the measurements is proven.
+// Some firmware hashes only the values of the boot menu's variables, not the variables' names. So
+// the names in the log may be false. Only the order of the measurements is proven.
 func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 	t.Parallel()
 	option := func(s string) []byte { return append(make([]byte, 6), eventlog.UTF16(s)...) }
@@ -511,9 +513,9 @@ func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 	}
 }
 
-// An event without a digest for the quoted bank does not extend it. If the other events replay to
-// the PCR's value, the PCR is explained, and that event is ignored. A log with digests only for
-// another bank explains nothing.
+// If an event has no digest for the quoted bank, it does not extend that bank. If the other events
+// replay to the PCR's value, the log explains the PCR, and the hub ignores the event without a
+// digest. A log with digests only for another bank explains no PCR.
 func TestEventWithoutTheBanksDigestSaysNothing(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")

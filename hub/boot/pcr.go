@@ -21,8 +21,8 @@ var pcrWords = [PCRs]string{
 	"the identity of the system: its volumes and its machine id",
 }
 
-// PCRWords describes for a person what is measured into a PCR. It returns "" for a number that is
-// not a PCR of a quote.
+// PCRWords describes a PCR's usual measurements for a person. It returns "" if the number is not a
+// PCR of a quote.
 func PCRWords(pcr int) string {
 	if pcr < 0 || pcr >= PCRs {
 		return ""

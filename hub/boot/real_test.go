@@ -29,7 +29,7 @@ func quoted(t testing.TB, pcrs [][]byte, log []byte) (*fleet.Device, *boot.Evide
 	return d, e
 }
 
-// real reads a boot of a machine in QEMU, see testdata/README.md.
+// real reads the PCRs and the event log of a machine in QEMU from testdata; see testdata/README.md.
 func real(t testing.TB, name string) (pcrs [][]byte, log []byte) {
 	t.Helper()
 	var f struct {
@@ -52,8 +52,8 @@ func realMeasured(t testing.TB, name string) *boot.Measurement {
 	return must(boot.Verify(d.IAK.Public, e))(t)
 }
 
-// The boots were measured by a real kernel's stub, systemd's stub and systemd-boot. Each altered
-// boot differs from its reference in the altered part.
+// A real kernel's stub, systemd's stub and systemd-boot measured these boots. Each altered boot
+// differs from the reference only in the altered part.
 func TestRealBootsAreToldApart(t *testing.T) {
 	t.Parallel()
 	const date = " hash differs from the reference of 3 May 2026."
@@ -82,8 +82,8 @@ func TestRealBootsAreToldApart(t *testing.T) {
 	}
 }
 
-// The hub can read logs of other people's machines, which go-eventlog publishes, and finds the
-// state of Secure Boot in them.
+// go-eventlog publishes logs of other people's machines. The hub can read these logs, and finds the
+// state of Secure Boot in each log.
 func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 	t.Parallel()
 	for name, raw := range map[string][]byte{

@@ -8,9 +8,9 @@ import (
 	"slices"
 )
 
-// replay reads the log and sets the events of the PCRs that it explains. The quote proves a PCR's
-// value, and the value proves the digests that extended it, in order. If a log does not replay to a
-// PCR's value, it proves nothing about that PCR.
+// replay reads the log and sets the events of the PCRs that the log explains. The quote proves a
+// PCR's value. The value proves the digests that extended the PCR, and their order. If a log does
+// not replay to a PCR's value, it proves nothing about that PCR.
 func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	l := readLog(e.Log, e.Bank)
 	m.LogState, m.LogProblem = l.state, l.why
@@ -41,8 +41,9 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	}
 }
 
-// explain searches for a start value, events, and extensions after the log, that together replay to
-// a PCR's value. It returns the ones that it finds.
+// explain searches for a start value, events, and extensions after the log that together replay to
+// the PCR's value `value`. It returns the start value in `start`, the events in `own` and the
+// extensions in `more`.
 func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
 	for _, start := range startValues(pcr, bank) {
 		for n := range withoutRepetition(events, bank) {
@@ -60,10 +61,10 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields the numbers of a PCR's events that explain tries to replay. The first
-// number is that of all events. Some kernels append the firmware's last events to a log that
-// already contains them. So smaller numbers follow: each leaves out one more of the repeated
-// events.
+// withoutRepetition yields the numbers of events that explain tries to replay. The first number is
+// the number of all events. Some kernels append the firmware's last events to a log that already
+// contains these events. So smaller numbers follow. Each smaller number leaves out one more
+// repeated event.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -81,10 +82,10 @@ func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	}
 }
 
-// startValues returns the possible values of a PCR after a reset: zeros, except that the last byte
-// of PCR 0 is the locality of TPM2_Startup, which is 4 after an H-CRTM sequence (TPM 2.0 Library,
-// Part 1, 34.3). The PCR's value shows the locality. The log also states it, but no digest covers
-// that statement.
+// startValues returns the possible values of a PCR after a reset. All bytes are zero, but the last
+// byte of PCR 0 is the locality of TPM2_Startup. The locality is 4 after an H-CRTM sequence (TPM
+// 2.0 Library, Part 1, 34.3). The value of PCR 0 shows the locality. The log also states the
+// locality, but no digest covers that statement.
 func startValues(pcr int, bank crypto.Hash) [][]byte {
 	values := [][]byte{make([]byte, bank.Size())}
 	if pcr == 0 {
@@ -125,8 +126,8 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 //     in PCR 9 from version 259 on, and the phases of a boot of a unified kernel
 //     image.
 //
-// maxSeparators is the maximum number of separators: each start by kexec adds one, without a reset
-// of the PCRs.
+// maxSeparators is the maximum number of separators. Each start by kexec adds one separator,
+// without a reset of the PCRs.
 const (
 	exitInvoked   = "Exit Boot Services Invocation"
 	exitSucceeded = "Exit Boot Services Returned with Success"
@@ -173,7 +174,8 @@ func afterLog(pcr int) (all [][]string) {
 	return all
 }
 
-// separatorWords returns systemd's separator, repeated up to its maximum number.
+// separatorWords returns sequences of systemd's separator, from one separator up to the maximum
+// number.
 func separatorWords(pcr int) (all [][]string) {
 	if slices.Contains(separatedPCRs, pcr) {
 		for n := 1; n <= maxSeparators; n++ {
@@ -183,13 +185,14 @@ func separatorWords(pcr int) (all [][]string) {
 	return all
 }
 
-// firmwarePCRs is the number of PCRs, from 0 on, into which firmware measures itself and what it
-// starts (PC Client Platform Firmware Profile, 3.3.4).
+// firmwarePCRs is the number of PCRs, from 0 on, into which firmware measures itself and the
+// programs that it starts (PC Client Platform Firmware Profile, 3.3.4).
 const firmwarePCRs = 8
 
-// NothingMeasured reports whether the firmware measured nothing: PCR 0 to 7 have their values after
-// a reset, or were extended only by separators, which are the same on every machine. Later
-// measurements then prove nothing, because nothing proves which program made them.
+// NothingMeasured reports whether the firmware measured nothing. PCR 0 to 7 then have their values
+// after a reset, or only separators have extended them. Separators are the same on every machine.
+// If the firmware measured nothing, later measurements prove nothing, because the program that made
+// them is not known.
 func (m *Measurement) NothingMeasured() bool {
 	if len(m.PCRs) < firmwarePCRs {
 		return true
@@ -207,9 +210,9 @@ func (m *Measurement) NothingMeasured() bool {
 	return true
 }
 
-// emptyPCRs returns the values, in hexadecimal, of a PCR into which nothing specific to a machine
-// was measured: each start value, extended by up to three separators, and by systemd's separator
-// for each start by kexec.
+// emptyPCRs returns the possible values of a PCR into which nothing specific to a machine was
+// measured, in hexadecimal. These are the start values, extended by up to three separators, and by
+// systemd's separator for each start by kexec.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
 	words := [][]byte{digestOf(bank, []byte(osSeparator))}
 	for _, s := range separators {

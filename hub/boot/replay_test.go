@@ -12,7 +12,7 @@ import (
 	"gangway/tcg"
 )
 
-// A log that replays to the PCRs explains all of them, and a boot does not differ from its own
+// If a log replays to all PCRs, it explains all PCRs. A boot does not differ from its own
 // reference.
 func FuzzReplay(f *testing.F) {
 	for _, name := range []string{"uki", "sdboot"} {

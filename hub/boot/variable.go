@@ -22,7 +22,8 @@ type variable struct {
 	value []byte
 }
 
-// parseVariable parses a UEFI_VARIABLE_DATA. It allocates nothing larger than data.
+// parseVariable parses the UEFI_VARIABLE_DATA in `data`. It allocates at most as many bytes as
+// `data` has.
 func parseVariable(data []byte) (v variable, ok bool) {
 	const head = 16 + 8 + 8
 	if len(data) < head {

@@ -26,11 +26,12 @@ type Certificate struct {
 	Until   time.Time // zero if the certificate does not expire
 	Key     string
 	SHA256  string // of the DER, hexadecimal
-	Problem string // why the certificate cannot be parsed; then only Name, Title, SHA256 and DER are set
+	Problem string // why the certificate cannot be parsed; if Problem is set, only Name, Title, SHA256 and DER are set too
 	DER     []byte
 }
 
-// NewCertificate parses a DER certificate. If the certificate cannot be parsed, Problem says why.
+// NewCertificate parses a DER certificate. If the certificate cannot be parsed, the result's
+// Problem says why.
 func NewCertificate(name, title string, der []byte) Certificate {
 	sum := sha256.Sum256(der)
 	c := Certificate{Name: name, Title: title, SHA256: hex.EncodeToString(sum[:]), DER: der}
@@ -48,8 +49,8 @@ func NewCertificate(name, title string, der []byte) Certificate {
 	return c
 }
 
-// parse accepts what the hub accepts in EK certificates, including deviations that crypto/x509
-// refuses.
+// parse parses a certificate. It accepts all deviations that the hub accepts in EK certificates,
+// even those that crypto/x509 refuses.
 func parse(der []byte) (*x509.Certificate, error) {
 	if e, err := tcg.ParseEKCertificate(der); err == nil {
 		return e.Certificate, nil

@@ -1,6 +1,6 @@
-// Package chain describes what the hub verified from the TPM's maker to the device's connection, as
-// five links. It verifies nothing itself: it reads the verdict that the hub stored, and reports a
-// check that did not run as not examined. It does no I/O and reads no clock.
+// Package chain describes, as five links, what the hub verified: from the TPM's maker to the
+// device's connection. It verifies nothing itself: it reads the verdict that the hub stored. If a
+// check did not run, it reports the check as not examined. It does no I/O and reads no clock.
 package chain
 
 import (
@@ -20,7 +20,7 @@ type State string
 // checked.
 const (
 	Verified    State = "verified"
-	Decided     State = "decided"      // a check failed, and a person accepted that
+	Decided     State = "decided"      // a check failed, and a person accepted the failure
 	NotExamined State = "not-examined" // there was nothing to check
 	Waiting     State = "waiting"      // a person must decide
 	Refused     State = "refused"
@@ -65,11 +65,11 @@ type Link struct {
 	Checks   []Check
 }
 
-// Picture holds the five links of a device's chain, with their states.
+// Picture has the five links of a device's chain, with their states.
 type Picture struct {
 	Links []Link // Maker, EK, AIK, IDevID, Connection
-	// Other holds the checks that belong to no link: ownership, approval, and checks that this
-	// version does not know.
+	// Other has the checks that belong to no link: ownership, approval, and checks that this
+	// version of the hub does not know.
 	Other []Check
 	Notes []string // deviations from standards that the hub tolerated
 }
@@ -84,7 +84,7 @@ func (p *Picture) Link(name string) *Link {
 	return nil
 }
 
-// Count returns the number of links with the state s.
+// Count returns the number of links with the state `s`.
 func (p *Picture) Count(s State) (n int) {
 	for _, l := range p.Links {
 		if l.State == s {
@@ -94,18 +94,19 @@ func (p *Picture) Count(s State) (n int) {
 	return n
 }
 
-// Facts holds the facts that the hub stored about a device's evidence.
+// Facts has the facts that the hub stored about a device's evidence.
 type Facts struct {
 	Device store.Device
 	// Enrolment is the device's active enrolment; nil: the device was registered without a TPM.
 	Enrolment *store.Enrolment
 	Verdict   evidence.Verdict // the verdict on Enrolment
-	// Root is the maker's root at which the chain of the stored EK certificate ends today. It is nil
-	// if the chain ends at no root that the hub trusts today, or if there is no EK certificate.
+	// Root is the TPM maker's root at which the chain of the stored EK certificate ends today. Root
+	// is nil if the chain ends at no root that the hub trusts today, or if the hub has no EK
+	// certificate.
 	Root *x509.Certificate
 
 	BootState   string    // one of the Boot constants of package store
-	Measured    time.Time // the newest valid measurement; zero: none
+	Measured    time.Time // time of the newest valid measurement; zero: there is no valid measurement
 	BootRefusal *store.BootRefusal
 	RequireBoot bool // the policy accepts only boots that match the reference
 
@@ -122,8 +123,8 @@ type CloneFinding struct {
 	Open        bool // no decision of the owner covers the finding
 }
 
-// checksOf lists, for each link, the codes of its checks. The link is verified only if the first
-// codes passed; must is the number of these codes.
+// checksOf lists, for each link, the codes of the link's checks. The link is verified only if the
+// checks with the first `must` codes passed.
 var checksOf = map[string]struct {
 	codes []string
 	must  int
@@ -134,7 +135,7 @@ var checksOf = map[string]struct {
 	IDevID: {[]string{"certify", "idevid", "signature"}, 3},
 }
 
-// Codes of checks that are not part of the verdict, because they run after it.
+// Codes of checks that are not part of the verdict, because these checks run after the verdict.
 const (
 	codeOpened     = "credential" // also in the verdict of a two-step enrolment
 	codeActivation = "activation"
@@ -200,8 +201,8 @@ func (r *reader) stateOf(c evidence.Check) State {
 	return Waiting
 }
 
-// checks returns the verdict's checks with these codes, in the order of the codes. It marks the
-// codes as seen.
+// checks returns the verdict's checks with these codes, in the order of `codes`. It marks the codes
+// as seen.
 func (r *reader) checks(codes []string) (list []Check) {
 	for _, code := range codes {
 		r.seen[code] = true
@@ -218,9 +219,9 @@ func (r *reader) checks(codes []string) (list []Check) {
 	return list
 }
 
-// opened returns the check that the TPM opened the credential that the hub had encrypted to its EK
-// and AIK. In one-step enrolment, the activation proves this; the hub records the activation as the
-// enrolment's state.
+// opened returns the check that the TPM opened the credential. The hub had encrypted the credential
+// to the TPM's EK and AIK. In one-step enrolment, the activation proves this check, and the
+// enrolment's state records the activation.
 func (r *reader) opened() Check {
 	c := Check{Code: codeOpened, State: NotExamined, Detail: "The device has not activated its certificates yet."}
 	if r.activated() {
@@ -259,8 +260,8 @@ func (r *reader) rootToday() Check {
 	return Check{codeRoot, Verified, "The stored EK certificate still chains to a root that this hub trusts."}
 }
 
-// stateOfLink returns the worst state of the checks. A link is Verified only if each code in must
-// passed.
+// stateOfLink returns the worst state of the checks. A link is Verified only if the checks with the
+// codes in `must` passed.
 func stateOfLink(checks []Check, must []string) State {
 	for _, worst := range []State{Refused, Waiting, Decided} {
 		if slices.ContainsFunc(checks, func(c Check) bool { return c.State == worst }) {

@@ -15,8 +15,8 @@ import (
 
 var at = time.Date(2026, 11, 3, 12, 0, 0, 0, time.UTC)
 
-// whole returns the verdict of a device with a TPM maker's certificate: every check that can run
-// has passed. change may alter the verdict.
+// whole returns the verdict on a device with a TPM maker's certificate: every check that can run
+// has passed. The function `change` may alter the verdict.
 func whole(change func(*evidence.Verdict)) evidence.Verdict {
 	var v evidence.Verdict
 	v.Pass("ownership", "This owner's join token x signed the name of this IDevID key, for this hub.")
@@ -31,7 +31,8 @@ func whole(change func(*evidence.Verdict)) evidence.Verdict {
 	return v
 }
 
-// set replaces the check with c's code, or appends c.
+// set replaces the verdict's check that has the same code as the check `c`. If there is no such
+// check, it appends `c`.
 func set(v *evidence.Verdict, c evidence.Check) {
 	for i := range v.Checks {
 		if v.Checks[i].Check == c.Check {
@@ -65,8 +66,8 @@ func device(v evidence.Verdict, change func(*chain.Facts)) chain.Facts {
 	return f
 }
 
-// Each kind of verdict gives the right states of the five links. In want, each letter is the state
-// of one link: V verified, D decided by a person, - not examined, W waiting, R refused.
+// Each kind of verdict gives the right states of the five links. In the field want, each letter is
+// the state of one link: V verified, D decided by a person, - not examined, W waiting, R refused.
 func TestPictureOfEachVerdict(t *testing.T) {
 	t.Parallel()
 	approve := func(v *evidence.Verdict) {
@@ -177,8 +178,8 @@ func TestNothingIsVerifiedWithoutACheck(t *testing.T) {
 	}
 }
 
-// Until the TPM has opened the credential, anyone may have sent its public EK and the certificate. So
-// neither the EK nor the AIK is verified before.
+// Anyone may send a TPM's public EK and EK certificate. So before the TPM has opened the
+// credential, neither the EK nor the AIK is verified.
 func TestEKIsNotVerifiedBeforeItOpenedTheCredential(t *testing.T) {
 	t.Parallel()
 	p := chain.Of(device(whole(nil), func(f *chain.Facts) { f.Enrolment.State = store.Pending }))
@@ -192,7 +193,8 @@ func TestEKIsNotVerifiedBeforeItOpenedTheCredential(t *testing.T) {
 	}
 }
 
-// The picture has every check of the verdict, even a check that this version does not know.
+// The picture shows every check of the verdict, even a check that this version of the hub does not
+// know.
 func TestEveryCheckIsShown(t *testing.T) {
 	t.Parallel()
 	v := whole(func(v *evidence.Verdict) { v.Pass("of-the-future", "New.") })

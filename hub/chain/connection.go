@@ -10,8 +10,9 @@ import (
 
 const day = "2 January 2006"
 
-// connection returns the last link. It says whether the device at the other end of a connection has
-// the IDevID key, and whether a check contradicts that the device is one machine in a known state.
+// connection returns the last link. The link says whether the device at the other end of a
+// connection has the IDevID key. It also says whether the device is only one machine, and whether
+// its boot matches the reference.
 func (r *reader) connection() Link {
 	l := Link{Name: Connection, Checks: []Check{r.activation()}}
 	if !r.f.Measured.IsZero() {
@@ -33,8 +34,8 @@ func (r *reader) connection() Link {
 	return l
 }
 
-// worse reports whether state a is worse than state `than`. Refused is the worst, then Waiting,
-// then Decided. NotExamined and Verified are not worse than any state.
+// worse reports whether the state `a` is worse than the state `than`. Refused is the worst state,
+// then Waiting, then Decided. NotExamined and Verified are not worse than any state.
 func worse(a, than State) bool {
 	rank := map[State]int{Decided: 1, Waiting: 2, Refused: 3}
 	return rank[a] > rank[than]
@@ -117,7 +118,7 @@ func withoutTPM(f Facts) Picture {
 	}
 	p.Links = append(p.Links, Link{Name: Connection, Title: titles[Connection], State: NotExamined,
 		Sentence: "The device signs in with its own password. The hub cannot verify which machine has the password. " + how,
-		Exact:    "The device has no certificate. The hub compares the SHA-256 of the device's secret with the stored SHA-256.",
+		Exact:    "The device has no certificate. When the device signs in, the hub compares the SHA-256 of the device's secret with the stored SHA-256.",
 		Checks:   []Check{{codeActivation, NotExamined, "The device has no IDevID key to prove on a connection."}}})
 	return p
 }

@@ -13,7 +13,7 @@ var titles = map[string]string{
 	Maker: "Maker's root", EK: "EK", AIK: "AIK", IDevID: "IDevID", Connection: "This connection",
 }
 
-// exact holds each link's Exact text.
+// exact has the Exact text of each link.
 var exact = map[string]string{
 	Maker:      "The EK certificate chains to a TPM maker's root in this hub's trust store.",
 	EK:         "The request's EK is the key of the EK certificate and was made from a TCG template. Only the TPM that has this EK can open the credential that the hub encrypts to it.",
@@ -31,7 +31,7 @@ func (r *reader) describe(l *Link) {
 	case EK:
 		l.Sentence = r.ekWords(l.State)
 	case AIK:
-		l.Sentence = r.keyWords(l.State, "The same chip holds the key with which it signs statements about itself. The hub tested this before it trusted the key.")
+		l.Sentence = r.keyWords(l.State, "The same chip has the key with which it signs statements about itself. The hub tested this before it trusted the key.")
 	case IDevID:
 		l.Sentence = r.keyWords(l.State, "The key that identifies this device to the hub was made inside the same chip and cannot leave it.")
 	case Connection:

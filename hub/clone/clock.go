@@ -12,11 +12,12 @@ const (
 	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"), and the TPM reads it some time before
 	// the hub receives the value.
 	fastest = 1.2
-	// aheadTolerance is an additional tolerance for a fast TPM clock, because the clock of the hub
-	// is sometimes adjusted.
+	// aheadTolerance is an additional tolerance for a fast TPM clock, because the hub's clock is
+	// sometimes adjusted.
 	aheadTolerance = 10 * time.Second
-	// maxLoss is how much a clock may lose at a power failure. A TPM stores its clock at least
-	// every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice that.
+	// maxLoss is the longest time by which a TPM's clock may go back at a power failure. A TPM
+	// stores its clock at least every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE); maxLoss is twice this
+	// time.
 	maxLoss = 2 * (1 << 22) * time.Millisecond
 	// pace is the tolerated deviation of a virtual TPM's clock, as a fraction of the time between
 	// two readings. drift is tolerated in addition.
@@ -35,8 +36,8 @@ type conflict struct {
 	cleared     bool
 }
 
-// contradiction returns the reason why one TPM cannot attest b after a. If there is none, it
-// returns a conflict without a code.
+// contradiction returns the reason why one TPM cannot attest the boot `b` after the boot `a`. If
+// there is no reason, it returns a conflict without a code.
 func contradiction(a, b Boot) conflict {
 	clocks := millis(b.Counters.Clock) - millis(a.Counters.Clock)
 	if lower(b, a) || clocks < 0 && (epoch(a.Counters) == epoch(b.Counters) || clocks < -maxLoss) {
@@ -60,8 +61,8 @@ func contradiction(a, b Boot) conflict {
 	return conflict{}
 }
 
-// lower reports whether a's counters are lower than b's: the reset count or, if both reset counts
-// are equal, the restart count.
+// lower reports whether the counters of the boot `a` are lower than the counters of the boot `b`:
+// it compares the reset counts or, if these are equal, the restart counts.
 func lower(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount
@@ -75,15 +76,17 @@ func (b Boot) begin() time.Time {
 	return b.From
 }
 
-// cleared reports whether a TPM2_Clear between a and b explains b. TPM2_Clear sets the clock and
-// the counts to zero (Part 3, TPM2_Clear). So the clock in b must not count more than the time
-// since a, and that time must suffice for the number of resets.
+// cleared reports whether a TPM2_Clear between the boots `a` and `b` explains the counters of `b`.
+// TPM2_Clear sets the clock and the counts to zero (Part 3, TPM2_Clear). So the clock of `b` must
+// not count more than the time since `a`, and this time must be long enough for the number of
+// resets.
 func cleared(a, b Boot) bool {
 	passed := max(0, b.To.Sub(a.begin()))
 	return millis(b.Counters.Clock) <= time.Duration(fastest*float64(passed)) && time.Duration(b.Counters.ResetCount)*reset <= passed
 }
 
-// continues reports whether later is the same boot as b, with a clock that did not stop in between.
+// continues reports whether `later` is the same boot as `b`, with a clock that did not stop in
+// between.
 func (b Boot) continues(later Boot) bool {
 	if epoch(b.Counters) != epoch(later.Counters) || later.Counters.Clock < b.Counters.Clock {
 		return false

@@ -1,17 +1,18 @@
 // Package clone finds signs that the state of one TPM runs in several machines: a cloned virtual
 // machine, a restored snapshot, a copied vTPM. It does no I/O and keeps no state.
 //
-// Two machines with one TPM state have the same keys, so their signatures look the same. But their
-// clocks differ. Within one boot, the clock that a TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1)
-// only advances, in real time, and a boot that has ended never continues. Each copy has its own
-// clock, so two copies contradict each other as soon as both attest.
+// Two machines with one TPM state have the same keys, so the hub cannot distinguish them by their
+// signatures. But the clocks of the two machines' TPMs differ. Within one boot, the clock that a
+// TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1) advances in real time, and never goes back. A boot
+// that has ended never continues. Each copy of the TPM's state has its own clock, so two copies
+// contradict each other as soon as both attest their clocks.
 //
-// A Record holds a bounded history of a device and the contradictions in it, as sentences for a
-// person. This package refuses no device: the owner decides.
+// A Record has a bounded history of a device, and the contradictions in this history, as sentences
+// for a person. This package refuses no device: the owner decides.
 //
-// These are not findings: another address (a NAT pool, a roaming laptop), another join token, a new
-// onboarding (a re-installation), another serial number in a later boot (a new board around the
-// same TPM), a machine that was suspended, a TPM that was cleared.
+// The following are not findings: another address (a NAT pool, a roaming laptop), another join
+// token, a new onboarding (a re-installation), another serial number in a later boot (a new board
+// with the same TPM), a machine that was suspended, a TPM that was cleared.
 package clone
 
 import (
@@ -45,14 +46,14 @@ const (
 // State is the conclusion from the findings and the owner's decision.
 type State string
 
-// States. The zero value means that nothing contradicts a single machine, or that the owner decided
-// that it is one.
+// States. The zero value means that all sightings fit a single machine, or that the owner decided
+// that there is only one machine.
 const (
 	// Suspected: something does not fit one machine with one TPM.
 	Suspected State = "suspected"
 	// Certain: two copies of the TPM's state run alternately.
 	Certain State = "certain"
-	// Refused: the owner decided that there are two machines.
+	// Refused: the owner decided that several machines run with the TPM's state.
 	Refused State = "refused"
 )
 
@@ -72,30 +73,30 @@ const (
 	maxSerials = 4
 )
 
-// minTurns is how often ended boots must continue, with at least two different boots, until two
-// machines are certain. If one snapshot is restored repeatedly, only one boot continues.
+// minTurns is how often ended boots must continue until the state is Certain. At least two
+// different boots must continue: if one snapshot is restored repeatedly, only one boot continues.
 const minTurns = 3
 
-// Sighting holds the facts that the hub learned from an authenticated device at one time.
+// Sighting has the facts that the hub learned from an authenticated device at one time.
 type Sighting struct {
 	// From and To bound the time of the TPM's attestation, by the hub's clock. From is zero if only
 	// the latest possible time is known.
 	From, To time.Time
-	// Counters holds the TPM's counters, if Attested is true.
+	// Counters are the TPM's counters, if Attested is true.
 	Counters boot.Counters
 	Attested bool
-	// Serial is the serial number that the machine stated when it onboarded; empty at other times.
-	// Nothing proves it.
+	// Serial is the serial number that the machine stated when it onboarded; empty in other
+	// sightings. Nothing proves the serial number.
 	Serial string
 	Addr   string // IP address of the device
 }
 
 // Record is the history of a device.
 type Record struct {
-	Boots    []Boot    `json:"boots,omitempty"`    // ordered by last sighting, the latest last
-	Serials  []string  `json:"serials,omitempty"`  // in the order of use; two equal numbers never follow each other
+	Boots    []Boot    `json:"boots,omitempty"`    // ordered by the time of the last sighting, oldest first
+	Serials  []string  `json:"serials,omitempty"`  // in the order of use; two successive serial numbers always differ
 	Findings []Finding `json:"findings,omitempty"` // one for each code, in order of time
-	// Answered holds the codes of the findings that the owner's decision "one" answered.
+	// Answered has the codes of the findings that the owner's decision "one" answered.
 	Answered []string  `json:"answered,omitempty"`
 	Decision Decision  `json:"decision,omitempty"`
 	By       string    `json:"by,omitempty"` // nick of the person who decided
@@ -166,7 +167,8 @@ func (r *Record) Decide(d Decision, by string, now time.Time) {
 
 func tail[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
 
-// Add compares a sighting with the history, and stores it. It returns the new findings.
+// Add compares a sighting with the history, and adds the sighting to the history. It returns the
+// new findings.
 func (r *Record) Add(s Sighting) []Finding {
 	had := len(r.Findings)
 	sameBoot := s.Attested && len(r.Boots) > 0 && epoch(r.Boots[len(r.Boots)-1].Counters) == epoch(s.Counters)
@@ -177,8 +179,10 @@ func (r *Record) Add(s Sighting) []Finding {
 	return r.Findings[had:]
 }
 
-// AddEarlierCertificate records that a certificate was used after a later onboarding had replaced
-// it, by a machine with another serial number. It returns the new findings.
+// AddEarlierCertificate records that a machine used a certificate after a later onboarding, with
+// another serial number, had replaced the certificate. `was` is the serial number of the earlier
+// onboarding, and `is` the serial number of the later onboarding. AddEarlierCertificate returns the
+// new findings.
 func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = machineSerial(was), machineSerial(is); was != "" && is != "" && was != is {
@@ -193,8 +197,9 @@ func (r *Record) find(code string, at time.Time, format string, args ...any) {
 	}
 }
 
-// machineSerial returns the serial number, or "" if it does not identify the machine: if the
-// firmware has no serial number, the agent derives one from the EK, with the prefix "ek-".
+// machineSerial returns the serial number, or "" if the serial number does not identify the
+// machine. If the firmware has no serial number, the agent derives a serial number from the EK,
+// with the prefix "ek-".
 func machineSerial(serial string) string {
 	if strings.HasPrefix(serial, "ek-") {
 		return ""
@@ -249,7 +254,7 @@ func (r *Record) addBoot(s Sighting) {
 	r.Boots = tail(append(r.Boots, now), maxBoots)
 }
 
-// interleave adds a finding if more than one boot continues alternately.
+// interleave adds a finding if several boots continue alternately.
 func (r *Record) interleave(at time.Time) {
 	var by []string
 	all := 0
@@ -277,5 +282,5 @@ func (b Boot) String() string {
 }
 
 // epoch returns the counts that identify a boot. After a TPM2_Clear, a later boot may have the same
-// counts.
+// counts again.
 func epoch(c boot.Counters) [2]uint32 { return [2]uint32{c.ResetCount, c.RestartCount} }

@@ -15,16 +15,16 @@ import (
 
 var begin = time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 
-// at returns the sighting of a quote, some time after begin, with the TPM's reset count, restart
-// count and clock.
+// at returns the sighting of a TPM quote that was made the duration `after` after the time begin.
+// The quote has the TPM's reset count, restart count and clock.
 func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.Sighting {
 	to := begin.Add(after)
 	return clone.Sighting{From: to.Add(-100 * time.Millisecond), To: to, Attested: true, Addr: "192.0.2.1",
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial returns s as the sighting of an onboarding with a serial number. From is zero, because the
-// device may have made the certification at any earlier time.
+// serial returns the sighting `s` as the sighting of an onboarding with a serial number. From is
+// zero, because the TPM may have certified the IDevID key at any earlier time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s
@@ -41,7 +41,7 @@ const (
 	s = time.Second
 )
 
-// A single machine is never suspected, even with unusual hardware or events.
+// The state of a single machine never becomes Suspected, even with unusual hardware or events.
 func TestOneMachineIsNotTakenForTwo(t *testing.T) {
 	t.Parallel()
 	for name, sightings := range map[string][]clone.Sighting{
@@ -86,7 +86,8 @@ func codes(r *clone.Record) (all []string) {
 	return all
 }
 
-// Each behaviour that a single TPM cannot show gives a finding with the right code and words.
+// Each sequence of sightings that a single TPM cannot cause gives a finding with the right code and
+// words.
 func TestCopiedStateIsFound(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -182,11 +183,11 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	if r.State() != "" || r.Decision != clone.OneMachine || r.By != "ada" {
 		t.Errorf("%q %+v", r.State(), r)
 	}
-	// The same finding again gives nothing: the owner has answered it.
+	// Add does not return a finding with the same code again: the owner has answered the finding.
 	if found := r.Add(at(2*m, 5, 0, 8*h)); len(found) != 0 || r.State() != "" {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	// A finding with another code is reported: the owner has not answered it.
+	// Add returns a finding with another code: the owner has not answered this finding.
 	if found := r.Add(at(3*m, 6, 0, 90*h)); len(found) != 1 || r.State() != clone.Suspected {
 		t.Errorf("%q %+v", r.State(), found)
 	}
@@ -200,7 +201,7 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	}
 }
 
-// A record stays small, whatever the device does.
+// A record does not grow above its bounds, whatever the device does.
 func TestRecordIsBounded(t *testing.T) {
 	t.Parallel()
 	var r clone.Record

@@ -15,7 +15,7 @@ import (
 type machine struct {
 	now            time.Time
 	reset, restart uint32
-	clock, kept    time.Duration // the clock now, and its value when the TPM last stored it
+	clock, kept    time.Duration // the TPM's clock now, and the value that the TPM stored last
 	pace           float64
 }
 
@@ -32,7 +32,7 @@ func (k *machine) runs(d time.Duration) {
 func (k *machine) rests(d time.Duration) { k.now = k.now.Add(d) }
 
 // quote returns the sighting of a TPM quote whose duration is `takes`. The TPM reads its clock in
-// the middle of that time.
+// the middle of this duration.
 func (k *machine) quote(takes time.Duration) clone.Sighting {
 	from := k.now.Truncate(time.Second)
 	k.runs(takes / 2)
@@ -77,9 +77,9 @@ func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 	})
 }
 
-// Two machines that start from one TPM state and connect alternately are suspected, even if one of
-// them has booted more often. If their clocks differ by more than the time between their
-// connections, the state is Certain.
+// If two machines start from one TPM state and connect alternately, the state becomes Suspected,
+// even if one machine has booted more often. If the clocks of the two machines' TPMs differ by more
+// than the time between the connections, the state becomes Certain.
 func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -98,7 +98,8 @@ func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 				r.Add(k.quote(200 * time.Millisecond))
 				first.runs(every)
 				second.runs(every)
-				// Both machines live in the same real time: advance the one that is behind.
+				// Both machines run in the same real time: advance the machine whose time is
+				// earlier.
 				later := first.now
 				if second.now.After(later) {
 					later = second.now

@@ -1,9 +1,10 @@
-// Package doctor examines a hub on its own machine: its disk, clock, keys, database and backup, and
-// what others reach of it. It changes nothing, and works while the hub runs.
+// Package doctor examines a hub on the hub's own machine: the disk, the clock, the keys, the
+// database, the backup, and the addresses and URLs at which other machines reach the hub. It
+// changes nothing, and works while the hub runs.
 //
-// The checks are a table. To add one, write a function that returns findings, give each finding a
-// code that no other has, add the function to the table, and add a fault that causes the finding to
-// the tests.
+// The checks are a table. To add a check, write a function that returns findings, and give each
+// finding a unique code. Add the function to the table. Add a fault that causes the finding to
+// TestFaultsAreFound.
 package doctor
 
 import (
@@ -29,30 +30,32 @@ const (
 	serveFile    = "serve.lock"
 )
 
-// Config says which hub is examined, and how.
+// Config says which hub Examine examines, and how.
 type Config struct {
 	Data   string // the hub's data folder
 	Backup string // the folder of the newest backup; empty: unknown
-	// CheckTime bounds the check of the database, and of a backup's database.
+	// CheckTime is the longest duration of the check of the database, and of the check of the
+	// backup's database (0: one minute).
 	CheckTime time.Duration
 
-	// The following are for tests. They default to this machine's.
+	// Tests set the following fields. If a field is not set, this machine's time, disk, clock or
+	// /proc is used.
 	now   func() time.Time
 	disk  func(dir string) (syscall.Statfs_t, error)
 	clock func() (state int, t unix.Timex, err error)
 	proc  string // /proc
 }
 
-// dialTime bounds each connection to the hub.
+// dialTime is the timeout of each connection to the hub.
 const dialTime = 5 * time.Second
 
-// exam is one examination. Later checks use what earlier ones have found.
+// exam is one examination. Later checks use the fields that earlier checks have set.
 type exam struct {
 	Config
-	pid      int  // of the running hub; 0: unknown
-	served   bool // a hub runs on the folder
+	pid      int  // process id of the running hub; 0: unknown
+	served   bool // a hub runs with this data folder
 	roots    *x509.CertPool
-	name     string // the hub's
+	name     string // hub name
 	database *sqlite.Inspection
 }
 
@@ -61,7 +64,8 @@ type check struct {
 	run  func(context.Context, *exam) []finding.Finding
 }
 
-// checks are in the order in which a person mends a hub: what the later ones need comes first.
+// checks are in the order in which a person repairs a hub: a check comes before all checks that
+// depend on it.
 var checks = []check{
 	{"data", checkData},
 	{"keys", checkKeys},
@@ -85,7 +89,7 @@ func Examine(ctx context.Context, cfg Config) []finding.Finding {
 	}
 	if e.clock == nil {
 		e.clock = func() (state int, t unix.Timex, err error) {
-			state, err = unix.Adjtimex(&t) // without a mode it only reads
+			state, err = unix.Adjtimex(&t) // without a mode, Adjtimex only reads the clock's state
 			return state, t, err
 		}
 	}
@@ -113,7 +117,7 @@ func bad(s finding.Severity, code, fact, cause, remedy string) finding.Finding {
 	return finding.Finding{Code: code, Severity: s, Fact: fact, Cause: cause, Remedy: remedy}
 }
 
-// checkData examines the data folder and the modes of what is in it.
+// checkData examines the modes of the data folder, and of the files and folders in the data folder.
 func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 	e.pid, e.served = serving(e.proc, filepath.Join(e.Data, serveFile))
 	for _, f := range []struct {
@@ -127,14 +131,14 @@ func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 		path := filepath.Join(e.Data, f.path)
 		info, err := os.Stat(path)
 		if err != nil {
-			continue // what must be there is checked below
+			continue // later checks report missing files and folders
 		}
 		if info.Mode().Perm()&f.mask == 0 {
 			continue
 		}
-		severity, cause := finding.Warning, "The folder has what the hub knows of its devices and accounts."
+		severity, cause := finding.Warning, "The folder has the hub's keys, and its data about devices and accounts."
 		if info.Mode().Perm()&0o022 != 0 {
-			severity, cause = finding.Problem, "Others could change what the hub stores."
+			severity, cause = finding.Problem, "Other users of this machine can change the hub's data."
 		}
 		found = append(found, bad(severity, "data-mode", fmt.Sprintf("Other users of this machine have access to %s (mode %04o).", path, info.Mode().Perm()), cause,
 			fmt.Sprintf("chmod %s %s", f.mode, path)))
@@ -145,7 +149,7 @@ func checkData(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// checkDisk examines the room on the disks of the data folder and of the objects.
+// checkDisk examines the free space on the disks of the data folder and of the objects' folder.
 func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	seen := map[uint64]bool{} // by device number
 	for _, dir := range []string{e.Data, filepath.Join(e.Data, objectFolder), filepath.Join(e.Data, pkiFolder)} {
@@ -164,28 +168,29 @@ func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// room judges the free space and inodes of a file system, by the hub's own reserve: below it the hub
-// refuses uploads, and below half of it everything but removing.
+// room judges the free space and the free inodes of a file system. It uses the hub's own reserve:
+// if the free space is below the reserve, the hub refuses uploads. If the free space is below half
+// of the reserve, the hub refuses everything except deletions.
 func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	free, size := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
 	reserve := min(size/20, 1<<30)
-	remedy := "Make room: remove what other programs store there, delete devices that are not needed, or enlarge the disk. See 'A full disk' in docs/operations.md."
+	remedy := "Free disk space: remove files of other programs, delete devices that are not needed, or enlarge the disk. See 'A full disk' in docs/operations.md."
 	switch {
 	case free < reserve:
 		found = append(found, bad(finding.Problem, "disk-full", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
-			fmt.Sprintf("Below %s the hub refuses uploads, and below half of that everything new.", bytesOf(reserve)), remedy))
+			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of that is free, it refuses all new data.", bytesOf(reserve)), remedy))
 	case free < 3*reserve:
 		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
-			fmt.Sprintf("Below %s the hub refuses uploads.", bytesOf(reserve)), remedy))
+			fmt.Sprintf("If less than %s is free, the hub refuses uploads.", bytesOf(reserve)), remedy))
 	}
-	// Some file systems make inodes as they need them, and report none.
+	// Some file systems make inodes when needed, and report that they have none.
 	if s.Files > 0 && s.Ffree < max(s.Files/100, 1000) {
 		severity := finding.Warning
 		if s.Ffree < 100 {
 			severity = finding.Problem
 		}
 		found = append(found, bad(severity, "disk-inodes", fmt.Sprintf("%d inodes of %d are free on the disk of %s.", s.Ffree, s.Files, dir),
-			"Without a free inode no file can be made, however much space is free.", "Remove small files of other programs, or use a file system with more inodes."))
+			"Without a free inode, no program can create a file, even if disk space is free.", "Remove small files of other programs, or use a file system with more inodes."))
 	}
 	if len(found) == 0 {
 		return good("disk", "%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size))
@@ -203,13 +208,13 @@ func bytesOf(n int64) string {
 	return fmt.Sprintf("%d KiB", n>>10)
 }
 
-// checkClock asks the kernel whether something sets the clock, and compares the clock with the newest
-// event.
+// checkClock asks the kernel whether a time server sets the clock, and compares the clock with the
+// time of the newest event.
 func checkClock(_ context.Context, e *exam) (found []finding.Finding) {
 	now := e.now().UTC()
 	if d := e.database; d != nil && d.Newest.Sub(now) > 2*time.Minute {
 		found = append(found, bad(finding.Problem, "clock-back", fmt.Sprintf("The clock says %s, and the hub's newest event is of %s.", now.Format(time.DateTime), d.Newest.UTC().Format(time.DateTime)),
-			"The clock was set back, or it was wrong then. Sessions, join tokens and revocations depend on it.", "Set the clock, for example with chrony or systemd-timesyncd."))
+			"The clock was set back after this event, or was wrong at the time of the event. Sessions, join tokens and revocations depend on the clock.", "Set the clock, for example with chrony or systemd-timesyncd."))
 	}
 	state, t, err := e.clock()
 	switch {

@@ -27,7 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeHub makes the data folder of a hub that has stopped.
+// makeHub makes the data folder of a hub that does not run, and returns the path of the folder.
 func makeHub(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "hub")
@@ -53,7 +53,7 @@ func makeHub(t *testing.T) string {
 	return dir
 }
 
-// healthy is a machine on which nothing is wrong.
+// healthy returns the configuration for a hub and a machine without faults.
 func healthy(dir string) Config {
 	return Config{Data: dir,
 		disk: func(string) (syscall.Statfs_t, error) {
@@ -63,7 +63,8 @@ func healthy(dir string) Config {
 	}
 }
 
-// tree describes every file of a folder: its name, mode, time and content.
+// tree returns a line for each file of a folder: the file's name, mode, time and the hash of its
+// bytes.
 func tree(t *testing.T, dir string) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -98,8 +99,8 @@ func codes(list []finding.Finding) (all []string) {
 	return all
 }
 
-// Each fault has its finding with a remedy, other checks say what they said before, and nothing is
-// changed.
+// For each fault, the doctor reports the right finding, with a remedy. Without a fault, it reports
+// no problem. It never changes the data folder.
 func TestFaultsAreFound(t *testing.T) {
 	t.Parallel()
 	must := func(err error) {
@@ -122,7 +123,7 @@ func TestFaultsAreFound(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		cause func(dir string, cfg *Config)
-		want  string // "": no problem and no warning but that no hub runs
+		want  string // beginning of "severity:code"; "": the only warning is that no hub runs
 	}{
 		"nothing":           {func(string, *Config) {}, ""},
 		"open folder":       {func(d string, _ *Config) { must(os.Chmod(d, 0o755)) }, "warning:data-mode"},
@@ -200,7 +201,7 @@ func diskWith(free, inodes uint64) func(string) (syscall.Statfs_t, error) {
 	}
 }
 
-// damage writes over pages in the middle of a database.
+// damage overwrites pages in the middle of a database.
 func damage(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -217,7 +218,8 @@ func damage(t *testing.T, path string) {
 	}
 }
 
-// The check of a large database ends in time, and says that it did not finish.
+// The check of a large database ends after CheckTime, and the finding says that the check did not
+// finish.
 func TestCheckOfTheDatabaseEnds(t *testing.T) {
 	t.Parallel()
 	e := &exam{Config: healthy(makeHub(t))}
@@ -228,7 +230,7 @@ func TestCheckOfTheDatabaseEnds(t *testing.T) {
 	}
 }
 
-// A URL of the hub is examined as a device does it.
+// The doctor connects to the hub's URL and verifies the certificate as a device does.
 func TestURLsAreExamined(t *testing.T) {
 	t.Parallel()
 	h, other := hubtest.New(t, nil, nil), hubtest.New(t, nil, nil)
@@ -262,7 +264,8 @@ func TestURLsAreExamined(t *testing.T) {
 	}
 }
 
-// A running hub is found by the kernel's list of locks, without touching the lock.
+// The doctor finds a running hub in the kernel's list of locks, and does not try to lock the hub's
+// lock file.
 func TestRunningHubIsFound(t *testing.T) {
 	t.Parallel()
 	lock := filepath.Join(t.TempDir(), serveFile)

@@ -23,8 +23,9 @@ import (
 	"gangway/internal/finding"
 )
 
-// serving reports whether a process holds the lock of a hub, and its id if it is known. It looks at
-// the kernel's list of locks: to try the lock would keep a hub from starting at that moment.
+// serving reports whether a process has locked the hub's lock file. It also returns the process id,
+// or 0 if the id is not known. It reads the kernel's list of locks, because an attempt to lock the
+// file could keep a hub from starting.
 func serving(proc, lock string) (pid int, held bool) {
 	info, err := os.Stat(lock)
 	if err != nil {
@@ -56,17 +57,18 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// leastFiles is how many files a hub must be allowed to open. Each connected device is one.
+// leastFiles is the smallest number of files that a hub must be allowed to open. Each connected
+// device is an open file.
 const leastFiles = 4096
 
 // checkProcess examines whether the hub runs, and how many files it may open.
 func checkProcess(_ context.Context, e *exam) []finding.Finding {
 	if !e.served {
-		return []finding.Finding{bad(finding.Warning, "hub-stopped", "No hub runs on this folder.", "", "Start it: 'systemctl start gangway', or gangway serve --data "+e.Data)}
+		return []finding.Finding{bad(finding.Warning, "hub-stopped", "No hub runs with this data folder.", "", "Start the hub: 'systemctl start gangway', or gangway serve --data "+e.Data)}
 	}
 	limits, err := os.ReadFile(filepath.Join(e.proc, fmt.Sprint(e.pid), "limits"))
 	if err != nil || e.pid == 0 {
-		return good("process", "A hub runs on this folder.")
+		return good("process", "A hub runs with this data folder.")
 	}
 	soft := -1
 	for line := range strings.Lines(string(limits)) {
@@ -84,16 +86,17 @@ func checkProcess(_ context.Context, e *exam) []finding.Finding {
 	}
 	switch {
 	case soft >= 0 && open > soft*8/10:
-		return []finding.Finding{bad(finding.Problem, "files-used-up", fmt.Sprintf("The hub (process %d) has %d of the %d files open that it may open.", e.pid, open, soft),
-			"Each connected device is a file. At the limit, the hub refuses connections.", "Set LimitNOFILE=65536 with 'systemctl edit gangway', and restart the hub.")}
+		return []finding.Finding{bad(finding.Problem, "files-used-up", fmt.Sprintf("The hub (process %d) has %d open files, and may open at most %d.", e.pid, open, soft),
+			"Each connected device is an open file. At the limit, the hub refuses connections.", "Set LimitNOFILE=65536 with 'systemctl edit gangway', and restart the hub.")}
 	case soft >= 0 && soft < leastFiles:
-		return []finding.Finding{bad(finding.Warning, "files-limit", fmt.Sprintf("The hub (process %d) may open %d files only.", e.pid, soft),
-			"Each connected device is a file.", "Set LimitNOFILE=65536 with 'systemctl edit gangway', and restart the hub.")}
+		return []finding.Finding{bad(finding.Warning, "files-limit", fmt.Sprintf("The hub (process %d) may open only %d files.", e.pid, soft),
+			"Each connected device is an open file.", "Set LimitNOFILE=65536 with 'systemctl edit gangway', and restart the hub.")}
 	}
-	return good("process", "A hub runs on this folder (process %d), with %d open files.", e.pid, open)
+	return good("process", "A hub runs with this data folder (process %d), with %d open files.", e.pid, open)
 }
 
-// checkListeners examines at which addresses the hub listens, and which of them answer in plain text.
+// checkListeners examines the addresses at which the hub listens. It reports an address that
+// answers in plain HTTP.
 func checkListeners(ctx context.Context, e *exam) (found []finding.Finding) {
 	if e.pid == 0 {
 		return nil
@@ -108,19 +111,19 @@ func checkListeners(ctx context.Context, e *exam) (found []finding.Finding) {
 		names = append(names, a.String())
 		local = local && a.Addr().IsLoopback()
 		if !a.Addr().IsLoopback() && plain(ctx, a) {
-			found = append(found, bad(finding.Problem, "metrics-exposed", fmt.Sprintf("The hub answers plain HTTP at %s, which other machines may reach.", a),
-				"The metrics have the numbers of devices and requests.", "Give --metrics-listen a loopback address, such as 127.0.0.1:12444."))
+			found = append(found, bad(finding.Problem, "metrics-exposed", fmt.Sprintf("The hub answers in plain HTTP at %s, and other machines may reach this address.", a),
+				"The metrics reveal the numbers of devices and requests.", "Give --metrics-listen a loopback address, such as 127.0.0.1:12444."))
 		}
 	}
 	slices.Sort(names)
 	switch {
 	case len(names) == 0:
-		return []finding.Finding{bad(finding.Problem, "not-listening", fmt.Sprintf("The hub (process %d) listens at no address.", e.pid), "It is starting, or it hangs.", "Look at its log: journalctl -u gangway")}
+		return []finding.Finding{bad(finding.Problem, "not-listening", fmt.Sprintf("The hub (process %d) listens at no address.", e.pid), "The hub is starting, or does not respond.", "Read the hub's log: journalctl -u gangway")}
 	case len(found) > 0:
 		return found
 	case local:
-		return []finding.Finding{bad(finding.Note, "loopback-only", fmt.Sprintf("The hub listens on loopback only: %s.", strings.Join(names, ", ")),
-			"Other machines reach it only through something that forwards to it.", "If devices are to reach it directly: gangway serve --listen :12443 --url https://NAME:12443")}
+		return []finding.Finding{bad(finding.Note, "loopback-only", fmt.Sprintf("The hub listens only on loopback addresses: %s.", strings.Join(names, ", ")),
+			"Other machines reach the hub only through a proxy or a port forwarding on this machine.", "If devices must reach the hub directly: gangway serve --listen :12443 --url https://NAME:12443")}
 	}
 	return good("listeners", "The hub listens at %s.", strings.Join(names, ", "))
 }
@@ -155,8 +158,9 @@ func listening(proc string, pid int) (list []netip.AddrPort, err error) {
 	return list, nil
 }
 
-// socketAddress reads an address of /proc/net/tcp: 32-bit words in the byte order of the machine,
-// which is little-endian on every machine that the hub is built for, a colon, and the port.
+// socketAddress parses an address of /proc/net/tcp: the IP address in 32-bit words, a colon, and
+// the port. The words are in the byte order of the machine. Every machine for which the hub is
+// built is little-endian.
 func socketAddress(text string) (netip.AddrPort, bool) {
 	host, port, _ := strings.Cut(text, ":")
 	b, err := hex.DecodeString(host)
@@ -171,7 +175,8 @@ func socketAddress(text string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(n)), ok
 }
 
-// plain reports whether metrics are answered in plain HTTP at an address of this machine.
+// plain reports whether the hub answers requests for metrics in plain HTTP at an address of this
+// machine.
 func plain(ctx context.Context, a netip.AddrPort) bool {
 	host := a.Addr()
 	if host.IsUnspecified() {
@@ -212,7 +217,7 @@ func checkURLs(ctx context.Context, e *exam) (found []finding.Finding) {
 func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	u, err := url.Parse(address)
 	if err != nil {
-		return bad(finding.Problem, "url-wrong", fmt.Sprintf("The URL %q cannot be read.", address), "", "Start the hub with another --url.")
+		return bad(finding.Problem, "url-wrong", fmt.Sprintf("The URL %q of the hub is not a valid URL.", address), "", "Start the hub with a valid --url, such as https://NAME:12443.")
 	}
 	port := u.Port()
 	if port == "" {
@@ -228,25 +233,25 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &unknown):
-		return bad(finding.Problem, "url-other", fmt.Sprintf("Another server than this hub answers at %s: its certificate is not of the hub's CA.", address),
-			"A proxy that ends TLS, or another machine, has this address. Devices refuse it.", "Forward the TCP connection unchanged, or see --proxy-ca in docs/operations.md.")
+		return bad(finding.Problem, "url-other", fmt.Sprintf("Another server answers at %s instead of this hub: the server's certificate was not issued by the hub's CA.", address),
+			"A proxy that ends TLS, or another machine, has this address. Devices refuse this server.", "Forward the TCP connection unchanged, or see --proxy-ca in docs/operations.md.")
 	case errors.As(err, &otherName):
 		return bad(finding.Problem, "url-name", fmt.Sprintf("The certificate at %s is not for the name %s.", address, u.Hostname()),
-			"The hub was started with another --url since.", fmt.Sprintf("Start the hub with --also-url %s.", address))
+			"The hub was later started with another --url.", fmt.Sprintf("Start the hub with --also-url %s.", address))
 	case errors.As(err, &expired):
 		return bad(finding.Problem, "url-expired", fmt.Sprintf("The certificate at %s is not valid now: %v.", address, err), "The clock is wrong, or was wrong when the hub started.", "Set the clock, and restart the hub.")
 	case errors.As(err, &dns):
-		return bad(finding.Warning, "url-lookup", fmt.Sprintf("The name of %s cannot be looked up on this machine: %s.", address, dns.Err), "Devices may use other name servers.", "Add the name to the DNS that devices use.")
+		return bad(finding.Warning, "url-lookup", fmt.Sprintf("The host name of %s cannot be resolved on this machine: %s.", address, dns.Err), "Devices may use other name servers.", "Add the name to the DNS that devices use.")
 	case err != nil:
-		return bad(finding.Warning, "url-unreachable", fmt.Sprintf("Nothing answers at %s, seen from this machine: %v.", address, err),
-			"A firewall, or a router that does not send connections back inside, may be the reason.", "Try it from a machine outside: curl -k "+address+"/healthz")
+		return bad(finding.Warning, "url-unreachable", fmt.Sprintf("No server answers at %s when this machine connects: %v.", address, err),
+			"Possible reasons: a firewall, or a router that does not forward connections from its own network to this URL.", "Test the URL from a machine in another network: curl -k "+address+"/healthz")
 	}
 	defer c.Close()
 	leaf := c.(*tls.Conn).ConnectionState().PeerCertificates[0]
 	left := int(leaf.NotAfter.Sub(e.now()).Hours() / 24)
 	if left < 14 {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate at %s expires in %d day(s).", address, left),
-			"The hub renews its certificate when 30 days are left, so the renewal fails.", "Look for the reason in the hub's log: journalctl -u gangway")
+			"The hub renews its certificate when 30 days are left, so the renewal fails.", "Find the reason in the hub's log: journalctl -u gangway")
 	}
 	return good("url", "This hub answers at %s; its certificate is valid for %d more days and renews itself.", address, left)[0]
 }

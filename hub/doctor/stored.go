@@ -19,15 +19,16 @@ import (
 // checkKeys examines the hub's keys and certificates.
 func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	dir := filepath.Join(e.Data, pkiFolder)
-	// pki.Open makes keys if the folder does not exist, and the doctor makes nothing.
+	// pki.Open would make new keys if the folder does not exist, but the doctor must not change
+	// anything.
 	if _, err := os.Stat(dir); err != nil {
 		return []finding.Finding{bad(finding.Problem, "keys-missing", fmt.Sprintf("The hub's keys are not in %s.", dir),
-			"Without them, the hub recognizes no device.", "Restore the folder from its backup, or mount its disk.")}
+			"Without these keys, the hub recognizes no device.", "Restore the folder from its backup, or mount its disk.")}
 	}
 	ca, err := pki.Open(dir, pki.Options{})
 	if err != nil {
 		return []finding.Finding{bad(finding.Problem, "keys-unusable", fmt.Sprintf("The hub's keys cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")),
-			"", "Do what the sentence says. Do not make new keys: the devices know only these.")}
+			"", "Correct the reported fault, or restore the keys from the newest backup. Do not make new keys: the devices know only these keys.")}
 	}
 	e.roots, e.name = x509.NewCertPool(), ca.HubName()
 	e.roots.AddCert(ca.Root())
@@ -40,20 +41,20 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	return good("keys", "The hub's keys are complete and private, and its CAs do not expire. The hub name is %s.", e.name)
 }
 
-// checkDatabase examines the database, while the hub may be using it.
+// checkDatabase examines the database. The hub may use the database at the same time.
 func checkDatabase(ctx context.Context, e *exam) []finding.Finding {
 	path := filepath.Join(e.Data, databaseFile)
 	info, err := os.Stat(path)
 	if err != nil {
 		return []finding.Finding{bad(finding.Problem, "database-missing", fmt.Sprintf("There is no database %s.", path),
-			"", "Restore it from its backup. If this is a new hub, start it once: gangway serve --data "+e.Data)}
+			"", "Restore the database from the newest backup. If this is a new hub, start the hub once: gangway serve --data "+e.Data)}
 	}
 	in, err := e.inspect(ctx, path, e.served)
 	size := bytesOf(info.Size())
 	switch {
 	case errors.Is(err, sqlite.ErrUnclean):
 		return []finding.Finding{bad(finding.Warning, "database-unclean", "The database was not closed, and no hub runs.", "The hub was killed, or the machine lost power.",
-			"Start the hub, which recovers the last changes, and examine it again.")}
+			"Start the hub: it recovers the last changes. Then run the doctor again.")}
 	case err != nil:
 		return []finding.Finding{bad(finding.Problem, "database-unreadable", fmt.Sprintf("The database %s cannot be read: %v.", path, err),
 			"The file is damaged, or another program made it.", "Stop the hub, keep the file, and restore the newest backup.")}
@@ -64,8 +65,8 @@ func checkDatabase(ctx context.Context, e *exam) []finding.Finding {
 			"The disk, its controller or the memory is failing, or another program wrote to the file.", "Stop the hub, keep the file, restore the newest backup, and examine the machine.")}
 	}
 	if !in.Finished {
-		return []finding.Finding{bad(finding.Note, "database-unchecked", fmt.Sprintf("The check of the database (%s) did not end within %s and found nothing until then.", size, e.CheckTime),
-			"", "Give it more time, when the hub has little to do: --check-time 30m")}
+		return []finding.Finding{bad(finding.Note, "database-unchecked", fmt.Sprintf("The check of the database (%s) did not end within %s, and found no fault until then.", size, e.CheckTime),
+			"", "Give the check more time, at a time when the hub has little load: --check-time 30m")}
 	}
 	return good("database", "The database is whole; it has %s.", size)
 }
@@ -74,7 +75,7 @@ func (e *exam) inspect(ctx context.Context, path string, served bool) (sqlite.In
 	return sqlite.Inspect(ctx, path, served, e.CheckTime)
 }
 
-// The ages of a backup at which a person must look.
+// The ages at which a backup becomes a warning and a problem.
 const (
 	oldBackup    = 7 * 24 * time.Hour
 	uselessAfter = 60 * 24 * time.Hour
@@ -83,22 +84,22 @@ const (
 // checkBackup examines the folder of the newest backup, in the form of docs/operations.md.
 func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	if e.Backup == "" {
-		return []finding.Finding{bad(finding.Note, "backup-unknown", "It is not known where the hub's backups are.", "The hub's keys cannot be made again.",
+		return []finding.Finding{bad(finding.Note, "backup-unknown", "The doctor does not know the folder of the hub's backups.", "If the hub's keys are lost without a backup, they cannot be made again.",
 			"Name the newest backup: --backup FOLDER. If there is none, see 'Backup' in docs/operations.md.")}
 	}
 	path := filepath.Join(e.Backup, databaseFile)
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return []finding.Finding{bad(finding.Problem, "backup-missing", fmt.Sprintf("There is no backup %s.", path), "", "Make one: see 'Backup' in docs/operations.md.")}
+		return []finding.Finding{bad(finding.Problem, "backup-missing", fmt.Sprintf("There is no backup %s.", path), "", "Make a backup: see 'Backup' in docs/operations.md.")}
 	}
 	if err != nil {
-		return []finding.Finding{bad(finding.Problem, "backup-unreadable", fmt.Sprintf("The backup cannot be read: %v.", err), "", "Run the doctor as a user who may read it.")}
+		return []finding.Finding{bad(finding.Problem, "backup-unreadable", fmt.Sprintf("The backup cannot be read: %v.", err), "", "Run the doctor as a user who may read the backup.")}
 	}
 	age := e.now().Sub(info.ModTime())
 	days := fmt.Sprintf("%d day(s)", int(age.Hours()/24))
 	switch {
 	case age > uselessAfter:
-		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "Devices that onboarded since would have to onboard again.", "Find out why no backup is made any more."))
+		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "Devices that onboarded since would have to onboard again.", "Find out why no new backup was made, and make a backup."))
 	case age > oldBackup:
 		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "Devices that onboarded since would have to onboard again.", "Make a backup each day."))
 	}
@@ -107,9 +108,9 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	switch {
 	case err != nil:
 		found = append(found, bad(finding.Problem, "backup-damaged", fmt.Sprintf("The backup's database cannot be used: %v.", err),
-			"A copy of the file alone, while the hub writes, is not a backup.", `Copy it with SQLite's backup: sqlite3 `+filepath.Join(e.Data, databaseFile)+` ".backup '`+path+`'"`))
+			"If the file is copied while the hub writes, the copy is not usable.", `Copy it with SQLite's backup: sqlite3 `+filepath.Join(e.Data, databaseFile)+` ".backup '`+path+`'"`))
 	case len(in.Faults) > 0:
-		found = append(found, bad(finding.Problem, "backup-damaged", fmt.Sprintf("The backup's database is damaged: %s.", strings.Join(in.Faults, "; ")), "", "Make a new backup, and look at the disk that it is on."))
+		found = append(found, bad(finding.Problem, "backup-damaged", fmt.Sprintf("The backup's database is damaged: %s.", strings.Join(in.Faults, "; ")), "", "Make a new backup, and examine the disk of the backup."))
 	}
 	if len(found) == 0 {
 		return good("backup", "The newest backup is %s old, and its database and keys are whole.", days)
@@ -117,20 +118,20 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// backupKeys examines the keys of the backup. They must be the hub's.
+// backupKeys examines the keys of the backup. They must be the keys of this hub.
 func (e *exam) backupKeys() []finding.Finding {
 	dir := filepath.Join(e.Backup, pkiFolder)
 	if _, err := os.Stat(dir); err != nil {
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup has no keys: there is no %s.", dir),
-			"A database without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			"A hub without its keys recognizes no device.", fmt.Sprintf("cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
 	}
 	ca, err := pki.Open(dir, pki.Options{})
 	switch {
 	case err != nil:
 		return []finding.Finding{bad(finding.Problem, "backup-keys", fmt.Sprintf("The backup's keys cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")), "",
-			fmt.Sprintf("Copy them with their modes: cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
+			fmt.Sprintf("Copy the hub's keys with their modes: cp -a %s %s", filepath.Join(e.Data, pkiFolder), e.Backup))}
 	case e.name != "" && ca.HubName() != e.name:
-		return []finding.Finding{bad(finding.Problem, "backup-other", fmt.Sprintf("The backup is of another hub, %s.", ca.HubName()), "", "Name the folder of this hub's backup.")}
+		return []finding.Finding{bad(finding.Problem, "backup-other", fmt.Sprintf("The backup is of another hub, with the hub name %s.", ca.HubName()), "", "Name the folder of this hub's backup: --backup FOLDER")}
 	}
 	return nil
 }

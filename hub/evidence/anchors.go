@@ -15,20 +15,21 @@ type Anchors struct {
 	// Origins maps the SHA-256 of a root's DER to the root's source, in words for a person: "built
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
-	// Distrusted holds certificates that no chain may contain, even if a device sends the
-	// certificate itself. A chain is also refused if it contains another certificate with a
-	// distrusted key, unless that certificate is among Roots or Intermediates.
+	// Distrusted lists certificates that no chain may contain, even if a device sends the
+	// distrusted certificate itself. Another certificate with a distrusted key is refused too,
+	// unless it is in Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 
-// NewTrustOf makes a Trust. It returns an error if a root is not a CA certificate.
+// NewTrustOf makes a Trust from the certificates in `a`. It returns an error if a root is not a CA
+// certificate.
 func NewTrustOf(a Anchors) (*Trust, error) {
 	t, err := newTrust(a, barring(a))
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// The second Trust also accepts the distrusted CAs. With its help, Trust.chain can tell a chain
-	// to a distrusted CA from a chain to an unknown one.
+	// The second Trust also accepts the distrusted CAs. Trust.chain uses the second Trust to
+	// distinguish a chain to a distrusted CA from a chain to an unknown CA.
 	withDistrusted := a
 	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {
@@ -47,9 +48,9 @@ func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
 
 var errDistrusted = errors.New("a certificate of the chain is distrusted")
 
-// barring returns a function that refuses each chain with a distrusted certificate, or nil if no
-// certificate is distrusted. newTrust sets the function as a constraint on the roots, so
-// crypto/x509 calls it for every chain.
+// barring returns a function that refuses each chain with a distrusted certificate. It returns nil
+// if no certificate is distrusted. newTrust sets the function as a constraint on the roots, so
+// crypto/x509 calls the function for every chain.
 func barring(a Anchors) func([]*x509.Certificate) error {
 	if len(a.Distrusted) == 0 {
 		return nil
@@ -75,8 +76,8 @@ func barring(a Anchors) func([]*x509.Certificate) error {
 	}
 }
 
-// origin returns a sentence about the source of a root, with a space before it, or "" if the source
-// is not known.
+// origin returns a space and a sentence about the source of a root. It returns "" if the source is
+// not known.
 func (t *Trust) origin(root *x509.Certificate) string {
 	words := t.origins[sha256.Sum256(root.Raw)]
 	if words == "" {
@@ -85,7 +86,7 @@ func (t *Trust) origin(root *x509.Certificate) string {
 	return fmt.Sprintf(" The root's source: %s.", words)
 }
 
-// MayIssue returns an error if a certificate cannot issue EK certificates: it must be a CA
-// certificate, its key usage must allow signing certificates, and its key must be ECDSA, or RSA of
+// MayIssue returns an error if a certificate cannot issue EK certificates. The certificate must be
+// a CA certificate. Its key usage must allow signing certificates. Its key must be ECDSA, or RSA of
 // at least 2048 bits.
 func MayIssue(c *x509.Certificate) error { return mayIssue(c) }

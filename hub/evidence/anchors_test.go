@@ -16,7 +16,8 @@ import (
 	"gangway/tcg"
 )
 
-// A distrusted intermediate is refused in every chain, whether the hub has it or a device sends it.
+// A distrusted intermediate is refused in every chain: if the hub has the intermediate, and if a
+// device sends the intermediate.
 func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -38,9 +39,9 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	}
 }
 
-// The key of a distrusted root stays distrusted in another certificate, even if a trusted maker
-// signed that certificate. A chain with the other certificate is accepted only if the operator
-// trusts that certificate.
+// The key of a distrusted root stays distrusted in a second certificate, even if a trusted maker
+// signed the second certificate. A chain with the second certificate is accepted only if the
+// operator trusts the second certificate.
 func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

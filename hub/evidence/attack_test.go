@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// scene holds what most attack tests need: a trusted maker, two genuine devices of that maker, and
-// a join token.
+// scene has the parties of most attack tests: a trusted maker, two genuine devices of that maker
+// (victim and attacker), and a join token.
 type scene struct {
 	maker    *fleet.Maker
 	trust    *evidence.Trust
@@ -26,8 +26,8 @@ type scene struct {
 	token    *wire.TokenFile
 }
 
-// goodMaker returns the maker of all scenes. It makes the maker's RSA keys only once, which saves
-// most of the tests' time. Tests must not change this maker.
+// goodMaker returns the maker of all scenes. It makes the maker's RSA keys only once, because this
+// takes most of the tests' time. Tests must not change the maker.
 var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
 func newScene(t testing.TB) *scene {
@@ -146,7 +146,7 @@ func TestRejectsIAKOfASoftwareKey(t *testing.T) {
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.SensitiveDataOrigin }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-tpm-made")
 	// A software key with false attributes is useless too, because the attacker cannot open the
-	// reply: see TestStrangerWithTheVictimsEKCertificate in package hub/api.
+	// hub's reply. See TestStrangerWithTheVictimsEKCertificate in package hub/api.
 }
 
 func TestRejectsIAKNotRestricted(t *testing.T) {
@@ -208,15 +208,15 @@ func TestRejectsEKThatIsNoStorageKey(t *testing.T) {
 func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	// The victim's IAK certified the attacker's key, so the certification is not signed by the
-	// request's IAK.
+	// The victim's IAK certified the attacker's key. The request has the attacker's IAK, which did
+	// not sign that certification.
 	body := s.request(t, s.attacker, fleet.RequestChange{
 		Attest:  func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 		Certify: func(a []byte) []byte { return must(s.victim.IAK.Sign(a))(t) },
 	})
 	s.refused(t, body, "certify-signature")
-	// Here the attacker's own IAK signs, so the signature is valid. The attestation still names the
-	// victim's IAK as the signer.
+	// Here the attacker's own IAK signs the attestation, so the signature is valid. But the
+	// attestation still names the victim's IAK as the signer.
 	body = s.request(t, s.attacker, fleet.RequestChange{
 		Attest: func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 	})
@@ -290,7 +290,7 @@ func TestRejectsEKChainToAnUntrustedRoot(t *testing.T) {
 	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t) // the same names
 	d := must(fleet.New(evil, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-untrusted")
-	// A root that the device sends is not trusted.
+	// The attacker's device sends its maker's root. The hub does not trust that root.
 	d.Chain = [][]byte{evil.Intermediate.Raw, evil.Root.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-untrusted")
 }
@@ -302,7 +302,7 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// The device is also refused if it sends the expired certificate itself.
+	// The device sends the expired certificate itself. The hub refuses that too.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
@@ -371,8 +371,8 @@ func TestRejectsCertificateForAnotherPurpose(t *testing.T) {
 func TestRejectsLeafSignedByAnotherLeaf(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	// The victim signs the attacker's EK certificate with its EK. The victim's certificate is
-	// genuine and chains to the root, but is not a CA certificate.
+	// The victim's EK signs the attacker's EK certificate. The victim's EK certificate is genuine
+	// and chains to the root, but is not a CA certificate.
 	victim := must(x509.ParseCertificate(s.victim.EKCert))(t)
 	subject := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
 	subject.Subject.CommonName = "victim"

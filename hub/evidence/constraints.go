@@ -16,8 +16,8 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// constraintError says which constraint of a CA certificate a chain violates. The chain leads to a
-// trusted root, but its CAs may not issue this EK certificate.
+// constraintError names the constraint of a CA certificate that a chain violates. The chain ends at
+// a trusted root, but a CA of the chain may not issue the EK certificate.
 type constraintError struct{ reason string }
 
 func (e *constraintError) Error() string { return e.reason }
@@ -33,12 +33,12 @@ var (
 	oidEmailAddress    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
 )
 
-// chainMayIssue checks that the CAs of a chain allow the certificates below them. The EK
-// certificate's issuer comes first in chain. It checks path lengths (RFC 5280, 4.2.1.9), extended
-// key usages (a CA that has one must include EK certificates), and the names of the CAs (4.2.1.10).
-// checkNames checks the names of the EK certificate itself.
+// chainMayIssue checks that the CAs of a chain allow the certificates below them. The first element
+// of `chain` is the EK certificate's issuer. chainMayIssue checks path lengths (RFC 5280, 4.2.1.9)
+// and the names of the CAs (4.2.1.10). If a CA has an extended key usage, that usage must include
+// EK certificates. checkNames checks the names of the EK certificate itself.
 func chainMayIssue(chain []*x509.Certificate) error {
-	below := 0 // CA certificates below c, not counting self-issued ones
+	below := 0 // number of CA certificates below c, without self-issued certificates
 	for i, c := range chain {
 		if err := mayIssue(c); err != nil {
 			return err
@@ -86,7 +86,7 @@ func checkNames(c *x509.Certificate, above []*x509.Certificate) error {
 	return nil
 }
 
-// generalName is a GeneralName (RFC 5280, 4.2.1.6): its tag and its content. The content of a
+// generalName is a GeneralName (RFC 5280, 4.2.1.6), with its tag and its DER value. The value of a
 // directoryName is a DER Name.
 type generalName struct {
 	tag     uint8
@@ -112,8 +112,8 @@ func (n generalName) String() string {
 	return fmt.Sprintf("of type %d", n.tag)
 }
 
-// namesOf lists a certificate's names: its subject unless it is empty, its
-// subject alternative names, and the subject's e-mail addresses.
+// namesOf returns a certificate's names: the subject unless the subject is empty, the subject
+// alternative names, and the subject's e-mail addresses.
 func namesOf(c *x509.Certificate) (names []generalName, err error) {
 	if len(c.RawSubject) > 2 {
 		names = append(names, generalName{tagDirectory, c.RawSubject})
@@ -154,16 +154,16 @@ func readGeneralName(s *cryptobyte.String) (n generalName, ok bool) {
 	return generalName{uint8(tag) & 0x1F, content}, uint8(tag)&0xC0 == 0x80
 }
 
-// constraints is a NameConstraints (RFC 5280, 4.2.1.10). partly[tag] is true if a subtree of that
-// name form has a minimum or maximum. RFC 5280 does not allow these bounds, and this package does
-// not evaluate them.
+// constraints is a NameConstraints (RFC 5280, 4.2.1.10). `partly[tag]` is true if a subtree of the
+// name form `tag` has a minimum or maximum. RFC 5280 does not allow these bounds, and this package
+// does not evaluate these bounds.
 type constraints struct {
 	permitted, excluded []generalName
 	partly              map[uint8]bool
 }
 
-// nameConstraints returns the name constraints of a CA, and whether they are critical. It returns
-// nil if the CA has none.
+// nameConstraints returns the name constraints of a CA, and true if they are critical. It returns
+// nil if the CA has no name constraints.
 func nameConstraints(ca *x509.Certificate) (*constraints, bool, error) {
 	for _, e := range ca.Extensions {
 		if !e.Id.Equal(oidNameConstraints) {
@@ -215,8 +215,9 @@ func (l *constraints) read(trees cryptobyte.String, to *[]generalName) error {
 }
 
 // allow reports whether the constraints allow a name. The name must not be in an excluded subtree.
-// If there are permitted subtrees of the name's form, it must be in one of them. A name of a form
-// that this package does not support is allowed only if the constraints are not critical.
+// If there are permitted subtrees of the name's form, the name must be in one permitted subtree. If
+// this package does not support the name's form, the name is allowed only if the constraints are
+// not critical.
 func (l *constraints) allow(n generalName, critical bool) bool {
 	limited := false
 	for _, base := range l.excluded {
@@ -247,8 +248,8 @@ func (l *constraints) allow(n generalName, critical bool) bool {
 	return !limited
 }
 
-// within reports whether a name is in the subtree of base, a name of the same form. known is false
-// if this package does not support the form.
+// within reports whether a name is in the subtree of `base`, which is a name of the same form. The
+// result `known` is false if this package does not support the form.
 func (n generalName) within(base generalName) (inside, known bool) {
 	name, limit := strings.ToLower(string(n.content)), strings.ToLower(string(base.content))
 	switch n.tag {
@@ -283,8 +284,8 @@ func (n generalName) within(base generalName) (inside, known bool) {
 	return false, false
 }
 
-// hostWithin reports whether a limit covers a host. A limit with a leading dot covers all hosts of
-// the domain; any other limit covers only that host.
+// hostWithin reports whether a limit of a name constraint covers a host. If the limit begins with a
+// dot, it covers all hosts of the domain. Any other limit covers only the host that it names.
 func hostWithin(host, limit string) bool {
 	if strings.HasPrefix(limit, ".") {
 		return strings.HasSuffix(host, limit)

@@ -13,7 +13,8 @@ import (
 	"gangway/tcg"
 )
 
-// subtree returns a GeneralSubtree (RFC 5280, 4.2.1.10); tag is the tag of its GeneralName.
+// subtree returns a GeneralSubtree (RFC 5280, 4.2.1.10). The argument `tag` is the tag of the
+// GeneralName, and `content` is its value.
 func subtree(t testing.TB, tag int, content []byte) []byte {
 	return must(asn1.Marshal(struct{ Base asn1.RawValue }{asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: tag == 4 || tag == 0, Bytes: content}}))(t)
 }
@@ -44,8 +45,8 @@ func attribute(value string, id ...int) pkix.AttributeTypeAndValue {
 	return pkix.AttributeTypeAndValue{Type: id, Value: value}
 }
 
-// constrained returns a copy of the maker whose intermediate CA certificate is altered by change.
-// It returns the maker itself if change is nil.
+// constrained returns a copy of the maker `m`. The function `change` alters the copy's intermediate
+// CA certificate. If `change` is nil, constrained returns `m` itself.
 func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *fleet.Maker {
 	t.Helper()
 	if change == nil {
@@ -56,8 +57,8 @@ func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *
 	return &n
 }
 
-// The constraints of every CA certificate above an EK certificate are enforced, up to the root: a
-// CA for another purpose below a maker's root cannot issue EK certificates.
+// The constraints of every CA certificate above an EK certificate are enforced, up to the root. So
+// a CA for another purpose below a maker's root cannot issue EK certificates.
 func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 	t.Parallel()
 	usage := func(known []x509.ExtKeyUsage, other ...asn1.ObjectIdentifier) func(*x509.Certificate) {
@@ -166,7 +167,7 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 		tag    int
 		limit  string
 		names  map[string]bool // key: a name; value: is the name in the subtree?
-		always bool            // the form is not supported, so a constraint on it refuses both names
+		always bool            // the form is not supported, so a constraint on the form refuses both names
 	}{
 		{"DNS", 2, "maker.example", map[string]bool{"maker.example": true, "TPM.Maker.Example": true, "notmaker.example": false, "example": false}, false},
 		{"e-mail, host", 1, "maker.example", map[string]bool{"tpm@maker.example": true, "tpm@a.maker.example": false}, false},
@@ -198,8 +199,8 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 	}
 }
 
-// A CA has two chains, and only one of them has name constraints that exclude the EK certificate.
-// The EK certificate is accepted through the other chain.
+// A CA has two chains. The first chain has name constraints that exclude the EK certificate; the
+// second chain has none. The EK certificate is accepted through the second chain.
 func TestUnconstrainedChainBesideAConstrainedOneCounts(t *testing.T) {
 	t.Parallel()
 	m := must(goodMaker())(t)

@@ -1,13 +1,16 @@
-// Package evidence answers one question: is this a real TPM, and are these its keys? The checks are
-// a pure function of the request, the trusted TPM makers' roots, the policy and the time. All of
-// these are arguments, so that every attack can be a row of a table in a test.
+// Package evidence checks whether a request comes from a real TPM, and whether the request's keys
+// are in that TPM. The checks are a pure function of the request, the trusted TPM makers' roots,
+// the policy and the time. All four are arguments, so that every attack can be a row of a table in
+// a test.
 //
-// Parse turns a request into a Request, which does not change afterwards. Verify judges that
-// object, and the hub continues only with values from that object. (In Keylime's CVE-2022-1053,
-// data was fetched once for the check and again for its use, so the two could differ.)
+// Parse turns a request into a Request, which does not change afterwards. Verify judges the
+// Request. The hub continues only with values from the Request. (In Keylime's CVE-2022-1053, data
+// was fetched once for the check and again for its use, so the checked and the used data could
+// differ.)
 //
-// Verify cannot show that the IAK is in the TPM of the EK certificate: a request does not prove
-// that. The reply proves it, because only that TPM can open the reply; see package wire.
+// Verify cannot prove that the IAK is in the TPM of the EK certificate, because a request does not
+// prove this. The reply proves it: only the TPM of the EK certificate can open the reply. See
+// package wire.
 package evidence
 
 import (
@@ -38,7 +41,7 @@ func refuse(code, reason, hint string) *Refusal {
 
 func (r *Refusal) Error() string { return r.Reason + " " + r.Hint }
 
-// Request is a parsed TCG-CSR-IDEVID with everything in it, or one step of a two-step enrolment
+// Request is a parsed TCG-CSR-IDEVID with all its structures, or one step of a two-step enrolment
 // (see ParseKeys and ParseRegistration).
 type Request struct {
 	Raw  []byte   // the body as received; nil in a two-step enrolment
@@ -49,7 +52,7 @@ type Request struct {
 	PKCS10 *x509.CertificateRequest // only in a two-step enrolment
 	Chain  [][]byte                 // the request's certificates: possible intermediates, never roots
 
-	EKCertificate *tcg.EKCertificate // nil: the request has none
+	EKCertificate *tcg.EKCertificate // nil: the request has no EK certificate
 	EK            *tcg.Public
 	EKHash        [32]byte // tcg.KeyHash of EK
 	IAK           *tcg.Public
@@ -70,9 +73,9 @@ type Request struct {
 	ignored  []string // notes about ignored parts of the request
 }
 
-// Parse parses a request and all the structures in it, and computes the TPM names of its keys. It
-// checks the CSR's hash, but no signature. The Request aliases raw, which must not change
-// afterwards. The errors are of type *Refusal.
+// Parse parses a request and all structures of the request. It computes the TPM names of the keys.
+// It checks the CSR's hash, but no signature. The Request aliases `raw`, so `raw` must not change
+// afterwards. Errors have the type *Refusal.
 func Parse(raw []byte) (*Request, error) {
 	csr, err := tcg.ParseCSR(raw)
 	if err == tcg.ErrCSRHash {
@@ -98,8 +101,8 @@ func Parse(raw []byte) (*Request, error) {
 			return nil, refuse("csr-malformed", fmt.Sprintf("The field %s of the TCG-CSR-IDEVID must be empty, but has %d bytes.", f.name, len(f.value)), "Leave it empty; docs/protocol.md#2-the-request-post-onboard lists the fields that the hub reads. The device reports its boot later, at /device/boot.")
 		}
 	}
-	// If a TPM has no EK certificate, the device sends the EK's public area in the certificate's
-	// field.
+	// If a TPM has no EK certificate, the device sends the EK's public area in the field for the EK
+	// certificate.
 	certificate := csr.EKCert
 	if bytes.Equal(certificate, r.CAData.EKPublic) {
 		certificate = nil
@@ -124,10 +127,10 @@ func Parse(raw []byte) (*Request, error) {
 
 const hintChain = "Send one certificate in each entry, without padding, and nothing else."
 
-// checkChain refuses a chain if an entry is not a certificate. If an entry has the outline of a
-// certificate in DER but cannot be parsed, checkChain ignores it and adds a note: some TPMs hold
-// malformed certificates that their chain does not need. The argument refused has the code and the
-// hint of the refusal; checkChain adds the reason.
+// checkChain refuses a chain if an entry is not a certificate. An entry may have the outer DER
+// structure of a certificate, but not be parsable. checkChain ignores such an entry and adds a
+// note, because some TPMs store malformed certificates that their chain does not need. The argument
+// `refused` has the code and the hint of the refusal. checkChain adds the reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {
@@ -142,7 +145,8 @@ func (r *Request) checkChain(refused *Refusal) error {
 	return nil
 }
 
-// parseEK parses the EK's TPMT_PUBLIC and its certificate, which is nil if there is none.
+// parseEK parses the EK's TPMT_PUBLIC and the EK certificate. The argument `certificate` is nil if
+// there is no EK certificate.
 func (r *Request) parseEK(public, certificate []byte) (err error) {
 	if r.EK, err = tcg.ParsePublic(public); err != nil {
 		return malformed("ek-malformed", "The EK's public area cannot be read", err)
@@ -213,8 +217,8 @@ func malformed(code, what string, err error) *Refusal {
 // Firmware returns the TPM's firmware version from its attestation, as four decimal numbers.
 func (r *Request) Firmware() string { return Firmware(r.Certify.FirmwareVersion).String() }
 
-// Maker returns the TPM's maker from its EK certificate. It is empty if there is no certificate, or
-// if the certificate does not name the maker.
+// Maker returns the TPM's maker from the EK certificate. The result is empty if the request has no
+// EK certificate, or if the EK certificate does not name the maker.
 func (r *Request) Maker() string {
 	if r.EKCertificate == nil {
 		return ""
@@ -222,7 +226,7 @@ func (r *Request) Maker() string {
 	return r.EKCertificate.Manufacturer
 }
 
-// Model returns the TPM's model from its EK certificate; it may be empty.
+// Model returns the TPM's model from the EK certificate. The result may be empty.
 func (r *Request) Model() string {
 	if r.EKCertificate == nil {
 		return ""
@@ -230,7 +234,7 @@ func (r *Request) Model() string {
 	return r.EKCertificate.Model
 }
 
-// EKCertificateDER returns the EK certificate in DER, or nil if there is none.
+// EKCertificateDER returns the EK certificate in DER, or nil if the request has no EK certificate.
 func (r *Request) EKCertificateDER() []byte {
 	if r.EKCertificate == nil {
 		return nil
@@ -238,15 +242,15 @@ func (r *Request) EKCertificateDER() []byte {
 	return r.EKCertificate.Certificate.Raw
 }
 
-// maxMaker bounds the maker's name in certificates, in bytes. The TCG's vendor
-// ids have 4 characters.
+// maxMaker is the maximum size of the maker's name in certificates, in bytes. The TCG's vendor ids
+// have 4 characters.
 const maxMaker = 32
 
 // HardwareSerial returns the text that identifies the TPM in certificates (HardwareModuleName, RFC
-// 4108; DevID 8.2): the manufacturer, then the first 16 bytes of the EK hash in hexadecimal. It
-// does not use serial numbers, which are unique only for one issuer. It leaves out the manufacturer
-// unless resident is true (see Verdict.Resident): without TPM residency, only the sender states the
-// manufacturer.
+// 4108; DevID 8.2). The text is the manufacturer, then the first 16 bytes of the EK hash in
+// hexadecimal. A serial number is not used, because it is unique only for one issuer. If `resident`
+// is false (see Verdict.Resident), the text has no manufacturer: without TPM residency, only the
+// sender states the manufacturer.
 func (r *Request) HardwareSerial(resident bool) string {
 	maker := ""
 	if resident {
@@ -258,15 +262,16 @@ func (r *Request) HardwareSerial(resident bool) string {
 	return maker + ":" + hex.EncodeToString(r.EKHash[:16])
 }
 
-// Resident reports whether a verdict shows TPM residency (the TCG's term): the EK has a certificate
-// that leads to a trusted root. As soon as the TPM has opened the hub's reply, its maker vouches
-// that the request's keys are in that TPM. A person's approval does not show residency.
+// Resident reports whether a verdict shows TPM residency (the TCG's term). It is true if the EK has
+// a certificate that chains to a trusted root. When the TPM has opened the hub's reply, this
+// certificate proves that the request's keys are in that TPM. A person's approval does not prove
+// residency.
 func (v *Verdict) Resident(r *Request) bool {
 	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }
 
-// omission returns the reason that the device states for sending no EK certificate. It is a
-// sentence to append to another one, or "" if the device states no reason.
+// omission returns the device's stated reason for sending no EK certificate. The result is a
+// sentence that callers append to another sentence. It is "" if the device states no reason.
 func (r *Request) omission() string {
 	if r.CAData == nil || r.CAData.Omission.Why == 0 {
 		return ""

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// JSON encodes v exactly as json.Marshal does. Almost every verdict accepts the request and is
-// plain ASCII; JSON encodes such a verdict without reflection, which is faster.
+// JSON encodes the verdict exactly as json.Marshal does. Almost every verdict accepts the request
+// and is plain ASCII. JSON encodes these verdicts without reflection, because that is faster.
 func (v *Verdict) JSON() ([]byte, error) {
 	asked := slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Ask || s.OK && s.Skipped })
 	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Checks == nil {
@@ -47,8 +47,8 @@ func (v *Verdict) JSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// appendJSONString appends s as encoding/json encodes it. It calls encoding/json only if s has
-// characters that are not printable ASCII, or that encoding/json escapes for HTML.
+// appendJSONString appends the string `s` as encoding/json encodes it. It calls encoding/json only
+// if `s` has characters that are not printable ASCII, or that encoding/json escapes for HTML.
 func appendJSONString(b []byte, s string) []byte {
 	start := len(b)
 	b = append(b, '"')

@@ -9,15 +9,15 @@ import (
 )
 
 // EKKinds lists the templates of the EK profile from which a TPM's EK may be made. A TPM has one EK
-// for each template, and nothing in the TPM links its EKs: one TPM could become several devices. If
-// a policy allows only one kind for a maker, each of the maker's TPMs can be only one device. The
-// EK certificate vouches for the key's algorithm. Nothing vouches for the template's range, low (L)
-// or high (H): the device states it.
+// for each template, and nothing in the TPM links these EKs. So one TPM could become several
+// devices. If a policy allows only one kind of EK for a maker, each TPM of the maker can be only
+// one device. The EK certificate proves the key's algorithm. Nothing proves the template's range,
+// low (L) or high (H): only the device states the range.
 type EKKinds struct {
-	Name string // the policy that has this list, for a person: "the hub's policy"
+	Name string // name of the policy with this list, for a person: "the hub's policy"
 	// Of maps a maker or model to the allowed templates ("L-1", "H-3"). The key is the name in the
-	// EK certificate, in lower case. The key NoMaker applies to EKs without a certificate, AnyMaker
-	// to all makers and models that are not listed.
+	// EK certificate, in lower case. The key NoMaker applies to EKs without a certificate. The key
+	// AnyMaker applies to all makers and models that are not listed.
 	Of map[string][]string
 }
 
@@ -27,8 +27,8 @@ const (
 	AnyMaker = "*"
 )
 
-// kinds returns the allowed templates of the first of names that Of has, or else those of AnyMaker.
-// ok is false if Of has neither.
+// kinds returns the allowed templates. It uses the first element of `names` that is a key of Of, or
+// otherwise the key AnyMaker. The result `ok` is false if Of has none of these keys.
 func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 	for _, name := range append(names, AnyMaker) {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {
@@ -43,7 +43,7 @@ func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 var pcClientKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
 
 // defaultKinds lists the kinds of EK that makers are known to certify. It applies if no policy
-// lists kinds for the TPM. An EK of another kind is a question, not a refusal.
+// lists kinds for the TPM. An EK of another kind raises a question; it is not refused.
 var defaultKinds = map[string][]string{
 	"amd": pcClientKinds, "ifx": pcClientKinds, "intc": pcClientKinds, "ntc": pcClientKinds, "ntz": pcClientKinds, "stm": pcClientKinds,
 	"goog":  {"L-1", "L-2"},
@@ -51,9 +51,9 @@ var defaultKinds = map[string][]string{
 }
 
 // checkKind checks that the policies allow the kind of the EK. It runs after checkEKKey, so the EK
-// was made from a template. If the EK certificate does not lead to a trusted root, anyone can have
-// made it. Each policy must then allow the EK's kind twice: for the names in the certificate, and
-// for EKs without a certificate.
+// was made from a template. If the EK certificate does not chain to a trusted root, anyone can have
+// made that certificate. Each policy must then allow the EK's kind twice: for the names in the
+// certificate, and for EKs without a certificate.
 func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	names := []string{NoMaker}

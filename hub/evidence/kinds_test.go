@@ -9,8 +9,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// By default an EK is accepted if its maker is known to certify EKs of its kind; another kind is a
-// question.
+// By default an EK is accepted if the EK's maker is known to certify EKs of this kind. An EK of
+// another kind raises a question.
 func TestDefaultKindsOfAMaker(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -9,11 +9,12 @@ import (
 )
 
 // KnownChain returns the CA certificates between the request's EK certificate and a root that the
-// hub knows, trusted or distrusted: in DER, the issuer first, without the root. An expired CA
-// certificate is accepted if it was valid when the EK certificate was issued. ok is false if there
-// is no such chain, or if the certificate does not belong to the request's EK.
+// hub knows, trusted or distrusted. The result `links` is in DER, with the issuer first and without
+// the root. An expired CA certificate is accepted if it was valid when the EK certificate was
+// issued. The result `ok` is false if there is no such chain, or if the EK certificate does not
+// belong to the request's EK.
 //
-// KnownChain does not judge the request: it finds the certificates that the hub should store.
+// KnownChain does not judge the request. It finds the certificates that the hub should store.
 func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 	e, t := r.EKCertificate, in.Trust
 	if e == nil || !r.EK.Is(e.PublicKey) || checkIsEKCertificate(e) != nil {
@@ -43,7 +44,8 @@ func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 	return links, true
 }
 
-// chain returns Trust.chain for a request. It caches the result, because several checks need it.
+// chain returns the result of Trust.chain for a request. It caches the result, because several
+// checks need the result.
 func (in *Input) chain(r *Request) (*verifiedCA, error) {
 	if in.chained.request != r || in.chained.trust != in.Trust {
 		in.chained.request, in.chained.trust = r, in.Trust
@@ -53,8 +55,9 @@ func (in *Input) chain(r *Request) (*verifiedCA, error) {
 }
 
 // WithCertificate returns a copy of the request with an EK certificate that the hub stored from an
-// earlier request, and with the links that KnownChain returned for it. It is an error if the
-// certificate does not belong to the request's EK.
+// earlier request. The argument `links` has the certificates that KnownChain returned for the
+// earlier request. If the certificate does not belong to the request's EK, WithCertificate returns
+// an error.
 func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request, error) {
 	e, err := tcg.ParseEKCertificate(certificate)
 	if err != nil {
@@ -68,10 +71,11 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 	return &recalled, nil
 }
 
-// AddOmitted adds the failures of another verdict to v: the verdict about an EK certificate that
-// the hub knows, but that the request left out. It adds that verdict's refusal or, if there is none,
-// those of its questions that v does not have yet. A left-out certificate never counts in favour of
-// a request: otherwise a stranger could learn from the answer that the hub knows the EK.
+// AddOmitted adds the failures of the verdict `of` to the verdict `v`. The verdict `of` is about an
+// EK certificate that the hub knows, but that the request omitted. If `of` has a refusal,
+// AddOmitted adds that refusal. Otherwise it adds the questions of `of` that `v` does not have yet.
+// An omitted certificate never counts in favour of a request: otherwise a stranger could learn from
+// the answer that the hub knows the EK.
 func (v *Verdict) AddOmitted(of *Verdict) {
 	const left = "The request leaves out an EK certificate that was sent earlier for this EK. That certificate fails a check: "
 	said := func(r *Refusal) *Refusal {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// WithIntermediates returns a Trust with more intermediates for building chains. The trusted roots
-// stay the same.
+// WithIntermediates returns a copy of the Trust with additional intermediates for building chains.
+// The trusted roots stay the same.
 func (t *Trust) WithIntermediates(intermediates []*x509.Certificate) *Trust {
 	more := &Trust{
 		roots:         t.roots,
@@ -29,8 +29,8 @@ func (t *Trust) WithIntermediates(intermediates []*x509.Certificate) *Trust {
 	return more
 }
 
-// Chain returns the CA certificates above a request's EK certificate, its issuer first and the
-// trusted root last, or nil if there is no chain to a trusted root.
+// Chain returns the CA certificates above a request's EK certificate, from the issuer to the
+// trusted root. It returns nil if there is no chain to a trusted root.
 func (t *Trust) Chain(r *Request, now time.Time) []*x509.Certificate {
 	ca, err := t.chain(r.EKCertificate, r.Chain, now)
 	if err != nil {

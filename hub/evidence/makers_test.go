@@ -8,7 +8,8 @@ import (
 	"gangway/internal/makercerts"
 )
 
-// Every CA certificate of real makers satisfies the constraints of the CAs above it.
+// Every CA certificate of a real maker satisfies the constraints of the CAs that are above the
+// certificate.
 func TestMakersOwnChainsKeepTheirConstraints(t *testing.T) {
 	t.Parallel()
 	links := makercerts.Read(t, makercerts.Intermediates)

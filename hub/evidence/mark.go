@@ -13,14 +13,14 @@ import (
 
 // Mark is a value in an EK certificate that is probably unique to one TPM, for example a long
 // serial number. If the certificates of two EKs have an equal mark, both EKs may belong to the same
-// TPM. The hub compares marks because nothing in a TPM links its EKs.
+// TPM. The hub compares marks because nothing in a TPM links the EKs of that TPM.
 type Mark struct {
 	Value string // to compare
-	What  string // for a person, "the same serial number"
+	What  string // the kind of mark, for a person: "the same serial number"
 }
 
 // minSerial is the minimum length, in bits, of a serial number that counts as a mark. Shorter
-// serial numbers are counters, and different CAs use the same ones.
+// serial numbers are counters, and different CAs use the same numbers.
 const minSerial = 64
 
 var (
@@ -33,8 +33,8 @@ var (
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 )
 
-// TPMMarks returns the marks of an EK certificate, at most maxMarks: its serial number, and the
-// maker's ids of the device in its subject and subject alternative names.
+// TPMMarks returns the marks of an EK certificate, at most maxMarks. A mark is the certificate's
+// serial number, or a device id by the maker in the subject or the subject alternative names.
 func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 	maker := e.Manufacturer + "\x00"
 	if n := e.Certificate.SerialNumber; n.BitLen() >= minSerial {
@@ -94,8 +94,8 @@ func distinct(marks []Mark) (out []Mark) {
 // maxMarks is the maximum number of marks that the hub stores for one certificate.
 const maxMarks = 8
 
-// hasID reports whether a text contains an id: 12 hexadecimal digits or more, possibly with
-// separators between them, as in a UUID. A word like "unknown" is not an id.
+// hasID reports whether a text contains an id. An id has 12 or more hexadecimal digits, possibly
+// with separators between the digits, as in a UUID. A word like "unknown" is not an id.
 func hasID(text string) bool {
 	run, digits := 0, false
 	for _, c := range text {

@@ -9,11 +9,11 @@ import (
 
 // canonical returns a CA certificate with canonical names (tcg.CanonicalName). Some makers wrote
 // the same name in two string types, for example STMicroelectronics in its ECC root and
-// intermediates; without canonical names, no chain would be found. Names are used only to find
-// issuers: signatures are verified over the signed bytes, which do not change.
+// intermediates. Without canonical names, crypto/x509 would find no chain for these. Names are used
+// only to find issuers. Signatures are verified over the signed bytes, which do not change.
 //
-// canonical also removes name constraints from UnhandledCriticalExtensions: crypto/x509 would
-// refuse the certificate, but chainMayIssue and checkNames check all its name constraints.
+// canonical also removes name constraints from UnhandledCriticalExtensions, because crypto/x509
+// would refuse the certificate. Instead, chainMayIssue and checkNames check all name constraints.
 func canonical(c *x509.Certificate) *x509.Certificate {
 	subject, issuer := tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)
 	unread := slices.ContainsFunc(c.UnhandledCriticalExtensions, oidNameConstraints.Equal)
@@ -28,7 +28,7 @@ func canonical(c *x509.Certificate) *x509.Certificate {
 	return &d
 }
 
-// same reports whether two slices share their memory.
+// same reports whether two slices have the same length and the same memory.
 func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

@@ -30,24 +30,23 @@ func ParseAction(s string) (Action, bool) {
 	return Action(max(i, 0)), i >= 0
 }
 
-// Policy decides about devices whose evidence is consistent. Some evidence is refused under every
-// policy: keys that do not match their certificate, keys that may exist outside a TPM, and keys
-// whose private half anyone can compute. The zero value refuses everything that a policy can
-// refuse.
+// Policy decides about devices whose evidence is consistent. Every policy refuses keys that do not
+// match their certificate, keys that may exist outside a TPM, and keys whose private half anyone
+// can compute. The zero value refuses everything that a policy can refuse.
 type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
 	NoCertificate Action // the TPM has no EK certificate; Accept has the effect of Ask
-	UnknownMaker  Action // no chain leads to a trusted root; Accept has the effect of Ask
-	Unlisted      Action // the owner has an EK list, and the EK is not on it
+	UnknownMaker  Action // there is no chain to a trusted root; Accept has the effect of Ask
+	Unlisted      Action // the owner has an EK list, and the EK is not on that list
 	UnlistedByHub Action // the same for the hub's EK list
-	// Software lists the software TPMs to accept, by model or maker ("swtpm", "GOOG"). Case is
+	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Case is
 	// ignored.
 	Software []string
-	// EKKinds holds the lists of the hub's and of the owner's policy. Each list must allow the
-	// EK's kind.
+	// EKKinds has the list of the hub's policy and the list of the owner's policy. Each list must
+	// allow the EK's kind.
 	EKKinds []EKKinds
-	// Layers are the hub's rules and the owner's. In each layer the first matching rule decides; a
-	// layer without a matching rule accepts. The strictest layer wins.
+	// Layers has the hub's rules and the owner's rules. In each layer the first matching rule
+	// decides. A layer without a matching rule accepts. The strictest layer applies.
 	Layers []Layer
 }
 
@@ -56,7 +55,7 @@ func DefaultPolicy() Policy {
 	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse, UnlistedByHub: Refuse}
 }
 
-// Layer is the rules of one policy, with the policy's name for a person: "the hub's policy".
+// Layer has the rules of one policy, and the policy's name for a person: "the hub's policy".
 type Layer struct {
 	Name  string
 	Rules []Rule
@@ -64,7 +63,7 @@ type Layer struct {
 
 // Rule matches a TPM if all its conditions match. An empty condition always matches.
 type Rule struct {
-	Maker         string // the maker in the EK certificate, "IFX"; "none" if it names no maker; case is ignored
+	Maker         string // the maker in the EK certificate, such as "IFX"; "none" matches a certificate without a maker; case is ignored
 	Model         string // a pattern for path.Match; case is ignored
 	FirmwareBelow Firmware
 	Then          Action
@@ -79,19 +78,19 @@ func (v Firmware) String() string {
 	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
 }
 
-// Listing is the result of looking up a request in the hub's and the owner's EK lists.
+// Listing is the result of searching the hub's EK list and the owner's EK list for a request's EK.
 type Listing struct {
 	Kept bool // at least one EK list exists
-	// ByKey is true if the owner's own list has the hash of the EK. Such an entry also approves an
-	// EK without a trusted certificate. ByHub is true if the hub's list has the hash. BySerial is
-	// true if a list has the serial number of the EK certificate, but not the hash. Such an entry
-	// proves only as much as the certificate.
+	// ByKey is true if the owner's list has the hash of the EK. An entry with the hash in the
+	// owner's list also approves an EK without a trusted certificate. ByHub is true if the hub's
+	// list has the hash. BySerial is true if a list has the serial number of the EK certificate,
+	// but not the hash. An entry with a serial number proves only as much as the certificate.
 	ByKey, ByHub, BySerial bool
 	// OffHub is true if the hub's list has neither the hash nor the serial number. HubBySerial is
 	// true if the hub's list has only the serial number.
 	OffHub, HubBySerial bool
 	Note                string // the list's note about the EK
-	// CertificateRequired is true if a list requires that the TPM's EK certificate leads to a
+	// CertificateRequired is true if a list requires that the TPM's EK certificate chains to a
 	// trusted root.
 	CertificateRequired bool
 }
@@ -124,8 +123,9 @@ func IsSoftwareTPM(name string) bool {
 	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// software returns the kind of software TPM that the certificate names, for a person, and the names
-// by which a policy may allow it. kind is empty if the certificate does not name a software TPM.
+// software returns the kind of software TPM that the certificate names, in words for a person. The
+// result `names` has the names by which a policy may allow the software TPM. The result `kind` is
+// empty if the certificate does not name a software TPM.
 func software(e *tcg.EKCertificate) (kind string, names []string) {
 	if e == nil {
 		return "", nil
@@ -178,8 +178,8 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if in.Listing.Note != "" {
 		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
 	}
-	// A listed serial number counts only if the EK certificate leads to a trusted root: anyone can
-	// make a certificate with that number.
+	// A listed serial number counts only if the EK certificate chains to a trusted root. Otherwise
+	// anyone can make a certificate with that number.
 	l, trusted := in.Listing, v.trusted(r)
 	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
@@ -201,8 +201,7 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 		"If the device is yours, add its EK with 'gangway policy ek-list'. Only the hub's operator can change the hub's list."))
 }
 
-// trusted reports whether the request has an EK certificate that leads to a
-// trusted root.
+// trusted reports whether the request has an EK certificate that chains to a trusted root.
 func (v *Verdict) trusted(r *Request) bool { return r.EKCertificate != nil && v.Passed("ek-chain") }
 
 func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -245,16 +244,16 @@ func (l Layer) namesTPMs() bool {
 	})
 }
 
-// decidingRule is a rule that decides about a request, with its layer's name.
+// decidingRule is a rule that decides about a request, with the name of the rule's layer.
 type decidingRule struct {
 	*Rule
 	layer string
 }
 
-// rulesOf returns the rules that decide about a request: in each layer, the first rule that matches
-// the maker and model in the EK certificate. If the certificate does not lead to a trusted root,
-// the first rule that matches a TPM without a certificate decides too: otherwise a forged
-// certificate could avoid that rule.
+// rulesOf returns the rules that decide about a request. In each layer, this is the first rule that
+// matches the maker and model in the EK certificate. If the certificate does not chain to a trusted
+// root, the first rule that matches a TPM without a certificate decides too. Otherwise a forged
+// certificate could avoid the rule for TPMs without a certificate.
 func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())
@@ -298,8 +297,8 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words describes a rule: the TPMs that the rule matches, and its action. The text is a part of a
-// sentence.
+// words describes a rule: the TPMs that the rule matches, and the rule's action. The text is a part
+// of a sentence.
 func (rule *Rule) words() string {
 	about := "all TPMs"
 	switch named := !strings.EqualFold(rule.Maker, NoMaker); {
@@ -329,7 +328,8 @@ func (rule *Rule) Words() string { return upperFirst(rule.words()) + "." }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
-// on applies the action to a refusal. It returns the refusal, the refusal as a question, or nil.
+// on applies the action to the refusal `r`. It returns the refusal for Refuse, the refusal as a
+// question for Ask, and nil for Accept.
 func (a Action) on(r *Refusal) *Refusal {
 	switch a {
 	case Accept:

@@ -21,8 +21,8 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// A genuine TPM is accepted even if its certificate has one of the known mistakes of makers. The
-// verdict's notes name the mistake, and the signature is checked over the original bytes.
+// A genuine TPM is accepted even if the EK certificate has a known mistake of its maker. The
+// verdict's notes name the mistake. The signature is checked over the original bytes.
 func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -109,7 +109,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	}
 }
 
-// A certificate without the EK usage and without a maker's name is not an EK certificate.
+// If a certificate has neither the EK usage nor a maker's name, it is not an EK certificate.
 func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -117,8 +117,8 @@ func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-certificate-usage")
 }
 
-// STMicroelectronics wrote its ECC root's name as PrintableString, and as UTF8String where its
-// intermediates name their issuer. The chain is accepted.
+// STMicroelectronics wrote the name in its ECC root as PrintableString. Its intermediates have the
+// same name as UTF8String in the issuer field. The chain is accepted.
 func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -171,7 +171,8 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 			t.Errorf("%s: %s", name, v.Refusal.Reason)
 		}
 	}
-	// Equal names do not make a root trusted: another root with the same name is refused.
+	// An equal name does not make a root trusted. A second root with the name of a trusted root is
+	// refused.
 	otherKey := key()
 	other := ca(pkix.Name{CommonName: "Root CA 01"}, nil, nil, otherKey, otherKey)
 	s.trust = must(evidence.NewTrust([]*x509.Certificate{other}, []*x509.Certificate{one, two}))(t)

@@ -5,14 +5,14 @@ import (
 	"math/bits"
 )
 
-// ROCA (CVE-2017-15361): Infineon's RSA library made primes of the form k*M + (65537^a mod M) until
-// 2017, where M is a product of the first primes. The product of two such primes is a power of
-// 65537 modulo each prime that divides M, and anyone can factor it. isROCA tests a modulus with the
-// primes up to 167: they divide M for every key of 512 bits or more. A modulus of another origin
-// passes all these tests with a probability of about 2^-28.
+// ROCA (CVE-2017-15361): until 2017, Infineon's RSA library made primes of the form k*M + (65537^a
+// mod M), where M is a product of the first primes. A product of two such primes is a power of
+// 65537 modulo each prime factor of M. Anyone can factor this product. isROCA tests a modulus with
+// the primes up to 167, because these primes divide M for every key of 512 bits or more. A modulus
+// of another origin passes all these tests with a probability of about 2^-28.
 
-// rocaChunk is a product of primes that fits in 64 bits. One division of a modulus by the product
-// replaces a division by each prime.
+// rocaChunk is a product of primes that fits in 64 bits. One division of a modulus by this product
+// replaces one division for each prime.
 type rocaChunk struct {
 	product uint64
 	primes  []rocaPrime
@@ -52,7 +52,8 @@ func rocaTable() []rocaChunk {
 	return chunks
 }
 
-// isROCA reports whether an RSA modulus has this form, so that anyone can factor it.
+// isROCA reports whether an RSA modulus is a product of two ROCA primes. Anyone can factor such a
+// modulus.
 func isROCA(n *big.Int) bool {
 	words := n.Bits()
 	for _, c := range rocaChunks {

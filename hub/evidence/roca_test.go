@@ -48,8 +48,8 @@ func faultyPrime(t *testing.T, n, bits int) *big.Int {
 
 func TestROCAIsToldFromTheModulus(t *testing.T) {
 	t.Parallel()
-	// M is the product of 39 primes for keys up to 960 bits, of 71 up to 1952, and of 126 up to
-	// 3936.
+	// M is the product of 39 primes for keys of up to 960 bits, of 71 primes for up to 1952 bits,
+	// and of 126 primes for up to 3936 bits.
 	for _, c := range []struct{ primes, bits int }{{39, 256}, {71, 512}, {126, 1024}} {
 		n := new(big.Int).Mul(faultyPrime(t, c.primes, c.bits), faultyPrime(t, c.primes, c.bits))
 		if !isROCA(n) {
@@ -70,7 +70,7 @@ func TestROCAIsToldFromTheModulus(t *testing.T) {
 	}
 }
 
-// A genuine certificate on a key that anyone can factor is refused.
+// A genuine certificate is refused if anyone can factor the certificate's key.
 func TestRejectsROCAKeys(t *testing.T) {
 	t.Parallel()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})

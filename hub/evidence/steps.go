@@ -22,8 +22,8 @@ type Ownership struct {
 	Name    string // the text that the MAC covers: the IDevID key's TPM name
 }
 
-// ParseKeys parses the first step of a two-step enrolment: the EK, its certificate and the AK, but
-// nothing that they signed. Its errors are of type *Refusal.
+// ParseKeys parses the first step of a two-step enrolment: the EK, the EK certificate and the AK.
+// The first step has no signature of the EK or the AK. Errors have the type *Refusal.
 func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	name, err := hex.DecodeString(strings.TrimSpace(in.AKName))
 	if err != nil || len(name) < 34 || len(name) > 66 {
@@ -47,22 +47,22 @@ const (
 	maxCSR    = 16 << 10
 )
 
-// identityChecks are the checks about the IDevID key, which the first step does not have yet. All
-// other checks run in both steps.
+// identityChecks are the checks about the IDevID key. The first step does not have an IDevID key
+// yet. All other checks run in both steps.
 var identityChecks = []string{"idevid", "certify", "signature"}
 
-// KeysOnly reports whether the request is the first step of a two-step enrolment: it has an EK and
-// an AK, but nothing that either of them signed.
+// KeysOnly reports whether the request is the first step of a two-step enrolment. The first step
+// has an EK and an AK, but no signature of either key.
 func (r *Request) KeysOnly() bool { return r.keysOnly }
 
-// VerifyKeys is Verify for a Request from ParseKeys: the same checks, without those about the
-// IDevID key. A rule about the TPM's firmware version becomes a question, because only an
-// attestation shows that version. No check shows that EK and AK are in the same TPM; see package
-// wire.
+// VerifyKeys is Verify for a Request from ParseKeys. It runs the same checks, except the checks
+// about the IDevID key. A rule about the TPM's firmware version becomes a question, because only an
+// attestation shows the firmware version. No check proves that EK and AK are in the same TPM; see
+// package wire.
 func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
-// parseTPMKeys parses the keys that both steps carry. If the AK is sent as PEM, akName selects the
-// template that it was made from; nil selects the first.
+// parseTPMKeys parses the keys that both steps have. If the AK is sent as PEM, the TPM name
+// `akName` selects the template of the AK. If `akName` is nil, the first template is used.
 func parseTPMKeys(in *wire.TPMKeys, akName []byte) (*Request, error) {
 	r := new(Request)
 	ek, err := readPublic(in.EKPub, tcg.EKTemplates, nil)
@@ -109,7 +109,8 @@ func readCertificate(text string) ([]byte, error) {
 	return b, nil
 }
 
-// checkPEM refuses a PEM block of another type, and anything after the block.
+// checkPEM returns an error if the PEM block has another type than `want`, or if data follows the
+// block.
 func checkPEM(want, kind string, rest []byte) error {
 	if kind != want {
 		return fmt.Errorf("it is a PEM block of type %q; type %s is required", tcg.Printable(kind), want)
@@ -120,10 +121,10 @@ func checkPEM(want, kind string, rest []byte) error {
 	return nil
 }
 
-// readPublic returns a public area as TPMT_PUBLIC. A device may send it as TPM2B_PUBLIC, as
-// TPMT_PUBLIC, or as the key in PEM. PEM has only the key, so a template supplies the rest of the
-// public area: the template that results in the TPM name or, if name is nil, the first that makes
-// keys of this kind.
+// readPublic returns a public area as TPMT_PUBLIC. A device may send the public area as
+// TPM2B_PUBLIC, as TPMT_PUBLIC, or as a key in PEM. PEM has only the key, so a template supplies
+// the rest of the public area. readPublic uses the template that results in the TPM name `name`. If
+// `name` is nil, it uses the first template for keys of this kind.
 func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, error) {
 	b, err := wire.DecodeBinary(text)
 	if err != nil {
@@ -132,7 +133,7 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 	der, kind, rest, isPEM := wire.DecodePEM(b)
 	if !isPEM {
 		// A TPM2B_PUBLIC begins with the size of the remaining bytes. A TPMT_PUBLIC begins with its
-		// type, which never equals that size.
+		// type. The type never equals the size of the remaining bytes.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
 			b = b[2:]
 		}
@@ -152,14 +153,14 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 		}
 	}
 	if len(may) > 0 {
-		return may[0].Raw, nil // no candidate has this name: the caller compares the names and refuses
+		return may[0].Raw, nil // no candidate has this name: the caller compares the names and refuses the request
 	}
 	return nil, fmt.Errorf("no TCG template makes a key of this kind; send its TPM2B_PUBLIC")
 }
 
 // ParseRegistration parses the second step of a two-step enrolment. It checks that the CSR's key is
-// the IDevID key and that all names match, but no signature. The Request aliases in. The errors are
-// of type *Refusal.
+// the IDevID key, and that all names match. It checks no signature. The Request aliases `in`.
+// Errors have the type *Refusal.
 func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if len(in.CSR) == 0 || len(in.CSR) > maxCSR {
 		return nil, refuse("csr-malformed", fmt.Sprintf("csr is not a PKCS #10 request in DER, in base64, of at most %d bytes.", maxCSR), hintSteps)
@@ -194,7 +195,8 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if !r.IDevID.Is(csr.PublicKey) {
 		return nil, refuse("idevid-mismatch", "The CSR's key is not the key in idevid-pub.", hintTPM)
 	}
-	// The ownership proof covers only this text, so the text must be the key's name.
+	// The ownership proof covers only the field `name`, so that field must be the TPM name of the
+	// IDevID key.
 	if in.Name != hex.EncodeToString(r.IDevIDName) {
 		return nil, refuse("idevid-name", "name is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
 	}
@@ -224,8 +226,8 @@ func idevidPublic(text string, csr *x509.CertificateRequest) ([]byte, error) {
 	return may[0].Raw, nil
 }
 
-// extensions returns Pantacor's extensions of a CSR, by the last number of their OID. It removes
-// one line break at the end of an extension that is text.
+// extensions returns Pantacor's extensions of a CSR. The key is the last number of an extension's
+// OID. If an extension is text, extensions removes one line break at the end of the text.
 func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 	out := make(map[int][]byte)
 	for _, e := range csr.Extensions {

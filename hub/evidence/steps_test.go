@@ -9,7 +9,7 @@ import (
 	"gangway/wire"
 )
 
-// The parsers do not panic on any input, and Verify can judge everything that they accept.
+// The parsers do not panic on any input. Verify can judge every request that the parsers accept.
 func FuzzParseRegistration(f *testing.F) {
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {

@@ -16,23 +16,23 @@ import (
 	"gangway/tcg"
 )
 
-// Trust is a set of TPM makers' certificates: roots, which are the only trusted ones, and
-// intermediates for building chains. It is safe for concurrent use. The set never changes; Trust
-// only caches results that follow from it.
+// Trust is a set of TPM makers' certificates: trusted roots, and untrusted intermediates for
+// building chains. It is safe for concurrent use. The set never changes. Trust only caches results
+// that follow from the set.
 type Trust struct {
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
 	bySubject     map[string][]*x509.Certificate // roots and intermediates, by canonical subject
 
-	// verified caches CA certificates that chain to a root, by the SHA-256 of their DER, so that an
-	// EK certificate costs one signature verification. Results for certificates from a request are
-	// cached too, because they do not depend on the sender. Failures are not cached, so that nobody
-	// can fill the memory with them.
+	// verified caches CA certificates that chain to a root, so that an EK certificate costs one
+	// signature verification. The key is the SHA-256 of the CA certificate's DER. Results for
+	// certificates from a request are cached too, because the results do not depend on the sender.
+	// Failures are not cached, so that nobody can fill the memory with failures.
 	mu       sync.Mutex
 	verified map[[32]byte][]*verifiedCA
 
 	origins        map[[32]byte]string // as in Anchors
-	withDistrusted *Trust              // also accepts the distrusted CAs; nil if there are none
+	withDistrusted *Trust              // also accepts the distrusted CAs; nil if no CA is distrusted
 }
 
 // verifiedCA is a CA certificate with one of its chains.
@@ -44,7 +44,7 @@ type verifiedCA struct {
 	from, until time.Time
 }
 
-// maxVerified is the largest number of cached CAs. All makers together have a few hundred.
+// maxVerified is the maximum number of cached CAs. All makers together have a few hundred CAs.
 const maxVerified = 4096
 
 func newTrust(a Anchors, bar func([]*x509.Certificate) error) (*Trust, error) {
@@ -76,9 +76,9 @@ var (
 	errExpired   = errors.New("a CA certificate of the chain is expired or not yet valid")
 )
 
-// chain returns the issuer of the EK certificate leaf, after it has verified the leaf's signature
-// and the chain up to a root. extra holds DER certificates from the device: they are untrusted, but
-// may be intermediates.
+// chain verifies the signature of the EK certificate `leaf`, and the chain from the issuer up to a
+// root. It returns the issuer. The argument `extra` has DER certificates from the device. They are
+// untrusted, but may be intermediates.
 func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	ca, err := t.find(leaf, extra, now)
 	if err == nil || t.withDistrusted == nil {
@@ -88,7 +88,7 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	if errors.Is(other, errExpired) {
 		// A CA certificate of the distrusted chain has expired. Verify at the time when the EK
 		// certificate was issued: otherwise the chain would count as unknown, and a person could
-		// accept it.
+		// accept the chain.
 		then := leaf.Certificate.NotBefore
 		if _, trusted := t.find(leaf, extra, then); trusted == nil {
 			return nil, err
@@ -130,8 +130,8 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	if c := try(t.bySubject[string(issuerName)]); c != nil {
 		return c, nil
 	}
-	// No known issuer signed the leaf. Try the certificates that the device sent, those with cached
-	// results first, so that a TPM's own chain is parsed and verified only once.
+	// No known issuer signed the EK certificate. Try the certificates that the device sent, first
+	// those with cached results. So a TPM's own chain is parsed and verified only once.
 	t.mu.Lock()
 	var known []*x509.Certificate
 	for _, der := range extra {
@@ -152,7 +152,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 		if c := try(sent); c != nil {
 			return c, nil
 		}
-		// A known issuer may need one of the sent certificates in the chain above it.
+		// The chain above a known issuer may need a certificate that the device sent.
 		if c := try(t.bySubject[string(issuerName)]); c != nil {
 			return c, nil
 		}
@@ -160,7 +160,8 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	return nil, best
 }
 
-// verifyCA returns the chains of a CA certificate to a root, at least one, or an error.
+// verifyCA returns the chains from a CA certificate to a root. If there is no chain, it returns an
+// error.
 func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now time.Time) (good []*verifiedCA, err error) {
 	key := sha256.Sum256(ca.Raw)
 	t.mu.Lock()
@@ -187,8 +188,8 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		Roots:         t.roots,
 		Intermediates: pool,
 		CurrentTime:   now,
-		// crypto/x509 does not know the extended key usage of EK certificates; chainMayIssue checks
-		// it.
+		// crypto/x509 does not know the extended key usage of EK certificates. chainMayIssue checks
+		// that usage.
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
@@ -232,9 +233,9 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 	return good, nil
 }
 
-// mayIssue checks that c is a CA certificate whose key may sign certificates. crypto/x509 does not
-// check this for the certificate that it starts from, which here is the leaf's issuer. Without this
-// check, one device's EK certificate could "issue" another's.
+// mayIssue checks that `c` is a CA certificate, and that its key may sign certificates. crypto/x509
+// starts from the issuer of the EK certificate, and does not check this for its start. Without this
+// check, the EK certificate of one device could "issue" the EK certificate of another device.
 func mayIssue(c *x509.Certificate) error {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		return errors.New("the issuer is not a CA")

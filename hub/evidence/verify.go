@@ -27,14 +27,14 @@ type Check struct {
 	Detail  string `json:"detail"` // a sentence
 }
 
-// Verdict is the outcome of Verify. Checks are in the order in which they ran, up to the refusal if
-// there is one.
+// Verdict is the result of Verify. Checks has the checks in the order in which they ran. If there
+// is a refusal, it is the last check.
 type Verdict struct {
 	Checks  []Check  `json:"steps"`
 	Notes   []string `json:"notes,omitempty"` // tolerated deviations, for a person
 	Refusal *Refusal `json:"refusal,omitempty"`
-	// Questions are the failed checks that a person may accept. The hub admits the device only when
-	// a person has decided about each of them.
+	// Questions has the failed checks that a person may accept. The hub accepts the device only
+	// when a person has accepted each question.
 	Questions []*Refusal `json:"questions,omitempty"`
 }
 
@@ -64,8 +64,8 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Refusal = r
 }
 
-// Input holds what Verify needs besides the request. It caches the request's chain, so it must not
-// be used for two requests at the same time.
+// Input has the arguments of Verify besides the request. It caches the request's chain, so use one
+// Input only for one request at a time.
 type Input struct {
 	Trust   *Trust
 	Policy  Policy
@@ -80,14 +80,15 @@ type Input struct {
 	}
 }
 
-// check is one check of Verify. It returns a sentence if it passes, a refusal if it fails, and a
-// sentence with notExamined if there is nothing to examine.
+// check is one check of Verify. If it passes, it returns a sentence. If it fails, it returns a
+// refusal. If there is nothing to examine, it returns a sentence and notExamined.
 type check struct {
 	name  string
 	check func(*Verdict, *Request, *Input) (string, *Refusal)
 }
 
-// checks run in this order. The first two need only the certificate; VerifyCertificate uses them.
+// checks lists the checks in the order in which they run. The first two checks need only the EK
+// certificate, so VerifyCertificate uses these two.
 var checks = [...]check{
 	{"ek-certificate", checkEKCertificate},
 	{"ek-chain", checkEKChain},
@@ -101,15 +102,16 @@ var checks = [...]check{
 	{"policy", checkRules},
 }
 
-// Verify judges a request and adds its checks to v. Every check must pass. The first that fails is
-// the refusal, unless the policy leaves the decision to a person: then it becomes a question, and
-// the remaining checks run.
+// Verify judges a request and adds the checks to the verdict `v`. Every check must pass. If a check
+// fails, it is the refusal, and no further check runs. But if the policy leaves the decision to a
+// person, the failed check becomes a question, and the remaining checks run.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
 	verify(v, r, checks[:], in)
-	// By listing the hash of a key, the owner approves that key even without a trusted certificate.
-	// If the hub knows a certificate of the key, it still judges that certificate.
+	// If the owner's EK list has the hash of an EK, the owner approves this EK even without a
+	// trusted certificate. If the hub knows a certificate of the EK, the hub still judges that
+	// certificate.
 	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
@@ -135,8 +137,8 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of questions that a person may decide, and of refusals whose cause may end: when someone
-// imports more CA certificates, or when a maker's revocation list is available again.
+// Codes of questions that a person may decide, and of refusals whose cause may end. A cause may end
+// when someone imports more CA certificates, or when a maker's revocation list is available again.
 const (
 	CodeNoCertificate       = "ek-certificate-none"
 	CodeUntrusted           = "ek-chain-untrusted"
@@ -152,7 +154,8 @@ func (v *Verdict) Passed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && s.OK })
 }
 
-// Failed reports whether a check ran and failed, even if a person has answered its question since.
+// Failed reports whether a check ran and failed. It stays true if a person has answered the check's
+// question since.
 func (v *Verdict) Failed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && !s.OK && !s.Skipped })
 }
@@ -197,8 +200,8 @@ func checkIsEKCertificate(e *tcg.EKCertificate) *Refusal {
 	case len(c.UnhandledCriticalExtensions) > 0:
 		return refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that the hub does not support: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
 	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
-		// Some makers leave out the extended key usage. If the SAN of such a certificate names a
-		// TPM's maker, it can only be an EK certificate.
+		// Some makers omit the extended key usage. If the SAN of a certificate without this usage
+		// names a TPM's maker, the certificate can only be an EK certificate.
 		return refuse("ek-certificate-usage", "The certificate sent as the EK certificate is not for an endorsement key.", hintTPM)
 	}
 	return nil
@@ -222,7 +225,8 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 		return "There is no EK certificate to verify.", notExamined
 	}
 	issuer, err := in.chain(r)
-	// Anyone can make an untrusted certificate, so it is treated no better than a missing one.
+	// Anyone can make an untrusted certificate, so the policy for a missing certificate applies
+	// too.
 	unknown := min(in.Policy.UnknownMaker, in.Policy.NoCertificate, Ask)
 	var broken *constraintError
 	switch {
@@ -271,8 +275,8 @@ func keyKind(key crypto.PublicKey) string {
 	return "of an unknown kind"
 }
 
-// required lists the attributes that a key must have. If one of the first three is missing, the key
-// may exist outside the TPM, or in another TPM.
+// required lists the attributes that a key must have. If one of the first three attributes is
+// missing, the key may exist outside the TPM, or in another TPM.
 var required = []struct {
 	bit        tcg.Attributes
 	code, lack string
@@ -283,8 +287,8 @@ var required = []struct {
 	{tcg.SignEncrypt, "not-signing", "is not a signing key"},
 }
 
-// checkStrength refuses a key that cannot be used, and an RSA key whose private half can be
-// computed.
+// checkStrength refuses a key that cannot be used. It also refuses an RSA key if anyone can compute
+// the private half.
 func checkStrength(what, code string, p *tcg.Public) *Refusal {
 	key, err := p.Key()
 	if err != nil {
@@ -349,8 +353,8 @@ func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)
 	}
-	// The TPM attests that both keys are primary keys of the endorsement hierarchy: they depend on
-	// the TPM, not on its owner's storage hierarchy.
+	// The TPM attests that both keys are primary keys of the endorsement hierarchy. So both keys
+	// depend on the TPM, and not on the storage hierarchy of the TPM's owner.
 	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
 	if err != nil || !bytes.Equal(a.QualifiedSigner, signer) {
 		return "", refuse("certify-hierarchy", "The IAK is not a primary key of the endorsement hierarchy.", hintTPM)
@@ -379,8 +383,8 @@ func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	return "The request is signed by the IDevID key.", nil
 }
 
-// checkQuote checks that the IAK signed the quote, if the request has one. It does not judge the
-// PCR values.
+// checkQuote checks that the IAK signed the quote, if the request has a quote. It does not judge
+// the PCR values.
 func checkQuote(r *Request) *Refusal {
 	if r.quote == nil {
 		return nil

@@ -24,7 +24,7 @@ type CRLMode int
 
 const (
 	CRLsOff  CRLMode = iota // no CRL is fetched
-	CRLsSoft                // an unavailable CRL adds a note to the verdict
+	CRLsSoft                // an unavailable CRL adds a note to the verdict, and the check goes on
 	CRLsHard                // an unavailable CRL is a refusal
 )
 
@@ -42,11 +42,12 @@ const (
 // ChecksCRLs reports whether Revocation checks anything.
 func (f *Fetcher) ChecksCRLs() bool { return f.crls != CRLsOff }
 
-// Revocation checks the EK certificate leaf and the CAs above it against the revocation lists at
-// the URLs that each certificate names (CRL distribution points). chain is the leaf's issuer, then
-// the next issuer, and so on up to the root; the root is not checked. Revocation returns notes for
-// the verdict. It returns a refusal if a certificate is revoked or, in mode CRLsHard, if its status
-// is not known. A certificate that names no list cannot be revoked: that is a note in both modes.
+// Revocation checks whether the EK certificate `leaf` and the CA certificates above it are revoked.
+// It uses the revocation lists at the URLs that each certificate names (CRL distribution points).
+// `chain` has the issuer of `leaf` first, then the issuer's issuer, and so on up to the root; the
+// root is not checked. `notes` are notes for the verdict. Revocation returns a refusal if a
+// certificate is revoked or, in mode CRLsHard, if the status of a certificate is not known. A
+// certificate that names no revocation list cannot be revoked: this adds a note in both modes.
 func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain []*x509.Certificate) (notes []string, refusal *evidence.Refusal) {
 	if f.crls == CRLsOff {
 		return nil, nil
@@ -77,8 +78,8 @@ func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain 
 	return notes, nil
 }
 
-// revoked reports whether c is in the first valid list that its distribution points offer. If there
-// is no valid list, it returns the last error.
+// revoked reports whether the certificate `c` is on the first valid revocation list of its
+// distribution points. If no list is valid, it returns the last error.
 func (f *Fetcher) revoked(ctx context.Context, c, issuer *x509.Certificate) (bool, error) {
 	var last error
 	for _, raw := range c.CRLDistributionPoints[:min(len(c.CRLDistributionPoints), maxURLs)] {
@@ -106,10 +107,10 @@ type list struct {
 	crl     *x509.RevocationList
 	serials map[string]bool // the revoked serial numbers, each as the big-endian bytes of an unsigned number
 	scope   scope
-	fault   error // why the list cannot be used; nil if it can
+	fault   error // why the list cannot be used; nil if the list can be used
 
 	mu sync.Mutex
-	by map[[32]byte]bool // whether an issuer signed the list, by the SHA-256 of the issuer's DER
+	by map[[32]byte]bool // whether an issuer signed the list; the key is the SHA-256 of the issuer's DER
 }
 
 // list returns the revocation list of an answer. It parses the body only once.
@@ -137,8 +138,8 @@ func (a *answer) list() (*list, error) {
 	return l, a.parseErr
 }
 
-// crlKeep returns how long to cache a list: until its nextUpdate, but at least keepFailure and at
-// most maxKeep.
+// crlKeep returns how long to cache a revocation list: until the list's nextUpdate, but at least
+// keepFailure and at most maxKeep.
 func (a *answer) crlKeep(now time.Time) time.Duration {
 	l, err := a.list()
 	if err != nil || l.crl.NextUpdate.IsZero() {
@@ -147,8 +148,8 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 	return max(keepFailure, min(l.crl.NextUpdate.Sub(now), maxKeep))
 }
 
-// check returns an error if the list does not apply to c, is not signed by issuer, or is not valid
-// at the time `now`.
+// check returns an error if the list does not apply to the certificate `c`, is not signed by the CA
+// `issuer`, or is not valid at the time `now`.
 func (l *list) check(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:
@@ -187,8 +188,9 @@ func (l *list) signedBy(issuer *x509.Certificate) bool {
 
 func (l *list) has(serial *big.Int) bool { return l.serials[string(unsigned(serial).Bytes())] }
 
-// unsigned returns the number that n's bytes (two's complement) encode without a sign. Some makers
-// encode serial numbers as negative numbers by mistake; unsigned makes them comparable.
+// unsigned returns the number that the bytes of `n` (two's complement) encode without a sign. Some
+// makers encode serial numbers as negative numbers by mistake; unsigned makes such serial numbers
+// comparable.
 func unsigned(n *big.Int) *big.Int {
 	if n.Sign() >= 0 {
 		return n

@@ -17,7 +17,8 @@ import (
 	"gangway/hub/evidence"
 )
 
-// revoke makes a CA's revocation list. change may alter the list before it is signed.
+// revoke makes the revocation list of the CA `by`. The function `change` may alter the list before
+// the CA signs the list.
 func revoke(t testing.TB, by *ca, change func(*x509.RevocationList), serials ...*big.Int) []byte {
 	t.Helper()
 	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
@@ -42,8 +43,9 @@ func checker(t *testing.T, mode CRLMode) *Fetcher {
 	return newFetcher(t, Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: onlyLoopback})
 }
 
-// family issues a root, a CA below it and an EK certificate. Their certificates name the site's
-// /root.crl and /one.crl as revocation lists; no list is there yet.
+// family issues a root, a CA certificate that the root signs, and an EK certificate that the CA
+// signs. The CA certificate names the site's /root.crl as its revocation list, and the EK
+// certificate names /one.crl. The site does not have these lists yet.
 func family(t *testing.T, s *site) (root, one, leaf *ca) {
 	t.Helper()
 	root = issue(t, "root", true, nil, nil)
@@ -88,8 +90,8 @@ func TestRejectsRevokedCertificates(t *testing.T) {
 	}
 }
 
-// A list that is invalid, expired or signed by another CA is not used: in mode soft the verdict has
-// a note, in mode hard the hub refuses.
+// The hub does not use a revocation list that is invalid, expired or signed by another CA. In mode
+// soft, the verdict has a note about the list. In mode hard, the hub refuses the device.
 func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -147,20 +149,20 @@ func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 			t.Errorf("%s, hard: %v", name, refusal)
 		}
 	}
-	// If a list is invalid, the next URL of the certificate is used.
+	// If a revocation list is invalid, the hub uses the next URL of the certificate.
 	s.at("/one.crl", content(revoke(t, one, nil, leaf.cert.SerialNumber)))
 	two := issue(t, "leaf", false, one, listedAt("ldap://localhost/x", s.at("/none", http.NotFound), s.at("/one.crl", content(revoke(t, one, nil)))))
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), two.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 0 {
 		t.Errorf("%q, %v", notes, refusal)
 	}
-	// A certificate that names no list cannot be revoked.
+	// A certificate that names no revocation list cannot be revoked.
 	none := issue(t, "leaf", false, one, nil)
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), none.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 1 || !strings.Contains(notes[0], "names no revocation list") {
 		t.Errorf("%q, %v", notes, refusal)
 	}
 }
 
-// A list is cached until its nextUpdate, and then fetched again.
+// The hub caches a revocation list until the list's nextUpdate, and then fetches the list again.
 func TestListIsKeptUntilItsNextUpdate(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -5,15 +5,15 @@
 // The URLs come from certificates that are not verified yet, so anyone who can send a request to
 // the hub can choose them. The defences:
 //
-//   - Hosts: a URL's host must be on a list of names. Its scheme must be http or https, and its
-//     port the default port of the scheme.
+//   - Hosts: a URL's host must be on a list of names. The URL's scheme must be http or https, and
+//     the port must be the default port of the scheme.
 //   - Addresses: the hub connects only to public addresses (see IsPublic). It checks the socket's
 //     address after name resolution, so a name that later resolves to another address does not
-//     bypass the check. It uses no proxy and follows no redirect.
-//   - Bounds: on sizes, times, concurrent fetches, the rate for each host, the number of waiting
-//     requests, and the cache.
-//   - Concurrent requests for one URL share one fetch. The result is cached, even a failure. A
-//     request that needs no fetch never waits.
+//     bypass the check. The hub uses no proxy and follows no redirect.
+//   - Bounds: the hub limits the sizes and times of fetches, the number of concurrent fetches, the
+//     rate for each host, the number of waiting requests, and the cache.
+//   - Load: concurrent requests for one URL share one fetch. The hub caches the result, even a
+//     failure. A request that needs no fetch never waits.
 //
 // A fetched certificate is a link, never a root: it is used only in a chain to a root that the hub
 // already trusts.

@@ -89,8 +89,9 @@ type ca struct {
 	key  crypto.Signer
 }
 
-// issue makes a certificate that `above` signs, or a self-signed one if `above` is nil. change may
-// alter the certificate before it is signed, for example add URLs.
+// issue makes a certificate that the CA `above` signs. If `above` is nil, the certificate is
+// self-signed. The function `change` may alter the certificate before it is signed, for example add
+// URLs.
 func issue(t testing.TB, name string, isCA bool, above *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -128,7 +129,7 @@ func issuedAt(url string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.IssuingCertificateURL = []string{url} }
 }
 
-// message returns a PKCS #7 message that holds only certificates.
+// message returns a PKCS #7 message that contains only certificates.
 func message(certs ...*ca) []byte {
 	zero := casn1.Tag(0).Constructed().ContextSpecific()
 	var b cryptobyte.Builder
@@ -187,8 +188,8 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 	}
 }
 
-// Services of the hub's machine, of its network and of its cloud cannot be reached, even if an
-// allowed host name resolves to their addresses.
+// The fetcher cannot reach services of the hub's machine, of the hub's network or of the hub's
+// cloud, even if an allowed host name resolves to the address of such a service.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -219,8 +220,8 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	}
 }
 
-// nameServer returns a resolver whose name server answers each address query with the next of
-// `answers`, and then always with the last one.
+// nameServer returns a resolver whose name server answers each address query with the next address
+// of `answers`. After the last address, it repeats the last address.
 func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -287,8 +288,8 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 	if len(dialled) != 3 || dialled[0] == dialled[1] {
 		t.Errorf("the name led to %v", dialled)
 	}
-	// With the same name server and an allowed address, the fetch works. So the address was the
-	// reason for the refusal above.
+	// With a name server of the same kind and an allowed address, the fetch succeeds. So the
+	// address was the reason why the fetch above failed.
 	f = newFetcher(t, Options{IssuerHosts: []string{"pki.maker.example"}, Resolver: nameServer(t, [4]byte{127, 0, 0, 1}), AllowAddress: onlyLoopback})
 	one := issue(t, "one", true, nil, nil)
 	s.at("/one", content(one.cert.Raw))
@@ -396,8 +397,8 @@ func TestBoundsWhatItFetches(t *testing.T) {
 			t.Errorf("%s: %d links, %q", name, len(links), notes)
 		}
 	}
-	// A chain of 12 CAs, in which each certificate names the URL of its issuer: the fetcher stops
-	// after maxDepth.
+	// In a chain of 12 CAs, each certificate names the URL of its issuer. The fetcher stops after
+	// maxDepth certificates.
 	var above *ca
 	for i := range 12 {
 		name := fmt.Sprintf("/deep-%d", i)
@@ -411,7 +412,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	if links, _ := local(t).Links(t.Context(), leaf.cert); len(links) != maxDepth {
 		t.Errorf("%d links of a chain of 12", len(links))
 	}
-	// Of a certificate with 50 URLs, only maxURLs are tried.
+	// If a certificate has 50 URLs, the fetcher tries only maxURLs of these.
 	var urls []string
 	for i := range 50 {
 		urls = append(urls, s.at(fmt.Sprint("/none-", i), content(nil)))
@@ -424,7 +425,8 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	}
 }
 
-// If many devices need a link, it is fetched once. A failure is cached too.
+// If many devices need the same link, the fetcher fetches the link only once. It also caches a
+// failure.
 func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -469,8 +471,8 @@ func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	}
 }
 
-// If a maker's host hangs, or an attacker sends certificates with many URLs, other requests are not
-// delayed.
+// If a maker's host does not answer, or an attacker sends certificates with many URLs, requests of
+// other devices are not delayed.
 func TestHangingHostDelaysNobodyElse(t *testing.T) { // not parallel: it measures time
 	s := newSite(t)
 	f := local(t)

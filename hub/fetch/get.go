@@ -18,10 +18,10 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds. A URL or a response beyond them is an error.
+// Bounds. A URL or a response that exceeds a bound is an error.
 const (
 	maxIssuer   = 64 << 10 // bytes of one response with issuers
-	maxCRL      = 4 << 20  // bytes of one revocation list
+	maxCRL      = 4 << 20  // bytes of one response with a revocation list
 	maxKept     = 64 << 20 // bytes of all cached responses
 	maxEntries  = 1024     // cached responses, failures included
 	maxURL      = 1024     // bytes of a URL
@@ -38,15 +38,16 @@ const (
 
 // Options configures a Fetcher.
 type Options struct {
-	// IssuerHosts and CRLHosts are the names of hosts that CA certificates and revocation lists may
-	// be fetched from, e.g. "pki.infineon.com". Only names: no addresses, ports or wildcards.
+	// IssuerHosts are the names of the hosts from which CA certificates may be fetched, e.g.
+	// "pki.infineon.com". CRLHosts are the names of the hosts from which revocation lists may be
+	// fetched. Addresses, ports and wildcards are not allowed.
 	IssuerHosts, CRLHosts []string
 	// CRLs says how revocation lists are used. The zero value is CRLsOff.
 	CRLs CRLMode
 
-	// AllowAddress reports whether the fetcher may connect to an address and port. If it is nil,
-	// only public addresses (see IsPublic) at the ports 80 and 443 are allowed. Tests use it to
-	// allow their own server.
+	// AllowAddress reports whether the fetcher may connect to an address and port. If AllowAddress
+	// is nil, only public addresses (see IsPublic) at the ports 80 and 443 are allowed. Tests use
+	// AllowAddress to allow their own server.
 	AllowAddress func(netip.AddrPort) bool
 	// Resolver resolves host names. If it is nil, the machine's resolver is used.
 	Resolver *net.Resolver
@@ -54,15 +55,15 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Fetcher fetches CA certificates and revocation lists, and caches them. It is safe for concurrent
-// use.
+// Fetcher fetches CA certificates and revocation lists, and caches the responses. It is safe for
+// concurrent use.
 type Fetcher struct {
 	issuerHosts, crlHosts map[string]bool
 	crls                  CRLMode
-	anyPort               bool // AllowAddress decides about ports too
+	anyPort               bool // all ports are allowed, because AllowAddress also decides about the port
 	now                   func() time.Time
 	client                *http.Client
-	limits                map[string]*rate.Limiter // by host; New fills the map, and it never changes after that
+	limits                map[string]*rate.Limiter // by host; the map does not change after New
 	atOnce, waiting       chan struct{}
 	flight                singleflight.Group
 
@@ -71,8 +72,8 @@ type Fetcher struct {
 	size  int                // bytes of all cached bodies
 }
 
-// answer is the response of a URL: a body or an error, until it expires. It also caches the parsed
-// body.
+// answer is the cached response of a URL: a body or an error, with an expiry. It also caches the
+// parsed body.
 type answer struct {
 	body  []byte
 	err   error
@@ -107,7 +108,7 @@ func New(o Options) (*Fetcher, error) {
 	}
 	dialer := &net.Dialer{
 		Timeout: getTimeout, Resolver: o.Resolver,
-		// Control is called with the address of the socket, right before it connects.
+		// Control is called with the address of the socket, immediately before the socket connects.
 		Control: func(_, address string, _ syscall.RawConn) error {
 			a, err := netip.ParseAddrPort(address)
 			if err != nil || !allow(a) {
@@ -120,7 +121,7 @@ func New(o Options) (*Fetcher, error) {
 		Timeout:       getTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			Proxy: nil, // no proxy: a proxy would connect to any address
+			Proxy: nil, // no proxy, because a proxy would connect to any address
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				return dialer.DialContext(ctx, network, address)
 			},
@@ -137,7 +138,7 @@ var (
 	errBusy    = errors.New("too many fetches are in progress")
 )
 
-// hosts checks the names of allowed hosts, and adds a rate limit for each.
+// hosts checks the names of allowed hosts, and adds a rate limit for each host.
 func (f *Fetcher) hosts(names []string) (map[string]bool, error) {
 	allowed := map[string]bool{}
 	for _, name := range names {
@@ -153,8 +154,8 @@ func (f *Fetcher) hosts(names []string) (map[string]bool, error) {
 	return allowed, nil
 }
 
-// target checks a URL from a certificate against the allowed hosts, and returns it in canonical
-// form.
+// target checks a URL from a certificate against the allowed hosts, and returns the URL in
+// canonical form.
 func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) {
 	if len(raw) > maxURL {
 		return nil, errors.New("the URL is too long")
@@ -178,8 +179,9 @@ func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) 
 	return u, nil
 }
 
-// get returns the response of a URL, from the cache or fetched now. limit is the largest body, in
-// bytes. keep returns how long the body may be cached. If ctx ends first, get returns an error.
+// get returns the response of a URL. If the response is not in the cache, get fetches the URL.
+// `limit` is the maximum size of the body, in bytes. The function `keep` returns how long the body
+// may be cached. If ctx ends first, get returns an error.
 func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*answer) time.Duration) *answer {
 	key := u.String()
 	if a := f.cached(key); a != nil {
@@ -191,15 +193,15 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	default:
 		return &answer{err: errBusy}
 	}
-	// The fetch continues even if ctx ends: other requests may wait for the result, and later
-	// requests use it.
+	// The fetch continues even if ctx ends, because other requests may wait for the result, and
+	// later requests use the result.
 	done := f.flight.DoChan(key, func() (any, error) {
 		if a := f.cached(key); a != nil {
 			return a, nil
 		}
 		a := f.fetch(u, limit)
 		if errors.Is(a.err, errBusy) {
-			return a, nil // the hub sent no request, so the host did not fail: do not cache this error
+			return a, nil // do not cache this error: the hub sent no request, so the host did not fail
 		}
 		wait := keepFailure
 		if a.err == nil {

@@ -14,9 +14,10 @@ import (
 // maxCerts is the largest number of certificates that are read from one response.
 const maxCerts = 16
 
-// ParseCertificates parses the responses of caIssuers URLs: one certificate in DER, one or more in
-// PEM, or a PKCS #7 message that holds only certificates (RFC 5652, 5.1 and 10.2.3; DER or PEM). It
-// leaves out certificates that cannot be parsed. If none is left, it returns an error.
+// ParseCertificates parses the response of a caIssuers URL. The response is one certificate in DER,
+// one or more certificates in PEM, or a PKCS #7 message that contains only certificates (RFC 5652,
+// 5.1 and 10.2.3; DER or PEM). ParseCertificates leaves out certificates that cannot be parsed. If
+// no certificate can be parsed, it returns an error.
 func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 	var ders [][]byte
 	if bytes.Contains(b, []byte("-----BEGIN ")) {
@@ -42,15 +43,15 @@ func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 		}
 	}
 	if out == nil {
-		return nil, errors.New("the response holds no certificate")
+		return nil, errors.New("the response contains no certificate")
 	}
 	return out, nil
 }
 
 var oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 
-// messageCertificates returns the DER of each certificate in a PKCS #7 signedData, or nil if b is
-// not a signedData.
+// messageCertificates returns the DER of each certificate in a PKCS #7 signedData. If `b` is not a
+// signedData, it returns nil.
 func messageCertificates(b []byte) (ders [][]byte) {
 	zero := casn1.Tag(0).Constructed().ContextSpecific()
 	s := cryptobyte.String(b)

@@ -13,10 +13,10 @@ import (
 	"syscall"
 )
 
-// Folder stores contents as files in 256 folders. The first byte of the hash names the folder, and
-// the other bytes name the file: DIR/ab/cdef... is the content whose SHA-256 begins with abcdef.
-// Put writes a file in DIR/incoming. When the file is complete, checked and flushed to disk, Put
-// renames it. Files have mode 0600.
+// Folder stores objects as files in 256 folders. The first byte of the SHA-256 names the folder,
+// and the other bytes name the file: DIR/ab/cdef... is the object whose SHA-256 begins with abcdef.
+// Put first writes a file in DIR/incoming. When the file is complete, checked and flushed to disk,
+// Put moves the file to its final name. Files have mode 0600.
 type Folder struct {
 	dir  string
 	lock *os.File
@@ -30,8 +30,8 @@ const (
 	lockFile = "lock"
 )
 
-// OpenFolder opens the folder dir, and makes it if it does not exist. It removes the files that an
-// interrupted Put left. Only one process at a time may have the folder open.
+// OpenFolder opens the folder `dir`, and makes the folder if it does not exist. It removes files of
+// interrupted uploads. Only one process at a time may have the folder open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -101,7 +101,7 @@ func (f *Folder) Put(ctx context.Context, sum Sum, size int64, r io.Reader) (err
 	return flush(filepath.Dir(path))
 }
 
-// make creates the folder for hashes with this first byte, and flushes it to disk.
+// make creates the folder for hashes with this first byte, and flushes the folder to disk.
 func (f *Folder) make(first byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -204,9 +204,9 @@ func (f *Folder) Ping(context.Context) error {
 	return err
 }
 
-// Close releases the folder for other processes. It unlocks explicitly: a child process that is
-// starting may still hold a copy of the lock's file descriptor, so closing ours would not release
-// the lock.
+// Close releases the folder for other processes. It unlocks the lock file explicitly: a child
+// process that is starting may still have a copy of the lock file's descriptor. So it would not be
+// enough to close the descriptor of this process.
 func (f *Folder) Close() error {
 	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }

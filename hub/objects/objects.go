@@ -1,13 +1,15 @@
-// Package objects stores the contents of objects, named by their SHA-256. Each content is stored
-// once, even if several accounts upload it. This package does not know the owners of objects:
-// package store does, and the hub decides who may read an object.
+// Package objects stores the bytes of objects. The name of an object is the SHA-256 of its bytes.
+// Each object is stored only once, even if several accounts upload the same bytes. This package
+// does not know the owners of objects: package store has the owners' records, and the hub decides
+// who may read an object.
 //
-// Every engine guarantees three things. If Put returned nil, the content survives a crash and a
-// power failure. A content that Open returns is complete, and had the requested hash when it was
-// written. A Put that failed or was killed leaves nothing that Open, Stat or Walk can see.
+// Every engine guarantees three things. If Put returned nil, the object survives a crash and a
+// power failure. An object that Open returns is complete, and had the requested hash when it was
+// written. If Put failed, or the process was killed during Put, then Open, Stat and Walk do not see
+// the object.
 //
 // Folder is the engine for a hub on one machine. S3 is the engine for services with the S3 API.
-// TestEngines runs the same tests on both.
+// TestEngines runs the same tests on both engines.
 package objects
 
 import (
@@ -21,44 +23,44 @@ import (
 	"time"
 )
 
-// Sum is the SHA-256 of a content. It is the content's name in a Store.
+// Sum is the SHA-256 of an object's bytes. It is the object's name in a Store.
 type Sum = [sha256.Size]byte
 
 // Errors of this package. Test for them with errors.Is.
 var (
-	// ErrNotFound means that the content is not stored.
-	ErrNotFound = errors.New("objects: content not found")
+	// ErrNotFound means that the object is not stored.
+	ErrNotFound = errors.New("objects: object not found")
 	// ErrSize means that more or fewer bytes were received than announced.
-	ErrSize = errors.New("objects: the content's size differs from the announced size")
+	ErrSize = errors.New("objects: the object's size differs from the announced size")
 	// ErrSum means that the bytes do not have the announced SHA-256.
-	ErrSum = errors.New("objects: the content's SHA-256 differs from the announced one")
+	ErrSum = errors.New("objects: the object's SHA-256 differs from the announced SHA-256")
 )
 
-// Info describes a content.
+// Info describes an object.
 type Info struct {
 	Size     int64 // in bytes
 	Modified time.Time
 }
 
-// Store stores contents. All methods are safe for concurrent use, even for calls about the same
-// content.
+// Store stores objects. All methods are safe for concurrent use, even for calls about the same
+// object.
 type Store interface {
-	// Put reads r to its end and stores the bytes if they are exactly size bytes with the SHA-256
-	// sum. If it returns nil, the bytes are durable. Otherwise it returns ErrSize, ErrSum, or an
-	// error of r or of the engine, and nothing has changed. It writes a content even if it is
-	// already stored, so that the duration of a Put does not reveal whether another account has
-	// these bytes.
+	// Put reads the reader `r` to its end, and stores the bytes if their number is `size` and their
+	// SHA-256 is `sum`. If Put returns nil, the object is durable. If it returns an error, nothing
+	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine. Put writes the bytes
+	// even if the object is already stored, so that its duration does not reveal whether another
+	// account has these bytes.
 	Put(ctx context.Context, sum Sum, size int64, r io.Reader) error
-	// Open returns a reader at the content's first byte, or ErrNotFound. With a Folder, a content
-	// that is deleted while it is open can still be read to its end.
+	// Open returns a reader at the object's first byte, or ErrNotFound. With a Folder, a reader can
+	// read an object to its end even if the object is deleted during the read.
 	Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error)
-	// Stat returns the content's size and time, or ErrNotFound.
+	// Stat returns the object's size and time, or ErrNotFound.
 	Stat(ctx context.Context, sum Sum) (Info, error)
-	// Delete removes a content. If the content is not stored, Delete does nothing and returns nil.
+	// Delete removes an object. If the object is not stored, Delete does nothing and returns nil.
 	Delete(ctx context.Context, sum Sum) error
-	// Walk calls f with each content, in no particular order. If f returns an error, Walk stops and
-	// returns that error. Contents that are added or deleted during the walk may be included or
-	// not. f may call Delete.
+	// Walk calls the function `f` with each object, in no particular order. If `f` returns an
+	// error, Walk stops and returns that error. Objects that are added or deleted during the walk
+	// may be included or not. `f` may call Delete.
 	Walk(ctx context.Context, f func(Sum, Info) error) error
 	// Ping returns an error if the engine cannot be reached.
 	Ping(ctx context.Context) error
@@ -79,14 +81,15 @@ func ParseSum(text string) (sum Sum, err error) {
 	return sum, err
 }
 
-// checked reads from r. At the end of r it returns ErrSize or ErrSum unless r had exactly size
-// bytes with the hash sum. It reads one byte beyond size to detect a longer content.
+// checked is a reader that checks the bytes it reads from `r`. At the end of `r`, it returns
+// ErrSize if the number of bytes is not `size`, and ErrSum if their SHA-256 is not `sum`. It tries
+// to read one byte more than `size`, to detect that `r` is too long.
 type checked struct {
 	r    io.Reader
 	sum  Sum
 	left int64 // bytes that are still expected
 	hash hash.Hash
-	err  error // the result, set at the end; io.EOF if size and hash match
+	err  error // the error to return after the last byte; io.EOF if size and hash match
 }
 
 func check(r io.Reader, sum Sum, size int64) *checked {

@@ -131,7 +131,7 @@ func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
 	for _, size := range []int{0, 1, 4096, 5<<20 + 7} {
 		sum, b := content("kept", size)
 		put(t, s, b)
-		put(t, s, b) // a second upload of the same content
+		put(t, s, b) // a second upload of the same object
 		if got := read(t, s, sum); !bytes.Equal(got, b) {
 			t.Errorf("%d bytes came back as %d others", size, len(got))
 		}
@@ -232,8 +232,8 @@ func badUploadLeavesTheGoodOne(t *testing.T, s objects.Store) {
 	}
 }
 
-// Several uploads of equal and different contents, some of them invalid, run at the same time as
-// readers. A reader that can open a content must be able to read all of it.
+// Several uploads of equal and different objects, including invalid uploads, run at the same time
+// as readers. A reader that can open an object must be able to read the whole object.
 func manyAtOnce(t *testing.T, s objects.Store) {
 	var wg sync.WaitGroup
 	for i := range 16 {

@@ -15,9 +15,9 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-// S3 stores contents in a bucket of a service with the S3 API. The key of the content whose SHA-256
-// begins with abcdef is PREFIXab/cdef... Put first writes a content to a temporary file and checks
-// it there, so that the service never receives an incomplete content.
+// S3 stores objects in a bucket of a service with the S3 API. The key of the object whose SHA-256
+// begins with abcdef is PREFIXab/cdef... Put first writes the object to a temporary file and checks
+// the file, so that the service never receives an incomplete object.
 type S3 struct {
 	client         *minio.Client
 	bucket, prefix string
@@ -28,15 +28,17 @@ type S3 struct {
 type S3Config struct {
 	// Endpoint is "https://HOST[:PORT]". Use "http://" only for a service on this machine.
 	Endpoint string
-	Region   string // if empty, the service is asked for it
+	Region   string // if empty, OpenS3 asks the service for the region
 	Bucket   string // must exist
 	Prefix   string // begins all keys, e.g. "gangway/"; may be empty
 	// AccessKey and SecretKey are the credentials. If both are empty, the environment's credentials
 	// are used (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
 	AccessKey, SecretKey string
-	// Spool is the folder for temporary files. If it is empty, the system's folder is used.
+	// Spool is the folder for temporary files. If Spool is empty, the system's folder for temporary
+	// files is used.
 	Spool string
-	// Transport replaces minio-go's HTTP transport in tests. If it is nil, minio-go's is used.
+	// Transport replaces minio-go's HTTP transport in tests. If Transport is nil, minio-go's
+	// transport is used.
 	Transport http.RoundTripper
 }
 
@@ -44,7 +46,7 @@ type S3Config struct {
 func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	u, err := url.Parse(c.Endpoint)
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
-		return nil, fmt.Errorf("objects: the S3 endpoint %q is not of the form https://host[:port]", c.Endpoint)
+		return nil, fmt.Errorf("objects: the S3 endpoint %q does not have the form https://host[:port]", c.Endpoint)
 	}
 	who := credentials.NewEnvAWS()
 	if c.AccessKey != "" || c.SecretKey != "" {
@@ -66,8 +68,8 @@ func (s *S3) key(sum Sum) string {
 	return s.prefix + name[:2] + "/" + name[2:]
 }
 
-// wrap converts an error of minio-go: ErrNotFound if the service does not have the key, otherwise
-// the error with the prefix of this package.
+// wrap converts an error of minio-go. It returns ErrNotFound if the service does not have the key;
+// otherwise it adds the prefix of this package to the error.
 func wrap(err error) error {
 	if err == nil {
 		return nil
@@ -109,7 +111,8 @@ func (s *S3) Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error) {
 	if err != nil {
 		return nil, wrap(err)
 	}
-	// GetObject contacts the service only at the first read. Stat finds a missing content now.
+	// GetObject contacts the service only at the first read. Call Stat to find out now whether the
+	// object exists.
 	if _, err := o.Stat(); err != nil {
 		return nil, errors.Join(wrap(err), o.Close())
 	}

@@ -26,10 +26,11 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// warnOwner sends an event to the owner of a TPM that was refused with another owner's join token.
-// The TPM was used under its own EK (CodeOtherOwner), or its AIK was used under another EK
-// (CodeOtherEK). The owner gets the event once for each other owner. The peer has proven that it is
-// that TPM, or that it has that TPM's attestation key.
+// warnOwner sends an event to the first owner, who owns a TPM's device. The hub has refused that
+// TPM with the join token of a second owner. With CodeOtherOwner, the refused request had the
+// device's EK. With CodeOtherEK, it had the device's AIK and another EK. If several second owners
+// try, the first owner gets one event for each of these owners. The peer has proven that it is the
+// device's TPM, or that it has the TPM's AIK.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."

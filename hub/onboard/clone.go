@@ -45,14 +45,15 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 }
 
 // RecordSighting compares evidence of a device's TPM with earlier evidence, and stores the result
-// in the device's clone record. weigh adds the sighting to the record; RecordSighting calls it
-// again if another sighting was stored in between. If the device has no record yet, the record
-// begins with first, the device's enrolment.
+// in the device's clone record. The function `weigh` adds the sighting to the record.
+// RecordSighting calls `weigh` again if another sighting was stored in between. If the device has
+// no record yet, the record begins with `first`, the device's enrolment.
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
-// transaction, so that the owner gets the event exactly once. RecordSighting returns the record's
-// version. known reports that the caller need not warn the owner of counters that went back: the
-// record has an unanswered finding already, or this sighting adds a finding that explains them.
+// transaction, so the owner gets the event exactly once. RecordSighting returns the record's
+// version. If `known` is true, the caller need not warn the owner of counters that went back:
+// either the record has an unanswered finding already, or this sighting adds a finding that
+// explains the counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
@@ -88,7 +89,7 @@ func (s *Service) RecordSighting(ctx context.Context, d store.Device, first stor
 	}
 }
 
-// clonedEvent returns the event that tells the owner about the new findings. had is the number of
+// clonedEvent returns the event that tells the owner about the new findings. `had` is the number of
 // older findings, which come first in the record.
 func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time.Time) store.Event {
 	e := store.Event{Time: now, Kind: "device.clone-suspected", Code: "tpm-clone-suspected", Owner: d.Owner, Device: d.ID, Addr: addr,
@@ -121,8 +122,8 @@ func (s *Service) enrolmentOf(ctx context.Context, device string) (store.Enrolme
 	return e, err == nil, err
 }
 
-// recordRepeatedOnboarding records the sighting when a device onboards again. If that fails, the
-// device still onboards.
+// recordRepeatedOnboarding records the sighting when a device onboards again. If the record cannot
+// be stored, the device still onboards.
 func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
 	_, _, err := s.RecordSighting(ctx, d, before, addr, func(r *clone.Record) { r.Add(EnrolmentSighting(e, addr)) })
 	if err != nil {
@@ -163,9 +164,9 @@ func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte,
 	return err
 }
 
-// DecideClone stores an owner's decision about copies of a device's TPM state. If findings is not
-// nil, it holds the codes of the findings that the owner saw, and must match the open findings.
-// Errors: store.ErrChanged if it does not match; store.ErrNotFound if the device was deleted.
+// DecideClone stores an owner's decision about copies of a device's TPM state. If `findings` is not
+// nil, it has the codes of the findings that the owner saw. If these differ from the open findings,
+// the error is store.ErrChanged. If the device was deleted, the error is store.ErrNotFound.
 func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Device, decision clone.Decision, findings []string, addr string) (*clone.Record, error) {
 	for {
 		row, err := s.Store.Clone(ctx, d.ID)

@@ -267,7 +267,7 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 		d := s.device()
 		is, _ := s.onboarded(d, s.token)
 		thief := s.device()
-		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the keys of d's TPM, under another EK
+		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the thief has the AIK and IDevID key of d's TPM, and another EK
 		token, owner := s.token, s.anne
 		if other {
 			token, owner = s.newToken(store.JoinToken{Owner: s.mary.ID}), s.mary
@@ -286,8 +286,8 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 	}
 }
 
-// If a warning cannot be stored, the refusal stays the same. If the owner has released the TPM in
-// between, there is nobody to warn.
+// If the warning to the first owner cannot be stored, the second owner's refusal stays the same. If
+// the first owner has released the TPM in between, the hub warns nobody.
 func TestWarningNeedsAnOwner(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -308,7 +308,7 @@ func TestWarningNeedsAnOwner(t *testing.T) {
 		}
 	}
 	c := s.enrolled(d, marys)
-	s.store.before = func(called string) { // the owner releases the TPM just after the refusal
+	s.store.before = func(called string) { // the first owner releases the TPM just after the refusal
 		if called == "TPM" {
 			for ek, tpm := range s.store.tpms {
 				tpm.Owner, tpm.DeviceID = "", ""
@@ -318,7 +318,7 @@ func TestWarningNeedsAnOwner(t *testing.T) {
 	}
 	_, err := s.activate(c)
 	s.refused(err, onboard.CodeOtherOwner)
-	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // only the call that failed above
+	equal(s, "warnings", s.store.count("AppendEventOnce"), 1) // the only call is the call that failed above
 	s.store.before = func(called string) {
 		if called == "AIK" {
 			s.store.failAt, s.store.failure = len(s.store.calls)+1, errBroken
@@ -372,7 +372,8 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	cert, err := tcg.ParseEKCertificate(d.EKCert)
 	s.must(err)
 	equal(s, "marks", marked, len(evidence.TPMMarks(cert)))
-	// The certificate of an unknown maker has no marks: anyone can make such a certificate.
+	// A certificate of an unknown maker gives the device no TPM marks, because anyone can make
+	// such a certificate.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)
 	stranger, err := fleet.New(evil, "H-2")
@@ -386,7 +387,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	}
 }
 
-// If a stored certificate cannot be read, the device has no chip marks and is still activated.
+// If a stored certificate cannot be read, the device has no TPM marks and is still activated.
 func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)

@@ -17,14 +17,15 @@ import (
 // contain.
 type examined struct {
 	*evidence.Request
-	known bool   // the certificate's chain leads to a root that the hub knows
+	known bool   // the certificate chains to a root that the hub knows
 	links []byte // as in store.KeptEKCertificate
 }
 
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
-// certificate, and online lookups. The hub issues a certificate only after examine. check is
-// evidence.Verify, or evidence.VerifyKeys for the first step, which has only keys. Whatever the
-// verdict is, the request's EK certificate is kept if the hub knows its root.
+// certificate, and online lookups. The hub issues a certificate only after examine. `check` is
+// evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step has only
+// keys. If the hub knows the root of the request's EK certificate, it keeps the certificate,
+// whatever the verdict is.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {
@@ -66,7 +67,8 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 	return nil
 }
 
-// withKept returns a request with the kept certificate of its EK. found is false if there is none.
+// withKept returns a request with the kept certificate of its EK. If the hub keeps no certificate
+// of the EK, `found` is false.
 func (s *Service) withKept(ctx context.Context, r *evidence.Request, in *evidence.Input) (_ *evidence.Request, found bool, err error) {
 	kept, err := s.Store.EKCertificate(ctx, r.EKHash, in.Now)
 	if errors.Is(err, store.ErrNotFound) {

@@ -33,7 +33,7 @@ type fake struct {
 	tpms       map[store.Hash]store.TPM
 	aiks       map[string]store.AIK
 	devices    map[string]store.Device
-	issued     map[string]store.IssuedAIK // by EK and name
+	issued     map[string]store.IssuedAIK // by EK and AIK name
 	waiting    map[string]store.WaitingDevice
 	clones     map[string]store.Clone
 	events     []store.Event
@@ -64,7 +64,7 @@ func newFake() *fake {
 	}
 }
 
-// do records the call of a method, then runs f as one atomic step.
+// do records the call of a method, then runs the function `f` as one atomic step.
 func (s *fake) do(method string, f func() error) error {
 	if s.before != nil {
 		s.before(method)

@@ -18,14 +18,14 @@ import (
 type makers struct {
 	cached atomic.Pointer[cachedTrust]
 
-	mu   sync.Mutex // held while the cache is filled, so that one request fills it for all
+	mu   sync.Mutex // held while the cache is filled, so that one request fills the cache for all requests
 	base *trust.Set
 }
 
 type cachedTrust struct {
 	version int64
 	trust   *evidence.Trust
-	set     *trust.Set // of which trust is made
+	set     *trust.Set // the certificates from which trust was made
 }
 
 // Makers are the TPM makers' certificates in force.
@@ -43,9 +43,9 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 	if _, err := s.trust(ctx, version); err != nil {
 		return nil, err
 	}
-	c := s.makers.cached.Load() // filled by trust; a later version is as good
+	c := s.makers.cached.Load() // trust filled the cache; a cache of a later version is also correct
 	if c == nil {
-		return nil, errors.New("onboard: the makers' certificates are being changed")
+		return nil, errors.New("onboard: the makers' certificates are being changed; try again")
 	}
 	return &Makers{c.set, c.trust}, nil
 }
@@ -79,7 +79,7 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 		return c.trust, nil
 	}
 	if m.base == nil {
-		return nil, errors.New("onboard: no makers' certificates were set")
+		return nil, errors.New("onboard: no makers' certificates were set; call SetTrust first")
 	}
 	rows, err := s.Store.TrustedCertificates(ctx)
 	if err != nil {
@@ -97,16 +97,16 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	return made, nil
 }
 
-// MakerChain returns the CA certificates above an enrolment's EK certificate, its issuer first and
-// the root last, if they lead to a root that the hub trusts now. A certificate that has expired
-// since the enrolment counts as valid. Without such a chain the result is nil.
+// MakerChain returns the CA certificates above an enrolment's EK certificate, the issuer first and
+// the root last. If they do not chain to a root that the hub trusts now, the result is nil. A
+// certificate that has expired since the enrolment counts as valid.
 func (s *Service) MakerChain(ctx context.Context, e store.Enrolment) ([]*x509.Certificate, error) {
 	if len(e.EKCertificate) == 0 {
 		return nil, nil
 	}
 	cert, err := tcg.ParseEKCertificate(e.EKCertificate)
 	if err != nil {
-		return nil, nil // the stored verdict says what is wrong with it
+		return nil, nil // the stored verdict says what is wrong with the EK certificate
 	}
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {

@@ -104,7 +104,8 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 }
 
 // enrol returns the stored enrolment. On a refusal, the returned enrolment has the owner for the
-// audit trail. It is empty if the refusal came before the ownership proof was verified.
+// audit trail. If enrol refused the request before it verified the ownership proof, the returned
+// enrolment is empty.
 func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.Enrolment, r *evidence.Request, err error) {
 	if r, err = evidence.Parse(body); err != nil {
 		return e, nil, err
@@ -126,9 +127,8 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 }
 
 // accept judges a request whose ownership is proven, issues the certificates and stores the
-// enrolment. The argument e has the request, its owner and its device. On a refusal the returned
-// enrolment has only the fields for the audit trail: the owner, the token and, if known, the
-// waiting device's id.
+// enrolment. `e` has the request, its owner and its device. On a refusal the returned enrolment has
+// only the fields for the audit trail: the owner, the token and, if known, the waiting device's id.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
 	x, err := s.examine(ctx, verdict, r, e.Owner, now, evidence.Verify)
@@ -299,9 +299,9 @@ func (s *Service) secret(request store.Hash) []byte {
 	return secret[:wire.CredentialSize]
 }
 
-// deviceID returns the id of a TPM's device. It stays the same when the TPM onboards again, and
-// changes when its owner releases the TPM. It cannot be computed from the (public) EK without the seal
-// key.
+// deviceID returns the id of a TPM's device. The id stays the same when the TPM onboards again, and
+// changes when the owner releases the TPM. Nobody can compute the id from the (public) EK without
+// the seal key.
 func (s *Service) deviceID(ek store.Hash, generation int) string {
 	id := s.derive("gangway device id v1\x00", binary.BigEndian.AppendUint64(ek[:], uint64(generation)))
 	return hex.EncodeToString(id[:12])
@@ -311,14 +311,14 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 	return tcg.HMACSHA256(s.CA.SealKey(), []byte(label), data)
 }
 
-// Activate binds the device of a TLS connection. certHash is the SHA-256 of the client certificate
-// whose key the peer proved. exporter is the connection's exported keying material
-// (wire.ExporterLabel). proof is the activation proof that the peer sent. A refusal is an error of
-// type *evidence.Refusal.
+// Activate binds the device of a TLS connection. `certHash` is the SHA-256 of the client
+// certificate whose key the peer proved. `exporter` is the connection's exported keying material
+// (wire.ExporterLabel). `proof` is the activation proof that the peer sent. A refusal is an error
+// of type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certHash)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The hub has no record of the certificate.", Hint: "Onboard again."}
+		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The hub has no record of this certificate.", Hint: "Onboard again."}
 	}
 	if err != nil {
 		return store.Device{}, err
@@ -333,8 +333,8 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	return s.bind(ctx, e, addr)
 }
 
-// refuseActivation records a refusal for the token's owner and returns it. If the TPM is another
-// owner's device, the event does not reveal that device's id.
+// refuseActivation records a refusal for the token's owner and returns it. If the TPM is a device
+// of a second owner, the event does not reveal that device's id.
 func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)

@@ -15,8 +15,9 @@ type Online interface {
 	Links(ctx context.Context, leaf *x509.Certificate) ([]*x509.Certificate, []string)
 	// ChecksCRLs reports whether Revocation looks for revocation lists at all.
 	ChecksCRLs() bool
-	// Revocation looks for the EK certificate and the chain above it, issuer first and root last, in
-	// revocation lists. It returns notes about certificates that no list covered, and a refusal if one
-	// is revoked.
+	// Revocation looks for the certificates of a chain in revocation lists: for the EK certificate
+	// `leaf`, and for the CA certificates `chain` above it, issuer first and root last. It returns
+	// notes about certificates that no list covered. If a certificate is revoked, it returns a
+	// refusal.
 	Revocation(ctx context.Context, leaf *x509.Certificate, chain []*x509.Certificate) ([]string, *evidence.Refusal)
 }

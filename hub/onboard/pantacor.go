@@ -14,9 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// Ownership proofs in Pantacor's form are HMACs, so the hub needs their key to verify them. Whoever
-// has this key can also make proofs. So the hub keeps the key only for join tokens made for
-// Pantacor, and encrypts it: a copy of the database does not reveal it.
+// Ownership proofs in Pantacor's form are HMACs, so the hub needs their key to verify them. Anyone
+// who has this key can also make proofs. So the hub keeps the key only for join tokens made for
+// Pantacor, and encrypts the key: a copy of the database does not reveal it.
 
 // SealOwnershipKey encrypts the SHA-256 of a join token's secret with AES-256-GCM. The key is derived
 // from the hub's seal key; the additional data is the token's id. The result is nonce (12 bytes) ||
@@ -32,7 +32,7 @@ func SealOwnershipKey(ca *pki.Hub, secret []byte, tokenID string) ([]byte, error
 	return aead.Seal(nonce, nonce, key[:], []byte(tokenID)), nil
 }
 
-var errOwnershipKey = errors.New("onboard: decrypt a join token's stored key: it was altered, or the hub's seal key has changed")
+var errOwnershipKey = errors.New("onboard: decrypt a join token's stored key: it was altered, or the hub's seal key has changed; make a new join token")
 
 func openOwnershipKey(sealKey, sealed []byte, tokenID string) (key [32]byte, err error) {
 	aead, err := ownershipAEAD(sealKey)
@@ -58,8 +58,8 @@ func ownershipAEAD(sealKey []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// owns reports whether mac is the ownership proof for name. sealed is the token's encrypted key, as
-// SealOwnershipKey returns it.
+// owns reports whether `mac` is the ownership proof for `name`. `sealed` is the token's encrypted
+// key, as SealOwnershipKey returns it.
 func owns(sealKey, sealed []byte, tokenID, name string, mac []byte) (bool, error) {
 	if len(sealed) == 0 {
 		return false, nil

@@ -208,7 +208,7 @@ func required(key *store.Hash, _ []byte) store.ListedEK {
 	return store.ListedEK{Key: key, CertificateRequired: true}
 }
 
-// If a TPM is on two lists, the verdict shows the note of the entry that has one.
+// If a TPM is on two lists, the verdict shows the note of the list entry that has a note.
 func TestNoteOfTheLineIsShown(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -287,7 +287,7 @@ func TestCertificateThatIsLeftOutStillCounts(t *testing.T) {
 	if !strings.Contains(r.Reason, "leaves out an EK certificate") {
 		t.Errorf("the refusal does not say why: %s", r.Reason)
 	}
-	// A certificate of an unknown maker does not replace the kept one.
+	// A certificate of an unknown maker does not replace the kept certificate.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)
 	template, err := fleet.EKTemplate(d.EK.Private.Public())
@@ -323,8 +323,8 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	writes(1)
 	s.now = s.now.Add(time.Second)
 	writes(2)
-	// A kept certificate is not replaced if it differs from the request's, or if a TPM has proven
-	// it.
+	// The hub does not replace a kept certificate that differs from the request's certificate, nor
+	// a kept certificate that a TPM has proven.
 	key := s.ekHash(d)
 	kept := s.store.kept[key]
 	kept.Expires = s.now

@@ -23,8 +23,8 @@ import (
 	"gangway/wire"
 )
 
-// maker is the maker of all TPMs in the tests, and ca holds the CAs of every hub. Each is made only
-// once, to save time.
+// maker is the maker of all TPMs in the tests, and ca holds the CAs of every hub. Both are made
+// only once, to save time.
 var (
 	maker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("onboard", fleet.MakerOptions{}) })
 	ca    = sync.OnceValues(func() (*pki.Hub, error) {
@@ -37,7 +37,7 @@ var (
 	})
 )
 
-// scene is a hub with two owners, and a join token of the first.
+// scene is a hub with two owners, and a join token of the first owner.
 type scene struct {
 	*testing.T
 	store *fake
@@ -241,8 +241,8 @@ func (s *scene) ekHash(d *fleet.Device) store.Hash {
 	return r.EKHash
 }
 
-// signedFor returns a change of a request. It replaces the ownership proof by a valid one for this
-// owner and this token.
+// signedFor returns a change of a request. It replaces the ownership proof by a valid proof for the
+// owner `owner` and the token `tokenID`.
 func (s *scene) signedFor(d *fleet.Device, owner, tokenID string) fleet.RequestChange {
 	return fleet.RequestChange{CAData: func(c *wire.CAData) {
 		c.Owner, c.TokenID, c.Proof = owner, tokenID, s.sign(s.token, d, owner, tokenID)
@@ -287,8 +287,9 @@ func (s *scene) second(d *fleet.Device, t *wire.TokenFile, keys wire.StepKeys, c
 
 var errBroken = errors.New("the store is broken")
 
-// breakAtEach runs step once for each call that step makes to the store, on a new scene each time,
-// and lets that call fail. If stays does not name the method, step must return the store's error.
+// breakAtEach runs `step` once for each call that `step` makes to the store. Each run has a new
+// scene, and one of the calls fails. `step` must return the store's error, unless `stays` names the
+// called method.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
 		done := true // true, so that a subtest that -failfast skips ends the loop

@@ -116,7 +116,7 @@ func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evid
 	return &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now}, rules, nil
 }
 
-// listing looks a request's TPM up on the EK lists of the hub and of the owner. The TPM must be on
+// listing looks up a request's TPM on the EK lists of the hub and of the owner. The TPM must be on
 // every list that exists. Any list can require an EK certificate. Only the owner's list can approve
 // an EK that has no certificate.
 func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) (evidence.Listing, error) {

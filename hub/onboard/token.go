@@ -11,8 +11,8 @@ import (
 	"gangway/wire"
 )
 
-// NewToken gives the join token t an id and a key, and makes its token file. The caller has set the
-// other fields of t. Only the token file contains the secret.
+// NewToken gives the join token `t` an id and a key, and makes its token file. The caller has set
+// the other fields of `t`. Only the token file contains the secret.
 func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken, *wire.TokenFile, error) {
 	secret := wire.NewSecret()
 	t.ID = wire.NewID()
@@ -41,7 +41,7 @@ func TokenFile(ca *pki.Hub, publicURL string, t store.JoinToken, secret []byte) 
 	}
 }
 
-// IsTokenSecret reports whether secret is the secret of a join token.
+// IsTokenSecret reports whether `secret` is the secret of the join token `t`.
 func IsTokenSecret(t store.JoinToken, secret []byte) bool {
 	key, err := wire.OwnershipKey(secret, t.ID)
 	return err == nil && key.Public().(ed25519.PublicKey).Equal(ed25519.PublicKey(t.PublicKey))

@@ -28,11 +28,13 @@ type Trial struct {
 // Outcome is what a policy does with a device that sends its evidence again.
 type Outcome struct {
 	Action evidence.Action
-	// Code and Reason are of the refusal or of the first question. They are empty with evidence.Accept.
+	// Code and Reason describe the refusal or the first question. With evidence.Accept, they are
+	// empty.
 	Code, Reason string
 }
 
-// Try begins a trial of an owner's policy. A nil policy stands for none.
+// Try begins a trial of the policy `own` of an owner. If `own` is nil, the trial shows what happens
+// without an owner's policy.
 func (s *Service) Try(ctx context.Context, owner string, own *policy.Document) (*Trial, error) {
 	at := s.Now()
 	input, rules, err := s.input(ctx, owner, at)
@@ -58,7 +60,7 @@ func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outc
 	if err != nil {
 		return now, would, fmt.Errorf("onboard: kept request: %w", err)
 	}
-	if r.EKCertificate != nil && len(e.EKLinks) > 0 { // links that the hub once fetched
+	if r.EKCertificate != nil && len(e.EKLinks) > 0 { // intermediate certificates that the hub once fetched
 		links, _ := tcg.SplitCertificates(e.EKLinks)
 		if r, err = r.WithCertificate(r.EKCertificateDER(), links); err != nil {
 			return now, would, err
@@ -71,7 +73,7 @@ func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outc
 	return t.both(ctx, r, &approval)
 }
 
-// Waiting returns what the policies do with a waiting device. A denial stays.
+// Waiting returns what the policies do with a waiting device. A denial by the owner still counts.
 func (t *Trial) Waiting(ctx context.Context, w *store.WaitingDevice) (now, would Outcome, err error) {
 	r, err := evidence.ParseKept(w.Request)
 	if err != nil {

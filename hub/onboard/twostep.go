@@ -80,7 +80,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
 	if err != nil && verdict.Refusal != nil {
-		return nil, verdict.Refusal // the verdict refused the request before it checked the EK, so an unusable EK must not become an internal error
+		return nil, verdict.Refusal // the hub refused the request before it checked the EK, so an unusable EK must not become an internal error
 	}
 	if err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
@@ -99,10 +99,10 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
 }
 
-// akCertificate returns the certificate for the first step's answer: the recorded one or, if there
-// is none, one that it issues and records. The certificate expires with the credential. When the
-// second step has bound the device, the URL in the certificate leads to the certificate in the AIK
-// registry.
+// akCertificate returns the certificate for the first step's answer. If no certificate is recorded,
+// akCertificate issues and records one. The certificate expires with the credential. When the
+// second step has bound the device, the AIK registry serves a certificate at the URL in this
+// certificate.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
@@ -159,9 +159,10 @@ type SecondStepAnswer struct {
 	Device      store.Device
 }
 
-// SecondStep is the second step of two-step enrolment (Pantacor's /register). The AK certifies that the
-// CSR's key is in the TPM that opened the first step's credential. SecondStep verifies this, then
-// judges, issues and binds as Enrol and Activate do. Its errors have the same types as theirs.
+// SecondStep is the second step of two-step enrolment (Pantacor's /register). The AK certifies that
+// the CSR's key is in the TPM that opened the first step's credential. SecondStep verifies this,
+// then judges, issues and binds as Enrol and Activate do. Its errors have the same types as the
+// errors of Enrol and Activate.
 func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (SecondStepAnswer, error) {
 	e, err := s.register(ctx, body, addr)
 	if err != nil {
@@ -212,10 +213,10 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	}
 	// The hub gives devices their ids. A request that names another device tries to become that device.
 	if in.DeviceName != "" && in.DeviceName != id {
-		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave it out, or take it from the serialNumber of the AK certificate."}
+		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave device-name out, or take the id from the serialNumber of the AK certificate."}
 	}
 	if r.Ownership.Device != "" && r.Ownership.Device != wire.DevicePRN+id {
-		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn of this TPM's device.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
+		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn of this TPM's device.", Hint: "Leave the extension out, or take the id from the serialNumber of the AK certificate."}
 	}
 	kept, err := wire.RegistrationRecord{
 		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour, HubName: in.HubName,
@@ -228,8 +229,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, now, addr)
 }
 
-// provenIn returns the hour of the credential whose secret the device used for the proof. hubName is
-// empty for a proof in the old form, which does not name the hub.
+// provenIn returns the hour of the credential whose secret the device used for the proof. `hubName`
+// is empty for a proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
@@ -243,8 +244,8 @@ func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, no
 	return 0, errCredential
 }
 
-// pantacorsForm reports, by its size, whether an ownership proof is an HMAC, which does not name the
-// hub.
+// pantacorsForm reports whether an ownership proof is an HMAC, which does not name the hub. It
+// looks only at the size of the proof.
 func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSize }
 
 // stepsToken verifies the ownership proof of the second step, in Pantacor's form or as an Ed25519

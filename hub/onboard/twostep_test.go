@@ -143,8 +143,8 @@ func TestSecondStepReportsTheStoresErrors(t *testing.T) {
 	}
 }
 
-// ed25519 returns a change that replaces the ownership proof by one that names the hub. If yes is
-// false, the change is empty.
+// ed25519 returns a change that replaces the ownership proof by a proof that names the hub. If
+// `yes` is false, the change is empty.
 func (s *scene) ed25519(d *fleet.Device, token *wire.TokenFile, yes bool) fleet.RegistrationChange {
 	if !yes {
 		return fleet.RegistrationChange{}
@@ -386,7 +386,7 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	// The key of another token cannot be decrypted either.
+	// The encrypted key of another token cannot be decrypted for this token either.
 	other := s.pantacors()
 	altered := row
 	altered.PantacorKey = s.store.tokens[other.ID].PantacorKey

@@ -40,18 +40,18 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device, which is the same at each request. It has no
-// relation to a device id: neither to the one that the TPM will get, nor to the one that it has at
-// another owner. Anyone with a join token can learn the waiting id of a public EK, so this id must
-// reveal nothing.
+// waitingID returns the id of a waiting device, which is the same at each request. A waiting id has
+// no relation to a device id: neither to the id of the TPM's future device, nor to the id of the
+// TPM's device with another owner. Anyone with a join token can learn the waiting id of a public
+// EK, so the waiting id must reveal nothing.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
 }
 
-// askOwner answers the questions of a verdict with the owner's decision. If the owner has not decided
-// yet, it stores the waiting device and returns a *WaitingError. If the owner has denied the device,
-// it returns a *evidence.Refusal.
+// askOwner answers the questions of a verdict with the owner's decision. If the owner has not
+// decided yet, askOwner stores the waiting device and returns a *WaitingError. If the owner has
+// denied the device, askOwner returns a *evidence.Refusal.
 func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enrolment, addr string) error {
 	var codes []string
 	for _, q := range v.Questions {
@@ -85,7 +85,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	w, err = s.Store.PutWaiting(ctx, w, MaxWaiting)
 	switch {
 	case errors.Is(err, store.ErrFull):
-		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("This owner has the maximum number of waiting devices (%d), or their evidence has the maximum size. %s", MaxWaiting, v.Questions[0].Reason), Hint: "The owner must approve or deny some of them first."}
+		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("This owner has the maximum number of waiting devices (%d), or their evidence has the maximum size. %s", MaxWaiting, v.Questions[0].Reason), Hint: "The owner must approve or deny some waiting devices first."}
 	case err != nil:
 		return err
 	case w.State == store.Denied:
@@ -118,7 +118,8 @@ func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	return nil
 }
 
-// errDenied returns the refusal of a device that its owner denied. question is appended to the reason.
+// errDenied returns the refusal of a device that its owner denied. `question` is appended to the
+// reason.
 func errDenied(w store.WaitingDevice, question string) *evidence.Refusal {
 	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "If the denial was a mistake, the owner can still approve the machine."}
 }
@@ -131,15 +132,16 @@ func machineWords(w store.WaitingDevice) string {
 	return tcg.Printable(fmt.Sprintf("A machine (%s, serial %s)", w.ProdModel, w.ProdSerial))
 }
 
-// Decide approves or denies a waiting device. If codes is not nil, it holds the codes of the
-// questions that the owner saw, and must match the open questions. Errors: store.ErrChanged if it
-// does not match; store.ErrNotFound.
+// Decide approves or denies a waiting device. If `codes` is not nil, it has the codes of the
+// questions that the owner saw. If these differ from the open questions, the error is
+// store.ErrChanged. Other errors: store.ErrNotFound.
 func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Codes: codes}, addr)
 }
 
-// DecideSeen is Decide for a person who saw the machine's evidence too. seen is the Digest of the
-// row that the person saw. If the row has changed since, the error is store.ErrChanged.
+// DecideSeen is like Decide, but for a person who also saw the machine's evidence. `seen` is the
+// Digest of the row that the person saw. If the row has changed since, the error is
+// store.ErrChanged.
 func (s *Service) DecideSeen(ctx context.Context, by store.Account, deviceID string, approve bool, seen store.Hash, addr string) (store.WaitingDevice, error) {
 	return s.decide(ctx, by, deviceID, store.Decision{Approve: approve, Seen: &seen}, addr)
 }
@@ -161,7 +163,7 @@ func (s *Service) decide(ctx context.Context, by store.Account, deviceID string,
 	return w, nil
 }
 
-// RequestFacts is the content of a waiting device's stored request, for a person. The machine only
+// RequestFacts are the facts in a waiting device's stored request, for a person. The machine only
 // states these facts; the verdict says which of them are proven.
 type RequestFacts struct {
 	EKName        []byte // TPM name; nil: the request cannot be read

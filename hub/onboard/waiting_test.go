@@ -121,7 +121,7 @@ func TestDenialHoldsWhateverIsShownLater(t *testing.T) {
 	if strings.Contains(r.Reason, "no EK certificate") {
 		t.Errorf("the reason is %q", r.Reason)
 	}
-	// The denial holds only for anne's devices, and it expires.
+	// The denial applies only to anne's devices, and it expires.
 	marys := s.newToken(store.JoinToken{Owner: s.mary.ID, Expires: s.now.Add(2 * onboard.DeniedFor)})
 	_, err = s.hub.Enrol(t.Context(), s.request(d, marys, fleet.RequestChange{}), addr)
 	s.must(err)
@@ -143,7 +143,7 @@ func TestDenialHoldsForARetryAtOnce(t *testing.T) {
 	s.refused(err, onboard.CodeDenied)
 }
 
-// An approved row does not expire, and an undecided one does not refuse a device without questions.
+// An approved row does not expire. An undecided row does not refuse a device without questions.
 func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

@@ -36,8 +36,8 @@ func issuedBy(t *testing.T, parent *x509.Certificate, key *ecdsa.PrivateKey, pub
 	return forge(t, testDevice, false, parent, key, pub)
 }
 
-// asClient verifies a certificate as the hub's TLS server verifies a client certificate: only
-// h.ClientCAs are trusted.
+// asClient verifies the certificate `c` as the hub's TLS server verifies a client certificate: it
+// trusts only the CAs in `h.ClientCAs`.
 func asClient(h *Hub, c *x509.Certificate, others ...*x509.Certificate) error {
 	_, err := c.Verify(x509.VerifyOptions{Roots: h.ClientCAs(), Intermediates: pool(others...), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	return err
@@ -47,7 +47,7 @@ func TestIDevIDCertificateIsATLSClient(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})
 	if err := asClient(h, mustIDevID(t, h, generate(t, elliptic.P256()).Public())); err != nil {
-		t.Fatal(err) // otherwise the refusals in the other tests prove nothing
+		t.Fatal(err) // if an honest certificate failed here, the refusals in the other tests would prove nothing
 	}
 }
 
@@ -58,8 +58,8 @@ func TestIAKCertificateIsNoTLSClient(t *testing.T) {
 	if asClient(h, c, h.ACA(), h.Root()) == nil {
 		t.Error("an IAK chains to the client CAs")
 	}
-	// The extended key usage is a second protection: a server that trusts the hub's root for TLS
-	// clients refuses the IAK certificate too.
+	// The extended key usage is a second protection. If a server trusts the hub's root for TLS
+	// clients, it still refuses the IAK certificate.
 	_, err := c.Verify(x509.VerifyOptions{Roots: pool(h.Root()), Intermediates: pool(h.ACA()), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err == nil {
 		t.Error("an IAK's purpose includes TLS client authentication")
@@ -86,7 +86,7 @@ func TestSelfSignedIsRefused(t *testing.T) {
 	if asClient(h, selfSigned(t, key)) == nil {
 		t.Error("a self-signed certificate chains to the client CAs")
 	}
-	// fake has the device CA's name and key identifier, but the attacker's key.
+	// The CA `fake` has the device CA's name and key identifier, but the attacker's key.
 	fake := *h.DeviceCA()
 	fake.PublicKey = key.Public()
 	if asClient(h, issuedBy(t, &fake, key, key.Public())) == nil {
@@ -114,7 +114,8 @@ func TestLeafCannotIssue(t *testing.T) {
 	}
 }
 
-// The device CA's path length is 0: a chain through a CA that the device CA issued does not verify.
+// The device CA's path length is 0. If the device CA issued another CA, a chain through that other
+// CA does not verify.
 func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})
@@ -125,8 +126,8 @@ func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
 	}
 }
 
-// An attacker cannot add an extension through a text field. A text that looks like DER, or like
-// another field, stays the value of its own field.
+// An attacker cannot add an extension through a text field. If a text has the form of DER or of
+// another field, it stays the value of its own field.
 func TestTextCannotLeaveItsField(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})

@@ -32,11 +32,12 @@ func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) 
 	return nil
 }
 
-// maxTPMName is the size of a TPM name with SHA-512, in bytes. No allowed name is longer.
+// maxTPMName is the maximum size of a TPM name, in bytes: the size of a name with SHA-512.
 const maxTPMName = 2 + 64
 
-// tpmName reports whether b is a TPM name with SHA-256, SHA-384 or SHA-512: nameAlg, then a digest
-// of its size (TPM 2.0 Library, Part 1, 16; TPM_ALG_ID in Part 2, 6.3).
+// tpmName reports whether `b` is a TPM name with SHA-256, SHA-384 or SHA-512. A TPM name is
+// nameAlg, then a digest of nameAlg's size (TPM 2.0 Library, Part 1, 16; TPM_ALG_ID in Part 2,
+// 6.3).
 func tpmName(b []byte) bool {
 	if len(b) < 2 {
 		return false
@@ -52,9 +53,9 @@ func tpmName(b []byte) bool {
 	return false
 }
 
-// checkURI accepts an empty URI, and URIs that every reader of the certificate can parse (RFC 5280,
-// 4.2.1.6: absolute, with a host). If one name in a SAN is malformed, crypto/x509 refuses the whole
-// certificate.
+// checkURI accepts an empty URI. It also accepts absolute URIs with a host (RFC 5280, 4.2.1.6),
+// because every reader of the certificate can parse these. If one name in a SAN is malformed,
+// crypto/x509 refuses the whole certificate.
 func checkURI(uri string) error {
 	if uri == "" {
 		return nil
@@ -82,7 +83,7 @@ func checkURI(uri string) error {
 	return nil
 }
 
-// ascii reports whether all of s is printable ASCII.
+// ascii reports whether all characters of `s` are printable ASCII.
 func ascii(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {

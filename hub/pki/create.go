@@ -22,12 +22,12 @@ import (
 	"unicode/utf8"
 )
 
-// Options configure a hub's first start. Later starts ignore them, and use the existing
+// Options configure a hub's first start. Later starts ignore the options, and use the existing
 // authorities.
 type Options struct {
-	// Name goes into the CAs' subjects, for people: at most 40 printable characters of UTF-8 (with
-	// the CA's title it must fit into the 64 characters of ub-common-name, RFC 5280, appendix A.1).
-	// Default: "Gangway".
+	// Name is the hub's name in the CAs' subjects, for people. It has at most 40 printable
+	// characters of UTF-8, because a CA's CN has the name and the CA's title, and at most 64
+	// characters (ub-common-name, RFC 5280, appendix A.1). Default: "Gangway".
 	Name string
 	// Curve of the CA keys: elliptic.P256() (default) or elliptic.P384().
 	Curve elliptic.Curve
@@ -58,16 +58,16 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// maker makes the authorities in a temporary folder, flushes it to the disk, and renames it: a
-// crash leaves all of them or none.
+// maker makes the authorities in a temporary folder, flushes the folder to the disk, and renames
+// the folder. So after a crash, all authorities exist or none.
 type maker struct {
 	Options
-	// step is called before each change on the disk: tests simulate a crash there.
+	// step is called before each change on the disk, so that tests can simulate a crash.
 	step func()
 }
 
-// create makes dir and the authorities in it, unless dir exists. made reports whether this call
-// made it; another process may have been faster.
+// create makes the folder `dir` and the authorities in that folder, unless the folder exists. The
+// result `made` is true if this call made the folder; another process may have been faster.
 func (m *maker) create(dir string) (made bool, err error) {
 	parent, prefix := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".new-"
 	unlock, err := lockDir(parent)
@@ -104,8 +104,9 @@ func (m *maker) create(dir string) (made bool, err error) {
 	return true, syncDir(parent)
 }
 
-// lockDir locks a folder, so that only one process at a time makes authorities in it. It waits
-// until the folder is free. The lock ends with unlock, or with the process.
+// lockDir locks a folder, so that only one process at a time makes authorities in the folder. It
+// waits until no other process has the lock. The lock ends when the caller calls `unlock`, or when
+// the process ends.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -133,7 +134,8 @@ func removeStale(parent, prefix string) error {
 	return nil
 }
 
-// fill writes the seven files: a key and a certificate of each authority, and the seal key.
+// fill writes the seven files: a key and a certificate for each of the three authorities, and the
+// seal key.
 func (m *maker) fill(dir string) error {
 	var root *x509.Certificate
 	var rootKey crypto.Signer
@@ -158,8 +160,9 @@ func (m *maker) fill(dir string) error {
 			template.MaxPathLen = 1
 			parent, parentKey = template, key
 		} else {
-			// A leaf's policies are valid only if the CA above it has them too, or has anyPolicy
-			// (RFC 5280, 6.1.3 d). An auditor may require one of them, verified TPM residency.
+			// A leaf's policies are valid only if the CA above the leaf has the same policies, or
+			// anyPolicy (RFC 5280, 6.1.3 d). An auditor may require the policy "verified TPM
+			// residency".
 			template.Policies = []x509.OID{anyPolicy}
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
@@ -188,7 +191,7 @@ func (m *maker) fill(dir string) error {
 	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
 }
 
-// anyPolicy is the OID of that name in RFC 5280, 4.2.1.4.
+// anyPolicy is the OID anyPolicy of RFC 5280, 4.2.1.4.
 var anyPolicy = mustOID(2, 5, 29, 32, 0)
 
 func mustOID(arcs ...uint64) x509.OID {

@@ -24,8 +24,8 @@ const (
 	tagContext3Constructed = 0xA3
 )
 
-// der encodes one DER value: tag, length, and the concatenated parts. encoding/asn1 and cryptobyte
-// produce the same bytes, but take several times as long.
+// der encodes one DER value: tag, length, and the concatenated `parts`. encoding/asn1 and
+// cryptobyte produce the same bytes, but need several times as long.
 func der(tag byte, parts ...[]byte) []byte {
 	n := 0
 	for _, p := range parts {
@@ -54,17 +54,17 @@ func appendLength(b []byte, n int) []byte {
 	panic("pki: a DER value has 16 MiB or more") // all input is much smaller
 }
 
-// buffer holds DER that is written from front to back into one slice. The length of an open value
-// is not known yet; close inserts it.
+// buffer has DER that is written from front to back into one slice. The length of an open value is
+// not known yet; the method close inserts the length.
 type buffer []byte
 
-// open starts a value and returns the mark to pass to close.
+// open starts a value. It returns the mark that the caller passes to close.
 func (b *buffer) open(tag byte) (mark int) {
 	*b = append(*b, tag, 0)
 	return len(*b)
 }
 
-// close ends the value that was opened last.
+// close ends the value that open started last.
 func (b *buffer) close(mark int) {
 	n := len(*b) - mark
 	if n < 0x80 {
@@ -74,7 +74,7 @@ func (b *buffer) close(mark int) {
 	var length [4]byte
 	long := appendLength(length[:0], n)
 	more := len(long) - 1
-	*b = append(*b, length[:more]...) // makes room; the values are overwritten below
+	*b = append(*b, length[:more]...) // makes the slice longer; the new bytes are overwritten below
 	copy((*b)[mark+more:], (*b)[mark:mark+n])
 	copy((*b)[mark-1:], long)
 }
@@ -85,7 +85,7 @@ func (b *buffer) add(parts ...[]byte) {
 	}
 }
 
-// text writes a value whose content is the bytes of the parts, for example a string type.
+// text writes a value with the concatenated bytes of `parts`, for example a string type.
 func (b *buffer) text(tag byte, parts ...string) {
 	mark := b.open(tag)
 	for _, p := range parts {

@@ -74,12 +74,11 @@ func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
 	})
 }
 
-// 20000 serial numbers are enough to include special first bytes: 00, and bytes with the sign bit
-// set.
+// Among 20000 serial numbers, some have special first bytes: 00, or a byte with the sign bit set.
 func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	var ones, zeros [16]byte // the bits that were 1 in any serial number, and those that were 0 in any
+	var ones, zeros [16]byte // ones: the bits that were 1 in at least one serial number; zeros: the bits that were 0 in at least one
 	for range 20000 {
 		content := serialNumber()
 		s := cryptobyte.String(der(tagInteger, content))

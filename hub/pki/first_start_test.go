@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// tree returns everything in a folder, with the contents of the files.
+// tree returns the paths of all files and folders in a folder, with the data of the files.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -33,8 +33,8 @@ func tree(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// failingMaker returns a maker that calls block before each of its steps. block puts an obstacle
-// into the folder, so that the step fails.
+// failingMaker returns a maker that calls the function `block` before each step. That function puts
+// an obstacle into the folder, so that the step fails.
 func failingMaker(t *testing.T, block func() error) *maker {
 	t.Helper()
 	o, err := Options{}.withDefaults()
@@ -48,9 +48,9 @@ func failingMaker(t *testing.T, block func() error) *maker {
 	}}
 }
 
-// If the disk fails at any step of the first start, the folder stays as it was, and the next start
-// works. The tests may run as root, who can write everywhere, so obstacles in the folder cause the
-// failures.
+// If the disk fails at any step of the first start, the folder stays unchanged, and the next start
+// works. Obstacles in the folder cause the failures, because the tests may run as root, who can
+// write everywhere.
 func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for name := range files {
@@ -113,8 +113,8 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	}
 }
 
-// A start removes the temporary folder of a killed first start. Other files and folders with
-// similar names stay.
+// If a first start was killed, the next start removes its temporary folder. Other files and folders
+// with similar names stay.
 func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
@@ -141,8 +141,8 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	}
 }
 
-// If files are missing, Open does not make new ones, and the existing keys stay. spoil checks that
-// Open does not change the folder.
+// If files are missing, Open does not make new files, and the existing keys stay. The function
+// spoil checks that Open does not change the folder.
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
 	t.Parallel()
 	for keep := range files {

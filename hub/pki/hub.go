@@ -1,10 +1,10 @@
-// Package pki holds the hub's certificate authorities: a root, the attestation CA (ACA), which
-// signs IAK certificates, and the device CA, which signs IDevID certificates. It also makes the
-// hub's TLS certificate.
+// Package pki has the hub's certificate authorities: a root, the attestation CA (ACA) and the
+// device CA. The ACA signs IAK certificates, and the device CA signs IDevID certificates. Package
+// pki also makes the hub's TLS certificate.
 //
 // The keys are in files (PKCS #8 PEM, mode 0600), and are used through crypto.Signer. The CAs never
 // expire, because the identities that they sign never expire (IEEE 802.1AR). An identity ends when
-// the hub revokes or replaces its row in the store.
+// the hub revokes or replaces the identity's row in the database.
 package pki
 
 import (
@@ -16,7 +16,7 @@ import (
 	"os"
 )
 
-// Hub holds a hub's authorities. It is safe for concurrent use.
+// Hub has a hub's authorities. It is safe for concurrent use.
 type Hub struct {
 	root       *x509.Certificate
 	rootKey    crypto.Signer
@@ -40,21 +40,21 @@ const (
 // certificate.
 const organization = "Gangway"
 
-// authorities lists the file names of the CAs, and the title that ends each CA's CN. The root is
-// first, because it signs the others.
+// authorities lists the file names of the CAs, and the title at the end of each CA's CN. The root
+// is first, because the root signs the other CAs.
 var authorities = []struct{ file, title string }{
 	{"root", "Root CA"},
 	{"aca", "Attestation CA"},
 	{"device-ca", "Device CA"},
 }
 
-// Open loads the authorities in dir. If dir does not exist, Open makes it and the authorities; its
-// parent must exist. Open makes them in a temporary folder and renames it when it is complete: a
-// crash leaves all of them or none.
+// Open loads the authorities in the folder `dir`. If the folder does not exist, Open makes the
+// folder and the authorities; the parent folder must exist. Open writes a temporary folder, and
+// renames it when it is complete. So after a crash, all authorities exist or none.
 //
-// Open refuses a folder that is incomplete or empty, like the mount point of a disk that is not
-// mounted. It refuses keys that other users may read, and keys or certificates that do not match
-// their file names. It never makes new keys next to old ones. Its errors name the remedy.
+// Open refuses a folder that is incomplete or empty, such as the mount point of a disk that is not
+// mounted. It refuses keys that other users may read. It refuses keys and certificates that do not
+// match their file names. It never makes new keys next to old keys. Its errors name the remedy.
 func Open(dir string, o Options) (*Hub, error) {
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) == 0 {
@@ -80,24 +80,26 @@ func Open(dir string, o Options) (*Hub, error) {
 	return h, nil
 }
 
-// Created reports whether Open made the authorities.
+// Created reports whether Open made the authorities because the folder did not exist.
 func (h *Hub) Created() bool { return h.firstStart }
 
 // HubName returns the lower-case hexadecimal SHA-256 of the root's SubjectPublicKeyInfo (DER).
 // Ownership proofs are bound to it.
 func (h *Hub) HubName() string { return h.name }
 
-// SealKey returns the 32-byte secret from which per-request secrets and device ids are derived. The
-// caller must not change it.
+// SealKey returns the 32-byte secret from which the hub derives per-request secrets and device ids.
+// The caller must not change the bytes.
 func (h *Hub) SealKey() []byte { return h.sealKey }
 
 // RootPEM returns the root certificate in PEM. Devices trust this certificate.
 func (h *Hub) RootPEM() []byte { return h.rootPEM }
 
-// ACAPEM returns the attestation CA's certificate in PEM. Replies contain it in this form.
+// ACAPEM returns the attestation CA's certificate in PEM. Replies contain the certificate in this
+// form.
 func (h *Hub) ACAPEM() []byte { return h.acaPEM }
 
-// DeviceCAPEM returns the device CA's certificate in PEM. Replies contain it in this form.
+// DeviceCAPEM returns the device CA's certificate in PEM. Replies contain the certificate in this
+// form.
 func (h *Hub) DeviceCAPEM() []byte { return h.devicePEM }
 
 // Root returns the root's certificate.
@@ -109,6 +111,6 @@ func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 // DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// ClientCAs returns a pool that holds only the device CA. So the TLS server accepts no other
-// certificate as a device's, not even another certificate of this hub.
+// ClientCAs returns a pool that has only the device CA. So the TLS server accepts only certificates
+// of the device CA as client certificates, and refuses other certificates of this hub.
 func (h *Hub) ClientCAs() *x509.CertPool { return h.clientCAs }

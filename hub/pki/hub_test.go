@@ -148,8 +148,8 @@ func TestRefusedOptions(t *testing.T) {
 	}
 }
 
-// spoil makes authorities, changes them, and returns Open's error. It checks that Open changes
-// nothing.
+// spoil makes authorities, applies the function `change` to their folder, and returns Open's error.
+// It checks that Open does not change the folder.
 func spoil(t *testing.T, change func(t *testing.T, dir string)) string {
 	t.Helper()
 	h := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -318,8 +318,8 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	}
 }
 
-// The certificate in device-ca.crt has the right key and name and is signed by the root, but lacks
-// one property of a CA. The certificates that such a CA issues would not verify.
+// The certificate in device-ca.crt has the right key and name, and the root signed it. But it lacks
+// one property of a CA. A certificate that it issues would not verify.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
@@ -356,15 +356,16 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	}
 }
 
-// withoutKeyIdentifier changes a template so that x509.CreateCertificate leaves out the key
-// identifier. CreateCertificate always adds one if IsCA is set, so the extension that marks a CA is
-// added by hand.
+// withoutKeyIdentifier changes a template so that x509.CreateCertificate omits the key identifier.
+// If IsCA is set, CreateCertificate always adds a key identifier. So withoutKeyIdentifier clears
+// IsCA, and adds the extension that marks a CA by hand.
 func withoutKeyIdentifier(c *x509.Certificate) {
 	c.SubjectKeyId, c.IsCA, c.BasicConstraintsValid = nil, false, false
 	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
-// Open refuses CAs that only another program can have made: no hub makes CAs with these properties.
+// Open refuses CAs with properties that no hub's CA has, because only another program can have made
+// these CAs.
 func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 	t.Parallel()
 	t.Run("curve P-521", func(t *testing.T) {
@@ -405,8 +406,8 @@ func TestOpenRefusesAFile(t *testing.T) {
 	}
 }
 
-// If processes and goroutines open a new folder at the same time, only one of them creates the hub,
-// and all use that hub.
+// Several processes and goroutines open a new folder at the same time. Only one of them creates the
+// hub, and all use that hub.
 func TestOpenAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "pki")
@@ -439,9 +440,10 @@ func TestOpenAtOnce(t *testing.T) {
 
 const killEnv = "GANGWAY_PKI_KILL_AT"
 
-// TestMain also runs as the process that TestInitSurvivesKillAtAnyFile starts. If the environment
-// variable killEnv is set, its value is STEP:FOLDER: the process creates authorities in the folder
-// FOLDER, and kills itself before its change with the number STEP, counted from 0.
+// TestMain also runs in the process that TestInitSurvivesKillAtAnyFile starts. If the environment
+// variable killEnv is set, its value is STEP:FOLDER. The process then creates authorities in the
+// folder FOLDER. It kills itself before the change on the disk with the number STEP, counted from
+// 0.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {
@@ -506,7 +508,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if _, err := h.IssueIDevID(idevidRequest(generate(t, elliptic.P256()).Public())); err != nil {
 			t.Errorf("step %d: %v", at, err)
 		}
-		// Keys of a killed process, which no hub uses, must not remain.
+		// No hub uses the keys of a killed process, so these keys must not remain.
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
 			t.Errorf("step %d: next to it is %v (%v)", at, entries, err)
 		}

@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// IAKRequest is the content of an IAK certificate. All fields except NotAfter, URI and Resident are
+// IAKRequest has the data of an IAK certificate. All fields except NotAfter, URI and Resident are
 // required.
 type IAKRequest struct {
 	PublicKey crypto.PublicKey // *ecdsa.PublicKey (P-256, P-384, P-521) or *rsa.PublicKey (2048 to 4096 bits)
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber
 	AKName    []byte           // TPM name of the key: nameAlg (SHA-256, -384 or -512), digest; 34, 50 or 66 bytes
 	HWSerial  []byte           // hwSerialNum of the HardwareModuleName, 1 to 128 bytes
-	NotBefore time.Time        // 1970 to 9998, to the second; the certificate begins five minutes earlier, for slow clocks
+	NotBefore time.Time        // 1970 to 9998, to the second; the certificate is valid from five minutes earlier, for peers with slow clocks
 	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
 	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; may be empty
 	// Resident is true if the EK certificate shows that the key is in a TPM. Only then does the
@@ -31,7 +31,7 @@ type IAKRequest struct {
 	Resident bool
 }
 
-// IDevIDRequest is the content of an IDevID certificate. All fields except Resident are required.
+// IDevIDRequest has the data of an IDevID certificate. All fields except Resident are required.
 type IDevIDRequest struct {
 	PublicKey crypto.PublicKey // as in IAKRequest
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber and CN
@@ -44,15 +44,15 @@ type IDevIDRequest struct {
 	Resident  bool             // as in IAKRequest
 }
 
-// issuer is a CA. The parts that all its certificates share are encoded in advance, so that a
-// certificate costs little more than its signature.
+// issuer is a CA. The parts that are equal in all certificates of the CA are encoded in advance. So
+// the cost of a certificate is little more than the cost of its signature.
 type issuer struct {
 	cert *x509.Certificate
 	key  crypto.Signer
 
 	algorithm []byte // AlgorithmIdentifier of the CA's signatures
 	hash      crypto.Hash
-	fixed     []byte // the extensions that all its certificates have
+	fixed     []byte // the extensions that all certificates of the CA have
 	policies  []byte // the certificatePolicies extension: OIDs of the TCG that say what was verified about the key
 }
 
@@ -87,8 +87,8 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn
 	return i, nil
 }
 
-// IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md#7-certificates) and returns its
-// DER. If a field of r is not valid, it returns an error and issues nothing.
+// IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md#7-certificates) and returns the
+// certificate's DER. If a field of `r` is not valid, IssueIAK returns an error.
 func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {
 		return nil, err
@@ -113,8 +113,8 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 }
 
 // IssueIDevID issues an IDevID certificate (IEEE 802.1AR, 8; DevID 8;
-// docs/protocol.md#7-certificates) and returns its DER. If a field of r is not valid, it returns an
-// error and issues nothing.
+// docs/protocol.md#7-certificates) and returns the certificate's DER. If a field of `r` is not
+// valid, IssueIDevID returns an error.
 func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {
 		return nil, err
@@ -149,12 +149,13 @@ var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 const slowClock = 5 * time.Minute
 
 // certificateSize is the initial capacity of a certificate's buffer, in bytes. Most certificates
-// fit into it.
+// are smaller.
 const certificateSize = 1024
 
-// issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER.
-// subject and extensions write the parts that differ between the kinds of certificates. issue does
-// not verify the new signature: the tests and every peer do.
+// issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate in DER. The
+// functions `subject` and `extensions` write the parts that differ between the kinds of
+// certificates. issue does not verify the new signature, because the tests and every peer verify
+// it.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
@@ -190,8 +191,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The outer SEQUENCE is still open: close has not inserted its length yet. So the bytes after
-	// its mark are exactly the TBSCertificate.
+	// The outer SEQUENCE is still open: the method close has not inserted the length yet. So the
+	// bytes after the SEQUENCE's mark are exactly the TBSCertificate.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
@@ -204,8 +205,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	return b, nil
 }
 
-// serialNumber returns the content of an INTEGER of 128 random bits, positive and in its shortest
-// form (RFC 5280, 4.1.2.2; X.690, 8.3).
+// serialNumber returns the value bytes of an INTEGER of 128 random bits. The number is positive and
+// in its shortest form (RFC 5280, 4.1.2.2; X.690, 8.3).
 func serialNumber() []byte {
 	b := make([]byte, 17) // the first byte stays zero, which makes the number positive
 	rand.Read(b[1:])      // never fails
@@ -218,7 +219,7 @@ func serialNumber() []byte {
 	return b
 }
 
-// The parts of certificates that never change, in DER.
+// Constant parts of certificates, in DER.
 var (
 	derForever           = timestamp(forever)
 	derCommonName        = oid(oidCommonName)
@@ -234,15 +235,15 @@ var (
 	derPantacorDevice    = oid(oidPantacorDevice)
 )
 
-// value writes a primitive value whose content is the concatenated parts.
+// value writes a primitive value with the concatenated bytes of `parts`.
 func (b *buffer) value(tag byte, parts ...[]byte) {
 	mark := b.open(tag)
 	b.add(parts...)
 	b.close(mark)
 }
 
-// attribute writes a RelativeDistinguishedName with one attribute, a PrintableString. id is the
-// attribute type's OID in DER.
+// attribute writes a RelativeDistinguishedName with one attribute, which is a PrintableString. The
+// argument `id` is the attribute type's OID in DER.
 func (b *buffer) attribute(id []byte, value ...string) {
 	set := b.open(tagSet)
 	pair := b.open(tagSequence)
@@ -259,7 +260,8 @@ func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
 	return der(tagSequence, oid(id), der(tagOctetString, value))
 }
 
-// extension writes a non-critical extension. id is its OID in DER.
+// extension writes a non-critical extension. The argument `id` is the extension's OID in DER, and
+// the function `value` writes the extension's value.
 func (b *buffer) extension(id []byte, value func(*buffer)) {
 	outer := b.open(tagSequence)
 	b.add(id)
@@ -269,8 +271,8 @@ func (b *buffer) extension(id []byte, value func(*buffer)) {
 	b.close(outer)
 }
 
-// raw writes one of Pantacor's extensions. Its value is the bytes of the text, not wrapped in a DER
-// type, because Pantacor's readers expect that. These extensions are never critical.
+// raw writes one of Pantacor's extensions. The extension's value is the bytes of the text without a
+// DER type, because Pantacor's programs expect this form. Pantacor's extensions are never critical.
 func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }
@@ -296,8 +298,8 @@ func (b *buffer) altName(hwSerial []byte, uri string) {
 	})
 }
 
-// publicKeyInfo encodes an allowed public key as a SubjectPublicKeyInfo. keyID is the key's
-// identifier: the first 160 bits of the SHA-256 of the key (RFC 7093, 2, method 1).
+// publicKeyInfo encodes an allowed public key as a SubjectPublicKeyInfo. The result `keyID` is the
+// key's identifier: the first 160 bits of the SHA-256 of the key (RFC 7093, 2, method 1).
 func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error) {
 	var bits []byte
 	switch k := pub.(type) {

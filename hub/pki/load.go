@@ -19,9 +19,9 @@ import (
 	"strings"
 )
 
-// load reads the authorities. It refuses every folder that create could not have made: a hub that
-// signs with a wrong key does permanent harm, while a hub that does not start can be repaired from
-// its backup.
+// load reads the authorities. It refuses every folder that the method create could not have made. A
+// hub that signs with a wrong key does permanent harm. A hub that does not start can be repaired
+// from its backup.
 func load(dir string) (*Hub, error) {
 	var certs [3]*x509.Certificate
 	var keys [3]crypto.Signer
@@ -60,11 +60,12 @@ func load(dir string) (*Hub, error) {
 	return h, nil
 }
 
-// errReadable means that other users can read a file. Restoring a backup would not correct that.
+// errReadable means that other users can read a file. Restoring a backup would not correct the
+// permissions.
 var errReadable = errors.New("can be read by other users")
 
-// withRemedy adds the remedy to an error: restore the backup. If the file's permissions are the
-// cause, a backup does not help, and the error stays as it is.
+// withRemedy adds the remedy "restore from the backup" to an error. If the cause is the file's
+// permissions, a backup does not help, and withRemedy returns the error unchanged.
 func withRemedy(dir string, err error) error {
 	if errors.Is(err, errReadable) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("pki: %w", err)
@@ -72,9 +73,9 @@ func withRemedy(dir string, err error) error {
 	return fmt.Errorf("pki: %w; restore %s from its backup", err, dir)
 }
 
-// checkAuthority checks that a certificate is the CA that its file's name says, and that the root
-// signed it. The title at the end of the CN must match: if the files of ACA and device CA were
-// exchanged, every IAK could be a TLS client.
+// checkAuthority checks that the certificate `c` is the CA of its file name, and that the root
+// signed `c`. The title at the end of the CN must match. Otherwise, if the files of ACA and device
+// CA were exchanged, every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)
@@ -121,8 +122,9 @@ func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
 	return cert, k, nil
 }
 
-// readSecret reads a file that no other user may read. It checks the permissions of the open file,
-// not of the path, so that nobody can exchange the file between the check and the read.
+// readSecret reads a file, and returns an error if other users may read the file. It checks the
+// permissions of the open file, not of the path. So nobody can exchange the file between the check
+// and the read.
 func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

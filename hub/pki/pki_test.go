@@ -47,8 +47,9 @@ func generate(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
 	return k
 }
 
-// rsaPublic returns an RSA public key with a random modulus of bits bits. Nobody knows its private
-// half, which is not needed to certify the key.
+// rsaPublic returns an RSA public key with a random modulus. The argument `bits` is the modulus's
+// size. Nobody knows the private half of the key, but certifying the key does not need the private
+// half.
 func rsaPublic(t testing.TB, bits int) *rsa.PublicKey {
 	t.Helper()
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits)))

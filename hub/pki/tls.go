@@ -18,14 +18,14 @@ import (
 )
 
 // tlsLife is the lifetime of the hub's TLS certificate. When a third of the lifetime is left,
-// TLSCertificate replaces the certificate and its key.
+// TLSCertificate replaces the certificate and the certificate's key.
 const tlsLife = 90 * 24 * time.Hour
 
-// TLSCertificate returns a function for tls.Config.GetCertificate. The function provides the hub's
-// TLS certificate for names, which are DNS names and IP addresses. The root signs the certificate,
-// so the hub sends no intermediates. The certificate's key is ECDSA P-256, and exists only in
-// memory. If a new certificate cannot be made, for example because the root's key is not available,
-// the function returns the old one as long as it is valid.
+// TLSCertificate returns a function for tls.Config.GetCertificate. The function returns the hub's
+// TLS certificate for `names`, which are DNS names and IP addresses. The root signs the
+// certificate, so the hub sends no intermediates. The certificate's key is ECDSA P-256, and exists
+// only in memory. If the function cannot make a new certificate, for example because the root's key
+// is not available, it returns the old certificate as long as the old certificate is valid.
 func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate // guarded by mu
@@ -85,9 +85,9 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// hostName reports whether s can be a SAN's dNSName (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3): labels of
-// 1 to 63 letters, digits and hyphens. Underscores are accepted too, because some host names
-// contain them. The first label may be a star.
+// hostName reports whether `s` can be the dNSName of a SAN (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3). A
+// dNSName has labels of 1 to 63 letters, digits and hyphens. hostName also accepts underscores,
+// because some host names contain underscores. The first label may be a star.
 func hostName(s string) bool {
 	if len(s) > 253 {
 		return false

@@ -33,7 +33,8 @@ func connect(t *testing.T, server, client *tls.Config) (serverErr, clientErr err
 	c := tls.Client(b, client)
 	clientErr = c.Handshake()
 	if clientErr == nil {
-		// With TLS 1.3, a client learns of its refusal only when it reads.
+		// With TLS 1.3, a client learns only at its first read that the server refused the client
+		// certificate.
 		_, clientErr = c.Read(make([]byte, 1))
 	}
 	b.Close()
@@ -54,7 +55,8 @@ func clientConfig(h *Hub, key crypto.PrivateKey, chain ...*x509.Certificate) *tl
 	for _, x := range chain {
 		own.Certificate = append(own.Certificate, x.Raw)
 	}
-	// Send the certificate even if the server does not request it, as an attacker would.
+	// Send the client certificate even if the server does not request that certificate, as an
+	// attacker would.
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }
 	return c
 }
@@ -86,8 +88,8 @@ func TestDeviceConnects(t *testing.T) {
 	}
 }
 
-// Only a peer with a device's key and IDevID certificate is accepted as a TLS client. All others
-// are refused, even with certificates that this hub issued.
+// Only a peer with a device's key and IDevID certificate is accepted as a TLS client. All other
+// peers are refused, even with certificates that this hub issued.
 func TestOnlyDevicesAreTLSClients(t *testing.T) {
 	t.Parallel()
 	h, other := openNew(t, Options{}), openNew(t, Options{})
@@ -186,7 +188,7 @@ func TestTLSCertificateIsRenewed(t *testing.T) {
 	if first.PrivateKey.(*ecdsa.PrivateKey).Equal(second.PrivateKey) {
 		t.Error("renewed with the old key")
 	}
-	// If the clock was fast and is set back, a new certificate is made.
+	// If the clock was fast and someone sets the clock back, the hub makes a new certificate.
 	if third := at(testNow); third == second || third.Leaf.NotBefore.After(testNow) {
 		t.Error("a certificate that is not yet valid is used")
 	}

@@ -34,7 +34,7 @@ type ListEntry struct {
 	nameless bool // the entry is from a list that does not name its columns
 }
 
-const headerRemedy = "Without one, a line has an EK's SHA-256 or a serial number, and a note. If your list has more or other columns, begin it with a line that names them: ek_sha256,serial,note,certificate"
+const headerRemedy = "Without a header, a line has an EK's SHA-256 or a serial number, and a note. If your list has more or other columns, begin it with a line that names them: ek_sha256,serial,note,certificate"
 
 // ParseEKList parses an EK list, a JSON array or CSV.
 //

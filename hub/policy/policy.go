@@ -1,10 +1,10 @@
-// Package policy parses the documents in which a hub's operator and an owner say which TPMs they
-// accept, and merges both into the effective policy.
+// Package policy parses policy documents, and merges them into the effective policy. In a document,
+// a hub's operator or an owner says which TPMs to accept.
 //
-// An owner's document can only tighten the hub's: the stricter of two settings applies. A software
-// TPM must be on the hub's list and, if the owner's document has such a list, on the owner's. If
-// only one document has a setting, that setting applies; if neither has it, evidence.DefaultPolicy
-// applies.
+// An owner's document can only tighten the hub's document: the stricter of two settings applies. A
+// software TPM must be on the list in the hub's document. If the owner's document has such a list,
+// the TPM must be on that list too. If only one document has a setting, that setting applies. If
+// neither document has the setting, evidence.DefaultPolicy applies.
 package policy
 
 import (
@@ -128,7 +128,7 @@ func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // Firmware is a version of up to four numbers with dots between them, "7.85". Missing numbers are
-// 0. It is not a decimal fraction: 7.80 is newer than 7.9.
+// 0. The version is not a decimal fraction: 7.80 is newer than 7.9.
 type Firmware evidence.Firmware
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -277,7 +277,8 @@ type Effective struct {
 	WithoutTPM bool
 }
 
-// Merge returns the effective policy from the hub's document and an owner's. Either may be nil.
+// Merge returns the effective policy from the hub's document and an owner's document. Either
+// document may be nil.
 func Merge(hub, owner *Document) Effective {
 	e := Effective{Evidence: evidence.DefaultPolicy()}
 	if hub != nil {
@@ -315,8 +316,8 @@ func Merge(hub, owner *Document) Effective {
 }
 
 // noCertificate returns the setting for EKs without a certificate. If the document has no such
-// setting, the setting for unknown makers applies: otherwise a device could improve its treatment
-// by leaving out its certificate.
+// setting, the setting for unknown makers applies. Otherwise a device could get a better verdict if
+// it left out its certificate.
 func (d *Document) noCertificate() *Action {
 	if d.NoCertificate == nil {
 		return d.UnknownMaker

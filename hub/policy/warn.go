@@ -11,12 +11,13 @@ import (
 	"gangway/tcg"
 )
 
-// Warnings returns sentences about the parts of a document that have no effect: names of makers
-// that no TPM has, rules that another rule hides and, in an owner's document, settings that are
-// looser than the hub's. A document with warnings is still valid.
+// Warnings returns sentences about the parts of a document that have no effect. Such parts are
+// names of makers that no TPM has, and rules that another rule hides. In an owner's document,
+// settings that are looser than the hub's settings have no effect either. A document with warnings
+// is still valid.
 //
-// The argument hub is the hub's document, or nil if the hub has none; owners says that d is an
-// owner's document. To check the hub's own document, pass nil as hub and false as owners.
+// `hub` is the hub's document, or nil if the hub has none. `owners` says that `d` is an owner's
+// document. To check the hub's own document, pass nil as `hub` and false as `owners`.
 func Warnings(d, hub *Document, owners bool) []string {
 	w := &warner{d: d, hub: hub, owners: owners}
 	w.names()
@@ -69,7 +70,7 @@ func isMaker(name string) bool {
 	return rawMaker.MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// suggest suggests makers for an unknown name, and lists the known ones.
+// suggest suggests makers for an unknown name, and lists the known makers.
 func suggest(name string) string {
 	var close []string
 	lower := strings.ToLower(strings.TrimSpace(name))
@@ -88,8 +89,8 @@ func suggest(name string) string {
 	return "t" + known
 }
 
-// within reports whether a becomes b by inserting, deleting or replacing at most n characters (0 or
-// 1), or by exchanging two neighbours.
+// within reports whether at most `n` changes (0 or 1) turn the text `a` into the text `b`. A change
+// inserts, deletes or replaces one character, or exchanges two neighbours.
 func within(a, b string, n int) bool {
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -131,7 +132,7 @@ func (w *warner) names() {
 	}
 }
 
-// covers reports whether a rule matches every TPM that another one matches.
+// covers reports whether the rule `r` matches every TPM that the rule `other` matches.
 func (r *Rule) covers(other *Rule) bool {
 	return (r.Maker == "" || strings.EqualFold(r.Maker, other.Maker)) &&
 		(r.Model == "" || r.Model == "*" || strings.EqualFold(r.Model, other.Model)) &&
@@ -143,8 +144,8 @@ func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// hidden warns of rules that are never reached, and of rules that accept TPMs which would be
-// accepted without the rule.
+// hidden warns of rules that are never reached. It also warns of a rule that accepts TPMs which the
+// policy would accept without this rule.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {
@@ -235,7 +236,7 @@ func (w *warner) looserKinds() {
 		}
 		for _, kind := range w.d.EKKinds[name] {
 			if !slices.Contains(allowed, kind) {
-				w.add("ek_kinds: %s for %s has no effect: the hub's policy allows %s.", kind, name, strings.Join(allowed, ", "))
+				w.add("ek_kinds: %s for %s has no effect: the hub's policy allows only %s.", kind, name, strings.Join(allowed, ", "))
 			}
 		}
 	}

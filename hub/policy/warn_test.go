@@ -48,7 +48,7 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 		"looser than no policy":    {"without_tpm: accept\nsoftware_tpms: [swtpm]", "", []string{"without_tpm: accept", "software_tpms"}},
 		"as strict, or stricter":   {"no_ek_certificate: refuse\nunknown_maker: ask\nsoftware_tpms: [swtpm]\nwithout_tpm: refuse\nmeasured_boot: require", "software_tpms: [swtpm, GOOG]\nwithout_tpm: accept", nil},
 		"unlisted, hub is silent":  {"unlisted_ek: accept", "unknown_maker: refuse", nil},
-		"kinds that the hub bars":  {"ek_kinds: {IFX: [L-1, L-2]}", "ek_kinds: {IFX: [L-1]}", []string{"ek_kinds: L-2 for ifx has no effect: the hub's policy allows L-1"}},
+		"kinds that the hub bars":  {"ek_kinds: {IFX: [L-1, L-2]}", "ek_kinds: {IFX: [L-1]}", []string{"ek_kinds: L-2 for ifx has no effect: the hub's policy allows only L-1"}},
 		"fewer kinds than the hub": {"ek_kinds: {IFX: [L-1]}", "ek_kinds: {IFX: [L-1, L-2]}", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 	}
 }
 
-// The error for an unknown name lists the known ones.
+// The error for an unknown name lists the known names.
 func TestUnknownWordIsNamedWithTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

@@ -7,7 +7,7 @@ import (
 	"gangway/hub/policy"
 )
 
-// The words say what is in force, and whose setting decides.
+// Explain says what is in force, and whose setting decides.
 func TestExplainsWhoseSettingDecides(t *testing.T) {
 	t.Parallel()
 	explained := func(hub, owner *policy.Document) string {
@@ -32,7 +32,7 @@ func TestExplainsWhoseSettingDecides(t *testing.T) {
 			"measured boot matches its reference. (your policy)",
 		}},
 		"owner cannot loosen": {"version: 1\nunknown_maker: refuse\nwithout_tpm: refuse\n", "version: 1\nunknown_maker: ask\nwithout_tpm: accept\n", []string{
-			"A TPM whose EK certificate leads to no trusted maker is refused. (the hub's policy)",
+			"A TPM whose EK certificate does not chain to a trusted maker is refused. (the hub's policy)",
 			"A TPM without an EK certificate is refused. (the hub's policy)",
 			"Devices without a TPM are refused. (the hub's policy)",
 		}},

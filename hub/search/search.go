@@ -3,9 +3,9 @@
 //
 //	model:"NUC 7" state:quiet meta.site=oslo forklift "hall 3"
 //
-// A search is a list of conditions, separated by spaces; it finds the devices that match all of
-// them. A condition is a word, or a field and its value. docs/search.md describes the language for
-// users.
+// A search is a list of conditions, separated by spaces. It finds the devices that match all
+// conditions. A condition is either a word, or a field and its value. docs/search.md describes the
+// language for users.
 //
 // The package only parses; package store finds the devices.
 package search
@@ -20,10 +20,10 @@ import (
 	"gangway/hub/store"
 )
 
-// MaxLength bounds the text of a search, in bytes.
+// MaxLength is the largest length of a search's text, in bytes.
 const MaxLength = 512
 
-// Codes of errors.
+// Codes of an Error.
 const (
 	CodeTooLong = "search-too-long" // more than MaxLength bytes
 	CodeTooMany = "search-too-many" // more than store.MaxTerms conditions
@@ -71,8 +71,7 @@ func Names() (names []string) {
 }
 
 // Parse parses the text of a search. It sets only Words and Terms of the result. The value of the
-// field token stays as it was written, an id or a nick: the caller looks up the token. The error is
-// an *Error.
+// field token may be an id or a nick: the caller must look up the join token. Errors: *Error.
 func Parse(text string) (store.DeviceSearch, error) {
 	var s store.DeviceSearch
 	if len(text) > MaxLength {
@@ -161,8 +160,9 @@ func (p *parser) atSpace() bool {
 	return unicode.IsSpace(r)
 }
 
-// part reads to the next space. If name is true, it also stops before the next : or =, and then
-// separated is true. Some or all of the text may be in quotes.
+// part reads the text to the next space. If `name` is true, part also stops before the next ":" or
+// "=", and returns `separated` as true if it found one of these characters. Some or all of the text
+// may be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {
 	var b strings.Builder
 	for p.at < len(p.text) && !p.atSpace() {
@@ -202,8 +202,8 @@ func (p *parser) quoted() (string, error) {
 	return "", &Error{Code: CodeQuote, Offset: begin, Word: clip(p.text[begin:]), Reason: "A quotation mark is not closed.", Remedy: `Write " at the end of the text, or \" for a quotation mark inside the text.`}
 }
 
-// fieldNamed returns the term for a field name. at is the name's offset in the search, and raw is
-// the name as it was written, with quotes.
+// fieldNamed returns the term for a field name. `at` is the name's offset in the search's text, and
+// `raw` is the name as the user wrote it, with quotes.
 func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 	if key, ok := strings.CutPrefix(name, metaPrefix); ok {
 		if key == "" || len(key) > maxMeta {
@@ -232,11 +232,12 @@ func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 	return store.SearchTerm{}, e
 }
 
-// maxMeta bounds the key and the value of a metadata member that can be searched, in bytes.
+// maxMeta is the largest length of the key, and of the value, in a metadata condition, in bytes.
 const maxMeta = 256
 
-// checkValue checks the value of a term, and converts it to the form that package store expects. at
-// is the value's offset in the search, and raw is the value as it was written, with quotes.
+// checkValue checks the value of a term, and converts the value to the form that package store
+// expects. `at` is the value's offset in the search's text, and `raw` is the value as the user
+// wrote it, with quotes.
 func checkValue(t *store.SearchTerm, at int, raw string) error {
 	wrong := func(remedy, format string, args ...any) error {
 		return &Error{Code: CodeValue, Offset: at, Word: clip(raw), Reason: fmt.Sprintf(format, args...), Remedy: remedy}
@@ -269,7 +270,7 @@ func checkValue(t *store.SearchTerm, at int, raw string) error {
 	return nil
 }
 
-// nearest returns the field name that differs least from name, or "" if all differ too much.
+// nearest returns the field name that is most similar to `name`, or "" if no field name is similar.
 func nearest(name string) string {
 	var all []string
 	for _, f := range fields {
@@ -278,8 +279,8 @@ func nearest(name string) string {
 	return closest(name, append(all, "meta"))
 }
 
-// closest returns the word that differs least from text. It returns "" if more than a third of the
-// characters differ.
+// closest returns the word that is most similar to `text`. If more than a third of the characters
+// differ, it returns "".
 func closest(text string, words []string) (best string) {
 	least := max(1, len(text)/3) + 1
 	if len(text) > 32 {
@@ -293,8 +294,8 @@ func closest(text string, words []string) (best string) {
 	return best
 }
 
-// distance returns the smallest number of edits that change a into b: a byte inserted, removed or
-// replaced, or two neighbours exchanged.
+// distance returns the smallest number of edits that change the text `a` into the text `b`. An edit
+// inserts, removes or replaces a byte, or exchanges two adjacent bytes.
 func distance(a, b string) int {
 	before, row := make([]int, len(b)+1), make([]int, len(b)+1)
 	var twoBefore []int
@@ -329,7 +330,8 @@ func clip(text string) string {
 	return text
 }
 
-// Format writes a search in the search language. Parse returns the same search from the result.
+// Format writes a search in the search language. If Parse parses the result, it returns the same
+// search.
 func Format(s store.DeviceSearch) string {
 	var parts []string
 	for _, word := range s.Words {

@@ -26,19 +26,19 @@ type Account struct {
 	PasswordHash string // argon2id, in PHC string format; never leaves the hub
 	Created      time.Time
 	Disabled     bool // nobody can sign in, and no new device can join the account
-	// Operator means that the account has the role operator: it sees counts and owners of the whole
-	// hub. Only a command on the hub's machine gives the role.
+	// Operator means that the account has the role operator: the account may see the counts and
+	// owners of the whole hub. Only a command on the hub's machine can give an account this role.
 	Operator bool
 }
 
-// Session is the record that a person is signed in. It is found by the SHA-256 of its random token;
-// the token itself is not stored.
+// Session is the record that a person is signed in. The hub finds a session by the SHA-256 of the
+// session's random token; the token itself is not stored.
 type Session struct {
 	TokenHash Hash
 	AccountID string
 	Created   time.Time
 	Expires   time.Time
-	Addr      string // IP address from which the person signed in
+	Addr      string // the IP address from which the person signed in
 	Means     string // ByPage or ByAPI
 }
 
@@ -46,8 +46,8 @@ type Session struct {
 // 32 hexadecimal digits. Nobody can sign in with an ID.
 func (s Session) ID() string { return hex.EncodeToString(s.TokenHash[:16]) }
 
-// APIToken lets a program act for an account, within scopes and until it expires. It is found by
-// the SHA-256 of the token; the token itself is not stored.
+// APIToken lets a program act for an account, within scopes and until the token expires. The hub
+// finds an API token by its SHA-256; the token itself is not stored.
 type APIToken struct {
 	ID       string // 24 lower-case hexadecimal digits
 	Hash     Hash
@@ -67,7 +67,7 @@ type PasswordChange struct {
 	// if the operator resets the password, because a reset needs no current password.
 	VerifiedHash string
 	NewHash      string // the new PasswordHash
-	// KeepSession is the TokenHash of the session that stays signed in; all others end.
+	// KeepSession is the TokenHash of the session that stays signed in; all other sessions end.
 	KeepSession Hash
 	// If EndAPITokens is true, the account's API tokens end too.
 	EndAPITokens bool
@@ -83,26 +83,27 @@ type Accounts interface {
 	// AccountByNickOrEmail finds an account by its nick or e-mail address. ASCII case is ignored.
 	AccountByNickOrEmail(ctx context.Context, login string) (Account, error)
 	CountAccounts(ctx context.Context) (int, error)
-	// Accounts lists accounts in the order of their nicks (ASCII case is ignored), starting after
-	// the nick `after`, or with the first nick if it is empty. It returns at most limit accounts
-	// (0: 100; at most 1000).
+	// Accounts lists accounts in the order of their nicks (ASCII case is ignored). The list starts
+	// after the nick `after` (empty: with the first nick). It has at most limit accounts (0: 100;
+	// at most 1000).
 	Accounts(ctx context.Context, after string, limit int) ([]Account, error)
-	// PublicOwners lists, in order, the nicks of accounts that are not disabled and have a public
-	// device, and the nick of the account `self`. It lists only nicks that begin with prefix (ASCII
-	// case is ignored).
+	// PublicOwners lists the nicks of the accounts that are not disabled and have a public device.
+	// It also lists the nick of the account with the id `self`. The list is sorted, and has only
+	// nicks that begin with prefix (ASCII case is ignored).
 	PublicOwners(ctx context.Context, prefix, self string, limit int) ([]string, error)
 	// ChangePassword changes the password and ends all sessions except c.KeepSession. ErrNotFound:
 	// the account does not exist. ErrChanged: c.VerifiedHash is no longer the account's hash, or
 	// the account is disabled and c is not a reset.
 	ChangePassword(ctx context.Context, c PasswordChange) error
-	// DisableAccount ends the account's sessions and API tokens. Its join tokens cannot be used
-	// until EnableAccount. Its devices keep working. Both methods may be called again without
-	// effect: they append the event only if they change something.
+	// DisableAccount ends the account's sessions and API tokens. The account's join tokens cannot
+	// be used until EnableAccount is called. The account's devices keep working. DisableAccount and
+	// EnableAccount may be called again without effect: they append the event only if they change
+	// something.
 	DisableAccount(ctx context.Context, id string, e Event) error
 	EnableAccount(ctx context.Context, id string, e Event) error
-	// DeleteAccount deletes an account that has no devices, with its sessions, API tokens, join
-	// tokens, policy, EK list and waiting devices. Its nick stays reserved until ReleaseNick.
-	// Errors: ErrNotFound, ErrHasDevices.
+	// DeleteAccount deletes an account that has no devices. It also deletes the account's sessions,
+	// API tokens, join tokens, policy, EK list and waiting devices. The account's nick stays
+	// reserved until ReleaseNick is called. Errors: ErrNotFound, ErrHasDevices.
 	DeleteAccount(ctx context.Context, id string, e Event) error
 	// ReleaseNick makes the nick of a deleted account available to CreateAccount. It succeeds even
 	// if no account reserved the nick.
@@ -111,35 +112,35 @@ type Accounts interface {
 
 // Sessions stores the sessions of accounts.
 type Sessions interface {
-	// CreateSession stores a session for a person whose password was verified against `verified`,
-	// the PasswordHash of the account at that time. If the account already has MaxSessions, its
-	// oldest session ends. ErrChanged: the account's hash has changed since then, or the account
-	// was disabled. ErrNotFound: the account was deleted.
+	// CreateSession stores a session for a person whose password was verified. `verified` is the
+	// PasswordHash against which the password was verified. If the account already has MaxSessions,
+	// its oldest session ends. ErrChanged: the account's PasswordHash is no longer `verified`, or
+	// the account was disabled. ErrNotFound: the account was deleted.
 	CreateSession(ctx context.Context, s Session, verified string) error
 	// Session finds a session by the SHA-256 of its token. ErrNotFound: no session has this token,
-	// or it expired at or before now.
+	// or the session expired at or before the time `now`.
 	Session(ctx context.Context, token Hash, now time.Time) (Session, error)
 	DeleteSession(ctx context.Context, token Hash) error
 	// Sessions lists an account's sessions that have not expired, newest first.
 	Sessions(ctx context.Context, account string, now time.Time) ([]Session, error)
-	// EndSession ends the session of the account that has this Session.ID. ErrNotFound: the account
-	// has no such session.
+	// EndSession ends the session with this Session.ID, if the session belongs to the account.
+	// ErrNotFound: the account has no such session.
 	EndSession(ctx context.Context, account, id string, e Event) error
-	// EndSessions ends all sessions of an account except the one with the hash `keep`. It returns
-	// the number of ended sessions that had not expired, and appends the event only if that number
-	// is not 0.
+	// EndSessions ends all sessions of an account except the session with the TokenHash `keep`. It
+	// returns how many unexpired sessions it ended. If that number is 0, it does not append the
+	// event.
 	EndSessions(ctx context.Context, account string, keep Hash, e Event) (int, error)
 }
 
 // APITokens stores the API tokens of accounts.
 type APITokens interface {
-	// CreateAPIToken stores an API token. ErrNotFound: the session has ended; so a session that a
-	// password change ended cannot make a token. ErrExists: the account has a token with this name.
-	// ErrTooMany: the account has `max` tokens that are still valid at t.Created. The account's
-	// expired tokens are removed.
+	// CreateAPIToken stores an API token, and removes the account's expired API tokens. `session`
+	// is the TokenHash of the session that makes the token. ErrNotFound: the session has ended, for
+	// example because the password was changed. ErrExists: the account has a token with this name.
+	// ErrTooMany: the account has `max` tokens that are valid at the time t.Created.
 	CreateAPIToken(ctx context.Context, t APIToken, session Hash, max int, e Event) error
-	// APIToken finds a token by its hash. ErrNotFound: no token has this hash, or it expired at or
-	// before now.
+	// APIToken finds an API token by its SHA-256. ErrNotFound: no API token has this hash, or the
+	// token expired at or before the time `now`.
 	APIToken(ctx context.Context, hash Hash, now time.Time) (APIToken, error)
 	// APITokens lists an account's tokens, newest first, including expired tokens.
 	APITokens(ctx context.Context, account string) ([]APIToken, error)

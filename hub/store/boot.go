@@ -23,8 +23,8 @@ type Boot struct {
 	State       string // BootMatches, BootChanged or BootNothing
 	Measurement []byte // JSON of boot.Measurement
 	Changes     []byte // JSON of the differences from the reference
-	// Evidence of the measurement, for an auditor. The store keeps it only for a device's latest
-	// measurement.
+	// Evidence of the measurement, for an auditor. The store keeps the evidence only of a device's
+	// latest measurement.
 	Nonce, Attest, Signature, Log []byte
 }
 
@@ -36,8 +36,8 @@ type BootReference struct {
 	Replaces []byte // the Text that PutBootReference replaces; empty if the device has no reference
 }
 
-// BootRefusal is the reason why the hub refused a device's newest measurement. The store keeps it
-// until the device sends a measurement that is not refused.
+// BootRefusal is the reason why the hub refused a device's newest measurement. The store keeps the
+// refusal until the device sends a measurement that the hub does not refuse.
 type BootRefusal struct {
 	Time               time.Time
 	Code, Reason, Hint string
@@ -46,20 +46,21 @@ type BootRefusal struct {
 // Boots stores boot measurements. Methods that write return ErrNotFound if the device does not
 // exist or was deleted.
 type Boots interface {
-	// PutBoot stores b as a device's latest measurement. It also keeps the ten measurements before
-	// b, without their evidence. The caller has compared b with reference. If the device has no
-	// reference, and reference is not empty, reference becomes the device's reference. If the
-	// device has another reference, because its owner changed it after the comparison, nothing is
-	// stored. PutBoot returns the device's reference.
+	// PutBoot stores the measurement b as a device's latest. It also keeps the ten measurements
+	// before b, without their evidence. The caller has compared b with the parameter `reference`.
+	// If the device has no reference and the parameter is not empty, the parameter becomes the
+	// device's reference. If the device has a different reference, PutBoot stores nothing: the
+	// owner has changed the reference after the comparison. `current` is the device's reference
+	// after the call.
 	//
-	// If b.Number is not 0, the device sent the same boot before: b replaces the measurement with
-	// that number, if it is still the latest.
+	// If b.Number is not 0, the device sent the same boot before. In that case, b replaces the
+	// measurement with that number, if that measurement is still the latest.
 	PutBoot(ctx context.Context, b Boot, reference []byte) (current []byte, err error)
 	// LatestBoot returns a device's latest measurement. ErrNotFound: the device was never measured.
 	LatestBoot(ctx context.Context, device string) (Boot, error)
 	// BootHistory lists a device's measurements, newest first, without their evidence.
 	BootHistory(ctx context.Context, device string) ([]Boot, error)
-	// RefuseBoot records that the hub refused a device's newest measurement. news is false if the
+	// RefuseBoot records that the hub refused a device's newest measurement. `news` is false if the
 	// previous refusal had the same code and reason.
 	RefuseBoot(ctx context.Context, device string, r BootRefusal) (news bool, err error)
 	// BootRefusal returns the refusal of a device's newest measurement. ErrNotFound: that
@@ -73,13 +74,14 @@ type Boots interface {
 	// BootReference returns a device's reference. ErrNotFound: the device has none.
 	BootReference(ctx context.Context, device string) (BootReference, error)
 	// PutBootReference replaces a device's reference. The caller has compared the device's latest
-	// measurement with the new reference; latest has the Number of that measurement, and its new
-	// State and Changes. latest.Number is 0 if the device was never measured. A device in state
-	// BootRefused stays in that state. ErrChanged: latest is no longer the latest measurement, or
-	// the device's reference is not r.Replaces; nothing was changed.
+	// measurement with the new reference. The parameter `latest` has the Number, the new State and
+	// the new Changes of that measurement. If the device was never measured, latest.Number is 0. A
+	// device in state BootRefused stays in that state. ErrChanged: the device has a newer
+	// measurement than `latest`, or the device's reference is not r.Replaces. In both cases nothing
+	// was changed.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
-	// RequestBoot asks the device for another measurement. BootRequested reports whether a
-	// measurement was requested after the last one.
+	// RequestBoot records that the device must send another measurement. BootRequested reports
+	// whether RequestBoot was called after the device's last measurement.
 	RequestBoot(ctx context.Context, device string) error
 	BootRequested(ctx context.Context, device string) (bool, error)
 }

@@ -19,9 +19,9 @@ const CloneRefused = "refused"
 type Clones interface {
 	// Clone returns a device's clone record. ErrNotFound: the device has none.
 	Clone(ctx context.Context, device string) (Clone, error)
-	// PutClone replaces the device's record, sets the device's Clone to c.State and appends events,
-	// in one transaction. It returns the new version. ErrChanged: the stored record does not have
-	// c.Version. ErrNotFound: the device does not exist. If PutClone returns an error, nothing was
-	// changed.
+	// PutClone replaces the device's clone record, sets Device.Clone to c.State, and appends the
+	// events, all in one transaction. It returns the new version. ErrChanged: the stored record
+	// does not have c.Version. ErrNotFound: the device does not exist. If PutClone returns an
+	// error, nothing was changed.
 	PutClone(ctx context.Context, c Clone, events ...Event) (int64, error)
 }

@@ -15,11 +15,12 @@ const (
 )
 
 // KeptEKCertificate is an EK certificate that a request contained. If a later request with the same
-// EK lacks the certificate, the hub uses this one to judge that request. The verdict is not stored.
+// EK has no EK certificate, the hub uses the stored certificate to judge that request. The verdict
+// is not stored.
 type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER
-	Links       []byte // CA certificates between Certificate and its root, without the root: DER, concatenated
+	Links       []byte // CA certificates between Certificate and the root, without the root: concatenated DER
 	// Proven means that a TPM with this EK activated an enrolment. Then the row does not expire,
 	// and only another activation replaces its certificate.
 	Proven  bool
@@ -28,15 +29,15 @@ type KeptEKCertificate struct {
 
 // EKCertificates stores at most one certificate for each EK.
 type EKCertificates interface {
-	// EKCertificate finds the stored certificate of an EK. ErrNotFound: there is none, or it has
-	// expired.
+	// EKCertificate finds the stored certificate of an EK. ErrNotFound: the EK has no stored
+	// certificate, or the row has expired.
 	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
-	// KeepEKCertificate stores k as unproven if the EK has no certificate, or only an expired one.
-	// If the stored certificate is the same and unproven, only its Expires changes. Otherwise
-	// nothing changes. If more than limit rows are unproven, the rows that expire first are
-	// removed.
+	// KeepEKCertificate stores the row k as unproven if the EK has no row, or only an expired row.
+	// If the EK has an unproven row with the same certificate, only the row's Expires changes.
+	// Otherwise nothing changes. If more than limit rows are unproven, the rows that expire first
+	// are removed.
 	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
-	// ExpireEKCertificates removes expired rows, at most limit, and returns the number of removed
+	// ExpireEKCertificates removes at most limit expired rows. It returns the number of removed
 	// rows.
 	ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error)
 }

@@ -13,7 +13,7 @@ const (
 	ByCommand     = "command"     // by a command on the hub's machine
 	ByCertificate = "certificate" // by a device with its certificate
 	BySecret      = "secret"      // by a device with its secret
-	ByToken       = "token"       // by a device with an access token, which was issued for its certificate or secret
+	ByToken       = "token"       // by a device with an access token that the hub issued for the device's certificate or secret
 )
 
 // Actor is the person, program or device that caused an event.
@@ -27,14 +27,14 @@ type Actor struct {
 
 type actorKey struct{}
 
-// WithActor returns a context with the actor a. The caller may set the fields of a later, when it
-// has found out who sent the request.
+// WithActor returns a context with the actor `a`. The caller may set the fields of `a` later, when
+// it knows who sent the request.
 func WithActor(ctx context.Context, a *Actor) context.Context {
 	return context.WithValue(ctx, actorKey{}, a)
 }
 
-// ActorIn returns the actor of a context, so that the caller can read or set its fields. If the
-// context has no actor, ActorIn returns a new one that is not in the context.
+// ActorIn returns the actor of a context, so that the caller can read or set the actor's fields. If
+// the context has no actor, ActorIn returns a new Actor and does not add it to the context.
 func ActorIn(ctx context.Context) *Actor {
 	if a, ok := ctx.Value(actorKey{}).(*Actor); ok {
 		return a
@@ -42,8 +42,8 @@ func ActorIn(ctx context.Context) *Actor {
 	return new(Actor)
 }
 
-// Event is an entry of the audit trail. An event never changes, except that AppendCounted updates
-// the row that counts equal events. Only RemoveEvents removes events.
+// Event is an entry of the audit trail. Only AppendCounted changes an event: it updates the row
+// that counts equal events. Only RemoveEvents removes events.
 type Event struct {
 	Seq     int64 // assigned by the store; increases
 	Time    time.Time
@@ -62,18 +62,20 @@ type Event struct {
 	Credential string
 
 	// Count is the number of events of one day that this row counts; Last is the time of the last
-	// one. If Count is 0 and Last is zero, the row is one event, at Time. See AppendCounted.
+	// of these events. If Count is 0 and Last is zero, the row is one event, at Time. See
+	// AppendCounted.
 	Count int
 	Last  time.Time
 
-	// Unproven means that the peer that caused the event had proven nothing. Such an event is
-	// removed earlier. AppendCounted never counts events with different Group in one row. Reads do
-	// not return these two fields.
+	// Unproven means that the peer that caused the event had proven nothing: RemoveEvents may
+	// remove such an event earlier. AppendCounted never counts events with different Groups in one
+	// row. Reads do not return Unproven and Group.
 	Unproven bool
 	Group    string
 }
 
-// By returns the event with the actor a, unless the event already names an actor.
+// By returns a copy of the event with the actor `a`. If the event already names an actor, the copy
+// keeps that actor.
 func (e Event) By(a *Actor) Event {
 	if e.Actor == "" && e.Means == "" {
 		e.Actor, e.ActorName, e.Means, e.Credential = a.ID, a.Name, a.Means, a.Credential
@@ -88,10 +90,10 @@ func (e Event) By(a *Actor) Event {
 type EventFilter struct {
 	Owner  string
 	Device string
-	Kind   string    // this kind; if it ends with ".", every kind that begins with it
+	Kind   string    // only this kind; if Kind ends with ".", all kinds that begin with Kind
 	Token  string    // the id of a join token
 	Actor  string    // the actor's prn, or the actor's nick (ASCII case is ignored)
-	Since  time.Time // not before this time; for a row that counts several events, Last is compared
+	Since  time.Time // only events at or after this time; for a row that counts several events, Last is compared
 	Until  time.Time // only events before this time
 	// NoRoutine leaves out rows of AppendCounted that have no Code.
 	NoRoutine bool
@@ -103,22 +105,24 @@ type EventFilter struct {
 // Events is the audit trail.
 type Events interface {
 	AppendEvent(ctx context.Context, e Event) error
-	// AppendEventOnce appends an event about a device, unless an event with the same mark was
-	// appended after the device's first activation.
+	// AppendEventOnce appends an event about a device. If an event with the same `mark` was
+	// appended after the device's first activation, it does nothing.
 	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
 	// AppendCounted appends events that may be frequent. Events of one day (UTC) that differ only
-	// in Time, Addr and Message become one row, with the sum of their Counts, the Time of the
-	// first, and the Last, Addr and Message of the last event. If an event in events has a Count,
-	// it counts as that many events, the last at its Last; a Count of 0 counts as one event.
+	// in Time, Addr and Message become one row. The row has the sum of their Counts, the Time of
+	// the first event, and the Last, Addr and Message of the last event. An event with a Count is
+	// counted as that many events; a Count of 0 is counted as 1.
 	AppendCounted(ctx context.Context, events []Event) error
-	// RemoveEvents removes Unproven events whose Time and Last are before the time `unproven`, and
-	// any events whose Time and Last are before the time `all`. A zero time removes nothing. It
-	// removes at most limit events, and returns their number.
+	// RemoveEvents removes Unproven events whose Time and Last are before the time `unproven`. It
+	// also removes all other events whose Time and Last are before the time `all`. A zero time
+	// removes nothing. RemoveEvents removes at most limit events, and returns the number of removed
+	// events.
 	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists the events that the filter selects, newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
-	// FindEvents lists events as Events does, at a bounded cost. The filter must have an Owner.
+	// FindEvents lists events as Events does, but at a bounded cost. The filter must have an Owner.
 	// FindEvents examines at most `examine` events of the owner or, if the filter has a Device, of
-	// that device. To continue the list, set Before to next; if next is 0, the list is complete.
+	// that device. To get the next page, set f.Before to `next`. If `next` is 0, the list is
+	// complete.
 	FindEvents(ctx context.Context, f EventFilter, examine int) (events []Event, next int64, err error)
 }

@@ -7,8 +7,8 @@ import (
 	"gangway/wire/trail"
 )
 
-// States of a device that a search can select. They do not exclude each other: a quiet device may
-// also have a changed boot. FleetCounts counts each state exactly.
+// States of a device that a search can select. A device may have several states: for example, a
+// quiet device may also have a changed boot. FleetCounts counts each state exactly.
 const (
 	StateActive      = "active"       // the hub heard from the device within QuietAfter
 	StateQuiet       = "quiet"        // the hub has not heard from the device for longer than QuietAfter
@@ -21,15 +21,15 @@ const (
 // States lists all states of devices.
 var States = []string{StateActive, StateQuiet, StateBootChanged, StateUpdating, StateFailed, StateCloned}
 
-// QuietAfter is how long the hub may hear nothing from a device before the device is quiet. An
-// agent reports each minute; if a report fails, it retries at least every ten minutes.
+// QuietAfter is the time after a device's last contact at which the device becomes quiet. An agent
+// reports each minute. If a report fails, the agent retries at least every ten minutes.
 const QuietAfter = 15 * time.Minute
 
 // SearchField is a field of a device that a search can compare. Each field has an index.
 type SearchField string
 
-// Fields of searches. All compare whole values, except FieldID. To search for the beginning of a
-// word, use DeviceSearch.Words.
+// Fields of searches. All fields except FieldID compare whole values. To search for the beginning
+// of a word, use DeviceSearch.Words.
 const (
 	FieldState    SearchField = "state"    // one of the State constants
 	FieldModel    SearchField = "model"    // ProdModel
@@ -65,7 +65,7 @@ const MaxTerms = 8
 // DeviceSearch selects the devices of an owner that match all Words and all Terms.
 type DeviceSearch struct {
 	Owner      string
-	Words      []string // each is the beginning of a word of the nick, serial, model, maker or id
+	Words      []string // each is the beginning of a word of the device's nick, serial, model, maker or id
 	Terms      []SearchTerm
 	Sort       SortKey // empty: SortNick
 	Descending bool
@@ -80,7 +80,7 @@ type DeviceRow struct {
 	Boot   string // one of the Boot constants
 	Rev    int    // number of the newest revision; -1: the device has no trail
 	Status trail.Status
-	// Progress is the percentage in the newest report about revision Rev.
+	// Progress is the percentage in the device's newest report about the revision Rev.
 	Progress int
 }
 
@@ -105,16 +105,15 @@ func (d *DeviceRow) States() []string {
 	return states
 }
 
-// DevicePage is one page of a search's result. If more than MaxCount devices match each single
-// condition, but few match all, the engine stops after it has read a bounded number of devices.
-// Then the page may have fewer rows than the limit, or none, although Next is not empty.
+// DevicePage is one page of a search's result. The engine reads only a bounded number of devices
+// for a page. If more than MaxCount devices match each single condition, but few devices match all
+// conditions, the page may have fewer rows than the limit, or none, although Next is not empty.
 type DevicePage struct {
 	Rows []DeviceRow
 	Next string // for DeviceSearch.After; empty if this is the last page
 }
 
-// MaxCount is the number at which CountSearch stops to count the result of a search that has no
-// counter.
+// MaxCount is the number at which CountSearch stops counting, if the search has no counter.
 const MaxCount = 1000
 
 // SearchCount is the number of devices that match a search.
@@ -123,7 +122,7 @@ type SearchCount struct {
 	More bool // the engine stopped counting: at least N devices match
 }
 
-// FleetCounts holds the exact numbers of an owner's devices.
+// FleetCounts has the exact numbers of an owner's devices.
 type FleetCounts struct {
 	Total    int
 	Waiting  int            // waiting devices without a decision
@@ -137,8 +136,8 @@ type FacetCount struct {
 	N     int
 }
 
-// ErrBadSearch is the error for a DeviceSearch that the engine cannot answer within its bounds, or
-// whose After is from another search.
+// ErrBadSearch is the error for a DeviceSearch that the engine cannot answer within its bounds. It
+// is also the error for an After that belongs to another search.
 type ErrBadSearch struct {
 	Reason string // a sentence for the user
 }
@@ -147,25 +146,24 @@ func (e *ErrBadSearch) Error() string { return "store: " + e.Reason }
 
 // Fleet answers questions about many devices. The cost of an answer does not grow with the fleet.
 type Fleet interface {
-	// SearchDevices returns one page of the devices that match a search. The error may be an
-	// *ErrBadSearch.
+	// SearchDevices returns one page of the devices that match a search. Errors: *ErrBadSearch.
 	SearchDevices(ctx context.Context, s DeviceSearch) (DevicePage, error)
 	// CountSearch counts the devices that match a search. The number is exact if the search has no
-	// condition, or one condition with a counter (state, model, maker, firmware, token). Otherwise
-	// it counts only to MaxCount.
+	// condition, or only one condition with a counter (state, model, maker, firmware, token). For
+	// any other search, CountSearch stops at MaxCount.
 	CountSearch(ctx context.Context, s DeviceSearch) (SearchCount, error)
 	// FleetCounts counts an owner's devices.
 	FleetCounts(ctx context.Context, owner string) (FleetCounts, error)
-	// Facets returns the most frequent values of a field, at most limit, with the number of devices
-	// of each, and the number of devices with other values. The field must be FieldModel,
-	// FieldMaker, FieldFirmware or FieldToken.
+	// Facets returns at most limit of the most frequent values of a field, with the number of
+	// devices that have each value. `others` is the number of devices with other values. The field
+	// must be FieldModel, FieldMaker, FieldFirmware or FieldToken.
 	Facets(ctx context.Context, owner string, f SearchField, limit int) (top []FacetCount, others int, err error)
-	// Arrivals counts the devices that joined an owner's fleet, by activation or claim, on each of
-	// the last days (UTC); the last number is for the day of now. Devices that were deleted later
-	// are counted too. days is at most 366.
+	// Arrivals counts the devices that joined an owner's fleet, by activation or claim. It returns
+	// one number for each of the last `days` days (UTC, at most 366); the last number is for the
+	// day of `now`. Devices that were deleted later are counted too.
 	Arrivals(ctx context.Context, owner string, now time.Time, days int) ([]int, error)
-	// MarkQuiet marks devices as quiet that were last seen before the time `before`, at most limit.
-	// It returns the number of devices that it marked. The next contact makes a device active
-	// again.
+	// MarkQuiet marks at most limit devices as quiet: devices that were last seen before the time
+	// `before`. It returns the number of devices that it marked. The next contact makes a device
+	// active again.
 	MarkQuiet(ctx context.Context, before time.Time, limit int) (int, error)
 }

@@ -19,22 +19,24 @@ type IssuedAIK struct {
 
 // Bounds on the stored AIK certificates of two-step enrolments that are not finished.
 const (
-	MaxIssuedPerEK = 8      // rows of one EK; at the bound, the oldest row is removed
+	MaxIssuedPerEK = 8      // rows of one EK; a further row replaces the oldest row
 	MaxIssued      = 10_000 // rows of all EKs
 )
 
 // IssuedAIKs stores the certificates that first steps of two-step enrolment issued, until they
 // expire.
 type IssuedAIKs interface {
-	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. first is true if the
-	// EK had no valid row before the call. An EK's oldest rows beyond MaxIssuedPerEK are removed.
+	// RecordIssuedAIK stores the certificate `a`, and replaces a row with the same EK and Name.
+	// `first` is true if the EK had no valid row before the call. If the EK has more than
+	// MaxIssuedPerEK rows, its oldest rows are removed.
 	//
-	// ErrFull: there are already `most` rows, and none has this EK and Name. Rows of the same EK
-	// with another Name do not prevent ErrFull, so that the answer does not reveal whether the hub
-	// knows the EK.
+	// ErrFull: the table already has `most` rows, and no row has this EK and Name. ErrFull does not
+	// depend on rows with the same EK and another Name, so that the answer does not reveal whether
+	// the hub knows the EK.
 	RecordIssuedAIK(ctx context.Context, a IssuedAIK, most int) (first bool, err error)
-	// IssuedAIK finds a row by EK and Name. ErrNotFound: there is none, or it has expired.
+	// IssuedAIK finds a row by EK and Name. ErrNotFound: no row has this EK and Name, or the row
+	// has expired.
 	IssuedAIK(ctx context.Context, ek Hash, name []byte, now time.Time) (IssuedAIK, error)
-	// ExpireIssuedAIKs removes expired rows, at most limit, and returns the number of removed rows.
+	// ExpireIssuedAIKs removes at most limit expired rows. It returns the number of removed rows.
 	ExpireIssuedAIKs(ctx context.Context, now time.Time, limit int) (int, error)
 }

@@ -11,7 +11,7 @@ type LogEntry struct {
 	Device   string
 	Owner    string
 	Created  time.Time // when the hub received the line; increases with Seq for an owner
-	Sec      int64     // seconds since 1970, by the device's clock; Nano holds the nanoseconds
+	Sec      int64     // seconds since 1970, by the device's clock; Nano has the nanoseconds
 	Nano     int64
 	Level    string
 	Source   string
@@ -34,26 +34,26 @@ type LogFilter struct {
 	Sources   []string
 	Platforms []string
 	Revs      []string
-	Text      string    // part of the message; ASCII case is ignored; requires exactly one of Devices
+	Text      string    // part of the message; ASCII case is ignored; allowed only if Devices has one device
 	After     time.Time // only entries after this time
 	Before    time.Time // only entries before this time
 	// Previous is the last entry of the previous page, in the requested order. Only its Created and
 	// Seq are used.
 	Previous *LogEntry
-	// NewestFirst reverses the order, which is by Created and then Seq.
+	// NewestFirst reverses the order of the list. The order is by Created and then Seq.
 	NewestFirst bool
-	Skip        int // number of entries to skip; allowed with at most one of Devices
+	Skip        int // number of entries to skip; allowed only if Devices has at most one device
 	Limit       int // 0: 100; at most 5000
-	Bytes       int // stop when the texts reach this many bytes; 0: no bound
+	Bytes       int // the page ends when its texts reach this many bytes; 0: no bound
 }
 
 // Logs stores the logs of devices.
 type Logs interface {
-	// AppendLogs stores log entries of one device, and sets Device and Owner in each. It removes
-	// the oldest entries of the device that exceed bounds.
+	// AppendLogs stores log entries of one device, and sets Device and Owner in each entry. If the
+	// device's entries exceed bounds, AppendLogs removes the oldest entries.
 	AppendLogs(ctx context.Context, device, owner string, entries []LogEntry, bounds LogBounds, now time.Time) error
 	Logs(ctx context.Context, f LogFilter) ([]LogEntry, error)
-	// ExpireLogs removes entries that the hub received before the time `before`, at most limit. It
+	// ExpireLogs removes at most limit entries that the hub received before the time `before`. It
 	// returns the number of removed entries.
 	ExpireLogs(ctx context.Context, before time.Time, limit int) (int, error)
 }

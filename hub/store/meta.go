@@ -13,23 +13,24 @@ import (
 // MaxMeta is the largest size of a device's user-meta, of its device-meta, and of the default
 // user-meta of a join token: each in bytes of compact JSON.
 //
-// Metadata is a JSON object, as a Go map. Its values are those of strictjson.Decode: a number is a
-// json.Number with the text as it was written. Each write checks two rules in its transaction:
+// Metadata is a JSON object, as a Go map. Its values have the types that strictjson.Decode returns:
+// a number is a json.Number with the text that the sender wrote. Each write checks two rules in its
+// transaction:
 //
 //   - If strictjson.CheckStorable refuses a member, the write returns *MetaError, because clients
 //     could not read an answer that contains the member.
-//   - If the metadata would be larger than MaxMeta, the write returns ErrTooLarge. Metadata that
-//     was already larger may be made smaller.
+//   - If the metadata would be larger than MaxMeta, the write returns ErrTooLarge. But if the
+//     stored metadata is already larger, a write may make it smaller.
 //
-// The database of an older hub may have members that are now refused. A read leaves these members
-// out and lists them in Unreadable. Such a member is removed when it is set again, or when the
-// whole metadata is replaced.
+// The database of an older hub may have members that a write now refuses. A read leaves these
+// members out and lists them in Unreadable. A write that sets such a member again, or that replaces
+// the whole metadata, removes the old member.
 const MaxMeta = 256 << 10
 
 // ErrTooLarge means that the value would be larger than allowed.
 var ErrTooLarge = errors.New("store: the value is larger than allowed")
 
-// MetaError says why a member of metadata cannot be stored. Name is the member's name.
+// MetaError is the error for a member of metadata that cannot be stored. Name is the member's name.
 type MetaError struct {
 	Name string
 	Err  error
@@ -43,17 +44,18 @@ func (e *MetaError) Unwrap() error { return e.Err }
 // Metadata stores the user-meta and the device-meta of devices. Every method may return
 // ErrNotFound, *MetaError and ErrTooLarge: see MaxMeta.
 type Metadata interface {
-	// PatchDeviceMeta merges patch into the device-meta: it sets each top-level key of patch. If
-	// the value of a key is nil, it deletes the key.
+	// PatchDeviceMeta merges `patch` into the device-meta: it sets each top-level key of `patch`.
+	// If the value of a key is nil, it deletes the key.
 	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
-	// PatchUserMeta merges patch into the user-meta of an owner's device, as PatchDeviceMeta does.
+	// PatchUserMeta merges `patch` into the user-meta of an owner's device, as PatchDeviceMeta
+	// does.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
 	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
 	ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error
 }
 
-// EncodeMeta encodes metadata as compact JSON; empty metadata is "{}". If the metadata may not be
-// stored, it returns *MetaError or ErrTooLarge.
+// EncodeMeta encodes metadata as compact JSON; empty metadata becomes "{}". Errors: *MetaError,
+// ErrTooLarge.
 func EncodeMeta(m map[string]any) (string, error) {
 	if len(m) == 0 {
 		return "{}", nil
@@ -73,8 +75,8 @@ func EncodeMeta(m map[string]any) (string, error) {
 	return text, nil
 }
 
-// CompactJSON encodes v as JSON. It escapes only the characters that JSON requires to be escaped,
-// so that the stored text has the same length as in answers.
+// CompactJSON encodes `v` as JSON. It escapes only the characters that JSON requires to be escaped,
+// so that the stored text is as long as the text in the hub's answers.
 func CompactJSON(v any) (string, error) {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)

@@ -32,8 +32,8 @@ type Policies interface {
 	// PutPolicy replaces a policy; an empty Text removes it. ConfigVersion increases.
 	PutPolicy(ctx context.Context, p Policy) error
 	// SwapPolicy replaces a policy as PutPolicy does, but only if the text of the owner's policy is
-	// still `was` (empty: the owner has no policy). ErrChanged: the policy has another text;
-	// nothing was changed.
+	// still `was` (empty: the owner has no policy). ErrChanged: the owner's policy has another
+	// text, and nothing was changed.
 	SwapPolicy(ctx context.Context, p Policy, was string) error
 }
 
@@ -43,23 +43,24 @@ type EKLists interface {
 	PutEKList(ctx context.Context, owner string, list []ListedEK) error
 	// EKList returns the owner's list, in no particular order.
 	EKList(ctx context.Context, owner string) ([]ListedEK, error)
-	// EKListPage lists the lines of the owner's list whose hash or serial number begins with prefix
-	// (hexadecimal, in lower case; empty: all lines). The hashes come first, then the serial
-	// numbers, both in ascending order. after is the next of the previous page (empty: the first
-	// page). A page has at most limit lines (0: 100; at most 1000). next is empty if there are no
-	// more lines.
+	// EKListPage lists the lines of the owner's list whose hash or serial number begins with
+	// `prefix` (hexadecimal, in lower case; empty: all lines). The hashes come first, then the
+	// serial numbers, both in ascending order. `after` is the value `next` of the previous page
+	// (empty: the first page). A page has at most limit lines (0: 100; at most 1000). `next` is
+	// empty if this is the last page.
 	EKListPage(ctx context.Context, owner, prefix, after string, limit int) (lines []ListedEK, next string, err error)
-	// CountEKList counts the lines of the owner's list, but stops at limit.
+	// CountEKList returns the number of lines of the owner's list, but at most limit.
 	CountEKList(ctx context.Context, owner string, limit int) (int, error)
-	// ChangeEKList adds a line to the owner's list, and replaces the line with the same hash or
-	// serial number; or it removes a line. If the list changes, ConfigVersion increases. ErrFull:
-	// the list would have more than `most` lines. ErrNotFound: the line to remove is not on the
-	// list.
+	// ChangeEKList adds the line `l` to the owner's list, and replaces a line with the same hash or
+	// serial number. If `remove` is true, it removes the line instead. If the list changes,
+	// ConfigVersion increases. ErrFull: the list would have more than `most` lines. ErrNotFound:
+	// the line to remove is not on the list.
 	ChangeEKList(ctx context.Context, owner string, l ListedEK, remove bool, most int) error
 	// HasEKList reports whether the owner's list has lines.
 	HasEKList(ctx context.Context, owner string) (bool, error)
-	// FindEK returns the line of the owner's list that names the EK by its hash. If there is none,
-	// it returns the line that names the serial number of the EK certificate. serial has the form
-	// of ListedEK.Cert; it is nil if there is no certificate. ErrNotFound: no line names the EK.
+	// FindEK returns the line of the owner's list that names the EK by its hash. If no line does,
+	// it returns the line that names the EK certificate by its serial number. `serial` has the form
+	// of ListedEK.Cert (nil: the TPM has no EK certificate). ErrNotFound: no line names the EK or
+	// its certificate.
 	FindEK(ctx context.Context, owner string, ek Hash, serial []byte) (ListedEK, error)
 }

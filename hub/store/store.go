@@ -2,14 +2,15 @@
 // (by endorsement key, EK) and of attestation keys (AIKs), enrolments with their certificates,
 // devices, and the audit trail.
 //
-// The package has the types, and one interface for each kind of data, which says what every method
-// guarantees. The interfaces use the words of the glossary, not those of a database. An engine
-// (package sqlite) implements all of them; package storetest has the tests that every engine must
-// pass. Code that uses the store declares the small interface that it needs in its own package.
+// The package has the types of the data, and one interface for each kind of data. The interfaces
+// say what every method guarantees. They use the words of the glossary, not the words of a
+// database. An engine (package sqlite) implements all interfaces. Package storetest has the tests
+// that every engine must pass. Code that uses an engine declares a small interface with the methods
+// that it needs, in its own package.
 //
-// Every method is safe for concurrent use. Every method that writes is one transaction. When it
-// returns nil, its data survives a power failure. The caller passes the time: an engine reads no
-// clock.
+// Every method is safe for concurrent use. Every method that writes is one transaction. When such a
+// method returns nil, its data survives a power failure. The caller passes the current time: an
+// engine reads no clock.
 package store
 
 import (
@@ -22,7 +23,7 @@ import (
 var (
 	// ErrNotFound means that the row does not exist, or that the caller may not see it.
 	ErrNotFound = errors.New("store: not found")
-	// ErrExists means that the unique name (nick, e-mail, id) is in use.
+	// ErrExists means that the unique name (nick, e-mail address or id) is in use.
 	ErrExists = errors.New("store: already exists")
 	// ErrFull means that the largest number of rows of this kind is reached.
 	ErrFull = errors.New("store: the largest number of rows of this kind is reached")
@@ -36,7 +37,7 @@ type Hash [32]byte
 
 // Health reports whether an engine works.
 type Health interface {
-	// Ping returns an error if the store cannot be read and written now: ErrBusy or ErrNoSpace. It
-	// waits until ctx ends or the write timeout of ctx is over.
+	// Ping returns an error if the database cannot be read and written now. Errors: ErrBusy,
+	// ErrNoSpace. It waits until ctx ends or the write timeout of ctx is over.
 	Ping(ctx context.Context) error
 }

@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// Errors of an engine that cannot write now. Nothing was written, and the caller may retry. ErrBusy
-// passes by itself; for ErrNoSpace, the operator must free space. Test for them with errors.Is.
+// Errors of an engine that cannot write now. Nothing was written, and the caller may retry. After
+// ErrBusy, a later retry can succeed; after ErrNoSpace, the operator must free disk space first.
+// Test for these errors with errors.Is.
 var (
-	// ErrBusy means that another program holds the database, or that the database is too slow for
-	// the load.
+	// ErrBusy means that another program has locked the database, or that the database is too slow
+	// for the load.
 	ErrBusy = errors.New("store: the database is busy")
 	// ErrNoSpace means that the disk is full.
 	ErrNoSpace = errors.New("store: the disk is full")
@@ -25,8 +26,8 @@ func WithWriteTimeout(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, writeTimeoutKey{}, d)
 }
 
-// WriteTimeout returns the write timeout that WithWriteTimeout stored in ctx. If there is none, it
-// returns `otherwise`.
+// WriteTimeout returns the write timeout that WithWriteTimeout stored in ctx. If ctx has no write
+// timeout, it returns `otherwise`.
 func WriteTimeout(ctx context.Context, otherwise time.Duration) time.Duration {
 	if d, ok := ctx.Value(writeTimeoutKey{}).(time.Duration); ok {
 		return d

@@ -6,7 +6,7 @@ import (
 )
 
 // MaxJoinTokens is the largest number of join tokens of an owner, including disabled and expired
-// ones.
+// tokens.
 const MaxJoinTokens = 10_000
 
 // JoinToken lets devices join an owner's account. The hub has only the public half of the key that
@@ -22,8 +22,8 @@ type JoinToken struct {
 	Disabled  bool
 	// DefaultUserMeta becomes the user-meta of each device that joins with the token.
 	DefaultUserMeta map[string]any
-	// Unreadable lists the members of DefaultUserMeta that the database has but that cannot be
-	// returned: as JSON Pointers that begin with "/default-user-meta". See MaxMeta.
+	// Unreadable lists the members of DefaultUserMeta that the database has but that a read cannot
+	// return. Each is a JSON Pointer that begins with "/default-user-meta". See MaxMeta.
 	Unreadable []string
 	Created    time.Time
 	// WithoutTPM means that devices may send the token's secret itself, without evidence. The hub
@@ -38,11 +38,12 @@ type JoinToken struct {
 
 // JoinTokens stores the join tokens of accounts.
 type JoinTokens interface {
-	// CreateJoinToken stores a new join token. ErrExists: the id is in use. ErrFull: the owner has
-	// MaxJoinTokens. *MetaError, ErrTooLarge: the default user-meta cannot be stored.
+	// CreateJoinToken stores a new join token. ErrExists: the id is in use. ErrFull: the owner
+	// already has MaxJoinTokens. *MetaError, ErrTooLarge: the default user-meta cannot be stored.
 	CreateJoinToken(ctx context.Context, t JoinToken) error
 	JoinToken(ctx context.Context, id string) (JoinToken, error)
-	// JoinTokenBySecretHash finds a token that is WithoutTPM by its SecretHash.
+	// JoinTokenBySecretHash finds a join token by its SecretHash. Only tokens whose WithoutTPM is
+	// true have a SecretHash.
 	JoinTokenBySecretHash(ctx context.Context, hash Hash) (JoinToken, error)
 	// JoinTokenAndGeneration returns a token and the TPM.Generation of an endorsement key, both
 	// from the same state of the database. The generation of an EK that was never activated at this
@@ -50,9 +51,9 @@ type JoinTokens interface {
 	JoinTokenAndGeneration(ctx context.Context, id string, ek Hash) (t JoinToken, generation int, err error)
 	// JoinTokens lists an owner's tokens, newest first.
 	JoinTokens(ctx context.Context, owner string) ([]JoinToken, error)
-	// JoinTokensPage lists an owner's join tokens, newest first, starting after the token with the
-	// id `after`, or with the newest if it is empty. It returns at most limit tokens (0: 100; at
-	// most 1000). ErrNotFound: the owner has no token `after`.
+	// JoinTokensPage lists an owner's join tokens, newest first. The list starts after the token
+	// with the id `after` (empty: with the newest token). It has at most limit tokens (0: 100; at
+	// most 1000). ErrNotFound: the owner has no token with the id `after`.
 	JoinTokensPage(ctx context.Context, owner, after string, limit int) ([]JoinToken, error)
 	// JoinTokensByNick lists an owner's join tokens that have this nick (ASCII case is ignored),
 	// newest first. It returns at most limit tokens (0: 100; at most 1000).
@@ -61,8 +62,8 @@ type JoinTokens interface {
 	// times `after` and `before`. The token that expires next comes first. It returns at most limit
 	// tokens (0: 100; at most 1000).
 	JoinTokensExpiring(ctx context.Context, owner string, after, before time.Time, limit int) ([]JoinToken, error)
-	// DisableJoinToken disables a join token. It succeeds even if the token is already disabled.
-	// ErrNotFound: the owner has no token with this id.
+	// DisableJoinToken disables a join token. If the token is already disabled, it changes nothing
+	// and returns nil. ErrNotFound: the owner has no token with this id.
 	DisableJoinToken(ctx context.Context, owner, id string) error
 	// DeleteJoinToken deletes a join token that is disabled. Devices that joined with the token
 	// stay. ErrNotFound: the owner has no token with this id. ErrStatus: the token is not disabled.

@@ -19,7 +19,8 @@ var (
 	ErrQuota = errors.New("store: the owner's quota would be exceeded")
 )
 
-// MissingObjects is the error for a state that names objects that its owner has not uploaded.
+// MissingObjects is the error for a state that names objects that the device's owner has not
+// uploaded.
 type MissingObjects struct {
 	Sums []Hash // the first missing objects, at most ten
 	More int    // number of the other missing objects
@@ -51,7 +52,7 @@ type Revision struct {
 	StateSum  Hash   // SHA-256 of the state's canonical JSON
 	Objects   []Hash // the objects that the state names, each once; reads leave this field empty
 	State     []byte // JSON object, as the owner or the device sent it
-	Meta      []byte // JSON object, the owner's
+	Meta      []byte // JSON object, as the owner sent it
 	Progress  []byte // JSON object, as the device sent it
 
 	Posted       time.Time
@@ -59,8 +60,8 @@ type Revision struct {
 	Modified     time.Time
 }
 
-// TrailSummary is a trail with the revision of its device's latest report. That revision has no
-// State and no Meta.
+// TrailSummary is a trail, with the revision that the device's latest report is about. The
+// revision's State and Meta are empty.
 type TrailSummary struct {
 	Trail
 	Revision Revision
@@ -72,61 +73,64 @@ type RevisionFilter struct {
 	Statuses []trail.Status // any of these
 	After    int            // only revisions with a larger Rev; -1: from the first
 	Limit    int            // 0: 100; at most 1000
-	Bytes    int            // stop when the texts reach this many bytes; 0: no bound
+	Bytes    int            // the page ends when its texts reach this many bytes; 0: no bound
 }
 
 // PostedRevision is a revision that was posted to a device, without its State and Meta.
 type PostedRevision struct {
 	Revision
-	Nick string // of the device; empty: the owner no longer has it
+	Nick string // the device's nick; empty: the owner no longer has the device
 }
 
 // PostedPage is a page of posted revisions.
 type PostedPage struct {
 	Rows []PostedRevision
-	Next string // empty: this is the last page
+	Next string // for the parameter `after` of PostedRevisions; empty: this is the last page
 }
 
 // Trails stores trails and their revisions. A method that takes a quota returns ErrQuota if the
 // owner's Usage would exceed the quota.
 type Trails interface {
-	// CreateTrail stores a device's trail with its first revision, whose Rev becomes 0. If the
-	// device already has a trail, nothing changes and made is false. Errors: *MissingObjects,
+	// CreateTrail stores a device's trail with its first revision. The revision's Rev becomes 0. If
+	// the device already has a trail, nothing changes and `made` is false. Errors: *MissingObjects,
 	// ErrQuota.
 	CreateTrail(ctx context.Context, first Revision, quota int64) (t Trail, made bool, err error)
 	Trail(ctx context.Context, device string) (Trail, error)
 	// TrailSummary returns the summary of one device's trail. TrailSummaries lists the summaries of
-	// an owner's trails in the order of device ids, starting after the id `after`, at most limit
-	// (0: 100; at most 1000).
+	// an owner's trails, in the order of device ids, starting after the device id `after`. It
+	// returns at most limit summaries (0: 100; at most 1000).
 	TrailSummary(ctx context.Context, device string) (TrailSummary, error)
 	TrailSummaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
 
-	// AddRevision appends a revision; if its Rev is -1, it gets the next number. ErrNotFound: the
-	// device has no trail. ErrExists: the trail already has a revision with this number. Other
-	// errors: ErrGap, *MissingObjects, ErrQuota.
+	// AddRevision appends a revision. If s.Rev is -1, the revision gets the next number.
+	// ErrNotFound: the device has no trail. ErrExists: the trail already has a revision with this
+	// number. Other errors: ErrGap, *MissingObjects, ErrQuota.
 	AddRevision(ctx context.Context, s Revision, quota int64) (Revision, error)
-	// Revision finds a revision by its number; -1 is the newest.
+	// Revision finds a revision by its number. If rev is -1, it returns the newest revision.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
-	// RevisionHeads lists a trail's revisions with numbers before `before` (-1: from the newest),
-	// newest first, at most limit (0: 100; at most 1000). State and Meta are left out.
+	// RevisionHeads lists a trail's revisions whose numbers are smaller than `before` (-1: all
+	// revisions), newest first. It returns at most limit revisions (0: 100; at most 1000), without
+	// State and Meta.
 	RevisionHeads(ctx context.Context, device string, before, limit int) ([]Revision, error)
-	// PostedRevisions lists the revisions that were posted to an owner's devices, which are all but
-	// the first of each trail, newest first, after PostedPage.Next of the page before (empty: from
-	// the newest), at most limit (0: 100, at most 1000). *ErrBadSearch.
+	// PostedRevisions lists the revisions that were posted to an owner's devices, newest first. It
+	// leaves out the first revision of each trail. `after` is PostedPage.Next of the previous page
+	// (empty: the first page). A page has at most limit revisions (0: 100; at most 1000). Errors:
+	// *ErrBadSearch.
 	PostedRevisions(ctx context.Context, owner, after string, limit int) (PostedPage, error)
 	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision whose
 	// status is still trail.StatusNew. Errors: ErrStatus, *MissingObjects, ErrQuota.
 	SetRevisionState(ctx context.Context, s Revision, quota int64) error
 	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
 	// SetRevisionProgress stores a device's report about a revision. A revision in a final status
-	// does not change: a report of the same status succeeds without effect, and a report of another
-	// status returns ErrStatus.
+	// does not change. In that case, a report of the same status succeeds without effect, and a
+	// report of another status returns ErrStatus.
 	SetRevisionProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error
-	// ChangeRevisionStatus changes the status of a revision from one exact status to another, for
-	// its owner. ErrStatus: the revision has another status.
+	// ChangeRevisionStatus changes the status of a revision from the status `from` to the status
+	// `to`, on behalf of the device's owner. ErrStatus: the revision does not have the status
+	// `from`.
 	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error
-	// RemoveDeletedTrails removes the trails and logs of deleted devices, at most limit devices. It
-	// returns the number of these devices.
+	// RemoveDeletedTrails removes the trails and logs of at most limit deleted devices. It returns
+	// the number of these devices.
 	RemoveDeletedTrails(ctx context.Context, limit int) (int, error)
 }

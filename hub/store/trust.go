@@ -11,7 +11,7 @@ type TrustKind string
 const (
 	// TrustedRoot means that the certificate is trusted: a chain may end at it.
 	TrustedRoot TrustKind = "root"
-	// TrustedLink means that the certificate is an intermediate CA certificate, which only helps to
+	// TrustedLink means that the certificate is an intermediate CA certificate. It only helps to
 	// build chains.
 	TrustedLink TrustKind = "link"
 	// Distrusted means that every chain that contains the certificate is invalid, even if the
@@ -20,7 +20,7 @@ const (
 )
 
 // TrustedCertificate is the operator's decision on a TPM maker's CA certificate. A built-in root
-// has a row only if the operator decided on it.
+// has such a row only if the operator has decided on the root.
 type TrustedCertificate struct {
 	Fingerprint Hash   // SHA-256 of DER
 	DER         []byte // the certificate
@@ -48,7 +48,7 @@ type TrustStore interface {
 // Config lets readers detect a change of the configuration.
 type Config interface {
 	// ConfigVersion returns a number that increases with every change of the rules by which the hub
-	// judges requests: trusted certificates, policies and EK lists. The hub reads it for each
-	// request, so that every replica uses a change at once. So the read must be fast.
+	// judges requests: trusted certificates, policies and EK lists. The hub calls this method for
+	// each request, so that every replica uses a change at once. So the method must be fast.
 	ConfigVersion(ctx context.Context) (int64, error)
 }

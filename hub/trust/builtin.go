@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// files holds the built-in certificates, one in each file. 'make vendor-roots' makes the folder;
-// its README.md lists them.
+// files has the built-in certificates, one in each file. 'make vendor-roots' makes the folder; the
+// folder's README.md lists the certificates.
 //
 //go:embed roots/*/*.pem
 var files embed.FS
@@ -35,7 +35,7 @@ var builtIn = sync.OnceValue(func() (out []Certificate) {
 		}
 		block, _ := pem.Decode(text)
 		if block == nil {
-			panic(fmt.Sprintf("trust: %s holds no certificate", name))
+			panic(fmt.Sprintf("trust: %s contains no certificate", name))
 		}
 		c, err := Parse(block.Bytes, name)
 		if err != nil {
@@ -47,8 +47,8 @@ var builtIn = sync.OnceValue(func() (out []Certificate) {
 	return out
 })
 
-// origin returns the first line of a built-in certificate's file, which names the package and the
-// file that it comes from.
+// origin returns the first line of a built-in certificate's file. The line names the package and
+// the file from which the certificate comes.
 func origin(name string) string {
 	text, err := files.ReadFile(name)
 	if err != nil {

@@ -42,7 +42,7 @@ func row(name string, c trust.Certificate) string {
 		c.Cert.NotBefore.UTC().Format(time.DateOnly), c.Cert.NotAfter.UTC().Format(time.DateOnly), strings.TrimPrefix(name, "roots/"), trust.Origin(name))
 }
 
-// The table has exactly one correct row for each file.
+// The table in roots/README.md has exactly one correct row for each certificate file.
 func TestTableIsTrue(t *testing.T) {
 	names, err := filepath.Glob("roots/*/*")
 	if err != nil {

@@ -19,8 +19,8 @@ type ca struct {
 	key  *ecdsa.PrivateKey
 }
 
-// newCA makes a CA certificate. If parent is nil, it is a root. change may alter the certificate
-// before it is signed.
+// newCA makes a CA certificate that the CA `parent` signs. If `parent` is nil, the certificate is a
+// root. The function `change` may alter the certificate before it is signed.
 func newCA(t testing.TB, name string, parent *ca, change func(*x509.Certificate)) *ca {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -43,13 +43,13 @@ func (p *Problem) Error() string { return p.Where + ": " + p.Err.Error() }
 func (p *Problem) Unwrap() error { return p.Err }
 
 // Read reads CA certificates from the bytes of a file. The file may be PEM, with any text between
-// the blocks; DER, with one or several certificates in sequence; a PKCS #7 that holds only
-// certificates (.p7b); or a cabinet of these files, like Microsoft's TrustedTpm.cab. name is used
-// in messages and becomes the Source of each certificate.
+// the blocks; DER, with one or several certificates in sequence; a PKCS #7 that contains only
+// certificates (.p7b); or a cabinet of these files, like Microsoft's TrustedTpm.cab. `name` is the
+// file's name: messages have the name, and it becomes the Source of each certificate.
 //
-// problems lists the certificates that cannot be used, and certs holds the others, both in the
-// order of the file. The caller decides whether to accept a file with problems. If the file as a
-// whole cannot be read, Read returns an error.
+// `problems` lists the certificates that cannot be used, and `certs` lists the other certificates,
+// both in the order of the file. The caller decides whether to accept a file with problems. If the
+// file as a whole cannot be read, Read returns an error.
 func Read(ctx context.Context, name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
 	if len(b) > MaxFile {
 		return nil, nil, fmt.Errorf("%s has %d bytes; at most %d are allowed", name, len(b), MaxFile)
@@ -68,15 +68,15 @@ func Read(ctx context.Context, name string, b []byte) (certs []Certificate, prob
 		where := name + ": " + tcg.Printable(f.Name)
 		more, wrong, err := readFile(where, f.Content)
 		if err != nil {
-			wrong = append(wrong, &Problem{where, errors.New("holds no certificate")})
+			wrong = append(wrong, &Problem{where, errors.New("contains no certificate")})
 		}
 		certs, problems = append(certs, more...), append(problems, wrong...)
 		if len(certs)+len(problems) > MaxCertificates {
-			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+			return nil, nil, fmt.Errorf("%s contains more than %d certificates", name, MaxCertificates)
 		}
 	}
 	if len(certs)+len(problems) == 0 {
-		return nil, nil, fmt.Errorf("%s holds no certificate", name)
+		return nil, nil, fmt.Errorf("%s contains no certificate", name)
 	}
 	return certs, problems, nil
 }
@@ -105,10 +105,10 @@ func readFile(name string, b []byte) (certs []Certificate, problems []*Problem, 
 type Part struct {
 	DER   []byte
 	where string
-	err   error // why the part has no DER; nil if it has one
+	err   error // why the part has no DER; nil if the part has DER
 }
 
-// Err returns a *Problem that says why the part has no DER, or nil if it has one.
+// Err returns a *Problem that says why the part has no DER. If the part has DER, Err returns nil.
 func (p *Part) Err() error {
 	if p.err == nil {
 		return nil
@@ -130,10 +130,10 @@ func Split(name string, b []byte) ([]Part, error) {
 		return nil, err
 	}
 	if len(ders) == 0 {
-		return nil, fmt.Errorf("%s holds no certificate", name)
+		return nil, fmt.Errorf("%s contains no certificate", name)
 	}
 	if len(ders) > MaxCertificates {
-		return nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+		return nil, fmt.Errorf("%s contains more than %d certificates", name, MaxCertificates)
 	}
 	parts := make([]Part, len(ders))
 	for i, der := range ders {
@@ -150,8 +150,8 @@ func Split(name string, b []byte) ([]Part, error) {
 
 var pemBegin = []byte("-----BEGIN ")
 
-// splitPEM splits b at the lines that begin a block. pem.Decode silently skips a damaged block;
-// splitPEM reports it.
+// splitPEM splits the file `b` at the lines that begin a PEM block. pem.Decode silently skips a
+// damaged block; splitPEM reports the damaged block.
 func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 	for _, segment := range bytes.SplitAfter(b, pemBegin)[1:] {
 		block, _ := pem.Decode(append(slices.Clone(pemBegin), bytes.TrimSuffix(segment, pemBegin)...))
@@ -167,10 +167,10 @@ func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 			}
 			ders, errs = append(ders, more...), append(errs, make([]error, len(more))...)
 		default:
-			return nil, nil, fmt.Errorf("%s holds a %s; only certificates are accepted", name, tcg.Printable(block.Type))
+			return nil, nil, fmt.Errorf("%s contains the PEM block %q; only certificates are accepted", name, tcg.Printable(block.Type))
 		}
 		if len(ders) > MaxCertificates {
-			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+			return nil, nil, fmt.Errorf("%s contains more than %d certificates", name, MaxCertificates)
 		}
 	}
 	return ders, errs, nil
@@ -200,10 +200,10 @@ var (
 	oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 )
 
-// splitPKCS7 returns the certificates of a ContentInfo with SignedData (RFC 5652, 5.1). Their order
-// has no meaning. It ignores signatures, which these files do not have. It does not parse the
-// certificates: a library that parses them would refuse the whole file for one malformed
-// certificate.
+// splitPKCS7 returns the certificates of a ContentInfo with SignedData (RFC 5652, 5.1). The order
+// of the certificates has no meaning. splitPKCS7 does not verify signatures, because these files
+// have none. It does not parse the certificates: a library that parses all certificates would
+// refuse the whole file for one malformed certificate.
 func splitPKCS7(b []byte) ([][]byte, error) {
 	s := cryptobyte.String(b)
 	var info, content, signed, certs cryptobyte.String
@@ -217,7 +217,7 @@ func splitPKCS7(b []byte) ([][]byte, error) {
 		!content.ReadASN1(&signed, casn1.SEQUENCE) || !content.Empty() ||
 		!signed.SkipASN1(casn1.INTEGER) || !signed.SkipASN1(casn1.SET) || !signed.SkipASN1(casn1.SEQUENCE) ||
 		!signed.ReadOptionalASN1(&certs, &there, explicit) || !there {
-		return nil, fmt.Errorf("the PKCS #7 message holds no readable certificates (content type %v)", kind)
+		return nil, fmt.Errorf("the PKCS #7 message contains no readable certificates (content type %v)", kind)
 	}
 	var ders [][]byte
 	for !certs.Empty() {

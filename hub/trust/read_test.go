@@ -152,10 +152,10 @@ func TestRefusesFilesOfOtherThings(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	for _, c := range []struct{ name, text, says string }{
-		{"empty", "", "holds no certificate"},
+		{"empty", "", "contains no certificate"},
 		{"prose", "no certificate here", "neither a PEM nor a DER"},
-		{"key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})), "holds a PRIVATE KEY"},
-		{"certificate and key", asPEM(root.cert.Raw) + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}})), "holds a EC PRIVATE KEY"},
+		{"key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})), `the PEM block "PRIVATE KEY"`},
+		{"certificate and key", asPEM(root.cert.Raw) + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}})), `the PEM block "EC PRIVATE KEY"`},
 		{"data after it", string(root.cert.Raw) + "x", "neither"},
 		{"large", strings.Repeat("x", trust.MaxFile+1), "at most"},
 		{"other PKCS #7", string(der(t, struct{ Kind asn1.ObjectIdentifier }{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}})), "no readable certificates"},
@@ -226,7 +226,7 @@ func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	}
 }
 
-// Read reports no root that is not in the seeds: no input can forge a self-signature.
+// Read returns no root that is not in the seeds, because no input can forge a self-signature.
 func FuzzRead(f *testing.F) {
 	known := map[[32]byte]bool{}
 	for _, c := range trust.BuiltIn() {
@@ -251,7 +251,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// asPKCS7 wraps one certificate in a PKCS #7 message. It does not check the certificate.
+// asPKCS7 puts one certificate into a PKCS #7 message. It does not check the certificate.
 func asPKCS7(cert []byte) []byte {
 	tlv := func(tag byte, parts ...[]byte) []byte {
 		b := slices.Concat(parts...)

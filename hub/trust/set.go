@@ -19,15 +19,15 @@ type Entry struct {
 	Certificate
 	Distrusted bool      // refused in every chain
 	BuiltIn    bool      // the certificate is built in, even if the operator changed its state
-	Stored     bool      // the operator's store has a row for the certificate
-	Added      time.Time // when the operator's store got that row; zero unless Stored
+	Stored     bool      // the database has the operator's decision on the certificate
+	Added      time.Time // when the operator's decision was stored; zero unless Stored
 }
 
 // Set is an immutable set of TPM makers' certificates.
 type Set struct{ entries map[store.Hash]Entry }
 
-// NewSet makes a set. If a certificate occurs twice, the first one is used. It becomes a root if
-// either of them is a root.
+// NewSet makes a set. If a certificate occurs twice in `certs`, NewSet uses the first occurrence.
+// The certificate becomes a root if it is a root in either occurrence.
 func NewSet(certs ...Certificate) *Set {
 	s := &Set{entries: make(map[store.Hash]Entry, len(certs))}
 	for _, c := range certs {
@@ -41,8 +41,8 @@ func NewSet(certs ...Certificate) *Set {
 	return s
 }
 
-// FromX509 converts parsed certificates for NewSet. Those in roots become roots even if they are
-// not self-signed.
+// FromX509 converts parsed certificates for NewSet. All certificates in `roots` become roots, even
+// if they are not self-signed.
 func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 	var out []Certificate
 	for i, list := range [][]*x509.Certificate{roots, links} {
@@ -53,10 +53,11 @@ func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 	return out
 }
 
-// WithStored returns a copy of the set to which the rows of the operator's store are applied. A row
-// distrusts a certificate, or adds it as a root or a link. If the set has the certificate as a
-// link, a root row makes it a root. If the set has it as a root, a link row changes nothing. An
-// unreadable row is an error: the hub must not decide with only a part of the operator's settings.
+// WithStored returns a copy of the set to which the operator's decisions, `rows`, are applied. A
+// row distrusts a certificate, or adds a certificate as a root or a link. If the set has the
+// certificate as a link, a root row makes the certificate a root. If the set has the certificate as
+// a root, a link row changes nothing. An unreadable row is an error: the hub must not decide with
+// only a part of the operator's decisions.
 func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	out := &Set{entries: maps.Clone(s.entries)}
 	for _, r := range rows {
@@ -79,7 +80,7 @@ func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 		case store.TrustedRoot:
 			e.Root = true
 		case store.TrustedLink:
-			e.Root = e.Root && there // if the operator added a root of the set as a link, it stays a root
+			e.Root = e.Root && there // a root of the set stays a root even if the operator added it as a link
 		default:
 			return nil, fmt.Errorf("trust: the stored certificate %x has the unknown kind %q", r.Fingerprint, r.Kind)
 		}
@@ -88,7 +89,7 @@ func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	return out, nil
 }
 
-// Entry returns the certificate with the fingerprint f.
+// Entry returns the certificate with the fingerprint `f`.
 func (s *Set) Entry(f store.Hash) (Entry, bool) {
 	e, ok := s.entries[f]
 	return e, ok
@@ -107,7 +108,7 @@ func (s *Set) Entries() []Entry {
 	})
 }
 
-// Count returns the numbers of roots and links, without the distrusted ones.
+// Count returns the numbers of roots and links, without distrusted certificates.
 func (s *Set) Count() (roots, links int) {
 	for _, e := range s.entries {
 		switch {

@@ -2,8 +2,9 @@
 // files, and certificates that the operator added or distrusted. Set.Anchors converts them for
 // package evidence.
 //
-// A certificate that is signed by its own key is a root. Any other is a link: links help to build
-// chains, but are never trusted by themselves. The folder or file of a certificate does not matter.
+// A certificate that is signed by its own key is a root. Any other certificate is a link: links
+// help to build chains, but are never trusted by themselves. The folder or file of a certificate
+// does not matter.
 package trust
 
 import (
@@ -29,8 +30,9 @@ type Certificate struct {
 	Quirks      []string   // tolerated deviations, for people
 }
 
-// Parse parses one CA certificate in DER, with nothing after it. file is the name of its file.
-// Parse returns an error for a certificate that may not issue EK certificates.
+// Parse parses one CA certificate in DER. It returns an error if other bytes follow the
+// certificate, or if the certificate may not issue EK certificates. `file` is the name of the
+// certificate's file.
 func Parse(der []byte, file string) (Certificate, error) {
 	cert, quirks, err := tcg.ParseCertificate(der)
 	if err != nil {
@@ -49,16 +51,17 @@ func Parse(der []byte, file string) (Certificate, error) {
 	}, nil
 }
 
-// selfSigned reports whether a certificate's own key signed it. It accepts SHA-1, which a chain
-// does not accept: here the signature only distinguishes a root from a link. A root is trusted
-// because Gangway or the operator has exactly these bytes.
+// selfSigned reports whether a certificate's own key signed the certificate. It accepts SHA-1,
+// although a chain does not: here the signature only distinguishes a root from a link. The hub
+// trusts a root because Gangway or the operator has exactly these bytes.
 func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-// maker returns the name of the certificate's maker, for people. It is the name of the folder above
-// RootCA or IntermediateCA, as in the known collections of certificates. Without such a folder, it
-// is the organization or the common name in the certificate's subject.
+// maker returns the name of the TPM maker whose CA certificate `c` is, for people. It returns the
+// name of the folder above RootCA or IntermediateCA, as in the known collections of certificates.
+// If `file` has no such folder, it returns the organization or the common name in the certificate's
+// subject.
 func maker(c *x509.Certificate, file string) string {
 	if i := strings.LastIndex(file, ": "); i >= 0 {
 		file = file[i+2:] // within a cabinet

@@ -24,9 +24,8 @@ type Asset struct {
 	Gzip    []byte // compressed Content. Static files have no secrets, so compression leaks none.
 }
 
-// assets holds the static files by the name in their address. The name contains a hash of the
-// content, so changed content gets another address, and browsers may cache a file without asking
-// again.
+// assets holds the static files by the name in their address. The name contains a hash of the file.
+// So a changed file gets another address, and browsers may cache a file without asking again.
 var assets, assetPaths = readAssets()
 
 var assetTypes = map[string]string{

@@ -14,8 +14,8 @@ type AuditPage struct {
 	Rows    []AuditRow
 	Partial bool // the hub stopped its search early: the next page may have more events
 	None    bool // the account's trail has no event at all
-	// First and Next are the addresses of other pages of the list. They are empty if there are
-	// none.
+	// First and Next are the addresses of other pages of the list. An address is empty if there is
+	// no such page.
 	First, Next string
 	CSV, JSON   string // addresses of exports
 	News        string // the address of the line that tells of newer events
@@ -24,7 +24,7 @@ type AuditPage struct {
 	Here        string // the address of the first page
 }
 
-// AuditFilter holds the filter form as typed, and what is wrong with each field.
+// AuditFilter holds the filter form as typed, and the problem of each field.
 type AuditFilter struct {
 	Kind, Account, Device, Token, Since, Until              string
 	DeviceProblem, TokenProblem, SinceProblem, UntilProblem string
@@ -45,8 +45,8 @@ func (AuditFilter) InputFor(value string) string {
 	return "date"
 }
 
-// AuditRow is an event with links to the things that it is about. A link's address is empty if
-// there is no page.
+// AuditRow is an event, with links to the devices, tokens and other things that the event names. A
+// link's address is empty if the thing has no page.
 type AuditRow struct {
 	store.Event
 	AboutDevice, AboutToken AuditLink

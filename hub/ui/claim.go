@@ -2,12 +2,12 @@ package ui
 
 import "time"
 
-// ClaimPage is the data of the page "claim", to which a claim code leads.
+// ClaimPage is the data of the page "claim". A claim code contains the address of this page.
 type ClaimPage struct {
 	Code, Words string
 	Typed       string // the nick in the form, as typed
 	Problem     string // a sentence about what went wrong; empty at first
-	// What the hub knows of the machine, for a signed-in person.
+	// What the hub knows about the machine, for a signed-in person.
 	Asked time.Time // zero: the machine has not asked within the last minute
 	Addr  string
 }
@@ -22,11 +22,11 @@ type ClaimForm struct {
 type Arrival struct {
 	Tabs   []Tab
 	Path   string
-	Words  string // of the claim code
+	Words  string // short form of the claim code
 	Steps  []ArrivalStep
 	Device string // the device's id; empty: the machine has not onboarded yet
 	Nick   string
-	Failed bool // nothing more will happen
+	Failed bool // the onboarding has failed, and no step follows
 }
 
 // ArrivalStep is a step of an onboarding.
@@ -49,12 +49,12 @@ const (
 	StepLater  StepState = "later"
 )
 
-// Words is the state for a screen reader.
+// Words returns the state in words, for a screen reader.
 func (s StepState) Words() string {
 	return map[StepState]string{StepDone: "done", StepNow: "in progress", StepAsks: "needs your decision", StepFailed: "failed", StepLater: "not yet"}[s]
 }
 
-// Icon is the state's icon.
+// Icon returns the state's icon.
 func (s StepState) Icon() string {
 	return map[StepState]string{StepDone: "check", StepNow: "radio", StepAsks: "circle-help", StepFailed: "circle-alert", StepLater: "minus"}[s]
 }

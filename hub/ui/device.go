@@ -30,7 +30,7 @@ type DevicePage struct {
 	Events    *DeviceEvents
 	Settings  *DeviceSettings
 
-	// Evidence is printed as a certificate of one page. It is set in the tabs Summary and Trust.
+	// Evidence is the data of the one-page printout. It is set in the tabs Summary and Trust.
 	Evidence *Evidence
 }
 
@@ -38,7 +38,7 @@ type DevicePage struct {
 type Need struct {
 	Tone, Text string // as in Badge
 	Path, Act  string // a link
-	Here       bool   // the link leads to the shown tab
+	Here       bool   // the link is to the shown tab
 }
 
 // Fact is a name and a value. The value contains no character that Visible escapes.
@@ -62,7 +62,7 @@ type DeviceSummary struct {
 	Where []Fact
 	Runs  []Fact
 	Chain chain.Picture
-	Facts []Fact // facts about the machine that its console displays too
+	Facts []Fact // facts about the machine that the machine's console displays too
 	Life  []Moment
 }
 
@@ -77,7 +77,7 @@ type DeviceTrust struct {
 	CloneBack    bool    // the owner may withdraw the decision
 }
 
-// Evidence is the data of the printed certificate.
+// Evidence is the data of the printed page about a device's evidence.
 type Evidence struct {
 	Chain        chain.Picture
 	Certificates []chain.Certificate
@@ -158,7 +158,7 @@ type RevisionShown struct {
 // RevisionPreview shows what a new revision would change.
 type RevisionPreview struct {
 	From     int    // the revision whose state is posted again; -1: State is new
-	State    string // JSON; empty with From
+	State    string // JSON; empty if From is set
 	Newest   int    // the newest revision, with which the state is compared
 	Message  string
 	Changes  []trail.Change
@@ -186,7 +186,7 @@ type DeviceMeta struct {
 type MetaRow struct {
 	Name  string
 	Value string // JSON, or the text itself
-	Cut   bool   // Value is only the beginning
+	Cut   bool   // Value is only the beginning of the value
 }
 
 // DeviceLogs is the tab "Logs".
@@ -259,7 +259,7 @@ func Roughly(d time.Duration) string {
 	return fmt.Sprintf("%d days %d h", seconds/86400, seconds/3600%24)
 }
 
-// cut shortens a text of a device to n characters.
+// cut shortens a text of a device to `n` characters.
 func cut(s string, n int) string {
 	runes := []rune(s)
 	if len(runes) <= n {

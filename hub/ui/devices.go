@@ -12,8 +12,8 @@ import (
 type Column struct {
 	Key, Name string
 	Shown     bool
-	// Sort is the link of the column's name, which sorts the list by this column. It is empty if
-	// the list cannot be sorted by it.
+	// Sort is the link of the column's name, which sorts the list by this column. Sort is empty if
+	// the list cannot be sorted by this column.
 	Sort string
 	// Order is "ascending" or "descending" if the list is sorted by this column.
 	Order string
@@ -30,8 +30,8 @@ type DevicesPage struct {
 	Rows    []DeviceRow
 	Count   string // the number of devices that match the query, in words
 	Partial bool   // the store stopped its search early: the next page may have more
-	// First and Next are the addresses of other pages of the list. They are empty if there are
-	// none.
+	// First and Next are the addresses of other pages of the list. An address is empty if there is
+	// no such page.
 	First, Next string
 	// All is the number of devices that an action on all matching devices changes. If it is 0, the
 	// page does not offer such an action.
@@ -40,12 +40,12 @@ type DevicesPage struct {
 	Views    []View
 	ViewName string // as typed
 	ViewText string // what is wrong with ViewName
-	Here     string // the query of this list, without the page
+	Here     string // the query of this list, without the page number
 	CSV      string // addresses of exports
 	JSON     string
 
 	Empty    bool     // the account has no device
-	Commands []string // for the first onboarding
+	Commands []string // commands for the first onboarding
 }
 
 // View is a saved view.
@@ -97,14 +97,14 @@ type Bulk struct {
 	Rows    []store.DeviceRow
 	More    int    // number of matching devices that exceed the limit of one action
 	Back    string // the query of the list
-	Key     string // for "label", as typed
+	Key     string // for "label": the key, as typed
 	Value   string
 	Confirm string // text that the person must type; empty: none
 	// Problems beside the fields.
 	KeyProblem, ValueProblem, ConfirmProblem string
 }
 
-// bulkRows is how many devices the preview of an action lists. The form has the ids of all.
+// bulkRows is how many devices the preview of an action lists. The form has the ids of all devices.
 const bulkRows = 50
 
 // Shown returns the devices that the preview lists.

@@ -88,8 +88,8 @@ var badges = map[string]Badge{
 	store.BootNothing: {"off", "nothing measured"},
 }
 
-// StateBadge returns the badge of a state. A state that badges does not have gets a grey badge with
-// the state as its text.
+// StateBadge returns the badge of a state. A state without an entry in badges gets a grey badge
+// with the state as its text.
 func StateBadge(state string) Badge {
 	if b, ok := badges[state]; ok {
 		return b
@@ -144,7 +144,7 @@ func shortened(id string) string {
 	return id[:6] + "…" + id[len(id)-6:]
 }
 
-// Ago returns the time between t and now, in words.
+// Ago returns the time between `t` and `now`, in words.
 func Ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -175,8 +175,8 @@ func span(d time.Duration) string {
 	}
 }
 
-// when is a time in the form of the pages: how long ago it was, and the exact time as a tooltip and
-// for screen readers.
+// when is a time as the pages show it: how long ago the time was, and the exact time as a tooltip
+// and for screen readers.
 type when struct {
 	At                time.Time
 	Ago, Stamp, Exact string

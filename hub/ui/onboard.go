@@ -14,11 +14,11 @@ type TokensPage struct {
 	SoonPath string
 	OnlySoon bool
 	More     bool
-	// First and Next are the addresses of other pages of the list. They are empty if there are
-	// none.
+	// First and Next are the addresses of other pages of the list. An address is empty if there is
+	// no such page.
 	First, Next string
 	Empty       bool     // the account has no join token
-	Commands    []string // for the first onboarding
+	Commands    []string // commands for the first onboarding
 	Image       string   // the page on which the hub builds images; empty: the hub builds none
 }
 
@@ -38,7 +38,7 @@ func (t TokenRow) Name() string {
 	return Visible(t.Nick)
 }
 
-// TokenForm is the form for a new join token: what was typed, and what is wrong with it.
+// TokenForm is the form for a new join token: the typed values, and their problems.
 type TokenForm struct {
 	Tabs                                                  []Tab
 	Nick, MaxUses, Expires, Meta                          string
@@ -82,21 +82,21 @@ type ImagePage struct {
 	DiskProblem, EscrowProblem, NetworkProblem string
 	Missing                                    string // why the hub cannot build images; empty: it can
 	Limit, Size                                string // bounds of a build, in words
-	StatePath                                  string // of the part "building"
+	StatePath                                  string // address of the part "building"
 	Building                                   Building
 }
 
-// Wrong reports whether something is wrong with what was typed.
+// Wrong reports whether any typed value has a problem.
 func (p ImagePage) Wrong() bool {
 	return p.TokenForm.Wrong() || p.DiskProblem+p.EscrowProblem+p.NetworkProblem != ""
 }
 
-// Building is how far a build of an image is, or how the last one ended.
+// Building is the progress of the build of an image, or the result of the last build.
 type Building struct {
 	Known      bool // there is one
 	Running    bool
 	Step       string
-	For        string // how long it has run, in words
+	For        string // how long the build has run, in words
 	Sent, Size int    // KiB; Size is 0 until the image is built
 	SizeWords  string
 	Problem    string // why it failed

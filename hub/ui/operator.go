@@ -7,7 +7,8 @@ import (
 )
 
 // OperatorPage is the data of the page "operator", for an account with the role operator. Only the
-// part of the chosen tab is set. It has numbers and names of owners, and nothing of their devices.
+// part of the chosen tab is set. The page has numbers and the names of owners, and nothing about
+// the owners' devices.
 type OperatorPage struct {
 	Tabs   []Tab
 	Owners *OperatorOwners
@@ -34,20 +35,20 @@ type OperatorOwner struct {
 // OperatorMakers is the tab "TPM makers".
 type OperatorMakers struct {
 	Rows    []OperatorMaker
-	Others  []Share // devices of TPMs whose maker has no row above
+	Others  []Share // numbers of devices whose TPM maker has no row in Rows
 	Devices int
 }
 
 // OperatorMaker is a TPM maker, with its CA certificates that the hub knows.
 type OperatorMaker struct {
 	Name       string
-	TPMID      string // how the maker's TPMs name it, such as "IFX"; empty: not known
+	TPMID      string // the maker's id in its TPMs, such as "IFX"; empty: not known
 	Roots      int
 	Links      int // intermediate certificates
-	Added      int // of both, by the operator
+	Added      int // number of roots and links that the operator added
 	Distrusted int // by the operator
 	Devices    int
-	Known      bool // Devices is known, because the TPM's id of the maker is
+	Known      bool // the hub knows Devices, because it knows TPMID
 }
 
 // OperatorHealth is the tab "Health".
@@ -55,7 +56,7 @@ type OperatorHealth struct {
 	Notes        []Notice // what needs attention
 	Started      time.Time
 	Database     string
-	Free, Size   string // of the disk; empty: not watched
+	Free, Size   string // free space and size of the data folder's disk; empty: the hub does not watch the disk
 	FreePercent  int
 	Certificates []OperatorCertificate
 	Refused      []OperatorRefusals

@@ -12,7 +12,7 @@ type Overview struct {
 	Facets   []Facet
 	Arrivals Chart
 	Events   []store.Event
-	Commands []string // for the first onboarding; nil: the account has devices
+	Commands []string // commands for the first onboarding; nil: the account has devices
 }
 
 // Todo is something that a person should look at.
@@ -23,7 +23,7 @@ type Todo struct {
 	Path string // the page to look at; empty: none
 }
 
-// Share is a value of a field, and how many devices have it.
+// Share is a value of a field, and the number of devices with this value.
 type Share struct {
 	Badge   Badge // for a state
 	Value   string

@@ -9,18 +9,18 @@ import (
 // PolicyPage is the data of the page "policy".
 type PolicyPage struct {
 	Tabs    []Tab
-	Words   []policy.Statement // what is in force
+	Words   []policy.Statement // the effective policy, in words
 	Hub     string             // the hub's policy, YAML; empty: none
 	HubFrom time.Time
-	Updated time.Time // of the owner's policy; zero: there is none
+	Updated time.Time // when the owner's policy was last changed; zero: the owner has no policy
 	Example bool      // the text is an example, and not in force
 	Undo    string    // the text before the last change; see Notice
 
 	Text    string // in the editor
-	Version string // of the policies that Text was made from
+	Version string // version of the policies from which Text was made
 	Check   *PolicyCheck
 	Preview *PolicyPreview
-	Problem string // about the text, or about putting it into force
+	Problem string // what is wrong with the text, or why it was not put into force
 	Changed string // the policy that somebody else put into force meanwhile; see Problem
 }
 
@@ -28,21 +28,21 @@ type PolicyPage struct {
 type PolicyCheck struct {
 	Problem  string
 	Warnings []string
-	Words    []policy.Statement // what would be in force, if it differs
+	Words    []policy.Statement // the effective policy with this text, if it differs from the present policy
 	Same     bool               // nothing would change
 	Removes  bool               // the text is empty: the policy would be removed
 }
 
-// PolicyPreview is what a policy would do with the devices and machines that there are.
+// PolicyPreview is what a policy would do with the present devices and waiting machines.
 type PolicyPreview struct {
-	Text    string // for which it was made
+	Text    string // the text that was previewed
 	Hash    string // of Text
 	Removes bool
 
-	Devices, AllDevices           int // how many were judged, and how many there are
+	Devices, AllDevices           int // number of judged devices, and number of all devices
 	Waiting, AllWaiting           int
-	Unread                        int // how many could not be judged
-	Refused, Asked, Admitted, Cut int // how many devices would be refused at their next onboarding, ...
+	Unread                        int // number of devices and machines that could not be judged
+	Refused, Asked, Admitted, Cut int // numbers of devices that would be refused, asked about or admitted at their next onboarding, or cut off now
 	WaitingTouched                int
 	Changes                       []PolicyChange
 	More                          int // how many changes are not shown

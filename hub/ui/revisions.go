@@ -6,23 +6,24 @@ import (
 	"gangway/wire/trail"
 )
 
-// RevisionsPage is the data of the page "revisions": those of all devices of an account.
+// RevisionsPage is the data of the page "revisions": the revisions of all devices of an account.
 type RevisionsPage struct {
 	Shows   []Tab
 	Show    string // "underway", "failed" or "recent"
-	Query   string // of devices, as typed; recent ones have none
+	Query   string // search for devices, as typed; empty for "recent"
 	Problem string // what is wrong with Query
 	Rows    []FleetRevision
-	Here    string // the query of this list, without the page
-	// First and Next are the addresses of other pages of the list; empty: there is none.
+	Here    string // the query of this list, without the page number
+	// First and Next are the addresses of other pages of the list. An address is empty if there is
+	// no such page.
 	First, Next string
-	Partial     bool // the engine stopped looking: there may be more on the next page
+	Partial     bool // the store stopped its search early: the next page may have more revisions
 	AnyTrail    bool // a revision was posted to some device
 }
 
 // FleetRevision is a revision of a device.
 type FleetRevision struct {
-	ID               string // of the row: the device's id, and the number of a revision that is not the newest
+	ID               string // id of the row: the device's id and, if the revision is not the newest, its number
 	Device           string // id
 	Nick             string // empty: the device was deleted
 	Rev              int

@@ -5,7 +5,7 @@ import "time"
 // MakersPage is the data of the page "makers".
 type MakersPage struct {
 	Tabs         []Tab
-	Roots, Links int // in force, without the distrusted ones
+	Roots, Links int // numbers of certificates in force, without the distrusted certificates
 	Distrusted   int
 	CRLs         string // a sentence about revocation lists
 	Query        string
@@ -14,7 +14,7 @@ type MakersPage struct {
 	First, Next  string // addresses of other pages; empty: none
 	Here         string
 
-	Text    string // in the form that checks certificates
+	Text    string // the text in the form that checks certificates
 	Problem string // about it
 	Checked []CheckedCertificate
 	More    int    // how many checked certificates are not shown
@@ -25,34 +25,35 @@ type MakersPage struct {
 type MakerRow struct {
 	Maker, Name, SHA256, Source string
 	Badge                       Badge
-	Kind                        string // what it is for, in words
+	Kind                        string // what the hub uses the certificate for, in words
 	Until                       time.Time
 	Expired                     bool
-	Changed                     time.Time // when the operator decided on it; zero: never
+	Changed                     time.Time // when the operator last decided about the certificate; zero: never
 }
 
-// CheckedCertificate is what the hub says about a certificate that a person sent. Nothing is kept.
+// CheckedCertificate is what the hub says about a certificate that a person sent. The hub does not
+// store the certificate.
 type CheckedCertificate struct {
 	Title   string // what it is
 	Badge   Badge
 	Words   []string
 	Facts   []Fact
-	Command string // of the operator; empty: nothing to do
+	Command string // a command for the operator; empty: nothing to do
 }
 
 // EKListPage is the data of the page "eks".
 type EKListPage struct {
 	Tabs         []Tab
 	Count        int
-	Many         bool // there are more than Count
-	HubList      bool // the hub has a list too
+	Many         bool // the list has more than Count lines
+	HubList      bool // the hub has an EK list too
 	Query        string
 	QueryProblem string
 	Rows         []EKRow
 	First, Next  string // addresses of other pages; empty: none
 	CSV          string
 
-	// The form for one line, as typed, and what is wrong.
+	// The fields of the form for one line, as typed, and the problem of the field Value.
 	Value, Note, ValueProblem string
 	Required                  bool
 

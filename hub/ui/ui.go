@@ -105,7 +105,8 @@ type Page struct {
 	// Refresh is the number of seconds after which the browser reloads the page, even without
 	// JavaScript. 0: never; negative: immediately.
 	Refresh int
-	// NoScriptRefresh reloads the page after so many seconds in a browser without JavaScript.
+	// NoScriptRefresh is the number of seconds after which a browser without JavaScript reloads the
+	// page.
 	NoScriptRefresh int
 	// Bare is the class of a page without the rail and the menus, for a screen that nobody operates.
 	Bare string
@@ -203,7 +204,7 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// Cloned is a device whose TPM state may run in several machines. Reasons are sentences. Codes are
+// Cloned is a device whose TPM state several machines may have. Reasons are sentences. Codes are
 // the codes of the findings about which nobody has decided yet.
 type Cloned struct {
 	store.Device

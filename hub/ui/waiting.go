@@ -19,7 +19,7 @@ type WaitingRoom struct {
 	MoreCloned  string
 	First, Next string
 	Here        string // the page's address, to which a form returns
-	Open        bool   // the page shows all about its only machine
+	Open        bool   // the page shows all facts about its only machine
 }
 
 // WaitingGroup are machines about which the same questions are open.
@@ -42,7 +42,7 @@ type WaitingMachine struct {
 	Token       string // nick
 }
 
-// Question is a question to a person. Means says what approving means.
+// Question is a question to a person. Means is the meaning of an approval, in words.
 type Question struct {
 	Code, Reason, Hint, Means string
 }

@@ -7,23 +7,24 @@ type Wall struct {
 	Counts   []WallCount
 	Underway []WallMachine // machines that have not onboarded yet, the newest first
 	Arrived  []WallMachine // the newest first
-	// Version changes with the hub's program: then the whole page is loaded again.
+	// Version is the version of the hub's program. When it changes, the browser loads the whole
+	// page again.
 	Version string
 }
 
-// WallCount is a number.
+// WallCount is a number of devices or machines, with the badge of their state.
 type WallCount struct {
 	Badge
 	N int
 }
 
-// WallMachine is a machine that arrives, or has arrived. Its texts contain no character that Visible
-// escapes.
+// WallMachine is a machine that is onboarding or has onboarded. Its texts contain no character that
+// Visible escapes.
 type WallMachine struct {
 	Name, Model string
 	State       Badge
-	Took        string // how long onboarding took, or took until now
+	Took        string // how long the onboarding took, or has taken until now
 	Time        time.Time
-	New         bool // it arrived within the last minutes
+	New         bool // the machine onboarded within the last minutes
 	ID          string
 }

@@ -18,8 +18,9 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// How often ACME asks for its certificate: retryFirst after a failure, twice as long after each
-// further one, up to retryLast. pollEvery is how often it looks for a renewed certificate.
+// Intervals at which ACME requests its certificate from the CA. It waits retryFirst after the first
+// failure, and twice as long after each further failure, up to retryLast. pollEvery is the interval
+// at which ACME checks whether the certificate was renewed.
 const (
 	retryFirst = time.Minute
 	retryLast  = time.Hour
@@ -28,25 +29,27 @@ const (
 
 // ACMEConfig configures ACME.
 type ACMEConfig struct {
-	// Name is the DNS name of the pages, the only name for which a certificate is requested.
+	// Name is the DNS name of the pages. ACME requests a certificate only for this name.
 	Name string
 	// Directory is the URL of the CA's directory.
 	Directory string
-	// Email is where the CA sends warnings; may be empty.
+	// Email is the address to which the CA sends warnings; may be empty.
 	Email string
-	// Cache is the folder of the account's key and of the certificates. Its files have mode 0600.
+	// Cache is the folder in which ACME stores the key of its account at the CA, and the
+	// certificates. The files have mode 0600.
 	Cache string
-	// Roots verify the connection to the CA; nil: the system's.
+	// Roots are the root certificates that verify the connection to the CA; nil: the system's root
+	// certificates.
 	Roots *x509.CertPool
 	Log   *slog.Logger
 }
 
-// ACME is a certificate that a CA issues after it has verified the name by the challenge
-// tls-alpn-01 (RFC 8737): it connects to port 443 of the name. So the listener of the pages must be
-// what port 443 leads to.
+// ACME gets the certificate of the pages from a CA. The CA verifies the name by the challenge
+// tls-alpn-01 (RFC 8737): it connects to port 443 of the name. So connections to port 443 must
+// reach the listener of the pages.
 //
-// Only Run requests certificates. A handshake never does: so a stranger who sends other names, or
-// many handshakes, causes no request to the CA and waits for none.
+// Only Run requests certificates; a handshake never does. So a stranger who sends other names, or
+// many handshakes, causes no request to the CA.
 type ACME struct {
 	name    string // in ASCII
 	manager *autocert.Manager
@@ -54,7 +57,8 @@ type ACME struct {
 	current atomic.Pointer[tls.Certificate]
 }
 
-// NewACME makes an ACME. It does not contact the CA. The caller has accepted the CA's terms.
+// NewACME makes an ACME. It does not contact the CA. Call it only if the operator has accepted the
+// CA's terms of service.
 func NewACME(c ACMEConfig) (*ACME, error) {
 	name, err := idna.Lookup.ToASCII(strings.TrimSuffix(c.Name, "."))
 	if err != nil || net.ParseIP(name) != nil || !strings.Contains(name, ".") {
@@ -72,10 +76,10 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 	}}, nil
 }
 
-// GetCertificate is for tls.Config. It answers the CA's challenges about the name too.
+// GetCertificate is for tls.Config. It also answers the CA's challenges about the name.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), a.name) {
-		return nil, errors.New("webcert: the pages have another name")
+		return nil, errors.New("webcert: the client requested another name than the name of the pages")
 	}
 	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.ALPNProto {
 		return a.manager.GetCertificate(hello)
@@ -83,13 +87,14 @@ func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 	if c := a.current.Load(); c != nil {
 		return c, nil
 	}
-	return nil, errors.New("webcert: the CA has not issued the certificate yet")
+	return nil, errors.New("webcert: the CA has not issued the certificate of the pages yet; retry later")
 }
 
-// Protocols are further ALPN protocols of the listener: that of the challenge.
+// Protocols returns the additional ALPN protocols of the listener: the protocol of the challenge.
 func (a *ACME) Protocols() []string { return []string{acme.ALPNProto} }
 
-// Expires returns the end of the certificate's life; zero: there is none yet.
+// Expires returns the time at which the certificate expires. If there is no certificate yet, it
+// returns the zero time.
 func (a *ACME) Expires() time.Time {
 	if c := a.current.Load(); c != nil {
 		return c.Leaf.NotAfter
@@ -97,14 +102,15 @@ func (a *ACME) Expires() time.Time {
 	return time.Time{}
 }
 
-// Run gets the certificate and its renewals, until ctx ends. The listener must be open meanwhile.
+// Run gets the certificate and its renewals, until ctx ends. The listener of the pages must be open
+// while Run runs.
 func (a *ACME) Run(ctx context.Context) {
 	wait, problem := retryFirst, ""
 	for {
 		next := pollEvery
 		if err := a.refresh(); err != nil {
 			if err.Error() != problem {
-				a.log.Error("the CA issued no certificate for the pages; the next attempt follows", "name", a.name, "in", wait, "err", err)
+				a.log.Error("the CA did not issue a certificate for the pages; the hub will retry", "name", a.name, "in", wait, "err", err)
 			}
 			problem, next, wait = err.Error(), wait, min(2*wait, retryLast)
 		} else {
@@ -118,11 +124,12 @@ func (a *ACME) Run(ctx context.Context) {
 	}
 }
 
-// refresh takes the certificate from the manager, which has it in memory, reads it from its cache or
-// requests it. The manager renews it by itself.
+// refresh gets the certificate from the ACME manager. The manager returns the certificate from its
+// memory or its cache, or requests the certificate from the CA. The manager renews the certificate
+// automatically.
 func (a *ACME) refresh() error {
-	// With this hello the manager uses an ECDSA key. It would request a second certificate for a
-	// client that supports RSA only; TLS 1.3 clients support both.
+	// With this ClientHello, the manager uses an ECDSA key. For a client that supports only RSA,
+	// the manager would request a second certificate; but all TLS 1.3 clients support ECDSA.
 	c, err := a.manager.GetCertificate(&tls.ClientHelloInfo{
 		ServerName: a.name, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256},
 		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},

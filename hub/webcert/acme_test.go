@@ -23,15 +23,15 @@ import (
 	"golang.org/x/crypto/acme"
 )
 
-// pebble is a real ACME server, Let's Encrypt's server for tests, with its DNS server. All names
-// lead to 127.0.0.1.
+// pebble is Let's Encrypt's ACME server for tests (Pebble), with its DNS server. The DNS server
+// resolves all names to 127.0.0.1.
 type pebble struct {
 	directory, management string
 	roots                 *x509.CertPool // verify the connection to the server
-	log                   string         // path of its output
+	log                   string         // path of the file with the server's output
 }
 
-// freePort returns a port on loopback that nobody listens on.
+// freePort returns a loopback address with a port that no process listens on.
 func freePort(t *testing.T, network string) string {
 	t.Helper()
 	if network == "udp" {
@@ -50,8 +50,8 @@ func freePort(t *testing.T, network string) string {
 	return l.Addr().String()
 }
 
-// buildPebble builds the server from its own module. The test is skipped if the module cannot be
-// downloaded or built.
+// buildPebble builds the ACME server from the server's own Go module, and returns the path of the
+// folder with the programs. If the module cannot be downloaded or built, the test is skipped.
 func buildPebble(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -65,7 +65,8 @@ func buildPebble(t *testing.T) string {
 	return dir
 }
 
-// startPebble starts the server. It verifies names at the port of the address `pages`.
+// startPebble starts the ACME server. To verify a name, the server connects to the port of the
+// address `pages`.
 func startPebble(t *testing.T, pages string) *pebble {
 	t.Helper()
 	bin := buildPebble(t)
@@ -114,7 +115,7 @@ func startPebble(t *testing.T, pages string) *pebble {
 	return nil
 }
 
-// issuer returns the root of the certificates that the server issues.
+// issuer returns the root certificate of the certificates that the ACME server issues.
 func (p *pebble) issuer(t *testing.T) *x509.CertPool {
 	t.Helper()
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: p.roots}}}
@@ -135,7 +136,7 @@ func (p *pebble) issuer(t *testing.T) *x509.CertPool {
 	return pool
 }
 
-// orders returns how many orders the server got.
+// orders returns the number of certificate orders that the ACME server received.
 func (p *pebble) orders(t *testing.T) int {
 	t.Helper()
 	text, err := os.ReadFile(p.log)
@@ -145,8 +146,8 @@ func (p *pebble) orders(t *testing.T) int {
 	return strings.Count(string(text), "Added order")
 }
 
-// A real ACME server verifies the name by a challenge over TLS, and issues a certificate. Strangers
-// cause no request to it: neither with other names, nor with many handshakes.
+// The ACME server verifies the name by a challenge over TLS, and issues a certificate. Strangers
+// cause no request to the ACME server: neither with other names, nor with many handshakes.
 func TestACMEGetsACertificateForItsNameOnly(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds an ACME server, and waits for its challenges: five seconds, longer the first time")
@@ -232,7 +233,7 @@ func TestACMEGetsACertificateForItsNameOnly(t *testing.T) {
 		}
 	}
 
-	// After a restart the certificate comes from the cache.
+	// After a restart of the hub, the certificate comes from the cache folder.
 	again, err := webcert.NewACME(config)
 	if err != nil {
 		t.Fatal(err)

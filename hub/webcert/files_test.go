@@ -27,7 +27,7 @@ import (
 
 const host = "fleet.example"
 
-// pair makes a self-signed certificate for a name, and its key, in PEM.
+// pair makes a self-signed certificate for a name. It returns the certificate and its key in PEM.
 func pair(t *testing.T, name string, serial int64, until time.Time) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -49,7 +49,8 @@ func pair(t *testing.T, name string, serial int64, until time.Time) (cert, key [
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 }
 
-// files is a certificate and a key in a folder, with a clock and a log.
+// files has the paths of a certificate and its key in a temporary folder, with a clock and a log
+// for tests of webcert.Files.
 type files struct {
 	t         *testing.T
 	cert, key string
@@ -77,7 +78,7 @@ func newFiles(t *testing.T) *files {
 	return &files{t: t, cert: filepath.Join(dir, "tls.crt"), key: filepath.Join(dir, "tls.key")}
 }
 
-// put writes a file, and lets the next handshake look at the files.
+// put writes a file, and advances the clock so that the next handshake reads the files again.
 func (f *files) put(path string, text []byte) {
 	f.t.Helper()
 	if err := os.WriteFile(path, text, 0o600); err != nil {
@@ -104,7 +105,7 @@ func serial(t *testing.T, c *webcert.Files) int64 {
 	return got.Leaf.SerialNumber.Int64()
 }
 
-// A new pair is used by the next connections, and connections that are open go on.
+// New connections use a new pair, and open connections continue.
 func TestReloadsANewPairWhileConnectionsGoOn(t *testing.T) {
 	f := newFiles(t)
 	cert, key := pair(t, host, 1, time.Now().Add(24*time.Hour))
@@ -127,7 +128,7 @@ func TestReloadsANewPairWhileConnectionsGoOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer resp.Body.Close()
-		if _, err := io.ReadAll(resp.Body); err != nil { // so that the connection is used again
+		if _, err := io.ReadAll(resp.Body); err != nil { // read the whole body, so that the client uses the connection again
 			t.Fatal(err)
 		}
 		return resp.TLS.PeerCertificates[0].SerialNumber.Int64()
@@ -153,8 +154,8 @@ func TestReloadsANewPairWhileConnectionsGoOn(t *testing.T) {
 	}
 }
 
-// While a file is only half written, of another key, for another name or expired, the pair before
-// stays, and the log says why, once.
+// If a new pair is incomplete, has another key, is for another name or has expired, the hub keeps
+// the previous pair, and logs the reason once.
 func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 	f := newFiles(t)
 	cert, key := pair(t, host, 1, time.Now().Add(24*time.Hour))
@@ -173,7 +174,7 @@ func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 		{"half of the key is written", cert2, key2[:len(key2)/2], "failed to find any PEM data in key input"},
 		{"the key is empty", cert2, nil, "failed to find any PEM data in key input"},
 		{"for another name", other, otherKey, "not for the name of the pages"},
-		{"expired", old, oldKey, "has expired on"},
+		{"expired", old, oldKey, "expired on"},
 		{"too large", append(cert2, make([]byte, 1<<20)...), key2, "is larger than"},
 	} {
 		before := strings.Count(f.log(), one.logged)
@@ -203,7 +204,7 @@ func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 	}
 }
 
-// The files are not read more than once a second, however many connections begin.
+// GetCertificate reads the files at most once a second, even if many connections begin.
 func TestReadsTheFilesOnceASecond(t *testing.T) {
 	f := newFiles(t)
 	cert, key := pair(t, host, 1, time.Now().Add(24*time.Hour))

@@ -1,6 +1,7 @@
-// Package webcert provides the certificate of the hub's pages, which browsers trust: from two files
-// that the operator replaces (Files), or from a CA with the protocol ACME, RFC 8555 (ACME). Devices
-// never see this certificate: the listener for devices has a certificate of the hub's own CA.
+// Package webcert provides a certificate that browsers trust, for the hub's pages. The certificate
+// comes either from two files that the operator replaces (type Files), or from a CA by the protocol
+// ACME, RFC 8555 (type ACME). Devices never get this certificate: the listener for devices has a
+// certificate of the hub's own CA.
 package webcert
 
 import (
@@ -16,16 +17,16 @@ import (
 )
 
 const (
-	// checkEvery is how often Files reads its files again, at most.
+	// checkEvery is the shortest interval at which Files reads its files again.
 	checkEvery = time.Second
-	// maxFile is the largest size of a file, in bytes.
+	// maxFile is the largest size of a certificate file or key file, in bytes.
 	maxFile = 1 << 20
 )
 
-// Files is a certificate and its key in two PEM files. It uses a new pair when the files have
-// changed. It compares the contents, because the time of a copied file may be older than that of
-// the file before. If a new pair is not usable, for example because its key is only half written,
-// Files keeps the last pair and logs the reason.
+// Files is a certificate and its key in two PEM files. When the files have changed, Files uses the
+// new pair. It compares the bytes of the files, because a copied file may have an older time than
+// the previous file. If the new pair is not usable, for example because the key file is not
+// complete yet, Files keeps the previous pair and logs the reason.
 type Files struct {
 	cert, key, name string
 	log             *slog.Logger
@@ -33,17 +34,17 @@ type Files struct {
 
 	mu      sync.Mutex
 	current *tls.Certificate
-	tried   pairSum   // of the contents that were last parsed
+	tried   pairSum   // hashes of the files that were parsed last
 	checked time.Time // when the files were last read
-	problem string    // what was last logged, so that it is not logged each second
+	problem string    // the error that was logged last, so that it is not logged each second
 }
 
-// pairSum are the SHA-256 hashes of the two files.
+// pairSum has the SHA-256 hashes of the two files.
 type pairSum [2][sha256.Size]byte
 
-// NewFiles reads the pair for the pages of the host `name`. It refuses a pair that is broken or for
-// another name. It accepts an expired certificate with a warning, because the hub must start for
-// its devices.
+// NewFiles reads the pair for the pages of the host `name`. It returns an error if the pair is
+// malformed, or if the certificate is for another name. It accepts an expired certificate with a
+// warning, because the hub must start for its devices.
 func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*Files, error) {
 	f := &Files{cert: cert, key: key, name: name, log: log, now: now, checked: now()}
 	text, sum, err := f.read()
@@ -55,12 +56,13 @@ func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*
 	}
 	f.tried = sum
 	if expired(f.current, now()) {
-		log.Warn("the certificate of the pages has expired: replace it", "file", cert, "expired", f.current.Leaf.NotAfter)
+		log.Warn("the certificate of the pages has expired: replace the certificate file and the key file", "file", cert, "expired", f.current.Leaf.NotAfter)
 	}
 	return f, nil
 }
 
-// GetCertificate is for tls.Config. It reads the files again if that was a second or more ago.
+// GetCertificate is for tls.Config. It reads the files again if the last read was at least
+// checkEvery ago.
 func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -68,13 +70,14 @@ func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		f.checked = now
 		if err := f.check(now); err != nil && err.Error() != f.problem {
 			f.problem = err.Error()
-			f.log.Error("the new certificate of the pages is not used; the one before stays", "err", err)
+			f.log.Error("the new certificate of the pages cannot be used; the hub keeps the previous certificate: correct the files", "err", err)
 		}
 	}
 	return f.current, nil
 }
 
-// check reads the files, and uses their pair if it is new and usable. The caller holds mu.
+// check reads the files. If the pair is new and usable, check uses the pair from now on. The caller
+// must have locked mu.
 func (f *Files) check(now time.Time) error {
 	text, sum, err := f.read()
 	if err != nil || sum == f.tried {
@@ -86,7 +89,7 @@ func (f *Files) check(now time.Time) error {
 		return err
 	}
 	if expired(pair, now) && !expired(f.current, now) {
-		return fmt.Errorf("webcert: the certificate in %s has expired on %s", f.cert, pair.Leaf.NotAfter.UTC().Format(time.DateOnly))
+		return fmt.Errorf("webcert: the certificate in %s expired on %s; replace the file", f.cert, pair.Leaf.NotAfter.UTC().Format(time.DateOnly))
 	}
 	f.current, f.problem = pair, ""
 	f.log.Info("the pages have a new certificate", "file", f.cert, "expires", pair.Leaf.NotAfter)
@@ -117,8 +120,8 @@ func readFile(path string) ([]byte, error) {
 	return text, err
 }
 
-// parse makes the pair of the files' texts. It refuses a key that is not the certificate's, and a
-// certificate without the name of the pages.
+// parse parses the texts of the two files. It returns an error if the key is not the key of the
+// certificate, or if the certificate is not for the name of the pages.
 func (f *Files) parse(text [2][]byte) (*tls.Certificate, error) {
 	pair, err := tls.X509KeyPair(text[0], text[1])
 	if err != nil {
@@ -132,15 +135,15 @@ func (f *Files) parse(text [2][]byte) (*tls.Certificate, error) {
 
 func expired(c *tls.Certificate, now time.Time) bool { return !now.Before(c.Leaf.NotAfter) }
 
-// Protocols are further ALPN protocols of the listener: none.
+// Protocols returns the additional ALPN protocols of the listener: none.
 func (f *Files) Protocols() []string { return nil }
 
-// Expires returns the end of the certificate's life.
+// Expires returns the time at which the certificate expires.
 func (f *Files) Expires() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.current.Leaf.NotAfter
 }
 
-// Run waits until ctx ends: a handshake reads changed files.
+// Run only waits until ctx ends, because GetCertificate reads changed files.
 func (f *Files) Run(ctx context.Context) { <-ctx.Done() }

@@ -105,8 +105,8 @@ func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 // signed.
 var ErrSignature = errors.New("image: the program is not signed by this certificate, or was changed after it was signed")
 
-// Verify checks that a program has a valid signature. The signer must be the certificate in the
-// file cert, or a certificate that this certificate issued.
+// Verify checks that a program has a valid signature. The signing certificate must be the
+// certificate in the file `cert`, or a certificate that this certificate issued.
 func Verify(efi []byte, cert string) error {
 	c, err := readCertificate(cert)
 	if err != nil {

@@ -43,7 +43,7 @@ func (e export) state(context.Context) (text []byte, err error) {
 		return err
 	})
 	if err == nil && text == nil {
-		err = errors.New("the file is not an export of pvr: it has no state (json)")
+		err = errors.New("the file is not an export of pvr, because it has no state (json): use a file made by `pvr export`")
 	}
 	return text, err
 }
@@ -57,9 +57,9 @@ func (e export) objects(ctx context.Context, store *folder, sums []string) error
 	})
 }
 
-// each reads the export from its beginning and calls see with each member. It never uses a member's
-// name as a path. It still refuses members that pvr never writes, because another program must have
-// made or changed such a file.
+// each reads the export from its beginning and calls the function `see` with each member. It never
+// uses a member's name as a path. It refuses an export with a member that pvr never writes, because
+// another program must have made or changed this export.
 func (e export) each(see func(name string, content io.Reader) error) error {
 	if _, err := e.file.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (e export) each(see func(name string, content io.Reader) error) error {
 	if magic, err := from.(*bufio.Reader).Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		z, err := gzip.NewReader(from)
 		if err != nil {
-			return fmt.Errorf("the file is not an export of pvr: %w", err)
+			return fmt.Errorf("the file is not an export of pvr (use a file made by `pvr export`): %w", err)
 		}
 		defer z.Close()
 		from = z
@@ -85,7 +85,7 @@ func (e export) each(see func(name string, content io.Reader) error) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("the file is not an export of pvr, or it is damaged: %w", err)
+			return fmt.Errorf("the file is damaged, or is not an export of pvr (use a file made by `pvr export`): %w", err)
 		}
 		name := strings.TrimPrefix(h.Name, "./")
 		if h.Typeflag == tar.TypeDir && (name == "" || name == "objects/") {
@@ -93,7 +93,7 @@ func (e export) each(see func(name string, content io.Reader) error) error {
 		}
 		sum, object := strings.CutPrefix(name, "objects/")
 		if h.Typeflag != tar.TypeReg || name != "json" && (!object || !isSum(sum)) {
-			return fmt.Errorf("the export has %.100q, which pvr never writes: an export has only json and objects by their SHA-256", h.Name)
+			return fmt.Errorf("the export has the member %.100q, which pvr never writes: make the file again with `pvr export`", h.Name)
 		}
 		if seen[name] {
 			return fmt.Errorf("the export has %s twice", name)

@@ -47,10 +47,10 @@ func (r *Revision) Size() (n int64) {
 }
 
 // Merge merges sources in their order: a later source overrides the result of the earlier sources.
-// It writes the objects to the folder dir. A source is the folder of a pvr checkout, a file made by
-// `pvr export`, or the name of a trail, which Merge reads through trails. If a source ends with
-// "#PART,PART", Merge uses only these parts. If say is not nil, Merge calls it with a sentence
-// about each source.
+// It writes the objects to the folder `dir`. A source is the folder of a pvr checkout, a file made
+// by `pvr export`, or the name of a trail, which Merge reads through `trails`. If a source ends
+// with "#PART,PART", Merge uses only these parts. If `say` is not nil, Merge calls `say` with a
+// sentence about each source.
 func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {
 	if len(sources) > maxSources {
 		return nil, fmt.Errorf("merge: there are %d sources; at most %d are allowed", len(sources), maxSources)
@@ -134,7 +134,7 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	}
 	for _, sum := range sums {
 		if _, have := store.sizes[sum]; !have {
-			return nil, fmt.Errorf("the source lacks the object %s, which its state names", sum)
+			return nil, fmt.Errorf("the source lacks the object %s of its state: get the source again with pvr", sum)
 		}
 	}
 	say(fmt.Sprintf("Merging %s: %s, %d object(s)", name, src.kind(), len(sums)))
@@ -166,15 +166,15 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 			}
 		}
 		if !found || part == "" {
-			return nil, fmt.Errorf("the source has no part %q", part)
+			return nil, fmt.Errorf("the source has no part %q: after #, name files or folders of the source's state", part)
 		}
 	}
 	return out, nil
 }
 
-// mergePatch applies a JSON Merge Patch (RFC 7396), as pvr does. If target and patch both have a
-// name, the value of patch replaces the value of target, except that two JSON objects are merged
-// name by name. The value null removes the name.
+// mergePatch applies a JSON Merge Patch (RFC 7396), as pvr does. If `target` and `patch` have the
+// same name, the value in `patch` replaces the value in `target`. If both values are JSON objects,
+// they are merged name by name. The value null removes the name.
 func mergePatch(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {

@@ -46,8 +46,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// exportOf makes a file like that of `pvr export` with these members. A member's field Uname holds
-// the content, because tar.Header has no field for it.
+// exportOf makes a file like that of `pvr export` with these members. The field Uname of a member
+// contains the member's data, because tar.Header has no field for the data.
 func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	t.Helper()
 	var b bytes.Buffer

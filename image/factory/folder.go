@@ -19,8 +19,8 @@ type folder struct {
 
 var errTooLarge = fmt.Errorf("the objects have more than %d MiB: post the rest as a revision once the device is onboarded", MaxObjects>>20)
 
-// keep reads an object to its end and writes it to a file. It fails, without a file, if the
-// object's SHA-256 is not sum.
+// keep reads an object to its end and writes it to a file. If the object's SHA-256 is not `sum`,
+// keep fails and leaves no file.
 func (f *folder) keep(sum string, from io.Reader) (err error) {
 	if _, have := f.sizes[sum]; have {
 		return nil
@@ -44,7 +44,7 @@ func (f *folder) keep(sum string, from io.Reader) (err error) {
 		return errTooLarge
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return fmt.Errorf("object %s has wrong content: the content's SHA-256 is %s", sum, got)
+		return fmt.Errorf("object %s has wrong content (SHA-256 %s): get the source again", sum, got)
 	}
 	f.sizes[sum] = n
 	f.total += n

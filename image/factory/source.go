@@ -39,12 +39,12 @@ type Trail interface {
 	Object(ctx context.Context, sum string) (io.ReadCloser, error)
 }
 
-// maxState is the maximum number of bytes that are read of a state. The parser refuses a state of
-// this size.
+// maxState is the maximum number of bytes of a state that Merge reads. The parser refuses a state
+// of this size.
 const maxState = trail.MaxState + 1
 
 // open returns the source with this name. If this machine has a file or folder with this name, open
-// uses it. Otherwise the name must be that of a trail.
+// uses it. Otherwise the name must be the name of a trail.
 func open(ctx context.Context, name string, trails Trails) (source, error) {
 	if !strings.HasPrefix(name, "https://") {
 		info, err := os.Stat(name)
@@ -54,7 +54,7 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 		case err == nil && info.Mode().IsRegular():
 			return newExport(name)
 		case err == nil:
-			return nil, errors.New("the source is neither a folder nor a file")
+			return nil, errors.New("the source is neither a folder nor a file: use a pvr checkout's folder, or a file made by `pvr export`")
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
@@ -73,7 +73,7 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 	return onHub{t}, nil
 }
 
-// checkout is a folder in which pvr works. Its folder .pvr holds the state, and also the objects
+// checkout is a folder in which pvr works. Its folder .pvr contains the state, and also the objects
 // unless the configuration in .pvr names another folder for them.
 type checkout struct{ dir string }
 
@@ -83,7 +83,7 @@ func newCheckout(dir string) (source, error) {
 			return checkout{at}, nil
 		}
 	}
-	return nil, errors.New("this folder is not a pvr checkout: it has no .pvr/json")
+	return nil, errors.New("this folder is not a pvr checkout, because it has no .pvr/json: use a folder made by `pvr clone`")
 }
 
 func (c checkout) kind() string { return "a checkout" }

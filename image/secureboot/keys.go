@@ -25,12 +25,12 @@ const (
 	years = 30
 )
 
-// Set holds an owner's Secure Boot certificates as signed variables, which firmware enrols.
+// Set contains an owner's Secure Boot certificates as signed variables, which firmware enrols.
 type Set struct {
-	// Signed holds the content of each signed variable. Writing it to firmware in setup mode enrols
-	// the certificates.
+	// Signed has the bytes of each signed variable. Writing these bytes to firmware in setup mode
+	// enrols the certificates.
 	Signed map[Variable][]byte
-	// Certificates holds the certificates in each signed variable.
+	// Certificates contains the certificates in each signed variable.
 	Certificates map[Variable][]*x509.Certificate
 }
 
@@ -40,8 +40,8 @@ type Set struct {
 //	PK.pem, KEK.pem, db.pem     their certificates
 //	PK.auth, KEK.auth, db.auth  the signed variables
 //
-// name is the owner's name in the certificates. The variable db holds the new db certificate and
-// the certificates in also. now is the start of the certificates' validity and the time in the
+// `name` is the owner's name in the certificates. The variable db contains the new db certificate
+// and the certificates `also`. `now` is the start of the certificates' validity and the time in the
 // signed variables.
 func New(dir, name string, also []*x509.Certificate, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -182,8 +182,8 @@ func NewSet(signed map[Variable][]byte) (*Set, error) {
 	return s, nil
 }
 
-// Trusts reports whether firmware that enrolled this set starts a program whose signature is by the
-// certificate c.
+// Trusts reports whether firmware that enrolled this set starts a program that was signed with the
+// certificate `c`.
 func (s *Set) Trusts(c *x509.Certificate) bool {
 	for _, in := range s.Certificates[DB] {
 		if bytes.Equal(in.Raw, c.Raw) || c.CheckSignatureFrom(in) == nil {

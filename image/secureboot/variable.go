@@ -142,9 +142,9 @@ func efiTime(t time.Time) []byte {
 var ErrVariable = errors.New("secureboot: this is not a signed variable of Secure Boot, or it is damaged")
 
 // parse checks the signature of a signed variable and returns the variable's certificates. The key
-// of one of the certificates in by must have signed it. parse refuses a variable with any other
-// content, such as hashes of programs: a person who reviews the keys before enrolment sees only
-// certificates.
+// of one of the certificates `by` must have signed the variable. parse refuses a variable with any
+// other content, such as hashes of programs: a person who reviews the keys before enrolment sees
+// only certificates.
 func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, error) {
 	stamp, signed, content, err := split(b)
 	if err != nil {
@@ -178,8 +178,8 @@ func split(b []byte) (stamp, signed, content []byte, err error) {
 	return stamp, head[certHead:size], head[size:], nil
 }
 
-// verify checks the signature of text. signed is a SignedData in the form that signDetached makes.
-// The key of one of the certificates in by must have made the signature.
+// verify checks the signature of `text`. `signed` is a SignedData in the form that signDetached
+// makes. The key of one of the certificates `by` must have made the signature.
 func verify(text, signed []byte, by []*x509.Certificate) error {
 	der, err := asn1.Marshal(contentInfo{pkcs7.OIDSignedData, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: signed}})
 	if err != nil {

@@ -35,17 +35,17 @@ type Config struct {
 	// Disk is the rule by which the automatic installation chooses the machine's disk.
 	Disk install.Rule
 	// Escrow is the age recipient to which machines encrypt their recovery keys before they send
-	// them to the hub. If it is empty, machines do not send them.
+	// the keys to the hub. If Escrow is empty, machines do not send the keys.
 	Escrow string
 	// First is the device's first revision. Nil means an empty revision.
 	First *factory.Revision
-	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. Nil means
-	// no keys. The parts must be signed with one of these keys.
+	// Enrol contains the Secure Boot keys that firmware in setup mode enrols from the stick. Nil
+	// means no keys. The parts must be signed with one of these keys.
 	Enrol *secureboot.Set
 	// EnrolUnasked makes the boot manager enrol the keys of Enrol without waiting for a key press.
 	EnrolUnasked bool
-	// Network holds the machines' network settings. Nil means none, so machines get their addresses
-	// automatically. In both cases, a person can edit the settings on the stick.
+	// Network contains the machines' network settings. Nil means none, so machines get their
+	// addresses automatically. In both cases, a person can edit the settings on the stick.
 	Network *netfile.Settings
 	// Debug adds a shell to the installed system, which a person opens with a password.
 	Debug bool
@@ -74,8 +74,8 @@ const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
 // entry is an entry of a stick's boot menu.
 type entry struct{ name, title, mode string }
 
-// installs holds the menu entries of an installing stick, and resets those of a wiping stick, in
-// order. The boot manager starts the first entry by itself after a timeout.
+// installs lists the menu entries of a stick that installs, in order. resets lists the menu entries
+// of a stick that wipes. The boot manager starts the first entry by itself after a timeout.
 var installs = []entry{
 	{"gangway-auto", "Install Gangway (auto)", "auto"},
 	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
@@ -84,8 +84,8 @@ var installs = []entry{
 
 var resets = []entry{{"gangway-reset", "Wipe this machine", "reset"}}
 
-// Build writes an installer image to the file path and returns its manifest. The same parts and
-// configuration give the same bytes.
+// Build writes an installer image to the file `path`, and returns the image's manifest. The same
+// parts and configuration give the same bytes.
 func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string) {}
@@ -146,8 +146,8 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	return m, p.write(m, base, files, installs, path)
 }
 
-// BuildReset writes the image of a stick that wipes machines. The image holds no secret and is the
-// same for all owners.
+// BuildReset writes the image of a stick that wipes machines. The image contains no secret and is
+// the same for all owners.
 func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest, error) {
 	if progress == nil {
 		progress = func(string) {}
@@ -162,7 +162,7 @@ func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest
 	return m, p.write(m, base, nil, resets, path)
 }
 
-// write writes the image of a stick with these files and these menu entries to the file path.
+// write writes the image of a stick with these files and these menu entries to the file `path`.
 func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -179,8 +179,8 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
-// token returns the join token. If the image has none, token returns a TokenFile with only the
-// hub's fields, from the hub file.
+// token returns the join token. If the image has no join token, `token` returns a TokenFile that
+// has only the fields about the hub, from the hub file.
 func (c *Config) token() (*wire.TokenFile, error) {
 	if len(c.Hub) == 0 || len(c.Token) > 0 {
 		return wire.ParseTokenFile(c.Token)
@@ -216,8 +216,8 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 }
 
 // systemFiles returns the files that the installed system has in addition to the base: the agent
-// and, with debug, a shell behind a password. The image holds only the password's hash. The
-// password has 100 bits of entropy, so nobody can find it from the hash.
+// and, if `debug` is true, a shell behind a password. The image contains only the password's hash.
+// The password has 100 bits of entropy, so nobody can find it from the hash.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
@@ -328,7 +328,7 @@ func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *insta
 }
 
 // osRelease returns the os-release text from which the boot manager makes a menu entry: the title,
-// and an id by which it sorts the entries.
+// and an id by which the boot manager sorts the entries.
 func osRelease(title, id, version string) string {
 	return fmt.Sprintf("ID=gangway\nIMAGE_ID=%s\nNAME=Gangway\nPRETTY_NAME=\"%s\"\nVERSION_ID=%s\n", id, title, version)
 }
@@ -338,4 +338,4 @@ func digest(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-var errNotInstaller = errors.New("image: this is not a Gangway installer image")
+var errNotInstaller = errors.New("image: this is not a Gangway installer image: use a file that `gangway image build` wrote")

@@ -24,8 +24,8 @@ const mke2fsConf = `[defaults]
 
 // dataImage makes the data partition's file system: ext4, empty except for the first revision. The
 // installed system later grows it to the size of the disk. dataImage calls the programs of
-// e2fsprogs instead of its own code: an error in the file system would last for the machine's whole
-// life, and every Debian system has e2fsprogs.
+// e2fsprogs instead of its own code, because the machine will use the file system for many years.
+// Every Debian system has e2fsprogs.
 func dataImage(r *factory.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
@@ -67,7 +67,7 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 }
 
 // dataMiB returns the file system's size in MiB. It has space for the objects and for the copies of
-// them that the device makes when it installs the revision.
+// the objects that the device makes when it installs the revision.
 func dataMiB(r *factory.Revision) int64 {
 	if r == nil {
 		return dataSize / mib

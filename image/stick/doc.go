@@ -13,7 +13,7 @@
 //	gangway/esp.img, data.img   the contents of the partitions, without zero blocks
 //
 // All entries contain the same kernel, modules and gangway-init; the entry "manual" also has a
-// shell. Each entry has its own command line, which contains the manifest's SHA-256. The TPM
-// measures the command line, and so measures what the entry installs. The network settings are not
-// measured, because the person with the stick may edit them.
+// shell. Each entry has its own command line, which contains the manifest's SHA-256. Firmware
+// measures the command line into the TPM, and so also measures what the entry installs. The network
+// settings are not measured, because the person with the stick may edit them.
 package stick

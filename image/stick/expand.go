@@ -12,7 +12,7 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/fat32"
 )
 
-// openFAT opens a FAT32 file system that is stored without its zero blocks, for reading.
+// openFAT opens, for reading, a FAT32 file system that is stored without its zero blocks.
 func openFAT(p install.Part, packed []byte) (fs.FS, error) {
 	f, err := os.CreateTemp("", "gangway-part")
 	if err != nil {

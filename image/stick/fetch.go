@@ -13,13 +13,13 @@ import (
 	"gangway/image"
 )
 
-// Fetch downloads Debian's kernel and busybox with apt-get. It replaces the content of the folder
-// dir with the files that images need:
+// Fetch downloads Debian's kernel and busybox with apt-get. It replaces all files in the folder
+// `dir` with the files that images need:
 //
 //	vmlinuz, modules/, busybox, package, wanted
 //
 // Fetch returns the file name of the kernel's package. If the folder already has all modules that
-// this version of Gangway needs, and update is false, Fetch downloads nothing.
+// this version of Gangway needs, and `update` is false, Fetch downloads nothing.
 func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -82,7 +82,8 @@ func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 }
 
 // keep copies the files that images need out of the unpacked packages. The kernel package has 400
-// MB of modules; keep copies only those in the list Modules and those that they depend on.
+// MB of modules; keep copies only the modules in the list Modules, and the modules that these
+// depend on.
 func keep(from, version, to string) error {
 	tree := os.DirFS(filepath.Join(from, "lib/modules", version))
 	modules, err := image.Modules(tree, Modules...)

@@ -14,7 +14,7 @@ import (
 	"gangway/internal/race"
 )
 
-// revision makes a first revision with one object of size bytes.
+// revision makes a first revision with one object of `size` bytes.
 func revision(t *testing.T, size int) *factory.Revision {
 	t.Helper()
 	content := bytes.Repeat([]byte("0123456789abcde\n"), size/16)
@@ -40,7 +40,7 @@ func revision(t *testing.T, size int) *factory.Revision {
 	return r
 }
 
-// The data partition holds the first revision, and fsck finds no errors in it. The same sources
+// The data partition contains the first revision, and fsck finds no errors in it. The same sources
 // give the same image.
 func TestFirstRevisionIsInTheImage(t *testing.T) {
 	race.Skip(t)

@@ -32,7 +32,7 @@ type Contents struct {
 	// Enrols maps each Secure Boot variable to the certificates that firmware in setup mode enrols:
 	// their subjects and SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
-	// Network holds the network settings, one string per line, with passwords masked.
+	// Network contains the network settings, one string per line, with passwords masked.
 	// NetworkMistake is an error in these settings, or empty; a stick whose settings have an error
 	// installs nothing.
 	Network        []string `json:"network,omitempty"`
@@ -49,9 +49,9 @@ type Entry struct {
 	SHA256  string `json:"sha256"` // SHA-256 of the unified kernel image, hexadecimal
 }
 
-// Inspect reads an image file and checks it: each part must match its hash in the manifest, and the
-// command line of each entry must contain this manifest's hash and the mode that fits the manifest,
-// installing or wiping. If cert names a certificate's file, Inspect also checks that this
+// Inspect reads and checks an image file. Each part must match its hash in the manifest. The
+// command line of each entry must contain this manifest's hash, and the mode (installing or wiping)
+// that fits the manifest. If `cert` names a certificate's file, Inspect also checks that this
 // certificate signed every program that firmware starts, on the stick and on the installed disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
@@ -77,7 +77,7 @@ func Inspect(name, cert string) (*Contents, error) {
 			return nil, err
 		}
 		if digest(packed) != p.SHA256 {
-			return nil, fmt.Errorf("image: %s does not match its SHA-256 in the manifest: the image is damaged", p.File)
+			return nil, fmt.Errorf("image: %s does not match its SHA-256 in the manifest: the image is damaged, so build or download the image again", p.File)
 		}
 		if p.Name != install.ESP {
 			continue
@@ -156,7 +156,7 @@ func (c *Contents) readKeys(esp fs.FS) error {
 	}
 	slices.Sort(named)
 	if !slices.Equal(there, named) {
-		return fmt.Errorf("image: the image has the Secure Boot keys %q, but its manifest names %q", there, named)
+		return fmt.Errorf("image: the image has the Secure Boot keys %q, but its manifest names the keys %q: do not use this image", there, named)
 	}
 	if e == nil {
 		return nil
@@ -169,7 +169,7 @@ func (c *Contents) readKeys(esp fs.FS) error {
 			return err
 		}
 		if digest(b) != sum {
-			return fmt.Errorf("image: %s does not match its SHA-256 in the manifest: the image is damaged", name)
+			return fmt.Errorf("image: %s does not match its SHA-256 in the manifest: the image is damaged, so build or download the image again", name)
 		}
 		signed[secureboot.Variable(v)] = b
 	}
@@ -206,8 +206,8 @@ func keyFiles(esp fs.FS) (names []string, err error) {
 }
 
 // signatures reports whether every program that firmware starts from an EFI system partition has a
-// signature. If cert names a certificate's file, a program that this certificate did not sign is an
-// error.
+// signature. If `cert` names a certificate's file, a program that this certificate did not sign is
+// an error.
 func signatures(esp fs.FS, cert string) (signed bool, err error) {
 	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
 	files, err := fs.ReadDir(esp, systems)
@@ -256,7 +256,7 @@ func (c *Contents) readEntries(esp fs.FS) error {
 		e.Title, _, _ = strings.Cut(title, "\"")
 		words := strings.Fields(e.Cmdline)
 		if !slices.Contains(words, "gangway.manifest="+c.ManifestSHA256) || slices.Contains(words, "gangway.mode=reset") != c.Manifest.Reset {
-			return fmt.Errorf("image: %s does not use the image's manifest: the image is damaged", name)
+			return fmt.Errorf("image: %s does not use the image's manifest: the image is damaged, so build or download the image again", name)
 		}
 		c.Entries = append(c.Entries, e)
 	}
@@ -277,8 +277,8 @@ func part(x *pe.File, name string) string {
 }
 
 // maskedToken returns the join token in the installed system's EFI system partition, with its
-// secret masked. named reports whether the manifest names a token; if it does not, a token in the
-// partition is an error.
+// secret masked. `named` reports whether the manifest names a token. If the manifest names no
+// token, a token in the partition is an error.
 func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	if !named {
 		files, err := fs.ReadDir(esp, path.Dir(install.TokenPath))
@@ -287,7 +287,7 @@ func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 		}
 		for _, f := range files {
 			if strings.EqualFold(f.Name(), path.Base(install.TokenPath)) {
-				return nil, errors.New("image: the image holds a join token that its manifest does not name")
+				return nil, errors.New("image: the image contains a join token that its manifest does not name: do not use this image")
 			}
 		}
 		return nil, nil

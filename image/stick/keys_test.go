@@ -12,7 +12,7 @@ import (
 	"gangway/internal/race"
 )
 
-// owner makes Secure Boot keys, and makes p sign its programs with their db key.
+// owner makes an owner's Secure Boot keys, and makes the parts `p` sign programs with the db key.
 func owner(t testing.TB, p *Parts) *secureboot.Set {
 	t.Helper()
 	dir := t.TempDir()
@@ -71,8 +71,8 @@ func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	}
 }
 
-// An attacker cannot add Secure Boot keys to a stick: Inspect refuses an image from which the boot
-// manager would enrol keys that the manifest does not name.
+// An attacker cannot add Secure Boot keys to a stick: if the boot manager would enrol keys that the
+// manifest does not name, Inspect refuses the image.
 func TestInspectRefusesKeysOfAnother(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -63,7 +63,7 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 }
 
 // The installer overwrites only a file with the network settings: the offset that networkPlace
-// returns is that of a whole file in the installed system's partition.
+// returns is the offset of a whole file in the installed system's partition.
 func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	t.Parallel()
 	tok := token(t)

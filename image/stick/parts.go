@@ -14,7 +14,7 @@ import (
 	"gangway/image/authenticode"
 )
 
-// Parts are the programs of an image: those of other projects, and Gangway's own.
+// Parts are the programs of an image: programs of other projects, and Gangway's own programs.
 type Parts struct {
 	Kernel  []byte // bzImage
 	Release string // name of the kernel's package, for people
@@ -30,7 +30,7 @@ type Parts struct {
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }
 
-// packedCache holds compressed initial file systems by the hash of their files. Compressing all
+// packedCache contains compressed initial file systems by the hash of their files. Compressing all
 // modules takes about 10 s, and tests build many images of the same parts.
 type packedCache struct {
 	mu     sync.Mutex // also held during compression, so the same files are not compressed twice
@@ -65,8 +65,9 @@ func (c *packedCache) initramfs(files []image.File) ([]byte, error) {
 	return b, nil
 }
 
-// signed signs an EFI program if there is a Signer. Otherwise it returns efi unchanged. If err is
-// not nil, it returns err; so a call can wrap a function that returns a program and an error.
+// signed signs an EFI program if there is a Signer. Otherwise it returns `efi` unchanged. If `err`
+// is not nil, it returns `err`, so that a call can wrap a function that returns a program and an
+// error.
 func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
 	if err != nil || p.Signer == nil {
 		return efi, err
@@ -89,7 +90,7 @@ func partFiles(kernel, boot, programs string) [6]partFile {
 	}
 	return [6]partFile{
 		{filepath.Join(kernel, "vmlinuz"), "a kernel's folder has vmlinuz and modules/; make it with `gangway image fetch`"},
-		{filepath.Join(kernel, "busybox"), "put a static busybox there, or run `gangway image fetch`"},
+		{filepath.Join(kernel, "busybox"), "copy a static busybox to this path, or run `gangway image fetch`"},
 		{filepath.Join(boot, "linuxx64.efi.stub"), "apt-get install systemd-boot-efi"},
 		{filepath.Join(boot, "systemd-bootx64.efi"), "apt-get install systemd-boot-efi"},
 		{filepath.Join(programs, "gangway-init"), "build it with `make build`"},
@@ -110,10 +111,10 @@ func HaveParts(kernel, boot, programs string) error {
 	return nil
 }
 
-// LoadParts reads the parts from three folders. The folder kernel has vmlinuz, modules/, busybox
-// and, optionally, a file package with the kernel package's name. The folder boot has systemd's EFI
-// programs; if boot is empty, it is Debian's folder. The folder programs has gangway-init and
-// gangway-agent.
+// LoadParts reads the parts from three folders. The folder `kernel` has vmlinuz, modules/, busybox
+// and, optionally, a file package with the kernel package's name. The folder `boot` has systemd's
+// EFI programs; if `boot` is empty, LoadParts uses Debian's folder. The folder `programs` has
+// gangway-init and gangway-agent.
 func LoadParts(kernel, boot, programs string) (*Parts, error) {
 	p := &Parts{Modules: os.DirFS(filepath.Join(kernel, "modules")), cache: new(packedCache)}
 	to := [6]*[]byte{&p.Kernel, &p.Busybox, &p.Stub, &p.BootManager, &p.Init, &p.Agent}
@@ -132,7 +133,7 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 
 // kernel returns the kernel for a unified kernel image. If there is a Signer, kernel signs the
 // kernel too: systemd's stub (at least up to version 252) starts the kernel through the firmware,
-// which requires a signature.
+// and the firmware requires a signature.
 func (p *Parts) kernel() ([]byte, error) {
 	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
 		return p.Kernel, nil // the kernel has no EFI stub, so firmware cannot start it
@@ -152,8 +153,8 @@ func firstLine(b []byte) string {
 // Modules names the kernel modules in every image: drivers of common x86-64 hardware, and modules
 // that the installer needs. A module that is built into a kernel is left out.
 var Modules = []string{
-	// Drivers of disks. They load before those of USB, so the kernel names a built-in disk sda, and
-	// not the stick.
+	// Drivers of disks. They load before the drivers of USB, so that the kernel gives the name sda
+	// to a built-in disk and not to the stick.
 	"crc32c_generic", "crc32c_intel", "sd_mod", "vmd", "nvme", "ahci", "ata_piix", "mmc_block", "sdhci_pci", "sdhci_acpi", "ufshcd_pci", "ext4",
 	// Storage controllers of servers: Broadcom and LSI, Microchip and Adaptec, HPE.
 	"megaraid_sas", "mpt3sas", "mpi3mr", "smartpqi", "aacraid", "hpsa",

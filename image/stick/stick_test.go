@@ -140,7 +140,7 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 	}
 }
 
-// An image without a join token holds no secret, and has no console.
+// An image without a join token contains no secret, and has no console.
 func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -308,7 +308,7 @@ func TestBuildRefuses(t *testing.T) {
 }
 
 // Without Debug, the installed system has no shell. With Debug, it has a shell behind a password,
-// and the image does not hold the password.
+// and the image does not contain the password.
 func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
@@ -345,7 +345,7 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 }
 
 // The file that System makes for updates equals the file on the stick, whatever the join token is.
-// It holds nothing that belongs to one machine or owner.
+// The file contains nothing that belongs to one machine or owner.
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	t.Parallel()
 	p := parts(t)
@@ -402,8 +402,8 @@ func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
 }
 
 // A person at the machine cannot raise the console's access level unnoticed: the image's limit is
-// on the kernel's command line, which firmware measures and a signature covers. An image without a
-// limit has no such word on its command line.
+// on the kernel's command line. Firmware measures the command line, and a signature covers it. An
+// image without a limit has no such word on its command line.
 func TestConsoleLimitIsMeasured(t *testing.T) {
 	t.Parallel()
 	p := parts(t)

@@ -10,8 +10,8 @@ import (
 )
 
 // system builds the installed system: one unified kernel image that is the same for all machines.
-// If debug is set, the shell's password is derived from the token. limit is the highest access
-// level that the machine's console may have.
+// If `debug` is true, the shell's password is derived from the join token. `limit` is the highest
+// access level that the machine's console may have.
 func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool, limit access.Level) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {
@@ -43,8 +43,8 @@ func limitWord(limit access.Level) string {
 }
 
 // System builds only the file of the installed system, for updates of machines. The file equals the
-// one that Build puts on the stick, if the parts are the same. With a token, the system has a
-// shell. Its password is the same as in debug images that are built with this token.
+// one that Build puts on the stick, if the parts are the same. With a join token, the system has a
+// shell. The shell's password is the same as in debug images that are built with this join token.
 func System(p *Parts, token []byte, limit access.Level) ([]byte, error) {
 	var t *wire.TokenFile
 	if token != nil {

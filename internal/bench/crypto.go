@@ -18,8 +18,8 @@ import (
 	"gangway/tcg"
 )
 
-// unavoidable holds the inputs of the cryptography that every hub must compute for one request. All
-// other work is done before the measurement: the keys are parsed, the digests computed, and the
+// unavoidable contains the inputs of the cryptography that every hub must compute for one request.
+// All other work is done before the measurement: the keys are parsed, the digests computed, and the
 // signatures encoded.
 type unavoidable struct {
 	leafDigest  [32]byte
@@ -124,10 +124,10 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all requests in the way in which the hub computes
-// it: with the same keys, the same concurrency and the same order of operations, one request after
-// the other. Repeating one operation with one key would be up to a third faster, because of warm
-// caches, but no hub can work in that order.
+// sum measures the unavoidable cryptography of all requests in the way of the hub: one request
+// after the other, with the same keys, the same concurrency and the same order of operations.
+// Repeating one operation with one key would be up to a third faster, because of warm caches, but
+// no hub can work in that order.
 func sum(ops []operation, requests [][]byte) (float64, error) {
 	us, err := prepareAll(requests)
 	if err != nil {

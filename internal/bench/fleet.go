@@ -41,7 +41,7 @@ type FleetQuestion struct {
 	Rows int     `json:"rows"`   // rows in the last result
 }
 
-// benchFleets measures the fleets whose sizes are in list, numbers separated by commas.
+// benchFleets measures the fleets whose sizes are in `list`: numbers separated by commas.
 func benchFleets(out, list string, rounds int) error {
 	var sizes []int
 	for _, text := range strings.Split(list, ",") {
@@ -119,8 +119,8 @@ func runFleet(n, rounds int) (*FleetResult, error) {
 	return r, nil
 }
 
-// question is a query of a store. round is the number of the call: calls with different numbers
-// query different devices. ask returns the number of rows in the result.
+// question is a query of a store. `round` is the number of the call: calls with different numbers
+// query different devices. `ask` returns the number of rows in the result.
 type question struct {
 	what string
 	ask  func(ctx context.Context, round int) (int, error)

@@ -37,8 +37,8 @@ type testHub struct {
 	token   *wire.TokenFile
 }
 
-// openHub makes a hub in the folder dir. If dir is empty, it makes a temporary folder below build/,
-// because commits must go to a disk and /tmp is often in memory.
+// openHub makes a hub in the folder `dir`. If `dir` is empty, it makes a temporary folder below
+// build/, because commits must go to a disk and /tmp is often in memory.
 func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	if dir == "" {
 		if err := os.MkdirAll("build", 0o755); err != nil {
@@ -171,7 +171,8 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	return &Server{CPU: micros(u.UserTime()+u.SystemTime(), n), PerSecond: float64(n) / wall.Seconds(), Enrolments: n, EK: ek}, nil
 }
 
-// serveChild runs in a separate process. It serves a hub that trusts the maker whose CA is in dir.
+// serveChild runs in a separate process. It serves a hub that trusts the maker whose CA is in the
+// folder `dir`.
 func serveChild(dir string) error {
 	maker := new(fleet.Maker)
 	for name, p := range map[string]**x509.Certificate{"root.pem": &maker.Root, "intermediate.pem": &maker.Intermediate} {

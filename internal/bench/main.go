@@ -1,5 +1,6 @@
 // Command bench measures how much CPU time the hub needs for an enrolment. It compares this time
-// with that of the cryptography that every hub needs, measured in the same run on the same machine.
+// with the CPU time of the cryptography that every hub needs. It measures both times in the same
+// run on the same machine.
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
@@ -49,8 +50,8 @@ type Result struct {
 // Kind is the cost of enrolments with one kind of endorsement key.
 type Kind struct {
 	EK string `json:"ek"`
-	// Crypto holds the time of each operation of the unavoidable cryptography: verification of the
-	// EK certificate, the public-key operation of MakeCredential, two verifications and two
+	// Crypto contains the time of each operation of the unavoidable cryptography: verification of
+	// the EK certificate, the public-key operation of MakeCredential, two verifications and two
 	// signatures.
 	Crypto      map[string]float64 `json:"crypto"`
 	CryptoSum   float64            `json:"crypto_sum"`
@@ -77,7 +78,7 @@ func main() {
 	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, and no server and agents")
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
-	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead, e.g. 1000,1000000")
+	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	flag.Parse()
 	var err error
@@ -152,7 +153,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spent runs f and returns the CPU time and the wall time that f took.
+// spent runs the function `f` and returns the CPU time and the wall time of this run.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()
@@ -167,7 +168,7 @@ const activations = 500
 // requests together.
 const workers = 64
 
-// parallel runs f(0) to f(n-1) on the workers and returns the first error.
+// parallel runs `f(0)` to `f(n-1)` on the workers and returns the first error.
 func parallel(n int, f func(i int) error) error {
 	next := make(chan int)
 	errs := make(chan error, workers)
@@ -201,16 +202,16 @@ feed:
 	return err
 }
 
-// load holds the devices and their requests. Both are made before the measurement.
+// load contains the devices and their requests. Both are made before the measurement.
 type load struct {
 	devices  []*fleet.Device
 	requests [][]byte
 	distinct int // the first devices, up to this number, are different machines
 }
 
-// makeLoad makes n devices with endorsement keys of the kind ek. Making RSA keys takes long, so
+// makeLoad makes `n` devices with endorsement keys of the kind `ek`. Making RSA keys takes long, so
 // several devices share one RSA endorsement key: they are one machine with different IAK and IDevID
-// keys. Their requests cost the hub the same as those of different machines.
+// keys. Their requests cost the hub the same as requests of different machines.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n
@@ -253,7 +254,7 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	}
 	k := &Kind{EK: ek, Enrolments: n - 1}
 	// Keep only the devices that will activate; their requests are sent again later. All devices
-	// together hold thousands of keys, and the measurement must not include the garbage collector's
+	// together have thousands of keys, and the measurement must not include the garbage collector's
 	// work for them. A hub does not have these keys.
 	l.devices = slices.Clone(l.devices[:min(len(l.devices), activations, l.distinct)])
 	// Let the hub verify the maker's CAs now, so that the measurement does not include this work.

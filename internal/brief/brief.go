@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Most is the largest number of bytes of a value that Of returns. A note about the rest may follow
-// them.
+// Most is the largest number of bytes of a value that Of returns. A note about the omitted bytes
+// may follow.
 const Most = 300
 
 // mostWord is the largest number of bytes of one word, such as a certificate in base64. mostNumbers
@@ -27,8 +27,8 @@ var (
 )
 
 // Of returns a value as %+v prints it, but byte slices as text. It shortens long words and byte
-// slices, escapes control characters, removes newlines at the end, and cuts the result to Most
-// bytes. If it cuts the result, it adds the original length.
+// slices, escapes control characters, removes newlines at the end, and shortens the result to Most
+// bytes. If it shortens the result, it adds the original length.
 func Of(v any) string {
 	var text string
 	switch v := v.(type) {
@@ -55,7 +55,7 @@ func Of(v any) string {
 	return text
 }
 
-// cut returns at most the first n bytes of a text, without splitting a character, and an ellipsis.
+// cut returns at most the first `n` bytes of a text and an ellipsis. It does not split a character.
 func cut(text string, n int) string {
 	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--

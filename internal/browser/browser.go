@@ -128,7 +128,8 @@ type Options struct {
 	NoScript bool
 }
 
-// Open opens a tab for the hub at this URL. If cookie is not empty, the tab is signed in with it.
+// Open opens a tab for the hub at this URL. If `cookie` is not empty, the tab is signed in with
+// this session cookie.
 func Open(t testing.TB, url, cookie string, o Options) *Tab {
 	t.Helper()
 	ctx, err := start()
@@ -273,7 +274,7 @@ func (tab *Tab) Cost() (requests, bytes int) {
 // such as those about a response with an error status.
 func (tab *Tab) Ignore(text string) { tab.ignored = append(tab.ignored, text) }
 
-// Check fails the test if the page now has any of the faults that the package comment lists. what
+// Check fails the test if the page now has any of the faults that the package comment lists. `what`
 // names the page in the error message.
 func (tab *Tab) Check(what string) {
 	tab.t.Helper()
@@ -304,7 +305,8 @@ next:
 // violations.
 func (tab *Tab) axe() (found []string) {
 	tab.t.Helper()
-	// Load axe-core through the debugger: the page's content security policy does not apply to it.
+	// Load axe-core through the debugger: the page's content security policy does not apply to the
+	// debugger.
 	if !Eval[bool](tab, "!!window.axe") {
 		_, err := chromedp.Run(tab.Context, chromedp.Evaluate[any](axe+";1"))
 		tab.must(err)
@@ -376,7 +378,7 @@ func (tab *Tab) ClickNth(selector string, n int) {
 	tab.must(chromedp.Do(tab.Context, chromedp.MouseClickNode(nodes[n])))
 }
 
-// Press clicks an element that leads to no other page, such as a button for a download.
+// Press clicks an element that does not open another page, such as a button for a download.
 func (tab *Tab) Press(selector string) {
 	tab.t.Helper()
 	tab.must(chromedp.Do(tab.Context, chromedp.Click(selector)))

@@ -26,7 +26,7 @@ import (
 const (
 	maxStatements = 120 // a list of 50 rows reads two records for each row
 	maxRows       = 400
-	maxTransfer   = 100_000 // bytes: the page, and its static files as a browser asks for them
+	maxTransfer   = 100_000 // compressed bytes of the page and of its static files
 )
 
 // pageCost is the cost of one page.
@@ -77,25 +77,26 @@ func TestPagesStayWithinTheirBudget(t *testing.T) {
 		large := costs[5000][name]
 		t.Logf("%-20s %3d statements %4d rows %6d bytes", name, large.statements, large.rows, large.bytes)
 		statements, rows := uint64(maxStatements), uint64(maxRows)
-		if name == "bulk-delete" { // reads the devices that the action changes, at most 1000
+		if name == "bulk-delete" { // this page reads every device that the action changes, at most 1000
 			statements, rows = 1100, 2100
 			small = large
 		}
-		if name == "revisions" { // of 100 devices, only a few install a revision: they do not fill its page
+		if name == "revisions" { // only a few of 100 devices install a revision, so this list is shorter than a page
 			small = large
 		}
 		if large.statements == 0 || large.statements > statements || large.rows > rows || large.bytes > maxTransfer {
 			t.Errorf("%s: %+v is over the budget", name, large)
 		}
-		// A larger fleet has more values of a field, such as firmwares, and so more counters. Its page
-		// of the list names more join tokens.
+		// In a larger fleet, a field such as the firmware version has more values, so the page has
+		// more counters. The list of devices names more join tokens.
 		if large.statements > small.statements+30 || large.rows > small.rows+200 {
 			t.Errorf("%s: %+v with 5000 devices, %+v with 100", name, large, small)
 		}
 	}
 }
 
-// addresses returns the addresses of the pages that a person with a fleet sees, by the pages' names.
+// addresses returns the pages that a person with a fleet can open: a map from the name of each page
+// to the page's address.
 func addresses(t testing.TB, h *hubtest.Hub) map[string]string {
 	t.Helper()
 	list, err := h.Store.SearchDevices(t.Context(), store.DeviceSearch{Owner: h.Owner.ID, Limit: 1})
@@ -124,7 +125,7 @@ func costOfPages(t *testing.T, h *hubtest.Hub) map[string]pageCost {
 	costs := map[string]pageCost{}
 	for name, path := range addresses(t, h) {
 		var least pageCost
-		for range 3 { // the hub also works by itself, so the cheapest run counts
+		for range 3 { // the hub's background work is counted too, so use the cheapest run
 			before := h.Store.Work()
 			page, n := load(t, client, h.URL+path, cookie)
 			after := h.Store.Work()
@@ -147,7 +148,8 @@ func costOfPages(t *testing.T, h *hubtest.Hub) map[string]pageCost {
 // assets matches the addresses of the static files that a page loads.
 var assets = regexp.MustCompile(`(?:src|href)="(/assets/[^"]+)"`)
 
-// load loads an address as a browser does, and returns the answer and its size on the wire.
+// load loads an address as a browser does, and returns the answer's text and its compressed size in
+// bytes.
 func load(t testing.TB, client *http.Client, url, cookie string) (text string, size int) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
@@ -155,7 +157,7 @@ func load(t testing.TB, client *http.Client, url, cookie string) (text string, s
 		t.Fatal(err)
 	}
 	req.Header.Set("Accept", "text/html,*/*")
-	req.Header.Set("Accept-Encoding", "gzip") // so that the client does not decompress it
+	req.Header.Set("Accept-Encoding", "gzip") // so that the client does not decompress the answer
 	if cookie != "" {
 		req.Header.Set("Cookie", cookie)
 	}
@@ -171,10 +173,10 @@ func load(t testing.TB, client *http.Client, url, cookie string) (text string, s
 	return string(b), len(b)
 }
 
-// BenchmarkPages loads each page in Chromium, from a hub with a fleet, and reports the time until the
-// page is interactive: the document is parsed, and its scripts have run. The time is measured in the
-// page, from the start of the navigation. The static files are in the browser's cache from the second
-// load on; cold-ms is the first load.
+// BenchmarkPages loads each page in Chromium, from a hub with a fleet. It reports the time until
+// the page is interactive, that is, until the document is parsed and its scripts have run. The time
+// is measured in the page, from the start of the navigation. From the second load on, the static
+// files are in the browser's cache. The metric cold-ms is the time of the first load.
 func BenchmarkPages(b *testing.B) {
 	devices := 20_000
 	if n, err := strconv.Atoi(os.Getenv("FLEET")); err == nil {

@@ -13,9 +13,9 @@ import (
 	"gangway/wire"
 )
 
-// A person at the machine can claim it with a phone: they type the code from the machine's screen,
-// sign in, and claim the machine. The page then displays the machine's progress by itself, and the
-// person opens the device's page.
+// A person at a machine can claim the machine with a phone: the person types the code from the
+// machine's screen, signs in, and claims the machine. The page then displays the machine's progress
+// by itself, and the person opens the device's page.
 func TestClaimOnAPhoneInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	secret, id := wire.NewSecret(), wire.NewID()

@@ -43,7 +43,7 @@ func newDevicePages(t *testing.T) *devicePages {
 	return p
 }
 
-// value returns v, or fails the test if err is not nil.
+// value returns a function that returns `v`. If `err` is not nil, this function fails the test.
 func value[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
 		t.Helper()
@@ -188,8 +188,8 @@ func TestDevicePages(t *testing.T) {
 	}
 }
 
-// A person can do in a browser everything that a device's page offers: accept a boot, set metadata,
-// roll back, follow the log live, and delete the device.
+// A person can use all functions of a device's page in a browser: accept a boot, set metadata, roll
+// back, follow the log, and delete the device.
 func TestPersonWorksOnADevicePage(t *testing.T) {
 	p := newDevicePages(t)
 	tab := browser.Open(t, p.URL, p.cookie, browser.Options{})

@@ -83,9 +83,9 @@ func labelled(t *testing.T, h *hubWithDevices, site string) (n int) {
 	return n
 }
 
-// The list of devices updates itself: a changed row changes in place and stays selected, a new
-// device is announced but not inserted, and the page goes to the sign-in form when the session
-// ends.
+// The list of devices updates itself. The row of a changed device is replaced and stays selected.
+// The page announces a new device, but does not insert it. When the session ends, the page opens
+// the sign-in form.
 func TestDevicesLiveInBrowser(t *testing.T) {
 	h := newHub(t, 2)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})
@@ -111,7 +111,7 @@ func TestDevicesLiveInBrowser(t *testing.T) {
 }
 
 // A hostile device cannot attack the page with its names: the page displays them as text, not as
-// markup, and they do not change the direction of the text around them.
+// markup. The names do not change the direction of the text around them.
 func TestHostileDeviceIsHarmlessInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	d := h.onboard(t, "L-1", `<img src=x onerror=alert(1)><script>alert(2)</script>`, "\u202e\u2066drowssap")

@@ -13,21 +13,21 @@ import (
 	"gangway/internal/browser"
 )
 
-// slowBuilder stands for cmd/gangway's builder of images. A test says when it goes on, so that the
-// page can be looked at in between.
+// slowBuilder is a fake image builder for the hub. It stops twice until the test lets it continue,
+// so that the test can check the page in the meantime.
 type slowBuilder struct {
-	began    chan struct{} // a build has begun
-	go1, go2 chan struct{} // to build; to send the second half
+	began    chan struct{} // receives a value when a build begins
+	go1, go2 chan struct{} // closed to begin the build, and to send the second half of the image
 }
 
 func newSlowBuilder() *slowBuilder {
 	return &slowBuilder{began: make(chan struct{}, 10), go1: make(chan struct{}), go2: make(chan struct{})}
 }
 
-// polls is long enough for the page to ask twice how far a build is.
+// polls is a time in which the page polls the progress of a build at least twice.
 const polls = 2 * time.Second
 
-// slowImage is the size of its images.
+// slowImage is the size in bytes of the images of slowBuilder.
 const slowImage = 6 << 20
 
 func (*slowBuilder) Missing() string              { return "" }
@@ -55,7 +55,7 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// downloaded waits for a file of a size.
+// downloaded waits until the file `path` has the size `size`.
 func downloaded(t *testing.T, path string, size int64) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -70,10 +70,11 @@ func downloaded(t *testing.T, path string, size int64) {
 	}
 }
 
-// A person builds an image, sees how far it is on the same page, and gets the file.
+// A person can build an image on the page. The same page displays the progress of the build, and
+// then the browser downloads the file.
 //
-// Chromium lets no test look into a tab whose next page has not come yet. So the tab notes what it
-// shows, and another tab is looked at.
+// While a tab waits for the response to a form, a test cannot inspect the tab in Chromium. So a
+// script in this tab records what the page displays, and the test inspects another tab.
 func TestImageWithProgressInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})
@@ -112,7 +113,8 @@ func TestImageWithProgressInBrowser(t *testing.T) {
 	}
 }
 
-// A person who leaves the page while an image is built ends the build, and its join token.
+// If a person leaves the page while an image is built, the hub stops the build and disables the
+// image's join token.
 func TestImageOfAClosedPageInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	before := len(h.tokens(t))
@@ -131,7 +133,7 @@ func TestImageOfAClosedPageInBrowser(t *testing.T) {
 	}
 }
 
-// Without JavaScript the form and the download are the same.
+// Without JavaScript, a person can fill in the same form and download the image.
 func TestImageWithoutScriptInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	close(h.images.go1)

@@ -24,7 +24,7 @@ type page struct {
 	// If signedOut is true, nobody is signed in.
 	signedOut bool
 	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
-	// of a group of them.
+	// of a group of waiting devices.
 	waiting bool
 	// If operator is true, an account with the role operator is signed in.
 	operator bool
@@ -128,8 +128,9 @@ func newHub(t *testing.T, devices int) *hubWithDevices {
 	return h
 }
 
-// operator makes some owners and an account with the role operator, and returns its cookie. Requests
-// that the hub refuses are counted on the operator's pages.
+// operator makes some owners, and an account with the role operator. It returns the session cookie
+// of the operator's account. It also makes the hub refuse some requests, because the operator's
+// pages count refused requests.
 func (h *hubWithDevices) operator(t *testing.T) string {
 	t.Helper()
 	for _, nick := range []string{"harbour-north", "harbour-south", "workshop", "an-owner-with-a-long-nick"[:23]} {
@@ -190,9 +191,9 @@ func screens() []browser.Options {
 	return all
 }
 
-// Every page, in every size and colour scheme, has its text, violates no accessibility rule and not
-// the content security policy, and prints no message on the console. Its first load takes fewer
-// than 100 kB and fewer than ten requests.
+// Every page, in every size and colour scheme, has its text. The page violates neither an
+// accessibility rule nor the content security policy, and prints no message on the console. The
+// first load of the page takes fewer than 100 kB and fewer than ten requests.
 func TestPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens each page in Chromium twice; TestPageInBrowser is shorter")

@@ -8,8 +8,9 @@ import (
 	"gangway/internal/browser"
 )
 
-// The editor says what is wrong while a person types; the preview shows the devices that a policy
-// touches, and goes away as soon as the text changes; then the policy is put into force.
+// While a person types a policy, the editor displays the policy's errors. The preview lists the
+// devices that the policy affects, and disappears when the text changes. After a new preview, the
+// person can put the policy into force.
 func TestPolicyEditorInBrowser(t *testing.T) {
 	h := newHub(t, 3)
 	nick := h.Devices(t, h.Owner)[0].Nick
@@ -23,7 +24,7 @@ func TestPolicyEditorInBrowser(t *testing.T) {
 	tab.Fill("#f-text", "version: 1\nrules: [{then: refuse, reason: recalled by the maker}]\n")
 	tab.Until(`document.getElementById("check").innerText.includes("All TPMs are refused (reason: recalled by the maker).")`)
 	tab.Click(`button[value=preview]`)
-	tab.Until(`location.hash === "#preview"`) // the preview is in sight
+	tab.Until(`location.hash === "#preview"`) // the page has scrolled to the preview
 	if text := tab.Text(); !strings.Contains(text, "3 would be refused at the next onboarding") || !strings.Contains(text, nick) {
 		t.Errorf("%.1500s", text)
 	}
@@ -43,8 +44,8 @@ func TestPolicyEditorInBrowser(t *testing.T) {
 	tab.Shot("policy-in-force")
 }
 
-// The same on a phone without JavaScript; a policy that somebody else changed meanwhile is not
-// overwritten, and the typed text stays.
+// A person can edit the policy on a phone without JavaScript. If somebody else changed the policy
+// in the meantime, the hub does not overwrite that change, and the page keeps the typed text.
 func TestPolicyEditorWithoutScriptInBrowser(t *testing.T) {
 	h := newHub(t, 1)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{Size: browser.Phone, NoScript: true})

@@ -6,7 +6,7 @@ import (
 	"gangway/internal/browser"
 )
 
-// The lists of revisions, in every size and scheme: see TestPages.
+// The lists of revisions pass the checks of TestPages, in every size and colour scheme.
 func TestRevisionPages(t *testing.T) {
 	if testing.Short() {
 		t.Skip("opens each list in Chromium twice; TestProgressIsLiveInBrowser covers the same checks")
@@ -26,15 +26,15 @@ func TestRevisionPages(t *testing.T) {
 	}
 }
 
-// A report of progress changes the row of the list of revisions, of the list of devices, and the
-// device's page, without a reload and without taking what a person types.
+// A device's progress report updates the list of revisions, the list of devices and the device's
+// page. The pages do not reload, and keep the text that a person is typing.
 func TestProgressIsLiveInBrowser(t *testing.T) {
 	p := newDevicePages(t)
 	open := func(path string) *browser.Tab {
 		t.Helper()
 		tab := browser.Open(t, p.URL, p.cookie, browser.Options{})
 		tab.Go(path)
-		browser.Eval[any](tab, `window.same = 1`) // a reload would lose it
+		browser.Eval[any](tab, `window.same = 1`) // a reload would delete this variable
 		return tab
 	}
 	list, devices, device, revision := open("/ui/revisions"), open("/ui/devices"), open(devicePath(p.hardware, "revisions")), open(devicePath(p.hardware, "revisions&rev=2"))

@@ -71,8 +71,8 @@ func TestSessionIsEndedInBrowser(t *testing.T) {
 	}
 }
 
-// The page rates a new password while a person types it. If the hub refuses the password, the
-// reason is next to the field.
+// While a person types a new password, the page rates the password. If the hub refuses the
+// password, the reason is next to the field.
 func TestPasswordStrengthInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})

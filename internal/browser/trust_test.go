@@ -10,7 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A person adds a line to the EK list, finds it, removes it and takes that back.
+// A person can add lines to the EK list, search for a line, remove the line, and undo the removal.
 func TestEKListInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	tab := browser.Open(t, h.URL, h.cookie, browser.Options{})
@@ -37,7 +37,8 @@ func TestEKListInBrowser(t *testing.T) {
 	}
 }
 
-// A person learns what a certificate is, on a phone without JavaScript.
+// A person can paste a certificate into the page, and the page says whether the hub's trust store
+// has this certificate. This also works on a phone without JavaScript.
 func TestTrustCheckInBrowser(t *testing.T) {
 	h := newHub(t, 0)
 	for _, o := range []browser.Options{{}, {Size: browser.Phone, NoScript: true}, {Dark: true}} {

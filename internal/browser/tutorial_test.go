@@ -18,14 +18,15 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// tutorial is the run that makes the recording and the pictures of docs/tutorial.md.
+// tutorial is a run of the commands of docs/tutorial.md. It makes the page's recording and
+// pictures.
 type tutorial struct {
 	t      *testing.T
 	docs   string // folder docs of the repository
 	shell  *cast.Shell
 	cookie string
 	url    string
-	nick   string // the real nick of the device that the page calls brave-otter-3fa2
+	nick   string // the real nick of the device whose nick on the page is brave-otter-3fa2
 	device string // path of the device's page
 }
 
@@ -67,7 +68,7 @@ func (w *tutorial) must(err error) {
 	}
 }
 
-// commands returns the lines of the page's blocks of commands, without the first, which installs the
+// commands returns the command lines of the page. It omits the first command, which builds the
 // programs.
 func (w *tutorial) commands() []string {
 	w.t.Helper()
@@ -84,7 +85,7 @@ func (w *tutorial) commands() []string {
 	return lines[1:]
 }
 
-// types runs a command of the page and takes the pictures that belong to it.
+// types runs a command of the page and takes the screenshots for this command.
 func (w *tutorial) types(line, dir, programs string) {
 	w.t.Helper()
 	switch {
@@ -109,7 +110,7 @@ func (w *tutorial) types(line, dir, programs string) {
 	}
 }
 
-// demo starts the demo, records its output, and signs in to its page.
+// demo starts the demo, records the demo's output, and signs in to the demo's hub.
 func (w *tutorial) demo(dir, program string) {
 	w.t.Helper()
 	w.shell.Type("gangway demo")
@@ -144,7 +145,7 @@ func (w *tutorial) demo(dir, program string) {
 	}
 }
 
-// find stores the path of the page of oslo-gate-1.
+// find stores the path of the page of the device oslo-gate-1.
 func (w *tutorial) find() {
 	w.t.Helper()
 	tab := browser.Open(w.t, w.url, w.cookie, browser.Options{})
@@ -152,7 +153,7 @@ func (w *tutorial) find() {
 	w.device = browser.Eval[string](tab, `document.querySelector("tbody a").getAttribute("href")`)
 }
 
-// pictures takes a picture of a page of the hub in light and in dark.
+// pictures takes two screenshots of a page of the hub, one in each colour scheme.
 func (w *tutorial) pictures(name, path string) {
 	w.t.Helper()
 	for _, dark := range []bool{false, true} {
@@ -168,8 +169,8 @@ func (w *tutorial) pictures(name, path string) {
 	}
 }
 
-// The tutorial's moving picture begins with the first command. At its end, the last prompt is on the
-// screen, and the first command is above the screen.
+// The tutorial's animated picture begins with the first command. At the end of the animation, the
+// last prompt is on the screen, and the first command is above the screen.
 func TestTutorialTerminalMovesInBrowser(t *testing.T) {
 	file := value(filepath.Abs("../../docs/tutorial/terminal.svg"))(t)
 	tab := browser.Open(t, "file://"+file, "", browser.Options{})

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Nobody changed the vendored files: the files from npm packages are exactly those with the hashes
-// in the tables.
+// The vendored files are unchanged: the hash of each file from an npm package equals the hash in
+// the tables.
 func TestVendoredFilesAreUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, dir := range []string{"axe", filepath.Join("..", "..", "hub", "ui", "vendor")} {

@@ -14,12 +14,12 @@ import (
 // roomHub is a hub with waiting devices.
 type roomHub struct {
 	*hubWithDevices
-	machine string // the waiting id of the one of an unknown maker
+	machine string // the id of the waiting device of an unknown maker
 	alike   string // name of the group of waiting devices without an EK certificate
 }
 
-// newRoom makes a hub with four waiting devices, three without an EK certificate and one of an
-// unknown maker, and one denied device.
+// newRoom makes a hub with four waiting devices and one denied device. Three waiting devices have
+// no EK certificate, and the fourth has a TPM of an unknown maker.
 func newRoom(t *testing.T) *roomHub {
 	t.Helper()
 	h := &roomHub{hubWithDevices: newHub(t, 0)}
@@ -46,7 +46,7 @@ func newRoom(t *testing.T) *roomHub {
 }
 
 // arrives sends the request of a machine that must wait for its owner, and returns the waiting
-// device's id. If maker is nil, the machine has no EK certificate.
+// device's id. If `maker` is nil, the machine has no EK certificate.
 func (h *hubWithDevices) arrives(t *testing.T, model, serial string, maker *fleet.Maker) string {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
@@ -90,16 +90,16 @@ func (h *hubWithDevices) waitingID(t *testing.T, serial string) string {
 	return ""
 }
 
-// A person approves only the devices that the preview listed: two similar machines are approved,
-// while a third one arrives after the preview. The third one still waits, and the open page
-// announces it.
+// A person approves only the devices that the preview listed: if a third similar machine sends its
+// request after the preview of two machines, only the two machines are approved. The third machine
+// still waits, and the open page announces it.
 func TestGroupIsApprovedWhileAnotherArrivesInBrowser(t *testing.T) {
 	for _, noScript := range []bool{false, true} {
 		h := newHub(t, 0)
 		one, two := h.arrives(t, "Gate computer", "GC-1", nil), h.arrives(t, "Gate computer", "GC-2", nil)
 		room := browser.Open(t, h.URL, h.cookie, browser.Options{})
 		room.Go("/ui/onboard/waiting")
-		if !noScript { // what is known of a machine opens in place
+		if !noScript { // the details of a machine open on the same page
 			room.ClickNth(".everything summary", 0)
 			room.Until(`document.querySelector(".everything .checks")`)
 			room.Check("an open machine")

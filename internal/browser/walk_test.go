@@ -24,16 +24,17 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// newcomer is a person who knows only the hub's address, a nick and a password, and who follows what
-// the screen says. The newcomer finds links, buttons, fields and commands by their visible text.
+// newcomer is a person who knows only the hub's address, a nick and a password, and who follows the
+// instructions on the screen. The newcomer finds links, buttons, fields and commands by their
+// visible text.
 type newcomer struct {
 	*browser.Tab
 	t *testing.T
 }
 
-// find marks the only visible element with this text and returns a selector for it. kinds is a
-// selector for the kinds of elements. If part is not empty, the element must be in the smallest
-// article, section or menu that contains this text or has this name.
+// find marks the only visible element with this text and returns a selector for it. `kinds` is a
+// selector for the kinds of elements. If `part` is not empty, the element must be in the smallest
+// article, section or menu that contains the text `part` or has the name `part`.
 func (n *newcomer) find(kinds, text, part string) string {
 	n.t.Helper()
 	arguments, err := json.Marshal([]string{kinds, text, part})
@@ -97,7 +98,7 @@ func (n *newcomer) reads(texts ...string) {
 	}
 }
 
-// copies returns the only command or text on the screen that begins with these words.
+// copies returns the only command or text on the screen that begins with the words `begins`.
 func (n *newcomer) copies(begins string) string {
 	n.t.Helper()
 	all := browser.Eval[[]string](n.Tab, `[...document.querySelectorAll("pre code")].filter(e => e.checkVisibility()).map(e => e.innerText)`)
@@ -111,12 +112,12 @@ func (n *newcomer) copies(begins string) string {
 // machine is a computer with a software TPM and the real agent.
 type machine struct {
 	t     *testing.T
-	dir   string // working folder; the programs of the page are in its folder bin
-	extra string // options that stand for the machine's firmware and for /dev/tpmrm0
+	dir   string // working folder; its folder bin has the programs that the page installs
+	extra string // options that replace the machine's firmware and /dev/tpmrm0
 }
 
-// newMachine makes a computer. Only the places of its TPM, its state and its hook differ from a real
-// one, and the agent asks for revisions more often.
+// newMachine makes a computer. It differs from a real computer only in the paths of its TPM, its
+// state and its hook, and in how often the agent asks for revisions.
 func newMachine(t *testing.T, tpm *swtpm.TPM) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: t.TempDir()}
@@ -136,9 +137,10 @@ func (m *machine) command(line string) *exec.Cmd {
 	return c
 }
 
-// Somebody who just signed in to an empty hub gets three machines aboard, updates one and returns it
-// to its former state, approves one that waits, and sees why a fourth was refused. The newcomer does
-// only what the screen says, and each thing happens once.
+// A newcomer signs in to an empty hub and onboards three machines, one of which must be approved.
+// The newcomer updates a machine, rolls the update back, and reads why the hub refused a fourth
+// machine. The newcomer follows only the instructions on the screen. The hub records each action
+// once.
 func TestNewcomerInBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the agent and waits for updates")
@@ -180,7 +182,8 @@ func TestNewcomerInBrowser(t *testing.T) {
 	n.follows("Devices")
 	n.reads("1 device", "Gate computer", "GC-0001")
 
-	// Two more machines come while the newcomer watches. One of them must wait.
+	// Two more machines send requests while the newcomer watches. One of the two machines must wait
+	// for approval.
 	to := value(fleet.NewHub(token))(t)
 	t.Cleanup(to.Close)
 	emulated := emulatedMachines(t, maker)
@@ -231,7 +234,7 @@ func emulatedMachines(t *testing.T, maker *fleet.Maker) map[string]*fleet.Device
 	return all
 }
 
-// arrived waits until a download is complete and returns the file.
+// arrived waits until a download is complete, and returns the bytes of the file.
 func arrived(t *testing.T, file string) []byte {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
@@ -243,7 +246,7 @@ func arrived(t *testing.T, file string) []byte {
 	}
 }
 
-// runs starts a command of the page that goes on running.
+// runs starts a command of the page that runs in the background.
 func (m *machine) runs(line string) *process.Process {
 	m.t.Helper()
 	p := value(process.Start(m.command(line + " --poll 1s --report-every 1s")))(m.t)
@@ -251,8 +254,8 @@ func (m *machine) runs(line string) *process.Process {
 	return p
 }
 
-// updates posts a state to the first machine on its page, sees the machine install it, and returns
-// to the former state.
+// updates posts a state on the page of the first machine, and waits until the machine has installed
+// the state. Then it rolls the machine back to the former state.
 func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	n.t.Helper()
 	n.follows("Devices")
@@ -294,7 +297,7 @@ func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	n.Shot("walk-preview")
 	n.follows("Post the revision")
 	n.reads("Revision 1 is posted.")
-	browser.Eval[any](n.Tab, `window.same = 1`) // a reload would lose it
+	browser.Eval[any](n.Tab, `window.same = 1`) // a reload would delete this variable
 	n.done(1)
 	n.Until(`!document.body.innerText.includes("Cancel it")`)
 	n.Shot("walk-done")
@@ -311,7 +314,8 @@ func (n *newcomer) updates(m *machine, agent *process.Process, stay string) {
 	}
 }
 
-// done waits until the open page of a revision says, without a reload, that the device runs it.
+// done waits until the open page of a revision says, without a reload, that the device runs the
+// revision.
 func (n *newcomer) done(rev int) {
 	n.t.Helper()
 	n.Until(fmt.Sprintf(`/^Revision %d\s+done/i.test(document.querySelector("#revision-head").innerText)`, rev))
@@ -320,7 +324,7 @@ func (n *newcomer) done(rev int) {
 	}
 }
 
-// once checks in the hub's records that each thing happened once, and only once.
+// once checks that the hub recorded each action exactly once.
 func once(t *testing.T, hub *hubtest.Hub, token *wire.TokenFile) {
 	t.Helper()
 	if uses := hub.Uses(t, token); uses != 3 {

@@ -12,7 +12,8 @@ import (
 	"gangway/internal/browser"
 )
 
-// way is a TCP forwarder between the browser and a hub. A test can cut it and open it again.
+// way is a TCP forwarder between the browser and a hub. A test can close the forwarder (cut) and
+// open it again.
 type way struct {
 	t            *testing.T
 	address, hub string
@@ -30,7 +31,7 @@ func newWay(t *testing.T, hub string) *way {
 	return w
 }
 
-// open starts to forward connections. After a cut, it uses the same port as before.
+// open starts to forward connections. After a call of cut, open uses the same port as before.
 func (w *way) open() {
 	w.t.Helper()
 	l, err := net.Listen("tcp", w.address)
@@ -80,8 +81,8 @@ func (w *way) cut() {
 }
 
 // The page for a screen on a wall works without a person. It displays new devices by itself, and
-// does not grow with their number. It displays that the connection is lost, connects again by
-// itself, and displays that its session has ended.
+// does not grow with their number. If the connection is lost, the page says so and connects again
+// by itself. If the session has ended, the page says so.
 func TestWallInBrowser(t *testing.T) {
 	h := newHub(t, 7)
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
@@ -106,7 +107,7 @@ func TestWallInBrowser(t *testing.T) {
 	tab.Check("the wall after arrivals")
 	tab.Shot("wall-arrivals")
 
-	// Cut the connection, let a device arrive in the meantime, and open the connection again.
+	// Break the connection, onboard a device in the meantime, and restore the connection.
 	tab.Ignore("ERR_") // Chromium prints an error for each attempt to connect
 	way.cut()
 	tab.Until(`document.getElementById("wall-state").textContent.includes("No connection")`)

@@ -1,6 +1,6 @@
-// Package carry appends files to a program, so that the program has them wherever it is copied to.
-// The files are a ZIP archive behind the program's own bytes, which an ELF loader ignores; a trailer
-// says where the archive begins.
+// Package carry appends files to a program, so that every copy of the program contains the files.
+// The files are in a ZIP archive after the program's own bytes. An ELF loader ignores the archive.
+// A trailer after the archive says where the archive begins.
 package carry
 
 import (
@@ -17,12 +17,14 @@ import (
 	"slices"
 )
 
-// magic ends a program that carries files. Before it are 8 bytes, the size of the archive.
+// magic is the end of the trailer, and so of a program with appended files. The 8 bytes before
+// magic are the size of the archive (big-endian).
 const magic = "\x00gangway carries\x00"
 
 const trailerSize = int64(8 + len(magic))
 
-// archive returns the place of the archive in a program of this size; ok is false without one.
+// archive returns the offset and the length of the archive in a program of the size `size`. `ok` is
+// false if the program has no archive.
 func archive(f io.ReaderAt, size int64) (start, length int64, ok bool, err error) {
 	if size < trailerSize {
 		return 0, 0, false, nil
@@ -36,13 +38,13 @@ func archive(f io.ReaderAt, size int64) (start, length int64, ok bool, err error
 	}
 	n := binary.BigEndian.Uint64(trailer)
 	if n > uint64(size-trailerSize) {
-		return 0, 0, false, errors.New("carry: the trailer names more bytes than the program has: it was cut or changed")
+		return 0, 0, false, errors.New("carry: the trailer names more bytes than the program has: the program is truncated or altered, so install it again")
 	}
 	return size - trailerSize - int64(n), int64(n), true, nil
 }
 
-// Open returns the files that a program carries, or an error that is fs.ErrNotExist if it carries
-// none. The caller closes it.
+// Open returns the files that were appended to the program. The caller must close the result.
+// Errors: fs.ErrNotExist if the program has no appended files.
 func Open(program string) (_ *Files, err error) {
 	f, err := os.Open(program)
 	if err != nil {
@@ -62,7 +64,7 @@ func Open(program string) (_ *Files, err error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("carry: %s carries no files: %w", program, fs.ErrNotExist)
+		return nil, fmt.Errorf("carry: no files are appended to %s: %w", program, fs.ErrNotExist)
 	}
 	z, err := zip.NewReader(io.NewSectionReader(f, start, length), length)
 	if err != nil {
@@ -71,7 +73,7 @@ func Open(program string) (_ *Files, err error) {
 	return &Files{z, f}, nil
 }
 
-// Files are the files that a program carries.
+// Files are the files that were appended to a program.
 type Files struct {
 	*zip.Reader
 	program *os.File
@@ -80,8 +82,9 @@ type Files struct {
 // Close closes the program's file.
 func (f *Files) Close() error { return f.program.Close() }
 
-// Add lets a program carry these files, by their base names, instead of those that it carried before.
-// The same program and files give the same bytes. The program may be running.
+// Add appends these files, with their base names, to a program. The files replace files that an
+// earlier call appended. The same program and files give the same bytes. The program may be
+// running.
 func Add(program string, files ...string) error {
 	b, err := os.ReadFile(program)
 	if err != nil {
@@ -105,12 +108,12 @@ func Add(program string, files ...string) error {
 	b = append(b, packed...)
 	b = binary.BigEndian.AppendUint64(b, uint64(len(packed)))
 	b = append(b, magic...)
-	// A running program cannot be written to, but it can be replaced.
+	// The kernel refuses to write to a running program, but allows to replace its file.
 	tmp, err := os.CreateTemp(filepath.Dir(program), ".carry-*")
 	if err != nil {
 		return fmt.Errorf("carry: %w", err)
 	}
-	defer os.Remove(tmp.Name()) // fails after the rename, which is harmless
+	defer os.Remove(tmp.Name()) // after the rename, this call fails, which is harmless
 	_, err = tmp.Write(b)
 	if err := errors.Join(err, tmp.Chmod(info.Mode().Perm()), tmp.Close()); err != nil {
 		return fmt.Errorf("carry: %w", err)

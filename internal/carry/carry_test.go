@@ -17,7 +17,8 @@ func write(t *testing.T, path, text string, mode os.FileMode) {
 	}
 }
 
-// A real program still runs when it carries files, and has them after it was copied elsewhere.
+// A real program still runs after files were appended, and a copy of the program contains the same
+// files.
 func TestProgramCarriesFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -44,7 +45,7 @@ func TestProgramCarriesFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Again, in another order: the former archive is replaced.
+	// Append the files again, in another order. The new archive replaces the former archive.
 	if err := Add(program, two, one); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,8 @@ func TestProgramCarriesFiles(t *testing.T) {
 	}
 }
 
-// A program that was cut, or whose trailer was changed, gives an error and no wild read.
+// If a program is truncated or its trailer was changed, Open returns an error, and reads no bytes
+// outside the archive.
 func TestDamagedTrailerIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{

@@ -14,7 +14,7 @@ import (
 const recording = "../../docs/recordings/installer.cast"
 
 // Players can play the recording in docs/recordings. It displays the commands of docs/image.md, and
-// no secrets except those of a hub that no longer exists.
+// no secrets except secrets of a hub that no longer exists.
 func TestRecordingShowsWhatTheDocsSay(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(recording)
@@ -82,8 +82,9 @@ func TestParseRefusesWhatIsNoRecording(t *testing.T) {
 	}
 }
 
-// The recording of the tutorial shows the commands of docs/tutorial.md, and neither a password nor a
-// path of the machine that made it. Its moving picture has the same text.
+// The tutorial's recording displays the commands of docs/tutorial.md. It displays no password and
+// no path of the machine on which it was made. The animated picture has the same text as the
+// recording.
 func TestTutorialRecordingShowsWhatThePageSays(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("../../docs/recordings/tutorial.cast")
@@ -127,7 +128,7 @@ func TestTutorialRecordingShowsWhatThePageSays(t *testing.T) {
 	}
 }
 
-// What a program printed is text in the picture, and never markup.
+// The picture displays the output of a program as text, even if the output looks like markup.
 func TestPictureOfARecordingHasNoMarkupOfPrograms(t *testing.T) {
 	t.Parallel()
 	r := Recording{Header{2, 20, 3, "</title><script>"}, []Event{{0, "<script>alert(1)</script>\r\n"}, {time.Hour, "&\x1b\r\n"}}}

@@ -31,8 +31,9 @@ const (
 	reading = 1200 * time.Millisecond
 )
 
-// NewShell returns a shell in the folder dir, which the recording shows as the home folder. title is
-// the recording's title, and width the number of columns of its terminal.
+// NewShell returns a shell in the folder `dir`. The recording shows this folder as the home folder.
+// `title` is the recording's title, and `width` is the number of columns of the recording's
+// terminal.
 func NewShell(dir, title string, width int) *Shell {
 	return &Shell{dir: dir, start: time.Now(), r: Recording{Header: Header{Version: 2, Width: width, Height: 36, Title: title}}}
 }
@@ -92,7 +93,7 @@ func (s *Shell) Run(line, input string) error {
 	return nil
 }
 
-// Hide replaces a secret by asterisks in what was recorded so far.
+// Hide replaces a secret by asterisks in everything that was recorded so far.
 func (s *Shell) Hide(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

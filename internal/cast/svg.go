@@ -16,7 +16,7 @@ const (
 	margin                = 12
 )
 
-// line is a line of the terminal, and when it first has text.
+// line is a line of the terminal. `at` is the time at which the line gets its first character.
 type line struct {
 	at   time.Duration
 	text []rune
@@ -46,15 +46,16 @@ func (r *Recording) rows() []line {
 	return append(all, now)
 }
 
-// WriteSVG writes the recording as an animated picture. A line is there from its first character on,
-// and the picture shows the last lines that the terminal has room for. A viewer that does not
-// animate pictures shows the first lines. The longest pause between two lines is pause.
+// WriteSVG writes the recording as an animated picture. Each line appears complete at the time of
+// its first character. The picture displays the last lines that fit into the terminal. A viewer
+// without animation displays the first lines. `pause` is the longest time between two lines.
 func (r *Recording) WriteSVG(w io.Writer, pause time.Duration) error {
 	out := bufio.NewWriter(w)
 	width, height := float64(r.Width)*cellWidth+2*margin, r.Height*lineHeight+2*margin
 	fmt.Fprintf(out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %d" font-family="ui-monospace,Menlo,Consolas,monospace" font-size="13">`, width, height)
 	fmt.Fprintf(out, "<title>%s</title>\n", escaped(r.Title))
-	// The groups are no nested svg elements, because browsers give these a time of their own.
+	// Use groups and not nested svg elements, because in browsers each svg element has a separate
+	// timeline.
 	fmt.Fprintf(out, `<clipPath id="screen"><rect width="%.0f" height="%d"/></clipPath><rect width="100%%" height="100%%" rx="8" fill="#12202b"/>`, width-2*margin, r.Height*lineHeight)
 	fmt.Fprintf(out, `<g transform="translate(%d %d)" clip-path="url(#screen)"><g fill="#d5dee5">`+"\n", margin, margin)
 	var moves bytes.Buffer
@@ -83,11 +84,11 @@ func (r *Recording) WriteSVG(w io.Writer, pause time.Duration) error {
 	return out.Flush()
 }
 
-// escaped returns a text for a document of XML.
+// escaped returns the text with XML's special characters escaped.
 func escaped(text string) string {
 	var b strings.Builder
 	if err := xml.EscapeText(&b, []byte(text)); err != nil {
-		panic(err) // cannot happen: a Builder takes every text
+		panic(err) // cannot happen: writing to a strings.Builder never fails
 	}
 	return b.String()
 }

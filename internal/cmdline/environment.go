@@ -22,10 +22,10 @@ const (
 const environmentKey = "gangway-environment"
 
 // Environment lets each flag of a root command and its subcommands get its value from an
-// environment variable, whose name is prefix, an underscore and the flag's name in capitals. The
-// flags in except have no variable. They include flags that replace a person's confirmation: a
-// forgotten variable must not confirm anything. Call Environment after all subcommands have been
-// added, and FromEnvironment before a command runs.
+// environment variable. The variable's name is `prefix`, an underscore and the flag's name in
+// capitals. The flags in `except` have no variable. List there all flags that replace a person's
+// confirmation: a forgotten variable must not confirm anything. Call Environment after all
+// subcommands have been added, and FromEnvironment before a command runs.
 func Environment(root *cobra.Command, prefix string, except ...string) {
 	if root.Annotations == nil {
 		root.Annotations = map[string]string{}
@@ -52,7 +52,8 @@ func Environment(root *cobra.Command, prefix string, except ...string) {
 	})
 }
 
-// Variable returns the name of the environment variable of a flag of c, or "" if the flag has none.
+// Variable returns the name of the environment variable of the flag `f` of the command `c`, or ""
+// if the flag has no variable.
 func Variable(c *cobra.Command, f *pflag.Flag) string {
 	prefix := c.Root().Annotations[environmentKey]
 	if _, excluded := f.Annotations[notFromEnvironment]; excluded || prefix == "" || f.Hidden || f.Name == "help" || f.Name == "version" {
@@ -107,7 +108,8 @@ func FromEnvironment(c *cobra.Command) error {
 	return failed
 }
 
-// IsFromEnvironment reports whether the value of a flag of c came from an environment variable.
+// IsFromEnvironment reports whether the value of a flag of the command `c` came from an environment
+// variable.
 func IsFromEnvironment(c *cobra.Command, flag string) bool {
 	f := c.Flags().Lookup(flag)
 	if f == nil {

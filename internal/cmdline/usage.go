@@ -71,7 +71,7 @@ func Args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// AtMost returns a check that a command gets at most n arguments.
+// AtMost returns a check that a command gets at most `n` arguments.
 func AtMost(n int) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		if len(got) <= n {
@@ -119,8 +119,8 @@ var synonyms = map[string][]string{
 	"watch": {"top"}, "monitor": {"top"}, "dashboard": {"top", "open"}, "web": {"open"}, "browse": {"open"}, "ui": {"open"},
 }
 
-// unknown returns the error for a word that is not a subcommand of c. words are this word and the
-// words after it.
+// unknown returns the error for a word that is not a subcommand of the command `c`. `words` has
+// this word and the words after it.
 func unknown(c *cobra.Command, words []string) error {
 	said := fmt.Sprintf("unknown command %q for %q", words[0], c.CommandPath())
 	if near := suggestions(c, words); len(near) > 0 {
@@ -143,7 +143,8 @@ func orList(list []string) string {
 	return strings.Join(quoted, " or ")
 }
 
-// suggestions returns at most eight commands that a person may have meant with these words after c.
+// suggestions returns at most eight commands that a person may have meant with the words `words`
+// after the command `c`.
 func suggestions(c *cobra.Command, words []string) []string {
 	if n := nearest(c, words[0]); n != nil {
 		return []string{descend(n, words[1:]).CommandPath()}
@@ -171,8 +172,8 @@ func each(c *cobra.Command, do func(*cobra.Command)) {
 	}
 }
 
-// descend follows the words that name subcommands, from c downwards, and returns the last command.
-// If this command has subcommands, descend returns its subcommand that lists.
+// descend follows the words that name subcommands, beginning at the command `c`, and returns the
+// last command. If the last command has a subcommand `ls`, descend returns `ls`.
 func descend(c *cobra.Command, words []string) *cobra.Command {
 	for _, w := range words {
 		n := nearest(c, w)
@@ -196,8 +197,8 @@ func child(c *cobra.Command, name string) *cobra.Command {
 	return nil
 }
 
-// nearest returns the subcommand of c whose name or synonym is most similar to word, or nil if none
-// is similar.
+// nearest returns the subcommand of the command `c` whose name or synonym is most similar to
+// `word`, or nil if no subcommand is similar.
 func nearest(c *cobra.Command, word string) *cobra.Command {
 	if !c.HasSubCommands() || word == "" || strings.HasPrefix(word, "-") {
 		return nil
@@ -225,7 +226,7 @@ func nearest(c *cobra.Command, word string) *cobra.Command {
 	return best
 }
 
-// distance returns the number of letters to insert, delete, replace or swap to turn a into b
+// distance returns the number of letters to insert, delete, replace or swap to turn `a` into `b`
 // (Damerau–Levenshtein distance, without overlapping swaps).
 func distance(a, b string) int {
 	row := make([][]int, len(a)+1)
@@ -261,7 +262,7 @@ var flagSynonyms = map[string]string{
 	"msg": "--message", "comment": "--message", "commit-msg": "--message", "v": "--version", "profile": "--context", "tail": "--limit", "lines": "--tail", "n": "--limit",
 }
 
-// flagError returns the error for flags that cannot be parsed. err is pflag's error.
+// flagError returns the error for flags that cannot be parsed. `err` is pflag's error.
 func flagError(c *cobra.Command, err error) error {
 	// A command with subcommands has few flags. If its subcommand is unknown, report the
 	// subcommand, because the flag may belong to the command that the person meant.
@@ -306,7 +307,7 @@ func wrongValue(e *pflag.InvalidValueError) error {
 	return Usagef("--%s %q %w", name, text, e.Unwrap())
 }
 
-// unknownFlag returns the error for a flag that c does not have.
+// unknownFlag returns the error for a flag that the command `c` does not have.
 func unknownFlag(c *cobra.Command, e *pflag.NotExistError) error {
 	name, said := e.GetSpecifiedName(), "unknown flag --"+e.GetSpecifiedName()
 	short := e.GetSpecifiedShortnames()

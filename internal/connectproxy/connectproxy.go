@@ -47,7 +47,7 @@ func NewCA(t testing.TB, name string) *CA {
 	return &CA{c, key}
 }
 
-// Server makes a server certificate, signed by ca, for a host name or an IP address.
+// Server makes a server certificate for a host name or an IP address. The CA signs the certificate.
 func (ca *CA) Server(t testing.TB, host string) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -74,8 +74,8 @@ type Config struct {
 	TLS            *tls.Certificate  // certificate of the proxy itself; nil means plain HTTP to the proxy
 	Name, Password string            // credentials that clients must send; empty means none
 	To             map[string]string // redirects connections from one address to another
-	Answer         string            // if set, the raw bytes that the proxy answers to every request
-	Intercept      *tls.Certificate  // if set, the proxy reads the connections and shows this server certificate
+	Answer         string            // if not empty, the raw bytes with which the proxy answers every request
+	Intercept      *tls.Certificate  // if set, the proxy intercepts TLS connections with this server certificate
 }
 
 // Proxy is a running proxy.

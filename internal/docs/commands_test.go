@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// page holds the commands of a page in order: the lines of its ```sh blocks. A line that ends with
-// a backslash is joined with the next line.
+// page contains the commands of a page in order: the lines of its ```sh blocks. A line that ends
+// with a backslash is joined with the next line.
 type page struct {
 	r     *room
 	name  string
@@ -43,14 +43,14 @@ func (r *room) page(name string) *page {
 	return &page{r, name, commandsOf(r.t, name)}
 }
 
-// types runs the page's next command in the room. The command must begin with begins.
+// types runs the page's next command in the room. The command must begin with the text `begins`.
 func (p *page) types(begins string) string {
 	p.r.t.Helper()
 	return p.r.types(p.next(begins))
 }
 
-// elsewhere skips the page's next command, because another test or a script runs it. by is the name
-// of that test or the path of that script, which must exist.
+// elsewhere skips the page's next command, because another test or a script runs it. `by` is the
+// name of that test or the path of that script. That test or script must exist.
 func (p *page) elsewhere(begins, by string) {
 	p.r.t.Helper()
 	p.next(begins)

@@ -70,7 +70,7 @@ func TestEveryRuleAndWeaknessHasATest(t *testing.T) {
 }
 
 // arriving lists branches that are not yet merged. hardware.md may name tests of these branches, as
-// "(branch TestName)". After a branch is merged, remove it from this list.
+// "(branch TestName)". After a branch is merged, remove the branch from this list.
 var arriving = []string{}
 
 // Each hardware peculiarity in hardware.md has a public source and names a test that exists.

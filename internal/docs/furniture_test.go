@@ -31,7 +31,8 @@ func (r *room) repository(name string) string {
 	return filepath.Join(here, root, name)
 }
 
-// installed installs Gangway's programs in the room. All pages except README.md expect them there.
+// installed installs Gangway's programs in the room. The commands of all pages except README.md use
+// the installed programs.
 func (r *room) installed() {
 	r.t.Helper()
 	r.types("cd " + r.repository("."))
@@ -56,7 +57,7 @@ func (r *room) hasTPM() *swtpm.TPM {
 	return tpm
 }
 
-// plugged makes tpm the TPM of the machine.
+// plugged makes the software TPM `tpm` the TPM of the machine.
 func (r *room) plugged(tpm *swtpm.TPM) {
 	r.t.Helper()
 	os.Remove("/dev/tpmrm0")
@@ -67,13 +68,13 @@ func (r *room) plugged(tpm *swtpm.TPM) {
 	r.env = append(r.env, "TPM2TOOLS_TCTI="+tpm.TCTI(), "TPM2OPENSSL_TCTI="+tpm.TCTI())
 }
 
-// substitute replaces the path of the TPM in a command with tcti, the address of a software TPM. It
-// changes nothing else in the command.
+// substitute replaces the path of the TPM in a command with `tcti`, the address of a software TPM.
+// It changes nothing else in the command.
 func substitute(line, tcti string) string {
 	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
 }
 
-// trusts makes the hub accept software TPMs, and trust the maker of tpm.
+// trusts makes the hub accept software TPMs, and trust the maker of the software TPM `tpm`.
 func (r *room) trusts(tpm *swtpm.TPM) {
 	r.t.Helper()
 	var makers bytes.Buffer
@@ -89,8 +90,8 @@ func (r *room) trusts(tpm *swtpm.TPM) {
 // password is the password of Ada's account.
 const password = "correct horse battery staple"
 
-// account makes Ada's account with the command create, and stores the hub's name that the command
-// prints.
+// account runs the command `create`, which makes Ada's account, and stores the hub's name that the
+// command prints.
 func (r *room) account(create string) {
 	r.t.Helper()
 	r.answers["Password: "], r.answers["Again: "] = password, password
@@ -106,7 +107,7 @@ func (r *room) named(out string) {
 	r.env = append(r.env, "HUB_NAME="+m[1])
 }
 
-// nicked changes the nick of the only device to the one that the pages use.
+// nicked changes the nick of the only device to the nick that the pages use.
 func (r *room) nicked() {
 	r.t.Helper()
 	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
@@ -129,7 +130,7 @@ func (r *room) connected() {
 	r.connectedIn("/var/lib/gangway-agent")
 }
 
-// connectedIn does the same as connected for an agent with the state folder state.
+// connectedIn does the same as connected for an agent with the state folder `state`.
 func (r *room) connectedIn(state string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -242,8 +243,8 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 		r.t.Fatal(err)
 	}
 	// Let both machines report in turn. The TPM's clock advances in the first machine, then in the
-	// second. The first machine then reports a clock below that of the second, which only a clone
-	// can cause.
+	// second. The first machine then reports a clock below that of the second, and only a clone can
+	// cause this.
 	r.types("gangway-agent run")
 	r.connected()
 	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())
@@ -252,8 +253,8 @@ func (r *room) cloned(tpm *swtpm.TPM) {
 	r.connected()
 }
 
-// certificate writes a certificate for a host, path + ".crt", its key, path + ".key", and the
-// certificate of its CA, path + ".ca".
+// certificate writes three files: a certificate for a host (path + ".crt"), the certificate's key
+// (path + ".key"), and the certificate of the CA (path + ".ca").
 func (r *room) certificate(host, path string) {
 	r.t.Helper()
 	ca := connectproxy.NewCA(r.t, "the CA of "+host)

@@ -9,9 +9,8 @@ import (
 )
 
 // A reference to a section of a page contains its heading, as in docs/protocol.md#7-certificates. A
-// reference with only a number would lead to another section after sections move, and nobody would
-// notice. Each reference in pages, comments, refusals, openapi.json and help texts names a heading
-// that exists.
+// reference with only a number would silently refer to another section after sections move. Each
+// reference in pages, comments, refusals, openapi.json and help texts names a heading that exists.
 func TestReferencesLeadToSections(t *testing.T) {
 	anchors := map[string]map[string]bool{} // anchors by the name of their page
 	walk(t, ".md", func(path string, content []byte) {

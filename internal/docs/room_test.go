@@ -25,19 +25,19 @@ import (
 )
 
 // inRoom is the name of an environment variable. It is set in the process of a test that runs
-// inside a room (see type room), and holds the folder in which the room is built.
+// inside a room (see type room), and contains the folder in which the room is built.
 const inRoom = "GANGWAY_DOCS_ROOM"
 
 // room is an isolated environment for the commands of one page: a container with Linux namespaces.
-// The test types the commands exactly as the page has them. The room has its own mounts (a copy of
-// the root file system that keeps writes in memory), its own network (only loopback), its own
-// processes and its own /etc/hosts. So no command can change the machine outside.
+// The test types the commands exactly as the page has them. The room has separate mounts,
+// processes, network and /etc/hosts. The mounts are a copy of the root file system that keeps
+// writes in memory; the network has only loopback. So no command can change the machine outside.
 type room struct {
 	t       *testing.T
 	dir     string // folder in which the commands run
 	env     []string
-	answers map[string]string // what the test types at each prompt
-	tpm     *swtpm.TPM        // the machine's TPM; nil if it has none
+	answers map[string]string // the text that the test types at each prompt
+	tpm     *swtpm.TPM        // the machine's TPM; nil if the machine has no TPM
 	stopS3  func()
 
 	mu      sync.Mutex
@@ -178,8 +178,8 @@ func build(base string) error {
 	return netlink.LinkSetUp(lo)
 }
 
-// overlay mounts a copy of the folder lower at target. Writes to target go to base and do not
-// change lower.
+// overlay mounts a copy of the folder `lower` at `target`. Writes to `target` go to `base` and do
+// not change `lower`.
 func overlay(base, name, lower, target string) error {
 	upper, work := filepath.Join(base, name), filepath.Join(base, name+".work")
 	for _, dir := range []string{upper, work, target} {
@@ -254,8 +254,8 @@ func (r *room) run(line string) (string, error) {
 	return strings.ReplaceAll(out.String(), "\r\n", "\n"), c.Wait()
 }
 
-// openTerminal makes a pseudo terminal. controller is the side on which a person types, and
-// terminal the side of the program.
+// openTerminal makes a pseudo terminal. `controller` is the side on which a person types.
+// `terminal` is the side of the program.
 func openTerminal() (controller, terminal *os.File, err error) {
 	if controller, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		return nil, nil, err
@@ -315,8 +315,8 @@ func (r *room) background(name, line string) {
 	}
 }
 
-// await waits until happened returns true for a background program. what names the expected event
-// in the error message.
+// await waits until `happened` returns true for a background program. `what` names the expected
+// event in the error message.
 func (r *room) await(name, what string, happened func() bool) {
 	r.t.Helper()
 	r.mu.Lock()

@@ -50,7 +50,7 @@ func TestTutorialPage(t *testing.T) {
 	if out := p.types("gangway device post"); !strings.Contains(out, "done") {
 		t.Errorf("revision 1 should be done:\n%s", short(out))
 	}
-	r.await("gangway demo", "the hook's lines are in the log", func() bool { // the page says that they follow
+	r.await("gangway demo", "the hook's lines are in the log", func() bool { // the page says that the log has these lines some seconds later
 		out, err := r.run("gangway device logs oslo-gate-1")
 		return err == nil && strings.Contains(out, "commit of revision 1")
 	})
@@ -68,7 +68,7 @@ func TestTutorialPage(t *testing.T) {
 	p.done()
 }
 
-// printed returns what a background program has printed so far.
+// printed returns the output of a background program so far.
 func (r *room) printed(name string) string {
 	r.t.Helper()
 	r.mu.Lock()
@@ -79,8 +79,8 @@ func (r *room) printed(name string) string {
 	return ""
 }
 
-// The pictures that pages show in light and in dark exist, and are small. docs/tutorial has no
-// others.
+// Each picture that a page displays in a light and a dark version exists in both versions, and is
+// small. The folder docs/tutorial has no other pictures.
 func TestPicturesAreThereAndSmall(t *testing.T) {
 	shown := map[string]bool{}
 	source := regexp.MustCompile(`(?:srcset|src)="([^"]+)"|!\[[^\]]*\]\(([^)]+)\)`)

@@ -115,9 +115,9 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 	}
 }
 
-// After a restore of a state folder from a backup, the agent may take over the device that the TPM
-// has since onboarded again, but only once a day. Without this limit, two machines with one TPM's
-// state would take the device from each other forever.
+// A state folder is restored from a backup, after the TPM has onboarded again with another state
+// folder. The agent with the restored folder may then onboard the device again, but only once a
+// day. Without this limit, two machines with one TPM's state would onboard in turn without end.
 func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.P384, "")

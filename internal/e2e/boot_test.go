@@ -19,13 +19,13 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// runAgent starts the agent of an onboarded machine. stop ends the agent.
+// runAgent starts the agent of an onboarded machine. The function `stop` ends the agent.
 func runAgent(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	return runAgentWith(t, cfg, func(agent.Progress) {})
 }
 
-// runAgentWith does the same as runAgent, and calls look at each step.
+// runAgentWith does the same as runAgent, and calls the function `look` at each step of the agent.
 func runAgentWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
@@ -63,8 +63,8 @@ func (o *owner) waitForBoot(id, state string) api.BootView {
 	return v
 }
 
-// The hub gets the boot measurement of a software TPM into which a boot was measured as firmware
-// does it. It reports a later boot with another measurement as changed.
+// The hub gets the boot measurement of a software TPM into which the test measured a boot as
+// firmware does. The hub reports a later boot with another measurement as changed.
 func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -282,8 +282,8 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	stop()
 }
 
-// A report that the hub refuses as too large does not disconnect the device, because what a device
-// reports about itself is optional. The agent prints the cause once.
+// A report that the hub refuses as too large does not disconnect the device, because a device's
+// report about itself is optional. The agent prints the cause once.
 func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

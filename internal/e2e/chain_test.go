@@ -22,7 +22,7 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// authority is one CA in the chain of a TPM maker, made for a test.
+// authority is a CA in a TPM maker's chain that a test made.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -33,8 +33,8 @@ func newAuthority(t *testing.T, name string, above *authority) *authority {
 	return newAuthorityWith(t, name, above, nil)
 }
 
-// newAuthorityWith does the same as newAuthority, but change can alter the certificate before it is
-// signed.
+// newAuthorityWith does the same as newAuthority, but `change` can alter the certificate before it
+// is signed.
 func newAuthorityWith(t *testing.T, name string, above *authority, change func(*x509.Certificate)) *authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -61,8 +61,8 @@ func newAuthorityWith(t *testing.T, name string, above *authority, change func(*
 }
 
 // tpmCertifiedBy starts a software TPM whose EK (H-2) has a certificate that the authority issued.
-// It returns the TPM and the certificate. change, if not nil, alters the certificate before it is
-// signed.
+// It returns the TPM and the certificate. If `change` is not nil, it alters the certificate before
+// the authority signs it.
 func tpmCertifiedBy(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm.TPM, *x509.Certificate) {
 	t.Helper()
 	tpm := newTPM(t, swtpm.None)
@@ -110,8 +110,8 @@ func tpmWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [
 	return tpm, top.cert, [][]byte{three.cert.Raw, two.cert.Raw, one.cert.Raw}
 }
 
-// A TPM whose NV holds its maker's chain onboards at a hub that has only the root. This works with
-// every layout in which makers store a chain.
+// A TPM whose NV contains its maker's chain onboards at a hub that has only the root. This works
+// with every layout in which makers store a chain.
 func TestChainInTheChipInEveryLayout(t *testing.T) {
 	t.Parallel()
 	tpm, root, c := tpmWithChain(t)
@@ -159,8 +159,8 @@ func TestChainInTheChipInEveryLayout(t *testing.T) {
 			}
 		})
 	}
-	// Without the chain in NV, the hub cannot verify the EK certificate: the root does not issue it
-	// directly.
+	// Without the chain in NV, the hub cannot verify the EK certificate: the root did not issue the
+	// EK certificate directly.
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
@@ -179,8 +179,8 @@ func unrelatedCAs(t *testing.T, n int) (stream []byte) {
 	return stream
 }
 
-// An attacker cannot bring a root: the hub does not trust a self-signed certificate from the TPM's
-// NV.
+// An attacker cannot add a trusted root: the hub does not trust a self-signed certificate from the
+// TPM's NV.
 func TestRootInTheChipIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	tpm, root, c := tpmWithChain(t)

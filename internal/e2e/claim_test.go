@@ -41,7 +41,7 @@ func (u *unclaimedMachine) kill() {
 	u.proc.Wait()
 }
 
-// nextCode waits until the machine displays a claim code other than last.
+// nextCode waits until the machine displays a claim code other than `last`.
 func (u *unclaimedMachine) nextCode(last string) (code string) {
 	u.t.Helper()
 	eventually(u.t, "the machine shows a claim code", func() bool {
@@ -73,8 +73,8 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices before the claim, want none", n)
 	}
-	// After a restart, the machine displays another code, because its disk holds nothing about the
-	// first code.
+	// After a restart, the machine displays another code, because its disk contains nothing about
+	// the first code.
 	u.kill()
 	u.start(tpm, file)
 	code := u.nextCode(first)

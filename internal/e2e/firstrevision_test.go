@@ -47,7 +47,7 @@ func (m *machine) addFirstRevision(files map[string]string) map[string]string {
 }
 
 // The first revision that the installer image brought becomes revision 0 of the trail, and the
-// owner can download all of it. Later revisions follow.
+// owner can download the whole revision. Later revisions follow.
 func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -144,7 +144,8 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 		}
 		return b
 	}
-	// Fake kernel and programs, which have only what the image builder checks.
+	// The kernel and the programs are fake files. They have only the properties that the image
+	// builder checks.
 	kernel := bytes.Repeat([]byte("kernel"), 500)
 	copy(kernel[0x202:], "HdrS")
 	put("kernel/vmlinuz", kernel)

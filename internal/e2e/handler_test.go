@@ -323,8 +323,8 @@ func TestLoginHookOfADeletedDevicePrintsNothing(t *testing.T) {
 	}
 }
 
-// A thief of the disk can use the secret only until it expires. Only the TPM that holds the
-// device's key can renew the secret; a copy of the disk with another TPM cannot.
+// A thief of the disk can use the secret only until it expires. Only the TPM that has the device's
+// key can renew the secret; a copy of the disk with another TPM cannot.
 func TestCopiedPantavisorConfigEndsWithItsTPM(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)

@@ -170,7 +170,7 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	if status, body := get(&mine, "POST", "/onboard/activate", nil); status != 400 || !strings.Contains(body, "activation-through-proxy") {
 		t.Errorf("status %d: %s", status, brief.Of(body))
 	}
-	// A thief of a TLS session cannot use it instead of the device's key. With the documented
+	// A thief cannot use a stolen TLS session instead of the device's key. With the documented
 	// settings, HAProxy resumes no session. Without these settings, the hub refuses a resumed
 	// session.
 	resuming, _ := startHAProxy(t, strings.NewReplacer("no-tls-tickets", "", "tune.ssl.cachesize 0", "").Replace(config))

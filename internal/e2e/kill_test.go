@@ -85,7 +85,7 @@ func (h *hubProcess) run(stdin string, args ...string) []byte {
 
 // A hub that is killed loses no acknowledged data. 200 devices onboard while the hub is killed
 // (SIGKILL) at random moments and started again. At the end each machine is one active device, the
-// database has every certificate that a device holds, and the join token has 200 uses. The test is
+// database has every certificate that a device has, and the join token has 200 uses. The test is
 // not parallel, because the hub must make progress between two kills.
 func TestKilledHubForgetsNothing(t *testing.T) {
 	needFullRun(t)
@@ -132,7 +132,7 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	defer cancel()
 	var active atomic.Int64
 	var mu sync.Mutex
-	held := map[[32]byte]string{} // device id by the hash of each certificate that a device holds; guarded by mu
+	held := map[[32]byte]string{} // device id by the hash of each certificate that a device has; guarded by mu
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)
 	for _, d := range fleetDevices {

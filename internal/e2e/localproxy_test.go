@@ -156,9 +156,9 @@ func (l *proxyProcess) ask(t testing.TB, method, path string, body io.Reader, he
 	return resp.StatusCode, refused.Error, answer
 }
 
-// Local programs can use the hub through the proxy without a key: curl as the documentation shows,
-// an HTTP/1.0 client, and a client that uploads and downloads an object, while the agent uses the
-// same TPM.
+// Local programs can use the hub through the proxy without a key, while the agent uses the same
+// TPM. The test uses curl as in the documentation, an HTTP/1.0 client, and a client that uploads
+// and downloads an object.
 func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	t.Parallel()
 	o := newOnboarded(t, swtpm.RSA2048, "")

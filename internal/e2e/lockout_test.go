@@ -67,7 +67,7 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 }
 
 // hideCertificateInLockout gives the NV index of the EK certificate a password and dictionary
-// attack protection, so that the TPM refuses to read the index while it is in lockout.
+// attack protection. So the TPM refuses to read this index during a lockout.
 func hideCertificateInLockout(t *testing.T, tpm *swtpm.TPM) {
 	t.Helper()
 	out, err := exec.Command("tpm2_nvread", "-T", tpm.TCTI(), "-C", "o", "0x01C00002").Output()

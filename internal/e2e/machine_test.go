@@ -72,7 +72,7 @@ func newMachine(t *testing.T) *machine {
 	return newMachineAt(t, tpm, h, w, h.Owner)
 }
 
-// newMachineAt does the same as newMachine for an existing hub and any of its accounts.
+// newMachineAt does the same as newMachine for an existing hub and any account of this hub.
 func newMachineAt(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, l *link, owner store.Account) *machine {
 	t.Helper()
 	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
@@ -186,7 +186,8 @@ func (m *machine) progress(rev int) progress {
 // machine too.
 const patience = 90 * time.Second
 
-// eventually waits until is returns true. what names the condition in the error message.
+// eventually waits until the function `is` returns true. `what` names the condition in the error
+// message.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !is(); time.Sleep(20 * time.Millisecond) {
@@ -303,15 +304,15 @@ func (w *link) setCut(cut bool) {
 	w.open = nil
 }
 
-// breakOnceAfter breaks one connection after the link has carried n more bytes to the device.
+// breakOnceAfter breaks one connection after the link has carried `n` more bytes to the device.
 func (w *link) breakOnceAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = n
 }
 
-// stallAfter stalls all connections after the link has carried n more bytes to the device. If n is
-// 0, the connections continue.
+// stallAfter stalls all connections after the link has carried `n` more bytes to the device. If `n`
+// is 0, the connections continue.
 func (w *link) stallAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -137,7 +137,7 @@ func newDevice(t testing.TB, ek swtpm.EK) *onboardedDevice {
 	return &onboardedDevice{hub: h, tpm: tpm, tok: h.Token(t, h.Owner, nil), state: filepath.Join(t.TempDir(), "state")}
 }
 
-// newOnboarded onboards a device. key is the algorithm of the device's identity key; "" means the
+// newOnboarded onboards a device. `key` is the algorithm of the device's identity key; "" means the
 // agent's default.
 func newOnboarded(t testing.TB, ek swtpm.EK, key string) *onboardedDevice {
 	t.Helper()

@@ -75,15 +75,14 @@ func forwardTo(t *testing.T, to string) *forwarder {
 	return a
 }
 
-// movedHub is a hub with an old and a new address, and a device that onboarded at the old
-// one.
+// movedHub is a hub with an old and a new address, and a device that onboarded at the old address.
 type movedHub struct {
 	*onboardedDevice
 	old *forwarder
 }
 
 // onboardAtOldAddress onboards a device at a hub's old address. The hub sends its list of addresses
-// to the device: both addresses if named is true, otherwise only the old address.
+// to the device: both addresses if `named` is true, otherwise only the old address.
 func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	t.Helper()
 	m := &movedHub{onboardedDevice: &onboardedDevice{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
@@ -105,7 +104,8 @@ func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	return m
 }
 
-// waitForReportAt waits until the agent has sent one more report and its state holds this address.
+// waitForReportAt waits until the agent has sent one more report and the agent's state contains the
+// address `at`.
 func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Helper()
 	start := time.Now().Truncate(time.Second)
@@ -196,8 +196,8 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	}
 }
 
-// An attacker cannot move a device with a forged token file that has the hub's name: the device
-// does not connect to another hub, and still finds its own hub.
+// An attacker forges a token file that has the hub's name and another hub's address. The device
+// does not connect to the other hub, and still connects to its own hub.
 func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, false)

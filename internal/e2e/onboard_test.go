@@ -395,8 +395,8 @@ func TestAgentWaitsForTheHub(t *testing.T) {
 	}
 }
 
-// The agent sends nothing to an impostor at the hub's address, whose certificate is of another CA.
-// It waits.
+// An impostor at the hub's address has a certificate of another CA. The agent sends nothing to the
+// impostor, and waits for the hub.
 func TestAgentTrustsNoOtherHub(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

@@ -59,8 +59,9 @@ func (w *makerSite) set(path string, page []byte) {
 	w.pages[path] = page
 }
 
-// onlineHub starts a hub that trusts root and downloads certificates and revocation lists as o
-// allows. It returns the hub, and a pointer to the verdict on the latest enrolment.
+// onlineHub starts a hub that trusts the CA `root` and downloads certificates and revocation lists
+// as the options `o` allow. It returns the hub, and a pointer to the verdict on the latest
+// enrolment.
 func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
 	t.Helper()
 	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)
@@ -77,8 +78,9 @@ func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *a
 
 func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 
-// The hub fetches the intermediate CAs of an EK certificate from the maker's site, if neither the
-// TPM nor the trust store has them, but only from hosts that the operator allows.
+// If neither the TPM nor the trust store has the intermediate CAs of an EK certificate, the hub
+// fetches these CAs from the maker's site. The hub fetches only from hosts that the operator
+// allows.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)

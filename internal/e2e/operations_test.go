@@ -24,11 +24,11 @@ import (
 )
 
 // operator runs the commands of one chapter of docs/operations.md on a separate hub. It replaces
-// the page's paths, addresses and names by those of the test.
+// the page's paths, addresses and names by the paths, addresses and names of the test.
 type operator struct {
 	t     *testing.T
 	dir   string
-	words *strings.Replacer // replaces words of the page by those of the test
+	words *strings.Replacer // replaces words of the page by words of the test
 	env   []string
 
 	old, new string // addresses
@@ -110,8 +110,8 @@ func chapter(t *testing.T, title string) (lines []string) {
 	return lines
 }
 
-// types runs one command of the page, and returns what the command printed. `gangway serve` runs in
-// the background; it first stops a hub that an earlier command started.
+// types runs one command of the page, and returns the command's output. `gangway serve` runs in the
+// background; it first stops a hub that an earlier command started.
 func (o *operator) types(line string, more ...string) string {
 	o.t.Helper()
 	line = o.words.Replace(line)
@@ -220,7 +220,7 @@ func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 }
 
 // An operator can move a hub with the commands of the chapter "Moving". A running device follows
-// the hub to its new address, a device that was off gets the new address from a file, and the owner
+// the hub to its new address. A device that was off gets the new address from a file. The owner
 // signs in at the new address.
 func TestOperationsMoving(t *testing.T) {
 	t.Parallel()

@@ -198,8 +198,8 @@ func (p *pantavisor) progress(rev int, status, more string) {
 	p.must("PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", p.id, rev), fmt.Sprintf(`{"status":%q,"status-msg":"at work","progress":50,"retries":1%s}`, status, more))
 }
 
-// update takes the pending revision and reports all statuses up to the final status end. It returns
-// the revision's number and files.
+// update downloads the pending revision and reports all statuses up to the final status `end`. It
+// returns the revision's number and files.
 func (p *pantavisor) update(end string) (rev int, files map[string][]byte) {
 	p.t.Helper()
 	step := p.pending()

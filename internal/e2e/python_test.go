@@ -26,7 +26,7 @@ import (
 )
 
 // python is Debian's interpreter. The Python packages that the tests need are installed for this
-// interpreter. PATH may begin with another one.
+// interpreter. PATH may begin with the folder of another interpreter.
 const python = "/usr/bin/python3"
 
 // needPython skips the test if examples/device.py cannot run here.
@@ -238,9 +238,9 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The key templates that the Python device builds from their attributes equal those of package tcg.
-// The test covers all algorithms, including those for which no software TPM here has an EK
-// certificate.
+// The Python device builds the key templates from the attributes of the keys. The templates equal
+// the templates of package tcg. The test covers all algorithms, including those for which no
+// software TPM here has an EK certificate.
 func TestPythonTemplates(t *testing.T) {
 	needPython(t)
 	t.Parallel()

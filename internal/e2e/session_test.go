@@ -66,8 +66,8 @@ func (s *shell) runs(lines ...string) (all string) {
 	return all
 }
 
-// types runs a command line on a terminal. dialogue holds prompts and answers: when a prompt
-// appears, types types its answer.
+// types runs a command line on a terminal. `dialogue` has pairs of a prompt and an answer: when a
+// prompt appears, the method types the answer.
 func (s *shell) types(line string, dialogue ...[2]string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -281,8 +281,9 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	compareTranscript(t, text)
 }
 
-// readUntil runs a command that does not end by itself, until it has printed the line last. For
-// each of the words, it adds to the transcript the first line that contains the word.
+// readUntil runs a command that does not end by itself, until the command has printed the line
+// `last`. For each word in `words`, it adds to the transcript the first line that contains the
+// word.
 func (s *shell) readUntil(line, last string, words ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -342,8 +343,8 @@ func normalized(line string) string {
 
 var ago = regexp.MustCompile(`(less than a minute|about a minute|\d+ minutes?) ago`)
 
-// compareTranscript compares the transcript with the one in docs/pvr.md. With -update, it writes
-// the transcript to docs/pvr.md instead.
+// compareTranscript compares the transcript with the transcript in docs/pvr.md. With -update, it
+// writes the transcript to docs/pvr.md instead.
 func compareTranscript(t *testing.T, text string) {
 	t.Helper()
 	path := filepath.Join("..", "..", "docs", "pvr.md")

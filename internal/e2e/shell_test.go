@@ -53,8 +53,9 @@ func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, args ...s
 	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
 }
 
-// onboardByShellIn does the same as onboardByShell, with the folder temp for temporary files. It
-// fails the test if the script leaves files there. When ctx ends, the script gets SIGTERM.
+// onboardByShellIn does the same as onboardByShell, with the folder `temp` for temporary files. It
+// fails the test if the script leaves files in this folder. When the context `ctx` ends, the script
+// gets SIGTERM.
 func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
@@ -234,9 +235,9 @@ func TestShellWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// Other users of the machine cannot read the join token's secret while the script runs: the secret
-// and the keys derived from it are in no temporary file, no program's arguments and no environment.
-// The test is not parallel, because it must read the files often enough.
+// Other users of the machine cannot read the join token's secret while the script runs. The secret,
+// and the keys that are derived from the secret, are in no temporary file, no program's arguments
+// and no environment. The test is not parallel, because it must read the files often enough.
 func TestShellKeepsSecretsInPipes(t *testing.T) {
 	needShell(t)
 	for name, args := range map[string][]string{"one round trip": nil, "two steps": {"--two-steps"}} {

@@ -23,8 +23,8 @@ import (
 	"gangway/internal/process"
 )
 
-// clientFrom returns a client that connects from this loopback address. It sends preface, such as a
-// PROXY header, before TLS.
+// clientFrom returns a client that connects from the loopback address `from`. The client sends
+// `preface`, such as a PROXY header, before TLS.
 func clientFrom(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Client {
 	t.Helper()
 	roots := x509.NewCertPool()

@@ -51,8 +51,8 @@ type server struct {
 	caKey    *ecdsa.PrivateKey
 	key      crypto.Signer
 	config   tls.Config
-	// shows changes the certificate before the server uses it. wire wraps the connection, to change
-	// the bytes that the server sends.
+	// `shows` changes the certificate before the server uses it. `wire` wraps the connection, to
+	// change the bytes that the server sends.
 	shows func(*tls.Certificate)
 	wire  func(net.Conn) net.Conn
 }
@@ -127,7 +127,7 @@ func newServer(t *testing.T) *server {
 	}
 }
 
-// issue returns the server's certificate, signed with the CA key caKey.
+// issue returns the server's certificate, signed with the CA key `caKey`.
 func (s *server) issue(t *testing.T, caKey *ecdsa.PrivateKey) tls.Certificate {
 	t.Helper()
 	der := must(x509.CreateCertificate(rand.Reader, &s.leaf, &s.ca, s.key.Public(), caKey))(t)
@@ -190,7 +190,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	return exporter
 }
 
-// altered is a connection that calls change with the data of each write.
+// altered is a connection that calls the function `change` with the data of each write.
 type altered struct {
 	net.Conn
 	at     int

@@ -51,8 +51,8 @@ func signInAs(t testing.TB, h *hubtest.Hub, nick string) *owner {
 	return o
 }
 
-// call sends a request with the JSON body in, requires status 200, and decodes the response into
-// out.
+// call sends a request with the JSON of `in` as its body. It requires status 200, and decodes the
+// response into `out`.
 func (o *owner) call(method, path string, in, out any) {
 	o.t.Helper()
 	b, err := json.Marshal(in)
@@ -200,7 +200,7 @@ func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 	}
 }
 
-// A TPM whose NV holds the intermediate CAs of its EK certificate onboards at a hub that trusts
+// A TPM whose NV contains the intermediate CAs of its EK certificate onboards at a hub that trusts
 // only the root.
 func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	t.Parallel()

@@ -2,8 +2,8 @@
 // in testdata, which may be redistributed, and those in any other folder. The table in
 // docs/trust.md shows the results.
 //
-// To test a folder DIR and print the table's rows, run the command below. The folder must hold the
-// certificates with the same bytes as in the TPM's NV (FINGERPRINT.bin) and an index.tsv
+// To test a folder DIR and print the table's rows, run the command below. The folder must contain
+// the certificates with the same bytes as in the TPM's NV (FINGERPRINT.bin) and an index.tsv
 // (fingerprint, source):
 //
 //	go test ./internal/ekcerts -run TestTable -v -ekcerts DIR
@@ -28,8 +28,8 @@ type Row struct {
 	Quirks       string
 }
 
-// Try parses and checks one certificate as if the time were at. raw has the same bytes as the TPM's
-// NV.
+// Try parses and checks one certificate as if the current time were `at`. `raw` has the same bytes
+// as the TPM's NV.
 func Try(raw []byte, trust *evidence.Trust, at time.Time) Row {
 	e, err := tcg.ParseEKCertificate(raw)
 	if err != nil {

@@ -108,7 +108,7 @@ func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 	}
 }
 
-// The table in docs/trust.md has the right verdicts. They depend on the collection of CA
+// The table in docs/trust.md has the right verdicts. The verdicts depend on the collection of CA
 // certificates from which the table was made.
 func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 	t.Parallel()

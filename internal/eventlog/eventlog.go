@@ -80,7 +80,7 @@ func (l Log) PCRs() [][]byte {
 	return values
 }
 
-// Extend calls f with the PCR and the digest of each event, in order.
+// Extend calls the function `f` with the PCR and the digest of each event, in order.
 func (l Log) Extend(f func(pcr uint32, digest []byte) error) error {
 	for _, e := range l {
 		if err := f(uint32(e.PCR), e.digest()); err != nil {

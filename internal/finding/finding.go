@@ -12,14 +12,14 @@ type Severity string
 // The severities, from the least to the most severe.
 const (
 	OK      Severity = "ok"
-	Note    Severity = "note"    // worth knowing; nothing to do
+	Note    Severity = "note"    // useful information; no action is needed
 	Warning Severity = "warning" // works now, but something is missing or will fail
 	Problem Severity = "problem" // keeps the machine or the hub from its work, or will
 )
 
 // Finding is the result of one check.
 type Finding struct {
-	// Code is stable. If all is well, it is the name of the check.
+	// Code is a stable code. If the check passed, Code is the name of the check.
 	Code     string   `json:"code"`
 	Severity Severity `json:"severity"`
 	Fact     string   `json:"fact"`             // the fact, one sentence
@@ -39,7 +39,8 @@ func Worst(findings []Finding) Severity {
 	return worst
 }
 
-// Write prints findings for people. paint adds colour to the name of a severity; nil adds none.
+// Write prints findings for people. `paint` adds colour to the name of a severity. If `paint` is
+// nil, the output has no colour.
 func Write(w io.Writer, findings []Finding, paint func(Severity, string) string) error {
 	if paint == nil {
 		paint = func(_ Severity, text string) string { return text }

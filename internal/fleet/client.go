@@ -85,7 +85,8 @@ func read(resp *http.Response) (*Answer, error) {
 	return &Answer{resp.StatusCode, b}, nil
 }
 
-// Certificates holds a device's new certificates, and the keys that prove the opening of the reply.
+// Certificates contains a device's new certificates, and the keys that prove the opening of the
+// reply.
 type Certificates struct {
 	IDevID, DeviceCA, IAK, ACA *x509.Certificate
 	Keys                       wire.Keys

@@ -38,7 +38,7 @@ func (k *Key) Name() []byte {
 	return n
 }
 
-// NewKey makes a key from a template. If change is not nil, it alters the public area before the
+// NewKey makes a key from a template. If `change` is not nil, it alters the public area before the
 // key is made.
 func NewKey(t tcg.Template, change func(*tcg.Public)) (*Key, error) {
 	p := t.Public
@@ -69,7 +69,7 @@ func NewKey(t tcg.Template, change func(*tcg.Public)) (*Key, error) {
 	return &Key{Public: &p, Private: priv}, nil
 }
 
-// Sign returns a TPMT_SIGNATURE over message, with the scheme of the key.
+// Sign returns a TPMT_SIGNATURE over the bytes `message`, with the scheme of the key.
 func (k *Key) Sign(message []byte) ([]byte, error) {
 	scheme, hash := k.Public.Scheme, k.Public.SchemeHash
 	if scheme == tcg.AlgNull {
@@ -151,7 +151,7 @@ func New(m *Maker, ekTemplate string) (*Device, error) {
 	return d, nil
 }
 
-// RequestChange holds functions that alter parts of a request, for tests of attacks. A function
+// RequestChange contains functions that alter parts of a request, for tests of attacks. A function
 // that is nil alters nothing.
 type RequestChange struct {
 	CAData  func(*wire.CAData)
@@ -208,7 +208,7 @@ func (d *Device) Request(t *wire.TokenFile, change RequestChange) ([]byte, error
 	})
 }
 
-// Attest returns the TPMS_ATTEST that TPM2_Certify would make. signer and certified are the TPM
+// Attest returns the TPMS_ATTEST that TPM2_Certify would make. `signer` and `certified` are the TPM
 // names of two primary keys of the endorsement hierarchy.
 func Attest(signer, certified []byte) []byte {
 	return AttestAt(signer, certified, usualClock)
@@ -222,7 +222,7 @@ func AttestAt(signer, certified []byte, clock tcg.ClockInfo) []byte {
 }
 
 // Quote returns the TPMS_ATTEST that TPM2_Quote would make for PCR 0 to 7 of the SHA-256 bank.
-// signer is the TPM name of the key.
+// `signer` is the TPM name of the signing key.
 func Quote(signer []byte) []byte {
 	out := attest(tcg.AttestQuote, signer, usualClock)
 	out = append(out, 0, 0, 0, 1, 0, 0x0B, 3, 0xFF, 0, 0)
@@ -356,7 +356,7 @@ func (d *Device) WithNewIdentity() (*Device, error) {
 }
 
 // WithoutCertificate returns the device with another EK, of the template L-2, and without an EK
-// certificate. The TPMs of some makers have none.
+// certificate. The TPMs of some makers have no EK certificate.
 func (d *Device) WithoutCertificate() (*Device, error) {
 	n, err := d.WithNewIdentity()
 	if err != nil {

@@ -82,7 +82,7 @@ func serial() *big.Int {
 	return n.Add(n, big.NewInt(1))
 }
 
-// Issue signs a certificate with the key of parent, and returns it parsed.
+// Issue signs a certificate with the key of the CA `parent`, and returns the parsed certificate.
 func Issue(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, key)
 	if err != nil {
@@ -133,13 +133,14 @@ func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 	}, nil
 }
 
-// Sign issues a certificate for the key pub. The maker's intermediate CA signs it.
+// Sign issues a certificate for the key `pub`. The maker's intermediate CA signs the certificate.
 func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return Issue(template, m.Intermediate, pub, m.key)
 }
 
-// WithRoot returns the maker with another self-signed certificate for the root's key. change alters
-// this certificate before it is signed, for example to constrain the certificates below the root.
+// WithRoot returns the maker with another self-signed certificate for the root's key. `change`
+// alters this certificate before it is signed, for example to constrain the certificates below the
+// root.
 func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
 	root := caTemplate(m.Root.Subject.CommonName, m.Root.NotAfter)
 	change(root)
@@ -149,8 +150,8 @@ func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
 	return &n, err
 }
 
-// CrossSign issues another certificate for the key of the CA ca. This maker's root signs it. change
-// alters the certificate before it is signed.
+// CrossSign issues another certificate for the key of the CA `ca`. This maker's root signs the
+// certificate. `change` alters the certificate before it is signed.
 func (m *Maker) CrossSign(ca *x509.Certificate, change func(*x509.Certificate)) (*x509.Certificate, error) {
 	template := caTemplate(ca.Subject.CommonName, ca.NotAfter)
 	change(template)

@@ -6,8 +6,8 @@ import (
 	"math/rand/v2"
 )
 
-// Mutations yields n altered copies of good. No copy equals good. It flips bits, replaces, removes
-// and doubles bytes, and cuts the end. The same seed gives the same copies.
+// Mutations yields `n` altered copies of `good`. No copy equals `good`. Mutations flips bits,
+// replaces, removes and doubles bytes, and truncates copies. The same seed gives the same copies.
 func Mutations(good []byte, n int, seed uint64) iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {
 		r := rand.New(rand.NewPCG(seed, 0))

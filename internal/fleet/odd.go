@@ -44,8 +44,8 @@ var (
 	oidExtUsages     = asn1.ObjectIdentifier{2, 5, 29, 37}
 )
 
-// SignOdd issues a certificate with these deviations for the key pub and returns its DER. The
-// maker's intermediate CA signs it, and the signature is valid.
+// SignOdd issues a certificate with these deviations for the key `pub` and returns the
+// certificate's DER. The maker's intermediate CA signs the certificate, and the signature is valid.
 func (m *Maker) SignOdd(pub crypto.PublicKey, o Odd) ([]byte, error) {
 	tbs, err := m.oddTBS(pub, o)
 	if err != nil {

@@ -66,8 +66,8 @@ func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
 // Password is the password of the accounts that Account makes.
 const Password = "correct horse battery"
 
-// New starts a hub with one owner. The hub trusts these CA certificates of TPM makers. It stops
-// when the test ends.
+// New starts a hub with one owner. The hub trusts these CA certificates of TPM makers. The hub
+// stops when the test ends.
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewWith(t, nil, roots, intermediates)
@@ -79,13 +79,13 @@ func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Cert
 	return NewWith(t, func(c *api.Config) { c.Proxy = proxy }, roots, intermediates)
 }
 
-// NewWith does the same as New, and change alters the hub's configuration.
+// NewWith does the same as New, and `change` alters the hub's configuration.
 func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewIn(t, t.TempDir(), change, roots, intermediates)
 }
 
-// NewIn does the same as NewWith with the data folder dir.
+// NewIn does the same as NewWith with the data folder `dir`.
 func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := Open(t, dir, change, roots, intermediates)
@@ -94,8 +94,8 @@ func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermedia
 	return h
 }
 
-// Open starts a hub on the data folder dir, which may be that of an earlier hub. It makes no
-// account and no policy. If change is not nil, it alters the hub's configuration.
+// Open starts a hub on the data folder `dir`, which may be the data folder of an earlier hub. Open
+// makes no account and no policy. If `change` is not nil, it alters the hub's configuration.
 func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := &Hub{dir: dir}
@@ -150,7 +150,7 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 // LabPolicy is a policy that accepts the software TPMs of tests.
 const LabPolicy = "version: 1\nsoftware_tpms: [swtpm, FAKE]\n"
 
-// Policy stores the policy text of an owner, or of the whole hub if owner is store.HubWide.
+// Policy stores the policy text of an owner, or of the whole hub if `owner` is store.HubWide.
 func (h *Hub) Policy(t testing.TB, owner, text string) {
 	t.Helper()
 	if err := h.Store.PutPolicy(t.Context(), store.Policy{Owner: owner, Text: text, Updated: h.Now()}); err != nil {
@@ -185,7 +185,7 @@ func (h *Hub) Replica(t testing.TB) *onboard.Service {
 // Now returns the time of the hub's clock, see Advance.
 func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
-// Advance moves the hub's clock forward by d.
+// Advance moves the hub's clock forward by the duration `d`.
 func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
 
 // Account makes an account with this nick and the password Password.
@@ -212,8 +212,8 @@ var passwordHash = sync.OnceValue(func() string {
 	return fmt.Sprintf("$argon2id$v=%d$m=8,t=1,p=1$%s$%s", argon2.Version, enc(salt), enc(key))
 })
 
-// Token makes a join token of an owner and returns its token file. If change is not nil, it alters
-// the join token before it is stored.
+// Token makes a join token of an owner and returns its token file. If `change` is not nil, it
+// alters the join token before the token is stored.
 func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinToken)) *wire.TokenFile {
 	t.Helper()
 	s, file, err := onboard.NewToken(h.CA, h.URL, store.JoinToken{Owner: owner.ID, Nick: "test", Created: h.Now(), Expires: h.Now().Add(24 * time.Hour)})

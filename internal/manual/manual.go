@@ -32,9 +32,9 @@ func Command() *cobra.Command {
 	}
 }
 
-// Write writes the man pages of root and all its subcommands, and the completions for bash, zsh and
-// fish. dir is the equivalent of /usr/share. The same commands and the same build give the same
-// bytes.
+// Write writes the man pages of the command `root` and of all its subcommands, and the completions
+// for bash, zsh and fish. The folder `dir` is the equivalent of /usr/share. The same commands and
+// the same build give the same bytes.
 func Write(dir string, root *cobra.Command, build version.Build) error {
 	name := root.Name()
 	completions := map[string]func(io.Writer) error{
@@ -77,8 +77,8 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// documented returns the subcommands of c that have man pages. The commands that cobra adds, help
-// and completion, have none.
+// documented returns the subcommands of the command `c` that have man pages. The commands that
+// cobra adds (help and completion) have no man pages.
 func documented(c *cobra.Command) []*cobra.Command {
 	var list []*cobra.Command
 	for _, child := range c.Commands() {
@@ -123,7 +123,7 @@ func page(c *cobra.Command, build version.Build) string {
 	return b.String()
 }
 
-// environment adds a section to b that lists the environment variables of a command's own flags.
+// environment adds to `b` a section that lists the environment variables of a command's own flags.
 func environment(b *strings.Builder, c *cobra.Command) {
 	first := true
 	list := func(f *pflag.Flag) {
@@ -226,8 +226,8 @@ func text(s string) string {
 	return s
 }
 
-// escape escapes roff's special characters in s. It writes each hyphen as a minus sign, so that
-// people can copy commands from the man page.
+// escape escapes roff's special characters in the text `s`. It writes each hyphen as a minus sign,
+// so that people can copy commands from the man page.
 func escape(s string) string {
 	return strings.NewReplacer(`\`, `\e`, "-", `\-`, `"`, `\(dq`, "\n", " ").Replace(s)
 }

@@ -1,6 +1,6 @@
-// Package process runs a program that ends when this process ends. Tests and the demo run software
-// TPMs and emulated machines with it, and the hub runs its image builder with it, so that no such
-// program continues to run.
+// Package process runs a program that ends when this process ends. Tests and the demo use this
+// package for software TPMs and emulated machines. The hub uses it for its image builder. So no
+// such program continues to run after this process has ended.
 package process
 
 import (
@@ -21,9 +21,10 @@ type Process struct {
 	err  error         // result of exec.Cmd.Wait; valid after done is closed
 }
 
-// Start starts cmd. The program is killed when this process ends. Unless cmd redirects the output,
-// the first 64 KiB are stored for Tail. The kernel sends the parent-death signal when the thread
-// that started the program ends, so Start keeps this thread until the program has ended.
+// Start starts the program `cmd`. The kernel kills the program when this process ends. Unless `cmd`
+// redirects the output, the first 64 KiB are stored for Tail. The kernel sends the parent-death
+// signal when the thread that started the program ends, so Start keeps this thread until the
+// program has ended.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	if cmd.Stdout == nil {
@@ -62,8 +63,9 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Err returns the result of exec.Cmd.Wait. Call it only after Done is closed.
 func (p *Process) Err() error { return p.err }
 
-// Stop sends SIGTERM. If the program has not ended after grace, Stop kills it. Stop returns after
-// the program has ended. If grace is 0, Stop kills it at once. On a nil Process, Stop does nothing.
+// Stop sends SIGTERM. If the program has not ended after the time `grace`, Stop kills it. Stop
+// returns after the program has ended. If `grace` is 0, Stop kills it at once. On a nil Process,
+// Stop does nothing.
 func (p *Process) Stop(grace time.Duration) {
 	if p == nil {
 		return

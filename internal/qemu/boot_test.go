@@ -21,8 +21,8 @@ import (
 )
 
 // A machine boots and onboards without a person's help. After another boot, even with another
-// interface to its TPM, it is the same device and its PCRs have the same values. The values follow
-// from the firmware's event log.
+// interface to the TPM, the machine is the same device, and the PCRs have the same values. The
+// values follow from the firmware's event log.
 func TestMachineComesAboardByItself(t *testing.T) {
 	t.Parallel()
 	need(t)

@@ -79,7 +79,7 @@ func (c *Console) Lines() []Line {
 
 func clean(line []byte) string { return string(escapes.ReplaceAll(line, nil)) }
 
-// Find returns the first line that matches re, and its submatches.
+// Find returns the first line that matches the pattern `re`, and the submatches.
 func (c *Console) Find(re *regexp.Regexp) (Line, []string, bool) {
 	for _, l := range c.Lines() {
 		if m := re.FindStringSubmatch(l.Text); m != nil {
@@ -99,7 +99,8 @@ func (c *Console) Tail() string {
 	return b.String()
 }
 
-// wait waits until a line matches re, ctx ends or ended is closed.
+// wait waits until a line matches the pattern `re`, the context `ctx` ends, or the channel `ended`
+// is closed.
 func (c *Console) wait(ctx context.Context, ended <-chan struct{}, re *regexp.Regexp) (Line, []string, error) {
 	for over := false; ; {
 		c.mu.Lock()

@@ -11,8 +11,9 @@ import (
 	"gangway/image/stick"
 )
 
-// A person at the machine can use its console: on the screen, they restart the machine; on the
-// serial port, they wipe the machine after its owner has allowed wiping.
+// A person at a machine can use the machine's console. On the screen, the person restarts the
+// machine. On the serial port, the person wipes the machine after the machine's owner has allowed
+// it.
 func TestConsoleOfAMachine(t *testing.T) {
 	t.Parallel()
 	long(t)

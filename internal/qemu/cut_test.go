@@ -15,16 +15,16 @@ import (
 // firstBoot matches a line that appears only in the first boot after the installation.
 const firstBoot = `: network: `
 
-// moments holds patterns of console lines. Each marks a moment of an installation or of the first
-// boot at which a test may cut the power.
+// moments contains patterns of console lines. Each marks a moment of an installation or of the
+// first boot at which a test may cut the power.
 var moments = []string{
 	`: installing: verify`, `: installing: wipe`, `: installing: write 0%`, `: installing: write 50%`, `: installing: read back`, `: installing: arm`,
 	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Made the request`, `: onboarded`, `^Connected to`,
 }
 
 // A power cut at any moment of the installation or of the first boot leaves no unusable machine.
-// The machine later starts without help as one device: it boots from the disk, or it installs again
-// from the stick.
+// The machine later starts without help, as one device: it boots from the disk, or the stick
+// installs the system again.
 //
 // The test cuts the power three times. GANGWAY_POWER_CUTS sets another number; GANGWAY_POWER_SEED
 // repeats an earlier run.
@@ -56,10 +56,10 @@ func TestPowerCuts(t *testing.T) {
 	}
 }
 
-// cutAt cuts the power after the machine has printed the line of a moment and the time later has
-// passed. came reports whether the machine printed the line; left holds the moments that can still
-// come at the next start. If the machine is already past the moment, cutAt cuts the power after the
-// hub has accepted a report, which is the last event of the first boot.
+// cutAt waits until the machine has printed the line of the moment `moment`, waits for the time
+// `later`, and cuts the power. `came` reports whether the machine printed the line. `left` has the
+// moments that can still occur at the next start. If the machine is already past the moment, cutAt
+// cuts the power after the hub has accepted a report, which is the last event of the first boot.
 func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))

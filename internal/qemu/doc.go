@@ -1,7 +1,7 @@
 // Package qemu runs emulated machines for tests: x86-64 with UEFI (OVMF), a TPM (internal/swtpm),
-// disks, a serial console, and a network on which the computer that runs the test has the address
-// 10.0.2.2. It needs no privileges and no KVM. The processor is emulated too, so a boot to user
-// space takes about 12 seconds of one core.
+// disks, a serial console and a network. On this network, the computer that runs the test has the
+// address 10.0.2.2. The package needs no privileges and no KVM. The processor is emulated too, so a
+// boot to user space takes about 12 seconds of one core.
 //
 // Call Start, then WaitFor with the lines that the console must print. A machine and its TPM end
 // with the context, with Stop, or with the test process. The machine's folder has these files:

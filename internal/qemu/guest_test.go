@@ -68,7 +68,7 @@ var programs = sync.OnceValue(func() error {
 })
 
 // system returns the initial file system that all guests have in common: programs and kernel
-// modules. It is made once, because its compression takes several seconds.
+// modules. The file system is made only once, because its compression takes several seconds.
 var system = sync.OnceValues(func() ([]byte, error) {
 	kernel, err := qemu.KernelDir()
 	if err != nil {
@@ -197,7 +197,8 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
-// after waits for a console line that matches the pattern and was printed after the time since.
+// after waits for a console line that matches the pattern `pattern` and that the machine printed
+// after the time `since`.
 func after(t testing.TB, ctx context.Context, m *qemu.Machine, since time.Duration, pattern string) qemu.Line {
 	t.Helper()
 	re := regexp.MustCompile(pattern)

@@ -51,8 +51,8 @@ const upPattern = `gangway-init \[([0-9.]+)\]: up`
 
 var started = regexp.MustCompile(upPattern)
 
-// kernelStart returns the time at which the kernel of a system started. up is the system's first
-// line.
+// kernelStart returns the time at which the kernel of a system started. `up` is the first line that
+// the system printed.
 func kernelStart(t *testing.T, up qemu.Line) time.Duration {
 	t.Helper()
 	ran, err := time.ParseDuration(started.FindStringSubmatch(up.Text)[1] + "s")
@@ -69,14 +69,14 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 	return newSiteWith(t, func(*site) stick.Config { return cfg })
 }
 
-// newSiteWith does the same as newSite with any configuration of the image. config returns this
+// newSiteWith does the same as newSite with any configuration of the image. `config` returns this
 // configuration, which may depend on the site's hub.
 func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	t.Helper()
 	return newSiteOf(t, func(*stick.Parts) {}, config)
 }
 
-// newSiteOf does the same as newSiteWith, and change can alter the parts of the image.
+// newSiteOf does the same as newSiteWith, and `change` can alter the parts of the image.
 func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick.Config) *site {
 	t.Helper()
 	need(t)
@@ -121,7 +121,7 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// with returns the machine's configuration. stick says whether the stick is plugged in.
+// with returns the machine's configuration. `stick` says whether the stick is plugged in.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
 	if stick {
@@ -169,7 +169,7 @@ func TestStickToDeviceList(t *testing.T) {
 	onboarded := after(t, ctx, m, installed.At, `gangway-init .*: onboarded`)
 	good := after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 3829 MiB`)
-	s.picture(t, m, "aboard")
+	s.picture(t, m, "onboarded")
 	m.Stop()
 	sec := func(d time.Duration) float64 { return d.Seconds() }
 	kernel, second := kernelStart(t, up), kernelStart(t, again)
@@ -181,7 +181,7 @@ func TestStickToDeviceList(t *testing.T) {
 		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 
-	// Without the stick, the firmware measures one boot entry less.
+	// Without the stick, the firmware measures one boot entry fewer.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
@@ -198,7 +198,7 @@ func TestStickToDeviceList(t *testing.T) {
 	}
 }
 
-// A machine without a network displays what the person at the machine should check.
+// A machine without a network displays instructions for the person at the machine.
 func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -220,7 +220,7 @@ func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 // pictures returns the folder for the documentation's screenshots, or "" if the tests take none.
 func pictures() string { return os.Getenv("GANGWAY_PICTURES") }
 
-// picture saves a screenshot if pictures is not empty.
+// picture saves a screenshot if pictures() is not empty.
 func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	t.Helper()
 	if pictures() == "" {

@@ -29,7 +29,7 @@ const (
 	USBFixed   Bus = "usb-fixed" // a disk that does not report itself as removable
 	SATA       Bus = "sata"
 	MegaRAID   Bus = "megasas-gen2" // Debian's OVMF cannot boot from it
-	PVSCSI     Bus = "pvscsi"       // Debian's OVMF cannot boot from it either
+	PVSCSI     Bus = "pvscsi"       // Debian's OVMF cannot boot from this controller either
 	VirtIOSCSI Bus = "virtio-scsi-pci"
 	SDCard     Bus = "sdhci-pci" // its size must be a power of two; firmware cannot boot from it
 )
@@ -54,7 +54,7 @@ type Config struct {
 	Clock   string // time of the machine's clock at power-on, "1970-01-01T00:00:00"; empty: now
 	Offline bool   // no network interface
 	IPv6    bool   // no IPv4 on the network; the computer that runs the test is fec0::2
-	Wire    *Wire  // network that can drop packets; nil: one that drops none
+	Wire    *Wire  // network that can drop packets; nil: a network that drops no packets
 	Screen  bool   // the machine has a screen, for Screenshot
 	Reboot  bool   // the machine may reboot; otherwise a reset switches it off
 	// SecureBoot chooses firmware that supports Secure Boot. The firmware is in setup mode until
@@ -81,8 +81,8 @@ type Machine struct {
 	log  *os.File
 }
 
-// Start starts a machine. It runs until it switches itself off, until Stop is called, or until ctx
-// ends.
+// Start starts a machine. The machine runs until it switches itself off, Stop is called, or the
+// context `ctx` ends.
 func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	m := Missing()
 	if cfg.Person != nil {
@@ -182,7 +182,7 @@ func (m *Machine) prepare() error {
 func (m *Machine) vars() string { return filepath.Join(m.cfg.Dir, "vars.fd") }
 
 // cpu is a processor model without AVX. With AVX, which QEMU emulates since 7.2, the self-tests of
-// the kernel's ciphers take longer, and once they hung.
+// the kernel's ciphers take longer, and once did not end.
 const cpu = "Westmere,+rdrand"
 
 // arguments returns QEMU's arguments. They list all of the machine's devices.
@@ -296,11 +296,11 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	return args, nil
 }
 
-// value doubles the commas in s, because a single comma ends an option of QEMU.
+// value doubles the commas in the text `s`, because a single comma ends an option of QEMU.
 func value(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// WaitFor waits until the console has a line that matches re, and returns the line and its
-// submatches.
+// WaitFor waits until the console has a line that matches the pattern `re`, and returns the line
+// and the submatches.
 func (m *Machine) WaitFor(ctx context.Context, re *regexp.Regexp) (Line, []string, error) {
 	return m.wait(ctx, m.Off, re)
 }

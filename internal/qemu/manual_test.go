@@ -82,7 +82,7 @@ func TestManualInstallation(t *testing.T) {
 	s.listed(t)
 }
 
-// readmeCommand returns the command in README.md that begins with these words.
+// readmeCommand returns the command in README.md that begins with the words `begins`.
 func readmeCommand(t *testing.T, begins string) string {
 	t.Helper()
 	readme, err := os.ReadFile("../../README.md")

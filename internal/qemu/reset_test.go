@@ -16,9 +16,9 @@ import (
 )
 
 // A stick that was built with --reset-only makes an encrypted installation unreadable. Afterwards
-// the recovery key does not open the disk, the TPM does not open even an earlier copy of the disk,
-// and the firmware has no boot entry for the disk. The stick does not change other disks. After a
-// new installation the machine is the same device, because its endorsement key does not change.
+// the recovery key does not open the disk. The TPM does not open even an earlier copy of the disk.
+// The firmware has no boot entry for the disk. The stick does not change other disks. After a new
+// installation the machine is the same device, because its endorsement key does not change.
 func TestResetStick(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -124,7 +124,8 @@ func TestResetStick(t *testing.T) {
 }
 
 // firmwareNames reports whether the firmware has a boot entry with this description. The firmware's
-// store still contains deleted variables; their state field marks them as deleted.
+// store still contains deleted variables; the state field of such a variable marks the variable as
+// deleted.
 func (s *site) firmwareNames(t *testing.T, description string) bool {
 	t.Helper()
 	var want []byte

@@ -16,7 +16,7 @@ import (
 	"gangway/internal/qemu"
 )
 
-// said stores what a program prints, and finds text in it.
+// said stores the output of a program, and finds text in the output.
 type said struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -127,7 +127,7 @@ func nothingLeft(t *testing.T, tmp string) {
 	}
 }
 
-// The error about missing programs names each of them with its Debian package.
+// The error about missing programs names each missing program and the program's Debian package.
 func TestMissingProgramsAreNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for _, p := range []*qemu.Person{{}, {Window: true}} {

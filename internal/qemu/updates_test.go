@@ -96,9 +96,8 @@ func TestSystemUpdates(t *testing.T) {
 	s.listed(t)
 }
 
-// The machine replaces a new system that does not reach the hub, or that hangs, by the previous
-// system without help: the new system's first process restarts the machine, or the watchdog resets
-// it.
+// If a new system does not reach the hub or hangs, the machine boots the previous system without
+// help. The new system's first process restarts the machine, or the watchdog resets the machine.
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -184,8 +183,8 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	}
 }
 
-// updateMoments holds the moments of an update at which a test may cut the power. The key true is
-// for a system that works, the key false for one that does not boot.
+// updateMoments contains the moments of an update at which a test may cut the power. The key true
+// is for a system that works, the key false for a system that does not boot.
 var updateMoments = map[bool][]string{
 	true: {
 		`^The hub offers revision \d+`, `^Installing revision \d+`, `^Rebooting the machine for revision \d+`,
@@ -374,8 +373,8 @@ func (s *site) signIn(t *testing.T) *owner {
 	return o
 }
 
-// call sends a request and requires status 200. body is sent as JSON, or unchanged if it is a byte
-// slice. The response is decoded into the value into.
+// call sends a request and requires status 200. `body` is sent as JSON, or unchanged if it is a
+// byte slice. The response is decoded into the value `into`.
 func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	o.t.Helper()
 	b, ok := body.([]byte)
@@ -448,7 +447,7 @@ type progress struct {
 	Progress int    `json:"progress"`
 }
 
-// becomes waits until a revision has a final status, and checks that it is this status.
+// becomes waits until a revision has a final status, and checks that the final status is `status`.
 func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
 	o.t.Helper()
 	p := o.ends(ctx, m, rev)

@@ -43,8 +43,8 @@ const (
 	protocolUDP = 17
 )
 
-// reasonLost returns the reason why a frame without a tag is lost, or "" if it is not. up reports
-// whether the frame comes from the machine.
+// reasonLost returns the reason why a frame without a tag is lost, or "" if the frame is not lost.
+// `up` reports whether the frame comes from the machine.
 func (w *Wire) reasonLost(frame []byte, up bool) string {
 	if len(frame) < etherHeader {
 		return "short"
@@ -104,7 +104,7 @@ func (w *Wire) down(frame []byte) []byte {
 	return append(tagged, frame[12:]...)
 }
 
-// segment holds the position of a TCP segment in an IPv4 frame without a VLAN tag.
+// segment contains the position of a TCP segment in an IPv4 frame without a VLAN tag.
 type segment struct {
 	ip, tcp, data int // offsets in the frame
 	end           int // end of the data; padding may follow in the frame
@@ -217,7 +217,7 @@ const (
 )
 
 // lay connects the machine's network card and QEMU's emulated network, through sockets in the
-// folder dir, until stop is called.
+// folder `dir`, until the function `stop` is called.
 func (w *Wire) lay(dir string) (stop func(), err error) {
 	listen := func(name string) (*net.UnixConn, error) {
 		return net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unixgram"})
@@ -240,9 +240,9 @@ func (w *Wire) lay(dir string) (stop func(), err error) {
 	return func() { card.Close(); here.Close() }, nil
 }
 
-// carry reads frames from the socket from, changes them, and sends them from the socket by to
-// QEMU's socket to. It ends when from is closed. It ignores send errors, because QEMU may not have
-// started yet or may have ended.
+// carry reads each frame from the socket `from`, calls `change` with the frame, and sends the
+// resulting frames through the socket `by` to QEMU's socket with the path `to`. It ends when `from`
+// is closed. It ignores send errors, because QEMU may not have started yet or may have ended.
 func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	buf := make([]byte, 64<<10)
 	for {

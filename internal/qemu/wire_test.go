@@ -43,9 +43,10 @@ func portOf(t *testing.T, address string) int {
 	return n
 }
 
-// A machine can be installed from a stick on a network without DHCP where the hub is reachable only
-// through a proxy, and appears in the device list. The installed system has the stick's network
-// settings, also at the next boot. A person can then change the settings with the stick.
+// A network has no DHCP, and the hub is reachable only through a proxy. On this network, a stick
+// installs a machine, and the machine appears in the device list. The installed system has the
+// stick's network settings, also at the next boot. A person can then change the settings with the
+// stick.
 func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -146,10 +147,10 @@ func TestMachineWithAnMTUOf1280(t *testing.T) {
 	}
 }
 
-// The owner can change the network settings of an installed machine at the hub, and cannot cut it
-// off by mistake. The machine keeps new settings with which it reaches the hub. It goes back to the
-// old settings if it does not reach the hub with the new ones, or if the power fails during the
-// trial; the owner can then read the cause.
+// The owner can change the network settings of an installed machine at the hub, and cannot
+// disconnect the machine by mistake. The machine keeps new settings with which it reaches the hub.
+// If the machine does not reach the hub with the new settings, or loses power during the trial, it
+// returns to the old settings. The owner can then read the cause.
 func TestOwnerChangesTheNetwork(t *testing.T) {
 	t.Parallel()
 	long(t)

@@ -1,5 +1,6 @@
 // Package race lets a test skip itself under the race detector. It is for tests that use only one
-// goroutine: in these the race detector can find nothing, but makes them ten times as slow.
+// goroutine: in such tests the race detector can find no races, but makes the tests ten times as
+// slow.
 package race
 
 import "testing"

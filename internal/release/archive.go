@@ -78,8 +78,8 @@ func newTar(w io.Writer, date time.Time) *reproducibleTar {
 	return &reproducibleTar{tar.NewWriter(w), date, map[string]bool{}}
 }
 
-// file adds a file with the content of the file source. It first adds missing folders above the
-// file.
+// file adds a file with the content of the file source. It first adds the missing parent folders of
+// the file.
 func (t *reproducibleTar) file(name, source string, mode os.FileMode) error {
 	b, err := os.ReadFile(source)
 	if err != nil {
@@ -100,8 +100,8 @@ func (t *reproducibleTar) bytes(name string, content []byte, mode os.FileMode) e
 	return err
 }
 
-// folder adds a folder that belongs to the user with this id. It first adds missing folders above
-// it.
+// folder adds a folder that belongs to the user with this id. It first adds the missing parent
+// folders.
 func (t *reproducibleTar) folder(name string, mode int64, user int) error {
 	if t.folders[name] {
 		return nil

@@ -27,7 +27,7 @@ import (
 // architectures are the architectures of a release, in Go's names. Debian uses the same names.
 var architectures = []string{"amd64", "arm64"}
 
-// release holds the settings that all steps of making a release use.
+// release contains the settings that all steps of making a release use.
 type release struct {
 	root    string // the source tree
 	out     string // folder to which the release is written
@@ -147,7 +147,8 @@ type file struct {
 	config bool        // a conffile of dpkg: an administrator's changes survive an upgrade
 }
 
-// tree returns the files below folder, sorted. In the package, their paths begin with path.
+// tree returns the files below the folder `folder`, sorted. In the package, the paths of the files
+// begin with `path`.
 func tree(folder, path string) ([]file, error) {
 	var files []file
 	err := filepath.WalkDir(folder, func(at string, d os.DirEntry, err error) error {

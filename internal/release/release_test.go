@@ -21,7 +21,7 @@ import (
 )
 
 // small makes a release with very small programs and empty man pages and completions, because
-// building and compressing the real ones takes minutes.
+// building and compressing the real programs takes minutes.
 func small(t *testing.T) *release {
 	t.Helper()
 	root, err := filepath.Abs("../..")

@@ -26,7 +26,8 @@ var units = map[string]time.Duration{
 var partOfSpan = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?([\p{L}]*) ?`)
 
 // Parse parses a duration: numbers with units, such as 90s, 1h30m, 30d or 2w. It accepts everything
-// that time.ParseDuration accepts. The error's text continues a sentence that begins with text.
+// that time.ParseDuration accepts. The error's text continues a sentence that begins with the input
+// `text`.
 func Parse(text string) (time.Duration, error) {
 	rest, negative := strings.CutPrefix(strings.TrimSpace(text), "-")
 	rest = strings.TrimPrefix(rest, "+")

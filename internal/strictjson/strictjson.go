@@ -28,8 +28,8 @@ const (
 
 // Object parses one JSON object. The text must be UTF-8, with at most 64 levels and nothing after
 // the object. No object may have the same name twice, and every number must fit into a float64.
-// Object returns the text without white space, and the object as encoding/json decodes it into an
-// any.
+// Object returns the text without white space, and the object as encoding/json decodes it into a
+// value of type `any`.
 func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	if err := check(text, nil); err != nil {
 		return nil, nil, err
@@ -62,8 +62,8 @@ func Storable(text []byte) (compact []byte, object map[string]any, err error) {
 }
 
 // CheckStorable checks whether a value that Decode returned may be stored and later returned inside
-// other documents: it must have at most MaxStorableDepth levels, and every number must fit into a
-// float64.
+// other documents. The value must have at most MaxStorableDepth levels, and every number must fit
+// into a float64.
 func CheckStorable(v any) error { return keepable(v, 0) }
 
 func keepable(v any, depth int) error {
@@ -96,12 +96,12 @@ func keepable(v any, depth int) error {
 
 func errTooDeep(levels int) error { return fmt.Errorf("the JSON has more than %d levels", levels) }
 
-// Decode parses one JSON value into v, as encoding/json does, but refuses text that another parser
-// could understand differently. It has the bounds of Object. The value must not be null. A field
-// name must have the same spelling as in v, and must not occur twice: encoding/json also accepts a
-// name in another case, and uses the last of two equal names. Decode ignores unknown names. A
-// number in an any becomes a json.Number, which keeps the number's text; the number may be too
-// large for a float64.
+// Decode parses one JSON value into the variable `v`, as encoding/json does, but refuses text that
+// another parser could understand differently. It has the bounds of Object. The value must not be
+// null. A field name must have the same spelling as in the type of `v`, and must not occur twice.
+// (encoding/json also accepts a name in another case, and uses the last of two equal names.) Decode
+// ignores unknown names. In a value of type `any`, a number becomes a json.Number, which keeps the
+// number's text. The number may be too large for a float64.
 func Decode(text []byte, v any) error {
 	if err := check(text, reflect.TypeOf(v)); err != nil {
 		return err
@@ -118,7 +118,7 @@ func decoder(text []byte) *json.Decoder {
 	return dec
 }
 
-// DecodeKnown does the same as Decode, but refuses names that v does not have.
+// DecodeKnown does the same as Decode, but refuses names that the type of `v` does not have.
 func DecodeKnown(text []byte, v any) error {
 	if err := Decode(text, v); err != nil {
 		return err
@@ -128,7 +128,8 @@ func DecodeKnown(text []byte, v any) error {
 	return dec.Decode(v)
 }
 
-// check checks text before it is decoded into the type t. t is nil if it is decoded into an any.
+// check checks the text `text` before it is decoded into the type `t`. `t` is nil if the text is
+// decoded into a value of type `any`.
 func check(text []byte, t reflect.Type) error {
 	if !utf8.Valid(text) {
 		return errors.New("it is not UTF-8")
@@ -145,7 +146,8 @@ func check(text []byte, t reflect.Type) error {
 	return nil
 }
 
-// checkNames checks the names in one value of dec, which will be decoded into the type into.
+// checkNames checks the names in the next value of the decoder `dec`. The value will be decoded
+// into the type `into`.
 func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return errTooDeep(maxDepth)
@@ -199,8 +201,8 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// plain returns the type that the pointer type t points to, or t itself. It returns nil for a type
-// with its own JSON decoding, and for an any.
+// plain returns the type that the pointer type `t` points to, or `t` itself. It returns nil for a
+// type with its own JSON decoding, and for the type `any`.
 func plain(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer && !t.Implements(unmarshaler) {
 		t = t.Elem()

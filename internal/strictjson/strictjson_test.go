@@ -86,7 +86,7 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// nested returns an object with nested arrays. levels is the depth of the whole.
+// nested returns an object with nested arrays. `levels` is the depth of the whole object.
 func nested(levels int) string {
 	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 }
@@ -127,7 +127,7 @@ func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// If Decode accepts a text, its result equals that of encoding/json.
+// If Decode accepts a text, the result equals the result of encoding/json.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"name":"n","inner":{"value":"v"},"list":[{}],"x":null}`))
 	f.Add([]byte(`{"Name":1}`))

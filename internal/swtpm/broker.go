@@ -13,7 +13,7 @@ import (
 	"gangway/internal/process"
 )
 
-// Broker is a resource manager for a TPM: tpm2-abrmd on a private message bus. A TPM holds only
+// Broker is a resource manager for a TPM: tpm2-abrmd on a private message bus. A TPM can store only
 // three transient objects at the same time, which is too few for OpenSSL's TPM provider in a TLS
 // handshake. Real machines use the kernel's resource manager (/dev/tpmrm0) for this. While the
 // broker runs, no other program can use the TPM's socket.
@@ -44,8 +44,8 @@ func lookSbin(program string) (string, error) {
 	return exec.LookPath("/usr/sbin/" + program)
 }
 
-// Broker starts a broker. ctx limits only the start. The broker runs until Stop is called or this
-// process ends.
+// Broker starts a broker. The context `ctx` limits only the start. The broker runs until Stop is
+// called or this process ends.
 func (t *TPM) Broker(ctx context.Context) (*Broker, error) {
 	if m := MissingBroker(); m != "" {
 		return nil, errors.New("swtpm: " + m)
@@ -102,7 +102,8 @@ func (b *Broker) start(ctx context.Context, tcti string) error {
 	})
 }
 
-// await waits until ready returns true. what names the program in the error message.
+// await waits until the function `ready` returns true. `what` names the program in the error
+// message.
 func (b *Broker) await(ctx context.Context, p *process.Process, what string, ready func() bool) error {
 	for !ready() {
 		select {

@@ -14,8 +14,8 @@ import (
 )
 
 // manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates. Debian
-// 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key with certificates; finish
-// removes the certificates that opts.EK does not include.
+// 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key with certificates; the
+// function `finish` removes the certificates that `opts.EK` does not include.
 func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	for _, d := range []string{filepath.Join(dir, "state"), maker} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -44,7 +44,7 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 }
 
 // writeConfig writes the three configuration files of swtpm_setup, so that swtpm_setup and its CA
-// write only to dir and maker. It returns the path of the first file.
+// write only to the folders `dir` and `maker`. It returns the path of the first file.
 func writeConfig(dir, maker string) (string, error) {
 	tool, err := exec.LookPath("swtpm_localca")
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 // nvChunk is the number of bytes that WriteNV sends in one TPM2_NV_Write.
 const nvChunk = 512
 
-// WriteNV makes an NV index hold exactly data, as the maker of the machine would. It first removes
-// an existing index. The platform hierarchy owns the new index. The index has the attributes of an
-// EK certificate's index (EK profile 5.2): it is readable with owner authorization, and with the
-// index's own authorization, which is empty.
+// WriteNV writes exactly the bytes `data` to an NV index, as the maker of the machine would. It
+// first removes an existing index. The platform hierarchy owns the new index. The index has the
+// attributes of an EK certificate's index (EK profile 5.2): the index is readable with owner
+// authorization, and with its own authorization. Its own authorization is empty.
 func (t *TPM) WriteNV(index uint32, data []byte) error {
 	if err := t.DeleteNV(index); err != nil {
 		return err
@@ -25,8 +25,8 @@ func (t *TPM) WriteNV(index uint32, data []byte) error {
 	})
 }
 
-// DefineNV defines an NV index with these attributes and writes data to it. The index must not
-// exist yet. The attributes must include PPWrite and PlatformCreate.
+// DefineNV defines an NV index with these attributes and writes the bytes `data` to the index. The
+// index must not exist yet. The attributes must include PPWrite and PlatformCreate.
 func (t *TPM) DefineNV(index uint32, data []byte, attributes tpm2.TPMANV) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -57,7 +57,7 @@ func (t *TPM) DefineNV(index uint32, data []byte, attributes tpm2.TPMANV) error 
 	return nil
 }
 
-// DeleteNV removes an NV index. It is not an error if the index does not exist.
+// DeleteNV removes an NV index. DeleteNV returns no error if the index does not exist.
 func (t *TPM) DeleteNV(index uint32) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {

@@ -19,7 +19,7 @@ type EK int
 
 const (
 	RSA2048 EK = iota // one certificate, at NV index 0x01C00002 (template L-1; key at 0x81010001)
-	P384              // a certificate at 0x01C00016 (template H-3; key at 0x81010016); with Debian 12's swtpm_setup, also that of RSA2048
+	P384              // a certificate at 0x01C00016 (template H-3; key at 0x81010016); with Debian 12's swtpm_setup, also the certificate of RSA2048
 	None              // no certificate, as in some real TPMs; the TPM can still make the keys
 )
 
@@ -37,7 +37,7 @@ type Options struct {
 // goroutines.
 type TPM struct {
 	dir, socket, control string
-	temp                 string // folder of the sockets, if the path of dir is too long for a socket
+	temp                 string // folder of the sockets, if the path `dir` is too long for a socket
 	root, issuer         *x509.Certificate
 
 	mu   sync.Mutex
@@ -52,9 +52,9 @@ const controlName = "tpm.sock.ctrl"
 // terminating zero).
 const maxSocket = 107
 
-// New starts the TPM in dir. If dir has no TPM, New first makes one, which takes about a second. If
-// dir has a TPM, New ignores opts.EK. ctx limits only the making and the start: the TPM runs until
-// Stop is called or this process ends.
+// New starts the TPM in the folder `dir`. If the folder has no TPM, New first makes a TPM, which
+// takes about a second. If the folder has a TPM, New ignores `opts.EK`. The context `ctx` limits
+// only the making and the start: the TPM runs until Stop is called or this process ends.
 func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	if m := Missing(); m != "" {
 		return nil, errors.New("swtpm: " + m)
@@ -99,8 +99,8 @@ func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	return t, nil
 }
 
-// finish removes the certificates that swtpm_setup makes although the caller of New did not ask for
-// them. It then marks the TPM as completely made. If New is interrupted before that, the next New
+// finish removes the certificates that swtpm_setup made but the caller of New did not request. Then
+// finish marks the TPM as completely made. If New is interrupted before the mark, the next New
 // makes the TPM again.
 func (t *TPM) finish(opts Options) error {
 	if opts.EK == RSA2048 {

@@ -19,8 +19,8 @@ const slow = 10
 //go:embed slow.txt
 var slowText string
 
-// reasons reads slow.txt. It has a line "PACKAGE TEST: REASON" for each slow test, in which PACKAGE
-// is relative to the module.
+// reasons reads slow.txt. The file has a line "PACKAGE TEST: REASON" for each slow test. PACKAGE is
+// relative to the module.
 func reasons() map[key]string {
 	list := map[key]string{}
 	for line := range strings.Lines(slowText) {
@@ -38,7 +38,7 @@ type entry struct {
 	seconds float64
 }
 
-// report holds the times of all stages.
+// report contains the times of all stages.
 type report struct {
 	stages, packages, tests []entry
 	passed, failed, skipped int
@@ -67,7 +67,7 @@ func (r *report) add(stage string, e event) {
 	}
 }
 
-// summarize prints the times of the stages whose files are in dir.
+// summarize prints the times of the stages whose files are in the folder `dir`.
 func summarize(w io.Writer, dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
 	if err != nil {

@@ -12,15 +12,15 @@ import (
 // Module is the path of this module.
 const Module = "gangway"
 
-// Package is what the rules need of a package: its import path, and the imports of its files
-// without those of its tests.
+// Package has the properties of a package that the rules use: its import path, and the imports of
+// its files except its tests.
 type Package struct {
 	ImportPath string
 	Imports    []string
 }
 
-// rule forbids imports, direct and indirect, of packages under to by packages under from. Folders
-// are relative to the module.
+// rule says that no package under the folder `from` may import a package under the folder `to`,
+// directly or indirectly. The folders are relative to the module.
 type rule struct {
 	from, to string
 	why      string
@@ -32,7 +32,7 @@ var rules = []rule{
 	{"cmd/gangway-init", "hub", "the init is the device's side: it shares only tcg, wire, internal/strictjson and internal/finding with the hub"},
 	{"hub", "device", "the hub must not depend on what runs on a device: the two sides share only tcg, wire, internal/strictjson and internal/finding"},
 	{"hub", "image", "image uses the device's on-disk formats (device/install), so the hub would reach the device through it"},
-	{"tcg", "wire", "tcg has the TCG's formats and knows nothing of Gangway's own"},
+	{"tcg", "wire", "tcg has only the TCG's formats; Gangway's own formats are in wire"},
 	{"tcg", "hub", "both sides share tcg"},
 	{"tcg", "device", "both sides share tcg"},
 	{"wire", "hub", "both sides share wire"},
@@ -86,7 +86,7 @@ func under(path, folder string) bool {
 }
 
 // pathTo returns the shortest chain of imports from a package to a package under a folder,
-// including both, or nil if there is none. It follows only packages of this module.
+// including both, or nil if no chain exists. It follows only packages of this module.
 func pathTo(byPath map[string]Package, from, folder string) []string {
 	previous := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {

@@ -17,8 +17,8 @@ const (
 	// MaxRecord is the maximum size of the hub's record of an object, in bytes.
 	MaxRecord  = 64 << 10
 	maxRev     = 1<<31 - 1
-	maxMessage = 200     // bytes of a commit message; the device cuts off the rest
-	maxAddress = 4 << 10 // bytes of the last path element of a content's URL
+	maxMessage = 200     // bytes of a commit message; the device omits the rest
+	maxAddress = 4 << 10 // bytes of the last path element of an object's URL
 )
 
 // MaxObject is the largest object that a device downloads, in bytes.
@@ -31,8 +31,8 @@ type Pending struct {
 	State   json.RawMessage // not yet parsed: see ParseState
 }
 
-// ParsePending reads the hub's list of waiting revisions and returns the first.
-// It returns nil if the list is empty.
+// ParsePending reads the hub's list of waiting revisions and returns the first revision. It returns
+// nil if the list is empty.
 func ParsePending(text []byte) (*Pending, error) {
 	var list []json.RawMessage
 	if err := json.Unmarshal(text, &list); err != nil {
@@ -57,8 +57,8 @@ func ParsePending(text []byte) (*Pending, error) {
 	return &Pending{Rev: int(rev), Message: clip(message, maxMessage), State: members["state"]}, nil
 }
 
-// contents is the folder of URL paths under which a hub serves the contents of objects. Below it, a
-// path has exactly one element.
+// contents is the prefix of the URL paths at which a hub serves objects. After the prefix, a path
+// has exactly one element.
 const contents = "/local-s3/"
 
 var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
@@ -66,12 +66,12 @@ var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
 // Record is the hub's record of an object.
 type Record struct {
 	Size int64  // bytes
-	Path string // path of the content's URL on the hub; knowing it is enough to download the content
+	Path string // path of the object's URL on the hub; any client that knows the path can download the object
 }
 
-// ParseRecord reads the hub's record of the object with the SHA-256 sum. It refuses the record of
-// another object, and a URL whose path is not that of object content. It ignores the URL's host, so
-// a hub cannot send the device to another host.
+// ParseRecord reads the hub's record of the object with the SHA-256 `sum`. It refuses the record of
+// another object, and a URL whose path is not an object's path. It ignores the URL's host, so a hub
+// cannot send the device to another host.
 func ParseRecord(text []byte, sum string) (Record, error) {
 	_, object, err := strictjson.Object(text)
 	if err != nil {
@@ -93,7 +93,7 @@ func ParseRecord(text []byte, sum string) (Record, error) {
 }
 
 // ParseUpload reads the hub's answer after the device announced an object. It returns the path to
-// which the device uploads the content. The upload needs no other authorisation than this path.
+// which the device uploads the object. The path is the only authorisation that the upload needs.
 func ParseUpload(text []byte, sum string) (string, error) {
 	_, object, err := strictjson.Object(text)
 	if err != nil {
@@ -106,8 +106,8 @@ func ParseUpload(text []byte, sum string) (string, error) {
 	return path, nil
 }
 
-// contentPath returns the path of the URL of an object's content. It ignores the URL's host, query
-// and all other parts. ok is false if the path is not that of object content.
+// contentPath returns the path of an object's URL. It ignores the URL's host, query and all other
+// parts. `ok` is false if the path is not an object's path.
 func contentPath(address any) (string, bool) {
 	text, _ := address.(string)
 	_, element, found := strings.Cut(text, contents)

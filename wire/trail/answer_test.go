@@ -27,7 +27,8 @@ func TestHugeNumbersFromTheHub(t *testing.T) {
 	}
 }
 
-// The URL of an object's content cannot make the device connect to another host.
+// A hub cannot redirect a device to another host by the URL of an object: the device uses only the
+// path of the URL.
 func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"https://10.0.0.1/secret", "http://127.0.0.1:22/", "file:///etc/passwd", "/local-s3/../admin", "/local-s3/a b",
@@ -43,7 +44,7 @@ func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
 			t.Errorf("%q leads to %q", address, path)
 		}
 	}
-	// The hub answers with the record of another object than the requested one.
+	// The hub answers with the record of an object that the device did not request.
 	text := []byte(`{"sha256sum":"` + b + `","size":"1","signed-geturl":"/local-s3/x","signed-puturl":"/local-s3/x"}`)
 	if _, err := trail.ParseRecord(text, a); err == nil {
 		t.Error("another object's record is accepted")

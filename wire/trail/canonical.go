@@ -8,9 +8,9 @@ import (
 )
 
 // canonical appends the canonical JSON that Pantacor's programs hash
-// (https://gibson042.github.io/canonicaljson-spec/): names are sorted by code point, strings have
-// the shortest form, whole numbers are digits, and other numbers have the form d.dEn. v is a value
-// that encoding/json decoded.
+// (https://gibson042.github.io/canonicaljson-spec/). Names are sorted by code point. Strings have
+// the shortest form. Whole numbers are digits, and other numbers have the form d.dEn. `v` is a
+// value that encoding/json decoded.
 func canonical(b []byte, v any) []byte {
 	switch v := v.(type) {
 	case map[string]any:

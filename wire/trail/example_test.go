@@ -24,8 +24,8 @@ func ExampleParseState() {
 	// state-sha e059f7232cfea555...
 }
 
-// A device writes the files of a state into a folder. It refuses a state with a name that leaves
-// this folder.
+// A device writes the files of a state into a folder. It refuses a state with a file name that
+// points outside this folder.
 func ExampleState_Files() {
 	for _, name := range []string{"app/run.json", "../run.json"} {
 		s, err := trail.ParseState([]byte(`{"#spec": "pantavisor-service-system@1", "` + name + `": {"name": "app"}}`))

@@ -19,8 +19,8 @@ const (
 	MaxState    = 1 << 20
 	MaxProgress = 64 << 10
 	MaxMeta     = 64 << 10
-	// MaxAnswer bounds the hub's answer with revisions; a device reads no more. One revision with
-	// its state, its progress and its meta always fits.
+	// MaxAnswer is the largest answer with revisions that a device reads. One revision with its
+	// state, its progress and its meta always fits.
 	MaxAnswer = 2 << 20
 )
 
@@ -111,13 +111,13 @@ type File struct {
 	Document json.RawMessage // compact JSON; nil if the file is an object
 }
 
-// Files returns the state's files, sorted by path. It fails if they cannot be written below one
-// folder: each name must be a plain relative path, and no file may also be the folder of another
-// file.
+// Files returns the state's files, sorted by path. It fails if the files cannot be written below
+// one folder: each name must be a plain relative path, and no file may also be the folder of
+// another file.
 //
-// The device, and the image builder for a first revision, require this. The hub does not, because
-// it also serves devices with other software, which may have other rules for names. A device
-// reports a state that it refuses with the status WONTGO.
+// The device and the image builder require plain names. The hub does not, because it also serves
+// devices with other software, which may have other rules for names. A device that refuses a state
+// reports the status WONTGO.
 func (s *State) Files() ([]File, error) {
 	var documents map[string]json.RawMessage
 	if err := json.Unmarshal(s.JSON, &documents); err != nil {
@@ -180,7 +180,7 @@ func ParseMeta(text []byte) ([]byte, error) {
 	return compact, nil
 }
 
-// clip shortens a text to at most n bytes for an error message. It does not split a character.
+// clip shortens a text to at most `n` bytes for an error message. It does not split a character.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {

@@ -92,7 +92,8 @@ func TestRefusesStates(t *testing.T) {
 	}
 }
 
-// stateWith returns a state with files. names holds alternately a file's name and its value.
+// stateWith returns a state with files. `names` alternates between the name of a file and the value
+// of this file.
 func stateWith(names ...string) string {
 	s := "{" + spec
 	for i := 0; i < len(names); i += 2 {
@@ -111,8 +112,8 @@ func files(text string) ([]trail.File, error) {
 }
 
 // A state cannot make a device write outside the revision's folder: the device refuses file names
-// that leave it. The hub does not check the names; it stores the state, and the device reports that
-// it refuses the state.
+// that point outside this folder. The hub does not check the names. It stores the state, and the
+// device reports that it refuses the state.
 func TestNamesInAStateStayInTheRevisionsFolder(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"../x", "a/../../x", "/etc/passwd", "a/../b", "a//b", "a/", "/", ".", "..", "./a", "", "a\x00b", "a\nb",

@@ -25,8 +25,8 @@ const (
 	StatusWontGo      Status = "WONTGO"
 )
 
-// Statuses are all statuses. The first six are open: the hub offers a revision with one of them to
-// its device. The others are final.
+// Statuses lists all statuses. The first six statuses are open: the hub offers a revision with an
+// open status to the revision's device. The other statuses are final.
 var Statuses = []Status{StatusNew, StatusQueued, StatusDownloading, StatusSyncing, StatusInProgress, StatusTesting,
 	StatusDone, StatusUpdated, StatusError, StatusWontGo, StatusCancelled}
 
@@ -89,8 +89,8 @@ func ParseStatuses(text string) ([]Status, error) {
 	return nil, errFilter
 }
 
-// matching returns the statuses in named if among is true, and all other statuses if among is
-// false.
+// matching returns the statuses in `named` if `among` is true. Otherwise it returns all statuses
+// that are not in `named`.
 func matching(named []Status, among bool) ([]Status, error) {
 	for _, s := range named {
 		if !slices.Contains(Statuses, s) && !slices.Contains(otherStatuses, s) {

@@ -1,6 +1,6 @@
-// Package logs keeps a device's log lines in memory until the hub has them. The memory is limited,
+// Package logs stores a device's log lines in memory until the hub has them. The memory is limited,
 // and a writer never waits for the hub. If the hub cannot be reached for too long, the oldest lines
-// are dropped. An extra line then tells the hub how many.
+// are dropped. An extra line then tells the hub the number of dropped lines.
 package logs
 
 import (
@@ -20,7 +20,7 @@ import (
 const (
 	batchLines = 200
 	batchBytes = 256 << 10
-	maxMessage = 8 << 10 // bytes of one line; the rest is dropped
+	maxMessage = 8 << 10 // maximum size of a line, in bytes; the rest of the line is dropped
 	perLine    = 200     // bound for the JSON around a message, in bytes
 )
 
@@ -49,7 +49,7 @@ type Line struct {
 
 func (l *Line) size() int { return len(l.Message) + len(l.Source) + perLine }
 
-// Log keeps lines. The zero value is ready. Its methods may be called from
+// Log stores lines until the hub has them. The zero value is ready. Its methods may be called from
 // several goroutines.
 type Log struct {
 	// Rev, if set, returns the running revision.
@@ -59,10 +59,10 @@ type Log struct {
 	lines []Line // guarded by mu
 	bytes int    // guarded by mu: the size of lines
 	lost  int    // guarded by mu: lines dropped and not yet reported to the hub
-	first int64  // guarded by mu: how many lines were kept before lines[0]
+	first int64  // guarded by mu: number of lines that were added before lines[0]
 }
 
-// Add keeps a line for the hub. Add does not wait for the hub.
+// Add stores a line in memory until the hub has it. Add does not wait for the hub.
 func (l *Log) Add(level, source, message string) {
 	message = cut(strings.TrimRight(message, "\r\n"), maxMessage)
 	if message == "" {
@@ -96,9 +96,9 @@ func (l *Log) drop(n int) {
 	}
 }
 
-// batch returns the oldest lines, at most n and at most batchBytes, and the number of the first
-// line. If lines were dropped, batch puts an extra line first, which says how many; lost is that
-// count.
+// batch returns the oldest lines, at most `n` lines and at most batchBytes bytes, and the number of
+// the first line. If lines were dropped, batch puts an extra line first. The extra line contains
+// the number of dropped lines, which is also the result `lost`.
 func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,9 +118,9 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	return lines, l.first, l.lost
 }
 
-// sent removes lines that the hub has received: n lines, of which the first has the number first.
-// Some of them may already have been dropped. lost is the count of dropped lines that the hub was
-// told.
+// sent removes `n` lines that the hub has received. `first` is the number of the first of these
+// lines. Log may already have dropped some of these lines. `lost` is the number of dropped lines in
+// the extra line that the hub has received.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,7 +130,7 @@ func (l *Log) sent(first int64, n, lost int) {
 	}
 }
 
-// every is how long Run waits for more lines between two requests.
+// every is the time for which Run waits for more lines between two requests.
 const every = time.Second
 
 // Run sends lines until ctx ends. If the hub refuses a batch, Run sends the batch's lines one by
@@ -178,8 +178,8 @@ func (l *Log) Run(ctx context.Context, conn Conn) error {
 	}
 }
 
-// refused reports whether the hub refused because of the lines' content. It returns false for
-// failures of the connection, the hub or the authentication.
+// refused reports whether the hub refused a batch because of the text of its lines. It returns
+// false for failures of the connection, the hub or the authentication.
 func refused(err error) bool {
 	var no interface {
 		HTTPStatus() int

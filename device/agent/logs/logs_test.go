@@ -14,11 +14,12 @@ import (
 	"time"
 )
 
-// store stands for the hub's log. A test can make it unreachable, or make it refuse certain lines.
+// store is a fake of the hub's log. A test can make the store unreachable, or make the store refuse
+// certain lines.
 type store struct {
 	mu     sync.Mutex
 	away   bool   // guarded by mu
-	poison string // guarded by mu: a batch that contains this text is refused
+	poison string // guarded by mu: the store refuses a batch that contains this text
 	lines  []Line // guarded by mu
 	posts  int    // guarded by mu
 	most   int    // guarded by mu: bytes of the largest post
@@ -88,9 +89,9 @@ func running(t *testing.T, l *Log, s *store) context.Context {
 	return ctx
 }
 
-// While the hub cannot be reached, writers do not wait, and the memory is bounded. When the hub is
-// back, it gets the newest lines in order, each line once, and one line that says how many were
-// lost.
+// While the hub cannot be reached, the writers of log lines do not wait, and the device uses
+// limited memory. When the hub can be reached again, it gets the newest lines in order, each line
+// once. An extra line tells the hub the number of lost lines.
 func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 	t.Parallel()
 	l, s := new(Log), &store{away: true}
@@ -155,7 +156,8 @@ func TestRefusedLineCostsItselfAlone(t *testing.T) {
 	}
 }
 
-// Follow starts at a file's end, and continues after the file is renamed, replaced or truncated.
+// Follow starts at the end of a log file. It continues after another program renames, replaces or
+// truncates the file.
 func TestFileIsFollowedThroughRotation(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "app.log")
@@ -220,7 +222,8 @@ func TestReaderIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// Only regular files are followed: a folder, a device or a pipe neither blocks nor is read.
+// Follow reads only regular files. A folder, a device or a pipe at the path neither blocks Follow
+// nor is read.
 func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -235,8 +238,8 @@ func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	}
 }
 
-// Each datagram to the socket becomes one log line. If a file that is not a socket is at the
-// socket's path, Listen fails and does not remove the file.
+// Each datagram to the socket becomes one log line. If another kind of file is at the socket's
+// path, Listen fails and does not remove the file.
 func TestSocketTakesLines(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "log")

@@ -44,7 +44,7 @@ type tail struct {
 	skip bool   // the rest of the current line is dropped, because the line is too long
 }
 
-// open opens t.path, if a regular file is there. It never blocks, not even on a pipe.
+// open opens the file at t.path, if it is a regular file. open never blocks, not even on a pipe.
 func (t *tail) open(atEnd bool) {
 	file, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -68,8 +68,8 @@ func (t *tail) shut() {
 	}
 }
 
-// most bounds one read of a file, in bytes, so that a file that grows fast does not delay the other
-// files.
+// most is the maximum size of one read of a file, in bytes. With this limit, a file that grows fast
+// does not delay the other files.
 const most = 256 << 10
 
 // read adds the file's new lines to the log.
@@ -96,14 +96,15 @@ func (t *tail) read() {
 	now, err := os.Stat(t.path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info != nil && !os.SameFile(now, info) {
 		if end, err := t.file.Stat(); err == nil && end.Size() > t.at {
-			return // the path has another file now: first read the old file to its end
+			return // another file is at the path now: first read the old file to its end
 		}
 		t.take([]byte("\n"))
 		t.shut()
 	}
 }
 
-// take splits b into lines. It adds complete lines to the log and keeps the rest for the next call.
+// take splits `b` into lines. It adds the complete lines to the log and stores the rest for the
+// next call.
 func (t *tail) take(b []byte) {
 	for _, c := range b {
 		switch {
@@ -118,9 +119,9 @@ func (t *tail) take(b []byte) {
 	}
 }
 
-// Listen makes a Unix datagram socket at path, and adds each datagram as a line. A syslog priority
-// at the beginning, <N>, sets the line's level. Only the socket's owner and group can use the
-// socket. Listen removes the socket when ctx ends.
+// Listen makes a Unix datagram socket at `path`, and adds each datagram to the log as a line. If
+// the datagram begins with a syslog priority, <N>, the priority sets the line's level. Only the
+// socket's owner and group can use the socket. Listen removes the socket when ctx ends.
 func (l *Log) Listen(ctx context.Context, path string) error {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
@@ -169,7 +170,8 @@ func priority(s string) (level, text string) {
 	return []string{"ERROR", "ERROR", "ERROR", "ERROR", "WARN", "INFO", "INFO", "DEBUG"}[n%8], text
 }
 
-// Read adds the lines of r until r ends. Read cannot be cancelled: it is meant for standard input.
+// Read adds the lines of the reader `r` to the log until `r` ends. Read cannot be cancelled: it is
+// meant for standard input.
 func (l *Log) Read(r io.Reader, source string) {
 	in := bufio.NewReaderSize(r, maxMessage)
 	for {

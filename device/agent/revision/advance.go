@@ -13,16 +13,16 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTries limits how often a call of the hook is started in one phase. If a call is started a
-// second time, the agent was killed, or the machine lost power, during the first call. After
-// maxTries starts, the revision counts as the cause and fails.
+// maxTries limits how often a call of the hook is started in one phase. A second start means that
+// during the first call the agent was killed or the machine lost power. After maxTries starts, the
+// agent assumes that the revision is the cause, and the revision fails.
 const maxTries = 3
 
-// maxRollbacks limits in the same way how often the hook's rollback is started. After that, only a
+// maxRollbacks limits how often the hook's rollback is started. After maxRollbacks starts, only a
 // person can repair the machine.
 const maxRollbacks = 10
 
-// advance does the next action of the work in the journal. It returns how long to wait after that
+// advance does the next action that the journal requires. It returns how long to wait after that
 // action.
 func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	switch w := f.journal.Step; w.Phase {
@@ -45,8 +45,8 @@ func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// fetch downloads the revision's objects and lays out its files. The hook has not been called yet.
-// So, if the owner withdraws the revision, fetch only removes the work from the journal.
+// fetch downloads the revision's objects and writes its files. The hook has not been called yet.
+// So, if the owner withdraws the revision, fetch only removes the revision from the journal.
 func (f *Follower) fetch(ctx context.Context) error {
 	w := f.journal.Step
 	err := f.report(ctx, w.Rev, "QUEUED", 5, "Accepted by the device.", nil)
@@ -73,7 +73,7 @@ func (f *Follower) fetch(ctx context.Context) error {
 }
 
 // confirm gets the revision's state again, after the device has told the hub that it accepts the
-// revision: until then, the owner could replace the state.
+// revision. Until then, the owner could replace the state.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
 	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
@@ -92,7 +92,7 @@ func (f *Follower) confirm(ctx context.Context) error {
 }
 
 // withdrawn reports whether err means that the hub has a final status for the revision, or does not
-// know the revision. In both cases the device must not install it.
+// know the revision. In both cases the device must not install the revision.
 func withdrawn(err error) bool {
 	var no Refusal
 	return errors.As(err, &no) && (no.HTTPStatus() == http.StatusConflict || no.HTTPStatus() == http.StatusNotFound)
@@ -187,7 +187,7 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 }
 
 // test calls the hook to test the revision. Then it checks that the hub can be reached, because a
-// revision that cuts the machine off from the hub must fail.
+// revision with which the machine cannot reach the hub must fail.
 func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	if !w.Passed {
@@ -229,7 +229,7 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 }
 
 // commit calls the hook to make the revision permanent. The device keeps the previous revision's
-// files, so that a person can return to it.
+// files, so that a person can restore that revision.
 func (f *Follower) commit(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxTries {
@@ -262,7 +262,7 @@ func (f *Follower) fail(reason string) error {
 func (f *Follower) rollBack(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxRollbacks {
-		return f.end(failed, fmt.Sprintf("%s The machine stopped %d times during the rollback and needs a person.", w.Reason, w.Tries))
+		return f.end(failed, fmt.Sprintf("%s The machine stopped %d times during the rollback. A person must repair the machine.", w.Reason, w.Tries))
 	}
 	v, err := f.call(ctx, "rollback")
 	switch {
@@ -292,7 +292,8 @@ func (f *Follower) finish(ctx context.Context) error {
 	return f.drop()
 }
 
-// drop removes the work from the journal, and then the files that only this work needed.
+// drop removes the finished revision from the journal's work. Then it removes the files that only
+// this revision needed.
 func (f *Follower) drop() error {
 	j := f.journal
 	j.Step = nil
@@ -318,8 +319,8 @@ type downloads struct {
 	Total transfer `json:"total"`
 }
 
-// report sends the revision's status, progress in percent and message to the hub. more has details
-// for the owner, such as the progress of downloads; it may be nil.
+// report sends the revision's status, progress in percent and message to the hub. The parameter
+// `more` has details for the owner, such as the progress of downloads, or is nil.
 func (f *Follower) report(ctx context.Context, rev int, status string, percent int, message string, more any) error {
 	b, err := json.Marshal(struct {
 		Status    string `json:"status"`

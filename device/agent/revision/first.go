@@ -19,13 +19,13 @@ import (
 	"gangway/wire/trail"
 )
 
-// errDamaged means that the first revision, which came with the image, is damaged.
-var errDamaged = errors.New("the first revision that came with the image is damaged")
+// errDamaged means that the image's first revision is damaged.
+var errDamaged = errors.New("the first revision in the image is damaged")
 
 // firstState returns the state with which the trail begins. When firstState returns, all objects of
-// that state are in the local store and on the hub. If an object is missing on the disk, it is
-// downloaded from the hub. If the hub does not have it either, the trail begins with an empty
-// state: the machine is then connected, and the owner can repair it.
+// that state are in the local store and on the hub. If an object is missing on the disk, firstState
+// downloads the object from the hub. If the hub does not have the object either, the trail begins
+// with an empty state. The machine is then connected, and the owner can repair it.
 func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	s, err := f.importFirst(ctx)
 	if errors.Is(err, errDamaged) {
@@ -65,8 +65,9 @@ func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	return s, nil
 }
 
-// importObject puts an object into the local store and uploads it. A second call, after a kill,
-// skips what the first one has done.
+// importObject copies an object of the first revision to the local store and uploads it to the hub.
+// If the agent was killed during the first call, a second call skips the steps that the first call
+// completed.
 func (f *Follower) importObject(ctx context.Context, sum string) error {
 	have, err := f.objects.has(sum)
 	if err != nil {
@@ -90,9 +91,10 @@ func (f *Follower) importObject(ctx context.Context, sum string) error {
 	return err
 }
 
-// importFile copies a file into the store. It returns false if there is no regular file, if the
-// disk cannot read it, or if its content does not have the SHA-256 sum. The hash is computed from
-// the bytes as they are copied, so a file that changes meanwhile cannot cause a wrong object.
+// importFile copies a file into the store. It returns false if the path is not a regular file, if
+// the disk cannot read the file, or if the file does not have the SHA-256 `sum`. The hash is
+// computed from the copied bytes. So a file that changes during the copy cannot cause a wrong
+// object.
 func (o objects) importFile(path, sum string) (bool, error) {
 	from, err := openRegular(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) || errors.Is(err, unix.ELOOP) {
@@ -117,7 +119,7 @@ func (o objects) importFile(path, sum string) (bool, error) {
 	return true, diskError(o.keep(file, sum))
 }
 
-// upload uploads an object to the hub, unless the hub already has it for this owner.
+// upload uploads an object to the hub, unless the hub already has the object for this owner.
 func (f *Follower) upload(ctx context.Context, sum string) error {
 	file, err := os.Open(f.objects.path(sum))
 	if err != nil {
@@ -135,7 +137,7 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	text, err := f.conn.Do(ctx, http.MethodPost, "/objects/", body, trail.MaxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusConflict {
-		return nil // the hub has it
+		return nil // the hub already has the object
 	}
 	if err != nil {
 		return fmt.Errorf("announcing the first revision's object %s: %w", sum, err)
@@ -152,8 +154,8 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	return nil
 }
 
-// removeFirst removes the folder of the first revision. Call it when the store has all of its
-// objects.
+// removeFirst removes the folder of the first revision. Call removeFirst when the store has all
+// objects of that revision.
 func (f *Follower) removeFirst() {
 	if f.cfg.First == "" {
 		return
@@ -165,8 +167,8 @@ func (f *Follower) removeFirst() {
 
 var errNoFile = errors.New("it is not a regular file")
 
-// openRegular opens a regular file. Any other kind of file, also a link, is an error. It never
-// blocks.
+// openRegular opens a regular file. Any other kind of file, also a link, is an error. openRegular
+// never blocks.
 func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

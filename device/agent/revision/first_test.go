@@ -15,8 +15,8 @@ import (
 	"gangway/wire/trail"
 )
 
-// firstFolder makes the folder of a first revision, in the form in which an image has it: the
-// state, and an object for each content.
+// firstFolder makes the folder of a first revision, in the same form as in an image: the state, and
+// one object for each text in `contents`.
 func firstFolder(t *testing.T, state string, contents ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "first")
@@ -66,15 +66,15 @@ func (h *evilHub) begins(f *Follower) string {
 	return h.begun
 }
 
-// If an object of the first revision is damaged on the disk, the device downloads it from the hub.
-// If the hub does not have it, the trail begins with an empty state.
+// If an object of the first revision is damaged on the disk, the device downloads the object from
+// the hub. If the hub does not have the object, the trail begins with an empty state.
 func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 	t.Parallel()
 	sum := sumOf("one")
 	good := stateWith("app/a", sum, "app/b", sumOf("two"))
 	for name, c := range map[string]struct {
 		damage func(dir string)
-		hub    []string // contents that the hub has
+		hub    []string // texts of the objects that the hub has
 		want   string
 		sent   []string
 	}{

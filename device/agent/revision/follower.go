@@ -1,7 +1,8 @@
 // Package revision installs the revisions of a device's trail. A Follower accepts the next revision
-// that the hub offers. It downloads the objects that the revision's state names, and lays them out
-// as a folder. It calls a program, the hook, to install and to test the revision, and reports the
-// revision's status to the hub. If the test fails, the Follower rolls the revision back.
+// that the hub offers. The Follower downloads the objects that the revision's state names, and
+// writes them to a folder. It calls a program, the hook, to install and to test the revision. It
+// reports the revision's status to the hub. If the test fails, the Follower rolls the revision
+// back.
 //
 // The journal on the disk records each action before the action begins. After a kill or a power cut
 // at any instruction, the Follower continues with the same action, tests the revision again, or
@@ -9,8 +10,8 @@
 // contains.
 //
 // The hub is not trusted. Its messages are parsed strictly and their size is limited (package
-// wire/trail). No name in a state leads out of the revision's folder. Each content must have the
-// SHA-256 that the state names.
+// wire/trail). No name in a state can refer to a file outside the revision's folder. Each object
+// must have the SHA-256 that the state names.
 package revision
 
 import (
@@ -33,12 +34,13 @@ type Conn interface {
 	// Do sends a request as the device and returns the body of an answer with the status 200, of at
 	// most limit bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
-	// Download gets a content, from the byte number from to its end. It sends no client
-	// certificate: a content's path is its only protection. The answer may have any status, and its
-	// body may have any size.
-	Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error)
-	// Upload puts a content of size bytes. It sends no client certificate: a content's path is its
-	// only protection. For an answer with a status other than 200, the error is a Refusal.
+	// Download gets an object's bytes from `offset` to the object's end. It sends no client
+	// certificate, because only the secret path protects an object. The answer may have any status
+	// and a body of any size.
+	Download(ctx context.Context, path string, offset int64, etag string) (*http.Response, error)
+	// Upload uploads an object of `size` bytes. It sends no client certificate, because only the
+	// secret path protects an object. For an answer with a status other than 200, the error is a
+	// Refusal.
 	Upload(ctx context.Context, path string, content io.Reader, size int64) error
 }
 
@@ -71,7 +73,8 @@ type Config struct {
 	// HookTimeout bounds each call of the hook. Default: 30 minutes.
 	HookTimeout time.Duration
 	// HubWithin is the time limit for reaching the hub after a revision passed the hook's test. If
-	// the limit passes, the revision is rolled back. Default: 10 minutes; less than 0: no check.
+	// the device does not reach the hub in this time, the revision is rolled back. Default: 10
+	// minutes; less than 0: no check.
 	HubWithin time.Duration
 	// RebootWithin is how long after the hook's reboot call the machine must have rebooted.
 	// Default: 15 minutes.
@@ -93,8 +96,8 @@ type Config struct {
 // Status is a follower's status, for reports.
 type Status struct {
 	Revision string // number of the running revision; empty: unknown
-	Phase    string // "idle", or the phase of the work
-	Step     string // number of the revision that the work is about; empty: no work
+	Phase    string // "idle", or the phase of the installation
+	Step     string // number of the revision that is being installed; empty: none
 }
 
 // Follower follows one trail.
@@ -180,8 +183,8 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status returns the current status. It is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// publish makes the journal's status the one that Status returns. If the running revision has
-// changed, publish sends a value on the channel of Changed.
+// publish takes the status from the journal, so that Status returns that status. If the running
+// revision has changed, publish sends a value on the channel of Changed.
 func (f *Follower) publish() {
 	s := f.journal.status()
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
@@ -278,7 +281,7 @@ func (f *Follower) checkHook() error {
 // emptyState is the first state of a device without a first revision.
 const emptyState = `{"#spec":"pantavisor-service-system@1"}`
 
-// beginTrail makes sure that the hub has a trail for the device. It creates one if there is none.
+// beginTrail creates a trail for the device at the hub, if the hub has none.
 func (f *Follower) beginTrail(ctx context.Context) error {
 	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {
@@ -294,8 +297,9 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// Save the journal before the hub has the trail. If the agent is killed between the two, it
-		// finds a trail at its next start, and the journal still says which revision runs.
+		// Save the journal before the hub has the trail. If the agent is killed between these two
+		// steps, it finds the trail at its next start. The journal then still names the running
+		// revision.
 		if j.Current == nil {
 			j.Current = &rev
 			if err := f.save(j); err != nil {
@@ -307,7 +311,7 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		}
 		f.say("Created the trail: revision 0 has %d file(s).", len(s.files))
 	} else if j.Current == nil && f.cfg.First != "" {
-		f.say("The hub already has a trail of this machine. The image's first revision is not used.")
+		f.say("The hub already has a trail of this machine, so the image's first revision is not used.")
 	}
 	j.Begun = true
 	if err := f.save(j); err != nil {
@@ -319,8 +323,8 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 
 const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C%22QUEUED%22%2C%22DOWNLOADING%22%2C%22SYNCING%22%2C%22INPROGRESS%22%2C%22TESTING%22%5D%7D"
 
-// accept asks the hub for the next revision and records it in the journal. It returns false if
-// there is none.
+// accept asks the hub for the next revision and records that revision in the journal. If there is
+// no next revision, accept returns false.
 func (f *Follower) accept(ctx context.Context) (bool, error) {
 	j := f.journal
 	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, trail.MaxAnswer)

@@ -25,17 +25,17 @@ const ExitReboot = 10
 // Limits of a hook's output.
 const (
 	maxLine  = 2 << 10 // bytes; the rest of a longer line is dropped
-	maxLines = 2000    // lines of one call that are given to Config.Line
-	tailSize = 8       // last lines that a failure's reason quotes
-	maxTail  = 1 << 10 // bytes of that quotation
+	maxLines = 2000    // lines of one call that are passed to Config.Line
+	tailSize = 8       // number of last lines that the reason of a failure quotes
+	maxTail  = 1 << 10 // bytes of these last lines
 )
 
 // callMark is the name of a variable in the environment of each call. Its value identifies the
 // call, so a restarted agent can find the processes of an interrupted call.
 const callMark = "GANGWAY_CALL"
 
-// hookWaitDelay is how long a call waits for the end of a hook's output after the hook has ended: a
-// process that the hook left running may hold the pipe of the output open.
+// hookWaitDelay is how long a call waits, after the hook has ended, for the end of the hook's
+// output. A process that the hook left running may keep the output's pipe open.
 const hookWaitDelay = 10 * time.Second
 
 // verdict is the result of a call of the hook.
@@ -45,8 +45,8 @@ type verdict struct {
 	reason string // if not ok: the reason, for a person, with the hook's last lines of output
 }
 
-// refused returns why a call failed, if the call may not end with ExitReboot. verb is the call's
-// name.
+// refused returns the reason why a call failed. Use it for a call that may not end with ExitReboot.
+// `verb` is the call's verb.
 func (v verdict) refused(verb string) string {
 	if v.reboot {
 		return fmt.Sprintf("The hook's %s ended with code %d, which is valid only for install and rollback.", verb, ExitReboot)
@@ -54,8 +54,9 @@ func (v verdict) refused(verb string) string {
 	return v.reason
 }
 
-// call runs HOOK VERB FOLDER. The journal records the call before it begins. A failure of the hook
-// is in the verdict; the error is only a failure of the disk, or the end of ctx.
+// call runs HOOK VERB FOLDER. The journal records the call before the call begins. The verdict
+// tells whether the hook failed. The error is only for a failure of the disk, or for the end of
+// ctx.
 func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
 	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {
@@ -110,8 +111,8 @@ func (f *Follower) killGroup(cmd *exec.Cmd) {
 	}
 }
 
-// runLocked runs cmd from a thread of its own, which lives until cmd ends: when the thread that
-// forked a process ends, the kernel sends the process its parent-death signal.
+// runLocked runs cmd from a separate thread, which exists until cmd ends. If the thread that forked
+// a process ended earlier, the kernel would send the process its parent-death signal.
 func runLocked(cmd *exec.Cmd) error {
 	done := make(chan error)
 	go func() {
@@ -154,9 +155,9 @@ func (f *Follower) stopOrphans() error {
 	return nil
 }
 
-// output gives each line that a hook prints to Config.Line, and keeps the last lines for a
-// quotation. A process that the hook left running may write after the call has ended; output
-// ignores these lines.
+// output passes each line that a hook prints to Config.Line, and stores the last lines for the
+// reason of a failure. A process that the hook left running may write after the call has ended;
+// output ignores these lines.
 type output struct {
 	line func(string)
 
@@ -187,7 +188,7 @@ func (o *output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// emit ends the current line and gives it to Config.Line. The caller holds mu.
+// emit ends the current line and passes it to Config.Line. The caller holds mu.
 func (o *output) emit() {
 	text := strings.TrimRight(strings.ToValidUTF8(string(o.partial), "\ufffd"), "\r")
 	if o.long {
@@ -215,7 +216,7 @@ func (o *output) end() {
 	}
 }
 
-// said returns the last lines of the output as a quotation for a reason. Call end before said.
+// said returns the last lines of the output, for the reason of a failure. Call end before said.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {

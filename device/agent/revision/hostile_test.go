@@ -27,11 +27,11 @@ type evilHub struct {
 	mu      sync.Mutex
 	steps   []string          // guarded by mu: the revisions that the hub offers to the device, as JSON
 	state   string            // guarded by mu: the state of the offered revision
-	objects map[string]string // guarded by mu: contents by the SHA-256 under which the hub lists them
+	objects map[string]string // guarded by mu; key: the SHA-256 that the hub claims for an object; value: the object's bytes
 	record  func(sum, content string) string
 	blob    func(w http.ResponseWriter, r *http.Request, content string)
 	reports []report // guarded by mu
-	ranges  []string // guarded by mu: the Range headers of the downloads so far
+	ranges  []string // guarded by mu: the Range headers of all downloads
 	uploads []string // guarded by mu
 	list    string   // the hub's answer to the request for the list of trails
 	begun   string   // guarded by mu: the state that the trail began with
@@ -190,7 +190,8 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower. Its hook runs script and then ends with 0, unless script ends it before.
+// device makes a follower. Its hook runs `script` and then exits with code 0, unless `script`
+// itself exits earlier.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
@@ -251,8 +252,8 @@ func (h *evilHub) called(f *Follower) string {
 	return string(b)
 }
 
-// If a state has a path that cannot be laid out safely, the revision fails and the hook is not
-// called.
+// If a state of the hub has a path that could be outside the revision's folder, the revision fails
+// and the device does not call the hook.
 func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	t.Parallel()
 	sum := strings.Repeat("a", 64)
@@ -273,8 +274,8 @@ func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	}
 }
 
-// Each object is small enough for one object, but all of them together exceed the limit for a
-// revision: nothing is downloaded.
+// Each object of the revision is below the limit for an object, but together the objects exceed the
+// limit for a revision. The device downloads nothing.
 func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -290,8 +291,8 @@ func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	}
 }
 
-// The object's record names the host elsewhere.example. The device downloads the content from its
-// hub and sends nothing to that host.
+// The hub's record of the object names the host elsewhere.example. The device downloads the object
+// from its hub and sends nothing to elsewhere.example.
 func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -301,7 +302,8 @@ func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	}
 }
 
-// If a revision does not fit on the disk, the revision fails and nothing is downloaded.
+// If a revision does not fit on the device's disk, the revision fails and the device downloads
+// nothing.
 func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -314,7 +316,8 @@ func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	}
 }
 
-// If a content does not have the SHA-256 that the state names, it is never laid out for the hook.
+// If the hub sends an object that does not have the SHA-256 in the state, the hook never gets this
+// object.
 func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, content string){
@@ -343,7 +346,7 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 			h.blob = lie
 			h.offer("1", stateWith("a", h.has("content")))
 			f := h.device("", nil)
-			if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "whose SHA-256 is not the one in the state") {
+			if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "does not have the SHA-256 in the state") {
 				t.Errorf("%+v", r)
 			}
 			if calls := h.called(f); calls != "" {
@@ -360,8 +363,9 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	}
 }
 
-// If a download breaks, the device continues it at the byte where it broke. If the hub answers with
-// another range than the device asked for, the device refuses the answer.
+// If the connection breaks during a download, the device continues the download at the first
+// missing byte. If the hub answers with a range that the device did not request, the device refuses
+// the answer.
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -398,7 +402,8 @@ func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
-// A stored object that the disk or a hook has damaged is detected and downloaded again.
+// If the disk or a hook has damaged a stored object, the device detects this and downloads the
+// object again.
 func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -423,8 +428,8 @@ func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	}
 }
 
-// If the store already has an object, the device does not download it again, even if a new state
-// gives it another file name.
+// If the device's store already has an object, the device does not download that object again, even
+// if a new state gives the object another file name.
 func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -459,7 +464,8 @@ func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 	}
 }
 
-// If each call of the hook stops the agent, the call is not repeated for ever: the revision fails.
+// If each call of the hook stops the agent, the agent repeats the call only a few times. Then the
+// revision fails.
 func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -489,8 +495,8 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	}
 }
 
-// If the hook's program is missing, the device accepts no revision, and says so. It continues when
-// the program is there again.
+// If the hook's program is missing, the device accepts no revision, and tells the owner so. When
+// the program exists again, the device accepts revisions again.
 func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -548,14 +554,14 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// If the hub has lost the content of an object, the revision fails. The device still installs the
-// next revision.
+// If the hub has an object's record but has lost the object's bytes, the revision fails. The device
+// still installs the next revision.
 func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
 	h.blob = func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(http.StatusNotFound) }
 	h.offer("1", stateWith("a", h.has("content")))
-	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "not its content") {
+	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "lost the object's bytes") {
 		t.Errorf("%+v", r)
 	}
 	h = newEvilHub(t)

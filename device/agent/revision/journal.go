@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// errDisk marks an error of the device's disk. After such an error, the journal in memory is still
-// the one on the disk, so the follower repeats the failed action.
+// errDisk marks an error of the device's disk. After such an error, the journal in memory and the
+// journal on the disk are still equal, so the follower repeats the failed action.
 var errDisk = errors.New("the device's disk")
 
 func diskError(err error) error {
@@ -22,8 +22,8 @@ func diskError(err error) error {
 	return fmt.Errorf("%w: %w", errDisk, err)
 }
 
-// phase is the phase of the work on a revision. The journal records a phase before the phase's
-// action begins.
+// phase is the phase of a revision's installation. The journal records each phase before the
+// phase's action begins.
 type phase string
 
 const (
@@ -44,7 +44,7 @@ type revision struct {
 }
 
 // folder returns the name of the revision's folder. The name contains a part of the state's hash,
-// because the owner may have replaced the state of a revision number.
+// because the owner may replace a revision's state without a new number.
 func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum) }
 
 // work describes the work on a new revision.
@@ -53,7 +53,7 @@ type work struct {
 	Phase   phase   `json:"phase"`
 	Tries   int     `json:"tries,omitempty"`  // how often a call of the hook was started in this phase
 	Call    string  `json:"call,omitempty"`   // value of callMark in the last call's environment
-	BootID  string  `json:"boot,omitempty"`   // boot id before the reboot that the work waits for
+	BootID  string  `json:"boot,omitempty"`   // boot id before the reboot for which the device waits
 	Passed  bool    `json:"passed,omitempty"` // the hook's test succeeded
 	Outcome outcome `json:"outcome,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
@@ -77,8 +77,8 @@ type journal struct {
 	Step    *work     `json:"step,omitempty"`
 }
 
-// readJournal reads the journal. If the journal is of another device, because the machine has
-// onboarded again and has a new id, readJournal returns a new journal.
+// readJournal reads the journal. If the machine has onboarded again and has a new id, the journal
+// is for another device. Then readJournal returns a new journal.
 func readJournal(path, device string) (journal, error) {
 	fresh := journal{Device: device}
 	b, err := os.ReadFile(path)
@@ -119,7 +119,7 @@ func (j *journal) status() Status {
 	return s
 }
 
-// save writes j to the disk, and then makes j the journal in memory.
+// save writes j to the disk. Then j becomes the journal in memory.
 func (f *Follower) save(j journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
@@ -142,8 +142,8 @@ func (f *Follower) change(edit func(w *work)) error {
 	return f.save(j)
 }
 
-// enter begins phase p of the work: it resets the tries, makes the other changes of edit, which may
-// be nil, and saves the journal.
+// enter begins phase p. It resets the count of tries, calls `edit` for other changes unless `edit`
+// is nil, and saves the journal.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
 		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""
@@ -172,7 +172,7 @@ func replace(path string, content []byte) error {
 	return flush(filepath.Dir(path))
 }
 
-// flush makes the names in a folder durable.
+// flush writes a folder's list of names to the disk.
 func flush(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -181,8 +181,8 @@ func flush(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// patience returns the pauses between retries. The pause doubles from one second to one minute.
-// Each pause is a random value between half of that and all of it.
+// patience returns the pauses between retries. The nominal pause doubles from one second to one
+// minute. Each actual pause is a random value between half of the nominal pause and the whole.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }

@@ -20,9 +20,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// objects stores each content in a file that is named by its SHA-256, dir/ab/cdef... A content is
-// in the folder incoming until the download is complete, has the right hash and is flushed to the
-// disk.
+// objects stores each object in a file that is named by the object's SHA-256: dir/ab/cdef... The
+// folder `incoming` has the files of incomplete objects. A complete object moves to `dir` after its
+// hash was found correct and its bytes were flushed to the disk.
 type objects struct{ dir, incoming string }
 
 func (o objects) path(sum string) string    { return filepath.Join(o.dir, sum[:2], sum[2:]) }
@@ -46,7 +46,7 @@ func (o objects) has(sum string) (bool, error) {
 	return false, diskError(os.Remove(o.path(sum)))
 }
 
-// partialSize returns how many bytes of an incomplete object are on the disk.
+// partialSize returns the number of bytes of an incomplete object that are on the disk.
 func (o objects) partialSize(sum string) int64 {
 	info, err := os.Stat(o.partial(sum))
 	if err != nil {
@@ -55,7 +55,7 @@ func (o objects) partialSize(sum string) int64 {
 	return info.Size()
 }
 
-// free returns how many bytes this process can write until the disk is full.
+// free returns the number of bytes that this process can write until the disk is full.
 func (o objects) free() (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(o.dir, &s); err != nil {
@@ -64,17 +64,17 @@ func (o objects) free() (int64, error) {
 	return int64(min(s.Bavail, 1<<40) * uint64(s.Bsize)), nil
 }
 
-// errContent means that the hub's content does not have the SHA-256 that the state names.
-var errContent = errors.New("the hub sent content whose SHA-256 is not the one in the state")
+// errContent means that the hub sent an object that does not have the SHA-256 in the state.
+var errContent = errors.New("the hub sent an object that does not have the SHA-256 in the state")
 
-// errExpired means that the download URL of a content has expired.
-var errExpired = errors.New("the address of the content has expired")
+// errExpired means that the download URL of an object has expired.
+var errExpired = errors.New("the download URL of the object has expired")
 
 // idle is how long a download may receive nothing before it fails.
 const idle = time.Minute
 
-// download gets the bytes of an object that the disk does not have yet. It calls count with the
-// size of each piece that arrives.
+// download gets the bytes of an object that are not on the disk yet. It calls `count` with the size
+// of each piece that arrives.
 func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Record, count func(int64)) error {
 	file, err := os.OpenFile(o.partial(sum), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -103,7 +103,7 @@ func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Re
 }
 
 // resume hashes the part of an object that is on the disk, and returns the part's size. If the part
-// is longer than the object, resume discards it.
+// is longer than the whole object, resume discards the part.
 func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -115,8 +115,8 @@ func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	return io.Copy(h, file)
 }
 
-// rest downloads the bytes of an object from the byte number from on. If the hub answers with all
-// bytes, they replace the part on the disk.
+// rest downloads the bytes of an object that begin at the offset `from`. If the hub answers with
+// the whole object, the answer replaces the part on the disk.
 func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -131,7 +131,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 		if want := fmt.Sprintf("bytes %d-%d/%d", from, r.Size-1, r.Size); resp.Header.Get("Content-Range") != want {
-			return fmt.Errorf("object %s: %w: it answered with the range %q, not %q", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
+			return fmt.Errorf("object %s: %w: the hub answered with the range %q, not %q", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
 		}
 	case http.StatusOK:
 		count(-from)
@@ -160,7 +160,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		alarm.Reset(idle)
 		if int64(n) > r.Size-from {
 			count(-from)
-			return errors.Join(fmt.Errorf("object %s: %w: it is longer than %d bytes", sum, errContent, r.Size), diskError(os.Remove(o.partial(sum))))
+			return errors.Join(fmt.Errorf("object %s: %w: the answer is longer than %d bytes", sum, errContent, r.Size), diskError(os.Remove(o.partial(sum))))
 		}
 		if n > 0 {
 			if _, err := file.Write(body[:n]); err != nil {
@@ -174,20 +174,20 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("object %s: the download broke after %d of %d bytes: %w", sum, from, r.Size, err)
+			return fmt.Errorf("object %s: the connection broke after %d of %d bytes: %w", sum, from, r.Size, err)
 		}
 	}
 	if from < r.Size {
 		// A broken connection would have been an error above. So the hub says that this answer is
 		// complete, although bytes are missing: discard it.
 		count(-from)
-		return errors.Join(fmt.Errorf("object %s: %w: it has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
+		return errors.Join(fmt.Errorf("object %s: %w: the answer has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }
 
-// keep moves a complete object to its place in the store, durably. The file is not changed after
-// that.
+// keep moves a complete object to its place in the store and flushes the folders. From then on,
+// nothing changes the object's file.
 func (o objects) keep(file *os.File, sum string) error {
 	if err := errors.Join(file.Chmod(0o444), file.Sync()); err != nil {
 		return err
@@ -202,7 +202,7 @@ func (o objects) keep(file *os.File, sum string) error {
 	return errors.Join(flush(dir), flush(o.dir))
 }
 
-// sweep removes all objects that are not in wanted from the store.
+// sweep removes all objects from the store, except those in `wanted`.
 func (o objects) sweep(wanted map[string]bool) error {
 	return filepath.WalkDir(o.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -216,7 +216,7 @@ func (o objects) sweep(wanted map[string]bool) error {
 	})
 }
 
-// sweepParts removes all incomplete objects that are not in wanted.
+// sweepParts removes all incomplete objects, except those in `wanted`.
 func (o objects) sweepParts(wanted map[string]bool) error {
 	list, err := os.ReadDir(o.incoming)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// A revision's folder holds the state's text and the state's files:
+// A revision's folder contains the state's text and the state's files:
 //
 //	REV-HASH/state.json
 //	REV-HASH/files/...   objects are links to the store, documents are files
@@ -38,8 +38,8 @@ func (f *Follower) keepState(r revision, s *state) error {
 	return diskError(errors.Join(replace(filepath.Join(dir, stateName), s.JSON), flush(f.revisions())))
 }
 
-// stateOf reads a revision's state from its folder. It parses the state again: only a state that
-// has passed the checks is laid out.
+// stateOf reads a revision's state from the revision's folder. It parses and checks the state
+// again, because a state that fails the checks must not be installed.
 func (f *Follower) stateOf(r revision) (*state, error) {
 	text, err := os.ReadFile(filepath.Join(f.folderOf(r), stateName))
 	if err != nil {
@@ -50,12 +50,12 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 		return nil, diskError(fmt.Errorf("%s: %w", f.folderOf(r), err))
 	}
 	if s.sum != r.Sum {
-		return nil, diskError(fmt.Errorf("%s is not the state in the journal", filepath.Join(f.folderOf(r), stateName)))
+		return nil, diskError(fmt.Errorf("%s is damaged: it is not the state that the journal names", filepath.Join(f.folderOf(r), stateName)))
 	}
 	return s, nil
 }
 
-// abandoned ends the work on a revision before the hook was called.
+// abandoned is the error that ends a revision before the hook was called.
 type abandoned struct {
 	outcome outcome
 	reason  string
@@ -63,8 +63,8 @@ type abandoned struct {
 
 func (g *abandoned) Error() string { return g.reason }
 
-// prepare downloads those objects of a revision that the store does not have, and lays out the
-// revision's files.
+// prepare downloads those objects of a revision that the store does not have. Then it writes the
+// revision's files to a folder.
 func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	s, err := f.stateOf(rev)
 	if err != nil {
@@ -179,13 +179,13 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 	return f.report(ctx, rev.Rev, "DOWNLOADING", 49, "Downloaded.", progress())
 }
 
-// maxWrong is how often an object's content may be wrong before the work on the revision is
-// abandoned.
+// maxWrong is how often the hub may send wrong bytes for an object before the revision fails.
 const maxWrong = 3
 
-// downloadOne downloads one object. If the download URL has expired, it asks the hub for a new one,
-// once. If the content is wrong, it downloads the content again, until it was wrong maxWrong times.
-// If the connection breaks, it fails, and the next call continues where the download broke.
+// downloadOne downloads one object. If the download URL has expired, downloadOne asks the hub once
+// for a new URL. If the bytes do not have the object's hash, downloadOne downloads them again, at
+// most maxWrong times. If the connection breaks, downloadOne fails, and the next call continues the
+// download at the first missing byte.
 func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, count func(int64)) error {
 	renewed := false
 	for wrong := 0; ; {
@@ -197,7 +197,7 @@ func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, 
 				return err
 			}
 		case errors.Is(err, errExpired):
-			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s but not its content.", sum)}
+			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s, but has lost the object's bytes.", sum)}
 		case errors.Is(err, errContent):
 			if wrong++; wrong == maxWrong {
 				return &abandoned{failed, "Downloading the revision failed: " + err.Error() + "."}
@@ -224,8 +224,8 @@ func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error)
 	return r, nil
 }
 
-// layOut makes the folder of the revision's files. The store must have all objects. Paths are
-// opened relative to the handle of that folder, so that no link leads out of the folder.
+// layOut makes the folder of the revision's files. The store must have all objects. layOut opens
+// all paths relative to the handle of that folder. So no link can point outside the folder.
 func (f *Follower) layOut(rev revision, s *state) error {
 	if err := f.keepState(rev, s); err != nil {
 		return err
@@ -275,7 +275,8 @@ func (f *Follower) place(root *os.Root, at string, file trail.File) error {
 	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 
-// collect removes unused revisions and objects. A failure is only said: the next call tries again.
+// collect removes unused revisions and objects. After a failure it only logs the error, because the
+// next call tries again.
 func (f *Follower) collect() {
 	if err := f.sweep(); err != nil {
 		f.say("Removing old revisions failed: %v.", err)

@@ -12,14 +12,14 @@ import (
 // maxTotal limits the size of all objects of a state together, in bytes.
 const maxTotal = 1 << 42
 
-// state is a state that can be laid out as a folder.
+// state is a revision's state whose files can be written to a folder.
 type state struct {
 	*trail.State
-	sum   string // SHA-256 of JSON, hexadecimal; the journal identifies the state by it
+	sum   string // SHA-256 of JSON, hexadecimal; the journal identifies the state by this hash
 	files []trail.File
 }
 
-// parseState parses a state and checks that it can be laid out as a folder.
+// parseState parses a state and checks that the state's files can be written to a folder.
 func parseState(text []byte) (*state, error) {
 	s, err := trail.ParseState(text)
 	if err != nil {
@@ -33,7 +33,8 @@ func parseState(text []byte) (*state, error) {
 	return &state{s, hex.EncodeToString(hash[:]), files}, nil
 }
 
-// clip returns the longest beginning of s with at most n bytes that does not cut a character.
+// clip shortens s to at most n bytes, between two characters, and appends "…". It does not change a
+// shorter s.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {

@@ -29,8 +29,8 @@ const epoch = -2208988800
 
 // Ask asks a server for the time, until ctx ends. The server is a name or an address, with or
 // without a port. NTP's count of seconds starts again every 136 years, so an answer can mean
-// several times. Ask returns the first of these that is not before the time after.
-func Ask(ctx context.Context, server string, after time.Time) (time.Time, error) {
+// several times. Ask returns the first of these times that is not before `earliest`.
+func Ask(ctx context.Context, server string, earliest time.Time) (time.Time, error) {
 	if _, _, err := net.SplitHostPort(server); err != nil {
 		server = net.JoinHostPort(server, port)
 	}
@@ -43,7 +43,7 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 	defer stop()
 	request := make([]byte, packetSize)
 	request[0] = clientMode
-	cookie := request[40:48] // our transmit timestamp, random; the answer must repeat it
+	cookie := request[40:48] // the request's transmit timestamp: random bytes, which the answer must repeat
 	rand.Read(cookie)        // never fails
 	sent := time.Now()
 	if _, err := conn.Write(request); err != nil {
@@ -61,7 +61,7 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 		if n < packetSize || string(answer[24:32]) != string(cookie) {
 			continue // not the answer to this request
 		}
-		at, err := read(answer[:packetSize], after)
+		at, err := read(answer[:packetSize], earliest)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("sntp: %s: %w", server, err)
 		}
@@ -70,20 +70,20 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 }
 
 // read returns the time in an answer's transmit timestamp. If the timestamp can mean several times,
-// it returns the first that is not before the time after.
-func read(p []byte, after time.Time) (time.Time, error) {
+// read returns the first of these times that is not before `earliest`.
+func read(p []byte, earliest time.Time) (time.Time, error) {
 	leap, mode, stratum := p[0]>>6, p[0]&7, p[1]
 	seconds, fraction := binary.BigEndian.Uint32(p[40:]), binary.BigEndian.Uint32(p[44:])
 	switch {
 	case mode != serverMode:
-		return time.Time{}, errors.New("the answer is not from a server")
+		return time.Time{}, errors.New("the answer is malformed: it does not have the mode of a time server")
 	case stratum == 0:
 		return time.Time{}, fmt.Errorf("the server refuses to answer (%q)", strings.TrimRight(string(p[12:16]), "\x00"))
 	case leap == 3 || stratum > 15 || seconds == 0 && fraction == 0:
 		return time.Time{}, errors.New("the server's own clock is not set")
 	}
 	unix := int64(seconds) + epoch
-	for unix < after.Unix() {
+	for unix < earliest.Unix() {
 		unix += eraSeconds
 	}
 	return time.Unix(unix, int64(fraction)*int64(time.Second)>>32), nil

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// server starts a time server. answer returns the packets that it sends for a request.
+// server starts a time server. The function `answer` returns the packets that the server sends for
+// a request.
 func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -32,8 +33,8 @@ func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	return c.LocalAddr().String()
 }
 
-// telling makes a correct answer to a request. The answer's time is seconds since 1900, plus half a
-// second.
+// telling makes a correct answer to a request. The answer's time is half a second after the second
+// `seconds`, counted from 1900.
 func telling(request []byte, seconds uint32) []byte {
 	p := make([]byte, packetSize)
 	p[0], p[1] = 4<<3|serverMode, 2
@@ -77,8 +78,8 @@ func TestReadsTheTime(t *testing.T) {
 	}
 }
 
-// Ask ignores an answer from a sender that has not seen the request. If the server says that it
-// does not know the time, the error says so.
+// Ask ignores an answer from a sender that has not seen the request. If the server answers that it
+// does not know the time, the error of Ask says so.
 func TestAnswersThatAreNoGood(t *testing.T) {
 	t.Parallel()
 	change := func(f func(p []byte) []byte) func([]byte) [][]byte {
@@ -90,7 +91,7 @@ func TestAnswersThatAreNoGood(t *testing.T) {
 	}{
 		"forged blindly":   {change(func(p []byte) []byte { p[24] ^= 1; return p }), "no answer"},
 		"cut short":        {change(func(p []byte) []byte { return p[:47] }), "no answer"},
-		"a client":         {change(func(p []byte) []byte { p[0] = clientMode; return p }), "not from a server"},
+		"a client":         {change(func(p []byte) []byte { p[0] = clientMode; return p }), "the mode of a time server"},
 		"a kiss of death":  {change(func(p []byte) []byte { p[1] = 0; copy(p[12:], "RATE"); return p }), `refuses to answer ("RATE")`},
 		"not synchronised": {change(func(p []byte) []byte { p[0] |= 3 << 6; return p }), "the server's own clock is not set"},
 		"stratum 16":       {change(func(p []byte) []byte { p[1] = 16; return p }), "the server's own clock is not set"},

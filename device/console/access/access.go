@@ -1,6 +1,6 @@
 // Package access decides what a person at a machine's console may do. Anyone at the machine's
-// screen or serial port can open the console. So the machine's owner limits its actions, when the
-// image is built and later at the hub.
+// screen or serial port can open the console. So the machine's owner limits the console's actions:
+// when the image is built, and later at the hub.
 //
 // The package is separate from package console, because the first process of Gangway's images uses
 // it too.
@@ -60,9 +60,9 @@ const (
 	Doubtful                  // the hub does not accept the device for another reason
 )
 
-// Effective returns the level that is in force. limit is the level of the image. meta is the
-// owner's setting, empty if there is none. A setting that is not a level counts as Read, because
-// the owner wanted a limit.
+// Effective returns the level that is in force. `limit` is the image's level. `meta` is the owner's
+// setting, or empty if the owner has set none. A setting that is not a level counts as Read,
+// because the owner wanted a limit.
 //
 // Without a setting, the console cannot wipe a machine that has an owner. Otherwise a person at
 // the serial port could take the machine from its owner. For a machine without an owner, the level
@@ -85,8 +85,8 @@ func Effective(limit Level, whose Ownership, meta string) Level {
 const maxMeta = 1 << 20
 
 // Setting returns the owner's setting in a file of user-meta. If the file or the key does not
-// exist, it returns "". If the file cannot be read, or the value is not a text, it returns a word
-// that is not a level.
+// exist, Setting returns "". If the file cannot be read, or the value is not a text, Setting
+// returns a word that is not a level.
 func Setting(file string) string {
 	const unreadable = "?"
 	f, err := os.Open(file)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The stricter of the image's level and the owner's level is in force. A level that is not known
-// counts as Read.
+// The image has a level and the machine's owner sets a level. The lower level is in force. An
+// unknown level counts as Read.
 func TestOwnerLimitsTheConsole(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -26,7 +26,7 @@ func TestOwnerLimitsTheConsole(t *testing.T) {
 		{Off, Owned, "full", Off},
 		{Off, Unowned, "", Off},
 		{Full, Unowned, "", Full},
-		{Full, Unowned, "off", Full}, // the setting of an earlier owner, from before the machine was onboarded again
+		{Full, Unowned, "off", Full}, // the setting of an earlier owner, which does not apply after a new onboarding
 		{Full, GivenUp, "off", Full},
 		{Read, GivenUp, "", Read},
 		{Full, Doubtful, "", On},

@@ -39,8 +39,7 @@ const (
 	CodeOther               = "tpm-refused"
 )
 
-// Cause explains a TPM's refusal. It is an error; errors.Is and errors.As find the
-// tpm2.TPMRC in it.
+// Cause is the error that explains a TPM's refusal. It wraps the tpm2.TPMRC.
 type Cause struct {
 	Code   string // stable
 	Reason string // one sentence
@@ -113,9 +112,9 @@ var (
 		remedy: "Correct the file named with --endorsement-auth-file: its content, without the last line end, is the password."}
 )
 
-// Explain returns err as a *Cause if err holds a TPM's response code. h is the hierarchy whose
-// authorisation the command required. If err holds no response code, or is a *Cause already,
-// Explain returns it unchanged.
+// Explain returns err as a *Cause if err contains a TPM's response code. `h` is the hierarchy whose
+// authorisation the command required. If err contains no response code, or already is a *Cause,
+// Explain returns err unchanged.
 func Explain(err error, h Hierarchy) error {
 	var rc tpm2.TPMRC
 	var cause *Cause

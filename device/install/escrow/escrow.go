@@ -1,10 +1,10 @@
 // Package escrow stores the recovery key of an encrypted disk for the disk's owner. The installer
-// encrypts the key to the owner's age recipient with Token; the owner decrypts it with Open.
-// Nobody else can read the key, including the hub.
+// encrypts the recovery key to the owner's age recipient with Token. The owner decrypts the
+// recovery key with Open. Nobody else can read the key, including the hub.
 //
-// The ciphertext is stored as a token in the disk's LUKS2 header. So it is on the same disk as the
-// data, and it exists from the moment when the recovery key exists. The installed system sends the
-// ciphertext to the hub as the device-meta MetaKey.
+// The ciphertext is stored in the disk's LUKS2 header, as a LUKS2 token. So the ciphertext is on
+// the same disk as the data, and it exists as soon as the recovery key exists. The installed system
+// sends the ciphertext to the hub as the device-meta MetaKey.
 package escrow
 
 import (
@@ -22,7 +22,7 @@ import (
 // TokenType is the type of the LUKS2 token.
 const TokenType = "gangway-escrow"
 
-// MetaKey is the name of the device-meta that holds the ciphertext on the hub.
+// MetaKey is the key in the device-meta under which the hub stores the ciphertext.
 const MetaKey = "gangway.disk-recovery"
 
 // maxText is the maximum size of a ciphertext in bytes. The ciphertext of a key with 71 characters
@@ -48,7 +48,7 @@ func NewIdentity() (identity, recipient string, err error) {
 	return id.String(), id.Recipient().String(), nil
 }
 
-// Token encrypts a recovery key and returns the LUKS2 token that holds it.
+// Token encrypts a recovery key and returns the LUKS2 token with the ciphertext.
 func Token(recipient, recovery string) (map[string]any, error) {
 	r, err := age.ParseX25519Recipient(recipient)
 	if err != nil {
@@ -67,7 +67,7 @@ func Token(recipient, recovery string) (map[string]any, error) {
 	return map[string]any{"type": TokenType, "age": text.String()}, nil
 }
 
-// Ciphertext returns the ciphertext of a LUKS2 token. It returns an error unless the ciphertext is
+// Ciphertext returns the ciphertext in a LUKS2 token. It returns an error if the ciphertext is not
 // age's armored text.
 func Ciphertext(token []byte) (string, error) {
 	var t struct {
@@ -75,10 +75,10 @@ func Ciphertext(token []byte) (string, error) {
 		Age  string `json:"age"`
 	}
 	if err := json.Unmarshal(token, &t); err != nil {
-		return "", fmt.Errorf("escrow: the token: %w", err)
+		return "", fmt.Errorf("escrow: the LUKS2 token in the disk's header: %w", err)
 	}
 	if t.Type != TokenType || !isArmored(t.Age) {
-		return "", errors.New("escrow: the token does not hold an encrypted recovery key")
+		return "", errors.New("escrow: the LUKS2 token in the disk's header does not contain an encrypted recovery key; install the machine again to store one")
 	}
 	return t.Age, nil
 }
@@ -88,7 +88,7 @@ func isArmored(text string) bool {
 		!strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') })
 }
 
-// Open decrypts a ciphertext and returns the recovery key. identities is the content of an identity
+// Open decrypts a ciphertext and returns the recovery key. `identities` is the text of an identity
 // file from age-keygen. The ciphertext comes from the hub and is not trusted: Open checks that the
 // result has only characters of a recovery key.
 func Open(identities, ciphertext string) (string, error) {

@@ -55,8 +55,8 @@ func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-// A hub under an attacker's control may send any text instead of the machine's ciphertext. Open
-// refuses a decrypted text that cannot be a recovery key.
+// A hub under an attacker's control may send the owner any text instead of the machine's
+// ciphertext. Open refuses a decrypted text that cannot be a recovery key.
 func TestHubSendsAnotherKeyThanTheMachines(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := NewIdentity()

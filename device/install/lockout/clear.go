@@ -16,10 +16,10 @@ var ErrNotClearable = errors.New("lockout: the TPM refuses TPM2_Clear: its locko
 
 // Clear clears the TPM (TPM2_Clear, Part 3, 24.6). This destroys all keys of the owner hierarchy
 // and everything that is sealed under them, the persistent keys, the owner's NV indices and the
-// hierarchies' passwords. The endorsement key stays, and so do the other keys that the TPM derives
-// from the endorsement seed: attestation keys and IDevIDs.
+// hierarchies' passwords. Clear does not change the endorsement key and the other keys that the TPM
+// derives from the endorsement seed: attestation keys and IDevID keys.
 //
-// If the lockout hierarchy has a password, Clear does not try to guess it and returns
+// If the lockout hierarchy has a password, Clear does not guess the password and returns
 // ErrNotClearable.
 func Clear(t transport.TPM) error {
 	state, err := permanent(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// primaryName returns the name of a hierarchy's storage key. If keepAt is not 0, it also makes the
-// key persistent at that handle.
+// primaryName returns the TPM name of a hierarchy's storage key. If `keepAt` is not 0, primaryName
+// also makes the key persistent at the handle `keepAt`.
 func primaryName(t *testing.T, tpm transport.TPM, hierarchy tpm2.TPMHandle, keepAt tpm2.TPMHandle) []byte {
 	t.Helper()
 	key, err := tpm2.CreatePrimary{PrimaryHandle: hierarchy, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(tpm)

@@ -3,12 +3,11 @@
 // installer and the installed system use this package.
 //
 // A TPM counts a loss of power as a wrong guess (Part 1, 19.8.6) if, since its last start or
-// shutdown, somebody used the password of a key that is protected against guessing. This is also
-// true for an empty password. After a few wrong guesses, the TPM refuses these passwords for
-// minutes or hours. The lockout does not affect the device's identity keys, because package
-// identity uses them by policy and never by password. But the storage key, which protects a disk's
-// key, can only be used by its password. So package seal prepares the TPM for a loss of power
-// after each use.
+// shutdown, somebody used the password of a key that is protected against guessing. An empty
+// password counts too. After a few wrong guesses, the TPM refuses such passwords for minutes or
+// hours. The lockout does not affect the device's identity keys, because package identity uses them
+// by policy and never by password. But the storage key, which protects a disk's key, can only be
+// used by its password. So package seal prepares the TPM for a loss of power after each use.
 package lockout
 
 import (
@@ -31,8 +30,8 @@ const (
 )
 
 // Lift lifts the lockout if the TPM is in lockout, and reports whether the TPM was in lockout. If
-// the lockout hierarchy has a password, Lift does not guess it and returns ErrPassword: a wrong
-// password would lock the lockout hierarchy itself.
+// the lockout hierarchy has a password, Lift does not guess the password and returns ErrPassword: a
+// wrong password would lock the lockout hierarchy itself.
 func Lift(t transport.TPM) (bool, error) {
 	state, err := permanent(t)
 	if err != nil {
@@ -47,17 +46,17 @@ func Lift(t transport.TPM) (bool, error) {
 	return true, reset(t, nil)
 }
 
-// ErrPassword means that the lockout hierarchy has a password. Only a person who knows it can
-// lift the lockout.
+// ErrPassword means that the lockout hierarchy has a password. Only a person who knows this
+// password can lift the lockout.
 var ErrPassword = errors.New("lockout: the TPM is in lockout, and its lockout password is set: wait until the lockout ends, or clear the TPM in the firmware's setup")
 
 // State is the state of a TPM's protection against guessing (Part 2, 6.13).
 type State struct {
 	Locked   bool // in lockout: the TPM refuses all passwords that are protected against guessing
 	Password bool // the lockout hierarchy has a password
-	// Tries is the number of wrong guesses that the TPM has counted, and Max the number at
-	// which a lockout begins. Each time the TPM has been powered for Interval, Tries falls by
-	// one. A lockout ends when Tries falls below Max.
+	// Tries is the number of wrong guesses that the TPM has counted. A lockout begins when Tries
+	// reaches Max. Each time the TPM has been powered for Interval, Tries falls by one. A lockout
+	// ends when Tries falls below Max.
 	Tries, Max uint32
 	Interval   time.Duration
 }
@@ -93,7 +92,7 @@ func permanent(t transport.TPM) (uint32, error) {
 		return 0, err
 	}
 	if len(list) != 1 || list[0].Property != tpm2.TPMPTPermanent {
-		return 0, errors.New("lockout: the TPM does not report TPMA_PERMANENT")
+		return 0, errors.New("lockout: the TPM does not report TPMA_PERMANENT; update the TPM's firmware")
 	}
 	return list[0].Value, nil
 }

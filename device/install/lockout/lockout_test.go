@@ -66,8 +66,8 @@ func TestLiftsALockout(t *testing.T) {
 	}
 }
 
-// If the lockout hierarchy has a password, Lift does not guess it, because a wrong guess would
-// lock the lockout hierarchy too.
+// If the TPM's lockout hierarchy has a password, Lift does not guess the password, because a wrong
+// guess would lock the lockout hierarchy too.
 func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	tpm := start(t)

@@ -23,18 +23,18 @@ const iterations = 1000
 // Key is the key that encrypts the partition's data.
 type Key []byte
 
-// Slot is a key slot: a passphrase, and a token that the header stores with it. The passphrase
-// must be made from at least 16 random bytes.
+// Slot is a key slot: a passphrase, and the LUKS2 token that the header stores for this slot. The
+// passphrase must be made from at least 16 random bytes.
 type Slot struct {
 	Passphrase []byte
-	// Token is optional: the JSON of the header's token for this slot. Programs use the token
-	// to get the passphrase, for example from the TPM. Format sets the token's field
-	// "keyslots".
+	// Token is optional: the JSON of the header's LUKS2 token for this slot. Programs use the LUKS2
+	// token to get the passphrase, for example from the TPM. Format sets the field "keyslots" of
+	// the LUKS2 token.
 	Token map[string]any
 }
 
-// Format makes the headers and key slots of a new partition (Overhead bytes in total), and the key
-// that encrypts the partition's data.
+// Format makes the headers and key slots of a new partition, which have Overhead bytes in total. It
+// also makes the key that encrypts the partition's data.
 func Format(slots []Slot) (head []byte, key Key, err error) {
 	key = make(Key, keySize)
 	rand.Read(key)
@@ -176,7 +176,7 @@ func (m *metadata) check() error {
 	return nil
 }
 
-// Token returns the JSON of the header's first token whose type is kind.
+// Token returns the JSON of the header's first LUKS2 token of the type `kind`.
 func Token(r io.ReaderAt, kind string) (json.RawMessage, error) {
 	m, err := readHeader(r)
 	if err != nil {
@@ -188,7 +188,7 @@ func Token(r io.ReaderAt, kind string) (json.RawMessage, error) {
 			return t, nil
 		}
 	}
-	return nil, fmt.Errorf("luks: the header has no token of type %s", kind)
+	return nil, fmt.Errorf("luks: the header has no LUKS2 token of the type %s", kind)
 }
 
 // Cipher returns the cipher of the partition's data. The cipher works on sectors of 512 bytes;

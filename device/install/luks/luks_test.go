@@ -56,7 +56,8 @@ func TestSecondHeaderStandsIn(t *testing.T) {
 	}
 }
 
-// cryptsetup can read a header that Format made, and opens it with the passphrase of each slot.
+// The program cryptsetup can read a header that Format made. It opens the header's key with the
+// passphrase of each slot.
 func TestCryptsetupReadsTheHeader(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("cryptsetup")
@@ -81,7 +82,8 @@ func TestCryptsetupReadsTheHeader(t *testing.T) {
 		}
 	}
 	for _, p := range [][]byte{one, two} {
-		// Dump the volume key by the passphrase. This needs no device and no root.
+		// With the passphrase, cryptsetup can print the volume key. This needs no device and no
+		// root.
 		cmd := exec.Command(program, "luksDump", "--disable-locks", "--batch-mode", "--dump-volume-key", "--key-file", "-", file)
 		cmd.Stdin = bytes.NewReader(p)
 		out, err := cmd.CombinedOutput()

@@ -7,7 +7,7 @@ import (
 	"encoding/binary"
 )
 
-// stripes is the number of pieces that a key is split into (LUKS1's anti-forensic splitter).
+// stripes is the number of pieces into which a key is split (LUKS1's anti-forensic splitter).
 // Recovering the key needs all pieces, so overwriting one piece destroys the slot.
 const stripes = 4000
 

@@ -1,13 +1,14 @@
-// Package netchange stores the network settings of an installed machine. It tries new settings for
-// one boot before it keeps them. The installed system passes it settings from a stick or the hub
-// with Offer, and at each boot calls Begin, then Keep or Drop.
+// Package netchange stores the network settings of an installed machine. The machine tries new
+// settings for one boot before it keeps them. The installed system passes settings from a stick or
+// the hub to Offer. At each boot it calls Begin, and then Keep or Drop.
 //
 //	offered ──> tried for one boot ──> kept     the machine reached the hub
 //	                     └───────────> dropped  it did not reach it; the previous settings apply again
 //
 // The journal is one file that is replaced atomically. So a power cut at any moment leaves the
-// state before a change or the state after it. Begin records in the journal that a trial has begun
-// before the machine uses the new settings. So no settings are tried in two boots.
+// state before a change or the state after it. Before the machine uses the new settings, Begin
+// records in the journal that the trial has begun. So no boot tries the same settings a second
+// time.
 package netchange
 
 import (
@@ -34,8 +35,8 @@ type Source string
 const (
 	Stick Source = "stick" // the stick that installed the machine, or that it booted from later
 	Hub   Source = "hub"   // set by the owner at the hub
-	// Console is a person at the machine. If that person offers the same text again, it is a
-	// new offer, unlike with the other sources.
+	// Console is a person at the machine. If the person offers the same text again, this counts as
+	// a new offer, unlike with the other sources.
 	Console Source = "console"
 )
 
@@ -57,7 +58,7 @@ type Outcome struct {
 	At     time.Time `json:"at"`
 }
 
-// trial holds settings that wait for their trial or are on trial.
+// trial has the settings that wait for a trial or are on trial.
 type trial struct {
 	Text string `json:"text"`
 	From Source `json:"from"`
@@ -68,10 +69,11 @@ type trial struct {
 
 type journal struct {
 	Version int    `json:"version"` // 1
-	Kept    string `json:"kept"`    // the settings' file; empty: none
+	Kept    string `json:"kept"`    // text of the settings file; empty: no settings
 	Trial   *trial `json:"trial,omitempty"`
-	// Seen holds the SHA-256 of the text that each source offered last, in lower-case
-	// hexadecimal. If a source offers the same text again, it is not a new offer.
+	// Seen has, for each source, the SHA-256 of the text that the source offered last, in
+	// lower-case hexadecimal. If a source offers the same text again, this does not count as a new
+	// offer.
 	Seen map[Source]string `json:"seen,omitempty"`
 	Last *Outcome          `json:"last,omitempty"`
 }
@@ -90,11 +92,12 @@ const (
 	maxJournal  = 256 << 10 // bytes
 )
 
-// Offer offers the text of a settings file from a source, and reports whether the settings are
-// new. They are not new if the source's last offer had the same text, unless the source is Console,
-// or if they equal the settings in force. If try is set, the next boot tries new settings. Otherwise Offer keeps them
-// at once, as on a machine that has not reached the hub with any settings yet. If the text is not
-// valid, Offer returns the error and records it as the outcome.
+// Offer offers the text of a settings file from a source, and reports whether the settings are new.
+// Settings are not new if they equal the settings in force. They are also not new if the source's
+// last offer had the same text, unless the source is Console. If `try` is set, the next boot tries
+// new settings. Otherwise Offer keeps them at once, as on a machine that has not reached the hub
+// with any settings yet. If the text is not valid, Offer returns the error and records it as the
+// outcome.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {
@@ -137,8 +140,9 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Begin returns the settings for this boot, and whether they are on trial. boot is the kernel's
-// boot id. If an earlier boot began the trial and did not keep the settings, Begin drops them.
+// Begin returns the settings for this boot, and whether these settings are on trial. `boot` is the
+// kernel's boot id. If an earlier boot began the trial and did not keep the settings, Begin drops
+// them.
 func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err error) {
 	settings = &netfile.Settings{}
 	if boot == "" {
@@ -171,8 +175,8 @@ func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err 
 	return settings, tried, err
 }
 
-// Keep makes the settings that are on trial permanent. Call it when the machine has reached the
-// hub with them.
+// Keep makes the settings that are on trial permanent. Call Keep when the machine has reached the
+// hub with these settings.
 func (s *Store) Keep() error {
 	return s.change(func(j *journal) bool {
 		if j.Trial == nil || j.Trial.Boot == "" {
@@ -183,7 +187,7 @@ func (s *Store) Keep() error {
 	})
 }
 
-// Drop ends a trial. Call it when the machine has not reached the hub in time. reason is a
+// Drop ends a trial. Call Drop when the machine has not reached the hub in time. `reason` is a
 // sentence for the owner.
 func (s *Store) Drop(reason string) error {
 	return s.change(func(j *journal) bool {
@@ -195,7 +199,7 @@ func (s *Store) Drop(reason string) error {
 	})
 }
 
-// Last returns the outcome of the last offer. It is nil if there was none.
+// Last returns the outcome of the last offer. The outcome is nil if no source has made an offer.
 func (s *Store) Last() (last *Outcome, err error) {
 	err = s.change(func(j *journal) bool { last = j.Last; return false })
 	return last, err

@@ -16,7 +16,8 @@ func newStore(t *testing.T) *Store {
 	return &Store{Dir: filepath.Join(t.TempDir(), "network"), Now: func() time.Time { return time.Unix(1800000000, 0) }}
 }
 
-// checkBegin checks which settings a boot of the machine uses, and whether they are on trial.
+// checkBegin checks which settings a boot of the machine uses, and whether these settings are on
+// trial.
 func (s *Store) checkBegin(t *testing.T, boot, want string, tried bool) {
 	t.Helper()
 	settings, is, err := s.Begin(boot)
@@ -63,8 +64,8 @@ func TestSettingsThatReachTheHubAreKept(t *testing.T) {
 	s.checkBegin(t, "three", "vlan = 8", false)
 }
 
-// New settings are tried in one boot. If the machine does not reach the hub with them, the
-// previous settings apply again, and no person needs to act.
+// New settings are tried in one boot. If the machine does not reach the hub with the new settings,
+// the previous settings apply again, and no person needs to act.
 func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -90,8 +91,8 @@ func TestSettingsThatDoNotReachTheHubFallBack(t *testing.T) {
 	s.checkBegin(t, "six", "vlan = 7", false)
 }
 
-// If a source offers the same text again, nothing changes. So a stick that stays plugged in does
-// not undo settings that the owner makes later.
+// If a stick or the hub offers the same settings text again, nothing changes. So a stick that stays
+// plugged in does not replace settings that the owner makes later.
 func TestEachOfferIsLookedAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -108,8 +109,8 @@ func TestEachOfferIsLookedAtOnce(t *testing.T) {
 	s.checkBegin(t, "three", "vlan = 9", true)
 }
 
-// Settings that are already in force are not tried. An offer that another offer replaces before
-// its trial has no effect.
+// The machine does not try settings that are already in force. If a second offer replaces the first
+// offer before the first offer's trial, the first offer has no effect.
 func TestOfferOfWhatIsInForceIsNothingNew(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -153,9 +154,9 @@ func TestReportMasksSecrets(t *testing.T) {
 
 type powerCut struct{}
 
-// The power fails before any write of a change or of its trial. The next boot uses either the
-// previous settings or the new ones. No boot tries the new settings a second time: if a power cut
-// ends the trial, they are dropped.
+// The machine's power fails before any write of a change or of the change's trial. The next boot
+// uses either the previous settings or the new settings. No boot tries the new settings a second
+// time: if a power cut ends the trial, the machine drops the new settings.
 func TestPowerCutAtAnyChangeLeavesSettingsThatWork(t *testing.T) {
 	t.Parallel()
 	for at := 1; ; at++ {

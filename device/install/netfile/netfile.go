@@ -1,9 +1,9 @@
 // Package netfile parses and formats network.txt, the file of a machine's network settings. The
-// file has lines of text, which a person can edit on any computer. `gangway image build` writes
-// the file to the stick, the installed machine stores it, and the machine's owner can set other
-// settings at the hub. All of these programs parse the file with Parse, or with Read from an open
-// file. Text writes settings as a file that Parse reads back with the same meaning. The package
-// does no I/O of its own.
+// file has lines of text, which a person can edit on any computer. `gangway image build` writes the
+// file to the stick, the installed machine stores it, and the machine's owner can set other
+// settings at the hub. All of these programs parse the file with Parse or Read. Text formats
+// settings as a file. Parse returns the same settings from that file. The package opens no files
+// itself.
 //
 // A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
 // ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:
@@ -70,12 +70,12 @@ type Settings struct {
 	NTP       []string // host names or addresses
 	// Proxy is an http or https URL with a port and without a path. Nil: none.
 	Proxy *url.URL
-	// ProxyCA holds the CAs of an https Proxy.
+	// ProxyCA are the CAs of an https Proxy.
 	ProxyCA []*x509.Certificate
 }
 
-// Mistake is the error of an invalid file. Its text never quotes the proxy's URL, which may hold a
-// password.
+// Mistake is the error of an invalid file. The error's text never quotes the proxy's URL, because
+// the URL may contain a password.
 type Mistake struct {
 	Line int // counted from 1; 0: the whole file
 	Text string
@@ -88,8 +88,8 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%s, line %d: %s", Name, m.Line, m.Text)
 }
 
-// Parse parses a file. An empty file, or one with comments only, gives the zero value. The error
-// is a *Mistake, which explains what to write instead.
+// Parse parses a file. For an empty file, or a file with comments only, it returns the zero value.
+// The error is a *Mistake, which explains what to write instead.
 func Parse(text []byte) (*Settings, error) {
 	if len(text) > MaxFile {
 		return nil, &Mistake{0, fmt.Sprintf("the file has %d bytes; write at most %d", len(text), MaxFile)}
@@ -148,7 +148,7 @@ type parser struct {
 
 var keys = "version, interface, vlan, mtu, address, gateway, dns, ntp and proxy"
 
-// repeatable holds the keys that may occur more than once.
+// repeatable lists the keys that may occur more than once.
 var repeatable = []string{"address", "gateway", "dns", "ntp"}
 
 func (p *parser) setting(line string) error {
@@ -324,7 +324,7 @@ func (p *parser) ntp(v string) error {
 	return nil
 }
 
-// proxy never quotes its value in an error, because the value may hold a password.
+// proxy never quotes its value in an error, because the value may contain a password.
 func (p *parser) proxy(v string) error {
 	u, err := ParseProxy(v)
 	p.s.Proxy = u

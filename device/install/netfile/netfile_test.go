@@ -148,8 +148,8 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 	}
 }
 
-// For every file, Parse returns without a panic. If Parse accepts the file, Text gives a file with
-// the same settings, and Masked does not show the proxy's password.
+// For every file, Parse returns without a panic. If Parse accepts the file, Text returns a file
+// with the same settings, and Masked does not show the proxy's password.
 func FuzzParse(f *testing.F) {
 	f.Add(Template)
 	f.Add(strings.ReplaceAll(Template, "# ", ""))

@@ -1,7 +1,7 @@
-// Package seal stores the passphrase of an encrypted disk in the machine's TPM. The installer
-// seals the passphrase with New; the installed system gets it with Open at each boot. The format
-// is that of systemd-cryptenroll (version 252): a token of the type systemd-tpm2 in the LUKS2
-// header. systemd can open the disk too.
+// Package seal stores the passphrase of an encrypted disk in the machine's TPM. The installer seals
+// the passphrase with New. The installed system gets the passphrase with Open at each boot. The
+// format is that of systemd-cryptenroll (version 252): a LUKS2 token of the type systemd-tpm2 in
+// the disk's header. So systemd can open the disk too.
 //
 // The passphrase is bound to PCR 7, which measures the state of Secure Boot. So the passphrase
 // stays usable after an update of the system. Without Secure Boot, PCR 7 is the same for every
@@ -32,7 +32,7 @@ const (
 	pcr        = 7
 )
 
-// primary is the template that systemd uses for the storage key, which is the parent of the sealed
+// primary is systemd's template for the storage key. The storage key is the parent of the sealed
 // secret.
 var primary = tpm2.TPMTPublic{
 	Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
@@ -120,7 +120,8 @@ type token struct {
 	Policy  string `json:"tpm2-policy-hash"`
 }
 
-// New makes a passphrase and a token. Only this TPM can turn the token back into the passphrase.
+// New makes a passphrase and a LUKS2 token that seals the passphrase. Only this TPM can unseal the
+// passphrase from the LUKS2 token.
 func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
@@ -160,14 +161,14 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	return encode(secret), tok, nil
 }
 
-// encode encodes the secret as the passphrase, as systemd does.
+// encode makes the passphrase from the secret, as systemd does.
 func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(secret)) }
 
 // ErrNotReleased means that the key was sealed by another TPM, or for another state of Secure Boot.
 var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe disk is another machine's, or Secure Boot was switched on or off.\nRestore the Secure Boot setting, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
-// refused returns the error to report if the TPM refuses to unseal. If err reports a problem of
-// the TPM itself, such as a lockout, refused returns that problem; otherwise it returns
+// refused returns the error to report if the TPM refuses to unseal. If err is about a problem of
+// the TPM itself, such as a lockout, refused returns that problem. Otherwise it returns
 // ErrNotReleased.
 func refused(err error) error {
 	explained := tpmrc.Explain(err, tpmrc.None)
@@ -178,14 +179,14 @@ func refused(err error) error {
 	return errors.Join(ErrNotReleased, err)
 }
 
-// Open returns the passphrase that a token seals.
+// Open returns the passphrase that a LUKS2 token seals.
 func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	var tok token
 	if err := json.Unmarshal(raw, &tok); err != nil {
-		return nil, fmt.Errorf("seal: the token: %w", err)
+		return nil, fmt.Errorf("seal: the LUKS2 token in the disk's header: %w", err)
 	}
 	if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
-		return nil, errors.New("seal: the token has parameters that Gangway's installer does not use")
+		return nil, errors.New("seal: the LUKS2 token in the disk's header has parameters that Gangway's installer does not use; use the recovery key, or install the machine again")
 	}
 	private, public, err := split(tok.Blob)
 	if err != nil {
@@ -218,7 +219,7 @@ func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 
 // split separates a TPM2B_PRIVATE from the TPM2B_PUBLIC that follows it.
 func split(blob []byte) (*tpm2.TPM2BPrivate, *tpm2.TPM2BPublic, error) {
-	broken := errors.New("seal: the token's blob is malformed")
+	broken := errors.New("seal: the LUKS2 token in the disk's header is damaged, so the TPM cannot release the disk's key; use the recovery key, or install the machine again")
 	if len(blob) < 2 {
 		return nil, nil, broken
 	}

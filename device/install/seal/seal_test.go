@@ -48,7 +48,7 @@ func open(t *testing.T, chip *swtpm.TPM) transport.TPMCloser {
 	return link
 }
 
-// sealedToken seals a key in the TPM and returns its token.
+// sealedToken seals a passphrase in the TPM and returns the LUKS2 token.
 func sealedToken(t *testing.T, tpm transport.TPM) json.RawMessage {
 	t.Helper()
 	_, token, err := New(tpm)
@@ -63,7 +63,7 @@ func sealedToken(t *testing.T, tpm transport.TPM) json.RawMessage {
 }
 
 // A machine with an encrypted disk unseals the disk's key at each boot, and may lose power at any
-// later time. The TPM must not count these losses of power as wrong guesses.
+// later time. The machine's TPM must not count these losses of power as wrong guesses.
 func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
 	t.Parallel()
 	chip := startChip(t)

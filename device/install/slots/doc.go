@@ -1,7 +1,7 @@
 // Package slots manages the two systems of an installed machine: the running one and the one on
 // trial. Each system is a unified kernel image in the EFI system partition. The installed system
-// uses this package as the agent's hook: to update the system, the agent calls Hook.Do with its
-// verbs.
+// uses this package for the agent's hook: to update the system, the agent calls the hook, and the
+// hook calls Hook.Do.
 //
 //	EFI/Linux/gangway-a.efi, gangway-b.efi   the slots
 //	loader/loader.conf                       names the default slot
@@ -10,11 +10,11 @@
 //
 // A power cut at any moment leaves a complete system that boots. FAT has no journal, and a file
 // that is being renamed has two names for a moment, so this package renames no file. To write a
-// slot, it writes all sectors except the first, which it fills with zeros. It flushes these
-// sectors and reads them back. The boot manager ignores a file whose first sector is zero. Then
-// the package writes the first sector. The default slot is one letter of loader.conf, and the
-// package changes this letter in place: again one sector. A disk writes each sector completely or
-// not at all.
+// slot, it fills the first sector with zeros and writes all other sectors. It flushes these sectors
+// and reads them back. The boot manager ignores a file whose first sector is zero. Then the package
+// writes the first sector. One letter of loader.conf names the default slot. The package changes
+// this letter in place, which again changes only one sector. A disk writes each sector completely
+// or not at all.
 //
 // # A new system is tried once
 //

@@ -25,11 +25,11 @@ type Hook struct {
 	Dir string
 	// Volatile is a folder that the machine empties at each boot.
 	Volatile string
-	// Restart restarts the machine. It returns only if that fails.
+	// Restart restarts the machine. It returns only if the restart fails.
 	Restart func() error
-	// Synchronous, if set, switches synchronous writes to the EFI system partition on or off.
-	// The hook switches them off while it writes a slot, because a slot would otherwise take
-	// minutes; the hook flushes the slot before each step that requires it.
+	// Synchronous, if set, switches synchronous writes to the EFI system partition on or off. The
+	// hook switches synchronous writes off while it writes a slot, because writing would otherwise
+	// take minutes. The hook flushes the slot before each step that requires this.
 	Synchronous func(bool)
 	// Sleep waits while another program finishes something. Default: time.Sleep.
 	Sleep func(time.Duration)
@@ -40,7 +40,7 @@ type Hook struct {
 // trial is the hook's record of the last system that it wrote.
 type trial struct {
 	Revision string `json:"revision"` // name of the revision's folder
-	Slot     string `json:"slot"`     // slot that the system was written to
+	Slot     string `json:"slot"`     // slot to which the hook wrote the system
 	SHA256   string `json:"sha256"`
 }
 
@@ -136,7 +136,7 @@ func (h *Hook) install(revision string) (int, error) {
 		return 0, err
 	}
 	if have, err := h.ESP.Sum(to); err == nil && have == sum {
-		h.say("Slot %s holds the system already.", to)
+		h.say("Slot %s already has the system.", to)
 		return ExitReboot, h.ESP.Try(to)
 	}
 	if err := h.mark(to); err != nil {
@@ -153,9 +153,9 @@ func (h *Hook) install(revision string) (int, error) {
 	return ExitReboot, h.ESP.Try(to)
 }
 
-// target returns the slot to write to. It is never the default, because the machine falls back to
-// the default. If the default did not boot and the other slot runs for that reason, target first
-// makes the running slot the default.
+// target returns the slot to write to. This is never the default slot, because the machine falls
+// back to the default slot. If the default slot did not boot and the other slot runs for that
+// reason, target first makes the running slot the default.
 func (h *Hook) target() (Slot, error) {
 	running, keep, tried, err := h.Trial()
 	if err != nil {
@@ -197,7 +197,7 @@ func (h *Hook) reboot(revision string) (int, error) {
 	return 0, h.Restart()
 }
 
-// runs reports whether the running system has the SHA-256 sum.
+// runs reports whether the running system has the SHA-256 `sum`.
 func (h *Hook) runs(sum string) (bool, error) {
 	s, err := h.ESP.Running()
 	if err != nil {
@@ -213,7 +213,7 @@ func (h *Hook) runs(sum string) (bool, error) {
 	return have == sum, nil
 }
 
-// test checks that the revision's system is the one that runs.
+// test checks that the running system is the revision's system.
 func (h *Hook) test(revision string) (int, error) {
 	f, _, sum, err := open(revision)
 	if err != nil || f == nil {
@@ -246,7 +246,7 @@ func (h *Hook) commit(revision string) (int, error) {
 	return 0, nil
 }
 
-// rollback restores the previous system, if the revision changed it.
+// rollback restores the previous system, if the revision changed the system.
 func (h *Hook) rollback(revision string) (int, error) {
 	t, ok := h.trialOf(revision)
 	if !ok {
@@ -275,7 +275,7 @@ func (h *Hook) rollback(revision string) (int, error) {
 
 func (h *Hook) trialPath() string { return filepath.Join(h.Dir, "trial.json") }
 
-// last returns the record of the last system that was written.
+// last returns the record of the last system that the hook wrote.
 func (h *Hook) last() (t trial, err error) {
 	b, err := os.ReadFile(h.trialPath())
 	if err == nil {
@@ -287,13 +287,14 @@ func (h *Hook) last() (t trial, err error) {
 	return t, err
 }
 
-// trialOf returns the record of the last system that was written, if that system is the revision's.
+// trialOf returns the record of the last system that the hook wrote, if that system is the
+// revision's.
 func (h *Hook) trialOf(revision string) (t trial, ok bool) {
 	t, err := h.last()
 	return t, err == nil && t.Revision == filepath.Base(revision)
 }
 
-// remember replaces the record atomically and flushes it.
+// remember replaces the hook's record atomically and flushes the record to the disk.
 func (h *Hook) remember(t trial) error {
 	if was, ok := h.trialOf(t.Revision); ok && was == t {
 		return nil

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Slot is one of the two places for a system on the disk.
+// Slot is one of the two files for a system on the disk.
 type Slot byte
 
 // The slots. None means a boot entry that is not a slot.
@@ -43,7 +43,7 @@ const folder = "EFI/Linux"
 // LoaderConf is the path of the boot manager's settings in the EFI system partition.
 const LoaderConf = "loader/loader.conf"
 
-// Conf returns the content of LoaderConf with s as the default slot.
+// Conf returns the text of the file LoaderConf with `s` as the default slot.
 func Conf(s Slot) []byte { return []byte("timeout 0\neditor no\ndefault " + s.Entry() + "\n") }
 
 // slotOf returns the slot of a boot entry. The entry's name may include an attempt counter.
@@ -94,7 +94,8 @@ func (e *ESP) Default() (Slot, error) {
 	return s, err
 }
 
-// defaultSlot returns the slot that LoaderConf names, and the offset of its letter in the file.
+// defaultSlot returns the slot that LoaderConf names, and the offset of the slot's letter in the
+// file.
 func (e *ESP) defaultSlot() (s Slot, at int64, err error) {
 	b, err := os.ReadFile(filepath.Join(e.Dir, LoaderConf))
 	if err != nil {
@@ -138,8 +139,8 @@ func (e *ESP) DoNotTry() error {
 	return e.Firmware.StartOnce("")
 }
 
-// Sum returns the SHA-256 of a slot's content in lower-case hexadecimal. It is empty if the
-// slot has no file.
+// Sum returns the SHA-256 of a slot's file in lower-case hexadecimal. If the file does not exist,
+// the result is empty.
 func (e *ESP) Sum(s Slot) (string, error) {
 	f, err := os.Open(e.path(s))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,7 +178,8 @@ func (e *ESP) flush() error {
 	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
-// Fits reports an error if a slot has no room for a system of size bytes.
+// Fits returns an error if the EFI system partition has no room for a system of `size` bytes in a
+// slot.
 func (e *ESP) Fits(s Slot, size int64) error {
 	free := e.free
 	if free == nil {

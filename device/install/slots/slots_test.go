@@ -116,9 +116,9 @@ func (m *machine) change(what string) {
 	m.last = what
 }
 
-// start simulates a boot. The boot manager removes the one-shot variable and tries the entry that
-// it named; then the default; then any other entry. If the system does not boot, the machine boots
-// again.
+// start simulates a boot. The boot manager removes the one-shot variable. It tries the entry that
+// the variable named, then the default entry, then any other entry. If the system does not boot,
+// the machine boots again.
 func (m *machine) start() {
 	m.Helper()
 	for range 10 {
@@ -177,7 +177,7 @@ func (m *machine) comesUp(wanted []string) bool {
 	return false
 }
 
-// call calls the hook and returns its exit code, or -1 if the machine restarted during the
+// call calls the hook and returns the hook's exit code, or -1 if the machine restarted during the
 // call.
 func (m *machine) call(verb, revision string) (code int) {
 	m.Helper()
@@ -291,8 +291,8 @@ func (m *machine) expect(system []byte, s Slot) {
 	}
 }
 
-// The hook writes each new system to the slot that does not run. If the file is not a system, or
-// if the system does not boot, the machine keeps its system.
+// The hook writes each new system to the slot that does not run. If the revision's file is not a
+// system, or if the new system does not boot, the machine keeps its previous system.
 func TestSystemsGoFromSlotToSlot(t *testing.T) {
 	t.Parallel()
 	one, two, three, bad := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline+" two=2"), uki(t, 3, goodCmdline), uki(t, 4, goodCmdline)
@@ -314,7 +314,7 @@ func TestSystemsGoFromSlotToSlot(t *testing.T) {
 		{three, "DONE", three, A},
 		{nil, "DONE", three, A},
 		{two, "DONE", two, B},
-		{three, "DONE", three, A}, // slot A still holds this system
+		{three, "DONE", three, A}, // slot A still has this system
 		{bad, "ERROR", three, A},
 	} {
 		if got := m.apply(m.revision(n, c.system)); got != c.status {
@@ -324,7 +324,8 @@ func TestSystemsGoFromSlotToSlot(t *testing.T) {
 	}
 }
 
-// A new system that panics boots only once, and the revision's status tells the owner the reason.
+// If a new system's kernel panics, the machine boots this system only once. The revision's status
+// tells the owner the reason.
 func TestSystemThatPanicsFallsBack(t *testing.T) {
 	t.Parallel()
 	one, bad := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -353,9 +354,9 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 	m.expect(one, A)
 }
 
-// The agent may roll back a system that boots, for example because it did not reach the hub. The
-// rollback needs a restart, after which the previous system runs. A power cut has the same effect
-// as the restart.
+// The agent may roll back a system that boots, for example because the system did not reach the
+// hub. The rollback needs a restart. After the restart, the previous system runs. A power cut has
+// the same effect as the restart.
 func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -394,8 +395,8 @@ func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	}
 }
 
-// Whenever the power fails while a revision is installed, committed or rolled back, a complete
-// system boots, and the revision's status matches the system that runs.
+// The machine's power may fail at any moment while the hook installs, commits or rolls back a
+// revision. A complete system then boots, and the revision's status matches the running system.
 func TestPowerCutAtAnyChangeLeavesASystemThatStarts(t *testing.T) {
 	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline), uki(t, 3, goodCmdline+" x")
@@ -437,7 +438,7 @@ func TestPowerCutAtAnyChangeLeavesASystemThatStarts(t *testing.T) {
 	}
 }
 
-// A file that is not a Gangway system is refused before anything is written.
+// The hook refuses a file that is not a Gangway system, before it writes to a slot.
 func TestRefusesWhatIsNoSystem(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -499,7 +500,8 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 	}
 }
 
-// A system is refused if it does not fit beside the running one. Both slots stay unchanged.
+// The hook refuses a system that does not fit on the EFI system partition beside the running
+// system. Both slots stay unchanged.
 func TestSystemLargerThanTheRoomIsRefused(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -523,7 +525,7 @@ func TestSystemLargerThanTheRoomIsRefused(t *testing.T) {
 	}
 }
 
-// SystemPath must be a regular file.
+// The hook accepts a revision's system only if the path SystemPath is a regular file.
 func TestOnlyAFileIsASystem(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -549,7 +551,7 @@ func TestOnlyAFileIsASystem(t *testing.T) {
 }
 
 // If the default slot did not boot, the machine must still be able to fall back to the running
-// system, so the hook does not overwrite the running slot.
+// system. So the hook does not overwrite the running slot.
 func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline), uki(t, 3, goodCmdline)
@@ -592,7 +594,7 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	}
 }
 
-// A slot does not boot if the disk returns different bytes from those that were written.
+// If the disk returns other bytes than the hook wrote to a slot, the slot does not boot.
 func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
@@ -609,7 +611,7 @@ func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	}
 }
 
-// SetDefault keeps the boot manager's other settings.
+// SetDefault does not change the boot manager's other settings.
 func TestDefaultIsOneLetterOfTheSettings(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, uki(t, 1, goodCmdline))

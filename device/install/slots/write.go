@@ -16,9 +16,9 @@ const (
 	chunk  = 1 << 20
 )
 
-// Write writes a system of size bytes to slot s. sum is the system's SHA-256. The slot becomes
-// bootable only when the disk holds the whole system. A power cut at any moment leaves the other
-// slot unchanged, and slot s either complete or unbootable.
+// Write writes a system of `size` bytes to the slot `s`. `sum` is the system's SHA-256. The slot
+// becomes bootable only when the disk has the whole system. After a power cut at any moment, the
+// other slot is unchanged, and the slot `s` is either complete or unbootable.
 func (e *ESP) Write(s Slot, system io.ReaderAt, size int64, sum string) error {
 	f, err := os.OpenFile(e.path(s), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -68,7 +68,7 @@ func (e *ESP) disarm(f *os.File, s Slot) error {
 	return f.Sync()
 }
 
-// fill writes all sectors except the first, which it returns.
+// fill writes all sectors of a system except the first sector, and returns the first sector.
 func (e *ESP) fill(f *os.File, s Slot, system io.ReaderAt, size int64) (first []byte, err error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -98,8 +98,8 @@ func (e *ESP) fill(f *os.File, s Slot, system io.ReaderAt, size int64) (first []
 	return first, nil
 }
 
-// readBack hashes the file's content as the disk returns it. For the first sector, which is not
-// written yet, readBack hashes the bytes first instead.
+// readBack returns the hash of the file's bytes as the disk returns them. The first sector is not
+// written yet, so readBack hashes the bytes `first` instead.
 func readBack(f *os.File, first []byte) (string, error) {
 	// Drop the cached pages, so that the data comes from the disk.
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {

@@ -19,7 +19,8 @@ var (
 	retireNick     = prepared(`INSERT OR REPLACE INTO retired_nicks (nick, account, retired) VALUES (?, ?, ?)`)
 	releaseNick    = prepared(`DELETE FROM retired_nicks WHERE nick = ?`)
 
-	// Statements that delete an account's rows. Foreign keys delete its sessions and API tokens.
+	// Statements that delete an account's rows. Foreign keys delete the account's sessions and API
+	// tokens.
 	dropOfAccount = []*statement{
 		prepared(`DELETE FROM token_uses WHERE token IN (SELECT id FROM join_tokens WHERE owner = ?)`),
 		prepared(`DELETE FROM join_tokens WHERE owner = ?`),

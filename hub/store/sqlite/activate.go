@@ -70,7 +70,7 @@ type claim struct {
 	tpmGeneration       int    // 0 also if the EK is unknown
 
 	iakKnown bool
-	iakEK    store.Hash // the EK under which the IAK is registered
+	iakEK    store.Hash // the EK with which the IAK is registered
 
 	tokenKnown    bool
 	tokenOwner    string
@@ -148,8 +148,8 @@ func readClaim(r *row) (k claim) {
 	return k
 }
 
-// Activate implements store.Enrolments. It may also return store.ErrExists: one TPM is one device,
-// so a bound TPM cannot become a second device of the same owner.
+// Activate implements store.Enrolments. It may also return store.ErrExists: each TPM has one
+// device, so a TPM that already has a device cannot become a second device of the same owner.
 func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device, error) {
 	now := micro(a.Now)
 	var (
@@ -189,9 +189,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 	return d, nil
 }
 
-// refusal returns the error with which a claim that is not active is refused, or nil. It uses only
-// the rows that were read. If several cases apply, the one that matters most to the caller comes
-// first.
+// refusal returns the error if the claim must be refused, or nil. It uses only the fields of the
+// claim. If several errors apply, it returns the error that is most important to the caller. Do not
+// call it for an enrolment that is already active.
 func (k *claim) refusal(now time.Time) error {
 	switch k.state {
 	case stateRevoked:
@@ -248,7 +248,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		if err := moveWords(c, words{k.owner, k.stored.Nick, k.serialBefore}, is); err != nil {
 			return err
 		}
-		// The secret was issued for the certificate that is superseded now.
+		// The device secret was issued for the certificate that this activation supersedes.
 		if _, err := c.exec(deleteSecret, k.device); err != nil {
 			return err
 		}
@@ -316,13 +316,14 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 }
 
 var (
-	// The chain of enrolments, newest first. The query does not read their long columns.
+	// Selects the chain of a device's enrolments, newest first. The query does not read the long
+	// columns.
 	selectSuperseded = prepared(`WITH RECURSIVE chain (id, previous, number) AS (
 			SELECT id, previous, 1 FROM enrolments WHERE id = ?1
 			UNION ALL
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
-	// The update keeps the columns that the AIK registry returns.
+	// Removes the evidence of an enrolment, but keeps the columns that the AIK registry returns.
 	stripEnrolment = prepared(`UPDATE enrolments SET ek_certificate = x'', idevid_cert = x'', verdict = x'', request = x'',
 		ek_links = x'' WHERE id = ? AND length(request) > 0`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
@@ -330,9 +331,9 @@ var (
 	deleteEnrolment = prepared(`DELETE FROM enrolments WHERE id = ?`)
 )
 
-// forgetSuperseded removes the evidence of older superseded enrolments of a device, and deletes the
-// oldest rows. newest is the row id of the enrolment that was superseded last. An earlier version
-// could leave a chain that is too long by many rows; one call deletes at most 16 of them.
+// forgetSuperseded removes the evidence of a device's older superseded enrolments, and deletes the
+// oldest enrolments. `newest` is the row id of the enrolment that was superseded last. An earlier
+// version of the hub could leave many enrolments too many; one call deletes at most 16 of these.
 func forgetSuperseded(c *conn, newest int64) error {
 	const most = store.KeptSuperseded + store.KeptFingerprints
 	chain, err := activated(c, newest, most+16)
@@ -359,14 +360,14 @@ func forgetSuperseded(c *conn, newest int64) error {
 	return nil
 }
 
-// createDevice stores a new device with the proposed nick, or with the first free suffix "-2",
-// "-3", ... If no nick is proposed, the id is the nick.
+// createDevice stores a new device with the proposed nick. If the nick is in use, createDevice adds
+// a suffix ("-2", "-3", ...). If no nick is proposed, the device id becomes the nick.
 func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	k.stored.TokenID = k.token
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// Members that cannot be returned are not copied to the new device.
+		// Members that a read cannot return are not copied to the new device.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -392,10 +393,11 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	}
 }
 
-// freeNick returns base with a suffix that is not in use. It doubles the number until it finds an
-// unused suffix, and then searches between that number and the one before (binary search). So if a
-// whole fleet proposes the same nick, each device needs only a logarithmic number of queries. If
-// deleted devices left gaps, the suffix may be in a gap or at the end.
+// freeNick returns the nick `base` with a numeric suffix that is not in use. It doubles the number
+// until it finds an unused suffix. Then it searches between that number and the previous number
+// (binary search). So if a whole fleet proposes the same nick, each device needs only a logarithmic
+// number of queries. If deleted devices left gaps, the suffix may be in a gap or after the last
+// suffix.
 func freeNick(c *conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {
@@ -428,7 +430,8 @@ func freeNick(c *conn, owner, base string) (string, error) {
 	return with(free), nil
 }
 
-// result returns the device as it is after the activation, with the fields that a read returns.
+// result returns the device after the activation, with the fields that a read of the device
+// returns.
 func (k *claim) result(idevid store.Hash) store.Device {
 	d := k.stored
 	d.ID = k.device
@@ -446,12 +449,12 @@ func (k *claim) result(idevid store.Hash) store.Device {
 	return d
 }
 
-// link is an enrolment in the chain of a device. previous is the row id of the enrolment that it
-// superseded, or 0.
+// link is an enrolment in a device's chain of enrolments. id is its row id. previous is the row id
+// of the enrolment that this enrolment superseded, or 0.
 type link struct{ id, previous int64 }
 
-// activated returns the chain of enrolments that a device activated, from the row id `newest` back
-// to older ones, at most limit rows.
+// activated returns a device's chain of activated enrolments, newest first. The chain begins with
+// the enrolment whose row id is `newest`, and has at most limit enrolments.
 func activated(c *conn, newest int64, limit int) (chain []link, err error) {
 	err = c.each(selectSuperseded, func(r row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -469,8 +472,9 @@ func stripAll(c *conn, chain []link) error {
 	return nil
 }
 
-// stripSuperseded removes the evidence of the older enrolments in the chain that ends with the row
-// id `last`. The enrolment `last` keeps its evidence.
+// stripSuperseded removes the evidence of old enrolments in a device's chain: of the enrolments
+// that are older than the enrolment with the row id `last`. The enrolment `last` keeps its
+// evidence.
 func stripSuperseded(c *conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

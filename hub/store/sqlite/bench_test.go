@@ -14,7 +14,7 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// harbour opens a store at path that has one account and one join token without a limit of uses.
+// harbour opens a new store at `path`, with one account and one join token without a limit of uses.
 func harbour(tb testing.TB, path string) (*sqlite.Store, store.JoinToken) {
 	tb.Helper()
 	s, err := sqlite.Open(context.Background(), path)
@@ -46,8 +46,8 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// concurrently runs work b.N times in many goroutines. It reports the processor time of each
-// operation, which does not depend on the speed of the disk.
+// concurrently runs the function `work` b.N times, in many goroutines. It reports the processor
+// time of each operation, because the processor time does not depend on the speed of the disk.
 func concurrently(b *testing.B, s *sqlite.Store, work func(n int) error) {
 	var n atomic.Int64
 	b.SetParallelism(32)

@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// keptBoots is the number of measurements that are stored for a device.
+// keptBoots is the largest number of boot measurements that the store keeps for a device.
 const keptBoots = 11
 
 const bootColumns = `SELECT id, device, time, state, measurement, changes, `
@@ -54,7 +54,8 @@ var (
 )
 
 // deviceExists returns store.ErrNotFound if the device does not exist or was deleted. Call it
-// before rows of a device are written: nothing would remove the rows of a deleted device.
+// before you write rows of a device: nothing would remove rows that are written after the device
+// was deleted.
 func deviceExists(c *conn, device string) error {
 	_, ok, err := c.one(selectAboard, device)
 	if err == nil && !ok {

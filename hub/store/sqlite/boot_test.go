@@ -10,8 +10,8 @@ import (
 	"gangway/hub/store"
 )
 
-// An older hub stored a boot as a match even if the firmware had measured nothing. The migration
-// corrects these rows.
+// An older hub stored a boot in the state BootMatches even if the firmware had measured nothing.
+// The migration corrects the state of these boots.
 func TestMigrationFindsBootsInWhichNothingWasMeasured(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")

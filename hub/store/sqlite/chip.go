@@ -14,8 +14,8 @@ var (
 
 	putMark     = prepared(`INSERT INTO chip_marks (mark, device) VALUES (?, ?) ON CONFLICT (mark, device) DO NOTHING`)
 	deleteMarks = prepared(`DELETE FROM chip_marks WHERE device = ?`)
-	// Selects other devices with the same mark, oldest first; at most 8, because a person reads the
-	// list.
+	// Selects other devices with the same mark, oldest first: at most 8 devices, because a person
+	// reads the list.
 	sameChip = prepared(`SELECT d.id, d.owner, d.nick FROM chip_marks c JOIN devices d ON d.id = c.device
 		WHERE c.mark = ? AND c.device <> ? AND d.deleted = 0 ORDER BY d.created, d.id LIMIT 8`)
 )
@@ -31,10 +31,10 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 	})
 }
 
-// linkChips stores the marks of a device that activates. If other devices have an equal mark, it
-// appends an event for the device's owner and for the owners of the other devices. The owner of
-// another device gets only one event for each owner who activates a device with the mark. So an
-// attacker who deletes and onboards a device again and again cannot cause more events.
+// linkChips stores the marks of the activated device. If other devices have an equal mark, it
+// appends an event for the activated device's owner and for the owners of the other devices. The
+// owner of another device gets only one event for each owner who activates a device with the mark.
+// So an attacker cannot cause more events by deleting a device and onboarding the device again.
 func (k *claim) linkChips(c *conn, a store.Activation) error {
 	told := false
 	linked := map[string]bool{}
@@ -44,7 +44,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 			return err
 		}
 		if n == 0 {
-			continue // the device onboards again, and its mark is already stored
+			continue // the device onboards again: its mark is already stored
 		}
 		type device struct{ id, owner, nick string }
 		var others []device
@@ -71,7 +71,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 			}
 			if fresh {
 				event.Owner, event.Device = d.owner, d.id
-				event.Message = fmt.Sprintf("A device of another owner onboarded. Its EK certificate has %s as this device's. Both devices may be the same TPM with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
+				event.Message = fmt.Sprintf("A device of another owner onboarded. That device's EK certificate has %s as this device's EK certificate. Both devices may have the same TPM, with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
 				if err := appendEvent(c, event); err != nil {
 					return err
 				}
@@ -85,7 +85,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 				whose = fmt.Sprintf("your device %q (%s)", d.nick, d.id)
 			}
 			event.Owner, event.Device = k.owner, k.device
-			event.Message = fmt.Sprintf("This device's EK certificate has %s as that of %s. Both devices may be the same TPM with two endorsement keys.", m.What, whose)
+			event.Message = fmt.Sprintf("This device's EK certificate has %s as the EK certificate of %s. Both devices may have the same TPM, with two endorsement keys. Find out whether both devices are one machine.", m.What, whose)
 			if err := appendEvent(c, event); err != nil {
 				return err
 			}

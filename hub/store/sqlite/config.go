@@ -19,8 +19,8 @@ func (s *Store) ConfigVersion(ctx context.Context) (version int64, err error) {
 	return version, err
 }
 
-// bumpConfig increases the config version, so that all replicas drop cached settings. Call it in
-// the transaction that changes a setting.
+// bumpConfig increases the config version, so that all replicas of the hub drop their cached
+// settings. Call it in the transaction that changes a setting.
 func bumpConfig(c *conn) error {
 	_, err := c.exec(bumpConfigVersion)
 	return err

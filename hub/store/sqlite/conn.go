@@ -13,13 +13,13 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// busyTimeout is how long a statement waits for another process that has locked the file, such as a
-// backup or the sqlite3 shell. It is shorter than writeTimeout. So a write that waited in vain
-// returns its error before its caller gives up.
+// busyTimeout is how long a statement waits while another process, such as a backup or the sqlite3
+// shell, has locked the database. It is shorter than writeTimeout, so that a write returns the
+// error of the lock before the write times out.
 const busyTimeout = 2 * time.Second
 
-// statement is one SQL statement. Each connection prepares the statement at its first use and keeps
-// it prepared. index is the statement's position in conn.stmts.
+// statement is one SQL statement. Each connection prepares the statement when it first runs the
+// statement, and keeps the statement prepared. index is the statement's position in conn.stmts.
 type statement struct {
 	index int
 	sql   string
@@ -36,9 +36,9 @@ func prepared(sql string) *statement {
 }
 
 // conn is one connection to the database. It calls SQLite's C interface in modernc.org/sqlite/lib
-// directly. The database/sql driver on top of that library asks for the name and type of every
-// column at every query, and allocates each argument separately: that took a quarter of an
-// activation's processor time.
+// directly, because the database/sql driver is slower. For every query, the driver asks for the
+// name and type of each column and allocates each argument separately. This took a quarter of the
+// processor time of an activation.
 //
 // A conn may run only one statement at a time, in one goroutine.
 type conn struct {
@@ -47,14 +47,14 @@ type conn struct {
 	stmts []uintptr
 	dest  []any // values of the current row of a query
 
-	// arena holds the text and blob arguments of the running statement, in memory that Go does not
-	// manage. After a reset, a statement still points into the arena; but SQLite reads the
-	// arguments only after they are bound again.
+	// arena is the memory for the text and blob arguments of the running statement. Go does not
+	// manage this memory. After a reset, a statement still points into the arena, but SQLite reads
+	// the arguments only after they are bound again.
 	arena     uintptr
 	arenaSize int
 
-	// wrote is set by a statement that changed a row, or whose error leaves open whether it did.
-	// The writer clears and reads it.
+	// wrote is true if a statement changed a row, or may have changed a row before it failed. The
+	// writer clears and reads the field.
 	wrote bool
 
 	work workCounters
@@ -83,7 +83,7 @@ func (e *engineError) Error() string {
 }
 
 func dsn(path string) string {
-	// A URI escapes '?', '#' and '%', so these characters stay a part of the path.
+	// A URI escapes '?', '#' and '%', so that these characters stay a part of the path.
 	u := url.URL{Scheme: "file", Path: path}
 	return u.String()
 }
@@ -102,7 +102,7 @@ func openConn(path string, pragmas ...string) (_ *conn, err error) {
 	defer libc.Xfree(c.tls, name)
 	out := libc.Xcalloc(c.tls, 1, pointerSize)
 	defer libc.Xfree(c.tls, out)
-	// NOMUTEX: SQLite needs no mutex, because only one goroutine at a time uses a conn.
+	// NOMUTEX: SQLite needs no mutex, because only one goroutine at a time uses the connection.
 	rc := sqlite3.Xsqlite3_open_v2(c.tls, name, out, sqlite3.SQLITE_OPEN_READWRITE|
 		sqlite3.SQLITE_OPEN_URI|sqlite3.SQLITE_OPEN_NOMUTEX|sqlite3.SQLITE_OPEN_EXRESCODE, 0)
 	c.db = *(*uintptr)(pointer(out))
@@ -220,8 +220,8 @@ func (c *conn) bound(s *statement, args []any) (uintptr, error) {
 	return st, nil
 }
 
-// reserve enlarges the arena, before the first argument is bound, so that all arguments fit. The
-// arena is never nil, because SQLite would read a nil pointer as NULL.
+// reserve enlarges the arena so that all arguments fit. Call it before the first argument is bound.
+// The arena is never nil, because SQLite would read a nil pointer as NULL.
 func (c *conn) reserve(args []any) {
 	size := 1
 	for _, a := range args {
@@ -250,8 +250,8 @@ func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 	rc := sqlite3.Xsqlite3_step(c.tls, st)
 	if rc != sqlite3.SQLITE_DONE {
 		err = c.failure(rc)
-		// If a statement violates a constraint, SQLite undoes only that statement. After any other
-		// error, it is unknown whether the statement changed something.
+		// If a statement violates a constraint, SQLite undoes the whole statement. After any other
+		// error, it is unknown whether the statement changed a row.
 		if !isConstraint(err) {
 			c.wrote = true
 		}
@@ -280,8 +280,8 @@ func (c *conn) control(s *statement) error {
 	return err
 }
 
-// one returns the first row of a query, and whether there is one. The row is valid until the
-// connection is used again; the values that were read from it stay valid.
+// one returns the first row of a query. `ok` is false if the query has no row. The row is valid
+// until the connection is used again. Values that were read from the row stay valid.
 func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
 	err = c.each(s, func(first row) (more bool, _ error) {
 		r, ok = first, true
@@ -290,13 +290,13 @@ func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
 	return r, ok, err
 }
 
-// each calls f with every row of a query until f returns false or an error. f must not use the
-// connection.
+// each calls the function `f` with every row of a query, until `f` returns false or an error. `f`
+// must not use the connection.
 func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...any) error {
 	return c.eachAt(s, func(st uintptr) (bool, error) { return f(row{values: c.columns(st)}) }, args...)
 }
 
-// eachAt is like each, but f reads the columns itself from the statement st.
+// eachAt is like each, but the function `f` reads the columns itself, from the statement `st`.
 func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), args ...any) error {
 	st, err := c.bound(s, args)
 	if err != nil {
@@ -319,8 +319,8 @@ func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), a
 	}
 }
 
-// text returns column i of the current row of st. If the text is equal to `like`, it returns `like`
-// and allocates nothing.
+// text returns column i of the current row of the statement `st`. If the text is equal to `like`,
+// it returns `like` and allocates nothing.
 func (c *conn) text(st uintptr, i int32, like string) string {
 	p := sqlite3.Xsqlite3_column_text(c.tls, st, i)
 	b := memory(p, int(sqlite3.Xsqlite3_column_bytes(c.tls, st, i)))
@@ -332,7 +332,8 @@ func (c *conn) text(st uintptr, i int32, like string) string {
 
 func (c *conn) int64(st uintptr, i int32) int64 { return sqlite3.Xsqlite3_column_int64(c.tls, st, i) }
 
-// columns returns a copy of the current row of st. The next call overwrites the copy.
+// columns returns a copy of the current row of the statement `st`. The next call overwrites the
+// copy.
 func (c *conn) columns(st uintptr) []any {
 	n := int(sqlite3.Xsqlite3_data_count(c.tls, st))
 	c.dest = c.dest[:0]
@@ -364,7 +365,7 @@ func isConstraint(err error) bool {
 }
 
 // existsOr converts the error of a violated constraint to store.ErrExists. Use it only for
-// statements whose only constraints are unique ones.
+// statements that can violate only UNIQUE constraints.
 func existsOr(err error) error {
 	if err != nil && isConstraint(err) {
 		return fmt.Errorf("%w: %w", store.ErrExists, err)

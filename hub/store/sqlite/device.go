@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// To read the last two columns, user_meta and device_meta, costs more than to read the others.
+// The last two columns, user_meta and device_meta, are slower to read than the other columns.
 const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
 	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
@@ -15,7 +15,7 @@ const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_ha
 var (
 	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.deleted = 0`)
-	// CROSS JOIN makes SQLite read the enrolment of the certificate first.
+	// CROSS JOIN makes SQLite read the row of enrolments first.
 	selectDeviceByIDevID = prepared(deviceColumns + `FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
 		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
@@ -28,7 +28,8 @@ var (
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	// These enrolments proved nothing, so their evidence is removed, as in the constant expire.
+	// Revokes pending enrolments. They have proven nothing, so their evidence is removed, as in the
+	// constant expire.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
 		WHERE device = ? AND owner = ? AND state = 'p'`)
 	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
@@ -155,8 +156,8 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 	})
 }
 
-// DeleteDevice implements store.Devices. It does not store the time of the deletion: the caller's
-// event does.
+// DeleteDevice implements store.Devices. It does not store the time of the deletion, because the
+// caller's event has this time.
 func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectDeviceForDelete, id, owner)

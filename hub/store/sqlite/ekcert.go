@@ -19,8 +19,8 @@ var (
 	expireEKCertificates = prepared(`DELETE FROM ek_certificates WHERE ek IN
 		(SELECT ek FROM ek_certificates WHERE proven = 0 AND expires <= ? ORDER BY expires LIMIT ?)`)
 
-	// The first statement stores the certificate of the enrolment that activates, if it is EKKnown.
-	// Otherwise proveEK marks the stored certificate as proven.
+	// proveWithCertificate stores the EK certificate of an activated enrolment whose EKKnown is
+	// true. For other enrolments, proveEK marks the stored EK certificate as proven.
 	proveWithCertificate = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links)
 		SELECT ek, 1, 0, ek_certificate, ek_links FROM enrolments WHERE id = ? AND ek_known = 1
 		ON CONFLICT (ek) DO UPDATE SET proven = 1, expires = 0, certificate = excluded.certificate, links = excluded.links`)

@@ -41,9 +41,10 @@ const enrolmentColumns = `SELECT request_hash, state, device, owner, token, gene
 	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
 
 var (
-	// One statement finds a row with this request hash, and replaces it only if it is expired. A
-	// replaced row gets a new id, so ids are in the order in which enrolments began. The id may
-	// change, because no other row refers to an enrolment that was never activated.
+	// Stores an enrolment. If a row with the same request hash exists, the statement replaces the
+	// row only if the row is expired. A replaced row gets a new id, so that ids are in the order in
+	// which enrolments began. The id may change, because no other row refers to an enrolment that
+	// was never activated.
 	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
@@ -77,16 +78,17 @@ var (
 	countExpired = prepared(`SELECT count(*) FROM enrolments WHERE state = 'x'`)
 )
 
-// expire begins a statement that empties all columns except fingerprints, names, ids and times. The
-// device has proven nothing in these rows, so the hub must not store their claims about a machine
-// and its owner.
+// expire begins a statement that empties all columns of enrolments except fingerprints, names, ids
+// and times. In these rows, the device has proven nothing. So the hub must not store what the rows
+// say about a machine and its owner.
 const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
 	ek_known = 0, ek_links = x'' WHERE `
 
-// BeginEnrolment implements store.Enrolments. It returns times in UTC, truncated to microseconds.
-// It returns store.ErrExists if an enrolment of another request has the same IDevID certificate.
+// BeginEnrolment implements store.Enrolments. The returned times are in UTC and truncated to
+// microseconds. store.ErrExists: an enrolment with another RequestHash has the same IDevID
+// certificate.
 func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
 	e.State = store.Pending
 	e.Created = fromMicro(micro(e.Created))
@@ -117,9 +119,9 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	return result, nil
 }
 
-// makeRoom expires an owner's oldest pending enrolments until they fit into store.MaxPending.
-// Usually this is one for each new enrolment. One call expires at most 256, because more would
-// delay other writers.
+// makeRoom makes an owner's oldest pending enrolments expire, until the other pending enrolments of
+// the owner fit into store.MaxPending. Usually, each new enrolment makes only one old enrolment
+// expire. One call expires at most 256 enrolments, because more would delay other writers.
 func makeRoom(c *conn, owner string) error {
 	for range 256 {
 		r, ok, err := c.one(selectPendingUsage, owner)
@@ -212,8 +214,8 @@ func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) 
 	return s.expire(ctx, expireEnrolments, now, limit)
 }
 
-// RemoveExpiredEnrolments implements store.Enrolments. The rows can be deleted, because no other
-// row refers to an enrolment that was never activated.
+// RemoveExpiredEnrolments implements store.Enrolments. It can delete the rows, because no other row
+// refers to an enrolment that was never activated.
 func (s *Store) RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil

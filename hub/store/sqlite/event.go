@@ -31,12 +31,11 @@ var (
 	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
 	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?11 AND ` + eventFilter)
 	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND ` + eventFilter)
-	// A device never changes its owner, so few events of a device have another owner. So there is
-	// no index on both columns: the query finds the events by the device and then compares the
-	// owner.
+	// A device never changes its owner, so few events of a device have another owner. So no index
+	// has both columns: the query finds the events by the device, and then compares the owner.
 	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND +owner = ?12 AND ` + eventFilter)
-	// These statements return the number of the newest events of an owner or a device, at most ?3,
-	// and the smallest seq among them.
+	// These statements examine at most ?3 of the newest events of an owner or a device. They return
+	// the smallest seq of these events and the number of these events.
 	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
 	selectExaminedOfDevice = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE device = ?1 AND device <> '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
 
@@ -79,8 +78,8 @@ func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	})
 }
 
-// alike returns the key of the row that counts events equal to e: a hash of the day and of all
-// fields that must be equal.
+// alike returns the key of the row that counts events like `e`: a hash of the day and of all fields
+// that must be equal.
 func alike(e store.Event) []byte {
 	day := e.Time.UTC().Format(time.DateOnly)
 	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}
@@ -231,8 +230,8 @@ func readEvent(r *row) store.Event {
 	return e
 }
 
-// pageLimit converts a limit of package store to a number of rows: 100 if n is 0 or negative, and
-// at most 1000.
+// pageLimit converts the parameter limit of a method, `n`, to a number of rows: 100 if `n` is 0 or
+// negative, otherwise at most 1000.
 func pageLimit(n int) int64 {
 	if n <= 0 {
 		return 100

@@ -12,22 +12,23 @@ import (
 type condition struct {
 	field store.SearchField // empty for a word
 	value string
-	term  int64 // key in device_meta_terms; only for FieldMeta
+	term  int64 // the key in the table device_meta_terms; only for FieldMeta
 
-	// count is the number of devices that match. If exact is false, a count above smallSet may be
-	// too low.
+	// count is the number of devices that match the condition. If exact is false and count is
+	// larger than smallSet, more devices may match.
 	count int
 	exact bool
 
-	// walk reads the matching devices in the order of nicks. It is zero if no index has that order.
+	// walk reads the matching devices in the order of nicks. If no index has that order, walk is
+	// zero.
 	walk walk
-	// fits reports whether a device matches. It is nil for FieldMeta.
+	// fits reports whether a device matches the condition. It is nil for FieldMeta.
 	fits func(d *found) bool
 
-	models, makers []string // only for a word: the models and makers that contain it
+	models, makers []string // only for a word: the models and makers that contain the word
 }
 
-// args returns the arguments of the condition's walk that come before the place.
+// args returns the arguments of the condition's walk, without the place and the limit.
 func (k *condition) args(owner string) []any {
 	switch k.field {
 	case store.FieldState:
@@ -81,7 +82,7 @@ func isIDPrefix(text string) bool {
 	return len(text) >= 4 && len(text) <= 24 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// of returns the device's value of the field that the condition compares.
+// of returns the device's value for the condition's field.
 func (k *condition) of(d *found) string {
 	switch k.field {
 	case store.FieldModel:
@@ -127,8 +128,7 @@ func wordCondition(word string) (*condition, error) {
 	return k, nil
 }
 
-// hasWord reports whether prefix is the beginning of a word of the field, including the text after
-// that word.
+// hasWord reports whether a word in `field` and the text after this word begin with `prefix`.
 func hasWord(field, prefix string) bool {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -144,14 +144,14 @@ func hasWord(field, prefix string) bool {
 
 var (
 	selectCount = prepared(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`)
-	// The most frequent values come first, by the magnitude (size) of n. The LIMIT bounds the rows
-	// that are read if each device has another model.
+	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
+	// `n`. The LIMIT bounds the number of rows in case each device has another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
 		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
 )
 
-// valuesWithWords is the number of models, and of makers, of an owner that are compared with a word
-// of a search.
+// valuesWithWords is the largest number of an owner's models, and of an owner's makers, that a
+// search compares with a word.
 const valuesWithWords = 500
 
 func counted(c *conn, owner, field, value string) (n int, err error) {
@@ -230,7 +230,8 @@ func (k *condition) resolveWord(c *conn, owner string) error {
 }
 
 // nicks returns the nicks of devices whose nick or serial number contains the word. For
-// FieldSerial, these devices may have the serial number. It returns at most smallSet+1 nicks.
+// FieldSerial, these devices may have the serial number, and the caller must compare it. nicks
+// returns at most smallSet+1 nicks.
 func (k *condition) nicks(c *conn, owner string) (nicks []string, err error) {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
@@ -252,8 +253,8 @@ func (k *condition) byID(c *conn, owner string) ([]found, error) {
 	return appendFound(c, nil, selectByID, k.value, k.value+"g", owner, int64(smallSet+1))
 }
 
-// all returns the devices that match, and possibly others, which the caller must filter out. Call
-// it only if count is at most smallSet.
+// all returns the devices that match the condition. It may also return other devices, so the caller
+// must filter the result. Call it only if count is at most smallSet.
 func (k *condition) all(c *conn, owner string) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:

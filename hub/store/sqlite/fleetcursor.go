@@ -9,10 +9,11 @@ import (
 	"gangway/hub/store"
 )
 
-// cursor is the content of store.DevicePage.Next. It contains no secret and needs no signature:
-// with a forged cursor, a caller only starts at another place in the list of their own devices.
+// cursor is the data that store.DevicePage.Next encodes. It contains no secret and needs no
+// signature: a caller with a forged cursor only starts at another place in the list of the caller's
+// own devices.
 type cursor struct {
-	Search string `json:"s"` // searchName of the search to which the cursor belongs
+	Search string `json:"s"` // the searchName of the cursor's search
 	place
 }
 

@@ -11,21 +11,21 @@ import (
 	"unicode/utf8"
 )
 
-// Triggers of the schema update device_search and the counters when devices change: see
+// When devices change, triggers of the schema update the table device_search and the counters: see
 // migrations/0022_fleet.sql. SQLite can neither split words nor hash, so the functions of this file
-// update device_words and device_meta_terms. Each method that writes a nick, an owner, an enrolment
-// or metadata calls one of them. storetest.FleetModel compares the result with a search of all
-// devices.
+// update the tables device_words and device_meta_terms. Each method that writes a nick, an owner,
+// an enrolment or metadata calls one of these functions. storetest.FleetModel compares the tables
+// with the list of all devices.
 
 const (
 	// Bounds on the indexed data of a device.
-	indexedWords = 8  // words of a field
-	indexedText  = 48 // bytes of a word and the text after it
-	indexedMeta  = 64 // members of the user-meta, and of the device-meta
+	indexedWords = 8  // largest number of words of a field
+	indexedText  = 48 // largest number of bytes of a word and the text after the word
+	indexedMeta  = 64 // largest number of members of the user-meta, and of the device-meta
 	indexedValue = 256
 
 	// indexVersion must change when this package indexes other words or terms. If the database has
-	// another version, all devices are indexed again when the database is opened.
+	// another index version, Open indexes all devices again.
 	indexVersion = "1"
 	settingIndex = "search-index"
 )
@@ -43,13 +43,13 @@ var (
 	deleteMetaTerms = prepared(`DELETE FROM device_meta_terms`)
 )
 
-// words holds the fields whose words are in device_words. The words of models and makers are not:
-// the engine searches them in fleet_counts, which has few rows. Ids are searched by the primary key
-// of devices.
+// words has the fields of a device whose words are in the table device_words. Words of models and
+// makers are not in that table: the engine searches these words in fleet_counts, which has few
+// rows. The engine searches ids by the primary key of devices.
 type words struct{ owner, nick, serial string }
 
-// indexed holds the data of a device that the index tables depend on. A device without an owner has
-// no entries.
+// indexed has the data of a device from which this file computes the device's index entries. A
+// device without an owner has no index entries.
 type indexed struct {
 	words
 	userMeta, deviceMeta string
@@ -66,7 +66,7 @@ func indexedOf(c *conn, device string) (is indexed, err error) {
 	return is, err
 }
 
-// list returns the entries for device_words: each word with the text after it, in lower case.
+// list returns the entries for device_words: each word with the text after the word, in lower case.
 func (w words) list() []string {
 	if w.owner == "" {
 		return nil
@@ -74,8 +74,8 @@ func (w words) list() []string {
 	return appendWords(appendWords(nil, w.nick), w.serial)
 }
 
-// appendWords appends each part of a field that begins with a word, in lower case, if list does not
-// have it yet.
+// appendWords appends, for each word of `field`, the text that begins with the word, in lower case.
+// It leaves out texts that `list` already has.
 func appendWords(list []string, field string) []string {
 	field = strings.ToLower(field)
 	for n, i := range wordStarts(field) {
@@ -89,8 +89,9 @@ func appendWords(list []string, field string) []string {
 	return list
 }
 
-// wordStarts returns an iterator over the words of a text: n is the word's number, and i is its
-// position in bytes. A word begins at a letter or digit that does not follow another one.
+// wordStarts returns an iterator over the words of a text: `n` is the number of the word, and `i`
+// is the position of the word in bytes. A word begins at a letter or digit that does not follow
+// another letter or digit.
 func wordStarts(text string) func(f func(n, i int) bool) {
 	return func(f func(n, i int) bool) {
 		inside, n := false, 0
@@ -107,7 +108,8 @@ func wordStarts(text string) func(f func(n, i int) bool) {
 	}
 }
 
-// cut returns the first n bytes of a text, or fewer so that no character is cut.
+// cut returns the first `n` bytes of a text. If byte `n` is in the middle of a character, cut
+// leaves out the whole character.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -139,7 +141,8 @@ func moveWords(c *conn, was, is words) error {
 	return nil
 }
 
-// move replaces all index entries of a device. A zero value has no entries.
+// move replaces the index entries of the data `was` by the index entries of the data `is`. A zero
+// value has no index entries.
 func (was indexed) move(c *conn, is indexed) error {
 	if err := moveWords(c, was.words, is.words); err != nil {
 		return err
@@ -173,7 +176,8 @@ func (was indexed) terms() map[int64]bool {
 	return terms
 }
 
-// metaTerm returns the key of a metadata member in device_meta_terms: a part of a SHA-256.
+// metaTerm returns the key of a metadata member in the table device_meta_terms: a part of a
+// SHA-256.
 func metaTerm(owner, key, value string) int64 {
 	sum := sha256.Sum256([]byte(owner + "\x00" + key + "\x00" + lowerASCII(value)))
 	return int64(binary.BigEndian.Uint64(sum[:]))
@@ -188,10 +192,11 @@ func lowerASCII(text string) string {
 	}, text)
 }
 
-// addTerms adds the terms of metadata: of texts, booleans and, if numbers is true, numbers. It adds
-// the first indexedMeta of them, in the order of the JSON text. The key of a member in a nested
-// object is its path, joined by dots. Callers leave out the numbers of the device-meta: devices
-// report free memory, uptime and the like, so each report would change the index.
+// addTerms adds the terms of the metadata `meta`: of members that are strings, booleans or, if
+// `numbers` is true, numbers. It adds only the first indexedMeta terms, in the order of the JSON
+// text. The key of a member in a nested object is the member's path, joined by dots. Callers leave
+// out the numbers of the device-meta: devices report free memory, uptime and similar numbers, so
+// each report would change the index.
 func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
 	if meta == "{}" {
 		return
@@ -211,8 +216,9 @@ func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
 	})
 }
 
-// addMembers calls add with each member of a JSON object, until add returns false. The decoder has
-// already read the object's "{". addMembers reports whether it read the whole object.
+// addMembers calls the function `add` with each member of a JSON object, until `add` returns false.
+// The decoder has already read the "{" of the object. addMembers reports whether it read the whole
+// object.
 func addMembers(dec *json.Decoder, path string, add func(key, value string, number bool) bool) bool {
 	for dec.More() {
 		name, err := dec.Token()

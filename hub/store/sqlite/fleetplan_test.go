@@ -15,7 +15,8 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// fleetStatements returns all statements that answer questions about a fleet or update its indexes.
+// fleetStatements returns all statements that answer questions about a fleet or update the indexes
+// of a fleet.
 func fleetStatements() map[string]*statement {
 	all := map[string]*statement{
 		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
@@ -42,8 +43,8 @@ func fleetStatements() map[string]*statement {
 	return all
 }
 
-// Every statement finds its rows by an index, and reads them in the order of the result: no table
-// is scanned, and no rows are sorted.
+// Every statement finds its rows by an index, and reads the rows in the order of the result. So
+// SQLite scans no table and sorts no rows.
 func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -81,7 +82,7 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 		for _, step := range plan {
 			scans := strings.HasPrefix(step, "SCAN ") && !strings.HasPrefix(step, "SCAN (subquery") && step != "SCAN 1"
 			sorts := strings.Contains(step, "TEMP B-TREE")
-			whole := strings.Contains(step, "devices_nick") // a query by this index reads all devices of an owner
+			whole := strings.Contains(step, "devices_nick") // a query with this index reads all devices of an owner
 			if scans || sorts || whole {
 				t.Errorf("%s: %s\nin\n%s", name, step, strings.Join(plan, "\n"))
 			}
@@ -92,8 +93,8 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	}
 }
 
-// steps returns the number of operations of SQLite's virtual machine since the last call, on all
-// read connections, the number of rows that table scans read, and the number of sorts.
+// steps returns three numbers since the previous call, for all read connections: the operations of
+// SQLite's virtual machine, the rows that table scans read, and the sorts.
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
 	for range s.readers.size {
@@ -124,7 +125,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Each device of the owner matches the words, the metadata and the model of the searches below.
-	// One device in a hundred is quiet, and each has another firmware.
+	// One device in a hundred is quiet. No two devices have the same firmware.
 	const fleet = 10_000
 	if err := s.writer.do(t.Context(), func(c *conn) error {
 		if _, err := c.exec(manyOwned, owner.ID, int64(fleet)); err != nil {
@@ -175,7 +176,8 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 		if err := question(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		// To read a row of a search costs about 30 operations, and to check its metadata about 10.
+		// SQLite needs about 30 operations to read a row of a search, and about 10 operations to
+		// check the metadata of the row.
 		if operations, scanned, sorted := s.steps(t); operations > 60*(examineMost+2*smallSet) || scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations, %d rows scanned, %d sorts", name, operations, scanned, sorted)
 		}

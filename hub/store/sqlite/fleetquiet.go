@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// A contact of an active device does not change device_search: with each report of a large fleet,
-// this would cost as much as all other writes of the report. Instead, MarkQuiet examines each
-// active device once in store.QuietAfter, in the order of device_search.due, and reads the time at
-// which it was last seen.
+// A contact of an active device does not change the table device_search, because this change would
+// cost as much as all other writes of a report. Instead, MarkQuiet examines each active device once
+// in store.QuietAfter, in the order of device_search.due, and reads the time at which the device
+// was last seen.
 var (
 	selectDue = prepared(`SELECT s.owner, s.nick, s.device, d.last_seen
 		FROM device_search s INDEXED BY device_search_due CROSS JOIN devices d ON d.id = s.device
@@ -58,8 +58,8 @@ type dueDevice struct {
 	seen                int64
 }
 
-// due returns the active devices that may have been last seen before the time `before`, in the
-// order of device_search.due, at most limit.
+// due returns at most limit active devices, in the order of device_search.due: devices that may
+// have been last seen before the time `before`.
 func due(c *conn, before time.Time, limit int) (list []dueDevice, err error) {
 	err = c.each(selectDue, func(r row) (bool, error) {
 		list = append(list, dueDevice{r.text(), r.text(), r.text(), r.int64()})
@@ -68,7 +68,8 @@ func due(c *conn, before time.Time, limit int) (list []dueDevice, err error) {
 	return list, err
 }
 
-// latestOf returns the time of a contact that is not written to the database yet, or 0.
+// latestOf returns the time of the device's contact that is not written to the database yet. If
+// there is no such contact, it returns 0.
 func (s *sightings) latestOf(device string) int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -12,16 +12,18 @@ import (
 )
 
 const (
-	// smallSet bounds the devices that are read at once and sorted in memory. If more devices match
-	// the most selective condition, the engine reads an index in the order of the result.
+	// smallSet is the largest number of devices that the engine reads at once and sorts in memory.
+	// If more devices match the most selective condition, the engine reads an index in the order of
+	// the result.
 	smallSet = store.MaxCount
-	// examineMost bounds the rows of a walk that are compared with the other conditions. So a page
-	// may have fewer rows than its limit although a next page exists. examineFar is the bound for
-	// orders other than by nick: there each row is on another page of the file, so reading it costs
-	// more.
+	// examineMost is the largest number of rows of a walk that the engine compares with the other
+	// conditions. So a page may have fewer rows than its limit although a next page exists.
+	// examineFar is the bound for all orders except the order by nick. In these orders, each row is
+	// in another part of the database file, so that reading a row costs more.
 	examineMost = 1000
 	examineFar  = 500
-	// chunkRows is the number of rows of a walk that are read before their metadata is compared.
+	// chunkRows is the number of rows of a walk that the engine reads before it compares the
+	// metadata of these rows.
 	chunkRows = 250
 )
 
@@ -41,8 +43,8 @@ type found struct {
 	clone                                 string
 }
 
-// foundAt reads the current row of st. `before` is the row before it. Most texts of consecutive
-// rows are equal, so foundAt reuses the strings of `before` and allocates less.
+// foundAt reads the current row of the statement `st`. `before` is the previous row. Most texts of
+// consecutive rows are equal, so foundAt reuses the strings of `before` and allocates less memory.
 func (c *conn) foundAt(st uintptr, before *found) found {
 	return found{
 		nick: c.text(st, 0, ""), device: c.text(st, 1, ""), created: c.int64(st, 2), seen: c.int64(st, 3), quiet: c.int64(st, 4) != 0,
@@ -63,8 +65,8 @@ func appendFound(c *conn, devices []found, query *statement, args ...any) ([]fou
 	return devices, err
 }
 
-// place is the position of a device in an order. The device's sort key is Number or Text, then
-// Nick.
+// place is the position of a device in an order. Devices are sorted by Number, then Text, then
+// Nick. Number and Text are zero if the order does not use them.
 type place struct {
 	Number int64  `json:"i,omitempty"`
 	Text   string `json:"t,omitempty"`
@@ -98,9 +100,9 @@ func (o order) compare(a, b place) int {
 	return by
 }
 
-// walk reads an owner's devices in one order, after a place: up ascending, down descending. The
-// arguments of both statements are the owner, the arguments of the condition, the place and the
-// limit.
+// walk has the two statements that read an owner's devices in one order, after a place: `up` in
+// ascending order, `down` in descending order. The arguments of both statements are the owner, the
+// arguments of the condition, the place and the limit.
 type walk struct{ up, down *statement }
 
 func (w walk) in(o order) *statement {
@@ -110,8 +112,9 @@ func (w walk) in(o order) *statement {
 	return w.up
 }
 
-// ordered makes the two statements of a walk. condition is the SQL from the tables to the
-// condition, with the index. by is the list of columns that are the order.
+// ordered makes the two statements of a walk. `condition` is the SQL text that begins with the
+// names of the tables and ends with the condition. `by` is the list of columns by which the rows
+// are ordered.
 func ordered(condition, by string) walk {
 	holes := strings.TrimSuffix(strings.Repeat("?, ", 1+strings.Count(by, ",")), ", ")
 	descending := strings.ReplaceAll(by, ",", " DESC,") + " DESC"
@@ -136,8 +139,9 @@ const (
 	seenNow = `9223372036854775807`
 )
 
-// walkState has the walks through the devices with a state; walkField has the walks through the
-// devices with one value of a field. Both are in the order of nicks.
+// walkState has a walk for each state, through the devices with that state. walkField has a walk
+// for each field, through the devices with one value of that field. All these walks are in the
+// order of nicks.
 var (
 	walkState = map[string]walk{
 		store.StateActive:      ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ? AND s.seen = `+seenNow, `s.nick`),
@@ -153,7 +157,7 @@ var (
 		store.FieldFirmware: ordered(`device_search s INDEXED BY device_search_firmware WHERE s.owner = ? AND s.firmware = ?`, `s.nick`),
 		store.FieldToken:    ordered(`device_search s INDEXED BY device_search_token WHERE s.owner = ? AND s.token = ?`, `s.nick`),
 	}
-	// CROSS JOIN makes SQLite read the index device_meta_terms first.
+	// CROSS JOIN makes SQLite read the table device_meta_terms first.
 	walkMeta = ordered(`device_meta_terms m CROSS JOIN device_search s ON s.owner = ? AND s.nick = m.nick WHERE m.term = ?`, `m.nick`)
 
 	selectFound = prepared(searchColumns + `device_search s WHERE s.owner = ? AND s.nick = ?`)
@@ -169,9 +173,10 @@ var (
 
 // SearchDevices implements store.Fleet.
 //
-// The engine reads the devices of the condition that the fewest devices match, and compares each
-// with the other conditions. If at most smallSet devices match that condition, the engine reads and
-// sorts all of them. Otherwise it reads at most examineMost devices in the order of the result.
+// The engine selects the condition that the fewest devices match. It reads the devices that match
+// this condition, and compares each device with the other conditions. If at most smallSet devices
+// match the selected condition, the engine reads and sorts all these devices. Otherwise it reads at
+// most examineMost devices, in the order of the result.
 func (s *Store) SearchDevices(ctx context.Context, q store.DeviceSearch) (page store.DevicePage, err error) {
 	f, err := newFinder(q)
 	if err != nil {
@@ -228,7 +233,8 @@ func pageRow(c *conn, owner string, hit *found) (store.DeviceRow, bool, error) {
 		Rev: hit.rev, Status: hit.status, Progress: hit.progress}, true, nil
 }
 
-// finder answers one search. After resolve, the condition that the fewest devices match is first.
+// finder answers one search. The method resolve moves the condition that the fewest devices match
+// to the front.
 type finder struct {
 	owner      string
 	order      order
@@ -276,8 +282,8 @@ func (f *finder) resolve(c *conn) error {
 	return nil
 }
 
-// page returns at most limit devices after a place, and the place after which the next page begins,
-// or nil if this is the last page.
+// page returns at most limit devices after the place `after`. `next` is the place after which the
+// next page begins, or nil if this is the last page.
 func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *place, err error) {
 	inOrder := f.order.key == store.SortNick
 	if len(f.conditions) > 0 && f.conditions[0].count <= smallSet && !(inOrder && f.conditions[0].walk.up != nil) {
@@ -304,8 +310,8 @@ func (f *finder) page(c *conn, after *place, limit int) (hits []found, next *pla
 	return hits, end, nil
 }
 
-// small returns all devices that match, unsorted. Call it only if at most smallSet devices match
-// the first condition.
+// small returns all devices that match all conditions, unsorted. Call it only if at most smallSet
+// devices match the first condition.
 func (f *finder) small(c *conn) (hits []found, err error) {
 	read, err := f.conditions[0].all(c, f.owner)
 	if err != nil {
@@ -365,9 +371,9 @@ func (f *finder) fits(c *conn, d *found, conditions []*condition) (bool, error) 
 	return true, nil
 }
 
-// walk calls hit with each device that matches, in the order of the result, until hit returns false
-// or `most` devices have been examined. complete is true if the walk read all devices; otherwise
-// `end` is the last place that it examined.
+// walk calls the function `hit` with each device that matches, in the order of the result. It stops
+// when `hit` returns false or it has examined `most` devices. `complete` is true if the walk read
+// all devices; otherwise `end` is the place of the last examined device.
 func (f *finder) walk(c *conn, after *place, most int, hit func(found) bool) (complete bool, end *place, err error) {
 	statement, args, rest := f.plan()
 	at := f.start()
@@ -419,8 +425,9 @@ func (f *finder) start() place {
 	return place{Number: -1 << 63}
 }
 
-// key returns a place as the arguments of a walk. If first is true, a descending walk must start
-// before all texts: in SQLite a blob is greater than every text.
+// key returns the place `p` as arguments of a walk. If `first` is true, a descending walk must
+// start before all texts; so key returns a blob, because in SQLite a blob is greater than every
+// text.
 func (f *finder) key(p place, first bool) []any {
 	text := func(s string) any {
 		if first && f.order.down {

@@ -14,8 +14,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// Statements that remove rows, or count them for a bound, find the rows by an index. So their cost
-// does not grow with the fleet.
+// Statements that remove rows, or that count rows for a bound, find the rows by an index. So the
+// cost of these statements does not grow with the fleet.
 func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
@@ -67,8 +67,9 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// When SQLite deletes a row, it searches other tables for rows that refer to it. Each foreign
-	// key needs an index, or this search would read the whole table.
+	// When SQLite deletes a row, it searches other tables for rows that refer to the deleted row.
+	// Each foreign key needs an index, because this search would read the whole table without an
+	// index.
 	rows, err := db.Query(`SELECT m.name, f."from" FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
 		WHERE m.type = 'table' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(m.name) i, pragma_index_info(i.name) c
 		WHERE c.seqno = 0 AND c.name = f."from")`)
@@ -104,7 +105,7 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	for round := range 4 {
 		var writes sync.WaitGroup
 		for i := range 300 {
-			writes.Go(func() { // concurrently, so that several writes share one flush to disk
+			writes.Go(func() { // concurrent calls, so that several writes share one flush to disk
 				e := storetest.Machine{Name: fmt.Sprint(round, i)}.Enrolment(owner.ID, "")
 				e.Created, e.Expires = now, now.Add(time.Hour)
 				if _, err := s.BeginEnrolment(t.Context(), e, now); err != nil {
@@ -144,8 +145,8 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	}
 }
 
-// The bound on devices without an owner is checked in the transaction that writes them, so
-// concurrent requests cannot exceed it.
+// The transaction that writes a device without an owner checks the bound on such devices. So
+// concurrent requests cannot exceed the bound.
 func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
@@ -179,7 +180,7 @@ func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	if made != 3 {
 		t.Errorf("%d devices were made where there was room for 3", made)
 	}
-	// Devices that have an owner do not count.
+	// Devices that have an owner do not count against the bound.
 	owner := storetest.Account("ada")
 	if err := s.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)

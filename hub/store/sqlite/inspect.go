@@ -11,23 +11,24 @@ import (
 	"time"
 )
 
-// ErrUnclean is the error for a database that a crash left with a write-ahead log. Reading it would
-// write to it, so Inspect does not.
+// ErrUnclean is the error for a database that was not closed, for example because the hub crashed:
+// the write-ahead log still exists. A read of such a database would change the database, so Inspect
+// does not read it.
 var ErrUnclean = errors.New("sqlite: the database was not closed")
 
-// Inspection is what Inspect found in a database.
+// Inspection is the result of Inspect.
 type Inspection struct {
-	Faults   []string  // what SQLite's quick check found; empty: nothing
-	Finished bool      // the quick check came to its end
+	Faults   []string  // the faults that SQLite's quick check found; empty: no faults
+	Finished bool      // the quick check examined the whole database in time
 	URLs     []string  // of the hub
-	Newest   time.Time // of the newest event; zero: there is none
+	Newest   time.Time // time of the newest event; zero: there is no event
 }
 
-// maxFaults bounds the faults that Inspect lists.
+// maxFaults is the largest number of faults that Inspect lists.
 const maxFaults = 5
 
-// Inspect reads a database without changing it: it updates no schema and makes no file. served says
-// that a hub has it open. The quick check takes checkTime at most.
+// Inspect reads a database and does not change the database: it updates no schema and makes no
+// file. `served` means that a hub has the database open. The quick check takes at most `checkTime`.
 func Inspect(ctx context.Context, path string, served bool, checkTime time.Duration) (in Inspection, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return in, fmt.Errorf("sqlite: %w", err)
@@ -37,7 +38,8 @@ func Inspect(ctx context.Context, path string, served bool, checkTime time.Durat
 		if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
 			return in, ErrUnclean
 		}
-		// Nobody writes, and without a write-ahead log, reading needs no other file.
+		// No process has the database open, and the database has no write-ahead log. So a read
+		// needs no other file.
 		query += "&immutable=1"
 	}
 	db, err := sql.Open("sqlite", dsn(path)+query)
@@ -80,7 +82,8 @@ func Inspect(ctx context.Context, path string, served bool, checkTime time.Durat
 	return in, nil
 }
 
-// unlessEnded returns an error of the quick check, or nil if ctx ended it.
+// unlessEnded returns the error of the quick check, or nil if the quick check failed only because
+// ctx ended.
 func unlessEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil

@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	// Returns the number of rows, or 0 if a row with this EK and name exists, because the new row
-	// replaces that one.
+	// Returns the number of rows. If a row with this EK and name exists, it returns 0, because the
+	// new row replaces the existing row.
 	countIssued = prepared(`SELECT CASE WHEN EXISTS (SELECT 1 FROM issued_aiks WHERE ek = ? AND name = ?)
 		THEN 0 ELSE (SELECT count(*) FROM issued_aiks) END`)
 	issuedOfEK   = prepared(`SELECT count(*) FROM issued_aiks WHERE ek = ? AND expires > ?`)

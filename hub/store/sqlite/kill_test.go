@@ -17,8 +17,9 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// victim is the environment variable that turns the test binary into the process that
-// TestKilledHubForgetsNothing kills. Its value is the path of the database.
+// victim is the name of an environment variable. If the variable is set, the test binary runs as
+// the process that TestKilledHubForgetsNothing kills. The value of the variable is the path of the
+// database.
 const victim = "GANGWAY_TEST_SQLITE_VICTIM"
 
 func TestMain(m *testing.M) {
@@ -57,7 +58,8 @@ func onboardForEver(path, round string) error {
 					errs <- err
 					return
 				}
-				// The number is printed by one short write, so the pipe has all of it or nothing.
+				// One short write prints the number, so the pipe has either the whole number or
+				// nothing.
 				fmt.Fprintf(os.Stdout, "%d\n", n)
 			}
 		}()
@@ -82,8 +84,9 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	}
 }
 
-// onboardUntilKilled starts the victim and kills it with SIGKILL after a random number of
-// onboardings. It returns the numbers that the victim printed.
+// onboardUntilKilled starts the process to kill (see the constant victim), and kills it with
+// SIGKILL after a random number of onboardings. It returns the numbers that the killed process
+// printed.
 func onboardUntilKilled(t *testing.T, path, round string) (numbers []string) {
 	cmd := exec.Command(os.Args[0], round)
 	cmd.Env = append(os.Environ(), victim+"="+path)
@@ -104,7 +107,7 @@ func onboardUntilKilled(t *testing.T, path, round string) (numbers []string) {
 	for {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			break // the process is dead, and the pipe has been read to its end
+			break // the process has ended, and the test has read the whole output
 		}
 		numbers = append(numbers, strings.TrimSpace(line))
 		if len(numbers) == last {

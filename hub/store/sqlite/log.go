@@ -12,12 +12,13 @@ import (
 	"gangway/hub/store"
 )
 
-// logCost is the number of bytes that each entry counts in LogBounds.Bytes in addition to its
-// texts.
+// logCost is the number of bytes that each log entry uses of LogBounds.Bytes, in addition to the
+// bytes of its texts.
 const logCost = 64
 
-// A query consists of logColumns, a condition, and logForth (oldest first) or logBack (newest
-// first); both contain logFilter. If a list of values (?4 to ?7) is empty, all values match.
+// A query consists of logColumns, a condition, and either logForth (oldest first) or logBack
+// (newest first). logForth and logBack contain logFilter. If a list of values (?4 to ?7) is empty,
+// all values match.
 const (
 	logColumns = `SELECT seq, device, owner, created, sec, nano, level, source, plat, rev, message FROM logs `
 	logFilter  = ` AND (?4 = '[]' OR level IN (SELECT value FROM json_each(?4)))
@@ -43,7 +44,7 @@ var (
 	putLogUsage    = prepared(`INSERT INTO log_usage (device, rows, bytes) VALUES (?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET rows = excluded.rows, bytes = excluded.bytes`)
 	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - 1, bytes = bytes - ? WHERE device = ?`)
-	// Reads the oldest entries of a device, each with the size of its texts in bytes.
+	// Selects the oldest entries of a device, with the size of each entry's texts in bytes.
 	oldestLogs = prepared(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)) FROM logs
 		WHERE device = ? ORDER BY created, seq`)
 	deleteLog   = prepared(`DELETE FROM logs WHERE seq = ?`)
@@ -57,8 +58,8 @@ func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
 }
 
-// maxLogSkew is the largest time by which the hub sets the time of new entries forward. This
-// happens if earlier entries were stored while the hub's clock was ahead.
+// maxLogSkew is the longest time by which AppendLogs sets the time of new entries forward. This
+// happens if AppendLogs stored earlier entries while the hub's clock was ahead.
 const maxLogSkew = time.Minute
 
 // AppendLogs implements store.Logs.
@@ -68,8 +69,8 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	}
 	return s.writer.do(ctx, func(c *conn) error {
 		// A reader that continues after an entry must find all later entries. So the times of an
-		// owner's entries increase in the order of the commits, even if the time `now` is earlier
-		// than in the previous call.
+		// owner's entries must increase in the order of the commits, even if `now` is earlier than
+		// in the previous call.
 		created := micro(now)
 		r, _, err := c.one(lastLog, owner)
 		if err != nil {
@@ -111,8 +112,8 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	})
 }
 
-// Logs implements store.Logs. If the filter has several devices, they are read one after the other,
-// so that each read uses an index, and then merged.
+// Logs implements store.Logs. If the filter has several devices, Logs reads the entries of one
+// device after the other, so that each read uses an index. Then it merges the entries.
 func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
 	var lists [4]string
 	for i, values := range [][]string{f.Levels, f.Sources, f.Platforms, f.Revs} {

@@ -13,9 +13,9 @@ import (
 )
 
 // decodeMeta decodes metadata that store.EncodeMeta encoded, possibly in an older hub with other
-// rules. It leaves out members that cannot be returned, and names each in unreadable by its JSON
-// Pointer, which begins with `whole`. If there are too many of them, or text is not a JSON object,
-// unreadable has only `whole`.
+// rules. It leaves out members that a read cannot return. `unreadable` has the JSON Pointer of each
+// such member, beginning with `whole`. If there are too many such members, or if `text` is not a
+// JSON object, `unreadable` has only `whole`.
 func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 	m = map[string]any{}
 	if text == "{}" {
@@ -96,9 +96,9 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *sta
 	})
 }
 
-// mergeMeta merges patch into text and returns the result. A member of patch that is null deletes
-// the key. The values of other keys stay the same, byte for byte. If text is not a JSON object, it
-// counts as an empty one.
+// mergeMeta merges the JSON object `patch` into the JSON object `text` and returns the result. A
+// member of `patch` that is null deletes the key. The values of other keys stay the same, byte for
+// byte. If `text` is not a JSON object, mergeMeta uses an empty object instead.
 func mergeMeta(text, patch string) (string, error) {
 	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
 	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {

@@ -17,12 +17,12 @@ var migrations embed.FS
 // ErrNewerSchema means that a newer version of the program has changed the database.
 var ErrNewerSchema = errors.New("a newer version of gangway has changed the schema of the database: start that version or a later one, or restore a backup that is older than the upgrade")
 
-// migrate updates the schema to this version. It uses its own connection, and closes it before the
-// store opens others. If the database has a newer schema, migrate does not change it and returns
-// ErrNewerSchema.
+// migrate updates the schema of the database to this version. It uses its own connection, and
+// closes this connection before the store opens other connections. If the database has a newer
+// schema, migrate changes nothing and returns ErrNewerSchema.
 //
-// Migrations may run out of order: 0009 landed after 0010, so databases from the commits between
-// them have only 0010. All later migrations are in order (TestLandedMigrationsStay).
+// Migrations may run out of order: 0009 was merged after 0010, so a database from a commit between
+// these two merges has only 0010. All later migrations are in order (TestLandedMigrationsStay).
 func migrate(ctx context.Context, path string) (err error) {
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
@@ -30,8 +30,8 @@ func migrate(ctx context.Context, path string) (err error) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	// This statement is the first that makes SQLite read the file. So it fails if the file is not
-	// an SQLite database.
+	// With this statement, SQLite reads the file for the first time. So the statement fails if the
+	// file is not an SQLite database.
 	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return fmt.Errorf("sqlite: open %s: %w", path, err)
 	}

@@ -7,21 +7,21 @@ import (
 	"gangway/hub/store"
 )
 
-// recordCost is the number of bytes that each record counts against the quota in addition to its
-// object's size.
+// recordCost is the number of bytes that each record uses of the quota, in addition to the size of
+// the object.
 const recordCost = 512
 
 const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, o.created, o.modified FROM `
 
-// expired is the condition under which a record may be removed; ?1 and ?2 are the times pending and
-// unused of ExpireObjects.
+// expired is the condition under which ExpireObjects may remove a record. ?1 and ?2 are its
+// parameters `pending` and `unused`.
 const expired = `o.modified < max(?1, ?2) AND o.modified < iif(o.stored, ?2, ?1)
 	AND NOT EXISTS (SELECT 1 FROM step_objects s WHERE s.owner = o.owner AND s.sum = o.sum)`
 
 var (
 	selectObject  = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum = ?`)
 	selectObjects = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum > ? AND o.stored = 1 ORDER BY o.sum LIMIT ?`)
-	// CROSS JOIN makes SQLite read the rows of the revision first.
+	// CROSS JOIN makes SQLite read the rows of the revision in step_objects first.
 	selectRevisionObjects = prepared(objectColumns + `step_objects s CROSS JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE s.device = ? AND s.rev = ? ORDER BY o.sum`)
 	upsertObject = prepared(`INSERT INTO objects (owner, sum, size, stored, created, modified, name, mime)
@@ -72,8 +72,8 @@ func usage(c *conn, owner string) (int64, error) {
 	return r.int64(), nil
 }
 
-// fits returns ErrQuota if `more` additional bytes would exceed the owner's quota. It only reads.
-// more is at most slightly larger than store.MaxObjectSize, so the sums cannot overflow.
+// fits returns ErrQuota if `more` additional bytes would exceed the owner's quota. It changes
+// nothing. `more` is at most slightly larger than store.MaxObjectSize, so the sums cannot overflow.
 func fits(c *conn, owner string, more, quota int64) error {
 	if more <= 0 {
 		return nil
@@ -134,7 +134,7 @@ func (s *Store) Object(ctx context.Context, owner string, sum store.Hash) (o sto
 
 // Objects implements store.Objects.
 func (s *Store) Objects(ctx context.Context, owner string, after *store.Hash, limit int) ([]store.Object, error) {
-	var from []byte // nil is less than any sum
+	var from []byte // nil is smaller than any sum
 	if after != nil {
 		from = after[:]
 	}
@@ -168,15 +168,16 @@ func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, 
 		case o.Size != size:
 			return 0, store.ErrStatus
 		case o.Stored:
-			return 0, nil // the size is counted already
+			return 0, nil // the owner's usage already includes the size
 		}
 		return size, fits(c, owner, size, quota)
 	})
 	return err
 }
 
-// upload updates an owner's record with the statement update, if check returns no error and the
-// content is not being removed. check returns the number of bytes to add to the owner's usage.
+// upload updates an owner's record with the statement `update`, if the function `check` returns no
+// error and the object is not being removed. `check` returns the number of bytes to add to the
+// owner's usage.
 func (s *Store) upload(ctx context.Context, update *statement, owner string, sum store.Hash, now time.Time, check func(*conn, store.Object) (int64, error)) (o store.Object, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		if o, err = oneObject(c, owner, sum); err != nil {
@@ -241,8 +242,8 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	if limit <= 0 {
 		return 0, nil
 	}
-	// The readers find the candidates, because this may read many rows. The writer checks each
-	// candidate again in its transaction.
+	// A read connection finds the candidates, because this query may read many rows. The writer
+	// checks each candidate again in its transaction.
 	var found []store.Object
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(expiredObjects, func(r row) (bool, error) {
@@ -291,7 +292,8 @@ func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (begun bool, e
 		_, wanted, err = c.one(recordOf, sum[:])
 		return err
 	}
-	// Most contents have a record. Ask a reader first, so that the writer has no work for those.
+	// Most objects have a record. Ask on a read connection first, so that the writer has no work
+	// for these objects.
 	if err := s.readers.do(ctx, ask); err != nil || wanted {
 		return false, err
 	}

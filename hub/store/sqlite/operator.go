@@ -75,7 +75,8 @@ func (s *Store) HubCounts(ctx context.Context) (n store.HubCounts, err error) {
 	return n, err
 }
 
-// DatabaseSize implements store.HubNumbers. It does not count the write-ahead log, which is short.
+// DatabaseSize implements store.HubNumbers. It does not include the write-ahead log, because the
+// log is short.
 func (s *Store) DatabaseSize(ctx context.Context) (size int64, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, _, err := c.one(selectSize)

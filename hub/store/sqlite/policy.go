@@ -76,8 +76,8 @@ func putPolicy(c *conn, p store.Policy) (err error) {
 	return bumpConfig(c)
 }
 
-// ekKey and serialKey return values of the column ek_lists.key: the prefix "k" and an EK's hash, or
-// the prefix "s" and a serial number.
+// ekKey and serialKey return values of the column ek_lists.key: ekKey returns "k" and an EK's hash,
+// serialKey returns "s" and a serial number.
 func ekKey(ek store.Hash) []byte     { return append([]byte("k"), ek[:]...) }
 func serialKey(serial []byte) []byte { return append([]byte("s"), serial...) }
 
@@ -88,7 +88,7 @@ func keyOf(l store.ListedEK) []byte {
 	return serialKey(l.Cert)
 }
 
-// readEK returns a line of an EK list from its row, and the line's key.
+// readEK decodes a row of ek_lists. It returns the line of the EK list and the row's key.
 func readEK(r row) (store.ListedEK, []byte) {
 	key := r.blob()
 	l := store.ListedEK{Note: r.text(), CertificateRequired: r.bool()}
@@ -145,9 +145,9 @@ func (s *Store) EKListPage(ctx context.Context, owner, prefix, after string, lim
 	return lines, next, nil
 }
 
-// hexRange returns a range of byte strings for a prefix in hexadecimal: the smallest byte string
-// that begins with the prefix, and the smallest one that is greater than all of these. The second
-// is nil if there is none.
+// hexRange returns the range of the byte strings whose hexadecimal form begins with `prefix`: from
+// `low` to `high`, without `high`. If the range has no upper end, `high` is nil. If `prefix` is not
+// hexadecimal, `ok` is false.
 func hexRange(prefix string) (low, high []byte, ok bool) {
 	step := byte(1)
 	if len(prefix)%2 == 1 {

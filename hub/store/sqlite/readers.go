@@ -5,12 +5,12 @@ import (
 	"errors"
 )
 
-// readers is a fixed set of connections that cannot write. Each query sees all commits from before
-// it began.
+// readers is a fixed set of connections that cannot write. Each query sees all commits that ended
+// before the query began.
 type readers struct {
-	idle   chan *conn // every connection that no call uses
+	idle   chan *conn // the connections that no call uses at the moment
 	size   int
-	all    []*conn // for Store.Work only, which reads their counters
+	all    []*conn // all connections; only Store.Work uses this field, to read the counters of the connections
 	closed chan struct{}
 }
 
@@ -28,8 +28,8 @@ func openReaders(path string, n int) (*readers, error) {
 	return r, nil
 }
 
-// do calls f with a connection. ctx limits only the wait for the connection; f is short and is not
-// interrupted.
+// do calls the function `f` with a connection. ctx limits only the wait for the connection. `f`
+// must be short, because do does not interrupt it.
 func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -55,8 +55,8 @@ var (
 	endRead   = prepared(`COMMIT`)
 )
 
-// snapshot calls f as do does, but in one read transaction: all queries of f see the same state of
-// the database.
+// snapshot calls the function `f` as do does, but in one read transaction: all queries of `f` see
+// the same state of the database.
 func (r *readers) snapshot(ctx context.Context, f func(*conn) error) error {
 	return r.do(ctx, func(c *conn) error {
 		if err := c.control(beginRead); err != nil {

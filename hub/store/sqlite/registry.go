@@ -14,8 +14,8 @@ var (
 		FROM aiks a JOIN enrolments e ON e.id = a.enrolment WHERE a.name = ?`)
 )
 
-// TPM implements store.Registries. The certificate, manufacturer, model and firmware are those of
-// the latest activation.
+// TPM implements store.Registries. The certificate, manufacturer, model and firmware come from the
+// latest activation.
 func (s *Store) TPM(ctx context.Context, ek store.Hash) (t store.TPM, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectTPM, ek[:])
@@ -41,8 +41,7 @@ func (s *Store) TPM(ctx context.Context, ek store.Hash) (t store.TPM, err error)
 	return t, err
 }
 
-// AIK implements store.Registries. The certificate is the one of the latest activation with this
-// key.
+// AIK implements store.Registries. The certificate comes from the latest activation with this AIK.
 func (s *Store) AIK(ctx context.Context, name []byte) (a store.AIK, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectAIK, name)

@@ -7,7 +7,7 @@ import (
 )
 
 // row is one row of a query. Each method that returns a value reads the next column, from left to
-// right. NULL is read as the zero value, and an empty blob as nil.
+// right. For NULL, the method returns the zero value; for an empty blob, it returns nil.
 type row struct {
 	values []any
 	next   int
@@ -48,7 +48,7 @@ func (r *row) hash() (h store.Hash) {
 
 func (r *row) time() time.Time { return fromMicro(r.int64()) }
 
-// fromMicro and micro convert between a time and a column that has microseconds since 1970.
+// fromMicro and micro convert between a time and the value of a column: microseconds since 1970.
 func fromMicro(n int64) time.Time { return time.UnixMicro(n).UTC() }
 
 func micro(t time.Time) int64 { return t.UnixMicro() }

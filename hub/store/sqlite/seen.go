@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// flushEvery is the interval at which contacts are written. A crash loses at most the contacts of
-// one interval.
+// flushEvery is the interval at which contacts of devices are written to the database. In a crash,
+// at most the contacts of one interval are lost.
 const flushEvery = time.Second
 
 // flushChunk is the largest number of contacts in one write, so that the contacts of a large fleet
@@ -19,8 +19,9 @@ const flushChunk = 128
 var updateSeen = prepared(`UPDATE devices SET last_seen = ?, last_seen_addr = ?, quiet = 0
 	WHERE id = ? AND last_seen < ? AND deleted = 0`)
 
-// sightings holds the latest contact of each device until it is written. Reads of a device also
-// look here, so a reader always gets the latest contact.
+// sightings has the latest contact of each device until the contact is written to the database. A
+// read of a device uses both the database and sightings, so a reader always gets the latest
+// contact.
 type sightings struct {
 	writer *writer
 	stop   chan struct{}
@@ -47,8 +48,9 @@ func newSightings(w *writer) *sightings {
 	return s
 }
 
-// MarkDeviceSeen implements store.Devices. It does not wait for the disk. If calls come in another
-// order than their times, the latest time is kept. It ignores a device that does not exist.
+// MarkDeviceSeen implements store.Devices. It does not wait for the disk. If the order of the calls
+// differs from the order of their times, the latest time is kept. MarkDeviceSeen ignores a device
+// that does not exist.
 func (s *Store) MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -68,7 +70,8 @@ func (s *sightings) record(id string, seen sighting) error {
 	return nil
 }
 
-// overlay updates a device that was read from the database with a contact that is not written yet.
+// overlay updates the device `d`, which was read from the database, with the device's contact that
+// is not written to the database yet.
 func (s *sightings) overlay(d *store.Device) {
 	s.mu.RLock()
 	seen, ok := s.latest[d.ID]
@@ -93,9 +96,9 @@ func (s *sightings) loop() {
 	}
 }
 
-// flush writes all contacts that are held now. It removes a contact only after the commit, and only
-// if no later contact has replaced it. So at every moment a reader finds the contact in the
-// database or here.
+// flush writes the current contacts to the database. It removes a contact from sightings only after
+// the commit, and only if no later contact has replaced this contact. So at every moment, a reader
+// finds the contact in the database or in sightings.
 func (s *sightings) flush() error {
 	type entry struct {
 		id string
@@ -132,7 +135,7 @@ func (s *sightings) flush() error {
 	return nil
 }
 
-// close stops the loop, and writes all remaining contacts.
+// close stops the goroutine that calls flush, and writes all remaining contacts.
 func (s *sightings) close() error {
 	s.mu.Lock()
 	s.closed = true

@@ -12,8 +12,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// fleetOf opens a store that has one account with n devices. Each device has device-meta like that
-// of an agent's report.
+// fleetOf opens a store that has one account with n devices. Each device has device-meta as in an
+// agent's report.
 func fleetOf(b *testing.B, n int) (s *Store, ids []string) {
 	b.Helper()
 	ctx := context.Background()
@@ -39,7 +39,8 @@ func fleetOf(b *testing.B, n int) (s *Store, ids []string) {
 	return s, ids
 }
 
-// report returns device-meta like that of an agent's report n: some numbers change with n.
+// report returns device-meta as in an agent's report. `n` is the number of the report: some values
+// depend on it.
 func report(n int) map[string]any {
 	m := map[string]any{"sysinfo": map[string]any{"uptime": n, "loads.0": n * 3, "freeram": 1 << 30, "procs": 200, "totalram": 1 << 33},
 		"storage": map[string]any{"free": 1<<35 - n, "total": 1 << 36, "reserved": 0, "real_free": 1 << 35}}

@@ -1,16 +1,16 @@
-// Package sqlite is the engine of package store for a hub that runs on one machine. It stores all
+// Package sqlite is an engine of package store, for a hub that runs on one machine. It stores all
 // data in one SQLite file, and needs neither a C compiler nor another service.
 //
-// All writes go through one connection, which one goroutine owns. While one transaction is flushed
-// to disk, other writes wait in a queue; all of them together form the next transaction. A caller
-// gets its answer only after the flush of its transaction. So acknowledged writes are durable, as
-// package store requires, and one flush serves many devices.
+// One goroutine does all writes, on one connection. While one transaction is flushed to disk, other
+// writes wait in a queue. All writes in the queue form the next transaction. A caller gets its
+// answer only after the flush of its transaction. So acknowledged writes are durable, as package
+// store requires, and one flush serves many devices.
 //
 // Reads run in parallel with the writer, on their own connections. A read sees every write that was
 // acknowledged before the read began.
 //
-// The file has mode 0600. SQLite keeps two more files with the suffixes "-wal" and "-shm", and this
-// package keeps an empty lock file with the suffix ".lock". To copy the database while the hub
+// The file has mode 0600. SQLite makes two more files, with the suffixes "-wal" and "-shm". This
+// package makes an empty lock file with the suffix ".lock". To copy the database while the hub
 // runs, use SQLite's backup, not cp.
 package sqlite
 
@@ -30,7 +30,8 @@ import (
 // errClosed is the error of every call after Close.
 var errClosed = errors.New("sqlite: the store is closed")
 
-// Store is an engine of package store that stores all data in one SQLite file. Open makes one.
+// Store is an engine of package store that stores all data in one SQLite file. Open returns a
+// Store.
 type Store struct {
 	path    string
 	writer  *writer
@@ -44,9 +45,9 @@ type Store struct {
 // concurrentReads is the number of reads that can run at the same time.
 const concurrentReads = 4
 
-// Open opens the database in the file at path, makes the file if it does not exist, and updates its
-// schema. The folder must exist. If the file's schema is newer than this program, Open returns
-// ErrNewerSchema.
+// Open opens the database in the file at `path`, and updates the schema of the database. If the
+// file does not exist, Open makes the file; the file's folder must exist. If the schema of the
+// database is newer than this program, Open returns ErrNewerSchema.
 func Open(ctx context.Context, path string) (*Store, error) {
 	path, err := prepareFile(path)
 	if err != nil {
@@ -81,11 +82,12 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return s, nil
 }
 
-// takeTurn makes processes open and close the same database one after the other, for example the
-// hub and an operator's command. There are two reasons. SQLite's locks do not cover the time
-// between reading the schema version and the migration. And if one process closes the database as
-// the last one while another process opens it, both may access the write-ahead log. The lock is on
-// another file, because closing a second descriptor of the database would release SQLite's locks.
+// takeTurn takes a lock, so that only one process at a time opens or closes the database: for
+// example either the hub or an operator's command. There are two reasons. SQLite's locks do not
+// cover the time between reading the schema version and the migration. And if the last process
+// closes the database while another process opens it, both processes may access the write-ahead
+// log. The lock is on a separate file, because closing a second descriptor of the database file
+// would release SQLite's locks.
 func takeTurn(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -98,8 +100,8 @@ func takeTurn(path string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// prepareFile makes the database file if it does not exist, and returns its absolute path. The file
-// gets mode 0600 before any data is in it.
+// prepareFile makes the database file if the file does not exist, and returns the absolute path of
+// the file. The file gets mode 0600 before data is written to it.
 func prepareFile(path string) (string, error) {
 	if path == "" || path == ":memory:" {
 		return "", fmt.Errorf("sqlite: the path %q is not the path of a file; the database must be in a file, because its data must survive a restart", path)
@@ -158,8 +160,8 @@ func (s *Store) expire(ctx context.Context, statement *statement, now time.Time,
 	return int(n), nil
 }
 
-// Ping implements store.Health. It reads one row, and then waits for its turn in the queue of the
-// writer without writing anything.
+// Ping implements store.Health. It reads one row, and then waits in the queue of the writer for its
+// turn. It writes nothing.
 func (s *Store) Ping(ctx context.Context) error {
 	err := s.readers.do(ctx, func(c *conn) error {
 		_, _, err := c.one(ping)
@@ -179,8 +181,8 @@ type Stats struct {
 	Ops     uint64 // all operations that callers queued, including refused ones
 }
 
-// Stats returns the writer's counters. Ops divided by Commits is about the number of writes that
-// share one flush to disk.
+// Stats returns the writer's counters. Ops divided by Commits is the approximate number of writes
+// that share one flush to disk.
 func (s *Store) Stats() Stats {
 	return Stats{Commits: s.writer.commits.Load(), Ops: s.writer.ops.Load()}
 }

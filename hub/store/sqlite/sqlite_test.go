@@ -39,8 +39,8 @@ func TestFleetModel(t *testing.T) {
 
 func TestSuite(t *testing.T) {
 	t.Parallel()
-	// paths has the path of each store, so that reopen can open it again. Close may be called
-	// twice, so the cleanup may close a store that reopen has closed.
+	// paths has the path of each store's database, so that reopen can open the database again.
+	// Close may be called twice, so the cleanup may close a store that reopen has already closed.
 	var paths sync.Map
 	at := func(t *testing.T, path string) storetest.Engine {
 		if err := sqlitetest.CopyEmpty(path); err != nil {
@@ -190,8 +190,8 @@ func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	}
 }
 
-// query runs SQL on the database file without the store. It returns the first column of the first
-// row, or "" if there is no row.
+// query runs the SQL text `line` on the database file, without the store. It returns the first
+// column of the first row, or "" if the result has no row.
 func query(t *testing.T, path, line string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)

@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// A join token of a disabled account counts as disabled.
+// Reads a join token of a disabled account as disabled.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key`
@@ -35,7 +35,7 @@ var (
 	deleteTokenUses = prepared(`DELETE FROM token_uses WHERE token = ?`)
 )
 
-// CreateJoinToken implements store.JoinTokens. It does not check whether the owner exists, because
+// CreateJoinToken implements store.JoinTokens. It does not check that the owner exists, because
 // Activate refuses the tokens of a deleted account.
 func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	meta, err := store.EncodeMeta(t.DefaultUserMeta)

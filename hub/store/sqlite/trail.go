@@ -11,8 +11,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// revisionCost is the number of bytes that each revision counts against the quota in addition to
-// its state. It covers the revision's progress and meta, whose sizes the hub limits, and its rows.
+// revisionCost is the number of bytes that each revision uses of the quota, in addition to the size
+// of its state. This number covers the revision's progress and meta, whose sizes the hub limits,
+// and the revision's rows.
 const revisionCost = 128 << 10
 
 const (
@@ -334,7 +335,8 @@ func (s *Store) PostedRevisions(ctx context.Context, owner, after string, limit 
 	return page, err
 }
 
-// statusOf returns a revision's status, its owner, and the size of its state in bytes.
+// statusOf returns a revision's status, the revision's owner, and the size of the revision's state
+// in bytes.
 func statusOf(c *conn, device string, rev int) (status trail.Status, owner string, size int64, err error) {
 	r, ok, err := c.one(selectStatus, device, int64(rev))
 	if err == nil && !ok {
@@ -442,7 +444,8 @@ func (s *Store) RemoveDeletedTrails(ctx context.Context, limit int) (dropped int
 		return 0, err
 	}
 	for _, device := range devices {
-		// A deleted device stays deleted, so the writer need not check this again.
+		// A deleted device stays deleted, so the writer need not check again that the device is
+		// deleted.
 		if err := s.writer.do(ctx, func(c *conn) error { return drop(c, device) }); err != nil {
 			return dropped, err
 		}

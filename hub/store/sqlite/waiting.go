@@ -96,7 +96,7 @@ func oneWaiting(c *conn, query *statement, args ...any) (store.WaitingDevice, er
 }
 
 func putWaiting(c *conn, w store.WaitingDevice) error {
-	codes, err := json.Marshal(append([]string{}, w.Codes...)) // an empty list, never null
+	codes, err := json.Marshal(append([]string{}, w.Codes...)) // for no codes, this writes an empty list, not null
 	if err != nil {
 		return err
 	}
@@ -181,11 +181,11 @@ func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time,
 	return list, err
 }
 
-// writePlace encodes the place at which a page ended: the time and the row id of the last row. The
-// rows are ordered by both, newest first.
+// writePlace encodes the place at which a page ended: the time and the row id of the page's last
+// row. Rows are ordered by time and row id, newest first.
 func writePlace(at, id int64) string { return fmt.Sprintf("%d.%d", at, id) }
 
-// readPlace decodes a place. If after is empty, it returns a place before all rows.
+// readPlace decodes a place. If `after` is empty, it returns a place before all rows.
 func readPlace(after string) (at, id int64, err error) {
 	if after == "" {
 		return math.MaxInt64, math.MaxInt64, nil
@@ -243,8 +243,8 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			}
 		} else {
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
-			// The denial also revokes enrolments that began after an earlier approval and are not
-			// active yet.
+			// The denial also revokes the owner's pending enrolments of the EK, which began after
+			// an earlier approval.
 			if _, err := c.exec(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}

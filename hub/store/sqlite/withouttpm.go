@@ -32,7 +32,7 @@ var (
 	replaceDeviceMeta  = prepared(`UPDATE devices SET device_meta = ? WHERE id = ? AND deleted = 0`)
 	selectDeviceByNick = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.owner = ? AND d.nick = ? AND d.deleted = 0`)
-	// LIKE ignores ASCII case.
+	// Selects the devices of a DeviceFilter. LIKE ignores ASCII case.
 	findDevices = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.owner = ?1 AND d.nick > ?2 AND d.deleted = 0 AND (?3 = 0 OR d.public = 1)
 		AND (?4 = '' OR d.nick = ?4) AND (?5 = '' OR d.nick <> ?5) AND d.nick LIKE ?6 ESCAPE '\'
@@ -284,8 +284,8 @@ func (s *Store) FindDevices(ctx context.Context, f store.DeviceFilter) ([]store.
 	return s.manyDevices(ctx, findDevices, f.Owner, f.After, flag(f.PublicOnly), f.Nick, f.NotNick, likePrefix(f.NickPrefix), pageLimit(f.Limit))
 }
 
-// likePrefix returns a LIKE pattern for texts that begin with prefix. The escape character of the
-// pattern is \.
+// likePrefix returns a LIKE pattern for texts that begin with `prefix`. The escape character of the
+// pattern is the backslash.
 func likePrefix(prefix string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(prefix) + "%"
 }

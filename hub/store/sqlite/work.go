@@ -2,17 +2,17 @@ package sqlite
 
 import "sync/atomic"
 
-// Work counts what a Store has done since it was opened.
+// Work has counters of the work that a Store has done since Open.
 type Work struct {
-	Statements uint64 // that were run, also those that change something
+	Statements uint64 // all statements that were run, including statements that write
 	Rows       uint64 // that queries returned
 }
 
 // workCounters are the counters of one connection.
 type workCounters struct{ statements, rows atomic.Uint64 }
 
-// Work returns the counters of all connections. Tests use the difference between two calls to bound
-// what a page costs.
+// Work returns the sums of all connections' counters. Tests use the difference between two calls to
+// bound the cost of a page.
 func (s *Store) Work() (w Work) {
 	for _, c := range append([]*conn{s.writer.conn}, s.readers.all...) {
 		w.Statements += c.work.statements.Load()

@@ -12,17 +12,18 @@ import (
 	"gangway/hub/store"
 )
 
-// batchSize is the largest number of operations in one transaction. It limits how long a write can
-// wait for the others: 256 activations take about as long as one flush of a slow disk.
+// batchSize is the largest number of operations in one transaction. It limits how long a write
+// waits for other writes: 256 activations take about as long as one flush of a slow disk.
 const batchSize = 256
 
-// writer owns the only connection that writes. Its goroutine runs all queued operations in one
-// transaction, and answers their callers after the commit.
+// writer owns the only connection that writes. The writer's goroutine runs all queued operations in
+// one transaction, and answers the callers of these operations after the commit.
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations
-// check first and write last, so that usually a refusal needs no undo. If an operation fails after
-// its first write, the transaction is rolled back, and all its operations run again, each in a
-// savepoint. So an operation may run twice, and must assign all its results each time.
+// check first and write last, so that a refusal usually needs no undo. If an operation fails after
+// its first write, the writer rolls back the transaction, and runs all operations of the
+// transaction again, each in a savepoint. So an operation may run twice, and must assign all its
+// results each time.
 type writer struct {
 	conn    *conn
 	queue   chan *job
@@ -42,8 +43,8 @@ type job struct {
 	err  error      // error of the operation; final after the commit
 	done chan error // buffered, for the one answer
 
-	// taken decides a race between the writer, which sets it to run the job, and the caller, which
-	// sets it to give up. The first to set it wins.
+	// The writer sets taken to run the job. The caller sets taken to give up. Whoever sets it first
+	// succeeds.
 	taken atomic.Bool
 }
 
@@ -62,8 +63,9 @@ func openWriter(path string) (*writer, error) {
 		"foreign_keys = ON",
 		"cache_size = -16384", // KiB
 		"temp_store = MEMORY",
-		// A checkpoint copies each changed page into the database only once, even if many commits
-		// changed the page. So fewer checkpoints make fewer copies. 8192 pages are 32 MiB of log.
+		// A checkpoint copies each changed page into the database file only once, even if many
+		// commits changed the page. So fewer checkpoints copy fewer pages. 8192 pages are 32 MiB of
+		// the write-ahead log.
 		"wal_autocheckpoint = 8192",
 		"journal_size_limit = 67108864",
 	)
@@ -76,13 +78,13 @@ func openWriter(path string) (*writer, error) {
 }
 
 // writeTimeout is how long an operation waits for its turn, unless store.WithWriteTimeout has set
-// another time in its context.
+// another time in the operation's context.
 const writeTimeout = 5 * time.Second
 
-// do queues an operation and waits until it is durable or refused. If ctx ends or the write timeout
-// passes before the operation begins, the operation never runs. Once the operation has begun, do
-// waits for its result, so the caller always knows whether the write happened. store.ErrBusy means
-// that nothing was written.
+// do queues an operation and waits until the operation is durable or refused. If ctx ends or the
+// write timeout passes before the operation begins, the operation never runs. After the operation
+// has begun, do waits for the result, so that the caller always knows whether the write happened.
+// store.ErrBusy means that nothing was written.
 func (w *writer) do(ctx context.Context, run func(*conn) error) error {
 	deadline := time.Now().Add(store.WriteTimeout(ctx, writeTimeout))
 	for {
@@ -119,8 +121,8 @@ func (w *writer) try(ctx context.Context, until time.Time, run func(*conn) error
 	}
 }
 
-// gaveUp returns the reason why a waiting context ended: store.ErrBusy after the write timeout,
-// otherwise the error of the caller's context.
+// gaveUp returns the error for an operation whose context ended before the operation began:
+// store.ErrBusy after the write timeout, otherwise the error of the caller's context.
 func gaveUp(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause == store.ErrBusy {
 		return cause
@@ -156,8 +158,8 @@ func (w *writer) loop() {
 	defer close(w.stopped)
 	batch := make([]*job, 0, batchSize)
 	for first := range w.queue {
-		// The callers of the last commit can run again now. Let them queue their next writes first,
-		// so that these writes share a commit.
+		// The callers of the last commit can run again now. Let these callers queue their next
+		// writes first, so that the writes share a commit.
 		runtime.Gosched()
 		batch = w.fill(batch[:0], first)
 		w.transact(batch)
@@ -168,8 +170,8 @@ func (w *writer) loop() {
 	}
 }
 
-// fill returns the batch: the first job and the jobs in the queue, without those whose callers gave
-// up.
+// fill returns the next batch: the job `first` and the jobs in the queue, without jobs whose
+// callers have given up.
 func (w *writer) fill(batch []*job, first *job) []*job {
 	if first.take() {
 		batch = append(batch, first)
@@ -190,7 +192,7 @@ func (w *writer) fill(batch []*job, first *job) []*job {
 	return batch
 }
 
-// take reports whether the writer must run the job. It is false if the caller has given up.
+// take reports whether the writer must run the job. It returns false if the caller has given up.
 func (j *job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false
@@ -202,9 +204,9 @@ func (j *job) take() bool {
 	return true
 }
 
-// transact runs a batch and commits it. If the transaction fails as a whole, every job gets the
-// error. This includes jobs that were refused, because the refusal may depend on a write that was
-// rolled back.
+// transact runs a batch of jobs in a transaction, and commits the transaction. If the transaction
+// fails as a whole, every job gets the error. Refused jobs get the error too, because their refusal
+// may depend on a write that was rolled back.
 func (w *writer) transact(batch []*job) {
 	if len(batch) == 0 {
 		return
@@ -218,7 +220,7 @@ func (w *writer) transact(batch []*job) {
 		err = w.conn.control(commit)
 	}
 	if err != nil {
-		// The rollback fails if SQLite has already rolled back. Ignore this error.
+		// The rollback fails if SQLite has already rolled back the transaction. Ignore this error.
 		_ = w.conn.control(rollback)
 		if errors.Is(err, store.ErrNoSpace) {
 			// The disk is full. Empty the write-ahead log: this may free enough space for the next
@@ -236,7 +238,7 @@ func (w *writer) transact(batch []*job) {
 }
 
 // together runs the jobs in order in one transaction. If a job fails after it has written
-// something, together rolls back and returns spoiled.
+// something, together rolls back the transaction and returns `spoiled` as true.
 func (w *writer) together(batch []*job) (wrote, spoiled bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, false, err

@@ -28,8 +28,8 @@ func open(t *testing.T) *Store {
 	return s
 }
 
-// hold keeps the writer busy until letGo is called. So a test decides which operations share the
-// next transaction.
+// hold keeps the writer busy until the test calls `letGo`. So the test decides which operations
+// share the next transaction.
 func hold(t *testing.T, s *Store) (letGo func()) {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
@@ -156,8 +156,8 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	outcomes := []<-chan error{
 		queue(t, s, func() error { return s.AppendEvent(ctx, event("lost")) }),
 		queue(t, s, func() error { return s.DisableJoinToken(ctx, "x", "y") }),
-		// This operation ends the transaction without the writer's knowledge, as SQLite does when
-		// the disk is full. So the commit fails.
+		// This operation rolls back the transaction without the writer's knowledge, as SQLite does
+		// when the disk is full. So the commit fails.
 		queue(t, s, func() error {
 			return s.writer.do(ctx, func(c *conn) error { return c.control(rollback) })
 		}),
@@ -241,8 +241,8 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	// There are more contacts than fit into one chunk. Their devices do not exist, so nothing is
-	// written, and flush must drop all contacts.
+	// There are more contacts than one write can contain. The devices do not exist, so flush must
+	// write nothing and drop all contacts.
 	for i := range 3 * flushChunk {
 		if err := s.seen.record(fmt.Sprint(i), sighting{at: 1}); err != nil {
 			t.Fatal(err)
@@ -274,8 +274,8 @@ func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// An older hub stored members that cannot be returned. A read must still return the other members,
-// and an owner must be able to remove the bad ones.
+// An older hub stored metadata with members that a read cannot return. A read must still return the
+// other members, and an owner must be able to remove the members that cannot be returned.
 func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat("[", 9998) + strings.Repeat("]", 9998)
@@ -299,7 +299,7 @@ func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 	}
 }
 
-// If several calls race for the last free place under a bound, only one succeeds.
+// If several calls race for the last free place under a bound, only one call succeeds.
 func TestLastPlaceIsTakenOnce(t *testing.T) {
 	t.Parallel()
 	s, ctx, now := open(t), context.Background(), time.Now()
@@ -345,7 +345,7 @@ func TestLastPlaceIsTakenOnce(t *testing.T) {
 	}
 }
 
-// atOnce runs f 24 times concurrently and counts the results by error.
+// atOnce runs the function `f` 24 times concurrently, and counts the results by error.
 func atOnce(f func(i int) error) map[error]int {
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -9,7 +9,7 @@ import (
 	"gangway/hub/store"
 )
 
-// signIn stores a session of f.owner and returns it.
+// signIn stores a session of f.owner and returns the session.
 func (f *fixture) signIn(name string) store.Session {
 	f.Helper()
 	ses := session(f)
@@ -106,7 +106,7 @@ var accountChangeTests = []test{
 		f.must(err)
 		equal(f, "hash", a.PasswordHash, "new")
 		equal(f, "events", f.kinds(), []string{"changed", "made"})
-		// A sign-in whose password was verified before the change must fail.
+		// CreateSession must fail if the old password was verified before the password change.
 		f.refused(f.CreateSession(f.ctx, late, f.owner.PasswordHash), store.ErrChanged)
 		f.refused(f.ChangePassword(f.ctx, change), store.ErrChanged)
 		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, NewHash: "reset", EndAPITokens: true, Event: event("reset")}))
@@ -189,7 +189,7 @@ var accountChangeTests = []test{
 		}
 		equal(f, "newest event", f.kinds()[0], "deleted")
 		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, event("deleted")), store.ErrNotFound)
-		// The other account keeps its rows.
+		// The other account's rows are not deleted.
 		_, err = f.Account(f.ctx, f.other.ID)
 		f.must(err)
 	}},
@@ -251,7 +251,8 @@ var accountChangeTests = []test{
 		equal(f, "newest", list[0].TokenHash, Hash(fmt.Sprint("s", store.MaxSessions+2)))
 	}},
 	{"SignInAgainstDisable", func(f *fixture) {
-		// Sign-ins race with DisableAccount. In every order, no session may be left after it.
+		// Sign-ins race with DisableAccount. In every order, the account must have no session after
+		// DisableAccount.
 		var racers sync.WaitGroup
 		for i := range 20 {
 			racers.Go(func() {
@@ -346,7 +347,7 @@ var apiTokenTests = []test{
 		f.refused(f.CreateAPIToken(f.ctx, again, ses.TokenHash, 2, event("made")), store.ErrExists)
 		f.must(f.CreateAPIToken(f.ctx, f.apiToken("two"), ses.TokenHash, 2, event("made")))
 		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("three"), ses.TokenHash, 2, event("made")), store.ErrTooMany)
-		late := f.apiToken("late") // made when the others have expired
+		late := f.apiToken("late") // made after the other tokens have expired
 		late.Created, late.Expires = Epoch.Add(time.Hour), Epoch.Add(2*time.Hour)
 		f.must(f.CreateAPIToken(f.ctx, late, ses.TokenHash, 2, event("made")))
 		list, err := f.APITokens(f.ctx, f.owner.ID)
@@ -429,7 +430,7 @@ var countedEventTests = []test{
 			{store.EventFilter{Actor: "prn:a"}, 100, []int{1}},
 			{store.EventFilter{Actor: "prn:A"}, 100, []int{0}},
 			{store.EventFilter{Device: ID("d")}, 100, []int{1}},
-			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // the other owner's event is examined, but not returned
+			{store.EventFilter{Device: ID("d")}, 1, []int{0, 1, 0}}, // FindEvents examines the other owner's event, but does not return it
 		} {
 			c.filter.Owner = f.owner.ID
 			var pages []int

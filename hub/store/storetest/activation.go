@@ -87,8 +87,8 @@ var activationTests = []test{
 		e := f.begin(Machine{Name: "one"}, once)
 		first, err := f.activate(e)
 		f.must(err)
-		// An active enrolment can be activated again even if its token is disabled and its expiry
-		// has passed.
+		// An active enrolment can be activated again, even if its join token is disabled and the
+		// enrolment's Expires has passed.
 		f.must(f.DisableJoinToken(f.ctx, f.owner.ID, once.ID))
 		a := proof(e)
 		a.Now = e.Expires.Add(240 * time.Hour)
@@ -132,9 +132,9 @@ var activationTests = []test{
 		equal(f, "firmware in the registry", tpm.Firmware, "7.86")
 		equal(f, "first seen", tpm.FirstSeen, proof(first).Now)
 	}},
-	// If a request is sent again after its enrolment has expired, the enrolment begins at that
-	// time. So it is newer than the device's active one, whether or not ExpireEnrolments has run
-	// before.
+	// If a device sends a request again after the request's enrolment has expired, the enrolment
+	// begins again at that time. So the repeated enrolment is newer than the device's active
+	// enrolment, whether or not ExpireEnrolments has run before.
 	{"RequestThatBeginsAgainSupersedes", func(f *fixture) {
 		for _, swept := range []bool{false, true} {
 			machine := fmt.Sprint("swept ", swept)
@@ -203,8 +203,8 @@ var activationTests = []test{
 		}
 		equal(f, "nicks", nicks, []string{"otter", "otter-2", "otter-3", "otter-4", "otter-5", "otter-6", "otter-7"})
 
-		// After a deletion, another device may use the nick. Another owner may always use the same
-		// nick.
+		// After a device is deleted, another device of the owner may use its nick. Another owner's
+		// device may always use the same nick.
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, Machine{Name: "one"}.DeviceID(f.owner.ID), Epoch))
 		equal(f, "nick after a deletion", nick("eight"), "otter")
 		theirs := JoinToken(f.other.ID, "theirs", 0)
@@ -224,8 +224,8 @@ var activationTests = []test{
 	}},
 }
 
-// refusalTests check that Activate refuses an enrolment and changes nothing. tell prepares the
-// store and returns the activation to try.
+// refusalTests check that Activate refuses an enrolment and changes nothing. The function tell
+// prepares the store and returns the activation that Activate must refuse.
 var refusalTests = func() (tests []test) {
 	for _, story := range []struct {
 		name string
@@ -260,14 +260,14 @@ var refusalTests = func() (tests []test) {
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The older request is also refused if it was the first request of the TPM.
+		// The older request is also refused if it is the first request of the TPM.
 		{"LateActivationOfTheFirstRequest", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The hub's clock was set back between the two requests. The order of the requests decides,
-		// not their times.
+		// The hub's clock was set back between the two requests. The order of the requests decides
+		// which enrolment is newer, not their times.
 		{"LateActivationAfterTheClockWentBack", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			newer := Machine{Name: "one", Request: "newer"}.Enrolment(f.owner.ID, f.token.ID)
@@ -396,7 +396,7 @@ var refusalTests = func() (tests []test) {
 	return tests
 }()
 
-// snapshot holds all rows that an activation can change.
+// snapshot has all rows that an activation can change.
 type snapshot struct {
 	Enrolment store.Enrolment
 	TPM       store.TPM
@@ -408,7 +408,8 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// If a row does not exist, its zero value is compared, so an activation must not create it.
+	// If a row does not exist, the snapshot has the row's zero value. So the test fails if a
+	// refused activation creates the row.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)

@@ -30,9 +30,9 @@ func firstBootIsLearnt(f *fixture) {
 	ref, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
-	// The hub may judge two first measurements at the same time. The second PutBoot returns the
-	// reference of the first, and stores nothing. The same happens to a measurement that was
-	// compared with a former reference.
+	// The hub may judge two first measurements of a device at the same time. The second PutBoot
+	// stores nothing, and returns the reference that the first PutBoot stored. PutBoot also stores
+	// nothing if the measurement was compared with a former reference.
 	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
@@ -51,8 +51,8 @@ func firstBootIsLearnt(f *fixture) {
 	states, err = f.BootStates(f.ctx, f.other.ID)
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
-	// The owner decides about the measurement that they saw. If a newer one was stored since then,
-	// the decision fails.
+	// The owner decides about the measurement that the owner saw. If a newer measurement was stored
+	// since then, the decision fails.
 	given := store.BootReference{Device: d.ID, Text: []byte("given"), Replaces: []byte("first")}
 	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
 	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
@@ -124,7 +124,8 @@ func sameBootKeepsItsPlace(f *fixture) {
 	states, err := f.BootStates(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "states", states, map[string]string{d.ID: "changed"})
-	// A measurement that is no longer the latest does not replace the latest.
+	// A measurement with the number of an older measurement does not replace the latest
+	// measurement.
 	old := booted(d.ID, 4)
 	old.Number = one.Number
 	latest := put(old)
@@ -133,7 +134,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	f.must(err)
 	equal(f, "kept", len(list), 3)
 	equal(f, "the first", string(list[2].Measurement), `{"n":1}`)
-	// The number of another device's measurement does not replace anything.
+	// A measurement with the number of another device's measurement replaces nothing.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	foreign := booted(other.ID, 5)
 	foreign.Number = latest.Number
@@ -189,7 +190,8 @@ func bootIsRefused(f *fixture) {
 	refuse(later, false)
 	later.Reason = "Another."
 	refuse(later, true)
-	// The owner decides about the latest measurement that was not refused. The state stays refused.
+	// The owner decides about the latest measurement that was not refused. The boot state stays
+	// BootRefused.
 	latest, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "latest", latest.State, store.BootMatches)
@@ -214,7 +216,8 @@ func bootIsRefused(f *fixture) {
 	state(store.BootUnmeasured)
 }
 
-// If the reference is empty, the measurement is stored, but the device gets no reference.
+// If the parameter `reference` is empty, PutBoot stores the measurement, but the device gets no
+// reference.
 func bootOfNothing(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	nothing := booted(d.ID, 1)
@@ -230,7 +233,8 @@ func bootOfNothing(f *fixture) {
 	is, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(is), "first")
-	// If the device has a reference, a measurement that was not compared with it is not stored.
+	// If the device has a reference, PutBoot does not store a measurement that was not compared
+	// with the reference.
 	is, err = f.PutBoot(f.ctx, nothing, nil)
 	f.must(err)
 	equal(f, "reference", string(is), "first")

@@ -14,7 +14,7 @@ var chipTests = []test{
 	{"EventOnce", eventIsAppendedOnce},
 }
 
-// withMarks onboards the machine; its EK certificate has these marks.
+// withMarks onboards the machine `m`, whose EK certificate has these marks.
 func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store.Device {
 	f.Helper()
 	a := proof(f.begin(m, t))
@@ -50,14 +50,16 @@ func ownersOfOneChipAreToldOnce(f *fixture) {
 	barge := f.withMarks(Machine{Name: "barge"}, theirs, "serial", "id")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
-	// Neither a retry nor another onboarding causes another event.
+	// If a device retries its activation or onboards again, its owner and the other owner get no
+	// further event.
 	f.withMarks(Machine{Name: "barge"}, theirs, "serial", "id")
 	f.withMarks(Machine{Name: "barge", Request: "again"}, theirs, "serial", "id")
 	f.withMarks(Machine{Name: "raft", Request: "again"}, f.token, "serial", "id")
 	f.withMarks(Machine{Name: "tug"}, f.token, "another serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
-	// A third device causes an event for the owners of both.
+	// If the first owner onboards a third device with the mark, the first owner and the second
+	// owner each get one event.
 	ship := f.withMarks(Machine{Name: "ship"}, f.token, "serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID, ship.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID, barge.ID})

@@ -24,8 +24,8 @@ func (f *fixture) keepEK(k store.KeptEKCertificate, now time.Time, limit int) {
 	f.must(f.KeepEKCertificate(f.ctx, k, now, limit))
 }
 
-// keepsEK checks that the store has this certificate for the EK or, if certificate is empty, that
-// it has none.
+// keepsEK checks that the store has this certificate for the EK. If `certificate` is empty, it
+// checks that the store has no certificate for the EK.
 func (f *fixture) keepsEK(name, certificate string, proven bool, now time.Time) {
 	f.Helper()
 	k, err := f.EKCertificate(f.ctx, Hash("ek "+name), now)
@@ -51,13 +51,14 @@ func oneCertificateForAnEK(f *fixture) {
 	got.Expires = micros(got.Expires)
 	first.Expires = first.Expires.UTC()
 	equal(f, "kept", got, first)
-	// Neither another certificate nor the same one with an earlier expiry replaces the kept one.
+	// Neither another certificate nor the same certificate with an earlier expiry replaces the
+	// stored certificate.
 	f.keepEK(kept("raft", "second", until.Add(week)), Epoch, 10)
 	f.keepEK(kept("raft", "first", Epoch.Add(time.Hour)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until.Add(-time.Second))
 	f.keepsEK("raft", "", false, until)
-	// If a request contains the same certificate again, its expiry is extended. After it has
-	// expired, another certificate can replace it.
+	// If a request contains the stored certificate again, the expiry of the row is extended. After
+	// the row has expired, another certificate can replace the stored certificate.
 	f.keepEK(kept("raft", "first", until.Add(week)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until)
 	f.keepEK(kept("raft", "second", until.Add(2*week)), until.Add(week), 10)
@@ -97,8 +98,8 @@ func activationsOwnCertificateIsKept(f *fixture) {
 	f.must(err)
 	equal(f, "known", stored.EKKnown, true)
 	equal(f, "links", string(stored.EKLinks), "links")
-	// The certificate of a pending enrolment is stored for UnprovenEKKeptFor, but only if the hub
-	// knows its root.
+	// The EK certificate of a pending enrolment is stored for UnprovenEKKeptFor, but only if the
+	// hub knows the certificate's root.
 	barge := Machine{Name: "barge"}.Enrolment(f.owner.ID, f.token.ID)
 	barge.EKKnown = true
 	_, err = f.BeginEnrolment(f.ctx, barge, Epoch)
@@ -116,7 +117,7 @@ func unprovenCertificatesAreBounded(f *fixture) {
 		name := fmt.Sprint("barge ", i)
 		f.keepEK(kept(name, name, Epoch.Add(time.Duration(i+1)*time.Hour)), Epoch, 3)
 	}
-	// The certificates that expire first are removed. Proven ones stay.
+	// The unproven certificates that expire first are removed. Proven certificates stay.
 	for i := range 5 {
 		name := fmt.Sprint("barge ", i)
 		certificate := name

@@ -26,7 +26,7 @@ var fleetTests = []test{
 }
 
 // search returns the nicks that a search finds on all pages, separated by spaces. It checks that
-// CountSearch counts as many.
+// CountSearch returns the number of these nicks.
 func (f *fixture) search(q store.DeviceSearch) string {
 	f.Helper()
 	if q.Owner == "" {
@@ -61,7 +61,7 @@ func meta(key, value string) store.DeviceSearch {
 
 func said(words ...string) store.DeviceSearch { return store.DeviceSearch{Words: words} }
 
-// join onboards a machine. change alters the enrolment before it begins.
+// join onboards a machine. The function `change` alters the enrolment before BeginEnrolment.
 func (f *fixture) join(m Machine, change func(e *store.Enrolment)) store.Device {
 	f.Helper()
 	e := m.Enrolment(f.owner.ID, f.token.ID)
@@ -131,11 +131,11 @@ func foundAfterEachChange(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"site": "oslo"}))
 	f.must(f.RenameDevice(f.ctx, f.owner.ID, d.ID, "ferry"))
-	equal(f, "old nick", f.search(said("sn-raft")), "ferry") // the serial number still has this word
+	equal(f, "old nick", f.search(said("sn-raft")), "ferry") // "raft" is still a word of the serial number
 	equal(f, "nick", f.search(said("fer")), "ferry")
 	equal(f, "meta", f.search(meta("site", "oslo")), "ferry")
 
-	// The machine onboards again with another board: its serial number, model, maker and firmware
+	// The machine onboards again with another board: the serial number, model, maker and firmware
 	// are different.
 	f.join(Machine{Name: "raft", Request: "again"}, func(e *store.Enrolment) {
 		e.ProdSerial, e.ProdModel, e.Manufacturer, e.Firmware = "SN-new", "Gangplank 5", "AMD", "8"
@@ -146,7 +146,7 @@ func foundAfterEachChange(f *fixture) {
 	equal(f, "model", f.search(is(store.FieldModel, "gangplank 5")), "ferry")
 	equal(f, "firmware", f.search(is(store.FieldFirmware, "7.85")), "")
 
-	// A device without an owner is in no fleet until it is claimed.
+	// A device without an owner is in no fleet until an owner claims the device.
 	nobodys := f.create(plain("nobodys", "", "dinghy"))
 	equal(f, "before the claim", f.search(said("dinghy")), "")
 	_, err := f.ClaimDevice(f.ctx, nobodys.ID, f.owner.ID, Epoch.Add(time.Hour))
@@ -181,8 +181,8 @@ func metaIsFoundAsWritten(f *fixture) {
 	}
 	finds("list", "one", false)
 	finds("Site", "oslo", false) // case matters in names
-	// If the user-meta and the device-meta have the same value, the device is found until the value
-	// is in neither.
+	// If the user-meta and the device-meta have the same member, a search finds the device until
+	// neither has the member.
 	f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"site": "oslo", "uptime": 12345, "up": "1 day", "ok": false}))
 	finds("up", "1 day", true)
 	finds("ok", "false", true)
@@ -199,8 +199,8 @@ func metaIsFoundAsWritten(f *fixture) {
 	f.must(f.ReplaceDeviceMeta(f.ctx, d.ID, map[string]any{"up": "2 days"}))
 	finds("up", "1 day", false)
 	finds("up", "2 days", true)
-	// Only the first 64 members of the metadata are indexed. If one of them is deleted, the next
-	// one is indexed.
+	// Only the first 64 members of the metadata are indexed. If one of these members is deleted,
+	// the 65th member is indexed.
 	many := map[string]any{}
 	for i := range 100 {
 		many[fmt.Sprintf("key%03d", i)] = "v"
@@ -229,7 +229,7 @@ func sortedInPages(f *fixture) {
 		f.must(err)
 	}
 	// Nicks in the order of creation: d0 d5 d3 d1 d6 d4 d2, models b A c a B C a.
-	_, err := f.MarkQuiet(f.ctx, Epoch.Add(90*time.Second), 100) // the first four
+	_, err := f.MarkQuiet(f.ctx, Epoch.Add(90*time.Second), 100) // marks the first four devices
 	f.must(err)
 	for key, want := range map[store.SortKey]string{
 		"":                 "d0 d1 d2 d3 d4 d5 d6",
@@ -370,15 +370,15 @@ func quietDevices(f *fixture) {
 	}
 	mark(Epoch, 10, 0)
 	quiet()
-	mark(Epoch.Add(time.Minute), 10, 0) // seen at that moment, not before
+	mark(Epoch.Add(time.Minute), 10, 0) // the device was seen at this time, not before it
 	mark(Epoch.Add(time.Hour), 1, 1)
 	mark(Epoch.Add(time.Hour), 10, 1)
 	mark(Epoch.Add(time.Hour), 10, 0)
 	quiet("SN-buoy", "SN-raft")
-	// A contact makes the device active again. The contact may be written late.
+	// A contact makes the device active again. The engine may write the contact late.
 	f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1", Epoch.Add(2*time.Hour)))
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		n, err := f.FleetCounts(f.ctx, f.owner.ID) // read once: f.search would read twice, and the contact may be written in between
+		n, err := f.FleetCounts(f.ctx, f.owner.ID) // one read: f.search would read twice, and the engine may write the contact in between
 		f.must(err)
 		if n.ByState[store.StateQuiet] == 1 {
 			break
@@ -389,12 +389,12 @@ func quietDevices(f *fixture) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	quiet("SN-buoy")
-	// MarkQuiet must also see a contact that is not written to the database yet.
+	// MarkQuiet must also use a contact that is not written to the database yet.
 	f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1", Epoch.Add(4*time.Hour)))
 	mark(Epoch.Add(3*time.Hour), 10, 0)
 	quiet("SN-buoy")
 	mark(Epoch.Add(5*time.Hour), 10, 1)
-	// To onboard again also makes the device active.
+	// If the device onboards again, it is active again.
 	e := f.begin(Machine{Name: "raft", Request: "again"}, f.token)
 	_, err := f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Now: Epoch.Add(10 * time.Minute)})
 	f.must(err)
@@ -519,7 +519,7 @@ func badSearches(f *fixture) {
 func moreThanMaxCount(f *fixture) {
 	const many = store.MaxCount + 50
 	errs := make(chan error, many)
-	for i := range many { // concurrently, so that several writes share one flush to disk
+	for i := range many { // concurrent calls, so that several writes share one flush to disk
 		go func() {
 			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d", i))
 			d.Created = Epoch.Add(time.Duration((i*7)%many) * time.Second)
@@ -565,7 +565,7 @@ func moreThanMaxCount(f *fixture) {
 		f.must(err)
 		equal(f, fmt.Sprintf("%+v", c.q), n, c.want)
 	}
-	// The word raft matches more devices than CountSearch counts.
+	// More devices match the word raft than CountSearch counts.
 	n, err := f.CountSearch(f.ctx, store.DeviceSearch{Owner: f.owner.ID, Words: []string{"raft"}})
 	f.must(err)
 	equal(f, "raft", n.More, true)

@@ -16,8 +16,9 @@ import (
 )
 
 // FleetModel runs random sequences of all operations that change devices. After each operation it
-// reads all devices, counts and searches among them itself, and compares the results with the
-// engine's counters and searches. All sequences run on one store, each with its own owners.
+// reads all devices, and computes the counters and the results of searches from them. It compares
+// these with the engine's counters and searches. All sequences run on one store, each with its own
+// owners.
 func FleetModel(t *testing.T, s Engine) {
 	story := 0
 	rapid.Check(t, func(t *rapid.T) {

@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// growthTests check bounds, so that an attacker cannot fill the disk: bounds on rows that unproven
-// peers cause, and on the rows of one device.
+// growthTests check the bounds that keep an attacker from filling the disk: bounds on rows that
+// unproven peers cause, and on the rows of one device.
 var growthTests = []test{
 	{"OldEventsAreRemoved", func(f *fixture) {
 		at := func(kind string, hours int, unproven bool) store.Event {
@@ -105,8 +105,8 @@ var growthTests = []test{
 			equal(f, "states", got, want)
 		}
 		states(store.Expired, store.Pending, store.Pending, store.Pending)
-		// An active enrolment does not count against the bound, and a repeated request takes no
-		// more space.
+		// An active enrolment does not count against the bound. A repeated request does not count
+		// twice.
 		_, err := f.activate(all[1])
 		f.must(err)
 		again, err := f.BeginEnrolment(f.ctx, all[2], Epoch)
@@ -116,8 +116,8 @@ var growthTests = []test{
 		states(store.Expired, store.Active, store.Pending, store.Pending, store.Pending)
 		all = append(all, begin(f.owner.ID, f.token.ID, "5"))
 		states(store.Expired, store.Active, store.Expired, store.Pending, store.Pending, store.Pending)
-		// An enrolment that has expired or was pushed out begins again if its request is sent
-		// again. Then it pushes out the oldest one.
+		// If a device sends the request of an expired enrolment again, the enrolment begins again.
+		// Then the oldest pending enrolment of the owner expires.
 		all[0], err = f.BeginEnrolment(f.ctx, all[0], Epoch)
 		f.must(err)
 		states(store.Pending, store.Active, store.Expired, store.Expired, store.Pending, store.Pending)
@@ -172,7 +172,7 @@ var growthTests = []test{
 		got, err := f.Device(f.ctx, d.ID)
 		f.must(err)
 		equal(f, "device", got.Enrolment, all[0].RequestHash)
-		// A removed enrolment can begin again, and is treated as a new one.
+		// A removed enrolment can begin again: the store handles it as a new enrolment.
 		again, err := f.BeginEnrolment(f.ctx, all[times-1], Epoch)
 		f.must(err)
 		_, err = f.activate(again)

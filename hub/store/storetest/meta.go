@@ -35,7 +35,7 @@ func (f *fixture) metaWrites(device string) map[string]func(map[string]any) erro
 	}
 }
 
-// nested returns nested arrays, levels deep.
+// nested returns arrays that are nested `levels` deep.
 func nested(levels int) any {
 	var v any = []any{}
 	for range levels - 1 {
@@ -85,15 +85,15 @@ func numbersStayAsWritten(f *fixture) {
 	equal(f, "tokens", found, 1)
 }
 
-// half is a text of half of MaxMeta bytes. Two such values exceed MaxMeta, because keys and quotes
-// also count.
+// half is a text of MaxMeta/2 bytes. Metadata with two such values exceeds MaxMeta, because keys
+// and quotes also count.
 var half = strings.Repeat("<", store.MaxMeta/2) // JSON does not escape "<" here, so the text keeps its length
 
 func metaBound(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"a": half}))
 	f.refused(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"b": half}), store.ErrTooLarge)
-	// In one patch, removed members make room for new ones.
+	// If one patch removes a large member and adds another large member, the result fits.
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"a": nil, "b": half}))
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"b": half}))
 	d, err := f.Device(f.ctx, d.ID)
@@ -101,8 +101,8 @@ func metaBound(f *fixture) {
 	equal(f, "user-meta", d.UserMeta, map[string]any{"b": half})
 }
 
-// Several concurrent writes each check the bound in their transaction, so together they cannot
-// exceed it.
+// Each of several concurrent writes checks the bound in its transaction, so all writes together
+// cannot exceed the bound.
 func writesOfMetas(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	var mu sync.Mutex

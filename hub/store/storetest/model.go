@@ -12,9 +12,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// model applies the rules of onboarding to plain maps. Model runs random sequences of operations on
-// the model and on the engine. After each operation, both must return the same result and have the
-// same state.
+// model applies the rules of onboarding to plain maps. The function Model runs random sequences of
+// operations on a model and on the engine. After each operation, the model and the engine must have
+// returned the same result, and must have the same state.
 type model struct {
 	tokens     map[string]*modelToken
 	enrolments map[store.Hash]*modelEnrolment // by request
@@ -154,8 +154,8 @@ func (m *model) expire(now time.Time) (n int) {
 }
 
 // Model tests an engine with random sequences of operations, in addition to Run. All sequences run
-// on one store, each with its own owners, tokens and machines: to make an empty store for each
-// sequence would take too long.
+// on one store, each with its own owners, tokens and machines, because it would take too long to
+// make an empty store for each sequence.
 func Model(t *testing.T, s Engine) {
 	ctx := context.Background()
 	story := 0
@@ -163,7 +163,7 @@ func Model(t *testing.T, s Engine) {
 		story++
 		name := func(what string, n int) string { return fmt.Sprintf("%s %d of %d", what, n, story) }
 		m := newModel()
-		now := Epoch.AddDate(story, 0, 0) // expiry must not reach the rows of other sequences
+		now := Epoch.AddDate(story, 0, 0) // another year, so that rows of other sequences do not expire
 		fail := func(err error) {
 			if err != nil {
 				t.Fatal(err)
@@ -188,7 +188,7 @@ func Model(t *testing.T, s Engine) {
 				m.tokens[token.ID] = &modelToken{owner: a.ID, expires: token.Expires, max: token.MaxUses}
 			}
 		}
-		var requests []store.Hash // in the order in which they were first sent
+		var requests []store.Hash // in the order in which the requests were first sent
 		ids := make(map[string]bool)
 
 		t.Repeat(map[string]func(*rapid.T){
@@ -206,8 +206,8 @@ func Model(t *testing.T, s Engine) {
 					e.RequestHash = Hash(fmt.Sprintf("foreign %x", e.RequestHash))
 				}
 				e.Created, e.Expires = now, now.Add(20*time.Minute)
-				// The certificate is new each time, so that an answer shows which request it
-				// belongs to.
+				// Each call has another certificate, so that the returned enrolment shows which
+				// call stored it.
 				e.IDevIDCert = fmt.Appendf(nil, "%x issued at %d", e.RequestHash, now.UnixNano())
 				e.IDevIDHash = Hash(string(e.IDevIDCert))
 				if m.enrolments[e.RequestHash] == nil {

@@ -18,7 +18,7 @@ var hubNumberTests = []test{
 			return store.Event{Time: Epoch, Kind: kind, Owner: f.owner.ID, Message: "The role was changed."}
 		}
 		equal(f, "role of a new account", role(), false)
-		for range 2 { // the second time changes nothing, and appends no event
+		for range 2 { // the second call changes nothing, and appends no event
 			f.must(f.SetOperator(f.ctx, f.owner.ID, true, event("account.operator-given")))
 		}
 		equal(f, "role", role(), true)
@@ -41,7 +41,7 @@ var hubNumberTests = []test{
 		f.join(Machine{Name: "machine"}, func(*store.Enrolment) {})
 		used, err := f.Usage(f.ctx, f.owner.ID)
 		f.must(err)
-		for i, at := range []time.Time{Epoch.Add(time.Hour), Epoch} { // the later one counts
+		for i, at := range []time.Time{Epoch.Add(time.Hour), Epoch} { // SignedIn must be the later time
 			f.must(f.CreateSession(f.ctx, store.Session{TokenHash: Hash(fmt.Sprint("session ", i)), AccountID: f.owner.ID, Created: at, Expires: at.Add(time.Hour)}, f.owner.PasswordHash))
 		}
 		f.must(f.DisableAccount(f.ctx, f.other.ID, store.Event{Time: Epoch, Kind: "account.disabled", Owner: f.other.ID, Message: "Disabled."}))

@@ -122,7 +122,8 @@ var raceTests = []test{
 				func() { _, errs[0] = f.activate(first) },
 				func() { _, errs[1] = f.activate(second) },
 			)
-			// The enrolment that began later wins, whichever of the two was activated first.
+			// The enrolment that began later must be active, whichever enrolment was activated
+			// first.
 			f.must(errs[1])
 			equal(f, "second", f.state(second), store.Active)
 			if errs[0] == nil {
@@ -264,8 +265,8 @@ var raceTests = []test{
 	}},
 }
 
-// check reports an error as must does, but does not end the goroutine. Use it in goroutines, where
-// Fatal is not allowed.
+// check reports an error as must does, but does not end the goroutine. Use it in goroutines that a
+// test starts, where Fatal is not allowed.
 func (f *fixture) check(err error) {
 	f.Helper()
 	if err != nil {

@@ -10,11 +10,11 @@ import (
 	"gangway/hub/store"
 )
 
-// Epoch is the time at which the tests begin. The suite passes all times to the engine, so it runs
-// the same in any year.
+// Epoch is the time at which the tests begin. The tests pass all times to the engine, so the tests
+// have the same result in any year.
 var Epoch = time.Date(2026, 3, 14, 9, 26, 53, 589793000, time.UTC)
 
-// ID returns a well-formed id, 24 hexadecimal digits, derived from a name.
+// ID returns a well-formed id that depends only on `name`: 24 hexadecimal digits.
 func ID(name string) string {
 	sum := sha256.Sum256([]byte("id " + name))
 	return hex.EncodeToString(sum[:12])
@@ -33,9 +33,9 @@ func bytesOf(name string, n int) []byte {
 // have different names.
 type Machine struct {
 	Name string
-	// IAK names one of the machine's attestation keys; empty for the first.
+	// IAK names one of the machine's attestation keys; empty for the first key.
 	IAK string
-	// Request names one of the machine's requests; empty for the first.
+	// Request names one of the machine's requests; empty for the first request.
 	Request string
 	// Generation is the number of times that the TPM was released.
 	Generation int
@@ -46,8 +46,8 @@ func (m Machine) DeviceID(owner string) string {
 	return ID(fmt.Sprint("device ", m.Name, owner, m.Generation))
 }
 
-// Enrolment returns the pending enrolment of the machine's request with an owner's token. It
-// expires an hour after Epoch. Its fields are as large as those of a real enrolment.
+// Enrolment returns the pending enrolment of the machine's request with an owner's join token. The
+// enrolment expires an hour after Epoch. Its fields are as large as the fields of a real enrolment.
 func (m Machine) Enrolment(owner, token string) store.Enrolment {
 	request := fmt.Sprint(m.Name, " ", m.IAK, " ", m.Request, " ", m.Generation, " ", owner, " ", token)
 	name := func(of string) []byte {

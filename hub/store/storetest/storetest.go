@@ -1,9 +1,9 @@
-// Package storetest has the tests that every engine of package store must pass. The test of an
-// engine calls Run; if all tests pass, a hub can use the engine.
+// Package storetest has the tests that every engine of package store must pass. The tests of an
+// engine call Run. If all tests pass, a hub can use the engine.
 //
 // The tests use only the interfaces of package store, pass all times as arguments, and never sleep.
-// They accept all behaviour that the interfaces allow: times may be returned truncated to
-// microseconds, and a LastSeen of MarkDeviceSeen may be returned late.
+// They accept all behaviour that the interfaces allow: an engine may truncate times to
+// microseconds, and a read may return a contact of MarkDeviceSeen late.
 package storetest
 
 import (
@@ -18,8 +18,9 @@ import (
 	"gangway/hub/store"
 )
 
-// Run runs all tests on an engine, in parallel. open returns an empty store, and closes it when its
-// test ends. reopen closes s, as a hub that stops does, and returns a store with the same data.
+// Run runs all tests on an engine, in parallel. The function `open` returns an empty store, and
+// closes the store when its test ends. The function `reopen` closes the store `s`, as a hub does
+// when it stops, and returns a store with the same data.
 func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T, s Engine) Engine) {
 	for _, group := range groups {
 		for _, test := range group.tests {
@@ -38,8 +39,8 @@ func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T,
 	}
 }
 
-// RunPart runs only the tests with these names ("group/test"). Use it for a fake that has only some
-// of an engine's methods, for the tests of a package that uses the store.
+// RunPart runs only the tests with these names ("group/test"). Use it for the fake engine of a
+// package's tests, if the fake has only some of an engine's methods.
 func RunPart(t *testing.T, open func(t *testing.T) Engine, names ...string) {
 	ran := 0
 	for _, group := range groups {
@@ -129,7 +130,7 @@ func (f *fixture) must(err error) {
 	}
 }
 
-// refused fails the test unless err is want; a nil want requires success.
+// refused fails the test unless `err` is the error `want`. If `want` is nil, `err` must be nil.
 func (f *fixture) refused(err, want error) {
 	f.Helper()
 	if !errors.Is(err, want) {

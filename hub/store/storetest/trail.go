@@ -196,7 +196,7 @@ func stateNamesOnlyWhatItsOwnerHas(f *fixture) {
 	mine := f.keep(f.owner.ID, "mine", 10, Epoch)
 	theirs := f.keep(f.other.ID, "theirs", 10, Epoch)
 	pending := f.announce(f.owner.ID, "pending", 10, Epoch).Sum
-	f.announce(f.owner.ID, "theirs", 10, Epoch) // announced, and never uploaded
+	f.announce(f.owner.ID, "theirs", 10, Epoch) // announced, but never uploaded
 	var missing *store.MissingObjects
 	_, err := f.AddRevision(f.ctx, f.step(d, mine, theirs, pending), plenty)
 	if !errors.As(err, &missing) || len(missing.Sums) != 2 {
@@ -328,13 +328,14 @@ func stepsByStatus(f *fixture) {
 	}
 }
 
-// The revisions of a fleet come newest first, without those that devices reported themselves.
+// PostedRevisions lists the revisions of a fleet, newest first, without the revisions that devices
+// reported themselves.
 func postedRevisionsOfAnOwner(f *fixture) {
 	f.trail(ID("a"))
 	f.trail(ID("b"))
 	for range 3 {
 		f.add(f.step(ID("a")))
-		f.add(f.step(ID("b"))) // all at the same time
+		f.add(f.step(ID("b"))) // all revisions have the same time
 	}
 	read := func(owner string, limit int) (list []string) {
 		f.Helper()
@@ -526,7 +527,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	equal(f, "listed", count, 6)
 	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
-	for range 2 { // the second call gives no quota back
+	for range 2 { // the second call does not reduce the usage again
 		f.must(f.MarkContentLost(f.ctx, sum))
 		got, err = f.Object(f.ctx, f.owner.ID, sum)
 		f.must(err)
@@ -558,7 +559,7 @@ func quotaIsKept(f *fixture) {
 		f.must(err)
 		return n
 	}
-	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record counts too
+	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record also counts against the quota
 	f.must(announce("a", 1000, 2000))
 	record := usage()
 	if record < 1 || record > 1000 {
@@ -576,7 +577,8 @@ func quotaIsKept(f *fixture) {
 	equal(f, "usage", usage(), 2*record+1000)
 	f.refused(finish("b", 1000, 2*record+1999), store.ErrQuota)
 	f.refused(announce("c", 0, 2*record+1000), store.ErrQuota)
-	// An attacker announces sizes that are negative or would overflow a sum. All are refused.
+	// An attacker announces sizes that are negative or would overflow a sum. AnnounceObject refuses
+	// all these sizes.
 	for _, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, store.MaxObjectSize + 1, -1, -1 << 63} {
 		for _, name := range []string{"b", "d"} {
 			f.refused(announce(name, size, 1<<62), store.ErrQuota)
@@ -643,7 +645,7 @@ func unusedRecordsExpire(f *fixture) {
 	f.must(err)
 	o, err := f.Object(f.ctx, f.owner.ID, used)
 	f.must(err)
-	// In addition to `before`, only one revision and one object count.
+	// The usage has grown only by one revision and one object.
 	if more := after - before; more <= o.Size+int64(len(s.State)) || more > o.Size+1000+2*before {
 		f.Errorf("the usage grew by %d", more)
 	}
@@ -664,7 +666,7 @@ func wantedContentIsNotCondemned(f *fixture) {
 		f.Fatal(n, err)
 	}
 	if begins() {
-		f.Fatal("the removal began although an owner may still upload the content")
+		f.Fatal("the removal began although an owner may still upload the object")
 	}
 	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(2*time.Hour), Epoch, 10); err != nil || n != 1 {
 		f.Fatal(n, err)
@@ -689,11 +691,11 @@ func wantedContentIsNotCondemned(f *fixture) {
 	equal(f, "removals", len(list), 0)
 }
 
-// Uploads and removals of the same content run concurrently. A record that is Stored always has its
-// bytes.
+// Uploads and removals of the same object run concurrently. If a record is Stored, the object's
+// bytes must exist.
 func uploadsRaceWithCondemning(f *fixture) {
 	var mu sync.Mutex
-	bytes := map[store.Hash]bool{} // simulates the folder with the contents
+	bytes := map[store.Hash]bool{} // simulates the folder with the objects' bytes
 	var wg sync.WaitGroup
 	for i := range 4 {
 		sum := Hash(fmt.Sprint("raced ", i))
@@ -820,8 +822,8 @@ func entriesByFilter(f *fixture) {
 	}
 }
 
-// While devices report, a reader that continues after the last entry it has read reads each entry
-// exactly once.
+// While devices report log entries, a reader reads page after page. Each page continues after the
+// last entry of the previous page. The reader must get each entry exactly once.
 func readingOnMissesNothing(f *fixture) {
 	const devices, batches = 4, 25
 	done := make(chan struct{})

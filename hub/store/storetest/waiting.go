@@ -28,8 +28,8 @@ var waitingTests = []test{
 	{"EKListPages", ekListPages},
 }
 
-// waiting returns the machine as a waiting device that has waited since Epoch and expires a week
-// later.
+// waiting returns the machine as a waiting device. The device has waited since Epoch, and expires a
+// week after Epoch.
 func (m Machine) waiting(t store.JoinToken, codes ...string) store.WaitingDevice {
 	e := m.Enrolment(t.Owner, t.ID)
 	return store.WaitingDevice{
@@ -91,7 +91,8 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	if !w.Approves([]string{"ek-certificate-none"}) || w.Approves([]string{"ek-certificate-none", "policy"}) || w.Approves(nil) {
 		f.Fatal("the approval must cover exactly the questions that were asked")
 	}
-	// A further question needs another decision, and the first stays answered.
+	// If a later request leaves another question open, the owner must decide again. The first
+	// question stays answered.
 	more := f.wait(m.waiting(f.token, "policy"))
 	equal(f, "state", more.State, store.Undecided)
 	if !more.Approves([]string{"ek-certificate-none"}) {
@@ -99,7 +100,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	}
 	both := f.decide(more, true)
 	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})
-	// An approval does not expire, and is not on the list.
+	// An approved row does not expire, and WaitingDevices does not list the row.
 	kept, err := f.WaitingByID(f.ctx, f.owner.ID, w.DeviceID, Epoch.Add(1000*week))
 	f.must(err)
 	equal(f, "kept", kept.State, store.Approved)
@@ -129,9 +130,9 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	equal(f, "state", w.State, store.Undecided)
 }
 
-// A property on which a person bases a decision is part of the digest: if an attacker changes it
-// after the owner saw the row, the decision fails. The time and the address of the last request are
-// not part of it.
+// The digest includes every property on which a person bases a decision. If an attacker changes
+// such a property after the owner saw the row, the decision fails. The digest does not include the
+// time and the address of the last request.
 func decisionAboutOtherEvidence(f *fixture) {
 	m := Machine{Name: "raft"}
 	decide := func(seen store.WaitingDevice) error {
@@ -278,7 +279,8 @@ func policies(f *fixture) {
 	}
 }
 
-// If another change happened after the caller read the policy, SwapPolicy must not overwrite it.
+// If another caller changed the policy after the caller read the policy, SwapPolicy must not
+// overwrite the change.
 func swappedPolicies(f *fixture) {
 	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
 	f.must(f.SwapPolicy(f.ctx, p, ""))
@@ -342,7 +344,7 @@ func ekLists(f *fixture) {
 	none(f.owner.ID, other, nil)
 	kept(f.other.ID, false)
 	none(f.other.ID, key, serial)
-	// A serial number with the bytes of a listed hash is not on the list.
+	// A serial number whose bytes equal a listed hash does not match that line.
 	none(f.owner.ID, other, key[:])
 	got, err := f.EKList(f.ctx, f.owner.ID)
 	f.must(err)
@@ -357,8 +359,8 @@ func ekLists(f *fixture) {
 	none(f.owner.ID, key, serial)
 }
 
-// The lines of an EK list can be searched by the beginning of the hash or serial number, in pages,
-// and changed one by one.
+// EKListPage finds the lines of an EK list by the beginning of the hash or serial number, in pages.
+// ChangeEKList changes one line.
 func ekListPages(f *fixture) {
 	line := func(hash string, serial ...byte) store.ListedEK {
 		if hash == "" {

@@ -39,13 +39,14 @@ func plainDevice(f *fixture) {
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 0)
 	f.must(err)
 	equal(f, "devices", len(list), 2)
-	// No certificate finds the device, not even the zero hash, which is its IDevIDHash.
+	// DeviceByCertificate does not find the device, not even by the zero hash, although the
+	// device's IDevIDHash is zero.
 	_, err = f.DeviceByCertificate(f.ctx, store.Hash{})
 	f.refused(err, store.ErrNotFound)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
 	_, err = f.Device(f.ctx, d.ID)
 	f.refused(err, store.ErrNotFound)
-	// Devices with a TPM are listed too.
+	// FindDevices also lists devices with a TPM.
 	f.onboard(Machine{Name: "barge"}, f.token)
 	n, err := f.CountDevices(f.ctx, f.owner.ID)
 	f.must(err)

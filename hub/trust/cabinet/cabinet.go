@@ -2,10 +2,10 @@
 // makers' certificates. It unpacks them with Debian's cabextract, which supports both MSZIP and
 // LZX.
 //
-// This package reads the cabinet's list of files and checks all bounds. cabextract writes the
-// files' contents to its standard output, one after the other, and this package splits them by the
-// sizes in the list. No file that a cabinet names is created on disk, so a name in it cannot lead
-// outside a folder.
+// This package reads the cabinet's list of files and checks all bounds. cabextract writes the bytes
+// of the files to its standard output, one file after the other, and this package splits the output
+// by the sizes in the list. No file that a cabinet names is created on disk, so a name such as
+// ../file cannot write outside a folder.
 package cabinet
 
 import (
@@ -41,11 +41,11 @@ type File struct {
 	Content []byte
 }
 
-// Is reports whether b begins with a cabinet's signature.
+// Is reports whether the file `b` begins with a cabinet's signature.
 func Is(b []byte) bool { return bytes.HasPrefix(b, []byte("MSCF")) }
 
-// Read returns a cabinet's files in order. It writes the cabinet to a temporary file and runs
-// cabextract on it.
+// Read returns a cabinet's files in order. It writes the cabinet to a temporary file, and runs
+// cabextract on the temporary file.
 func Read(ctx context.Context, b []byte) ([]File, error) {
 	size, files, err := list(b)
 	if err != nil {
@@ -86,12 +86,12 @@ const (
 	flagNext     = 0x0002
 )
 
-// list reads the list of files. It also returns the cabinet's size: a signature may follow the
-// cabinet.
+// list reads the list of files. It also returns the cabinet's size, because a signature may follow
+// the cabinet.
 func list(b []byte) (size int, files []entry, err error) {
 	le := binary.LittleEndian
 	if !Is(b) || len(b) < headerSize {
-		return 0, nil, errors.New("cabinet: the file is not a cabinet")
+		return 0, nil, errors.New("cabinet: the file is not a cabinet: it does not begin with MSCF")
 	}
 	if len(b) > MaxSize {
 		return 0, nil, fmt.Errorf("cabinet: the file has %d bytes; at most %d are allowed", len(b), MaxSize)
@@ -134,7 +134,8 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the contents of all files. Their total size must be `want` bytes.
+// unpack returns the bytes of all files, one file after the other. The total size of the files must
+// be `want` bytes.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {
@@ -164,7 +165,7 @@ func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	}
 	content, readErr := io.ReadAll(io.LimitReader(out, int64(want)+1))
 	if len(content) > want {
-		cancel() // do not wait for the rest
+		cancel() // stop cabextract: its remaining output is not needed
 	}
 	err = errors.Join(readErr, cmd.Wait())
 	switch {
@@ -185,7 +186,7 @@ func (h *head) Write(p []byte) (int, error) {
 }
 
 // words returns the first line of the stored output, in a form to append to an error. It removes
-// dir from file names.
+// the folder `dir` from file names.
 func (h *head) words(dir string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.b)), "\n")
 	if line = strings.ReplaceAll(line, dir+"/", ""); line == "" {

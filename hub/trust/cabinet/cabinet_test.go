@@ -15,7 +15,7 @@ import (
 	"gangway/hub/trust/cabinet"
 )
 
-// contents are the files of the test cabinets.
+// contents has the files that the test cabinets contain.
 var contents = []cabinet.File{
 	{Name: "version.txt", Content: []byte("3\n")},
 	{Name: "Maker/RootCA/root.cer", Content: bytes.Repeat([]byte("root "), 300)},
@@ -31,7 +31,7 @@ func noise(n int) []byte {
 	return b
 }
 
-// packed makes a cabinet with Debian's gcab. flags are options of gcab: "-z" compresses.
+// packed makes a cabinet with Debian's gcab. `flags` are options of gcab: "-z" compresses.
 func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -115,7 +115,7 @@ func TestReadsEachPacking(t *testing.T) {
 		"MSZIP": packed(t, contents, "-z"),
 		"LZX":   lzx(contents),
 		// Microsoft's cabinet is signed: the signature follows the cabinet, and is not a part of
-		// it.
+		// the cabinet.
 		"signed": append(packed(t, contents, "-z"), packed(t, contents)...),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			files, err := cabinet.Read(t.Context(), c.b)
 			if c.name == "a file smaller than it is" {
-				// The content has the size in the list, and the other files are complete.
+				// The first file has the size in the list, and the other files are complete.
 				if err != nil || len(files[0].Content) != 1 || !bytes.Equal(files[1].Content, contents[1].Content) {
 					t.Errorf("%v %v", files, err)
 				}

@@ -11,14 +11,16 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// FillFleet adds n devices of an owner to the database at path. Nobody else may have the database
-// open. The devices go through the schema's triggers, but not through enrolments, so a million
-// devices take only some minutes. The store must be opened after that, because Open indexes their
-// words and metadata.
+// FillFleet adds n devices of an owner to the database at `path`. No other process may have the
+// database open. FillFleet writes the rows with SQL and makes no enrolment requests, so a million
+// devices take only some minutes. The schema's triggers run as usual. Open the store after
+// FillFleet, because Open indexes the devices' words and metadata.
 //
-// The nick of a device is "forklift-" and a number from 0 to n-1, in mixed order. The devices have:
+// The nick of a device is "forklift-" and a number from 0 to n-1, in mixed order. The devices have
+// these properties:
 //
-//   - one of 20 models, the first ones much more often; one of 5 makers, 30 firmwares and 40 tokens;
+//   - one of 20 models (the first models are much more frequent), one of 5 makers, one of 30
+//     firmwares and one of 40 join tokens;
 //   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
 //   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
 //     500 has a failed revision.
@@ -40,8 +42,9 @@ func FillFleet(ctx context.Context, path, owner string, n int) error {
 	return err
 }
 
-// Statements of fill. ?1 is the owner, ?2 is n, and ?3 to ?4 (exclusive) is the range of device
-// numbers to make. A device's id and its enrolment's row id are computed from its number.
+// Statements of fill. ?1 is the owner, ?2 is n, and the statements make the devices with the
+// numbers from ?3 to ?4 (exclusive). A device's number determines the device's id and the row id of
+// the device's enrolment.
 const (
 	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
 	id      = `printf('%08x%016x', (i.i * 2654435761) % 4294967296, i.i)`
@@ -79,7 +82,7 @@ func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error 
 	return tx.Commit()
 }
 
-// OpenFleet makes a database at path that has n devices of an owner, and opens it.
+// OpenFleet makes a database at `path` that has n devices of an owner, and opens the database.
 func OpenFleet(ctx context.Context, path, owner string, n int) (*sqlite.Store, error) {
 	if err := CopyEmpty(path); err != nil {
 		return nil, err

@@ -32,8 +32,9 @@ var empty = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
-// CopyEmpty makes an empty database with the current schema at path, unless the file exists. Tests
-// make hundreds of databases; with CopyEmpty, the migrations run only once for all of them.
+// CopyEmpty makes an empty database with the current schema at `path`, unless the file exists.
+// Tests make hundreds of databases; with CopyEmpty, the migrations run only once for all these
+// databases.
 func CopyEmpty(path string) error {
 	text, err := empty()
 	if err != nil {
@@ -51,7 +52,7 @@ func CopyEmpty(path string) error {
 }
 
 // Folder returns an empty folder for a test's database. In short mode the folder is in memory (see
-// MemoryDir), because most tests need a database but not its durability. Otherwise it is
+// MemoryDir), because most tests need a database but not its durability. Otherwise the folder is
 // t.TempDir().
 func Folder(t testing.TB) string {
 	t.Helper()
@@ -62,8 +63,8 @@ func Folder(t testing.TB) string {
 }
 
 // MemoryDir returns a folder in memory for a test's database. The folder is removed when the test
-// ends. Writes do not wait for a disk, so do not use it in tests of durability, races or timing. If
-// /dev/shm has less than 1 GiB free, the folder is an ordinary one.
+// ends. Do not use MemoryDir in tests of durability, races or timing, because writes do not wait
+// for a disk. If /dev/shm has less than 1 GiB free, MemoryDir returns a folder on the disk.
 func MemoryDir(t testing.TB) string {
 	t.Helper()
 	const shm, room = "/dev/shm", 1 << 30
