@@ -39,7 +39,7 @@ gives the same file, byte for byte.`,
 	f := c.Flags()
 	f.StringVarP(&o.out, "out", "o", "system.efi", "the file to write")
 	o.partsFlags(f)
-	f.BoolVar(&o.debug, "debug", false, "give the devices a shell with the password that images of the same join token have")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a shell; its password is the same as in installer images that were built with the same token file")
 	o.consoleFlag(f)
 	f.StringVar(&o.token, "token-file", "", "with --debug: the token file from which the password is derived")
 	return c

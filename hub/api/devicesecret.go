@@ -116,7 +116,7 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
-	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.secret-renewed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q renewed the secret of its programs.", d.Nick)})
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.secret-renewed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q renewed the secret with which its programs sign in to the hub.", d.Nick)})
 	writeJSON(w, http.StatusOK, KeptView{wire.DevicePRN + d.ID, expires})
 	return nil
 }

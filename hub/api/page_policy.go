@@ -311,7 +311,7 @@ func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onbo
 		switch {
 		case bootThen && !bootNow && d.Boot != store.BootMatches && d.Enrolment != (store.Hash{}):
 			p.Cut++
-			change.Now, change.Would, change.Why = outcomeBadge(now), ui.Badge{Tone: "bad", Text: "cut off"}, "Its boot does not match its reference ("+ui.StateBadge(d.Boot).Text+"), and the policy would require that."
+			change.Now, change.Would, change.Why = outcomeBadge(now), ui.Badge{Tone: "bad", Text: "cut off"}, "The policy would require a boot that matches the reference, and this device has none ("+ui.StateBadge(d.Boot).Text+")."
 		case now.Action == would.Action && now.Code == would.Code:
 			continue
 		default:

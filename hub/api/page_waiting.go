@@ -130,7 +130,7 @@ func (s *Server) showWaitingMachine(w http.ResponseWriter, r *http.Request) erro
 		return err
 	}
 	if row.State == store.Approved {
-		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "The machine no longer waits."})
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "The machine is already approved. It needs no decision."})
 	}
 	room := &ui.WaitingRoom{Tabs: onboardTabs(waitingPath), Denied: row.State == store.Denied, Here: waitingPath, Open: true}
 	if room.Machines, err = s.waitingMachines(r.Context(), []store.WaitingDevice{row}); err != nil {

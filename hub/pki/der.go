@@ -85,7 +85,7 @@ func (b *buffer) add(parts ...[]byte) {
 	}
 }
 
-// text writes a value with the concatenated bytes of `parts`, for example a string type.
+// text writes a DER value, for example a string. Its content is the concatenation of `parts`.
 func (b *buffer) text(tag byte, parts ...string) {
 	mark := b.open(tag)
 	for _, p := range parts {
