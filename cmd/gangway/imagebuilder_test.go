@@ -28,6 +28,7 @@ import (
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
+	"gangway/internal/race"
 	"gangway/wire"
 )
 
@@ -278,6 +279,7 @@ func TestImageBuilderSaysWhatIsMissing(t *testing.T) {
 // A person builds an image on the page with the real builder. The image contains a valid token
 // file. The real build ends if the size limit is too small, or if the client closes the connection.
 func TestImageFromThePageIsReal(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("builds two installer images, of ten seconds each")
 	}
