@@ -68,7 +68,7 @@ func templatesOnThePage() string {
 	list("The IAK templates; the unique field is the text `IAK`, for ECC in both x and y:", IAKTemplates)
 	list("The IDevID key templates; the unique field is the text `IDEVID`. The RSA key has no scheme, so that\nTLS can choose one:", IDevIDTemplates)
 
-	say("\nThe branches of the policies, and the policies:\n\n```")
+	say("\nThese are the digests of the policies and of their branches, each with its hash algorithm and its\nname:\n\n```")
 	for _, alg := range []AlgID{AlgSHA256, AlgSHA384, AlgSHA512} {
 		index := delegationIndex[alg]
 		a := PolicySecretEndorsement(alg)

@@ -108,7 +108,7 @@ func workedExample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("If TPM2_ActivateCredential returns 32 bytes `c5` as the secret, the wrapping key is:")
+	say("If TPM2_ActivateCredential returns 32 bytes, each `c5`, as the secret, the wrapping key is:")
 	dump(keys.Wrapping)
 	say("The activation key is:")
 	dump(keys.Activation)
@@ -123,7 +123,7 @@ func workedExample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("If the credential holds 32 bytes `c5` for an AK with the name `000b` followed by 32 bytes `a2`, the\nkeys encryption, mac and register are:")
+	say("If the credential contains 32 bytes, each `c5`, for an AK with the name `000b` followed by 32\nbytes, each `a2`, the keys encryption, mac and register are:")
 	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
 	say("For a CSR whose DER is the three bytes `csr`, at the same hub, the field `proof` is:")
 	dump(steps.Prove(hubName, []byte("csr")))
