@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -13,8 +12,6 @@ import (
 	"time"
 
 	"gangway/wire"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // The pages may have their own host name and listener, with a certificate that browsers trust. That
@@ -116,39 +113,11 @@ func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) erro
 	if s.cfg.PageURL == "" {
 		return errors.New("hub: the configuration has no URL for the pages")
 	}
-	srv := &http.Server{
-		Handler:           s.PageHandler(),
-		TLSConfig:         s.PageTLSConfig(),
-		ReadHeaderTimeout: s.cfg.Timeouts.Header,
-		ReadTimeout:       s.cfg.Timeouts.Request,
-		WriteTimeout:      s.cfg.Timeouts.Request,
-		IdleTimeout:       s.cfg.Timeouts.Idle,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	srv.RegisterOnShutdown(s.live.end)
 	ctx, failed := context.WithCancel(ctx)
 	defer failed()
 	go s.cfg.PageCertificate.Run(ctx) // in the background, because the CA may answer late
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		stopped <- srv.Shutdown(grace)
-	}()
-	var serving errgroup.Group
-	for _, l := range listeners {
-		serving.Go(func() error {
-			defer failed()
-			if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("hub: pages: %w", err)
-			}
-			return nil
-		})
+	if err := s.serveOn(ctx, s.httpServer(s.PageHandler(), s.PageTLSConfig()), failed, listeners); err != nil {
+		return fmt.Errorf("hub: pages: %w", err)
 	}
-	if err := serving.Wait(); err != nil {
-		return err
-	}
-	return <-stopped
+	return nil
 }

@@ -233,25 +233,42 @@ func (s *Server) TLSConfig() *tls.Config {
 // While it serves, Serve also removes expired data, collects unused objects, and writes the counts
 // of events.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
-	srv := &http.Server{
-		Handler:           s.handler,
-		TLSConfig:         s.TLSConfig(),
-		ReadHeaderTimeout: s.cfg.Timeouts.Header,
-		ReadTimeout:       s.cfg.Timeouts.Request,
-		WriteTimeout:      s.cfg.Timeouts.Request,
-		IdleTimeout:       s.cfg.Timeouts.Idle,
-		MaxHeaderBytes:    16 << 10,
-		ConnContext:       withConnState,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
-	ctx, failed := context.WithCancel(ctx) // a listener that fails stops the others
+	srv := s.httpServer(s.handler, s.TLSConfig())
+	srv.ConnContext = withConnState
+	srv.RegisterOnShutdown(s.images.stop)
+	ctx, failed := context.WithCancel(ctx) // a listener that fails stops the others, and the sweeps
 	defer failed()
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { s.sweep(ctx) })
 	sweeping.Go(func() { s.collectLoop(ctx) })
 	sweeping.Go(func() { s.flushLoop(ctx) })
+	err := s.serveOn(ctx, srv, failed, listeners)
+	sweeping.Wait()
+	if err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
+	return nil
+}
+
+// httpServer returns an HTTP server with the hub's timeouts and bounds.
+func (s *Server) httpServer(h http.Handler, c *tls.Config) *http.Server {
+	srv := &http.Server{
+		Handler:           h,
+		TLSConfig:         c,
+		ReadHeaderTimeout: s.cfg.Timeouts.Header,
+		ReadTimeout:       s.cfg.Timeouts.Request,
+		WriteTimeout:      s.cfg.Timeouts.Request,
+		IdleTimeout:       s.cfg.Timeouts.Idle,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
 	srv.RegisterOnShutdown(s.live.end)
-	srv.RegisterOnShutdown(s.images.stop)
+	return srv
+}
+
+// serveOn serves on all listeners until ctx ends. Then it waits at most 10 seconds for the requests
+// that are under way. If a listener fails, serveOn calls `failed`, which must end ctx.
+func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.CancelFunc, listeners []net.Listener) error {
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -264,7 +281,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		serving.Go(func() error {
 			defer failed()
 			if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("hub: %w", err)
+				return err
 			}
 			return nil
 		})
@@ -272,7 +289,6 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if err := serving.Wait(); err != nil {
 		return err
 	}
-	sweeping.Wait()
 	return <-stopped
 }
 
