@@ -54,9 +54,9 @@ type Measurement struct {
 	LogState    string  `json:"log-state,omitempty"` // how much of the log could be read: LogWhole and others; empty in old measurements
 	LogProblem  string  `json:"log-why,omitempty"`   // what is wrong with the log, a sentence; may be empty
 	Events      []Event `json:"events,omitempty"`
-	SecureBoot  string  `json:"secure-boot"` // "on", "off", or why the state is not known: "not told", "told more than once"
-	// StartupLocality is the locality of TPM2_Startup. PCR 0 shows this locality. It is 4 after an
-	// H-CRTM sequence.
+	SecureBoot  string  `json:"secure-boot"` // "on" or "off"; "not told" or "told more than once" if the state is not known
+	// StartupLocality is the locality of TPM2_Startup, which the value of PCR 0 shows. The locality
+	// is 4 after an H-CRTM sequence.
 	StartupLocality int `json:"startup-locality,omitempty"`
 
 	Clock        uint64            `json:"clock"` // milliseconds, as in tcg.ClockInfo

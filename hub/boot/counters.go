@@ -7,15 +7,17 @@ import (
 	"gangway/tcg"
 )
 
-// Counters has the attested counters and version of a TPM. These values only increase.
+// Counters has the attested counters and firmware version of a TPM. These values normally increase;
+// see Rollback for the exceptions.
 type Counters struct {
 	tcg.ClockInfo
 	Firmware evidence.Firmware
 }
 
 // Rollback returns a sentence about the counter that decreased between two attestations of one TPM,
-// or "" if no counter decreased. A reset count decreases when the owner clears the TPM. A clock may
-// lose some minutes at a power failure. The TPM then attests that the clock is not safe.
+// or "" if no counter decreased. The reset count also decreases if the owner clears the TPM. The
+// clock may go back by some minutes at a power failure. The TPM then attests that the clock is not
+// safe, and Rollback ignores the clock.
 func Rollback(before, after Counters) string {
 	switch {
 	case after.Firmware < before.Firmware:

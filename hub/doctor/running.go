@@ -24,8 +24,8 @@ import (
 )
 
 // serving reports whether a process has locked the hub's lock file. It also returns the process id,
-// or 0 if the id is not known. It reads the kernel's list of locks, because an attempt to lock the
-// file could keep a hub from starting.
+// or 0 if the id is not known. It reads the kernel's list of locks. It does not try to lock the
+// file, because then a hub that starts at that moment could not lock the file.
 func serving(proc, lock string) (pid int, held bool) {
 	info, err := os.Stat(lock)
 	if err != nil {

@@ -86,9 +86,9 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	}
 	_, other := t.withDistrusted.find(leaf, extra, now)
 	if errors.Is(other, errExpired) {
-		// A CA certificate of the distrusted chain has expired. Verify at the time when the EK
-		// certificate was issued: otherwise the chain would count as unknown, and a person could
-		// accept the chain.
+		// A CA certificate of the distrusted chain has expired. Verify the chain at the time when
+		// the EK certificate was issued. At the present time the chain would count as unknown, and
+		// a person could accept the chain.
 		then := leaf.Certificate.NotBefore
 		if _, trusted := t.find(leaf, extra, then); trusted == nil {
 			return nil, err

@@ -21,8 +21,8 @@ type Check struct {
 	Check string `json:"check"` // stable, e.g. "ek-chain"
 	OK    bool   `json:"ok"`
 	Ask   bool   `json:"ask,omitempty"` // not OK, but a person may decide
-	// Skipped is true if there was nothing to examine: the check neither passed nor failed. OK is
-	// then false.
+	// Skipped is true if there was nothing to examine. The check then did not pass and did not
+	// fail, and OK is false.
 	Skipped bool   `json:"skipped,omitempty"`
 	Detail  string `json:"detail"` // a sentence
 }
@@ -64,8 +64,8 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Refusal = r
 }
 
-// Input has the arguments of Verify besides the request. It caches the request's chain, so use one
-// Input only for one request at a time.
+// Input has the arguments of Verify besides the request. An Input caches the chain of one request,
+// so do not use one Input for two requests at the same time.
 type Input struct {
 	Trust   *Trust
 	Policy  Policy
@@ -110,7 +110,7 @@ func Verify(v *Verdict, r *Request, in *Input) {
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// If the owner's EK list has the hash of an EK, the owner approves this EK even without a
-	// trusted certificate. If the hub knows a certificate of the EK, the hub still judges that
+	// trusted certificate. But if the hub knows a certificate of the EK, the hub judges that
 	// certificate.
 	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
@@ -137,7 +137,7 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of questions that a person may decide, and of refusals whose cause may end. A cause may end
+// Codes of questions that a person may decide, and of refusals that may end. Such a refusal may end
 // when someone imports more CA certificates, or when a maker's revocation list is available again.
 const (
 	CodeNoCertificate       = "ek-certificate-none"
@@ -189,7 +189,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 }
 
 // mayHide warns the person who decides about an EK without a trusted certificate.
-const mayHide = "The device may have left out the TPM's own certificate to hide an emulator, a maker that this hub distrusts, firmware that a rule refuses, a TPM that its maker revoked, or a TPM that is another owner's device."
+const mayHide = "The device may have left out the TPM's own certificate to hide one of these facts: the TPM is an emulator, this hub distrusts the TPM's maker, a rule refuses the TPM's firmware, the maker revoked the TPM, or the TPM is another owner's device."
 
 // checkIsEKCertificate refuses a certificate that is not an EK certificate.
 func checkIsEKCertificate(e *tcg.EKCertificate) *Refusal {

@@ -24,8 +24,8 @@ type examined struct {
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
 // certificate, and online lookups. The hub issues a certificate only after examine. `check` is
 // evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step has only
-// keys. If the hub knows the root of the request's EK certificate, it keeps the certificate,
-// whatever the verdict is.
+// keys. If the hub knows the root of the request's EK certificate, it keeps the certificate with
+// any verdict.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {
@@ -51,8 +51,9 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
 
 // recall judges a request again, with the EK certificate that the hub kept from an earlier request.
-// examine calls it if the request itself has no certificate whose root the hub knows. So a device
-// cannot avoid a refusal by leaving out its EK certificate, or by sending another one.
+// examine calls recall if the request's own EK certificate is missing, or does not chain to a root
+// that the hub knows. So a device cannot avoid a refusal by leaving out its EK certificate, or by
+// sending another certificate.
 func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) error {
 	if v.Refusal != nil {
 		return nil

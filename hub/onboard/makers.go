@@ -18,7 +18,7 @@ import (
 type makers struct {
 	cached atomic.Pointer[cachedTrust]
 
-	mu   sync.Mutex // held while the cache is filled, so that one request fills the cache for all requests
+	mu   sync.Mutex // locked while the cache is filled, so that one request fills the cache for all requests
 	base *trust.Set
 }
 
@@ -98,8 +98,8 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 }
 
 // MakerChain returns the CA certificates above an enrolment's EK certificate, the issuer first and
-// the root last. If they do not chain to a root that the hub trusts now, the result is nil. A
-// certificate that has expired since the enrolment counts as valid.
+// the root last. If the EK certificate does not chain to a root that the hub trusts now, the result
+// is nil. A certificate that has expired since the enrolment counts as valid.
 func (s *Service) MakerChain(ctx context.Context, e store.Enrolment) ([]*x509.Certificate, error) {
 	if len(e.EKCertificate) == 0 {
 		return nil, nil

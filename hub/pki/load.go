@@ -74,8 +74,8 @@ func withRemedy(dir string, err error) error {
 }
 
 // checkAuthority checks that the certificate `c` is the CA of its file name, and that the root
-// signed `c`. The title at the end of the CN must match. Otherwise, if the files of ACA and device
-// CA were exchanged, every IAK could be a TLS client.
+// signed `c`. The title at the end of the CN must match. Without this check, an exchange of the
+// files of ACA and device CA would be accepted, and every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)

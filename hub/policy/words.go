@@ -13,7 +13,7 @@ import (
 type Statement struct {
 	Setting string // the setting's name in a document, or "rules"
 	Words   string // a sentence
-	From    string // whose setting decides: "default", "the hub's policy" or "your policy"
+	From    string // the source of the setting: "default", "the hub's policy" or "your policy"
 }
 
 // The values of Statement.From.
@@ -57,7 +57,7 @@ func Explain(hub, owner *Document) (list []Statement) {
 	add("measured_boot", words, hub != nil && hub.MeasuredBoot != nil, e.RequireBoot && !base.RequireBoot)
 	words = "Devices without a TPM are refused."
 	if e.WithoutTPM {
-		words = "Devices without a TPM are accepted with a join token for them, or when their owner adds or claims them."
+		words = "Devices without a TPM are accepted in three cases: the join token allows such devices, the owner adds the device, or the owner claims the device."
 	}
 	add("without_tpm", words, hub != nil && hub.WithoutTPM != nil, base.WithoutTPM && !e.WithoutTPM)
 	for _, one := range []struct {

@@ -24,7 +24,7 @@ type AuditPage struct {
 	Here        string // the address of the first page
 }
 
-// AuditFilter holds the filter form as typed, and the problem of each field.
+// AuditFilter has the values of the filter form as typed, and the problem of each field.
 type AuditFilter struct {
 	Kind, Account, Device, Token, Since, Until              string
 	DeviceProblem, TokenProblem, SinceProblem, UntilProblem string
@@ -36,8 +36,8 @@ func (f AuditFilter) Set() bool {
 	return f.Kind != "" || f.Account != "" || f.Device != "" || f.Token != "" || f.Since != "" || f.Until != ""
 }
 
-// InputFor returns the type of the HTML input for a time: "date", or "text" if value is not a date,
-// because an input for dates would drop the value.
+// InputFor returns the type of the HTML input for a time: "date", or "text" if `value` is not a
+// date. A browser does not show a text in an input of type "date".
 func (AuditFilter) InputFor(value string) string {
 	if _, err := time.Parse(time.DateOnly, value); value != "" && err != nil {
 		return "text"

@@ -33,7 +33,7 @@ type Arrival struct {
 type ArrivalStep struct {
 	State       StepState
 	Title, Text string
-	Time        time.Time // zero: unknown, or not yet
+	Time        time.Time // zero: the time is not known, or the step has not happened
 	Path, Act   string    // a link to what the person must do
 }
 

@@ -32,7 +32,7 @@ type Share struct {
 	Path    string // the list of these devices
 }
 
-// Facet holds the numbers of devices for the values of one field.
+// Facet has the number of devices for each value of one field.
 type Facet struct {
 	Name   string
 	Shares []Share

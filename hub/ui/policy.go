@@ -21,7 +21,7 @@ type PolicyPage struct {
 	Check   *PolicyCheck
 	Preview *PolicyPreview
 	Problem string // what is wrong with the text, or why it was not put into force
-	Changed string // the policy that somebody else put into force meanwhile; see Problem
+	Changed string // the policy that another person put into force after the preview; see Problem
 }
 
 // PolicyCheck is what the hub says about a text, before anything is put into force.
