@@ -77,7 +77,7 @@ var errActivationProxied = problem(http.StatusBadRequest, "activation-through-pr
 
 // activate activates the enrolment to which the connection's certificate belongs.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	hash, _ := clientCertificate(r) // the access pendingDevice guarantees a certificate
+	hash, _ := clientCertificate(r) // a request without a certificate does not get here: see pendingDevice
 	if r.TLS.Version < tls.VersionTLS13 {
 		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation requires a TLS 1.3 connection.")
 	}
@@ -106,8 +106,8 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 
 // aikCertificate serves a certificate of the AIK registry, which contains only the AIKs that an
 // activation proved. {file} is the IAK's TPM name in hexadecimal. For the device and its owner,
-// {file} may also be the device's id. Other callers get the same answer for every id, so that they
-// cannot find out which TPM a device has.
+// {file} may also be the device's id. Other callers get the same answer for every id, so that the
+// answer does not show which TPM a device has.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
 	raw, err := hex.DecodeString(name)

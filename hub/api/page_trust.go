@@ -250,7 +250,7 @@ func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCe
 	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: certificateFacts(c.Cert.Raw)}
 	what := "As an intermediate certificate, it would be only a link of chains. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
-		out.Title, what = "Root CA certificate", "It is signed by its own key. If it were trusted, the hub would trust every TPM whose certificate chains to it."
+		out.Title, what = "Root CA certificate", "The certificate is signed by its own key. If the hub trusted this certificate, it would trust every TPM with an EK certificate that chains to this certificate."
 	}
 	e, known := set.Entry(c.Fingerprint)
 	switch {

@@ -32,7 +32,7 @@ type Problem struct {
 
 // SearchProblem is the wrong part of a search's text.
 type SearchProblem struct {
-	Offset int    `json:"offset"` // where Word begins in the text, in bytes of UTF-8
+	Offset int    `json:"offset"` // offset of Word in the text, in bytes of UTF-8
 	Word   string `json:"word"`
 }
 
@@ -133,7 +133,7 @@ func statusOf(code string) int {
 }
 
 // writeJSON answers with JSON. It does not escape <, > and &, because some devices do not unescape
-// them. Browsers never show application/json as a page.
+// these characters. This is safe, because browsers never show application/json as a page.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -148,8 +148,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Write(b.Bytes())
 }
 
-// setLength sets Content-Length. Go sets it only for short answers and sends others in chunks,
-// which the small HTTP clients of some devices cannot read.
+// setLength sets Content-Length. Go sets this header only for short answers, and sends long answers
+// in chunks. The small HTTP clients of some devices cannot read chunks.
 func setLength(w http.ResponseWriter, n int) {
 	w.Header().Set("Content-Length", strconv.Itoa(n))
 }
