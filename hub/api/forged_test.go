@@ -108,7 +108,8 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A denial is about the EK. It still holds when the machine later sends the missing certificate.
+// A denial is about the EK. The denial also applies when the machine later sends the missing
+// certificate.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -190,7 +190,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	if len(is) != 1 || is[0].Code != "tpm-software" || is[0].Token != s.tok.ID {
 		t.Errorf("%s", brief.Of(is))
 	}
-	// A flood of one owner's events leaves room for the events of other owners.
+	// A flood of one owner's events does not hide the events of other owners.
 	other := s.Account(t, "mary")
 	again := string(s.request(t, s.victim))
 	for i := range 100 {

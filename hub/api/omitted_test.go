@@ -166,8 +166,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	must(withoutCertificate(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A stranger knows the public EK of a TPM. The stranger does not learn whether the TPM has
-// onboarded, unless the hub refuses the EK's certificate.
+// A stranger knows the public EK of a TPM. The hub's answers do not show the stranger whether the
+// TPM has onboarded. The exception is an EK with a certificate that the hub refuses.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

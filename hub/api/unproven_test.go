@@ -35,8 +35,7 @@ import (
 
 // These tests show what the hub answers to peers that have not proven anything yet.
 
-// revoker is an online look-up whose revocation lists name every EK certificate. It counts
-// look-ups.
+// revoker is an online look-up. Its revocation lists name every EK certificate. It counts look-ups.
 type revoker struct{ links, lists int }
 
 func (o *revoker) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {

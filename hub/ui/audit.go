@@ -18,7 +18,7 @@ type AuditPage struct {
 	// no such page.
 	First, Next string
 	CSV, JSON   string // addresses of exports
-	News        string // the address of the line that tells of newer events
+	News        string // the address of the line that announces newer events
 	Fresh       int    // number of newer events; set only for that line
 	More        bool   // there are more newer events than Fresh
 	Here        string // the address of the first page

@@ -195,7 +195,7 @@ type DeviceLogs struct {
 	Source, Level, Text string
 	Sources, Levels     []string // sources and levels that occur in the shown lines
 	Live                bool
-	LivePath, StillPath string // the same lines with and without live updates
+	LivePath, StillPath string // addresses of the same lines, with and without live updates
 	PollPath            string
 	Next, Download      string
 	Older               bool // these are not the newest lines
