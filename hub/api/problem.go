@@ -99,7 +99,7 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 	case errors.Is(err, store.ErrTooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would have more than %d bytes.", store.MaxMeta)
 	case errors.Is(err, store.ErrNotFound):
-		return problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found. It does not exist, or it does not belong to your account.")
+		return problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found. The id does not exist, or it belongs to another account.")
 	case errors.Is(err, store.ErrExists):
 		return problem(http.StatusConflict, "exists", "Choose another name.", "The name is in use.")
 	case r.Context().Err() != nil:

@@ -69,7 +69,7 @@ func newFleetOnDisk(t *testing.T) *fleetScene {
 	return fleetOf(t, newSceneOnDisk(t))
 }
 
-// newFleetOn is newFleet on a given hub that has no account yet.
+// newFleetOn is like newFleet, but uses the hub `h`, which must have no account.
 func newFleetOn(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *fleetScene {
 	t.Helper()
 	h.Owner = h.Account(t, "ada")
@@ -498,8 +498,8 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	}
 }
 
-// If an upload stalls, the hub ends it early to make room for another upload. So stalled uploads do
-// not keep the disk full.
+// If an upload stalls and another upload needs its space, the hub ends the stalled upload early. So
+// stalled uploads do not keep the disk full.
 func TestHangingUploadsGiveWay(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)

@@ -55,7 +55,7 @@ const MaxSize = 1016
 type Keys struct {
 	seal []byte
 	url  string
-	also []string // additional issuers whose tokens are accepted
+	also []string // further accepted issuers of tokens
 }
 
 // New returns the keys of a hub. `seal` is the hub's seal key. `url` is the hub's public URL: the

@@ -2,8 +2,8 @@
 // The event log explains the PCR values. Package boot does no I/O and keeps no state.
 //
 // Only the PCR values decide, because the TPM signs them: two boots match if their PCRs match. The
-// event log is only the device's statement. The hub uses the log only for PCRs whose quoted value
-// is the result of replaying the log. Package boot names an event by the event's digest, PCR and
+// event log is only the device's statement. The hub uses the log for a PCR only if replaying the
+// log results in the PCR's quoted value. Package boot names an event by the event's digest, PCR and
 // position. An event's type decides nothing. All other data of the log is displayed as the log's
 // statement. If a log does not replay to a PCR, it proves nothing about that PCR.
 package boot
@@ -46,9 +46,9 @@ type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
-	// Unexplained lists the PCRs whose value is not the result of replaying the log. Without a log,
-	// it lists all PCRs that were extended. For PCRs in this list, Compare compares only the
-	// values.
+	// Unexplained lists the PCRs that the log does not explain: replaying the log does not result
+	// in the PCR's value. Without a log, it lists all PCRs that were extended. For PCRs in this
+	// list, Compare compares only the values.
 	Unexplained []int   `json:"unexplained,omitempty"`
 	Log         bool    `json:"log"`                 // the device sent a log
 	LogState    string  `json:"log-state,omitempty"` // how much of the log could be read: LogWhole and others; empty in old measurements

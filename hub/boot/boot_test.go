@@ -315,8 +315,8 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	}
 }
 
-// A device sends a log whose event has the text "on" and the digest of "off". The hub does not show
-// the text "on".
+// A device sends a log with an event that has the text "on" and the digest of "off". The hub does
+// not show the text "on".
 func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(false, "linux 1", "quiet")

@@ -56,7 +56,7 @@ type namer struct {
 	separated bool           // the firmware's part has ended
 	images    int            // number of events in PCR 4 so far of which only the digest is known
 	versioned bool           // the firmware's version was measured
-	section   string         // the section of a unified kernel image whose content the next event measures
+	section   string         // a section of a unified kernel image; the next event measures the content of this section
 	names     map[string]int // how often a section's name is measured
 	ends      int            // how often a separator's digest occurs
 }

@@ -98,8 +98,8 @@ func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 				r.Add(k.quote(200 * time.Millisecond))
 				first.runs(every)
 				second.runs(every)
-				// Both machines run in the same real time: advance the machine whose time is
-				// earlier.
+				// Both machines run in the same real time, so advance the machine with the earlier
+				// time.
 				later := first.now
 				if second.now.After(later) {
 					later = second.now

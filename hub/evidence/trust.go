@@ -188,8 +188,8 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		Roots:         t.roots,
 		Intermediates: pool,
 		CurrentTime:   now,
-		// crypto/x509 does not know the extended key usage of EK certificates. chainMayIssue checks
-		// that usage.
+		// crypto/x509 does not support the extended key usage of EK certificates. chainMayIssue
+		// checks that usage.
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {

@@ -112,7 +112,7 @@ func (s *scene) newToken(t store.JoinToken) *wire.TokenFile {
 	return file
 }
 
-// device makes a machine whose TPM has a certificate of the maker.
+// device makes a machine with a TPM that has a certificate of the maker.
 func (s *scene) device() *fleet.Device {
 	s.Helper()
 	d, err := fleet.New(s.maker, "H-2")
