@@ -54,7 +54,7 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 }
 
 // After one account has used a claim code, another account cannot use this code. Only the machine
-// of the claim code gets the owner's name from the hub.
+// of the claim code can ask the hub for the owner.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
