@@ -191,9 +191,9 @@ func (c *logCursor) valid() bool {
 // storable reports whether the UTC form of a time can be written as JSON: its year must be 0 to 9999.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
-// useWholeSeconds prepares the cursor for clients such as pvr. They poll with the time of their
-// last line, truncated to seconds. The hub must send each line exactly once to such a client. So
-// the hub skips the whole second that the client names. The hub sends the lines of the present
+// useWholeSeconds prepares the cursor for clients such as pvr. These clients poll with the time of
+// their last line, truncated to seconds. The hub must send each line exactly once to such a client.
+// So the hub skips the whole second that the client names. The hub sends the lines of the present
 // second only after that second has ended.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {

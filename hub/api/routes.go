@@ -41,8 +41,8 @@ const (
 	jsonBody = 64 << 10
 	formBody = 64 << 10
 	// stateBody bounds a body that contains a state. stateBody is larger than the largest state. So
-	// if a state is a little too large, the error code is that of a too large state, not that of a
-	// too large body.
+	// a state that is slightly too large gets the error code of states, and not the error code of
+	// bodies.
 	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
 	// metaFormBody and stateFormBody are for forms with a meta or a state. The encoding of forms
 	// makes text up to three times as long.

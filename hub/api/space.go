@@ -193,8 +193,9 @@ var essential = map[string]bool{
 // essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// checkDisk refuses a request if the disk is scarce and the request is not essential. If not,
-// checkDisk returns the request. An essential request may wait longer for a busy database.
+// checkDisk returns an error if the disk is scarce and the request is not essential. It returns an
+// essential request with a new context, in which writes wait longer for a busy database. It returns
+// any other request unchanged.
 func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:
