@@ -1,5 +1,5 @@
-// Command gangway-agent is the agent that runs on a device. It onboards a machine
-// with a TPM 2.0 to its owner's hub and keeps it connected.
+// Command gangway-agent is the agent that runs on a device. It onboards a machine with a TPM 2.0 to
+// the owner's hub and keeps the machine connected.
 package main
 
 import (

@@ -275,9 +275,10 @@ func (s *signIn) save() error {
 	return writePrivate(path, b)
 }
 
-// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. It
-// is the first of these that applies: the context that --context names, an existing context of this
-// hub (even with another URL), the default context, a new context with the name of the hub's host.
+// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. The
+// first name that applies is used: the name in --context; an existing context of this hub, even if
+// it has another URL; the current context, if its file does not exist; a new name from the hub's
+// host.
 func contextForLogin(ctx context.Context, s *signIn) (string, error) {
 	if name := choiceOf(ctx).name; name != "" {
 		return name, nil

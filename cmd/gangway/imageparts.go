@@ -23,8 +23,8 @@ var imagePrograms = []string{"gangway-init", "gangway-agent"}
 
 // programsFolder returns the folder of gangway-init and gangway-agent. The argument `self` is the
 // path of this program. `make build` writes all three programs to one folder. A package installs
-// gangway-init and gangway-agent to lib/gangway next to the folder of this program. If this program
-// was copied without them, it unpacks its embedded copies to the cache folder.
+// gangway-init and gangway-agent to lib/gangway next to the folder of this program. If neither
+// folder has them, programsFolder unpacks this program's embedded copies to the cache folder.
 func programsFolder(self string) string {
 	own := filepath.Dir(self)
 	installed := filepath.Join(filepath.Dir(own), "lib/gangway")

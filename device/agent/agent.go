@@ -216,9 +216,8 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 }
 
 // sayOnce reports a sentence to the log and to Config.Progress, unless it was also the last
-// sentence about the subject `about`. An empty sentence means that the condition has ended. sayOnce
-// does not report it, and reports the next sentence about the subject even if that sentence was
-// reported before.
+// sentence about the subject `about`. An empty sentence means that the condition has ended: sayOnce
+// does not report the empty sentence, but always reports the next sentence about the subject.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -288,8 +287,9 @@ const maxNewRequests = 3
 // the hub refuses permanently. While the hub cannot be reached, Onboard retries and logs that.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
-// this TPM, and asks the hub whether the hub still accepts the device. If the hub does not, Onboard
-// onboards the device again if checkReturn allows it, and otherwise returns a *Removed.
+// this TPM, and asks the hub whether the hub still accepts the device. If the hub does not accept
+// the device and checkReturn allows a new onboarding, Onboard onboards the device again. If
+// checkReturn forbids a new onboarding, Onboard returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {
 		return nil, a.failed(ctx, err)
