@@ -13,6 +13,10 @@ export function announce(text) {
 // that is replaced.
 function reveal(root) {
   for (const b of $$("[data-copy], [data-help], [data-js]", root)) b.hidden = false;
+  for (const tab of $$(".tabs [aria-current]", root)) { // on a phone, the list of tabs is wider than the screen
+    const list = tab.closest(".tabs");
+    list.scrollLeft += tab.getBoundingClientRect().left - list.getBoundingClientRect().left - (list.clientWidth - tab.offsetWidth) / 2;
+  }
 }
 
 async function copy(button) {

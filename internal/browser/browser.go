@@ -325,21 +325,36 @@ func (tab *Tab) axe() (found []string) {
 }
 
 // Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder that GANGWAY_SCREENSHOTS
-// names. It does nothing if this variable is not set.
+// names. If the page is higher than the screen, Shot also saves NAME-SIZE-SCHEME-whole.png, which
+// shows the whole page. It does nothing if this variable is not set.
 func (tab *Tab) Shot(name string) {
 	tab.t.Helper()
 	dir := os.Getenv("GANGWAY_SCREENSHOTS")
 	if dir == "" {
 		return
 	}
-	png, err := chromedp.Run(tab.Context, chromedp.CaptureScreenshot())
-	tab.must(err)
 	scheme := "light"
 	if tab.Dark {
 		scheme = "dark"
 	}
 	tab.must(os.MkdirAll(dir, 0o755))
-	tab.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s-%s.png", name, tab.Size.Name, scheme)), png, 0o644))
+	name = filepath.Join(dir, fmt.Sprintf("%s-%s-%s", name, tab.Size.Name, scheme))
+	tab.picture(name + ".png")
+	height := min(Eval[int64](tab, "document.documentElement.scrollHeight"), 16_000) // Chromium cannot draw much more
+	if height <= tab.Size.Height {
+		return
+	}
+	tab.Do(chromedp.EmulateViewport(tab.Size.Width, height))
+	tab.picture(name + "-whole.png")
+	tab.Do(chromedp.EmulateViewport(tab.Size.Width, tab.Size.Height))
+}
+
+// picture saves a picture of the screen.
+func (tab *Tab) picture(path string) {
+	tab.t.Helper()
+	png, err := chromedp.Run(tab.Context, chromedp.CaptureScreenshot())
+	tab.must(err)
+	tab.must(os.WriteFile(path, png, 0o644))
 }
 
 // SignIn sends the sign-in form as a browser without JavaScript does, and returns the session's
