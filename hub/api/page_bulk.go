@@ -39,7 +39,7 @@ type bulkAct struct {
 
 var bulkActs = []bulkAct{
 	{"label", "Label devices", "Set the label", func(n int) string {
-		return fmt.Sprintf("Sets a key in the user-meta of %s. You can undo your last label for ten minutes.", counted(n, "device"))
+		return fmt.Sprintf("A label is a key and a value in the user-meta. The hub sets the label for %s. You can undo this for ten minutes, or until you set another label.", counted(n, "device"))
 	}},
 	{"boot", "Request boot measurements", "Request the measurements", func(n int) string {
 		return fmt.Sprintf("%s: each device gets the request with its next report, and then measures its boot.", upperFirst(counted(n, "device")))
@@ -329,7 +329,7 @@ func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 	}
 	act := s.undos.take(accountOf(r).ID, r.PostForm.Get("undo"), s.cfg.Now())
 	if act == nil {
-		return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "warn", Text: "This action can no longer be undone, because ten minutes have passed or you set another label."})
+		return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "warn", Text: "The label cannot be undone, because ten minutes have passed or because you set another label after it."})
 	}
 	n := 0
 	for id, was := range act.was {

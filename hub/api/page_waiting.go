@@ -42,11 +42,11 @@ const (
 // means has a sentence for each question's code: the meaning of an approval.
 var means = map[string]string{
 	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker confirms it.",
-	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. The hub still does not trust that CA for other TPMs.",
+	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. For other TPMs, the hub does not trust that CA.",
 	evidence.CodeKind:          "You accept this kind of EK for this TPM. If the same TPM is a device already, there will be two devices.",
 	"ek-certificate-expired":   "You accept this EK although its certificate has expired.",
 	"ek-unlisted":              "You accept this EK although it is not on the EK list. The EK list does not change.",
-	"policy":                   "You make an exception from this rule for this EK. The rule does not change.",
+	"policy":                   "You make an exception to this rule for this EK. The rule does not change.",
 }
 
 // ofMaker are the codes of questions about the TPM's maker or model. Machines with such a question

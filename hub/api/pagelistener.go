@@ -36,7 +36,7 @@ func (c *Config) checkPages() error {
 		return errors.New("hub: the pages need both a URL and a certificate")
 	}
 	if c.PageURL != "" && (!wire.IsHubURL(c.PageURL) || strings.HasSuffix(c.PageURL, "/")) {
-		return fmt.Errorf("hub: the pages' URL %q is not https://host[:port]", c.PageURL)
+		return fmt.Errorf("hub: the pages' URL %q does not have the form https://host[:port]", c.PageURL)
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
 var (
 	errNotSigned  = problem(http.StatusNotFound, "no-such-address", getNewURL, "The hub did not sign this URL for this method.")
 	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
-	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, its device was deleted or has onboarded again, its account is disabled, or the device is no longer public.")
+	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked. The session or API token of the URL has ended, or the account is disabled. Or the device of the URL was deleted, has onboarded again, or is not public any more.")
 )
 
 // readSignedURL verifies that {token} is valid for the request's method.

@@ -23,7 +23,7 @@ func Rollback(before, after Counters) string {
 	case after.Firmware < before.Firmware:
 		return fmt.Sprintf("The TPM's firmware version decreased from %v to %v.", before.Firmware, after.Firmware)
 	case after.ResetCount < before.ResetCount:
-		return fmt.Sprintf("The TPM's reset count decreased from %d to %d: the TPM was cleared, or an older state of it was restored.", before.ResetCount, after.ResetCount)
+		return fmt.Sprintf("The TPM's reset count decreased from %d to %d: the TPM was cleared, or an older state of the TPM was restored.", before.ResetCount, after.ResetCount)
 	case after.ResetCount == before.ResetCount && after.RestartCount < before.RestartCount:
 		return fmt.Sprintf("The TPM's restart count decreased from %d to %d without a reset.", before.RestartCount, after.RestartCount)
 	case after.ResetCount == before.ResetCount && after.RestartCount == before.RestartCount && after.Safe && before.Safe && after.Clock < before.Clock:

@@ -48,7 +48,7 @@ func contradiction(a, b Boot) conflict {
 		if words == "" {
 			words = fmt.Sprintf("The TPM's clock was set back by %v.", -clocks)
 		}
-		return conflict{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: its clock counts %v since it was last cleared, but only %v passed between the two attestations. An older state of the TPM was restored, or a copy of the TPM's state is running.",
+		return conflict{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: the TPM's clock counts %v since the TPM was last cleared, but only %v passed between the two attestations. An older state of the TPM was restored, or a copy of the TPM's state is running.",
 			millis(b.Counters.Clock), b.To.Sub(a.To).Round(time.Second))}
 	}
 	if a.From.IsZero() {

@@ -178,7 +178,7 @@ func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	switch {
 	case free < reserve:
 		found = append(found, bad(finding.Problem, "disk-full", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
-			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of that is free, it refuses all new data.", bytesOf(reserve)), remedy))
+			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of this size is free, the hub refuses all new data.", bytesOf(reserve)), remedy))
 	case free < 3*reserve:
 		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
 			fmt.Sprintf("If less than %s is free, the hub refuses uploads.", bytesOf(reserve)), remedy))

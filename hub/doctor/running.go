@@ -253,5 +253,5 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate at %s expires in %d day(s).", address, left),
 			"The hub renews its certificate when 30 days are left, so the renewal fails.", "Find the reason in the hub's log: journalctl -u gangway")
 	}
-	return good("url", "This hub answers at %s; its certificate is valid for %d more days and renews itself.", address, left)[0]
+	return good("url", "This hub answers at %s; its certificate is valid for %d more days, and the hub renews the certificate automatically.", address, left)[0]
 }

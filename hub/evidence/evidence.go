@@ -205,7 +205,7 @@ func (r *Request) parseCertify(info, signature []byte) (err error) {
 const (
 	hintDamaged = "Send the request again. If this happens again, the device's agent is faulty."
 	hintTPM     = "Onboard with the TPM's own keys and EK certificate; docs/protocol.md says what the hub requires of them."
-	hintApprove = "If the machine is yours, compare the EK hash with the one that the machine shows, and approve it; 'gangway device ls' lists the waiting devices."
+	hintApprove = "If the machine is yours, compare the EK hash with the EK hash on the machine's screen, and approve the machine; 'gangway device ls' lists the waiting devices."
 	hintTrust   = "If you trust this maker, import its root with 'gangway trust import'. If you trust only this machine, approve it."
 )
 

@@ -140,7 +140,7 @@ func software(e *tcg.EKCertificate) (kind string, names []string) {
 	return "", nil
 }
 
-const hintPolicy = "To accept it, change the policy ('gangway policy show' prints it), or ask the hub's operator to change the hub's."
+const hintPolicy = "To accept the TPM, change your policy ('gangway policy show' prints the policy), or ask the hub's operator to change the hub's policy."
 
 // checkHardware checks the kind of TPM, hardware or software, and the kind of its EK.
 func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -171,7 +171,7 @@ func checkSoftware(r *Request, in *Input) (string, *Refusal) {
 		}
 	}
 	return "", refuse("tpm-software", fmt.Sprintf("This is a software TPM (%s), not a hardware TPM.", kind),
-		fmt.Sprintf("To accept it, add %q to the policy's software_tpms.", names[0]))
+		fmt.Sprintf("To accept the TPM, add %q to the policy's software_tpms.", names[0]))
 }
 
 func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {

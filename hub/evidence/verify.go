@@ -231,11 +231,11 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	var broken *constraintError
 	switch {
 	case errors.Is(err, errDistrusted):
-		return "", refuse(CodeDistrusted, "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the hub's operator for the reason; 'gangway trust ls' lists the distrusted CAs.")
+		return "", refuse(CodeDistrusted, "The EK certificate chains to a CA that this hub's operator distrusts.", "Ask the hub's operator for the reason; 'gangway trust ls' lists the distrusted CAs.")
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case errors.As(err, &broken):
-		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
+		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q. A CA above this issuer does not allow that. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
 	case err != nil:
 		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anyone can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
 	}
@@ -248,7 +248,7 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
 		return "", refuse("ek-key-mismatch", "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.",
-			"Send the EK that the certificate is for. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
+			"Send the EK of the certificate. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
 	}
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	if t == nil {
@@ -301,7 +301,7 @@ func checkStrength(what, code string, p *tcg.Public) *Refusal {
 }
 
 func errROCA(what, code string) *Refusal {
-	return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: its private half can be computed from the public one (ROCA, CVE-2017-15361).", what),
+	return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: anyone can compute its private half from its public half (ROCA, CVE-2017-15361).", what),
 		"Update the TPM's firmware and clear the TPM, or onboard with an ECC key of the TPM.")
 }
 
@@ -315,7 +315,7 @@ func checkKey(what, code string, p *tcg.Public, templates []tcg.Template, restri
 	case p.Attributes.Has(tcg.Decrypt):
 		return "", refuse(code+"-decrypts", fmt.Sprintf("The %s may also decrypt, which its template forbids.", what), hintTPM)
 	case restricted && !p.Attributes.Has(tcg.Restricted):
-		return "", refuse(code+"-not-restricted", fmt.Sprintf("The %s is not restricted: it would sign forged attestations.", what), hintTPM)
+		return "", refuse(code+"-not-restricted", fmt.Sprintf("The %s is not restricted, so it could sign forged attestations.", what), hintTPM)
 	case !restricted && p.Attributes.Has(tcg.Restricted):
 		return "", refuse(code+"-restricted", fmt.Sprintf("The %s is restricted and cannot be used for TLS.", what), hintTPM)
 	}
@@ -348,7 +348,7 @@ func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	a := r.Certify
 	if subtle.ConstantTimeCompare(a.Name, r.IDevIDName) != 1 {
-		return "", refuse("certify-name", "The certification is for another key: the name in it is not the name that the hub computed from the IDevID key.", hintTPM)
+		return "", refuse("certify-name", "The certification is for another key: the name in the certification is not the name that the hub computed from the IDevID key.", hintTPM)
 	}
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)

@@ -40,7 +40,7 @@ func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr s
 			return
 		}
 		ek = aik.EK
-		message = "Another owner's join token was tried with this device's attestation key, under another endorsement key of its TPM. The hub refused the attempt. The device stays yours until you delete it."
+		message = "Another owner's join token was tried with this device's attestation key and another endorsement key of its TPM. The hub refused the attempt. The device stays yours until you delete it."
 	}
 	tpm, err := s.Store.TPM(ctx, ek)
 	if err != nil || tpm.DeviceID == "" || tpm.Owner == e.Owner {

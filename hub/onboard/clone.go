@@ -102,7 +102,7 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 	for _, f := range r.Findings[had:] {
 		e.Message += " " + f.Words
 	}
-	e.Message += fmt.Sprintf(" Nothing is refused until you decide: 'gangway device cloned %s'.", d.ID)
+	e.Message += fmt.Sprintf("The hub refuses no machine until you decide: 'gangway device cloned %s'.", d.ID)
 	return e
 }
 
@@ -191,8 +191,8 @@ func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Dev
 			return nil, err
 		}
 		words := map[clone.Decision]string{
-			clone.OneMachine:  "decided that %q is one machine: it stays active.",
-			clone.TwoMachines: "decided that several machines run with the TPM state of %q: each of them is refused until it has another TPM state.",
+			clone.OneMachine:  "decided that %q is one machine: the device stays active.",
+			clone.TwoMachines: "decided that several machines run with the TPM state of %q: the hub refuses each machine until the machine has another TPM state.",
 			"":                "withdrew the decision about copies of the TPM state of %q.",
 		}[decision]
 		_, err = s.Store.PutClone(ctx, row, store.Event{Time: now, Kind: "device.clone-decided", Owner: d.Owner, Device: d.ID, Addr: addr, Message: by.Nick + " " + fmt.Sprintf(words, d.Nick)})

@@ -132,8 +132,8 @@ func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.R
 		return
 	}
 	if len(notes) > 0 { // each note is about a certificate that no list covered
-		v.Skip("ek-revocation", "Not every certificate of the chain could be checked against a revocation list; the notes say which. No list that was read names one of them.")
+		v.Skip("ek-revocation", "Some certificates of the chain could not be checked against a revocation list; the notes name these certificates. The lists that the hub read name no certificate of the chain.")
 		return
 	}
-	v.Pass("ek-revocation", "No revocation list that was read names the EK certificate or a CA above it.")
+	v.Pass("ek-revocation", "The revocation lists that the hub read do not name the EK certificate or a CA above it.")
 }

@@ -85,7 +85,7 @@ var (
 	errOtherHub   = &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a token file of this hub."}
 	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again since, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
 	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates expired before they were activated.", Hint: "Onboard again; the agent does this automatically."}
-	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was deleted from the hub.", Hint: "To bring it back, onboard again with a join token."}
+	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was deleted from the hub.", Hint: "To use the device again, onboard it with a join token."}
 )
 
 // Enrol answers a request body with a reply (JSON of wire.Reply). If a device sends the same body
@@ -329,7 +329,7 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 		return store.Device{}, err
 	}
 	if !wire.VerifyActivationProof(keys, exporter, certHash, proof) {
-		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "The activation proof was not made by the TPM that the certificate was encrypted to, or not for this connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
+		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "Another TPM made the activation proof, or the activation proof is for another connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
 	}
 	return s.bind(ctx, e, addr)
 }
@@ -370,7 +370,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	case errors.Is(err, store.ErrTokenUnusable):
 		return refuse(errTokenUnusable)
 	case errors.Is(err, store.ErrTokenUsedUp):
-		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "All uses of the join token are spent.", Hint: "Make a new one with 'gangway token create'."})
+		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used by as many devices as it allows.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
 		s.warnOwner(ctx, e, CodeOtherEK, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is already registered under another of its endorsement keys.", Hint: "Onboard with the endorsement key that it was registered with."})

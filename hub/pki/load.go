@@ -136,7 +136,7 @@ func readSecret(path string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on it, and find out who may have read it", path, errReadable, info.Mode().Perm())
+		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on the file, and find out who may have read the file", path, errReadable, info.Mode().Perm())
 	}
 	return io.ReadAll(io.LimitReader(f, 16<<10))
 }

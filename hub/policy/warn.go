@@ -253,7 +253,7 @@ func (w *warner) softwareRules() {
 			continue
 		}
 		if !slices.ContainsFunc(in.Evidence.Software, func(s string) bool { return strings.EqualFold(s, r.Maker) || !isMaker(s) }) {
-			w.add("Rule %d (%v) has no effect: TPMs of %s are software TPMs, which are refused unless software_tpms names them.", i+1, evidence.Action(*r.Then), r.Maker)
+			w.add("Rule %d (%v) has no effect: TPMs of %s are software TPMs, and the hub refuses software TPMs that software_tpms does not name.", i+1, evidence.Action(*r.Then), r.Maker)
 		}
 	}
 }
