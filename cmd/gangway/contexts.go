@@ -210,8 +210,7 @@ func chosenName(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
-// contextsOf returns the names of some contexts: the function `fits` returns true for their
-// sign-in.
+// contextsOf returns the names of the contexts for whose sign-in the function `fits` returns true.
 func contextsOf(fits func(*signIn) bool) (found []string, err error) {
 	names, err := contextNames()
 	if err != nil {

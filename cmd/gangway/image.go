@@ -177,7 +177,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 type built struct {
 	Image string `json:"image"`
 	Size  int64  `json:"size"`
-	// ConsolePassword is the password of the devices' console, with --debug.
+	// ConsolePassword is the password of the devices' shell, with --debug.
 	ConsolePassword string            `json:"console-password,omitempty"`
 	Manifest        *install.Manifest `json:"manifest"`
 }
@@ -263,7 +263,7 @@ func (a *app) buildReset(o imageOptions) error {
 }
 
 // built prints the result of image build, or of image build --reset-only. The argument `password`
-// is the password of the devices' console. It is empty if the devices have no console.
+// is the password of the devices' shell. It is empty if the devices have no shell.
 func (a *app) built(image, password string, m *install.Manifest) error {
 	info, err := os.Stat(image)
 	if err != nil {

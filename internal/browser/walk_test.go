@@ -169,14 +169,14 @@ func TestNewcomerInBrowser(t *testing.T) {
 	n.presses("Download device_autojointoken.json")
 	file := filepath.Join(downloads, "device_autojointoken.json")
 	token := value(wire.ParseTokenFile(arrived(t, file)))(t)
-	onboard, stay := n.copies("gangway-agent onboard"), n.copies("gangway-agent run")
+	enrol, stay := n.copies("gangway-agent onboard"), n.copies("gangway-agent run")
 
 	first := newMachine(t, tpm)
 	if err := os.Rename(file, filepath.Join(first.dir, "device_autojointoken.json")); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := first.command(onboard).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", onboard, err, out)
+	if out, err := first.command(enrol).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", enrol, err, out)
 	}
 	agent := first.runs(stay)
 	n.follows("Devices")
