@@ -182,7 +182,8 @@ func flush(dir string) error {
 }
 
 // patience returns the pauses between retries. The nominal pause doubles from one second to one
-// minute. Each actual pause is a random value between half of the nominal pause and the whole.
+// minute. The actual pause is a random time between half of the nominal pause and the whole nominal
+// pause.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }
