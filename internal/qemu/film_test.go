@@ -84,7 +84,7 @@ func (f *film) until(ctx context.Context, path, pattern string) {
 	}
 }
 
-// takes takes n pictures of the same page.
+// takes takes `n` pictures of the screen and of one page.
 func (f *film) takes(path string, n int) {
 	f.t.Helper()
 	f.tab = nil
