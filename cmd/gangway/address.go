@@ -24,7 +24,7 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	if publicURL == "" {
 		tcp := l.(*net.TCPAddr)
 		if !tcp.IP.IsLoopback() {
-			return nil, nil, usagef("--url is needed when the hub listens on another address than loopback: the URL that devices and people use, such as https://hub.example:12443")
+			return nil, nil, usagef("--url is missing: the hub does not listen on loopback; give the URL that devices and people use, such as https://hub.example:12443")
 		}
 		publicURL = "https://" + tcp.String()
 	}
@@ -33,7 +33,7 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	}
 	for i, text := range append([]string{publicURL}, also...) {
 		if !wire.IsHubURL(text) {
-			return nil, nil, usagef("%s %q is not of the form https://host[:port]", [...]string{"--url", "--also-url"}[min(i, 1)], text)
+			return nil, nil, usagef("%s %q is not of the form https://host[:port]; write it like https://hub.example:12443", [...]string{"--url", "--also-url"}[min(i, 1)], text)
 		}
 		u, err := url.Parse(text)
 		if err != nil {

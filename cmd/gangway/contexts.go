@@ -210,8 +210,7 @@ func chosenName(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
-// contextsOf returns the names of some contexts: the function `fits` returns true for their
-// sign-in.
+// contextsOf returns the names of the contexts for whose sign-in the function `fits` returns true.
 func contextsOf(fits func(*signIn) bool) (found []string, err error) {
 	names, err := contextNames()
 	if err != nil {
@@ -514,7 +513,7 @@ func (a *app) contextRename() *cobra.Command {
 func (a *app) contextRm() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME", Short: "Sign out from a context's hub, and remove the context", Args: args("the context's name"),
-		Long:    "Rm ends a context's session at its hub, as 'gangway logout' does, and removes its file.\nIt removes the file even if it cannot reach the hub.",
+		Long:    "Rm ends a context's session at the hub, as 'gangway logout' does, and removes the\ncontext's file. If the hub cannot be reached, rm only removes the file.",
 		Example: "  gangway context rm oslo",
 		RunE: func(c *cobra.Command, arg []string) error {
 			if err := knownContext(arg[0]); err != nil {

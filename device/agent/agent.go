@@ -507,7 +507,7 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 
 // errStale reports that a new request would have another EK certificate than the stored request,
 // because the TPM or an option has changed.
-var errStale = errors.New("agent: the EK certificate in the stored request is not the TPM's")
+var errStale = errors.New("agent: the EK certificate in the stored request is not the one in the TPM")
 
 func (a *Agent) otherTPM() error {
 	return fmt.Errorf("agent: the state folder %s belongs to another TPM, or to other keys of this TPM. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
@@ -696,7 +696,7 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 		// wrong.
 		_, err := v.leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: v.leaf.NotBefore.Add(time.Hour)})
 		if err != nil {
-			return nil, fmt.Errorf("agent: a certificate in the reply is not the hub's: %w", err)
+			return nil, fmt.Errorf("agent: the hub's CA did not issue a certificate in the reply: %w", err)
 		}
 	}
 	return c, nil
@@ -709,7 +709,7 @@ func (c *certificates) belongTo(id *deviceKeys) error {
 		return err
 	}
 	if !samePublic(c.idevid, id.idevid.Public()) || !samePublic(c.iak, iak) {
-		return errors.New("agent: a certificate in the reply is for another key, not for one of this TPM's")
+		return errors.New("agent: a certificate in the hub's reply is for a key that this TPM does not have")
 	}
 	return nil
 }

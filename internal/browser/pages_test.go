@@ -34,8 +34,9 @@ type page struct {
 	wall bool
 }
 
-// pages lists every page of the hub. Whoever adds a page must add it here, or no test checks it. In
-// a path, {id} is replaced by a device's id, and {token} by the id of a join token.
+// pages lists every page of the hub. If you add a page to the hub, add it here too: no other test
+// checks the page. In a path, {id} is replaced by a device's id, and {token} by the id of a join
+// token.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},

@@ -183,7 +183,7 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status returns the current status. It is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// publish takes the status from the journal, so that Status returns that status. If the running
+// publish copies the status from the journal to the result of Status. If the running
 // revision has changed, publish sends a value on the channel of Changed.
 func (f *Follower) publish() {
 	s := f.journal.status()
