@@ -82,6 +82,7 @@ var pages = []page{
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "operator", path: "/ui/operator", operator: true, want: "The whole hub"},
 	{name: "operator-makers", path: "/ui/operator/makers", operator: true, want: "Devices with other TPMs"},
+	{name: "operator-makers-add", path: "/ui/operator/makers/add", operator: true, want: "It changes nothing yet"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
