@@ -57,6 +57,7 @@ function move(by) {
 document.addEventListener("focusin", (e) => {
   const row = e.target.closest?.("table.rows tbody tr");
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
+  for (const menu of $$("details.menu[open]")) if (!menu.contains(e.target)) menu.open = false; // else it hides what has the focus
 });
 
 let leader = 0; // time at which "g" was typed, the first key of a shortcut

@@ -324,6 +324,32 @@ func (tab *Tab) axe() (found []string) {
 	return found
 }
 
+// CheckFocus fails the test if a person without a pointer cannot use the page: each link, button and
+// field takes the focus in the order of the page, shows a ring when it has the focus, and is not
+// behind another element. CheckFocus moves the focus, so call it last.
+func (tab *Tab) CheckFocus(what string) {
+	tab.t.Helper()
+	faults := Eval[[]string](tab, `(() => {
+		const faults = [];
+		const ring = (e, part) => { const s = getComputedStyle(e, part); return s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2; };
+		for (const e of document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")) {
+			if (e.tabIndex < 0 || e.disabled || !e.checkVisibility({ visibilityProperty: true })) continue;
+			const fault = (text) => faults.push(text + ": " + e.outerHTML.slice(0, 160));
+			if (e.tabIndex > 0) fault("out of the order of the page");
+			e.focus({ focusVisible: true });
+			if (document.activeElement !== e) { fault("takes no focus"); continue; }
+			if (!ring(e) && !ring(e, "::after")) fault("has no ring");
+			const box = e.getClientRects()[0];
+			const front = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+			if (!front || !(e.contains(front) || front.contains(e))) fault("is behind " + front?.outerHTML.slice(0, 80));
+		}
+		return faults;
+	})()`)
+	for _, f := range faults {
+		tab.t.Errorf("%s (%s, dark: %v): focus: %s", what, tab.Size.Name, tab.Dark, f)
+	}
+}
+
 // Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder that GANGWAY_SCREENSHOTS
 // names. If the page is higher than the screen, Shot also saves NAME-SIZE-SCHEME-whole.png, which
 // shows the whole page. It does nothing if this variable is not set.

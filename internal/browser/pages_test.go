@@ -256,6 +256,7 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	t.Logf("%s: %d requests, %d bytes", p.name, requests, bytes)
 	tab.Check(p.name)
 	tab.Shot(p.name)
+	tab.CheckFocus(p.name)
 }
 
 // TestPageInBrowser makes the checks of TestPages for one page, so that short runs cover the checks
