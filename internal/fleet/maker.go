@@ -133,22 +133,6 @@ func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 	}, nil
 }
 
-// Impostor returns a maker whose intermediate CA has the same name and the same key identifier, but
-// another key. So the EK certificates that it signs name the CA of this maker, and their signatures
-// are wrong.
-func (m *Maker) Impostor() (*Maker, error) {
-	n := *m
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, fmt.Errorf("fleet: %w", err)
-	}
-	ca := caTemplate(m.Intermediate.Subject.CommonName, m.Intermediate.NotAfter)
-	ca.SubjectKeyId = m.Intermediate.SubjectKeyId
-	n.key = key
-	n.Intermediate, err = Issue(ca, ca, key.Public(), key)
-	return &n, err
-}
-
 // Sign issues a certificate for the key `pub`. The maker's intermediate CA signs the certificate.
 func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return Issue(template, m.Intermediate, pub, m.key)

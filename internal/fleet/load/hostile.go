@@ -130,47 +130,44 @@ func refusedAs(a *answer) error {
 	return a.ok()
 }
 
-// forgedKinds is the number of requests in the set of forged requests.
-const forgedKinds = 64
+// forgedRequests is the number of requests in the set of forged requests.
+const forgedRequests = 64
 
-// forge makes a set of forged requests: with an EK certificate that the trusted maker did not sign,
-// with broken bytes, with a signature of another key, and with the proof of another token.
+// forge makes a set of forged requests: with the EK certificate of another TPM, with broken bytes,
+// with a signature of another key, and with the proof of another token. The set has no TPM of an
+// unknown maker, because the hub does not refuse such a TPM: it asks the owner.
 func (r *runner) forge() error {
 	if r.cfg.Maker == nil {
 		return errors.New("forged requests need a maker that the hub trusts")
 	}
-	// The impostor's CA has the name of the trusted CA and another key. (The hub may ask the owner
-	// about a TPM of a maker that it does not know at all, so such a request is not always refused.)
-	impostor, err := r.cfg.Maker.Impostor()
+	victim, err := fleet.New(r.cfg.Maker, "H-2")
 	if err != nil {
 		return err
 	}
 	other := *r.cfg.Token
 	other.Token = base64.StdEncoding.EncodeToString(wire.NewSecret())
-	for i := range forgedKinds {
-		maker := r.cfg.Maker
-		if i%4 == 0 {
-			maker = impostor
-		}
-		d, err := fleet.New(maker, "H-2")
+	for i := range forgedRequests {
+		d, err := fleet.New(r.cfg.Maker, "H-2")
 		if err != nil {
 			return err
 		}
 		token, change := r.cfg.Token, fleet.RequestChange{}
 		switch i % 4 {
-		case 2:
+		case 0:
+			d.EKCert = victim.EKCert
+		case 1:
 			change.CSR = func(c *tcg.CSR) {
 				c.SgnCertifySig = bytes.Clone(c.SgnCertifySig)
 				c.SgnCertifySig[len(c.SgnCertifySig)-1] ^= 1
 			}
-		case 3:
+		case 2:
 			token = &other
 		}
 		b, err := d.Request(token, change)
 		if err != nil {
 			return err
 		}
-		if i%4 == 1 {
+		if i%4 == 3 {
 			for _, broken := range fleet.Mutations(b, 1, uint64(i)) {
 				b = broken
 			}

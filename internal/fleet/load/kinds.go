@@ -42,7 +42,7 @@ var kinds = []kind{
 	{name: "slow", about: "hostile: open TLS and send a byte a second until the hub closes the connection", hostile: true, run: slow},
 	{name: "garbage", about: "hostile: send random bytes instead of TLS", hostile: true, run: garbage},
 	{name: "oversized", about: "hostile: send a body that is too large to POST /onboard", hostile: true, run: oversized},
-	{name: "forged", about: "hostile: send a forged request to POST /onboard: a forged EK certificate, broken bytes, a wrong key, a wrong token", hostile: true, run: forged},
+	{name: "forged", about: "hostile: send a forged request to POST /onboard: the EK certificate of another TPM, broken bytes, a signature of a wrong key, a wrong token", hostile: true, run: forged},
 }
 
 // KindHelp is a kind for a help text.
