@@ -1,9 +1,11 @@
 package sqlite
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -168,9 +170,13 @@ func (c *conn) pragma(p string) error {
 	}
 }
 
-// bound returns the prepared statement with its arguments bound, ready to step. Arguments have the
-// types int64, string and []byte. A nil slice becomes an empty blob, not NULL.
+// bound returns the prepared statement with its arguments bound, ready to step. A list becomes a
+// JSON array.
 func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
+	args, err := withoutLists(args)
+	if err != nil {
+		return 0, err
+	}
 	st := c.stmts[s.Index]
 	if st == 0 {
 		var err error
@@ -204,6 +210,23 @@ func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
 		}
 	}
 	return st, nil
+}
+
+// withoutLists returns the arguments with lists as JSON texts. It does not change `args`.
+func withoutLists(args []any) ([]any, error) {
+	for i, a := range args {
+		list, is := a.([]string)
+		if !is {
+			continue
+		}
+		text, err := json.Marshal(append([]string{}, list...)) // for no values, this writes an empty list, not null
+		if err != nil {
+			return nil, err
+		}
+		args = slices.Clone(args)
+		args[i] = string(text)
+	}
+	return args, nil
 }
 
 // reserve enlarges the arena so that all arguments fit. Call it before the first argument is bound.

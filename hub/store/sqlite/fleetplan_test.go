@@ -158,9 +158,9 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 }
 
 var (
-	manyOwned = sqlstore.Prepared(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
+	manyOwned = sqlstore.ForSQLite(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2)
 		SELECT printf('%024x', i), printf('forklift-%06d', i), ?1, 'tok', 0, i, i, i, '', '{"odd":' || i % 2 || ',"site":"oslo"}', '{}', i % 100 = 0 FROM n`)
-	manyFirmwares = sqlstore.Prepared(`UPDATE device_search SET firmware = nick`)
-	forgetIndex   = sqlstore.Prepared(`DELETE FROM settings WHERE name = 'search-index'`)
+	manyFirmwares = sqlstore.ForSQLite(`UPDATE device_search SET firmware = nick`)
+	forgetIndex   = sqlstore.ForSQLite(`DELETE FROM settings WHERE name = 'search-index'`)
 )

@@ -188,8 +188,8 @@ func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	}
 }
 
-var manyUnclaimed = sqlstore.Prepared(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta)
+var manyUnclaimed = sqlstore.ForSQLite(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta)
 	WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 	SELECT 'many' || i, 'many' || i, '', '', 0, 0, 0, 0, '', '{}', '{}' FROM n`)
 
-var pageCount = sqlstore.Prepared(`PRAGMA page_count`)
+var pageCount = sqlstore.ForSQLite(`PRAGMA page_count`)

@@ -53,8 +53,8 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 }
 
 var (
-	beginRead = sqlstore.Prepared(`BEGIN`)
-	endRead   = sqlstore.Prepared(`COMMIT`)
+	beginRead = sqlstore.ForSQLite(`BEGIN`)
+	endRead   = sqlstore.ForSQLite(`COMMIT`)
 )
 
 // snapshot calls the function `f` as do does, but in one read transaction: all queries of `f` see

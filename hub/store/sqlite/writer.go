@@ -31,12 +31,12 @@ type writer struct {
 }
 
 var (
-	begin      = sqlstore.Prepared(`BEGIN IMMEDIATE`)
-	commit     = sqlstore.Prepared(`COMMIT`)
-	rollback   = sqlstore.Prepared(`ROLLBACK`)
-	savepoint  = sqlstore.Prepared(`SAVEPOINT op`)
-	rollbackTo = sqlstore.Prepared(`ROLLBACK TO op`)
-	release    = sqlstore.Prepared(`RELEASE op`)
+	begin      = sqlstore.ForSQLite(`BEGIN IMMEDIATE`)
+	commit     = sqlstore.ForSQLite(`COMMIT`)
+	rollback   = sqlstore.ForSQLite(`ROLLBACK`)
+	savepoint  = sqlstore.ForSQLite(`SAVEPOINT op`)
+	rollbackTo = sqlstore.ForSQLite(`ROLLBACK TO op`)
+	release    = sqlstore.ForSQLite(`RELEASE op`)
 )
 
 func openWriter(path string) (*writer, error) {

@@ -62,7 +62,7 @@ func queue(t *testing.T, s *Store, write func() error) (outcome <-chan error) {
 	return done
 }
 
-var insertEvent = sqlstore.Prepared(`INSERT INTO events (time, kind, code, owner, device, token, addr, message)
+var insertEvent = sqlstore.ForSQLite(`INSERT INTO events (time, kind, code, owner, device, token, addr, message)
 	VALUES (0, ?, '', '', '', '', '', '')`)
 
 func event(kind string) store.Event { return store.Event{Kind: kind, Time: time.Unix(0, 0)} }
@@ -288,9 +288,9 @@ func TestLastPlaceIsTakenOnce(t *testing.T) {
 }
 
 var (
-	insertToken = sqlstore.Prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses, uses, disabled,
+	insertToken = sqlstore.ForSQLite(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses, uses, disabled,
 		default_user_meta, created) VALUES (?, 'owner', '', x'01', 0, 0, 0, 1, '{}', 0)`)
-	insertUnclaimed = sqlstore.Prepared(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen,
+	insertUnclaimed = sqlstore.ForSQLite(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen,
 		last_seen_addr, user_meta, device_meta) VALUES (?, ?, '', '', 0, 0, 0, 0, '', '{}', '{}')`)
 )
 

@@ -15,12 +15,16 @@ var (
 	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created, operator)
 		VALUES (?, ?, ?, ?, ?, ?)`)
 	selectAccount = prepared(accountColumns + `WHERE id = ?`)
-	// The columns' collation makes both comparisons ignore ASCII case.
-	selectAccountByNick  = prepared(accountColumns + `WHERE nick = ?`)
-	selectAccountByEmail = prepared(accountColumns + `WHERE email = ? AND email <> ''`)
-	countAccounts        = prepared(`SELECT count(*) FROM accounts`)
+	// Both comparisons ignore ASCII case: in SQLite by the columns' collation, in PostgreSQL by lower
+	// with the collation "C".
+	selectAccountByNick = both(accountColumns+`WHERE nick = ?`,
+		accountColumns+`WHERE lower(nick) = lower(? COLLATE "C")`)
+	selectAccountByEmail = both(accountColumns+`WHERE email = ? AND email <> ''`,
+		accountColumns+`WHERE lower(email) = lower(? COLLATE "C") AND email <> ''`)
+	countAccounts = prepared(`SELECT count(*) FROM accounts`)
 
-	nickRetired = prepared(`SELECT 1 FROM retired_nicks WHERE nick = ?`)
+	nickRetired = both(`SELECT 1 FROM retired_nicks WHERE nick = ?`,
+		`SELECT 1 FROM retired_nicks WHERE lower(nick) = lower(? COLLATE "C")`)
 
 	insertSession = prepared(`INSERT INTO sessions (token_hash, account, created, expires, addr, means)
 		VALUES (?, ?, ?, ?, ?, ?)`)
@@ -29,7 +33,7 @@ var (
 	deleteSession         = prepared(`DELETE FROM sessions WHERE token_hash = ?`)
 	deleteExpiredSessions = prepared(`DELETE FROM sessions WHERE account = ? AND expires <= ?`)
 	deleteOldestSessions  = prepared(`DELETE FROM sessions WHERE token_hash IN (SELECT token_hash FROM sessions
-		WHERE account = ? ORDER BY created DESC, token_hash LIMIT -1 OFFSET ?)`)
+		WHERE account = ? ORDER BY created DESC, token_hash LIMIT 9223372036854775807 OFFSET ?)`)
 )
 
 // CreateAccount implements store.Accounts.

@@ -8,16 +8,22 @@ import (
 	"gangway/hub/store"
 )
 
+const isPublicOwner = ` AND disabled = 0 AND (id = ?2 OR EXISTS (SELECT 1 FROM devices d
+	WHERE d.owner = a.id AND d.public = 1 AND d.deleted = 0)) `
+
 var (
-	selectAccounts = prepared(accountColumns + `WHERE nick > ? ORDER BY nick LIMIT ?`)
-	publicOwners   = prepared(`SELECT nick FROM accounts a WHERE nick LIKE ?1 ESCAPE '\' AND disabled = 0
-		AND (id = ?2 OR EXISTS (SELECT 1 FROM devices d WHERE d.owner = a.id AND d.public = 1 AND d.deleted = 0))
-		ORDER BY nick LIMIT ?3`)
+	selectAccounts = both(accountColumns+`WHERE nick > ? ORDER BY nick LIMIT ?`,
+		accountColumns+`WHERE lower(nick) > lower(? COLLATE "C") ORDER BY lower(nick) LIMIT ?`)
+	publicOwners = both(`SELECT nick FROM accounts a WHERE nick LIKE ?1 ESCAPE '\'`+isPublicOwner+`ORDER BY nick LIMIT ?3`,
+		`SELECT nick FROM accounts a WHERE lower(nick) LIKE lower(?1 COLLATE "C") ESCAPE '\'`+isPublicOwner+`ORDER BY lower(nick) LIMIT ?3`)
 	updatePassword = prepared(`UPDATE accounts SET password_hash = ? WHERE id = ?`)
 	updateDisabled = prepared(`UPDATE accounts SET disabled = ?1 WHERE id = ?2 AND disabled <> ?1`)
 	hasDevices     = prepared(`SELECT 1 FROM devices WHERE owner = ? AND deleted = 0 LIMIT 1`)
-	retireNick     = prepared(`INSERT OR REPLACE INTO retired_nicks (nick, account, retired) VALUES (?, ?, ?)`)
-	releaseNick    = prepared(`DELETE FROM retired_nicks WHERE nick = ?`)
+	retireNick     = both(`INSERT OR REPLACE INTO retired_nicks (nick, account, retired) VALUES (?, ?, ?)`,
+		`INSERT INTO retired_nicks (nick, account, retired) VALUES (?, ?, ?)
+		ON CONFLICT (lower(nick)) DO UPDATE SET nick = excluded.nick, account = excluded.account, retired = excluded.retired`)
+	releaseNick = both(`DELETE FROM retired_nicks WHERE nick = ?`,
+		`DELETE FROM retired_nicks WHERE lower(nick) = lower(? COLLATE "C")`)
 
 	// Statements that delete an account's rows. Foreign keys delete the account's sessions and API
 	// tokens.
@@ -40,6 +46,7 @@ var (
 // Accounts implements store.Accounts.
 func (s *Store) Accounts(ctx context.Context, after string, limit int) (accounts []store.Account, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		accounts = nil
 		return c.Each(selectAccounts, func(r Row) (bool, error) {
 			accounts = append(accounts, readAccount(&r))
 			return true, nil
@@ -51,6 +58,7 @@ func (s *Store) Accounts(ctx context.Context, after string, limit int) (accounts
 // PublicOwners implements store.Accounts.
 func (s *Store) PublicOwners(ctx context.Context, prefix, self string, limit int) (nicks []string, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		nicks = nil
 		return c.Each(publicOwners, func(r Row) (bool, error) {
 			nicks = append(nicks, r.text())
 			return true, nil
@@ -154,6 +162,7 @@ func (s *Store) ReleaseNick(ctx context.Context, nick string) error {
 // Sessions implements store.Sessions.
 func (s *Store) Sessions(ctx context.Context, account string, now time.Time) (sessions []store.Session, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		sessions = nil
 		return c.Each(selectSessions, func(r Row) (bool, error) {
 			sessions = append(sessions, readSession(&r))
 			return true, nil

@@ -18,8 +18,8 @@ var (
 		a.ek,
 		j.owner, j.expires, j.max_uses, j.uses, j.disabled, j.default_user_meta,
 		EXISTS (SELECT 1 FROM accounts WHERE id = e.owner AND disabled = 0),
-		CASE WHEN d.token IS NULL THEN 0 WHEN d.token = e.token THEN 1
-		ELSE EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) END,
+		CASE WHEN d.token IS NULL THEN 0 WHEN d.token = e.token
+		OR EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) THEN 1 ELSE 0 END,
 		coalesce(d.enrolment, 0 * d.deleted), d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
 		d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta,
 		(SELECT prod_serial FROM enrolments WHERE id = d.enrolment)

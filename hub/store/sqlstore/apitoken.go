@@ -84,6 +84,7 @@ func (s *Store) APIToken(ctx context.Context, hash store.Hash, now time.Time) (t
 // APITokens implements store.APITokens.
 func (s *Store) APITokens(ctx context.Context, account string) (tokens []store.APIToken, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		tokens = nil
 		return c.Each(selectAPITokens, func(r Row) (bool, error) {
 			tokens = append(tokens, readAPIToken(&r))
 			return true, nil

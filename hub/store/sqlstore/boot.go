@@ -19,7 +19,7 @@ var (
 	replaceBoot = prepared(`UPDATE boots SET time = ?, state = ?, measurement = ?, changes = ?, nonce = ?, attest = ?, signature = ?, log = ?
 		WHERE device = ? AND id = ?`)
 	stripBoots = prepared(`UPDATE boots SET nonce = x'', attest = x'', signature = x'', log = x''
-		WHERE device = ? AND id < (SELECT max(id) FROM boots WHERE device = ?1) AND length(attest) > 0`)
+		WHERE device = ?1 AND id < (SELECT max(id) FROM boots WHERE device = ?1) AND length(attest) > 0`)
 	dropBoots = prepared(`DELETE FROM boots WHERE device = ?1 AND id NOT IN
 		(SELECT id FROM boots WHERE device = ?1 ORDER BY id DESC LIMIT ?2)`)
 	selectLatestBoot = prepared(bootColumns + `nonce, attest, signature, log FROM boots WHERE device = ? ORDER BY id DESC LIMIT 1`)
@@ -137,6 +137,7 @@ func (s *Store) LatestBoot(ctx context.Context, device string) (b store.Boot, er
 // BootHistory implements store.Boots.
 func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Boot, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		return c.Each(selectBoots, func(r Row) (bool, error) {
 			list = append(list, readBoot(&r))
 			return true, nil

@@ -76,6 +76,7 @@ func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]
 
 func (s *Store) manyDevices(ctx context.Context, query *Statement, args ...any) (devices []store.Device, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		devices = nil
 		return c.Each(query, func(r Row) (bool, error) {
 			devices = append(devices, readDevice(&r))
 			return true, nil

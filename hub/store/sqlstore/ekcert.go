@@ -12,7 +12,7 @@ var (
 		WHERE ek = ? AND (proven = 1 OR expires > ?)`)
 	keepEKCertificate = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 0, ?, ?, ?)
 		ON CONFLICT (ek) DO UPDATE SET expires = excluded.expires, certificate = excluded.certificate, links = excluded.links
-		WHERE proven = 0 AND (ek_certificates.expires <= ? OR certificate = excluded.certificate AND ek_certificates.expires < excluded.expires)`)
+		WHERE ek_certificates.proven = 0 AND (ek_certificates.expires <= ? OR ek_certificates.certificate = excluded.certificate AND ek_certificates.expires < excluded.expires)`)
 	countUnproven = prepared(`SELECT count(*) FROM ek_certificates WHERE proven = 0`)
 	dropUnproven  = prepared(`DELETE FROM ek_certificates WHERE ek IN
 		(SELECT ek FROM ek_certificates WHERE proven = 0 ORDER BY expires LIMIT ?)`)

@@ -45,24 +45,7 @@ var (
 	// row only if the row is expired. A replaced row gets a new id, so that ids are in the order in
 	// which enrolments began. The id may change, because no other row refers to an enrolment that
 	// was never activated.
-	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
-		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
-		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
-		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
-		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
-		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
-		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
-		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
-		id = (SELECT max(id) + 1 FROM enrolments),
-		created = excluded.created, expires = excluded.expires,
-		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
-		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
-		key_algorithm = excluded.key_algorithm, iak_public = excluded.iak_public,
-		ek_certificate = excluded.ek_certificate, iak_cert = excluded.iak_cert,
-		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request,
-		ek_known = excluded.ek_known, ek_links = excluded.ek_links
-		WHERE state = 'x' OR state = 'p' AND enrolments.expires <= ?`)
+	upsertEnrolment  = both(upsertOf(`(SELECT max(id) + 1 FROM enrolments)`), upsertOf(`nextval('enrolments_id_seq')`))
 	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
 	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
@@ -85,6 +68,28 @@ const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = ''
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
 	ek_known = 0, ek_links = x'' WHERE `
+
+// upsertOf returns the text of upsertEnrolment. newID is an expression for the next row id.
+func upsertOf(newID string) string {
+	return `INSERT INTO enrolments (request_hash, state, device, owner, token,
+		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
+		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
+		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
+		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
+		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
+		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
+		id = ` + newID + `,
+		created = excluded.created, expires = excluded.expires,
+		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
+		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
+		key_algorithm = excluded.key_algorithm, iak_public = excluded.iak_public,
+		ek_certificate = excluded.ek_certificate, iak_cert = excluded.iak_cert,
+		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request,
+		ek_known = excluded.ek_known, ek_links = excluded.ek_links
+		WHERE enrolments.state = 'x' OR enrolments.state = 'p' AND enrolments.expires <= ?`
+}
 
 // BeginEnrolment implements store.Enrolments. The returned times are in UTC and truncated to
 // microseconds. store.ErrExists: an enrolment with another RequestHash has the same IDevID

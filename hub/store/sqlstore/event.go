@@ -15,25 +15,28 @@ const (
 		actor, actor_name, means, credential, count, last FROM events `
 	// Arguments: ?1 and ?8 bounds of seq, ?2 limit, ?3 kind, ?4 LIKE pattern of kinds, ?5 since, ?6
 	// until, ?7 1 to leave out routine events, ?9 token, ?10 actor.
-	eventFilter = `seq < ?1 AND seq > ?8 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
-		AND max(time, last) >= ?5 AND time < ?6
-		AND (?7 = 0 OR alike IS NULL OR code <> '')
-		AND (?9 = '' OR token = ?9) AND (?10 = '' OR actor = ?10 OR actor_name = ?10 COLLATE NOCASE) ORDER BY seq DESC LIMIT ?2`
+	eventFilter = eventFilterStart + `AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
+		AND (?10 = '' OR actor = ?10 OR actor_name = ?10 COLLATE NOCASE) ORDER BY seq DESC LIMIT ?2`
+	eventFilterPostgres = eventFilterStart + `AND (?4 = '' OR lower(kind) LIKE lower(?4 COLLATE "C") ESCAPE '\')
+		AND (?10 = '' OR actor = ?10 OR lower(actor_name) = lower(?10 COLLATE "C")) ORDER BY seq DESC LIMIT ?2`
+	eventFilterStart = `seq < ?1 AND seq > ?8 AND (?3 = '' OR kind = ?3) AND max(time, last) >= ?5 AND time < ?6
+		AND (?7 = 0 OR alike IS NULL OR code <> '') AND (?9 = '' OR token = ?9) `
 )
 
 var (
 	insertEvent = prepared(`INSERT INTO events (time, kind, code, owner, device, token, addr, message,
 		actor, actor_name, means, credential, count, last, unproven, alike)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''))
-		ON CONFLICT (alike) WHERE alike IS NOT NULL DO UPDATE SET count = count + excluded.count,
-		addr = iif(excluded.last >= last, excluded.addr, addr), message = iif(excluded.last >= last, excluded.message, message),
-		last = max(last, excluded.last), time = min(time, excluded.time)`)
-	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
-	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?11 AND ` + eventFilter)
-	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND ` + eventFilter)
+		ON CONFLICT (alike) WHERE alike IS NOT NULL DO UPDATE SET count = events.count + excluded.count,
+		addr = CASE WHEN excluded.last >= events.last THEN excluded.addr ELSE events.addr END,
+		message = CASE WHEN excluded.last >= events.last THEN excluded.message ELSE events.message END,
+		last = max(events.last, excluded.last), time = min(events.time, excluded.time)`)
+	selectEvents         = events(`WHERE `)
+	selectEventsOfOwner  = events(`WHERE owner = ?11 AND `)
+	selectEventsOfDevice = events(`WHERE device = ?11 AND device <> '' AND `)
 	// A device never changes its owner, so few events of a device have another owner. So no index
 	// has both columns: the query finds the events by the device, and then compares the owner.
-	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?11 AND device <> '' AND +owner = ?12 AND ` + eventFilter)
+	selectEventsOfBoth = events(`WHERE device = ?11 AND device <> '' AND +owner = ?12 AND `)
 	// These statements examine at most ?3 of the newest events of an owner or a device. They return
 	// the smallest seq of these events and the number of these events.
 	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3)`)
@@ -44,6 +47,11 @@ var (
 	forgetEvents = prepared(`DELETE FROM events WHERE seq IN
 		(SELECT seq FROM events WHERE max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
 )
+
+// events returns the query for the events that match a condition and the filter.
+func events(where string) *Statement {
+	return both(eventColumns+where+eventFilter, eventColumns+where+eventFilterPostgres)
+}
 
 // AppendEvent implements store.Events.
 func (s *Store) AppendEvent(ctx context.Context, e store.Event) error {

@@ -143,7 +143,8 @@ func hasWord(field, prefix string) bool {
 }
 
 var (
-	selectCount = prepared(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`)
+	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
+		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
 	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
 	// `n`. The LIMIT bounds the number of rows in case each device has another model.
 	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size

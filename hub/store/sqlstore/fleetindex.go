@@ -31,9 +31,9 @@ const (
 )
 
 var (
-	insertWord     = prepared(`INSERT OR IGNORE INTO device_words (owner, word, nick) VALUES (?, ?, ?)`)
+	insertWord     = prepared(`INSERT INTO device_words (owner, word, nick) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`)
 	deleteWord     = prepared(`DELETE FROM device_words WHERE owner = ? AND word = ? AND nick = ?`)
-	insertMetaTerm = prepared(`INSERT OR IGNORE INTO device_meta_terms (term, nick) VALUES (?, ?)`)
+	insertMetaTerm = prepared(`INSERT INTO device_meta_terms (term, nick) VALUES (?, ?) ON CONFLICT DO NOTHING`)
 	deleteMetaTerm = prepared(`DELETE FROM device_meta_terms WHERE term = ? AND nick = ?`)
 	selectIndexed  = prepared(`SELECT d.owner, d.nick, s.serial, d.user_meta, d.device_meta
 		FROM devices d LEFT JOIN device_search s ON s.owner = d.owner AND s.nick = d.nick WHERE d.id = ?`)

@@ -116,12 +116,28 @@ func (w walk) in(o order) *Statement {
 // names of the tables and ends with the condition. `by` is the list of columns by which the rows
 // are ordered.
 func ordered(condition, by string) walk {
+	return orderedBoth(condition, by, condition, by)
+}
+
+// orderedBoth is like ordered, but PostgreSQL has a condition and an order of its own.
+func orderedBoth(condition, by, conditionPostgres, byPostgres string) walk {
+	sqliteUp, sqliteDown := walkTexts(condition, by)
+	postgresUp, postgresDown := walkTexts(conditionPostgres, byPostgres)
+	return walk{up: both(sqliteUp, postgresUp), down: both(sqliteDown, postgresDown)}
+}
+
+func walkTexts(condition, by string) (up, down string) {
 	holes := strings.TrimSuffix(strings.Repeat("?, ", 1+strings.Count(by, ",")), ", ")
 	descending := strings.ReplaceAll(by, ",", " DESC,") + " DESC"
-	return walk{
-		up:   prepared(searchColumns + condition + ` AND (` + by + `) > (` + holes + `) ORDER BY ` + by + ` LIMIT ?`),
-		down: prepared(searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`),
-	}
+	return searchColumns + condition + ` AND (` + by + `) > (` + holes + `) ORDER BY ` + by + ` LIMIT ?`,
+		searchColumns + condition + ` AND (` + by + `) < (` + holes + `) ORDER BY ` + descending + ` LIMIT ?`
+}
+
+// valued makes the walk through the devices that have one value of a column. The comparison ignores
+// ASCII case: in SQLite by the column's collation.
+func valued(index, column string) walk {
+	return orderedBoth(`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`,
+		`device_search s WHERE s.owner = ? AND lower(s.`+column+`) = lower(? COLLATE "C")`, `s.nick`)
 }
 
 // walkAll has the walks through all devices of an owner.
@@ -129,7 +145,8 @@ var walkAll = map[store.SortKey]walk{
 	store.SortNick:     ordered(`device_search s WHERE s.owner = ?`, `s.nick`),
 	store.SortCreated:  ordered(`device_search s INDEXED BY device_search_created WHERE s.owner = ?`, `s.created, s.nick`),
 	store.SortLastSeen: ordered(`device_search s INDEXED BY device_search_seen WHERE s.owner = ?`, `s.seen, s.nick`),
-	store.SortModel:    ordered(`device_search s INDEXED BY device_search_model WHERE s.owner = ?`, `s.model, s.nick`),
+	store.SortModel: orderedBoth(`device_search s INDEXED BY device_search_model WHERE s.owner = ?`, `s.model, s.nick`,
+		`device_search s WHERE s.owner = ?`, `lower(s.model), s.nick`),
 }
 
 const (
@@ -152,9 +169,9 @@ var (
 		store.StateCloned:      ordered(`device_search s INDEXED BY device_search_cloned WHERE s.owner = ? AND s.clone <> ''`, `s.nick`),
 	}
 	walkField = map[store.SearchField]walk{
-		store.FieldModel:    ordered(`device_search s INDEXED BY device_search_model WHERE s.owner = ? AND s.model = ?`, `s.nick`),
-		store.FieldMaker:    ordered(`device_search s INDEXED BY device_search_maker WHERE s.owner = ? AND s.maker = ?`, `s.nick`),
-		store.FieldFirmware: ordered(`device_search s INDEXED BY device_search_firmware WHERE s.owner = ? AND s.firmware = ?`, `s.nick`),
+		store.FieldModel:    valued("device_search_model", "model"),
+		store.FieldMaker:    valued("device_search_maker", "maker"),
+		store.FieldFirmware: valued("device_search_firmware", "firmware"),
 		store.FieldToken:    ordered(`device_search s INDEXED BY device_search_token WHERE s.owner = ? AND s.token = ?`, `s.nick`),
 	}
 	// CROSS JOIN makes SQLite read the table device_meta_terms first.

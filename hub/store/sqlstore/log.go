@@ -3,7 +3,6 @@ package sqlstore
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"math"
 	"slices"
@@ -16,9 +15,8 @@ import (
 // bytes of its texts.
 const logCost = 64
 
-// A query consists of logColumns, a condition, and either logForth (oldest first) or logBack
-// (newest first). logForth and logBack contain logFilter. If a list of values (?4 to ?7) is empty,
-// all values match.
+// A query consists of logColumns, a condition, a place (logForth: oldest first, or logBack: newest
+// first), the filter and the order. If a list of values (?4 to ?7) is empty, all values match.
 const (
 	logColumns = `SELECT seq, device, owner, created, sec, nano, level, source, plat, rev, message FROM logs `
 	logFilter  = ` AND (?4 = '[]' OR level IN (SELECT value FROM json_each(?4)))
@@ -27,15 +25,19 @@ const (
 		AND (?7 = '[]' OR rev IN (SELECT value FROM json_each(?7)))
 		AND created > ?8 AND created < ?9 AND owner = ?10
 		AND (?13 = '' OR instr(lower(message), lower(?13)) > 0) `
-	logForth = ` AND (created, seq) > (?2, ?3)` + logFilter + `ORDER BY created, seq LIMIT ?11 OFFSET ?12`
-	logBack  = ` AND (created, seq) < (?2, ?3)` + logFilter + `ORDER BY created DESC, seq DESC LIMIT ?11 OFFSET ?12`
+	logFilterPostgres = ` AND (cardinality(?4) = 0 OR level = ANY(?4)) AND (cardinality(?5) = 0 OR source = ANY(?5))
+		AND (cardinality(?6) = 0 OR plat = ANY(?6)) AND (cardinality(?7) = 0 OR rev = ANY(?7))
+		AND created > ?8 AND created < ?9 AND owner = ?10
+		AND (?13 = '' OR strpos(lower(message), lower(?13 COLLATE "C")) > 0) `
+	logForth, logForthOrder = ` AND (created, seq) > (?2, ?3)`, `ORDER BY created, seq LIMIT ?11 OFFSET ?12`
+	logBack, logBackOrder   = ` AND (created, seq) < (?2, ?3)`, `ORDER BY created DESC, seq DESC LIMIT ?11 OFFSET ?12`
 )
 
 var (
-	selectLogsOfOwner      = prepared(logColumns + `WHERE owner = ?1` + logForth)
-	selectLogsOfDevice     = prepared(logColumns + `WHERE device = ?1` + logForth)
-	selectLogsOfOwnerBack  = prepared(logColumns + `WHERE owner = ?1` + logBack)
-	selectLogsOfDeviceBack = prepared(logColumns + `WHERE device = ?1` + logBack)
+	selectLogsOfOwner      = logs(`WHERE owner = ?1`+logForth, logForthOrder)
+	selectLogsOfDevice     = logs(`WHERE device = ?1`+logForth, logForthOrder)
+	selectLogsOfOwnerBack  = logs(`WHERE owner = ?1`+logBack, logBackOrder)
+	selectLogsOfDeviceBack = logs(`WHERE device = ?1`+logBack, logBackOrder)
 
 	insertLog = prepared(`INSERT INTO logs (device, owner, created, sec, nano, level, source, plat, rev, message)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
@@ -45,10 +47,14 @@ var (
 		ON CONFLICT (device) DO UPDATE SET rows = excluded.rows, bytes = excluded.bytes`)
 	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - 1, bytes = bytes - ? WHERE device = ?`)
 	// Selects the oldest entries of a device, with the size of each entry's texts in bytes.
-	oldestLogs = prepared(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)) FROM logs
-		WHERE device = ? ORDER BY created, seq`)
+	oldestLogs = both(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)) FROM logs
+		WHERE device = ? ORDER BY created, seq LIMIT ?`,
+		`SELECT seq, text_size(level || source || plat || rev || message) FROM logs
+		WHERE device = ? ORDER BY created, seq LIMIT ?`)
 	deleteLog   = prepared(`DELETE FROM logs WHERE seq = ?`)
-	expiredLogs = prepared(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)), device FROM logs
+	expiredLogs = both(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)), device FROM logs
+		WHERE created < ? ORDER BY created LIMIT ?`,
+		`SELECT seq, text_size(level || source || plat || rev || message), device FROM logs
 		WHERE created < ? ORDER BY created LIMIT ?`)
 	dropLogs     = prepared(`DELETE FROM logs WHERE device = ?`)
 	dropLogUsage = prepared(`DELETE FROM log_usage WHERE device = ?`)
@@ -56,6 +62,14 @@ var (
 
 func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
+}
+
+// oldestAtOnce is the number of entries that one query of AppendLogs reads to remove them.
+const oldestAtOnce = 256
+
+// logs returns the query for the log entries at a place.
+func logs(where, order string) *Statement {
+	return both(logColumns+where+logFilter+order, logColumns+where+logFilterPostgres+order)
 }
 
 // maxLogSkew is the longest time by which AppendLogs sets the time of new entries forward. This
@@ -91,15 +105,18 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 			}
 			rows, bytes = rows+1, bytes+logSize(e)
 		}
-		if rows > int64(bounds.Rows) || bytes > bounds.Bytes {
+		for rows > 0 && (rows > int64(bounds.Rows) || bytes > bounds.Bytes) {
 			var gone []int64
 			err := c.Each(oldestLogs, func(r Row) (bool, error) {
 				gone = append(gone, r.int64())
 				rows, bytes = rows-1, bytes-r.int64()-logCost
 				return rows > int64(bounds.Rows) || bytes > bounds.Bytes, nil
-			}, device)
+			}, device, int64(oldestAtOnce))
 			if err != nil {
 				return err
+			}
+			if len(gone) == 0 {
+				break
 			}
 			for _, seq := range gone {
 				if _, err := c.Exec(deleteLog, seq); err != nil {
@@ -115,14 +132,6 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 // Logs implements store.Logs. If the filter has several devices, Logs reads the entries of one
 // device after the other, so that each read uses an index. Then it merges the entries.
 func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
-	var lists [4]string
-	for i, values := range [][]string{f.Levels, f.Sources, f.Platforms, f.Revs} {
-		b, err := json.Marshal(append([]string{}, values...))
-		if err != nil {
-			return nil, err
-		}
-		lists[i] = string(b)
-	}
 	after, before := int64(math.MinInt64), int64(math.MaxInt64)
 	if !f.After.IsZero() {
 		after = micro(f.After)
@@ -159,9 +168,10 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 			list = append(list, e)
 			size += int(logSize(e))
 			return f.Bytes == 0 || size < f.Bytes, nil
-		}, key, at, seq, lists[0], lists[1], lists[2], lists[3], after, before, f.Owner, int64(limit), int64(max(f.Skip, 0)), f.Text)
+		}, key, at, seq, f.Levels, f.Sources, f.Platforms, f.Revs, after, before, f.Owner, int64(limit), int64(max(f.Skip, 0)), f.Text)
 	}
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		if len(f.Devices) == 0 {
 			return read(c, byOwner, f.Owner)
 		}

@@ -15,7 +15,7 @@ const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, 
 
 // expired is the condition under which ExpireObjects may remove a record. ?1 and ?2 are its
 // parameters `pending` and `unused`.
-const expired = `o.modified < max(?1, ?2) AND o.modified < iif(o.stored, ?2, ?1)
+const expired = `o.modified < max(?1, ?2) AND o.modified < CASE WHEN o.stored = 1 THEN ?2 ELSE ?1 END
 	AND NOT EXISTS (SELECT 1 FROM step_objects s WHERE s.owner = o.owner AND s.sum = o.sum)`
 
 var (
@@ -32,18 +32,18 @@ var (
 	loseObjects    = prepared(`UPDATE objects SET stored = 0 WHERE sum = ? AND stored = 1`)
 	deleteObject   = prepared(`DELETE FROM objects AS o WHERE o.owner = ?3 AND o.sum = ?4 AND ` + expired)
 	anyStored      = prepared(`SELECT 1 FROM objects WHERE stored = 1 LIMIT 1`)
-	giveBack       = prepared(`UPDATE usage SET bytes = bytes - o.size FROM objects o WHERE o.sum = ? AND o.stored = 1 AND usage.owner = o.owner`)
+	giveBack       = prepared(`UPDATE usage SET bytes = usage.bytes - o.size FROM objects o WHERE o.sum = ? AND o.stored = 1 AND usage.owner = o.owner`)
 	recordOf       = prepared(`SELECT 1 FROM objects WHERE sum = ? LIMIT 1`)
 	expiredObjects = prepared(`SELECT o.owner, o.sum FROM objects o WHERE ` + expired + ` LIMIT ?3`)
 
-	beginRemoval   = prepared(`INSERT OR IGNORE INTO condemned (sum) VALUES (?)`)
+	beginRemoval   = prepared(`INSERT INTO condemned (sum) VALUES (?) ON CONFLICT DO NOTHING`)
 	selectRemovals = prepared(`SELECT sum FROM condemned`)
 	isBeingRemoved = prepared(`SELECT 1 FROM condemned WHERE sum = ?`)
 	finishRemoval  = prepared(`DELETE FROM condemned WHERE sum = ?`)
 
 	selectUsage = prepared(`SELECT bytes FROM usage WHERE owner = ?`)
 	addUsage    = prepared(`INSERT INTO usage (owner, bytes) VALUES (?, ?)
-		ON CONFLICT (owner) DO UPDATE SET bytes = bytes + excluded.bytes`)
+		ON CONFLICT (owner) DO UPDATE SET bytes = usage.bytes + excluded.bytes`)
 )
 
 func readObject(r *Row) store.Object {
@@ -148,6 +148,7 @@ func (s *Store) RevisionObjects(ctx context.Context, device string, rev int) ([]
 
 func (s *Store) objects(ctx context.Context, query *Statement, args ...any) (list []store.Object, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		return c.Each(query, func(r Row) (bool, error) {
 			list = append(list, readObject(&r))
 			return true, nil
@@ -246,6 +247,7 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	// checks each candidate again in its transaction.
 	var found []store.Object
 	err = s.db.Read(ctx, func(c Conn) error {
+		found = nil
 		return c.Each(expiredObjects, func(r Row) (bool, error) {
 			found = append(found, store.Object{Owner: r.text(), Sum: r.hash()})
 			return true, nil
@@ -312,6 +314,7 @@ func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (begun bool, e
 // UnfinishedRemovals implements store.Objects.
 func (s *Store) UnfinishedRemovals(ctx context.Context) (sums []store.Hash, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		sums = nil
 		return c.Each(selectRemovals, func(r Row) (bool, error) {
 			sums = append(sums, r.hash())
 			return true, nil

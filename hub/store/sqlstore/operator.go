@@ -6,14 +6,21 @@ import (
 	"gangway/hub/store"
 )
 
+const ownerColumns = `SELECT a.id, a.nick, a.created, a.signed_in, a.disabled, a.operator, coalesce(c.n, 0), coalesce(u.bytes, 0)
+	FROM accounts a LEFT JOIN fleet_counts c ON c.owner = a.id AND c.field = 'total' `
+
 var (
 	updateOperator = prepared(`UPDATE accounts SET operator = ?1 WHERE id = ?2 AND operator <> ?1`)
-	selectOwners   = prepared(`SELECT a.id, a.nick, a.created, a.signed_in, a.disabled, a.operator, coalesce(c.n, 0), coalesce(u.bytes, 0)
-		FROM accounts a LEFT JOIN fleet_counts c ON c.owner = a.id AND c.field = 'total' AND c.value = '' LEFT JOIN usage u ON u.owner = a.id
-		WHERE a.nick > ? ORDER BY a.nick LIMIT ?`)
-	selectHubCount  = prepared(`SELECT n FROM hub_counts WHERE field = ? AND value = ''`)
-	selectHubMakers = prepared(`SELECT value, n FROM hub_counts WHERE field = 'maker' ORDER BY value LIMIT ?`)
-	selectSize      = prepared(`SELECT page_count * page_size FROM pragma_page_count, pragma_page_size`)
+	selectOwners   = both(ownerColumns+`AND c.value = '' LEFT JOIN usage u ON u.owner = a.id WHERE a.nick > ? ORDER BY a.nick LIMIT ?`,
+		ownerColumns+`AND lower(c.value) = '' LEFT JOIN usage u ON u.owner = a.id
+		WHERE lower(a.nick) > lower(? COLLATE "C") ORDER BY lower(a.nick) LIMIT ?`)
+	selectHubCount = both(`SELECT n FROM hub_counts WHERE field = ? AND value = ''`,
+		`SELECT CAST(sum(n) AS bigint) FROM hub_counts WHERE field = ? AND lower(value) = '' GROUP BY field`)
+	selectHubMakers = both(`SELECT value, n FROM hub_counts WHERE field = 'maker' ORDER BY value LIMIT ?`,
+		`SELECT min(value), CAST(sum(n) AS bigint) FROM hub_counts WHERE field = 'maker'
+		GROUP BY lower(value) HAVING sum(n) <> 0 ORDER BY lower(value) LIMIT ?`)
+	selectSize = both(`SELECT page_count * page_size FROM pragma_page_count, pragma_page_size`,
+		`SELECT pg_database_size(current_database())`)
 )
 
 // SetOperator implements store.HubNumbers.
@@ -33,6 +40,7 @@ func (s *Store) SetOperator(ctx context.Context, id string, operator bool, e sto
 // Owners implements store.HubNumbers.
 func (s *Store) Owners(ctx context.Context, after string, limit int) (owners []store.OwnerRow, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		owners = nil
 		return c.Each(selectOwners, func(r Row) (bool, error) {
 			o := store.OwnerRow{ID: r.text(), Nick: r.text(), Created: r.time()}
 			if at := r.int64(); at != 0 {

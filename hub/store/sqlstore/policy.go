@@ -223,6 +223,7 @@ func (s *Store) PutEKList(ctx context.Context, owner string, list []store.Listed
 // EKList implements store.EKLists.
 func (s *Store) EKList(ctx context.Context, owner string) (list []store.ListedEK, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		return c.Each(selectEKList, func(r Row) (bool, error) {
 			l, _ := readEK(r)
 			list = append(list, l)

@@ -36,7 +36,8 @@ type DB interface {
 }
 
 // Conn is a connection to the database. It may run only one statement at a time, in one goroutine.
-// Arguments have the types int64, string and []byte. A nil slice becomes an empty blob, not NULL.
+// Arguments have the types int64, string, []byte and []string (a list, for which each engine has its
+// own condition). A nil []byte becomes an empty blob, not NULL.
 type Conn interface {
 	// Exec runs a statement that returns no rows. It returns the number of changed rows.
 	Exec(s *Statement, args ...any) (changed int64, err error)

@@ -9,7 +9,7 @@ import (
 
 // Reads a join token of a disabled account as disabled.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
-	disabled OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
+	disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key`
 
 var (
@@ -25,8 +25,9 @@ var (
 	selectTokensPage = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ?1
 		AND (?2 = '' OR (created, id) < (SELECT created, id FROM join_tokens WHERE id = ?2 AND owner = ?1))
 		ORDER BY created DESC, id DESC LIMIT ?3`)
-	selectTokensByNick = prepared(tokenColumns + ` FROM join_tokens INDEXED BY join_tokens_nick
-		WHERE owner = ? AND nick = ? COLLATE NOCASE ORDER BY created DESC, id DESC LIMIT ?`)
+	selectTokensByNick = both(tokenColumns+` FROM join_tokens INDEXED BY join_tokens_nick
+		WHERE owner = ? AND nick = ? COLLATE NOCASE ORDER BY created DESC, id DESC LIMIT ?`,
+		tokenColumns+` FROM join_tokens WHERE owner = ? AND lower(nick) = lower(? COLLATE "C") ORDER BY created DESC, id DESC LIMIT ?`)
 	selectTokensExpiring = prepared(tokenColumns + ` FROM join_tokens INDEXED BY join_tokens_expires
 		WHERE owner = ? AND expires > ? AND expires < ? AND disabled = 0 ORDER BY expires LIMIT ?`)
 	tokenOfOwner    = prepared(`SELECT disabled FROM join_tokens WHERE id = ? AND owner = ?`)
@@ -136,6 +137,7 @@ func (s *Store) JoinTokensExpiring(ctx context.Context, owner string, after, bef
 
 func (s *Store) manyTokens(ctx context.Context, query *Statement, args ...any) (tokens []store.JoinToken, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		tokens = nil
 		return c.Each(query, func(r Row) (bool, error) {
 			tokens = append(tokens, readToken(&r))
 			return true, nil
@@ -181,6 +183,7 @@ func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
 // JoinTokensPage implements store.JoinTokens.
 func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit int) (tokens []store.JoinToken, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		tokens = nil
 		if after != "" {
 			if _, ok, err := c.One(tokenOfOwner, after, owner); err != nil {
 				return err

@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"encoding/json"
 	"math"
 	"slices"
 	"time"
@@ -20,6 +19,8 @@ const (
 	stepHead = `s.device, s.owner, s.rev, s.status, s.step_time, s.progress_time, s.modified, s.state_sum,
 		s.committer, s.commit_msg, s.progress`
 	stepColumns  = `SELECT ` + stepHead + `, s.meta, s.state FROM steps s `
+	stepsAfter   = `WHERE s.device = ? AND s.rev > ? `
+	stepsOpen    = `AND s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING') `
 	trailColumns = `t.device, t.owner, t.rev, t.reported, t.created, t.touched`
 	summary      = `SELECT ` + trailColumns + `, ` + stepHead + `
 		FROM trails t CROSS JOIN steps s ON s.device = t.device AND s.rev = t.reported `
@@ -30,15 +31,14 @@ var (
 	selectSummary   = prepared(summary + `WHERE t.device = ?`)
 	selectSummaries = prepared(summary + `WHERE t.owner = ? AND t.device > ? ORDER BY t.device LIMIT ?`)
 	selectStep      = prepared(stepColumns + `WHERE s.device = ? AND s.rev = ?`)
-	selectSteps     = prepared(stepColumns + `WHERE s.device = ? AND s.rev > ?
-		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
+	selectSteps     = both(stepColumns+stepsAfter+`AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`,
+		stepColumns+stepsAfter+`AND s.status = ANY(?) ORDER BY s.rev LIMIT ?`)
 	selectHeads  = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
 	selectPosted = prepared(`SELECT s.id, coalesce(d.nick, ''), ` + stepHead + ` FROM steps s INDEXED BY steps_posted
 		LEFT JOIN devices d ON d.id = s.device AND d.owner = s.owner AND d.deleted = 0
 		WHERE s.owner = ? AND s.rev > 0 AND (s.step_time, s.id) < (?, ?) ORDER BY s.step_time DESC, s.id DESC LIMIT ?`)
-	selectOpenSteps = prepared(stepColumns + `INDEXED BY steps_open WHERE s.device = ? AND s.rev > ?
-		AND s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')
-		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
+	selectOpenSteps = both(stepColumns+`INDEXED BY steps_open `+stepsAfter+stepsOpen+`AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`,
+		stepColumns+stepsAfter+stepsOpen+`AND s.status = ANY(?) ORDER BY s.rev LIMIT ?`)
 
 	insertTrail = prepared(`INSERT INTO trails (device, owner, rev, reported, created, touched) VALUES (?, ?, 0, 0, ?, ?)`)
 	touchTrail  = prepared(`UPDATE trails SET rev = ?, reported = ?, touched = ? WHERE device = ?`)
@@ -56,7 +56,7 @@ var (
 	abandonedTrails = prepared(`SELECT d.id FROM devices d WHERE d.deleted = 1 AND (
 		EXISTS (SELECT 1 FROM trails t WHERE t.device = d.id) OR
 		EXISTS (SELECT 1 FROM log_usage l WHERE l.device = d.id)) LIMIT ?`)
-	trailCost       = prepared(`SELECT owner, sum(length(state)), count(*) FROM steps WHERE device = ? GROUP BY owner`)
+	trailCost       = prepared(`SELECT owner, CAST(sum(length(state)) AS bigint), count(*) FROM steps WHERE device = ? GROUP BY owner`)
 	dropStepObjects = prepared(`DELETE FROM step_objects WHERE device = ?`)
 	dropSteps       = prepared(`DELETE FROM steps WHERE device = ?`)
 	dropTrail       = prepared(`DELETE FROM trails WHERE device = ?`)
@@ -210,6 +210,7 @@ func (s *Store) TrailSummaries(ctx context.Context, owner, after string, limit i
 
 func (s *Store) summaries(ctx context.Context, query *Statement, args ...any) (list []store.TrailSummary, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		return c.Each(query, func(r Row) (bool, error) {
 			list = append(list, store.TrailSummary{Trail: readTrail(&r), Revision: readRevisionHead(&r)})
 			return true, nil
@@ -277,22 +278,23 @@ func (s *Store) Revision(ctx context.Context, device string, rev int) (step stor
 
 // Revisions implements store.Trails.
 func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []store.Revision, err error) {
-	statuses, err := json.Marshal(append([]trail.Status{}, f.Statuses...))
-	if err != nil {
-		return nil, err
+	statuses := make([]string, len(f.Statuses))
+	for i, status := range f.Statuses {
+		statuses[i] = string(status)
 	}
 	query := selectOpenSteps
 	if slices.ContainsFunc(f.Statuses, trail.Status.Final) {
 		query = selectSteps
 	}
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		size := 0
 		return c.Each(query, func(r Row) (bool, error) {
 			step := readStep(&r)
 			list = append(list, step)
 			size += len(step.State) + len(step.Meta) + len(step.Progress) + len(step.CommitMsg)
 			return f.Bytes == 0 || size < f.Bytes, nil
-		}, f.Device, int64(f.After), string(statuses), pageLimit(f.Limit))
+		}, f.Device, int64(f.After), statuses, pageLimit(f.Limit))
 	})
 	return list, err
 }
@@ -304,6 +306,7 @@ func (s *Store) RevisionHeads(ctx context.Context, device string, before, limit 
 		end = math.MaxInt64
 	}
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		return c.Each(selectHeads, func(r Row) (bool, error) {
 			list = append(list, readRevisionHead(&r))
 			return true, nil
@@ -435,6 +438,7 @@ func (s *Store) ChangeRevisionStatus(ctx context.Context, device string, rev int
 func (s *Store) RemoveDeletedTrails(ctx context.Context, limit int) (dropped int, err error) {
 	var devices []string
 	err = s.db.Read(ctx, func(c Conn) error {
+		devices = nil
 		return c.Each(abandonedTrails, func(r Row) (bool, error) {
 			devices = append(devices, r.text())
 			return true, nil

@@ -18,6 +18,7 @@ var (
 // TrustedCertificates implements store.TrustStore.
 func (s *Store) TrustedCertificates(ctx context.Context) (certs []store.TrustedCertificate, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		certs = nil
 		return c.Each(selectTrusted, func(r Row) (bool, error) {
 			certs = append(certs, store.TrustedCertificate{
 				Fingerprint: r.hash(),

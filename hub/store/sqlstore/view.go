@@ -6,18 +6,27 @@ import (
 	"gangway/hub/store"
 )
 
+const (
+	insertView  = `INSERT INTO saved_views (owner, name, query, created) VALUES (?, ?, ?, ?) `
+	replaceView = `DO UPDATE SET name = excluded.name, query = excluded.query`
+)
+
 var (
-	selectViews = prepared(`SELECT owner, name, query, created FROM saved_views WHERE owner = ? ORDER BY name`)
-	otherViewAt = prepared(`SELECT 1 FROM saved_views WHERE owner = ? AND name <> ? LIMIT 1 OFFSET ?`)
-	putView     = prepared(`INSERT INTO saved_views (owner, name, query, created) VALUES (?, ?, ?, ?)
-		ON CONFLICT (owner, name) DO UPDATE SET name = excluded.name, query = excluded.query`)
-	findView   = prepared(`SELECT 1 FROM saved_views WHERE owner = ? AND name = ?`)
-	deleteView = prepared(`DELETE FROM saved_views WHERE owner = ? AND name = ?`)
+	selectViews = both(`SELECT owner, name, query, created FROM saved_views WHERE owner = ? ORDER BY name`,
+		`SELECT owner, name, query, created FROM saved_views WHERE owner = ? ORDER BY lower(name)`)
+	otherViewAt = both(`SELECT 1 FROM saved_views WHERE owner = ? AND name <> ? LIMIT 1 OFFSET ?`,
+		`SELECT 1 FROM saved_views WHERE owner = ? AND lower(name) <> lower(? COLLATE "C") LIMIT 1 OFFSET ?`)
+	putView  = both(insertView+`ON CONFLICT (owner, name) `+replaceView, insertView+`ON CONFLICT (owner, lower(name)) `+replaceView)
+	findView = both(`SELECT 1 FROM saved_views WHERE owner = ? AND name = ?`,
+		`SELECT 1 FROM saved_views WHERE owner = ? AND lower(name) = lower(? COLLATE "C")`)
+	deleteView = both(`DELETE FROM saved_views WHERE owner = ? AND name = ?`,
+		`DELETE FROM saved_views WHERE owner = ? AND lower(name) = lower(? COLLATE "C")`)
 )
 
 // SavedViews implements store.SavedViews.
 func (s *Store) SavedViews(ctx context.Context, owner string) (views []store.SavedView, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		views = nil
 		return c.Each(selectViews, func(r Row) (bool, error) {
 			views = append(views, store.SavedView{Owner: r.text(), Name: r.text(), Query: r.text(), Created: r.time()})
 			return true, nil

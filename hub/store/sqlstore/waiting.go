@@ -27,7 +27,7 @@ var (
 		ORDER BY since DESC, id DESC LIMIT ?`)
 	selectWaitingPage = prepared(waitingColumns + `NULL, id FROM waiting INDEXED BY waiting_room WHERE owner = ? AND state = ? AND state <> 'a' AND expires > ? AND (since, id) < (?, ?)
 		ORDER BY since DESC, id DESC LIMIT ?`)
-	countWaiting = prepared(`SELECT count(*), coalesce(sum(length(verdict) + length(request)), 0) FROM waiting
+	countWaiting = prepared(`SELECT count(*), CAST(coalesce(sum(length(verdict) + length(request)), 0) AS bigint) FROM waiting
 		WHERE owner = ? AND ek <> ? AND state = 'w' AND expires > ?`)
 	upsertWaiting = prepared(`INSERT INTO waiting (owner, ek, device, token, state, codes, answered, request_hash,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires,
@@ -172,6 +172,7 @@ func (s *Store) WaitingByID(ctx context.Context, owner, deviceID string, now tim
 // WaitingDevices implements store.WaitingDevices.
 func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) (list []store.WaitingDevice, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
 		return c.Each(selectWaitingList, func(r Row) (bool, error) {
 			w, err := readWaiting(&r)
 			list = append(list, w)
@@ -208,6 +209,7 @@ func (s *Store) WaitingPage(ctx context.Context, f store.WaitingFilter) (page st
 	limit := pageLimit(f.Limit)
 	err = s.db.Read(ctx, func(c Conn) error {
 		page = store.WaitingPage{}
+		since, id := since, id
 		return c.Each(selectWaitingPage, func(r Row) (bool, error) {
 			if int64(len(page.Rows)) == limit {
 				page.Next = writePlace(since, id)

@@ -8,6 +8,10 @@ import (
 	"gangway/hub/store"
 )
 
+const deviceFilter = `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
+	WHERE d.owner = ?1 AND d.nick > ?2 AND d.deleted = 0 AND (?3 = 0 OR d.public = 1)
+	AND (?4 = '' OR d.nick = ?4) AND (?5 = '' OR d.nick <> ?5) `
+
 var (
 	newPlainDevice = prepared(`INSERT INTO devices (id, nick, owner, token, enrolment, deleted, created,
 		activated, last_seen, last_seen_addr, user_meta, device_meta)
@@ -22,7 +26,7 @@ var (
 	upsertSecret = prepared(`INSERT INTO device_secrets (device, secret, expires) VALUES (?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET secret = excluded.secret, expires = excluded.expires`)
 	selectStanding = prepared(`SELECT 1 FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
-		WHERE d.id = ? AND d.deleted = 0 AND coalesce(e.idevid_hash, zeroblob(32)) = ?`)
+		WHERE d.id = ? AND d.deleted = 0 AND coalesce(e.idevid_hash, x'0000000000000000000000000000000000000000000000000000000000000000') = ?`)
 	deleteSecret = prepared(`DELETE FROM device_secrets WHERE device = ?`)
 	selectSecret = prepared(`SELECT s.secret FROM device_secrets s JOIN devices d ON d.id = s.device
 		WHERE s.device = ? AND d.deleted = 0 AND (s.expires = 0 OR s.expires > ?)`)
@@ -33,10 +37,8 @@ var (
 	selectDeviceByNick = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.owner = ? AND d.nick = ? AND d.deleted = 0`)
 	// Selects the devices of a DeviceFilter. LIKE ignores ASCII case.
-	findDevices = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
-		WHERE d.owner = ?1 AND d.nick > ?2 AND d.deleted = 0 AND (?3 = 0 OR d.public = 1)
-		AND (?4 = '' OR d.nick = ?4) AND (?5 = '' OR d.nick <> ?5) AND d.nick LIKE ?6 ESCAPE '\'
-		ORDER BY d.nick LIMIT ?7`)
+	findDevices = both(deviceColumns+deviceFilter+`AND d.nick LIKE ?6 ESCAPE '\' ORDER BY d.nick LIMIT ?7`,
+		deviceColumns+deviceFilter+`AND lower(d.nick) LIKE lower(?6 COLLATE "C") ESCAPE '\' ORDER BY d.nick LIMIT ?7`)
 )
 
 // CreateDevice implements store.DevicesWithoutTPM.
