@@ -80,7 +80,7 @@ install-tools: ## install the Debian packages that the tests need; other targets
 
 screenshots: install-tools ## take screenshots of each page in build/screenshots: light and dark, on a desktop, a phone and a wall screen
 	rm -rf build/screenshots
-	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 20m -run '^Test(.*Pages|.*InBrowser)$$' ./internal/browser
+	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 20m -run '^Test(.*Pages?|.*InBrowser|DevicePagePrintsOneSheetOfEvidence)$$' ./internal/browser
 
 vendor-web: ## download the pages' scripts and icons, and the tests' axe-core, from npm, and check their hashes
 	./scripts/vendor-web.sh

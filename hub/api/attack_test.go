@@ -749,3 +749,22 @@ func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 		t.Error("the hub panicked")
 	}
 }
+
+// The hub bounds the certificates of a handshake, because it parses each of them.
+func TestHandshakeWithManyCertificatesIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	for _, tc := range []struct {
+		more int
+		ok   bool
+	}{{0, true}, {1, true}, {8, true}, {9, false}, {100, false}} {
+		cert := c.TLS(s.victim)
+		for range tc.more {
+			cert.Certificate = append(cert.Certificate, c.DeviceCA.Raw)
+		}
+		if err := s.handshake(t, cert); (err == nil) != tc.ok {
+			t.Errorf("the IDevID certificate and %d others: %v", tc.more, err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -100,7 +101,8 @@ func newContract(t *testing.T) *contract {
 	}
 	boat := must(f.Store.Device(t.Context(), f.boatID))(t)
 	aik := hex.EncodeToString(must(f.Store.Enrolment(t.Context(), boat.Enrolment))(t).IAKName)
-	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": aik + ".crt", "owner": "ada", "code": claimed}
+	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": aik + ".crt", "owner": "ada", "code": claimed,
+		"sha256": fmt.Sprintf("%x", sha256.Sum256(f.maker.Root.Raw))}
 	return c
 }
 
@@ -160,6 +162,13 @@ func contractRows() map[string]row {
 		"GET /ui/operator":                 {who: "operator"},
 		"GET /ui/operator/makers":          {who: "operator"},
 		"GET /ui/operator/health":          {who: "operator"},
+		"GET /ui/operator/makers/add":      {who: "operator"},
+		"POST /ui/operator/makers/add":     {who: "operator", form: true, body: "pem=x", status: 400, limit: 576 * kib}, // a valid call: see TestOperatorAddsAMakerOnThePage
+		"GET /ui/operator/makers/{sha256}": {who: "operator"},
+		"POST /ui/operator/makers/{sha256}": {who: "operator", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			_, page, _ := c.olga.request("GET", "/ui/operator/makers/"+c.secrets["sha256"]+"?act=distrust", nil, nil)
+			return map[string]string{"body": form("act", "distrust", "version", trustVersionOn(c.ada.t, string(page)), "password", hubtest.Password)}
+		}},
 		"GET /ui/onboard":                  {who: "owner"},
 		"GET /ui/onboard/new":              {who: "owner"},
 		"POST /ui/onboard/new":             {who: "owner", form: true, body: "nick=batch&expires-in=2w", limit: 64 * kib},

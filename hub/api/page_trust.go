@@ -34,8 +34,8 @@ const (
 )
 
 // showMakers is the page of the trusted TPM makers. All owners of the hub share one trust store,
-// and one owner must not be able to make the other owners trust a maker. So accounts can only read
-// the trust store; the operator changes it on the hub's machine.
+// and one owner must not be able to make the other owners trust a maker. So owners can only read
+// the trust store; the operator changes it (see page_trustchange.go).
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }
@@ -46,7 +46,7 @@ func (s *Server) renderMakers(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	q := r.URL.Query()
-	p := &ui.MakersPage{Tabs: trustTabs(trustPath), Query: cutTo(q.Get("q"), auditField), CRLs: s.crlWords(), Import: "gangway trust import --data DIR TrustedTpm.cab"}
+	p := &ui.MakersPage{Tabs: trustTabs(trustPath), Query: cutTo(q.Get("q"), auditField), CRLs: s.crlWords(), Operator: isOperator(callerOf(r)), Import: "gangway trust import --data DIR TrustedTpm.cab"}
 	p.Roots, p.Links = makers.Set.Count()
 	s.fillMakers(p, makers.Set, q.Get("after"))
 	if change != nil {

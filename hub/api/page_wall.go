@@ -15,8 +15,9 @@ import (
 // something changes, the browser fetches all rows again. So the page can stay open for weeks.
 const (
 	wallPath = "/ui/wall"
-	// Numbers of rows: devices that onboarded last, and machines that are onboarding.
-	wallArrived, wallUnderway = 7, 3
+	// wallRows is the number of rows that a screen has space for. At most wallUnderway of them are
+	// machines that are onboarding; the others are the devices that onboarded last.
+	wallRows, wallUnderway = 10, 3
 	// newFor is how long the wall highlights a new device.
 	newFor = 2 * time.Minute
 	// wallRefresh is the time after which a browser without JavaScript loads the page again, in
@@ -64,7 +65,7 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	if wall.Underway, err = s.underway(ctx, owner, wallUnderway); err != nil {
 		return nil, err
 	}
-	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Sort: store.SortCreated, Descending: true, Limit: wallArrived})
+	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Sort: store.SortCreated, Descending: true, Limit: wallRows - len(wall.Underway)})
 	if err != nil {
 		return nil, err
 	}

@@ -114,6 +114,8 @@ type Server struct {
 	handler  http.Handler
 
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
+	clients     *clientVerifier                                      // of connections
+	forwarded   *clientVerifier                                      // of devices behind the proxy
 	started     time.Time
 
 	signedURLKey []byte
@@ -194,6 +196,7 @@ func New(cfg Config) (*Server, error) {
 	if s.formTokenKey, err = formTokenKey(cfg.CA.SealKey()); err != nil {
 		return nil, err
 	}
+	s.clients, s.forwarded = clientVerifiers(cfg.CA, cfg.Proxy)
 	s.handler = s.newHandler()
 	if cfg.Onboard.Unproven == nil {
 		cfg.Onboard.Unproven = s.recordUnproven
@@ -217,11 +220,11 @@ func (s *Server) TLSConfig() *tls.Config {
 	if s.cfg.TLS12 {
 		version = tls.VersionTLS12
 	}
-	return &tls.Config{
+	c := &tls.Config{
 		MinVersion:     version,
 		GetCertificate: s.certificate,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      s.clientCAs(),
+		ClientCAs:      s.clients.pool,
 		// In a resumed session the client does not sign with its certificate's key. So anyone with
 		// a copied session ticket could act as the device without the device's TPM. Go may issue a
 		// ticket before it has the client's certificate, so no client gets a ticket.
@@ -229,6 +232,8 @@ func (s *Server) TLSConfig() *tls.Config {
 		VerifyConnection:       s.verifyPeer,
 		Time:                   s.cfg.Now,
 	}
+	c.GetConfigForClient = s.configForClient(c)
+	return c
 }
 
 // Serve serves on TCP listeners until ctx ends. Running requests then have ten seconds to finish.

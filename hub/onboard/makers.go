@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -48,6 +49,34 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 		return nil, errors.New("onboard: the makers' certificates are being changed; try again")
 	}
 	return &Makers{c.set, c.trust}, nil
+}
+
+// TryMakers returns the makers' certificates in force, and those that would be in force after a
+// change of the trust store. It changes nothing.
+func (s *Service) TryMakers(ctx context.Context, change store.TrustChange) (now, would *Makers, err error) {
+	if now, err = s.Makers(ctx); err != nil {
+		return nil, nil, err
+	}
+	rows, err := s.Store.TrustedCertificates(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("onboard: makers' certificates: %w", err)
+	}
+	rows = slices.DeleteFunc(rows, func(row store.TrustedCertificate) bool {
+		return slices.Contains(change.Remove, row.Fingerprint) ||
+			slices.ContainsFunc(change.Put, func(put store.TrustedCertificate) bool { return put.Fingerprint == row.Fingerprint })
+	})
+	s.makers.mu.Lock()
+	base := s.makers.base
+	s.makers.mu.Unlock()
+	set, err := base.WithStored(append(rows, change.Put...))
+	if err != nil {
+		return nil, nil, err
+	}
+	made, err := evidence.NewTrustOf(set.Anchors())
+	if err != nil {
+		return nil, nil, err
+	}
+	return now, &Makers{set, made}, nil
 }
 
 // SetTrust sets the makers' certificates to which the operator's decisions in the store are applied.

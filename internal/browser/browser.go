@@ -324,22 +324,63 @@ func (tab *Tab) axe() (found []string) {
 	return found
 }
 
+// CheckFocus fails the test if a person without a pointer cannot use the page: each link, button and
+// field takes the focus in the order of the page, shows a ring when it has the focus, and is not
+// behind another element. CheckFocus moves the focus, so call it last.
+func (tab *Tab) CheckFocus(what string) {
+	tab.t.Helper()
+	faults := Eval[[]string](tab, `(() => {
+		const faults = [];
+		const ring = (e, part) => { const s = getComputedStyle(e, part); return s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2; };
+		for (const e of document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")) {
+			if (e.tabIndex < 0 || e.disabled || !e.checkVisibility({ visibilityProperty: true })) continue;
+			const fault = (text) => faults.push(text + ": " + e.outerHTML.slice(0, 160));
+			if (e.tabIndex > 0) fault("out of the order of the page");
+			e.focus({ focusVisible: true });
+			if (document.activeElement !== e) { fault("takes no focus"); continue; }
+			if (!ring(e) && !ring(e, "::after")) fault("has no ring");
+			const box = e.getClientRects()[0];
+			const front = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+			if (!front || !(e.contains(front) || front.contains(e))) fault("is behind " + front?.outerHTML.slice(0, 80));
+		}
+		return faults;
+	})()`)
+	for _, f := range faults {
+		tab.t.Errorf("%s (%s, dark: %v): focus: %s", what, tab.Size.Name, tab.Dark, f)
+	}
+}
+
 // Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder that GANGWAY_SCREENSHOTS
-// names. It does nothing if this variable is not set.
+// names. If the page is higher than the screen, Shot also saves NAME-SIZE-SCHEME-whole.png, which
+// shows the whole page. It does nothing if this variable is not set.
 func (tab *Tab) Shot(name string) {
 	tab.t.Helper()
 	dir := os.Getenv("GANGWAY_SCREENSHOTS")
 	if dir == "" {
 		return
 	}
-	png, err := chromedp.Run(tab.Context, chromedp.CaptureScreenshot())
-	tab.must(err)
 	scheme := "light"
 	if tab.Dark {
 		scheme = "dark"
 	}
 	tab.must(os.MkdirAll(dir, 0o755))
-	tab.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s-%s.png", name, tab.Size.Name, scheme)), png, 0o644))
+	name = filepath.Join(dir, fmt.Sprintf("%s-%s-%s", name, tab.Size.Name, scheme))
+	tab.picture(name + ".png")
+	height := min(Eval[int64](tab, "document.documentElement.scrollHeight"), 16_000) // Chromium cannot draw much more
+	if height <= tab.Size.Height {
+		return
+	}
+	tab.Do(chromedp.EmulateViewport(tab.Size.Width, height))
+	tab.picture(name + "-whole.png")
+	tab.Do(chromedp.EmulateViewport(tab.Size.Width, tab.Size.Height))
+}
+
+// picture saves a picture of the screen.
+func (tab *Tab) picture(path string) {
+	tab.t.Helper()
+	png, err := chromedp.Run(tab.Context, chromedp.CaptureScreenshot())
+	tab.must(err)
+	tab.must(os.WriteFile(path, png, 0o644))
 }
 
 // SignIn sends the sign-in form as a browser without JavaScript does, and returns the session's
