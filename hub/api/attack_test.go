@@ -750,7 +750,7 @@ func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 	}
 }
 
-// The hub bounds the certificates of a handshake, because it parses each of them.
+// The hub bounds the number of certificates in a handshake, because it parses each certificate.
 func TestHandshakeWithManyCertificatesIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

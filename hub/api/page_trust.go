@@ -35,7 +35,7 @@ const (
 
 // showMakers is the page of the trusted TPM makers. All owners of the hub share one trust store,
 // and one owner must not be able to make the other owners trust a maker. So owners can only read
-// the trust store; the operator changes it (see page_trustchange.go).
+// the trust store. The operator changes the trust store (see page_trustchange.go).
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }

@@ -51,8 +51,8 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 	return &Makers{c.set, c.trust}, nil
 }
 
-// TryMakers returns the makers' certificates in force, and those that would be in force after a
-// change of the trust store. It changes nothing.
+// TryMakers returns the makers' certificates in force, and the makers' certificates that would be
+// in force after a change of the trust store. It changes nothing.
 func (s *Service) TryMakers(ctx context.Context, change store.TrustChange) (now, would *Makers, err error) {
 	if now, err = s.Makers(ctx); err != nil {
 		return nil, nil, err
