@@ -70,10 +70,10 @@ func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 		}, "the hub's CA did not issue"},
 		"another identity key": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			return [][]byte{h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "idevid"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, other.Public(), h.ca.cert, h.ca.key), certs[1], certs[2], certs[3]}
-		}, "another key"},
+		}, "a key that this TPM does not have"},
 		"another attestation key": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			return [][]byte{certs[0], certs[1], h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "aik"}}, other.Public(), h.ca.cert, h.ca.key), certs[3]}
-		}, "another key"},
+		}, "a key that this TPM does not have"},
 		"too few": {func(_ *fakeHub, _ *testCA, certs [][]byte) [][]byte { return certs[:2] }, "has 2 certificates instead of 4"},
 		"none":    {func(*fakeHub, *testCA, [][]byte) [][]byte { return nil }, "has 0 certificates instead of 4"},
 	} {

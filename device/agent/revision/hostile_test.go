@@ -631,7 +631,7 @@ func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"device":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readJournal(path, "dev"); err == nil || !strings.Contains(err.Error(), "remove it") {
+	if _, err := readJournal(path, "dev"); err == nil || !strings.Contains(err.Error(), "remove the file") {
 		t.Errorf("%v", err)
 	}
 }
