@@ -7,7 +7,7 @@ export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
+.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -84,6 +84,9 @@ install-tools: ## install the Debian packages that the tests need; other targets
 screenshots: install-tools ## take screenshots of each page in build/screenshots: light and dark, on a desktop, a phone and a wall screen
 	rm -rf build/screenshots
 	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 20m -run '^Test(.*Pages?|.*InBrowser|DevicePagePrintsOneSheetOfEvidence)$$' ./internal/browser
+
+page-pictures: screenshots ## take the screenshots, and put those that the docs show into docs/pictures
+	./scripts/page-pictures.sh
 
 vendor-web: ## download the pages' scripts and icons, and the tests' axe-core, from npm, and check their hashes
 	./scripts/vendor-web.sh

@@ -58,6 +58,7 @@ document.addEventListener("focusin", (e) => {
   const row = e.target.closest?.("table.rows tbody tr");
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
   for (const menu of $$("details.menu[open]")) if (!menu.contains(e.target)) menu.open = false; // else it hides what has the focus
+  e.target.closest?.(".tabs a")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // browsers leave half of it outside
 });
 
 let leader = 0; // time at which "g" was typed, the first key of a shortcut
