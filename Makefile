@@ -1,6 +1,9 @@
 # The targets install the Debian packages that they need; see scripts/install.sh.
 GO ?= go
 export CGO_ENABLED ?= 0
+# All targets, and the programs that tests build, share compiled packages. Without -trimpath, each
+# clone would compile its own.
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 

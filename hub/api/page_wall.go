@@ -79,8 +79,8 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	return wall, nil
 }
 
-// underway lists the newest machines whose onboarding is not finished: machines that have not yet
-// activated their certificates, and machines that wait for their owner's decision.
+// underway lists the newest machines that have not finished their onboarding: machines that have
+// not activated their certificates, and machines that wait for their owner's decision.
 func (s *Server) underway(ctx context.Context, owner string, most int) (list []ui.WallMachine, err error) {
 	now := s.cfg.Now()
 	pending, err := s.cfg.Store.PendingEnrolments(ctx, owner, now, most)
@@ -122,7 +122,7 @@ func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, e
 	}
 	m.State = arrivalBadge(e, &v)
 	if !d.Created.Equal(d.Activated) {
-		return m, nil // the device has onboarded again, so its first enrolment is no longer stored
+		return m, nil // the device has onboarded again, so the hub has removed the first enrolment
 	}
 	m.Took = ui.Exactly(d.Activated.Sub(e.Created))
 	waited, has, err := orMissing(s.cfg.Store.WaitingByEK(ctx, d.Owner, d.EK, s.cfg.Now()))

@@ -4,8 +4,8 @@
 // No signing key is stored in a file: the hub derives the signing key of each calendar month from
 // its seal key. So all replicas have the same keys, and a new key replaces the old key each month
 // automatically. A token that was signed last month stays valid until it expires. Each token names
-// a session (jti), and the hub looks up the session for each request. So when a person signs out,
-// the token ends at once, before its expiry.
+// a session (jti), and the hub looks up the session for each request. If the person signs out, the
+// hub refuses the token at once, even before the token expires.
 package bearer
 
 import (
@@ -55,7 +55,7 @@ const MaxSize = 1016
 type Keys struct {
 	seal []byte
 	url  string
-	also []string // additional issuers whose tokens are accepted
+	also []string // further accepted issuers of tokens
 }
 
 // New returns the keys of a hub. `seal` is the hub's seal key. `url` is the hub's public URL: the

@@ -34,8 +34,9 @@ type page struct {
 	wall bool
 }
 
-// pages lists every page of the hub. Whoever adds a page must add it here, or no test checks it. In
-// a path, {id} is replaced by a device's id, and {token} by the id of a join token.
+// pages lists every page of the hub. If you add a page to the hub, add it here too: no other test
+// checks the page. In a path, {id} is replaced by a device's id, and {token} by the id of a join
+// token.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -81,6 +82,7 @@ var pages = []page{
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "operator", path: "/ui/operator", operator: true, want: "The whole hub"},
 	{name: "operator-makers", path: "/ui/operator/makers", operator: true, want: "Devices with other TPMs"},
+	{name: "operator-makers-add", path: "/ui/operator/makers/add", operator: true, want: "It changes nothing yet"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
