@@ -122,7 +122,7 @@ var ErrToken = errors.New("bearer: the token is not valid, or has expired")
 
 // Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
 // time `now`. It does not check that the session still exists. Any failure is ErrToken. The caller
-// must not change what the claims point to.
+// must not change the values that the claims point to.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	if len(token) > MaxSize {
 		return Claims{}, ErrToken
