@@ -601,7 +601,7 @@ func (a *Agent) open(id *deviceKeys, requestHash [32]byte) (*certificates, wire.
 // activate makes the first connection with the IDevID certificate.
 func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *certificates, keys wire.Keys, start time.Time) error {
 	begin := time.Now()
-	hub = hub.as(certs.chain(), id.idevid)
+	hub = hub.as(certs.idevid, id.idevid)
 	defer hub.close()
 	var device deviceView
 	err := a.retry(ctx, hub.at, func() error {
@@ -719,5 +719,6 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain returns the certificate chain for TLS, in DER: the IDevID certificate and its issuer's.
+// chain returns the certificate chain for other programs, in DER: the IDevID certificate and its
+// issuer's.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

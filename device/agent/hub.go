@@ -49,11 +49,12 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns a client of the same hub that uses a client certificate. It closes h's connections.
-func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
+// as returns a client of the same hub that uses a client certificate. It closes h's connections. The
+// hub has the certificate's issuer, so the client sends only the certificate itself.
+func (h *hub) as(idevid *x509.Certificate, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
-	n.connectAs(&tls.Certificate{Certificate: chain, PrivateKey: key})
+	n.connectAs(&tls.Certificate{Certificate: [][]byte{idevid.Raw}, PrivateKey: key})
 	return n
 }
 

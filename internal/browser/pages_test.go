@@ -12,6 +12,7 @@ import (
 	"gangway/internal/browser"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 )
 
 func TestMain(m *testing.M) { browser.Main(m) }
@@ -82,6 +83,7 @@ var pages = []page{
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "operator", path: "/ui/operator", operator: true, want: "The whole hub"},
 	{name: "operator-makers", path: "/ui/operator/makers", operator: true, want: "Devices with other TPMs"},
+	{name: "operator-makers-add", path: "/ui/operator/makers/add", operator: true, want: "It changes nothing yet"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
@@ -196,6 +198,7 @@ func screens() []browser.Options {
 // accessibility rule nor the content security policy, and prints no message on the console. The
 // first load of the page takes fewer than 100 kB and fewer than ten requests.
 func TestPages(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("opens each page in Chromium twice; TestPageInBrowser is shorter")
 	}
@@ -255,6 +258,7 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	t.Logf("%s: %d requests, %d bytes", p.name, requests, bytes)
 	tab.Check(p.name)
 	tab.Shot(p.name)
+	tab.CheckFocus(p.name)
 }
 
 // TestPageInBrowser makes the checks of TestPages for one page, so that short runs cover the checks
