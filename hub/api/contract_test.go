@@ -169,13 +169,13 @@ func contractRows() map[string]row {
 			_, page, _ := c.olga.request("GET", "/ui/operator/makers/"+c.secrets["sha256"]+"?act=distrust", nil, nil)
 			return map[string]string{"body": form("act", "distrust", "version", trustVersionOn(c.ada.t, string(page)), "password", hubtest.Password)}
 		}},
-		"GET /ui/onboard":                  {who: "owner"},
-		"GET /ui/onboard/new":              {who: "owner"},
-		"POST /ui/onboard/new":             {who: "owner", form: true, body: "nick=batch&expires-in=2w", limit: 64 * kib},
-		"GET /ui/onboard/image":            {who: "owner"},
-		"POST /ui/onboard/image":           {who: "owner", form: true, body: "nick=batch", status: 409, limit: 64 * kib}, // no builder: see TestImage*
-		"GET /ui/onboard/image/state":      {who: "owner"},
-		"GET /ui/onboard/tokens/{id}":      {who: "owner", before: joinToken},
+		"GET /ui/onboard":             {who: "owner"},
+		"GET /ui/onboard/new":         {who: "owner"},
+		"POST /ui/onboard/new":        {who: "owner", form: true, body: "nick=batch&expires-in=2w", limit: 64 * kib},
+		"GET /ui/onboard/image":       {who: "owner"},
+		"POST /ui/onboard/image":      {who: "owner", form: true, body: "nick=batch", status: 409, limit: 64 * kib}, // no builder: see TestImage*
+		"GET /ui/onboard/image/state": {who: "owner"},
+		"GET /ui/onboard/tokens/{id}": {who: "owner", before: joinToken},
 		"POST /ui/onboard/tokens/{id}/file": {who: "owner", form: true, limit: 64 * kib, before: func(c *contract) map[string]string {
 			tok := c.Token(c.ada.t, c.Owner, nil)
 			return map[string]string{"id": tok.ID, "body": "secret=" + url.QueryEscape(tok.Token)}
