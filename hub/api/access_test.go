@@ -141,6 +141,7 @@ var expectedAccess = map[string]string{
 	"GET /ui/onboard/waiting/{id}":                    "fullSession",
 	"GET /ui/onboard/waiting/group":                   "fullSession",
 	"GET /ui/onboard/claim":                           "fullSession",
+	"POST /ui/onboard/claim":                          "fullSession",
 	"GET /ui/onboard/claim/{id}":                      "fullSession",
 	"GET /ui/onboard/claim/{id}/steps":                "fullSession",
 	"GET /ui/revisions":                               "fullSession",

@@ -142,34 +142,44 @@ func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// claimDevice makes the calling account the owner of an unclaimed device, if `challenge` is the
+// claimDevice makes the calling account the owner of an unclaimed device in the path, if `challenge` is the
 // challenge of the device.
 func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
-	a, id, now := accountOf(r), r.PathValue("id"), s.cfg.Now()
+	d, err := s.claimByChallenge(r, r.PathValue("id"), challenge)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, viewDevice(d, accountOf(r).Nick))
+	return nil
+}
+
+// claimByChallenge makes the calling account the owner of an unclaimed device, if the challenge is
+// the device's. It limits the attempts from one network.
+func (s *Server) claimByChallenge(r *http.Request, id, challenge string) (store.Device, error) {
+	a, now := accountOf(r), s.cfg.Now()
 	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
-		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
+		return store.Device{}, problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
 	}
 	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare the id and the challenge with the device's screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
 	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
-		return wrong
+		return store.Device{}, wrong
 	}
 	rules, err := s.cfg.Onboard.Policy(r.Context(), a.ID)
 	if err != nil {
-		return err
+		return store.Device{}, err
 	}
 	if !rules.WithoutTPM {
-		return problem(http.StatusPreconditionFailed, "without-tpm", "Onboard the device with its TPM, or change the policy's without_tpm.", "Your policy refuses devices without a TPM.")
+		return store.Device{}, problem(http.StatusPreconditionFailed, "without-tpm", "Onboard the device with its TPM, or change the policy's without_tpm.", "Your policy refuses devices without a TPM.")
 	}
 	d, err := s.cfg.Store.ClaimDevice(r.Context(), id, a.ID, now)
 	if errors.Is(err, store.ErrNotFound) {
-		return wrong
+		return store.Device{}, wrong
 	}
 	if err != nil {
-		return err
+		return store.Device{}, err
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed with its challenge.", d.Nick)})
-	writeJSON(w, http.StatusOK, viewDevice(d, a.Nick))
-	return nil
+	return d, nil
 }
 
 // challenge returns the secret by which a person claims a device without an owner. The secret has

@@ -154,9 +154,13 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
-		"GET /ui/revisions":                {who: "owner"},
-		"GET /ui/revisions/row":            {who: "owner", status: 404},
-		"GET /ui/onboard/claim":            {who: "owner"},
+		"GET /ui/revisions":     {who: "owner"},
+		"GET /ui/revisions/row": {who: "owner", status: 404},
+		"GET /ui/onboard/claim": {who: "owner"},
+		"POST /ui/onboard/claim": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			d := want[api.Registered](c.anonymous, "POST", "/devices", "{}", 200)
+			return map[string]string{"body": form("device", d.ID, "challenge", d.Challenge)}
+		}},
 		"GET /ui/onboard/claim/{id}":       {who: "owner", before: joinToken},
 		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: joinToken},
 		"GET /ui/operator":                 {who: "operator"},

@@ -98,6 +98,24 @@ func (s *Server) showClaimForm(w http.ResponseWriter, r *http.Request) error {
 	return s.redirect(w, r, "/claim/"+code, ui.Notice{})
 }
 
+// claimDeviceOnPage claims a device without a TPM, by the id and the challenge that the device
+// displays.
+func (s *Server) claimDeviceOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
+	id, challenge := strings.ToLower(strings.TrimSpace(r.PostForm.Get("device"))), r.PostForm.Get("challenge")
+	d, err := s.claimByChallenge(r, id, challenge)
+	if err != nil {
+		text, status, ok := s.formProblem(r, err)
+		if !ok {
+			return err
+		}
+		return s.renderClaimForm(w, r, status, ui.ClaimForm{Tabs: onboardTabs(claimPath), Device: clipRunes(id, 64), Challenge: clipRunes(challenge, 64), DeviceProblem: text})
+	}
+	return s.redirect(w, r, devicePath(d.ID), ui.Notice{Tone: "ok", Text: "The device is yours. It has no TPM, so the hub has no evidence of its identity."})
+}
+
 func (s *Server) renderClaimForm(w http.ResponseWriter, r *http.Request, status int, form ui.ClaimForm) error {
 	return s.renderPage(w, r, status, "claimform", ui.Page{Title: "Claim a machine", Section: ui.SectionOnboard, Data: form})
 }

@@ -191,7 +191,8 @@ var routes = []route{
 	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
 	{"GET", "/ui/onboard/waiting/{id}", fullSession, unlimited, noBody, (*Server).showWaitingMachine},
 	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
-	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm}, // claimRate, if a code is typed
+	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm},        // claimRate, if a code is typed
+	{"POST", "/ui/onboard/claim", fullSession, inHandler, formBody, (*Server).claimDeviceOnPage}, // claimRate
 	{"GET", "/ui/onboard/claim/{id}", fullSession, unlimited, noBody, (*Server).showArrival},
 	{"GET", "/ui/onboard/claim/{id}/steps", fullSession, unlimited, noBody, (*Server).showArrivalSteps},
 	{"GET", "/ui/wall", fullSession, unlimited, noBody, (*Server).showWall},

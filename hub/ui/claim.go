@@ -16,6 +16,9 @@ type ClaimPage struct {
 type ClaimForm struct {
 	Tabs           []Tab
 	Typed, Problem string
+
+	// The form for a device without a TPM, as typed, and what is wrong with it.
+	Device, Challenge, DeviceProblem string
 }
 
 // Arrival is the data of the page "arrival": the onboarding of a claimed machine.
