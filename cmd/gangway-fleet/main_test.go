@@ -221,6 +221,8 @@ func TestFleetsNumbersAreTheHubs(t *testing.T) {
 		t.Errorf("the preparation: %+v", r.Preparation)
 	}
 
+	l.checkFields()
+
 	// Another run uses the same devices: it onboards none.
 	code, r = l.fleet(t.Context(), "--devices", "15", "--for", "200ms", "--arrivals", "even", "--state", l.path("state"), "--mix", "report=50/s", "--hub-pid", strconv.Itoa(os.Getpid()))
 	if code != 0 || r.Preparation.Loaded != 15 || r.Preparation.Onboarded != 0 || kindOf(t, r, "report").OK != 10 || l.Uses(t, l.token) != 20-missed {
@@ -232,6 +234,42 @@ func TestFleetsNumbersAreTheHubs(t *testing.T) {
 	// The file still has the devices that this run did not use.
 	if b, err := os.ReadFile(l.path("state")); err != nil || bytes.Count(b, []byte("\n")) != 1+20-missed {
 		t.Errorf("%v: %d lines in the state file", err, bytes.Count(b, []byte("\n")))
+	}
+}
+
+// checkFields checks the names of the report's fields, which other programs read.
+func (l *lab) checkFields() {
+	l.t.Helper()
+	b, err := os.ReadFile(l.path("report.json"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var report any
+	if err := json.Unmarshal(b, &report); err != nil {
+		l.t.Fatal(err)
+	}
+	for _, path := range []string{
+		"program", "cpus", "hub", "hub_name", "started", "devices", "devices_active", "arrivals", "connections_kept", "interrupted", "seconds", "seconds_scheduled",
+		"preparation/devices_onboarded", "preparation/hub_before/rss_bytes", "preparation/hub_idle/rss_bytes",
+		"kinds/0/kind", "kinds/0/rate", "kinds/0/scheduled", "kinds/0/ok", "kinds/0/missed", "kinds/0/refused", "kinds/0/errors",
+		"kinds/0/latency_ms/count", "kinds/0/latency_ms/p50", "kinds/0/latency_ms/p90", "kinds/0/latency_ms/p99", "kinds/0/latency_ms/p99_9", "kinds/0/latency_ms/max",
+		"kinds/0/error_latency_ms/p99", "requests/0/route", "requests/0/answered", "requests/0/statuses", "requests/0/errors", "requests/0/latency_ms/p99",
+		"total/scheduled", "total/missed", "total/ok", "total/refused", "total/errors", "total/requests", "total/operations_per_second", "total/reconnects",
+		"hub_process/cpu_seconds", "hub_process/cpu_seconds_per_request", "hub_process/cpus_used", "hub_process/after/rss_bytes",
+		"generator/cpu_seconds", "generator/max_rss_bytes", "generator/start_delay_ms/p99",
+	} {
+		at := report
+		for name := range strings.SplitSeq(path, "/") {
+			switch v := at.(type) {
+			case map[string]any:
+				at = v[name]
+			case []any:
+				at = v[0]
+			}
+		}
+		if at == nil {
+			l.t.Errorf("the report has no %s", path)
+		}
 	}
 }
 
@@ -371,18 +409,18 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 	t.Parallel()
 	l := &lab{t: t, dir: t.TempDir()}
 	for line, want := range map[string]string{
-		"":                                        "gangway-fleet maker",
-		"maker":                                   "DIR is missing",
-		"run":                                     "--token is missing",
-		"run --token x --mix report,dance":        "the kinds are onboard, report",
-		"run --token x --mix report,report":       "twice",
-		"run --token x --mix report=fast":         "50/s",
-		"run --token x --rate 5/d":                "50/s",
-		"run --token x --rate -1/s":               "50/s",
+		"":                                  "gangway-fleet maker",
+		"maker":                             "DIR is missing",
+		"run":                               "--token is missing",
+		"run --token x --mix report,dance":  "the kinds are onboard, report",
+		"run --token x --mix report,report": "twice",
+		"run --token x --mix report=fast":   "50/s",
+		"run --token x --rate 5/d":          "50/s",
+		"run --token x --rate -1/s":         "50/s",
 		"run --token x --mix poll=1/s --rate 1/s": "--rate has no effect",
 		"run --token x --arrivals odd":            "poisson or even",
 		"run --token x --devices 0":               "--devices must be at least 1",
-		"run --token x --devices 99999999":        "at most 16000000 devices",
+		"run --token x --devices 99999999":        "at most 16000000",
 		"run --token x --for 0s":                  "--for",
 		"run --token x --object-size 1GB":         "2MiB",
 		"run --token x --for 5":                   "has no unit",

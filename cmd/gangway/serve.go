@@ -14,6 +14,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/objects"
 	"gangway/hub/pki"
+	"gangway/internal/memory"
 
 	"github.com/dustin/go-humanize"
 
@@ -48,7 +49,11 @@ bucket; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are its credentials.
 The hub accepts devices by the certificates of their TPM makers. Some are built
 in. 'gangway trust' shows and changes which certificates are trusted, even while the
 hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as this
-process runs.`,
+process runs.
+
+The hub may use nine tenths of its cgroup's memory limit, and six tenths of the
+machine's memory; below that, it collects garbage seldom (GOGC=400). The environment
+variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaults.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --page-listen :443 --page-url https://fleet.example --acme --acme-accept-tos
@@ -56,6 +61,7 @@ process runs.`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
+			memory.Use()
 			crv, err := curveOf(curve)
 			if err != nil {
 				return err

@@ -26,6 +26,7 @@ import (
 	"gangway/hub/objects"
 	"gangway/hub/pki"
 	"gangway/internal/fleet"
+	"gangway/internal/memory"
 	"gangway/wire"
 
 	"golang.org/x/sys/unix"
@@ -129,7 +130,11 @@ func (c *child) kill() {
 func serveFrees() {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		runtime.GC()
+		// Each collection halves the stacks of idle goroutines. A hub collects at least every two
+		// minutes, so this is the memory after some minutes.
+		for range 4 {
+			runtime.GC()
+		}
 		debug.FreeOSMemory()
 		fmt.Println("freed")
 	}
@@ -163,6 +168,7 @@ func readMaker(dir string) (*fleet.Maker, error) {
 // serveChild runs in a separate process. It serves a hub that trusts the maker whose CA is in the
 // folder `dir`.
 func serveChild(dir string) error {
+	memory.Use()
 	maker, err := readMaker(dir)
 	if err != nil {
 		return err
@@ -210,6 +216,7 @@ func serveChild(dir string) error {
 // `dir`, and nothing else: the same certificate, the same CA of client certificates, and no
 // session tickets.
 func handshakeChild(dir string) error {
+	memory.Use() // as in the hub, so that both collect garbage equally often
 	ca, err := pki.Open(filepath.Join(dir, "pki"), pki.Options{})
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"gangway/internal/fleet"
+	"gangway/internal/memory"
 	"gangway/wire"
 )
 
@@ -83,6 +84,7 @@ func main() {
 	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
 	flag.Parse()
+	memory.Use()
 	var err error
 	switch {
 	case *serve != "":

@@ -14,6 +14,7 @@ import (
 	"gangway/internal/browser"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 )
 
 func TestMain(m *testing.M) { browser.Main(m) }
@@ -201,6 +202,7 @@ func screens() []browser.Options {
 // accessibility rule nor the content security policy, and prints no message on the console. The
 // first load of the page takes fewer than 100 kB and fewer than ten requests.
 func TestPages(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("opens each page in Chromium twice; TestPageInBrowser is shorter")
 	}

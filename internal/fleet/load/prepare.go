@@ -95,7 +95,7 @@ func (r *runner) prepareKinds(ctx context.Context, onboarded []*device) error {
 			}
 		case "update":
 			if len(onboarded) == 0 {
-				return errors.New("an update needs a device that was onboarded before the measurement")
+				return errors.New("the kind update needs a device that is onboarded before the measurement")
 			}
 			if err := r.patiently(ctx, func() error { return r.upload(ctx, onboarded[0]) }); err != nil {
 				return fmt.Errorf("upload the object of the updates: %w", err)
@@ -125,21 +125,20 @@ func (r *runner) setUp(ctx context.Context, d *device) error {
 	return nil
 }
 
-// connect sets a device up and opens the connection that it keeps.
+// connect sets a device up and opens the connection that it keeps. The device sends a report at
+// once, as a real one does: the hub soon closes a connection on which no request has come.
 func (r *runner) connect(ctx context.Context, d *device) error {
 	if err := r.setUp(ctx, d); err != nil {
 		return err
 	}
-	if d.conn != nil && !r.keeps() {
+	if r.keeps() {
+		return report(ctx, r, d)
+	}
+	if d.conn != nil {
 		d.conn.close()
 		d.conn = nil
 	}
-	if d.conn != nil || !r.keeps() {
-		return nil
-	}
-	c, err := r.to.dial(withDevice(ctx, d), d.number, r.to.device)
-	d.conn = c
-	return err
+	return nil
 }
 
 // settle waits while all devices are idle.

@@ -49,6 +49,12 @@ func (r *runner) schedule(ctx context.Context, k *running, seed uint64, working 
 		}
 		r.start(ctx, k, due, working)
 	}
+	// The last start may be long before the end. Rates and CPU times are of the whole time.
+	timer.Reset(time.Until(r.began.Add(r.cfg.For)))
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 // start starts one operation, or counts it as missed.
