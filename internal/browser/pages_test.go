@@ -1,7 +1,9 @@
 package browser_test
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -36,8 +38,8 @@ type page struct {
 }
 
 // pages lists every page of the hub. If you add a page to the hub, add it here too: no other test
-// checks the page. In a path, {id} is replaced by a device's id, and {token} by the id of a join
-// token.
+// checks the page. In a path, {id} is replaced by a device's id, {token} by the id of a join
+// token, and {maker} by the SHA-256 of a TPM maker's root.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -83,7 +85,9 @@ var pages = []page{
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "operator", path: "/ui/operator", operator: true, want: "The whole hub"},
 	{name: "operator-makers", path: "/ui/operator/makers", operator: true, want: "Devices with other TPMs"},
-	{name: "operator-makers-add", path: "/ui/operator/makers/add", operator: true, want: "It changes nothing yet"},
+	{name: "operator-makers-add", path: "/ui/operator/makers/add", operator: true, want: "The next page shows the certificates"},
+	{name: "operator-maker", path: "/ui/operator/makers/{maker}", operator: true, want: "Each button first shows the effect"},
+	{name: "operator-maker-effect", path: "/ui/operator/makers/{maker}?act=distrust", operator: true, want: "have a certificate chain through this certificate"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
@@ -243,7 +247,7 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "claim-wrong" {
 		tab.Ignore("status of 400")
 	}
-	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw").Replace(p.path)
+	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw", "{maker}", fmt.Sprintf("%x", sha256.Sum256(h.maker.Root.Raw))).Replace(p.path)
 	if strings.Contains(path, "{token}") {
 		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
 	}
