@@ -45,8 +45,20 @@ type connState struct {
 
 type connKey struct{}
 
-func withConnState(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, &connState{asks: rate.NewLimiter(rate.Every(askEvery), askBurst)})
+func newConnState() *connState {
+	return &connState{asks: rate.NewLimiter(rate.Every(askEvery), askBurst)}
+}
+
+// withConnState is for http.Server.ConnContext. A connection that was parked keeps its state.
+func withConnState(ctx context.Context, c net.Conn) context.Context {
+	state := stateOf(c)
+	if state == nil {
+		state = newConnState()
+	}
+	if l, ok := c.(*lent); ok {
+		ctx = context.WithValue(ctx, tlsKey{}, l)
+	}
+	return context.WithValue(ctx, connKey{}, state)
 }
 
 // bootNonce derives a nonce from a device, its connection and the time `at` in seconds. The hub

@@ -116,7 +116,8 @@ func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) erro
 	ctx, failed := context.WithCancel(ctx)
 	defer failed()
 	go s.cfg.PageCertificate.Run(ctx) // in the background, because the CA may answer late
-	if err := s.serveOn(ctx, s.httpServer(s.PageHandler(), s.PageTLSConfig()), failed, listeners); err != nil {
+	srv := s.httpServer(s.PageHandler(), s.PageTLSConfig())
+	if err := s.serveOn(ctx, srv, failed, listeners, func(l net.Listener) error { return srv.ServeTLS(l, "", "") }); err != nil {
 		return fmt.Errorf("hub: pages: %w", err)
 	}
 	return nil

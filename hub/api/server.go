@@ -240,8 +240,10 @@ func (s *Server) TLSConfig() *tls.Config {
 // While it serves, Serve also removes expired data, collects unused objects, and writes the counts
 // of events.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
-	srv := s.httpServer(s.handler, s.TLSConfig())
-	srv.ConnContext = withConnState
+	config := s.TLSConfig()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	srv := s.httpServer(withTLS(s.handler), config)
+	srv.ConnContext, srv.ConnState = withConnState, noteIdle
 	srv.RegisterOnShutdown(s.images.stop)
 	ctx, failed := context.WithCancel(ctx) // if a listener fails, the other listeners and the sweeps stop
 	defer failed()
@@ -249,7 +251,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	sweeping.Go(func() { s.sweep(ctx) })
 	sweeping.Go(func() { s.collectLoop(ctx) })
 	sweeping.Go(func() { s.flushLoop(ctx) })
-	err := s.serveOn(ctx, srv, failed, listeners)
+	err := s.serveOn(ctx, srv, failed, listeners, func(l net.Listener) error {
+		return srv.Serve(newParking(l, config, newConnState, s.cfg.Timeouts, srv.ErrorLog))
+	})
 	sweeping.Wait()
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
@@ -274,8 +278,9 @@ func (s *Server) httpServer(h http.Handler, c *tls.Config) *http.Server {
 }
 
 // serveOn serves on all listeners until ctx ends. Then it waits at most 10 seconds for the running
-// requests. If a listener fails, serveOn calls `failed`, which must end ctx.
-func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.CancelFunc, listeners []net.Listener) error {
+// requests. The function `serve` serves with srv on one listener. If a listener fails, serveOn calls
+// `failed`, which must end ctx.
+func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.CancelFunc, listeners []net.Listener, serve func(net.Listener) error) error {
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -287,7 +292,7 @@ func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.C
 	for _, l := range listeners {
 		serving.Go(func() error {
 			defer failed()
-			if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(s.behindProxies(l)); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
 			return nil

@@ -268,6 +268,7 @@ func (m *server) measureIdle(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	time.Sleep(3 * time.Second) // the hub parks a connection after a second
 	after, err := m.hub.resident()
 	if err != nil {
 		return err
