@@ -40,6 +40,7 @@ document.addEventListener("click", (e) => {
 
 document.addEventListener("htmx:load", (e) => reveal(e.detail.elt));
 reveal(document);
+document.querySelector("input[autofocus][aria-invalid]")?.select(); // a wrong value is replaced by what is typed
 
 // The rows of the page's list. The row that the keyboard has selected has the class "current".
 const rows = () => $$("table.rows tbody tr").filter((r) => r.querySelector(".row-link"));
