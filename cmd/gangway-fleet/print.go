@@ -98,7 +98,7 @@ func printReport(w io.Writer, r *load.Report) {
 		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%.1f\t%.1f\n", q.Route, q.Answered, counts(q.Statuses), counts(q.Errors), q.Latency.P50, q.Latency.P99)
 	}
 	t.Flush()
-	fmt.Fprintln(w)
+	fmt.Fprintf(w, "\n%d requests, %d TLS handshakes, %d reconnects\n", r.Total.Requests, r.Total.Handshakes, r.Total.Reconnects)
 	if h := r.HubProcess; h != nil {
 		fmt.Fprintf(w, "hub (%s): %.2f CPU seconds, %.3f ms a request, %.3f ms an operation, %.2f CPUs; memory %s\n", h.Source, h.CPU, 1000*h.PerRequest, 1000*h.PerOperation, h.Load, humanize.IBytes(uint64(max(0, h.After.RSS))))
 	}
