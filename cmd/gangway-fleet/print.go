@@ -21,7 +21,7 @@ import (
 // seconds.
 type screen struct {
 	w        io.Writer
-	terminal bool
+	terminal *os.File // nil: w is not a terminal
 
 	mu    sync.Mutex
 	shown bool // the terminal's line has text
@@ -32,15 +32,22 @@ type screen struct {
 const showEvery = 10 * time.Second
 
 func newScreen(w io.Writer) *screen {
-	f, ok := w.(*os.File)
-	return &screen{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
+	s := &screen{w: w}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		s.terminal = f
+	}
+	return s
 }
 
 func (s *screen) show(p load.Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line := progressLine(p)
-	if s.terminal {
+	if s.terminal != nil {
+		// A line that wraps cannot be replaced.
+		if width, _, err := term.GetSize(int(s.terminal.Fd())); err == nil && width > 1 && len(line) >= width {
+			line = line[:width-1]
+		}
 		fmt.Fprintf(s.w, "\r\x1b[K%s", line)
 		s.shown = true
 		return
