@@ -66,12 +66,12 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "gangway-fleet",
 		Short: "Put a test hub under the load of many emulated devices",
-		Long: `gangway-fleet emulates devices by the ten thousand. They speak the real protocol over
+		Long: `gangway-fleet emulates tens of thousands of devices. They speak the real protocol over
 real TLS. Their TPMs are software, and their keys are in this program's memory.
 
 Use it only against a test hub: a hub that accepts these devices has no protection
 against anyone with the same program. 'gangway-fleet maker' makes the CA of the
-emulated TPMs and says how a test hub comes to trust it.`,
+emulated TPMs and says how to make a test hub trust it.`,
 		Example: `  gangway-fleet maker ./maker
   gangway-fleet run --token device_autojointoken.json --maker ./maker --devices 1000`,
 		SilenceUsage:  true,

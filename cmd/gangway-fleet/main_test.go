@@ -420,7 +420,7 @@ func TestWrongUsageSaysCauseAndRemedy(t *testing.T) {
 		"run --token x --mix poll=1/s --rate 1/s": "--rate has no effect",
 		"run --token x --arrivals odd":            "poisson or even",
 		"run --token x --devices 0":               "--devices must be at least 1",
-		"run --token x --devices 99999999":        "at most 16000000 devices",
+		"run --token x --devices 99999999":        "at most 16000000",
 		"run --token x --for 0s":                  "--for",
 		"run --token x --object-size 1GB":         "2MiB",
 		"run --token x --for 5":                   "has no unit",

@@ -31,13 +31,13 @@ the root, and its policy must accept the TPMs by their maker's name, FAKE.`,
 				return err
 			}
 			if err := m.Save(arg[0]); errors.Is(err, fs.ErrExist) {
-				return fmt.Errorf("there is a maker in %s already: use it, or choose another folder", arg[0])
+				return fmt.Errorf("%s already contains a maker: use it, or choose another folder", arg[0])
 			} else if err != nil {
 				return err
 			}
-			fmt.Fprintf(stdout, `Made a maker in %s. A test hub trusts it so:
+			fmt.Fprintf(stdout, `Made a maker in %s. To make a test hub trust it, start the hub like this:
   gangway serve --data DIR --tpm-roots %s --tpm-intermediates %s
-and the hub's or the owner's policy accepts its TPMs with the line (gangway policy set FILE):
+and add this line to the hub's or the owner's policy, with 'gangway policy set FILE':
   software_tpms: [FAKE]
 `, arg[0], filepath.Join(arg[0], fleet.RootFile), filepath.Join(arg[0], fleet.IntermediateFile))
 			return nil

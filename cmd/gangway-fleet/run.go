@@ -32,22 +32,22 @@ func runCommand(stdout, stderr io.Writer) *cobra.Command {
 	cfg := load.Config{}
 	c := &cobra.Command{
 		Use:   "run --token FILE --maker DIR",
-		Short: "Onboard emulated devices at a test hub, put the hub under load, and measure",
+		Short: "Onboard emulated devices at a test hub, and measure the hub under their load",
 		Long: `Run emulates devices that have the join token FILE, with TPMs of the maker in DIR. It
 runs only against a test hub: it refuses a hub that is not on a loopback address, unless
 --yes-this-is-a-test-hub confirms it.
 
 First run prepares the devices: it loads them from --state or onboards them, and opens
 the connections that they keep. Then it measures. Each request starts at its scheduled
-time, even if earlier requests have no answer yet, and its latency counts from the
+time, even if earlier requests have no answer yet, and its latency is measured from the
 scheduled start. A start that is not possible is counted as missed.
 
 A mix is a list of kinds, each with its own rate (report=100/s) or with an equal part of
 --rate:
 
 ` + kindHelp() + `
-Each device connects from its own address in 127.0.0.0/8. Devices by the ten thousand
-need as many open files, in this program and in the hub.
+Each device connects from its own address in 127.0.0.0/8. For each device,
+this program and the hub each need at least one open file.
 
 Exit codes: 0 all as expected; 1 the run was not possible; 2 wrong usage; 3 some
 operations failed or were missed; 4 interrupted (the report has what was measured).`,
@@ -86,17 +86,17 @@ operations failed or were missed; 4 interrupted (the report has what was measure
 	f.StringVar(&o.token, "token", "", "join token file of the test hub, device_autojointoken.json (required)")
 	f.StringVar(&o.maker, "maker", "", "folder that 'gangway-fleet maker' made (required, unless --state has all devices)")
 	f.IntVar(&cfg.Devices, "devices", 100, "number of emulated devices")
-	f.IntVar(&cfg.Onboarded, "onboarded", -1, "how many of the devices to onboard before the measurement (default: all, if the mix has no onboard; none, if it has nothing else; otherwise half)")
+	f.IntVar(&cfg.Onboarded, "onboarded", -1, "how many of the devices to onboard before the measurement (default: all if the mix does not contain onboard, none if it contains only onboard, otherwise half)")
 	f.StringVar(&o.mix, "mix", "report", "kinds of requests, as KIND or KIND=RATE, separated by commas")
-	f.StringVar(&o.rate, "rate", "", "rate of all kinds without their own rate together, such as 50/s or 600/m (default: each device once a minute)")
+	f.StringVar(&o.rate, "rate", "", "total rate of the kinds that have no rate in --mix, such as 50/s or 600/m (default: each device once a minute)")
 	cmdline.SpanVar(f, &cfg.For, "for", time.Minute, "how long requests start")
 	f.StringVar(&o.arrivals, "arrivals", "poisson", "times between starts: poisson (random) or even")
 	f.StringVar(&o.json, "json", "", "write the report as JSON to this file; \"-\" is standard output (default: a table on standard output)")
-	f.StringVar(&cfg.State, "state", "", "file from which to load onboarded devices and to which to save them; it has their private keys")
+	f.StringVar(&cfg.State, "state", "", "file to load onboarded devices from and to save them in; it contains their private keys")
 	f.BoolVar(&cfg.TestHub, "yes-this-is-a-test-hub", false, "run against a hub that is not on a loopback address")
 	f.IntVar(&cfg.HubPID, "hub-pid", 0, "process id of the hub on this machine, to measure its CPU time and memory")
 	f.StringVar(&cfg.HubMetrics, "hub-metrics", "", "URL of the hub's metrics (gangway serve --metrics-listen), to measure its CPU time and memory")
-	f.IntVar(&cfg.Outstanding, "outstanding", 2000, "how many requests of each kind may be under way")
+	f.IntVar(&cfg.Outstanding, "outstanding", 2000, "how many requests of each kind may wait for an answer at the same time")
 	f.IntVar(&cfg.Workers, "workers", 64, "how many devices to prepare at the same time")
 	f.BoolVar(&cfg.NewConnections, "new-connections", false, "open a new connection for each request; otherwise devices keep theirs")
 	f.IntVar(&cfg.Addresses, "addresses", 0, "number of source addresses in 127.0.0.0/8 (default: one for each device)")
@@ -124,7 +124,7 @@ func kindHelp() string {
 	return b.String()
 }
 
-// into completes the configuration from the flags.
+// into fills cfg from the flags.
 func (o *runFlags) into(cfg *load.Config) error {
 	if o.token == "" {
 		return cmdline.Usagef("--token is missing: the join token file of a test hub ('gangway token create')")
@@ -141,10 +141,10 @@ func (o *runFlags) into(cfg *load.Config) error {
 		}
 	}
 	if cfg.Devices > maxDevices || cfg.LogLines > 1000 {
-		return cmdline.Usagef("at most %d devices, and 1000 log lines, are possible", maxDevices)
+		return cmdline.Usagef("--devices can be at most %d, and --log-lines at most 1000", maxDevices)
 	}
 	if cfg.For <= 0 || cfg.Timeout <= 0 || cfg.Settle < 0 {
-		return cmdline.Usagef("--for and --timeout must be more than 0, and --settle must not be less")
+		return cmdline.Usagef("--for and --timeout must be more than 0, and --settle must not be negative")
 	}
 	size, err := humanize.ParseBytes(o.objectSize)
 	if err != nil || size < 1 || size > 2<<20 {
@@ -231,7 +231,7 @@ func parseRate(flag, text string) (float64, error) {
 // explain adds a remedy to errors of a run.
 func explain(err error) error {
 	if errors.Is(err, load.ErrNotLoopback) {
-		return fmt.Errorf("%w: gangway-fleet must run against a test hub only, because it fills the hub with devices. If this is a test hub, add --yes-this-is-a-test-hub", err)
+		return fmt.Errorf("%w: run gangway-fleet only against a test hub, because it fills the hub with devices. If this is a test hub, add --yes-this-is-a-test-hub", err)
 	}
 	return err
 }

@@ -61,7 +61,7 @@ func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 		if in.account.ID != claims.ID {
 			return nil, errNotSignedIn
 		}
-		in.claims = claims // the claims' scopes may be narrower than the API token's
+		in.claims = claims // the access token may have fewer scopes than the API token
 		in.byCookie = means == store.ByPage
 		return in, nil
 	}

@@ -67,7 +67,8 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is
-// the lowest mean speed of an upload, in bytes per second. If an upload is slower, the hub ends it.
+// the lowest mean speed of an upload, in bytes per second. If an upload is slower, the hub ends the
+// upload.
 const (
 	blockTimeout = 60 * time.Second
 	minSpeed     = 4 << 10

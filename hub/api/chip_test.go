@@ -144,8 +144,9 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	}
 }
 
-// A TPM had a first owner. A second owner deletes the device with this TPM and onboards it again,
-// many times. The first owner gets no further events.
+// A first owner has onboarded a TPM with one of its EKs. A second owner onboards the same TPM with
+// another EK and then deletes the device, three times. The first owner gets only one event about
+// the second owner.
 func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

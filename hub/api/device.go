@@ -209,8 +209,8 @@ func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.
 	return nil
 }
 
-// putDevice claims the device, with ?challenge=, or replaces the fields that its owner may change:
-// nick, user-meta and public.
+// putDevice claims the device if the query has ?challenge=. Without ?challenge=, it replaces the
+// fields that the device's owner may change: nick, user-meta and public.
 func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	if challenge := r.URL.Query().Get("challenge"); challenge != "" {
 		return s.claimDevice(w, r, challenge)

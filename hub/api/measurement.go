@@ -38,8 +38,8 @@ type connState struct {
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
-	// asks limits how often the hub requests another measurement on this connection. It requests
-	// one when another connection of the same device has sent a measurement.
+	// asks limits how often the hub requests another measurement on this connection. It makes this
+	// request when another connection of the same device has sent a measurement.
 	asks *rate.Limiter
 }
 

@@ -149,8 +149,8 @@ func (s *Server) showArrivalSteps(w http.ResponseWriter, r *http.Request) error 
 	return s.renderPart(w, r, "arrival", "steps", ui.Page{Data: a})
 }
 
-// arrivalOf reads the onboarding steps of the machine that joins with the join token in the path,
-// which must belong to the account.
+// arrivalOf reads the onboarding steps of the machine that joins with the join token in the path.
+// The join token must belong to the account.
 func (s *Server) arrivalOf(r *http.Request) (*ui.Arrival, error) {
 	id, owner := r.PathValue("id"), accountOf(r).ID
 	if !wire.IsID(id) {

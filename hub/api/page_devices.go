@@ -165,7 +165,7 @@ func (s *Server) devicesPage(r *http.Request) (*ui.DevicesPage, error) {
 		d.Empty, d.Commands = true, s.firstCommands(account)
 		return d, nil
 	}
-	if d.Views, err = s.viewsOf(ctx, account.ID, q); err != nil {
+	if d.Views, d.MoreViews, err = s.viewsOf(ctx, account.ID, q); err != nil {
 		return nil, err
 	}
 	d.CSV, d.JSON = "/ui/devices.csv?"+d.Here, "/ui/devices.json?"+d.Here
@@ -329,14 +329,23 @@ func (s *Server) showRow(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "devices", "one-row", ui.Page{Data: d})
 }
 
-// viewsOf lists an account's saved views.
-func (s *Server) viewsOf(ctx context.Context, owner string, here listQuery) (list []ui.View, err error) {
+// viewBytes bounds the saved views on a page, in bytes, because their names and addresses may be long.
+const viewBytes = 12 << 10
+
+// viewsOf lists an account's saved views, and returns the number of views that the page has no room
+// for.
+func (s *Server) viewsOf(ctx context.Context, owner string, here listQuery) (list []ui.View, more int, err error) {
 	views, err := s.cfg.Store.SavedViews(ctx, owner)
+	weight := 0
 	for _, v := range views {
 		q := readBack(v.Query)
-		list = append(list, ui.View{Name: v.Name, Path: q.path(), Current: q.encode() == here.encode()})
+		one := ui.View{Name: v.Name, Path: q.path(), Current: q.encode() == here.encode()}
+		if weight += 150 + 3*ui.Weight(one.Name) + ui.Weight(one.Path); weight > viewBytes {
+			break
+		}
+		list = append(list, one)
 	}
-	return list, err
+	return list, len(views) - len(list), err
 }
 
 // saveView saves the query of a list under a name.

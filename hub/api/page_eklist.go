@@ -154,7 +154,7 @@ func (s *Server) changeEKOnPage(w http.ResponseWriter, r *http.Request, remove b
 	}
 	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list.changed", Owner: a.ID, Message: a.Nick + " " + verb + " the EK list."})
 	notice := ui.Notice{Tone: "ok", Text: said}
-	if undo, err := json.Marshal(policy.NewListEntry(l)); err == nil && len(undo) <= maxUndo {
+	if undo, err := json.Marshal(policy.NewListEntry(l)); err == nil && len(undo) <= maxUndo && r.PostForm.Get("no-undo") == "" {
 		notice.UndoPath, notice.UndoValue = ekListPath+back, string(undo)
 	}
 	return s.redirect(w, r, ekListPath, notice)

@@ -222,7 +222,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// If a client does not read the image, it blocks only further builds of the same account.
+// A client that does not read its image blocks only further builds of its own account.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)

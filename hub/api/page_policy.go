@@ -104,6 +104,9 @@ func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int
 			return err
 		}
 	}
+	if p.TooLong = ui.Weight(p.Text) > ui.MaxEditor; p.TooLong {
+		p.Text = ""
+	}
 	return s.renderPage(w, r, status, "policy", ui.Page{Title: "Policy", Section: ui.SectionTrust, Data: p, Wide: true})
 }
 
@@ -187,6 +190,12 @@ func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error 
 	act := r.PostForm.Get("act")
 	if act == "clear" {
 		text = ""
+	}
+	if ui.Weight(text) > ui.MaxEditor {
+		return s.renderPolicy(w, r, http.StatusBadRequest, func(p *ui.PolicyPage, _ *policies) error {
+			p.Text, p.Problem = text, "The text is too long for this page. Write it into a file, and use 'gangway policy set'."
+			return nil
+		})
 	}
 	if act == "put" && r.PostForm.Get("previewed") == hashOf(text) {
 		err := s.putPreviewed(r, text)

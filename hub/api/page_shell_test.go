@@ -20,9 +20,10 @@ func TestFormWithoutItsTokenIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.Server.Unlimited()
+	f.setOperator(t, f.Owner.ID, true) // so that the operator's routes admit the session too
 	b := f.browser(t)
 	b.signIn()
-	values := strings.NewReplacer("{id}", f.boatID, "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{code}", claimCode(t))
+	values := strings.NewReplacer("{sha256}", strings.Repeat("0", 64), "{id}", f.boatID, "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{code}", claimCode(t))
 	bearer := []string{"urlHolder", "activeDevice", "tlsDevice", "unmeasuredDevice", "pendingDevice", "anyone", "registrant"}
 	tried := 0
 	for _, r := range api.Routes() {

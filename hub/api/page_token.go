@@ -237,7 +237,7 @@ func (s *Server) renderToken(w http.ResponseWriter, r *http.Request, status int,
 		Tabs: onboardTabs(onboardPath), Token: tokenRow(t, s.cfg.Now()), Devices: countWords(n), DevicesPath: listOf(store.FieldToken, t.ID),
 		Confirm: confirmToken(t), ConfirmProblem: wrong,
 	}
-	d.Meta, d.MoreMeta, _ = tableOf(t.DefaultUserMeta)
+	d.Meta, d.MoreMeta, _ = tableOf(t.DefaultUserMeta, 150)
 	return s.renderPage(w, r, status, "token", ui.Page{Title: "Join token " + d.Token.Name(), Section: ui.SectionOnboard, Data: d})
 }
 

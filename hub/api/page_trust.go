@@ -166,7 +166,7 @@ func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error
 	return s.renderMakers(w, r, status, func(p *ui.MakersPage, makers *onboard.Makers) error {
 		p.Problem, p.More = problem, max(0, len(parts)-checkedShown)
 		if text := r.PostFormValue("pem"); !strings.Contains(text, "PRIVATE KEY") { // a private key, pasted by mistake: do not show it again
-			p.Text = cutTo(text, maxChecked)
+			p.Text = text
 		}
 		for _, part := range parts[:min(len(parts), checkedShown)] {
 			if err := part.Err(); err != nil {
@@ -247,7 +247,7 @@ func certificateFacts(der []byte) []ui.Fact {
 }
 
 func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCertificate {
-	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: certificateFacts(c.Cert.Raw)}
+	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: boundedFacts(c.Cert.Raw)}
 	what := "As an intermediate certificate, it would be only a link of chains. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
 		out.Title, what = "Root CA certificate", "The certificate is signed by its own key. If the hub trusted this certificate, it would trust every TPM with an EK certificate that chains to this certificate."
@@ -273,7 +273,7 @@ func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCe
 
 // checkedEK verifies an EK certificate with the present trust store, without a policy.
 func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboard.Makers) ui.CheckedCertificate {
-	out := ui.CheckedCertificate{Title: "EK certificate of a TPM", Facts: certificateFacts(ek.Certificate.Raw), Badge: ui.Badge{Tone: "ok", Text: "trusted"}}
+	out := ui.CheckedCertificate{Title: "EK certificate of a TPM", Facts: boundedFacts(ek.Certificate.Raw), Badge: ui.Badge{Tone: "ok", Text: "trusted"}}
 	v := new(evidence.Verdict)
 	evidence.VerifyCertificate(v, ek, above, &evidence.Input{Trust: makers.Trust, Policy: evidence.Policy{ExpiredEK: evidence.Accept}, Now: s.cfg.Now()})
 	if !v.Accepted() {

@@ -15,12 +15,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-const (
-	addMakers = "/ui/operator/makers/add"
-	// pageBytes is the largest page. The budget is 100 kB with the static files, which take
-	// less than 40 kB.
-	pageBytes = 60_000
-)
+const addMakers = "/ui/operator/makers/add"
 
 // trustVersionOn returns the version of the trust store in the form of a preview.
 func trustVersionOn(t testing.TB, page string) string {

@@ -122,7 +122,7 @@ var ErrToken = errors.New("bearer: the token is not valid, or has expired")
 
 // Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
 // time `now`. It does not check that the session still exists. Any failure is ErrToken. The caller
-// must not change what the claims point to.
+// must not change the values that the claims point to.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	if len(token) > MaxSize {
 		return Claims{}, ErrToken
@@ -149,7 +149,7 @@ func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 func inUse(id string, now time.Time) bool { return id == kid(now) || id == kid(monthBefore(now)) }
 
 // verifySignature checks everything about a token that does not change with time. It uses `now`
-// only to refuse a key that is not in use before it derives the key.
+// only to check that the token's key is in use, before it derives the key.
 func (k *Keys) verifySignature(token string, now time.Time) (v verified, err error) {
 	t, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil || len(t.Headers) != 1 || t.Headers[0].ExtraHeaders[jose.HeaderType] != "at+jwt" {

@@ -99,9 +99,9 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	days := fmt.Sprintf("%d day(s)", int(age.Hours()/24))
 	switch {
 	case age > uselessAfter:
-		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "Devices that onboarded since would have to onboard again.", "Find out why no new backup was made, and make a backup."))
+		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Find out why no new backup was made, and make a backup."))
 	case age > oldBackup:
-		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "Devices that onboarded since would have to onboard again.", "Make a backup each day."))
+		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Make a backup each day."))
 	}
 	found = append(found, e.backupKeys()...)
 	in, err := e.inspect(ctx, path, false)

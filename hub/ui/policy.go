@@ -17,6 +17,7 @@ type PolicyPage struct {
 	Undo    string    // the text before the last change; see Notice
 
 	Text    string // in the editor
+	TooLong bool   // the text has no room on the page, so Text is empty
 	Version string // version of the policies from which Text was made
 	Check   *PolicyCheck
 	Preview *PolicyPreview

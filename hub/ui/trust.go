@@ -68,3 +68,7 @@ type EKRow struct {
 	Note     string
 	Required bool
 }
+
+// Short reports whether the form that removes the line has room for the note, so that the removal can
+// be undone.
+func (r EKRow) Short() bool { return Weight(r.Note) <= 200 }

@@ -25,8 +25,8 @@ const (
 		AND (?7 = '[]' OR rev IN (SELECT value FROM json_each(?7)))
 		AND created > ?8 AND created < ?9 AND owner = ?10
 		AND (?13 = '' OR instr(lower(message), lower(?13)) > 0) `
-	logFilterPostgres = ` AND (cardinality(?4) = 0 OR level = ANY(?4)) AND (cardinality(?5) = 0 OR source = ANY(?5))
-		AND (cardinality(?6) = 0 OR plat = ANY(?6)) AND (cardinality(?7) = 0 OR rev = ANY(?7))
+	logFilterPostgres = ` AND (cardinality(?4::text[]) = 0 OR level = ANY(?4)) AND (cardinality(?5::text[]) = 0 OR source = ANY(?5))
+		AND (cardinality(?6::text[]) = 0 OR plat = ANY(?6)) AND (cardinality(?7::text[]) = 0 OR rev = ANY(?7))
 		AND created > ?8 AND created < ?9 AND owner = ?10
 		AND (?13 = '' OR strpos(lower(message), lower(?13 COLLATE "C")) > 0) `
 	logForth, logForthOrder = ` AND (created, seq) > (?2, ?3)`, `ORDER BY created, seq LIMIT ?11 OFFSET ?12`

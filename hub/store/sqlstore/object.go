@@ -15,7 +15,8 @@ const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, 
 
 // expired is the condition under which ExpireObjects may remove a record. ?1 and ?2 are its
 // parameters `pending` and `unused`.
-const expired = `o.modified < max(?1, ?2) AND o.modified < CASE WHEN o.stored = 1 THEN ?2 ELSE ?1 END
+const expired = `o.modified < max(CAST(?1 AS bigint), CAST(?2 AS bigint))
+	AND o.modified < CASE WHEN o.stored = 1 THEN CAST(?2 AS bigint) ELSE CAST(?1 AS bigint) END
 	AND NOT EXISTS (SELECT 1 FROM step_objects s WHERE s.owner = o.owner AND s.sum = o.sum)`
 
 var (

@@ -19,7 +19,7 @@ var (
 		ON CONFLICT (owner, key) DO UPDATE SET note = excluded.note, certificate_required = excluded.certificate_required`)
 	selectEKList = prepared(`SELECT key, note, certificate_required FROM ek_lists WHERE owner = ?`)
 	selectEKPage = prepared(`SELECT key, note, certificate_required FROM ek_lists WHERE owner = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?`)
-	countEKs     = prepared(`SELECT count(*) FROM (SELECT 1 FROM ek_lists WHERE owner = ? LIMIT ?)`)
+	countEKs     = prepared(`SELECT count(*) FROM (SELECT 1 FROM ek_lists WHERE owner = ? LIMIT ?) AS few`)
 	deleteEK     = prepared(`DELETE FROM ek_lists WHERE owner = ? AND key = ?`)
 	anyEK        = prepared(`SELECT 1 FROM ek_lists WHERE owner = ? LIMIT 1`)
 	findEK       = prepared(`SELECT note, certificate_required FROM ek_lists WHERE owner = ? AND key = ?`)

@@ -112,4 +112,4 @@ func (s *Store) Ping(ctx context.Context) error {
 	return s.db.Write(ctx, func(Conn) error { return nil })
 }
 
-var ping = prepared(`SELECT count(*) FROM goose_db_version WHERE id = 1`)
+var ping = both(`SELECT count(*) FROM goose_db_version WHERE id = 1`, `SELECT count(*) FROM schema_versions WHERE version = 1`)

@@ -15,8 +15,8 @@ import (
 // that the hub is a test hub.
 var ErrNotLoopback = errors.New("the hub's address is not a loopback address")
 
-// resolve returns the hub's host and port, its name for TLS, and its address. The address is looked
-// up once, so that a later answer of the name server cannot lead the load to another machine.
+// resolve returns the hub's host and port, its name for TLS, and its address. It asks the name
+// server only once, so that a later answer cannot move the load to another machine.
 func resolve(ctx context.Context, hubURL string, anywhere bool) (host, name string, at netip.AddrPort, err error) {
 	u, err := url.Parse(hubURL)
 	if err != nil {
@@ -86,7 +86,7 @@ func allowDescriptors(need uint64) error {
 	}
 	raised := unix.Rlimit{Cur: need, Max: max(have.Max, need)}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
-		return fmt.Errorf("this run needs %d open files, and this process may open %d: run 'ulimit -n %d' as root in the shell before, or 'systemd-run --scope -p LimitNOFILE=%d', or use fewer devices. The hub needs as many", need, have.Max, need, need)
+		return fmt.Errorf("this run needs %d open files, and this process may open only %d: first run 'ulimit -n %d' as root in the same shell, or start with 'systemd-run --scope -p LimitNOFILE=%d', or use fewer devices. The hub needs the same number of open files", need, have.Max, need, need)
 	}
 	return nil
 }

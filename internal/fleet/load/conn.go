@@ -106,7 +106,7 @@ func newTarget(t *wire.TokenFile, host, name string, addr netip.AddrPort, timeou
 	to.device.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		d, _ := info.Context().Value(deviceKey{}).(*device)
 		if d == nil {
-			return nil, errors.New("fleet: a handshake without a device")
+			return nil, errors.New("fleet: a handshake has no device in its context")
 		}
 		return &tls.Certificate{Certificate: [][]byte{d.cert, d.ca}, PrivateKey: d.key}, nil
 	}
@@ -164,8 +164,8 @@ var (
 	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 )
 
-// errReused means that a connection that was open before was closed before any byte of an answer
-// came. The request may be sent again on a new connection, as HTTP clients do.
+// errReused means that the hub closed a connection that was open before this request, and sent no
+// byte of an answer. The request may be sent again on a new connection, as HTTP clients do.
 var errReused = errors.New("the hub closed the connection while it was idle")
 
 // request is a request without its connection.

@@ -38,7 +38,7 @@ var kinds = []kind{
 	{name: "poll", about: "ask for pending steps as Pantavisor does: a new TLS connection without a client certificate, an access token, Connection: close", device: true, trail: true, token: true, run: poll},
 	{name: "logs", about: "send log lines on the connection that the device keeps (POST /logs)", device: true, keeps: true, run: sendLogs},
 	{name: "update", about: "install a revision: post it, find it, download its object, report four statuses", device: true, keeps: true, trail: true, run: update},
-	{name: "handshake", about: "only the TLS handshake of a poll, as the measure for polls", run: handshake},
+	{name: "handshake", about: "only the TLS handshake of a poll, to compare with poll", run: handshake},
 	{name: "slow", about: "hostile: open TLS and send a byte a second until the hub closes the connection", hostile: true, run: slow},
 	{name: "garbage", about: "hostile: send random bytes instead of TLS", hostile: true, run: garbage},
 	{name: "oversized", about: "hostile: send a body that is too large to POST /onboard", hostile: true, run: oversized},
@@ -418,8 +418,8 @@ func update(ctx context.Context, r *runner, d *device) error {
 }
 
 var (
-	errNoStep  = errors.New("the hub offers no pending step after one was posted")
-	errNoMaker = errors.New("devices must be made, but there is no maker")
+	errNoStep  = errors.New("the hub has no pending step, although one was posted")
+	errNoMaker = errors.New("the run must make devices, but there is no maker (--maker)")
 )
 
 // download downloads the object of the updates and checks it.
@@ -444,7 +444,7 @@ func (r *runner) download(ctx context.Context, d *device) error {
 		return err
 	}
 	if !bytes.Equal(a.body, r.object.content) {
-		return errors.New("the hub sent another object")
+		return errors.New("the hub sent a different object than the fleet uploaded")
 	}
 	return nil
 }
