@@ -254,7 +254,7 @@ func (l *lab) checkFields() {
 		"kinds/0/kind", "kinds/0/rate", "kinds/0/scheduled", "kinds/0/ok", "kinds/0/missed", "kinds/0/refused", "kinds/0/errors",
 		"kinds/0/latency_ms/count", "kinds/0/latency_ms/p50", "kinds/0/latency_ms/p90", "kinds/0/latency_ms/p99", "kinds/0/latency_ms/p99_9", "kinds/0/latency_ms/max",
 		"kinds/0/error_latency_ms/p99", "requests/0/route", "requests/0/answered", "requests/0/statuses", "requests/0/errors", "requests/0/latency_ms/p99",
-		"total/scheduled", "total/missed", "total/ok", "total/refused", "total/errors", "total/requests", "total/operations_per_second", "total/reconnects",
+		"total/scheduled", "total/missed", "total/ok", "total/refused", "total/errors", "total/requests", "total/operations_per_second", "total/reconnects", "total/handshakes",
 		"hub_process/cpu_seconds", "hub_process/cpu_seconds_per_request", "hub_process/cpus_used", "hub_process/after/rss_bytes",
 		"generator/cpu_seconds", "generator/max_rss_bytes", "generator/start_delay_ms/p99",
 	} {

@@ -21,7 +21,7 @@ import (
 // seconds.
 type screen struct {
 	w        io.Writer
-	terminal bool
+	terminal *os.File // nil: w is not a terminal
 
 	mu    sync.Mutex
 	shown bool // the terminal's line has text
@@ -32,15 +32,22 @@ type screen struct {
 const showEvery = 10 * time.Second
 
 func newScreen(w io.Writer) *screen {
-	f, ok := w.(*os.File)
-	return &screen{w: w, terminal: ok && term.IsTerminal(int(f.Fd()))}
+	s := &screen{w: w}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		s.terminal = f
+	}
+	return s
 }
 
 func (s *screen) show(p load.Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line := progressLine(p)
-	if s.terminal {
+	if s.terminal != nil {
+		// A line that wraps cannot be replaced.
+		if width, _, err := term.GetSize(int(s.terminal.Fd())); err == nil && width > 1 && len(line) >= width {
+			line = line[:width-1]
+		}
 		fmt.Fprintf(s.w, "\r\x1b[K%s", line)
 		s.shown = true
 		return
@@ -98,7 +105,7 @@ func printReport(w io.Writer, r *load.Report) {
 		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%.1f\t%.1f\n", q.Route, q.Answered, counts(q.Statuses), counts(q.Errors), q.Latency.P50, q.Latency.P99)
 	}
 	t.Flush()
-	fmt.Fprintln(w)
+	fmt.Fprintf(w, "\n%d requests, %d TLS handshakes, %d reconnects\n", r.Total.Requests, r.Total.Handshakes, r.Total.Reconnects)
 	if h := r.HubProcess; h != nil {
 		fmt.Fprintf(w, "hub (%s): %.2f CPU seconds, %.3f ms a request, %.3f ms an operation, %.2f CPUs; memory %s\n", h.Source, h.CPU, 1000*h.PerRequest, 1000*h.PerOperation, h.Load, humanize.IBytes(uint64(max(0, h.After.RSS))))
 	}

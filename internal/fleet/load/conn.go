@@ -16,6 +16,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,8 @@ type conn struct {
 	tls  *tls.Conn
 	host string
 	used bool // a request was answered on it
+	// requests is the number of forged requests that were answered on it.
+	requests int
 }
 
 // answer is an HTTP answer with its whole body.
@@ -81,6 +84,7 @@ type target struct {
 	device, anonymous, pantavisor *tls.Config
 	spread                        *spread // source addresses; nil: the kernel chooses
 	timeout                       time.Duration
+	handshakes                    atomic.Int64 // complete ones
 }
 
 type deviceKey struct{}
@@ -145,6 +149,7 @@ func (t *target) dial(ctx context.Context, source int, c *tls.Config) (*conn, er
 		raw.Close()
 		return nil, err
 	}
+	t.handshakes.Add(1)
 	return &conn{tls: secure, host: t.host}, nil
 }
 

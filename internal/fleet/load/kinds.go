@@ -133,6 +133,7 @@ func (r *runner) call(ctx context.Context, d *device, route, method, path string
 		if err != nil {
 			return nil, err
 		}
+		d.used = time.Now()
 		return a.body, a.ok()
 	}
 }
@@ -232,7 +233,7 @@ func report(ctx context.Context, r *runner, d *device) error {
 // reportBody returns a report with the keys that the agent sends.
 func (r *runner) reportBody(d *device) []byte {
 	now := time.Now()
-	up := int(now.Sub(r.began).Seconds()) + d.number%86400
+	up := int(now.Sub(r.started).Seconds()) + d.number%86400
 	return fmt.Appendf(nil, `{"gangway.version":"fleet","gangway.uptime-s":%d,"gangway.arch":"amd64","gangway.hostname":"fleet-%d","gangway.kernel":"6.12.0",`+
 		`"pantavisor.arch":"x86_64/64/EL","pantavisor.cpumodel":"software emulation","pantavisor.mode":"remote","pantahub.claimed":"1","pantahub.online":"1","pantahub.state":"idle",`+
 		`"interfaces":{"eth0.ipv4":["192.0.2.%d"]},"time":{"timeval":{"tv_sec":%d,"tv_usec":0},"timezone":{"tz_minuteswest":0,"tz_dsttime":0}},`+

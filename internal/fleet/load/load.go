@@ -166,8 +166,9 @@ type runner struct {
 	reconnects atomic.Int64
 	sources    atomic.Int64 // numbers the source addresses of hostile connections
 
-	phase atomic.Pointer[Progress]
-	began time.Time // of the measurement
+	phase   atomic.Pointer[Progress]
+	started time.Time // of the run
+	began   time.Time // of the measurement
 }
 
 // device is an onboarded device, or one with a request that is ready to be sent. Only one goroutine
@@ -176,10 +177,11 @@ type device struct {
 	number int
 	id     string // empty: not onboarded
 	key    *ecdsa.PrivateKey
-	cert   []byte // DER
-	ca     []byte // DER of the device CA; all devices share it
-	conn   *conn  // nil: none
-	token  string // access token
+	cert   []byte    // DER
+	ca     []byte    // DER of the device CA; all devices share it
+	conn   *conn     // nil: none
+	used   time.Time // end of the last request on conn
+	token  string    // access token
 	until  time.Time
 	trail  bool
 	rev    int
@@ -217,7 +219,7 @@ func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{cfg: cfg, probe: probe{cfg.HubPID, cfg.HubMetrics}, all: newTimes(), late: newTimes()}
+	r := &runner{cfg: cfg, probe: probe{cfg.HubPID, cfg.HubMetrics}, all: newTimes(), late: newTimes(), started: time.Now()}
 	if r.to, err = newTarget(cfg.Token, host, name, at, cfg.Timeout); err != nil {
 		return nil, err
 	}

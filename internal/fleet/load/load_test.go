@@ -53,6 +53,23 @@ func TestQueueGivesEachDeviceItsTurn(t *testing.T) {
 	}
 }
 
+// A device is kept alive only after it was idle for long.
+func TestQueueGivesOnlyDevicesThatAreIdleForLong(t *testing.T) {
+	var q queue
+	now := time.Now()
+	q.push(&device{number: 1, used: now.Add(-2 * time.Minute)})
+	q.push(&device{number: 2, used: now.Add(-time.Second)})
+	if d := q.popIdle(now.Add(-time.Minute)); d == nil || d.number != 1 {
+		t.Errorf("%+v, want the first device", d)
+	}
+	if d := q.popIdle(now.Add(-time.Minute)); d != nil {
+		t.Errorf("device %d was idle for a second only", d.number)
+	}
+	if d := q.pop(); d == nil || d.number != 2 {
+		t.Errorf("%+v, want the second device", d)
+	}
+}
+
 // Each of the first 16 million devices has another source address, all in 127.0.0.0/8, and none is
 // 127.0.0.1, on which hubs listen.
 func TestSourceAddressesDiffer(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +16,6 @@ import (
 
 // prepare loads, makes and onboards the devices, and opens the connections that they keep.
 func (r *runner) prepare(ctx context.Context, report *Report) error {
-	begin := time.Now()
 	p := &report.Preparation
 	if err := r.loadDevices(); err != nil {
 		return err
@@ -40,22 +40,18 @@ func (r *runner) prepare(ctx context.Context, report *Report) error {
 	if err != nil {
 		return err
 	}
-	if err := r.each(ctx, PhaseConnect, first, r.connect); err != nil {
+	if err := r.connectAll(ctx, first); err != nil {
 		return err
 	}
 	for _, d := range first {
 		if d.conn != nil {
 			p.Connected++
 		}
-		r.idle.push(d)
 	}
 	for _, d := range later {
 		r.fresh.push(d)
 	}
 	r.pending.Store(int64(len(later)))
-	if err := r.settle(ctx); err != nil {
-		return err
-	}
 	after, err := r.readHub(ctx)
 	if err != nil {
 		return err
@@ -63,9 +59,11 @@ func (r *runner) prepare(ctx context.Context, report *Report) error {
 	if r.probe.source() != "" {
 		p.HubBefore, p.HubIdle = &before, &after
 	}
-	p.Seconds = seconds(time.Since(begin))
+	p.Seconds = seconds(time.Since(r.started))
 	// The measurement counts only its own requests.
 	p.Requests, r.routes = r.routes.reports(), routes{}
+	p.Handshakes = r.to.handshakes.Swap(0)
+	p.Reconnects = r.reconnects.Swap(0)
 	return nil
 }
 
@@ -139,6 +137,54 @@ func (r *runner) connect(ctx context.Context, d *device) error {
 		d.conn = nil
 	}
 	return nil
+}
+
+// connectAll connects the devices and lets them settle. All devices are idle afterwards.
+func (r *runner) connectAll(ctx context.Context, list []*device) error {
+	alive, stop := context.WithCancel(ctx)
+	var keeping sync.WaitGroup
+	for range r.cfg.Workers / 4 {
+		keeping.Go(func() { r.keepAlive(alive) })
+	}
+	err := r.each(ctx, PhaseConnect, list, func(ctx context.Context, d *device) error {
+		err := r.connect(ctx, d)
+		if err == nil {
+			r.idle.push(d)
+		}
+		return err
+	})
+	if err == nil {
+		err = r.settle(ctx)
+	}
+	stop()
+	keeping.Wait()
+	return err
+}
+
+// keepAliveAfter is how long a device is idle before it reports in the preparation. The hub closes a
+// connection that is idle for two minutes, and to connect 100,000 devices takes longer.
+const keepAliveAfter = time.Minute
+
+// keepAlive sends the reports of devices that are idle for long, until ctx ends.
+func (r *runner) keepAlive(ctx context.Context) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for r.keeps() {
+		d := r.idle.popIdle(time.Now().Add(-keepAliveAfter))
+		if d != nil {
+			// If the report fails, the device's next request opens another connection. The report is
+			// not interrupted, because its connection could not be used any more.
+			_ = report(context.WithoutCancel(ctx), r, d)
+			d.used = time.Now()
+			r.idle.push(d)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // settle waits while all devices are idle.

@@ -43,6 +43,9 @@ type Preparation struct {
 	Connected int             `json:"devices_connected"`
 	Seconds   float64         `json:"seconds"`
 	Requests  []RequestReport `json:"requests"`
+
+	Handshakes int64 `json:"handshakes"`
+	Reconnects int64 `json:"reconnects"`
 	// HubBefore is the hub's usage before devices opened the connections that they keep, and
 	// HubIdle with these connections.
 	HubBefore *usage `json:"hub_before,omitempty"`
@@ -82,6 +85,7 @@ type Total struct {
 	Errors     int64   `json:"errors"`
 	PerSecond  float64 `json:"operations_per_second"` // that ended as expected
 	Requests   int64   `json:"requests"`              // that were answered
+	Handshakes int64   `json:"handshakes"`            // TLS handshakes that were completed
 	Reconnects int64   `json:"reconnects"`            // requests repeated because the kept connection was closed
 	Latency    Latency `json:"latency_ms"`
 }
@@ -143,6 +147,7 @@ func (p *Report) finish(r *runner, scheduled, took time.Duration, before, after,
 	}
 	t.PerSecond = round(float64(t.OK+t.Refused) / took.Seconds())
 	t.Reconnects = r.reconnects.Load()
+	t.Handshakes = r.to.handshakes.Load()
 	t.Latency = r.all.summary()
 	if r.probe.source() != "" {
 		h := &HubProcess{Source: r.probe.source(), Before: before, After: after, CPU: round(after.CPU - before.CPU), Load: round((after.CPU - before.CPU) / took.Seconds())}

@@ -155,10 +155,14 @@ func (q *queue) push(d *device) {
 }
 
 // pop returns nil if the queue is empty.
-func (q *queue) pop() *device {
+func (q *queue) pop() *device { return q.popIdle(time.Time{}) }
+
+// popIdle is like pop, but returns the first device only if its last request on its connection ended
+// before a time. The zero time means any time.
+func (q *queue) popIdle(before time.Time) *device {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.n == 0 {
+	if q.n == 0 || !before.IsZero() && !q.ring[q.head].used.Before(before) {
 		return nil
 	}
 	d := q.ring[q.head]
