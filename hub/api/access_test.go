@@ -197,6 +197,10 @@ var expectedAccess = map[string]string{
 	"GET /ui/operator":                                "operator",
 	"GET /ui/operator/makers":                         "operator",
 	"GET /ui/operator/health":                         "operator",
+	"GET /ui/operator/makers/add":                     "operator",
+	"POST /ui/operator/makers/add":                    "operator",
+	"GET /ui/operator/makers/{sha256}":                "operator",
+	"POST /ui/operator/makers/{sha256}":               "operator",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }
@@ -268,7 +272,7 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		"operator's session":           func() string { return f.operator(t).token },
 		"session with narrower scopes": func() string { return signInFor(f.ada, "metrics") },
 	}
-	values := strings.NewReplacer("{id}", wire.NewID(), "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{token}", "AAAA", "{file}", "00.crt", "{owner}", "nobody", "{code}", "AAAA")
+	values := strings.NewReplacer("{id}", wire.NewID(), "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{token}", "AAAA", "{file}", "00.crt", "{owner}", "nobody", "{code}", "AAAA", "{sha256}", strings.Repeat("0", 64))
 
 	declared := map[string]bool{}
 	list := api.Routes()

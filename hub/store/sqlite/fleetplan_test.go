@@ -12,6 +12,7 @@ import (
 	"gangway/hub/store"
 	"gangway/hub/store/sqlstore"
 	"gangway/hub/store/storetest"
+	"gangway/internal/race"
 
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -87,6 +88,7 @@ func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 
 // The work for a question has an upper bound that does not depend on the size of the fleet.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
 	if err != nil {
