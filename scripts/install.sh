@@ -39,6 +39,7 @@ if [ "${1:-all}" != demo ]; then
 	need systemd-analyze systemd # checks the unit files in contrib
 	# The tests start a server of their own in a temporary folder.
 	[ -n "$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || want="$want postgresql"
+	needfile /usr/sbin/pgbouncer pgbouncer
 	need sqlite3 sqlite3 # docs/operations.md uses it for the backup
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
 	# A resource manager for software TPMs, which have no kernel driver with a resource manager.

@@ -74,8 +74,9 @@ func orDefault(n, otherwise int) int {
 }
 
 // prepare checks the database and updates its schema. It returns the connection for this.
-func (s *Store) prepare(ctx context.Context, list []migration) (c *conn, err error) {
-	if c, err = s.connect(ctx); err != nil {
+func (s *Store) prepare(ctx context.Context, list []migration) (_ *conn, err error) {
+	c, err := s.connect(ctx)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {

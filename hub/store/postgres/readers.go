@@ -54,10 +54,13 @@ func (r *readers) do(ctx context.Context, run func(*conn) error) error {
 	case c := <-r.idle:
 		defer func() { r.idle <- c }()
 		deadline := time.Now().Add(retryFor)
-		for {
+		for attempt := 0; ; attempt++ {
 			var err error
 			if c, err = r.once(ctx, c, run); !again(err) || time.Now().After(deadline) {
 				return err
+			}
+			if attempt == 0 {
+				continue // one lost connection says nothing about the next
 			}
 			if err := pause(ctx, r.closed); err != nil {
 				return err

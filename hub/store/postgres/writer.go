@@ -88,8 +88,8 @@ func (w *writers) loop() {
 // may depend on a write that was rolled back. transact returns the connection if it can be used
 // again.
 func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
-	deadline := time.Now().Add(retryFor)
-	for {
+	deadline := untilOf(batch)
+	for attempt := 0; ; attempt++ {
 		var err error
 		c, err = w.attempt(c, batch)
 		if err == nil {
@@ -103,12 +103,27 @@ func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 			break
 		}
 		w.retries.Add(1)
-		time.Sleep(retryPause)
+		if attempt > 0 { // one lost connection says nothing about the next
+			time.Sleep(retryPause)
+		}
 	}
 	if c != nil && c.closed() {
 		return nil
 	}
 	return c
+}
+
+// untilOf returns when transact gives up: after retryFor, or earlier if no caller waits so long.
+func untilOf(batch []*sqlstore.Job) (until time.Time) {
+	for _, j := range batch {
+		if deadline, ok := j.Context().Deadline(); ok && deadline.After(until) {
+			until = deadline
+		}
+	}
+	if latest := time.Now().Add(retryFor); latest.Before(until) {
+		return latest
+	}
+	return until
 }
 
 // attempt runs the batch once. If it returns an error other than ErrUnknown, nothing was written.
