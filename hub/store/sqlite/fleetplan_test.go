@@ -17,21 +17,28 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// Every statement finds its rows by an index, and reads the rows in the order of the result. So
-// SQLite scans no table and sorts no rows.
-func TestFleetQueriesUseTheirIndexes(t *testing.T) {
-	t.Parallel()
+// emptyDatabase opens a new database with the tables of a hub, past the store.
+func emptyDatabase(t *testing.T) *sql.DB {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, err := Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// Every statement finds its rows by an index, and reads the rows in the order of the result. So
+// SQLite scans no table and sorts no rows.
+func TestFleetQueriesUseTheirIndexes(t *testing.T) {
+	t.Parallel()
+	db := emptyDatabase(t)
 	for name, st := range sqlstore.FleetStatements() {
 		args := make([]any, strings.Count(st.SQLite, "?"))
 		for i := range args {

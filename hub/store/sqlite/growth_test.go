@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"database/sql"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -19,17 +18,7 @@ import (
 // cost of these statements does not grow with the fleet.
 func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "hub.db")
-	s, err := Open(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	db, err := sql.Open("sqlite", dsn(path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := emptyDatabase(t)
 	for name, st := range sqlstore.RemovalStatements() {
 		args := make([]any, strings.Count(st.SQLite, "?"))
 		for i := range args {
