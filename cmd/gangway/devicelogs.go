@@ -138,9 +138,9 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	return v, nil
 }
 
-// fraction returns the last microsecond before a time that is a whole second. It returns any other
-// time unchanged. For a time that is a whole second, the hub leaves out the lines of the present
-// second, because pvr needs that.
+// fraction changes a time without a fraction of a second to the microsecond before it. It returns
+// any other time unchanged. The hub treats a whole second specially, because pvr needs that: it
+// skips the lines of that second and of the current second.
 func fraction(t time.Time) time.Time {
 	if t = t.UTC().Truncate(time.Microsecond); t.Nanosecond() == 0 {
 		t = t.Add(-time.Microsecond)

@@ -59,8 +59,8 @@ press. The machine then onboards as a device of the join token's owner. TARGET i
 x64-uefi-installer. Build needs no privileges. The same input gives the same image,
 byte for byte.
 
-The image holds the join token's secret: guard the image, and the sticks, like a key.
-With --claim the image holds no secret: each machine shows a claim code, and its
+The image contains the join token's secret: guard the image, and the sticks, like a key.
+With --claim the image contains no secret: each machine shows a claim code, and its
 owner claims the machine with that code at the hub.
 
 With --reset-only the stick installs nothing: it wipes a machine for its next owner.
@@ -106,7 +106,7 @@ settings. See docs/image.md.`,
 	o.partsFlags(f)
 	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
 	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
-	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; where they differ, the last source counts)")
+	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; a later source overrides an earlier one)")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a shell; the command prints the shell's password")
 	o.consoleFlag(f)
 	o.network.flags(f)
@@ -142,12 +142,12 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	}
 	if o.keys != "" {
 		if o.signKey != "" || o.signCert != "" {
-			return nil, usagef("--secure-boot-keys holds the key and the certificate: leave --secure-boot-key and --secure-boot-cert out")
+			return nil, usagef("--secure-boot-keys names a folder with the key and the certificate: leave --secure-boot-key and --secure-boot-cert out")
 		}
 		o.signKey, o.signCert = filepath.Join(o.keys, "db.key"), filepath.Join(o.keys, "db.pem")
 	}
 	if (o.signKey == "") != (o.signCert == "") {
-		return nil, usagef("--secure-boot-key and --secure-boot-cert go together")
+		return nil, usagef("--secure-boot-key and --secure-boot-cert need each other: give both")
 	}
 	p, err := stick.LoadParts(o.kernel, o.boot, o.programs)
 	if err == nil && o.signKey != "" {
@@ -161,7 +161,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 	if name == "-" {
 		b, err := io.ReadAll(io.LimitReader(a.stdin, wire.MaxTokenFile+1))
 		if err == nil && len(b) > wire.MaxTokenFile {
-			err = fmt.Errorf("standard input is not a token file or hub file: it has more than %d bytes", wire.MaxTokenFile)
+			err = fmt.Errorf("standard input is not a token file or hub file, because it has more than %d bytes: give the file from 'gangway token create'", wire.MaxTokenFile)
 		}
 		return b, err
 	}
@@ -170,7 +170,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Size() > wire.MaxTokenFile {
-		return nil, fmt.Errorf("%s is not a token file or hub file: it has %d bytes, more than %d", name, info.Size(), wire.MaxTokenFile)
+		return nil, fmt.Errorf("%s is not a token file or hub file, because it has %d bytes, more than %d: give the file from 'gangway token create'", name, info.Size(), wire.MaxTokenFile)
 	}
 	return os.ReadFile(name)
 }
@@ -179,7 +179,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 type built struct {
 	Image string `json:"image"`
 	Size  int64  `json:"size"`
-	// ConsolePassword is the password of the devices' console, with --debug.
+	// ConsolePassword is the password of the devices' shell, with --debug.
 	ConsolePassword string            `json:"console-password,omitempty"`
 	Manifest        *install.Manifest `json:"manifest"`
 }
@@ -268,7 +268,7 @@ func (a *app) buildReset(o imageOptions) error {
 }
 
 // built prints the result of image build, or of image build --reset-only. The argument `password`
-// is the password of the devices' console. It is empty if the devices have no console.
+// is the password of the devices' shell. It is empty if the devices have no shell.
 func (a *app) built(image, password string, m *install.Manifest) error {
 	info, err := os.Stat(image)
 	if err != nil {

@@ -294,8 +294,7 @@ func kill(child *process.Process) {
 }
 
 // withoutSecret removes the join token's secret from the child's messages, because the messages go
-// to the hub's log. The child does not write the secret today. The removal guards against a later
-// mistake.
+// to the hub's log. The child never writes the secret. The removal is a second protection.
 func withoutSecret(text string, token []byte) string {
 	if t, err := wire.ParseTokenFile(token); err == nil {
 		text = strings.ReplaceAll(text, t.Token, "[secret]")

@@ -170,7 +170,7 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return nil
 	}
 	if c.Endpoint == "" || c.Bucket == "" {
-		return usagef("--s3-endpoint and --s3-bucket belong together")
+		return usagef("--s3-endpoint and --s3-bucket need each other: give both")
 	}
 	if c.Prefix == "" {
 		// A hub deletes each object under its prefix that its database does not list. So two hubs must

@@ -75,7 +75,7 @@ have no effect. With --data, it prints only the hub's policy.`,
 				warnings = policy.Warnings(d, nil, false)
 			}
 			a.warnPolicy(warnings)
-			a.note("The policy is in force, from the next device's request.")
+			a.note("The policy applies to the next request of each device.")
 			return nil
 		},
 	}
@@ -128,7 +128,7 @@ it also lists settings that are looser than those of the hub's policy.`,
 	for _, sub := range []*cobra.Command{show, set, remove} {
 		sub.Flags().StringVar(&data, "data", "", hubsData)
 	}
-	check.Flags().StringVar(&hubFile, "hub-policy", "", "file of the hub's policy: check FILE as an owner's policy under it")
+	check.Flags().StringVar(&hubFile, "hub-policy", "", "file of the hub's policy; check also lists the settings of FILE that are looser")
 	c.AddCommand(show, set, remove, check, a.ekListCommand())
 	return c
 }

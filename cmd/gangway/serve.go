@@ -14,6 +14,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/objects"
 	"gangway/hub/pki"
+	"gangway/internal/memory"
 
 	"github.com/dustin/go-humanize"
 
@@ -48,7 +49,11 @@ bucket; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are its credentials.
 The hub accepts devices by the certificates of their TPM makers. Some are built
 in. 'gangway trust' shows and changes which certificates are trusted, even while the
 hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as this
-process runs.`,
+process runs.
+
+The hub may use nine tenths of its cgroup's memory limit, and six tenths of the
+machine's memory; below that, it collects garbage seldom (GOGC=400). The environment
+variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaults.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --page-listen :443 --page-url https://fleet.example --acme --acme-accept-tos
@@ -56,6 +61,7 @@ process runs.`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
+			memory.Use()
 			crv, err := curveOf(curve)
 			if err != nil {
 				return err
@@ -177,14 +183,14 @@ process runs.`,
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
-	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
-	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its URL before a move; devices learn all URLs (repeatable)")
+	f.StringVar(&url, "url", "", "https URL that devices and people use (default: the URL of --listen, if that is a loopback address)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its URL before a move; the hub sends all its URLs to its devices (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
 	makers.add(f)
 	f.BoolVar(&options.openRegistration, "open-registration", false, "let anyone who can reach the hub create an account ('pvr register')")
-	f.BoolVar(&options.tls12, "allow-tls12", false, "also accept TLS 1.2, for devices whose Pantavisor has nothing newer")
+	f.BoolVar(&options.tls12, "allow-tls12", false, "also accept TLS 1.2, for devices with a Pantavisor that does not support TLS 1.3")
 	web.add(f)
 	proxy.add(f)
 	pages.add(f)

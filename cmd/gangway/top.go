@@ -294,7 +294,7 @@ func (t *top) run(ctx context.Context, screen tcell.Screen) error {
 				return
 			}
 		}
-		cancel() // the terminal is gone
+		cancel() // the terminal was closed
 	}()
 	loaded, shown := make(chan topData, 1), make(chan []string, 1)
 	loading, tick := false, time.NewTicker(topEvery)

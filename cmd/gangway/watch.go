@@ -99,8 +99,8 @@ func (a *app) watchScreen(ctx context.Context, f *os.File, every time.Duration, 
 	}
 }
 
-// frame returns the bytes that draw a list on a terminal from the top, cut to the terminal's
-// height, with the status below.
+// frame returns the bytes that draw a list from the top of a terminal, with the status below the
+// list. It truncates the list to the terminal's height.
 func frame(text, status string, f *os.File) []byte {
 	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil || height < 4 {

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// A machine may have no clock or a wrong one: with a flat battery it says 1970, on a new board the
-// day of the firmware's build, or 2099. The hub's certificate is valid between two dates, and the
-// machine must verify the certificate nevertheless.
+// A machine may have no clock, or a wrong clock. A clock with a flat battery shows 1970. The clock
+// of a new board shows the day of the firmware's build, or 2099. The hub's certificate is valid
+// between two dates, and the machine must verify the certificate nevertheless.
 //
 // Two facts are certain. The present is after the notBefore date of the hub's CA certificate, which
 // the device trusts. The present is also after the notBefore date of any certificate that this CA

@@ -49,11 +49,12 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns a client of the same hub that uses a client certificate. It closes h's connections.
-func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
+// as returns a client of the same hub that uses a client certificate. It closes h's connections. The
+// hub has the certificate's issuer, so the client sends only the certificate itself.
+func (h *hub) as(idevid *x509.Certificate, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
-	n.connectAs(&tls.Certificate{Certificate: chain, PrivateKey: key})
+	n.connectAs(&tls.Certificate{Certificate: [][]byte{idevid.Raw}, PrivateKey: key})
 	return n
 }
 
@@ -258,9 +259,9 @@ func (p *proofBody) Read(b []byte) (int, error) {
 
 func (p *proofBody) Close() error { return nil }
 
-// The pause between retries starts at firstWait and doubles up to lastWait. Each actual pause is a
-// random value between half of this pause and the whole, so that the retries of many devices do not
-// come at the same time.
+// The pause between retries starts at firstWait and doubles up to lastWait. The agent waits for a
+// random time between half of the pause and the whole pause. So many devices do not retry at the
+// same time.
 const (
 	firstWait = time.Second
 	lastWait  = time.Minute
@@ -302,7 +303,7 @@ func (u *waitingAnswer) Error() string {
 }
 
 // retryAfter returns the pause before the next try. The pause is the hub's value, within bounds,
-// plus a random part, so that the retries of many devices do not come at the same time.
+// plus a random part. So many devices do not retry at the same time.
 func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)

@@ -77,7 +77,7 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h = h.as([][]byte{server.Certificate().Raw}, muteKey{key})
+	h = h.as(server.Certificate(), muteKey{key})
 	defer h.close()
 	_, err = h.send(t.Context(), "GET", "/", "", nil)
 	if err == nil || describe(err) != "signing with the TPM for the connection failed: The TPM is in lockout." {

@@ -118,7 +118,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	if err != nil {
 		return err
 	}
-	r := newRelay(a, t, func() *hub { return first.as(certs.chain(), signer) })
+	r := newRelay(a, t, func() *hub { return first.as(certs.idevid, signer) })
 	defer r.close()
 	l, err := cfg.listen()
 	if err != nil {

@@ -353,6 +353,6 @@ func (a *Agent) identified(ctx context.Context, t tpm) (*hub, func(), error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, signer.Close())
 	}
-	h = h.as(certs.chain(), signer)
+	h = h.as(certs.idevid, signer)
 	return h, func() { h.close(); signer.Close() }, nil
 }

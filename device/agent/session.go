@@ -49,7 +49,7 @@ func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	s.h = h.as(certs.chain(), s.signer)
+	s.h = h.as(certs.idevid, s.signer)
 	s.blobs = addressed{at: s.h.at, make: s.h.newBlobClient}
 	return s, nil
 }

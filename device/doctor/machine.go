@@ -114,7 +114,7 @@ func checkState(_ context.Context, e *exam) []Finding {
 	all := []Finding{good("state", "The agent's state in %s can be read; its phase is %q.", e.StateDir, e.state.Phase)}
 	if free, err := e.free(e.StateDir); err == nil && free < minFree {
 		all = append(all, Finding{Code: "disk-full", Severity: Warning, Fact: fmt.Sprintf("The disk of %s has only %d MiB free.", e.StateDir, free>>20),
-			Cause: "The agent needs room for its state and for revisions.", Remedy: "Remove files there, or move the revisions with --revisions."})
+			Cause: "The agent needs free space for its state and for revisions.", Remedy: "Remove files there, or move the revisions with --revisions."})
 	}
 	return all
 }

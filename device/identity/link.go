@@ -20,8 +20,8 @@ const maxResponse = 8192
 // and the next command opens a new one. So the link never reads a late response as the response to
 // another command.
 type link interface {
-	// exchange sends one command and returns its whole response. It returns
-	// within limit, and soon after ctx ends.
+	// exchange sends one command and returns its whole response. It returns within the time
+	// `limit`, and soon after ctx ends.
 	exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error)
 	// idle informs the link that no other command follows immediately.
 	idle()

@@ -174,7 +174,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	s.person(t, "ada").status("GET", "/devices/", nil, 200)
 }
 
-// If an owner's account is disabled, other accounts no longer see the owner's public device.
+// If an owner's account is disabled, other accounts cannot see the owner's public device.
 func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -343,7 +343,7 @@ func TestAPITokenIsKeptAsAHash(t *testing.T) {
 	}
 }
 
-// When an account is deleted, no other account gets its devices or its nick.
+// When an account is deleted, no other account gets the deleted account's devices or nick.
 func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -17,8 +17,9 @@ import (
 
 var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage shows the page whose address is in a claim code. The page asks whether to claim the
-// machine. Loading the page changes nothing, so that a link preview cannot claim a machine.
+// claimPage shows the page of a claim code; the claim code contains the page's address. The page
+// asks whether to claim the machine. Loading the page changes nothing, so that a link preview
+// cannot claim a machine.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
@@ -141,8 +142,8 @@ func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// claimDevice makes the calling account the owner of the unclaimed device in the path, if the
-// challenge is the device's.
+// claimDevice makes the calling account the owner of an unclaimed device in the path, if `challenge` is the
+// challenge of the device.
 func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
 	d, err := s.claimByChallenge(r, r.PathValue("id"), challenge)
 	if err != nil {
@@ -182,7 +183,7 @@ func (s *Server) claimByChallenge(r *http.Request, id, challenge string) (store.
 }
 
 // challenge returns the secret by which a person claims a device without an owner. The secret has
-// 60 bits. It is the same at each request, and it is not in the database.
+// 60 bits. The secret is the same at each request, and is not in the database.
 func (s *Server) challenge(id string) string {
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
 	m.Write([]byte("gangway claim challenge v1\x00" + id))

@@ -28,9 +28,9 @@ import (
 
 // row is the contract of one route.
 type row struct {
-	// who has the callers that may use the route: "all"; "owner": a person; "operator": a person
-	// with the role operator; "self": a person with any scopes; "caller": a person or a device;
-	// "device"; "chip": a device with its client certificate.
+	// `who` says which callers may use the route. "all": everyone. "owner": a person. "operator": a
+	// person with the role operator. "self": a person with any scopes. "caller": a person or a
+	// device. "device": a device. "chip": a device with its client certificate.
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
@@ -45,8 +45,8 @@ type row struct {
 	// before makes the data that a valid call needs. It may return other values for the path's
 	// variables, and another body under the name "body".
 	before func(c *contract) map[string]string
-	// If form is set, the body is an HTML form. If text is set, the body is neither an HTML form
-	// nor JSON. Otherwise the body is JSON.
+	// If `form` is true, the body is an HTML form. If `text` is true, the body is any other text
+	// that is not JSON. If both are false, the body is JSON.
 	form, text bool
 
 	// If public is set, the answer is not secret, so other callers get it too.

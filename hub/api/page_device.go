@@ -45,8 +45,8 @@ const (
 	tabSettings  = "settings"
 )
 
-// deviceTabs are the tabs in their order. fill reads the data of a tab: a bounded number of rows,
-// however much data the hub has about the device.
+// deviceTabs are the tabs in their order. The function `fill` reads the data of a tab. It reads a
+// bounded number of rows, even if the hub has much data about the device.
 var deviceTabs []deviceTab
 
 type deviceTab struct {

@@ -93,8 +93,8 @@ func escapeHidden(text string) string {
 	return b.String()
 }
 
-// metaHash returns a hash of metadata. An edit compares it to find out whether the metadata has
-// changed since the page was shown.
+// metaHash returns a hash of metadata. An edit compares two hashes to find out whether the metadata
+// has changed since the page was shown.
 func metaHash(m map[string]any) string {
 	text, err := store.CompactJSON(orEmpty(m))
 	if err != nil {
@@ -191,8 +191,8 @@ func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
 	return n
 }
 
-// typedValue reads the value of one key. The value is JSON if the form's checkbox "json" is set,
-// and a text otherwise.
+// typedValue reads the value of one key. If the form's checkbox "json" is set, the value is JSON.
+// If not, the value is a text.
 func typedValue(r *http.Request) (any, error) {
 	text := r.PostFormValue("value")
 	if r.PostFormValue("json") == "" {

@@ -30,9 +30,9 @@ const (
 	diffAround     = 450      // bytes around the texts of one change
 )
 
-// fillRevisions fills the tab "Revisions". ?rev= shows a revision. ?from= is the number of the
-// revision with which that revision is compared. ?post= shows a preview of posting a revision's
-// state again.
+// fillRevisions fills the tab "Revisions". ?rev=N shows the revision N. ?from=M compares that
+// revision with the revision M. ?post=N shows what would change if the state of the revision N were
+// posted again.
 func (s *Server) fillRevisions(r *http.Request, v *deviceView) error {
 	t := &ui.DeviceRevisions{Trail: v.newest != nil}
 	v.Revisions = t
@@ -133,7 +133,7 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev, room int) error 
 	}
 	state, err := trail.ParseState(one.State)
 	if err != nil {
-		return nil // an older hub accepted this state, and this hub cannot read it: show no difference
+		return nil // an older hub accepted a state that this hub cannot read: show no difference
 	}
 	shown.Files, shown.Text = state.Len(), readableState(state)
 	if shown.From < 0 {
@@ -276,8 +276,8 @@ func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPre
 }
 
 // postTyped posts the revision that a preview showed. The revision's number follows the number of
-// the preview's newest revision. If another revision was posted after the preview, the hub refuses
-// the revision, because the preview is no longer correct.
+// the preview's newest revision. If another revision was posted after the preview, the preview is
+// wrong, so the hub refuses the revision.
 func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
 	seen, ok := revNumber(r.PostFormValue("newest"))
 	if !ok || seen != p.Newest {

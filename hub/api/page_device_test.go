@@ -90,7 +90,7 @@ func TestDevicePageHasEachTab(t *testing.T) {
 	says(t, b.tab(nick, ""), nick, "Chain of trust", "Condition", "Location", "Software", "Activated: the TPM opened the certificates", " ms")
 }
 
-// If an owner opens a page or sends a form with the id of another owner's device, the answer is the
+// An owner opens a page or sends a form with the id of another owner's device. The answer is the
 // same as for an id that does not exist.
 func TestOtherOwnersDeviceHasNoPage(t *testing.T) {
 	t.Parallel()
@@ -315,7 +315,7 @@ func TestMetadataIsEditedOnThePage(t *testing.T) {
 		t.Error(got)
 	}
 	was := regexp.MustCompile(`name="was" value="(\w+)"`).FindStringSubmatch(b.tab(id, "metadata"))[1]
-	// After any error, the form still has the text that the person typed, and the error beside it.
+	// After any error, the form has the text that the person typed, and the error beside the text.
 	for _, c := range []struct {
 		form   []string
 		status int
@@ -394,8 +394,8 @@ func TestActsOnThePageAreUndone(t *testing.T) {
 	}
 }
 
-// If a person edits the metadata as JSON and saves it unchanged, the metadata stays the same,
-// whatever characters it has.
+// A person opens the metadata as JSON and saves the JSON unchanged. The metadata stays the same,
+// even if it has unusual characters.
 func TestMetadataSurvivesTheEditor(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

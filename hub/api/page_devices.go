@@ -54,7 +54,7 @@ var listColumns = []struct {
 type listQuery struct {
 	text    string
 	sort    string   // a store.SortKey, with "-" before it if descending
-	columns []string // empty: the columns whose field usual is true
+	columns []string // keys of the shown columns; empty: the columns with `usual` set
 }
 
 // readListQuery reads the query of a list's address. It ignores unknown names and values, so that a
@@ -62,7 +62,7 @@ type listQuery struct {
 func readListQuery(v url.Values) (q listQuery) {
 	q.text = v.Get("q")
 	if len(q.text) > search.MaxLength {
-		q.text = q.text[:search.MaxLength+1] // still too long, so that search.Parse reports the error
+		q.text = q.text[:search.MaxLength+1] // one byte too long, so that search.Parse reports the error
 	}
 	if key := strings.TrimPrefix(v.Get("sort"), "-"); slices.Contains([]store.SortKey{store.SortNick, store.SortCreated, store.SortLastSeen, store.SortModel}, store.SortKey(key)) {
 		q.sort = v.Get("sort")
@@ -75,7 +75,7 @@ func readListQuery(v url.Values) (q listQuery) {
 	return q
 }
 
-// readBack reads a list's query from a form's field.
+// readBack reads the query of a list from the text of a form's field.
 func readBack(text string) listQuery {
 	v, err := url.ParseQuery(text)
 	if err != nil {

@@ -49,7 +49,8 @@ func (s *Server) renderEKList(w http.ResponseWriter, r *http.Request, status int
 	return s.renderPage(w, r, status, "eks", ui.Page{Title: "Expected TPMs", Section: ui.SectionTrust, Data: p, Wide: true})
 }
 
-// fillEKList fills in the lines whose hash or serial number begins with the digits of the search.
+// fillEKList fills in the lines of the list. If there is a search, it fills in only lines with a
+// hash or serial number that begins with the digits of the search.
 func (s *Server) fillEKList(r *http.Request, p *ui.EKListPage, owner, after string) error {
 	prefix := hexDigits(p.Query)
 	if strings.Trim(prefix, "0123456789abcdef") != "" {

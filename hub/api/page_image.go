@@ -75,9 +75,9 @@ func (s *Server) building(r *http.Request) ui.Building {
 
 // buildImageOnPage makes a join token, builds an image with it, and answers with the image.
 //
-// One request does everything, so that the secret exists only in this request, in the pipe to the
-// builder, and in the image. If the request ends before the hub has sent the whole image, the hub
-// stops the build and disables the join token, because nobody can use the image.
+// One request does everything. So the secret exists only in this request, in the pipe to the
+// builder, and in the image. If the request ends before the hub has sent the whole image, nobody
+// can use the image. The hub then stops the build and disables the join token.
 func (s *Server) buildImageOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -142,9 +142,9 @@ type imageFailure struct {
 func (f *imageFailure) Error() string { return f.err.Error() }
 func (f *imageFailure) Unwrap() error { return f.err }
 
-// buildAndSend makes the join token and the image, and sends the image. An error after the first
-// byte of the answer breaks the connection, so that the browser does not mistake a part of the
-// image for all of it.
+// buildAndSend makes the join token and the image, and sends the image. If an error occurs after
+// the first byte of the answer, buildAndSend breaks the connection. So the browser does not mistake
+// a part of the image for the whole image.
 func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOptions, n NewJoinToken, life time.Duration) error {
 	account, limits := accountOf(r), s.cfg.ImageLimits
 	ctx, cancel := context.WithCancel(r.Context())
@@ -223,8 +223,8 @@ func (s *Server) buildWith(ctx context.Context, w http.ResponseWriter, r *http.R
 	return nil
 }
 
-// imageRefusal converts a Problem to an imageFailure, so that the form shows it although the person
-// cannot correct it in the form.
+// imageRefusal converts a Problem to an imageFailure. The form shows an imageFailure although the
+// person cannot correct the cause in the form.
 func imageRefusal(err error) error {
 	var p *Problem
 	if errors.As(err, &p) {
@@ -281,8 +281,9 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, one *imag
 	return connection.Flush()
 }
 
-// dropImageToken disables the join token of an image that was not sent. It disables the token even
-// if the client has closed the connection, which cancels the request's context.
+// dropImageToken disables the join token of an image that was not sent. If the client has closed
+// the connection, the request's context is cancelled. dropImageToken disables the token in this
+// case too.
 func (s *Server) dropImageToken(r *http.Request, account store.Account, t store.JoinToken) {
 	if err := s.disableJoinToken(context.WithoutCancel(r.Context()), account, t.ID); err != nil {
 		s.log.Error("a join token without an image stays valid", "token", t.ID, "err", err)

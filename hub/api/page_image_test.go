@@ -44,7 +44,8 @@ func imageOf(token []byte) *api.Image {
 	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
 }
 
-// untilStopped returns a build that sends to began when it begins, and ends when it is stopped.
+// untilStopped returns a build function. When the build begins, it sends a text to the channel
+// `began`. The build ends when it is stopped.
 func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
 	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
 		step("Making the installer")
@@ -236,7 +237,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	second := bert.leave(ctx)
 	<-began
 	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
-	says(t, page, "as many images as it can at once")
+	says(t, page, "building the maximum number of images")
 	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
 		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
 	}
@@ -257,7 +258,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// If a client does not read the image, it blocks only further builds of the same account.
+// A client that does not read its image blocks only further builds of its own account.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)

@@ -12,7 +12,7 @@ import (
 	"gangway/hub/store"
 )
 
-// operator returns a signed-in person whose account, olga, has the role operator.
+// operator returns a signed-in person with the account olga, which has the role operator.
 func (s *scene) operator(t *testing.T) *person {
 	t.Helper()
 	a, err := s.Store.AccountByNickOrEmail(t.Context(), "olga")
@@ -33,8 +33,8 @@ func (s *scene) setOperator(t *testing.T, id string, operator bool) {
 	}
 }
 
-// No request to the hub can give the role operator to an account, neither to the caller's own
-// account nor to a new account.
+// No request to the hub can give the role operator to an account. The test tries the caller's own
+// account and a new account.
 func TestNoRequestGivesARole(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -180,8 +180,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy
-// whose text the form has not previewed.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy if
+// the form has not previewed exactly this text.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -239,8 +239,8 @@ func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error 
 
 func hashOf(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
-// putPreviewed puts a text into force, if neither the hub's nor the owner's policy has changed
-// since the preview.
+// putPreviewed puts a text into force. If the hub's policy or the owner's policy has changed since
+// the preview, putPreviewed returns an error.
 func (s *Server) putPreviewed(r *http.Request, text string) error {
 	a, now := accountOf(r), s.cfg.Now()
 	if _, err := parsePolicy(text); err != nil {
@@ -264,7 +264,7 @@ func (s *Server) putPreviewed(r *http.Request, text string) error {
 }
 
 // previewPolicy judges the owner's newest devices and waiting machines with a policy that is not in
-// force yet.
+// force.
 func (s *Server) previewPolicy(r *http.Request, d *policy.Document) (*ui.PolicyPreview, error) {
 	ctx, owner := r.Context(), accountOf(r).ID
 	if !s.previews.acquire(owner) {
@@ -339,8 +339,8 @@ func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onbo
 	return nil
 }
 
-// tryDevice returns the outcomes for a device with the present and with the new policy. known is
-// false if the device's evidence cannot be read.
+// tryDevice returns the outcome `now` for a device with the present policy, and the outcome `would`
+// with the new policy. The result `known` is false if the device's evidence cannot be read.
 func (s *Server) tryDevice(ctx context.Context, t *onboard.Trial, d *store.Device) (now, would onboard.Outcome, known bool, err error) {
 	if d.Enrolment == (store.Hash{}) {
 		withoutNow, withoutThen := t.WithoutTPM()

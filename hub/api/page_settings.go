@@ -179,7 +179,7 @@ func (s *Server) fillSessions(r *http.Request, p *ui.SettingsPage) error {
 	return err
 }
 
-// endSessionOnPage ends one session, or all sessions except the caller's.
+// endSessionOnPage ends one session, or all sessions except the caller's session.
 func (s *Server) endSessionOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

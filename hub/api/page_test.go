@@ -157,9 +157,9 @@ func (m *madeCode) words() string {
 	return strings.Join(words, ", ")
 }
 
-// errorCodes finds the codes of refusals and problems in the source, each with a place in the code
-// where the code is made. An expression that errorCodes cannot evaluate fails the test, so that no
-// code is missed.
+// errorCodes finds the codes of refusals and problems in the source. For each code, it returns a
+// place in the source that makes the code. If errorCodes cannot evaluate an expression, the test
+// fails, so that no code is missed.
 func errorCodes(t *testing.T) map[string]*madeCode {
 	t.Helper()
 	c := codes{t: t, made: map[string]*madeCode{}, constants: map[string]string{}}
@@ -304,8 +304,8 @@ func (c *codes) expression(e ast.Expr) {
 	c.t.Errorf("%s: this test cannot tell which error codes these are", c.fset.Position(e.Pos()))
 }
 
-// can reports whether a key can fail the check with the code ending `end`. checkKey never checks an
-// EK. Only an IAK must be restricted. Only an IDevID key must not be restricted.
+// can reports whether the check of the key `key` can fail with the code ending `end`. checkKey
+// never checks an EK. Only an IAK must be restricted. Only an IDevID key must not be restricted.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":

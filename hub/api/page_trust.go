@@ -35,7 +35,7 @@ const (
 
 // showMakers is the page of the trusted TPM makers. All owners of the hub share one trust store,
 // and one owner must not be able to make the other owners trust a maker. So owners can only read
-// the trust store; the operator changes it (see page_trustchange.go).
+// the trust store. The operator changes the trust store (see page_trustchange.go).
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }
@@ -250,7 +250,7 @@ func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCe
 	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: boundedFacts(c.Cert.Raw)}
 	what := "As an intermediate certificate, it would be only a link of chains. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
-		out.Title, what = "Root CA certificate", "It is signed by its own key. If it were trusted, the hub would trust every TPM whose certificate chains to it."
+		out.Title, what = "Root CA certificate", "The certificate is signed by its own key. If the hub trusted this certificate, it would trust every TPM with an EK certificate that chains to this certificate."
 	}
 	e, known := set.Entry(c.Fingerprint)
 	switch {

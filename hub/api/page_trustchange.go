@@ -24,13 +24,13 @@ import (
 )
 
 // The operator changes the trust store on these pages, in two steps: a preview, and the change
-// itself, which needs the account's password. A root admits machines of all owners, so a stolen
-// session must not be able to add one.
+// itself, which needs the account's password. A root admits machines of all owners, so a thief with
+// a stolen session must not be able to add a root.
 
 const (
 	addMakersPath = operatorMakersPath + "/add"
-	// maxAdded and maxAddedBytes bound the certificates of one change, so that the preview, which
-	// contains them, stays a small page.
+	// maxAdded and maxAddedBytes bound the certificates of one change. So the preview, which
+	// contains the certificates, stays a small page.
 	maxAdded, maxAddedBytes = 20, 48 << 10
 	// effectDevices, effectWaiting and effectOwners are the numbers of devices, waiting machines
 	// and owners that a preview examines.
@@ -55,8 +55,8 @@ var (
 	errNoSuchAct    = problem(http.StatusBadRequest, "no-such-act", "Go back and reload the page.", "The certificate's state does not allow this.")
 )
 
-// trustVersion returns a hash of the certificates in force, so that a change is refused if the
-// trust store is not the one of the preview.
+// trustVersion returns a hash of the certificates in force. The hub refuses a change if the trust
+// store has changed since the preview.
 func trustVersion(set *trust.Set) string {
 	h := sha256.New()
 	for _, e := range set.Entries() {
@@ -126,12 +126,12 @@ func (s *Server) addMakers(w http.ResponseWriter, r *http.Request) error {
 		p.Added = append(p.Added, s.addedCertificate(&added[i], makers.Set))
 	}
 	p.Text, p.Chosen, p.Confirm = pemOfAll(added), importAct, "Trust "+counted(len(added), "certificate")
-	p.Lost = "The hub trusts every TPM whose certificate chains to a new root, for all owners. Compare each SHA-256 with the value that the maker publishes: anyone can make a certificate with a maker's name."
+	p.Lost = "For all owners, the hub trusts every TPM with an EK certificate that chains to a new root. Anyone can make a certificate with a maker's name. So compare each SHA-256 with the value that the maker publishes."
 	return s.previewTrust(w, r, status, p, change, nil)
 }
 
-// readAdded returns the CA certificates in a text or a file. If one of them cannot be used, it
-// returns the reason, as sentences for a person.
+// readAdded returns the CA certificates in a text or a file. If a certificate cannot be used,
+// readAdded returns the reason, as sentences for a person.
 func readAdded(name string, content []byte) (certs []trust.Certificate, problem string) {
 	switch {
 	case len(bytes.TrimSpace(content)) == 0:
@@ -144,7 +144,7 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 		return nil, upperFirst(cutTo(tcg.Printable(err.Error()), factLength)) + ". Send PEM, DER or PKCS #7."
 	}
 	if len(parts) > maxAdded {
-		return nil, fmt.Sprintf("There are more than %d certificates. Send fewer, or use 'gangway trust import' on the hub's machine.", maxAdded)
+		return nil, fmt.Sprintf("There are more than %d certificates. Send fewer certificates, or use 'gangway trust import' on the hub's machine.", maxAdded)
 	}
 	for i, part := range parts {
 		err := part.Err()
@@ -160,8 +160,8 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 	return certs, ""
 }
 
-// showMaker is the page of one certificate of the trust store. The query's "act" asks for a preview
-// of an act.
+// showMaker is the page of one certificate of the trust store. With ?act=, the page shows a preview
+// of that act.
 func (s *Server) showMaker(w http.ResponseWriter, r *http.Request) error {
 	makers, e, err := s.makerInPath(r)
 	if err != nil {
@@ -210,8 +210,8 @@ func makerPath(fingerprint store.Hash) string {
 	return operatorMakersPath + "/" + hex.EncodeToString(fingerprint[:])
 }
 
-// makerInPath finds the certificate whose SHA-256 is in the path. A certificate that the operator
-// has just removed is not found.
+// makerInPath finds the certificate by the SHA-256 in the path. It does not find a certificate that
+// the operator has just removed.
 func (s *Server) makerInPath(r *http.Request) (*onboard.Makers, trust.Entry, error) {
 	makers, err := s.cfg.Onboard.Makers(r.Context())
 	if err != nil {
@@ -248,8 +248,9 @@ func (s *Server) makerPage(r *http.Request, makers *onboard.Makers, e *trust.Ent
 	return p
 }
 
-// removable reports whether the hub stops trusting a certificate after the operator's import is
-// removed. It does not if the certificate is built in too, or in a file of gangway serve.
+// removable reports whether the hub stops trusting a certificate after the removal of the
+// operator's import. The hub still trusts the certificate if it is also built in, or in a file of
+// gangway serve.
 func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	if !e.Stored || e.BuiltIn {
 		return false
@@ -262,8 +263,8 @@ func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	return !still
 }
 
-// makerChange returns the change that an act makes, and what it does in words. The words are empty
-// if the certificate's state does not allow the act.
+// makerChange returns the change that an act makes, and sets the description of the effect. The
+// description is empty if the certificate's state does not allow the act.
 func (s *Server) makerChange(r *http.Request, p *ui.TrustChangePage, e *trust.Entry, act string) (change store.TrustChange, did string) {
 	if !slices.ContainsFunc(p.Acts, func(a ui.TrustAct) bool { return a.Name == act }) {
 		return change, ""
@@ -289,25 +290,26 @@ func (s *Server) previewMaker(w http.ResponseWriter, r *http.Request, status int
 	p.Chosen = act
 	switch act {
 	case removeAct:
-		p.Confirm, p.Lost = "Remove the certificate", "The hub no longer uses the certificate. If it is an intermediate, a TPM may still send it: to refuse it, distrust it instead. You can add it again."
+		p.Confirm, p.Lost = "Remove the certificate", "The hub does not use the certificate any more. If it is an intermediate, a device may send the certificate itself. To refuse the certificate, distrust it instead. You can add the certificate again."
 	case distrustAct:
-		p.Confirm, p.Lost = "Distrust the certificate", "The hub refuses every chain that contains the certificate or another certificate of its key, for all owners. You can trust it again."
+		p.Confirm, p.Lost = "Distrust the certificate", "For all owners, the hub refuses every chain that contains the certificate, or another certificate with the same key. You can trust the certificate again."
 	case restoreAct:
-		p.Confirm, p.Lost = "Trust the certificate again", "The hub uses the certificate again as the root or intermediate that it was, for all owners."
+		p.Confirm, p.Lost = "Trust the certificate again", "For all owners, the hub uses the certificate again, as a root or an intermediate as before."
 	}
 	return s.previewTrust(w, r, status, p, change, e)
 }
 
-// trustEvent returns the event of a change. It belongs to the operator's account, so that the
-// account's audit trail shows it.
+// trustEvent returns the event of a change. The event belongs to the operator's account, so that
+// the account's audit trail shows the event.
 func (s *Server) trustEvent(r *http.Request, kind, format string, args ...any) store.Event {
 	e := trust.NewEvent(kind, s.cfg.Now(), format, args...)
 	e.Owner = accountOf(r).ID
 	return e.By(store.ActorIn(r.Context()))
 }
 
-// changeTrust makes a change, if the form has the account's password and the trust store is still
-// that of the preview. Otherwise it sets the problem on the page, and done is false.
+// changeTrust makes a change, if the form has the account's password and the trust store has not
+// changed since the preview. If not, changeTrust sets the problem on the page, and the result
+// `done` is false.
 func (s *Server) changeTrust(r *http.Request, makers *onboard.Makers, change store.TrustChange, p *ui.TrustChangePage) (done bool, err error) {
 	if r.PostFormValue("version") != trustVersion(makers.Set) {
 		p.Problem = errTrustChanged.Message + " " + errTrustChanged.Hint
@@ -322,7 +324,7 @@ func (s *Server) changeTrust(r *http.Request, makers *onboard.Makers, change sto
 		return false, nil
 	}
 	if err := s.cfg.Store.ChangeTrust(r.Context(), change); err != nil {
-		if errors.Is(err, store.ErrNotFound) { // removed meanwhile
+		if errors.Is(err, store.ErrNotFound) { // somebody removed the certificate after the preview
 			p.Problem = errTrustChanged.Message + " " + errTrustChanged.Hint
 			return false, nil
 		}
@@ -332,8 +334,8 @@ func (s *Server) changeTrust(r *http.Request, makers *onboard.Makers, change sto
 	return true, nil
 }
 
-// previewTrust answers with the effect of a change. `about` is the certificate that the change is
-// about; nil: the change adds certificates.
+// previewTrust answers with the effect of a change. `about` is the certificate that the change
+// removes, distrusts or restores. If `about` is nil, the change adds certificates.
 func (s *Server) previewTrust(w http.ResponseWriter, r *http.Request, status int, p *ui.TrustChangePage, change store.TrustChange, about *trust.Entry) error {
 	account := accountOf(r).ID
 	if !s.previews.acquire(account) {
@@ -371,7 +373,8 @@ func (s *Server) compareTrust(ctx context.Context, c *comparison) error {
 		return err
 	}
 	c.effect.AllDevices, c.effect.MoreWaiting = counts.Devices, counts.Accounts > len(owners)
-	// Owners with few devices first, so that the rest of the budget is left for large owners.
+	// Examine the owners with few devices first. The unused part of their budget is then left for
+	// owners with many devices.
 	slices.SortStableFunc(owners, func(a, b store.OwnerRow) int { return cmp.Compare(a.Devices, b.Devices) })
 	for i, o := range owners {
 		if err := s.compareDevices(ctx, c, o, (effectDevices-c.effect.Devices)/(len(owners)-i)); err != nil {
@@ -385,7 +388,7 @@ func (s *Server) compareTrust(ctx context.Context, c *comparison) error {
 	return nil
 }
 
-// compareDevices examines at most limit devices of an owner.
+// compareDevices examines at most `limit` devices of an owner.
 func (s *Server) compareDevices(ctx context.Context, c *comparison, o store.OwnerRow, limit int) error {
 	if o.Devices == 0 || limit <= 0 {
 		return nil
@@ -421,8 +424,8 @@ func (s *Server) compareDevices(ctx context.Context, c *comparison, o store.Owne
 	return nil
 }
 
-// enrolled returns an enrolment's request, with the intermediate certificates that the hub once
-// fetched.
+// enrolled returns an enrolment's request, with the intermediate certificates that the hub fetched
+// for it.
 func enrolled(e *store.Enrolment) (*evidence.Request, error) {
 	request, err := evidence.ParseKept(e.Request)
 	if err != nil || request.EKCertificate == nil || len(e.EKLinks) == 0 {
@@ -468,8 +471,8 @@ func (s *Server) compareWaiting(ctx context.Context, c *comparison, owner string
 	return nil
 }
 
-// chains reports whether an EK certificate has a chain now and after the change, and whether the
-// chain of now has the certificate that the change is about.
+// chains reports whether an EK certificate has a chain now, and whether it has a chain after the
+// change. It also reports whether the present chain has the certificate that the change is about.
 func (c *comparison) chains(r *evidence.Request, at time.Time) (through, has, gets bool) {
 	now := c.now.Chain(r, at)
 	through = c.about != nil && slices.ContainsFunc(now, func(cert *x509.Certificate) bool { return sha256.Sum256(cert.Raw) == c.about.Fingerprint })
@@ -482,16 +485,16 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	self := bytes.Equal(e.Cert.RawSubject, e.Cert.RawIssuer)
 	switch {
 	case e.Root && self:
-		out.Title, out.Words = "Root CA certificate", []string{"It is signed by its own key. The hub would trust every TPM whose certificate chains to it."}
+		out.Title, out.Words = "Root CA certificate", []string{"The certificate is signed by its own key. The hub would trust every TPM with an EK certificate that chains to this certificate."}
 	case e.Root:
 		out.Title, out.Words = "CA certificate, added as a root", []string{"Another CA issued it. The hub would trust every TPM whose certificate chains to it."}
 	default:
-		out.Words = []string{"The hub would use it only as a link of chains."}
+		out.Words = []string{"The hub would use the certificate only as a link of chains."}
 	}
 	if had, known := set.Entry(e.Fingerprint); known {
 		out.Badge = ui.Badge{Tone: "ok", Text: "trusted"}
 		if had.Distrusted {
-			out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, append(out.Words, "An operator distrusted it. The change ends the distrust.")
+			out.Badge, out.Words = ui.Badge{Tone: "bad", Text: "distrusted"}, append(out.Words, "An operator distrusted the certificate. The change ends the distrust.")
 		}
 	}
 	if s.cfg.Now().After(e.Cert.NotAfter) {

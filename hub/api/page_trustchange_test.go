@@ -39,7 +39,7 @@ func makerPage(c *x509.Certificate) string {
 	return fmt.Sprintf("/ui/operator/makers/%x", sha256.Sum256(c.Raw))
 }
 
-// trustScene is a hub whose operator olga is signed in. A machine of an unknown maker waits for the
+// trustScene is a hub with the signed-in operator olga. A machine of an unknown maker waits for the
 // decision of another owner, ada.
 func trustScene(t *testing.T) (s *scene, olga *browser, stranger *fleet.Maker, machine *fleet.Device) {
 	t.Helper()
@@ -74,15 +74,17 @@ func TestOperatorAddsAMakerOnThePage(t *testing.T) {
 	says(t, b.page("/ui/audit?kind=trust."), "1 root and 0 intermediates were imported", fmt.Sprintf("%x", sha256.Sum256(root.Raw))[:16], "olga")
 	says(t, b.page(makerPage(root)), "trusted", "Source: import of maker.pem", "Remove it", "Distrust it")
 	says(t, b.posts(addMakers, 409, "pem", pemOf(root.Raw)), "trusts these certificates already")
-	// Another CA issued an intermediate. It becomes a root only if the operator asks for that.
+	// Another CA issued an intermediate. The intermediate becomes a root only if the operator
+	// selects this.
 	page = b.posts(addMakers, 200, "pem", pemOf(stranger.Intermediate.Raw), "as-root", "yes")
 	says(t, page, "CA certificate, added as a root")
 	b.posts(addMakers, 303, "act", "import", "pem", pemOn(page), "as-root", "yes", "version", trustVersionOn(t, page), "password", hubtest.Password)
 	says(t, b.page(makerPage(stranger.Intermediate)), "Root. Source: import of the text")
 }
 
-// The operator removes, distrusts and restores a certificate, each after a preview with the number
-// of devices whose chain has the certificate. A device that has onboarded stays active.
+// The operator removes, distrusts and restores a certificate, each after a preview. The preview has
+// the number of devices with a chain that has the certificate. A device that has onboarded stays
+// active.
 func TestOperatorDistrustsAMakerOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -129,14 +131,14 @@ func TestStolenSessionAddsNoMaker(t *testing.T) {
 	path := makerPage(s.maker.Root)
 	says(t, b.posts(path, 403, "act", "distrust", "version", trustVersionOn(t, b.page(path+"?act=distrust")), "password", "wrong"), "The current password is wrong.")
 	says(t, b.page("/ui/audit?kind=account."), "wrong current password")
-	// Another site cannot send the form, because it does not know the form token.
+	// Another site cannot send the form, because it does not have the form token.
 	b.token = "AAAA"
 	b.posts(addMakers, 403, "act", "import", "pem", pemOn(page), "version", trustVersionOn(t, page), "password", hubtest.Password)
 	waits(t, s.post(t, s.request(t, machine)), "ek-chain-untrusted")
 }
 
 // A change applies to the trust store that the operator has seen in the preview. If somebody
-// distrusted a certificate meanwhile, the import does not end that distrust.
+// distrusts a certificate after the preview, the import does not end that distrust.
 func TestTrustChangeOfAnOldPreviewIsRefused(t *testing.T) {
 	t.Parallel()
 	s, b, stranger, machine := trustScene(t)
@@ -146,7 +148,7 @@ func TestTrustChangeOfAnOldPreviewIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := b.posts(addMakers, 409, "act", "import", "pem", pemOn(page), "version", trustVersionOn(t, page), "password", hubtest.Password)
-	says(t, again, "The trust store has changed since the preview.", "An operator distrusted it. The change ends the distrust.")
+	says(t, again, "The trust store has changed since the preview.", "An operator distrusted the certificate. The change ends the distrust.")
 	refused(t, s.post(t, s.request(t, machine)), 403, "ek-chain-distrusted")
 	path := makerPage(root)
 	says(t, b.posts(path, 409, "act", "distrust", "version", trustVersionOn(t, page), "password", hubtest.Password), "The trust store has changed since the preview.")
@@ -155,8 +157,8 @@ func TestTrustChangeOfAnOldPreviewIsRefused(t *testing.T) {
 }
 
 // Hostile files for the operator's page: no certificate, an EK certificate, a private key, markup,
-// too many certificates and too many bytes. The hub adds none of them,
-// and each page stays small.
+// too many certificates and too many bytes. The hub adds no certificate of these files, and each
+// page stays small.
 func TestHostileMakersFileIsRefused(t *testing.T) {
 	t.Parallel()
 	s, b, stranger, _ := trustScene(t)

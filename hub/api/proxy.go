@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -26,7 +27,7 @@ import (
 type Proxy struct {
 	// CAs sign the proxy's certificate. They must not be the hub's own CAs.
 	CAs []*x509.Certificate
-	// Name is the DNS name, or the IP address, in that certificate.
+	// Name is the DNS name, or the IP address, in the proxy's certificate.
 	Name string
 }
 
@@ -66,9 +67,9 @@ type origin struct {
 
 type originKey struct{}
 
-// clientCertificate returns the SHA-256 of the client certificate whose key the peer proved: the
-// leaf, never another certificate of the chain. If the request came through the proxy, the proxy
-// verified the proof.
+// clientCertificate returns the SHA-256 of the request's client certificate: of the leaf, never of
+// another certificate of the chain. The peer has proved the key of this certificate, to the hub or
+// to the hub's proxy.
 func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.certified
@@ -81,33 +82,31 @@ func originOf(r *http.Request) origin {
 
 // isProxy reports whether the proxy made a connection: all verified chains of the client
 // certificate end at the proxy's CAs, and the certificate has the proxy's name. If one chain ends
-// at the device CA, the connection is a device's.
-func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
-	if s.cfg.Proxy == nil || state == nil || len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
+// at the device CA, a device made the connection.
+func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
+	if s.cfg.Proxy == nil || len(chains) == 0 {
 		return false, nil
 	}
-	for _, chain := range state.VerifiedChains {
+	for _, chain := range chains {
 		last := chain[len(chain)-1]
 		if !slices.ContainsFunc(s.cfg.Proxy.CAs, last.Equal) {
 			return false, nil
 		}
 	}
-	if err := state.PeerCertificates[0].VerifyHostname(s.cfg.Proxy.Name); err != nil {
+	if err := chains[0][0].VerifyHostname(s.cfg.Proxy.Name); err != nil {
 		return false, fmt.Errorf("hub: a certificate from the proxy's CA does not have the proxy's name: %w", err)
 	}
 	return true, nil
 }
 
-// clientCAs returns the CAs that client certificates may chain to.
-func (s *Server) clientCAs() *x509.CertPool {
-	pool := s.cfg.CA.ClientCAs()
-	if s.cfg.Proxy != nil {
-		pool = pool.Clone()
-		for _, c := range s.cfg.Proxy.CAs {
-			pool.AddCert(c)
-		}
+// clientVerifiers returns the verifiers of a client's certificate: of a connection, and of a device
+// behind the proxy.
+func clientVerifiers(ca *pki.Hub, p *Proxy) (connection, forwarded *clientVerifier) {
+	forwarded = newClientVerifier(false, ca.DeviceCA())
+	if p == nil {
+		return forwarded, forwarded
 	}
-	return pool
+	return newClientVerifier(true, append([]*x509.Certificate{ca.DeviceCA()}, p.CAs...)...), forwarded
 }
 
 // verifyPeer ends a handshake in two cases. In the first case, the peer's certificate is from the
@@ -115,9 +114,9 @@ func (s *Server) clientCAs() *x509.CertPool {
 // with a client certificate, so the peer did not prove the certificate's key.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	if resumedWithCertificate(&state) {
-		return errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
+		return errResumed
 	}
-	_, err := s.isProxy(&state)
+	_, err := s.isProxy(state.VerifiedChains)
 	return err
 }
 
@@ -136,7 +135,8 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
 	}
-	proxied, err := s.isProxy(r.TLS)
+	chains := verifiedChains(r)
+	proxied, err := s.isProxy(chains)
 	if err != nil {
 		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name of --proxy-name.", "The client certificate is from the proxy's CA, but does not have the proxy's name.")
 	}
@@ -146,8 +146,8 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	case !proxied && len(cert)+len(chain) > 0:
 		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
 			"The request has a Client-Cert header, but does not come from the hub's proxy.")
-	case !proxied && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && len(r.TLS.VerifiedChains) > 0:
-		o.certificate, o.certified = sha256.Sum256(r.TLS.PeerCertificates[0].Raw), true
+	case !proxied && len(chains) > 0:
+		o.certificate, o.certified = sha256.Sum256(chains[0][0].Raw), true
 	case proxied && len(cert)+len(chain) > 0:
 		raw, err := s.verifyForwarded(cert, chain)
 		if err != nil {
@@ -179,7 +179,6 @@ func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	if err != nil || c.IsCA {
 		return nil, fmt.Errorf("%s is not a device certificate", clientCert)
 	}
-	links := x509.NewCertPool()
 	if len(chain) > 0 {
 		items := strings.Split(strings.Join(chain, ","), ",")
 		if len(items) > wire.MaxIntermediates {
@@ -190,16 +189,16 @@ func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", clientCertChain, err)
 			}
-			link, err := x509.ParseCertificate(der)
-			if err != nil {
+			if bytes.Equal(der, s.cfg.CA.DeviceCA().Raw) {
+				continue
+			}
+			if _, err := x509.ParseCertificate(der); err != nil {
 				return nil, fmt.Errorf("%s contains an item that is not a certificate", clientCertChain)
 			}
-			links.AddCert(link)
 		}
 	}
-	if _, err := c.Verify(x509.VerifyOptions{
-		Roots: s.cfg.CA.ClientCAs(), Intermediates: links, CurrentTime: s.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}); err != nil {
+	// The device CA signs devices' certificates only, so the chain's certificates cannot help.
+	if _, err := s.forwarded.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, c); err != nil {
 		return nil, errors.New("the certificate does not chain to the device CA for client authentication")
 	}
 	return c.Raw, nil

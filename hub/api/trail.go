@@ -113,8 +113,8 @@ func (s *Server) writeTrail(w http.ResponseWriter, r *http.Request, t store.Trai
 	return nil
 }
 
-// listTrails lists the calling device's trail, if the device has a trail, or an account's trails
-// page by page: see ?after=.
+// listTrails answers a device with a list of the device's trail, if it has a trail. It answers an
+// account with a page of the account's trails; ?after= chooses the page.
 func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
 	c := callerOf(r)
@@ -145,7 +145,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// RemoteView contains the URLs that pvr uses for a revision.
+// RemoteView has the URLs that pvr uses for a revision.
 type RemoteView struct {
 	Spec          string   `json:"pvr-spec"`
 	JSONGetURL    string   `json:"json-get-url"`

@@ -20,7 +20,7 @@ import (
 	"gangway/wire"
 )
 
-// uncertified returns a device whose TPM has no EK certificate.
+// uncertified returns a device with a TPM that has no EK certificate.
 func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	t.Helper()
 	return must(s.victim.WithoutCertificate())(t)

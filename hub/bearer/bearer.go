@@ -4,8 +4,8 @@
 // No signing key is stored in a file: the hub derives the signing key of each calendar month from
 // its seal key. So all replicas have the same keys, and a new key replaces the old key each month
 // automatically. A token that was signed last month stays valid until it expires. Each token names
-// a session (jti), and the hub looks up the session for each request. So when a person signs out,
-// the token ends at once, before its expiry.
+// a session (jti), and the hub looks up the session for each request. If the person signs out, the
+// hub refuses the token at once, even before the token expires.
 package bearer
 
 import (
@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -51,21 +52,43 @@ type Claims struct {
 // buffer for the Authorization header.
 const MaxSize = 1016
 
-// Keys signs and verifies access tokens.
+// Keys signs and verifies access tokens. It is safe for concurrent use.
 type Keys struct {
-	seal []byte
-	url  string
-	also []string // additional issuers whose tokens are accepted
+	seal     []byte
+	url      string
+	also     []string // further accepted issuers of tokens
+	verified cache
+
+	mu     sync.Mutex
+	months map[string]ed25519.PrivateKey // guarded by mu: the keys in use, by their kid
 }
 
 // New returns the keys of a hub. `seal` is the hub's seal key. `url` is the hub's public URL: the
 // issuer and the audience of the hub's tokens. `also` lists former URLs of the hub; tokens that the
 // hub issued under these URLs stay valid.
-func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
+func New(seal []byte, url string, also ...string) *Keys {
+	return &Keys{seal: seal, url: url, also: also}
+}
 
 func kid(t time.Time) string { return t.UTC().Format("2006-01") }
 
 func (k *Keys) key(kid string) ed25519.PrivateKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if key, ok := k.months[kid]; ok {
+		return key
+	}
+	if k.months == nil || len(k.months) >= maxMonths {
+		k.months = map[string]ed25519.PrivateKey{}
+	}
+	k.months[kid] = k.derive(kid)
+	return k.months[kid]
+}
+
+// maxMonths bounds the cached keys. Three months are in use at a time.
+const maxMonths = 6
+
+func (k *Keys) derive(kid string) ed25519.PrivateKey {
 	m := hmac.New(sha256.New, k.seal)
 	m.Write([]byte("gangway access token key v1\x00" + kid))
 	return ed25519.NewKeyFromSeed(m.Sum(nil))
@@ -98,28 +121,48 @@ var ErrTooLong = errors.New("bearer: the token is too long")
 var ErrToken = errors.New("bearer: the token is not valid, or has expired")
 
 // Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
-// time `now`. It does not check that the session still exists. Any failure is ErrToken.
+// time `now`. It does not check that the session still exists. Any failure is ErrToken. The caller
+// must not change the values that the claims point to.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
-	var c Claims
 	if len(token) > MaxSize {
-		return c, ErrToken
-	}
-	t, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
-	if err != nil || len(t.Headers) != 1 || t.Headers[0].ExtraHeaders[jose.HeaderType] != "at+jwt" {
-		return c, ErrToken
-	}
-	id := t.Headers[0].KeyID
-	if id != kid(now) && id != kid(monthBefore(now)) {
-		return c, ErrToken
-	}
-	if err := t.Claims(k.key(id).Public(), &c); err != nil {
 		return Claims{}, ErrToken
 	}
-	if c.Issuer != k.url && !slices.Contains(k.also, c.Issuer) || !slices.Contains(c.Audience, c.Issuer) || c.Session == "" || c.Expires == nil || c.Issued == nil || c.Original == nil ||
-		!now.Before(c.Expires.Time()) || now.Add(time.Minute).Before(c.Issued.Time()) {
+	sum := sha256.Sum256([]byte(token))
+	v, known := k.verified.get(sum)
+	if !known {
+		var err error
+		if v, err = k.verifySignature(token, now); err != nil {
+			return Claims{}, err
+		}
+	}
+	c := v.claims
+	if !inUse(v.kid, now) || !now.Before(c.Expires.Time()) || now.Add(time.Minute).Before(c.Issued.Time()) {
 		return Claims{}, ErrToken
+	}
+	if !known {
+		k.verified.put(sum, v)
 	}
 	return c, nil
+}
+
+// inUse reports whether the tokens of a key can be valid at the time `now`.
+func inUse(id string, now time.Time) bool { return id == kid(now) || id == kid(monthBefore(now)) }
+
+// verifySignature checks everything about a token that does not change with time. It uses `now`
+// only to check that the token's key is in use, before it derives the key.
+func (k *Keys) verifySignature(token string, now time.Time) (v verified, err error) {
+	t, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
+	if err != nil || len(t.Headers) != 1 || t.Headers[0].ExtraHeaders[jose.HeaderType] != "at+jwt" {
+		return v, ErrToken
+	}
+	c := &v.claims
+	if v.kid = t.Headers[0].KeyID; !inUse(v.kid, now) || t.Claims(k.key(v.kid).Public(), c) != nil {
+		return v, ErrToken
+	}
+	if c.Issuer != k.url && !slices.Contains(k.also, c.Issuer) || !slices.Contains(c.Audience, c.Issuer) || c.Session == "" || c.Expires == nil || c.Issued == nil || c.Original == nil {
+		return v, ErrToken
+	}
+	return v, nil
 }
 
 // JWKS returns the hub's public keys as a JWK set (RFC 7517) in JSON, so that other programs can

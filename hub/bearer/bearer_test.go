@@ -180,3 +180,52 @@ func TestTokenOfAFormerURLIsValidWhileTheHubNamesIt(t *testing.T) {
 		}
 	}
 }
+
+// A token that was verified before is refused when it expires, when its key is no longer in use,
+// and when one of its bytes differs.
+func TestVerifiedTokenExpiresAllTheSame(t *testing.T) {
+	t.Parallel()
+	k := bearer.New(seal, url)
+	long := claims()
+	long.Expires = jwt.NewNumericDate(now.AddDate(1, 0, 0))
+	short, old := sign(t, k, claims()), sign(t, k, long)
+	for range 3 {
+		for _, token := range []string{short, old} {
+			if c, err := k.Verify(token, now); err != nil || c.Nick != "ada" {
+				t.Fatalf("%v, %+v", err, c)
+			}
+		}
+	}
+	for _, at := range []time.Time{now.Add(time.Hour), now.Add(-time.Hour)} {
+		if _, err := k.Verify(short, at); err == nil {
+			t.Errorf("accepted at %s", at)
+		}
+	}
+	if _, err := k.Verify(old, now.AddDate(0, 3, 0)); err == nil {
+		t.Error("accepted after its key is no longer in use")
+	}
+	for i := range len(short) {
+		b := []byte(short)
+		b[i] ^= 1
+		if c, err := k.Verify(string(b), now); err == nil && !reflect.DeepEqual(c, claims()) {
+			if want, _ := k.Verify(short, now); !reflect.DeepEqual(c, want) {
+				t.Errorf("byte %d changed: %+v", i, c)
+			}
+		}
+	}
+}
+
+func BenchmarkVerify(b *testing.B) {
+	k := bearer.New(seal, url)
+	token := sign(b, k, claims())
+	b.Run("first", func(b *testing.B) {
+		for b.Loop() {
+			bearer.New(seal, url).Verify(token, now)
+		}
+	})
+	b.Run("again", func(b *testing.B) {
+		for b.Loop() {
+			k.Verify(token, now)
+		}
+	})
+}

@@ -168,9 +168,9 @@ func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// room judges the free space and the free inodes of a file system. It uses the hub's own reserve:
-// if the free space is below the reserve, the hub refuses uploads. If the free space is below half
-// of the reserve, the hub refuses everything except deletions.
+// room judges the free space and the free inodes of a file system. It uses the hub's own reserve.
+// The hub refuses uploads if the free space is below the reserve. If the free space is below half
+// of the reserve, the hub accepts only sign-ins, and requests that end or remove something.
 func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	free, size := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
 	reserve := min(size/20, 1<<30)
@@ -178,7 +178,7 @@ func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	switch {
 	case free < reserve:
 		found = append(found, bad(finding.Problem, "disk-full", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
-			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of that is free, it refuses all new data.", bytesOf(reserve)), remedy))
+			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of this size is free, the hub refuses all new data.", bytesOf(reserve)), remedy))
 	case free < 3*reserve:
 		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
 			fmt.Sprintf("If less than %s is free, the hub refuses uploads.", bytesOf(reserve)), remedy))

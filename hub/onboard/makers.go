@@ -19,7 +19,7 @@ import (
 type makers struct {
 	cached atomic.Pointer[cachedTrust]
 
-	mu   sync.Mutex // held while the cache is filled, so that one request fills the cache for all requests
+	mu   sync.Mutex // locked while the cache is filled, so that one request fills the cache for all requests
 	base *trust.Set
 }
 
@@ -51,8 +51,8 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 	return &Makers{c.set, c.trust}, nil
 }
 
-// TryMakers returns the makers' certificates in force, and those that would be in force after a
-// change of the trust store. It changes nothing.
+// TryMakers returns the makers' certificates in force, and the makers' certificates that would be
+// in force after a change of the trust store. It changes nothing.
 func (s *Service) TryMakers(ctx context.Context, change store.TrustChange) (now, would *Makers, err error) {
 	if now, err = s.Makers(ctx); err != nil {
 		return nil, nil, err
@@ -127,8 +127,8 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 }
 
 // MakerChain returns the CA certificates above an enrolment's EK certificate, the issuer first and
-// the root last. If they do not chain to a root that the hub trusts now, the result is nil. A
-// certificate that has expired since the enrolment counts as valid.
+// the root last. If the EK certificate does not chain to a root that the hub trusts now, the result
+// is nil. A certificate that has expired since the enrolment counts as valid.
 func (s *Service) MakerChain(ctx context.Context, e store.Enrolment) ([]*x509.Certificate, error) {
 	if len(e.EKCertificate) == 0 {
 		return nil, nil

@@ -442,8 +442,8 @@ const killEnv = "GANGWAY_PKI_KILL_AT"
 
 // TestMain also runs in the process that TestInitSurvivesKillAtAnyFile starts. If the environment
 // variable killEnv is set, its value is STEP:FOLDER. The process then creates authorities in the
-// folder FOLDER. It kills itself before the change on the disk with the number STEP, counted from
-// 0.
+// folder FOLDER. The changes on the disk are numbered from 0. The process kills itself before the
+// change with the number STEP.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {

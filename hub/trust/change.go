@@ -19,8 +19,8 @@ const (
 const maxSource = 200
 
 // Import returns the change that makes the hub trust all of `certs`, and the certificates that the
-// change adds. It leaves out certificates that the operator has imported already. If asRoot is
-// true, the certificates become roots even if another CA issued them. The caller sets the change's
+// change adds. It leaves out certificates that the operator has imported already. If `asRoot` is
+// true, each certificate becomes a root, even if another CA issued it. The caller sets the change's
 // event.
 func (s *Set) Import(certs []Certificate, asRoot bool, now time.Time) (change store.TrustChange, added []Entry) {
 	for _, e := range NewSet(certs...).Entries() {
@@ -51,8 +51,8 @@ func (e *Entry) Distrust(now time.Time) store.TrustChange {
 	return store.TrustChange{Put: []store.TrustedCertificate{e.row(store.Distrusted, now)}}
 }
 
-// Restore returns the change that ends the distrust of a certificate. The certificate becomes the
-// root or link that it was. The caller sets the change's event.
+// Restore returns the change that ends the distrust of a certificate. The certificate becomes a
+// root or a link again, as before the distrust. The caller sets the change's event.
 func (e *Entry) Restore(now time.Time) store.TrustChange {
 	if e.BuiltIn {
 		return e.Remove()

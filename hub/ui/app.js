@@ -13,6 +13,10 @@ export function announce(text) {
 // that is replaced.
 function reveal(root) {
   for (const b of $$("[data-copy], [data-help], [data-js]", root)) b.hidden = false;
+  for (const tab of $$(".tabs [aria-current]", root)) { // on a phone, the list of tabs is wider than the screen
+    const list = tab.closest(".tabs");
+    list.scrollLeft += tab.getBoundingClientRect().left - list.getBoundingClientRect().left - (list.clientWidth - tab.offsetWidth) / 2;
+  }
 }
 
 async function copy(button) {
@@ -36,6 +40,7 @@ document.addEventListener("click", (e) => {
 
 document.addEventListener("htmx:load", (e) => reveal(e.detail.elt));
 reveal(document);
+document.querySelector("input[autofocus][aria-invalid]")?.select(); // a wrong value is replaced by what is typed
 
 // The rows of the page's list. The row that the keyboard has selected has the class "current".
 const rows = () => $$("table.rows tbody tr").filter((r) => r.querySelector(".row-link"));
@@ -53,6 +58,8 @@ function move(by) {
 document.addEventListener("focusin", (e) => {
   const row = e.target.closest?.("table.rows tbody tr");
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
+  for (const menu of $$("details.menu[open]")) if (!menu.contains(e.target)) menu.open = false; // else it hides what has the focus
+  e.target.closest?.(".tabs a")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // browsers leave half of it outside
 });
 
 let leader = 0; // time at which "g" was typed, the first key of a shortcut

@@ -25,8 +25,9 @@ type Asset struct {
 	Gzip    []byte // compressed Content. Static files have no secrets, so compression leaks none.
 }
 
-// assets holds the static files by the name in their address. The name contains a hash of the file.
-// So a changed file gets another address, and browsers may cache a file without asking again.
+// assets has the static files; the key is the name in the file's address. The name contains a hash
+// of the file. So a changed file gets another address, and browsers may cache a file without a
+// request to the hub.
 var assets, assetPaths = readAssets()
 
 var assetTypes = map[string]string{

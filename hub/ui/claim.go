@@ -7,7 +7,7 @@ type ClaimPage struct {
 	Code, Words string
 	Typed       string // the nick in the form, as typed
 	Problem     string // a sentence about what went wrong; empty at first
-	// What the hub knows about the machine, for a signed-in person.
+	// Facts about the machine, which only a signed-in person sees.
 	Asked time.Time // zero: the machine has not asked within the last minute
 	Addr  string
 }
@@ -36,7 +36,7 @@ type Arrival struct {
 type ArrivalStep struct {
 	State       StepState
 	Title, Text string
-	Time        time.Time // zero: unknown, or not yet
+	Time        time.Time // zero: the time is not known, or the step has not happened
 	Path, Act   string    // a link to what the person must do
 }
 

@@ -157,7 +157,7 @@ type RevisionShown struct {
 
 // RevisionPreview shows what a new revision would change.
 type RevisionPreview struct {
-	From     int    // the revision whose state is posted again; -1: State is new
+	From     int    // the number of an earlier revision, if its state is posted again; -1: State is new
 	State    string // JSON; empty if From is set or Long is true
 	Sum      string // SHA-256 of the new state
 	Long     bool   // the form has no room for the new state, so it asks for the file again
@@ -208,7 +208,7 @@ type DeviceLogs struct {
 	Source, Level, Text string
 	Sources, Levels     []string // sources and levels that occur in the shown lines
 	Live                bool
-	LivePath, StillPath string // the same lines with and without live updates
+	LivePath, StillPath string // addresses of the same lines, with and without live updates
 	PollPath            string
 	Next, Download      string
 	Older               bool // these are not the newest lines

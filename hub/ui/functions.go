@@ -65,7 +65,7 @@ type Badge struct {
 	Tone, Text string
 }
 
-// badges holds the badge of each state.
+// badges has the badge of each state.
 var badges = map[string]Badge{
 	store.StateActive:      {"ok", "active"},
 	store.StateQuiet:       {"off", "quiet"},
@@ -101,8 +101,7 @@ func StateBadge(state string) Badge {
 	return Badge{"off", state}
 }
 
-// bootState returns the text for a boot state. Each state has its own text, so that no two states
-// look alike.
+// bootState returns the text for a boot state. Different states have different texts.
 func bootState(state string) string {
 	switch state {
 	case store.BootMatches:

@@ -7,7 +7,7 @@ type MakersPage struct {
 	Tabs         []Tab
 	Roots, Links int // numbers of certificates in force, without the distrusted certificates
 	Distrusted   int
-	Operator     bool   // the account may change the list
+	Operator     bool   // the account may change the trust store
 	CRLs         string // a sentence about revocation lists
 	Query        string
 	Rows         []MakerRow

@@ -1,7 +1,7 @@
 package ui
 
-// TrustChangePage is the data of the page "trustchange", on which the operator adds makers'
-// certificates or decides about one certificate. A change is made only after its preview.
+// TrustChangePage is the data of the page "trustchange". On this page the operator adds makers'
+// certificates, or decides about one certificate. The hub makes a change only after its preview.
 type TrustChangePage struct {
 	Version string // of the trust store that the preview is about
 	Problem string // about the text or the file
@@ -16,12 +16,12 @@ type TrustChangePage struct {
 	// One certificate of the trust store.
 	One    *CheckedCertificate
 	SHA256 string
-	Acts   []TrustAct // what the operator may do with it
+	Acts   []TrustAct // what the operator may do with the certificate
 
 	Chosen  string // the act that is previewed: the name of a TrustAct or, for new certificates, "import"
 	Effect  *TrustEffect
 	Confirm string // the button
-	Lost    string // what the act does, in sentences
+	Lost    string // the effect of the act, in sentences
 
 	PasswordProblem string
 }
@@ -29,15 +29,15 @@ type TrustChangePage struct {
 // TrustAct is an act on a certificate of the trust store.
 type TrustAct struct{ Name, Label string }
 
-// TrustEffect is what a change of the trust store does to devices and machines of all owners. It
-// has numbers only, because the operator may not see an owner's devices.
+// TrustEffect is the effect of a change of the trust store on devices and machines of all owners.
+// It has only numbers, because the operator may not see an owner's devices.
 type TrustEffect struct {
 	Devices, AllDevices int // number of examined devices, and of all devices
 	Waiting             int // number of examined machines that wait or that their owner denied
 	MoreWaiting         bool
-	Through             int // devices whose chain now has one of the certificates
-	Lose, Gain          int // devices that have a chain only now, or only then
-	WaitingGain         int // machines that have a chain only then
-	DeniedGain          int // of WaitingGain, those that their owner denied
+	Through             int // devices with a present chain that has one of the certificates
+	Lose, Gain          int // devices that have a chain only before the change, or only after it
+	WaitingGain         int // machines that have a chain only after the change
+	DeniedGain          int // number of machines in WaitingGain that their owner denied
 	WaitingLose         int
 }

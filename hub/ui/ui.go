@@ -1,6 +1,6 @@
 // Package ui has the hub's pages: a layout, components, one style sheet, one script and third-party
 // files. Every page works without JavaScript; the script adds live changes, shortcuts and copying.
-// No page contains a script or a style: the content security policy forbids both.
+// No page contains a script or a style, because the content security policy forbids both in a page.
 //
 // # Addresses
 //
@@ -102,7 +102,7 @@ type Page struct {
 	Title   string  // title of the document and, with "page-head", of the page
 	Section Section // zero: none
 	Data    any
-	// Wide lets the page use the whole width of the window.
+	// Wide is true if the page uses the whole width of the window.
 	Wide bool
 	// Refresh is the number of seconds after which the browser reloads the page, even without
 	// JavaScript. 0: never; negative: immediately.
@@ -214,8 +214,8 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// Cloned is a device whose TPM state several machines may have. Reasons are sentences. Codes are
-// the codes of the findings about which nobody has decided yet.
+// Cloned is a device with a TPM state that several machines may have. Reasons are sentences. Codes
+// are the codes of the findings that nobody has answered.
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"gangway/internal/fleet"
+	"gangway/internal/memory"
 	"gangway/wire"
 )
 
@@ -73,21 +74,29 @@ var profile, allocs, fleetDir *string
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
-	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended")
+	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended, or \"server\" for the whole hub process")
 	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
 	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, e.g. L-1,H-2, and no server and agents")
 	n := flag.Int("n", 2000, "number of enrolments for each kind of endorsement key, or with -fleet the number of calls of each query")
 	fleetDir = flag.String("fleet-dir", "", "keep the databases of -fleet in this folder, and use databases of an earlier run")
 	fleets := flag.String("fleet", "", "measure the queries about fleets of these sizes instead of enrolments, e.g. 1000,1000000")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
+	shakes := flag.String("handshakes", "", "run a server of raw handshakes for the hub in this folder (only for bench itself)")
+	only := flag.Bool("server", false, "measure only the whole hub process")
 	flag.Parse()
+	memory.Use()
 	var err error
 	switch {
 	case *serve != "":
 		err = serveChild(*serve)
+	case *shakes != "":
+		err = handshakeChild(*shakes)
 	case *fleets != "":
 		err = benchFleets(*out, *fleets, *n)
 	default:
+		if *only {
+			*kinds = serverOnly
+		}
 		err = run(*out, *n, *kinds)
 	}
 	if err != nil {
@@ -95,6 +104,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// serverOnly is the kind for run that measures only the whole hub process.
+const serverOnly = "server"
 
 func run(out string, n int, only string) error {
 	var r Result
@@ -104,6 +116,13 @@ func run(out string, n int, only string) error {
 		return err
 	}
 	kinds := []string{"L-1", "H-2", "H-3"}
+	if only == serverOnly {
+		if r.Server, err = measureServer(maker, n); err != nil {
+			return err
+		}
+		r.print()
+		return nil
+	}
 	if only != "" {
 		kinds = strings.Split(only, ",")
 	}

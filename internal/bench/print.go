@@ -3,6 +3,7 @@ package main
 import (
 	"crypto"
 	"fmt"
+	"io"
 	"os"
 	"text/tabwriter"
 )
@@ -11,6 +12,22 @@ const identityHash = crypto.SHA256
 
 func (r *Result) print() {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	if len(r.Enrolment) > 0 {
+		r.printEnrolments(w)
+	}
+	if s := r.Server; s != nil {
+		s.print(w)
+	}
+	for _, a := range r.Agent {
+		fmt.Fprintf(w, "\nagent, %s with EK %s: %d TPM commands, %.1f ms\n", a.TPM, a.EK, a.Commands, a.MS)
+		for _, s := range a.Steps {
+			fmt.Fprintf(w, "  %s\t%d\t%.1f ms\n", s.Step, s.Commands, s.MS)
+		}
+	}
+	w.Flush()
+}
+
+func (r *Result) printEnrolments(w io.Writer) {
 	fmt.Fprintf(w, "hub CPU per enrolment, in microseconds (%d cores, %s)\n\n", r.Machine.CPUs, r.Machine.Go)
 	fmt.Fprintln(w, "EK\tEK leaf\tMakeCredential\tcertify\trequest\t2 signatures\tsum\tenrol\tratio\twith proof\tKB\tallocations\tactivate\tenrolments/s")
 	for _, k := range r.Enrolment {
@@ -24,14 +41,13 @@ func (r *Result) print() {
 	for _, k := range r.Enrolment {
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\n", k.EK, k.Judged.Plain, k.Judged.Full, k.Judged.Ratio)
 	}
-	if s := r.Server; s != nil {
-		fmt.Fprintf(w, "\nwhole hub process over TLS, two connections per enrolment, EK %s: %.2f ms CPU, %.0f enrolments/s (the load generator shares the machine)\n", s.EK, s.CPU/1000, s.PerSecond)
-	}
-	for _, a := range r.Agent {
-		fmt.Fprintf(w, "\nagent, %s with EK %s: %d TPM commands, %.1f ms\n", a.TPM, a.EK, a.Commands, a.MS)
-		for _, s := range a.Steps {
-			fmt.Fprintf(w, "  %s\t%d\t%.1f ms\n", s.Step, s.Commands, s.MS)
-		}
-	}
-	w.Flush()
+}
+
+func (s *Server) print(w io.Writer) {
+	fmt.Fprintf(w, "\nwhole hub process over TLS, two connections per enrolment, EK %s (medians of %d rounds; the load generator shares the machine)\n", s.EK, s.Rounds)
+	fmt.Fprintf(w, "raw handshake %.0f, raw mutual handshake %.0f, cryptography %.0f, enrolment %.0f microseconds; ratio %.2f; %.0f enrolments/s\n",
+		s.Handshake, s.MutualHandshake, s.Crypto, s.CPU, s.Ratio, s.PerSecond)
+	fmt.Fprintf(w, "poll of Pantavisor over a new connection %.0f microseconds, %.2f raw handshakes; its answer alone %.0f microseconds, %.2f raw handshakes\n",
+		s.Poll, s.PollRatio, s.Answer, s.AnswerRatio)
+	fmt.Fprintf(w, "idle connection with a device's certificate: %.1f KiB resident (%d connections)\n", s.IdleKiB, s.IdleOpen)
 }

@@ -218,7 +218,7 @@ func (c *Certificates) IDevIDHash() [32]byte { return sha256.Sum256(c.IDevID.Raw
 
 // TLS returns the IDevID certificate and its key as a TLS client certificate.
 func (c *Certificates) TLS(d *Device) tls.Certificate {
-	return tls.Certificate{Certificate: [][]byte{c.IDevID.Raw, c.DeviceCA.Raw}, PrivateKey: d.IDevID.Private}
+	return tls.Certificate{Certificate: [][]byte{c.IDevID.Raw}, PrivateKey: d.IDevID.Private}
 }
 
 // Activate connects with the IDevID certificate and sends the activation proof.

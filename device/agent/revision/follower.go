@@ -183,7 +183,7 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status returns the current status. It is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// publish takes the status from the journal, so that Status returns that status. If the running
+// publish copies the status from the journal to the result of Status. If the running
 // revision has changed, publish sends a value on the channel of Changed.
 func (f *Follower) publish() {
 	s := f.journal.status()
@@ -255,8 +255,8 @@ func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.cfg.Hook == "" {
 		return jitter(f.cfg.Poll), nil
 	}
-	// Without its hook, the device accepts no revision, but stays connected, so that its owner can
-	// repair it.
+	// If the hook is missing, the device accepts no revision. It stays connected, so that the owner
+	// can repair the device.
 	if err := f.checkHook(); err != nil {
 		return 0, err
 	}
@@ -297,9 +297,9 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// Save the journal before the hub has the trail. If the agent is killed between these two
-		// steps, it finds the trail at its next start. The journal then still names the running
-		// revision.
+		// Save the journal before the request that creates the trail. If the agent is killed after
+		// the request, the hub has a trail at the agent's next start, and the journal already names
+		// the running revision.
 		if j.Current == nil {
 			j.Current = &rev
 			if err := f.save(j); err != nil {

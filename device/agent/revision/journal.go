@@ -90,7 +90,7 @@ func readJournal(path, device string) (journal, error) {
 	}
 	var j journal
 	if err := json.Unmarshal(b, &j); err != nil {
-		return fresh, fmt.Errorf("trail: %s is damaged; remove it, and the device accepts the next revision without knowing the running one: %w", path, err)
+		return fresh, fmt.Errorf("trail: %s is damaged, so the running revision is unknown: remove the file, and the device accepts the next revision: %w", path, err)
 	}
 	if j.Device != device {
 		return fresh, nil
@@ -182,7 +182,8 @@ func flush(dir string) error {
 }
 
 // patience returns the pauses between retries. The nominal pause doubles from one second to one
-// minute. Each actual pause is a random value between half of the nominal pause and the whole.
+// minute. The actual pause is a random time between half of the nominal pause and the whole nominal
+// pause.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }

@@ -1,0 +1,380 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A device keeps one connection, on which it sends a request each minute. Between two requests,
+// net/http needs more memory for a connection than its TLS: two buffers, and a goroutine whose
+// stack the handshake and the last request have enlarged. So the hub parks an idle connection: it
+// takes the connection back from net/http, waits with a small goroutine until the client sends
+// something, and gives the connection to net/http again, as if it was a new one.
+
+// parkAfter is how long a connection is idle before it is parked.
+const parkAfter = time.Second
+
+// readBuffer is the length of the buffer into which net/http reads a request, if it has nothing of
+// this request yet. With any other length, a part of the request may be in the buffer already, and
+// then the connection must not be parked.
+const readBuffer = 4096
+
+// parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
+// connections.
+type parking struct {
+	net.Listener
+	config *tls.Config
+	state  func() *connState
+	times  Timeouts
+	log    *log.Logger
+
+	ready  chan net.Conn // connections for net/http
+	failed chan error    // the error of Listener
+	closed chan struct{}
+	close  sync.Once
+
+	mu     sync.Mutex
+	parked map[*parkable]struct{} // guarded by mu; nil: closed
+}
+
+func newParking(l net.Listener, c *tls.Config, state func() *connState, t Timeouts, log *log.Logger) *parking {
+	p := &parking{Listener: l, config: c, state: state, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}),
+		parked: map[*parkable]struct{}{}}
+	go p.acceptAll()
+	return p
+}
+
+// acceptAll accepts connections until the listener fails or is closed. Like net/http, it tries
+// again after an error that may pass, such as too many open files.
+func (p *parking) acceptAll() {
+	pause := time.Duration(0)
+	for {
+		c, err := p.Listener.Accept()
+		if err == nil {
+			pause = 0
+			go p.shake(c)
+			continue
+		}
+		var passing interface{ Temporary() bool }
+		if !errors.As(err, &passing) || !passing.Temporary() {
+			p.failed <- err
+			return
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		p.log.Printf("accept: %v; next try in %s", err, pause)
+		select {
+		case <-time.After(pause):
+		case <-p.closed:
+		}
+	}
+}
+
+// shake does the handshake of a new connection and passes the connection on. The large stack that a
+// handshake needs ends with this goroutine.
+func (p *parking) shake(raw net.Conn) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.log.Printf("panic in a handshake with %s: %v", raw.RemoteAddr(), v)
+			raw.Close()
+		}
+	}()
+	s := &socket{raw, p.state()}
+	t := tls.Server(s, p.config)
+	raw.SetDeadline(time.Now().Add(min(p.times.Header, p.times.Request)))
+	if err := t.HandshakeContext(context.WithValue(context.Background(), connKey{}, s.state)); err != nil {
+		p.refuse(raw, err)
+		return
+	}
+	raw.SetDeadline(time.Time{})
+	if t.ConnectionState().NegotiatedProtocol == "h2" {
+		p.pass(t)
+		return
+	}
+	(&parkable{Conn: t, parking: p, raw: rawOf(raw)}).lend()
+}
+
+// refuse closes a connection whose handshake failed. A client that speaks HTTP without TLS gets an
+// answer that it understands, as from net/http.
+func (p *parking) refuse(raw net.Conn, err error) {
+	defer raw.Close()
+	var header tls.RecordHeaderError
+	if errors.As(err, &header) && header.Conn != nil && speaksHTTP(header.RecordHeader) {
+		io.WriteString(header.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		return
+	}
+	p.log.Printf("TLS handshake error from %s: %v", raw.RemoteAddr(), err)
+}
+
+func speaksHTTP(header [5]byte) bool {
+	switch string(header[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		return true
+	}
+	return false
+}
+
+// pass gives a connection to net/http.
+func (p *parking) pass(c net.Conn) {
+	select {
+	case p.ready <- c:
+	case <-p.closed:
+		c.Close()
+	}
+}
+
+// Accept implements net.Listener, for net/http.
+func (p *parking) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.ready:
+		return c, nil
+	case err := <-p.failed:
+		return nil, err
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close closes the listener and the parked connections.
+func (p *parking) Close() (err error) {
+	p.close.Do(func() {
+		close(p.closed)
+		err = p.Listener.Close()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for c := range p.parked {
+			c.NetConn().SetReadDeadline(time.Now()) // ends the wait, which closes the connection
+		}
+		p.parked = nil
+	})
+	return err
+}
+
+// add registers a connection that is about to be parked. It returns false if the listener is
+// closed.
+func (p *parking) add(c *parkable) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.parked == nil {
+		return false
+	}
+	p.parked[c] = struct{}{}
+	return true
+}
+
+func (p *parking) remove(c *parkable) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.parked, c)
+}
+
+// socket is a client's connection below TLS, with the state that the handshake and the requests on
+// the connection share.
+type socket struct {
+	net.Conn
+	state *connState
+}
+
+// stateOf returns the state of a connection that a parking gave to net/http; nil: the connection is
+// from another listener.
+func stateOf(c net.Conn) *connState {
+	if l, ok := c.(*lent); ok {
+		c = l.Conn
+	}
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	s, ok := t.NetConn().(*socket)
+	if !ok {
+		return nil
+	}
+	return s.state
+}
+
+// rawOf returns a connection's socket, below a header of the PROXY protocol; nil: there is none,
+// so the connection cannot be parked.
+func rawOf(c net.Conn) syscall.RawConn {
+	if p, ok := c.(interface{ Raw() net.Conn }); ok {
+		c = p.Raw()
+	}
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// parkable is a connection with HTTP/1. Either net/http has it, as a lent, or it is parked.
+type parkable struct {
+	*tls.Conn
+	parking *parking
+	raw     syscall.RawConn
+}
+
+// lend gives the connection to net/http.
+func (c *parkable) lend() {
+	c.parking.pass(&lent{Conn: c.Conn, parkable: c, tls: c.ConnectionState()})
+}
+
+// park waits in the background until the client sends something, and then lends the connection
+// again. The connection is closed if it is idle for too long, or if the listener is closed.
+func (c *parkable) park() {
+	c.SetDeadline(time.Time{})
+	// The deadline must come before add, because Close replaces it.
+	c.NetConn().SetReadDeadline(time.Now().Add(c.parking.times.Idle))
+	if !c.parking.add(c) {
+		c.Conn.Close()
+		return
+	}
+	go func() {
+		sent := c.waitForClient()
+		c.parking.remove(c)
+		c.NetConn().SetReadDeadline(time.Time{})
+		if !sent {
+			c.Conn.Close()
+			return
+		}
+		c.lend()
+	}()
+}
+
+// waitForClient waits until there is something to read from the socket, and reports whether the
+// client has sent something rather than closed the connection. It leaves everything in the socket,
+// so that this goroutine needs no buffer and only a small stack. TLS has no complete record in its
+// own buffer, because its last read waited for one in vain.
+func (c *parkable) waitForClient() (sent bool) {
+	var b [1]byte
+	err := c.raw.Read(func(fd uintptr) bool {
+		for {
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			switch {
+			case errors.Is(err, unix.EINTR):
+				continue
+			case errors.Is(err, unix.EAGAIN):
+				return false
+			}
+			sent = err == nil && n > 0
+			return true
+		}
+	})
+	return sent && err == nil
+}
+
+// lent is a connection as net/http sees it, until it is parked or closed.
+type lent struct {
+	*tls.Conn
+	parkable *parkable
+	tls      tls.ConnectionState
+	idle     atomic.Bool  // net/http waits for the next request
+	state    atomic.Int32 // isLent, then isParking or isOver
+}
+
+const (
+	isLent = iota
+	isParking
+	isOver // closed, or parked: then another lent may have the connection
+)
+
+// errParked ends net/http's wait for the next request.
+var errParked = errors.New("hub: the idle connection is parked")
+
+// Read implements net.Conn. If net/http waits for the next request and has nothing of it yet, Read
+// waits only for parkAfter.
+func (l *lent) Read(b []byte) (int, error) {
+	if l.state.Load() != isLent {
+		return 0, net.ErrClosed
+	}
+	if !l.idle.Load() || len(b) != readBuffer || l.parkable.raw == nil {
+		return l.Conn.Read(b)
+	}
+	l.Conn.SetReadDeadline(time.Now().Add(min(parkAfter, l.parkable.parking.times.Idle)))
+	n, err := l.Conn.Read(b)
+	if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && l.state.CompareAndSwap(isLent, isParking) {
+		return 0, errParked
+	}
+	l.idle.Store(false)
+	return n, err
+}
+
+// Close implements net.Conn. It parks the connection if Read said so.
+func (l *lent) Close() error {
+	switch l.state.Swap(isOver) {
+	case isLent:
+		return l.Conn.Close()
+	case isParking:
+		l.parkable.park()
+		return nil
+	}
+	return net.ErrClosed
+}
+
+func (l *lent) Write(b []byte) (int, error) {
+	if l.state.Load() != isLent {
+		return 0, net.ErrClosed
+	}
+	return l.Conn.Write(b)
+}
+
+func (l *lent) CloseWrite() error {
+	if l.state.Load() != isLent {
+		return net.ErrClosed
+	}
+	return l.Conn.CloseWrite()
+}
+
+func (l *lent) SetDeadline(t time.Time) error {
+	if l.state.Load() != isLent {
+		return net.ErrClosed
+	}
+	return l.Conn.SetDeadline(t)
+}
+
+func (l *lent) SetReadDeadline(t time.Time) error {
+	if l.state.Load() != isLent {
+		return net.ErrClosed
+	}
+	return l.Conn.SetReadDeadline(t)
+}
+
+func (l *lent) SetWriteDeadline(t time.Time) error {
+	if l.state.Load() != isLent {
+		return net.ErrClosed
+	}
+	return l.Conn.SetWriteDeadline(t)
+}
+
+// noteIdle is for http.Server.ConnState.
+func noteIdle(c net.Conn, s http.ConnState) {
+	if l, ok := c.(*lent); ok && s == http.StateIdle {
+		l.idle.Store(true)
+	}
+}
+
+type tlsKey struct{}
+
+// withTLS sets the TLS state of requests on a lent connection, because net/http knows only that of
+// a tls.Conn.
+func withTLS(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l, ok := r.Context().Value(tlsKey{}).(*lent); ok && r.TLS == nil {
+			r.TLS = &l.tls
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,51 @@
+package bearer
+
+import (
+	"crypto/sha256"
+	"sync"
+)
+
+// verified is a token whose signature, key and issuer were checked. They stay valid; the caller
+// must check the times again.
+type verified struct {
+	claims Claims
+	kid    string
+}
+
+// cache remembers tokens that were verified, by their SHA-256. Devices send the same token with each
+// request, and the verification takes longer than the rest of a short request. Only tokens that the
+// hub signed get into the cache, and it keeps no token itself.
+type cache struct {
+	mu         sync.Mutex
+	young, old map[[sha256.Size]byte]verified // guarded by mu
+}
+
+// maxYoung bounds the cache: it has at most twice as many tokens, of about 1 KiB.
+const maxYoung = 16384
+
+func (c *cache) get(sum [sha256.Size]byte) (verified, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v, ok := c.young[sum]
+	if !ok {
+		if v, ok = c.old[sum]; ok {
+			c.add(sum, v)
+		}
+	}
+	return v, ok
+}
+
+func (c *cache) put(sum [sha256.Size]byte, v verified) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.add(sum, v)
+}
+
+// add adds a token. When the young tokens are too many, it forgets those that nobody has used since
+// the last time. The caller holds c.mu.
+func (c *cache) add(sum [sha256.Size]byte, v verified) {
+	if c.young == nil || len(c.young) >= maxYoung {
+		c.young, c.old = map[[sha256.Size]byte]verified{}, c.young
+	}
+	c.young[sum] = v
+}

@@ -1,0 +1,45 @@
+// Package memory sets the limits of Go's garbage collector by the memory of the machine. The
+// default of the garbage collector fits programs that know nothing about their machine: it works as
+// soon as the heap has doubled, even if most of the machine's memory is free.
+package memory
+
+import (
+	"math"
+	"os"
+	"runtime/debug"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+)
+
+// Percent is the value of GOGC that Use sets: the heap may grow to five times its live part.
+const Percent = 400
+
+// Shares of memory that the heap may use: of the cgroup's limit, which is for this program alone,
+// and of the machine's memory, which other programs and the page cache use too.
+const (
+	ofCgroup  = 0.9
+	ofMachine = 0.6
+)
+
+// Use limits the memory of this program, and lets the garbage collector work less often below this
+// limit. If the environment has GOMEMLIMIT or GOGC, Use keeps that value. If the memory is not
+// known or GOMEMLIMIT is off, Use changes nothing, because only the limit makes a larger GOGC safe.
+func Use() {
+	if _, ok := os.LookupEnv("GOMEMLIMIT"); !ok {
+		debug.SetMemoryLimit(limit(memlimit.FromCgroup, memlimit.FromSystem))
+	}
+	if _, ok := os.LookupEnv("GOGC"); !ok && debug.SetMemoryLimit(-1) != math.MaxInt64 {
+		debug.SetGCPercent(Percent)
+	}
+}
+
+// limit returns the smaller of the two limits, or math.MaxInt64 if none is known.
+func limit(cgroup, machine memlimit.Provider) int64 {
+	least := uint64(math.MaxInt64)
+	for _, p := range []memlimit.Provider{memlimit.ApplyRatio(cgroup, ofCgroup), memlimit.ApplyRatio(machine, ofMachine)} {
+		if n, err := p(); err == nil && n > 0 {
+			least = min(least, n)
+		}
+	}
+	return int64(least)
+}
