@@ -38,14 +38,15 @@ docs/image.md.`,
 
 // imageOptions are the options of image build.
 type imageOptions struct {
-	token, out, disk, kernel, boot, programs string
-	escrow                                   string
-	merge                                    []string
-	console                                  string // level
-	debug, claim, reset                      bool
-	signKey, signCert, keys                  string
-	enrol                                    string
-	network                                  networkOptions
+	token, hub                        string
+	out, disk, kernel, boot, programs string
+	escrow                            string
+	merge                             []string
+	console                           string // level
+	debug, claim, reset               bool
+	signKey, signCert, keys           string
+	enrol                             string
+	network                           networkOptions
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -82,7 +83,7 @@ settings. See docs/image.md.`,
 				return usagef("unknown target %q; the only target is %s", arg[0], stick.Target)
 			}
 			if o.reset {
-				for _, other := range append(networkFlags, "token-file", "claim", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol") {
+				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol") {
 					if c.Flags().Changed(other) {
 						return usagef("--reset-only installs nothing: leave --%s out", other)
 					}
@@ -98,6 +99,7 @@ settings. See docs/image.md.`,
 	f := c.Flags()
 	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json; - is standard input (this, --claim or --reset-only is required)")
 	f.BoolVar(&o.claim, "claim", false, "build without a join token; each machine displays a claim code for the hub you are signed in to")
+	f.StringVar(&o.hub, "hub-file", "", "with --claim: the hub's name and CA as JSON, instead of those of the hub you are signed in to; - is standard input")
 	f.BoolVar(&o.reset, "reset-only", false, "build a stick that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
 	f.StringVar(&o.disk, "disk", "largest", "the disk to install to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; removable and USB disks only if you name them")
@@ -159,7 +161,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 	if name == "-" {
 		b, err := io.ReadAll(io.LimitReader(a.stdin, wire.MaxTokenFile+1))
 		if err == nil && len(b) > wire.MaxTokenFile {
-			err = fmt.Errorf("standard input is not a token file, because it has more than %d bytes: give the file from 'gangway token create'", wire.MaxTokenFile)
+			err = fmt.Errorf("standard input is not a token file or hub file, because it has more than %d bytes: give the file from 'gangway token create'", wire.MaxTokenFile)
 		}
 		return b, err
 	}
@@ -168,7 +170,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Size() > wire.MaxTokenFile {
-		return nil, fmt.Errorf("%s is not a token file, because it has %d bytes, more than %d: give the file from 'gangway token create'", name, info.Size(), wire.MaxTokenFile)
+		return nil, fmt.Errorf("%s is not a token file or hub file, because it has %d bytes, more than %d: give the file from 'gangway token create'", name, info.Size(), wire.MaxTokenFile)
 	}
 	return os.ReadFile(name)
 }
@@ -188,6 +190,9 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	}
 	if o.token == "" && !o.claim {
 		return usagef("give --token-file, the token file from 'gangway token create'; or --claim, for machines that show a claim code; or --reset-only, to wipe machines")
+	}
+	if o.hub != "" && !o.claim {
+		return usagef("--hub-file needs --claim: a token file names its hub itself")
 	}
 	rule, err := install.ParseRule(o.disk)
 	if err != nil {
@@ -277,9 +282,15 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 }
 
 // tokenOrHubFile returns one of two files. Without --claim, the result `token` is the token file.
-// With --claim, the result `hub` is the hub file of the hub that the user is signed in to. The
-// other result is nil.
+// With --claim, the result `hub` is the file of --hub-file or, by default, the hub file of the hub
+// that the user is signed in to. The other result is nil.
 func (a *app) tokenOrHubFile(ctx context.Context, o imageOptions) (token, hub []byte, err error) {
+	if o.hub != "" {
+		if hub, err = a.readToken(o.hub); err == nil {
+			_, err = wire.ParseHubFile(hub)
+		}
+		return nil, hub, err
+	}
 	if o.claim {
 		s, err := loadSignIn(ctx)
 		if err != nil {

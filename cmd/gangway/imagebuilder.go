@@ -162,9 +162,9 @@ func sentence(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. When Build returns, it has already removed the image's file from the
+// Build builds an image. The child gets `file` by standard input. When Build returns, it has already removed the image's file from the
 // folder. So the file disappears when the caller closes it.
-func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []byte, size int64, step func(string)) (_ *api.Image, err error) {
+func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, file []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []by
 		}
 	}()
 	out := filepath.Join(dir, "installer.img")
-	if err := b.run(ctx, o, token, size, dir, out, step); err != nil {
+	if err := b.run(ctx, o, file, size, dir, out, step); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(out)
@@ -200,8 +200,13 @@ func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []by
 }
 
 // run runs the child until it ends, or until ctx ends.
-func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte, size int64, dir, out string, step func(string)) error {
-	arg := []string{"image", "build", stick.Target, "--token-file=-", "--out=" + out, "--kernel=" + b.kernel, "--programs=" + b.programs}
+func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte, size int64, dir, out string, step func(string)) error {
+	arg := []string{"image", "build", stick.Target, "--out=" + out, "--kernel=" + b.kernel, "--programs=" + b.programs}
+	if o.Claim {
+		arg = append(arg, "--claim", "--hub-file=-")
+	} else {
+		arg = append(arg, "--token-file=-")
+	}
 	for name, value := range map[string]string{"disk": o.Disk, "escrow-to": o.Escrow, "boot": b.boot} {
 		if value != "" {
 			arg = append(arg, "--"+name+"="+value)
@@ -234,14 +239,14 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 	if err != nil {
 		return err
 	}
-	// The child reads the token before it does anything else, so these bounds apply from the
+	// The child reads the file before it does anything else, so these bounds apply from the
 	// beginning.
 	if err := bound(child.Pid(), size); err != nil {
 		kill(child)
 		return err
 	}
 	go func() {
-		_, _ = input.Write(token)
+		_, _ = input.Write(file)
 		input.Close()
 	}()
 	select {
@@ -254,7 +259,7 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 		if tooLarge(err, messages.String()) {
 			return api.ErrImageSize
 		}
-		return fmt.Errorf("gangway image build: %w: %s", err, withoutSecret(messages.String(), token))
+		return fmt.Errorf("gangway image build: %w: %s", err, withoutSecret(messages.String(), file))
 	}
 	return nil
 }

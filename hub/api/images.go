@@ -19,18 +19,24 @@ type ImageBuilder interface {
 	Missing() string
 	// Check checks the options that a person typed. Its error is an *ImageOptionError.
 	Check(o ImageOptions) error
-	// Build builds an image of at most `size` bytes. No temporary file is larger than `size`. When
-	// a step begins, Build calls `step` with the step's name. If Build fails, or when the image is
-	// closed, no file of the image is on the disk. Build ends when ctx ends. If the image would be
-	// larger than `size`, the error is ErrImageSize. After Build has returned, the caller can read
-	// the image even if ctx has ended.
-	Build(ctx context.Context, o ImageOptions, token []byte, size int64, step func(string)) (*Image, error)
+	// Build builds an image of at most `size` bytes. `file` is the token file or, with o.Claim, the
+	// hub file. No temporary file is larger than `size`. When a step begins, Build calls `step` with
+	// the step's name. If Build fails, or when the image is closed, no file of the image is on the
+	// disk. Build ends when ctx ends. If the image would be larger than `size`, the error is
+	// ErrImageSize. After Build has returned, the caller can read the image even if ctx has ended.
+	Build(ctx context.Context, o ImageOptions, file []byte, size int64, step func(string)) (*Image, error)
 }
 
-// ImageOptions are the options that a person chooses for an image. Each option is the text that the
-// person typed; an empty text means the default of 'gangway image build'. The debug console is not
-// an option, because the page would have to show its password next to the download.
+// ImageOptions are the options that a person chooses for an image. Each text is the text that the
+// person typed; an empty text means the default of 'gangway image build'.
+//
+// These options of the command are not on the page. The debug console: the page would have to show
+// its password next to the download. Keys for Secure Boot: a private key that signs programs for a
+// fleet must not be sent to a server. Sources for the first revision (--merge): they may be
+// gigabytes, and the hub would unpack archives of any person; post the revision to the devices
+// instead.
 type ImageOptions struct {
+	Claim   bool   // the image has no join token; each machine displays a claim code
 	Disk    string // the disk to install to
 	Escrow  string // an age recipient for the recovery keys
 	Network string // the machines' network settings, as in network.txt

@@ -157,6 +157,42 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
+// An image with claim codes needs no join token: the builder gets only the hub's name and CA, and the
+// hub makes no join token, even if the form has the fields of one.
+func TestImageWithClaimCodesHasNoToken(t *testing.T) {
+	t.Parallel()
+	var got api.ImageOptions
+	var file []byte
+	failing := errors.New("no space")
+	b := &builder{build: func(_ context.Context, o api.ImageOptions, hub []byte, _ func(string)) (*api.Image, error) {
+		got, file = o, hub
+		return nil, failing
+	}}
+	s := sceneWithBuilder(t, b, api.ImageLimits{})
+	ada := s.signedIn(t, "ada")
+	tokens := func() int { return len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)) }
+	before := tokens()
+	page := ada.posts("/ui/onboard/image", 500, "claim", "yes", "nick", "hall", "max-uses", "not a number")
+	says(t, page, "The hub could not build the image.")
+	if strings.Contains(text(page), "was disabled") || !strings.Contains(page, `name="claim" value="yes" checked`) {
+		t.Errorf("the page speaks of a join token: %s", brief.Of(text(page)))
+	}
+	b.build = func(_ context.Context, o api.ImageOptions, hub []byte, _ func(string)) (*api.Image, error) {
+		got, file = o, hub
+		return imageOf(hub), nil
+	}
+	ada.posts("/ui/onboard/image", 200, "claim", "yes", "nick", "hall")
+	hub := must(wire.ParseHubFile(file))(t)
+	if !got.Claim || hub.Hub != s.URL || hub.HubName != s.CA.HubName() || hub.HubCA != string(s.CA.RootPEM()) {
+		t.Errorf("%+v, %s", got, brief.Of(file))
+	}
+	if n := tokens(); n != before {
+		t.Errorf("%d join tokens, %d before", n, before)
+	}
+	says(t, ada.page("/ui/onboard/image"), "It has no join token", "with the code that it displays")
+	says(t, ada.page("/ui/audit?kind=image."), "The hub built an installer image without a join token.")
+}
+
 // A build ignores a join token in the form. It makes a join token of the signed-in account, so that
 // nobody can put another owner's token into an image.
 func TestImageTakesNoOtherToken(t *testing.T) {

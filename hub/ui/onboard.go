@@ -80,6 +80,7 @@ type TokenPage struct {
 type ImagePage struct {
 	TokenForm
 	Disk, Escrow, Network                      string // as typed
+	Claim                                      bool   // as chosen: the image has no join token
 	DiskProblem, EscrowProblem, NetworkProblem string
 	Missing                                    string // why the hub cannot build images; empty: it can
 	Limit, Size                                string // bounds of a build, in words
