@@ -43,8 +43,8 @@ func (a *app) serveCommand() *cobra.Command {
 the hub's keys (DIR/pki) and its database (DIR/gangway.db). Back up both: without the
 keys, the hub recognizes no device.
 
-With --database, the database is in PostgreSQL. Several hubs with copies of the same keys
-can then share it. The user of the URL must own the database.
+With --database, the database is in PostgreSQL. The user of the URL must own the
+database. The keys stay in DIR.
 
 Owners' objects are in DIR/objects. With --s3-endpoint and --s3-bucket they are in a
 bucket; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are its credentials.
