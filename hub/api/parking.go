@@ -99,7 +99,7 @@ func (p *parking) shake(raw net.Conn) {
 	t := tls.Server(s, p.config)
 	raw.SetDeadline(time.Now().Add(min(p.times.Header, p.times.Request)))
 	if err := t.HandshakeContext(context.WithValue(context.Background(), connKey{}, s.state)); err != nil {
-		p.refuse(raw, err)
+		p.drop(raw, err)
 		return
 	}
 	raw.SetDeadline(time.Time{})
@@ -121,9 +121,9 @@ func forgetCertificates(t *tls.Conn) {
 	}
 }
 
-// refuse closes a connection whose handshake failed. A client that speaks HTTP without TLS gets an
+// drop closes a connection whose handshake failed. A client that speaks HTTP without TLS gets an
 // answer that it understands, as from net/http.
-func (p *parking) refuse(raw net.Conn, err error) {
+func (p *parking) drop(raw net.Conn, err error) {
 	defer raw.Close()
 	var header tls.RecordHeaderError
 	if errors.As(err, &header) && header.Conn != nil && speaksHTTP(header.RecordHeader) {
