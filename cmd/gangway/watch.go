@@ -159,7 +159,7 @@ func (a *app) watchChanges(ctx context.Context, every time.Duration, show func()
 	}
 }
 
-// printChangedLines prints the lines that are not in known, and returns all lines of the text. It
+// printChangedLines prints the lines that are not in `known`, and returns all lines of the text. It
 // ignores spaces, because columns may have become wider.
 func (a *app) printChangedLines(text string, known map[string]bool) (map[string]bool, error) {
 	now, names := map[string]bool{}, map[string]bool{}

@@ -113,7 +113,7 @@ type Follower struct {
 	complaint string // the last error that complain said
 
 	hashed       map[string]bool // objects that were hashed and found correct since the revision was accepted
-	phase        string          // the phase that this process entered at since
+	phase        string          // the phase that this process entered at the time `since`
 	since        time.Time       // when this process entered the phase; monotonic
 	rebootCalled bool            // this process has called the hook to reboot
 }

@@ -193,7 +193,8 @@ type freshDevice struct {
 	request []byte
 }
 
-// running is a kind of requests in a run.
+// running is the state of one kind of requests during a run: its rate, its counters and its
+// latencies.
 type running struct {
 	*kind
 	rate      float64
