@@ -134,7 +134,7 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 type spy struct {
 	link
 	// before is called with each command. If `before` returns a response or an error, exchange
-	// returns the same, and the command does not reach the TPM.
+	// returns that response or error, and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
 	// after is called with each response. exchange returns the response that `after` returns. If
 	// `after` returns an error, exchange returns this error, as if the response was lost.

@@ -36,8 +36,8 @@ type Installed struct {
 	ESPStart, ESPSize int64
 	// DataStart and DataSize are the data partition's start and size, in bytes.
 	DataStart, DataSize int64
-	// Whole reports whether the installation is complete. The installation writes the sector that
-	// makes the disk boot last.
+	// Whole reports whether the installation is complete. As its last step, the installation writes
+	// the sector that makes the disk bootable.
 	Whole bool
 }
 

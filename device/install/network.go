@@ -51,7 +51,7 @@ func (j Job) settings() (n network, err error) {
 		return n, nil
 	}
 	n.onStick = NoNetwork()
-	n.text = n.onStick // verify copies the stick's bytes to it
+	n.text = n.onStick // verify will copy the stick's bytes to this slice
 	if j.Network != nil {
 		n.text, err = Padded(j.Network.Text())
 	}

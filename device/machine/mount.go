@@ -66,7 +66,7 @@ func MountFAT(name, at string, flags uintptr) error {
 }
 
 // MountData mounts the data partition of an installed system. If the partition is encrypted,
-// device is the device that decrypts it.
+// `device` is the path of the device that decrypts the partition.
 func MountData(device, at string) error {
 	err := os.MkdirAll(at, 0o700)
 	if err == nil {

@@ -26,7 +26,7 @@ const (
 	diffBytes      = 20 << 10
 	diffBytesOfTwo = 8 << 10
 	messageInForm  = 8 << 10
-	stateInForm    = 20 << 10 // of a new state, which the form of its preview contains
+	stateInForm    = 20 << 10 // largest new state that the form of its preview contains
 	diffAround     = 450      // bytes around the texts of one change
 )
 
@@ -156,8 +156,8 @@ func readableState(state *trail.State) string {
 	return ui.VisibleLines(b.String()) // in a JSON text, the escapes of VisibleLines mean the same as the characters
 }
 
-// difference returns the first changes between a stored state and another state, which need at most
-// `room` bytes on the page, and the number of further changes.
+// difference returns the first changes between a stored state and another state, and the number of
+// further changes. The returned changes need at most `room` bytes on the page.
 func difference(before []byte, after *trail.State, room int) ([]trail.Change, int) {
 	old, err := trail.ParseState(before)
 	if err != nil {

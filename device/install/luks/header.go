@@ -117,7 +117,7 @@ func header(magic string, offset int64, salt []byte, id string, text []byte) ([]
 	return b, nil
 }
 
-// readHeader reads the first of the two headers that is not damaged.
+// readHeader reads the first header or, if the first is damaged, the second header.
 func readHeader(r io.ReaderAt) (*metadata, error) {
 	var errs error
 	for _, h := range []struct {
