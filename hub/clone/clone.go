@@ -54,7 +54,7 @@ type State string
 const (
 	// Suspected: something does not fit one machine with one TPM.
 	Suspected State = "suspected"
-	// Certain: two copies of the TPM's state run alternately.
+	// Certain: two copies of the TPM's state run, and the hub sees both of them in turn.
 	Certain State = "certain"
 	// Refused: the owner decided that several machines run with the TPM's state.
 	Refused State = "refused"

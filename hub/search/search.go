@@ -71,7 +71,7 @@ func Names() (names []string) {
 }
 
 // Parse parses the text of a search. It sets only Words and Terms of the result. The value of the
-// field token may be an id or a nick: the caller must look up the join token. Errors: *Error.
+// field `token` may be an id or a nick: the caller must look up the join token. Errors: *Error.
 func Parse(text string) (store.DeviceSearch, error) {
 	var s store.DeviceSearch
 	if len(text) > MaxLength {
