@@ -53,7 +53,7 @@ func isRefusal(err error) bool {
 	return errors.As(err, &refused)
 }
 
-// capture runs show, and returns its output and its notes.
+// capture calls the function `show`. It returns the function's output and its notes.
 func (a *app) capture(show func() error) (printed, noted string, err error) {
 	out, notes := a.stdout, a.stderr
 	defer func() { a.stdout, a.stderr = out, notes }()

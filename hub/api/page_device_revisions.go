@@ -189,7 +189,8 @@ func (s *Server) previewOf(r *http.Request, d store.Device, rev, room int) (*ui.
 	return p, s.compareWithNewest(r, d, p, state, room)
 }
 
-// compareWithNewest sets in p the difference between the newest revision's state and another state.
+// compareWithNewest sets in `p` the difference between the newest revision's state and another
+// state.
 func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State, room int) error {
 	newest, err := s.cfg.Store.Revision(r.Context(), d.ID, -1)
 	if err != nil {

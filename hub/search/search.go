@@ -162,8 +162,8 @@ func (p *parser) atSpace() bool {
 }
 
 // part reads the text to the next space. If `name` is true, part also stops before the next ":" or
-// "=". The result `separated` is true if part stopped before ":" or "=". Some or all of the text
-// may be in quotes.
+// "=". The result `separated` is true if the method stopped before ":" or "=". Some or all of the
+// text may be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {
 	var b strings.Builder
 	for p.at < len(p.text) && !p.atSpace() {

@@ -111,8 +111,9 @@ func (f *Follower) killGroup(cmd *exec.Cmd) {
 	}
 }
 
-// runLocked runs cmd from a separate thread, which exists until cmd ends. If the thread that forked
-// a process ended earlier, the kernel would send the process its parent-death signal.
+// runLocked runs the command `cmd` from a separate thread, which exists until `cmd` ends. If the
+// thread that forked a process ended earlier, the kernel would send the process its parent-death
+// signal.
 func runLocked(cmd *exec.Cmd) error {
 	done := make(chan error)
 	go func() {
