@@ -31,8 +31,12 @@ stage lint ./scripts/lint.sh
 
 # Tests build programs. With cgo, which only the race detector needs, they would compile every package
 # once more, so the tests run without CGO_ENABLED=1.
+# Many tests wait, so one package more than there are processors runs at once. The packages that wait
+# longest come first.
 # shellcheck disable=SC2046 # splits the list of packages
-CGO_ENABLED=1 stage race go test -exec 'env CGO_ENABLED=0' -json -vet=off -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
+CGO_ENABLED=1 stage race go test -p $(($(nproc) + 1)) -exec 'env CGO_ENABLED=0' -json -vet=off -race -timeout 15m \
+	gangway/internal/e2e gangway/internal/docs $(go list ./... | grep -v '/internal/qemu$') "$@"
+
 # The machines wait more than they compute. The stages below run beside them, with less priority.
 echo "Running the tests with emulated machines; their output is in build/qemu.log" >&2
 setsid ./build/testlog -stage machines -log build/qemu.log -- go test -json -vet=off -timeout 20m ./internal/qemu "$@" &

@@ -155,7 +155,7 @@ func TestOperatorSeesRefusalsByCode(t *testing.T) {
 	s.post(t, []byte("no request"))
 	s.operator(t)
 	b := s.signedIn(t, "olga")
-	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !regexp.MustCompile(`<code>csr[a-z-]*</code></td><td data-label="Request">onboarding</td><td data-label="Refused">1<`).MatchString(body) {
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !regexp.MustCompile(`<code>csr[a-z-]*</code></td><td data-label="Request">onboarding</td><td data-label="Refused" class="num">1<`).MatchString(body) {
 		t.Errorf("the refusal is not counted: %s", body[max(0, strings.Index(body, "refused-h")):])
 	}
 }
