@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -299,8 +300,8 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 		Token:  k.token,
 		Addr:   a.Addr,
 		Actor:  "prn:::devices:/" + k.device, ActorName: k.stored.Nick, Means: store.ByCertificate,
-		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + onboarded + ": TPM " +
-			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
+		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + onboarded + ": " +
+			tpmWords(k.manufacturer, k.model) + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
 	if k.known { // a device may onboard again without limit, so these events are counted in one row
@@ -313,6 +314,16 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 		return err
 	}
 	return k.linkChips(c, a)
+}
+
+// tpmWords describes a TPM in an event. The names of maker and model come from the EK certificate, so
+// an approved machine without one has none.
+func tpmWords(manufacturer, model string) string {
+	name := strings.TrimSpace(manufacturer + " " + model)
+	if name == "" {
+		return "a TPM without an EK certificate"
+	}
+	return "TPM " + name
 }
 
 var (
