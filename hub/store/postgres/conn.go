@@ -141,7 +141,7 @@ func (c *conn) run(s *sqlstore.Statement, args []any) (*pgconn.ResultReader, err
 		}
 		c.kept[s.Index] = " " + string(c.types)
 	case kept[1:] != string(c.types):
-		return nil, fmt.Errorf("postgres: the arguments of %q have the types %s, but had %s", s.Postgres, c.types, kept[1:])
+		return nil, fmt.Errorf("postgres: the arguments of %q have the types %s now, but had the types %s before", s.Postgres, c.types, kept[1:])
 	}
 	return c.pg.ExecPrepared(c.ctx, name, c.params, c.formats, binaryFormat), nil
 }
@@ -246,7 +246,7 @@ func (c *conn) decode(r *pgconn.ResultReader) error {
 					v = []byte(nil)
 				}
 			default:
-				return fmt.Errorf("postgres: column %s has the type %d", field.Name, field.DataTypeOID)
+				return fmt.Errorf("postgres: column %s has a type that is not supported (OID %d)", field.Name, field.DataTypeOID)
 			}
 		}
 		c.values = append(c.values, v)
