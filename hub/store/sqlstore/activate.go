@@ -236,13 +236,13 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	onboarded, serial := "onboarded", ""
 	if k.known {
 		onboarded = "onboarded again"
-		if _, err := c.Exec(supersede, k.active); err != nil {
+		if err := c.Do(supersede, k.active); err != nil {
 			return err
 		}
-		if _, err := c.Exec(activateLater, k.active, k.id); err != nil {
+		if err := c.Do(activateLater, k.active, k.id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
+		if err := c.Do(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
 			return err
 		}
 		is := words{k.owner, k.stored.Nick, k.prodSerial}
@@ -250,14 +250,14 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 			return err
 		}
 		// The device secret was issued for the certificate that this activation supersedes.
-		if _, err := c.Exec(deleteSecret, k.device); err != nil {
+		if err := c.Do(deleteSecret, k.device); err != nil {
 			return err
 		}
 		if err := forgetSuperseded(c, k.active); err != nil {
 			return err
 		}
 	} else {
-		if _, err := c.Exec(activateFirst, k.id); err != nil {
+		if err := c.Do(activateFirst, k.id); err != nil {
 			return err
 		}
 		if err := k.createDevice(c, a, now); err != nil {
@@ -267,27 +267,27 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	if k.known && k.serialBefore != k.prodSerial {
 		serial = fmt.Sprintf(" Its serial number changed from %q to %q.", k.serialBefore, k.prodSerial)
 	}
-	if _, err := c.Exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
+	if err := c.Do(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
 	}
 	if n, err := c.Exec(proveWithCertificate, k.id); err != nil {
 		return err
 	} else if n == 0 {
-		if _, err := c.Exec(proveEK, k.ek[:]); err != nil {
+		if err := c.Do(proveEK, k.ek[:]); err != nil {
 			return err
 		}
 	}
 	if len(k.iakName) != 0 {
-		if _, err := c.Exec(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
+		if err := c.Do(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
 			return err
 		}
 	}
 	if !k.counted {
-		if _, err := c.Exec(countUse, k.token); err != nil {
+		if err := c.Do(countUse, k.token); err != nil {
 			return err
 		}
 		if k.known {
-			if _, err := c.Exec(spendUse, k.token, k.device); err != nil {
+			if err := c.Do(spendUse, k.token, k.device); err != nil {
 				return err
 			}
 		}
@@ -357,14 +357,14 @@ func forgetSuperseded(c Conn, newest int64) error {
 	if len(chain) <= most {
 		return nil
 	}
-	if _, err := c.Exec(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
+	if err := c.Do(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
 		return err
 	}
 	for _, old := range chain[most:] {
-		if _, err := c.Exec(deleteAIKsOf, old.id); err != nil {
+		if err := c.Do(deleteAIKsOf, old.id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(deleteEnrolment, old.id); err != nil {
+		if err := c.Do(deleteEnrolment, old.id); err != nil {
 			return err
 		}
 	}
@@ -476,7 +476,7 @@ func activated(c Conn, newest int64, limit int) (chain []link, err error) {
 
 func stripAll(c Conn, chain []link) error {
 	for _, e := range chain {
-		if _, err := c.Exec(stripEnrolment, e.id); err != nil {
+		if err := c.Do(stripEnrolment, e.id); err != nil {
 			return err
 		}
 	}
