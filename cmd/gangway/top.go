@@ -23,7 +23,7 @@ import (
 
 const (
 	topEvery = 3 * time.Second
-	// topRows is the number of devices that top requests for each state.
+	// topRows is the number of devices that the command top requests for each state.
 	topRows = 50
 	topDays = 30
 )
@@ -173,7 +173,7 @@ type top struct {
 	hub, pages string // URLs
 	nick       string
 	data       topData
-	failed     error // the error of the newest request; data is from an earlier request
+	failed     error // the error of the newest request; `data` is from an earlier request
 
 	list   int    // the list that contains the chosen row: 0 for `needs`, 1 for `newest`
 	chosen string // the id of the chosen row

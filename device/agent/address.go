@@ -32,11 +32,11 @@ type Addresses struct {
 // use.
 type addresses struct {
 	file  string              // the address in the token or hub file; tried last if the hub does not name this address
-	heard func(urls []string) // called without mu when urls changes; may be nil
+	heard func(urls []string) // called when `urls` changes, while `mu` is not locked; may be nil
 
 	mu    sync.Mutex
 	urls  []string // never empty
-	saved []string // argument of the last call of heard
+	saved []string // argument of the last call of `heard`
 	pages string   // URL of the hub's pages; empty: the hub does not name one
 }
 

@@ -27,7 +27,7 @@ import (
 type hub struct {
 	at    *addresses
 	roots *x509.CertPool
-	certs []*x509.Certificate // the certificates in roots
+	certs []*x509.Certificate // the certificates in `roots`
 	now   func() time.Time
 	clock *clockSetter // nil: do not set the clock
 	proxy *HTTPProxy   // nil: connect directly

@@ -134,7 +134,7 @@ func (c *console) check(ctx context.Context) {
 	go func() { c.send(ctx, healthEvent{c.cfg.examine(ctx)}) }()
 }
 
-// send sends an event to the event loop. Unlike post, it waits until the queue has room.
+// send sends an event to the event loop. Unlike `post`, it waits until the queue has room.
 func (c *console) send(ctx context.Context, data any) {
 	for c.screen.PostEvent(tcell.NewEventInterrupt(data)) != nil {
 		select {

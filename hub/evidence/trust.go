@@ -38,7 +38,7 @@ type Trust struct {
 // verifiedCA is a CA certificate with one of its chains.
 type verifiedCA struct {
 	cert  *x509.Certificate
-	chain []*x509.Certificate // cert, then the CA certificates above it, up to the root
+	chain []*x509.Certificate // `cert`, then the CA certificates above it, up to the root
 	words string              // a sentence that names the issuer and the root
 	// The chain is valid from the latest notBefore to the earliest notAfter.
 	from, until time.Time

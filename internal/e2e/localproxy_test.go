@@ -39,7 +39,7 @@ type proxyProcess struct {
 }
 
 // startProxy starts the real command `gangway-agent proxy`. The proxy ends with the test, or when
-// stop is called.
+// the method `stop` is called.
 func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)

@@ -181,7 +181,7 @@ type device struct {
 	cert   []byte    // DER
 	ca     []byte    // DER of the device CA; all devices share it
 	conn   *conn     // nil: none
-	used   time.Time // end of the last request on conn
+	used   time.Time // end of the last request on `conn`
 	token  string    // access token
 	until  time.Time
 	trail  bool
