@@ -360,7 +360,7 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 	return l.Conn.SetWriteDeadline(t)
 }
 
-// noteIdle is for http.Server.ConnState.
+// noteIdle is the function ConnState of the http.Server.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
 		l.idle.Store(true)

@@ -364,7 +364,7 @@ func (p *poller) pollOn(c *tls.Conn) error {
 		return err
 	}
 	answer := make([]byte, 8<<10)
-	n, err := c.Read(answer) // the hub sends so short an answer in one record
+	n, err := c.Read(answer) // the answer is so short that the hub sends it in one record
 	if err != nil {
 		return err
 	}

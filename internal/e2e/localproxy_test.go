@@ -227,7 +227,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		}
 		c.Close()
 	}
-	// Many programs send requests at once.
+	// Many programs send requests at the same time.
 	var wg sync.WaitGroup
 	for range 24 {
 		wg.Go(func() {
@@ -557,8 +557,8 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 	l.stop()
-	// Start the proxy after the policy change, and use many connections at once, with bodies that
-	// cannot be sent twice.
+	// Start the proxy after the policy change, and use many connections at the same time, with
+	// bodies that cannot be sent twice.
 	l = o.startProxy(t, "--unix", socketPath(t))
 	var wg sync.WaitGroup
 	for range 12 {

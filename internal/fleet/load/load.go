@@ -210,8 +210,8 @@ type running struct {
 	ended     atomic.Bool
 }
 
-// Run prepares the devices, puts the hub under load, and returns what was measured. If ctx ends in
-// the measurement, the report has what was measured until then. Run may return both a report and an
+// Run prepares the devices, puts the hub under load, and returns the results. If `ctx` ends during
+// the measurement, the report has the results up to that time. Run may return both a report and an
 // error: the devices could not be saved, or the usage of the hub's process could not be read.
 func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {
