@@ -180,7 +180,7 @@ type top struct {
 	row    int    // the index of the chosen row, so that the choice stays at this index if the row disappears
 
 	detail []string // the lines about the chosen row; nil: the screen shows the lists
-	scroll int      // the first line of detail on the screen
+	scroll int      // the first line of `detail` on the screen
 	said   string   // the message about the last key
 }
 

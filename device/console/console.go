@@ -48,7 +48,7 @@ type console struct {
 	screen  tcell.Screen
 	unicode bool
 
-	next, shown *grid // next is the grid to draw; shown is the grid on the terminal, nil if unknown
+	next, shown *grid // `next` is the grid to draw; `shown` is the grid on the terminal, nil if unknown
 
 	facts    *facts
 	health   *health // nil: the machine has not been examined yet
@@ -264,7 +264,7 @@ func (c *console) room() int {
 
 func (c *console) scrollBy(n int) {
 	c.atEnd = false
-	c.scroll = max(0, c.scroll+n) // draw reduces a value that is too large
+	c.scroll = max(0, c.scroll+n) // the method `draw` reduces a value that is too large
 }
 
 // Number of lines around a page. Above a page are the title, the tabs and a horizontal line. Below

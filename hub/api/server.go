@@ -91,9 +91,9 @@ type Config struct {
 
 // Timeouts bound how long a client may take. A zero field means the default.
 type Timeouts struct {
-	Header  time.Duration // for a request's header, and a PROXY protocol header: 10 s
-	Request time.Duration // for a request's body, and for the answer: 60 s; uploads and downloads have 60 s for each block instead
-	Idle    time.Duration // between two requests on a connection: 2 min
+	Header  time.Duration // for a request's header, and a PROXY protocol header; default: 10 s
+	Request time.Duration // for a request's body, and for the answer; default: 60 s, in uploads and downloads for each block
+	Idle    time.Duration // between two requests on a connection; default: 2 min
 }
 
 func (t Timeouts) withDefaults() Timeouts {
@@ -115,7 +115,7 @@ type Server struct {
 
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
 	clients     *clientVerifier                                      // of connections
-	forwarded   *clientVerifier                                      // of devices behind the proxy
+	forwarded   *clientVerifier                                      // verifies the certificates of devices behind the proxy
 	started     time.Time
 
 	signedURLKey []byte

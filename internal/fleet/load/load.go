@@ -133,13 +133,13 @@ const (
 // Progress is the state of a run.
 type Progress struct {
 	Phase       string
-	Done, Total int           // devices; 0 while measuring
+	Done, Total int           // numbers of devices; 0 during the measurement
 	Elapsed, Of time.Duration // of the measurement
 	Answered    int64         // operations that ended as expected
 	Failed      int64
 	Missed      int64
 	Outstanding int64
-	P99         time.Duration // of all operations that ended as expected
+	P99         time.Duration // 99th percentile of the latencies of all operations that ended as expected
 }
 
 // runner is a run.
@@ -203,10 +203,10 @@ type running struct {
 	scheduled atomic.Int64
 	missed    tally
 	ok        atomic.Int64
-	refused   tally // as expected
+	refused   tally // refusals that were expected
 	errors    tally
-	latency   *times // of operations that ended as expected, measured from the scheduled start
-	failed    *times // of the others
+	latency   *times // latencies of the operations that ended as expected, measured from the scheduled start
+	failed    *times // latencies of the other operations
 	ended     atomic.Bool
 }
 
