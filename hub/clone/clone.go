@@ -150,7 +150,7 @@ func (r *Record) Unanswered() []Finding {
 }
 
 // Decide records the owner's decision. The decision "one" answers the findings so far and restarts
-// the comparison from the last sighting. After that, Add reports only findings with other codes.
+// the comparison from the last sighting. After that, only findings with other codes are reported.
 // The zero value withdraws the last decision.
 func (r *Record) Decide(d Decision, by string, now time.Time) {
 	r.Decision, r.By, r.Decided, r.Answered = d, by, now, nil
