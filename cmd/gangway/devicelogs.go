@@ -64,8 +64,8 @@ func (a *app) deviceLogs() *cobra.Command {
 		Long: `Logs shows the newest lines of a device's log, in the order of time. The time of a
 line is when the hub received it; --output wide also has the device's own time.
 
-Levels match in any case. --level and --source take several values, separated by
-commas. A hub keeps the newest 20,000 lines of a device, for 30 days.
+A level can be in upper or lower case. --level and --source take several values,
+separated by commas. A hub keeps the newest 20,000 lines of a device, for 30 days.
 
 --follow shows new lines as they arrive, until Ctrl-C. --output jsonl prints one JSON
 object per line, for other programs.`,

@@ -62,7 +62,7 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 			if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
 				return err
 			}
-			a.say("claim", "This machine has no owner yet. To claim it, open %s and compare %s.", address, wire.ClaimWords(code))
+			a.say("claim", "This machine has no owner yet. To claim it, open %s and check that the page shows %s.", address, wire.ClaimWords(code))
 		}
 		return nil
 	}

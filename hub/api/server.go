@@ -252,7 +252,11 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	sweeping.Go(func() { s.collectLoop(ctx) })
 	sweeping.Go(func() { s.flushLoop(ctx) })
 	err := s.serveOn(ctx, srv, failed, listeners, func(l net.Listener) error {
-		return srv.Serve(newParking(l, config, newConnState, s.cfg.Timeouts, srv.ErrorLog))
+		p, err := newParking(l, config, newConnState, s.cfg.Timeouts, srv.ErrorLog)
+		if err != nil {
+			return err
+		}
+		return srv.Serve(p)
 	})
 	sweeping.Wait()
 	if err != nil {

@@ -269,7 +269,7 @@ func (r *Record) interleave(at time.Time) {
 		all += b.Turns
 	}
 	if len(by) > 1 && all >= minTurns {
-		r.find(BootsInterleave, at, "Several boots of the TPM continue alternately: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
+		r.find(BootsInterleave, at, "Reports come from several boots of the TPM in turn, and each boot continues after another has run: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
 	}
 }
 

@@ -46,7 +46,7 @@ type Server struct {
 const rounds = 5
 
 // idleConnections is the number of open connections with which their memory is measured.
-const idleConnections = 2000
+const idleConnections = 8000
 
 // server is a running measurement.
 type server struct {
