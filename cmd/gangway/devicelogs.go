@@ -138,7 +138,7 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	return v, nil
 }
 
-// fraction changes a time without a fraction of a second to the microsecond before it. It returns
+// If a time is a whole second, fraction returns the time one microsecond earlier. It returns
 // any other time unchanged. The hub treats a whole second specially, because pvr needs that: it
 // skips the lines of that second and of the current second.
 func fraction(t time.Time) time.Time {

@@ -44,6 +44,10 @@ For a machine that is a device, use 'gangway-agent doctor' there.`,
 			if info, err := os.Stat(cfg.Data); err != nil || !info.IsDir() {
 				return fmt.Errorf("%q is not a hub's data folder: name the folder of 'gangway serve --data'", cfg.Data)
 			}
+			var err error
+			if cfg.Database, _, err = database(c.Context()); err != nil {
+				return err
+			}
 			return a.examine(c, cfg)
 		},
 	}

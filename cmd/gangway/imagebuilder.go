@@ -41,7 +41,7 @@ import (
 type imageBuilder struct {
 	program                string // the path of gangway
 	dir                    string // only for the temporary folders of builds
-	kernel, boot, programs string // folders of the parts; if boot is empty, it is Debian's folder
+	kernel, boot, programs string // folders of the parts; `boot` is empty for Debian's folder
 	log                    *slog.Logger
 }
 

@@ -182,7 +182,7 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 		if t == '{' {
 			n.Kind = yaml.MappingNode
 		}
-		for d.More() { // a mapping's names and values follow each other
+		for d.More() { // in a mapping, names and values alternate
 			child, err := yamlNode(d)
 			if err != nil {
 				return nil, err

@@ -43,6 +43,9 @@ func (a *app) serveCommand() *cobra.Command {
 the hub's keys (DIR/pki) and its database (DIR/gangway.db). Back up both: without the
 keys, the hub recognizes no device.
 
+With --database, the database is in PostgreSQL. The user of the URL must own the
+database. The keys stay in DIR.
+
 Owners' objects are in DIR/objects. With --s3-endpoint and --s3-bucket they are in a
 bucket; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are its credentials.
 
@@ -57,6 +60,7 @@ variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaul
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --page-listen :443 --page-url https://fleet.example --acme --acme-accept-tos
+  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --database postgres://hub@db.example/gangway --database-password-file /etc/gangway/database-password
   gangway serve --data ./hub --tpm-roots ./makers.pem`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -158,7 +162,11 @@ variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaul
 				return err
 			}
 			if i.ca.Created() {
-				a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), filepath.Join(data, databaseFile))
+				where := filepath.Join(data, databaseFile)
+				if _, shared, _ := database(ctx); shared {
+					where = "in PostgreSQL"
+				}
+				a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), where)
 				a.note("Back up both; the keys cannot be created again.")
 			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
 				a.note("The hub's keys exist already: --curve and --name change nothing.")

@@ -101,7 +101,7 @@ type Config struct {
 	Progress func(Progress)
 	// Log may be nil.
 	Log *slog.Logger
-	// Version is reported to the hub.
+	// Version is the agent's version, which the agent reports to the hub.
 	Version string
 
 	open  func(address string) (tpm, error) // nil: openTPM

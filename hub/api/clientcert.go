@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 
+	"gangway/hub/store"
 	"gangway/wire"
 )
 
@@ -76,8 +78,8 @@ func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) 
 }
 
 // configForClient returns the TLS configuration of a connection that Serve accepted. With this
-// configuration, the hub verifies the client's certificate itself, and stores the verified chains
-// in the connection's state. For the connections of other listeners, configForClient returns nil:
+// configuration, the hub verifies the client's certificate itself, and stores the result in the
+// connection's state. For the connections of other listeners, configForClient returns nil:
 // crypto/tls then verifies the certificate, at a higher cost.
 func (s *Server) configForClient(base *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	base = base.Clone()
@@ -94,37 +96,53 @@ func (s *Server) configForClient(base *tls.Config) func(*tls.ClientHelloInfo) (*
 	}
 }
 
-// verifyConnection verifies a client certificate and stores the verified chains in `conn`. It also
-// ends the handshake if verifyPeer returns an error.
-func (s *Server) verifyConnection(conn *connState, state *tls.ConnectionState) (err error) {
-	conn.chains = nil
+// peer is what a handshake proved about a client that sent a certificate.
+type peer struct {
+	certified   bool       // the client has a verified certificate, and proved its key
+	certificate store.Hash // SHA-256 of the certificate, never of another certificate of the chain
+	proxy       bool       // the certificate is the proxy's
+}
+
+// verifyConnection verifies a client certificate and stores the result in `conn`. It also
+// ends the handshake if verifyPeer returns an error. After this call, crypto/tls checks that the
+// client has the certificate's key, and ends the handshake if not.
+func (s *Server) verifyConnection(conn *connState, state *tls.ConnectionState) error {
+	conn.peer = peer{}
 	if resumedWithCertificate(state) {
 		return errResumed
 	}
 	if len(state.PeerCertificates) == 0 {
 		return nil
 	}
-	if conn.chains, err = s.clients.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, state.PeerCertificates...); err != nil {
+	chains, err := s.clients.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, state.PeerCertificates...)
+	if err != nil {
 		return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
 	}
-	_, err = s.isProxy(conn.chains)
+	conn.peer, err = s.peerOf(chains)
 	return err
 }
 
 var errResumed = errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
 
-// verifiedChains returns the verified chains of a request's client certificate; nil: the request
-// has no verified certificate.
-func verifiedChains(r *http.Request) [][]*x509.Certificate {
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return nil
+// peerOf returns the peer with these verified chains.
+func (s *Server) peerOf(chains [][]*x509.Certificate) (peer, error) {
+	if len(chains) == 0 {
+		return peer{}, nil
 	}
-	if len(r.TLS.VerifiedChains) > 0 {
-		return r.TLS.VerifiedChains
+	proxy, err := s.isProxy(chains)
+	if err != nil {
+		return peer{}, err
 	}
-	conn, ok := r.Context().Value(connKey{}).(*connState)
-	if !ok || len(conn.chains) == 0 || !conn.chains[0][0].Equal(r.TLS.PeerCertificates[0]) {
-		return nil
+	return peer{true, sha256.Sum256(chains[0][0].Raw), proxy}, nil
+}
+
+// peerOfRequest returns the peer of a request's connection.
+func (s *Server) peerOfRequest(r *http.Request) (peer, error) {
+	if conn, ok := r.Context().Value(connKey{}).(*connState); ok && conn.peer.certified {
+		return conn.peer, nil
 	}
-	return conn.chains
+	if r.TLS == nil {
+		return peer{}, nil
+	}
+	return s.peerOf(r.TLS.VerifiedChains) // of a listener that does not use configForClient
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -33,8 +32,8 @@ const nonceLife = time.Minute
 
 // connState is the state of a connection.
 type connState struct {
-	chains  [][]*x509.Certificate // the verified chains of the client certificate; set by the handshake
-	matched atomic.Bool           // the last measurement on this connection matched the reference
+	peer    peer        // set by the handshake
+	matched atomic.Bool // the last measurement on this connection matched the reference
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64

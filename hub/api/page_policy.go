@@ -90,7 +90,7 @@ func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// renderPolicy answers with the page of the policy. If change is not nil, it changes the filled
+// renderPolicy answers with the page of the policy. If `change` is not nil, it changes the filled
 // page.
 func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int, change func(*ui.PolicyPage, *policies) error) error {
 	in, err := s.readPolicies(r.Context(), accountOf(r).ID)

@@ -106,7 +106,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	}
 	text := strings.Join(strings.Fields(string(doc)), " ") // sentences span several lines
 	for _, want := range []struct{ page, code string }{
-		{"A header has at most 16 KiB and", "MaxHeaderBytes:    16 << 10,"},
+		{"A header may have 16 KiB and", "MaxHeaderBytes:    16 << 10,"},
 		{"20,000 lines and 8 MiB of each device for 30 days", "store.LogBounds{Rows: 20_000, Bytes: 8 << 20}"},
 	} {
 		if !strings.Contains(text, want.page) || !strings.Contains(string(source), want.code) {
@@ -125,7 +125,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		t.Errorf("docs/protocol.md lacks %q", row)
 	}
 	times := Timeouts{}.withDefaults()
-	if line := fmt.Sprintf("and %v seconds, a TLS handshake %v seconds, a request %v and an answer %v. An idle connection is closed after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(text, line) || times.Idle != 2*time.Minute {
+	if line := fmt.Sprintf("and take %v seconds. A TLS handshake may take %v seconds, a request %v and an answer %v. An idle connection is closed after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(text, line) || times.Idle != 2*time.Minute {
 		t.Errorf("docs/protocol.md lacks %q", line)
 	}
 	if size("256 KiB") != store.MaxMeta || !strings.Contains(text, "together have 256 KiB as JSON") {

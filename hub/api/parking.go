@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -20,15 +22,16 @@ import (
 // A device keeps one connection, on which it sends a request each minute. Between two requests,
 // net/http needs more memory for a connection than its TLS: two buffers, and a goroutine whose
 // stack the handshake and the last request have enlarged. So the hub parks an idle connection: it
-// takes the connection back from net/http, waits with a small goroutine until the client sends
-// something, and gives the connection to net/http again, as if it was a new one.
+// takes the connection back from net/http, waits until the client sends something, and gives the
+// connection to net/http again, as if it was a new one. One goroutine waits for all parked
+// connections, with epoll: a goroutine for each of them would need a quarter of their memory.
 
 // parkAfter is how long a connection is idle before it is parked.
 const parkAfter = time.Second
 
-// readBuffer is the length of the buffer into which net/http reads a request, if it has nothing of
-// this request yet. With any other length, a part of the request may be in the buffer already, and
-// then the connection must not be parked.
+// readBuffer is the length of the buffer into which net/http reads a request, if net/http has no
+// byte of this request yet. With any other length, a part of the request may be in the buffer
+// already, and then the connection must not be parked.
 const readBuffer = 4096
 
 // parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
@@ -44,16 +47,18 @@ type parking struct {
 	failed chan error    // the error of Listener
 	closed chan struct{}
 	close  sync.Once
-
-	mu     sync.Mutex
-	parked map[*parkable]struct{} // guarded by mu; nil: closed
+	lot    *lot
 }
 
-func newParking(l net.Listener, c *tls.Config, state func() *connState, t Timeouts, log *log.Logger) *parking {
-	p := &parking{Listener: l, config: c, state: state, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}),
-		parked: map[*parkable]struct{}{}}
+func newParking(l net.Listener, c *tls.Config, state func() *connState, t Timeouts, log *log.Logger) (*parking, error) {
+	lot, err := newLot()
+	if err != nil {
+		return nil, fmt.Errorf("wait for idle connections: %w", err)
+	}
+	p := &parking{Listener: l, config: c, state: state, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}), lot: lot}
 	go p.acceptAll()
-	return p
+	go lot.run()
+	return p, nil
 }
 
 // acceptAll accepts connections until the listener fails or is closed. Like net/http, it tries
@@ -94,7 +99,7 @@ func (p *parking) shake(raw net.Conn) {
 	t := tls.Server(s, p.config)
 	raw.SetDeadline(time.Now().Add(min(p.times.Header, p.times.Request)))
 	if err := t.HandshakeContext(context.WithValue(context.Background(), connKey{}, s.state)); err != nil {
-		p.refuse(raw, err)
+		p.drop(raw, err)
 		return
 	}
 	raw.SetDeadline(time.Time{})
@@ -102,12 +107,23 @@ func (p *parking) shake(raw net.Conn) {
 		p.pass(t)
 		return
 	}
+	forgetCertificates(t)
 	(&parkable{Conn: t, parking: p, raw: rawOf(raw)}).lend()
 }
 
-// refuse closes a connection whose handshake failed. A client that speaks HTTP without TLS gets an
+// forgetCertificates empties the parsed certificates of the client, which use a third of an idle
+// connection's memory and which crypto/tls keeps as long as the connection. The connection's state
+// has what the hub needs of them. No other connection has the same x509.Certificate, because
+// crypto/tls parses them for each handshake.
+func forgetCertificates(t *tls.Conn) {
+	for _, c := range t.ConnectionState().PeerCertificates {
+		*c = x509.Certificate{}
+	}
+}
+
+// drop closes a connection whose handshake failed. A client that speaks HTTP without TLS gets an
 // answer that it understands, as from net/http.
-func (p *parking) refuse(raw net.Conn, err error) {
+func (p *parking) drop(raw net.Conn, err error) {
 	defer raw.Close()
 	var header tls.RecordHeaderError
 	if errors.As(err, &header) && header.Conn != nil && speaksHTTP(header.RecordHeader) {
@@ -151,32 +167,9 @@ func (p *parking) Close() (err error) {
 	p.close.Do(func() {
 		close(p.closed)
 		err = p.Listener.Close()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for c := range p.parked {
-			c.NetConn().SetReadDeadline(time.Now()) // ends the wait, which closes the connection
-		}
-		p.parked = nil
+		p.lot.close()
 	})
 	return err
-}
-
-// add registers a connection that is about to be parked. It returns false if the listener is
-// closed.
-func (p *parking) add(c *parkable) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.parked == nil {
-		return false
-	}
-	p.parked[c] = struct{}{}
-	return true
-}
-
-func (p *parking) remove(c *parkable) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.parked, c)
 }
 
 // socket is a client's connection below TLS, with the state that the handshake and the requests on
@@ -220,60 +213,54 @@ func rawOf(c net.Conn) syscall.RawConn {
 	return raw
 }
 
-// parkable is a connection with HTTP/1. Either net/http has it, as a lent, or it is parked.
+// parkable is a connection with HTTP/1. Either net/http has the connection, in a value of the type
+// lent, or the connection is parked.
 type parkable struct {
 	*tls.Conn
 	parking *parking
 	raw     syscall.RawConn
+
+	// Guarded by the lot's mutex, while the connection is parked.
+	until      time.Time
+	fd         int32
+	prev, next *parkable
 }
 
 // lend gives the connection to net/http.
 func (c *parkable) lend() {
-	c.parking.pass(&lent{Conn: c.Conn, parkable: c, tls: c.ConnectionState()})
+	l := &lent{Conn: c.Conn, parkable: c, tls: c.ConnectionState()}
+	l.tls.PeerCertificates = nil // empty: see forgetCertificates
+	c.parking.pass(l)
 }
 
-// park waits in the background until the client sends something, and then lends the connection
-// again. The connection is closed if it is idle for too long, or if the listener is closed.
+// park waits until the client sends something, and then lends the connection again. The connection
+// is closed if it is idle for too long, or if the listener is closed.
 func (c *parkable) park() {
 	c.SetDeadline(time.Time{})
-	// The deadline must come before add, because Close replaces it.
-	c.NetConn().SetReadDeadline(time.Now().Add(c.parking.times.Idle))
-	if !c.parking.add(c) {
+	c.until = time.Now().Add(c.parking.times.Idle)
+	if err := c.parking.lot.add(c); err != nil {
 		c.Conn.Close()
-		return
 	}
-	go func() {
-		sent := c.waitForClient()
-		c.parking.remove(c)
-		c.NetConn().SetReadDeadline(time.Time{})
-		if !sent {
-			c.Conn.Close()
-			return
-		}
-		c.lend()
-	}()
 }
 
-// waitForClient waits until there is something to read from the socket, and reports whether the
-// client has sent something rather than closed the connection. It leaves everything in the socket,
-// so that this goroutine needs no buffer and only a small stack. TLS has no complete record in its
-// own buffer, because its last read waited for one in vain.
-func (c *parkable) waitForClient() (sent bool) {
+// leave ends the wait for the client.
+func (c *parkable) leave() {
+	if c.hasSent() {
+		c.lend()
+		return
+	}
+	c.Conn.Close()
+}
+
+// hasSent reports whether there is something to read from the socket. TLS has no complete record in
+// its own buffer, because its last read waited for one in vain.
+func (c *parkable) hasSent() (sent bool) {
 	var b [1]byte
-	err := c.raw.Read(func(fd uintptr) bool {
-		for {
-			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			switch {
-			case errors.Is(err, unix.EINTR):
-				continue
-			case errors.Is(err, unix.EAGAIN):
-				return false
-			}
-			sent = err == nil && n > 0
-			return true
-		}
+	err := c.raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		sent = err == nil && n > 0
 	})
-	return sent && err == nil
+	return err == nil && sent
 }
 
 // lent is a connection as net/http sees it, until it is parked or closed.
@@ -288,13 +275,13 @@ type lent struct {
 const (
 	isLent = iota
 	isParking
-	isOver // closed, or parked: then another lent may have the connection
+	isOver // closed, or parked: then another value of the type lent may have the connection
 )
 
 // errParked ends net/http's wait for the next request.
 var errParked = errors.New("hub: the idle connection is parked")
 
-// Read implements net.Conn. If net/http waits for the next request and has nothing of it yet, Read
+// Read implements net.Conn. If net/http waits for the next request and has no byte of it yet, Read
 // waits only for parkAfter.
 func (l *lent) Read(b []byte) (int, error) {
 	if l.state.Load() != isLent {
@@ -312,7 +299,7 @@ func (l *lent) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close implements net.Conn. It parks the connection if Read said so.
+// Close implements net.Conn. It parks the connection if Read has set the state isParking.
 func (l *lent) Close() error {
 	switch l.state.Swap(isOver) {
 	case isLent:
@@ -368,8 +355,8 @@ func noteIdle(c net.Conn, s http.ConnState) {
 
 type tlsKey struct{}
 
-// withTLS sets the TLS state of requests on a lent connection, because net/http knows only that of
-// a tls.Conn.
+// withTLS sets the TLS state of requests on a lent connection, because net/http knows only the TLS
+// state of a tls.Conn.
 func withTLS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l, ok := r.Context().Value(tlsKey{}).(*lent); ok && r.TLS == nil {

@@ -135,19 +135,19 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
 	}
-	chains := verifiedChains(r)
-	proxied, err := s.isProxy(chains)
+	p, err := s.peerOfRequest(r)
 	if err != nil {
 		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name of --proxy-name.", "The client certificate is from the proxy's CA, but does not have the proxy's name.")
 	}
 	cert, chain := r.Header.Values(clientCert), r.Header.Values(clientCertChain)
+	proxied := p.proxy
 	o := origin{proxied: proxied}
 	switch {
 	case !proxied && len(cert)+len(chain) > 0:
 		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
 			"The request has a Client-Cert header, but does not come from the hub's proxy.")
-	case !proxied && len(chains) > 0:
-		o.certificate, o.certified = sha256.Sum256(chains[0][0].Raw), true
+	case !proxied && p.certified:
+		o.certificate, o.certified = p.certificate, true
 	case proxied && len(cert)+len(chain) > 0:
 		raw, err := s.verifyForwarded(cert, chain)
 		if err != nil {

@@ -252,7 +252,11 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	sweeping.Go(func() { s.collectLoop(ctx) })
 	sweeping.Go(func() { s.flushLoop(ctx) })
 	err := s.serveOn(ctx, srv, failed, listeners, func(l net.Listener) error {
-		return srv.Serve(newParking(l, config, newConnState, s.cfg.Timeouts, srv.ErrorLog))
+		p, err := newParking(l, config, newConnState, s.cfg.Timeouts, srv.ErrorLog)
+		if err != nil {
+			return err
+		}
+		return srv.Serve(p)
 	})
 	sweeping.Wait()
 	if err != nil {
@@ -278,8 +282,8 @@ func (s *Server) httpServer(h http.Handler, c *tls.Config) *http.Server {
 }
 
 // serveOn serves on all listeners until ctx ends. Then it waits at most 10 seconds for the running
-// requests. The function `serve` serves with srv on one listener. If a listener fails, serveOn calls
-// `failed`, which must end ctx.
+// requests. The function `serve` serves with the server `srv` on one listener. If a listener fails,
+// serveOn calls `failed`, which must end `ctx`.
 func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.CancelFunc, listeners []net.Listener, serve func(net.Listener) error) error {
 	stopped := make(chan error, 1)
 	go func() {

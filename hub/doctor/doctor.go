@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"gangway/hub/store/postgres"
 	"gangway/hub/store/sqlite"
 	"gangway/internal/finding"
 
@@ -37,6 +38,10 @@ type Config struct {
 	// CheckTime is the longest duration of the check of the database, and of the check of the
 	// backup's database (0: one minute).
 	CheckTime time.Duration
+
+	// Database is the hub's PostgreSQL database. If its URL is empty, the database is the file in
+	// the data folder.
+	Database postgres.Config
 
 	// Tests set the following fields. If a field is not set, this machine's time, disk, clock or
 	// /proc is used.

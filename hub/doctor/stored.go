@@ -43,6 +43,9 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 
 // checkDatabase examines the database. The hub may use the database at the same time.
 func checkDatabase(ctx context.Context, e *exam) []finding.Finding {
+	if e.Database.URL != "" {
+		return e.checkShared(ctx)
+	}
 	path := filepath.Join(e.Data, databaseFile)
 	info, err := os.Stat(path)
 	if err != nil {
@@ -83,6 +86,9 @@ const (
 
 // checkBackup examines the folder of the newest backup, in the form of docs/operations.md.
 func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
+	if e.Database.URL != "" {
+		return e.checkKeysBackup()
+	}
 	if e.Backup == "" {
 		return []finding.Finding{bad(finding.Note, "backup-unknown", "The doctor does not know the folder of the hub's backups.", "If the hub's keys are lost without a backup, they cannot be made again.",
 			"Name the newest backup: --backup FOLDER. If there is no backup, see 'Backup' in docs/operations.md.")}

@@ -1,0 +1,141 @@
+package api
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lot holds parked connections, and waits for their clients.
+type lot struct {
+	epoll int
+
+	mu     sync.Mutex
+	parked map[int32]*parkable // guarded by mu: by file descriptor; nil: closed
+	// oldest and newest are the ends of a list in the order of the times until which the
+	// connections may stay. All stay equally long.
+	oldest, newest *parkable // guarded by mu
+}
+
+func newLot() (*lot, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return &lot{epoll: fd, parked: map[int32]*parkable{}}, nil
+}
+
+// add parks a connection. The lot calls c.leave when the client has sent something or has closed
+// the connection, and closes the connection at the time c.until.
+func (l *lot) add(c *parkable) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.parked == nil {
+		return net.ErrClosed
+	}
+	var failed error
+	if err := c.raw.Control(func(fd uintptr) {
+		c.fd = int32(fd)
+		// If the client has sent something already, epoll says so at once.
+		failed = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: c.fd})
+	}); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	l.parked[c.fd] = c
+	if c.prev = l.newest; c.prev != nil {
+		c.prev.next = c
+	} else {
+		l.oldest = c
+	}
+	l.newest = c
+	return nil
+}
+
+// remove takes a connection out. The caller holds l.mu. Until then nobody closes the connection, so
+// its file descriptor is still its own.
+func (l *lot) remove(c *parkable) {
+	unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(c.fd), nil)
+	delete(l.parked, c.fd)
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		l.oldest = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	} else {
+		l.newest = c.prev
+	}
+	c.prev, c.next = nil, nil
+}
+
+// run waits for the clients of the parked connections, until the lot is closed.
+func (l *lot) run() {
+	defer unix.Close(l.epoll)
+	events := make([]unix.EpollEvent, 256)
+	for {
+		// Wake up each second, to find the connections that are idle for too long.
+		n, err := unix.EpollWait(l.epoll, events, 1000)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			l.close()
+			return
+		}
+		for _, c := range l.called(events[:max(n, 0)]) {
+			go c.leave()
+		}
+		idle, open := l.idle(time.Now())
+		for _, c := range idle {
+			go c.Conn.Close() // it may have to wait until it can send the end of TLS
+		}
+		if !open {
+			return
+		}
+	}
+}
+
+// called takes out the connections whose clients have sent something, or have closed the
+// connection.
+func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range events {
+		if c := l.parked[e.Fd]; c != nil {
+			l.remove(c)
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// idle takes out the connections that are idle for too long. It also reports whether the lot is
+// still open.
+func (l *lot) idle(now time.Time) (list []*parkable, open bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.oldest != nil && now.After(l.oldest.until) {
+		list = append(list, l.oldest)
+		l.remove(l.oldest)
+	}
+	return list, l.parked != nil
+}
+
+// close closes the parked connections, and lets no more in.
+func (l *lot) close() {
+	l.mu.Lock()
+	var list []*parkable
+	for l.oldest != nil {
+		list = append(list, l.oldest)
+		l.remove(l.oldest)
+	}
+	l.parked = nil
+	l.mu.Unlock()
+	for _, c := range list {
+		c.NetConn().Close() // without the end of TLS, for which a client could keep the hub waiting
+	}
+}
