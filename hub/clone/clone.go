@@ -189,7 +189,7 @@ func (r *Record) Add(s Sighting) []Finding {
 func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = machineSerial(was), machineSerial(is); was != "" && is != "" && was != is {
-		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate of serial number %q. A machine with a replaced board uses the earlier certificate only if its state folder was restored from a backup.", is, addr, was)
+		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate that was issued to serial number %q. A machine with a replaced board uses the earlier certificate only if its state folder was restored from a backup.", is, addr, was)
 	}
 	return r.Findings[had:]
 }

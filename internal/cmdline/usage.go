@@ -82,7 +82,7 @@ func AtMost(n int) cobra.PositionalArgs {
 			return Usagef("%q begins with a dash that is not a hyphen: write --%s", extra, strings.TrimLeft(bare, "-"))
 		}
 		if extra == "true" || extra == "false" {
-			return Usagef("unexpected argument %q; a value of a flag that is on or off is written with an equals sign: --FLAG=%s", extra, extra)
+			return Usagef("unexpected argument %q; to give a value to a flag that is on or off, write an equals sign: --FLAG=%s", extra, extra)
 		}
 		return Usagef("unexpected argument %q; an argument with spaces needs quotes", extra)
 	}

@@ -140,15 +140,15 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 		before = micro(f.Before)
 	}
 	if f.Skip > 0 && len(f.Devices) > 1 {
-		return nil, errors.New("store: Skip is allowed only for one device or for all devices of the owner")
+		return nil, errors.New("store: the field Skip is allowed only in a query for one device, or for all devices of the owner")
 	}
 	if f.Text != "" && len(f.Devices) != 1 {
-		return nil, errors.New("store: Text is allowed only for exactly one device")
+		return nil, errors.New("store: the field Text is allowed only in a query for exactly one device")
 	}
 	byOwner, byDevice, at, seq := selectLogsOfOwner, selectLogsOfDevice, int64(math.MinInt64), int64(0)
 	if f.NewestFirst {
 		if f.Skip > 0 && len(f.Devices) > 1 {
-			return nil, errors.New("store: Skip is allowed only for one device or for all devices of the owner")
+			return nil, errors.New("store: the field Skip is allowed only in a query for one device, or for all devices of the owner")
 		}
 		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
 	}

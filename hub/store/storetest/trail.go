@@ -492,7 +492,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	_, err = f.BeginUpload(f.ctx, f.other.ID, sum, Epoch)
 	f.refused(err, store.ErrNotFound)
 	if o := f.announce(f.other.ID, "secret", 10, Epoch); o.Stored {
-		f.Error("an object is Stored after an announcement, without an upload")
+		f.Error("the record of an announced object says that the object is stored, although nobody has uploaded it")
 	}
 	list, err := f.Objects(f.ctx, f.other.ID, nil, 0)
 	f.must(err)
@@ -734,7 +734,7 @@ func uploadsRaceWithCondemning(f *fixture) {
 	for i := range 4 {
 		sum := Hash(fmt.Sprint("raced ", i))
 		if o, err := f.Object(f.ctx, f.owner.ID, sum); err == nil && o.Stored && !bytes[sum] {
-			f.Errorf("object %d is Stored, but its bytes are gone", i)
+			f.Errorf("the record of object %d says that the object is stored, but its bytes are gone", i)
 		}
 	}
 }
