@@ -13,6 +13,7 @@ func FleetStatements() map[string]*Statement {
 		"owners": selectOwners, "hub's counts": selectHubCount, "hub's makers": selectHubMakers, "signed in": updateSignedIn, "operator": updateOperator,
 		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
 		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
+		"messages of replicas": selectMessages, "last message": selectLastMessage, "temporary value": selectTemporary, "lease": selectLease,
 		"EK list": selectEKPage, "count of an EK list": countEKs,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
@@ -39,6 +40,7 @@ func RemovalStatements() map[string]*Statement {
 		"superseded": selectSuperseded, "strip enrolment": stripEnrolment, "set previous": setPrevious, "AIKs of an enrolment": deleteAIKsOf,
 		"enrolment": deleteEnrolment, "revoke pending": revokePending, "revoke pending of an EK": revokePendingOf,
 		"expire issued": expireIssued, "expire waiting": expireWaiting, "expire EK certificates": expireEKCertificates,
+		"forget messages": forgetMessages, "expire temporary values": expireTemporary, "fence": selectFence,
 		"count waiting": countWaiting, "unclaimed": listUnclaimed,
 	}
 }

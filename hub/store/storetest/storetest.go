@@ -104,6 +104,7 @@ var groups = []group{
 	{"CountedEvents", countedEventTests},
 	{"Growth", growthTests},
 	{"Trust", trustTests},
+	{"Replicas", replicaTests},
 	{"Races", raceTests},
 	{"Cancelled", cancelledTests},
 }
