@@ -20,7 +20,7 @@ import (
 
 // Intervals at which ACME requests its certificate from the CA. It waits retryFirst after the first
 // failure, and twice as long after each further failure, up to retryLast. pollEvery is the interval
-// at which ACME checks whether the certificate was renewed.
+// at which ACME checks whether the certificate was renewed; see poll.
 const (
 	retryFirst = time.Minute
 	retryLast  = time.Hour
@@ -115,7 +115,7 @@ func (a *ACME) Run(ctx context.Context) {
 			}
 			problem, next, wait = err.Error(), wait, min(2*wait, retryLast)
 		} else {
-			wait, problem = retryFirst, ""
+			wait, problem, next = retryFirst, "", a.poll()
 		}
 		select {
 		case <-ctx.Done():
@@ -123,6 +123,15 @@ func (a *ACME) Run(ctx context.Context) {
 		case <-time.After(next):
 		}
 	}
+}
+
+// poll returns the time until the next check. A certificate of a short life is renewed in its last
+// third, so the hub must notice the renewal sooner than after pollEvery.
+func (a *ACME) poll() time.Duration {
+	if expires := a.Expires(); !expires.IsZero() {
+		return max(min(pollEvery, time.Until(expires)/10), time.Second)
+	}
+	return pollEvery
 }
 
 // refresh gets the certificate from the ACME manager. The manager returns the certificate from its
