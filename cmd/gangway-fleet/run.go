@@ -124,7 +124,7 @@ func kindHelp() string {
 	return b.String()
 }
 
-// into fills cfg from the flags.
+// into stores the flags' values in `cfg`.
 func (o *runFlags) into(cfg *load.Config) error {
 	if o.token == "" {
 		return cmdline.Usagef("--token is missing: the join token file of a test hub ('gangway token create')")

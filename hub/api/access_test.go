@@ -197,6 +197,7 @@ var expectedAccess = map[string]string{
 	"POST /ui/trust/policy/check":                     "fullSession",
 	"GET /ui/operator":                                "operator",
 	"GET /ui/operator/makers":                         "operator",
+	"GET /ui/operator/versions":                       "operator",
 	"GET /ui/operator/health":                         "operator",
 	"GET /ui/operator/makers/add":                     "operator",
 	"POST /ui/operator/makers/add":                    "operator",

@@ -77,7 +77,7 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return newSceneWith(t, func(c *api.Config) { c.Proxy = proxy })
 }
 
-// newSceneWith is like newScene, but it calls change on the hub's configuration first.
+// newSceneWith is like newScene, but it first calls `change` with the hub's configuration.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)

@@ -166,6 +166,7 @@ func contractRows() map[string]row {
 		"GET /ui/operator":                 {who: "operator"},
 		"GET /ui/operator/makers":          {who: "operator"},
 		"GET /ui/operator/health":          {who: "operator"},
+		"GET /ui/operator/versions":        {who: "operator"},
 		"GET /ui/operator/makers/add":      {who: "operator"},
 		"POST /ui/operator/makers/add":     {who: "operator", form: true, body: "pem=x", status: 400, limit: 576 * kib}, // a valid call: see TestOperatorAddsAMakerOnThePage
 		"GET /ui/operator/makers/{sha256}": {who: "operator"},
@@ -565,7 +566,7 @@ func TestContractHasARowForEveryRoute(t *testing.T) {
 	}
 }
 
-// each calls f for every route, in a fixed order.
+// each calls `f` for every route, in a fixed order.
 func (c *contract) each(f func(method, path string, r row)) {
 	rows := contractRows()
 	for _, route := range c.routes {

@@ -143,7 +143,11 @@ func isPage(r *http.Request) bool {
 // browser opens the requested page.
 func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("HX-Request") != "" {
-		w.Header().Set("HX-Redirect", signInPath)
+		to := signInPath
+		if next := pageOf(r); next != "" {
+			to += "?next=" + url.QueryEscape(next)
+		}
+		w.Header().Set("HX-Redirect", to)
 		return s.writeHTML(w, http.StatusUnauthorized, nil)
 	}
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Header.Get("Sec-Fetch-Mode") == "navigate" {
@@ -154,6 +158,16 @@ func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 	}
 	http.Redirect(w, r, signInPath+"?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
 	return nil
+}
+
+// pageOf returns the address of the page on which a script sent the request, or "" if the header
+// does not name a page of this hub.
+func pageOf(r *http.Request) string {
+	u, err := url.Parse(r.Header.Get("HX-Current-URL"))
+	if err != nil {
+		return ""
+	}
+	return safeReturn(u.RequestURI())
 }
 
 // safeReturn returns `next`, the address that the browser opens after the sign-in. If `next` is not

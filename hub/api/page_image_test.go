@@ -184,7 +184,7 @@ func TestImageWithClaimCodesHasNoToken(t *testing.T) {
 	ada.posts("/ui/onboard/image", 200, "claim", "yes", "nick", "hall")
 	hub := must(wire.ParseHubFile(file))(t)
 	if !got.Claim || hub.Hub != s.URL || hub.HubName != s.CA.HubName() || hub.HubCA != string(s.CA.RootPEM()) {
-		t.Errorf("%s, %s", brief.Of(got), brief.Of(file))
+		t.Errorf("claim %v, hub file %s", got.Claim, brief.Of(file))
 	}
 	if n := tokens(); n != before {
 		t.Errorf("%d join tokens, %d before", n, before)

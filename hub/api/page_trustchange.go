@@ -362,63 +362,85 @@ type comparison struct {
 }
 
 // compareTrust examines the newest devices and the waiting machines of all owners.
-func (s *Server) compareTrust(ctx context.Context, c *comparison) error {
-	counts, err := s.cfg.Store.HubCounts(ctx)
+func (s *Server) compareTrust(ctx context.Context, c *comparison) (err error) {
+	c.effect.Devices, c.effect.AllDevices, err = s.sample(ctx, effectDevices, store.SortCreated, func(d *store.DeviceRow) error { return s.compareDevice(ctx, c, d) })
 	if err != nil {
 		return err
 	}
-	owners, err := s.cfg.Store.Owners(ctx, "", effectOwners)
+	owners, more, err := s.sampledOwners(ctx)
 	if err != nil {
 		return err
 	}
-	c.effect.AllDevices, c.effect.MoreWaiting = counts.Devices, counts.Accounts > len(owners)
-	// Examine the owners with few devices first. The unused part of their budget is then left for
-	// owners with many devices.
-	slices.SortStableFunc(owners, func(a, b store.OwnerRow) int { return cmp.Compare(a.Devices, b.Devices) })
-	for i, o := range owners {
-		if err := s.compareDevices(ctx, c, o, (effectDevices-c.effect.Devices)/(len(owners)-i)); err != nil {
-			return err
-		}
+	c.effect.MoreWaiting = more
+	for _, o := range owners {
 		if err := s.compareWaiting(ctx, c, o.ID); err != nil {
 			return err
 		}
 	}
-	c.effect.AllDevices = max(c.effect.AllDevices, c.effect.Devices)
 	return nil
 }
 
-// compareDevices examines at most `limit` devices of an owner.
-func (s *Server) compareDevices(ctx context.Context, c *comparison, o store.OwnerRow, limit int) error {
-	if o.Devices == 0 || limit <= 0 {
+// sampledOwners returns the first effectOwners owners, those with few devices first, and whether the
+// hub has more.
+func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, more bool, err error) {
+	owners, err = s.cfg.Store.Owners(ctx, "", effectOwners)
+	slices.SortStableFunc(owners, func(a, b store.OwnerRow) int { return cmp.Compare(a.Devices, b.Devices) })
+	return owners, len(owners) == effectOwners, err
+}
+
+// sample calls `look` for at most `most` devices of all owners: the first devices of each owner in
+// the descending order of `by`. It returns the numbers of these devices and of all devices of the
+// hub. An owner with few devices leaves the rest of its part to larger owners.
+func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look func(*store.DeviceRow) error) (looked, all int, err error) {
+	counts, err := s.cfg.Store.HubCounts(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	owners, _, err := s.sampledOwners(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	for i, o := range owners {
+		limit := (most - looked) / (len(owners) - i)
+		if o.Devices == 0 || limit <= 0 {
+			continue
+		}
+		page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: o.ID, Sort: by, Descending: true, Limit: limit})
+		if err != nil {
+			return 0, 0, err
+		}
+		for i := range page.Rows {
+			if err := look(&page.Rows[i]); err != nil {
+				return 0, 0, err
+			}
+			looked++
+		}
+	}
+	return looked, max(counts.Devices, looked), nil
+}
+
+// compareDevice compares the chains of one device.
+func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.DeviceRow) error {
+	e, err := s.cfg.Store.Enrolment(ctx, d.Enrolment)
+	if errors.Is(err, store.ErrNotFound) { // without a TPM, or deleted meanwhile
 		return nil
 	}
-	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: o.ID, Sort: store.SortCreated, Descending: true, Limit: limit})
 	if err != nil {
 		return err
 	}
-	for i := range page.Rows {
-		c.effect.Devices++
-		e, err := s.cfg.Store.Enrolment(ctx, page.Rows[i].Enrolment)
-		if errors.Is(err, store.ErrNotFound) { // without a TPM, or deleted meanwhile
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		request, err := enrolled(&e)
-		if err != nil || request.EKCertificate == nil {
-			continue
-		}
-		through, has, gets := c.chains(request, e.Created)
-		switch {
-		case has && !gets:
-			c.effect.Lose++
-		case gets && !has:
-			c.effect.Gain++
-		}
-		if through {
-			c.effect.Through++
-		}
+	request, err := enrolled(&e)
+	if err != nil || request.EKCertificate == nil {
+		return nil // a wrong stored request: the comparison leaves the device out
+	}
+	through, has, gets := c.chains(request, e.Created)
+	switch {
+	case has && !gets:
+		c.effect.Lose++
+	case gets && !has:
+		c.effect.Gain++
+	}
+	if through {
+		c.effect.Through++
 	}
 	return nil
 }

@@ -261,6 +261,7 @@ var routes = []route{
 	{"POST", "/ui/operator/makers/add", operator, signInRate, checkBody, (*Server).addMakers},
 	{"GET", "/ui/operator/makers/{sha256}", operator, unlimited, noBody, (*Server).showMaker},
 	{"POST", "/ui/operator/makers/{sha256}", operator, signInRate, formBody, (*Server).decideMaker},
+	{"GET", "/ui/operator/versions", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/health", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},

@@ -282,8 +282,8 @@ func (s *Server) httpServer(h http.Handler, c *tls.Config) *http.Server {
 }
 
 // serveOn serves on all listeners until ctx ends. Then it waits at most 10 seconds for the running
-// requests. The function `serve` serves with srv on one listener. If a listener fails, serveOn calls
-// `failed`, which must end ctx.
+// requests. The function `serve` serves with the server `srv` on one listener. If a listener fails,
+// serveOn calls `failed`, which must end `ctx`.
 func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.CancelFunc, listeners []net.Listener, serve func(net.Listener) error) error {
 	stopped := make(chan error, 1)
 	go func() {

@@ -119,7 +119,7 @@ var softwareMakers = map[string]string{
 // SoftwareMakers returns the ids of the known makers of software TPMs, sorted.
 func SoftwareMakers() []string { return slices.Sorted(maps.Keys(softwareMakers)) }
 
-// IsSoftwareTPM reports whether name is a known maker of software TPMs, or swtpm's model.
+// IsSoftwareTPM reports whether `name` is a known maker of software TPMs, or swtpm's model.
 func IsSoftwareTPM(name string) bool {
 	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
 }

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -340,8 +341,25 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)
 	}
-	s.unproven(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
+	s.unproven(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason + s.whoIsRefused(ctx, e)})
 	return store.Device{}, r
+}
+
+// whoIsRefused returns a sentence for the token's owner that names the refused machine and its join
+// token, so that the owner finds both among many.
+func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
+	machine := "The machine does not state its model"
+	if model := strings.TrimSpace(e.ProdModel); model != "" {
+		machine = fmt.Sprintf("The machine is %.64q", model)
+	}
+	if e.ProdSerial != "" {
+		machine += fmt.Sprintf(", serial number %.64q", e.ProdSerial)
+	}
+	token := e.TokenID
+	if t, err := s.Store.JoinToken(ctx, e.TokenID); err == nil && t.Nick != "" {
+		token = fmt.Sprintf("%q (%s)", t.Nick, t.ID)
+	}
+	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
 // bind activates an enrolment after the peer has proven that it is the TPM.

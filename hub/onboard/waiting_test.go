@@ -157,7 +157,7 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	// A denial counts only until it expires, even if the store still has the expired row.
 	key := waitingKey(s.anne.ID, w.EK)
 	row := s.store.waiting[key]
-	row.State, row.Expires = store.Denied, s.now // the fake returns this expired row, because the test has not cleared Answered
+	row.State, row.Expires = store.Denied, s.now // the fake store returns this row although it has expired
 	s.store.waiting[key] = row
 	s.must(s.enrol(d))
 	row.Expires = s.now.Add(time.Second)

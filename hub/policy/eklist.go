@@ -165,7 +165,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 	case strings.EqualFold(word, CertificateRequired):
 		e.CertificateRequired = true
 	case word != "":
-		return e, fmt.Errorf("certificate is %q; it must be %s or empty", tcg.Printable(word), CertificateRequired)
+		return e, fmt.Errorf("\"certificate\" is %q; it must be %s or empty", tcg.Printable(word), CertificateRequired)
 	}
 	switch {
 	case l.EK != "":
@@ -184,7 +184,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 		}
 		e.Cert = b
 	default:
-		return e, errors.New("the entry has neither ek_sha256 nor serial")
+		return e, errors.New("the entry has neither \"ek_sha256\" nor \"serial\"")
 	}
 	return e, nil
 }

@@ -133,7 +133,7 @@ const fetching = new Set();
 let arrived = 0;
 
 async function partOf(path) {
-  const answer = await fetch(path, { headers: { "HX-Request": "true", Accept: "text/html" }, credentials: "same-origin" });
+  const answer = await fetch(path, { headers: { "HX-Request": "true", "HX-Current-URL": location.href, Accept: "text/html" }, credentials: "same-origin" });
   const to = answer.headers.get("HX-Redirect");
   if (to && wall) signedOut();
   else if (to) location.assign(to);
@@ -244,9 +244,15 @@ function renewHere() {
 // sentence what is wrong, and goes on trying. A new version of the hub is loaded again as a whole.
 const wall = document.querySelector("[data-wall]");
 
-function say(text) {
+// A link, if there is one, is [words, address].
+function say(text, link) {
   const state = document.getElementById("wall-state");
-  if (state && state.textContent !== text) state.textContent = text;
+  if (!state || state.dataset.said === text) return;
+  state.dataset.said = state.textContent = text;
+  if (!link) return;
+  const a = document.createElement("a");
+  [a.textContent, a.href] = link;
+  state.append(" ", a);
 }
 
 function onWall(now, next) {
@@ -260,7 +266,7 @@ function onWall(now, next) {
 function signedOut() {
   live?.close();
   live = null;
-  say("Signed out: sign in again in this browser. The numbers are old.");
+  say("The session has ended. The numbers are old.", ["Sign in", "/sign-in?next=" + encodeURIComponent(location.pathname + location.search)]);
 }
 
 // The browser itself repeats a connection that was interrupted, but not one that the hub or a proxy

@@ -10,10 +10,11 @@ import (
 // part of the chosen tab is set. The page has numbers and the names of owners, and nothing about
 // the owners' devices.
 type OperatorPage struct {
-	Tabs   []Tab
-	Owners *OperatorOwners
-	Makers *OperatorMakers
-	Health *OperatorHealth
+	Tabs     []Tab
+	Owners   *OperatorOwners
+	Makers   *OperatorMakers
+	Versions *OperatorVersions
+	Health   *OperatorHealth
 }
 
 // OperatorOwners is the tab "Owners".
@@ -49,6 +50,15 @@ type OperatorMaker struct {
 	Distrusted int // by the operator
 	Devices    int
 	Known      bool // the number in Devices is known, because TPMID is known
+}
+
+// OperatorVersions is the tab "Versions": the versions of the agents.
+type OperatorVersions struct {
+	Hub                 string // the hub's own version
+	Devices, AllDevices int    // numbers of examined devices, and of all devices
+	Rows                []Share
+	More                int // how many versions are not shown
+	None, Odd           int // devices without a version, and with a text that is no version
 }
 
 // OperatorHealth is the tab "Health".

@@ -125,7 +125,7 @@ type Page struct {
 	Path     string // the request's path and query
 	Sections []Section
 
-	// Shortened means that the page shortens long texts: see write. It is set by write.
+	// Shortened means that the page shortens long texts. The function `write` sets it.
 	Shortened bool
 }
 

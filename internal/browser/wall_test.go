@@ -87,7 +87,7 @@ func TestWallInBrowser(t *testing.T) {
 	h := newHub(t, 10) // a full screen
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
 	tab := browser.Open(t, "https://"+way.address, h.cookie, browser.Options{Size: browser.Wall, Dark: true})
-	tab.Go("/ui/wall")
+	tab.Go("/ui/wall?scheme=system")
 	const elements = `document.querySelectorAll("*").length`
 	before := browser.Eval[int](tab, elements)
 	for i := range 5 {
@@ -130,9 +130,13 @@ func TestWallInBrowser(t *testing.T) {
 	resp.Body.Close()
 	tab.Ignore("status of 401")
 	h.onboard(t, "H-3", "Unseen", "UNSEEN-1")
-	tab.Until(`document.getElementById("wall-state").textContent.includes("Signed out")`)
-	if path := tab.Path(); path != "/ui/wall" {
+	tab.Until(`document.getElementById("wall-state").textContent.includes("The session has ended")`)
+	if path := tab.Path(); path != "/ui/wall?scheme=system" {
 		t.Errorf("the wall left for %s", path)
+	}
+	// After a sign-in by the link, the browser opens the wall with the same look again.
+	if to := browser.Eval[string](tab, `document.querySelector("#wall-state a").getAttribute("href")`); to != "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem" {
+		t.Errorf("the link leads to %s", to)
 	}
 	tab.Check("the wall after its session")
 	tab.Shot("wall-signed-out")

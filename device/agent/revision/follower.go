@@ -32,7 +32,7 @@ import (
 // Conn is the device's connection to its hub.
 type Conn interface {
 	// Do sends a request as the device and returns the body of an answer with the status 200, of at
-	// most limit bytes. An answer with another status is a Refusal.
+	// most `limit` bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
 	// Download gets an object's bytes from `offset` to the object's end. It sends no client
 	// certificate, because only the secret path protects an object. The answer may have any status
@@ -113,7 +113,7 @@ type Follower struct {
 	complaint string // the last error that complain said
 
 	hashed       map[string]bool // objects that were hashed and found correct since the revision was accepted
-	phase        string          // the phase that this process entered at since
+	phase        string          // the phase that this process entered at the time `since`
 	since        time.Time       // when this process entered the phase; monotonic
 	rebootCalled bool            // this process has called the hook to reboot
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -235,13 +236,13 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	onboarded, serial := "onboarded", ""
 	if k.known {
 		onboarded = "onboarded again"
-		if _, err := c.Exec(supersede, k.active); err != nil {
+		if err := c.Do(supersede, k.active); err != nil {
 			return err
 		}
-		if _, err := c.Exec(activateLater, k.active, k.id); err != nil {
+		if err := c.Do(activateLater, k.active, k.id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
+		if err := c.Do(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
 			return err
 		}
 		is := words{k.owner, k.stored.Nick, k.prodSerial}
@@ -249,14 +250,14 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 			return err
 		}
 		// The device secret was issued for the certificate that this activation supersedes.
-		if _, err := c.Exec(deleteSecret, k.device); err != nil {
+		if err := c.Do(deleteSecret, k.device); err != nil {
 			return err
 		}
 		if err := forgetSuperseded(c, k.active); err != nil {
 			return err
 		}
 	} else {
-		if _, err := c.Exec(activateFirst, k.id); err != nil {
+		if err := c.Do(activateFirst, k.id); err != nil {
 			return err
 		}
 		if err := k.createDevice(c, a, now); err != nil {
@@ -266,27 +267,27 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	if k.known && k.serialBefore != k.prodSerial {
 		serial = fmt.Sprintf(" Its serial number changed from %q to %q.", k.serialBefore, k.prodSerial)
 	}
-	if _, err := c.Exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
+	if err := c.Do(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
 	}
 	if n, err := c.Exec(proveWithCertificate, k.id); err != nil {
 		return err
 	} else if n == 0 {
-		if _, err := c.Exec(proveEK, k.ek[:]); err != nil {
+		if err := c.Do(proveEK, k.ek[:]); err != nil {
 			return err
 		}
 	}
 	if len(k.iakName) != 0 {
-		if _, err := c.Exec(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
+		if err := c.Do(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
 			return err
 		}
 	}
 	if !k.counted {
-		if _, err := c.Exec(countUse, k.token); err != nil {
+		if err := c.Do(countUse, k.token); err != nil {
 			return err
 		}
 		if k.known {
-			if _, err := c.Exec(spendUse, k.token, k.device); err != nil {
+			if err := c.Do(spendUse, k.token, k.device); err != nil {
 				return err
 			}
 		}
@@ -299,8 +300,8 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 		Token:  k.token,
 		Addr:   a.Addr,
 		Actor:  "prn:::devices:/" + k.device, ActorName: k.stored.Nick, Means: store.ByCertificate,
-		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + onboarded + ": TPM " +
-			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
+		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + onboarded + ": " +
+			tpmWords(k.manufacturer, k.model) + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
 	if k.known { // a device may onboard again without limit, so these events are counted in one row
@@ -313,6 +314,16 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 		return err
 	}
 	return k.linkChips(c, a)
+}
+
+// tpmWords describes a TPM in an event. The names of maker and model come from the EK certificate, so
+// an approved machine without one has none.
+func tpmWords(manufacturer, model string) string {
+	name := strings.TrimSpace(manufacturer + " " + model)
+	if name == "" {
+		return "a TPM without an EK certificate"
+	}
+	return "TPM " + name
 }
 
 var (
@@ -346,14 +357,14 @@ func forgetSuperseded(c Conn, newest int64) error {
 	if len(chain) <= most {
 		return nil
 	}
-	if _, err := c.Exec(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
+	if err := c.Do(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
 		return err
 	}
 	for _, old := range chain[most:] {
-		if _, err := c.Exec(deleteAIKsOf, old.id); err != nil {
+		if err := c.Do(deleteAIKsOf, old.id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(deleteEnrolment, old.id); err != nil {
+		if err := c.Do(deleteEnrolment, old.id); err != nil {
 			return err
 		}
 	}
@@ -465,7 +476,7 @@ func activated(c Conn, newest int64, limit int) (chain []link, err error) {
 
 func stripAll(c Conn, chain []link) error {
 	for _, e := range chain {
-		if _, err := c.Exec(stripEnrolment, e.id); err != nil {
+		if err := c.Do(stripEnrolment, e.id); err != nil {
 			return err
 		}
 	}

@@ -59,9 +59,8 @@ func (s *Store) AppendEvent(ctx context.Context, e store.Event) error {
 }
 
 func appendEvent(c Conn, e store.Event) error {
-	_, err := c.Exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
+	return c.Do(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
 		e.Actor, e.ActorName, e.Means, e.Credential, int64(1), int64(0), flag(e.Unproven), []byte{})
-	return err
 }
 
 func countEvent(c Conn, e store.Event) error {
@@ -69,9 +68,8 @@ func countEvent(c Conn, e store.Event) error {
 	if last.IsZero() {
 		last = e.Time
 	}
-	_, err := c.Exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
+	return c.Do(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
 		e.Actor, e.ActorName, e.Means, e.Credential, int64(max(e.Count, 1)), micro(last), flag(e.Unproven), alike(e))
-	return err
 }
 
 // AppendCounted implements store.Events.

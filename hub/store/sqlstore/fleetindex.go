@@ -126,14 +126,14 @@ func moveWords(c Conn, was, is words) error {
 	moved := was.owner != is.owner || was.nick != is.nick
 	for _, word := range before {
 		if moved || !slices.Contains(after, word) {
-			if _, err := c.Exec(deleteWord, was.owner, word, was.nick); err != nil {
+			if err := c.Do(deleteWord, was.owner, word, was.nick); err != nil {
 				return err
 			}
 		}
 	}
 	for _, word := range after {
 		if moved || !slices.Contains(before, word) {
-			if _, err := c.Exec(insertWord, is.owner, word, is.nick); err != nil {
+			if err := c.Do(insertWord, is.owner, word, is.nick); err != nil {
 				return err
 			}
 		}
@@ -151,14 +151,14 @@ func (was indexed) move(c Conn, is indexed) error {
 	moved := was.owner != is.owner || was.nick != is.nick
 	for term := range before {
 		if moved || !after[term] {
-			if _, err := c.Exec(deleteMetaTerm, term, was.nick); err != nil {
+			if err := c.Do(deleteMetaTerm, term, was.nick); err != nil {
 				return err
 			}
 		}
 	}
 	for term := range after {
 		if moved || !before[term] {
-			if _, err := c.Exec(insertMetaTerm, term, is.nick); err != nil {
+			if err := c.Do(insertMetaTerm, term, is.nick); err != nil {
 				return err
 			}
 		}
@@ -288,11 +288,10 @@ func (s *Store) IndexAgain(ctx context.Context) error {
 		return err
 	}
 	if err := s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(deleteWords); err != nil {
+		if err := c.Do(deleteWords); err != nil {
 			return err
 		}
-		_, err := c.Exec(deleteMetaTerms)
-		return err
+		return c.Do(deleteMetaTerms)
 	}); err != nil {
 		return err
 	}
@@ -312,8 +311,7 @@ func (s *Store) IndexAgain(ctx context.Context) error {
 				}
 			}
 			if len(list) < 1000 {
-				_, err := c.Exec(upsertSetting, settingIndex, indexVersion)
-				return err
+				return c.Do(upsertSetting, settingIndex, indexVersion)
 			}
 			return nil
 		})

@@ -32,9 +32,9 @@ func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (mar
 				seen := max(d.seen, s.seen.latestOf(d.device))
 				if seen < micro(before) {
 					quiet++
-					_, err = c.Exec(setQuiet, d.device)
+					err = c.Do(setQuiet, d.device)
 				} else {
-					_, err = c.Exec(setDue, seen, d.owner, d.nick)
+					err = c.Do(setDue, seen, d.owner, d.nick)
 				}
 				if err != nil {
 					return err

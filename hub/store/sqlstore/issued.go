@@ -38,11 +38,10 @@ func (s *Store) RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int
 		if r.int() >= most {
 			return store.ErrFull
 		}
-		if _, err := c.Exec(upsertIssued, a.EK[:], a.Name, a.DeviceID, micro(a.Issued), micro(a.Expires), a.Certificate); err != nil {
+		if err := c.Do(upsertIssued, a.EK[:], a.Name, a.DeviceID, micro(a.Issued), micro(a.Expires), a.Certificate); err != nil {
 			return err
 		}
-		_, err = c.Exec(trimIssued, a.EK[:], int64(store.MaxIssuedPerEK))
-		return err
+		return c.Do(trimIssued, a.EK[:], int64(store.MaxIssuedPerEK))
 	})
 	return first && err == nil, err
 }

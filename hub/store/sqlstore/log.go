@@ -100,7 +100,7 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 			rows, bytes = r.int64(), r.int64()
 		}
 		for _, e := range entries {
-			if _, err := c.Exec(insertLog, device, owner, created, e.Sec, e.Nano, e.Level, e.Source, e.Platform, e.Rev, e.Message); err != nil {
+			if err := c.Do(insertLog, device, owner, created, e.Sec, e.Nano, e.Level, e.Source, e.Platform, e.Rev, e.Message); err != nil {
 				return err
 			}
 			rows, bytes = rows+1, bytes+logSize(e)
@@ -119,13 +119,12 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 				break
 			}
 			for _, seq := range gone {
-				if _, err := c.Exec(deleteLog, seq); err != nil {
+				if err := c.Do(deleteLog, seq); err != nil {
 					return err
 				}
 			}
 		}
-		_, err = c.Exec(putLogUsage, device, rows, bytes)
-		return err
+		return c.Do(putLogUsage, device, rows, bytes)
 	})
 }
 
@@ -221,10 +220,10 @@ func (s *Store) ExpireLogs(ctx context.Context, before time.Time, limit int) (re
 			return err
 		}
 		for _, e := range gone {
-			if _, err := c.Exec(deleteLog, e.seq); err != nil {
+			if err := c.Do(deleteLog, e.seq); err != nil {
 				return err
 			}
-			if _, err := c.Exec(takeLogUsage, e.size, e.device); err != nil {
+			if err := c.Do(takeLogUsage, e.size, e.device); err != nil {
 				return err
 			}
 		}

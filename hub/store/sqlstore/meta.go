@@ -83,7 +83,7 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *Sta
 		if len(after) > store.MaxMeta && len(after) > len(before) {
 			return store.ErrTooLarge
 		}
-		if _, err = c.Exec(update, after, id); err != nil || was.owner == "" {
+		if err = c.Do(update, after, id); err != nil || was.owner == "" {
 			return err
 		}
 		is := was

@@ -115,7 +115,7 @@ func (s *sightings) flush() error {
 		held = held[len(chunk):]
 		err := s.db.Write(context.Background(), func(c Conn) error {
 			for _, e := range chunk {
-				if _, err := c.Exec(updateSeen, e.at, e.addr, e.id, e.at); err != nil {
+				if err := c.Do(updateSeen, e.at, e.addr, e.id, e.at); err != nil {
 					return err
 				}
 			}

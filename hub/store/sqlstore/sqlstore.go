@@ -41,6 +41,10 @@ type DB interface {
 type Conn interface {
 	// Exec runs a statement that returns no rows. It returns the number of changed rows.
 	Exec(s *Statement, args ...any) (changed int64, err error)
+	// Do runs a statement whose number of changed rows does not matter. A driver may send the
+	// statement later, together with the next statement of the connection. So an error may come from
+	// a later call, or only after the operation has returned; the operation then has changed nothing.
+	Do(s *Statement, args ...any) error
 	// One returns the first row of a query. `ok` is false if the query has no row. The row is valid
 	// until the connection is used again. Values that were read from the row stay valid.
 	One(s *Statement, args ...any) (r Row, ok bool, err error)

@@ -31,7 +31,7 @@ func ForPostgres(sql string) *Statement { return register("", sql) }
 // postgresText translates.
 func prepared(sql string) *Statement {
 	if err := sharable(sql); err != nil {
-		panic(fmt.Sprintf("%v: register this statement with both: %s", err, sql))
+		panic(fmt.Sprintf("%v: register this statement with the function \"both\": %s", err, sql))
 	}
 	return both(sql, sql)
 }

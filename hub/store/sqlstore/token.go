@@ -215,10 +215,10 @@ func (s *Store) DeleteJoinToken(ctx context.Context, owner, id string, e store.E
 		if !r.bool() {
 			return store.ErrStatus
 		}
-		if _, err := c.Exec(deleteTokenUses, id); err != nil {
+		if err := c.Do(deleteTokenUses, id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(deleteToken, id); err != nil {
+		if err := c.Do(deleteToken, id); err != nil {
 			return err
 		}
 		return appendEvent(c, e)

@@ -83,7 +83,7 @@ func (r *runner) loadDevices() error {
 	return nil
 }
 
-// prepareKinds makes what the kinds of the mix need once.
+// prepareKinds makes the data that the kinds of the mix need, once for all devices.
 func (r *runner) prepareKinds(ctx context.Context, onboarded []*device) error {
 	for _, k := range r.kinds {
 		switch k.name {
