@@ -1,10 +1,13 @@
 # The targets install the Debian packages that they need; see scripts/install.sh.
 GO ?= go
 export CGO_ENABLED ?= 0
+# All targets, and the programs that tests build, share compiled packages. Without -trimpath, each
+# clone would compile its own.
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS 2>/dev/null) -trimpath)
 
 FLEET ?= 1000,1000000
 
-.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots clean install-tools release release-test package-test
+.PHONY: help build install demo check test e2e e2e-full pictures tutorial bench bench-ui bench-fleet load-objects growth lint fuzz vendor-roots vendor-web screenshots page-pictures clean install-tools release release-test package-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -80,7 +83,10 @@ install-tools: ## install the Debian packages that the tests need; other targets
 
 screenshots: install-tools ## take screenshots of each page in build/screenshots: light and dark, on a desktop, a phone and a wall screen
 	rm -rf build/screenshots
-	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 20m -run '^Test(.*Pages|.*InBrowser)$$' ./internal/browser
+	GANGWAY_SCREENSHOTS=$(CURDIR)/build/screenshots $(GO) test -count=1 -timeout 20m -run '^Test(.*Pages?|.*InBrowser|DevicePagePrintsOneSheetOfEvidence)$$' ./internal/browser
+
+page-pictures: screenshots ## take the screenshots, and put those that the docs show into docs/pictures
+	./scripts/page-pictures.sh
 
 vendor-web: ## download the pages' scripts and icons, and the tests' axe-core, from npm, and check their hashes
 	./scripts/vendor-web.sh

@@ -20,14 +20,14 @@
 #
 # The files in OUT-DIR are identity.pem (the IDevID certificate and its issuer; with
 # --two-steps the hub does not send the issuer), aik.pem, hub-ca.pem and device.json.
-# None contains a secret. You can stop this script at any time and start it again:
+# No file contains a secret. You can stop this script at any time and start it again:
 # with the same TPM, the machine stays the same device.
 #
 # It requires bash 5.1, OpenSSL 3, Debian's packages tpm2-tools, tpm2-openssl, curl,
 # jq and xxd, and a TPM behind a resource manager, such as the kernel's /dev/tpmrm0:
-# OpenSSL's provider uses more objects at once than a TPM has room for. gangway-agent
-# does more: it needs no persistent key and little room in the TPM, works around
-# TPMs' oddities, and retries while the hub cannot be reached.
+# OpenSSL's provider uses more objects at once than a TPM can load. gangway-agent does more: it
+# needs no persistent key and little memory in the TPM, works around TPMs' oddities, and retries
+# while the hub cannot be reached.
 set -euo pipefail
 umask 077
 export LC_ALL=C # lengths are in bytes
@@ -251,7 +251,7 @@ refused() {
 # post PATH TYPE FILE ANSWER: sends a file and prints the status.
 post() {
 	hub_curl --max-filesize 65536 -X POST -H "Content-Type: $2" --data-binary "@$3" -o "$4" -w '%{http_code}' "$hub$1" ||
-		die "the hub at $hub cannot be reached, or is not the hub that the join token names; run this again later: with the same TPM, the machine stays the same device"
+		die "the hub at $hub cannot be reached, or is not the hub that the join token names; start this script again: with the same TPM, the machine stays the same device"
 }
 part() { jq -er --arg f "$2" '.[$f] | strings' "$1" | openssl base64 -d -A; } # part FILE FIELD: its bytes
 
@@ -268,7 +268,7 @@ token_id=$(field id); owner=$(field owner); hub=$(field hub); hub_name=$(field h
 [[ $token_id =~ ^[0-9a-f]{24}$ ]] || die "$token_file: the id is not 24 hexadecimal digits"
 [[ $owner =~ ^prn:::accounts:/[0-9a-f]{24}$ ]] || die "$token_file: the owner is not the prn of an account"
 [[ $hub_name =~ ^[0-9a-f]{64}$ ]] || die "$token_file: the hub's name is not 64 hexadecimal digits"
-[[ $hub =~ ^https://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?$ ]] || die "$token_file: the hub is not https://host[:port]"
+[[ $hub =~ ^https://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?$ ]] || die "$token_file: the hub is not of the form https://host[:port]"
 hub=${hub%/} host=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]:-:443}
 token_secret=$(field token | openssl base64 -d -A | hex)
 [ "$(len "$token_secret")" = 24 ] || die "$token_file: the token is not the base64 of 24 bytes"
@@ -412,7 +412,7 @@ tls_open() {
 	done
 	[ -n "$exporter" ] && return
 	! grep -q 'out of memory for object contexts' "$work/s_client.log" ||
-		die "the TPM has too little room for OpenSSL: use it through a resource manager (--tcti device:/dev/tpmrm0, or tabrmd)"
+		die "the TPM has too little memory for OpenSSL: use the TPM through a resource manager (--tcti device:/dev/tpmrm0, or tabrmd)"
 	die "the TLS 1.3 connection with the IDevID certificate failed: $(tail -n 3 "$work/s_client.log")"
 }
 
@@ -453,12 +453,12 @@ tls_ask() {
 # not checked: the certificates never expire, and the machine's clock may be wrong.
 is_ours() {
 	openssl verify -no-CApath -no-CAstore -CAfile "$work/hub-ca.pem" -no_check_time \
-		-untrusted "$2" "$1" >/dev/null || die "a certificate in the reply is not the hub's"
+		-untrusted "$2" "$1" >/dev/null || die "the hub's CA did not issue a certificate in the reply"
 	is_for "$1" "$3"
 }
 is_for() {
 	[ "$(openssl x509 -in "$1" -noout -pubkey)" = "$(openssl pkey -pubin -in "$work/$2.pem")" ] ||
-		die "a certificate in the reply is for a key that is not this TPM's"
+		die "a certificate in the hub's reply is for a key that this TPM does not have"
 }
 certificates_of() { # certificates_of FILE NAME: into NAME1.pem, NAME2.pem and so on
 	awk -v to="$2" '/BEGIN CERT/ { n++ } n { print > (to n ".pem") }' "$1"

@@ -5,7 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-want=""
+want=""   # packages that the tests need
+faster="" # packages that only make the tests faster
 need() { command -v "$1" >/dev/null 2>&1 || want="$want $2"; }
 needfile() { [ -e "$1" ] || want="$want $2"; }
 need swtpm swtpm
@@ -16,7 +17,12 @@ if [ "${1:-all}" != demo ]; then
 	need gcc gcc               # for the race detector
 	need cabextract cabextract # unpacks the cabinet file with Microsoft's collection of TPM makers' certificates
 	need gcab gcab             # makes cabinet files for tests
-	need chromium chromium     # opens the hub's pages
+	# Chromium's headless shell opens the hub's pages; the browser does the same with more CPU time.
+	if ! command -v chromium >/dev/null 2>&1; then
+		needfile /usr/lib/chromium/chromium-headless-shell chromium-headless-shell
+	elif [ ! -e /usr/lib/chromium/chromium-headless-shell ]; then
+		faster=chromium-headless-shell
+	fi
 	# The emulator for machines, its firmware, and the boot stub for images.
 	need qemu-system-x86_64 qemu-system-x86
 	needfile /usr/share/OVMF/OVMF_CODE_4M.fd ovmf
@@ -31,6 +37,9 @@ if [ "${1:-all}" != demo ]; then
 	need shellcheck shellcheck
 	need haproxy haproxy # a test runs it as the proxy before a hub
 	need systemd-analyze systemd # checks the unit files in contrib
+	# The tests start a server of their own in a temporary folder.
+	[ -n "$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || want="$want postgresql"
+	needfile /usr/sbin/pgbouncer pgbouncer
 	need sqlite3 sqlite3 # docs/operations.md uses it for the backup
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
 	# A resource manager for software TPMs, which have no kernel driver with a resource manager.
@@ -61,18 +70,28 @@ if ! command -v go >/dev/null 2>&1; then
 	exit 1
 fi
 
-if [ -z "$want" ]; then
+if [ -z "$want$faster" ]; then
 	unpacked "$@"
 	exit 0
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
+	if [ -z "$want" ]; then
+		unpacked "$@"
+		exit 0
+	fi
 	echo "This script installs packages only on Debian. Install the programs of these Debian packages:$want" >&2
 	exit 1
 fi
 sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
-echo "Installing:$want" >&2
-$sudo apt-get update -qq >&2
-# shellcheck disable=SC2086 # a list
-DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $want >&2
+install() { DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "$@" >&2; }
+echo "Installing:$want $faster" >&2
+if [ -n "$want" ]; then
+	$sudo apt-get update -qq >&2
+	# shellcheck disable=SC2086 # a list
+	install $want
+fi
+if [ -n "$faster" ]; then
+	install "$faster" || { $sudo apt-get update -qq >&2 && install "$faster"; } || echo "The tests work without $faster, but take longer." >&2
+fi
 unpacked "$@"

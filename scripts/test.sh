@@ -3,9 +3,9 @@
 #
 #	lint            scripts/lint.sh
 #	race            all packages, with the race detector (which needs cgo)
+#	machines        the tests with emulated machines; the next stages run at the same time
 #	releases        internal/release
 #	without-race    the tests that call race.Skip: the race detector would only make them slow
-#	machines        the tests with emulated machines
 #	fuzz            each fuzz target for 3 s
 #
 # The script passes its arguments to every "go test" of this module. The tests with emulated
@@ -21,26 +21,39 @@ stage() { # stage NAME COMMAND...
 	shift
 	./build/testlog -stage "$name" -- "$@"
 }
-stage lint ./scripts/lint.sh
-
-# shellcheck disable=SC2046 # splits the list of packages
-CGO_ENABLED=1 stage race go test -json -vet=off -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
-# The program that makes releases is a separate module.
-stage releases sh -c 'cd internal/release && go test -json -timeout 15m ./...'
-
 # The tests whose first line is race.Skip(t).
 skipped=$(grep -rh --include='*_test.go' -B1 'race\.Skip(t)' . | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p')
 if [ "$(echo "$skipped" | wc -l)" -ne "$(grep -r --include='*_test.go' 'race\.Skip(t)' . | wc -l)" ]; then
 	echo "race.Skip(t) must be the first line of a test: move it there" >&2
 	exit 1
 fi
+stage lint ./scripts/lint.sh
+
+# Tests build programs. With cgo, which only the race detector needs, they would compile every package
+# once more, so the tests run without CGO_ENABLED=1.
+# Many tests wait, so one package more than there are processors runs at once. The packages that wait
+# longest come first.
+# shellcheck disable=SC2046 # splits the list of packages
+CGO_ENABLED=1 stage race go test -p $(($(getconf _NPROCESSORS_ONLN) + 1)) -exec 'env CGO_ENABLED=0' -json -vet=off -race -timeout 15m \
+	gangway/internal/e2e gangway/internal/docs $(go list ./... | grep -v '/internal/qemu$') "$@"
+
+# The machines wait more than they compute. The stages below run beside them, with less priority.
+echo "Running the tests with emulated machines; their output is in build/qemu.log" >&2
+setsid ./build/testlog -stage machines -log build/qemu.log -- go test -json -vet=off -timeout 20m ./internal/qemu "$@" &
+machines=$!
+trap 'kill -- "-$machines" 2>/dev/null' EXIT # ends the machines if a stage fails
+trap 'exit 130' INT TERM
+
+# The program that makes releases is a separate module.
+stage releases nice sh -c 'cd internal/release && go test -json -vet=off -timeout 15m ./...'
+
 # shellcheck disable=SC2046,SC2086 # splits the lists
-stage without-race go test -json -vet=off -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" \
+stage without-race nice go test -json -vet=off -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" \
 	$(grep -rl --include='*_test.go' 'race\.Skip(t)' . | xargs -n 1 dirname | sort -u) "$@"
 
-echo "Running the tests with emulated machines; their output is in build/qemu.log" >&2
-./build/testlog -stage machines -log build/qemu.log -- go test -json -vet=off -timeout 20m ./internal/qemu "$@"
-grep -E '^(--- |ok)|: (from|the image has|the agent has) ' build/qemu.log # prints the results and the measured times
+stage fuzz nice ./scripts/fuzz.sh "${FUZZTIME:-3s}"
 
-stage fuzz ./scripts/fuzz.sh "${FUZZTIME:-3s}"
+wait "$machines"
+trap - EXIT
+grep -E '^(--- |ok)|: (from|the image has|the agent has) ' build/qemu.log # prints the results and the measured times
 ./build/testlog -summary

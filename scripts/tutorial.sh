@@ -13,5 +13,8 @@ fi
 GANGWAY_TUTORIAL=$PWD/docs
 export GANGWAY_TUTORIAL
 go test -count=1 -timeout 10m -run '^TestTutorialPictures$' ./internal/browser
+for picture in docs/tutorial/*.png; do
+	./scripts/small-picture.sh "$picture" "$picture" 1280
+done
 go test -count=1 -timeout 20m -run '^TestFilm$' ./internal/qemu
 go test -count=1 ./internal/cast

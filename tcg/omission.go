@@ -27,9 +27,9 @@ func (o Omission) String() string {
 	case 0:
 		return ""
 	case CertificateMalformed:
-		return fmt.Sprintf("NV index 0x%08X of the TPM holds something that cannot be read as an EK certificate.", o.Index)
+		return fmt.Sprintf("NV index 0x%08X of the TPM contains data that are not an EK certificate.", o.Index)
 	case CertificateOfOtherKey:
-		return fmt.Sprintf("NV index 0x%08X of the TPM holds the certificate of a key that this TPM does not have: its endorsement seed was changed later (TPM2_ChangeEPS), or the certificate belongs to another TPM.", o.Index)
+		return fmt.Sprintf("NV index 0x%08X of the TPM contains the certificate of a key that this TPM does not have: the TPM's endorsement seed was changed (TPM2_ChangeEPS), or the certificate belongs to another TPM.", o.Index)
 	case CertificateUnreadable:
 		return fmt.Sprintf("The TPM refuses to read the EK certificate at NV index 0x%08X.", o.Index)
 	}

@@ -123,12 +123,12 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 			return nil, fmt.Errorf(`"hub-ca": %w`, err)
 		}
 		if !cert.IsCA {
-			return nil, errors.New(`"hub-ca" holds a certificate that is not a CA certificate`)
+			return nil, errors.New(`"hub-ca" contains a certificate that is not a CA certificate`)
 		}
 		roots = append(roots, cert)
 	}
 	if len(roots) == 0 {
-		return nil, errors.New(`"hub-ca" holds no PEM certificate`)
+		return nil, errors.New(`"hub-ca" contains no PEM certificate`)
 	}
 	return roots, nil
 }
@@ -143,7 +143,7 @@ func (t *TokenFile) RootName() (string, error) {
 	}
 	for _, r := range roots {
 		if sum := sha256.Sum256(r.RawSubjectPublicKeyInfo); hex.EncodeToString(sum[:]) != t.HubName {
-			return "", errors.New(`"hub-ca" holds a key that does not match "hub-name": another hub may answer at this address`)
+			return "", errors.New(`"hub-ca" contains a key that does not match "hub-name": another hub may answer at this address`)
 		}
 	}
 	return t.HubName, nil

@@ -23,7 +23,7 @@ func readAuth(name string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o007 != 0 {
-		return nil, fmt.Errorf("%s: the file holds a password and every user can access it; run 'chmod 600 %s'", name, name)
+		return nil, fmt.Errorf("%s: the file contains a password and every user can access it; run 'chmod 600 %s'", name, name)
 	}
 	b, err := readFile(name, 4*maxAuth)
 	if err != nil {

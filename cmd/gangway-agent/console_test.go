@@ -12,11 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"gangway/internal/pty"
 )
 
-// If the environment variable runMain is set, the test's program runs as gangway-agent.
+// runMain is the name of an environment variable. If the variable is set, the test binary runs as
+// gangway-agent.
 const runMain = "GANGWAY_AGENT_TEST_RUNS_MAIN"
 
 func TestMain(m *testing.M) {
@@ -25,33 +27,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
-}
-
-// pty makes a pseudo terminal with this number of columns and rows. If both numbers are 0, the
-// terminal does not know its size, like a serial port.
-func pty(t *testing.T, columns, rows uint16) (controller, terminal *os.File) {
-	t.Helper()
-	controller, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo terminals here: ", err)
-	}
-	t.Cleanup(func() { controller.Close() })
-	if err := unix.IoctlSetPointerInt(int(controller.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(controller.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { terminal.Close() })
-	if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows}); err != nil {
-		t.Fatal(err)
-	}
-	return controller, terminal
 }
 
 // output records the output of a program on a terminal.
@@ -89,7 +64,7 @@ func TestConsoleOnATerminal(t *testing.T) {
 	}{{"vt220", 0, 0}, {"vt100", 80, 24}, {"linux", 80, 25}, {"xterm-256color", 132, 43}} {
 		t.Run(c.kind, func(t *testing.T) {
 			t.Parallel()
-			controller, terminal := pty(t, c.columns, c.rows)
+			controller, terminal := pty.New(t, c.columns, c.rows)
 			before, err := term.GetState(int(terminal.Fd()))
 			if err != nil {
 				t.Fatal(err)

@@ -1,5 +1,5 @@
-// Command gangway-agent is the agent that runs on a device. It onboards a machine
-// with a TPM 2.0 to its owner's hub and keeps it connected.
+// Command gangway-agent is the agent that runs on a device. It onboards a machine with a TPM 2.0 to
+// the owner's hub and keeps the machine connected.
 package main
 
 import (
@@ -253,7 +253,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has the trail")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, for example on a larger disk, or readable by other users (default: in the state folder)")
 	cmdline.SpanVar(f, &o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
-	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "after a revision has passed its test, roll it back if the device does not reach the hub within this time; -1s: do not check")
+	cmdline.SpanVar(f, &o.trail.HubWithin, "hub-within", 10*time.Minute, "time in which the device must reach the hub after a revision's test; otherwise the agent rolls the revision back; -1s: do not check")
 	cmdline.SpanVar(f, &o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "number of parallel downloads")
 	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")

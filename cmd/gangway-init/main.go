@@ -1,7 +1,7 @@
 // Command gangway-init is the first process (PID 1) of Gangway's machines, whose images have only a
 // kernel and the agent. It mounts the kernel's file systems, loads the kernel modules of its image,
-// connects to the network, and runs gangway-agent. It is also the installer. If its name is
-// pvf-install, it is the command with which a person installs a machine. If its name is
+// connects to the network, and runs gangway-agent. It also contains the installer. Under the name
+// pvf-install, it is the command with which a person installs a machine. Under the name
 // gangway-hook, it is the program that the agent calls to update the system.
 //
 // It reads its settings from the kernel's command line, which firmware measures:
@@ -18,7 +18,7 @@
 //	gangway.show=boot           print the firmware's event log and the PCRs
 //
 // Without gangway.mode, the agent's state is in memory. Then the machine onboards again at each
-// boot. It stays the same device, because it has the same TPM.
+// boot. The machine stays the same device, because its TPM stays the same.
 //
 // The image has the files /etc/gangway/device_autojointoken.json, /bin/gangway-agent,
 // /etc/gangway/network.txt (optional) and /lib/modules/order. The last file names the modules in
@@ -152,8 +152,9 @@ func boot() {
 	power.PowerOff()
 }
 
-// consoleLimit returns the highest level that the image allows for the machine's console. A word
-// that is not a level counts as "read", because the person who built the image wanted a limit.
+// consoleLimit returns the highest level that the image allows for the machine's console. If the
+// command line has a word that is not a level, the level is Read: the person who built the image
+// wanted a limit.
 func consoleLimit(words map[string]string, logf func(format string, args ...any)) access.Level {
 	word, set := words["gangway.console"]
 	if !set {

@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// lookupTime is how long serve, when it starts, may take to resolve the host name of each of the
-// hub's URLs.
+// When serve starts, it resolves the host names in the hub's URLs. lookupTime is the time limit for
+// each name.
 const lookupTime = 3 * time.Second
 
 // addresses returns the hub's URLs, the public URL first, and the names for the hub's TLS
@@ -24,7 +24,7 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	if publicURL == "" {
 		tcp := l.(*net.TCPAddr)
 		if !tcp.IP.IsLoopback() {
-			return nil, nil, usagef("--url is needed when the hub listens on another address than loopback: the URL that devices and people use, such as https://hub.example:12443")
+			return nil, nil, usagef("--url is missing: the hub does not listen on loopback; give the URL that devices and people use, such as https://hub.example:12443")
 		}
 		publicURL = "https://" + tcp.String()
 	}
@@ -33,7 +33,7 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	}
 	for i, text := range append([]string{publicURL}, also...) {
 		if !wire.IsHubURL(text) {
-			return nil, nil, usagef("%s %q is not of the form https://host[:port]", [...]string{"--url", "--also-url"}[min(i, 1)], text)
+			return nil, nil, usagef("%s %q is not of the form https://host[:port]; write it like https://hub.example:12443", [...]string{"--url", "--also-url"}[min(i, 1)], text)
 		}
 		u, err := url.Parse(text)
 		if err != nil {
@@ -82,8 +82,9 @@ func newReach(listeners []net.Listener) (*reach, error) {
 	return r, nil
 }
 
-// missing returns the reason why the host and port of a URL are not an address that the hub listens
-// on. The reason is empty if they are such an address, as far as this machine can tell.
+// missing compares the URL `address` with the hub's listeners. It returns "" if a listener has the
+// URL's port and one of the IP addresses of the URL's host. Otherwise it returns the reason why no
+// listener matches. This machine's resolver resolves the host.
 func (r *reach) missing(ctx context.Context, address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -132,10 +133,10 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	return fmt.Sprintf("%s is not an address of this machine that the hub listens on (%s)", host, strings.Join(open, ", "))
 }
 
-// noteAddresses prints warnings when the hub starts. It warns if a URL's host and port are not an
-// address that the hub listens on, unless `behindProxy` says that a proxy is in front of the hub.
-// It also warns if the hub no longer has a URL that it had at the last start. Then noteAddresses
-// stores the URLs.
+// noteAddresses prints two kinds of warnings when the hub starts. The first warning names a URL
+// that no listener of the hub matches. `behindProxy` switches this warning off, because the proxy's
+// address differs from the hub's. The second warning names a URL that the hub had at the last start
+// and does not have now. Then noteAddresses stores the URLs.
 func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
 	if !behindProxy {
 		r, err := newReach(listeners)
@@ -144,7 +145,7 @@ func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, lis
 		}
 		for n, u := range urls {
 			if why := r.missing(ctx, u); why != "" {
-				a.note("Warning: %s %s leads to this hub only if something forwards to it: %s. See --listen.", [...]string{"--url", "--also-url"}[min(n, 1)], u, why)
+				a.note("Warning: %s %s reaches this hub only through a proxy or a port forwarding: %s. Correct the URL or --listen if there is no proxy.", [...]string{"--url", "--also-url"}[min(n, 1)], u, why)
 			}
 		}
 	}
@@ -154,7 +155,7 @@ func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, lis
 	}
 	for _, u := range before {
 		if !slices.Contains(urls, u) {
-			a.note("Warning: the hub was at %s when it was last started, and is at %s now. Devices keep trying the old address until they learn the new one: add --also-url %s for as long as that address leads here, or give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
+			a.note("Warning: the hub's URL was %s at the last start, and is %s now. Devices use the old URL until the hub has sent them the new one. Add --also-url %s while the old URL still reaches this hub. Otherwise give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
 		}
 	}
 	if slices.Equal(before, urls) {

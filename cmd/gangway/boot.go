@@ -29,7 +29,8 @@ The boot is one of:
   changed           the boot differs from the reference: see what changed, then accept
                     the boot with --accept, or repair the machine
   nothing-measured  the firmware measured nothing into the TPM; this never matches
-  refused           the newest measurement is not valid; the output shows the one before
+  refused           the newest measurement is not valid; the output shows the
+                    measurement before it
 
 Names of measured things are derived from the measured data. Text in brackets comes
 from the machine's event log; nothing verifies this text.
@@ -90,7 +91,7 @@ device of the same model. --lock protects the reference from changes by mistake.
 	}
 	f := c.Flags()
 	f.BoolVar(&accept, "accept", false, "make the last boot the reference")
-	f.Int64Var(&number, "measurement", 0, "with --accept: fail unless the last boot is still the measurement with this number")
+	f.Int64Var(&number, "measurement", 0, "with --accept: fail if the last measurement of the device has another number")
 	f.StringVar(&like, "like", "", "copy the reference of this device (id or nick), of the same model")
 	f.BoolVar(&lock, "lock", false, "lock the reference against changes, until --unlock")
 	f.BoolVar(&unlock, "unlock", false, "allow changes of the reference again")

@@ -18,8 +18,8 @@ func (a *app) deviceClaim() *cobra.Command {
 		Short: "Claim a machine that has no owner, by the address on its screen",
 		Long: `Claim makes you the owner of a machine whose image was built with --claim. The
 machine shows an address and some letters on its screen and its serial console. This
-command prints the letters of the address: compare them with those of the machine,
-most of all if somebody else sent you the address.`,
+command prints the letters of the address: compare them with the letters on the machine.
+If they differ, the address belongs to another machine.`,
 		Example: "  gangway device claim https://hub.example:12443/claim/AbC...",
 		Args:    args("the address on the machine's screen"),
 		RunE: func(c *cobra.Command, arg []string) error {

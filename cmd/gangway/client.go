@@ -82,7 +82,7 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		var otherName x509.HostnameError
 		switch {
 		case errors.As(err, &unknown):
-			return fmt.Errorf("the server at %s is not the expected hub: another CA issued its certificate", s.Hub)
+			return fmt.Errorf("the server at %s is not the expected hub, because another CA issued its certificate: check the URL, or sign in again", s.Hub)
 		case errors.As(err, &otherName):
 			return fmt.Errorf("the hub's certificate is not valid for the name in %s: use the URL that 'gangway serve' prints, or start the hub with --url", s.Hub)
 		}
@@ -164,7 +164,7 @@ func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {
-		return "", fmt.Errorf("the server at %s is not a Gangway hub", hubURL)
+		return "", fmt.Errorf("the server at %s is not a Gangway hub: check the URL", hubURL)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -172,7 +172,7 @@ func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	}
 	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 	if got := hex.EncodeToString(sum[:]); got != hubName {
-		return "", fmt.Errorf("the server at %s is not that hub: its name is %s", hubURL, got)
+		return "", fmt.Errorf("the hub at %s does not have the name in --hub-name; its name is %s: check the URL and the name", hubURL, got)
 	}
 	return string(pem.EncodeToMemory(block)), nil
 }

@@ -210,8 +210,7 @@ func chosenName(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("the hub %s (from %s) has several contexts: %s; choose one with --context", chosen.hub, chosen.why, strings.Join(found, ", "))
 }
 
-// contextsOf returns the names of some contexts: the function `fits` returns true for their
-// sign-in.
+// contextsOf returns the names of the contexts for whose sign-in the function `fits` returns true.
 func contextsOf(fits func(*signIn) bool) (found []string, err error) {
 	names, err := contextNames()
 	if err != nil {
@@ -275,9 +274,10 @@ func (s *signIn) save() error {
 	return writePrivate(path, b)
 }
 
-// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. It
-// is the first of these that applies: the context that --context names, an existing context of this
-// hub (even with another URL), the default context, a new context with the name of the hub's host.
+// contextForLogin returns the name of the context that a sign-in to a hub creates or replaces. The
+// first name that applies is used: the name in --context; an existing context of this hub, even if
+// it has another URL; the current context, if its file does not exist; a new name from the hub's
+// host.
 func contextForLogin(ctx context.Context, s *signIn) (string, error) {
 	if name := choiceOf(ctx).name; name != "" {
 		return name, nil
@@ -513,7 +513,7 @@ func (a *app) contextRename() *cobra.Command {
 func (a *app) contextRm() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME", Short: "Sign out from a context's hub, and remove the context", Args: args("the context's name"),
-		Long:    "Rm ends a context's session at its hub, as 'gangway logout' does, and removes its file.\nIt removes the file even if it cannot reach the hub.",
+		Long:    "Rm ends a context's session at the hub, as 'gangway logout' does, and removes the\ncontext's file. If the hub cannot be reached, rm only removes the file.",
 		Example: "  gangway context rm oslo",
 		RunE: func(c *cobra.Command, arg []string) error {
 			if err := knownContext(arg[0]); err != nil {

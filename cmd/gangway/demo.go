@@ -466,8 +466,8 @@ func (d *demo) report(_ context.Context, r *demoResult, once bool) error {
 	}
 	fmt.Fprintf(d.stdout, `
 The page:   %s/
-            The browser warns about its certificate once, because the demo's own CA signed it, which no
-            browser trusts. Accept the certificate. A real hub can have one that browsers trust.
+            The browser warns once, because no browser trusts the demo's own CA. Accept the page's
+            certificate. A real hub can use a certificate that browsers trust.
 Sign in as: captain
 Password:   %s
 

@@ -200,7 +200,7 @@ func TestLoginRefusesAnotherHub(t *testing.T) {
 		t.Errorf("another hub's root: got %v", err)
 	}
 	_, _, err = run(hubtest.Password, "login", h.URL, "--hub-name", other.CA.HubName(), "--nick", "ada", "--password-stdin")
-	if err == nil || !strings.Contains(err.Error(), "is not that hub") {
+	if err == nil || !strings.Contains(err.Error(), "does not have the name") {
 		t.Errorf("another hub's name: got %v", err)
 	}
 	// The sign-in that was stored before the refused attempts still works.

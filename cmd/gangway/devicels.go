@@ -151,10 +151,11 @@ func (a *app) deviceLs() *cobra.Command {
 	var q deviceQuery
 	c := &cobra.Command{
 		Use: "ls [SEARCH]", Aliases: []string{"list"}, Short: "List or search your devices, and the machines that wait for your decision",
-		Long: `Ls lists your devices. With a search, it lists those that fit all of its conditions:
-words (beginnings of words of the nick, serial number, model, TPM maker or id), and
-fields such as state:quiet, model:NUC, token:spring-batch or meta.site=oslo. The page
-has the same search language: see docs/search.md.
+		Long: `Ls lists your devices. With a search, it lists only the devices that match all conditions
+of the search. A condition is a field, such as state:quiet, model:NUC,
+token:spring-batch or meta.site=oslo. It may also be the beginning of a word in the
+nick, serial number, model, TPM maker or id. The page has the same search language: see
+docs/search.md.
 
 Without a search, the table begins with the machines that wait for your decision.
 'gangway device waiting' prints only these.
@@ -208,7 +209,7 @@ func (a *app) listDevices(ctx context.Context, q deviceQuery) error {
 	}
 	empty := "No device yet. Make a join token and onboard one:\n  gangway token create -o device_autojointoken.json"
 	if q.text != "" {
-		empty = "No device fits the search " + q.text + "."
+		empty = "No device matches the search " + q.text + "."
 	}
 	if err := printList(a, devices, deviceColumns, empty); err != nil || !more {
 		return err

@@ -139,14 +139,14 @@ func readChanges(words []string, asJSON bool) (map[string]any, error) {
 		case key == "":
 			return nil, usagef("%q has no key: write KEY=VALUE or KEY-", word)
 		case key == networkMeta:
-			return nil, usagef("the key %s has the network settings, and a mistake could disconnect the device: change the settings with 'gangway device network'", networkMeta)
+			return nil, usagef("the key %s contains the network settings, and a mistake could disconnect the device: change the settings with 'gangway device network'", networkMeta)
 		case sets && asJSON:
 			var err error
 			if value, err = jsonValue(text); err != nil {
 				return nil, usagef("the value of %q is not JSON: write 5, true, \"text\" or [\"a\", \"b\"]; without --json, each value is a text", key)
 			}
 			if value == nil {
-				return nil, usagef("the value null would remove the key: write %s-", key)
+				return nil, usagef("the value null would remove the key; to remove it, write %s-", key)
 			}
 		case sets:
 			value = text

@@ -22,7 +22,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	var cfg doctor.Config
 	c := &cobra.Command{
 		Use: "doctor --data DIR", Short: "Check a hub on its own machine, with a remedy for each finding", Args: args(),
-		Long: `Doctor examines a hub: who may read its folder, its keys, the room on its disks, its
+		Long: `Doctor examines a hub: who may read its folder, its keys, the free space on its disks, its
 database, its backup, the clock, how many files it may open, where it listens, and
 whether its URLs answer with its certificate. Run it on the hub's machine, as root or as
 the hub's user. It changes nothing, and the hub may be running.
@@ -43,6 +43,10 @@ For a machine that is a device, use 'gangway-agent doctor' there.`,
 			}
 			if info, err := os.Stat(cfg.Data); err != nil || !info.IsDir() {
 				return fmt.Errorf("%q is not a hub's data folder: name the folder of 'gangway serve --data'", cfg.Data)
+			}
+			var err error
+			if cfg.Database, _, err = database(c.Context()); err != nil {
+				return err
 			}
 			return a.examine(c, cfg)
 		},

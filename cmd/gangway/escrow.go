@@ -23,7 +23,7 @@ func readIdentity(path string) (string, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxIdentity+1))
 	if err == nil && len(b) > maxIdentity {
-		err = fmt.Errorf("%s is not an age identity file: it is larger than %d bytes", path, maxIdentity)
+		err = fmt.Errorf("%s is not an age identity file, because it is larger than %d bytes: give the file of 'gangway image escrow-key'", path, maxIdentity)
 	}
 	return string(b), err
 }

@@ -25,10 +25,11 @@ type names struct {
 // maxCandidates bounds the candidates that an error lists.
 const maxCandidates = 8
 
-// pick returns the element of `all` that a person named in `which`. The exact id or nick of an
-// element matches first. Otherwise exactly one element must match by its nick or serial number in
-// any case, or by the first digits of its id. The error uses `kind`, a word such as "device", and
-// `lister`, the command that lists all elements.
+// pick returns the element of `all` that a person named in `which`. pick compares `which` with
+// these in order, and stops at the first that matches: the exact id or nick; the nick or serial
+// number, in upper or lower case; the first digits of the id. More than one matching element is an
+// error. The error uses `kind`, a word such as "device", and `lister`, the command that lists all
+// elements.
 func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, error) {
 	which = strings.TrimSpace(which)
 	lower := strings.ToLower(strings.TrimSuffix(which, "…"))
@@ -53,7 +54,7 @@ func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, erro
 		case 1:
 			return found[0], nil
 		}
-		return none, fmt.Errorf("%.100q fits %d %ss: %s; give the whole id of one", which, len(found), kind, candidates(found, of))
+		return none, fmt.Errorf("%.100q matches %d %ss: %s; give the whole id of one", which, len(found), kind, candidates(found, of))
 	}
 	var near []T
 	for _, one := range all {

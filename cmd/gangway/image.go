@@ -38,14 +38,15 @@ docs/image.md.`,
 
 // imageOptions are the options of image build.
 type imageOptions struct {
-	token, out, disk, kernel, boot, programs string
-	escrow                                   string
-	merge                                    []string
-	console                                  string // level
-	debug, claim, reset                      bool
-	signKey, signCert, keys                  string
-	enrol                                    string
-	network                                  networkOptions
+	token, hub                        string
+	out, disk, kernel, boot, programs string
+	escrow                            string
+	merge                             []string
+	console                           string // level
+	debug, claim, reset               bool
+	signKey, signCert, keys           string
+	enrol                             string
+	network                           networkOptions
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -58,8 +59,8 @@ press. The machine then onboards as a device of the join token's owner. TARGET i
 x64-uefi-installer. Build needs no privileges. The same input gives the same image,
 byte for byte.
 
-The image holds the join token's secret: guard the image, and the sticks, like a key.
-With --claim the image holds no secret: each machine shows a claim code, and its
+The image contains the join token's secret: guard the image, and the sticks, like a key.
+With --claim the image contains no secret: each machine shows a claim code, and its
 owner claims the machine with that code at the hub.
 
 With --reset-only the stick installs nothing: it wipes a machine for its next owner.
@@ -82,7 +83,7 @@ settings. See docs/image.md.`,
 				return usagef("unknown target %q; the only target is %s", arg[0], stick.Target)
 			}
 			if o.reset {
-				for _, other := range append(networkFlags, "token-file", "claim", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol") {
+				for _, other := range append(networkFlags, "token-file", "claim", "hub-file", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol") {
 					if c.Flags().Changed(other) {
 						return usagef("--reset-only installs nothing: leave --%s out", other)
 					}
@@ -98,13 +99,14 @@ settings. See docs/image.md.`,
 	f := c.Flags()
 	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json; - is standard input (this, --claim or --reset-only is required)")
 	f.BoolVar(&o.claim, "claim", false, "build without a join token; each machine displays a claim code for the hub you are signed in to")
+	f.StringVar(&o.hub, "hub-file", "", "with --claim: the hub's name and CA as JSON, instead of those of the hub you are signed in to; - is standard input")
 	f.BoolVar(&o.reset, "reset-only", false, "build a stick that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
 	f.StringVar(&o.disk, "disk", "largest", "the disk to install to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; removable and USB disks only if you name them")
 	o.partsFlags(f)
 	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
 	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
-	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; where they differ, the last source counts)")
+	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; a later source overrides an earlier one)")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a shell; the command prints the shell's password")
 	o.consoleFlag(f)
 	o.network.flags(f)
@@ -116,7 +118,7 @@ func (o *imageOptions) consoleFlag(f *pflag.FlagSet) {
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch', or ../lib/gangway/kernel)")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder that 'gangway image fetch' uses without --dir, or ../lib/gangway/kernel)")
 	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")
@@ -140,12 +142,12 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	}
 	if o.keys != "" {
 		if o.signKey != "" || o.signCert != "" {
-			return nil, usagef("--secure-boot-keys holds the key and the certificate: leave --secure-boot-key and --secure-boot-cert out")
+			return nil, usagef("--secure-boot-keys names a folder with the key and the certificate: leave --secure-boot-key and --secure-boot-cert out")
 		}
 		o.signKey, o.signCert = filepath.Join(o.keys, "db.key"), filepath.Join(o.keys, "db.pem")
 	}
 	if (o.signKey == "") != (o.signCert == "") {
-		return nil, usagef("--secure-boot-key and --secure-boot-cert go together")
+		return nil, usagef("--secure-boot-key and --secure-boot-cert need each other: give both")
 	}
 	p, err := stick.LoadParts(o.kernel, o.boot, o.programs)
 	if err == nil && o.signKey != "" {
@@ -159,7 +161,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 	if name == "-" {
 		b, err := io.ReadAll(io.LimitReader(a.stdin, wire.MaxTokenFile+1))
 		if err == nil && len(b) > wire.MaxTokenFile {
-			err = fmt.Errorf("standard input is not a token file: it has more than %d bytes", wire.MaxTokenFile)
+			err = fmt.Errorf("standard input is not a token file or hub file, because it has more than %d bytes: give the file from 'gangway token create'", wire.MaxTokenFile)
 		}
 		return b, err
 	}
@@ -168,7 +170,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Size() > wire.MaxTokenFile {
-		return nil, fmt.Errorf("%s is not a token file: it has %d bytes, more than %d", name, info.Size(), wire.MaxTokenFile)
+		return nil, fmt.Errorf("%s is not a token file or hub file, because it has %d bytes, more than %d: give the file from 'gangway token create'", name, info.Size(), wire.MaxTokenFile)
 	}
 	return os.ReadFile(name)
 }
@@ -177,7 +179,7 @@ func (a *app) readToken(name string) ([]byte, error) {
 type built struct {
 	Image string `json:"image"`
 	Size  int64  `json:"size"`
-	// ConsolePassword is the password of the devices' console, with --debug.
+	// ConsolePassword is the password of the devices' shell, with --debug.
 	ConsolePassword string            `json:"console-password,omitempty"`
 	Manifest        *install.Manifest `json:"manifest"`
 }
@@ -188,6 +190,9 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	}
 	if o.token == "" && !o.claim {
 		return usagef("give --token-file, the token file from 'gangway token create'; or --claim, for machines that show a claim code; or --reset-only, to wipe machines")
+	}
+	if o.hub != "" && !o.claim {
+		return usagef("--hub-file needs --claim: a token file names its hub itself")
 	}
 	rule, err := install.ParseRule(o.disk)
 	if err != nil {
@@ -263,7 +268,7 @@ func (a *app) buildReset(o imageOptions) error {
 }
 
 // built prints the result of image build, or of image build --reset-only. The argument `password`
-// is the password of the devices' console. It is empty if the devices have no console.
+// is the password of the devices' shell. It is empty if the devices have no shell.
 func (a *app) built(image, password string, m *install.Manifest) error {
 	info, err := os.Stat(image)
 	if err != nil {
@@ -277,9 +282,15 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 }
 
 // tokenOrHubFile returns one of two files. Without --claim, the result `token` is the token file.
-// With --claim, the result `hub` is the hub file of the hub that the user is signed in to. The
-// other result is nil.
+// With --claim, the result `hub` is the file of --hub-file or, by default, the hub file of the hub
+// that the user is signed in to. The other result is nil.
 func (a *app) tokenOrHubFile(ctx context.Context, o imageOptions) (token, hub []byte, err error) {
+	if o.hub != "" {
+		if hub, err = a.readToken(o.hub); err == nil {
+			_, err = wire.ParseHubFile(hub)
+		}
+		return nil, hub, err
+	}
 	if o.claim {
 		s, err := loadSignIn(ctx)
 		if err != nil {

@@ -41,7 +41,7 @@ import (
 type imageBuilder struct {
 	program                string // the path of gangway
 	dir                    string // only for the temporary folders of builds
-	kernel, boot, programs string // folders of the parts; if boot is empty, it is Debian's folder
+	kernel, boot, programs string // folders of the parts; `boot` is empty for Debian's folder
 	log                    *slog.Logger
 }
 
@@ -60,7 +60,7 @@ type imageFlags struct {
 
 func (i *imageFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&i.atOnce, "image-builds", 1, "number of installer images that the hub builds at once on its pages; each needs about 700 MiB of memory; 0: the hub builds no images")
-	f.StringVar(&i.parts, "image-parts", "", "folder of 'gangway image fetch --dir', for the images of --image-builds (default: the folder of 'gangway image fetch')")
+	f.StringVar(&i.parts, "image-parts", "", "folder with the parts that the hub builds images from, as given to 'gangway image fetch --dir' (default: the folder that 'gangway image fetch' uses without --dir)")
 	cmdline.SpanVar(f, &i.limits.Time, "image-time", api.DefaultImageLimits.Time, "how long the build of one image may take")
 	f.StringVar(&i.size, "image-size", "512MiB", "maximum size of one image, and of each file that the build writes")
 }
@@ -162,9 +162,9 @@ func sentence(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. When Build returns, it has already removed the image's file from the
+// Build builds an image. The child gets `file` by standard input. When Build returns, it has already removed the image's file from the
 // folder. So the file disappears when the caller closes it.
-func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []byte, size int64, step func(string)) (_ *api.Image, err error) {
+func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, file []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []by
 		}
 	}()
 	out := filepath.Join(dir, "installer.img")
-	if err := b.run(ctx, o, token, size, dir, out, step); err != nil {
+	if err := b.run(ctx, o, file, size, dir, out, step); err != nil {
 		return nil, err
 	}
 	f, err := os.Open(out)
@@ -200,8 +200,13 @@ func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, token []by
 }
 
 // run runs the child until it ends, or until ctx ends.
-func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte, size int64, dir, out string, step func(string)) error {
-	arg := []string{"image", "build", stick.Target, "--token-file=-", "--out=" + out, "--kernel=" + b.kernel, "--programs=" + b.programs}
+func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, file []byte, size int64, dir, out string, step func(string)) error {
+	arg := []string{"image", "build", stick.Target, "--out=" + out, "--kernel=" + b.kernel, "--programs=" + b.programs}
+	if o.Claim {
+		arg = append(arg, "--claim", "--hub-file=-")
+	} else {
+		arg = append(arg, "--token-file=-")
+	}
 	for name, value := range map[string]string{"disk": o.Disk, "escrow-to": o.Escrow, "boot": b.boot} {
 		if value != "" {
 			arg = append(arg, "--"+name+"="+value)
@@ -234,14 +239,14 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 	if err != nil {
 		return err
 	}
-	// The child reads the token before it does anything else, so these bounds apply from the
+	// The child reads the file before it does anything else, so these bounds apply from the
 	// beginning.
 	if err := bound(child.Pid(), size); err != nil {
 		kill(child)
 		return err
 	}
 	go func() {
-		_, _ = input.Write(token)
+		_, _ = input.Write(file)
 		input.Close()
 	}()
 	select {
@@ -254,7 +259,7 @@ func (b *imageBuilder) run(ctx context.Context, o api.ImageOptions, token []byte
 		if tooLarge(err, messages.String()) {
 			return api.ErrImageSize
 		}
-		return fmt.Errorf("gangway image build: %w: %s", err, withoutSecret(messages.String(), token))
+		return fmt.Errorf("gangway image build: %w: %s", err, withoutSecret(messages.String(), file))
 	}
 	return nil
 }
@@ -289,8 +294,7 @@ func kill(child *process.Process) {
 }
 
 // withoutSecret removes the join token's secret from the child's messages, because the messages go
-// to the hub's log. The child does not write the secret today. The removal guards against a later
-// mistake.
+// to the hub's log. The child never writes the secret. The removal is a second protection.
 func withoutSecret(text string, token []byte) string {
 	if t, err := wire.ParseTokenFile(token); err == nil {
 		text = strings.ReplaceAll(text, t.Token, "[secret]")

@@ -128,6 +128,25 @@ cat $SEEN/stdin > $OUT
 	}
 }
 
+// For an image with claim codes, the child gets the hub file and no token file.
+func TestImageBuilderGivesTheHubFileToTheChild(t *testing.T) {
+	b, seen := programAs(t, `
+tr '\0' '\n' < /proc/$$/cmdline > $SEEN/cmdline
+cat > $SEEN/stdin
+echo image > $OUT
+`)
+	const hub = `{"hub":"https://hub.example:12443"}`
+	image, err := b.Build(t.Context(), api.ImageOptions{Claim: true}, []byte(hub), 1<<20, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	image.Close()
+	arg := read(t, seen+"/cmdline")
+	if read(t, seen+"/stdin") != hub || !strings.Contains(arg, "\n--claim\n--hub-file=-\n") || strings.Contains(arg, "--token-file") {
+		t.Errorf("%q", arg)
+	}
+}
+
 // If a build takes too long, or its client closes the connection, the builder kills the child and
 // the child's own children.
 func TestImageBuilderKillsTheChildAndItsChildren(t *testing.T) {

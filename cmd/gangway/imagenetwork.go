@@ -57,7 +57,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	add("proxy", o.proxy)
 	switch {
 	case o.file != "" && (len(lines) > 0 || o.proxyCA != ""):
-		return nil, usagef("--network-file holds all network settings: leave the other network options out")
+		return nil, usagef("--network-file contains all network settings: leave the other network options out")
 	case o.file != "":
 		f, err := os.Open(o.file)
 		if err != nil {
@@ -74,7 +74,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	}
 	for _, l := range lines {
 		if strings.ContainsAny(l, "\r\n") {
-			return nil, usagef("a network setting contains a line break")
+			return nil, usagef("a network setting contains a line break: remove it")
 		}
 	}
 	text := strings.Join(append([]string{fmt.Sprintf("version = %d", netfile.Version)}, lines...), "\n") + "\n"

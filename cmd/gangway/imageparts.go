@@ -23,8 +23,8 @@ var imagePrograms = []string{"gangway-init", "gangway-agent"}
 
 // programsFolder returns the folder of gangway-init and gangway-agent. The argument `self` is the
 // path of this program. `make build` writes all three programs to one folder. A package installs
-// gangway-init and gangway-agent to lib/gangway next to the folder of this program. If this program
-// was copied without them, it unpacks its embedded copies to the cache folder.
+// gangway-init and gangway-agent to lib/gangway next to the folder of this program. If neither
+// folder has them, programsFolder unpacks this program's embedded copies to the cache folder.
 func programsFolder(self string) string {
 	own := filepath.Dir(self)
 	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
@@ -144,9 +144,10 @@ func (a *app) imageParts() *cobra.Command {
 where each is, and how to get one that is missing. The exit code is 1 if a part that
 every image needs is missing.
 
-A program that 'make build' or 'make install' made carries gangway-init and
-gangway-agent, so it can be copied by itself. The kernel comes from Debian, by 'gangway
-image fetch': as root for all users, with --dir PREFIX/lib/gangway/kernel.`,
+A gangway program from 'make build' or 'make install' contains gangway-init and
+gangway-agent, so this one file is enough on another machine. 'gangway image fetch' gets
+the kernel from Debian. To get the kernel for all users, run 'fetch' as root with --dir
+PREFIX/lib/gangway/kernel.`,
 		Example: "  gangway image parts\n  gangway image parts --output json",
 		RunE: func(*cobra.Command, []string) error {
 			parts, err := o.list()
@@ -165,7 +166,7 @@ image fetch': as root for all users, with --dir PREFIX/lib/gangway/kernel.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch', or ../lib/gangway/kernel)")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder that 'gangway image fetch' uses without --dir, or ../lib/gangway/kernel)")
 	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or the programs embedded in this program)")
 	return a.table(c, columnNames(partColumns)...)

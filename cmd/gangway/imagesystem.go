@@ -26,10 +26,10 @@ func (a *app) imageSystem() *cobra.Command {
 		Use:   "system -o FILE",
 		Short: "Build a system that updates installed machines",
 		Long: `System makes the file that an installed machine starts: kernel, drivers, init and
-agent in one. To update machines, put it into a revision as ` + slots.SystemPath + `.
-Each machine writes it to its other slot, starts it once, and keeps it if it reaches
-the hub. The file holds no data of a single machine, and no secret. The same input
-gives the same file, byte for byte.`,
+agent in one. To update machines, put the file into a revision as ` + slots.SystemPath + `.
+Each machine writes the new system to the slot that is not running, and starts it once.
+If the machine then reaches the hub, it keeps the new system. The file contains no data
+of a single machine, and no secret. The same input gives the same file, byte for byte.`,
 		Example: `  gangway image system -o gangway/system.efi
   gangway image system --kernel ./my-kernel -o system.efi
   gangway image system --debug --token-file device_autojointoken.json -o system.efi`,

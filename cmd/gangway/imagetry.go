@@ -114,7 +114,7 @@ func (a *app) tryImage(ctx context.Context, o tryOptions, image string) error {
 	return a.runMachine(ctx, cfg)
 }
 
-// tryConfig checks the options. size is the size of the disk, in bytes.
+// tryConfig checks the options. The result `size` is the size of the disk, in bytes.
 func (a *app) tryConfig(o tryOptions) (cfg qemu.Config, size int64, err error) {
 	if o.memory < minTryMemory {
 		return cfg, 0, usagef("--memory %d is too small: give at least %d MiB", o.memory, minTryMemory)
@@ -220,7 +220,7 @@ func makeDisk(path string, size int64) error {
 func (a *app) adviseTry(c *stick.Contents, cfg qemu.Config, makers string) {
 	if hub := c.Manifest.Hub; hub != "" {
 		if u, err := url.Parse(hub); err == nil && loopbackHost(u.Hostname()) {
-			a.note("Warning: the image's hub is %s, which in the machine is the machine itself. Use a hub with the URL https://10.0.2.2:%s, and build the image with its token.", hub, u.Port())
+			a.note("Warning: the image's hub is at %s. In the emulated machine, this address is the machine itself. Use a hub with the URL https://10.0.2.2:%s, and build the image with a join token of that hub.", hub, u.Port())
 		}
 		a.note("The hub at %s must trust these software TPMs (once):\n  gangway trust import --data DIR %s\nand its policy must have 'software_tpms: [swtpm]': gangway policy set.", hub, makers)
 	}

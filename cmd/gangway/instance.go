@@ -18,7 +18,6 @@ import (
 	"gangway/hub/objects"
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
-	"gangway/hub/store/sqlite"
 	"gangway/hub/trust"
 	"gangway/internal/version"
 )
@@ -27,9 +26,9 @@ import (
 type instance struct {
 	dir    string
 	ca     *pki.Hub
-	store  offlineStore  // the database as the commands use it
-	engine *sqlite.Store // the same database as the server uses it
-	lock   *os.File      // nil if this process does not serve the hub
+	store  offlineStore // the database as the commands use it
+	engine engine       // the same database as the server uses it
+	lock   *os.File     // nil if this process does not serve the hub
 
 	objects objects.Store // nil until openObjects
 }
@@ -69,13 +68,6 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 	if info.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("other users may write to %s (mode %04o): run 'chmod 700 %s' and start again", dir, info.Mode().Perm(), dir)
 	}
-	database, keys := filepath.Join(dir, databaseFile), filepath.Join(dir, pkiFolder)
-	switch hasDatabase, hasKeys := exists(database), exists(keys); {
-	case hasDatabase && !hasKeys:
-		return nil, fmt.Errorf("%s exists and %s does not: restore %[2]s from its backup; without the keys, the hub recognizes no device of this database", database, keys)
-	case hasKeys && !hasDatabase && !o.newDatabase:
-		return nil, fmt.Errorf("%s exists and %s does not: restore %[2]s from its backup; to start with an empty database, in which every device must onboard again, use 'gangway serve --new-database'", keys, database)
-	}
 	i := &instance{dir: dir}
 	defer func() {
 		if err != nil {
@@ -87,13 +79,9 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 			return nil, err
 		}
 	}
-	if i.ca, err = pki.Open(keys, o.Options); err != nil {
+	if err := i.openEngine(ctx, dir, o); err != nil {
 		return nil, err
 	}
-	if i.engine, err = sqlite.Open(ctx, database); err != nil {
-		return nil, err
-	}
-	i.store = i.engine
 	return i, nil
 }
 
@@ -170,7 +158,7 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return nil
 	}
 	if c.Endpoint == "" || c.Bucket == "" {
-		return usagef("--s3-endpoint and --s3-bucket belong together")
+		return usagef("--s3-endpoint and --s3-bucket need each other: give both")
 	}
 	if c.Prefix == "" {
 		// A hub deletes each object under its prefix that its database does not list. So two hubs must

@@ -12,9 +12,9 @@ import (
 	"gangway/hub/pki"
 )
 
-// Each option of serve must reach the hub: an option that a merge or a refactoring loses would have
-// no effect, and nothing would say so. So each field of the hub's configuration has a value if each
-// option has one.
+// Each option of serve must reach the hub. If a change of the code lost an option, the option would
+// silently have no effect. So the test gives each option a value, and checks that each field of the
+// hub's configuration then has a value.
 func TestEachOptionReachesTheHub(t *testing.T) {
 	t.Parallel()
 	o := serverOptions{

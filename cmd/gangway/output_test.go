@@ -5,15 +5,14 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"unicode"
 
 	"gangway/internal/fleet"
+	"gangway/internal/pty"
 
 	"go.yaml.in/yaml/v3"
-	"golang.org/x/sys/unix"
 )
 
 // hostile has characters that could control a terminal: escape sequences of 7 and 8 bits, a bell, a
@@ -140,12 +139,7 @@ func TestFormatsOfALists(t *testing.T) {
 
 // The output has colours only on a terminal that can show colours, and only without NO_COLOR.
 func TestColoursOnlyOnATerminal(t *testing.T) {
-	controller, terminal := pty(t)
-	defer controller.Close()
-	defer terminal.Close()
-	if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 40}); err != nil {
-		t.Fatal(err)
-	}
+	_, terminal := pty.New(t, 40, 24)
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
 	a := &app{stdout: terminal}
@@ -168,25 +162,4 @@ func TestColoursOnlyOnATerminal(t *testing.T) {
 	if text := string(formatTableOf([]berth{{"a", "b", "c"}}, berthColumns, 0, true)); !strings.Contains(text, "\x1b[32mactive\x1b[0m") {
 		t.Errorf("no colour in %q", text)
 	}
-}
-
-// pty makes a pseudo terminal.
-func pty(t *testing.T) (controller, terminal *os.File) {
-	t.Helper()
-	controller, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo terminals here: ", err)
-	}
-	if err := unix.IoctlSetPointerInt(int(controller.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(controller.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return controller, terminal
 }

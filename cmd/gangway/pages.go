@@ -34,11 +34,11 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.url, "page-url", "", "https URL of the pages at --page-listen, such as https://fleet.example")
 	f.StringVar(&p.cert, "tls-cert", "", "file of the pages' certificate and its intermediates, in PEM; the hub reads the file again when it changes")
 	f.StringVar(&p.key, "tls-key", "", "file of the key of --tls-cert, in PEM")
-	f.BoolVar(&p.acme, "acme", false, "get the pages' certificate from a CA with ACME (tls-alpn-01), instead of --tls-cert; port 443 of --page-url must lead to --page-listen")
+	f.BoolVar(&p.acme, "acme", false, "get the pages' certificate from a CA with ACME (tls-alpn-01), instead of --tls-cert; connections to port 443 of --page-url must reach --page-listen")
 	f.StringVar(&p.directory, "acme-directory", autocert.DefaultACMEDirectory, "URL of the CA's directory")
 	f.StringVar(&p.email, "acme-email", "", "e-mail address for the CA's warnings")
 	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "you accept the CA's terms of service")
-	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, that verify a private --acme-directory (default: the system's)")
+	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the system's)")
 }
 
 // check returns an error if the flags do not fit together.
@@ -49,7 +49,7 @@ func (p *pageFlags) check() error {
 	case len(p.listen) == 0 || p.url == "":
 		return usagef("--page-listen and --page-url need each other: give the pages' own address and port, and their URL; --tls-cert and --acme are only for these pages")
 	case !wire.IsHubURL(p.url):
-		return usagef("--page-url %q is not of the form https://host[:port]", p.url)
+		return usagef("--page-url %q is not of the form https://host[:port]; write it like https://fleet.example", p.url)
 	case files && p.acme:
 		return usagef("--tls-cert and --acme exclude each other")
 	case !files && !p.acme:

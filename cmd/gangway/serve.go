@@ -43,6 +43,9 @@ func (a *app) serveCommand() *cobra.Command {
 the hub's keys (DIR/pki) and its database (DIR/gangway.db). Back up both: without the
 keys, the hub recognizes no device.
 
+With --database, the database is in PostgreSQL. The user of the URL must own the
+database. The keys stay in DIR.
+
 Owners' objects are in DIR/objects. With --s3-endpoint and --s3-bucket they are in a
 bucket; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are its credentials.
 
@@ -51,12 +54,13 @@ in. 'gangway trust' shows and changes which certificates are trusted, even while
 hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as this
 process runs.
 
-The hub may use nine tenths of its cgroup's memory limit, and six tenths of the
-machine's memory; below that, it collects garbage seldom (GOGC=400). The environment
+The hub may use at most nine tenths of its cgroup's memory limit, and at most six tenths
+of the machine's memory; below that, it collects garbage seldom (GOGC=400). The environment
 variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaults.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --page-listen :443 --page-url https://fleet.example --acme --acme-accept-tos
+  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --database postgres://hub@db.example/gangway --database-password-file /etc/gangway/database-password
   gangway serve --data ./hub --tpm-roots ./makers.pem`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -158,7 +162,11 @@ variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaul
 				return err
 			}
 			if i.ca.Created() {
-				a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), filepath.Join(data, databaseFile))
+				where := filepath.Join(data, databaseFile)
+				if _, shared, _ := database(ctx); shared {
+					where = "in PostgreSQL"
+				}
+				a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), where)
 				a.note("Back up both; the keys cannot be created again.")
 			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
 				a.note("The hub's keys exist already: --curve and --name change nothing.")
@@ -183,14 +191,14 @@ variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaul
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
-	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
-	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its URL before a move; devices learn all URLs (repeatable)")
+	f.StringVar(&url, "url", "", "https URL that devices and people use (default: the URL of --listen, if that is a loopback address)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL of this hub, such as its URL before a move; the hub sends all its URLs to its devices (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
 	makers.add(f)
 	f.BoolVar(&options.openRegistration, "open-registration", false, "let anyone who can reach the hub create an account ('pvr register')")
-	f.BoolVar(&options.tls12, "allow-tls12", false, "also accept TLS 1.2, for devices whose Pantavisor has nothing newer")
+	f.BoolVar(&options.tls12, "allow-tls12", false, "also accept TLS 1.2, for devices with a Pantavisor that does not support TLS 1.3")
 	web.add(f)
 	proxy.add(f)
 	pages.add(f)

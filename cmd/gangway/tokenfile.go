@@ -32,7 +32,7 @@ func newTokenFile(stdout io.Writer, path string) (*tokenFile, error) {
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("%s exists already and may hold a join token: choose another name", path)
+		return nil, fmt.Errorf("%s exists already and may contain a join token: choose another name", path)
 	}
 	if err != nil {
 		return nil, err

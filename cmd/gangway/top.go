@@ -175,7 +175,7 @@ type top struct {
 	data       topData
 	failed     error // the error of the newest request; data is from an earlier request
 
-	list   int    // the list of the chosen row: 0 needs, 1 newest
+	list   int    // the list that contains the chosen row: 0 for `needs`, 1 for `newest`
 	chosen string // the id of the chosen row
 	row    int    // the index of the chosen row, so that the choice stays at this index if the row disappears
 
@@ -294,7 +294,7 @@ func (t *top) run(ctx context.Context, screen tcell.Screen) error {
 				return
 			}
 		}
-		cancel() // the terminal is gone
+		cancel() // the terminal was closed
 	}()
 	loaded, shown := make(chan topData, 1), make(chan []string, 1)
 	loading, tick := false, time.NewTicker(topEvery)

@@ -17,6 +17,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/internal/fleet"
+	"gangway/internal/pty"
 
 	"github.com/gdamore/tcell/v2"
 	"golang.org/x/sys/unix"
@@ -158,9 +159,7 @@ func TestTopKeys(t *testing.T) {
 // terminalProgram runs this command on a pseudo terminal.
 func terminalProgram(t *testing.T, arg ...string) (controller, terminal *os.File, c *exec.Cmd, screen *locked) {
 	t.Helper()
-	controller, terminal = pty(t)
-	t.Cleanup(func() { controller.Close(); terminal.Close() })
-	resize(t, controller, 80, 24)
+	controller, terminal = pty.New(t, 80, 24)
 	screen = new(locked)
 	go io.Copy(screen, controller) // the copy ends when the terminal is closed
 	self, err := os.Executable()

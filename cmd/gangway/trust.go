@@ -164,20 +164,19 @@ delete'.`,
 				return fmt.Errorf("%q is distrusted already; 'gangway trust restore' trusts it again", e.Name())
 			}
 			now := time.Now()
-			change := store.TrustChange{Remove: []store.Hash{e.Fingerprint}}
-			did := "was removed"
+			change, did := e.Remove(), "was removed"
 			if e.BuiltIn || distrust {
-				change = store.TrustChange{Put: []store.TrustedCertificate{row(e.Certificate, store.Distrusted, e.Source, now)}}
-				e.Distrusted, did = true, "is distrusted now"
+				change, did = e.Distrust(now), "is distrusted now"
+				e.Distrusted = true
 			}
-			change.Event = trustEvent("trust.removed", now, "%s %s", described(e.Certificate), did)
+			change.Event = trustEvent(trust.EventRemoved, now, "%s %s", e.Described(), did)
 			if err := i.store.ChangeTrust(c.Context(), change); err != nil {
 				return err
 			}
 			if done, err := a.json(viewTrust(e)); done {
 				return err
 			}
-			a.note("%s %s. Devices that have onboarded stay active.", described(e.Certificate), did)
+			a.note("%s %s. Devices that have onboarded stay active.", e.Described(), did)
 			for _, other := range set.Entries() {
 				if other.Fingerprint != e.Fingerprint && !other.Distrusted && string(other.Cert.RawSubjectPublicKeyInfo) == string(e.Cert.RawSubjectPublicKeyInfo) {
 					a.note("Another certificate of the same key is still trusted: %x", other.Fingerprint)
@@ -213,19 +212,17 @@ the first 8 digits of it.`,
 				return fmt.Errorf("%q is not distrusted", e.Name())
 			}
 			now := time.Now()
-			change := store.TrustChange{Remove: []store.Hash{e.Fingerprint}}
-			if !e.BuiltIn {
-				change = store.TrustChange{Put: []store.TrustedCertificate{row(e.Certificate, kindOf(e.Certificate), e.Source, now)}}
-			}
-			change.Event = trustEvent("trust.restored", now, "%s is trusted again", described(e.Certificate))
+			change := e.Restore(now)
+			change.Event = trustEvent(trust.EventRestored, now, "%s is trusted again", e.Described())
 			if err := i.store.ChangeTrust(c.Context(), change); err != nil {
 				return err
 			}
 			e.Distrusted = false
-			if done, err := a.json(viewTrust(e)); done {
+			v := viewTrust(e)
+			if done, err := a.json(v); done {
 				return err
 			}
-			a.note("%s is trusted again, as a %s.", described(e.Certificate), kindOf(e.Certificate))
+			a.note("%s is trusted again, as a %s.", e.Described(), v.Kind)
 			return nil
 		},
 	}
@@ -259,23 +256,7 @@ func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	}))
 }
 
-func kindOf(c trust.Certificate) store.TrustKind {
-	if c.Root {
-		return store.TrustedRoot
-	}
-	return store.TrustedLink
-}
-
-func row(c trust.Certificate, kind store.TrustKind, source string, now time.Time) store.TrustedCertificate {
-	return store.TrustedCertificate{Fingerprint: c.Fingerprint, DER: c.Cert.Raw, Kind: kind, Source: source, Added: now}
-}
-
-// described returns a certificate's name, maker and SHA-256, as a text for the audit trail.
-func described(c trust.Certificate) string {
-	return fmt.Sprintf("%q of %s (SHA-256 %x…)", c.Name(), c.Maker, c.Fingerprint[:8])
-}
-
 func trustEvent(kind string, now time.Time, format string, args ...any) store.Event {
 	by := operator()
-	return store.Event{Time: now, Kind: kind, Message: tcg.Printable(fmt.Sprintf(format, args...)) + "."}.By(&by)
+	return trust.NewEvent(kind, now, format, args...).By(&by)
 }

@@ -45,10 +45,10 @@ func (a *app) trustCheck() *cobra.Command {
 	var makers makerFlags
 	c := &cobra.Command{
 		Use: "check EK.crt", Short: "Check an EK certificate as a hub does, without a hub", Args: args("the EK certificate's file"),
-		Long: `Check reads an EK certificate, in PEM or as a TPM's NV index holds it (padded or
-wrapped), and prints the verdict of a hub: the maker of the TPM, the root that the
-certificate chains to with the root's source, and anything odd. The file name - means
-standard input. With --data, it uses the trust store of that hub.
+		Long: `Check reads an EK certificate, in PEM or with the bytes of a TPM's NV index (padded or
+wrapped). It prints the verdict of a hub: the maker of the TPM, the root of the
+certificate's chain, the source of that root, and unusual properties of the certificate.
+The file name - means standard input. With --data, it uses the trust store of that hub.
 
 The exit code is 0 only if the certificate is trusted. Check cannot tell whether the
 key is in a TPM; onboarding proves that.`,
@@ -111,7 +111,7 @@ func readEK(name string) (*tcg.EKCertificate, error) {
 		return nil, err
 	}
 	if len(bytes.TrimSpace(b)) == 0 {
-		return nil, fmt.Errorf("%s is empty: give an EK certificate, in PEM or as the TPM's NV index holds it; 'gangway trust check --help' shows how to read it", name)
+		return nil, fmt.Errorf("%s is empty: give an EK certificate, in PEM or with the bytes of the TPM's NV index; 'gangway trust check --help' shows how to read the index", name)
 	}
 	if bytes.Contains(b, []byte("-----BEGIN ")) {
 		parts, err := trust.Split(name, b)
@@ -119,7 +119,7 @@ func readEK(name string) (*tcg.EKCertificate, error) {
 			return nil, err
 		}
 		if len(parts) > 1 {
-			return nil, fmt.Errorf("%s holds %d certificates: give only the EK certificate, and the others with --chain", name, len(parts))
+			return nil, fmt.Errorf("%s contains %d certificates: give only the EK certificate, and the others with --chain", name, len(parts))
 		}
 		if err := parts[0].Err(); err != nil {
 			return nil, err
@@ -128,7 +128,7 @@ func readEK(name string) (*tcg.EKCertificate, error) {
 	}
 	ek, err := tcg.ParseEKCertificate(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be read, so it is not an EK certificate in PEM, in DER or as the TPM's NV index holds it: %s", name, strings.TrimPrefix(err.Error(), "tcg: "))
+		return nil, fmt.Errorf("%s is not an EK certificate in PEM, in DER or with the bytes of a TPM's NV index: %s", name, strings.TrimPrefix(err.Error(), "tcg: "))
 	}
 	return ek, nil
 }

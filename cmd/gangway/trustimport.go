@@ -5,9 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/hub/store"
 	"gangway/hub/trust"
-	"gangway/tcg"
 
 	"github.com/spf13/cobra"
 )
@@ -73,7 +71,7 @@ becomes trusted again.`,
 				return fmt.Errorf("%d of %d certificates cannot be used, so nothing was imported; --skip-bad imports the others", len(problems), len(problems)+len(certs))
 			}
 			now := time.Now()
-			change, imported := changeOf(set, certs, asRoot, now)
+			change, imported := set.Import(certs, asRoot, now)
 			roots := 0
 			for _, e := range imported {
 				result.Imported = append(result.Imported, viewTrust(e))
@@ -83,7 +81,7 @@ becomes trusted again.`,
 			}
 			result.Known = len(trust.NewSet(certs...).Entries()) - len(imported)
 			did := fmt.Sprintf("%d root(s) and %d link(s) were imported", roots, len(imported)-roots)
-			change.Event = trustEvent("trust.imported", now, "%s from %s", did, shortened(strings.Join(paths, ", ")))
+			change.Event = trustEvent(trust.EventImported, now, "%s from %s", did, trust.Shortened(strings.Join(paths, ", ")))
 			if err := i.store.ChangeTrust(c.Context(), change); err != nil {
 				return err
 			}
@@ -100,36 +98,6 @@ becomes trusted again.`,
 	f.BoolVar(&skipBad, "skip-bad", false, "skip certificates that cannot be used, and import the others")
 	f.BoolVar(&asRoot, "as-root", false, "trust the certificates as roots, even if another CA issued them")
 	return c
-}
-
-// changeOf returns a change of the trust store, and the certificates that the change adds. After
-// the change, the trust store trusts all of `certs`. changeOf leaves out certificates that the
-// operator has imported already.
-func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.Time) (change store.TrustChange, imported []trust.Entry) {
-	for _, e := range trust.NewSet(certs...).Entries() {
-		e.Root = e.Root || asRoot
-		had, there := set.Entry(e.Fingerprint)
-		// Store a certificate even if it is built in, because a hub with --no-builtin-roots must
-		// trust it too.
-		if there && had.Stored && !had.Distrusted && (had.Root || !e.Root) {
-			continue
-		}
-		e.BuiltIn, e.Stored, e.Added = had.BuiltIn, true, now
-		e.Source = trust.ImportSource(shortened(e.Source))
-		change.Put = append(change.Put, row(e.Certificate, kindOf(e.Certificate), e.Source, now))
-		imported = append(imported, e)
-	}
-	return change, imported
-}
-
-// shortened returns a certificate's source without control characters. It keeps at most the last
-// 200 characters.
-func shortened(source string) string {
-	source = tcg.Printable(source)
-	if r := []rune(source); len(r) > 200 {
-		return "…" + string(r[len(r)-200:])
-	}
-	return source
 }
 
 // printRoots prints the trusted roots among the imported certificates.

@@ -43,7 +43,7 @@ func TestApprovingWithoutACertificateSaysWhatThatMayHide(t *testing.T) {
 	}
 	for _, command := range []string{"show", "approve"} {
 		out, _, err := run("", "device", command, list[0].DeviceID)
-		if err != nil || !strings.Contains(out, "may have left out the TPM's own certificate to hide an emulator, a maker that this hub distrusts") {
+		if err != nil || !strings.Contains(out, "may have left out the TPM's own certificate to hide one of these facts: the TPM is an emulator") {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
 		if command == "show" && (!strings.Contains(out, "– ek-chain") || !strings.Contains(out, "? ek-certificate") || !strings.Contains(out, "✓ certify")) {

@@ -53,7 +53,7 @@ func isRefusal(err error) bool {
 	return errors.As(err, &refused)
 }
 
-// capture runs show, and returns its output and its notes.
+// capture calls the function `show`. It returns the function's output and its notes.
 func (a *app) capture(show func() error) (printed, noted string, err error) {
 	out, notes := a.stdout, a.stderr
 	defer func() { a.stdout, a.stderr = out, notes }()
@@ -99,8 +99,8 @@ func (a *app) watchScreen(ctx context.Context, f *os.File, every time.Duration, 
 	}
 }
 
-// frame returns the bytes that draw a list on a terminal from the top, cut to the terminal's
-// height, with the status below.
+// frame returns the bytes that draw a list from the top of a terminal, with the status below the
+// list. It truncates the list to the terminal's height.
 func frame(text, status string, f *os.File) []byte {
 	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil || height < 4 {
@@ -159,7 +159,7 @@ func (a *app) watchChanges(ctx context.Context, every time.Duration, show func()
 	}
 }
 
-// printChangedLines prints the lines that are not in known, and returns all lines of the text. It
+// printChangedLines prints the lines that are not in `known`, and returns all lines of the text. It
 // ignores spaces, because columns may have become wider.
 func (a *app) printChangedLines(text string, known map[string]bool) (map[string]bool, error) {
 	now, names := map[string]bool{}, map[string]bool{}

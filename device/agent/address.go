@@ -245,8 +245,8 @@ func (a *Agent) preferAddress(f *wire.HubFile) error {
 	return err
 }
 
-// hubOf returns a connection to the hub with this name. The hub's certificates must be from ca. The
-// hub's verified answers may set the clock, and they update the addresses in the state.
+// hubOf returns a connection to the hub with this name. The hub's certificates must be from the CA
+// `ca`. The hub's verified answers may set the clock, and they update the addresses in the state.
 func (a *Agent) hubOf(name, ca string) (*hub, error) {
 	a.mu.Lock()
 	known := a.state.addressesOf(name)

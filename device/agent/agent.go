@@ -101,7 +101,7 @@ type Config struct {
 	Progress func(Progress)
 	// Log may be nil.
 	Log *slog.Logger
-	// Version is reported to the hub.
+	// Version is the agent's version, which the agent reports to the hub.
 	Version string
 
 	open  func(address string) (tpm, error) // nil: openTPM
@@ -216,9 +216,8 @@ func (a *Agent) sayTook(name string, took time.Duration, format string, args ...
 }
 
 // sayOnce reports a sentence to the log and to Config.Progress, unless it was also the last
-// sentence about the subject `about`. An empty sentence means that the condition has ended. sayOnce
-// does not report it, and reports the next sentence about the subject even if that sentence was
-// reported before.
+// sentence about the subject `about`. An empty sentence means that the condition has ended: sayOnce
+// does not report the empty sentence, but always reports the next sentence about the subject.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -290,8 +289,9 @@ const maxNewRequests = 3
 // the hub refuses permanently. While the hub cannot be reached, Onboard retries and logs that.
 //
 // If the device is already active, Onboard checks that the device's certificate is for a key of
-// this TPM, and asks the hub whether the hub still accepts the device. If the hub does not, Onboard
-// onboards the device again if checkReturn allows it, and otherwise returns a *Removed.
+// this TPM, and asks the hub whether the hub still accepts the device. If the hub does not accept
+// the device and checkReturn allows a new onboarding, Onboard onboards the device again. If
+// checkReturn forbids a new onboarding, Onboard returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {
 		return nil, a.failed(ctx, err)
@@ -509,7 +509,7 @@ func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 
 // errStale reports that a new request would have another EK certificate than the stored request,
 // because the TPM or an option has changed.
-var errStale = errors.New("agent: the EK certificate in the stored request is not the TPM's")
+var errStale = errors.New("agent: the EK certificate in the stored request is not the one in the TPM")
 
 func (a *Agent) otherTPM() error {
 	return fmt.Errorf("agent: the state folder %s belongs to another TPM, or to other keys of this TPM. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
@@ -698,7 +698,7 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 		// wrong.
 		_, err := v.leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: v.leaf.NotBefore.Add(time.Hour)})
 		if err != nil {
-			return nil, fmt.Errorf("agent: a certificate in the reply is not the hub's: %w", err)
+			return nil, fmt.Errorf("agent: a certificate in the reply was not issued by the hub's CA: %w", err)
 		}
 	}
 	return c, nil
@@ -711,7 +711,7 @@ func (c *certificates) belongTo(id *deviceKeys) error {
 		return err
 	}
 	if !samePublic(c.idevid, id.idevid.Public()) || !samePublic(c.iak, iak) {
-		return errors.New("agent: a certificate in the reply is for another key, not for one of this TPM's")
+		return errors.New("agent: a certificate in the hub's reply is for a key that this TPM does not have")
 	}
 	return nil
 }

@@ -53,8 +53,8 @@ func (a *Agent) eventLog() []byte {
 	return log
 }
 
-// readRegular reads a regular file of at most limit bytes. Any other kind of file is an error, at
-// once: opening a pipe does not block.
+// readRegular reads a regular file of at most `limit` bytes. For any other kind of file, it returns
+// an error at once: it does not block on a pipe.
 func readRegular(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"gangway/device/identity"
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 	"gangway/wire"
 
 	"github.com/google/go-tpm/tpm2"
@@ -50,19 +51,7 @@ func (p *pickyHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // realTPM starts a software TPM and connects to it.
 func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	t.Helper()
-	if missing := swtpm.Missing(); missing != "" {
-		t.Skip(missing)
-	}
-	dir, err := os.MkdirTemp("", "tpm") // a short path, because the path of a Unix socket is limited to 107 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	chip, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: swtpm.P384})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { chip.Stop() })
+	chip := swtpmtest.Start(t, swtpm.Options{EK: swtpm.P384})
 	tpm, err := identity.Open(chip.Address())
 	if err != nil {
 		t.Fatal(err)

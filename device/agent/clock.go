@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// A machine may have no clock or a wrong one: with a flat battery it says 1970, on a new board the
-// day of the firmware's build, or 2099. The hub's certificate is valid between two dates, and the
-// machine must verify the certificate nevertheless.
+// A machine may have no clock, or a wrong clock. A clock with a flat battery shows 1970. The clock
+// of a new board shows the day of the firmware's build, or 2099. The hub's certificate is valid
+// between two dates, and the machine must verify the certificate nevertheless.
 //
 // Two facts are certain. The present is after the notBefore date of the hub's CA certificate, which
 // the device trusts. The present is also after the notBefore date of any certificate that this CA
@@ -44,8 +44,8 @@ func madeAt(roots []*x509.Certificate) (at time.Time) {
 	return at
 }
 
-// verifyAt returns the time at which a chain's certificates must be valid: now, or a corrected time
-// if now cannot be right.
+// verifyAt returns the time at which a chain's certificates must be valid: the time `now` or, if
+// `now` cannot be right, a corrected time.
 func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	if !plausible(now, roots) {
 		now = madeAt(roots)
@@ -59,7 +59,7 @@ func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 }
 
 // trusting returns a TLS configuration that verifies the hub as crypto/tls does, except that the
-// dates are checked at the time that verifyAt returns. host is the hub's DNS name or IP address.
+// dates are checked at the time that verifyAt returns. `host` is the hub's DNS name or IP address.
 func (h *hub) trusting(host string) *tls.Config {
 	config := verifying(host, h.roots, h.certs, func() time.Time { return h.now() })
 	verify := config.VerifyConnection

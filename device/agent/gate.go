@@ -178,8 +178,8 @@ var forwardedHeaders = []string{
 	"Content-Md5", "Digest", "Content-Digest",
 }
 
-// forwardHeader returns the headers for the request to the hub, from those of the local program's
-// request h.
+// forwardHeader returns the headers for the request to the hub, from the headers `h` of the local
+// program's request.
 func forwardHeader(h http.Header) http.Header {
 	out := make(http.Header, len(forwardedHeaders))
 	for _, name := range forwardedHeaders {

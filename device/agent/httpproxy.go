@@ -106,8 +106,8 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 	if err := p.refused(resp.StatusCode, address); err != nil {
 		return nil, err
 	}
-	if buffer.Buffered() > 0 { // the hub sends nothing before the client's TLS hello, so these bytes are not the hub's
-		return nil, p.fails(nil, "sent data itself instead of the hub")
+	if buffer.Buffered() > 0 { // the hub sends nothing before the client's TLS hello, so the proxy sent these bytes
+		return nil, p.fails(nil, "sent data before the hub could answer: is this an HTTP proxy?")
 	}
 	if !stop() && ctx.Err() != nil {
 		return nil, ctx.Err()

@@ -83,9 +83,9 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 	}
 }
 
-// The agent refuses a proxy that intercepts the agent's TLS connection to the hub. The agent
-// refuses the proxy's certificate for the hub's name, both if an unknown CA signed the certificate
-// and if the CA that the settings trust for the proxy signed it.
+// The agent refuses a proxy that intercepts the agent's TLS connection to the hub. In the first
+// case, an unknown CA signed the proxy's certificate for the hub's name. In the second case, that
+// CA is the one that the settings trust for the proxy.
 func TestInterceptingProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")
@@ -142,7 +142,7 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 		"not HTTP":          {connectproxy.Config{Answer: "SSH-2.0-OpenSSH\r\n"}, nil, "is it an HTTP proxy"},
 		"a header that never ends": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: "+strings.Repeat("x", 1000)+"\r\n", 200)}, nil,
 			"sent an answer that is not HTTP"},
-		"bytes in the hub's place": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01"}, nil, "sent data itself instead of the hub"},
+		"bytes in the hub's place": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01"}, nil, "sent data before the hub could answer"},
 		"another CA":               {connectproxy.Config{TLS: other.Server(t, "127.0.0.1")}, nil, "has a certificate from a CA that is not the one in the network settings"},
 		"another name":             {connectproxy.Config{TLS: proxyCA.Server(t, "proxy.example")}, nil, "failed the TLS handshake"},
 		"http in https's place":    {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Scheme = "https" }, "failed the TLS handshake"},

@@ -281,9 +281,9 @@ func (p *proofBody) Read(b []byte) (int, error) {
 
 func (p *proofBody) Close() error { return nil }
 
-// The pause between retries starts at firstWait and doubles up to lastWait. Each actual pause is a
-// random value between half of this pause and the whole, so that the retries of many devices do not
-// come at the same time.
+// The pause between retries starts at firstWait and doubles up to lastWait. The agent waits for a
+// random time between half of the pause and the whole pause. So many devices do not retry at the
+// same time.
 const (
 	firstWait = time.Second
 	lastWait  = time.Minute
@@ -328,7 +328,7 @@ func (u *waitingAnswer) Error() string {
 }
 
 // retryAfter returns the pause before the next try. The pause is the hub's value, within bounds,
-// plus a random part, so that the retries of many devices do not come at the same time.
+// plus a random part. So many devices do not retry at the same time.
 func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)

@@ -59,7 +59,7 @@ func (k *timeKeeper) rebase(is time.Time) {
 	k.base, k.since = is.Round(0), time.Now()
 }
 
-// ask asks the servers in order, each for at most wait, until one answers, and sets
+// ask asks the servers in order, each for at most the time `wait`, until one answers, and sets
 // the clock from the answer.
 func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.Certificate) error {
 	var errs []error

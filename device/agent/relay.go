@@ -256,7 +256,7 @@ func (w *watch) stop() {
 type watched struct {
 	io.ReadCloser
 	watch *watch
-	done  func(whole bool) // called once, when the body is closed; whole: the body was read to its end; may be nil
+	done  func(whole bool) // nil, or called once when the body is closed; whole: the body was read to its end
 	whole bool
 	once  sync.Once
 }

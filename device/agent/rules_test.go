@@ -59,21 +59,21 @@ func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 		"an IDevID certificate of another CA": {func(h *fakeHub, ca *testCA, certs [][]byte) [][]byte {
 			key := parsed(t, certs[0]).PublicKey
 			return [][]byte{h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "idevid"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, key, ca.cert, ca.key), ca.cert.Raw, certs[2], certs[3]}
-		}, "not the hub's"},
+		}, "was not issued by the hub's CA"},
 		"an AIK certificate of another CA": {func(h *fakeHub, ca *testCA, certs [][]byte) [][]byte {
 			key := parsed(t, certs[2]).PublicKey
 			return [][]byte{certs[0], certs[1], h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "aik"}}, key, ca.cert, ca.key), ca.cert.Raw}
-		}, "not the hub's"},
+		}, "was not issued by the hub's CA"},
 		"a certificate for servers": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			key := parsed(t, certs[0]).PublicKey
 			return [][]byte{h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "idevid"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, key, h.ca.cert, h.ca.key), certs[1], certs[2], certs[3]}
-		}, "not the hub's"},
+		}, "was not issued by the hub's CA"},
 		"another identity key": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			return [][]byte{h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "idevid"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, other.Public(), h.ca.cert, h.ca.key), certs[1], certs[2], certs[3]}
-		}, "another key"},
+		}, "a key that this TPM does not have"},
 		"another attestation key": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			return [][]byte{certs[0], certs[1], h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "aik"}}, other.Public(), h.ca.cert, h.ca.key), certs[3]}
-		}, "another key"},
+		}, "a key that this TPM does not have"},
 		"too few": {func(_ *fakeHub, _ *testCA, certs [][]byte) [][]byte { return certs[:2] }, "has 2 certificates instead of 4"},
 		"none":    {func(*fakeHub, *testCA, [][]byte) [][]byte { return nil }, "has 0 certificates instead of 4"},
 	} {

@@ -155,7 +155,7 @@ func (f *folder) read() (State, error) {
 	}
 	var s State
 	if err := json.Unmarshal(b, &s); err != nil {
-		return State{}, fmt.Errorf("agent: %s/%s is damaged; remove the folder and onboard again, with the same TPM it is the same device: %w", f.path, stateFile, err)
+		return State{}, fmt.Errorf("agent: %s/%s is damaged; remove the folder and onboard again: the machine stays the same device, because it has the same TPM: %w", f.path, stateFile, err)
 	}
 	return s, nil
 }
@@ -163,7 +163,7 @@ func (f *folder) read() (State, error) {
 func (f *folder) load(name string) ([]byte, error) {
 	b, err := os.ReadFile(filepath.Join(f.path, name))
 	if err != nil {
-		return nil, fmt.Errorf("agent: %w. To create the file again, run 'gangway-agent onboard --again --token-file FILE'; with the same TPM it is the same device", err)
+		return nil, fmt.Errorf("agent: %w. To create the file again, run 'gangway-agent onboard --again --token-file FILE'; the machine stays the same device, because it has the same TPM", err)
 	}
 	return b, nil
 }

@@ -481,7 +481,7 @@ func layout(rows []row, width int) (out []line) {
 	return out
 }
 
-// wrap breaks a text into lines of at most width columns, at spaces where possible.
+// wrap breaks a text into lines of at most `width` columns, at spaces where possible.
 func wrap(text string, width int) (out []string) {
 	width = max(width, 1)
 	current, used := "", 0

@@ -20,6 +20,7 @@ import (
 	"gangway/internal/eventlog"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 	"gangway/wire"
 
 	"github.com/google/go-tpm/tpm2"
@@ -42,20 +43,7 @@ func TestMain(m *testing.M) {
 
 func newTPM(t *testing.T, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
-	if m := swtpm.Missing(); m != "" {
-		t.Skip(m)
-	}
-	dir, err := os.MkdirTemp("", "tpm") // Unix sockets have short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	tpm, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: ek, Maker: makers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(tpm.Stop)
-	return tpm
+	return swtpmtest.Start(t, swtpm.Options{EK: ek, Maker: makers})
 }
 
 // healthy returns the configuration for a machine that has no problem, but is not onboarded.

@@ -85,8 +85,8 @@ func checkEventLog(_ context.Context, e *exam) []Finding {
 
 var errTooLong = errors.New("too long")
 
-// readLimited reads a regular file of at most limit bytes. If the path is a pipe, readLimited fails
-// and does not block.
+// readLimited reads a regular file of at most `limit` bytes. If the path is a pipe, readLimited
+// fails and does not block.
 func readLimited(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -114,7 +114,7 @@ func checkState(_ context.Context, e *exam) []Finding {
 	all := []Finding{good("state", "The agent's state in %s can be read; its phase is %q.", e.StateDir, e.state.Phase)}
 	if free, err := e.free(e.StateDir); err == nil && free < minFree {
 		all = append(all, Finding{Code: "disk-full", Severity: Warning, Fact: fmt.Sprintf("The disk of %s has only %d MiB free.", e.StateDir, free>>20),
-			Cause: "The agent needs room for its state and for revisions.", Remedy: "Remove files there, or move the revisions with --revisions."})
+			Cause: "The agent needs free space for its state and for revisions.", Remedy: "Remove files there, or move the revisions with --revisions."})
 	}
 	return all
 }

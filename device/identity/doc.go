@@ -1,7 +1,7 @@
 // Package identity manages a device's keys in its TPM 2.0. It finds the endorsement key (EK) and
-// its certificate, makes the attestation key (IAK) and the identity key (IDevID), certifies the
-// IDevID key with the IAK, opens credentials that the hub encrypted to the TPM, and signs with the
-// IDevID key in TLS.
+// the EK certificate. It makes the attestation key (IAK) and the identity key (IDevID), and
+// certifies the IDevID key with the IAK. It opens credentials that the hub encrypted to the TPM. In
+// TLS, it signs with the IDevID key.
 //
 //	t, err := identity.Open("/dev/tpmrm0")
 //	id, err := identity.Load(ctx, t, identity.Options{})
@@ -44,13 +44,13 @@
 //
 // # Lockout
 //
-// The templates of DevID and of the EK profile do not set noDA, so the TPM's dictionary attack
-// protection applies to the keys' passwords, although they are empty. If a program has used such a
-// password, the next power loss increases the count of failures (Part 1, 19.8.6). At the limit,
-// the TPM refuses the keys for minutes or hours. Therefore this package never uses a key's
-// password: each use is authorised by a policy with the endorsement hierarchy, to which the
-// protection does not apply. The TPM neither counts the use of a policy session as a guess nor
-// refuses it.
+// The templates of DevID and of the EK profile do not set noDA. So the TPM's dictionary attack
+// protection applies to the keys' passwords, although these passwords are empty. If a program has
+// used such a password, the next power loss increases the count of failures (Part 1, 19.8.6). At
+// the limit, the TPM refuses the keys for minutes or hours. Therefore this package never uses a
+// key's password. A policy with the endorsement hierarchy authorises each use of a key. The
+// protection does not apply to this hierarchy. The TPM neither counts the use of a policy session
+// as a guess nor refuses it.
 //
 // # Cleanup
 //

@@ -197,7 +197,7 @@ func (r *ring) shut() error {
 	return r.close()
 }
 
-// begin starts an operation with the ring's keys. The caller must call end.
+// begin starts an operation with the ring's keys. The caller must call the function `end`.
 func (r *ring) begin(ctx context.Context, op Operation) (end func(), err error) {
 	end, err = r.t.begin(ctx, op)
 	if err == nil && r.closed {

@@ -20,8 +20,8 @@ const maxResponse = 8192
 // and the next command opens a new one. So the link never reads a late response as the response to
 // another command.
 type link interface {
-	// exchange sends one command and returns its whole response. It returns
-	// within limit, and soon after ctx ends.
+	// exchange sends one command and returns its whole response. It returns within the time
+	// `limit`, and soon after ctx ends.
 	exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error)
 	// idle informs the link that no other command follows immediately.
 	idle()
@@ -137,8 +137,8 @@ func (d *device) connect() error {
 }
 
 // exchange writes and reads in a separate goroutine, because a write to the device blocks in the
-// kernel and no deadline can interrupt it. If ctx or limit ends, exchange closes the file and
-// returns, and the goroutine ends when the kernel's own time limit has passed.
+// kernel and no deadline can interrupt it. If `ctx` ends or the time `limit` has passed, exchange
+// closes the file and returns, and the goroutine ends when the kernel's own time limit has passed.
 func (d *device) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
 	if err := d.connect(); err != nil {
 		return nil, err

@@ -59,9 +59,9 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 // endorsement hierarchy's authorisation (DevID 7.3.6.1).
 //
 // The key's own empty password would also work, with three commands less. But the templates do not
-// set noDA, so dictionary attack protection applies to that password: after its use, the TPM
-// counts a power loss as a failure (Part 1, 19.8.6), and after a few failures it refuses the key.
-// A policy that does not use the key's password is neither counted nor refused.
+// set noDA, so dictionary attack protection applies to that password. After the password was used,
+// the TPM counts a power loss as a failure (Part 1, 19.8.6). After a few failures, the TPM refuses
+// the key. A policy that does not use the key's password is neither counted nor refused.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }

@@ -178,8 +178,7 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 			return bank, nil
 		}
 	}
-	// No stronger bank has measurements, so use the last one, or the strongest if all are
-	// empty.
+	// The loop found no measurements, so use the last bank or, if that is empty too, the strongest.
 	last := banks[len(banks)-1]
 	if len(banks) > 1 {
 		if empty, err := t.isEmpty(last); err != nil || empty {

@@ -33,7 +33,7 @@ type TPM struct {
 	refused    uint32 // code of the last command that the TPM answered with an error
 	nvChunk    uint16 // maximum size of one NV_Read, in bytes
 
-	operation Operation // guarded by mu; the caller of count holds mu
+	operation Operation // guarded by mu. The method `count` reads it; count's caller holds mu.
 	statsMu   sync.Mutex
 	stats     Stats
 }

@@ -242,9 +242,9 @@ func (n *Network) configureAutomatic(link netlink.Link) error {
 }
 
 // either configures both families at the same time, for up to leaseWait. It returns when one family
-// has an address. If IPv6 is first, either waits a little longer for IPv4. The configuration of the
-// other family continues in the background. If neither family gets an address, either returns both
-// errors.
+// has an address. If IPv6 is first, the function waits up to fourWait longer for IPv4. The
+// configuration of the other family continues in the background. If no family gets an address, the
+// function returns both errors.
 func either(configure4, configure6 func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)

@@ -16,8 +16,8 @@ import (
 type access int
 
 const (
-	// anyone is for routes that need no credential, or whose credential is in the body or the path:
-	// a password, evidence of a TPM, or a claim code.
+	// anyone is for two kinds of routes: routes that need no credential, and routes with the
+	// credential in the body or the path (a password, evidence of a TPM, or a claim code).
 	anyone access = iota
 	// visitor is like anyone, but identify looks up the account of a signed-in request, so that the
 	// page can show the account.
@@ -30,8 +30,8 @@ const (
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
 
-	// scopedAccount is an account's valid token, whose scopes allow the route. The token is a
-	// bearer token, or it is in a browser's cookie.
+	// scopedAccount is a valid token of an account. The scopes of the token must allow the route.
+	// The token is a bearer token, or is in a browser's cookie.
 	scopedAccount
 	// anySignIn is an account's valid token with any scopes.
 	anySignIn
@@ -46,7 +46,8 @@ const (
 	// the operator's own routes; no route for owners depends on the role.
 	operator
 
-	// accountOrDevice is a scopedAccount, or an activeDevice, which acts for its owner's account.
+	// accountOrDevice is a scopedAccount or an activeDevice. The activeDevice acts for its owner's
+	// account.
 	accountOrDevice
 
 	// activeDevice is an active device. The hub identifies the device by the certificate of the
@@ -117,8 +118,8 @@ var (
 	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The connection's certificate does not belong to an active device.")
 )
 
-// identify finds a request's caller. It returns a Problem if the route's access does not admit that
-// caller.
+// identify finds a request's caller. It returns a Problem if the access `who` of the route does not
+// admit the caller.
 func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	switch who {
 	case anyone:
@@ -196,7 +197,7 @@ func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
 }
 
 // isDeviceRequest reports whether a request to a route for accountOrDevice counts as a device's
-// request. A request with a person's session counts as that person's request, even if its
+// request. A request with a person's session counts as that person's request, even if the request's
 // connection has a device's certificate.
 func (s *Server) isDeviceRequest(r *http.Request) bool {
 	_, certified := clientCertificate(r)
@@ -236,13 +237,14 @@ var (
 	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
 	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
 	errBootRefused = problem(http.StatusForbidden, "boot-refused", "The device's owner can display the reason with 'gangway device boot'. The agent sends another measurement by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
-	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from it.")
+	errBootChanged = problem(http.StatusForbidden, "boot-changed", "The device's owner can display the changes with 'gangway device boot', and accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from the reference.")
 )
 
-// checkBoot refuses a device whose boot does not match its reference, if the owner's policy
-// requires a match. The device must have sent the measurement on this connection, because the
-// device may have restarted since a measurement on an earlier connection. For programs that use a
-// token, and for devices behind a proxy, the device's last measurement counts.
+// checkBoot refuses a device if the owner's policy requires a matching boot, and the device's boot
+// does not match its reference. The device must have sent the measurement on this connection,
+// because the device may have restarted after a measurement on an earlier connection. There are two
+// exceptions: for a program that uses a token, and for a device behind a proxy, checkBoot uses the
+// device's last measurement.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !rules.RequireBoot {
@@ -329,8 +331,8 @@ func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Devic
 	return d, own, err
 }
 
-// accountInQuery finds the account whose devices a query asks for: the account that the query names
-// or, if it names none, the calling account.
+// accountInQuery finds the account that a query is about. It is the account that the query names
+// or, if the query names no account, the calling account.
 func (s *Server) accountInQuery(r *http.Request) (store.Account, error) {
 	q, self := r.URL.Query(), accountOf(r)
 	if id := strings.TrimPrefix(q.Get("owner"), wire.AccountPRN); id != "" && id != self.ID {
@@ -381,8 +383,8 @@ func (s *Server) trailDevice(r *http.Request) (store.Device, error) {
 	return d, nil
 }
 
-// readableTrailDevice is trailDevice for a request that only reads: every signed-in person may read
-// the trail of a public device.
+// readableTrailDevice is like trailDevice, but for a request that only reads. Every signed-in
+// person may read the trail of a public device.
 func (s *Server) readableTrailDevice(r *http.Request) (store.Device, error) {
 	d, err := s.trailDevice(r)
 	if callerOf(r).Device != nil || !errors.Is(err, store.ErrNotFound) {
@@ -406,7 +408,7 @@ func (s *Server) checkPublic(ctx context.Context, d store.Device) error {
 }
 
 // requireOwner refuses a device without an owner, because the hub stores states, objects, log lines
-// and metadata for an owner only. The status is 403, after which devices retry.
+// and metadata for an owner only. The status is 403, because devices retry after a 403.
 func requireOwner(d store.Device) error {
 	if d.Owner == "" {
 		return problem(http.StatusForbidden, "unclaimed", "Claim the device with the challenge that it displays.", "The device has no owner yet.")
@@ -414,8 +416,8 @@ func requireOwner(d store.Device) error {
 	return nil
 }
 
-// ownIAKName returns the name of a device's IAK, if the caller is that device or its owner.
-// Otherwise it returns errNoAIK.
+// ownIAKName returns the name of a device's IAK, if the caller is that device or its owner. For any
+// other caller it returns errNoAIK.
 func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	c, err := s.identify(r, accountOrDevice)
 	var d store.Device
@@ -435,9 +437,10 @@ func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
 	return e.IAKName, err
 }
 
-// checkCredential reports whether the credential in a signed URL is still valid. A session or an
-// API token must not have ended, and its account must be enabled. A device must have the same
-// certificate as before, and must not be refused as cloned. A public device must still be public.
+// checkCredential reports whether the credential in a signed URL is valid now. A session or an API
+// token must not have ended, and its account must be enabled. A device must have the same
+// certificate as before, and the hub must not refuse the device as cloned. If the credential is for
+// a public device, the device must be public now.
 func (s *Server) checkCredential(ctx context.Context, c credential) (valid bool, err error) {
 	valid = true
 	switch c.kind() {

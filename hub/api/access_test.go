@@ -141,6 +141,7 @@ var expectedAccess = map[string]string{
 	"GET /ui/onboard/waiting/{id}":                    "fullSession",
 	"GET /ui/onboard/waiting/group":                   "fullSession",
 	"GET /ui/onboard/claim":                           "fullSession",
+	"POST /ui/onboard/claim":                          "fullSession",
 	"GET /ui/onboard/claim/{id}":                      "fullSession",
 	"GET /ui/onboard/claim/{id}/steps":                "fullSession",
 	"GET /ui/revisions":                               "fullSession",
@@ -196,7 +197,12 @@ var expectedAccess = map[string]string{
 	"POST /ui/trust/policy/check":                     "fullSession",
 	"GET /ui/operator":                                "operator",
 	"GET /ui/operator/makers":                         "operator",
+	"GET /ui/operator/versions":                       "operator",
 	"GET /ui/operator/health":                         "operator",
+	"GET /ui/operator/makers/add":                     "operator",
+	"POST /ui/operator/makers/add":                    "operator",
+	"GET /ui/operator/makers/{sha256}":                "operator",
+	"POST /ui/operator/makers/{sha256}":               "operator",
 	"GET /claim/{code}":                               "visitor",
 	"POST /claim/{code}":                              "fullVisitor",
 }
@@ -268,7 +274,7 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		"operator's session":           func() string { return f.operator(t).token },
 		"session with narrower scopes": func() string { return signInFor(f.ada, "metrics") },
 	}
-	values := strings.NewReplacer("{id}", wire.NewID(), "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{token}", "AAAA", "{file}", "00.crt", "{owner}", "nobody", "{code}", "AAAA")
+	values := strings.NewReplacer("{id}", wire.NewID(), "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{token}", "AAAA", "{file}", "00.crt", "{owner}", "nobody", "{code}", "AAAA", "{sha256}", strings.Repeat("0", 64))
 
 	declared := map[string]bool{}
 	list := api.Routes()

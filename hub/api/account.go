@@ -60,7 +60,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
-		// The status is not 401 or 403, because after those Pantacor's client asks for a password.
+		// The status is not 401 or 403, because Pantacor's client asks for a password after these.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask the hub's operator for an account ('gangway account create').", "Registration is closed on this hub.")
 	}
 	var a store.Account
@@ -86,7 +86,7 @@ func (s *Server) createAccount(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// listAccounts lists only the caller's own account, because no account may see others.
+// listAccounts lists only the caller's own account, because no account may see other accounts.
 func (s *Server) listAccounts(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, []AccountView{viewAccount(accountOf(r))})
 	return nil

@@ -12,8 +12,9 @@ import (
 	"gangway/wire"
 )
 
-// verifyPasswordAgain checks the password in a request's body. Routes that a stolen session must
-// not be able to use call it. The check uses the same queue and rate limits as a sign-in.
+// verifyPasswordAgain checks the password in a request's body. It protects routes that a thief with
+// a stolen session must not be able to use. The check uses the same queue and rate limits as a
+// sign-in.
 func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 	in, now := signInOf(r), s.cfg.Now()
 	lane, allowed := s.accounts.allow(in.account.Nick, in.account.ID, network(remoteAddr(r)), now)
@@ -25,7 +26,8 @@ func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 		return err
 	}
 	if !ok {
-		// The status is not 401: the session is still valid, and at 401 clients would discard it.
+		// The status is not 401, because clients discard the session after a 401, and the session
+		// is valid.
 		p := problem(http.StatusForbidden, "current-password", "Check the password and try again.", "The current password is wrong.")
 		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "A signed-in client sent a wrong current password."})
 		return p
@@ -95,9 +97,9 @@ func (s *Server) replacePassword(r *http.Request, current, password string, endA
 
 var errNoMail = problem(http.StatusPreconditionFailed, "no-mail", "Ask the hub's operator for a new password ('gangway account passwd NICK --data DIR').", "This hub does not send e-mail, so it cannot reset a password by e-mail.")
 
-// recoverPassword is the route by which Pantacor Hub sends an e-mail with a token for a new
-// password. This hub sends no e-mail. The answer is the same for every address, so that it does not
-// show which accounts exist.
+// recoverPassword always returns errNoMail, because this hub sends no e-mail. In Pantacor Hub, this
+// route sends an e-mail with a token for a new password. The answer is the same for every e-mail
+// address, so that it does not show which accounts exist.
 func (s *Server) recoverPassword(http.ResponseWriter, *http.Request) error { return errNoMail }
 
 // SessionView is a session of the account.
@@ -174,7 +176,7 @@ func (s *Server) endAllSessions(r *http.Request, keep store.Hash) (int, error) {
 }
 
 // readOwnAccountRequest reads the body of a request about the account in the path. It checks that
-// the account is the caller's own, and the password in the body.
+// the account is the caller's own account, and that the password in the body is correct.
 func (s *Server) readOwnAccountRequest(r *http.Request, body any, password *string) error {
 	if err := readJSON(r, body); err != nil {
 		return err
@@ -221,10 +223,10 @@ func (s *Server) deleteOwnAccount(w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// DeleteAccount deletes an account. If the account has devices, DeleteAccount fails unless
-// `withDevices` is true. With `withDevices`, it deletes the devices too and returns their number.
-// If DeleteAccount is interrupted, the account stays disabled; call DeleteAccount again to
-// continue.
+// DeleteAccount deletes an account. If the account has devices and `withDevices` is false,
+// DeleteAccount returns an error. If `withDevices` is true, it deletes the devices too and returns
+// the number of deleted devices. If DeleteAccount is interrupted, the account stays disabled; call
+// DeleteAccount again to continue.
 func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
 	if n, err := st.CountDevices(ctx, a.ID); err != nil {
 		return 0, err
@@ -285,7 +287,7 @@ type Profile struct {
 }
 
 // listProfiles lists the accounts with public devices, and the caller's own account. Pantacor's
-// client uses it to complete names: ?nick=NICK, or ?nick=^PREFIX.
+// client uses the list to complete names: ?nick=NICK, or ?nick=^PREFIX.
 func (s *Server) listProfiles(w http.ResponseWriter, r *http.Request) error {
 	nick := r.URL.Query().Get("nick")
 	prefix, begins := strings.CutPrefix(nick, "^")

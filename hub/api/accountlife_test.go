@@ -174,7 +174,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	s.person(t, "ada").status("GET", "/devices/", nil, 200)
 }
 
-// If an owner's account is disabled, other accounts no longer see the owner's public device.
+// If an owner's account is disabled, other accounts cannot see the owner's public device.
 func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -343,7 +343,7 @@ func TestAPITokenIsKeptAsAHash(t *testing.T) {
 	}
 }
 
-// When an account is deleted, no other account gets its devices or its nick.
+// When an account is deleted, no other account gets the deleted account's devices or nick.
 func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -376,7 +376,7 @@ func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	}
 }
 
-// The authentication scheme "Bearer" is accepted in any case (RFC 9110, 11.1).
+// The authentication scheme "Bearer" is accepted in upper and lower case (RFC 9110, 11.1).
 func TestBearerInAnyCase(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

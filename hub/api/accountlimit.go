@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// accountLimiter bounds how often passwords are tried for one account, over all networks
-// together. A network from which somebody signed in to the account before is exempt, so that
-// strangers cannot lock the owner out.
+// accountLimiter bounds how often all networks together may try passwords for one account. There is
+// one exception, so that strangers cannot lock the owner out: a network from which somebody has
+// signed in to the account before.
 //
-// Its state is in memory only: after a restart, every network counts as unknown.
+// The state of accountLimiter is only in memory. After a restart, every network counts as unknown.
 type accountLimiter struct {
 	attempts *limiter[string] // by login, as typed but in lower case
 

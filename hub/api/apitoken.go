@@ -62,8 +62,8 @@ func viewAPIToken(t store.APIToken, now time.Time) APITokenView {
 	return v
 }
 
-// NewAPIToken is the request to create an API token. Its field names are Pantacor Hub's; ExpiresIn
-// is Gangway's.
+// NewAPIToken is the request to create an API token. Its field names are those of Pantacor Hub;
+// only ExpiresIn is a field of Gangway.
 type NewAPIToken struct {
 	Name      string     `json:"name"`
 	Type      string     `json:"type,omitempty"` // ignored: every API token has the type bearer.User
@@ -87,7 +87,7 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	life := apiTokenLife
 	switch {
 	case n.ExpiresIn != "" && n.ExpireAt != nil:
-		return now, problem(http.StatusBadRequest, "expires", "Send only one of the two.", "The request has both expires-in and expire-at.")
+		return now, problem(http.StatusBadRequest, "expires", "Send only one of these two fields.", "The request has both expires-in and expire-at.")
 	case n.ExpiresIn != "":
 		d, err := time.ParseDuration(n.ExpiresIn)
 		if err != nil {
@@ -190,8 +190,8 @@ func (s *Server) showAPIToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// revokeAPIToken deletes an API token. All access tokens that were issued for it stop working at
-// once.
+// revokeAPIToken deletes an API token. All access tokens that were issued for the API token end at
+// the same time.
 func (s *Server) revokeAPIToken(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.revokeAPITokenNamed(r, r.PathValue("id")); err != nil {
 		return err

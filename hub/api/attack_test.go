@@ -77,7 +77,7 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return newSceneWith(t, func(c *api.Config) { c.Proxy = proxy })
 }
 
-// newSceneWith is like newScene, but it calls change on the hub's configuration first.
+// newSceneWith is like newScene, but it first calls `change` with the hub's configuration.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -197,7 +197,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// The request names this hub, but the request's proof is still for the other hub.
+	// The request names this hub, but the ownership proof names the other hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.boundNothing(t)
@@ -371,8 +371,8 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 	}
 }
 
-// A stranger gets the same answer whether or not the hub knows the TPM, whoever owns the TPM's
-// device, and whether or not the token is used up.
+// A stranger's answer does not depend on these facts: whether the hub has a device with the TPM,
+// who owns that device, and whether the token is used up.
 func TestPendingRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -388,8 +388,8 @@ func TestPendingRevealsNothing(t *testing.T) {
 	}
 }
 
-// Attacks with the certificates of a pending enrolment. The attacker got these certificates in some
-// other way.
+// Attacks with the certificates of a pending enrolment. The tests assume that the attacker has
+// these certificates.
 
 func TestPendingCertificateOpensNothing(t *testing.T) {
 	t.Parallel()
@@ -529,8 +529,8 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 	s := newSceneOnDisk(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	s.Advance(onboard.PendingFor + time.Second)
-	// The enrolment has expired by the clock, although the hub has not removed the expired
-	// enrolment yet.
+	// The enrolment has expired by the clock. The hub has not removed the expired enrolment from
+	// the store.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeExpired)
 	if n := must(s.Store.ExpireEnrolments(t.Context(), s.Now(), 100))(t); n != 1 {
 		t.Errorf("%d enrolments expired", n)
@@ -566,7 +566,7 @@ func TestReplyOfAnotherTPMDoesNotOpen(t *testing.T) {
 	for _, ek := range []string{"L-1", "H-1", "H-3"} {
 		d := must(fleet.New(s.maker, ek))(t)
 		thief := must(fleet.New(s.maker, ek))(t)
-		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the thief has all keys of d except the EK
+		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the thief has the IAK and the IDevID key of `d`, but another EK
 		request := must(d.Request(s.tok, fleet.RequestChange{}))(t)
 		reply := s.post(t, request)
 		if _, err := thief.Open(request, reply.Body); err == nil {
@@ -750,7 +750,7 @@ func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 	}
 }
 
-// The hub bounds the certificates of a handshake, because it parses each of them.
+// The hub bounds the number of certificates in a handshake, because it parses each certificate.
 func TestHandshakeWithManyCertificatesIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -32,7 +32,7 @@ func (s *Server) count(ctx context.Context, e store.Event) {
 	s.write(ctx, s.counters.add(e.By(store.ActorIn(ctx)), 0))
 }
 
-// recordOrCount records the first ownRows equal events of a day, and counts the later ones.
+// recordOrCount records the first ownRows equal events of a day, and counts the later equal events.
 func (s *Server) recordOrCount(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.recordUnproven(ctx, e)
@@ -86,16 +86,16 @@ const flushEvery = time.Minute
 
 const (
 	// maxCounters bounds the memory of eventCounters. When the bound is reached, events without a
-	// counter are written at once.
+	// counter are written immediately.
 	maxCounters = 65536
-	// ownRows is how many equal events of a day get rows of their own.
+	// ownRows is how many equal events of a day get a separate row each.
 	ownRows = 20
 	// maxUnprovenMessage bounds the message of an unproven peer's event, in bytes.
 	maxUnprovenMessage = 400
 )
 
-// eventCounters count equal events between two flushes. The first event of a kind is written at
-// once, so that people see it; later ones wait here for the next flush.
+// eventCounters counts equal events between two flushes. The first of several equal events is
+// written immediately, so that people see it. The later events wait here for the next flush.
 type eventCounters struct {
 	mu       sync.Mutex
 	byKey    map[store.Event]*eventCounter // guarded by mu; the keys are results of counterKey
@@ -104,13 +104,13 @@ type eventCounters struct {
 
 // eventCounter counts the equal events of a day.
 type eventCounter struct {
-	rows    int          // how many events were recorded in rows of their own
+	rows    int          // how many events were recorded in a separate row each
 	pending *store.Event // the event with its Count, which the next flush writes; nil: none
 }
 
-// add counts an event. It returns nil if the event waits for the next flush. Otherwise the caller
-// must write the returned event now. `own` is the number of equal events of a day that get rows of
-// their own. These events have no Count. The event after them has a Count.
+// add counts an event. It returns nil if the event waits for the next flush. If add returns an
+// event, the caller must write this event now. `own` is the number of equal events of a day that
+// get a separate row each, without a Count. The next equal event has a Count.
 func (t *eventCounters) add(e store.Event, own int) *store.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -184,7 +184,7 @@ func (t *eventCounters) take(now time.Time) (events []store.Event) {
 	return events
 }
 
-// putBack keeps events whose write failed, so that the next flush writes them.
+// putBack keeps events that could not be written, so that the next flush writes these events.
 func (t *eventCounters) putBack(events []store.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -212,11 +212,12 @@ func (t *eventCounters) putBack(events []store.Event) {
 	}
 }
 
-// Bounds on the rows that unproven peers cause. Each is a burst, and then a rate.
+// Bounds on the rows that unproven peers cause. Each constant is a burst; the comment says the rate
+// after the burst.
 const (
-	unprovenOfNobody = 16 // rows at once in the operator's trail, then 1 a minute
-	unprovenOfOwner  = 64 // rows at once in each owner's trail, then 1 a minute
-	unprovenOfAll    = 64 // rows at once in all trails together, then 4 a minute
+	unprovenOfNobody = 16 // rows in the operator's trail, then 1 row a minute
+	unprovenOfOwner  = 64 // rows in each owner's trail, then 1 row a minute
+	unprovenOfAll    = 64 // rows in all trails together, then 4 rows a minute
 )
 
 // unprovenLimiter bounds the rows that unproven peers cause. As long as a bound is not reached,

@@ -23,7 +23,7 @@ type signIn struct {
 	claims   bearer.Claims
 	session  store.Session   // zero if the request used an API token
 	apiToken *store.APIToken // nil: a person's session
-	byCookie bool            // the token came in a cookie, which browsers also send with requests that other sites cause
+	byCookie bool            // the token came in a cookie; browsers may send cookies also with requests that other sites cause
 }
 
 // bearerToken returns the token of the Authorization header. The name of the scheme is not
@@ -33,9 +33,9 @@ func bearerToken(r *http.Request) (string, bool) {
 	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")
 }
 
-// authenticateAccount verifies the token and looks up its session or API token, and its account.
-// The session or API token, and the account, must still exist. authenticateAccount sets the
-// context's store.Actor to the account.
+// authenticateAccount verifies the token, and looks up the token's session or API token, and its
+// account. If the session, the API token or the account does not exist any more, it returns an
+// error. authenticateAccount sets the context's store.Actor to the account.
 func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 	token, ok := bearerToken(r)
 	means := store.ByAPI
@@ -61,7 +61,7 @@ func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 		if in.account.ID != claims.ID {
 			return nil, errNotSignedIn
 		}
-		in.claims = claims // the claims' scopes may be narrower than the API token's
+		in.claims = claims // the access token may have fewer scopes than the API token
 		in.byCookie = means == store.ByPage
 		return in, nil
 	}
@@ -133,7 +133,8 @@ func apiTokenHash(session string) (h store.Hash, ok bool) {
 }
 
 // authenticateDevice finds the device that sent a request, by the certificate of its connection or
-// by a device's access token. It refuses a device whose owner decided that it is cloned.
+// by a device's access token. It refuses a device if the owner decided that several machines have
+// the device's TPM state.
 func (s *Server) authenticateDevice(r *http.Request) (store.Device, error) {
 	d, err := s.findDevice(r)
 	if err == nil && d.Clone == store.CloneRefused {

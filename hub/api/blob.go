@@ -17,10 +17,11 @@ import (
 )
 
 // getBlob serves an object. Its headers make browsers save the object as a file and never show it
-// as a page, whatever MIME type the owner chose: a page could run scripts with the hub's address.
+// as a page, whatever MIME type the owner chose: a page from the hub's address could run scripts
+// against the hub.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
-	// The owner may no longer have the object.
+	// The owner may have deleted the object since the URL was signed.
 	o, err := s.cfg.Store.Object(r.Context(), o.Owner, o.Sum)
 	if err != nil {
 		return err
@@ -66,18 +67,19 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is
-// the lowest mean speed of an upload, in bytes per second. If an upload is slower, the hub ends it.
+// the lowest mean speed of an upload, in bytes per second. If an upload is slower, the hub ends the
+// upload.
 const (
 	blockTimeout = 60 * time.Second
 	minSpeed     = 4 << 10
 )
 
-// upload is a running PUT.
+// upload is a running upload: one PUT request.
 type upload struct {
 	body  io.Reader
 	rc    *http.ResponseController
 	whole int64     // the object's size on the disk, in bytes
-	size  int64     // the part of whole that counts against the owner's quota while the upload runs
+	size  int64     // the part of `whole` that counts against the owner's quota while the upload runs
 	end   time.Time // the deadline of the whole upload
 
 	broken error // set by Read, if receiving failed
@@ -143,13 +145,14 @@ func (u *upload) giveWay(now time.Time) bool {
 		return false
 	}
 	u.over = true
-	// If this fails, the deadline that is set already ends the upload.
+	// If SetReadDeadline fails, the present deadline ends the upload.
 	_ = u.rc.SetReadDeadline(now)
 	return true
 }
 
-// Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne at once would
-// only fill the disk. A further upload waits for its turn, or replaces a stalled upload.
+// Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne concurrent
+// uploads would only fill the disk. A further upload waits for its turn, or replaces a stalled
+// upload.
 const (
 	uploadsOfOne = 2
 	stalledAfter = 3 * time.Second
@@ -166,8 +169,8 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. `room` is the unused part of the owner's quota, in bytes,
-// before the running uploads are subtracted.
+// begin waits for an upload's turn. `room` is the unused part of the owner's quota, in bytes. It
+// does not take the running uploads into account.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	deadline := time.Now().Add(turnTimeout)
 	for {
@@ -287,8 +290,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	// The upload may have taken long. If the credential was revoked in the meantime, nothing is
-	// stored.
+	// The upload may take long. If the credential was revoked during the upload, nothing is stored.
 	if ok, err := s.checkCredential(r.Context(), u.by); err != nil || !ok {
 		return cmp.Or(err, error(errURLRevoked))
 	}

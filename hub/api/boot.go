@@ -18,15 +18,15 @@ import (
 type BootView struct {
 	Device    string            `json:"device"`
 	State     string            `json:"state"`             // store.BootMatches or another of its states
-	Refusal   *BootRefusal      `json:"refusal,omitempty"` // only in state "refused"; then the other fields describe the latest valid measurement
+	Refusal   *BootRefusal      `json:"refusal,omitempty"` // set only in state "refused"; the other fields then describe the latest valid measurement
 	Changes   []boot.Change     `json:"changes"`
 	Reference *boot.Reference   `json:"reference,omitempty"`
 	Latest    *boot.Measurement `json:"latest,omitempty"`
 	Measured  *time.Time        `json:"measured,omitempty"`
-	Number    int64             `json:"measurement,omitempty"` // number of the latest measurement, which decisions about this measurement name
+	Number    int64             `json:"measurement,omitempty"` // number of the latest measurement; an owner's decision about the measurement contains this number
 	Requested bool              `json:"requested"`             // the device will be asked to measure again
 	History   []BootPast        `json:"history"`
-	// Evidence of the latest measurement, base64, so that it can be checked again.
+	// Evidence of the latest measurement, base64, so that anyone can check the measurement again.
 	Nonce     []byte `json:"nonce,omitempty"`
 	Attest    []byte `json:"attest,omitempty"`
 	Signature []byte `json:"signature,omitempty"`
@@ -153,7 +153,7 @@ type bootDecision struct {
 	PCRs map[int]string `json:"pcrs"`
 	Lock *bool          `json:"lock"`
 	// Measurement is the number of the measurement that the owner looked at. If there is a newer
-	// one, the decision fails. 0: not compared with the latest.
+	// measurement, the decision fails. 0: the hub does not check for a newer measurement.
 	Measurement int64 `json:"measurement"`
 }
 
@@ -254,11 +254,11 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 	case body.From == "values":
 		ref := &boot.Reference{Bank: body.Bank, PCRs: body.PCRs, From: "values", Since: now}
 		if err := ref.Check(); err != nil {
-			return nil, problem(http.StatusBadRequest, "boot-reference", "Send a bank and PCRs in the form of GET's answer.", "%v.", err)
+			return nil, problem(http.StatusBadRequest, "boot-reference", "Send the bank and the PCRs in the form in which GET returns them.", "%v.", err)
 		}
 		return ref, nil
 	}
-	return nil, problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "The value of \"from\" is not valid.")
+	return nil, problem(http.StatusBadRequest, "boot-reference", "Use \"latest\", \"device:ID\" or \"values\".", "The value of \"from\" is not valid.")
 }
 
 var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Request a measurement first.", "The boot of the device has never been measured.")

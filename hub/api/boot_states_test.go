@@ -96,8 +96,8 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
 				t.Errorf("the owner got no event: %s", brief.Of(e))
 			}
-			// The owner can neither accept a boot without measurements nor set the values of this
-			// boot as the reference.
+			// The owner cannot accept a boot without measurements. The owner also cannot set the
+			// values of this boot as the reference.
 			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
 				t.Errorf("%s", brief.Of(p))
 			}
@@ -112,7 +112,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			}
 			verdictOf(t, c, s.victim, boots.pcrs, boots.log, 3)
 			refused(t, requestSecret(t, c), 403, "boot-nothing-measured")
-			// The owner can still admit the device, with another policy.
+			// The owner can admit the device by another policy.
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
 			if a := requestSecret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -175,8 +175,8 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			if refusals != 1 {
 				t.Errorf("%d events for one kind of refusal, want 1", refusals)
 			}
-			// If the owner decides about the measurement before the refused measurement, the hub
-			// still shows the refusal.
+			// The owner accepts the measurement that came before the refused measurement. The hub
+			// shows the refusal after this too.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
 				t.Errorf("%s", brief.Of(v))
 			}
@@ -253,8 +253,8 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	}
 }
 
-// If a device measures a boot that does not match on one connection, the hub ends the admission of
-// all connections and tokens of the device.
+// On one connection, a device measures a boot that does not match. The hub then ends the admission
+// of all connections and tokens of the device.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -48,9 +48,9 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	return &n
 }
 
-// The first owner of a TPM gets an event when someone onboards the TPM with the token of a second
-// owner, with the same EK or another EK of the TPM. The first owner gets one event for each second
-// owner and EK, however often someone tries.
+// Someone onboards a first owner's TPM with the token of a second owner, with the same EK or
+// another EK of the TPM. The first owner gets an event. There is one event for each second owner
+// and EK, even after many tries.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -144,8 +144,9 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	}
 }
 
-// A TPM had a first owner. A second owner deletes the device with this TPM and onboards it again,
-// many times. The first owner gets no further events.
+// A first owner has onboarded a TPM with one of its EKs. A second owner onboards the same TPM with
+// another EK and then deletes the device, three times. The first owner gets only one event about
+// the second owner.
 func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -198,7 +199,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
 	// If the policy allows the kind of an EK without a certificate, the machine waits for the
-	// owner. Otherwise the hub refuses the machine.
+	// owner. If not, the hub refuses the machine.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, evidence.CodeKind)

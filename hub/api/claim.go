@@ -17,8 +17,9 @@ import (
 
 var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage shows the page whose address is in a claim code. The page asks whether to claim the
-// machine. Loading the page changes nothing, so that a link preview cannot claim a machine.
+// claimPage shows the page of a claim code; the claim code contains the page's address. The page
+// asks whether to claim the machine. Loading the page changes nothing, so that a link preview
+// cannot claim a machine.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
@@ -141,38 +142,48 @@ func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// claimDevice makes the calling account the owner of an unclaimed device, if the challenge is the
-// device's.
+// claimDevice makes the calling account the owner of an unclaimed device in the path, if `challenge` is the
+// challenge of the device.
 func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
-	a, id, now := accountOf(r), r.PathValue("id"), s.cfg.Now()
-	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
-		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
-	}
-	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare the id and the challenge with the device's screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
-	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
-		return wrong
-	}
-	rules, err := s.cfg.Onboard.Policy(r.Context(), a.ID)
+	d, err := s.claimByChallenge(r, r.PathValue("id"), challenge)
 	if err != nil {
 		return err
 	}
-	if !rules.WithoutTPM {
-		return problem(http.StatusPreconditionFailed, "without-tpm", "Onboard the device with its TPM, or change the policy's without_tpm.", "Your policy refuses devices without a TPM.")
-	}
-	d, err := s.cfg.Store.ClaimDevice(r.Context(), id, a.ID, now)
-	if errors.Is(err, store.ErrNotFound) {
-		return wrong
-	}
-	if err != nil {
-		return err
-	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed with its challenge.", d.Nick)})
-	writeJSON(w, http.StatusOK, viewDevice(d, a.Nick))
+	writeJSON(w, http.StatusOK, viewDevice(d, accountOf(r).Nick))
 	return nil
 }
 
+// claimByChallenge makes the calling account the owner of an unclaimed device, if the challenge is
+// the device's. It limits the attempts from one network.
+func (s *Server) claimByChallenge(r *http.Request, id, challenge string) (store.Device, error) {
+	a, now := accountOf(r), s.cfg.Now()
+	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
+		return store.Device{}, problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
+	}
+	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare the id and the challenge with the device's screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
+	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
+		return store.Device{}, wrong
+	}
+	rules, err := s.cfg.Onboard.Policy(r.Context(), a.ID)
+	if err != nil {
+		return store.Device{}, err
+	}
+	if !rules.WithoutTPM {
+		return store.Device{}, problem(http.StatusPreconditionFailed, "without-tpm", "Onboard the device with its TPM, or change the policy's without_tpm.", "Your policy refuses devices without a TPM.")
+	}
+	d, err := s.cfg.Store.ClaimDevice(r.Context(), id, a.ID, now)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.Device{}, wrong
+	}
+	if err != nil {
+		return store.Device{}, err
+	}
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed with its challenge.", d.Nick)})
+	return d, nil
+}
+
 // challenge returns the secret by which a person claims a device without an owner. The secret has
-// 60 bits. It is the same at each request, and it is not in the database.
+// 60 bits. The secret is the same at each request, and is not in the database.
 func (s *Server) challenge(id string) string {
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
 	m.Write([]byte("gangway claim challenge v1\x00" + id))

@@ -54,7 +54,7 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 }
 
 // After one account has used a claim code, another account cannot use this code. Only the machine
-// of the claim code learns the owner.
+// of the claim code can ask the hub for the owner.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -76,8 +76,8 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
 		t.Errorf("a caller without the key learns the owner: %d %s", status, body)
 	}
-	// A claim code has the id of another owner's join token. The code neither reveals the owner of
-	// the join token nor changes the owner.
+	// A claim code has the id of another owner's join token. The code does not reveal the owner of
+	// the join token, and does not change the owner.
 	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("GET", "/claims/"+guess, nil, nil); status != 404 {
 		t.Errorf("%d %s", status, body)

@@ -20,13 +20,13 @@ import (
 const maxClientCerts = 1 + wire.MaxIntermediates
 
 // clientVerifier verifies client certificates at the cost of one signature, if the leaf was issued
-// by a root. crypto/tls verifies the leaf twice if the client sends the root too, because it uses
-// everything that the client sent as an intermediate.
+// by a root. If the client sends the root too, crypto/tls verifies the leaf twice: it uses every
+// certificate that the client sent as an intermediate.
 type clientVerifier struct {
 	roots []*x509.Certificate
 	pool  *x509.CertPool // of the roots
-	// intermediates says whether there may be CAs between a leaf and its root. The device CA has
-	// none: its path length is 0.
+	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
+	// the device CA, because its path length is 0.
 	intermediates bool
 	// issuers has the roots of leaves that were verified, by the SHA-256 of the leaf. Devices come
 	// back with the same certificate, behind the proxy with each request.
@@ -68,7 +68,8 @@ func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certifi
 	if !v.intermediates {
 		return certs[0].Verify(options)
 	}
-	// A leaf of a root needs no intermediates. To try them too could only find a second chain.
+	// A leaf that a root issued needs no intermediates. With intermediates, the hub could only find
+	// a second chain.
 	chains, err := certs[0].Verify(options)
 	if links := v.links(certs[1:]); err != nil && links != nil {
 		options.Intermediates = links
@@ -77,10 +78,10 @@ func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certifi
 	return chains, err
 }
 
-// links returns the intermediates that chain to a root, or nil if there are none. It begins with the
-// last certificate, because each certificate follows the one that it signed (RFC 8446, 4.4.2). So it
-// verifies at most one signature for each certificate that has another issuer's name; x509.Verify
-// would verify up to 100 for a few forged intermediates.
+// links returns the intermediates that chain to a root, or nil if no intermediate does. It begins
+// with the last certificate, because each certificate follows the certificate that it signed (RFC
+// 8446, 4.4.2). So links verifies at most one signature for each certificate that names another
+// issuer. x509.Verify would verify up to 100 signatures for a few forged intermediates.
 func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) {
 	issuers := slices.Clone(v.roots)
 	for _, c := range slices.Backward(certs) {
@@ -98,9 +99,10 @@ func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) 
 	return pool
 }
 
-// configForClient returns the TLS configuration of a connection that Serve accepted. With it, the
-// hub verifies the client's certificate itself, and stores the result in the connection's state. For the connections of other listeners, configForClient returns nil: crypto/tls then
-// verifies the certificate, at a higher cost.
+// configForClient returns the TLS configuration of a connection that Serve accepted. With this
+// configuration, the hub verifies the client's certificate itself, and stores the result in the
+// connection's state. For the connections of other listeners, configForClient returns nil:
+// crypto/tls then verifies the certificate, at a higher cost.
 func (s *Server) configForClient(base *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	base = base.Clone()
 	base.NextProtos = []string{"h2", "http/1.1"}
@@ -123,9 +125,9 @@ type peer struct {
 	proxy       bool       // the certificate is the proxy's
 }
 
-// verifyConnection verifies a client certificate and stores the result in `conn`. It ends the
-// handshake in the cases of verifyPeer too. crypto/tls checks after this call that the client has
-// the certificate's key, and ends the handshake otherwise.
+// verifyConnection verifies a client certificate and stores the result in `conn`. It also
+// ends the handshake if verifyPeer returns an error. After this call, crypto/tls checks that the
+// client has the certificate's key, and ends the handshake if not.
 func (s *Server) verifyConnection(conn *connState, state *tls.ConnectionState) error {
 	conn.peer = peer{}
 	if resumedWithCertificate(state) {

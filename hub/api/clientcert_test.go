@@ -15,14 +15,14 @@ import (
 	"gangway/internal/fleet"
 )
 
-// authority is a CA, and what it has issued.
+// authority is a CA for tests.
 type authority struct {
 	t    testing.TB
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// newAuthority makes a CA below `parent`; nil: a root.
+// newAuthority makes a CA that `parent` signs. If `parent` is nil, the CA is a root.
 func newAuthority(t testing.TB, name string, parent *authority) *authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -56,7 +56,7 @@ func (a *authority) leaf(public crypto.PublicKey) *x509.Certificate {
 
 // If the client sends the root too, as earlier agents do, crypto/x509 finds two chains, because it
 // verifies the leaf with the root and with its copy among the intermediates. The hub's verifier
-// must not give it the copy.
+// must not give the copy to crypto/x509.
 func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)
@@ -74,7 +74,8 @@ func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 	}
 }
 
-// The verifier accepts intermediates between a proxy's CA and the proxy, and no others.
+// The verifier accepts intermediates between a proxy's CA and the proxy. It accepts no other
+// intermediates.
 func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
 	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)
@@ -154,7 +155,7 @@ func TestVerifiedCertificateExpiresAllTheSame(t *testing.T) {
 }
 
 // With forged certificates, a handshake must not cost much more than with a good certificate.
-// Without a proxy, the hub verifies one signature, whatever the client sends.
+// Without a proxy, the hub verifies one signature, for any certificates that the client sends.
 func BenchmarkVerifyClient(b *testing.B) {
 	root, proxy := newAuthority(b, "devices", nil), newAuthority(b, "proxies", nil)
 	forger := newAuthority(b, "devices", nil)

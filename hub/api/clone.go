@@ -19,24 +19,24 @@ func (s *Server) noteUsedCertificate(r *http.Request, certificate [32]byte) {
 	}
 }
 
-// ClonedView is the result of the clone detection for one device: whether several machines run with
-// its TPM state.
+// ClonedView says whether several machines run with a device's TPM state. It is the result of the
+// clone detection.
 type ClonedView struct {
 	Device string `json:"device"`
 	State  string `json:"state"` // "", "suspected", "certain", "refused"
-	// Findings are observations that contradict that the device is one machine with one TPM.
+	// Findings are signs that the device is not one machine with one TPM.
 	Findings []ClonedFinding `json:"findings"`
 	Decision string          `json:"decision"` // "one", "two", or empty: no decision
 	By       string          `json:"decided-by,omitempty"`
 	Decided  *time.Time      `json:"decided,omitempty"`
 }
 
-// ClonedFinding is a contradiction, described for a person.
+// ClonedFinding is a sign of several machines, described for a person.
 type ClonedFinding struct {
 	Code     string    `json:"code"`
 	Words    string    `json:"words"`
 	Time     time.Time `json:"time"`
-	Answered bool      `json:"answered"` // the owner's decision "one" covers findings with this code
+	Answered bool      `json:"answered"` // the owner's decision "one" has answered the finding
 }
 
 func (s *Server) clonedView(ctx context.Context, device string) (ClonedView, error) {
@@ -68,7 +68,7 @@ func viewCloned(device string, k *clone.Record) ClonedView {
 	return v
 }
 
-// Open returns the codes of the findings that the owner's decision does not cover.
+// Open returns the codes of the findings that no decision of the owner has answered.
 func (v ClonedView) Open() []string {
 	codes := []string{}
 	for _, f := range v.Findings {
@@ -97,7 +97,7 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`
-		Findings []string `json:"findings"` // findings that the owner saw; null: not compared with the open findings
+		Findings []string `json:"findings"` // codes of the findings that the owner saw; null: the hub does not compare these with the open findings
 	}
 	if err := readJSON(r, &body); err != nil {
 		return err

@@ -170,7 +170,7 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 		t.Errorf("asked %d times to measure again", asked)
 	}
 	asked = 0
-	for range 30 { // the number of requests is bounded even if both report
+	for range 30 { // the number of requests is bounded even if both programs report
 		s.Advance(time.Second)
 		for _, k := range []*copyOf{agent, proxy} {
 			if k.report(t) {

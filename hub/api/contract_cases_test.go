@@ -94,7 +94,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 		{"id": "nothing", "rev": "99", "sha": "x", "owner": "ada", "file": "x", "token": "%41", "code": "%41"},
 	}
 	c.each(func(method, path string, r row) {
-		if !strings.Contains(path, "{") {
+		if !strings.Contains(path, "{") || r.who == "operator" { // no owner owns the data that the operator's routes name
 			return
 		}
 		wanted := r.other

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -27,9 +28,9 @@ import (
 
 // row is the contract of one route.
 type row struct {
-	// who has the callers that may use the route: "all"; "owner": a person; "operator": a person
-	// with the role operator; "self": a person with any scopes; "caller": a person or a device;
-	// "device"; "chip": a device with its client certificate.
+	// `who` says which callers may use the route. "all": everyone. "owner": a person. "operator": a
+	// person with the role operator. "self": a person with any scopes. "caller": a person or a
+	// device. "device": a device. "chip": a device with its client certificate.
 	who string
 	// body is a body that the route accepts. Empty: the route reads no body.
 	body string
@@ -44,8 +45,8 @@ type row struct {
 	// before makes the data that a valid call needs. It may return other values for the path's
 	// variables, and another body under the name "body".
 	before func(c *contract) map[string]string
-	// If form is set, the body is an HTML form. If text is set, the body is neither an HTML form
-	// nor JSON. Otherwise the body is JSON.
+	// If `form` is true, the body is an HTML form. If `text` is true, the body is any other text
+	// that is not JSON. If both are false, the body is JSON.
 	form, text bool
 
 	// If public is set, the answer is not secret, so other callers get it too.
@@ -100,7 +101,8 @@ func newContract(t *testing.T) *contract {
 	}
 	boat := must(f.Store.Device(t.Context(), f.boatID))(t)
 	aik := hex.EncodeToString(must(f.Store.Enrolment(t.Context(), boat.Enrolment))(t).IAKName)
-	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": aik + ".crt", "owner": "ada", "code": claimed}
+	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": aik + ".crt", "owner": "ada", "code": claimed,
+		"sha256": fmt.Sprintf("%x", sha256.Sum256(f.maker.Root.Raw))}
 	return c
 }
 
@@ -152,21 +154,33 @@ func contractRows() map[string]row {
 		"GET /sign-in":     {who: "all", status: 200},
 		"GET /ui/overview": {who: "owner"},
 
-		"GET /ui/revisions":                {who: "owner"},
-		"GET /ui/revisions/row":            {who: "owner", status: 404},
-		"GET /ui/onboard/claim":            {who: "owner"},
+		"GET /ui/revisions":     {who: "owner"},
+		"GET /ui/revisions/row": {who: "owner", status: 404},
+		"GET /ui/onboard/claim": {who: "owner"},
+		"POST /ui/onboard/claim": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			d := want[api.Registered](c.anonymous, "POST", "/devices", "{}", 200)
+			return map[string]string{"body": form("device", d.ID, "challenge", d.Challenge)}
+		}},
 		"GET /ui/onboard/claim/{id}":       {who: "owner", before: joinToken},
 		"GET /ui/onboard/claim/{id}/steps": {who: "owner", before: joinToken},
 		"GET /ui/operator":                 {who: "operator"},
 		"GET /ui/operator/makers":          {who: "operator"},
 		"GET /ui/operator/health":          {who: "operator"},
-		"GET /ui/onboard":                  {who: "owner"},
-		"GET /ui/onboard/new":              {who: "owner"},
-		"POST /ui/onboard/new":             {who: "owner", form: true, body: "nick=batch&expires-in=2w", limit: 64 * kib},
-		"GET /ui/onboard/image":            {who: "owner"},
-		"POST /ui/onboard/image":           {who: "owner", form: true, body: "nick=batch", status: 409, limit: 64 * kib}, // no builder: see TestImage*
-		"GET /ui/onboard/image/state":      {who: "owner"},
-		"GET /ui/onboard/tokens/{id}":      {who: "owner", before: joinToken},
+		"GET /ui/operator/versions":        {who: "operator"},
+		"GET /ui/operator/makers/add":      {who: "operator"},
+		"POST /ui/operator/makers/add":     {who: "operator", form: true, body: "pem=x", status: 400, limit: 576 * kib}, // a valid call: see TestOperatorAddsAMakerOnThePage
+		"GET /ui/operator/makers/{sha256}": {who: "operator"},
+		"POST /ui/operator/makers/{sha256}": {who: "operator", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			_, page, _ := c.olga.request("GET", "/ui/operator/makers/"+c.secrets["sha256"]+"?act=distrust", nil, nil)
+			return map[string]string{"body": form("act", "distrust", "version", trustVersionOn(c.ada.t, string(page)), "password", hubtest.Password)}
+		}},
+		"GET /ui/onboard":             {who: "owner"},
+		"GET /ui/onboard/new":         {who: "owner"},
+		"POST /ui/onboard/new":        {who: "owner", form: true, body: "nick=batch&expires-in=2w", limit: 64 * kib},
+		"GET /ui/onboard/image":       {who: "owner"},
+		"POST /ui/onboard/image":      {who: "owner", form: true, body: "nick=batch", status: 409, limit: 64 * kib}, // no builder: see TestImage*
+		"GET /ui/onboard/image/state": {who: "owner"},
+		"GET /ui/onboard/tokens/{id}": {who: "owner", before: joinToken},
 		"POST /ui/onboard/tokens/{id}/file": {who: "owner", form: true, limit: 64 * kib, before: func(c *contract) map[string]string {
 			tok := c.Token(c.ada.t, c.Owner, nil)
 			return map[string]string{"id": tok.ID, "body": "secret=" + url.QueryEscape(tok.Token)}
@@ -552,7 +566,7 @@ func TestContractHasARowForEveryRoute(t *testing.T) {
 	}
 }
 
-// each calls f for every route, in a fixed order.
+// each calls `f` for every route, in a fixed order.
 func (c *contract) each(f func(method, path string, r row)) {
 	rows := contractRows()
 	for _, route := range c.routes {

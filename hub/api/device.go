@@ -13,9 +13,9 @@ import (
 	"gangway/wire"
 )
 
-// DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Scalars come
-// before values that users and devices write, because Pantacor's clients use the first match of a
-// key anywhere in the document.
+// DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Pantacor's
+// clients use the first match of a key anywhere in the document. So the scalars come before the
+// values that users and devices write.
 type DeviceView struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
@@ -41,14 +41,14 @@ type DeviceView struct {
 	Unreadable   []string       `json:"unreadable,omitempty"` // JSON Pointers of metadata that an older hub accepted and that no answer can contain
 }
 
-// TPMView is the TPM, as its EK certificate and its attestation describe it.
+// TPMView describes a TPM: the facts in the TPM's EK certificate and in its attestation.
 type TPMView struct {
 	Manufacturer string `json:"manufacturer"`
 	Model        string `json:"model"`
 	Firmware     string `json:"firmware"`
 }
 
-// MachineView is the machine, as the device describes it.
+// MachineView describes a machine. Only the device states these facts.
 type MachineView struct {
 	Model  string `json:"model"`
 	Serial string `json:"serial"`
@@ -209,8 +209,8 @@ func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.
 	return nil
 }
 
-// putDevice claims the device, with ?challenge=, or replaces the fields that its owner may change:
-// nick, user-meta and public.
+// putDevice claims the device if the query has ?challenge=. Without ?challenge=, it replaces the
+// fields that the device's owner may change: nick, user-meta and public.
 func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	if challenge := r.URL.Query().Get("challenge"); challenge != "" {
 		return s.claimDevice(w, r, challenge)
@@ -242,7 +242,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	if body.UserMeta != nil {
 		dropNulls(*body.UserMeta)
 		if _, err := store.EncodeMeta(*body.UserMeta); err != nil {
-			return err // nothing has changed yet
+			return err // the request has changed nothing
 		}
 	}
 	if body.Nick != nil && *body.Nick != "" && *body.Nick != d.Nick {

@@ -101,8 +101,8 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	return s.writeReportAnswer(w, r, d)
 }
 
-// writeReportAnswer answers a report. It asks the device for a boot measurement if the owner
-// requested one, or if the clone detection needs one.
+// writeReportAnswer answers a report. The answer requests a boot measurement if the owner requested
+// a measurement, or if the clone detection needs a measurement.
 func (s *Server) writeReportAnswer(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 const deviceTokenLife = time.Hour
 
 // The session claim of a device's access token has two parts: one of these prefixes, and the start
-// of a hash. The hash is that of the certificate or secret for which the token was issued. When
-// that certificate or secret is no longer valid, the hub refuses the token.
+// of a hash. It is the hash of the certificate or secret for which the token was issued. When that
+// certificate or secret becomes invalid, the hub refuses the token.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"
@@ -92,8 +92,8 @@ type KeptView struct {
 }
 
 // keepSecret extends the life of a device's last secret, even if the secret has expired. Some
-// programs read the secret only at their start. They can use the secret as long as the agent renews
-// it with the TPM's key.
+// programs read the secret only at their start. These programs can use the secret as long as the
+// agent renews the secret with the TPM's key.
 func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body struct {

@@ -72,12 +72,12 @@ func outcome(err error) string {
 
 // The activation proof is bound to the device's own TLS connection. If a proxy terminates TLS, that
 // connection ends at the proxy, so the hub cannot check the proof.
-var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Connect the device to the hub directly, configure the proxy to pass TLS through, or use Pantacor's two-step enrolment, which works through a proxy that terminates TLS.",
-	"An activation is bound to the device's own TLS connection, and a proxy terminated this one.")
+var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Connect the device to the hub directly, or configure the proxy to pass TLS through. Pantacor's two-step enrolment also works through a proxy that terminates TLS.",
+	"An activation is bound to the device's own TLS connection, and a proxy terminated this connection.")
 
 // activate activates the enrolment to which the connection's certificate belongs.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	hash, _ := clientCertificate(r) // the access pendingDevice guarantees a certificate
+	hash, _ := clientCertificate(r) // a request without a certificate does not get here: see pendingDevice
 	if r.TLS.Version < tls.VersionTLS13 {
 		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation requires a TLS 1.3 connection.")
 	}
@@ -106,8 +106,8 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 
 // aikCertificate serves a certificate of the AIK registry, which contains only the AIKs that an
 // activation proved. {file} is the IAK's TPM name in hexadecimal. For the device and its owner,
-// {file} may also be the device's id. Other callers get the same answer for every id, so that they
-// cannot find out which TPM a device has.
+// {file} may also be the device's id. Other callers get the same answer for every id, so that the
+// answer does not show which TPM a device has.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
 	raw, err := hex.DecodeString(name)
@@ -132,4 +132,4 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the URL in the certificate's subject alternative name. Only the device and its owner can use the device's id.", "Not found. The certificate does not exist, or its device is not yours.")
+var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the URL in the certificate's subject alternative name. Only the device and its owner can use the device's id.", "Not found. The certificate does not exist, or its device belongs to another account.")

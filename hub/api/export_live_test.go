@@ -2,8 +2,7 @@ package api
 
 import "time"
 
-// LiveBeat sets the interval at which a stream of live changes checks whether the stream's session
-// still exists.
+// LiveBeat sets the interval at which the hub checks the session of each stream of live changes.
 func (s *Server) LiveBeat(d time.Duration) {
 	s.live.mu.Lock()
 	defer s.live.mu.Unlock()

@@ -24,7 +24,7 @@ type FleetDevice struct {
 	Nick     string      `json:"nick"`
 	States   []string    `json:"states"` // see docs/search.md
 	Boot     string      `json:"boot"`
-	Revision int         `json:"revision"` // the newest; -1: the device has no trail
+	Revision int         `json:"revision"` // number of the newest revision; -1: the device has no trail
 	Status   string      `json:"revision-status"`
 	Progress int         `json:"progress"` // percent
 	Cloned   string      `json:"cloned"`
@@ -51,7 +51,7 @@ type FleetCount struct {
 	More bool `json:"more"` // at least n
 }
 
-// FleetSummary are the numbers of a fleet.
+// FleetSummary has the numbers of a fleet.
 type FleetSummary struct {
 	Total    int            `json:"total"`
 	Waiting  int            `json:"waiting"`
@@ -76,14 +76,14 @@ type FacetValue struct {
 	N     int    `json:"n"`
 }
 
-// Arrival is the number of devices that a fleet got on a day.
+// Arrival is the number of devices that onboarded to a fleet on one day.
 type Arrival struct {
 	Day string `json:"day"` // like 2026-11-29
 	N   int    `json:"n"`
 }
 
 // deviceSearch reads an account's search: the search's text, and its order, like "nick" or "-seen".
-// The caller passes the error to fail.
+// The caller passes the error to the method `fail`.
 func (s *Server) deviceSearch(ctx context.Context, owner, text, sort string) (store.DeviceSearch, error) {
 	q, err := search.Parse(text)
 	if err != nil {
@@ -229,7 +229,8 @@ const (
 )
 
 // showFleet answers with the numbers of the account's fleet. ?top= is the number of values that the
-// answer lists for each field. ?days= is the number of days whose arrivals it lists.
+// answer lists for each field. ?days= is the number of days for which the answer lists the
+// arrivals.
 func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
 	top, err := numberInQuery(r, "top", 10, maxTop)
 	if err != nil {
@@ -247,8 +248,8 @@ func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// numberInQuery reads a number from 1 to `most` from the query. If the query has no number, it
-// returns `otherwise`.
+// numberInQuery reads the number `name` from the query. The number must be from 1 to `most`. If the
+// query does not have the number, numberInQuery returns the default `otherwise`.
 func numberInQuery(r *http.Request, name string, otherwise, most int) (int, error) {
 	v := r.URL.Query().Get(name)
 	if v == "" {

@@ -45,8 +45,8 @@ func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner's policy and EK list cannot loosen the operator's EK list. An EK must still be on the
-// operator's list, and must still have a certificate.
+// An owner's policy and EK list cannot loosen the operator's EK list. An EK must be on the
+// operator's list too, and must have a certificate.
 func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -108,7 +108,8 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A denial is about the EK. It still holds when the machine later sends the missing certificate.
+// A denial is about the EK. The denial also applies when the machine later sends the missing
+// certificate.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -169,8 +170,8 @@ func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate,
 }
 func (linking) ChecksCRLs() bool { return false }
 
-// The hub looks up the chain online. The verdict still has the note that the ownership proofs named
-// no hub.
+// The hub looks up the chain online. The look-up does not remove the verdict's note that the
+// ownership proofs named no hub.
 func TestLookedUpChainHidesNoNote(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

@@ -128,7 +128,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
-	// The number of requests is still counted.
+	// The hub also counts the requests without a separate row.
 	total := 0
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count
@@ -190,7 +190,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	if len(is) != 1 || is[0].Code != "tpm-software" || is[0].Token != s.tok.ID {
 		t.Errorf("%s", brief.Of(is))
 	}
-	// A flood of one owner's events leaves room for the events of other owners.
+	// A flood of one owner's events does not hide the events of other owners.
 	other := s.Account(t, "mary")
 	again := string(s.request(t, s.victim))
 	for i := range 100 {

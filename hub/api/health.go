@@ -28,8 +28,7 @@ func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // hubCA serves the root certificate. The certificate is not a secret. The client must compare the
-// SHA-256 of the certificate's SubjectPublicKeyInfo with the hub's name, which the client knows
-// already.
+// SHA-256 of the certificate's SubjectPublicKeyInfo with the hub name that the client already has.
 func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-pem-file")
 	_, err := w.Write(s.cfg.CA.RootPEM())
@@ -37,7 +36,7 @@ func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // PrivateHandler serves the operator's routes: GET /metrics, and /healthz and /readyz again. It
-// does not authenticate clients, so it belongs on a listener that outsiders cannot reach.
+// does not authenticate clients, so use it only on a listener that outsiders cannot reach.
 func (s *Server) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))

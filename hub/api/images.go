@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// ImageBuilder builds installer images for the page /ui/onboard/image. The image builder knows the
-// devices' formats on disk, so the hub's packages cannot import it. cmd/gangway implements
+// ImageBuilder builds installer images for the page /ui/onboard/image. The hub's packages may not
+// import the image builder, because it uses the devices' packages. cmd/gangway implements
 // ImageBuilder.
 type ImageBuilder interface {
 	// Missing returns a sentence that names the parts of images that the operator has not fetched.
@@ -19,18 +19,24 @@ type ImageBuilder interface {
 	Missing() string
 	// Check checks the options that a person typed. Its error is an *ImageOptionError.
 	Check(o ImageOptions) error
-	// Build builds an image of at most size bytes. No temporary file is larger than size. Build
-	// calls step with the name of each step that it begins. After Build failed, or after the image
-	// is closed, no file of the image is on the disk. Build ends when ctx ends. If the image would
-	// be larger than size, the error is ErrImageSize. After Build returned, the image can be read
-	// even if ctx has ended.
-	Build(ctx context.Context, o ImageOptions, token []byte, size int64, step func(string)) (*Image, error)
+	// Build builds an image of at most `size` bytes. `file` is the token file or, with o.Claim, the
+	// hub file. No temporary file is larger than `size`. When a step begins, Build calls `step` with
+	// the step's name. If Build fails, or when the image is closed, no file of the image is on the
+	// disk. Build ends when ctx ends. If the image would be larger than `size`, the error is
+	// ErrImageSize. After Build has returned, the caller can read the image even if ctx has ended.
+	Build(ctx context.Context, o ImageOptions, file []byte, size int64, step func(string)) (*Image, error)
 }
 
-// ImageOptions are the options that a person chooses for an image. All are texts as typed; an empty
-// text means the default of 'gangway image build'. The debug console is not an option, because the
-// page would have to show its password next to the download.
+// ImageOptions are the options that a person chooses for an image. Each text is the text that the
+// person typed; an empty text means the default of 'gangway image build'.
+//
+// These options of the command are not on the page. The debug console: the page would have to show
+// its password next to the download. Keys for Secure Boot: a private key that signs programs for a
+// fleet must not be sent to a server. Sources for the first revision (--merge): they may be
+// gigabytes, and the hub would unpack archives of any person; post the revision to the devices
+// instead.
 type ImageOptions struct {
+	Claim   bool   // the image has no join token; each machine displays a claim code
 	Disk    string // the disk to install to
 	Escrow  string // an age recipient for the recovery keys
 	Network string // the machines' network settings, as in network.txt
@@ -55,7 +61,7 @@ type Image struct {
 
 // ImageLimits bound the building of images. A zero field means the default.
 type ImageLimits struct {
-	AtOnce int           // maximum of builds at once, of all owners together; each owner can have only one build
+	AtOnce int           // maximum number of concurrent builds of all owners; each owner can have only one build
 	Time   time.Duration // maximum time of one build, without the download
 	Size   int64         // maximum size of one image, and of each temporary file of a build, in bytes
 }
@@ -70,7 +76,7 @@ func (l ImageLimits) withDefaults() ImageLimits {
 
 var (
 	errImageOwn  = problem(http.StatusConflict, "image-running", "Wait until the download has ended, or stop the download in the browser.", "The hub is already building an image for your account.")
-	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub is building as many images as it can at once.")
+	errImageBusy = problem(http.StatusServiceUnavailable, "images-busy", "Try again in a minute.", "The hub is building the maximum number of images.")
 )
 
 const (
@@ -109,8 +115,8 @@ type imageState struct {
 }
 
 // building returns the number of images that are being built. It does not count images that are
-// being downloaded, so that a slow client does not keep other owners from building. The caller
-// holds b.mu.
+// being downloaded, so that a slow client does not keep other owners from building. The caller has
+// locked b.mu.
 func (b *imageBuilds) building() (n int) {
 	for _, one := range b.running {
 		if one.now().Size == 0 {
@@ -153,7 +159,8 @@ func (b *imageBuilds) end(owner string, one *imageBuild, now time.Time) {
 	b.last[owner] = state
 }
 
-// of returns the state of an owner's running build or, if none is running, of the last build.
+// of returns the state of an owner's running build. If no build is running, it returns the state of
+// the last build.
 func (b *imageBuilds) of(owner string, now time.Time) (imageState, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -51,11 +51,11 @@ type NewJoinToken struct {
 	Nick      string `json:"nick"`
 	MaxUses   int    `json:"max-uses"`
 	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
-	// WithoutTPM lets devices register with the token and without evidence of a TPM, if the policy
-	// accepts such devices.
+	// WithoutTPM allows devices to register with the token although they have no evidence of a TPM.
+	// The policy must accept such devices too.
 	WithoutTPM bool `json:"without-tpm"`
-	// ForPantacor also accepts Pantacor's ownership proofs in the two-step enrolment. Those proofs
-	// do not name a hub, so another hub can relay them. To check the proofs, the hub must store
+	// ForPantacor allows Pantacor's ownership proofs in the two-step enrolment. These proofs do not
+	// name a hub, so another hub can relay the proofs. To check the proofs, the hub must store
 	// their symmetric key, encrypted.
 	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
@@ -101,8 +101,8 @@ func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// newJoinToken creates a join token that expires after life. Only the returned token file contains
-// the secret.
+// newJoinToken creates a join token that expires after the time `life`. Only the returned token
+// file contains the secret.
 func (s *Server) newJoinToken(ctx context.Context, a store.Account, n NewJoinToken, life time.Duration) (store.JoinToken, *wire.TokenFile, error) {
 	var none store.JoinToken
 	if n.MaxUses < 0 || n.MaxUses > maxTokenUses {
@@ -129,7 +129,7 @@ func (s *Server) newJoinToken(ctx context.Context, a store.Account, n NewJoinTok
 	return t, file, nil
 }
 
-var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed. Several devices can use one token (max-uses).", "You have %d join tokens, which is the maximum.", store.MaxJoinTokens)
+var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that you do not need. Several devices can use one token (max-uses).", "You have %d join tokens, which is the maximum.", store.MaxJoinTokens)
 
 // listJoinTokens lists join tokens, newest first. With ?after=ID the list begins after the token
 // with this id. ?limit= is the largest number of tokens in the list, at most 1000 (default: 1000).

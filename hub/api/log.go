@@ -69,8 +69,8 @@ func (s *scalar) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// number is a whole number, or a string that contains one. Any other value becomes 0, so that no
-// line is lost because its time is malformed.
+// number is a whole number, or a string that contains a whole number. Any other value becomes 0, so
+// that the hub stores a line even if the line's time is malformed.
 type number int64
 
 func (n *number) UnmarshalJSON(b []byte) error {
@@ -105,7 +105,7 @@ func cutText(s scalar, most int) string {
 }
 
 // appendLogs stores a device's log lines: an array, or a single line. If a line is too long,
-// appendLogs shortens the line and does not refuse the request: after a refusal the device would
+// appendLogs shortens the line. It does not refuse the request, because the device would then
 // discard all lines of the request.
 func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
@@ -117,7 +117,7 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// Replace invalid UTF-8, so that one invalid line does not make the hub refuse the others.
+	// Replace invalid UTF-8, so that the hub does not refuse all lines because of one invalid line.
 	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
 	var lines []logLine
 	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
@@ -147,8 +147,9 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// logCursor is the decoded "next-cursor". It is neither signed nor encrypted, because every request
-// reads only the lines of the signed-in account: a forged cursor returns no more than a query does.
+// logCursor is the decoded "next-cursor". It is not signed and not encrypted, because every request
+// reads only the lines of the signed-in account. A client gets no more lines with a forged cursor
+// than with a query.
 type logCursor struct {
 	Devices   []string  `json:"d,omitempty"`
 	Levels    []string  `json:"l,omitempty"`
@@ -160,12 +161,12 @@ type logCursor struct {
 	Newest    bool      `json:"n,omitempty"`
 	Whole     bool      `json:"w,omitempty"` // list only lines of seconds that have ended
 	Page      int       `json:"g"`
-	Created   time.Time `json:"c,omitzero"` // with Seq: the entry after which to continue
+	Created   time.Time `json:"c,omitzero"` // Created and Seq identify the entry after which the list continues
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settleTime is the longest time from a line's creation time until the line is in the database. The
-// hub has all lines of a second only after this time.
+// settleTime is the longest time from a line's creation time until the line is in the database. So
+// the database has all lines of a second when settleTime has passed after the second's end.
 const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
@@ -190,10 +191,10 @@ func (c *logCursor) valid() bool {
 // storable reports whether the UTC form of a time can be written as JSON: its year must be 0 to 9999.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
-// useWholeSeconds prepares the cursor for clients that poll with the time of their last line,
-// truncated to seconds, as pvr does. The hub must send each line exactly once to such a client. So
-// the hub skips the whole second that the client names. It does not send the lines of the present
-// second before that second has ended.
+// useWholeSeconds prepares the cursor for clients such as pvr. These clients poll with the time of
+// their last line, truncated to seconds. The hub must send each line exactly once to such a client.
+// So the hub skips the whole second that the client names. The hub sends the lines of the present
+// second only after that second has ended.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return

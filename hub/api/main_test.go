@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// TestMain runs eight tests at once, unless -parallel sets another number. Most tests wait for the
-// disk, the network or a timeout. So one test for each processor would leave the processors idle.
-// Unless GOGC or GOMEMLIMIT is set, TestMain also makes Go collect garbage less often while the
-// process uses less than 400 MiB.
+// TestMain runs eight tests at the same time, if -parallel does not set another number. Most tests
+// wait for the disk, the network or a timeout. So one test for each processor would leave the
+// processors idle. If GOGC and GOMEMLIMIT are not set, TestMain also makes Go collect garbage less
+// often while the process uses less than 400 MiB.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false

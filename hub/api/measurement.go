@@ -37,8 +37,8 @@ type connState struct {
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
-	// asks limits how often the hub requests another measurement on this connection after another
-	// connection of the same device sent one.
+	// asks limits how often the hub requests another measurement on this connection. It makes this
+	// request when another connection of the same device has sent a measurement.
 	asks *rate.Limiter
 }
 
@@ -79,7 +79,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 	return append(nonce, m.Sum(nil)[:wire.BootNonceSize-8]...), nil
 }
 
-// bootChallenge returns a nonce, which the device's TPM must sign in its next quote.
+// bootChallenge returns a nonce. The device's TPM must sign the nonce in the next quote.
 func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	d, now := deviceOf(r), s.cfg.Now()
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
@@ -127,7 +127,8 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 
 // setMatched records whether the newest measurement on a connection matched.
 func setMatched(r *http.Request, matched bool) {
-	// Many devices share a proxy's connection, so the state of one device must not be stored there.
+	// Many devices share a proxy's connection, so the connection must not have the state of one
+	// device.
 	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
 		c.matched.Store(matched)
 	}
@@ -213,7 +214,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 		return nil, err
 	}
 	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
-	var learnt []byte // stays empty if the firmware measured nothing
+	var learnt []byte // empty if the firmware measured nothing
 	if !m.NothingMeasured() {
 		if learnt, err = json.Marshal(boot.NewReference(m, "the first boot", now.UTC())); err != nil {
 			return nil, err
@@ -238,8 +239,8 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 			isFirst = len(learnt) > 0 && bytes.Equal(is, learnt)
 			break
 		}
-		// The device now has another reference: its owner has just changed it, or another
-		// measurement has just set it. Compare with the new reference.
+		// The device has another reference now. Either the owner has just changed the reference, or
+		// another measurement has just set the reference. Compare with the new reference.
 		reference = is
 	}
 	verdict := &wire.BootVerdict{State: b.State}
@@ -312,10 +313,10 @@ func compareBoot(b *store.Boot, m *boot.Measurement, reference []byte) (err erro
 
 // compareClock compares the TPM's clock and counters in a verified quote with the TPM's earlier
 // attestations, to find clones. `known` is the result of onboard.Service.RecordSighting. If the
-// comparison fails, the failure is logged, and the measurement does not fail.
+// comparison returns an error, compareClock logs the error, and the hub accepts the measurement.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
-		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the hub issued the nonce in that second
+		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the hub issued the nonce in the second that begins at From
 		Counters: m.Counters(), Attested: true, Addr: remoteAddr(r),
 	}
 	version, known, err := s.cfg.Onboard.RecordSighting(r.Context(), d, e, remoteAddr(r), func(k *clone.Record) { k.Add(sighting) })
@@ -339,18 +340,19 @@ func ownConnection(r *http.Request) *connState {
 	return c
 }
 
-// The hub asks a device on one connection to measure again askBurst times without delay, and then
-// once in each askEvery. A single contradiction may come from a TPM that was cleared. While clones
-// are suspected, there is no limit, because the hub needs several measurements to be certain.
+// The limits of the requests to measure again, on one connection of a device: askBurst requests
+// without delay, then one request in each askEvery. The limits exist because a single contradiction
+// may come from a TPM that was cleared. There is no limit while clones are suspected, because the
+// hub needs several measurements to be certain.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4
 )
 
-// mustMeasureAgain reports whether the device must measure again on this connection. It must, if
-// another connection of the same device has sent a measurement in the meantime. A machine that
-// restarted or lost its connection does not use its old connection again. So a device that still
-// uses an old connection may be a clone.
+// mustMeasureAgain reports whether the device must measure again on this connection. The device
+// must do so if another connection of the same device has sent a later measurement. A machine that
+// restarted or lost its connection does not use its old connection again. So two connections in use
+// may belong to two machines.
 func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
 	c := ownConnection(r)
 	if c == nil || c.seen.Load() == 0 || d.Clone == string(clone.Certain) {

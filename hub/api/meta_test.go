@@ -51,8 +51,8 @@ func (f *fleetScene) keepers(t *testing.T) []keeper {
 	}
 }
 
-// answersWithKept returns the requests whose answers contain the JSON that the hub stored for the
-// keepers.
+// answersWithKept returns requests. The answer to each of these requests contains JSON that the hub
+// stored for a keeper.
 func (f *fleetScene) answersWithKept() []keeper {
 	steps := "/trails/" + f.boatID + "/steps"
 	filter := `?progress.status={"$in":["NEW","QUEUED"]}`
@@ -114,7 +114,7 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 }
 
 // An older hub stored metadata that is too deep or malformed. Answers leave out this metadata, and
-// still have the other metadata. The owner can delete the malformed metadata.
+// have the other metadata. The owner can delete the malformed metadata.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -27,7 +27,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gangway_request_seconds", Help: "Time to answer, by route.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"route"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "gangway_panics_total", Help: "Requests that ended in a panic. Anything but 0 is a defect."}),
+			Name: "gangway_panics_total", Help: "Requests that ended in a panic. A value above 0 means that the hub has a defect."}),
 		overloaded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many others were running."}),
 	}

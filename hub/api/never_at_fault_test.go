@@ -228,8 +228,8 @@ func FuzzNoInputIsTheHubsFault(f *testing.F) {
 }
 
 // The test sends every piece in every query parameter of each route. With -short it sends only
-// every seventh query. 7 divides neither the number of pieces nor the number of parameters, so the
-// test still sends each piece and each parameter.
+// every seventh query. The number of pieces and the number of parameters are not multiples of
+// seven. So with -short the test also sends each piece and each parameter.
 func TestNoQueryIsTheHubsFault(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -16,8 +16,8 @@ import (
 )
 
 // ObjectView is an object in the API. With its signed URLs, a client can upload and download the
-// object without another credential. Devices use the first match of a key anywhere in the document,
-// so the fields whose values people choose come last.
+// object without another credential. Devices use the first match of a key anywhere in the document.
+// So the fields with values that people choose come last.
 type ObjectView struct {
 	ID           string    `json:"id"`         // the same as Sum
 	StorageID    string    `json:"storage-id"` // SHA-256 of the owner and Sum
@@ -76,8 +76,8 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 const maxObjectName = 1024
 
 // createObject announces an object. Status 200 means that the caller must upload the object's file;
-// 409 means that the caller's account has already uploaded the file. Objects of other accounts do
-// not count, so that knowing a hash does not give access to the file.
+// 409 means that the caller's account has already uploaded the file. Uploads by other accounts do
+// not matter, because a hash alone must not give access to the file.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -119,8 +119,8 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
-		// Something other than the hub removed the object's file, so the caller must upload the
-		// file again.
+		// The hub did not remove the object's file. Somebody else removed it, so the caller must
+		// upload the file again.
 		s.log.Error("the file of an object is missing; upload the object again", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
@@ -234,8 +234,8 @@ func (s *Server) listRevisionObjects(w http.ResponseWriter, r *http.Request) err
 	return nil
 }
 
-// listObjects lists an account's objects, in pages by `after`, a SHA-256. Devices have no such
-// list, because they know the objects of their revisions.
+// listObjects lists an account's objects. Each page begins after the SHA-256 in ?after=. Devices
+// may not list objects, because a device needs only the objects that its revisions name.
 func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	limit, err := pageSize(r, 100)
 	if err != nil {
@@ -271,7 +271,7 @@ func (s *Server) writeObjects(w http.ResponseWriter, r *http.Request, list []sto
 			fmt.Fprint(w, ",")
 		}
 		if enc.Encode(s.viewObject(s.urlFor(r), o, by)) != nil {
-			return // the client is gone
+			return // the client has closed the connection
 		}
 	}
 	fmt.Fprint(w, "]\n")

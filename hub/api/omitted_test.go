@@ -64,7 +64,8 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 
 // The hub knows a device's EK certificate, and refuses the device because of this certificate. The
 // device then omits the certificate, or sends another EK certificate. The hub refuses the device in
-// the same way, in one-step and in two-step enrolment, whatever the EK list says.
+// the same way, in one-step and in two-step enrolment, with and without a line for the EK in the EK
+// list.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	t.Parallel()
 	const lab = hubtest.LabPolicy
@@ -146,8 +147,8 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
 }
 
-// A device's EK certificate raises a question. If the device omits this certificate, the hub still
-// asks the question. If the owner approved the device before the question was raised, the approval
+// A device's EK certificate raises a question. If the device omits this certificate, the hub asks
+// the same question. If the owner approved the device before the question was raised, the approval
 // does not answer the question.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	t.Parallel()
@@ -166,8 +167,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	must(withoutCertificate(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A stranger knows the public EK of a TPM. The stranger does not learn whether the TPM has
-// onboarded, unless the hub refuses the EK's certificate.
+// A stranger knows the public EK of a TPM. The hub's answers do not show the stranger whether the
+// TPM has onboarded. The exception is an EK with a certificate that the hub refuses.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -236,7 +237,7 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
 				t.Errorf("stored: %s, %v", brief.Of(k.Certificate), err)
 			}
-			if !c.kept { // if the hub stored no certificate, it still asks the owner about the machine
+			if !c.kept { // if the hub stored no certificate, it asks the owner about the machine again
 				waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 			}
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)

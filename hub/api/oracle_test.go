@@ -13,8 +13,8 @@ import (
 	"gangway/wire"
 )
 
-// Mallory has a join token and knows the public EK of Ada's device. Mallory learns neither the id
-// of the device nor whether the hub has the device.
+// Mallory has a join token and knows the public EK of Ada's device. The hub's answers do not show
+// Mallory the id of the device, or whether the hub has the device.
 func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -64,8 +64,8 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	spy := s.device(t)
 	spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
 	refused(t, s.post(t, must(spy.Request(tok, fleet.RequestChange{}))(t)), 403, onboard.CodeDenied)
-	// The TPM itself sends a request with Mallory's token. The request is refused, and Mallory
-	// still does not learn the device's id.
+	// The TPM itself sends a request with Mallory's token. The request is refused, and the refusal
+	// does not show Mallory the device's id.
 	decide(eve, id(later), "approve", 200)
 	_, err := must(s.victim.WithNewIdentity())(t).Onboard(t.Context(), s.client, tok)
 	if err == nil || !strings.Contains(err.Error(), onboard.CodeOtherOwner) {
@@ -76,8 +76,8 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	}
 }
 
-// Mallory has sent a request with the public EK of Ada's device. If Ada deletes the device, Mallory
-// does not learn of the deletion.
+// Mallory has sent a request with the public EK of Ada's device. If Ada deletes the device, the
+// hub's answers to Mallory do not change.
 func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -75,7 +75,7 @@ func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	}
 }
 
-// shownSections are the sections of the navigation whose address has a route.
+// shownSections are the sections that the navigation shows. Each section's address has a route.
 var shownSections []ui.Section
 
 func init() {
@@ -143,7 +143,11 @@ func isPage(r *http.Request) bool {
 // browser opens the requested page.
 func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("HX-Request") != "" {
-		w.Header().Set("HX-Redirect", signInPath)
+		to := signInPath
+		if next := pageOf(r); next != "" {
+			to += "?next=" + url.QueryEscape(next)
+		}
+		w.Header().Set("HX-Redirect", to)
 		return s.writeHTML(w, http.StatusUnauthorized, nil)
 	}
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" && r.Header.Get("Sec-Fetch-Mode") == "navigate" {
@@ -156,9 +160,19 @@ func (s *Server) toSignIn(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// pageOf returns the address of the page on which a script sent the request, or "" if the header
+// does not name a page of this hub.
+func pageOf(r *http.Request) string {
+	u, err := url.Parse(r.Header.Get("HX-Current-URL"))
+	if err != nil {
+		return ""
+	}
+	return safeReturn(u.RequestURI())
+}
+
 // safeReturn returns `next`, the address that the browser opens after the sign-in. If `next` is not
-// the address of one of the hub's pages, safeReturn returns "". Otherwise an attacker could send a
-// person from this sign-in form to another site that looks like this hub.
+// the address of one of the hub's pages, safeReturn returns "". So an attacker cannot send a person
+// from this sign-in form to another site that looks like this hub.
 func safeReturn(next string) string {
 	if len(next) > 2048 || strings.ContainsFunc(next, func(c rune) bool { return c < ' ' || c == '\\' || c == 0x7f }) {
 		return ""
@@ -185,8 +199,8 @@ func formTokenKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway form token v1", sha256.Size)
 }
 
-// formTokenOf returns the form token of a session. Another site cannot know the token, because the
-// other site cannot read the hub's pages.
+// formTokenOf returns the form token of a session. Another site does not have the form token,
+// because it cannot read the hub's pages.
 func (s *Server) formTokenOf(in *signIn) string {
 	mac := hmac.New(sha256.New, s.formTokenKey)
 	mac.Write([]byte(in.claims.ID + "\x00" + in.claims.Session))
@@ -195,10 +209,11 @@ func (s *Server) formTokenOf(in *signIn) string {
 
 var errFormToken = problem(http.StatusForbidden, "form-token", "Go back, reload the page, and send the form again.", "The form does not belong to a page of your session.")
 
-// checkFormToken refuses a request that changes something, is authenticated only by the browser's
-// cookie, and does not have the session's form token. The hub calls checkFormToken for every route,
-// so that no handler can forget the check. A request with an Authorization header needs no form
-// token, because a browser never sends that header by itself.
+// checkFormToken refuses a request if three things are true: the request changes something, only
+// the browser's cookie authenticates the request, and the request does not have the session's form
+// token. The hub calls checkFormToken for every route, so no handler can forget the check. A
+// request with an Authorization header needs no form token, because a browser never sends that
+// header by itself.
 func (s *Server) checkFormToken(r *http.Request, c caller) error {
 	if c.signIn == nil || !c.signIn.byCookie || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil
@@ -216,8 +231,8 @@ func (s *Server) checkFormToken(r *http.Request, c caller) error {
 	return nil
 }
 
-// formField reads the form of a page and returns one of its fields. If the body has another content
-// type, formField does not read it and returns "".
+// formField reads the form of a page and returns one field. If the body is not a form, formField
+// does not read the body and returns "".
 func formField(r *http.Request, name string) (string, error) {
 	switch kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind {
 	case "application/x-www-form-urlencoded":

@@ -16,7 +16,7 @@ import (
 
 const (
 	// auditRows is the number of events on a page of the audit trail.
-	auditRows = 50
+	auditRows = 40
 	// auditExamined bounds the events that the store reads for one page. If few of these events
 	// match the filter, the page has few rows or none.
 	auditExamined = 5000
@@ -26,7 +26,8 @@ const (
 	auditField = 128
 )
 
-// auditGroups are the tabs of the page. Each tab shows the events whose kind begins with `kind`.
+// auditGroups are the tabs of the page. Each tab shows the events with a kind that begins with
+// `kind`.
 var auditGroups = []struct{ kind, name string }{
 	{"", "All"}, {"device.", "Devices"}, {"enrolment.", "Enrolments"}, {"step.", "Revisions"}, {"token.", "Join tokens"},
 	{"account.", "Account"}, {"api-token.", "API tokens"}, {"policy.", "Policy"}, {"ek-list.", "EK list"},
@@ -46,7 +47,8 @@ type auditQuery struct {
 	nothing bool
 }
 
-// readAuditQuery reads the query of the page's address. Problems of fields are in typed.
+// readAuditQuery reads the query of the page's address. The result's field `typed` has the problems
+// of fields.
 func (s *Server) readAuditQuery(r *http.Request) (q auditQuery, err error) {
 	v, owner := r.URL.Query(), accountOf(r).ID
 	field := func(name string) string {
@@ -248,7 +250,7 @@ func (s *Server) auditRows(r *http.Request, events []store.Event, filter ui.Audi
 			return nil, err
 		}
 		if row.Subject.Path == waitingPath {
-			row.AboutDevice.Gone = false // the id belongs to a waiting machine, which is not a device yet
+			row.AboutDevice.Gone = false // the id belongs to a waiting machine, not to a deleted device
 		}
 		if row.AboutToken, err = n.token(e.Token); err != nil {
 			return nil, err

@@ -180,8 +180,8 @@ func TestAuditAnnouncesNewEvents(t *testing.T) {
 	}
 }
 
-// If other people or devices write a text, the text is neither markup on the page nor a formula in
-// an exported spreadsheet.
+// Texts of other people and of devices are not markup on the page, and not formulas in an exported
+// spreadsheet.
 func TestAuditShowsAndExportsHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -33,13 +33,13 @@ const (
 // hub cannot change a device's owner.
 type bulkAct struct {
 	name, title, button string
-	// lost returns a sentence about the effect of the action on n devices.
+	// lost returns a sentence about the effect of the action on `n` devices.
 	lost func(n int) string
 }
 
 var bulkActs = []bulkAct{
 	{"label", "Label devices", "Set the label", func(n int) string {
-		return fmt.Sprintf("Sets a key in the user-meta of %s. You can undo your last label for ten minutes.", counted(n, "device"))
+		return fmt.Sprintf("A label is a key and a value in the user-meta. The hub sets the label for %s. You can undo this for ten minutes, or until you set another label.", counted(n, "device"))
 	}},
 	{"boot", "Request boot measurements", "Request the measurements", func(n int) string {
 		return fmt.Sprintf("%s: each device gets the request with its next report, and then measures its boot.", upperFirst(counted(n, "device")))
@@ -123,8 +123,8 @@ func (s *Server) allThatFit(r *http.Request, q listQuery) (rows []store.DeviceRo
 	return rows, max(0, n.N-len(rows)), nil
 }
 
-// ownRows finds devices of the account by their ids. It ignores ids of other accounts' devices, as
-// if they did not exist.
+// ownRows finds devices of the account by their ids. It ignores ids of other accounts' devices, and
+// ids that do not exist.
 func (s *Server) ownRows(r *http.Request, ids []string) (rows []store.DeviceRow, err error) {
 	if len(ids) > bulkDevices {
 		ids = ids[:bulkDevices]
@@ -163,7 +163,7 @@ func (s *Server) doBulk(w http.ResponseWriter, r *http.Request) error {
 	}
 	back := readBack(form.Get("back"))
 	if len(rows) == 0 {
-		return s.redirect(w, r, back.path(), ui.Notice{Tone: "warn", Text: "The devices no longer exist. Nothing was changed."})
+		return s.redirect(w, r, back.path(), ui.Notice{Tone: "warn", Text: "The devices do not exist any more. Nothing was changed."})
 	}
 	b := ui.Bulk{Rows: rows, Back: back.encode(), Key: form.Get("key"), Value: form.Get("value")}
 	if act.name == "label" {
@@ -272,16 +272,16 @@ type labelUndo struct {
 	until      time.Time
 }
 
-// undos keeps the values that the last labels replaced, in memory. The values are lost when the hub
-// restarts, and another hub with the same database does not have them. undoBulk then says that the
-// action cannot be undone.
+// undos keeps in memory the values that the last labels replaced. Another hub with the same
+// database does not have these values, and a restart of the hub removes them. undoBulk then says
+// that the label cannot be undone.
 type undos struct {
 	mu   sync.Mutex
 	acts map[string]*labelUndo
 }
 
-// keep stores an action and returns the random name of the stored action, or "" if the replaced
-// values are too large.
+// keep stores an action and returns a random name, by which the method `take` finds the action. If
+// the replaced values are too large, keep stores nothing and returns "".
 func (u *undos) keep(act *labelUndo, now time.Time) string {
 	text, err := json.Marshal(act.was)
 	if err != nil || len(text) > undoBytes || len(act.was) == 0 {
@@ -321,15 +321,15 @@ func (u *undos) take(owner, name string, now time.Time) *labelUndo {
 	return act
 }
 
-// undoBulk undoes an account's last label. If a device's key has another value by now, undoBulk
-// does not change that device.
+// undoBulk undoes an account's last label. If a device's key does not have the label's value any
+// more, undoBulk does not change that device.
 func (s *Server) undoBulk(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
 	}
 	act := s.undos.take(accountOf(r).ID, r.PostForm.Get("undo"), s.cfg.Now())
 	if act == nil {
-		return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "warn", Text: "This action can no longer be undone, because ten minutes have passed or you set another label."})
+		return s.redirect(w, r, "/ui/devices", ui.Notice{Tone: "warn", Text: "The label cannot be undone, because ten minutes have passed or because you set another label after it."})
 	}
 	n := 0
 	for id, was := range act.was {

@@ -16,8 +16,8 @@ import (
 
 // A machine with a claim code asks the hub every three seconds whether somebody has claimed it. For
 // a minute after such a request, a person can type the short form of the code, and the hub finds
-// the machine. This reveals only the machine's IP address: a client that polls has the code
-// already, and a person who types the short form sees it on the machine's screen.
+// the machine. This reveals only the machine's IP address. A client that polls already has the
+// code, and a person who types the short form sees the short form on the machine's screen.
 const (
 	claimPath = "/ui/onboard/claim"
 	// Bounds of the machines with a claim code that the hub remembers.
@@ -37,8 +37,8 @@ type claimant struct {
 }
 
 // claimants are the machines that asked the hub within claimantsFor, by the short forms of their
-// codes. Another hub with the same database does not know these machines; there, a person must use
-// the code itself.
+// codes. The machines are only in the memory of this hub. On another hub with the same database, a
+// person must use the code itself.
 type claimants struct {
 	mu      sync.Mutex
 	byWords map[string]claimant
@@ -65,7 +65,8 @@ func (c *claimants) note(code, addr string, now time.Time) {
 	c.byWords[words] = claimant{code, addr, now}
 }
 
-// find returns the machine whose code has this short form, if it asked within claimantsFor.
+// find returns the machine with this short form of its code, if the machine asked within
+// claimantsFor.
 func (c *claimants) find(words string, now time.Time) (claimant, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,6 +96,24 @@ func (s *Server) showClaimForm(w http.ResponseWriter, r *http.Request) error {
 		return s.renderClaimForm(w, r, http.StatusBadRequest, form)
 	}
 	return s.redirect(w, r, "/claim/"+code, ui.Notice{})
+}
+
+// claimDeviceOnPage claims a device without a TPM, by the id and the challenge that the device
+// displays.
+func (s *Server) claimDeviceOnPage(w http.ResponseWriter, r *http.Request) error {
+	if err := readForm(r); err != nil {
+		return err
+	}
+	id, challenge := strings.ToLower(strings.TrimSpace(r.PostForm.Get("device"))), r.PostForm.Get("challenge")
+	d, err := s.claimByChallenge(r, id, challenge)
+	if err != nil {
+		text, status, ok := s.formProblem(r, err)
+		if !ok {
+			return err
+		}
+		return s.renderClaimForm(w, r, status, ui.ClaimForm{Tabs: onboardTabs(claimPath), Device: clipRunes(id, 64), Challenge: clipRunes(challenge, 64), DeviceProblem: text})
+	}
+	return s.redirect(w, r, devicePath(d.ID), ui.Notice{Tone: "ok", Text: "The device is yours. It has no TPM, so the hub has no evidence of its identity."})
 }
 
 func (s *Server) renderClaimForm(w http.ResponseWriter, r *http.Request, status int, form ui.ClaimForm) error {
@@ -148,8 +167,8 @@ func (s *Server) showArrivalSteps(w http.ResponseWriter, r *http.Request) error 
 	return s.renderPart(w, r, "arrival", "steps", ui.Page{Data: a})
 }
 
-// arrivalOf reads the onboarding steps of the machine that joins with the join token in the path,
-// which must belong to the account.
+// arrivalOf reads the onboarding steps of the machine that joins with the join token in the path.
+// The join token must belong to the account.
 func (s *Server) arrivalOf(r *http.Request) (*ui.Arrival, error) {
 	id, owner := r.PathValue("id"), accountOf(r).ID
 	if !wire.IsID(id) {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/api"
+	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
@@ -179,5 +181,47 @@ func TestArrivalThatFailsSaysWhy(t *testing.T) {
 	b.signIn()
 	if _, page, _ := b.send("GET", "/ui/onboard/claim/"+id, ""); !strings.Contains(page, "The machine did not send its evidence in time") || !strings.Contains(page, "Claim again") {
 		t.Errorf("too late: %s", brief.Of(page))
+	}
+}
+
+// A person claims a device without a TPM on the page, by its id and challenge. After a wrong
+// challenge, the page shows the typed text again. A device can be claimed only once.
+func TestDeviceWithoutTPMIsClaimedOnThePage(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.Server.Unlimited()
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
+	b := s.browser(t)
+	b.signIn()
+	d := want[api.Registered](s.person(t, ""), "POST", "/devices", nil, 200)
+	const path = "/ui/onboard/claim"
+	for _, c := range [][2]string{{d.ID, "aaaa-bbbb-cccc"}, {"x", d.Challenge}, {strings.Repeat("0", 24), d.Challenge}, {d.ID, ""}, {"<script>alert(1)</script>", "<b>"}} {
+		page := b.posts(path, 412, "device", c[0], "challenge", c[1])
+		says(t, page, "No unclaimed device has this id and this challenge.")
+		if strings.Contains(page, "<script>alert") || strings.Contains(page, "<b>") {
+			t.Errorf("%q is markup", c)
+		}
+	}
+	to := b.posts(path, 303, "device", " "+strings.ToUpper(d.ID)+" ", "challenge", strings.ToUpper(d.Challenge))
+	if !strings.HasSuffix(to, "/ui/devices/"+d.ID) || must(s.Store.Device(t.Context(), d.ID))(t).Owner != s.Owner.ID {
+		t.Errorf("to %q", to)
+	}
+	b.posts(path, 412, "device", d.ID, "challenge", d.Challenge)
+	says(t, b.page("/ui/audit?kind=device."), "was claimed with its challenge")
+}
+
+// Guesses of a challenge on the page have the same rate limit as those by the API.
+func TestChallengesAreNotGuessedOnThePage(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	b := s.browser(t)
+	b.signIn()
+	limited := false
+	for range 20 {
+		status, page, _ := b.form("/ui/onboard/claim", "device", wire.NewID(), "challenge", "aaaa-bbbb-cccc")
+		limited = limited || status == 429 && strings.Contains(page, "Too many claims from this address.")
+	}
+	if !limited {
+		t.Error("twenty guesses in a row were not limited")
 	}
 }

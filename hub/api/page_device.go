@@ -45,8 +45,8 @@ const (
 	tabSettings  = "settings"
 )
 
-// deviceTabs are the tabs in their order. fill reads the data of a tab: a bounded number of rows,
-// however much data the hub has about the device.
+// deviceTabs are the tabs in their order. The function `fill` reads the data of a tab. It reads a
+// bounded number of rows, even if the hub has much data about the device.
 var deviceTabs []deviceTab
 
 type deviceTab struct {
@@ -87,7 +87,7 @@ func (s *Server) showDevicePage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderDevice(w, r, http.StatusOK, d, tab, nil)
 }
 
-// renderDevice answers with a tab of a device's page. If change is not nil, it changes the filled
+// renderDevice answers with a tab of a device's page. If `change` is not nil, it changes the filled
 // tab: it adds the text that a person typed, and an error message beside it.
 func (s *Server) renderDevice(w http.ResponseWriter, r *http.Request, status int, d store.Device, tab string, change func(*ui.DevicePage)) error {
 	for _, one := range deviceTabs {

@@ -16,7 +16,7 @@ import (
 )
 
 // Bounds of the tab "Logs", which keep the page below 100 kB. downloadLines is the number of lines
-// that a download reads from the store at once.
+// that a download reads from the store in one call.
 const (
 	logLines      = 100
 	logLinesBytes = 32 << 10
@@ -53,7 +53,8 @@ func (l logSearch) path(d store.Device, pairs ...string) string {
 	return tabPath(d.ID, tabLogs, append([]string{"source", l.source, "level", l.level, "text", l.text}, pairs...)...)
 }
 
-// fillLogs fills the tab "Logs" with the newest lines, or with older ones.
+// fillLogs fills the tab "Logs" with the newest lines, or with the lines before the place in the
+// query.
 func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	d, search := v.Device, readLogSearch(r.URL.Query())
 	f := search.filter(d)
@@ -90,7 +91,8 @@ func (s *Server) fillLogs(r *http.Request, v *deviceView) error {
 	return nil
 }
 
-// suggest adds a value to the suggestions for a field, unless the value has invisible characters.
+// suggest adds a value to the suggestions for a field. It does not add a value with invisible
+// characters.
 func suggest(list []string, value string) []string {
 	if value == "" || len(list) == 50 || slices.Contains(list, value) || ui.Visible(value) != value {
 		return list
@@ -116,7 +118,7 @@ func readLogPlace(text string) (*store.LogEntry, bool) {
 }
 
 // downloadLog sends the log lines of a search as text, the oldest first. It reads downloadLines
-// lines at a time, so that it does not hold a whole log in memory.
+// lines at a time, so that the memory does not contain the whole log.
 func (s *Server) downloadLog(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {

@@ -18,26 +18,31 @@ import (
 const (
 	metaRows  = 300
 	metaValue = 400 // characters
+	metaName  = 200 // characters
+	// metaBytes bounds each table, and metaText the editor, in bytes on the page.
+	metaBytes = 15 << 10
+	metaText  = 15 << 10
 )
 
 // fillMeta fills the tab "Metadata".
 func (s *Server) fillMeta(_ *http.Request, v *deviceView) error {
 	d := v.Device
 	m := &ui.DeviceMeta{Max: store.MaxMeta, Was: metaHash(d.UserMeta), Unreadable: d.Unreadable}
-	m.User, m.MoreUser, m.UserSize = tableOf(d.UserMeta)
-	m.Reported, m.MoreReported, m.ReportedSize = tableOf(d.DeviceMeta)
-	m.Text = indented(d.UserMeta)
+	m.User, m.MoreUser, m.UserSize = tableOf(d.UserMeta, 600) // each row has a form
+	m.Reported, m.MoreReported, m.ReportedSize = tableOf(d.DeviceMeta, 150)
+	m.SetText(indented(d.UserMeta), metaText)
 	v.Meta = m
 	return nil
 }
 
 // tableOf returns the first keys of user-meta or device-meta with their values, the number of
-// further keys, and the size of all keys and values in bytes.
-func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
+// further keys, and the size of all keys and values in bytes. `around` is the number of bytes around
+// the texts of a row.
+func tableOf(m map[string]any, around int) (rows []ui.MetaRow, more, size int) {
 	if text, err := store.CompactJSON(orEmpty(m)); err == nil {
 		size = len(text)
 	}
-	names := slices.Sorted(maps.Keys(m))
+	names, weight := slices.Sorted(maps.Keys(m)), 0
 	for _, name := range names[:min(len(names), metaRows)] {
 		text, isText := m[name].(string)
 		if !isText {
@@ -46,10 +51,13 @@ func tableOf(m map[string]any) (rows []ui.MetaRow, more, size int) {
 			}
 		}
 		row := ui.MetaRow{Name: name, Value: ui.VisibleLines(clipRunes(text, metaValue))}
-		row.Cut = len([]rune(text)) > metaValue
+		row.Cut, row.LongName = len([]rune(text)) > metaValue, ui.Weight(name) > metaName
+		if weight += around + 2*ui.Weight(clipRunes(name, metaName)) + ui.Weight(row.Value); weight > metaBytes {
+			break
+		}
 		rows = append(rows, row)
 	}
-	return rows, max(0, len(names)-metaRows), size
+	return rows, len(names) - len(rows), size
 }
 
 // indented returns metadata as JSON with a line for each key. It escapes characters that are
@@ -85,8 +93,8 @@ func escapeHidden(text string) string {
 	return b.String()
 }
 
-// metaHash returns a hash of metadata. An edit compares it to find out whether the metadata has
-// changed since the page was shown.
+// metaHash returns a hash of metadata. An edit compares two hashes to find out whether the metadata
+// has changed since the page was shown.
 func metaHash(m map[string]any) string {
 	text, err := store.CompactJSON(orEmpty(m))
 	if err != nil {
@@ -120,7 +128,8 @@ func (s *Server) editMetaOnPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderDevice(w, r, status, d, tabMeta, func(p *ui.DevicePage) {
 		m := p.Meta
 		if act == "merge" || act == "replace" {
-			m.Text, m.Problem, m.Replace = r.PostFormValue("text"), text, act == "replace"
+			m.SetText(r.PostFormValue("text"), metaText)
+			m.Problem, m.Replace = text, act == "replace"
 			return
 		}
 		m.Key, m.Value, m.KeyProblem = r.PostFormValue("key"), r.PostFormValue("value"), text
@@ -182,8 +191,8 @@ func undoOfKey(d store.Device, act, key string, n ui.Notice) ui.Notice {
 	return n
 }
 
-// typedValue reads the value of one key. The value is JSON if the form's checkbox "json" is set,
-// and a text otherwise.
+// typedValue reads the value of one key. If the form's checkbox "json" is set, the value is JSON.
+// If not, the value is a text.
 func typedValue(r *http.Request) (any, error) {
 	text := r.PostFormValue("value")
 	if r.PostFormValue("json") == "" {

@@ -19,12 +19,20 @@ import (
 const (
 	revisionsOnPage = 25
 	diffRows        = 200
-	stateText       = 32 << 10 // bytes
+	diffText        = 300 // characters of a name or value, as the page shows them
+	// Bounds in bytes on the page: of the text of a state, of one comparison of states, and of each
+	// of two comparisons.
+	stateText      = 10 << 10
+	diffBytes      = 20 << 10
+	diffBytesOfTwo = 8 << 10
+	messageInForm  = 8 << 10
+	stateInForm    = 20 << 10 // largest new state that the form of its preview contains
+	diffAround     = 450      // bytes around the texts of one change
 )
 
-// fillRevisions fills the tab "Revisions". ?rev= shows a revision. ?from= is the number of the
-// revision with which that revision is compared. ?post= shows a preview of posting a revision's
-// state again.
+// fillRevisions fills the tab "Revisions". ?rev=N shows the revision N. ?from=M compares that
+// revision with the revision M. ?post=N shows what would change if the state of the revision N were
+// posted again.
 func (s *Server) fillRevisions(r *http.Request, v *deviceView) error {
 	t := &ui.DeviceRevisions{Trail: v.newest != nil}
 	v.Revisions = t
@@ -55,13 +63,18 @@ func (s *Server) fillRevisions(r *http.Request, v *deviceView) error {
 		row.Current, row.Running = isShown && one.Rev == shown, one.Rev == t.Reported
 		t.Rows = append(t.Rows, row)
 	}
+	rev, isPreview := revInQuery(r, "post")
+	room := diffBytes
+	if isShown && isPreview {
+		room = diffBytesOfTwo
+	}
 	if isShown {
-		if err := s.fillShown(r, v, shown); err != nil {
+		if err := s.fillShown(r, v, shown, room); err != nil {
 			return err
 		}
 	}
-	if rev, ok := revInQuery(r, "post"); ok {
-		t.Preview, err = s.previewOf(r, v.Device, rev)
+	if isPreview {
+		t.Preview, err = s.previewOf(r, v.Device, rev, room)
 	}
 	return err
 }
@@ -105,8 +118,8 @@ func revisionBadge(status trail.Status) ui.Badge {
 }
 
 // fillShown reads a revision, and compares it with the revision ?from= (default: the revision
-// before it).
-func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
+// before it). The comparison needs at most `room` bytes on the page.
+func (s *Server) fillShown(r *http.Request, v *deviceView, rev, room int) error {
 	one, err := s.cfg.Store.Revision(r.Context(), v.Device.ID, rev)
 	if err != nil {
 		return err
@@ -120,7 +133,7 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	}
 	state, err := trail.ParseState(one.State)
 	if err != nil {
-		return nil // an older hub accepted this state, and this hub cannot read it: show no difference
+		return nil // an older hub accepted a state that this hub cannot read: show no difference
 	}
 	shown.Files, shown.Text = state.Len(), readableState(state)
 	if shown.From < 0 {
@@ -130,32 +143,40 @@ func (s *Server) fillShown(r *http.Request, v *deviceView, rev int) error {
 	if err != nil {
 		return err
 	}
-	shown.Changes, shown.More = difference(other.State, state)
+	shown.Changes, shown.More = difference(other.State, state, room)
 	return nil
 }
 
 // readableState returns a state as indented text, or "" if the text is too long for a page.
 func readableState(state *trail.State) string {
 	var b bytes.Buffer
-	if len(state.JSON) > stateText || json.Indent(&b, state.JSON, "", "  ") != nil || b.Len() > stateText {
+	if len(state.JSON) > stateText || json.Indent(&b, state.JSON, "", "  ") != nil || ui.Weight(b.String()) > stateText {
 		return ""
 	}
 	return ui.VisibleLines(b.String()) // in a JSON text, the escapes of VisibleLines mean the same as the characters
 }
 
 // difference returns the first changes between a stored state and another state, and the number of
-// further changes.
-func difference(before []byte, after *trail.State) ([]trail.Change, int) {
+// further changes. The returned changes need at most `room` bytes on the page.
+func difference(before []byte, after *trail.State, room int) ([]trail.Change, int) {
 	old, err := trail.ParseState(before)
 	if err != nil {
 		return nil, 0
 	}
 	all := trail.Diff(old, after)
-	return all[:min(len(all), diffRows)], max(0, len(all)-diffRows)
+	n := 0
+	for n < min(len(all), diffRows) {
+		c := &all[n]
+		if room -= diffAround + ui.Weight(clipRunes(c.Name, diffText)) + ui.Weight(clipRunes(c.Before, diffText)) + ui.Weight(clipRunes(c.After, diffText)); room < 0 {
+			break
+		}
+		n++
+	}
+	return all[:n], len(all) - n
 }
 
 // previewOf returns what would change if a revision's state were posted again.
-func (s *Server) previewOf(r *http.Request, d store.Device, rev int) (*ui.RevisionPreview, error) {
+func (s *Server) previewOf(r *http.Request, d store.Device, rev, room int) (*ui.RevisionPreview, error) {
 	one, err := s.cfg.Store.Revision(r.Context(), d.ID, rev)
 	if err != nil {
 		return nil, err
@@ -165,17 +186,18 @@ func (s *Server) previewOf(r *http.Request, d store.Device, rev int) (*ui.Revisi
 		return nil, badState(err)
 	}
 	p := &ui.RevisionPreview{From: rev, Message: fmt.Sprintf("Roll back to revision %d", rev)}
-	return p, s.compareWithNewest(r, d, p, state)
+	return p, s.compareWithNewest(r, d, p, state, room)
 }
 
-// compareWithNewest sets in p the difference between the newest revision's state and another state.
-func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) error {
+// compareWithNewest sets in `p` the difference between the newest revision's state and another
+// state.
+func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State, room int) error {
 	newest, err := s.cfg.Store.Revision(r.Context(), d.ID, -1)
 	if err != nil {
 		return err
 	}
 	p.Newest, p.Files, p.RollBack = newest.Rev, state.Len(), p.From >= 0
-	p.Changes, p.More = difference(newest.State, state)
+	p.Changes, p.More = difference(newest.State, state, room)
 	return nil
 }
 
@@ -189,7 +211,7 @@ func (s *Server) postRevisionOnPage(w http.ResponseWriter, r *http.Request) erro
 	}
 	p, state, err := s.typedRevision(r, d)
 	if err == nil {
-		err = s.compareWithNewest(r, d, p, state)
+		err = s.compareWithNewest(r, d, p, state, diffBytes)
 	}
 	if errors.Is(err, store.ErrNotFound) {
 		return err
@@ -221,6 +243,9 @@ func (s *Server) postRevisionOnPage(w http.ResponseWriter, r *http.Request) erro
 // typedRevision reads the form of a new revision.
 func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPreview, *trail.State, error) {
 	p := &ui.RevisionPreview{From: -1, Message: r.PostFormValue("message")}
+	if ui.Weight(p.Message) > messageInForm {
+		return nil, nil, problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The message is too long for this page.")
+	}
 	if from, ok := revNumber(r.PostFormValue("from")); ok {
 		one, err := s.cfg.Store.Revision(r.Context(), d.ID, from)
 		if err != nil {
@@ -244,17 +269,23 @@ func (s *Server) typedRevision(r *http.Request, d store.Device) (*ui.RevisionPre
 	if err != nil {
 		return p, nil, badState(err)
 	}
-	p.State = string(state.JSON)
+	p.State, p.Sum = string(state.JSON), hashOf(string(state.JSON))
+	if p.Long = ui.Weight(p.State) > stateInForm; p.Long {
+		p.State = "" // the person chooses the file again
+	}
 	return p, state, nil
 }
 
 // postTyped posts the revision that a preview showed. The revision's number follows the number of
-// the preview's newest revision. If another revision was posted after the preview, the hub refuses
-// the revision, because the preview is no longer correct.
+// the preview's newest revision. If another revision was posted after the preview, the preview is
+// wrong, so the hub refuses the revision.
 func (s *Server) postTyped(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State) (int, error) {
 	seen, ok := revNumber(r.PostFormValue("newest"))
 	if !ok || seen != p.Newest {
 		return 0, problem(http.StatusConflict, "rev-taken", "Look at the new preview, and post the revision again.", "Another revision was posted after you looked.")
+	}
+	if p.Long && r.PostFormValue("sum") != p.Sum {
+		return 0, problem(http.StatusConflict, "state-changed", "Look at the new preview, and post the state again.", "The file is not the one of the preview.")
 	}
 	if len(p.Message) > maxCommitMsg {
 		return 0, problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)

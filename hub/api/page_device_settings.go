@@ -52,9 +52,9 @@ func (s *Server) fillSettings(_ *http.Request, v *deviceView) error {
 		t.Lost = append(t.Lost, fmt.Sprintf("Its trail with %s, the newest with number %d, is removed.", counted(v.newest.Rev+1, "revision"), v.newest.Rev))
 	}
 	if n := len(d.UserMeta) + len(d.DeviceMeta); n > 0 {
-		t.Lost = append(t.Lost, fmt.Sprintf("Its metadata is no longer available: %s in the user-meta, %s in the device-meta.", counted(len(d.UserMeta), "key"), counted(len(d.DeviceMeta), "key")))
+		t.Lost = append(t.Lost, fmt.Sprintf("Its metadata is deleted: %s in the user-meta, %s in the device-meta.", counted(len(d.UserMeta), "key"), counted(len(d.DeviceMeta), "key")))
 	}
-	t.Lost = append(t.Lost, "Its log, its boot measurements and their reference are no longer available. The audit trail keeps its events.")
+	t.Lost = append(t.Lost, "Its log, its boot measurements and its boot reference are deleted. The audit trail keeps its events.")
 	v.Settings = t
 	return nil
 }

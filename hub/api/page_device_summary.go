@@ -60,8 +60,8 @@ func (s *Server) wellWords(v *deviceView) string {
 	return "No problem is known."
 }
 
-// whereFacts returns facts about the place of a device: its IP address, what its user-meta says,
-// and the machine as the device describes it.
+// whereFacts returns facts about the place of a device: the device's IP address, values of its
+// user-meta, and the device's description of its machine.
 func whereFacts(d store.Device) []ui.Fact {
 	facts := []ui.Fact{{Name: "Address", Value: d.LastSeenAddr, Mono: true, Note: "of its last contact"}}
 	for _, key := range []string{"site", "location", "fleet-location", "fleet-group"} {
@@ -106,8 +106,8 @@ func softwareFacts(meta map[string]any) []ui.Fact {
 const maxNetworkFacts = 8
 
 // consoleFacts returns the facts about a machine in its device-meta, in the form in which Gangway's
-// agent and Pantavisor send them. A device may send other values or types in these keys; they are
-// ignored.
+// agent and Pantavisor send them. consoleFacts ignores these keys if a device sends other values or
+// types in them.
 func consoleFacts(meta map[string]any) []ui.Fact {
 	var facts []ui.Fact
 	text := func(key, name string) {
@@ -282,8 +282,8 @@ var momentIcons = []struct{ kind, icon string }{
 	{"device.approved", "user"}, {"device.denied", "user"}, {"device.renamed", "pencil"}, {"device.user-meta", "pencil"},
 }
 
-// momentOf converts an event to an entry of the timeline. ok is false for the activation, which
-// onboardingSteps returns already.
+// momentOf converts an event to an entry of the timeline. The result `ok` is false for the
+// activation, because onboardingSteps returns the activation.
 func momentOf(e store.Event) (ui.Moment, bool) {
 	if e.Kind == "device.activated" {
 		return ui.Moment{}, false

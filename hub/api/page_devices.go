@@ -54,7 +54,7 @@ var listColumns = []struct {
 type listQuery struct {
 	text    string
 	sort    string   // a store.SortKey, with "-" before it if descending
-	columns []string // empty: the columns whose field usual is true
+	columns []string // keys of the shown columns; empty: the columns with `usual` set
 }
 
 // readListQuery reads the query of a list's address. It ignores unknown names and values, so that a
@@ -62,7 +62,7 @@ type listQuery struct {
 func readListQuery(v url.Values) (q listQuery) {
 	q.text = v.Get("q")
 	if len(q.text) > search.MaxLength {
-		q.text = q.text[:search.MaxLength+1] // still too long, so that search.Parse reports the error
+		q.text = q.text[:search.MaxLength+1] // one byte too long, so that search.Parse reports the error
 	}
 	if key := strings.TrimPrefix(v.Get("sort"), "-"); slices.Contains([]store.SortKey{store.SortNick, store.SortCreated, store.SortLastSeen, store.SortModel}, store.SortKey(key)) {
 		q.sort = v.Get("sort")
@@ -75,7 +75,7 @@ func readListQuery(v url.Values) (q listQuery) {
 	return q
 }
 
-// readBack reads a list's query from a form's field.
+// readBack reads the query of a list from the text of a form's field.
 func readBack(text string) listQuery {
 	v, err := url.ParseQuery(text)
 	if err != nil {
@@ -165,7 +165,7 @@ func (s *Server) devicesPage(r *http.Request) (*ui.DevicesPage, error) {
 		d.Empty, d.Commands = true, s.firstCommands(account)
 		return d, nil
 	}
-	if d.Views, err = s.viewsOf(ctx, account.ID, q); err != nil {
+	if d.Views, d.MoreViews, err = s.viewsOf(ctx, account.ID, q); err != nil {
 		return nil, err
 	}
 	d.CSV, d.JSON = "/ui/devices.csv?"+d.Here, "/ui/devices.json?"+d.Here
@@ -249,8 +249,8 @@ func countWords(n store.SearchCount) string {
 	return ui.Number(n.N) + " devices"
 }
 
-// searchProblem returns the text for an error in a search, to show beside the search. ok is false
-// for other errors.
+// searchProblem returns the text for an error in a search, to show beside the search. The result
+// `ok` is false for other errors.
 func searchProblem(err error) (text string, ok bool) {
 	var wrong *search.Error
 	var bad *store.ErrBadSearch
@@ -329,14 +329,23 @@ func (s *Server) showRow(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "devices", "one-row", ui.Page{Data: d})
 }
 
-// viewsOf lists an account's saved views.
-func (s *Server) viewsOf(ctx context.Context, owner string, here listQuery) (list []ui.View, err error) {
+// viewBytes bounds the saved views on a page, in bytes, because their names and addresses may be long.
+const viewBytes = 12 << 10
+
+// viewsOf lists an account's saved views, and returns the number of views that the page has no room
+// for.
+func (s *Server) viewsOf(ctx context.Context, owner string, here listQuery) (list []ui.View, more int, err error) {
 	views, err := s.cfg.Store.SavedViews(ctx, owner)
+	weight := 0
 	for _, v := range views {
 		q := readBack(v.Query)
-		list = append(list, ui.View{Name: v.Name, Path: q.path(), Current: q.encode() == here.encode()})
+		one := ui.View{Name: v.Name, Path: q.path(), Current: q.encode() == here.encode()}
+		if weight += 150 + 3*ui.Weight(one.Name) + ui.Weight(one.Path); weight > viewBytes {
+			break
+		}
+		list = append(list, one)
 	}
-	return list, err
+	return list, len(views) - len(list), err
 }
 
 // saveView saves the query of a list under a name.

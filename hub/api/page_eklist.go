@@ -27,7 +27,7 @@ func (s *Server) showEKListPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderEKList(w, r, http.StatusOK, nil)
 }
 
-// renderEKList answers with the page of the EK list. If change is not nil, it changes the filled
+// renderEKList answers with the page of the EK list. If `change` is not nil, it changes the filled
 // page.
 func (s *Server) renderEKList(w http.ResponseWriter, r *http.Request, status int, change func(*ui.EKListPage)) error {
 	ctx, owner, q := r.Context(), accountOf(r).ID, r.URL.Query()
@@ -49,7 +49,8 @@ func (s *Server) renderEKList(w http.ResponseWriter, r *http.Request, status int
 	return s.renderPage(w, r, status, "eks", ui.Page{Title: "Expected TPMs", Section: ui.SectionTrust, Data: p, Wide: true})
 }
 
-// fillEKList fills in the lines whose hash or serial number begins with the digits of the search.
+// fillEKList fills in the lines of the list. If there is a search, it fills in only lines with a
+// hash or serial number that begins with the digits of the search.
 func (s *Server) fillEKList(r *http.Request, p *ui.EKListPage, owner, after string) error {
 	prefix := hexDigits(p.Query)
 	if strings.Trim(prefix, "0123456789abcdef") != "" {
@@ -153,7 +154,7 @@ func (s *Server) changeEKOnPage(w http.ResponseWriter, r *http.Request, remove b
 	}
 	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list.changed", Owner: a.ID, Message: a.Nick + " " + verb + " the EK list."})
 	notice := ui.Notice{Tone: "ok", Text: said}
-	if undo, err := json.Marshal(policy.NewListEntry(l)); err == nil && len(undo) <= maxUndo {
+	if undo, err := json.Marshal(policy.NewListEntry(l)); err == nil && len(undo) <= maxUndo && r.PostForm.Get("no-undo") == "" {
 		notice.UndoPath, notice.UndoValue = ekListPath+back, string(undo)
 	}
 	return s.redirect(w, r, ekListPath, notice)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"gangway/hub/store"
 	"gangway/hub/ui"
 	"gangway/internal/span"
+	"gangway/wire"
 )
 
 const (
@@ -73,9 +75,9 @@ func (s *Server) building(r *http.Request) ui.Building {
 
 // buildImageOnPage makes a join token, builds an image with it, and answers with the image.
 //
-// One request does everything, so that the secret exists only in this request, in the pipe to the
-// builder, and in the image. If the request ends before the hub has sent the whole image, the hub
-// stops the build and disables the join token, because nobody can use the image.
+// One request does everything. So the secret exists only in this request, in the pipe to the
+// builder, and in the image. If the request ends before the hub has sent the whole image, nobody
+// can use the image. The hub then stops the build and disables the join token.
 func (s *Server) buildImageOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -109,8 +111,11 @@ func (s *Server) readImageForm(r *http.Request) (d ui.ImagePage, o ImageOptions,
 	if err != nil {
 		return d, o, n, 0, err
 	}
-	o = ImageOptions{Disk: strings.TrimSpace(r.PostForm.Get("disk")), Escrow: strings.TrimSpace(r.PostForm.Get("escrow")), Network: r.PostForm.Get("network")}
-	d = ui.ImagePage{TokenForm: f.TokenForm, Disk: o.Disk, Escrow: o.Escrow, Network: o.Network}
+	o = ImageOptions{Claim: r.PostForm.Get("claim") != "", Disk: strings.TrimSpace(r.PostForm.Get("disk")), Escrow: strings.TrimSpace(r.PostForm.Get("escrow")), Network: r.PostForm.Get("network")}
+	if o.Claim { // the image has no join token
+		f.TokenForm = ui.TokenForm{Nick: f.Nick, Expires: f.Expires}
+	}
+	d = ui.ImagePage{TokenForm: f.TokenForm, Claim: o.Claim, Disk: o.Disk, Escrow: o.Escrow, Network: o.Network}
 	err = s.cfg.Images.Check(o)
 	var wrong *ImageOptionError
 	if errors.As(err, &wrong) {
@@ -137,9 +142,9 @@ type imageFailure struct {
 func (f *imageFailure) Error() string { return f.err.Error() }
 func (f *imageFailure) Unwrap() error { return f.err }
 
-// buildAndSend makes the join token and the image, and sends the image. An error after the first
-// byte of the answer breaks the connection, so that the browser does not mistake a part of the
-// image for all of it.
+// buildAndSend makes the join token and the image, and sends the image. If an error occurs after
+// the first byte of the answer, buildAndSend breaks the connection. So the browser does not mistake
+// a part of the image for the whole image.
 func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOptions, n NewJoinToken, life time.Duration) error {
 	account, limits := accountOf(r), s.cfg.ImageLimits
 	ctx, cancel := context.WithCancel(r.Context())
@@ -158,6 +163,13 @@ func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOpt
 	if err := errors.Join(connection.SetReadDeadline(time.Time{}), connection.SetWriteDeadline(time.Now().Add(limits.Time+s.cfg.Timeouts.Request))); err != nil {
 		return err
 	}
+	if o.Claim {
+		file, err := s.hubFile()
+		if err != nil {
+			return err
+		}
+		return s.buildWith(ctx, w, r, one, o, file, store.Event{Message: "The hub built an installer image without a join token."})
+	}
 	t, file, err := s.newJoinToken(ctx, account, n, life)
 	if err != nil {
 		return err
@@ -173,27 +185,46 @@ func (s *Server) buildAndSend(w http.ResponseWriter, r *http.Request, o ImageOpt
 	if err != nil {
 		return err
 	}
-	image, failure := s.build(ctx, one, o, text)
+	err = s.buildWith(ctx, w, r, one, o, text, store.Event{Token: t.ID, Message: fmt.Sprintf("The hub built an installer image with the join token %q.", t.Nick)})
+	sent = err == nil
+	return err
+}
+
+// hubFile returns the file that names this hub in an image without a join token. It is not secret.
+func (s *Server) hubFile() ([]byte, error) {
+	return json.Marshal(wire.HubFile{Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), HubCA: string(s.cfg.CA.RootPEM())})
+}
+
+// buildWith builds an image with a token file or hub file, sends the image and records the event.
+func (s *Server) buildWith(ctx context.Context, w http.ResponseWriter, r *http.Request, one *imageBuild, o ImageOptions, file []byte, built store.Event) error {
+	account := accountOf(r)
+	image, failure := s.build(ctx, one, o, file)
 	if failure != nil {
+		if o.Claim {
+			failure.text = withoutToken.Replace(failure.text)
+		}
 		one.change(func(state *imageState) { state.Problem = failure.text })
-		s.log.Warn("image not built", "account", account.ID, "token", t.ID, "err", failure.err)
+		s.log.Warn("image not built", "account", account.ID, "token", built.Token, "err", failure.err)
 		return failure
 	}
 	defer image.Close()
-	if err := s.sendImage(ctx, w, connection, one, image); err != nil {
+	if err := s.sendImage(ctx, w, one, image); err != nil {
 		one.change(func(state *imageState) {
 			state.Problem = "The download was interrupted. The hub disabled the image's join token. Build the image again."
+			if o.Claim {
+				state.Problem = "The download was interrupted. Build the image again."
+			}
 		})
-		s.log.Info("image not sent", "account", account.ID, "token", t.ID, "err", err)
+		s.log.Info("image not sent", "account", account.ID, "token", built.Token, "err", err)
 		panic(http.ErrAbortHandler)
 	}
-	sent = true
-	s.record(context.WithoutCancel(ctx), store.Event{Time: s.cfg.Now(), Kind: "image.built", Owner: account.ID, Token: t.ID, Message: fmt.Sprintf("The hub built an installer image with the join token %q.", t.Nick)})
+	built.Time, built.Kind, built.Owner = s.cfg.Now(), "image.built", account.ID
+	s.record(context.WithoutCancel(ctx), built)
 	return nil
 }
 
-// imageRefusal converts a Problem to an imageFailure, so that the form shows it although the person
-// cannot correct it in the form.
+// imageRefusal converts a Problem to an imageFailure. The form shows an imageFailure although the
+// person cannot correct the cause in the form.
 func imageRefusal(err error) error {
 	var p *Problem
 	if errors.As(err, &p) {
@@ -201,6 +232,9 @@ func imageRefusal(err error) error {
 	}
 	return err
 }
+
+// withoutToken removes from a failure the sentences about the join token, for an image without one.
+var withoutToken = strings.NewReplacer(" Its join token was disabled.", "", ", and its join token was disabled", "")
 
 // build builds the image, within limits.Time.
 func (s *Server) build(ctx context.Context, one *imageBuild, o ImageOptions, token []byte) (*Image, *imageFailure) {
@@ -225,8 +259,8 @@ func (s *Server) build(ctx context.Context, one *imageBuild, o ImageOptions, tok
 }
 
 // sendImage answers with an image.
-func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, connection *http.ResponseController, one *imageBuild, image *Image) error {
-	h := w.Header()
+func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, one *imageBuild, image *Image) error {
+	h, connection := w.Header(), http.NewResponseController(w)
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Disposition", `attachment; filename="installer.img"`)
 	h.Set("Cache-Control", "no-store")
@@ -247,8 +281,9 @@ func (s *Server) sendImage(ctx context.Context, w http.ResponseWriter, connectio
 	return connection.Flush()
 }
 
-// dropImageToken disables the join token of an image that was not sent. It disables the token even
-// if the client has closed the connection, which cancels the request's context.
+// dropImageToken disables the join token of an image that was not sent. If the client has closed
+// the connection, the request's context is cancelled. dropImageToken disables the token in this
+// case too.
 func (s *Server) dropImageToken(r *http.Request, account store.Account, t store.JoinToken) {
 	if err := s.disableJoinToken(context.WithoutCancel(r.Context()), account, t.ID); err != nil {
 		s.log.Error("a join token without an image stays valid", "token", t.ID, "err", err)

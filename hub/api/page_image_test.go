@@ -44,7 +44,8 @@ func imageOf(token []byte) *api.Image {
 	return &api.Image{ReadCloser: io.NopCloser(strings.NewReader(text)), Size: int64(len(text))}
 }
 
-// untilStopped returns a build that sends to began when it begins, and ends when it is stopped.
+// untilStopped returns a build function. When the build begins, it sends a text to the channel
+// `began`. The build ends when it is stopped.
 func untilStopped(began chan<- string) func(context.Context, api.ImageOptions, []byte, func(string)) (*api.Image, error) {
 	return func(ctx context.Context, _ api.ImageOptions, token []byte, step func(string)) (*api.Image, error) {
 		step("Making the installer")
@@ -156,6 +157,42 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 	}
 }
 
+// An image with claim codes needs no join token: the builder gets only the hub's name and CA, and the
+// hub makes no join token, even if the form has the fields of one.
+func TestImageWithClaimCodesHasNoToken(t *testing.T) {
+	t.Parallel()
+	var got api.ImageOptions
+	var file []byte
+	failing := errors.New("no space")
+	b := &builder{build: func(_ context.Context, o api.ImageOptions, hub []byte, _ func(string)) (*api.Image, error) {
+		got, file = o, hub
+		return nil, failing
+	}}
+	s := sceneWithBuilder(t, b, api.ImageLimits{})
+	ada := s.signedIn(t, "ada")
+	tokens := func() int { return len(must(s.Store.JoinTokens(t.Context(), s.Owner.ID))(t)) }
+	before := tokens()
+	page := ada.posts("/ui/onboard/image", 500, "claim", "yes", "nick", "hall", "max-uses", "not a number")
+	says(t, page, "The hub could not build the image.")
+	if strings.Contains(text(page), "was disabled") || !strings.Contains(page, `name="claim" value="yes" checked`) {
+		t.Errorf("the page speaks of a join token: %s", brief.Of(text(page)))
+	}
+	b.build = func(_ context.Context, o api.ImageOptions, hub []byte, _ func(string)) (*api.Image, error) {
+		got, file = o, hub
+		return imageOf(hub), nil
+	}
+	ada.posts("/ui/onboard/image", 200, "claim", "yes", "nick", "hall")
+	hub := must(wire.ParseHubFile(file))(t)
+	if !got.Claim || hub.Hub != s.URL || hub.HubName != s.CA.HubName() || hub.HubCA != string(s.CA.RootPEM()) {
+		t.Errorf("claim %v, hub file %s", got.Claim, brief.Of(file))
+	}
+	if n := tokens(); n != before {
+		t.Errorf("%d join tokens, %d before", n, before)
+	}
+	says(t, ada.page("/ui/onboard/image"), "It has no join token", "with the code that it displays")
+	says(t, ada.page("/ui/audit?kind=image."), "The hub built an installer image without a join token.")
+}
+
 // A build ignores a join token in the form. It makes a join token of the signed-in account, so that
 // nobody can put another owner's token into an image.
 func TestImageTakesNoOtherToken(t *testing.T) {
@@ -200,7 +237,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	second := bert.leave(ctx)
 	<-began
 	status, page, _ = cleo.form("/ui/onboard/image", "nick", "typed by cleo")
-	says(t, page, "as many images as it can at once")
+	says(t, page, "building the maximum number of images")
 	if status != 503 || b.builds.Load() != 2 || !strings.Contains(page, "typed by cleo") {
 		t.Errorf("three builds with a bound of two: %d, %d builds", status, b.builds.Load())
 	}
@@ -221,7 +258,7 @@ func TestBuildsAtOnceAreBounded(t *testing.T) {
 	})
 }
 
-// If a client does not read the image, it blocks only further builds of the same account.
+// A client that does not read its image blocks only further builds of its own account.
 func TestSlowDownloadKeepsNobodyFromBuilding(t *testing.T) {
 	t.Parallel()
 	began, closed := make(chan struct{}, 2), make(chan struct{}, 2)

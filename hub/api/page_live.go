@@ -13,22 +13,22 @@ import (
 	"gangway/hub/store"
 )
 
-// Pages change live: a browser keeps one GET /ui/live open, and the hub writes a line to it for
-// each event (server-sent events). A line has only the device's id and the kind of the event. The
-// page then fetches the parts that it shows, with the usual access checks.
+// Live changes of pages: a browser keeps one request GET /ui/live open. For each event, the hub
+// writes a line to the answer (server-sent events). A line has only the device's id and the kind of
+// the event. The page then fetches its changed parts, with the usual access checks.
 //
-// The events come from this process only: every event of the audit trail that has an owner. If
-// several hubs share one database, a page does not learn of the events of the other hubs. For that,
-// each write would have to increment a version number of the owner. Each hub would have to poll
-// that number, and call tell when it changes.
+// The hub writes lines for the events that this process records: every event of the audit trail
+// that has an owner. If several hubs share one database, a page gets no lines for the events of the
+// other hubs. To change this, each write would have to increment a version number of the owner.
+// Each hub would have to poll that number, and call tell when the number changes.
 const (
 	// Bounds of open connections: of one account, and of the hub.
 	liveOfAccount, liveOfHub = 8, 2000
-	// livePause is the time for which the hub collects changes before it writes the next line, so
-	// that a busy fleet does not make a page load its parts all the time.
+	// livePause is the time for which the hub collects changes before it writes the next line.
+	// Without this pause, a busy fleet would make a page load its parts all the time.
 	livePause = time.Second
-	// liveBeat is the longest time between two lines. At each beat, the hub checks that the session
-	// still exists.
+	// liveBeat is the longest time between two lines. After each liveBeat, the hub checks whether
+	// the session exists.
 	liveBeat = 15 * time.Second
 	// liveChanges bounds the changes that wait for one listener. If there are more, the page reloads.
 	liveChanges = 200
@@ -38,7 +38,7 @@ var errLive = problem(http.StatusTooManyRequests, "too-many-live", "Close some o
 
 var errLiveAccept = problem(http.StatusBadRequest, "live-accept", "Send the header Accept: text/event-stream, and read the answer line by line.", "The answer does not end, so the request must accept text/event-stream.")
 
-// live has the listeners of each account.
+// `live` has the listeners of each account.
 type live struct {
 	mu        sync.Mutex
 	listeners map[string]map[*listener]bool // by Account.ID
@@ -165,8 +165,8 @@ func (one *listener) add(c liveChange) {
 	one.rouse()
 }
 
-// take returns the changes since the last call. many reports that there were more changes than
-// liveChanges.
+// take returns the changes since the last call. The result `many` is true if there were more
+// changes than liveChanges.
 func (one *listener) take() (changes []liveChange, many bool) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
@@ -194,7 +194,7 @@ func (s *Server) showLive(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // otherwise nginx would buffer the lines
+	h.Set("X-Accel-Buffering", "no") // without this header, nginx buffers the lines
 	line := func(text string) error {
 		if err := connection.SetWriteDeadline(time.Now().Add(2 * liveBeat)); err != nil {
 			return err
@@ -211,7 +211,7 @@ func (s *Server) showLive(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// follow writes changes as they come, and an empty comment line each liveBeat.
+// follow writes each change immediately, and an empty comment line after each liveBeat.
 func (s *Server) follow(r *http.Request, one *listener, line func(text string) error) {
 	beat := time.NewTicker(s.live.beatEvery())
 	defer beat.Stop()
@@ -244,8 +244,8 @@ func (s *Server) follow(r *http.Request, one *listener, line func(text string) e
 	}
 }
 
-// stillSignedIn reports whether the request's session still exists. If the store fails, it returns
-// true, so that the next beat decides.
+// stillSignedIn reports whether the request's session exists now. If the store returns an error,
+// stillSignedIn returns true, and the next call decides.
 func (s *Server) stillSignedIn(r *http.Request) bool {
 	c, err := s.identifyAccount(r.WithContext(store.WithActor(r.Context(), &store.Actor{})), fullSession)
 	if err != nil {

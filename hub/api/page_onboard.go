@@ -16,7 +16,7 @@ const (
 	onboardPath = "/ui/onboard"
 )
 
-// shownOnboardTabs are the pages of the section "Onboard" whose address has a route.
+// shownOnboardTabs are the pages of the section "Onboard". Each page's address has a route.
 var shownOnboardTabs []ui.Tab
 
 func init() {
@@ -90,7 +90,7 @@ func tokenRow(t store.JoinToken, now time.Time) ui.TokenRow {
 }
 
 // tokenState returns the state of a join token in words: "valid", or the reason why devices cannot
-// join with it or soon cannot.
+// join with the token now or soon.
 func tokenState(t store.JoinToken, now time.Time) string {
 	switch {
 	case t.Disabled:

@@ -196,8 +196,7 @@ func TestTokenFileNeedsItsSecret(t *testing.T) {
 	}
 }
 
-// The form shows each problem next to the wrong field, and still has the text that the person
-// typed.
+// The form shows each problem next to the wrong field, and has the text that the person typed.
 func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -247,7 +246,7 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	}
 }
 
-// If an owner opens a page or sends a form with the id of another owner's join token, the answer is
+// An owner opens a page or sends a form with the id of another owner's join token. The answer is
 // the same as for an id that does not exist.
 func TestOtherOwnersTokenHasNoPage(t *testing.T) {
 	t.Parallel()

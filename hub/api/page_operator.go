@@ -2,14 +2,17 @@ package api
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/hub/trust"
 	"gangway/hub/ui"
 	"gangway/internal/version"
@@ -21,13 +24,17 @@ import (
 // The addresses of the tabs of the operator's pages. These pages read counters, accounts and the
 // hub's own state. They must not read a device's nick, metadata, logs or evidence.
 const (
-	operatorPath       = "/ui/operator"
-	operatorMakersPath = operatorPath + "/makers"
-	operatorHealthPath = operatorPath + "/health"
+	operatorPath         = "/ui/operator"
+	operatorMakersPath   = operatorPath + "/makers"
+	operatorVersionsPath = operatorPath + "/versions"
+	operatorHealthPath   = operatorPath + "/health"
 )
 
 const (
 	ownersOnPage = 100
+	// versionDevices is the number of devices whose versions a page counts, and versionRows the
+	// number of versions that it shows. A device's record may have half a megabyte of metadata.
+	versionDevices, versionRows = 200, 50
 	// certificateSoon is a length of time. The pages' certificate needs attention if it expires
 	// within certificateSoon, because ACME and similar tools renew a certificate earlier.
 	certificateSoon = 14 * 24 * time.Hour
@@ -36,11 +43,11 @@ const (
 // showOperator answers with the tab at the request's path.
 func (s *Server) showOperator(w http.ResponseWriter, r *http.Request) error {
 	p := &ui.OperatorPage{}
-	for _, t := range []ui.Tab{{Name: "Owners", Path: operatorPath}, {Name: "TPM makers", Path: operatorMakersPath}, {Name: "Health", Path: operatorHealthPath}} {
+	for _, t := range []ui.Tab{{Name: "Owners", Path: operatorPath}, {Name: "TPM makers", Path: operatorMakersPath}, {Name: "Versions", Path: operatorVersionsPath}, {Name: "Health", Path: operatorHealthPath}} {
 		t.Current = t.Path == r.URL.Path
 		p.Tabs = append(p.Tabs, t)
 	}
-	fill := map[string]func(*http.Request, *ui.OperatorPage) error{operatorPath: s.fillOwners, operatorMakersPath: s.fillMakerNumbers, operatorHealthPath: s.fillHealth}[r.URL.Path]
+	fill := map[string]func(*http.Request, *ui.OperatorPage) error{operatorPath: s.fillOwners, operatorMakersPath: s.fillMakerNumbers, operatorVersionsPath: s.fillVersions, operatorHealthPath: s.fillHealth}[r.URL.Path]
 	if err := fill(r, p); err != nil {
 		return err
 	}
@@ -70,6 +77,50 @@ func (s *Server) fillOwners(r *http.Request, p *ui.OperatorPage) error {
 	for _, o := range owners {
 		p.Owners.Rows = append(p.Owners.Rows, ui.OperatorOwner{OwnerRow: o, Used: byteWords(o.Bytes), Percent: share(o.Bytes, s.cfg.ObjectQuota)})
 	}
+	return nil
+}
+
+// versionForm is the form of an agent's version. Devices write their version themselves, and the
+// operator must see no text of an owner's device, so the page shows no other text.
+var versionForm = regexp.MustCompile(`^(devel|v?[0-9]{1,5}(\.[0-9]{1,5}){1,3}([-+][0-9A-Za-z.+-]{1,30})?)$`)
+
+// fillVersions counts the agents' versions of the devices that the hub heard from last.
+func (s *Server) fillVersions(r *http.Request, p *ui.OperatorPage) (err error) {
+	account := accountOf(r).ID
+	if !s.previews.acquire(account) {
+		return errPreviews
+	}
+	defer s.previews.release(account)
+	v := &ui.OperatorVersions{Hub: s.cfg.Version}
+	of := map[string]int{}
+	v.Devices, v.AllDevices, err = s.sample(r.Context(), versionDevices, store.SortLastSeen, func(row *store.DeviceRow) error {
+		d, err := s.cfg.Store.Device(r.Context(), row.ID)
+		if errors.Is(err, store.ErrNotFound) { // deleted meanwhile
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch version, has := d.DeviceMeta["gangway.version"].(string); {
+		case !has:
+			v.None++
+		case !versionForm.MatchString(version):
+			v.Odd++
+		default:
+			of[version]++
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for version, n := range of {
+		v.Rows = append(v.Rows, ui.Share{Value: version, N: n, Percent: share(int64(n), int64(v.Devices))})
+	}
+	slices.SortFunc(v.Rows, func(a, b ui.Share) int { return cmp.Or(cmp.Compare(b.N, a.N), strings.Compare(a.Value, b.Value)) })
+	v.More = max(0, len(v.Rows)-versionRows)
+	v.Rows = v.Rows[:len(v.Rows)-v.More]
+	p.Versions = v
 	return nil
 }
 
@@ -118,7 +169,8 @@ func (s *Server) fillMakerNumbers(r *http.Request, p *ui.OperatorPage) error {
 	return nil
 }
 
-// makerNumbers counts the certificates of each maker. entries must be sorted by maker.
+// makerNumbers counts the certificates of each maker. The certificates in `entries` must be sorted
+// by maker.
 func makerNumbers(entries []trust.Entry) (rows []ui.OperatorMaker) {
 	for _, e := range entries {
 		if len(rows) == 0 || !strings.EqualFold(rows[len(rows)-1].Name, e.Maker) {
@@ -230,8 +282,8 @@ func counterOf(c prometheus.Counter) *dto.Counter {
 // isOperator reports whether the signed-in account of a page has the role operator.
 func isOperator(c caller) bool { return c.Account != nil && c.Account.Operator }
 
-// now returns the free space and the size of the data folder's file system, in bytes. ok is false
-// if the hub does not watch the file system or cannot read it.
+// now returns the free space and the size of the data folder's file system, in bytes. The result
+// `ok` is false if the hub does not watch the file system, or cannot read its state.
 func (s *space) now() (free, size int64, ok bool) {
 	if s.dir == "" {
 		return 0, 0, false

@@ -10,9 +10,10 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/wire"
 )
 
-// operator returns a signed-in person whose account, olga, has the role operator.
+// operator returns a signed-in person with the account olga, which has the role operator.
 func (s *scene) operator(t *testing.T) *person {
 	t.Helper()
 	a, err := s.Store.AccountByNickOrEmail(t.Context(), "olga")
@@ -33,8 +34,8 @@ func (s *scene) setOperator(t *testing.T, id string, operator bool) {
 	}
 }
 
-// No request to the hub can give the role operator to an account, neither to the caller's own
-// account nor to a new account.
+// No request to the hub can give the role operator to an account. The test tries the caller's own
+// account and a new account.
 func TestNoRequestGivesARole(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -99,7 +100,7 @@ func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	account := must(e.Store.Account(t.Context(), e.Owner.ID))(t)
 	secrets := []string{canary, device.ID, device.Nick, device.ProdSerial, account.ID, account.Email, e.ids["token"], e.ids["waiting"], e.pirateID}
 	pages := map[string]string{}
-	for _, path := range []string{"/ui/operator", "/ui/operator/makers", "/ui/operator/health", "/ui/operator?after=", "/ui/operator?after=a"} {
+	for _, path := range []string{"/ui/operator", "/ui/operator/makers", "/ui/operator/health", "/ui/operator/versions", "/ui/operator?after=", "/ui/operator?after=a"} {
 		status, body, _ := b.send("GET", path, "")
 		if status != 200 {
 			t.Errorf("%s: %d %.300s", path, status, body)
@@ -154,7 +155,7 @@ func TestOperatorSeesRefusalsByCode(t *testing.T) {
 	s.post(t, []byte("no request"))
 	s.operator(t)
 	b := s.signedIn(t, "olga")
-	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !regexp.MustCompile(`<code>csr[a-z-]*</code></td><td data-label="Request">onboarding</td><td data-label="Refused">1<`).MatchString(body) {
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !regexp.MustCompile(`<code>csr[a-z-]*</code></td><td data-label="Request">onboarding</td><td data-label="Refused" class="num">1<`).MatchString(body) {
 		t.Errorf("the refusal is not counted: %s", body[max(0, strings.Index(body, "refused-h")):])
 	}
 }
@@ -173,4 +174,48 @@ func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the pages: expired") {
 		t.Errorf("after the end: %.3000s", body)
 	}
+}
+
+// The operator sees how many devices run each version of the agent, of all owners. A device writes
+// its version itself: a text that is no version is only counted, so that the page shows no text of an
+// owner's device.
+func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.operator(t)
+	for i, version := range []any{"1.4.0", "1.4.0", "1.5.0-rc1+abc", "my secret", "<script>alert(1)</script>", strings.Repeat("1.", 400), 7, nil} {
+		d := store.Device{ID: wire.NewID(), Nick: fmt.Sprintf("v-%d", i), Owner: f.Owner.ID, Created: f.Now(), LastSeen: f.Now()}
+		must(f.Store.CreateDevice(t.Context(), d, store.Hash{byte(i)}))(t)
+		if version != nil {
+			if err := f.Store.ReplaceDeviceMeta(t.Context(), d.ID, map[string]any{"gangway.version": version}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b := f.signedIn(t, "olga")
+	page := b.page("/ui/operator/versions")
+	says(t, page, "10 devices", "1.4.0 2 20 %", "1.5.0-rc1+abc 1 10 %", "not a version the reported text is not shown 3", "no version another program than Gangway's agent, or no report yet 4")
+	for _, hidden := range []string{"my secret", "alert(1)", "1.1.1"} {
+		if strings.Contains(page, hidden) {
+			t.Errorf("the page shows %q", hidden)
+		}
+	}
+}
+
+// On a hub with many devices, the page counts some devices of each owner, and says so.
+func TestVersionsAreCountedInASample(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.operator(t)
+	small := s.Account(t, "grace")
+	for i := range 260 {
+		owner := s.Owner.ID
+		if i < 5 {
+			owner = small.ID
+		}
+		d := store.Device{ID: wire.NewID(), Nick: fmt.Sprintf("v-%d", i), Owner: owner, Created: s.Now(), LastSeen: s.Now()}
+		must(s.Store.CreateDevice(t.Context(), d, store.Hash{byte(i), byte(i >> 8)}))(t)
+	}
+	b := s.signedIn(t, "olga")
+	says(t, b.page("/ui/operator/versions"), "200 of 260 devices", "the shares are estimates")
 }

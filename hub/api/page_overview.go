@@ -82,7 +82,8 @@ func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
 	return o, nil
 }
 
-// listOf returns the address of the list of the devices whose field `field` has the value `value`.
+// listOf returns the address of a list of devices. The list has the devices with the value `value`
+// in the field `field`.
 func listOf(field store.SearchField, value string) string {
 	return listQuery{text: search.Format(store.DeviceSearch{Terms: []store.SearchTerm{{Field: field, Value: value}}})}.path()
 }

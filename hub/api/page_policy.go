@@ -36,11 +36,11 @@ var (
 const policyExample = `version: 1
 # What happens to a TPM without an EK certificate: ask (it waits for you) or refuse.
 no_ek_certificate: ask
-# ... whose certificate does not chain to a trusted maker: ask or refuse.
+# What happens to a TPM whose certificate does not chain to a trusted maker: ask or refuse.
 unknown_maker: ask
-# ... whose certificate has expired: accept, ask or refuse.
+# What happens to a TPM whose certificate has expired: accept, ask or refuse.
 expired_ek_certificate: accept
-# report shows a changed boot; require also refuses the device.
+# If a boot has changed: 'report' only shows this, 'require' also refuses the device.
 measured_boot: report
 # The first rule that matches decides.
 rules:
@@ -90,7 +90,7 @@ func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// renderPolicy answers with the page of the policy. If change is not nil, it changes the filled
+// renderPolicy answers with the page of the policy. If `change` is not nil, it changes the filled
 // page.
 func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int, change func(*ui.PolicyPage, *policies) error) error {
 	in, err := s.readPolicies(r.Context(), accountOf(r).ID)
@@ -103,6 +103,9 @@ func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int
 		if err := change(p, &in); err != nil {
 			return err
 		}
+	}
+	if p.TooLong = ui.Weight(p.Text) > ui.MaxEditor; p.TooLong {
+		p.Text = ""
 	}
 	return s.renderPage(w, r, status, "policy", ui.Page{Title: "Policy", Section: ui.SectionTrust, Data: p, Wide: true})
 }
@@ -177,8 +180,8 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPart(w, r, "policy", "checked", ui.Page{Data: p})
 }
 
-// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy
-// whose text the form has not previewed.
+// editPolicyOnPage previews a policy, or puts a previewed policy into force. It refuses a policy if
+// the form has not previewed exactly this text.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -187,6 +190,12 @@ func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error 
 	act := r.PostForm.Get("act")
 	if act == "clear" {
 		text = ""
+	}
+	if ui.Weight(text) > ui.MaxEditor {
+		return s.renderPolicy(w, r, http.StatusBadRequest, func(p *ui.PolicyPage, _ *policies) error {
+			p.Text, p.Problem = text, "The text is too long for this page. Write it into a file, and use 'gangway policy set'."
+			return nil
+		})
 	}
 	if act == "put" && r.PostForm.Get("previewed") == hashOf(text) {
 		err := s.putPreviewed(r, text)
@@ -230,8 +239,8 @@ func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error 
 
 func hashOf(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
-// putPreviewed puts a text into force, if neither the hub's nor the owner's policy has changed
-// since the preview.
+// putPreviewed puts a text into force. If the hub's policy or the owner's policy has changed since
+// the preview, putPreviewed returns an error.
 func (s *Server) putPreviewed(r *http.Request, text string) error {
 	a, now := accountOf(r), s.cfg.Now()
 	if _, err := parsePolicy(text); err != nil {
@@ -255,7 +264,7 @@ func (s *Server) putPreviewed(r *http.Request, text string) error {
 }
 
 // previewPolicy judges the owner's newest devices and waiting machines with a policy that is not in
-// force yet.
+// force.
 func (s *Server) previewPolicy(r *http.Request, d *policy.Document) (*ui.PolicyPreview, error) {
 	ctx, owner := r.Context(), accountOf(r).ID
 	if !s.previews.acquire(owner) {
@@ -330,8 +339,8 @@ func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onbo
 	return nil
 }
 
-// tryDevice returns the outcomes for a device with the present and with the new policy. known is
-// false if the device's evidence cannot be read.
+// tryDevice returns the outcome `now` for a device with the present policy, and the outcome `would`
+// with the new policy. The result `known` is false if the device's evidence cannot be read.
 func (s *Server) tryDevice(ctx context.Context, t *onboard.Trial, d *store.Device) (now, would onboard.Outcome, known bool, err error) {
 	if d.Enrolment == (store.Hash{}) {
 		withoutNow, withoutThen := t.WithoutTPM()

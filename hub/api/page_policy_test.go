@@ -176,7 +176,7 @@ func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	s.person(t, "ada").status("POST", "/devices/"+w.DeviceID+"/approve", map[string]any{}, 200)
 	must(approved.Onboard(t.Context(), s.client, s.tok))(t)
 	page := b.previewed("version: 1\n")
-	says(t, page, "2 devices and 0 waiting machines were judged", "The change has no effect on them.")
+	says(t, page, "2 devices and 0 waiting machines were judged", "The change has no effect on these devices and machines.")
 	if strings.Contains(text(page), "could not be judged") {
 		t.Errorf("%.1500s", text(page))
 	}
@@ -201,7 +201,8 @@ func TestPolicyPreviewIsBounded(t *testing.T) {
 	}
 }
 
-// A preview verifies hundreds of signatures, so an account can run only two previews at once.
+// A preview verifies hundreds of signatures, so an account can run only two previews at the same
+// time.
 func TestPolicyPreviewsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -14,14 +14,16 @@ import (
 )
 
 // A request that changes something is refused if it has the browser's cookie, but not the session's
-// form token. This holds for every route that admits a session, pages and API.
+// form token. The test sends such a request to every route that admits a session, of the pages and
+// of the API.
 func TestFormWithoutItsTokenIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.Server.Unlimited()
+	f.setOperator(t, f.Owner.ID, true) // so that the operator's routes admit the session too
 	b := f.browser(t)
 	b.signIn()
-	values := strings.NewReplacer("{id}", f.boatID, "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{code}", claimCode(t))
+	values := strings.NewReplacer("{sha256}", strings.Repeat("0", 64), "{id}", f.boatID, "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{code}", claimCode(t))
 	bearer := []string{"urlHolder", "activeDevice", "tlsDevice", "unmeasuredDevice", "pendingDevice", "anyone", "registrant"}
 	tried := 0
 	for _, r := range api.Routes() {
@@ -138,8 +140,8 @@ func TestPlantedNoticeIsHarmless(t *testing.T) {
 	}
 }
 
-// Static files are compressed, and browsers may cache them. Pages contain secrets, so they are
-// neither compressed nor cached.
+// Static files are compressed, and browsers may cache them. Pages contain secrets, so pages are not
+// compressed and not cached.
 func TestOnlyStaticFilesAreCompressedAndKept(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

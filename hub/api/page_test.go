@@ -106,7 +106,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	}
 	text := strings.Join(strings.Fields(string(doc)), " ") // sentences span several lines
 	for _, want := range []struct{ page, code string }{
-		{"A header has at most 16 KiB and", "MaxHeaderBytes:    16 << 10,"},
+		{"A header may have 16 KiB and", "MaxHeaderBytes:    16 << 10,"},
 		{"20,000 lines and 8 MiB of each device for 30 days", "store.LogBounds{Rows: 20_000, Bytes: 8 << 20}"},
 	} {
 		if !strings.Contains(text, want.page) || !strings.Contains(string(source), want.code) {
@@ -125,7 +125,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		t.Errorf("docs/protocol.md lacks %q", row)
 	}
 	times := Timeouts{}.withDefaults()
-	if line := fmt.Sprintf("and %v seconds, a TLS handshake %v seconds, a request %v and an answer %v. An idle connection is closed after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(text, line) || times.Idle != 2*time.Minute {
+	if line := fmt.Sprintf("and take %v seconds. A TLS handshake may take %v seconds, a request %v and an answer %v. An idle connection is closed after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(text, line) || times.Idle != 2*time.Minute {
 		t.Errorf("docs/protocol.md lacks %q", line)
 	}
 	if size("256 KiB") != store.MaxMeta || !strings.Contains(text, "together have 256 KiB as JSON") {
@@ -157,9 +157,9 @@ func (m *madeCode) words() string {
 	return strings.Join(words, ", ")
 }
 
-// errorCodes finds the codes of refusals and problems in the source, each with a place in the code
-// where the code is made. An expression that errorCodes cannot evaluate fails the test, so that no
-// code is missed.
+// errorCodes finds the codes of refusals and problems in the source. For each code, it returns a
+// place in the source that makes the code. If errorCodes cannot evaluate an expression, the test
+// fails, so that no code is missed.
 func errorCodes(t *testing.T) map[string]*madeCode {
 	t.Helper()
 	c := codes{t: t, made: map[string]*madeCode{}, constants: map[string]string{}}
@@ -304,8 +304,8 @@ func (c *codes) expression(e ast.Expr) {
 	c.t.Errorf("%s: this test cannot tell which error codes these are", c.fset.Position(e.Pos()))
 }
 
-// can reports whether a key can fail the check with the code ending `end`. checkKey never checks an
-// EK. Only an IAK must be restricted. Only an IDevID key must not be restricted.
+// can reports whether the check of the key `key` can fail with the code ending `end`. checkKey
+// never checks an EK. Only an IAK must be restricted. Only an IDevID key must not be restricted.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":

@@ -40,14 +40,14 @@ func (s *Server) renderTokenForm(w http.ResponseWriter, r *http.Request, status 
 
 // createTokenOnPage creates a join token and answers with its secret.
 //
-// The answer to the form is the page itself and not a redirect, because the hub would have to keep
-// the secret somewhere until the second request. Browsers do not store the page (Cache-Control:
+// The answer to the form is the page itself and not a redirect. With a redirect, the hub would have
+// to keep the secret until the second request. Browsers do not store the page (Cache-Control:
 // no-store).
 //
 // To download the token file, the page has a form that sends the secret back in its body, and
 // downloadTokenFile answers with the file. A link to a data: URL would not need this request. But
-// browsers write the URLs of downloads into their history, and that URL contains the secret. They
-// do not write the body of a form into a history, and the hub does not log it.
+// that URL would contain the secret, and browsers write the URLs of downloads into their history.
+// Browsers do not write the body of a form into their history, and the hub does not log the body.
 func (s *Server) createTokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	f, n, life, err := readTokenForm(r)
 	if err != nil {
@@ -191,8 +191,8 @@ func (s *Server) ownToken(r *http.Request) (store.JoinToken, error) {
 var errTokenSecret = problem(http.StatusBadRequest, "token-secret", "Create a new join token, and download its file from the page that then appears.", "The form does not contain the secret of the join token.")
 
 // downloadTokenFile answers with the file of a join token, if the form has the token's secret. The
-// hub makes the file from its own data. Only the secret comes from the request, and the hub checks
-// it first.
+// hub makes the file from its own data. Only the secret comes from the request. The hub checks the
+// secret first.
 func (s *Server) downloadTokenFile(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -237,7 +237,7 @@ func (s *Server) renderToken(w http.ResponseWriter, r *http.Request, status int,
 		Tabs: onboardTabs(onboardPath), Token: tokenRow(t, s.cfg.Now()), Devices: countWords(n), DevicesPath: listOf(store.FieldToken, t.ID),
 		Confirm: confirmToken(t), ConfirmProblem: wrong,
 	}
-	d.Meta, d.MoreMeta, _ = tableOf(t.DefaultUserMeta)
+	d.Meta, d.MoreMeta, _ = tableOf(t.DefaultUserMeta, 150)
 	return s.renderPage(w, r, status, "token", ui.Page{Title: "Join token " + d.Token.Name(), Section: ui.SectionOnboard, Data: d})
 }
 

@@ -34,8 +34,8 @@ const (
 )
 
 // showMakers is the page of the trusted TPM makers. All owners of the hub share one trust store,
-// and one owner must not be able to make the other owners trust a maker. So accounts can only read
-// the trust store; the operator changes it on the hub's machine.
+// and one owner must not be able to make the other owners trust a maker. So owners can only read
+// the trust store. The operator changes the trust store (see page_trustchange.go).
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }
@@ -46,7 +46,7 @@ func (s *Server) renderMakers(w http.ResponseWriter, r *http.Request, status int
 		return err
 	}
 	q := r.URL.Query()
-	p := &ui.MakersPage{Tabs: trustTabs(trustPath), Query: cutTo(q.Get("q"), auditField), CRLs: s.crlWords(), Import: "gangway trust import --data DIR TrustedTpm.cab"}
+	p := &ui.MakersPage{Tabs: trustTabs(trustPath), Query: cutTo(q.Get("q"), auditField), CRLs: s.crlWords(), Operator: isOperator(callerOf(r)), Import: "gangway trust import --data DIR TrustedTpm.cab"}
 	p.Roots, p.Links = makers.Set.Count()
 	s.fillMakers(p, makers.Set, q.Get("after"))
 	if change != nil {
@@ -166,7 +166,7 @@ func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error
 	return s.renderMakers(w, r, status, func(p *ui.MakersPage, makers *onboard.Makers) error {
 		p.Problem, p.More = problem, max(0, len(parts)-checkedShown)
 		if text := r.PostFormValue("pem"); !strings.Contains(text, "PRIVATE KEY") { // a private key, pasted by mistake: do not show it again
-			p.Text = cutTo(text, maxChecked)
+			p.Text = text
 		}
 		for _, part := range parts[:min(len(parts), checkedShown)] {
 			if err := part.Err(); err != nil {
@@ -247,10 +247,10 @@ func certificateFacts(der []byte) []ui.Fact {
 }
 
 func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCertificate {
-	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: certificateFacts(c.Cert.Raw)}
+	out := ui.CheckedCertificate{Title: "Intermediate CA certificate", Facts: boundedFacts(c.Cert.Raw)}
 	what := "As an intermediate certificate, it would be only a link of chains. A TPM is trusted only if the chain ends at a trusted root."
 	if c.Root {
-		out.Title, what = "Root CA certificate", "It is signed by its own key. If it were trusted, the hub would trust every TPM whose certificate chains to it."
+		out.Title, what = "Root CA certificate", "The certificate is signed by its own key. If the hub trusted this certificate, it would trust every TPM with an EK certificate that chains to this certificate."
 	}
 	e, known := set.Entry(c.Fingerprint)
 	switch {
@@ -273,7 +273,7 @@ func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCe
 
 // checkedEK verifies an EK certificate with the present trust store, without a policy.
 func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboard.Makers) ui.CheckedCertificate {
-	out := ui.CheckedCertificate{Title: "EK certificate of a TPM", Facts: certificateFacts(ek.Certificate.Raw), Badge: ui.Badge{Tone: "ok", Text: "trusted"}}
+	out := ui.CheckedCertificate{Title: "EK certificate of a TPM", Facts: boundedFacts(ek.Certificate.Raw), Badge: ui.Badge{Tone: "ok", Text: "trusted"}}
 	v := new(evidence.Verdict)
 	evidence.VerifyCertificate(v, ek, above, &evidence.Input{Trust: makers.Trust, Policy: evidence.Policy{ExpiredEK: evidence.Accept}, Now: s.cfg.Now()})
 	if !v.Accepted() {

@@ -42,17 +42,17 @@ const (
 // means has a sentence for each question's code: the meaning of an approval.
 var means = map[string]string{
 	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker confirms it.",
-	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. The hub still does not trust that CA for other TPMs.",
+	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. For other TPMs, the hub does not trust that CA.",
 	evidence.CodeKind:          "You accept this kind of EK for this TPM. If the same TPM is a device already, there will be two devices.",
 	"ek-certificate-expired":   "You accept this EK although its certificate has expired.",
 	"ek-unlisted":              "You accept this EK although it is not on the EK list. The EK list does not change.",
-	"policy":                   "You make an exception from this rule for this EK. The rule does not change.",
+	"policy":                   "You make an exception to this rule for this EK. The rule does not change.",
 }
 
 // ofMaker are the codes of questions about the TPM's maker or model. Machines with such a question
-// are alike only if the maker and the model are equal. ofReason are the codes of questions whose
-// reason has details of the machine. Machines with such a question are alike only if the reason is
-// equal.
+// are in one group only if the maker and the model are equal. ofReason are the codes of questions
+// with a reason that contains details of the machine. Machines with such a question are in one
+// group only if the reason is equal.
 var (
 	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
 	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}
@@ -196,7 +196,7 @@ func (s *Server) fillGroups(ctx context.Context, owner string, room *ui.WaitingR
 	return nil
 }
 
-// fillCloned finds the devices whose TPM state several machines may have.
+// fillCloned finds the devices with a TPM state that several machines may have.
 func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingRoom) error {
 	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateCloned}}, Limit: clonedRows})
 	if err != nil {
@@ -219,7 +219,7 @@ func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingR
 	return nil
 }
 
-// waitingMachines returns the waiting devices with all facts that the hub knows about them.
+// waitingMachines returns the waiting devices with all facts that the hub has about each device.
 func (s *Server) waitingMachines(ctx context.Context, rows []store.WaitingDevice) ([]ui.WaitingMachine, error) {
 	list := make([]ui.WaitingMachine, len(rows))
 	nicks := map[string]string{}
@@ -277,7 +277,8 @@ func seenForm(w store.WaitingDevice) string {
 	return w.DeviceID + "." + hex.EncodeToString(digest[:])
 }
 
-// readSeen reads the fields "machine" of a form. It returns each machine once.
+// readSeen reads the fields "machine" of a form. If a machine is in several fields, readSeen
+// returns the machine only once.
 func readSeen(fields []string) (list []seenMachine, err error) {
 	wrong := problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The form does not say which machines the page showed.")
 	for _, field := range fields {
@@ -292,7 +293,7 @@ func readSeen(fields []string) (list []seenMachine, err error) {
 		}
 	}
 	if len(list) > decideAtOnce {
-		return nil, problem(http.StatusBadRequest, "decision", fmt.Sprintf("Decide about at most %d machines at once.", decideAtOnce), "The decision is about too many machines.")
+		return nil, problem(http.StatusBadRequest, "decision", fmt.Sprintf("Decide about at most %d machines in one form.", decideAtOnce), "The decision is about too many machines.")
 	}
 	return list, nil
 }
@@ -310,7 +311,7 @@ func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	i := slices.IndexFunc(groups, func(g *alike) bool { return g.key == r.URL.Query().Get("alike") })
 	if i < 0 {
-		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "These machines no longer wait, or their questions have changed."})
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "These machines do not wait any more, or their questions have changed."})
 	}
 	g := groups[i]
 	p := &ui.WaitingPreview{Tabs: onboardTabs(waitingPath), Questions: g.questions, More: max(0, len(g.rows)-decideAtOnce)}
@@ -323,8 +324,9 @@ func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "alike", ui.Page{Title: fmt.Sprintf("One decision about %s", counted(len(g.rows), "machine")), Section: ui.SectionOnboard, Data: p})
 }
 
-// decideOnPage applies a decision to each machine of a form. If the hub could not store the
-// decision for some machines, it answers with a page that lists them with the reasons.
+// decideOnPage applies a decision to each machine of a form. The hub may be unable to store the
+// decision about some machines. It then answers with a page that lists these machines and the
+// reasons.
 func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

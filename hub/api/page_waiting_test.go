@@ -121,7 +121,8 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 }
 
 // After the preview of a group, a new machine with the same questions arrives, and a shown machine
-// changes its evidence. The decision covers neither the new machine nor the changed machine.
+// changes its evidence. The decision does not cover the new machine, and does not cover the changed
+// machine.
 func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

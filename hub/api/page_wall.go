@@ -15,8 +15,9 @@ import (
 // something changes, the browser fetches all rows again. So the page can stay open for weeks.
 const (
 	wallPath = "/ui/wall"
-	// Numbers of rows: devices that onboarded last, and machines that are onboarding.
-	wallArrived, wallUnderway = 7, 3
+	// wallRows is the number of rows that a screen has space for. At most wallUnderway of them are
+	// machines that are onboarding; the others are the devices that onboarded last.
+	wallRows, wallUnderway = 10, 3
 	// newFor is how long the wall highlights a new device.
 	newFor = 2 * time.Minute
 	// wallRefresh is the time after which a browser without JavaScript loads the page again, in
@@ -64,7 +65,7 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	if wall.Underway, err = s.underway(ctx, owner, wallUnderway); err != nil {
 		return nil, err
 	}
-	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Sort: store.SortCreated, Descending: true, Limit: wallArrived})
+	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Sort: store.SortCreated, Descending: true, Limit: wallRows - len(wall.Underway)})
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +79,8 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	return wall, nil
 }
 
-// underway lists the newest machines whose onboarding is not finished: machines that have not yet
-// activated their certificates, and machines that wait for their owner's decision.
+// underway lists the newest machines that have not finished their onboarding: machines that have
+// not activated their certificates, and machines that wait for their owner's decision.
 func (s *Server) underway(ctx context.Context, owner string, most int) (list []ui.WallMachine, err error) {
 	now := s.cfg.Now()
 	pending, err := s.cfg.Store.PendingEnrolments(ctx, owner, now, most)
@@ -121,7 +122,7 @@ func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, e
 	}
 	m.State = arrivalBadge(e, &v)
 	if !d.Created.Equal(d.Activated) {
-		return m, nil // the device has onboarded again, so its first enrolment is no longer stored
+		return m, nil // the device has onboarded again, so the hub has removed the first enrolment
 	}
 	m.Took = ui.Exactly(d.Activated.Sub(e.Created))
 	waited, has, err := orMissing(s.cfg.Store.WaitingByEK(ctx, d.Owner, d.EK, s.cfg.Now()))

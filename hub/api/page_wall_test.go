@@ -104,7 +104,19 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 	// If nobody is signed in, the hub answers the request for the wall's part with 401. So the open
 	// page can show that the session has ended.
 	nobody := s.person(t, "")
-	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") == "" {
+	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") != "/sign-in" {
 		t.Errorf("signed out: %d", status)
+	}
+	// After the sign-in, the browser opens the page of the script again, if it is a page of this hub.
+	for from, to := range map[string]string{
+		s.URL + "/ui/wall?scheme=system": "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem",
+		"https://evil.example/claim/x":   "/sign-in",
+		"//evil.example":                 "/sign-in",
+		"%zz":                            "/sign-in",
+	} {
+		_, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true", "HX-Current-URL": from})
+		if got := h.Get("HX-Redirect"); got != to {
+			t.Errorf("from %q to %q", from, got)
+		}
 	}
 }

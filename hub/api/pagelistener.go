@@ -21,7 +21,7 @@ import (
 // PageCertificate is the TLS certificate of the pages' own listener. Package webcert implements it.
 type PageCertificate interface {
 	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// Protocols are ALPN protocols that the listener accepts besides those of HTTP.
+	// Protocols are ALPN protocols that the listener accepts besides the ALPN protocols of HTTP.
 	Protocols() []string
 	// Run keeps the certificate valid until ctx ends.
 	Run(ctx context.Context)
@@ -36,7 +36,7 @@ func (c *Config) checkPages() error {
 		return errors.New("hub: the pages need both a URL and a certificate")
 	}
 	if c.PageURL != "" && (!wire.IsHubURL(c.PageURL) || strings.HasSuffix(c.PageURL, "/")) {
-		return fmt.Errorf("hub: the pages' URL %q is not https://host[:port]", c.PageURL)
+		return fmt.Errorf("hub: the pages' URL %q does not have the form https://host[:port]", c.PageURL)
 	}
 	return nil
 }
@@ -54,8 +54,8 @@ type onPagesKey struct{}
 // onPages reports whether a request came through the pages' own listener.
 func onPages(r *http.Request) bool { return r.Context().Value(onPagesKey{}) != nil }
 
-// urlFor returns the URL of the listener that a request came through, because a client of one
-// listener may not trust the certificate of the other listener.
+// urlFor returns the URL of the listener that received the request. A client of one listener may
+// not trust the certificate of the other listener.
 func (s *Server) urlFor(r *http.Request) string {
 	if onPages(r) {
 		return s.cfg.PageURL
@@ -63,8 +63,8 @@ func (s *Server) urlFor(r *http.Request) string {
 	return s.cfg.PublicURL
 }
 
-// deviceRoutes are further routes that only devices use. The access of these routes does not show
-// that, because the device proves its identity in the body, or has not proven it yet.
+// deviceRoutes are further routes that only devices use. The access of these routes also admits
+// people, because the device proves its identity in the body, or has no proven identity.
 var deviceRoutes = []string{
 	"POST /onboard", "GET /claims/{code}", "POST /enroll/request", "POST /register", "POST /devices/register", "POST /auth/signature/verify",
 	"POST /devices",

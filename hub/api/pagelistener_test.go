@@ -30,7 +30,8 @@ import (
 
 const pageHost = "fleet.example"
 
-// pageScene is a hub whose pages have their own host name, with a certificate from another CA.
+// pageScene is a hub with a separate host name for its pages. This host name has a certificate from
+// another CA.
 type pageScene struct {
 	*scene
 	listener net.Listener

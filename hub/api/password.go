@@ -41,11 +41,12 @@ func HashPassword(password string) (string, error) {
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads, enc(salt), enc(key)), nil
 }
 
-// passwords checks passwords. Each check takes 19 MiB of memory, so only a few run at once.
+// passwords checks passwords. Each check takes 19 MiB of memory, so only a few checks run at the
+// same time.
 type passwords struct {
 	queue lifoSemaphore
-	// decoy is the hash that is checked if the account does not exist. The check then takes as long
-	// as for an existing account, so that its time does not show which accounts exist.
+	// decoy is the hash that is checked if the account does not exist. So the check takes as long
+	// as for an existing account, and its duration does not show which accounts exist.
 	decoy string
 }
 
@@ -56,7 +57,7 @@ const (
 	passwordTimeout = 5 * time.Second // how long a check waits at most
 )
 
-// decoyHash makes the decoy once for all servers of a process. No account has this hash.
+// decoyHash makes one decoy for all servers of a process. No account has this hash.
 var decoyHash = sync.OnceValues(func() (string, error) { return HashPassword("no account has this password") })
 
 func newPasswords() (*passwords, error) {

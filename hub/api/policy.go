@@ -81,7 +81,7 @@ func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text string) 
 	return s.showPolicy(w, r)
 }
 
-// recordPolicy records that an owner changed or removed the owner's policy.
+// recordPolicy records that an owner changed or removed their policy.
 func (s *Server) recordPolicy(r *http.Request, a store.Account, removed bool) {
 	verb := "changed"
 	if removed {

@@ -182,7 +182,7 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 
 			tc.end(s, s.victim, id)
 
-			// The connection is still open, and each request is checked again.
+			// The old connection is open. The hub checks each request on this connection again.
 			for _, q := range [][2]string{{"GET", "/device"}, {"GET", "/device/boot"}, {"POST", "/device/secret"}, {"PUT", "/device/secret"}, {"POST", "/auth/x509/login"}, {"PATCH", "/device/meta"}, {"POST", "/objects/"}, {"GET", "/devices/" + id}} {
 				if status, body := p.do(q[0], q[1], "{}"); status != 403 {
 					t.Errorf("%s %s: %d %s", q[0], q[1], status, body)

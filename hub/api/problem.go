@@ -32,7 +32,7 @@ type Problem struct {
 
 // SearchProblem is the wrong part of a search's text.
 type SearchProblem struct {
-	Offset int    `json:"offset"` // where Word begins in the text, in bytes of UTF-8
+	Offset int    `json:"offset"` // offset of Word in the text, in bytes of UTF-8
 	Word   string `json:"word"`
 }
 
@@ -99,7 +99,7 @@ func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 	case errors.Is(err, store.ErrTooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would have more than %d bytes.", store.MaxMeta)
 	case errors.Is(err, store.ErrNotFound):
-		return problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found. It does not exist, or it does not belong to your account.")
+		return problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found. The id does not exist, or it belongs to another account.")
 	case errors.Is(err, store.ErrExists):
 		return problem(http.StatusConflict, "exists", "Choose another name.", "The name is in use.")
 	case r.Context().Err() != nil:
@@ -133,7 +133,7 @@ func statusOf(code string) int {
 }
 
 // writeJSON answers with JSON. It does not escape <, > and &, because some devices do not unescape
-// them. Browsers never show application/json as a page.
+// these characters. This is safe, because browsers never show application/json as a page.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -148,8 +148,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Write(b.Bytes())
 }
 
-// setLength sets Content-Length. Go sets it only for short answers and sends others in chunks,
-// which the small HTTP clients of some devices cannot read.
+// setLength sets Content-Length. Go sets this header only for short answers, and sends long answers
+// in chunks. The small HTTP clients of some devices cannot read chunks.
 func setLength(w http.ResponseWriter, n int) {
 	w.Header().Set("Content-Length", strconv.Itoa(n))
 }

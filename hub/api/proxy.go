@@ -27,7 +27,7 @@ import (
 type Proxy struct {
 	// CAs sign the proxy's certificate. They must not be the hub's own CAs.
 	CAs []*x509.Certificate
-	// Name is the DNS name, or the IP address, in that certificate.
+	// Name is the DNS name, or the IP address, in the proxy's certificate.
 	Name string
 }
 
@@ -67,9 +67,9 @@ type origin struct {
 
 type originKey struct{}
 
-// clientCertificate returns the SHA-256 of the client certificate whose key the peer proved: the
-// leaf, never another certificate of the chain. If the request came through the proxy, the proxy
-// verified the proof.
+// clientCertificate returns the SHA-256 of the request's client certificate: of the leaf, never of
+// another certificate of the chain. The peer has proved the key of this certificate, to the hub or
+// to the hub's proxy.
 func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.certified
@@ -82,7 +82,7 @@ func originOf(r *http.Request) origin {
 
 // isProxy reports whether the proxy made a connection: all verified chains of the client
 // certificate end at the proxy's CAs, and the certificate has the proxy's name. If one chain ends
-// at the device CA, the connection is a device's.
+// at the device CA, a device made the connection.
 func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
 	if s.cfg.Proxy == nil || len(chains) == 0 {
 		return false, nil

@@ -262,9 +262,9 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 	}
 }
 
-// deviceCertificateNamed issues a certificate by the device CA with the proxy's name. The hub never
-// issues a certificate with the proxy's name. The name alone would not make the owner of the
-// certificate the proxy.
+// deviceCertificateNamed returns a certificate with the proxy's name, issued by the device CA. The
+// hub never issues such a certificate. A client with such a certificate does not count as the
+// proxy, because the certificate is not from the proxy's CA.
 func (b *behind) deviceCertificateNamed(t testing.TB, c *fleet.Certificates) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{

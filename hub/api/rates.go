@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Rate is a rate limit: a client may send PerSecond requests on average, and Burst requests at
-// once.
+// Rate is a rate limit: a client may send PerSecond requests on average, and Burst requests without
+// a pause.
 type Rate struct {
 	PerSecond float64
 	Burst     int
@@ -32,7 +32,7 @@ const (
 	bootRate         = "boot"
 )
 
-// DefaultRates returns the limits that apply unless the operator sets others. The limit boot is for
+// DefaultRates returns the default limits. The operator can set other limits. The limit boot is for
 // one device, and the limit account is for one account. Each other limit is for one network: an
 // IPv4 address, or an IPv6 /64.
 func DefaultRates() Rates {
@@ -49,7 +49,7 @@ func DefaultRates() Rates {
 }
 
 // with returns a copy of `r`, in which the rates of `other` replace the rates of the same name. It
-// returns an error for an unknown name, and for a rate that admits nothing. The texts of these
+// returns an error for an unknown name, and for a rate that admits no request. The texts of these
 // errors are for the operator.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)

@@ -17,8 +17,8 @@ import (
 const (
 	// autoTokenHeader is the header in which Pantacor's devices send a join token.
 	autoTokenHeader = "Pantahub-Devices-Auto-Token-V1"
-	// unclaimedLife is how long the hub keeps a device without an owner after the device was last
-	// seen.
+	// unclaimedLife is how long the hub keeps a device without an owner, counted from the device's
+	// last contact.
 	unclaimedLife = 48 * time.Hour
 )
 
@@ -28,7 +28,7 @@ type Registered struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
 	Secret       string         `json:"secret"` // only in this answer
-	Owner        string         `json:"owner"`  // empty: not claimed yet
+	Owner        string         `json:"owner"`  // empty: nobody has claimed the device
 	Challenge    string         `json:"challenge,omitempty"`
 	Nick         string         `json:"nick"`
 	TimeCreated  time.Time      `json:"time-created"`
@@ -39,7 +39,7 @@ type Registered struct {
 	DeviceMeta   map[string]any `json:"device-meta"`
 }
 
-// makeSecret returns a new secret for a device to sign in with, and the secret's hash.
+// makeSecret returns a new secret, with which a device can sign in, and the secret's hash.
 func makeSecret() (string, store.Hash) {
 	raw := make([]byte, 24)
 	rand.Read(raw) // never fails
@@ -48,9 +48,9 @@ func makeSecret() (string, store.Hash) {
 }
 
 // registerDevice makes a device without evidence of a TPM. The owner is the signed-in account, or
-// the owner of a join token that allows such devices. If the request has neither, the device has no
-// owner until somebody claims it. The policy must accept such devices; by default, the policy does
-// not.
+// the owner of a join token that allows such devices. Without a sign-in and without a join token,
+// the device has no owner until somebody claims it. The policy must accept such devices. The
+// default policy does not accept such devices.
 func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if r.UserAgent() == "" {
 		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent header.", "The request has no User-Agent header.")
@@ -89,8 +89,8 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !rules.WithoutTPM {
-		// The status is not 403, because after 403 Pantacor's programs ask for a password, or retry
-		// endlessly.
+		// The status is not 403, because Pantacor's programs ask for a password after a 403, or
+		// retry endlessly.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}
 	secret, hash := makeSecret()

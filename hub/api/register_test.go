@@ -52,8 +52,8 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 	s.register(t, "", 400)
 	s.register(t, auto.Token, 400)
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
-	// The owner's policy can refuse devices without a TPM. It cannot accept such devices unless the
-	// hub's policy accepts devices without a TPM.
+	// The owner's policy can refuse devices without a TPM. If the hub's policy refuses devices
+	// without a TPM, the owner's policy cannot accept such devices.
 	s.Policy(t, s.Owner.ID, "version: 1\nwithout_tpm: accept\n")
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
 	s.Policy(t, store.HubWide, withoutTPM)

@@ -51,7 +51,8 @@ func readForm(r *http.Request) error {
 	return nil
 }
 
-// pageSize reads ?limit=, from 1 to 1000. If the query has no limit, pageSize returns `otherwise`.
+// pageSize reads ?limit=, a number from 1 to 1000. If the query has no limit, pageSize returns the
+// default `otherwise`.
 func pageSize(r *http.Request, otherwise int) (int, error) {
 	v := r.URL.Query().Get("limit")
 	if v == "" {

@@ -13,9 +13,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// RevisionView is a revision of a trail; Pantacor calls it a step. The order of its fields is
-// part of the protocol: devices use the first match of a key anywhere in the document, so the
-// fields that devices read come before the fields whose content people and devices write.
+// RevisionView is a revision of a trail; Pantacor calls a revision a step. The order of its fields
+// is part of the protocol, because devices use the first match of a key anywhere in the document.
+// So the fields that devices read come before the fields that people and devices write.
 type RevisionView struct {
 	ID           string          `json:"id"` // the device's id, a hyphen and Rev
 	Owner        string          `json:"owner"`
@@ -24,7 +24,7 @@ type RevisionView struct {
 	StateSha     string          `json:"state-sha"`
 	Committer    string          `json:"committer"`
 	StepTime     time.Time       `json:"step-time"`
-	ProgressTime time.Time       `json:"progress-time"` // 1970: no report yet
+	ProgressTime time.Time       `json:"progress-time"` // 1970: the device has not reported
 	TimeCreated  time.Time       `json:"time-created"`
 	TimeModified time.Time       `json:"time-modified"`
 	MarkPublic   bool            `json:"mark_public_processed"`
@@ -34,7 +34,7 @@ type RevisionView struct {
 	State        json.RawMessage `json:"state"`
 	CommitMsg    string          `json:"commit-msg"`
 	Meta         json.RawMessage `json:"meta"`
-	UsedObjects  []string        `json:"used_objects,omitempty"` // not in answers to devices, because devices read at most 2 MiB
+	UsedObjects  []string        `json:"used_objects,omitempty"` // answers to devices leave out this field, because devices read at most 2 MiB
 }
 
 func viewRevision(s store.Revision, c caller) RevisionView {
@@ -57,8 +57,8 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 	return view
 }
 
-// trailRevision finds the revision in the path, or the newest one, in a trail that the caller may
-// change.
+// trailRevision finds the revision in the path, or the newest revision, in a trail that the caller
+// may change.
 func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.trailDevice(r)
 	return s.revisionIn(r, d, err)
@@ -71,8 +71,8 @@ func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	return s.revisionIn(r, d, err)
 }
 
-// revisionIn finds the revision in the path, or the newest one, in the trail of a device. `err` is
-// the error of the search for the device. If `err` is not nil, revisionIn returns `err`.
+// revisionIn finds the revision in the path, or the newest revision, in the trail of a device.
+// `err` is the error of the search for the device. If `err` is not nil, revisionIn returns `err`.
 func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
 		return store.Revision{}, err
@@ -105,7 +105,8 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 		CommitMsg string          `json:"commit-msg"`
 		Meta      json.RawMessage `json:"meta"`
 	}
-	// The strict decoding comes below, because errors of the state have their own code.
+	// This decoding is not strict. The state is decoded strictly below, because errors of the state
+	// have separate codes.
 	if err := json.Unmarshal(text, &body); err != nil {
 		return badBody(err)
 	}
@@ -114,7 +115,7 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 		rev = *body.Rev
 	}
 	if rev < -1 || rev > 1<<31 {
-		return problem(http.StatusBadRequest, "rev", "Leave rev out, or use -1, for the next revision.", "\"rev\" is not a valid revision number.")
+		return problem(http.StatusBadRequest, "rev", "Leave \"rev\" out, or use -1, for the next revision.", "\"rev\" is not a valid revision number.")
 	}
 	if len(body.CommitMsg) > maxCommitMsg {
 		return problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)
@@ -156,12 +157,12 @@ func (s *Server) addRevision(r *http.Request, d store.Device, state *trail.State
 }
 
 func badMeta(err error) error {
-	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The meta is not valid: %v.", err)
+	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The revision's meta is not valid: %v.", err)
 }
 
-// revisionPageBytes is the size at which a page of revisions ends; the client continues with
-// ?after=. The last revision may exceed this size. Even if it is as large as a revision can be, the
-// page is smaller than the 2 MiB that a device reads.
+// revisionPageBytes is the size at which a page of revisions ends. The client continues with
+// ?after=. A page may exceed this size by a part of its last revision. But even with the largest
+// revision, a page is smaller than the 2 MiB that a device reads.
 const revisionPageBytes = 512 << 10
 
 // listRevisions lists revisions by status. Without a filter, a device gets only its next new
@@ -178,7 +179,7 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	}
 	if v := q.Get("after"); v != "" {
 		if f.After, err = strconv.Atoi(v); err != nil || f.After < -1 {
-			return problem(http.StatusBadRequest, "after", "Use the rev of a revision.", "\"after\" is not a valid revision number.")
+			return problem(http.StatusBadRequest, "after", "Use the number of a revision.", "\"after\" is not a valid revision number.")
 		}
 	}
 	filter := `{"$ne":"DONE"}`
@@ -226,7 +227,7 @@ func (s *Server) showState(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// putState replaces the state of a revision that the device has not started yet.
+// putState replaces the state of a revision. The device must not have started the revision.
 func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	revision, err := s.trailRevision(r)
 	if err != nil {
@@ -320,7 +321,7 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// cancelRevision withdraws a revision that the device has not started yet.
+// cancelRevision withdraws a revision. The device must not have started the revision.
 func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
 }

@@ -14,8 +14,8 @@ import (
 )
 
 // route is one row of the route table: a method, a path, the access that callers need, the rate
-// limit, the largest body, and the handler. The row decides everything about the route, except
-// whether the hub refuses it when disk space is scarce (see essential).
+// limit, the largest body, and the handler. The row decides everything about the route, with one
+// exception: the map essential says which routes the hub serves when disk space is scarce.
 type route struct {
 	method string
 	// path is a pattern of http.ServeMux, with two differences. The pattern matches only whole
@@ -40,14 +40,15 @@ const (
 	noBody   = 0
 	jsonBody = 64 << 10
 	formBody = 64 << 10
-	// stateBody bounds a body that contains a state. It is larger than the largest state, so that a
-	// state that is only a little too large gets the error code of states and not of bodies.
+	// stateBody bounds a body that contains a state. stateBody is larger than the largest state. So
+	// a state that is slightly too large gets the error code of states, and not the error code of
+	// bodies.
 	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
 	// metaFormBody and stateFormBody are for forms with a meta or a state. The encoding of forms
 	// makes text up to three times as long.
 	metaFormBody  = 3*store.MaxMeta + 64<<10
 	stateFormBody = 3*trail.MaxState + 64<<10
-	// announcedBody is for uploads. Their size is bounded by the size that the client announced.
+	// announcedBody is for uploads. The limit is the size that the client announced.
 	announcedBody = -1
 )
 
@@ -190,7 +191,8 @@ var routes = []route{
 	{"GET", "/ui/onboard/waiting", fullSession, unlimited, noBody, (*Server).showWaiting},
 	{"GET", "/ui/onboard/waiting/{id}", fullSession, unlimited, noBody, (*Server).showWaitingMachine},
 	{"GET", "/ui/onboard/waiting/group", fullSession, unlimited, noBody, (*Server).showGroup},
-	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm}, // claimRate, if a code is typed
+	{"GET", "/ui/onboard/claim", fullSession, inHandler, noBody, (*Server).showClaimForm},        // claimRate, if a code is typed
+	{"POST", "/ui/onboard/claim", fullSession, inHandler, formBody, (*Server).claimDeviceOnPage}, // claimRate
 	{"GET", "/ui/onboard/claim/{id}", fullSession, unlimited, noBody, (*Server).showArrival},
 	{"GET", "/ui/onboard/claim/{id}/steps", fullSession, unlimited, noBody, (*Server).showArrivalSteps},
 	{"GET", "/ui/wall", fullSession, unlimited, noBody, (*Server).showWall},
@@ -255,6 +257,11 @@ var routes = []route{
 	{"POST", "/ui/trust/policy/check", fullSession, unlimited, policyFormBody, (*Server).checkPolicyOnPage},
 	{"GET", "/ui/operator", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/makers", operator, unlimited, noBody, (*Server).showOperator},
+	{"GET", "/ui/operator/makers/add", operator, unlimited, noBody, (*Server).showAddMakers},
+	{"POST", "/ui/operator/makers/add", operator, signInRate, checkBody, (*Server).addMakers},
+	{"GET", "/ui/operator/makers/{sha256}", operator, unlimited, noBody, (*Server).showMaker},
+	{"POST", "/ui/operator/makers/{sha256}", operator, signInRate, formBody, (*Server).decideMaker},
+	{"GET", "/ui/operator/versions", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/ui/operator/health", operator, unlimited, noBody, (*Server).showOperator},
 	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
@@ -263,10 +270,10 @@ var routes = []route{
 // name returns the route's method and path, in the form of openapi.json.
 func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.path, "/?") }
 
-// widened has the routes whose path http.ServeMux does not accept. ServeMux refuses DELETE
-// /devices/{id}/public, because DELETE /devices/tokens/public would match both that path and DELETE
-// /devices/tokens/{id}, and neither pattern is more specific. So the mux gets a pattern whose last
-// segment is a wildcard, and matches checks that segment.
+// widened has the routes with a path that http.ServeMux does not accept. ServeMux refuses DELETE
+// /devices/{id}/public, because of the route DELETE /devices/tokens/{id}: the request DELETE
+// /devices/tokens/public would match both patterns, and no pattern is more specific. So the mux
+// gets a pattern with a wildcard as its last segment, and the method matches checks that segment.
 var widened = map[string]string{
 	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
 }
@@ -333,7 +340,8 @@ func (s *Server) newHandler() http.Handler {
 	return s.secured(ro.mux)
 }
 
-// errorHandler returns a handler that calls h and, if h returns an error, answers with that error.
+// errorHandler returns a handler that calls `h`. If `h` returns an error, the handler answers with
+// the error.
 func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
@@ -386,8 +394,8 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	return nil
 }
 
-// noRoute answers a request that matches no route: with 405 if the path has routes for other
-// methods, and otherwise with 404.
+// noRoute answers a request that matches no route. The answer is 405 if the path has routes for
+// other methods. For other paths the answer is 404.
 func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 	var allowed []string
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {

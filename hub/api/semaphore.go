@@ -8,10 +8,11 @@ import (
 	"time"
 )
 
-// lifoSemaphore lets a few callers run at once. Further callers wait, and the newest waiting caller
-// runs first. So during a flood, the hub answers new requests in time. It refuses old requests,
-// because their clients have probably given up. In a first-in-first-out queue, every request would
-// wait for the whole flood. Requests from known networks run before those from unknown networks.
+// lifoSemaphore allows a few callers to run at the same time. Further callers wait, and the newest
+// waiting caller runs first. So during a flood, the hub answers new requests in time. It refuses
+// old requests, because their clients have probably given up. In a first-in-first-out queue, every
+// request would wait for all earlier requests of the flood. Requests from known networks run before
+// requests from unknown networks.
 type lifoSemaphore struct {
 	maxWaiting int // callers in one lane; if one more arrives, the oldest caller of the lane is refused
 	timeout    time.Duration
@@ -21,8 +22,8 @@ type lifoSemaphore struct {
 	lanes [2]lane // guarded by mu
 }
 
-// lane holds a channel for each waiting caller, oldest first. Each caller receives one value: true
-// if it may run.
+// lane has a channel for each waiting caller, oldest first. Each caller receives one value from its
+// channel: true if the caller may run, false if it is refused.
 type lane []chan bool
 
 // Lanes, in the order in which they are served.
@@ -45,7 +46,8 @@ func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error 
 	return f()
 }
 
-// enter joins the lane. It returns nil if the caller may run at once.
+// enter adds the caller to the lane, and returns the caller's channel. It returns nil if the caller
+// may run immediately.
 func (l *lifoSemaphore) enter(lane int) (turn chan bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,7 +86,7 @@ func (l *lifoSemaphore) wait(ctx context.Context, lane int, turn chan bool) erro
 		l.lanes[lane] = slices.Delete(l.lanes[lane], i, i+1)
 		return err
 	}
-	if <-turn { // the method leave let this caller run before the method wait locked the mutex
+	if <-turn { // the method `leave` let this caller run before the method `wait` locked the mutex
 		return nil
 	}
 	return err

@@ -1,10 +1,11 @@
 // Package api is the hub's HTTP interface, with one file of handlers for each resource. Only
 // access.go and the route table (routes.go) decide which caller may do what.
 //
-// One listener serves people, their programs and devices, with TLS 1.3 only (unless the operator
-// allows TLS 1.2 too). The hub requests a client certificate and does not require one. If the
-// client sends one, it must chain to the device CA, or the handshake fails. The leaf certificate
-// identifies a device if, according to the store, it belongs to an active device.
+// One listener serves people, their programs and devices. It uses only TLS 1.3; the operator can
+// allow TLS 1.2 too. The hub requests a client certificate, but does not require a client
+// certificate. If the client sends a certificate that does not chain to the device CA, the
+// handshake fails. The leaf certificate identifies a device if the store has the certificate as
+// that of an active device.
 package api
 
 import (
@@ -32,7 +33,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Config configures a Server. All fields are required, except those with a default.
+// Config configures a Server. All fields without a default are required.
 type Config struct {
 	Store   Store
 	CA      *pki.Hub
@@ -43,8 +44,8 @@ type Config struct {
 	Now     func() time.Time
 	// PublicURL is the https URL that clients use, without a trailing slash.
 	PublicURL string
-	// AlsoURLs are further URLs of this hub, such as its public URL before it moved. Every answer
-	// names all of these URLs, so that devices learn them.
+	// AlsoURLs are further URLs of this hub, such as an earlier public URL. Every answer names all
+	// of these URLs, so that devices can store them.
 	AlsoURLs []string
 	// DataDir is the folder of the database and the objects. The hub watches the free space of its
 	// disk. If DataDir is empty, the hub does not watch the free space.
@@ -57,13 +58,14 @@ type Config struct {
 	Capacity int
 	// Timeouts bound connections and requests. Default: see Timeouts.
 	Timeouts Timeouts
-	// ProxyProtocol are the addresses of TCP proxies. Each connection from them must begin with a
-	// PROXY protocol header, version 2; other connections must not.
+	// ProxyProtocol are the addresses of TCP proxies. Each connection from one of these addresses
+	// must begin with a PROXY protocol header, version 2. Other connections must not begin with
+	// such a header.
 	ProxyProtocol []netip.Prefix
-	// OpenRegistration lets anyone create an account.
+	// OpenRegistration allows anyone to create an account.
 	OpenRegistration bool
-	// TLS12 also accepts TLS 1.2, for devices whose software has no TLS 1.3. POST
-	// /onboard/activate requires TLS 1.3 anyway.
+	// TLS12 allows TLS 1.2 too, for devices without TLS 1.3. POST /onboard/activate requires TLS
+	// 1.3 even if TLS12 is set.
 	TLS12 bool
 	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
@@ -136,14 +138,14 @@ type Server struct {
 // New makes a server. It does not start anything.
 func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.CA == nil || cfg.Onboard == nil || cfg.Objects == nil || cfg.Log == nil || cfg.Now == nil || cfg.PublicURL == "" || len(cfg.Names) == 0 {
-		return nil, errors.New("hub: the configuration lacks Store, CA, Onboard, Objects, Log, Now, PublicURL or Names")
+		return nil, errors.New("hub: the configuration lacks at least one of Store, CA, Onboard, Objects, Log, Now, PublicURL, Names")
 	}
 	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
-		return nil, fmt.Errorf("hub: the public URL %q is not https://host[:port]", cfg.PublicURL)
+		return nil, fmt.Errorf("hub: the public URL %q does not have the form https://host[:port]", cfg.PublicURL)
 	}
 	for _, u := range cfg.AlsoURLs {
 		if !wire.IsHubURL(u) || strings.HasSuffix(u, "/") {
-			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
+			return nil, fmt.Errorf("hub: the URL %q does not have the form https://host[:port]", u)
 		}
 	}
 	if err := cfg.checkPages(); err != nil {
@@ -171,8 +173,8 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	// Make a certificate now, so that New fails if no certificate can have these names. Otherwise
-	// each TLS handshake would fail.
+	// Make a certificate now, so that New returns an error if no certificate can have these names.
+	// Without this call, New would succeed, and each TLS handshake would fail.
 	certificate := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)
 	if _, err := certificate(nil); err != nil {
 		return nil, err
@@ -229,8 +231,8 @@ func (s *Server) TLSConfig() *tls.Config {
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clients.pool,
 		// In a resumed session the client does not sign with its certificate's key. So anyone with
-		// a copied session ticket could act as the device without the device's TPM. Go issues
-		// tickets before it knows whether the client has a certificate, so no client gets a ticket.
+		// a copied session ticket could act as the device without the device's TPM. Go may issue a
+		// ticket before it has the client's certificate, so no client gets a ticket.
 		SessionTicketsDisabled: true,
 		VerifyConnection:       s.verifyPeer,
 		Time:                   s.cfg.Now,
@@ -248,7 +250,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := s.httpServer(withTLS(s.handler), config)
 	srv.ConnContext, srv.ConnState = withConnState, noteIdle
 	srv.RegisterOnShutdown(s.images.stop)
-	ctx, failed := context.WithCancel(ctx) // a listener that fails stops the others, and the sweeps
+	ctx, failed := context.WithCancel(ctx) // if a listener fails, the other listeners and the sweeps stop
 	defer failed()
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { s.sweep(ctx) })
@@ -284,9 +286,9 @@ func (s *Server) httpServer(h http.Handler, c *tls.Config) *http.Server {
 	return srv
 }
 
-// serveOn serves on all listeners until ctx ends. Then it waits at most 10 seconds for the requests
-// that are under way. The function `serve` serves with srv on one listener. If a listener fails,
-// serveOn calls `failed`, which must end ctx.
+// serveOn serves on all listeners until ctx ends. Then it waits at most 10 seconds for the running
+// requests. The function `serve` serves with the server `srv` on one listener. If a listener fails,
+// serveOn calls `failed`, which must end `ctx`.
 func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.CancelFunc, listeners []net.Listener, serve func(net.Listener) error) error {
 	stopped := make(chan error, 1)
 	go func() {

@@ -19,21 +19,21 @@ import (
 // all objects before it starts the first transfer.
 const signedURLLife = time.Hour
 
-// The path of a signed URL is /local-s3/ and the base64url form of: version (1 byte), the
-// method's first letter (1), end of life in seconds since 1970 (8), owner (12), SHA-256 of the
-// object (32), credential (33), and the HMAC-SHA256 of all these fields with a key that only the
-// hub has. Everything is in the path because devices drop the query of a URL.
+// The path of a signed URL is /local-s3/ and the base64url form of these fields: version (1 byte),
+// the method's first letter (1), time of expiry in seconds since 1970 (8), owner (12), SHA-256 of
+// the object (32), credential (33), HMAC-SHA256 (32). The HMAC is over the other fields, with a key
+// that only the hub has. Everything is in the path, because devices drop the query of a URL.
 const (
 	signedURLVersion = 2
 	signedURLHead    = 1 + 1 + 8 + 12 + 32 + credentialSize
 	signedURLSize    = signedURLHead + sha256.Size
 )
 
-// credential is the last part of a signed URL's head. It names the credential of the caller who got
-// the URL. The URL is valid only as long as that credential is valid; see checkCredential. The
-// first byte of the credential is its kind. Then comes the hash of a session or API token (32
-// bytes), or the id of a device (12) and, for deviceCredential, the start of its certificate's
-// SHA-256 (20; zeros for a device without a TPM).
+// credential is a field of a signed URL. It names the credential of the caller who got the URL. The
+// URL is valid only as long as that credential is valid; see checkCredential. The first byte is the
+// kind. For a session or an API token, the hash of the session or API token follows (32 bytes). For
+// a device, the device's id follows (12 bytes). For deviceCredential, the start of the SHA-256 of
+// the device's certificate comes next (20 bytes; zeros for a device without a TPM).
 type credential [credentialSize]byte
 
 const credentialSize = 1 + 32
@@ -84,8 +84,7 @@ func signedURLKey(seal []byte) ([]byte, error) {
 }
 
 // signURL returns a signed URL, at the hub's URL `hub`, for one object and one method, GET or PUT.
-// The signed URL expires at the time `until`, or earlier if the caller's credential `by` is no
-// longer valid.
+// The signed URL expires at the time `until`, or when the caller's credential `by` becomes invalid.
 func (s *Server) signURL(hub, method string, o store.Object, by credential, until time.Time) string {
 	b := make([]byte, 0, signedURLSize)
 	b = append(b, signedURLVersion, method[0])
@@ -122,7 +121,7 @@ const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
 var (
 	errNotSigned  = problem(http.StatusNotFound, "no-such-address", getNewURL, "The hub did not sign this URL for this method.")
 	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
-	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, its device was deleted or has onboarded again, its account is disabled, or the device is no longer public.")
+	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked. The session or API token of the URL has ended, or the account is disabled. Or the device of the URL was deleted, has onboarded again, or is not public any more.")
 )
 
 // readSignedURL verifies that {token} is valid for the request's method.

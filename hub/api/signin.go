@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// accessTokenLife is a working day, because Pantacor's client cannot renew an access token: it
-	// asks for the password again when the token expires.
+	// accessTokenLife is as long as a working day. Pantacor's client cannot renew an access token,
+	// and asks for the password again when the token expires.
 	accessTokenLife = 12 * time.Hour
 	// sessionLife is how long the access token of a session can be renewed.
 	sessionLife = 7 * 24 * time.Hour
@@ -96,8 +96,8 @@ func (s *Server) sessionToken(a store.Account, session store.Session, id, scopes
 	return token, expires, err
 }
 
-// renew issues another access token with the same scopes: for a person until the session ends, for
-// a program until the API token expires.
+// renew issues another access token with the same scopes. A person can renew until the session
+// ends, and a program until the API token expires.
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	in, now := signInOf(r), s.cfg.Now()
 	var token string
@@ -115,8 +115,8 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// tokenAnswer is the whole answer to a sign-in: Pantacor's devices accept exactly this form,
-// without other fields.
+// tokenAnswer is the whole answer to a sign-in. Pantacor's devices accept only this form, without
+// other fields.
 type tokenAnswer struct {
 	Token string `json:"token"`
 }
@@ -170,7 +170,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 			}
 			return err
 		}
-		// The password of a person may begin like an API token, so try it as a password too.
+		// The password of a person may begin like an API token. So try the text as a password too.
 	}
 	token, _, err = s.signInWithPassword(r, body.Username, body.Password, body.Scope, store.ByAPI)
 	if err != nil {

@@ -23,8 +23,8 @@ import (
 //	scarce  less than half the reserve is free: only sign-ins, and requests that end or remove
 //	        something, are accepted (507 for others)
 //
-// Other programs may fill the disk further. For this case the hub keeps a ballast file. It removes
-// the file when little space is left, and makes it again when the disk has room.
+// Other programs may fill the disk further. For this case the hub keeps a ballast file. The hub
+// removes the file when little space is left, and makes the file again when the level is roomy.
 type space struct {
 	dir string // empty: the disk is not watched
 	log *slog.Logger
@@ -48,10 +48,11 @@ const (
 )
 
 const (
-	// maxReserve bounds the reserve, in bytes. The reserve is otherwise a twentieth of the file
-	// system's size.
+	// maxReserve is the maximum reserve, in bytes. On a small file system, the reserve is a
+	// twentieth of the file system's size.
 	maxReserve = 1 << 30
-	// maxBallast bounds the ballast file, in bytes. The file is otherwise an eighth of the reserve.
+	// maxBallast is the maximum size of the ballast file, in bytes. If the reserve is small, the
+	// file's size is an eighth of the reserve.
 	maxBallast  = 16 << 20
 	ballastFile = "ballast"
 	lookEvery   = time.Second
@@ -72,7 +73,7 @@ func fileSystem(dir string) (free, size int64, err error) {
 }
 
 // currentLevel returns the present level. If the free space cannot be read, it returns the last
-// level: if the disk is full, the next write fails with its own error.
+// level. If the disk is then full, the next write fails with an error about the full disk.
 func (s *space) currentLevel() level {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,22 +93,22 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// fits is like hasRoomFor, but for files other than uploads: if the files do not fit, degraded does
-// not report that uploads are refused.
+// fits is like hasRoomFor, but for files that are not uploads. If the files do not fit, degraded
+// does not report that uploads are refused.
 func (s *space) fits(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fitsLocked(size, others)
 }
 
-// fitsLocked is fits without locking. The caller holds s.mu.
+// fitsLocked is fits without locking. The caller has locked s.mu.
 func (s *space) fitsLocked(size, others int64) bool {
 	s.refresh(true) // many uploads may start within a second
 	return s.dir == "" || s.level == roomy && size <= s.free-s.reserve-others
 }
 
-// degraded reports whether the hub refuses all uploads, or uploads as large as the upload that it
-// refused last.
+// degraded reports whether the hub refuses uploads: all uploads, or only uploads of at least the
+// size of the last refused upload.
 func (s *space) degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,8 +125,8 @@ func (s *space) wasFull() {
 	s.refresh(true)
 }
 
-// refresh updates the level: at once if `must` is true, otherwise at most once a second. The caller
-// holds s.mu.
+// refresh updates the level. If `must` is false, refresh does so at most once a second. The caller
+// has locked s.mu.
 func (s *space) refresh(must bool) {
 	if s.dir == "" || !must && time.Since(s.looked) < lookEvery {
 		return
@@ -155,7 +156,7 @@ func (s *space) refresh(must bool) {
 func (l level) String() string { return [...]string{"roomy", "low", "scarce"}[l] }
 
 // updateBallast removes the ballast file if less than the file's size is free, and makes the file
-// if the level is roomy. The caller holds s.mu.
+// if the level is roomy. The caller has locked s.mu.
 func (s *space) updateBallast() {
 	path, size := filepath.Join(s.dir, ballastFile), min(s.reserve/8, maxBallast)
 	_, err := os.Lstat(path)
@@ -181,8 +182,8 @@ func allocateFile(path string, size int64) error {
 	return errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
 }
 
-// essential lists the routes that write and are accepted even when the disk is scarce. Every DELETE
-// is accepted too. People must be able to sign in, and to end or remove things.
+// essential lists writing routes that the hub serves even when the disk is scarce. It serves every
+// DELETE too. People must be able to sign in, and to end or remove things.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
 	"POST /devices/{id}/deny":              true,
@@ -192,9 +193,9 @@ var essential = map[string]bool{
 // essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// checkDisk refuses a request if the disk is scarce and the request is not essential. It returns
-// the request. If the request is essential, the returned request may wait longer for a busy
-// database.
+// checkDisk returns an error if the disk is scarce and the request is not essential. It returns an
+// essential request with a new context, in which writes wait longer for a busy database. It returns
+// any other request unchanged.
 func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:

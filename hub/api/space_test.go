@@ -18,8 +18,8 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// onSmallDisk returns a fleet whose hub has a separate disk, and the disk's folder. The argument
-// `mib` is the disk's size in MiB.
+// onSmallDisk returns a fleet, and a folder on a separate disk. The hub's data is in this folder.
+// The argument `mib` is the disk's size in MiB.
 func onSmallDisk(t *testing.T, mib int) (*fleetScene, string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -406,7 +406,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
 	key := sha256.Sum256(secret)
-	// Nobody can decrypt the stored key with the database alone, or with the database and the id of
+	// Nobody can decrypt the stored key with only the database, or with the database and the id of
 	// another token.
 	if len(stored.PantacorKey) != 12+32+16 {
 		t.Errorf("%d bytes are stored", len(stored.PantacorKey))

@@ -22,6 +22,7 @@ type Store interface {
 	store.WaitingDevices
 
 	store.Config
+	store.TrustStore
 	store.Policies
 	store.EKLists
 

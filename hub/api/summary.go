@@ -27,7 +27,7 @@ type SummaryView struct {
 	Public       bool      `json:"public"`
 	StateSha     string    `json:"state-sha"`
 	Status       string    `json:"status"`
-	Timestamp    time.Time `json:"timestamp"` // when the device was last seen or changed
+	Timestamp    time.Time `json:"timestamp"` // time when the device was last seen or changed
 	StepTime     time.Time `json:"step-time"`
 	ProgressTime time.Time `json:"progress-time"`
 	TouchedTime  time.Time `json:"trail-touched-time"`
@@ -89,7 +89,7 @@ var summaryOrder = map[string]func(a, b *SummaryView) int{
 	"trail-touched-time": func(a, b *SummaryView) int { return a.TouchedTime.Compare(b.TouchedTime) },
 }
 
-// readSummarySort parses ?sort=, a field's name; a hyphen before it reverses the order.
+// readSummarySort parses ?sort=, a field's name. A hyphen before the name reverses the order.
 func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 	field, down := strings.CutPrefix(cmp.Or(name, "-timestamp"), "-")
 	order := summaryOrder[field]

@@ -51,8 +51,8 @@ func (u *uptime) since(now time.Time) time.Time {
 	return u.begun
 }
 
-// markQuiet marks the devices from which the hub has not heard for store.QuietAfter. While the hub
-// was down, it could not hear from any device. So it marks devices only after it has run for
+// markQuiet marks the devices from which the hub has not heard for store.QuietAfter. A hub that is
+// down cannot hear from any device. So the hub marks devices only after it has run for
 // store.QuietAfter.
 func (s *Server) markQuiet(ctx context.Context, up time.Time) {
 	before := s.cfg.Now().Add(-store.QuietAfter)

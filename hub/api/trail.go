@@ -50,9 +50,9 @@ func trailProblem(err error) error {
 	case errors.Is(err, store.ErrQuota):
 		return problem(http.StatusRequestEntityTooLarge, "quota", "Delete devices that are not needed, or ask the hub's operator for a larger quota.", "Your objects and states would exceed your storage quota.")
 	case errors.Is(err, store.ErrGap):
-		return problem(http.StatusConflict, "rev-gap", "Leave rev out, or use -1, for the next revision.", "The revision number is higher than the next number of the trail.")
+		return problem(http.StatusConflict, "rev-gap", "Leave \"rev\" out, or use -1, for the next revision.", "The revision number is higher than the next number of the trail.")
 	case errors.Is(err, store.ErrExists):
-		return problem(http.StatusConflict, "rev-taken", "Leave rev out, or use -1, for the next revision.", "The trail already has a revision with this number.")
+		return problem(http.StatusConflict, "rev-taken", "Leave \"rev\" out, or use -1, for the next revision.", "The trail already has a revision with this number.")
 	case errors.Is(err, store.ErrStatus):
 		return problem(http.StatusConflict, "step-status", "Read the revision to see its status.", "The revision's status does not allow this change.")
 	}
@@ -113,8 +113,8 @@ func (s *Server) writeTrail(w http.ResponseWriter, r *http.Request, t store.Trai
 	return nil
 }
 
-// listTrails lists the calling device's trail, if the device has a trail, or an account's trails
-// page by page: see ?after=.
+// listTrails answers a device with a list of the device's trail, if it has a trail. It answers an
+// account with a page of the account's trails; ?after= chooses the page.
 func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
 	c := callerOf(r)
@@ -145,7 +145,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// RemoteView contains the URLs that pvr uses for a revision.
+// RemoteView has the URLs that pvr uses for a revision.
 type RemoteView struct {
 	Spec          string   `json:"pvr-spec"`
 	JSONGetURL    string   `json:"json-get-url"`

@@ -69,7 +69,7 @@ func newFleetOnDisk(t *testing.T) *fleetScene {
 	return fleetOf(t, newSceneOnDisk(t))
 }
 
-// newFleetOn is newFleet on a given hub that has no account yet.
+// newFleetOn is like newFleet, but uses the hub `h`, which must have no account.
 func newFleetOn(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *fleetScene {
 	t.Helper()
 	h.Owner = h.Account(t, "ada")
@@ -455,7 +455,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		}
 		wantCode(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
-	// Uploads in chunks, without a length: the hub still checks the size and the hash.
+	// Uploads in chunks have no length. The hub checks the size and the hash of these uploads too.
 	inChunks := func(address, body string) int {
 		req := must(http.NewRequest("PUT", address, struct{ io.Reader }{strings.NewReader(body)}))(t)
 		resp := must(f.ada.client.Do(req))(t)
@@ -498,8 +498,8 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	}
 }
 
-// If an upload stalls, the hub ends it early to make room for another upload. So stalled uploads do
-// not keep the disk full.
+// If an upload stalls and another upload needs its space, the hub ends the stalled upload early. So
+// stalled uploads do not keep the disk full.
 func TestHangingUploadsGiveWay(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -927,7 +927,7 @@ func (f *fleetScene) contents(t *testing.T) map[store.Hash]bool {
 }
 
 // Another owner, another owner's device, and a caller without credentials call every route about
-// trails, objects and logs. None of them gets any of Ada's data.
+// trails, objects and logs. No caller gets any of Ada's data.
 func TestNobodySeesAnothersTrail(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -976,7 +976,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
-	// Only the device of a revision may report the progress. Not even the owner may report it.
+	// Only the device of a revision may report the progress. The owner may not report the progress.
 	wantCode(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {

@@ -79,8 +79,8 @@ func TestRequestsAreExact(t *testing.T) {
 	}
 }
 
-// A device sends the same boot report twice, as after a lost answer. It gets the same answer, and
-// the hub stores one measurement.
+// A device sends the same boot report twice, as if the first answer was lost. The device gets the
+// same answer twice, and the hub stores one measurement.
 func TestSameReportTwiceIsOneMeasurement(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -49,8 +49,8 @@ func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string
 	return ""
 }
 
-// If the operator removes a CA, every replica of the hub rejects the CA from the next request on,
-// even if the replica has verified the CA before.
+// If the operator removes a CA, every replica of the hub rejects the CA from the next request on. A
+// replica does so even if it has cached the CA as verified.
 func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -128,7 +128,7 @@ func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertifi
 	return c.Store.TrustedCertificates(ctx)
 }
 
-// After a change, the hub reads the certificates only once, however many requests run concurrently.
+// After a change, the hub reads the certificates only once, even if many requests run concurrently.
 func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)

@@ -13,7 +13,7 @@ import (
 )
 
 // enrollKeys answers the first step of Pantacor's two-step enrolment. The device sends its EK and
-// AK. The answer is encrypted so that only a TPM that has both keys can decrypt it.
+// AK. Only a TPM that has both keys can decrypt the answer.
 func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -33,9 +33,9 @@ type TPMRegistered struct {
 	Device      Registered `json:"device"`
 }
 
-// registerTPM answers the second step of Pantacor's two-step enrolment, which makes the enrolment
-// active. The secret in the answer is empty, because a device with a TPM needs no secret. For its
-// programs, the device gets a secret with POST /device/secret.
+// registerTPM answers the second step of Pantacor's two-step enrolment. The second step makes the
+// enrolment active. The secret in the answer is empty, because a device with a TPM needs no secret.
+// For its programs, the device gets a secret with POST /device/secret.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
 	return answerRequest(s, w, r, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {
 		d := registered.Device
@@ -67,7 +67,7 @@ func (s *Server) verifySignature(w http.ResponseWriter, r *http.Request) error {
 	err := s.cfg.Onboard.VerifyOwnership(r.Context(), q.TokenID, q.Owner, q.IDevIDName, q.Signature)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
-		return problem(http.StatusBadRequest, "signature", "Use a join token from 'gangway token create --for-pantacor' that is neither disabled nor expired.", "The signature by this owner's join token over this name is not valid.")
+		return problem(http.StatusBadRequest, "signature", "Use a valid join token, made with 'gangway token create --for-pantacor'. A disabled or expired join token is not valid.", "The signature by this owner's join token over this name is not valid.")
 	}
 	if err != nil {
 		return err

@@ -35,8 +35,7 @@ import (
 
 // These tests show what the hub answers to peers that have not proven anything yet.
 
-// revoker is an online look-up whose revocation lists name every EK certificate. It counts
-// look-ups.
+// revoker is an online look-up. Its revocation lists name every EK certificate. It counts look-ups.
 type revoker struct{ links, lists int }
 
 func (o *revoker) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -162,8 +161,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != store.ErrNotFound {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)
 	}
-	// A stranger invents many AKs for one EK. These AKs neither fill the hub's database nor prevent
-	// other devices from onboarding.
+	// A stranger invents many AKs for one EK. These AKs do not fill the hub's database, and do not
+	// prevent other devices from onboarding.
 	for range store.MaxIssuedPerEK + 2 {
 		spy := must(s.victim.WithNewIdentity())(t)
 		if must(spy.Enroll(t.Context(), s.client))(t).AK == nil {

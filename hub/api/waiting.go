@@ -17,7 +17,7 @@ import (
 
 // WaitingView is a device that waits for its owner's decision, or that the owner denied.
 type WaitingView struct {
-	ID       string      `json:"id"` // only while the device waits; an onboarded device has another id
+	ID       string      `json:"id"` // the id of the waiting device; the onboarded device has another id
 	Status   string      `json:"status"`
 	EK       string      `json:"ek-sha256"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Machine  MachineView `json:"machine"`
@@ -36,7 +36,7 @@ type WaitingView struct {
 }
 
 // viewWaiting converts a waiting device to its view. If the verdict cannot be parsed, the view has
-// a question about that, so that one unreadable row does not make the whole list fail.
+// a question that says so. So one unreadable row does not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
@@ -71,8 +71,8 @@ func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) approve(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, true) }
 func (s *Server) deny(w http.ResponseWriter, r *http.Request) error    { return s.decide(w, r, false) }
 
-// decide applies the owner's decision. If the body names the questions that the owner saw, and the
-// device's questions are different now, decide fails.
+// decide applies the owner's decision. The body may name the questions that the owner saw. If the
+// device's questions are different now, decide returns an error.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) error {
 	var body struct {
 		Questions []string `json:"questions"`

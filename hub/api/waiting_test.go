@@ -20,7 +20,7 @@ import (
 	"gangway/wire"
 )
 
-// uncertified returns a device whose TPM has no EK certificate.
+// uncertified returns a device with a TPM that has no EK certificate.
 func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	t.Helper()
 	return must(s.victim.WithoutCertificate())(t)
@@ -361,4 +361,36 @@ func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
 	s.boundNothing(t)
+}
+
+// The owner's events name the machine and its join token. A machine without an EK certificate, which
+// has no maker's name, is named as such.
+func TestEventsNameTheMachineAndItsToken(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	tok := s.Token(t, s.Owner, func(j *store.JoinToken) { j.MaxUses, j.Nick = 1, "hall 3" })
+	first, second := s.uncertified(t), s.device(t)
+	second.Model, second.Serial = "Gate\u202e controller", "SN-77"
+	w := waits(t, s.post(t, must(first.Request(tok, fleet.RequestChange{}))(t)), "ek-certificate-none")
+	late := must(second.Enrol(t.Context(), s.client, must(second.Request(tok, fleet.RequestChange{}))(t)))(t)
+	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
+	must(first.Onboard(t.Context(), s.client, tok))(t)
+	refused(t, must(second.Activate(t.Context(), s.client, late))(t), 403, onboard.CodeTokenUsedUp)
+	for kind, want := range map[string][]string{
+		"device.activated":   {"a TPM without an EK certificate, join token " + tok.ID},
+		"activation.refused": {"used by as many devices as it allows", "Gate", "SN-77", `"hall 3" (` + tok.ID + ")"},
+	} {
+		events := must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: kind}))(t)
+		if len(events) == 0 {
+			t.Fatalf("%s: no event", kind)
+		}
+		for _, one := range want {
+			if !strings.Contains(events[0].Message, one) {
+				t.Errorf("%s: %q lacks %q", kind, events[0].Message, one)
+			}
+		}
+		if strings.ContainsRune(events[0].Message, '\u202e') || strings.Contains(events[0].Message, "TPM  ,") {
+			t.Errorf("%s: %q", kind, events[0].Message)
+		}
+	}
 }

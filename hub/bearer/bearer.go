@@ -4,8 +4,8 @@
 // No signing key is stored in a file: the hub derives the signing key of each calendar month from
 // its seal key. So all replicas have the same keys, and a new key replaces the old key each month
 // automatically. A token that was signed last month stays valid until it expires. Each token names
-// a session (jti), and the hub looks up the session for each request. So when a person signs out,
-// the token ends at once, before its expiry.
+// a session (jti), and the hub looks up the session for each request. If the person signs out, the
+// hub refuses the token at once, even before the token expires.
 package bearer
 
 import (
@@ -56,7 +56,7 @@ const MaxSize = 1016
 type Keys struct {
 	seal     []byte
 	url      string
-	also     []string // additional issuers whose tokens are accepted
+	also     []string // further accepted issuers of tokens
 	verified cache
 
 	mu     sync.Mutex
@@ -122,7 +122,7 @@ var ErrToken = errors.New("bearer: the token is not valid, or has expired")
 
 // Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times at the
 // time `now`. It does not check that the session still exists. Any failure is ErrToken. The caller
-// must not change what the claims point to.
+// must not change the values that the claims point to.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	if len(token) > MaxSize {
 		return Claims{}, ErrToken
@@ -149,7 +149,7 @@ func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 func inUse(id string, now time.Time) bool { return id == kid(now) || id == kid(monthBefore(now)) }
 
 // verifySignature checks everything about a token that does not change with time. It uses `now`
-// only to refuse a key that is not in use before it derives the key.
+// only to check that the token's key is in use, before it derives the key.
 func (k *Keys) verifySignature(token string, now time.Time) (v verified, err error) {
 	t, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil || len(t.Headers) != 1 || t.Headers[0].ExtraHeaders[jose.HeaderType] != "at+jwt" {

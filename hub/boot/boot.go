@@ -2,8 +2,8 @@
 // The event log explains the PCR values. Package boot does no I/O and keeps no state.
 //
 // Only the PCR values decide, because the TPM signs them: two boots match if their PCRs match. The
-// event log is only the device's statement. The hub uses the log only for PCRs whose quoted value
-// is the result of replaying the log. Package boot names an event by the event's digest, PCR and
+// event log is only the device's statement. The hub uses the log for a PCR only if replaying the
+// log results in the PCR's quoted value. Package boot names an event by the event's digest, PCR and
 // position. An event's type decides nothing. All other data of the log is displayed as the log's
 // statement. If a log does not replay to a PCR, it proves nothing about that PCR.
 package boot
@@ -46,17 +46,17 @@ type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
-	// Unexplained lists the PCRs whose value is not the result of replaying the log. Without a log,
-	// it lists all PCRs that were extended. For PCRs in this list, Compare compares only the
-	// values.
+	// Unexplained lists the PCRs that the log does not explain: replaying the log does not result
+	// in the PCR's value. Without a log, it lists all PCRs that were extended. For PCRs in this
+	// list, Compare compares only the values.
 	Unexplained []int   `json:"unexplained,omitempty"`
 	Log         bool    `json:"log"`                 // the device sent a log
 	LogState    string  `json:"log-state,omitempty"` // how much of the log could be read: LogWhole and others; empty in old measurements
 	LogProblem  string  `json:"log-why,omitempty"`   // what is wrong with the log, a sentence; may be empty
 	Events      []Event `json:"events,omitempty"`
-	SecureBoot  string  `json:"secure-boot"` // "on", "off", or why the state is not known: "not told", "told more than once"
-	// StartupLocality is the locality of TPM2_Startup. PCR 0 shows this locality. It is 4 after an
-	// H-CRTM sequence.
+	SecureBoot  string  `json:"secure-boot"` // "on" or "off"; "not told" or "told more than once" if the state is not known
+	// StartupLocality is the locality of TPM2_Startup, which the value of PCR 0 shows. The locality
+	// is 4 after an H-CRTM sequence.
 	StartupLocality int `json:"startup-locality,omitempty"`
 
 	Clock        uint64            `json:"clock"` // milliseconds, as in tcg.ClockInfo

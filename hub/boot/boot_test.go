@@ -131,8 +131,8 @@ func TestOrderCounts(t *testing.T) {
 	}
 }
 
-// If a program extends a PCR again, the log no longer explains that PCR. Compare reports this as a
-// change.
+// The log explains a PCR. Then a program extends this PCR without a log entry, so the log does not
+// explain the PCR any more. Compare reports this as a change.
 func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
@@ -282,7 +282,7 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 
 // If someone replaces the log in transit, the evidence is refused, because the quote covers the
 // log. If the device makes its own TPM quote a false log, the evidence is accepted. But the false
-// log explains nothing, because the PCR values are the TPM's.
+// log explains nothing, because the TPM quotes its real PCR values.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	t.Parallel()
 	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
@@ -315,8 +315,8 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	}
 }
 
-// A device sends a log whose event has the text "on" and the digest of "off". The hub does not show
-// the text "on".
+// A device sends a log with an event that has the text "on" and the digest of "off". The hub does
+// not show the text "on".
 func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(false, "linux 1", "quiet")

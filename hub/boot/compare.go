@@ -81,9 +81,10 @@ type Change struct {
 }
 
 // Compare returns the differences of the boot `m` from the reference `r`. If the boot matches, it
-// returns no differences. Every compared PCR whose value differs is in at least one change, even if
-// no event explains the difference. Two differences are ignored: phases of systemd that have ended
-// since the boot (PCR 11), and entries that were removed from the boot menu (PCR 1).
+// returns no differences. If the value of a compared PCR differs, at least one change names the
+// PCR, even if no event explains the difference. Two differences are ignored: phases of systemd
+// that have ended since the boot (PCR 11), and entries that were removed from the boot menu (PCR
+// 1).
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
@@ -104,7 +105,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		unexplained := slices.Contains(m.Unexplained, pcr)
 		switch {
 		case is == want && unexplained && m.Log && len(before) > 0:
-			changes = append(changes, Change{PCR: pcr, What: "the event log", Words: fmt.Sprintf("The event log no longer explains PCR %d, as it did in the reference of %s.", pcr, day)})
+			changes = append(changes, Change{PCR: pcr, What: "the event log", Words: fmt.Sprintf("The event log does not explain PCR %d any more. It explained this PCR in the reference of %s.", pcr, day)})
 		case is == want, pcr == menuPCR && onlyShorter(before, after), pcr == phasePCR && phaseOf(m.Bank, want, is):
 		case extendedBy(m.Bank, want, is, pcr):
 			more = append(more, pcr)
@@ -127,7 +128,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the end of the firmware's log; the reference of %s has no such extension. systemd has done this since version 261.", pcrList(more), day)})
 	}
 	if len(less) > 0 {
-		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: no longer extended by systemd's os-separator, as in the reference of %s.", pcrList(less), day)})
+		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: not extended by systemd's os-separator, but extended by it in the reference of %s.", pcrList(less), day)})
 	}
 	return changes
 }
@@ -253,7 +254,7 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 }
 
 // without returns the events in `a` that are not in `b`. If an event occurs twice in `a` and once
-// in `b`, without returns the event once.
+// in `b`, the result has the event once.
 func without(a, b []Event) (out []Event) {
 	have := map[string]int{}
 	for _, e := range b {

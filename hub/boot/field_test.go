@@ -100,8 +100,8 @@ func (l *tpm2Log) secureBoot() string {
 	return "not told"
 }
 
-// pcr0 replays PCR 0. The test uses this result, and not the value that tpm2_eventlog 5.4 prints.
-// tpm2_eventlog also extends EV_NO_ACTION events, and ignores the locality.
+// pcr0 replays PCR 0. The test does not use the value that tpm2_eventlog 5.4 prints: that program
+// also extends EV_NO_ACTION events, and ignores the locality.
 func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	v := make([]byte, 32)
 	extended := false

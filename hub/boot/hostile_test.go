@@ -62,8 +62,8 @@ func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measu
 	}
 }
 
-// A log has 4,000 variables. Each variable claims a size of one megabyte. The hub still reads the
-// log fast, because it allocates no memory by a claimed size.
+// A log has 4,000 variables. Each variable claims a size of one megabyte. The hub reads the log
+// fast anyway, because no claimed size decides how much memory the hub allocates.
 func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) { // not parallel: it measures time
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	liar := eventlog.Variable("SecureBoot", []byte{1})
@@ -88,7 +88,7 @@ func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
 	other := on
 	other.Data = append([]byte(nil), on.Data...)
-	other.Data[0] ^= 1 // a variable of another owner
+	other.Data[0] ^= 1 // a variable with another vendor GUID
 	hidden := on
 	hidden.Data = eventlog.Variable("Secure\u200bBoot", []byte{1})
 	off := eventlog.Boot(false, "linux 1", "quiet")

@@ -56,8 +56,8 @@ var (
 //   - the format of TPM 1.2, which has SHA-1 digests only (10.2.1).
 //
 // Every number from the log is checked against a limit before an allocation or a loop uses the
-// number. The limits are needed because a header with 120,000 algorithms, and an event with as many
-// digests, would fit into 1 MiB.
+// number. Without the limits, a log of 1 MiB could have a header with 120,000 algorithms, and an
+// event with 120,000 digests.
 func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	switch {
 	case len(raw) == 0:

@@ -83,7 +83,7 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace returns the boot menu of firmware whose digests cover only the variables' values. The
+// menuByPlace returns the boot menu if the firmware's digests cover only the variables' values. The
 // log states the variables' names, but nothing proves these names. So menuByPlace uses the position
 // of an event: BootOrder is first, then the entries follow in that order. A false name cannot hide
 // or move an entry, because an event without an entry's name is in `others`, and the caller
@@ -105,7 +105,7 @@ func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	return entries, others, len(entries) > 0 && len(entries) <= order
 }
 
-// menuByName returns the boot menu of firmware whose digests cover the variables' names and values.
+// menuByName returns the boot menu if the firmware's digests cover the variables' names and values.
 func menuByName(events []Event) (entries []string, others []Event) {
 	var order []string
 	text := make(map[string]string)

@@ -54,9 +54,9 @@ type namer struct {
 	pcr       int
 	bank      crypto.Hash
 	separated bool           // the firmware's part has ended
-	images    int            // number of events in PCR 4 so far of which only the digest is known
+	images    int            // number of events in PCR 4, so far, whose measured data is not known
 	versioned bool           // the firmware's version was measured
-	section   string         // the section of a unified kernel image whose content the next event measures
+	section   string         // a section of a unified kernel image; the next event measures the content of this section
 	names     map[string]int // how often a section's name is measured
 	ends      int            // how often a separator's digest occurs
 }
@@ -383,7 +383,7 @@ func (m *Measurement) crossName() {
 	for i := range m.Events {
 		if e := &m.Events[i]; e.PCR == 9 && lines[e.Digest] != "" {
 			e.What, e.Text, e.Label = whatCommandLine, lines[e.Digest], ""
-			delete(lines, e.Digest) // only once, so that the measurement does not become much larger than the log
+			delete(lines, e.Digest) // name only one event by this digest, so that the measurement does not become much larger than the log
 		}
 	}
 }
@@ -423,7 +423,7 @@ func secureBoot(events []Event) string {
 }
 
 // stateTwice is the state of Secure Boot if the variable SecureBoot was measured more than once. No
-// firmware measures it twice.
+// firmware measures this variable twice.
 const stateTwice = "told more than once"
 
 func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
@@ -453,8 +453,8 @@ func isUTF16(data []byte) bool {
 }
 
 // asText returns UTF-16 or UTF-8 data as text, without a final zero. The result `ok` is false if
-// the data has another encoding. It is also false if the data has a zero, a control character or a
-// bidirectional character, because these could hide a part of a command line on a screen.
+// the data has another encoding. It is also false if the text has a zero, a control character or a
+// bidirectional character. Such a character could hide a part of a command line on a screen.
 func asText(data []byte) (s string, ok bool) {
 	s = string(data)
 	if isUTF16(data) {

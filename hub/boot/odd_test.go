@@ -215,10 +215,11 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 			t.Errorf("%s: accepted, and still %q", name, words(c))
 		}
 		got = words(boot.Compare(accepted, measurement(t, usual.PCRs(), log(usual))))
-		if len(got) != 1 || !strings.Contains(got[0], "no longer extended by systemd's os-separator") {
+		if len(got) != 1 || !strings.Contains(got[0], "not extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
-		// If a PCR was extended by another word than systemd's, the change does not name systemd.
+		// Here the hash of another word extends the PCR, not the hash of systemd's separator. So
+		// the change does not name systemd.
 		forged := slices.Clone(usual.PCRs())
 		forged[4] = extend(forged[4], "evil-separator")
 		if got := words(boot.Compare(r, measurement(t, forged, log(usual)))); len(got) != 1 || !strings.HasPrefix(got[0], "PCR 4 differs from the reference of 3 May 2026") {
@@ -311,8 +312,8 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 }
 
 // No digest covers the types of a log's events, so a changed type does not change the result. There
-// is one exception: an event with the type EV_NO_ACTION extends no PCR. If an event gets this type,
-// the log no longer explains the event's PCR.
+// is one exception: an event with the type EV_NO_ACTION extends no PCR. If an attacker gives an
+// event this type, the log does not explain the event's PCR any more.
 func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -330,9 +331,9 @@ func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	}
 }
 
-// With Secure Boot disabled, an attacker extends PCR 7 with the events of an enabled Secure Boot,
-// and writes a log that describes the real events as something else. The hub does not report Secure
-// Boot as on.
+// Secure Boot is disabled. An attacker extends PCR 7 with the events of an enabled Secure Boot. The
+// attacker's log describes the real events as something else. The hub does not report Secure Boot
+// as on.
 func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	t.Parallel()
 	off := eventlog.Boot(false, "linux 1", "quiet")
@@ -424,8 +425,8 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 }
 
 // The boot manager measures the command line into PCR 12. Then the kernel's stub measures the same
-// command line into PCR 9. The hub names the event in PCR 9 by its digest, but only once: otherwise
-// many small events could make a measurement of many megabytes.
+// command line into PCR 9. The hub names the event in PCR 9 by its digest. It names only one such
+// event, so that many small events cannot make a measurement of many megabytes.
 func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 	t.Parallel()
 	line := eventlog.UTF16(strings.Repeat("x", 1000))
@@ -445,8 +446,8 @@ func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 	}
 }
 
-// Some firmware pads its log entries with zeros to a fixed size. The hub still recognizes the
-// measured data.
+// Some firmware pads its log entries with zeros to a fixed size. The hub recognizes the measured
+// data in spite of the zeros.
 func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")

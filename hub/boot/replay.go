@@ -61,9 +61,9 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields the numbers of events that explain tries to replay. The first number is
-// the number of all events. Some kernels append the firmware's last events to a log that already
-// contains these events. So smaller numbers follow. Each smaller number leaves out one more
+// withoutRepetition yields counts: how many of the events the function `explain` tries to replay.
+// The first count includes all events. Some kernels append the firmware's last events to a log that
+// already contains these events. So smaller counts follow. Each smaller count leaves out one more
 // repeated event.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
@@ -118,13 +118,13 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 	return value
 }
 
-// Known extensions after the end of the log. They are hashes of these words:
+// Known extensions after the end of the log. Each extension is the hash of one of these words:
 //
-//   - by firmware, into PCR 5, when a kernel takes over: kernels before Linux 5.2
-//     have no log of it (UEFI 38.3, the final events table);
-//   - by systemd (systemd-pcrextend), a separator from version 261 on, another one
-//     in PCR 9 from version 259 on, and the phases of a boot of a unified kernel
-//     image.
+//   - Firmware extends PCR 5 when a kernel takes over. Kernels before Linux 5.2 do not add
+//     this extension to the log (UEFI 38.3, the final events table).
+//   - systemd (systemd-pcrextend) extends PCRs by a separator since version 261, and PCR 9 by
+//     another separator since version 259. It extends PCR 11 by the phases of a boot, if the
+//     kernel is in a unified kernel image.
 //
 // maxSeparators is the maximum number of separators. Each start by kexec adds one separator,
 // without a reset of the PCRs.
@@ -185,8 +185,8 @@ func separatorWords(pcr int) (all [][]string) {
 	return all
 }
 
-// firmwarePCRs is the number of PCRs, from 0 on, into which firmware measures itself and the
-// programs that it starts (PC Client Platform Firmware Profile, 3.3.4).
+// firmwarePCRs is the number of the firmware's PCRs: PCR 0 to 7. Firmware measures itself, and the
+// programs that it starts, into these PCRs (PC Client Platform Firmware Profile, 3.3.4).
 const firmwarePCRs = 8
 
 // NothingMeasured reports whether the firmware measured nothing. PCR 0 to 7 then have their values

@@ -101,8 +101,8 @@ type Facts struct {
 	Enrolment *store.Enrolment
 	Verdict   evidence.Verdict // the verdict on Enrolment
 	// Root is the TPM maker's root at which the chain of the stored EK certificate ends today. Root
-	// is nil if the chain ends at no root that the hub trusts today, or if the hub has no EK
-	// certificate.
+	// is nil if the hub has no EK certificate. It is also nil if the hub trusts no root of that
+	// chain today.
 	Root *x509.Certificate
 
 	BootState   string    // one of the Boot constants of package store
@@ -225,7 +225,7 @@ func (r *reader) checks(codes []string) (list []Check) {
 func (r *reader) opened() Check {
 	c := Check{Code: codeOpened, State: NotExamined, Detail: "The device has not activated its certificates yet."}
 	if r.activated() {
-		c.State, c.Detail = Verified, "The TPM with this EK and this AIK opened the reply that was encrypted to both keys (TPM2_ActivateCredential)."
+		c.State, c.Detail = Verified, "The hub encrypted the reply to this EK and this AIK. The TPM with both keys opened the reply (TPM2_ActivateCredential)."
 	}
 	return c
 }
@@ -251,8 +251,7 @@ func (r *reader) link(name string) Link {
 	return l
 }
 
-// rootToday returns the check that the stored EK certificate still chains to a root that the hub
-// trusts today.
+// rootToday checks whether the stored EK certificate chains to a root that the hub trusts today.
 func (r *reader) rootToday() Check {
 	if r.f.Root == nil {
 		return Check{codeRoot, Refused, "The stored EK certificate no longer chains to a root that this hub trusts: the operator has removed or distrusted a CA of the chain after the device enrolled."}

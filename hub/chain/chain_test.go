@@ -66,8 +66,9 @@ func device(v evidence.Verdict, change func(*chain.Facts)) chain.Facts {
 	return f
 }
 
-// Each kind of verdict gives the right states of the five links. In the field want, each letter is
-// the state of one link: V verified, D decided by a person, - not examined, W waiting, R refused.
+// Each kind of verdict gives the right states of the five links. In the field `want`, each letter
+// is the state of one link: V verified, D decided by a person, - not examined, W waiting, R
+// refused.
 func TestPictureOfEachVerdict(t *testing.T) {
 	t.Parallel()
 	approve := func(v *evidence.Verdict) {
@@ -77,7 +78,7 @@ func TestPictureOfEachVerdict(t *testing.T) {
 		name  string
 		facts chain.Facts
 		want  string
-		link  string // the link whose Sentence must contain words
+		link  string // the name of a link; its Sentence must contain `words`
 		words string
 	}{
 		{"a hardware TPM of a trusted maker", device(whole(nil), nil), "VVVVV", chain.Maker, "vouches for this chip: Infineon OPTIGA Root."},

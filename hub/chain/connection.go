@@ -11,8 +11,8 @@ import (
 const day = "2 January 2006"
 
 // connection returns the last link. The link says whether the device at the other end of a
-// connection has the IDevID key. It also says whether the device is only one machine, and whether
-// its boot matches the reference.
+// connection has the IDevID key. It also says whether only one machine runs with the TPM's state,
+// and whether the device's boot matches the reference.
 func (r *reader) connection() Link {
 	l := Link{Name: Connection, Checks: []Check{r.activation()}}
 	if !r.f.Measured.IsZero() {

@@ -33,7 +33,7 @@ func (r *reader) describe(l *Link) {
 	case AIK:
 		l.Sentence = r.keyWords(l.State, "The same chip has the key with which it signs statements about itself. The hub tested this before it trusted the key.")
 	case IDevID:
-		l.Sentence = r.keyWords(l.State, "The key that identifies this device to the hub was made inside the same chip and cannot leave it.")
+		l.Sentence = r.keyWords(l.State, "The key that identifies this device to the hub was made inside the same chip and cannot leave the chip.")
 	case Connection:
 		l.Sentence = r.connectionWords(l.State)
 	}

@@ -9,8 +9,8 @@ import (
 
 // Tolerances for the clock of one TPM.
 const (
-	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"), and the TPM reads it some time before
-	// the hub receives the value.
+	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"). The TPM reads the clock some time
+	// before the hub receives the value.
 	fastest = 1.2
 	// aheadTolerance is an additional tolerance for a fast TPM clock, because the hub's clock is
 	// sometimes adjusted.
@@ -25,12 +25,12 @@ const (
 	drift = 2 * time.Second
 	// reset is the least time that a machine takes to reset.
 	reset = time.Second
-	// assumedDuration is the assumed duration of an attestation whose start is not known.
+	// assumedDuration is the assumed duration of an attestation if its start is not known.
 	assumedDuration = 10 * time.Second
 )
 
-// conflict is a contradiction between two boots of one TPM. If cleared is set, there is no
-// contradiction: the TPM was cleared between the boots.
+// conflict is a contradiction between two boots of one TPM. If `cleared` is true, there is no
+// contradiction, because the TPM was cleared between the boots.
 type conflict struct {
 	code, words string
 	cleared     bool
@@ -48,7 +48,7 @@ func contradiction(a, b Boot) conflict {
 		if words == "" {
 			words = fmt.Sprintf("The TPM's clock was set back by %v.", -clocks)
 		}
-		return conflict{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: its clock counts %v since it was last cleared, but only %v passed between the two attestations. An older state of the TPM was restored, or a copy of the TPM's state is running.",
+		return conflict{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: the TPM's clock counts %v since the TPM was last cleared, but only %v passed between the two attestations. An older state of the TPM was restored, or a copy of the TPM's state is running.",
 			millis(b.Counters.Clock), b.To.Sub(a.To).Round(time.Second))}
 	}
 	if a.From.IsZero() {

@@ -1,8 +1,8 @@
 // Package clone finds signs that the state of one TPM runs in several machines: a cloned virtual
 // machine, a restored snapshot, a copied vTPM. It does no I/O and keeps no state.
 //
-// Two machines with one TPM state have the same keys, so the hub cannot distinguish them by their
-// signatures. But the clocks of the two machines' TPMs differ. Within one boot, the clock that a
+// Two machines with one TPM state have the same keys, so their signatures do not distinguish the
+// machines. But the clocks of the two machines' TPMs differ. Within one boot, the clock that a
 // TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1) advances in real time, and never goes back. A boot
 // that has ended never continues. Each copy of the TPM's state has its own clock, so two copies
 // contradict each other as soon as both attest their clocks.
@@ -10,9 +10,10 @@
 // A Record has a bounded history of a device, and the contradictions in this history, as sentences
 // for a person. This package refuses no device: the owner decides.
 //
-// The following are not findings: another address (a NAT pool, a roaming laptop), another join
-// token, a new onboarding (a re-installation), another serial number in a later boot (a new board
-// with the same TPM), a machine that was suspended, a TPM that was cleared.
+// The following changes are not findings. The machine has another address (a NAT pool, a roaming
+// laptop). It used another join token, or onboarded again (a re-installation). It has another
+// serial number in a later boot (a new board with the same TPM). It was suspended, or its TPM was
+// cleared.
 package clone
 
 import (
@@ -26,32 +27,34 @@ import (
 
 // Codes of findings. They must not change, because stored records contain them.
 const (
-	// CountersBack: the TPM attests lower counters than before, and no TPM2_Clear explains it.
+	// CountersBack: the TPM attests lower counters than before, and no TPM2_Clear explains the
+	// lower counters.
 	CountersBack = "counters-back"
 	// ClockAhead: the TPM's clock advanced by more than the time that passed.
 	ClockAhead = "clock-ahead"
 	// BootsAlternate: a boot that had ended continues.
 	BootsAlternate = "boots-alternate"
-	// BootsInterleave: two boots continue alternately.
+	// BootsInterleave: the sightings come from two boots in turn, and each boot continues after the
+	// other.
 	BootsInterleave = "boots-interleave"
 	// SerialInBoot: the machine's serial number changed without a restart.
 	SerialInBoot = "serial-in-boot"
 	// SerialsAlternate: the machine uses an earlier serial number again.
 	SerialsAlternate = "serials-alternate"
-	// EarlierCertificate: the machine onboarded again with another serial number, but its earlier
-	// certificate is still in use.
+	// EarlierCertificate: the machine onboarded again with another serial number. After that, a
+	// machine used the certificate of the earlier onboarding.
 	EarlierCertificate = "earlier-certificate"
 )
 
 // State is the conclusion from the findings and the owner's decision.
 type State string
 
-// States. The zero value means that all sightings fit a single machine, or that the owner decided
+// States. The zero value has two meanings: all sightings fit a single machine, or the owner decided
 // that there is only one machine.
 const (
 	// Suspected: something does not fit one machine with one TPM.
 	Suspected State = "suspected"
-	// Certain: two copies of the TPM's state run alternately.
+	// Certain: two copies of the TPM's state run, and the hub sees both of them in turn.
 	Certain State = "certain"
 	// Refused: the owner decided that several machines run with the TPM's state.
 	Refused State = "refused"
@@ -79,8 +82,8 @@ const minTurns = 3
 
 // Sighting has the facts that the hub learned from an authenticated device at one time.
 type Sighting struct {
-	// From and To bound the time of the TPM's attestation, by the hub's clock. From is zero if only
-	// the latest possible time is known.
+	// From and To are the earliest and the latest possible time of the TPM's attestation, by the
+	// hub's clock. From is zero if the earliest time is not known.
 	From, To time.Time
 	// Counters are the TPM's counters, if Attested is true.
 	Counters boot.Counters
@@ -179,14 +182,14 @@ func (r *Record) Add(s Sighting) []Finding {
 	return r.Findings[had:]
 }
 
-// AddEarlierCertificate records that a machine used a certificate after a later onboarding, with
-// another serial number, had replaced the certificate. `was` is the serial number of the earlier
-// onboarding, and `is` the serial number of the later onboarding. AddEarlierCertificate returns the
-// new findings.
+// AddEarlierCertificate records that a machine used a certificate of an earlier onboarding. A later
+// onboarding with another serial number had replaced this certificate. `was` is the serial number
+// of the earlier onboarding, and `is` the serial number of the later onboarding.
+// AddEarlierCertificate returns the new findings.
 func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = machineSerial(was), machineSerial(is); was != "" && is != "" && was != is {
-		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate of serial number %q. A replaced board would not do this, unless its state folder was restored from a backup.", is, addr, was)
+		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate of serial number %q. A machine with a replaced board uses the earlier certificate only if its state folder was restored from a backup.", is, addr, was)
 	}
 	return r.Findings[had:]
 }
@@ -216,9 +219,9 @@ func (r *Record) addSerial(s Sighting, sameBoot bool) {
 		last := r.Serials[n-1]
 		switch {
 		case slices.Contains(r.Serials[:n-1], serial):
-			r.find(SerialsAlternate, s.To, "The machine onboarded with serial number %q, then with %q, and now with %q again, from %s.", serial, last, serial, s.Addr)
+			r.find(SerialsAlternate, s.To, "The machine onboarded with serial number %q, then with %q. Now it onboarded with %q again, from %s.", serial, last, serial, s.Addr)
 		case sameBoot:
-			r.find(SerialInBoot, s.To, "The machine onboarded with serial number %q, and now with %q, from %s, although its TPM was not reset in between. Possible reasons: there is a copy of the TPM's state, or the agent was started with another --serial.", last, serial, s.Addr)
+			r.find(SerialInBoot, s.To, "The machine onboarded with serial number %q. Now it onboarded with %q, from %s, although its TPM was not reset in between. Possible reasons: there is a copy of the TPM's state, or the agent was started with another --serial.", last, serial, s.Addr)
 		}
 	}
 	r.Serials = tail(append(r.Serials, serial), maxSerials)
@@ -243,7 +246,7 @@ func (r *Record) addBoot(s Sighting) {
 	}
 	if i := slices.IndexFunc(earlier, func(b Boot) bool { return b.continues(now) }); i >= 0 {
 		now.Turns = r.Boots[i].Turns + 1
-		r.find(BootsAlternate, s.To, "The TPM continues a boot that had ended: the hub saw %s, then %s, and now %s again, with a clock that did not stop. Two machines with one TPM state do this; a restored snapshot may do it too.", r.Boots[i], last, now)
+		r.find(BootsAlternate, s.To, "The TPM continues a boot that had ended. The hub saw %s, then %s, and now %s again, with a clock that did not stop. The cause is two machines with one TPM state, or a restored snapshot.", r.Boots[i], last, now)
 		r.Boots = append(slices.Delete(r.Boots, i, i+1), now)
 		r.interleave(s.To)
 		return
@@ -254,7 +257,8 @@ func (r *Record) addBoot(s Sighting) {
 	r.Boots = tail(append(r.Boots, now), maxBoots)
 }
 
-// interleave adds a finding if several boots continue alternately.
+// interleave adds a finding if the sightings come from several boots in turn, and each of these
+// boots continues after another one.
 func (r *Record) interleave(at time.Time) {
 	var by []string
 	all := 0
@@ -265,7 +269,7 @@ func (r *Record) interleave(at time.Time) {
 		all += b.Turns
 	}
 	if len(by) > 1 && all >= minTurns {
-		r.find(BootsInterleave, at, "Several boots of the TPM continue alternately: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
+		r.find(BootsInterleave, at, "Reports come from several boots of the TPM in turn, and each boot continues after another has run: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
 	}
 }
 

@@ -15,16 +15,16 @@ import (
 
 var begin = time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 
-// at returns the sighting of a TPM quote that was made the duration `after` after the time begin.
-// The quote has the TPM's reset count, restart count and clock.
+// at returns the sighting of a TPM quote, made at the time `begin` plus the duration `after`. The
+// quote has the TPM's reset count, restart count and clock.
 func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.Sighting {
 	to := begin.Add(after)
 	return clone.Sighting{From: to.Add(-100 * time.Millisecond), To: to, Attested: true, Addr: "192.0.2.1",
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial returns the sighting `s` as the sighting of an onboarding with a serial number. From is
-// zero, because the TPM may have certified the IDevID key at any earlier time.
+// serial returns the sighting `s` as the sighting of an onboarding with a serial number. The field
+// From is zero, because the TPM may have certified the IDevID key at any earlier time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s
@@ -126,7 +126,7 @@ func TestCopiedStateIsFound(t *testing.T) {
 			at(4*h, 5, 0, 5*h), at(5*h, 6, 0, 5*h+7*m), at(6*h, 5, 0, 7*h), at(7*h, 6, 0, 7*h+1*m), at(8*h, 5, 0, 9*h)},
 			[]string{clone.BootsAlternate}, clone.Suspected, "snapshot"},
 		"another serial number in one boot": {[]clone.Sighting{serial(at(0, 5, 0, 10*h), "A"), serial(at(1*m, 5, 0, 10*h+1*m), "B")},
-			[]string{clone.SerialInBoot}, clone.Suspected, `"A", and now with "B"`},
+			[]string{clone.SerialInBoot}, clone.Suspected, `"A". Now it onboarded with "B"`},
 		"serial numbers by turns": {[]clone.Sighting{serial(at(0, 5, 0, 10*h), "A"), serial(at(1*h, 6, 0, 10*h+1*m), "B"), serial(at(2*h, 7, 0, 10*h+2*m), "A")},
 			[]string{clone.SerialsAlternate}, clone.Suspected, `with "A" again`},
 		"serial numbers by turns, nothing attested": {[]clone.Sighting{{To: begin, Serial: "A"}, {To: begin, Serial: "B"}, {To: begin, Serial: "A"}},

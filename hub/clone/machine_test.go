@@ -31,8 +31,8 @@ func (k *machine) runs(d time.Duration) {
 // rests advances the time with the TPM powered off.
 func (k *machine) rests(d time.Duration) { k.now = k.now.Add(d) }
 
-// quote returns the sighting of a TPM quote whose duration is `takes`. The TPM reads its clock in
-// the middle of this duration.
+// quote returns the sighting of a TPM quote. Making the quote takes the time `takes`, and the TPM
+// reads its clock in the middle of this time.
 func (k *machine) quote(takes time.Duration) clone.Sighting {
 	from := k.now.Truncate(time.Second)
 	k.runs(takes / 2)
@@ -45,8 +45,8 @@ func between(lo, hi time.Duration) *rapid.Generator[time.Duration] {
 	return rapid.Map(rapid.Int64Range(int64(lo), int64(hi)), func(n int64) time.Duration { return time.Duration(n) })
 }
 
-// A single machine never gives a finding, whatever sequence of reboots, power cuts, suspensions and
-// TPM2_Clear it goes through.
+// A single machine never gives a finding, after any sequence of reboots, power cuts, suspensions
+// and TPM2_Clear.
 func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -77,9 +77,9 @@ func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 	})
 }
 
-// If two machines start from one TPM state and connect alternately, the state becomes Suspected,
-// even if one machine has booted more often. If the clocks of the two machines' TPMs differ by more
-// than the time between the connections, the state becomes Certain.
+// Two machines start from one TPM state and connect alternately. The state becomes Suspected, even
+// if one machine has booted more often than the other. If the clocks of the two machines' TPMs
+// differ by more than the time between the connections, the state becomes Certain.
 func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -98,8 +98,8 @@ func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 				r.Add(k.quote(200 * time.Millisecond))
 				first.runs(every)
 				second.runs(every)
-				// Both machines run in the same real time: advance the machine whose time is
-				// earlier.
+				// Both machines run in the same real time, so advance the machine with the earlier
+				// time.
 				later := first.now
 				if second.now.After(later) {
 					later = second.now

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"gangway/hub/store/postgres"
 	"gangway/hub/store/sqlite"
 	"gangway/internal/finding"
 
@@ -37,6 +38,10 @@ type Config struct {
 	// CheckTime is the longest duration of the check of the database, and of the check of the
 	// backup's database (0: one minute).
 	CheckTime time.Duration
+
+	// Database is the hub's PostgreSQL database. If its URL is empty, the database is the file in
+	// the data folder.
+	Database postgres.Config
 
 	// Tests set the following fields. If a field is not set, this machine's time, disk, clock or
 	// /proc is used.
@@ -168,9 +173,9 @@ func checkDisk(_ context.Context, e *exam) (found []finding.Finding) {
 	return found
 }
 
-// room judges the free space and the free inodes of a file system. It uses the hub's own reserve:
-// if the free space is below the reserve, the hub refuses uploads. If the free space is below half
-// of the reserve, the hub refuses everything except deletions.
+// room judges the free space and the free inodes of a file system. It uses the hub's own reserve.
+// The hub refuses uploads if the free space is below the reserve. If the free space is below half
+// of the reserve, the hub accepts only sign-ins, and requests that end or remove something.
 func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	free, size := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
 	reserve := min(size/20, 1<<30)
@@ -178,7 +183,7 @@ func room(dir string, s syscall.Statfs_t) (found []finding.Finding) {
 	switch {
 	case free < reserve:
 		found = append(found, bad(finding.Problem, "disk-full", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
-			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of that is free, it refuses all new data.", bytesOf(reserve)), remedy))
+			fmt.Sprintf("If less than %s is free, the hub refuses uploads. If less than half of this size is free, the hub refuses all new data.", bytesOf(reserve)), remedy))
 	case free < 3*reserve:
 		found = append(found, bad(finding.Warning, "disk-low", fmt.Sprintf("%s free on the disk of %s, of %s.", bytesOf(free), dir, bytesOf(size)),
 			fmt.Sprintf("If less than %s is free, the hub refuses uploads.", bytesOf(reserve)), remedy))

@@ -23,6 +23,7 @@ import (
 	"gangway/hub/store/sqlite"
 	"gangway/internal/finding"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,6 +103,7 @@ func codes(list []finding.Finding) (all []string) {
 // For each fault, the doctor reports the right finding, with a remedy. Without a fault, it reports
 // no problem. It never changes the data folder.
 func TestFaultsAreFound(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	must := func(err error) {
 		t.Helper()

@@ -24,8 +24,8 @@ import (
 )
 
 // serving reports whether a process has locked the hub's lock file. It also returns the process id,
-// or 0 if the id is not known. It reads the kernel's list of locks, because an attempt to lock the
-// file could keep a hub from starting.
+// or 0 if the id is not known. It reads the kernel's list of locks. It does not try to lock the
+// file, because then a hub that starts at that moment could not lock the file.
 func serving(proc, lock string) (pid int, held bool) {
 	info, err := os.Stat(lock)
 	if err != nil {
@@ -36,7 +36,7 @@ func serving(proc, lock string) (pid int, held bool) {
 	if err != nil {
 		return 0, false
 	}
-	// 1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
+	// An example of a line: 1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF
 	for line := range strings.Lines(string(list)) {
 		f := strings.Fields(line)
 		if len(f) < 6 || f[1] != "FLOCK" {
@@ -253,5 +253,5 @@ func (e *exam) checkURL(ctx context.Context, address string) finding.Finding {
 		return bad(finding.Warning, "certificate-expires", fmt.Sprintf("The certificate at %s expires in %d day(s).", address, left),
 			"The hub renews its certificate when 30 days are left, so the renewal fails.", "Find the reason in the hub's log: journalctl -u gangway")
 	}
-	return good("url", "This hub answers at %s; its certificate is valid for %d more days and renews itself.", address, left)[0]
+	return good("url", "This hub answers at %s; its certificate is valid for %d more days, and the hub renews the certificate automatically.", address, left)[0]
 }

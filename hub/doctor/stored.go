@@ -28,14 +28,14 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 	ca, err := pki.Open(dir, pki.Options{})
 	if err != nil {
 		return []finding.Finding{bad(finding.Problem, "keys-unusable", fmt.Sprintf("The hub's keys cannot be used: %s.", strings.TrimPrefix(err.Error(), "pki: ")),
-			"", "Correct the reported fault, or restore the keys from the newest backup. Do not make new keys: the devices know only these keys.")}
+			"", "Correct the reported fault, or restore the keys from the newest backup. Do not make new keys: the devices do not trust new keys.")}
 	}
 	e.roots, e.name = x509.NewCertPool(), ca.HubName()
 	e.roots.AddCert(ca.Root())
 	for _, c := range []*x509.Certificate{ca.Root(), ca.ACA(), ca.DeviceCA()} {
 		if left := c.NotAfter.Sub(e.now()); left < 365*24*time.Hour {
 			return []finding.Finding{bad(finding.Problem, "ca-expires", fmt.Sprintf("The hub's CA %q expires on %s.", c.Subject.CommonName, c.NotAfter.Format(time.DateOnly)),
-				"The CAs that a hub makes never expire, so another program made this one.", "Plan a new hub, and onboard the devices there before this date.")}
+				"The CAs that a hub makes never expire, so another program made this CA.", "Plan a new hub, and onboard the devices there before this date.")}
 		}
 	}
 	return good("keys", "The hub's keys are complete and private, and its CAs do not expire. The hub name is %s.", e.name)
@@ -43,6 +43,9 @@ func checkKeys(_ context.Context, e *exam) []finding.Finding {
 
 // checkDatabase examines the database. The hub may use the database at the same time.
 func checkDatabase(ctx context.Context, e *exam) []finding.Finding {
+	if e.Database.URL != "" {
+		return e.checkShared(ctx)
+	}
 	path := filepath.Join(e.Data, databaseFile)
 	info, err := os.Stat(path)
 	if err != nil {
@@ -83,9 +86,12 @@ const (
 
 // checkBackup examines the folder of the newest backup, in the form of docs/operations.md.
 func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
+	if e.Database.URL != "" {
+		return e.checkKeysBackup()
+	}
 	if e.Backup == "" {
 		return []finding.Finding{bad(finding.Note, "backup-unknown", "The doctor does not know the folder of the hub's backups.", "If the hub's keys are lost without a backup, they cannot be made again.",
-			"Name the newest backup: --backup FOLDER. If there is none, see 'Backup' in docs/operations.md.")}
+			"Name the newest backup: --backup FOLDER. If there is no backup, see 'Backup' in docs/operations.md.")}
 	}
 	path := filepath.Join(e.Backup, databaseFile)
 	info, err := os.Stat(path)
@@ -99,16 +105,16 @@ func checkBackup(ctx context.Context, e *exam) (found []finding.Finding) {
 	days := fmt.Sprintf("%d day(s)", int(age.Hours()/24))
 	switch {
 	case age > uselessAfter:
-		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "Devices that onboarded since would have to onboard again.", "Find out why no new backup was made, and make a backup."))
+		found = append(found, bad(finding.Problem, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Find out why no new backup was made, and make a backup."))
 	case age > oldBackup:
-		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "Devices that onboarded since would have to onboard again.", "Make a backup each day."))
+		found = append(found, bad(finding.Warning, "backup-old", fmt.Sprintf("The newest backup is %s old.", days), "After a restore of this backup, devices that onboarded later must onboard again.", "Make a backup each day."))
 	}
 	found = append(found, e.backupKeys()...)
 	in, err := e.inspect(ctx, path, false)
 	switch {
 	case err != nil:
 		found = append(found, bad(finding.Problem, "backup-damaged", fmt.Sprintf("The backup's database cannot be used: %v.", err),
-			"If the file is copied while the hub writes, the copy is not usable.", `Copy it with SQLite's backup: sqlite3 `+filepath.Join(e.Data, databaseFile)+` ".backup '`+path+`'"`))
+			"If the file is copied while the hub writes, the copy is not usable.", `Copy the database with SQLite's backup: sqlite3 `+filepath.Join(e.Data, databaseFile)+` ".backup '`+path+`'"`))
 	case len(in.Faults) > 0:
 		found = append(found, bad(finding.Problem, "backup-damaged", fmt.Sprintf("The backup's database is damaged: %s.", strings.Join(in.Faults, "; ")), "", "Make a new backup, and examine the disk of the backup."))
 	}

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// Anchors holds the certificates from which NewTrustOf makes a Trust.
+// Anchors has the certificates from which NewTrustOf makes a Trust.
 type Anchors struct {
 	Roots         []*x509.Certificate
 	Intermediates []*x509.Certificate
@@ -16,8 +16,8 @@ type Anchors struct {
 	// in", "file makers.pem".
 	Origins map[[32]byte]string
 	// Distrusted lists certificates that no chain may contain, even if a device sends the
-	// distrusted certificate itself. Another certificate with a distrusted key is refused too,
-	// unless it is in Roots or Intermediates.
+	// distrusted certificate itself. A second certificate with the key of a distrusted certificate
+	// is refused too. The exception is a second certificate in Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 

@@ -216,7 +216,7 @@ func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
 	})
 	s.refused(t, body, "certify-signature")
 	// Here the attacker's own IAK signs the attestation, so the signature is valid. But the
-	// attestation still names the victim's IAK as the signer.
+	// attestation names the victim's IAK as the signer.
 	body = s.request(t, s.attacker, fleet.RequestChange{
 		Attest: func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 	})
@@ -302,13 +302,13 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// The device sends the expired certificate itself. The hub refuses that too.
+	// The device sends the expired certificate itself. The hub refuses the device in this case too.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
 }
 
-// A cached verification result is not used once a certificate of the chain has expired.
+// A cached verification result is not used after a certificate of the chain has expired.
 func TestRejectsIntermediateThatExpiredSinceItWasVerified(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -406,7 +406,7 @@ func TestRejectsPathLongerThanItsConstraint(t *testing.T) {
 	template := must(fleet.EKTemplate(s.attacker.EK.Private.Public()))(t)
 	s.attacker.EKCert = must(fleet.Issue(template, subCert, s.attacker.EK.Private.Public(), sub.Private))(t).Raw
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-chain-untrusted")
-	// With pathLen 0, the root may still issue EK certificates itself.
+	// With pathLen 0, the root itself may issue EK certificates.
 	s.attacker.EKCert = must(fleet.Issue(template, rootCert, s.attacker.EK.Private.Public(), key.Private))(t).Raw
 	if v := s.judge(s.request(t, s.attacker, fleet.RequestChange{})); !v.Accepted() {
 		t.Fatal(v.Refusal.Reason)

@@ -112,8 +112,8 @@ func (n generalName) String() string {
 	return fmt.Sprintf("of type %d", n.tag)
 }
 
-// namesOf returns a certificate's names: the subject unless the subject is empty, the subject
-// alternative names, and the subject's e-mail addresses.
+// namesOf returns a certificate's names: the subject (if it is not empty), the subject alternative
+// names, and the subject's e-mail addresses.
 func namesOf(c *x509.Certificate) (names []generalName, err error) {
 	if len(c.RawSubject) > 2 {
 		names = append(names, generalName{tagDirectory, c.RawSubject})
@@ -155,8 +155,8 @@ func readGeneralName(s *cryptobyte.String) (n generalName, ok bool) {
 }
 
 // constraints is a NameConstraints (RFC 5280, 4.2.1.10). `partly[tag]` is true if a subtree of the
-// name form `tag` has a minimum or maximum. RFC 5280 does not allow these bounds, and this package
-// does not evaluate these bounds.
+// name form `tag` has a minimum or maximum. RFC 5280 does not allow a minimum or maximum, and this
+// package does not evaluate them.
 type constraints struct {
 	permitted, excluded []generalName
 	partly              map[uint8]bool

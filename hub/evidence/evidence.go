@@ -1,12 +1,11 @@
 // Package evidence checks whether a request comes from a real TPM, and whether the request's keys
-// are in that TPM. The checks are a pure function of the request, the trusted TPM makers' roots,
-// the policy and the time. All four are arguments, so that every attack can be a row of a table in
-// a test.
+// are in that TPM. The checks depend only on the request, the trusted TPM makers' roots, the policy
+// and the time. All four are arguments, so that every attack can be a row of a table in a test.
 //
 // Parse turns a request into a Request, which does not change afterwards. Verify judges the
-// Request. The hub continues only with values from the Request. (In Keylime's CVE-2022-1053, data
-// was fetched once for the check and again for its use, so the checked and the used data could
-// differ.)
+// Request. The hub continues only with values from the Request. (In Keylime's CVE-2022-1053, the
+// data for the check and the data for the use were fetched separately. So the used data could
+// differ from the checked data.)
 //
 // Verify cannot prove that the IAK is in the TPM of the EK certificate, because a request does not
 // prove this. The reply proves it: only the TPM of the EK certificate can open the reply. See
@@ -127,10 +126,10 @@ func Parse(raw []byte) (*Request, error) {
 
 const hintChain = "Send one certificate in each entry, without padding, and nothing else."
 
-// checkChain refuses a chain if an entry is not a certificate. An entry may have the outer DER
-// structure of a certificate, but not be parsable. checkChain ignores such an entry and adds a
-// note, because some TPMs store malformed certificates that their chain does not need. The argument
-// `refused` has the code and the hint of the refusal. checkChain adds the reason.
+// checkChain refuses a chain if an entry does not have the outer DER structure of a certificate. If
+// an entry has this structure but cannot be parsed, checkChain ignores the entry and adds a note.
+// Some TPMs store such malformed certificates, and the chain does not need the certificates. The
+// argument `refused` has the code and the hint of the refusal. checkChain adds the reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {
@@ -206,7 +205,7 @@ func (r *Request) parseCertify(info, signature []byte) (err error) {
 const (
 	hintDamaged = "Send the request again. If this happens again, the device's agent is faulty."
 	hintTPM     = "Onboard with the TPM's own keys and EK certificate; docs/protocol.md says what the hub requires of them."
-	hintApprove = "If the machine is yours, compare the EK hash with the one that the machine shows, and approve it; 'gangway device ls' lists the waiting devices."
+	hintApprove = "If the machine is yours, compare the EK hash with the EK hash on the machine's screen, and approve the machine; 'gangway device ls' lists the waiting devices."
 	hintTrust   = "If you trust this maker, import its root with 'gangway trust import'. If you trust only this machine, approve it."
 )
 

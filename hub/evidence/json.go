@@ -47,8 +47,9 @@ func (v *Verdict) JSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// appendJSONString appends the string `s` as encoding/json encodes it. It calls encoding/json only
-// if `s` has characters that are not printable ASCII, or that encoding/json escapes for HTML.
+// appendJSONString appends the string `s` in the encoding of encoding/json. It calls encoding/json
+// only if `s` has a character that is not printable ASCII, or a character that encoding/json
+// escapes for HTML.
 func appendJSONString(b []byte, s string) []byte {
 	start := len(b)
 	b = append(b, '"')

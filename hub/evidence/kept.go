@@ -11,9 +11,9 @@ import (
 	"gangway/wire"
 )
 
-// ParseKept parses a request that the hub has stored: a TCG-CSR-IDEVID, or the
-// wire.RegistrationRecord of a two-step enrolment. So the hub can preview a policy for devices that
-// have onboarded.
+// ParseKept parses the stored request of a device: a TCG-CSR-IDEVID, or the wire.RegistrationRecord
+// of a two-step enrolment. The hub uses ParseKept to preview a policy for devices that have
+// onboarded.
 func ParseKept(raw []byte) (*Request, error) {
 	if !bytes.HasPrefix(raw, []byte("{")) {
 		return Parse(raw)

@@ -27,8 +27,9 @@ const (
 	AnyMaker = "*"
 )
 
-// kinds returns the allowed templates. It uses the first element of `names` that is a key of Of, or
-// otherwise the key AnyMaker. The result `ok` is false if Of has none of these keys.
+// kinds returns the allowed templates. It uses the first element of `names` that is a key of Of. If
+// no element is a key of Of, it uses the key AnyMaker. The result `ok` is false if Of has none of
+// these keys.
 func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 	for _, name := range append(names, AnyMaker) {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {

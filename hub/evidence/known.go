@@ -73,9 +73,9 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 
 // AddOmitted adds the failures of the verdict `of` to the verdict `v`. The verdict `of` is about an
 // EK certificate that the hub knows, but that the request omitted. If `of` has a refusal,
-// AddOmitted adds that refusal. Otherwise it adds the questions of `of` that `v` does not have yet.
-// An omitted certificate never counts in favour of a request: otherwise a stranger could learn from
-// the answer that the hub knows the EK.
+// AddOmitted adds that refusal. If `of` has no refusal, AddOmitted adds the questions of `of` that
+// `v` does not have. An omitted certificate never improves the verdict on a request. If it did, the
+// answer could reveal to a stranger that the hub knows the EK.
 func (v *Verdict) AddOmitted(of *Verdict) {
 	const left = "The request leaves out an EK certificate that was sent earlier for this EK. That certificate fails a check: "
 	said := func(r *Refusal) *Refusal {

@@ -9,8 +9,9 @@ import (
 
 // canonical returns a CA certificate with canonical names (tcg.CanonicalName). Some makers wrote
 // the same name in two string types, for example STMicroelectronics in its ECC root and
-// intermediates. Without canonical names, crypto/x509 would find no chain for these. Names are used
-// only to find issuers. Signatures are verified over the signed bytes, which do not change.
+// intermediates. Without canonical names, crypto/x509 would find no chain for the certificates of
+// these makers. Names are used only to find issuers. Signatures are verified over the signed bytes,
+// which do not change.
 //
 // canonical also removes name constraints from UnhandledCriticalExtensions, because crypto/x509
 // would refuse the certificate. Instead, chainMayIssue and checkNames check all name constraints.

@@ -30,9 +30,9 @@ func ParseAction(s string) (Action, bool) {
 	return Action(max(i, 0)), i >= 0
 }
 
-// Policy decides about devices whose evidence is consistent. Every policy refuses keys that do not
-// match their certificate, keys that may exist outside a TPM, and keys whose private half anyone
-// can compute. The zero value refuses everything that a policy can refuse.
+// Policy decides about devices with consistent evidence. Every policy refuses keys that do not
+// match their certificate, keys that may exist outside a TPM, and keys with a private half that
+// anyone can compute. The zero value refuses everything that a policy can refuse.
 type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
 	NoCertificate Action // the TPM has no EK certificate; Accept has the effect of Ask
@@ -50,7 +50,8 @@ type Policy struct {
 	Layers []Layer
 }
 
-// DefaultPolicy applies where neither the hub's nor the owner's policy decides.
+// DefaultPolicy returns the default settings. A default setting applies if the hub's policy and the
+// owner's policy do not have the setting.
 func DefaultPolicy() Policy {
 	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse, UnlistedByHub: Refuse}
 }
@@ -86,8 +87,8 @@ type Listing struct {
 	// list has the hash. BySerial is true if a list has the serial number of the EK certificate,
 	// but not the hash. An entry with a serial number proves only as much as the certificate.
 	ByKey, ByHub, BySerial bool
-	// OffHub is true if the hub's list has neither the hash nor the serial number. HubBySerial is
-	// true if the hub's list has only the serial number.
+	// OffHub is true if the hub has a list, and the list has no entry for the hash or the serial
+	// number. HubBySerial is true if the hub's list has only the serial number.
 	OffHub, HubBySerial bool
 	Note                string // the list's note about the EK
 	// CertificateRequired is true if a list requires that the TPM's EK certificate chains to a
@@ -118,7 +119,7 @@ var softwareMakers = map[string]string{
 // SoftwareMakers returns the ids of the known makers of software TPMs, sorted.
 func SoftwareMakers() []string { return slices.Sorted(maps.Keys(softwareMakers)) }
 
-// IsSoftwareTPM reports whether name is a known maker of software TPMs, or swtpm's model.
+// IsSoftwareTPM reports whether `name` is a known maker of software TPMs, or swtpm's model.
 func IsSoftwareTPM(name string) bool {
 	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
@@ -139,7 +140,7 @@ func software(e *tcg.EKCertificate) (kind string, names []string) {
 	return "", nil
 }
 
-const hintPolicy = "To accept it, change the policy ('gangway policy show' prints it), or ask the hub's operator to change the hub's."
+const hintPolicy = "To accept the TPM, change your policy ('gangway policy show' prints the policy), or ask the hub's operator to change the hub's policy."
 
 // checkHardware checks the kind of TPM, hardware or software, and the kind of its EK.
 func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -170,7 +171,7 @@ func checkSoftware(r *Request, in *Input) (string, *Refusal) {
 		}
 	}
 	return "", refuse("tpm-software", fmt.Sprintf("This is a software TPM (%s), not a hardware TPM.", kind),
-		fmt.Sprintf("To accept it, add %q to the policy's software_tpms.", names[0]))
+		fmt.Sprintf("To accept the TPM, add %q to the policy's software_tpms.", names[0]))
 }
 
 func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -178,16 +179,16 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if in.Listing.Note != "" {
 		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
 	}
-	// A listed serial number counts only if the EK certificate chains to a trusted root. Otherwise
-	// anyone can make a certificate with that number.
+	// A listed serial number counts only if the EK certificate chains to a trusted root, because
+	// anyone can make an untrusted certificate with that number.
 	l, trusted := in.Listing, v.trusted(r)
 	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
 	case !l.Kept:
 		return "Neither the hub nor the owner has an EK list.", notExamined
 	case l.CertificateRequired && !trusted:
-		return "", refuse(CodeCertificateRequired, "The EK list requires an EK certificate for this TPM"+note+", but the request has none that leads to a trusted root.",
-			"Find out why the certificate is missing. To accept this machine without it, change its line with 'gangway policy ek-list'.")
+		return "", refuse(CodeCertificateRequired, "The EK list requires an EK certificate for this TPM"+note+", but the request has no EK certificate that chains to a trusted root.",
+			"Find out why the certificate is missing. To accept the machine without a certificate, change the machine's line in the EK list with 'gangway policy ek-list'.")
 	case !unlisted && (l.ByKey || l.ByHub):
 		return "The EK is on the EK list" + note + ".", nil
 	case !unlisted:
@@ -252,8 +253,8 @@ type decidingRule struct {
 
 // rulesOf returns the rules that decide about a request. In each layer, this is the first rule that
 // matches the maker and model in the EK certificate. If the certificate does not chain to a trusted
-// root, the first rule that matches a TPM without a certificate decides too. Otherwise a forged
-// certificate could avoid the rule for TPMs without a certificate.
+// root, the first rule that matches a TPM without a certificate decides too. So a forged
+// certificate does not avoid the rule for TPMs without a certificate.
 func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())

@@ -98,7 +98,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 			if !strings.Contains(v.Checks[0].Detail, want) {
 				t.Errorf("%q does not name the TPM: %s", v.Checks[0].Detail, want)
 			}
-			// A certificate with a known mistake still needs a valid signature.
+			// A certificate with a known mistake needs a valid signature too.
 			e := must(tcg.ParseEKCertificate(d.EKCert))(t)
 			e.Certificate.RawTBSCertificate = append(bytes.Clone(e.Certificate.RawTBSCertificate), 0)
 			v = new(evidence.Verdict)
@@ -109,7 +109,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	}
 }
 
-// If a certificate has neither the EK usage nor a maker's name, it is not an EK certificate.
+// A certificate without the EK usage and without a maker's name is not an EK certificate.
 func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -11,8 +11,8 @@ import (
 // the primes up to 167, because these primes divide M for every key of 512 bits or more. A modulus
 // of another origin passes all these tests with a probability of about 2^-28.
 
-// rocaChunk is a product of primes that fits in 64 bits. One division of a modulus by this product
-// replaces one division for each prime.
+// rocaChunk has some primes and their product, which fits in 64 bits. One division of a large
+// modulus by the product replaces one division for each prime.
 type rocaChunk struct {
 	product uint64
 	primes  []rocaPrime

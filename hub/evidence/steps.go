@@ -12,8 +12,8 @@ import (
 	"gangway/wire"
 )
 
-// Ownership holds the extensions of a two-step CSR that name the device's owner. This package does
-// not verify them; package onboard verifies the ownership proof.
+// Ownership has the extensions of a two-step CSR that name the device's owner. This package does
+// not verify these extensions. Package onboard verifies the ownership proof.
 type Ownership struct {
 	Owner   string // prn
 	TokenID string
@@ -47,8 +47,8 @@ const (
 	maxCSR    = 16 << 10
 )
 
-// identityChecks are the checks about the IDevID key. The first step does not have an IDevID key
-// yet. All other checks run in both steps.
+// identityChecks are the checks about the IDevID key. These checks do not run in the first step,
+// because the first step has no IDevID key. All other checks run in both steps.
 var identityChecks = []string{"idevid", "certify", "signature"}
 
 // KeysOnly reports whether the request is the first step of a two-step enrolment. The first step
@@ -198,7 +198,7 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 	// The ownership proof covers only the field `name`, so that field must be the TPM name of the
 	// IDevID key.
 	if in.Name != hex.EncodeToString(r.IDevIDName) {
-		return nil, refuse("idevid-name", "name is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
+		return nil, refuse("idevid-name", "\"name\" is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
 	}
 	if err := r.parseCertify(ext[wire.ExtCertify], ext[wire.ExtCertifySig]); err != nil {
 		return nil, err

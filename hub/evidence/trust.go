@@ -86,9 +86,9 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	}
 	_, other := t.withDistrusted.find(leaf, extra, now)
 	if errors.Is(other, errExpired) {
-		// A CA certificate of the distrusted chain has expired. Verify at the time when the EK
-		// certificate was issued: otherwise the chain would count as unknown, and a person could
-		// accept the chain.
+		// A CA certificate of the distrusted chain has expired. Verify the chain at the time when
+		// the EK certificate was issued. At the present time the chain would count as unknown, and
+		// a person could accept the chain.
 		then := leaf.Certificate.NotBefore
 		if _, trusted := t.find(leaf, extra, then); trusted == nil {
 			return nil, err
@@ -188,8 +188,8 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		Roots:         t.roots,
 		Intermediates: pool,
 		CurrentTime:   now,
-		// crypto/x509 does not know the extended key usage of EK certificates. chainMayIssue checks
-		// that usage.
+		// crypto/x509 does not support the extended key usage of EK certificates. chainMayIssue
+		// checks that usage.
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {

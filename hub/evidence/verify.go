@@ -21,8 +21,8 @@ type Check struct {
 	Check string `json:"check"` // stable, e.g. "ek-chain"
 	OK    bool   `json:"ok"`
 	Ask   bool   `json:"ask,omitempty"` // not OK, but a person may decide
-	// Skipped is true if there was nothing to examine: the check neither passed nor failed. OK is
-	// then false.
+	// Skipped is true if there was nothing to examine. The check then did not pass and did not
+	// fail, and OK is false.
 	Skipped bool   `json:"skipped,omitempty"`
 	Detail  string `json:"detail"` // a sentence
 }
@@ -64,8 +64,8 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Refusal = r
 }
 
-// Input has the arguments of Verify besides the request. It caches the request's chain, so use one
-// Input only for one request at a time.
+// Input has the arguments of Verify besides the request. An Input caches the chain of one request,
+// so do not use one Input for two requests at the same time.
 type Input struct {
 	Trust   *Trust
 	Policy  Policy
@@ -110,7 +110,7 @@ func Verify(v *Verdict, r *Request, in *Input) {
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// If the owner's EK list has the hash of an EK, the owner approves this EK even without a
-	// trusted certificate. If the hub knows a certificate of the EK, the hub still judges that
+	// trusted certificate. But if the hub knows a certificate of the EK, the hub judges that
 	// certificate.
 	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
@@ -137,8 +137,9 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of questions that a person may decide, and of refusals whose cause may end. A cause may end
-// when someone imports more CA certificates, or when a maker's revocation list is available again.
+// Codes of questions that a person may decide, and of refusals that may be temporary. A temporary
+// refusal ends when someone imports more CA certificates, or when a maker's revocation list is
+// available again.
 const (
 	CodeNoCertificate       = "ek-certificate-none"
 	CodeUntrusted           = "ek-chain-untrusted"
@@ -189,7 +190,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 }
 
 // mayHide warns the person who decides about an EK without a trusted certificate.
-const mayHide = "The device may have left out the TPM's own certificate to hide an emulator, a maker that this hub distrusts, firmware that a rule refuses, a TPM that its maker revoked, or a TPM that is another owner's device."
+const mayHide = "The device may have left out the TPM's own certificate to hide one of these facts: the TPM is an emulator, this hub distrusts the TPM's maker, a rule refuses the TPM's firmware, the maker revoked the TPM, or the TPM is another owner's device."
 
 // checkIsEKCertificate refuses a certificate that is not an EK certificate.
 func checkIsEKCertificate(e *tcg.EKCertificate) *Refusal {
@@ -231,11 +232,11 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	var broken *constraintError
 	switch {
 	case errors.Is(err, errDistrusted):
-		return "", refuse(CodeDistrusted, "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the hub's operator for the reason; 'gangway trust ls' lists the distrusted CAs.")
+		return "", refuse(CodeDistrusted, "The EK certificate chains to a CA that this hub's operator distrusts.", "Ask the hub's operator for the reason; 'gangway trust ls' lists the distrusted CAs.")
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case errors.As(err, &broken):
-		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
+		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q. A CA above this issuer does not allow that. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
 	case err != nil:
 		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anyone can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
 	}
@@ -248,7 +249,7 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
 		return "", refuse("ek-key-mismatch", "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.",
-			"Send the EK that the certificate is for. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
+			"Send the EK of the certificate. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
 	}
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	if t == nil {
@@ -301,7 +302,7 @@ func checkStrength(what, code string, p *tcg.Public) *Refusal {
 }
 
 func errROCA(what, code string) *Refusal {
-	return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: its private half can be computed from the public one (ROCA, CVE-2017-15361).", what),
+	return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: anyone can compute its private half from its public half (ROCA, CVE-2017-15361).", what),
 		"Update the TPM's firmware and clear the TPM, or onboard with an ECC key of the TPM.")
 }
 
@@ -315,7 +316,7 @@ func checkKey(what, code string, p *tcg.Public, templates []tcg.Template, restri
 	case p.Attributes.Has(tcg.Decrypt):
 		return "", refuse(code+"-decrypts", fmt.Sprintf("The %s may also decrypt, which its template forbids.", what), hintTPM)
 	case restricted && !p.Attributes.Has(tcg.Restricted):
-		return "", refuse(code+"-not-restricted", fmt.Sprintf("The %s is not restricted: it would sign forged attestations.", what), hintTPM)
+		return "", refuse(code+"-not-restricted", fmt.Sprintf("The %s is not restricted, so it could sign forged attestations.", what), hintTPM)
 	case !restricted && p.Attributes.Has(tcg.Restricted):
 		return "", refuse(code+"-restricted", fmt.Sprintf("The %s is restricted and cannot be used for TLS.", what), hintTPM)
 	}
@@ -348,7 +349,7 @@ func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	a := r.Certify
 	if subtle.ConstantTimeCompare(a.Name, r.IDevIDName) != 1 {
-		return "", refuse("certify-name", "The certification is for another key: the name in it is not the name that the hub computed from the IDevID key.", hintTPM)
+		return "", refuse("certify-name", "The certification is for another key: the name in the certification is not the name that the hub computed from the IDevID key.", hintTPM)
 	}
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)

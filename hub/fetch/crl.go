@@ -148,8 +148,8 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 	return max(keepFailure, min(l.crl.NextUpdate.Sub(now), maxKeep))
 }
 
-// check returns an error if the list does not apply to the certificate `c`, is not signed by the CA
-// `issuer`, or is not valid at the time `now`.
+// check returns an error in three cases: the list does not apply to the certificate `c`, the CA
+// `issuer` did not sign the list, or the list is not valid at the time `now`.
 func (l *list) check(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:

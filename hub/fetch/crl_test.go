@@ -45,7 +45,7 @@ func checker(t *testing.T, mode CRLMode) *Fetcher {
 
 // family issues a root, a CA certificate that the root signs, and an EK certificate that the CA
 // signs. The CA certificate names the site's /root.crl as its revocation list, and the EK
-// certificate names /one.crl. The site does not have these lists yet.
+// certificate names /one.crl. The test must add these lists to the site.
 func family(t *testing.T, s *site) (root, one, leaf *ca) {
 	t.Helper()
 	root = issue(t, "root", true, nil, nil)

@@ -1,9 +1,9 @@
 // Package fetch fetches two things over HTTP for the hub: the CA certificates between an EK
 // certificate and its root (authority information access, RFC 5280, 4.2.2.1), and revocation lists
-// (4.2.1.13). It is off unless the operator names hosts.
+// (4.2.1.13). The hub fetches nothing if the operator has named no hosts.
 //
-// The URLs come from certificates that are not verified yet, so anyone who can send a request to
-// the hub can choose them. The defences:
+// The URLs come from certificates that the hub has not verified. So anyone who can send a request
+// to the hub can choose the URLs. The defences:
 //
 //   - Hosts: a URL's host must be on a list of names. The URL's scheme must be http or https, and
 //     the port must be the default port of the scheme.

@@ -54,7 +54,8 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// at makes the site serve page at path. It returns the URL, with the host name localhost.
+// at makes the site answer requests for `path` with `page`. It returns the URL, with the host name
+// localhost.
 func (s *site) at(path string, page http.HandlerFunc) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,7 +190,7 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 }
 
 // The fetcher cannot reach services of the hub's machine, of the hub's network or of the hub's
-// cloud, even if an allowed host name resolves to the address of such a service.
+// cloud. This is true even if an allowed host name resolves to the address of such a service.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -511,7 +512,7 @@ func TestHangingHostDelaysNobodyElse(t *testing.T) { // not parallel: it measure
 	if n := s.asked.Load(); n > 1+maxAtOnce {
 		t.Errorf("%d fetches were under way", n-1)
 	}
-	cancel() // the waiting requests give up at once
+	cancel() // the waiting requests end immediately
 	start = time.Now()
 	hanging.Wait()
 	if took := time.Since(start); took > time.Second {

@@ -204,9 +204,9 @@ func (f *Folder) Ping(context.Context) error {
 	return err
 }
 
-// Close releases the folder for other processes. It unlocks the lock file explicitly: a child
-// process that is starting may still have a copy of the lock file's descriptor. So it would not be
-// enough to close the descriptor of this process.
+// Close releases the folder for other processes. It unlocks the lock file explicitly. Closing the
+// descriptor of this process is not enough, because a child process that is starting may have a
+// copy of the descriptor.
 func (f *Folder) Close() error {
 	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }

@@ -48,7 +48,7 @@ type Store interface {
 	// Put reads the reader `r` to its end, and stores the bytes if their number is `size` and their
 	// SHA-256 is `sum`. If Put returns nil, the object is durable. If it returns an error, nothing
 	// has changed. Errors: ErrSize, ErrSum, an error of `r` or of the engine. Put writes the bytes
-	// even if the object is already stored, so that its duration does not reveal whether another
+	// even if the object is already stored. So the duration of Put does not reveal whether another
 	// account has these bytes.
 	Put(ctx context.Context, sum Sum, size int64, r io.Reader) error
 	// Open returns a reader at the object's first byte, or ErrNotFound. With a Folder, a reader can
@@ -87,7 +87,7 @@ func ParseSum(text string) (sum Sum, err error) {
 type checked struct {
 	r    io.Reader
 	sum  Sum
-	left int64 // bytes that are still expected
+	left int64 // number of bytes that `r` must yield until `size` is reached
 	hash hash.Hash
 	err  error // the error to return after the last byte; io.EOF if size and hash match
 }

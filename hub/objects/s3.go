@@ -68,8 +68,8 @@ func (s *S3) key(sum Sum) string {
 	return s.prefix + name[:2] + "/" + name[2:]
 }
 
-// wrap converts an error of minio-go. It returns ErrNotFound if the service does not have the key;
-// otherwise it adds the prefix of this package to the error.
+// wrap converts an error of minio-go. If the service does not have the key, wrap returns
+// ErrNotFound. It adds the prefix of this package to any other error.
 func wrap(err error) error {
 	if err == nil {
 		return nil

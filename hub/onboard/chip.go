@@ -9,9 +9,9 @@ import (
 	"gangway/tcg"
 )
 
-// chipMarks returns the values in an enrolment's EK certificate that are probably unique to its TPM
-// (see evidence.TPMMarks). It returns nothing if the certificate does not chain to a root that the
-// hub knows: anyone can make such a certificate.
+// chipMarks returns the marks of the TPM in an enrolment's EK certificate: values that are probably
+// unique to the TPM (see evidence.TPMMarks). It returns nothing if the certificate does not chain
+// to a root that the hub knows, because anyone can make such a certificate.
 func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	if !e.EKKnown {
 		return nil
@@ -29,8 +29,8 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 // warnOwner sends an event to the first owner, who owns a TPM's device. The hub has refused that
 // TPM with the join token of a second owner. With CodeOtherOwner, the refused request had the
 // device's EK. With CodeOtherEK, it had the device's AIK and another EK. If several second owners
-// try, the first owner gets one event for each of these owners. The peer has proven that it is the
-// device's TPM, or that it has the TPM's AIK.
+// try, the first owner gets one event for each of these owners. The machine that sent the request
+// has proven that it has the device's EK or the device's AIK.
 func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. The hub refused the attempt. The device stays yours until you delete it."
@@ -40,7 +40,7 @@ func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr s
 			return
 		}
 		ek = aik.EK
-		message = "Another owner's join token was tried with this device's attestation key, under another endorsement key of its TPM. The hub refused the attempt. The device stays yours until you delete it."
+		message = "Another owner's join token was tried with this device's attestation key and another endorsement key of its TPM. The hub refused the attempt. The device stays yours until you delete it."
 	}
 	tpm, err := s.Store.TPM(ctx, ek)
 	if err != nil || tpm.DeviceID == "" || tpm.Owner == e.Owner {

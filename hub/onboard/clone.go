@@ -18,8 +18,9 @@ import (
 // CodeCloned is the code of ErrCloned.
 const CodeCloned = "tpm-cloned"
 
-// ErrCloned refuses a device whose owner has decided that several machines run with its TPM's state.
-var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decided that several machines run with a copy of this TPM's state, so none of them may use its identity.",
+// ErrCloned refuses a device because its owner has decided that several machines run with its TPM's
+// state.
+var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decided that several machines run with a copy of this TPM's state, so no machine may use the TPM's identity.",
 	Hint: "Give this machine another TPM state (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner can change the decision with 'gangway device cloned ID --one'."}
 
 // AttestedCounters returns the clock and the firmware version that the TPM attested in an enrolment's
@@ -51,8 +52,8 @@ func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 //
 // If the record's state gets worse, RecordSighting appends an event for the owner in the same
 // transaction, so the owner gets the event exactly once. RecordSighting returns the record's
-// version. If `known` is true, the caller need not warn the owner of counters that went back:
-// either the record has an unanswered finding already, or this sighting adds a finding that
+// version. If `known` is true, the caller need not warn the owner of counters that went back.
+// Either the record already has an unanswered finding, or this sighting adds a finding that
 // explains the counters.
 func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
@@ -101,7 +102,7 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 	for _, f := range r.Findings[had:] {
 		e.Message += " " + f.Words
 	}
-	e.Message += fmt.Sprintf(" Nothing is refused until you decide: 'gangway device cloned %s'.", d.ID)
+	e.Message += fmt.Sprintf("The hub refuses no machine until you decide: 'gangway device cloned %s'.", d.ID)
 	return e
 }
 
@@ -123,7 +124,7 @@ func (s *Service) enrolmentOf(ctx context.Context, device string) (store.Enrolme
 }
 
 // recordRepeatedOnboarding records the sighting when a device onboards again. If the record cannot
-// be stored, the device still onboards.
+// be stored, the device onboards anyway.
 func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
 	_, _, err := s.RecordSighting(ctx, d, before, addr, func(r *clone.Record) { r.Add(EnrolmentSighting(e, addr)) })
 	if err != nil {
@@ -131,9 +132,9 @@ func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, 
 	}
 }
 
-// RecordSupersededUse records that a peer proved the key of a superseded certificate. This use is a
+// RecordSupersededUse records that a peer proved the key of a superseded certificate. The use is a
 // finding only if the machine that enrolled with the certificate had another serial number than the
-// device has now. Only the first use is stored.
+// device has now. RecordSupersededUse stores only the first use.
 func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {
@@ -190,8 +191,8 @@ func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Dev
 			return nil, err
 		}
 		words := map[clone.Decision]string{
-			clone.OneMachine:  "decided that %q is one machine: it stays active.",
-			clone.TwoMachines: "decided that several machines run with the TPM state of %q: each of them is refused until it has another TPM state.",
+			clone.OneMachine:  "decided that %q is one machine: the device stays active.",
+			clone.TwoMachines: "decided that several machines run with the TPM state of %q: the hub refuses each machine until the machine has another TPM state.",
 			"":                "withdrew the decision about copies of the TPM state of %q.",
 		}[decision]
 		_, err = s.Store.PutClone(ctx, row, store.Event{Time: now, Kind: "device.clone-decided", Owner: d.Owner, Device: d.ID, Addr: addr, Message: by.Nick + " " + fmt.Sprintf(words, d.Nick)})

@@ -158,7 +158,7 @@ func TestCertainCloneIsReported(t *testing.T) {
 	}
 	_, known, err := s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.SerialsAlternate))
 	s.must(err)
-	equal(s, "known", known, true) // this call appends an event for the owner
+	equal(s, "known", known, true) // the call of RecordSighting above has appended an event for the owner
 	_, _, err = s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.BootsInterleave))
 	s.must(err)
 	e := s.lastEvent("device.cloned")
@@ -252,10 +252,10 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 		s.must(s.hub.RecordSupersededUse(t.Context(), c.IDevIDHash(), "192.0.2.9"))
 	}
 	is, first := s.onboarded(d, s.token)
-	use(first) // not a finding: the certificate is still the active one
+	use(first) // not a finding: the certificate is the device's active certificate
 	s.must(s.hub.RecordSupersededUse(t.Context(), [32]byte{1}, "192.0.2.9"))
 	_, second := s.onboarded(d, s.token)
-	use(first) // not a finding: the machine still has the serial number that it enrolled with
+	use(first) // not a finding: the machine has the serial number that it enrolled with
 	equal(s, "writes", s.store.count("PutClone"), 1)
 	d.Serial = "another"
 	s.now = s.now.Add(time.Minute)
@@ -278,7 +278,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	use(second)
 	use(first)
 	equal(s, "writes", s.store.count("PutClone"), writes+1)
-	// A finding that the owner answered no longer counts.
+	// After the owner has answered a finding, the finding does not count.
 	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	writes = s.store.count("PutClone")
@@ -290,7 +290,8 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	equal(s, "writes", s.store.count("PutClone"), writes)
 }
 
-// The use of a superseded certificate is recorded even if the device has no clone record yet.
+// The use of a superseded certificate is recorded even if the device has no clone record. The hub
+// then makes the record.
 func TestSupersededUseBeginsTheRecord(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

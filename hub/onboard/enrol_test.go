@@ -267,7 +267,7 @@ func TestAIKOfAnotherTPMIsRefused(t *testing.T) {
 		d := s.device()
 		is, _ := s.onboarded(d, s.token)
 		thief := s.device()
-		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the thief has the AIK and IDevID key of d's TPM, and another EK
+		thief.IAK, thief.IDevID = d.IAK, d.IDevID // the thief has the AIK and IDevID key of the TPM of `d`, and another EK
 		token, owner := s.token, s.anne
 		if other {
 			token, owner = s.newToken(store.JoinToken{Owner: s.mary.ID}), s.mary
@@ -387,7 +387,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	}
 }
 
-// If a stored certificate cannot be read, the device has no TPM marks and is still activated.
+// If a stored certificate cannot be read, the device has no TPM marks, but is activated.
 func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	s := newScene(t)
 	c := s.enrolled(s.device(), s.token)
@@ -397,7 +397,7 @@ func TestUnreadableCertificateHasNoMarks(t *testing.T) {
 	equal(s, "events", len(s.store.events), 0)
 }
 
-// If a device without an enrolment already has the id that a TPM's device would get, the activation
+// A device without an enrolment already has the id that a TPM's device would get. The activation
 // fails with an internal error, not with a refusal. The existing device keeps its id.
 func TestDeviceWithoutAnEnrolmentKeepsItsID(t *testing.T) {
 	s := newScene(t)

@@ -24,8 +24,8 @@ type examined struct {
 // examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
 // certificate, and online lookups. The hub issues a certificate only after examine. `check` is
 // evidence.Verify or, for the first step, evidence.VerifyKeys, because the first step has only
-// keys. If the hub knows the root of the request's EK certificate, it keeps the certificate,
-// whatever the verdict is.
+// keys. If the hub knows the root of the request's EK certificate, it keeps the certificate even if
+// the verdict is a refusal.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {
@@ -51,8 +51,9 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
 
 // recall judges a request again, with the EK certificate that the hub kept from an earlier request.
-// examine calls it if the request itself has no certificate whose root the hub knows. So a device
-// cannot avoid a refusal by leaving out its EK certificate, or by sending another one.
+// examine calls recall if the request's own EK certificate is missing, or does not chain to a root
+// that the hub knows. So a device cannot avoid a refusal by leaving out its EK certificate, or by
+// sending another certificate.
 func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) error {
 	if v.Refusal != nil {
 		return nil
@@ -131,8 +132,8 @@ func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.R
 		return
 	}
 	if len(notes) > 0 { // each note is about a certificate that no list covered
-		v.Skip("ek-revocation", "Not every certificate of the chain could be checked against a revocation list; the notes say which. No list that was read names one of them.")
+		v.Skip("ek-revocation", "Some certificates of the chain could not be checked against a revocation list; the notes name these certificates. The lists that the hub read name no certificate of the chain.")
 		return
 	}
-	v.Pass("ek-revocation", "No revocation list that was read names the EK certificate or a CA above it.")
+	v.Pass("ek-revocation", "The revocation lists that the hub read do not name the EK certificate or a CA above it.")
 }

@@ -39,9 +39,9 @@ type fake struct {
 	events     []store.Event
 	once       map[store.Hash]bool
 
-	// calls holds the names of the methods that were called, in order. The call with the number
-	// failAt, counted from 1, fails with failure. If before is set, each call runs it first,
-	// without the lock.
+	// `calls` has the names of the methods that were called, in order. The call with the number
+	// `failAt`, counted from 1, returns the error `failure`. If `before` is set, each call first
+	// runs `before`, without the lock.
 	calls   []string
 	failAt  int
 	failure error

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,14 +19,14 @@ import (
 type makers struct {
 	cached atomic.Pointer[cachedTrust]
 
-	mu   sync.Mutex // held while the cache is filled, so that one request fills the cache for all requests
+	mu   sync.Mutex // locked while the cache is filled, so that one request fills the cache for all requests
 	base *trust.Set
 }
 
 type cachedTrust struct {
 	version int64
 	trust   *evidence.Trust
-	set     *trust.Set // the certificates from which trust was made
+	set     *trust.Set // the certificates from which the field `trust` was made
 }
 
 // Makers are the TPM makers' certificates in force.
@@ -43,11 +44,39 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 	if _, err := s.trust(ctx, version); err != nil {
 		return nil, err
 	}
-	c := s.makers.cached.Load() // trust filled the cache; a cache of a later version is also correct
+	c := s.makers.cached.Load() // the method `trust` has filled the cache; a cache of a later version is also correct
 	if c == nil {
 		return nil, errors.New("onboard: the makers' certificates are being changed; try again")
 	}
 	return &Makers{c.set, c.trust}, nil
+}
+
+// TryMakers returns the makers' certificates in force, and the makers' certificates that would be
+// in force after a change of the trust store. It changes nothing.
+func (s *Service) TryMakers(ctx context.Context, change store.TrustChange) (now, would *Makers, err error) {
+	if now, err = s.Makers(ctx); err != nil {
+		return nil, nil, err
+	}
+	rows, err := s.Store.TrustedCertificates(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("onboard: makers' certificates: %w", err)
+	}
+	rows = slices.DeleteFunc(rows, func(row store.TrustedCertificate) bool {
+		return slices.Contains(change.Remove, row.Fingerprint) ||
+			slices.ContainsFunc(change.Put, func(put store.TrustedCertificate) bool { return put.Fingerprint == row.Fingerprint })
+	})
+	s.makers.mu.Lock()
+	base := s.makers.base
+	s.makers.mu.Unlock()
+	set, err := base.WithStored(append(rows, change.Put...))
+	if err != nil {
+		return nil, nil, err
+	}
+	made, err := evidence.NewTrustOf(set.Anchors())
+	if err != nil {
+		return nil, nil, err
+	}
+	return now, &Makers{set, made}, nil
 }
 
 // SetTrust sets the makers' certificates to which the operator's decisions in the store are applied.
@@ -98,8 +127,8 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 }
 
 // MakerChain returns the CA certificates above an enrolment's EK certificate, the issuer first and
-// the root last. If they do not chain to a root that the hub trusts now, the result is nil. A
-// certificate that has expired since the enrolment counts as valid.
+// the root last. If the EK certificate does not chain to a root that the hub trusts now, the result
+// is nil. A certificate that has expired since the enrolment counts as valid.
 func (s *Service) MakerChain(ctx context.Context, e store.Enrolment) ([]*x509.Certificate, error) {
 	if len(e.EKCertificate) == 0 {
 		return nil, nil

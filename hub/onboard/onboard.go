@@ -2,15 +2,15 @@
 // issues certificates, encrypts them to the TPM, and later activates the device.
 //
 // Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
-// decrypt, and only if the IAK is in the same TPM. Until the TPM has decrypted them, nothing is
-// proven, so nothing is bound: the enrolment is pending, and changes no other row. Activate is
-// called on the first TLS connection with the IDevID certificate, and binds everything in one
-// transaction. FirstStep and SecondStep are Pantacor's two-step enrolment; they end in the same
-// transaction.
+// decrypt, and only if the IAK is in the same TPM. Nothing is proven before the TPM has decrypted
+// the certificates. So the enrolment is pending, and changes no other row. Activate is called on
+// the first TLS connection with the IDevID certificate. Activate makes the enrolment active, and
+// binds the device to the owner, in one transaction. FirstStep and SecondStep are Pantacor's
+// two-step enrolment. SecondStep ends with the same transaction.
 //
-// The service keeps no state between the two calls. The secret in a reply is derived from the hub's
-// seal key and the request's hash. So any replica can serve either call, the same request gets the
-// same secret, and the database does not contain it.
+// The service keeps no state in memory between the two calls. The secret in a reply is derived from
+// the hub's seal key and the request's hash. So any replica can serve each call, a repeated request
+// gets the same secret, and the database does not contain the secret.
 package onboard
 
 import (
@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,13 +48,14 @@ type Service struct {
 	PublicURL string
 	// Online looks up CA certificates and revocation lists. If it is nil, the hub looks nothing up.
 	Online Online
-	// Observe, if set, is called for each accepted request with the stored enrolment, before the
-	// reply is sent. It must not block.
+	// Observe (optional) is called for each accepted request, before the hub sends the reply. Its
+	// arguments are the stored enrolment and the verdict. Observe must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
-	// Issued, if set, is called after the hub has sent certificates to a machine. It must not block.
+	// Issued (optional) is called after the hub has sent certificates to a machine. Issued must not
+	// block.
 	Issued func(store.Enrolment)
-	// Unproven, if set, receives the events of peers that have proven nothing, so that the caller
-	// can bound how much they add to the audit trail. If it is nil, each event is appended.
+	// Unproven (optional) receives the events of peers that have proven nothing. Unproven can bound
+	// the number of these events in the audit trail. If Unproven is nil, each event is appended.
 	Unproven func(context.Context, store.Event)
 
 	makers   makers
@@ -84,13 +86,13 @@ var (
 	errOtherHub   = &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a token file of this hub."}
 	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again since, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
 	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates expired before they were activated.", Hint: "Onboard again; the agent does this automatically."}
-	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was deleted from the hub.", Hint: "To bring it back, onboard again with a join token."}
+	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was deleted from the hub.", Hint: "To use the device again, onboard it with a join token."}
 )
 
-// Enrol answers a request body with a reply (JSON of wire.Reply). The same body gets certificates
-// for the same device, however often it is sent. A refusal is an error of type *evidence.Refusal;
-// Enrol also reports it in an event. A device that must wait for its owner's decision gets a
-// *WaitingError.
+// Enrol answers a request body with a reply (JSON of wire.Reply). If a device sends the same body
+// several times, each reply has certificates for the same device. A refusal is an error of type
+// *evidence.Refusal. Enrol also appends an event about a refusal. For a device that must wait for
+// its owner's decision, the error is a *WaitingError.
 func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, error) {
 	e, request, err := s.enrol(ctx, body, addr)
 	if err != nil {
@@ -126,7 +128,7 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	return e, r, err
 }
 
-// accept judges a request whose ownership is proven, issues the certificates and stores the
+// accept judges a request after its ownership is proven, issues the certificates and stores the
 // enrolment. `e` has the request, its owner and its device. On a refusal the returned enrolment has
 // only the fields for the audit trail: the owner, the token and, if known, the waiting device's id.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
@@ -140,7 +142,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	}
 
 	// Two conditions are not checked here: whether the TPM belongs to another owner, and whether
-	// the token is used up. The peer has not proven yet that it is the TPM, so it must not learn
+	// the token is used up. The peer has not proven that it is the TPM, so the peer must not learn
 	// the answers. Activate checks both conditions.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
@@ -186,7 +188,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 }
 
 // deviceOf returns the device id that belongs to an EK, and the TPM's generation: how often an
-// owner has released the TPM. The device need not exist yet.
+// owner has released the TPM. The device need not exist.
 func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, generation int, err error) {
 	tpm, err := s.Store.TPM(ctx, ek)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -195,8 +197,8 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
-// ownership verifies the ownership proof of a request. It returns the token and the TPM's generation,
-// both read at the same moment.
+// ownership verifies the ownership proof of a request. It returns the token and the TPM's
+// generation. The token and the generation are read at the same moment.
 func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.JoinToken, int, error) {
 	d := r.CAData
 	if !wire.HubNamesEqual(d.HubName, s.CA.HubName()) {
@@ -289,11 +291,11 @@ func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	return reply.Encode(), nil
 }
 
-// buffers hold a reply's certificates, in plain text and encrypted. They never hold a secret.
+// A buffer has a reply's certificates, in plain text and encrypted. It never has a secret.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 6<<10); return &b }}
 
-// secret returns the secret that the reply to a request encrypts to the TPM. It is the same for the
-// same request, and cannot be computed without the seal key.
+// secret returns the secret that the reply to a request encrypts to the TPM. A repeated request
+// gets the same secret. Nobody can compute the secret without the seal key.
 func (s *Service) secret(request store.Hash) []byte {
 	secret := s.derive("gangway credential v1\x00", request[:])
 	return secret[:wire.CredentialSize]
@@ -312,9 +314,9 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 }
 
 // Activate binds the device of a TLS connection. `certHash` is the SHA-256 of the client
-// certificate whose key the peer proved. `exporter` is the connection's exported keying material
-// (wire.ExporterLabel). `proof` is the activation proof that the peer sent. A refusal is an error
-// of type *evidence.Refusal.
+// certificate; the peer has proven that it has the certificate's key. `exporter` is the
+// connection's exported keying material (wire.ExporterLabel). `proof` is the activation proof that
+// the peer sent. A refusal is an error of type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certHash)
 	if errors.Is(err, store.ErrNotFound) {
@@ -328,7 +330,7 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 		return store.Device{}, err
 	}
 	if !wire.VerifyActivationProof(keys, exporter, certHash, proof) {
-		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "The activation proof was not made by the TPM that the certificate was encrypted to, or not for this connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
+		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "Another TPM made the activation proof, or the activation proof is for another connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
 	}
 	return s.bind(ctx, e, addr)
 }
@@ -339,11 +341,28 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)
 	}
-	s.unproven(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
+	s.unproven(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason + s.whoIsRefused(ctx, e)})
 	return store.Device{}, r
 }
 
-// bind activates an enrolment whose peer has proven that it is the TPM.
+// whoIsRefused returns a sentence for the token's owner that names the refused machine and its join
+// token, so that the owner finds both among many.
+func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
+	machine := "The machine does not state its model"
+	if model := strings.TrimSpace(e.ProdModel); model != "" {
+		machine = fmt.Sprintf("The machine is %.64q", model)
+	}
+	if e.ProdSerial != "" {
+		machine += fmt.Sprintf(", serial number %.64q", e.ProdSerial)
+	}
+	token := e.TokenID
+	if t, err := s.Store.JoinToken(ctx, e.TokenID); err == nil && t.Nick != "" {
+		token = fmt.Sprintf("%q (%s)", t.Nick, t.ID)
+	}
+	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
+}
+
+// bind activates an enrolment after the peer has proven that it is the TPM.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	before, known, err := s.enrolmentOf(ctx, e.DeviceID)
@@ -369,7 +388,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	case errors.Is(err, store.ErrTokenUnusable):
 		return refuse(errTokenUnusable)
 	case errors.Is(err, store.ErrTokenUsedUp):
-		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "All uses of the join token are spent.", Hint: "Make a new one with 'gangway token create'."})
+		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used by as many devices as it allows.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
 		s.warnOwner(ctx, e, CodeOtherEK, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is already registered under another of its endorsement keys.", Hint: "Onboard with the endorsement key that it was registered with."})
@@ -380,8 +399,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	return store.Device{}, err
 }
 
-// unproven reports an event of a peer that has proven nothing: to s.Unproven or, if that is nil, to
-// the audit trail.
+// unproven passes an event of a peer that has proven nothing to s.Unproven. If s.Unproven is nil,
+// it appends the event to the audit trail.
 func (s *Service) unproven(ctx context.Context, e store.Event) {
 	if s.Unproven == nil {
 		e.Unproven = true
@@ -392,8 +411,8 @@ func (s *Service) unproven(ctx context.Context, e store.Event) {
 	s.Unproven(ctx, e)
 }
 
-// audit appends an event to the audit trail. If that fails, it logs the error; the caller's answer
-// stays the same.
+// audit appends an event to the audit trail. If the store returns an error, audit logs the error,
+// and the caller's answer stays the same.
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()
 	if err := s.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {

@@ -112,8 +112,8 @@ func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	s.policy("", labRules+"no_ek_certificate: refuse\n")
 	_, err = s.hub.FirstStep(t.Context(), encoded(s.withoutCertificate().EnrollRequest()), addr)
 	s.refused(err, noCertificate)
-	// If no credential can be encrypted to an EK, the device is refused. The failure is not an
-	// error of the hub.
+	// The hub cannot encrypt a credential to this EK. The hub refuses the device, and does not
+	// return an internal error.
 	s.policy("", labRules+"unknown_maker: refuse\n")
 	odd := s.device()
 	odd.EK.Public.SymmetricBits = 64

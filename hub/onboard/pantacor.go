@@ -14,9 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// Ownership proofs in Pantacor's form are HMACs, so the hub needs their key to verify them. Anyone
-// who has this key can also make proofs. So the hub keeps the key only for join tokens made for
-// Pantacor, and encrypts the key: a copy of the database does not reveal it.
+// Ownership proofs in Pantacor's form are HMACs, so the hub needs the HMAC's key to verify a proof.
+// Anyone who has this key can also make proofs. So the hub keeps the key only for join tokens made
+// for Pantacor. The hub encrypts the key, so a copy of the database does not reveal the key.
 
 // SealOwnershipKey encrypts the SHA-256 of a join token's secret with AES-256-GCM. The key is derived
 // from the hub's seal key; the additional data is the token's id. The result is nonce (12 bytes) ||

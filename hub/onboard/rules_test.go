@@ -115,7 +115,7 @@ func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s.must(s.enrol(d))
 }
 
-// If many requests find a new config version at the same time, only one of them reads the
+// Many requests find a new config version at the same time. Only one of these requests reads the
 // certificates.
 func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 	s := newScene(t)
@@ -133,7 +133,7 @@ func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		for range 1000 { // until the new request has read the version, and waits for the request that reads the certificates
+		for range 1000 { // wait until the new request has read the version, and waits for the request that reads the certificates
 			if time.Sleep(time.Millisecond); versions() > before {
 				break
 			}
@@ -208,7 +208,7 @@ func required(key *store.Hash, _ []byte) store.ListedEK {
 	return store.ListedEK{Key: key, CertificateRequired: true}
 }
 
-// If a TPM is on two lists, the verdict shows the note of the list entry that has a note.
+// A TPM is on two lists, and only one of the two entries has a note. The verdict shows this note.
 func TestNoteOfTheLineIsShown(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -221,8 +221,8 @@ func TestNoteOfTheLineIsShown(t *testing.T) {
 	}
 }
 
-// The hub and the owner may have different values of unlisted_ek. If a list lacks the TPM, that
-// list's value applies.
+// The hub and the owner may have different values of unlisted_ek. If the hub's list lacks the TPM,
+// the hub's value applies. If the owner's list lacks the TPM, the owner's value applies.
 func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub, owner func(*store.Hash, []byte) store.ListedEK
@@ -323,8 +323,8 @@ func TestKeptCertificateIsWrittenRarely(t *testing.T) {
 	writes(1)
 	s.now = s.now.Add(time.Second)
 	writes(2)
-	// The hub does not replace a kept certificate that differs from the request's certificate, nor
-	// a kept certificate that a TPM has proven.
+	// The hub does not replace a kept certificate that differs from the request's certificate. It
+	// also does not replace a kept certificate that a TPM has proven.
 	key := s.ekHash(d)
 	kept := s.store.kept[key]
 	kept.Expires = s.now

@@ -23,8 +23,8 @@ import (
 	"gangway/wire"
 )
 
-// maker is the maker of all TPMs in the tests, and ca holds the CAs of every hub. Both are made
-// only once, to save time.
+// `maker` is the maker of all TPMs in the tests, and `ca` has the CAs of every hub. The tests make
+// `maker` and `ca` only once, to save time.
 var (
 	maker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("onboard", fleet.MakerOptions{}) })
 	ca    = sync.OnceValues(func() (*pki.Hub, error) {
@@ -112,7 +112,7 @@ func (s *scene) newToken(t store.JoinToken) *wire.TokenFile {
 	return file
 }
 
-// device makes a machine whose TPM has a certificate of the maker.
+// device makes a machine with a TPM that has a certificate of the maker.
 func (s *scene) device() *fleet.Device {
 	s.Helper()
 	d, err := fleet.New(s.maker, "H-2")
@@ -174,7 +174,7 @@ func (s *scene) onboarded(d *fleet.Device, t *wire.TokenFile) (store.Device, *fl
 	return is, c
 }
 
-// refused fails the test unless err is a refusal with the code.
+// refused fails the test if `err` is not a refusal with this code.
 func (s *scene) refused(err error, code string) *evidence.Refusal {
 	s.Helper()
 	var r *evidence.Refusal
@@ -187,7 +187,7 @@ func (s *scene) refused(err error, code string) *evidence.Refusal {
 	return r
 }
 
-// waits fails the test unless err says that the device waits, for these questions.
+// waits fails the test if `err` is not a WaitingError with these questions.
 func (s *scene) waits(err error, questions ...string) *onboard.WaitingError {
 	s.Helper()
 	var w *onboard.WaitingError
@@ -202,8 +202,8 @@ func (s *scene) waits(err error, questions ...string) *onboard.WaitingError {
 	return w
 }
 
-// logged fails the test unless the hub logged an error of the store with this message. It empties
-// the log.
+// logged fails the test if the hub has not logged an error of the store with this message. It
+// empties the log.
 func (s *scene) logged(message string) {
 	s.Helper()
 	if text := s.log.String(); !strings.Contains(text, message) || !strings.Contains(text, errBroken.Error()) {
@@ -212,7 +212,7 @@ func (s *scene) logged(message string) {
 	s.log.Reset()
 }
 
-// equal fails the test unless both values have the same text (%+v).
+// equal fails the test if the two values have different texts (%+v).
 func equal[V any](s *scene, what string, got, want V) {
 	s.Helper()
 	if g, w := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); g != w {
@@ -220,7 +220,7 @@ func equal[V any](s *scene, what string, got, want V) {
 	}
 }
 
-// lastEvent returns the newest event, and fails the test unless it is of this kind.
+// lastEvent returns the newest event. It fails the test if the event is of another kind.
 func (s *scene) lastEvent(kind string) store.Event {
 	s.Helper()
 	if len(s.store.events) == 0 {
@@ -288,11 +288,11 @@ func (s *scene) second(d *fleet.Device, t *wire.TokenFile, keys wire.StepKeys, c
 var errBroken = errors.New("the store is broken")
 
 // breakAtEach runs `step` once for each call that `step` makes to the store. Each run has a new
-// scene, and one of the calls fails. `step` must return the store's error, unless `stays` names the
-// called method.
+// scene, and one of the calls fails. `step` must return the store's error. Calls of the methods in
+// `stays` are exceptions.
 func breakAtEach(t *testing.T, prepare func(s *scene) (step func() error), stays ...string) {
 	for n := 1; ; n++ {
-		done := true // true, so that a subtest that -failfast skips ends the loop
+		done := true // true, so that the loop ends if -failfast skips the subtest
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			done = false
 			s := newSceneNow(t)

@@ -12,9 +12,9 @@ import (
 	"gangway/hub/store"
 )
 
-// settings caches the policies of one config version. A policy is read when a request first needs
-// it. If the version grows, the hub drops all cached policies, so every replica applies a change to
-// its next request.
+// settings caches the policies of one config version. A policy is read when the first request needs
+// the policy. If the version grows, the hub drops all cached policies. So every replica applies a
+// change of a policy to its next request.
 type settings struct {
 	version int64
 
@@ -29,10 +29,10 @@ type scope struct {
 	listed bool             // the scope has an EK list
 }
 
-// inForce holds the rules by which an owner's devices are judged.
+// inForce has the rules that judge an owner's devices.
 type inForce struct {
 	policy.Effective
-	lists []string // store.HubWide if the hub has an EK list, the owner's id if the owner has one
+	lists []string // store.HubWide if the hub has an EK list; the owner's id if the owner has an EK list
 }
 
 // inForce returns the rules for an owner at a config version, which the caller has just read.

@@ -7,8 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// Store holds the data that onboarding reads and writes. Package store says what each method
-// promises.
+// Store has the data that onboarding reads and writes. Package store describes each method.
 type Store interface {
 	// Join tokens, and TPMs' generations: how often a TPM was released.
 	JoinToken(ctx context.Context, id string) (store.JoinToken, error)

@@ -12,9 +12,9 @@ import (
 	"gangway/tcg"
 )
 
-// Trial judges evidence that the hub keeps by two policies: the one in force for an owner, and one that
-// the owner considers. It changes nothing, and fetches nothing from makers' servers. Both policies
-// are judged by the same trusted makers and EK lists. A Trial is not safe for concurrent use.
+// Trial judges stored evidence by two policies: the policy in force for an owner, and a new policy
+// that the owner considers. It changes nothing, and fetches nothing from makers' servers. It uses
+// the same trusted makers and EK lists with both policies. A Trial is not safe for concurrent use.
 type Trial struct {
 	s      *Service
 	input  *evidence.Input
@@ -54,13 +54,14 @@ func (t *Trial) RequiresBoot() (now, would bool) { return t.now.RequireBoot, t.w
 // WithoutTPM reports whether the policies accept devices without a TPM.
 func (t *Trial) WithoutTPM() (now, would bool) { return t.now.WithoutTPM, t.would.WithoutTPM }
 
-// Device returns what the policies do with a device's enrolment. An approval of the owner counts.
+// Device returns what the policies do with a device's enrolment. An approval by the owner answers
+// the questions of the approval.
 func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outcome, err error) {
 	r, err := evidence.ParseKept(e.Request)
 	if err != nil {
 		return now, would, fmt.Errorf("onboard: kept request: %w", err)
 	}
-	if r.EKCertificate != nil && len(e.EKLinks) > 0 { // intermediate certificates that the hub once fetched
+	if r.EKCertificate != nil && len(e.EKLinks) > 0 { // EKLinks has intermediate certificates that the hub fetched earlier
 		links, _ := tcg.SplitCertificates(e.EKLinks)
 		if r, err = r.WithCertificate(r.EKCertificateDER(), links); err != nil {
 			return now, would, err
@@ -73,7 +74,8 @@ func (t *Trial) Device(ctx context.Context, e *store.Enrolment) (now, would Outc
 	return t.both(ctx, r, &approval)
 }
 
-// Waiting returns what the policies do with a waiting device. A denial by the owner still counts.
+// Waiting returns what the policies do with a waiting device. If the owner has denied the device,
+// the outcome is a refusal.
 func (t *Trial) Waiting(ctx context.Context, w *store.WaitingDevice) (now, would Outcome, err error) {
 	r, err := evidence.ParseKept(w.Request)
 	if err != nil {

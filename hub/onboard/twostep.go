@@ -30,19 +30,19 @@ const (
 
 var (
 	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof was not made with this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's key."}
-	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof has the old form, which does not name the hub: another hub could have relayed it.", Hint: "Update the program on the device: proofs name the hub (docs/protocol.md#9-pantacors-two-steps). For programs that cannot, use a join token made with 'gangway token create --for-pantacor'."}
-	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof was not made by the TPM that the credential was encrypted to, is not for this CSR and this hub, or has expired.", Hint: "Begin with the first step again, and send the second step within the hour."}
+	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof has the old form, which does not name the hub: another hub could have relayed the proof.", Hint: "Update the program on the device, so that its proofs name the hub (docs/protocol.md#9-pantacors-two-steps). If the program cannot do this, use a join token made with 'gangway token create --for-pantacor'."}
+	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "Another TPM made the proof, the proof is for another CSR or another hub, or the proof has expired.", Hint: "Begin with the first step again, and send the second step within the hour."}
 )
 
 // FirstStep is the first step of two-step enrolment (Pantacor's /enroll/request). It answers with
-// an AK certificate, encrypted to the TPM that has both the EK and the AK. The step binds nothing.
-// The certificate is recorded, and expires with the credential; the second step issues an AK
-// certificate that does not expire.
+// an AK certificate, encrypted to the TPM that has both the EK and the AK. The first step binds
+// nothing. The certificate is recorded, and expires with the credential. The second step issues an
+// AK certificate that does not expire.
 //
-// The owner is not known yet, so the hub's policy judges the request. The checks are those of
-// one-step enrolment, except the checks of keys that the first step does not have. If the verdict
-// has questions, the answer has no certificate, because a person must decide first. A refusal is an
-// error of type *evidence.Refusal.
+// The first step does not name the owner, so the hub's policy judges the request. The checks are
+// the checks of one-step enrolment, without the checks of keys that the first step does not have.
+// If the verdict has questions, the answer has no certificate, because a person must decide first.
+// A refusal is an error of type *evidence.Refusal.
 func (s *Service) FirstStep(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
 	a, err := s.enroll(ctx, body, addr)
 	var refusal *evidence.Refusal
@@ -67,8 +67,8 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	if err != nil {
 		return nil, err
 	}
-	// The second step may fetch the CA certificates that the chain lacks, so the first step does
-	// not refuse the device yet.
+	// The second step may fetch the CA certificates that the chain lacks. So the first step does
+	// not refuse the device for a missing CA certificate.
 	open := s.Online != nil && (verdict.HasCode(evidence.CodeUntrusted) || verdict.HasCode(evidence.CodeChainExpired))
 	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
@@ -91,7 +91,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	der, err := s.akCertificate(ctx, r, verdict.Resident(r), now, addr)
 	if errors.Is(err, store.ErrFull) {
-		return a, nil // the store has no room for the certificate; the second step does not need it
+		return a, nil // the store cannot record more certificates; the second step does not need this certificate
 	}
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, reside
 		return nil, err
 	}
 	if first {
-		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("The hub answered a first step with an AIK certificate that expires at %s, encrypted to the TPM whose EK has SHA-256 %x. No peer has proven yet that it is that TPM.", expires.UTC().Format(time.RFC3339), r.EKHash)})
+		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("The hub answered a first step with an AIK certificate that expires at %s, encrypted to the TPM with the EK of SHA-256 %x. No device has proven yet that it has this TPM.", expires.UTC().Format(time.RFC3339), r.EKHash)})
 	}
 	return der, nil
 }
@@ -146,8 +146,8 @@ func (s *Service) aikAddress(name []byte) string {
 // may prove the secret in the same hour and in the next one.
 func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
 
-// stepSecret returns the secret that the first step encrypts to a TPM. It is the same for the same EK
-// and AK within an hour, and cannot be computed without the seal key.
+// stepSecret returns the secret that the first step encrypts to a TPM. The secret depends on the
+// EK, the AK and the hour. Nobody can compute the secret without the seal key.
 func (s *Service) stepSecret(r *evidence.Request, hour int64) []byte {
 	secret := s.derive("gangway enroll credential v1\x00", append(binary.BigEndian.AppendUint64(r.EKHash[:], uint64(hour)), r.IAKName...))
 	return secret[:wire.CredentialSize]
@@ -229,7 +229,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, now, addr)
 }
 
-// provenIn returns the hour of the credential whose secret the device used for the proof. `hubName`
+// provenIn returns the hour of the credential that the device opened for the proof. `hubName`
 // is empty for a proof in the old form, which does not name the hub.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
@@ -267,9 +267,9 @@ func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *eviden
 }
 
 // VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register
-// devices elsewhere. It does not check the key whose name the proof signs. A refusal is an error of
-// type *evidence.Refusal. Until the proof is verified, every refusal is the same, so that a
-// stranger learns nothing about join tokens.
+// devices elsewhere. The proof signs the name of a key; VerifyOwnership does not check this key. A
+// refusal is an error of type *evidence.Refusal. Before the proof is verified, every refusal is the
+// same, so that a stranger learns nothing about join tokens.
 func (s *Service) VerifyOwnership(ctx context.Context, tokenID, owner, name string, mac []byte) error {
 	_, err := s.pantacorToken(ctx, tokenID, owner, name, mac, s.Now())
 	return err

@@ -98,7 +98,7 @@ func TestFirstStepIsJudged(t *testing.T) {
 	}
 	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = step(d)
-	s.must(err) // the owner is not known yet, so the owner's policy does not apply
+	s.must(err) // the first step does not name the owner, so the owner's policy does not apply
 	s.policy(store.HubWide, labRules+"rules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = step(s.device())
 	refused(err, "policy")
@@ -258,8 +258,8 @@ func TestBothFormsOfOwnershipProof(t *testing.T) {
 	if v := string(s.store.byCertificate(sha256.Sum256(a.Certificate)).Verdict); !strings.Contains(v, "signed the name of this IDevID key, for this hub") {
 		t.Errorf("the verdict is %.300s", v)
 	}
-	// The old form of the credential's proof, which does not name the hub, is accepted only with
-	// Pantacor's form of ownership proof. The verdict notes it.
+	// The old form of the credential's proof does not name the hub. The hub accepts this form only
+	// with Pantacor's form of ownership proof. The verdict has a note about the old form.
 	d = s.device()
 	keys := s.first(d).Keys
 	a, err = s.second(d, token, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }})

@@ -40,10 +40,10 @@ func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID returns the id of a waiting device, which is the same at each request. A waiting id has
-// no relation to a device id: neither to the id of the TPM's future device, nor to the id of the
-// TPM's device with another owner. Anyone with a join token can learn the waiting id of a public
-// EK, so the waiting id must reveal nothing.
+// waitingID returns the id of a waiting device. The id is the same at each request. It has no
+// relation to the id of the TPM's future device, or to the id of the TPM's device with another
+// owner. Anyone with a join token can learn the waiting id of a public EK, so the waiting id must
+// reveal nothing.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
@@ -102,9 +102,9 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	return undecided
 }
 
-// checkDenial refuses a device whose owner has denied its EK, even if the evidence now leaves no
-// questions. So neither an EK certificate in a later request nor a line of an EK list undoes the
-// denial.
+// checkDenial refuses a device if its owner has denied its EK, even if the evidence now leaves no
+// questions. So an EK certificate in a later request does not undo the denial, and a line of an EK
+// list does not either.
 func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {
@@ -121,7 +121,7 @@ func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
 // errDenied returns the refusal of a device that its owner denied. `question` is appended to the
 // reason.
 func errDenied(w store.WaitingDevice, question string) *evidence.Refusal {
-	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "If the denial was a mistake, the owner can still approve the machine."}
+	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "If the denial was a mistake, the owner can approve the machine."}
 }
 
 func retryAfter(w store.WaitingDevice, now time.Time) time.Duration {

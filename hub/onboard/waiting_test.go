@@ -154,10 +154,10 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	_, err := s.hub.Decide(t.Context(), s.anne, w.DeviceID, true, nil, addr)
 	s.must(err)
 	s.must(s.enrol(d))
-	// A denial counts only until it expires, even if the store has not removed the row yet.
+	// A denial counts only until it expires, even if the store still has the expired row.
 	key := waitingKey(s.anne.ID, w.EK)
 	row := s.store.waiting[key]
-	row.State, row.Expires = store.Denied, s.now // the fake returns this expired row because Answered is still set
+	row.State, row.Expires = store.Denied, s.now // the fake store returns this row although it has expired
 	s.store.waiting[key] = row
 	s.must(s.enrol(d))
 	row.Expires = s.now.Add(time.Second)

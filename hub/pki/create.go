@@ -26,8 +26,8 @@ import (
 // authorities.
 type Options struct {
 	// Name is the hub's name in the CAs' subjects, for people. It has at most 40 printable
-	// characters of UTF-8, because a CA's CN has the name and the CA's title, and at most 64
-	// characters (ub-common-name, RFC 5280, appendix A.1). Default: "Gangway".
+	// characters of UTF-8. A CA's CN is Name and the CA's title, and may have at most 64 characters
+	// (ub-common-name, RFC 5280, appendix A.1). Default: "Gangway".
 	Name string
 	// Curve of the CA keys: elliptic.P256() (default) or elliptic.P384().
 	Curve elliptic.Curve
@@ -66,8 +66,9 @@ type maker struct {
 	step func()
 }
 
-// create makes the folder `dir` and the authorities in that folder, unless the folder exists. The
-// result `made` is true if this call made the folder; another process may have been faster.
+// create makes the folder `dir` and the authorities in that folder. If the folder exists, create
+// does nothing. The result `made` is false if the folder existed, or if another process made it
+// first.
 func (m *maker) create(dir string) (made bool, err error) {
 	parent, prefix := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".new-"
 	unlock, err := lockDir(parent)

@@ -58,7 +58,7 @@ var authorities = []struct{ file, title string }{
 func Open(dir string, o Options) (*Hub, error) {
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) == 0 {
-		return nil, fmt.Errorf("pki: %s is empty: mount its disk or restore it from its backup; remove it only to make a new hub", dir)
+		return nil, fmt.Errorf("pki: the folder %s is empty: mount the folder's disk, or restore the folder from the backup; delete the folder only to make a new hub", dir)
 	}
 	made := false
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,7 +84,7 @@ func Open(dir string, o Options) (*Hub, error) {
 func (h *Hub) Created() bool { return h.firstStart }
 
 // HubName returns the lower-case hexadecimal SHA-256 of the root's SubjectPublicKeyInfo (DER).
-// Ownership proofs are bound to it.
+// Ownership proofs sign the hub name.
 func (h *Hub) HubName() string { return h.name }
 
 // SealKey returns the 32-byte secret from which the hub derives per-request secrets and device ids.

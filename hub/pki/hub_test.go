@@ -343,8 +343,9 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 				change(template)
 				der, err := x509.CreateCertificate(rand.Reader, template, h.Root(), old.PublicKey, h.rootKey)
 				c := parse(t, der, err)
+				// The signature must be valid, so that it is not the reason for the refusal.
 				if err := c.CheckSignatureFrom(h.Root()); err != nil {
-					t.Fatal(err) // so that the signature is not the reason for the refusal
+					t.Fatal(err)
 				}
 				text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 				if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {
@@ -442,8 +443,8 @@ const killEnv = "GANGWAY_PKI_KILL_AT"
 
 // TestMain also runs in the process that TestInitSurvivesKillAtAnyFile starts. If the environment
 // variable killEnv is set, its value is STEP:FOLDER. The process then creates authorities in the
-// folder FOLDER. It kills itself before the change on the disk with the number STEP, counted from
-// 0.
+// folder FOLDER. The changes on the disk are numbered from 0. The process kills itself before the
+// change with the number STEP.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {

@@ -191,8 +191,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The outer SEQUENCE is still open: the method close has not inserted the length yet. So the
-	// bytes after the SEQUENCE's mark are exactly the TBSCertificate.
+	// The method `close` has not been called for the outer SEQUENCE, so the buffer does not contain
+	// the SEQUENCE's length. The bytes after the SEQUENCE's mark are exactly the TBSCertificate.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
@@ -277,8 +277,8 @@ func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }
 
-// altName writes the subject alternative name: a HardwareModuleName (RFC 4108, 5) and, unless uri
-// is empty, a URI.
+// altName writes the subject alternative name. It has a HardwareModuleName (RFC 4108, 5) and, if
+// `uri` is not empty, a URI.
 func (b *buffer) altName(hwSerial []byte, uri string) {
 	b.extension(derSubjectAltName, func(b *buffer) {
 		names := b.open(tagSequence)

@@ -19,8 +19,8 @@ import (
 	"strings"
 )
 
-// load reads the authorities. It refuses every folder that the method create could not have made. A
-// hub that signs with a wrong key does permanent harm. A hub that does not start can be repaired
+// load reads the authorities. It refuses every folder that the method `create` could not have made.
+// A hub that signs with a wrong key does permanent harm. A hub that does not start can be repaired
 // from its backup.
 func load(dir string) (*Hub, error) {
 	var certs [3]*x509.Certificate
@@ -74,8 +74,8 @@ func withRemedy(dir string, err error) error {
 }
 
 // checkAuthority checks that the certificate `c` is the CA of its file name, and that the root
-// signed `c`. The title at the end of the CN must match. Otherwise, if the files of ACA and device
-// CA were exchanged, every IAK could be a TLS client.
+// signed `c`. The title at the end of the CN must match. Without this check, an exchange of the
+// files of ACA and device CA would be accepted, and every IAK could be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)
@@ -136,7 +136,7 @@ func readSecret(path string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on it, and find out who may have read it", path, errReadable, info.Mode().Perm())
+		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on the file, and find out who may have read the file", path, errReadable, info.Mode().Perm())
 	}
 	return io.ReadAll(io.LimitReader(f, 16<<10))
 }

@@ -27,24 +27,24 @@ type ListEntry struct {
 	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Serial string `json:"serial,omitempty"`    // serial number of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
-	// Certificate is "required" or empty. With "required", the TPM is refused unless it has a
+	// Certificate is "required" or empty. With "required", the hub refuses the TPM if it has no
 	// trusted EK certificate.
 	Certificate string `json:"certificate,omitempty"`
 
 	nameless bool // the entry is from a list that does not name its columns
 }
 
-const headerRemedy = "Without a header, a line has an EK's SHA-256 or a serial number, and a note. If your list has more or other columns, begin it with a line that names them: ek_sha256,serial,note,certificate"
+const headerRemedy = "Without a header, a line has an EK's SHA-256 or a serial number, and a note. If your list has more or other columns, write the names of the columns in the first line: ek_sha256,serial,note,certificate"
 
 // ParseEKList parses an EK list, a JSON array or CSV.
 //
-// In JSON the entries are strings, or objects as ListEntry. CSV may have a header with the columns
-// ek_sha256 or serial, note and certificate; other columns are ignored. Without a header, each line
-// has a value and, optionally, a note.
+// In JSON the entries are strings, or objects in the form of ListEntry. CSV may have a header that
+// names the columns: ek_sha256, serial, note, certificate. Other columns are ignored. Without a
+// header, each line has a value and, optionally, a note.
 //
-// A value without a name is the hash of an EK if it has 64 hexadecimal digits, and a serial number
-// otherwise. Colons, spaces and the case of the digits do not matter. If an entry is invalid,
-// ParseEKList rejects the whole list, and the error has the entry's number.
+// If a value's column or field has no name, a value of 64 hexadecimal digits is the hash of an EK.
+// Any other value is a serial number. Colons, spaces and the case of the digits do not matter. If
+// an entry is invalid, ParseEKList rejects the whole list, and the error has the entry's number.
 func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	if len(text) > MaxListSize {
 		return nil, fmt.Errorf("the EK list has %d bytes; at most %d are allowed", len(text), MaxListSize)
@@ -131,8 +131,8 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 		}
 		if key < 0 && serial < 0 {
 			if len(record) > 2 {
-				// If there were more columns, the hub would have to guess their meaning, and could
-				// miss the word "required" in one of them.
+				// The hub does not know the meaning of further columns without a header. It could
+				// miss the word "required" in such a column.
 				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
 			}
 			l := nameless(field(0))
@@ -165,7 +165,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 	case strings.EqualFold(word, CertificateRequired):
 		e.CertificateRequired = true
 	case word != "":
-		return e, fmt.Errorf("certificate is %q; it must be %s or empty", tcg.Printable(word), CertificateRequired)
+		return e, fmt.Errorf("\"certificate\" is %q; it must be %s or empty", tcg.Printable(word), CertificateRequired)
 	}
 	switch {
 	case l.EK != "":
@@ -184,7 +184,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 		}
 		e.Cert = b
 	default:
-		return e, errors.New("the entry has neither ek_sha256 nor serial")
+		return e, errors.New("the entry has neither \"ek_sha256\" nor \"serial\"")
 	}
 	return e, nil
 }

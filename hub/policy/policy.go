@@ -114,8 +114,9 @@ func kinds() string {
 	return strings.Join(names, ", ")
 }
 
-// MeasuredBoot says how a policy uses measured boot: "report" only shows changes. "require" also
-// denies a device access to the API if its boot does not match its reference.
+// MeasuredBoot says how a policy uses measured boot. With "report", the hub only shows changes.
+// With "require", the hub also refuses a device's API requests if the device's boot does not match
+// its reference.
 type MeasuredBoot string
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -152,8 +153,8 @@ func (f *Firmware) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// Parse parses a document. Unknown names are errors: otherwise a policy with a spelling mistake
-// would accept what it should refuse.
+// Parse parses a document. Unknown names are errors. If Parse ignored unknown names, a policy with
+// a spelling mistake would accept devices that it should refuse.
 func Parse(text []byte) (*Document, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("the policy has %d bytes; at most %d are allowed", len(text), MaxSize)
@@ -175,9 +176,9 @@ func Parse(text []byte) (*Document, error) {
 	return d, d.check()
 }
 
-// isMapping reports whether a text is empty, or begins with a YAML document of names and values. A
-// text that seems to be such a document but has a mistake in its syntax counts too: the decoder
-// then names the mistake's line.
+// isMapping reports whether a text is empty, or begins with a YAML document of names and values. It
+// also returns true for a text that looks like such a document but has a syntax error, because the
+// decoder then reports the line of the error.
 func isMapping(text []byte) bool {
 	var n yaml.Node
 	err := yaml.Unmarshal(text, &n)
@@ -298,8 +299,8 @@ func Merge(hub, owner *Document) Effective {
 		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
-		// An owner can only tighten the setting for the hub's list, even if the hub's document has
-		// no such setting.
+		// The owner's setting for unlisted TPMs also applies to the hub's list, if it is stricter.
+		// This is true even if the hub's document has no such setting.
 		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
 		if hub == nil || hub.Unlisted == nil {
 			set(&e.Evidence.Unlisted, owner.Unlisted)
@@ -316,8 +317,8 @@ func Merge(hub, owner *Document) Effective {
 }
 
 // noCertificate returns the setting for EKs without a certificate. If the document has no such
-// setting, the setting for unknown makers applies. Otherwise a device could get a better verdict if
-// it left out its certificate.
+// setting, the setting for unknown makers applies. Without this rule, a device could get a better
+// verdict by leaving out its certificate.
 func (d *Document) noCertificate() *Action {
 	if d.NoCertificate == nil {
 		return d.UnknownMaker

@@ -119,7 +119,7 @@ func TestOwnersPolicyOnlyTightens(t *testing.T) {
 	if len(p.Software) != 1 || p.Software[0] != "swtpm" {
 		t.Errorf("software TPMs %q", p.Software)
 	}
-	// A setting that neither document has gets its default.
+	// If neither document has a setting, the default applies.
 	if p := policy.Merge(nil, nil).Evidence; p.NoCertificate != evidence.Ask || p.ExpiredEK != evidence.Accept || p.Unlisted != evidence.Refuse {
 		t.Errorf("default: %+v", p)
 	}
@@ -148,8 +148,8 @@ func TestReadsEKLists(t *testing.T) {
 	}
 }
 
-// A TPM of an unknown maker is not treated better if it leaves out its certificate, unless a
-// document says so.
+// A TPM of an unknown maker does not get a better verdict by leaving out its certificate. The
+// exception is a document with the setting no_ek_certificate.
 func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
 	t.Parallel()
 	const unknown, explicit = "version: 1\nunknown_maker: refuse\n", "version: 1\nunknown_maker: refuse\nno_ek_certificate: ask\n"

@@ -82,7 +82,7 @@ func suggest(name string) string {
 			close = append(close, m)
 		}
 	}
-	known := "he known makers are " + strings.Join(makers(), ", ") + ", and 'none' for a TPM whose certificate names no maker."
+	known := "he known makers are " + strings.Join(makers(), ", ") + ", and 'none' for a TPM if its certificate names no maker."
 	if len(close) > 0 {
 		return "did you mean " + strings.Join(close, " or ") + "? T" + known
 	}
@@ -139,7 +139,7 @@ func (r *Rule) covers(other *Rule) bool {
 		(r.FirmwareBelow == 0 || other.FirmwareBelow != 0 && other.FirmwareBelow <= r.FirmwareBelow)
 }
 
-// disjoint reports whether the makers of two rules differ, so that no TPM matches both.
+// disjoint reports whether no TPM can match both rules, because the rules name different makers.
 func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
@@ -158,9 +158,9 @@ func (w *warner) hidden() {
 		}
 		if *rules[i].Then == Action(evidence.Accept) && !slices.ContainsFunc(rules[i+1:], func(r Rule) bool { return *r.Then != Action(evidence.Accept) && !r.disjoint(&rules[i]) }) {
 			if w.owners {
-				w.add("Rule %d has no effect: an accepting rule is an exception to later rules of the same policy that ask or refuse, and there are none. It does not loosen the hub's policy.", i+1)
+				w.add("Rule %d has no effect: a rule that accepts is only an exception to later rules of the same policy that ask or refuse, and no such rule follows. It does not loosen the hub's policy.", i+1)
 			} else {
-				w.add("Rule %d has no effect: an accepting rule is an exception to later rules of the same policy that ask or refuse, and there are none. A TPM that matches no rule is not refused by the rules.", i+1)
+				w.add("Rule %d has no effect: a rule that accepts is only an exception to later rules of the same policy that ask or refuse, and no such rule follows. A TPM that matches no rule is not refused by the rules.", i+1)
 			}
 		}
 	}
@@ -216,7 +216,7 @@ func (w *warner) looser() {
 			if theirs.covers(mine) && *theirs.Then < *mine.Then {
 				w.add("Rule %d (%v) has no effect: rule %d of the hub's policy says %v for the same TPMs, and an owner's policy can only tighten it.", i+1, evidence.Action(*mine.Then), n+1, evidence.Action(*theirs.Then))
 			}
-			break // this rule may match first, so no later rule decides about all these TPMs
+			break // the hub's rule `theirs` decides about some of the TPMs of `mine`, so no later rule of the hub decides about all of them
 		}
 	}
 }
@@ -253,7 +253,7 @@ func (w *warner) softwareRules() {
 			continue
 		}
 		if !slices.ContainsFunc(in.Evidence.Software, func(s string) bool { return strings.EqualFold(s, r.Maker) || !isMaker(s) }) {
-			w.add("Rule %d (%v) has no effect: TPMs of %s are software TPMs, which are refused unless software_tpms names them.", i+1, evidence.Action(*r.Then), r.Maker)
+			w.add("Rule %d (%v) has no effect: TPMs of %s are software TPMs, and the hub refuses software TPMs that software_tpms does not name.", i+1, evidence.Action(*r.Then), r.Maker)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 type Statement struct {
 	Setting string // the setting's name in a document, or "rules"
 	Words   string // a sentence
-	From    string // whose setting decides: "default", "the hub's policy" or "your policy"
+	From    string // the source of the setting: "default", "the hub's policy" or "your policy"
 }
 
 // The values of Statement.From.
@@ -44,7 +44,7 @@ func Explain(hub, owner *Document) (list []Statement) {
 	action("no_ek_certificate", "A TPM without an EK certificate", func(p *evidence.Policy) evidence.Action { return min(p.NoCertificate, evidence.Ask) }, (*Document).noCertificate)
 	action("unknown_maker", "A TPM whose EK certificate does not chain to a trusted maker", func(p *evidence.Policy) evidence.Action { return min(p.UnknownMaker, p.NoCertificate, evidence.Ask) }, func(d *Document) *Action { return d.UnknownMaker })
 	action("expired_ek_certificate", "A TPM with an expired EK certificate", func(p *evidence.Policy) evidence.Action { return p.ExpiredEK }, func(d *Document) *Action { return d.ExpiredEK })
-	action("unlisted_ek", "While there is an EK list, a TPM that is not on it", func(p *evidence.Policy) evidence.Action { return p.Unlisted }, func(d *Document) *Action { return d.Unlisted })
+	action("unlisted_ek", "If there is an EK list, a TPM that is not on the list", func(p *evidence.Policy) evidence.Action { return p.Unlisted }, func(d *Document) *Action { return d.Unlisted })
 	words := "Software TPMs are refused."
 	if len(e.Evidence.Software) > 0 {
 		words = "Software TPMs are refused, except " + strings.Join(e.Evidence.Software, ", ") + "."
@@ -57,7 +57,7 @@ func Explain(hub, owner *Document) (list []Statement) {
 	add("measured_boot", words, hub != nil && hub.MeasuredBoot != nil, e.RequireBoot && !base.RequireBoot)
 	words = "Devices without a TPM are refused."
 	if e.WithoutTPM {
-		words = "Devices without a TPM are accepted with a join token for them, or when their owner adds or claims them."
+		words = "Devices without a TPM are accepted in three cases: the join token allows such devices, the owner adds the device, or the owner claims the device."
 	}
 	add("without_tpm", words, hub != nil && hub.WithoutTPM != nil, base.WithoutTPM && !e.WithoutTPM)
 	for _, one := range []struct {

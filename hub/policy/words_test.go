@@ -7,7 +7,8 @@ import (
 	"gangway/hub/policy"
 )
 
-// Explain says what is in force, and whose setting decides.
+// Explain returns the policy in force, and the source of each setting: the default, the hub or the
+// owner.
 func TestExplainsWhoseSettingDecides(t *testing.T) {
 	t.Parallel()
 	explained := func(hub, owner *policy.Document) string {

@@ -71,7 +71,7 @@ func Names() (names []string) {
 }
 
 // Parse parses the text of a search. It sets only Words and Terms of the result. The value of the
-// field token may be an id or a nick: the caller must look up the join token. Errors: *Error.
+// field `token` may be an id or a nick: the caller must look up the join token. Errors: *Error.
 func Parse(text string) (store.DeviceSearch, error) {
 	var s store.DeviceSearch
 	if len(text) > MaxLength {
@@ -118,7 +118,8 @@ func (p *parser) space() {
 	}
 }
 
-// condition parses one condition: a word, or a field and its value. term is nil for a word.
+// condition parses one condition: a word, or a field and its value. For a word, the result `term`
+// is nil.
 func (p *parser) condition() (word string, term *store.SearchTerm, err error) {
 	begin := p.at
 	name, separated, err := p.part(true)
@@ -161,8 +162,8 @@ func (p *parser) atSpace() bool {
 }
 
 // part reads the text to the next space. If `name` is true, part also stops before the next ":" or
-// "=", and returns `separated` as true if it found one of these characters. Some or all of the text
-// may be in quotes.
+// "=". The result `separated` is true if the method stopped before ":" or "=". Some or all of the
+// text may be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {
 	var b strings.Builder
 	for p.at < len(p.text) && !p.atSpace() {
@@ -232,7 +233,8 @@ func fieldNamed(name string, at int, raw string) (store.SearchTerm, error) {
 	return store.SearchTerm{}, e
 }
 
-// maxMeta is the largest length of the key, and of the value, in a metadata condition, in bytes.
+// maxMeta is the maximum length of the key in a metadata condition, in bytes. It is also the
+// maximum length of the value.
 const maxMeta = 256
 
 // checkValue checks the value of a term, and converts the value to the form that package store

@@ -51,7 +51,7 @@ func newCA(t testing.TB, name string, parent *ca, change func(*x509.Certificate)
 	return &ca{cert, key}
 }
 
-// shortKey returns a root whose RSA key is too short.
+// shortKey returns a root with an RSA key that is too short.
 func shortKey(t testing.TB) []byte {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 1024)

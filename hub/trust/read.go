@@ -42,10 +42,11 @@ type Problem struct {
 func (p *Problem) Error() string { return p.Where + ": " + p.Err.Error() }
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Read reads CA certificates from the bytes of a file. The file may be PEM, with any text between
-// the blocks; DER, with one or several certificates in sequence; a PKCS #7 that contains only
-// certificates (.p7b); or a cabinet of these files, like Microsoft's TrustedTpm.cab. `name` is the
-// file's name: messages have the name, and it becomes the Source of each certificate.
+// Read reads CA certificates from the bytes of a file. The file may have four forms: PEM, with any
+// text between the blocks; DER, with one or several certificates in sequence; a PKCS #7 that
+// contains only certificates (.p7b); a cabinet of these files, like Microsoft's TrustedTpm.cab.
+// `name` is the file's name. Messages contain the name, and each certificate has the name in its
+// Source.
 //
 // `problems` lists the certificates that cannot be used, and `certs` lists the other certificates,
 // both in the order of the file. The caller decides whether to accept a file with problems. If the

@@ -29,7 +29,7 @@ func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Pr
 	return certs, problems
 }
 
-// same fails the test unless got has exactly the certificates `want`, in this order.
+// same fails the test if `got` is not exactly the list of certificates `want`, in this order.
 func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -108,8 +108,8 @@ func TestFolderNamesMakeNoRoot(t *testing.T) {
 	}
 }
 
-// A certificate whose issuer has the same name as its subject is not a root unless its own key
-// signed it.
+// A certificate has the same name as issuer and as subject. The certificate is a root only if its
+// own key signed it.
 func TestRootMustHaveSignedItself(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
@@ -179,8 +179,8 @@ func der(t *testing.T, v any) []byte {
 	return b
 }
 
-// crypto/x509 refuses negative serial numbers, but some makers use them. Read must accept such a
-// certificate: its signature is valid.
+// crypto/x509 refuses negative serial numbers, but some makers use such numbers. Read must accept a
+// certificate with a negative serial number, because its signature is valid.
 func TestReadsNegativeSerialNumber(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x7A) })
@@ -263,7 +263,7 @@ func asPKCS7(cert []byte) []byte {
 	return tlv(0x30, signed, tlv(0xA0, tlv(0x30, []byte{0x02, 1, 1}, []byte{0x31, 0}, tlv(0x30, data), tlv(0xA0, cert), []byte{0x31, 0})))
 }
 
-// resign signs the TBSCertificate tbs with a CA's key and returns the certificate in DER.
+// resign signs the TBSCertificate `tbs` with a CA's key and returns the certificate in DER.
 func resign(t *testing.T, by *ca, tbs []byte) []byte {
 	t.Helper()
 	digest := sha256.Sum256(tbs)

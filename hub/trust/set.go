@@ -18,9 +18,9 @@ import (
 type Entry struct {
 	Certificate
 	Distrusted bool      // refused in every chain
-	BuiltIn    bool      // the certificate is built in, even if the operator changed its state
+	BuiltIn    bool      // the certificate is built in; true also if the operator changed its state
 	Stored     bool      // the database has the operator's decision on the certificate
-	Added      time.Time // when the operator's decision was stored; zero unless Stored
+	Added      time.Time // when the operator's decision was stored; zero if Stored is false
 }
 
 // Set is an immutable set of TPM makers' certificates.
@@ -80,7 +80,7 @@ func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 		case store.TrustedRoot:
 			e.Root = true
 		case store.TrustedLink:
-			e.Root = e.Root && there // a root of the set stays a root even if the operator added it as a link
+			e.Root = e.Root && there // a root of the set stays a root if the operator added the same certificate as a link
 		default:
 			return nil, fmt.Errorf("trust: the stored certificate %x has the unknown kind %q", r.Fingerprint, r.Kind)
 		}

@@ -58,7 +58,7 @@ func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-// maker returns the name of the TPM maker whose CA certificate `c` is, for people. It returns the
+// maker returns, for people, the name of the TPM maker that has the CA certificate `c`. It is the
 // name of the folder above RootCA or IntermediateCA, as in the known collections of certificates.
 // If `file` has no such folder, it returns the organization or the common name in the certificate's
 // subject.

@@ -13,6 +13,10 @@ export function announce(text) {
 // that is replaced.
 function reveal(root) {
   for (const b of $$("[data-copy], [data-help], [data-js]", root)) b.hidden = false;
+  for (const tab of $$(".tabs [aria-current]", root)) { // on a phone, the list of tabs is wider than the screen
+    const list = tab.closest(".tabs");
+    list.scrollLeft += tab.getBoundingClientRect().left - list.getBoundingClientRect().left - (list.clientWidth - tab.offsetWidth) / 2;
+  }
 }
 
 async function copy(button) {
@@ -36,6 +40,7 @@ document.addEventListener("click", (e) => {
 
 document.addEventListener("htmx:load", (e) => reveal(e.detail.elt));
 reveal(document);
+document.querySelector("input[autofocus][aria-invalid]")?.select(); // a wrong value is replaced by what is typed
 
 // The rows of the page's list. The row that the keyboard has selected has the class "current".
 const rows = () => $$("table.rows tbody tr").filter((r) => r.querySelector(".row-link"));
@@ -53,6 +58,8 @@ function move(by) {
 document.addEventListener("focusin", (e) => {
   const row = e.target.closest?.("table.rows tbody tr");
   if (row) for (const r of rows()) r.classList.toggle("current", r === row);
+  for (const menu of $$("details.menu[open]")) if (!menu.contains(e.target)) menu.open = false; // else it hides what has the focus
+  e.target.closest?.(".tabs a")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // browsers leave half of it outside
 });
 
 let leader = 0; // time at which "g" was typed, the first key of a shortcut
@@ -126,7 +133,7 @@ const fetching = new Set();
 let arrived = 0;
 
 async function partOf(path) {
-  const answer = await fetch(path, { headers: { "HX-Request": "true", Accept: "text/html" }, credentials: "same-origin" });
+  const answer = await fetch(path, { headers: { "HX-Request": "true", "HX-Current-URL": location.href, Accept: "text/html" }, credentials: "same-origin" });
   const to = answer.headers.get("HX-Redirect");
   if (to && wall) signedOut();
   else if (to) location.assign(to);
@@ -237,9 +244,15 @@ function renewHere() {
 // sentence what is wrong, and goes on trying. A new version of the hub is loaded again as a whole.
 const wall = document.querySelector("[data-wall]");
 
-function say(text) {
+// A link, if there is one, is [words, address].
+function say(text, link) {
   const state = document.getElementById("wall-state");
-  if (state && state.textContent !== text) state.textContent = text;
+  if (!state || state.dataset.said === text) return;
+  state.dataset.said = state.textContent = text;
+  if (!link) return;
+  const a = document.createElement("a");
+  [a.textContent, a.href] = link;
+  state.append(" ", a);
 }
 
 function onWall(now, next) {
@@ -253,7 +266,7 @@ function onWall(now, next) {
 function signedOut() {
   live?.close();
   live = null;
-  say("Signed out: sign in again in this browser. The numbers are old.");
+  say("The session has ended. The numbers are old.", ["Sign in", "/sign-in?next=" + encodeURIComponent(location.pathname + location.search)]);
 }
 
 // The browser itself repeats a connection that was interrupted, but not one that the hub or a proxy

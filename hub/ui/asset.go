@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"html/template"
 	"path"
+	"regexp"
 	"strings"
 )
 
@@ -24,8 +25,9 @@ type Asset struct {
 	Gzip    []byte // compressed Content. Static files have no secrets, so compression leaks none.
 }
 
-// assets holds the static files by the name in their address. The name contains a hash of the file.
-// So a changed file gets another address, and browsers may cache a file without asking again.
+// assets has the static files; the key is the name in the file's address. The name contains a hash
+// of the file. So a changed file gets another address, and browsers may cache a file without a
+// request to the hub.
 var assets, assetPaths = readAssets()
 
 var assetTypes = map[string]string{
@@ -80,6 +82,10 @@ func AssetNamed(name string) (Asset, bool) {
 
 var icons = readIcons()
 
+// inStyleSheet matches the attributes of an icon that the rule svg.lucide of the style sheet sets. A
+// list repeats its icons in each row, so icons without these attributes make pages much smaller.
+var inStyleSheet = regexp.MustCompile(` (xmlns|width|height|fill|stroke|stroke-width|stroke-linecap|stroke-linejoin|class)="[^"]*"`)
+
 // readIcons reads the icons. Each icon becomes a part of the HTML of a page. Screen readers skip
 // icons, because each icon has a word next to it.
 func readIcons() map[string]template.HTML {
@@ -97,8 +103,10 @@ func readIcons() map[string]template.HTML {
 		if !ok {
 			panic("ui: " + f.Name() + " is not an SVG file")
 		}
-		svg = strings.Join(strings.Fields(svg), " ")
-		m[strings.TrimSuffix(f.Name(), ".svg")] = template.HTML(`<svg aria-hidden="true" focusable="false" ` + svg)
+		head, shapes, _ := strings.Cut(strings.Join(strings.Fields(svg), " "), ">")
+		head = inStyleSheet.ReplaceAllString(" "+strings.TrimSpace(head), "")
+		shapes = strings.ReplaceAll(strings.ReplaceAll(strings.TrimSpace(shapes), " />", "/>"), "> <", "><")
+		m[strings.TrimSuffix(f.Name(), ".svg")] = template.HTML(`<svg class="lucide" aria-hidden="true"` + head + ">" + shapes)
 	}
 	return m
 }

@@ -18,13 +18,13 @@ type AuditPage struct {
 	// no such page.
 	First, Next string
 	CSV, JSON   string // addresses of exports
-	News        string // the address of the line that tells of newer events
+	News        string // the address of the line that announces newer events
 	Fresh       int    // number of newer events; set only for that line
 	More        bool   // there are more newer events than Fresh
 	Here        string // the address of the first page
 }
 
-// AuditFilter holds the filter form as typed, and the problem of each field.
+// AuditFilter has the values of the filter form as typed, and the problem of each field.
 type AuditFilter struct {
 	Kind, Account, Device, Token, Since, Until              string
 	DeviceProblem, TokenProblem, SinceProblem, UntilProblem string
@@ -36,8 +36,8 @@ func (f AuditFilter) Set() bool {
 	return f.Kind != "" || f.Account != "" || f.Device != "" || f.Token != "" || f.Since != "" || f.Until != ""
 }
 
-// InputFor returns the type of the HTML input for a time: "date", or "text" if value is not a date,
-// because an input for dates would drop the value.
+// InputFor returns the type of the HTML input for a time: "date", or "text" if `value` is not a
+// date. A browser does not show a text in an input of type "date".
 func (AuditFilter) InputFor(value string) string {
 	if _, err := time.Parse(time.DateOnly, value); value != "" && err != nil {
 		return "text"

@@ -7,7 +7,7 @@ type ClaimPage struct {
 	Code, Words string
 	Typed       string // the nick in the form, as typed
 	Problem     string // a sentence about what went wrong; empty at first
-	// What the hub knows about the machine, for a signed-in person.
+	// Facts about the machine, which only a signed-in person sees.
 	Asked time.Time // zero: the machine has not asked within the last minute
 	Addr  string
 }
@@ -16,6 +16,9 @@ type ClaimPage struct {
 type ClaimForm struct {
 	Tabs           []Tab
 	Typed, Problem string
+
+	// The form for a device without a TPM, as typed, and what is wrong with it.
+	Device, Challenge, DeviceProblem string
 }
 
 // Arrival is the data of the page "arrival": the onboarding of a claimed machine.
@@ -33,11 +36,12 @@ type Arrival struct {
 type ArrivalStep struct {
 	State       StepState
 	Title, Text string
-	Time        time.Time // zero: unknown, or not yet
+	Time        time.Time // zero: the time is not known, or the step has not happened
 	Path, Act   string    // a link to what the person must do
 }
 
-// StepState is the state of a step. It is a class and, in words, a text for screen readers.
+// StepState is the state of a step. Its value is the CSS class of the step; the method Words
+// returns the text for screen readers.
 type StepState string
 
 // The states of a step.

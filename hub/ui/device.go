@@ -157,8 +157,10 @@ type RevisionShown struct {
 
 // RevisionPreview shows what a new revision would change.
 type RevisionPreview struct {
-	From     int    // the revision whose state is posted again; -1: State is new
-	State    string // JSON; empty if From is set
+	From     int    // the number of an earlier revision, if its state is posted again; -1: State is new
+	State    string // JSON; empty if From is set or Long is true
+	Sum      string // SHA-256 of the new state
+	Long     bool   // the form has no room for the new state, so it asks for the file again
 	Newest   int    // the newest revision, with which the state is compared
 	Message  string
 	Changes  []trail.Change
@@ -175,6 +177,7 @@ type DeviceMeta struct {
 	UserSize, ReportedSize int // in bytes
 	Max                    int
 	Text                   string // the user-meta as typed, or as stored, in indented JSON
+	TooLong                bool   // Text is empty, because it is too long for the page
 	Was                    string // a hash of the stored user-meta
 	Key, Value             string // as typed
 	KeyProblem, Problem    string
@@ -187,6 +190,16 @@ type MetaRow struct {
 	Name  string
 	Value string // JSON, or the text itself
 	Cut   bool   // Value is only the beginning of the value
+
+	LongName bool // Name is too long for a form on the page
+}
+
+// SetText sets the text of the editor, if it needs at most `most` bytes on the page.
+func (m *DeviceMeta) SetText(text string, most int) {
+	m.Text, m.TooLong = text, Weight(text) > most
+	if m.TooLong {
+		m.Text = ""
+	}
 }
 
 // DeviceLogs is the tab "Logs".
@@ -195,7 +208,7 @@ type DeviceLogs struct {
 	Source, Level, Text string
 	Sources, Levels     []string // sources and levels that occur in the shown lines
 	Live                bool
-	LivePath, StillPath string // the same lines with and without live updates
+	LivePath, StillPath string // addresses of the same lines, with and without live updates
 	PollPath            string
 	Next, Download      string
 	Older               bool // these are not the newest lines

@@ -37,12 +37,13 @@ type DevicesPage struct {
 	// page does not offer such an action.
 	All int
 
-	Views    []View
-	ViewName string // as typed
-	ViewText string // what is wrong with ViewName
-	Here     string // the query of this list, without the page number
-	CSV      string // addresses of exports
-	JSON     string
+	Views     []View
+	MoreViews int    // how many views are not shown, because their names and addresses are long
+	ViewName  string // as typed
+	ViewText  string // what is wrong with ViewName
+	Here      string // the query of this list, without the page number
+	CSV       string // addresses of exports
+	JSON      string
 
 	Empty    bool     // the account has no device
 	Commands []string // commands for the first onboarding

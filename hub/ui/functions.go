@@ -22,6 +22,10 @@ var functions = template.FuncMap{
 	"bootState":  bootState,
 	"bytes":      func(n int) string { return Bytes(uint64(max(n, 0))) },
 	"cut":        cut,
+	"echo":       echo,
+	"first":      first,
+	"statements": newStatements,
+	"weight":     Weight,
 	"levelTone":  levelTone,
 	"pcrWords":   boot.PCRWords,
 	"shield":     func(s chain.State) Shield { return shields[s] },
@@ -61,7 +65,7 @@ type Badge struct {
 	Tone, Text string
 }
 
-// badges holds the badge of each state.
+// badges has the badge of each state.
 var badges = map[string]Badge{
 	store.StateActive:      {"ok", "active"},
 	store.StateQuiet:       {"off", "quiet"},
@@ -88,7 +92,7 @@ var badges = map[string]Badge{
 	store.BootNothing: {"off", "nothing measured"},
 }
 
-// StateBadge returns the badge of a state. A state without an entry in badges gets a grey badge
+// StateBadge returns the badge of a state. A state without an entry in `badges` gets a grey badge
 // with the state as its text.
 func StateBadge(state string) Badge {
 	if b, ok := badges[state]; ok {
@@ -97,8 +101,7 @@ func StateBadge(state string) Badge {
 	return Badge{"off", state}
 }
 
-// bootState returns the text for a boot state. Each state has its own text, so that no two states
-// look alike.
+// bootState returns the text for a boot state. Different states have different texts.
 func bootState(state string) string {
 	switch state {
 	case store.BootMatches:

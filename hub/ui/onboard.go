@@ -9,7 +9,8 @@ type TokensPage struct {
 	Tabs []Tab
 	Rows []TokenRow
 	// Soon is the number of join tokens that expire soon, and SoonPath the address of their list.
-	// OnlySoon is true if this page is that list. More is true if the list leaves some out.
+	// OnlySoon is true if this page is that list. More is true if more join tokens expire soon than
+	// the list shows.
 	Soon     int
 	SoonPath string
 	OnlySoon bool
@@ -79,6 +80,7 @@ type TokenPage struct {
 type ImagePage struct {
 	TokenForm
 	Disk, Escrow, Network                      string // as typed
+	Claim                                      bool   // as chosen: the image has no join token
 	DiskProblem, EscrowProblem, NetworkProblem string
 	Missing                                    string // why the hub cannot build images; empty: it can
 	Limit, Size                                string // bounds of a build, in words

@@ -10,10 +10,11 @@ import (
 // part of the chosen tab is set. The page has numbers and the names of owners, and nothing about
 // the owners' devices.
 type OperatorPage struct {
-	Tabs   []Tab
-	Owners *OperatorOwners
-	Makers *OperatorMakers
-	Health *OperatorHealth
+	Tabs     []Tab
+	Owners   *OperatorOwners
+	Makers   *OperatorMakers
+	Versions *OperatorVersions
+	Health   *OperatorHealth
 }
 
 // OperatorOwners is the tab "Owners".
@@ -35,11 +36,11 @@ type OperatorOwner struct {
 // OperatorMakers is the tab "TPM makers".
 type OperatorMakers struct {
 	Rows    []OperatorMaker
-	Others  []Share // numbers of devices whose TPM maker has no row in Rows
+	Others  []Share // numbers of devices with a TPM maker that has no row in Rows
 	Devices int
 }
 
-// OperatorMaker is a TPM maker, with its CA certificates that the hub knows.
+// OperatorMaker is a TPM maker, with facts about the maker's CA certificates in the trust store.
 type OperatorMaker struct {
 	Name       string
 	TPMID      string // the maker's id in its TPMs, such as "IFX"; empty: not known
@@ -48,7 +49,16 @@ type OperatorMaker struct {
 	Added      int // number of roots and links that the operator added
 	Distrusted int // by the operator
 	Devices    int
-	Known      bool // the hub knows Devices, because it knows TPMID
+	Known      bool // the number in Devices is known, because TPMID is known
+}
+
+// OperatorVersions is the tab "Versions": the versions of the agents.
+type OperatorVersions struct {
+	Hub                 string // the hub's own version
+	Devices, AllDevices int    // numbers of examined devices, and of all devices
+	Rows                []Share
+	More                int // how many versions are not shown
+	None, Odd           int // devices without a version, and with a text that is no version
 }
 
 // OperatorHealth is the tab "Health".
@@ -72,7 +82,7 @@ type OperatorHealth struct {
 type OperatorCertificate struct {
 	Name, Where string
 	State       Badge
-	Expires     time.Time // zero: never, or there is none yet
+	Expires     time.Time // zero: the certificate does not expire, or the hub has no certificate
 	Note        string
 }
 

@@ -32,7 +32,7 @@ type Share struct {
 	Path    string // the list of these devices
 }
 
-// Facet holds the numbers of devices for the values of one field.
+// Facet has the number of devices for each value of one field.
 type Facet struct {
 	Name   string
 	Shares []Share
@@ -41,8 +41,8 @@ type Facet struct {
 
 // Chart is a chart of the number of devices that were onboarded on each day.
 //
-// The hub draws it as SVG. Thirty bars need no script: the chart works without JavaScript and in
-// print, and appears at once. A chart library would double the size of the page.
+// The hub draws the chart as SVG. Thirty bars need no script, so the chart works without JavaScript
+// and in print. A chart library would double the size of the page.
 type Chart struct {
 	Bars  []Bar
 	Sum   int
@@ -64,7 +64,8 @@ const (
 	barStep, barWidth, chartHeight = 20, 14, 96
 )
 
-// NewChart draws the numbers of days, the newest last. day returns the name of day i.
+// NewChart draws a number for each day, the newest day last. The function `day` returns the name of
+// the day with the index `i`.
 func NewChart(numbers []int, day func(i int) string) Chart {
 	c := Chart{Days: len(numbers), Width: barStep * len(numbers)}
 	for _, n := range numbers {

@@ -17,14 +17,15 @@ type PolicyPage struct {
 	Undo    string    // the text before the last change; see Notice
 
 	Text    string // in the editor
+	TooLong bool   // the text has no room on the page, so Text is empty
 	Version string // version of the policies from which Text was made
 	Check   *PolicyCheck
 	Preview *PolicyPreview
 	Problem string // what is wrong with the text, or why it was not put into force
-	Changed string // the policy that somebody else put into force meanwhile; see Problem
+	Changed string // the policy that another person put into force after the preview; see Problem
 }
 
-// PolicyCheck is what the hub says about a text, before anything is put into force.
+// PolicyCheck is the result of checking a text, before the text is put into force.
 type PolicyCheck struct {
 	Problem  string
 	Warnings []string
@@ -42,7 +43,7 @@ type PolicyPreview struct {
 	Devices, AllDevices           int // number of judged devices, and number of all devices
 	Waiting, AllWaiting           int
 	Unread                        int // number of devices and machines that could not be judged
-	Refused, Asked, Admitted, Cut int // numbers of devices that would be refused, asked about or admitted at their next onboarding, or cut off now
+	Refused, Asked, Admitted, Cut int // numbers of devices that would be refused, wait for a decision or be accepted at their next onboarding, and that would lose access now
 	WaitingTouched                int
 	Changes                       []PolicyChange
 	More                          int // how many changes are not shown

@@ -7,6 +7,7 @@ type MakersPage struct {
 	Tabs         []Tab
 	Roots, Links int // numbers of certificates in force, without the distrusted certificates
 	Distrusted   int
+	Operator     bool   // the account may change the trust store
 	CRLs         string // a sentence about revocation lists
 	Query        string
 	Rows         []MakerRow
@@ -67,3 +68,7 @@ type EKRow struct {
 	Note     string
 	Required bool
 }
+
+// Short reports whether the form that removes the line has room for the note, so that the removal can
+// be undone.
+func (r EKRow) Short() bool { return Weight(r.Note) <= 200 }

@@ -1,6 +1,6 @@
 // Package ui has the hub's pages: a layout, components, one style sheet, one script and third-party
 // files. Every page works without JavaScript; the script adds live changes, shortcuts and copying.
-// No page contains a script or a style: the content security policy forbids both.
+// No page contains a script or a style, because the content security policy forbids both in a page.
 //
 // # Addresses
 //
@@ -50,7 +50,9 @@
 // class="name" and the row's link with class="row-link", which covers the whole row.
 //
 // Put text of devices and people (nicks, models, metadata) into <bdi>: then a right-to-left override
-// in the text cannot reorder the text around it.
+// in the text cannot reorder the text around it. Pass such a text through "visible" or "lines", which
+// also shorten it on a page that would be larger than MaxPage. Bound lists by the bytes that they
+// need on the page: see Weight.
 package ui
 
 import (
@@ -100,7 +102,7 @@ type Page struct {
 	Title   string  // title of the document and, with "page-head", of the page
 	Section Section // zero: none
 	Data    any
-	// Wide lets the page use the whole width of the window.
+	// Wide is true if the page uses the whole width of the window.
 	Wide bool
 	// Refresh is the number of seconds after which the browser reloads the page, even without
 	// JavaScript. 0: never; negative: immediately.
@@ -122,6 +124,9 @@ type Page struct {
 	Version  string
 	Path     string // the request's path and query
 	Sections []Section
+
+	// Shortened means that the page shortens long texts. The function `write` sets it.
+	Shortened bool
 }
 
 // More reports whether any section is in the menu "More".
@@ -146,11 +151,9 @@ type Tab struct {
 	Count      int // shown if it is not 0
 }
 
-var templates = parsePages()
-
 // parsePages makes one template for each page: the layout and the components, with the page's
 // definition of "main".
-func parsePages() map[string]*template.Template {
+func parsePages(functions template.FuncMap) map[string]*template.Template {
 	base := template.Must(template.New("base").Funcs(functions).ParseFS(sources, "layout.html", "parts.html"))
 	files, err := fs.Glob(sources, "*.html")
 	if err != nil {
@@ -180,13 +183,20 @@ func Write(w io.Writer, name string, p Page) error { return write(w, name, "layo
 func WritePart(w io.Writer, name, part string, p Page) error { return write(w, name, part, p) }
 
 func write(w io.Writer, name, part string, p Page) error {
-	t := templates[name]
-	if t == nil {
-		return fmt.Errorf("ui: there is no page %q", name)
-	}
 	var b bytes.Buffer // a buffer, so that a failure writes nothing to w
-	if err := t.ExecuteTemplate(&b, part, p); err != nil {
-		return fmt.Errorf("ui: page %s: %w", name, err)
+	for level := range textLengths {
+		t := templates(level)[name]
+		if t == nil {
+			return fmt.Errorf("ui: there is no page %q", name)
+		}
+		b.Reset()
+		p.Shortened = level > 0
+		if err := t.ExecuteTemplate(&b, part, p); err != nil {
+			return fmt.Errorf("ui: page %s: %w", name, err)
+		}
+		if b.Len() <= MaxPage {
+			break
+		}
 	}
 	_, err := w.Write(b.Bytes())
 	return err
@@ -204,8 +214,8 @@ type Problem struct {
 	Code, Message, Hint string
 }
 
-// Cloned is a device whose TPM state several machines may have. Reasons are sentences. Codes are
-// the codes of the findings about which nobody has decided yet.
+// Cloned is a device with a TPM state that several machines may have. Reasons are sentences. Codes
+// are the codes of the findings that nobody has answered.
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string

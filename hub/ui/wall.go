@@ -23,7 +23,7 @@ type WallCount struct {
 type WallMachine struct {
 	Name, Model string
 	State       Badge
-	Took        string // how long the onboarding took, or has taken until now
+	Took        string // the duration of the onboarding, or its duration until now
 	Time        time.Time
 	New         bool // the machine onboarded within the last minutes
 	ID          string

@@ -154,8 +154,8 @@ func TestReloadsANewPairWhileConnectionsGoOn(t *testing.T) {
 	}
 }
 
-// If a new pair is incomplete, has another key, is for another name or has expired, the hub keeps
-// the previous pair, and logs the reason once.
+// A new pair is incomplete, has a key of another certificate, is for another name, or has expired.
+// The hub then keeps the previous pair, and logs the reason once.
 func TestKeepsThePairWhenTheNewOneIsBroken(t *testing.T) {
 	f := newFiles(t)
 	cert, key := pair(t, host, 1, time.Now().Add(24*time.Hour))

@@ -25,8 +25,8 @@ const (
 
 // Files is a certificate and its key in two PEM files. When the files have changed, Files uses the
 // new pair. It compares the bytes of the files, because a copied file may have an older time than
-// the previous file. If the new pair is not usable, for example because the key file is not
-// complete yet, Files keeps the previous pair and logs the reason.
+// the previous file. If the new pair is not usable, Files keeps the previous pair and logs the
+// reason. An example is a key file that is not completely written.
 type Files struct {
 	cert, key, name string
 	log             *slog.Logger
@@ -36,7 +36,7 @@ type Files struct {
 	current *tls.Certificate
 	tried   pairSum   // hashes of the files that were parsed last
 	checked time.Time // when the files were last read
-	problem string    // the error that was logged last, so that it is not logged each second
+	problem string    // the error that was logged last, so that the same error is not logged each second
 }
 
 // pairSum has the SHA-256 hashes of the two files.

@@ -211,14 +211,14 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 		trails Trails
 		want   string
 	}{
-		"a name that leads out":           {checkoutOf(t, `{`+spec+`,"../../etc/x":"`+sumOf("one")+`"}`, "one"), nil, "is not a file's path"},
-		"an absolute name":                {checkoutOf(t, `{`+spec+`,"/etc/x":"`+sumOf("one")+`"}`, "one"), nil, "is not a file's path"},
+		"a name that leads out":           {checkoutOf(t, `{`+spec+`,"../../etc/x":"`+sumOf("one")+`"}`, "one"), nil, "is not a path inside"},
+		"an absolute name":                {checkoutOf(t, `{`+spec+`,"/etc/x":"`+sumOf("one")+`"}`, "one"), nil, "is not a path inside"},
 		"a file that is a folder":         {checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`","a/b":"`+sumOf("one")+`"}`, "one"), nil, "a file and a folder"},
 		"a name twice":                    {checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`","a":"`+sumOf("two")+`"}`, "one", "two"), nil, "twice"},
 		"another format":                  {checkoutOf(t, `{"#spec":"x"}`), nil, "#spec"},
 		"no state":                        {t.TempDir(), nil, "not a pvr checkout"},
 		"a huge state":                    {checkoutOf(t, `{`+spec+`,"a.json":"`+strings.Repeat("x", 1<<20)+`"}`), nil, "more than"},
-		"an object's name that is a path": {checkoutOf(t, `{`+spec+`,"a":"../../../../etc/passwd"}`), nil, "not the SHA-256"},
+		"an object's name that is a path": {checkoutOf(t, `{`+spec+`,"a":"../../../../etc/passwd"}`), nil, "not an object's SHA-256"},
 		"an object of another content":    {damaged, nil, "has wrong content"},
 		"an object that is a folder":      {elsewhere, nil, "not a regular file"},
 		"a missing object":                {checkoutOf(t, one), nil, "lacks the object"},
@@ -235,7 +235,7 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 		"an export without a state":       {exportOf(t, false, object), nil, "no state"},
 		"a file that is not an export":    {writeFile(t, strings.Repeat("x", 2000)), nil, "not an export"},
 		"a truncated export":              {truncate(t, exportOf(t, true, json, object)), nil, "unexpected EOF"},
-		"a trail's name that leads out":   {"ada/gate", fakeTrail{`{` + spec + `,"../x":"` + sumOf("one") + `"}`, nil}, "is not a file's path"},
+		"a trail's name that leads out":   {"ada/gate", fakeTrail{`{` + spec + `,"../x":"` + sumOf("one") + `"}`, nil}, "is not a path inside"},
 		"a trail's other content":         {"ada/gate", fakeTrail{one, map[string]string{sumOf("one"): "two"}}, "has wrong content"},
 		"a trail without its object":      {"https://hub/trails/1", fakeTrail{one, nil}, "not found"},
 		"a trail without a hub":           {"https://hub/trails/1", nil, "no hub is configured"},

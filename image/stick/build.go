@@ -190,7 +190,7 @@ func (c *Config) token() (*wire.TokenFile, error) {
 		return nil, err
 	}
 	if c.Debug {
-		return nil, errors.New("image: a console needs a token file, because its password is derived from the join token's secret")
+		return nil, errors.New("image: a shell needs a token file, because the shell's password is derived from the join token's secret")
 	}
 	return &wire.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }

@@ -333,8 +333,8 @@ func (p *poller) pollOnce(ctx context.Context, hub *child) error {
 	return checkPoll(answer)
 }
 
-// answers polls on one connection for each worker, and returns the CPU time of a poll, without that
-// of the connections.
+// answers measures polls on open connections, one connection for each worker. It returns the CPU
+// time of a poll, without the CPU time for opening the connections.
 func (m *server) answers(ctx context.Context, n int) (float64, error) {
 	conns := make([]*tls.Conn, workers)
 	for i := range conns {

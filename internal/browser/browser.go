@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -75,6 +76,32 @@ func Stop() {
 	}
 }
 
+// headlessShell is Chromium's engine without the windows and menus of the browser, in Debian's package
+// chromium-headless-shell. It opens a page with a third of the CPU time that the browser needs. The
+// program in PATH is a shell script that would outlive its child, so it is not used here.
+const headlessShell = "/usr/lib/chromium/chromium-headless-shell"
+
+// Path returns the path of the Chromium for tests. If the headless shell is not installed, this is
+// the browser.
+func Path() (string, error) {
+	if _, err := os.Stat(headlessShell); err == nil {
+		return headlessShell, nil
+	}
+	return exec.LookPath("chromium")
+}
+
+// Options of the allocator that starts Chromium, besides the path and the folder of the profile.
+var options = append(chromedp.DefaultExecAllocatorOptions[:],
+	chromedp.NoSandbox, chromedp.DisableGPU,
+	chromedp.Flag("ignore-certificate-errors", true), // Chromium does not trust the hub's CA
+	chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-quic", true))
+
+// Allocate prepares to start a Chromium with its profile in the folder `dir`. The first use of the
+// returned context starts it. The returned function ends it.
+func Allocate(path, dir string, more ...chromedp.ExecAllocatorOption) (context.Context, context.CancelFunc) {
+	return chromedp.NewExecAllocator(context.Background(), slices.Concat(options, []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(dir)}, more)...)
+}
+
 // start starts Chromium at its first call. Later calls return the same Chromium.
 func start() (context.Context, error) {
 	chromium.Lock()
@@ -82,7 +109,7 @@ func start() (context.Context, error) {
 	if chromium.ctx != nil || chromium.err != nil {
 		return chromium.ctx, chromium.err
 	}
-	path, err := exec.LookPath("chromium")
+	path, err := Path()
 	if err == nil {
 		chromium.dir, err = os.MkdirTemp("", "chromium")
 	}
@@ -90,12 +117,7 @@ func start() (context.Context, error) {
 		chromium.err = err
 		return nil, err
 	}
-	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("ignore-certificate-errors", true), // Chromium does not trust the hub's CA
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-quic", true),
-		chromedp.Flag("force-prefers-reduced-motion", true), chromedp.Flag("hide-scrollbars", true),
-		chromedp.UserDataDir(chromium.dir))...)
+	alloc, cancel := Allocate(path, chromium.dir, chromedp.Flag("force-prefers-reduced-motion", true), chromedp.Flag("hide-scrollbars", true))
 	ctx, cancel2 := chromedp.NewContext(alloc)
 	chromium.cancel = []context.CancelFunc{cancel, cancel2}
 	if chromium.err = chromedp.Do(ctx); chromium.err == nil {
@@ -134,7 +156,7 @@ func Open(t testing.TB, url, cookie string, o Options) *Tab {
 	t.Helper()
 	ctx, err := start()
 	if err != nil {
-		t.Skipf("chromium: %v: apt-get install chromium", err)
+		t.Skipf("chromium: %v: apt-get install chromium-headless-shell", err)
 	}
 	if o.Size.Width == 0 {
 		o.Size = Desk
@@ -324,22 +346,64 @@ func (tab *Tab) axe() (found []string) {
 	return found
 }
 
+// CheckFocus fails the test if a person without a pointer cannot use the page: each link, button and
+// field takes the focus in the order of the page, shows a ring when it has the focus, and is not
+// behind another element. CheckFocus moves the focus, so call it last.
+func (tab *Tab) CheckFocus(what string) {
+	tab.t.Helper()
+	faults := Eval[[]string](tab, `(() => {
+		const faults = [];
+		const ring = (e, part) => { const s = getComputedStyle(e, part); return s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2; };
+		for (const e of document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")) {
+			if (e.tabIndex < 0 || e.disabled || !e.checkVisibility({ visibilityProperty: true })) continue;
+			const fault = (text) => faults.push(text + ": " + e.outerHTML.slice(0, 160));
+			if (e.tabIndex > 0) fault("out of the order of the page");
+			e.focus({ focusVisible: true });
+			if (document.activeElement !== e) { fault("takes no focus"); continue; }
+			if (!ring(e) && !ring(e, "::after")) fault("has no ring");
+			const box = e.getClientRects()[0];
+			const at = box.height < 100 ? [.5] : [.05, .5, .95]; // of a high field, a part is enough
+			const fronts = at.map((part) => document.elementFromPoint(box.x + box.width / 2, box.y + box.height * part));
+			if (!fronts.some((f) => f && (e.contains(f) || f.contains(e)))) fault("is behind " + fronts[0]?.outerHTML.slice(0, 80));
+		}
+		return faults;
+	})()`)
+	for _, f := range faults {
+		tab.t.Errorf("%s (%s, dark: %v): focus: %s", what, tab.Size.Name, tab.Dark, f)
+	}
+}
+
 // Shot saves a picture of the screen as NAME-SIZE-SCHEME.png in the folder that GANGWAY_SCREENSHOTS
-// names. It does nothing if this variable is not set.
+// names. If the page is higher than the screen, Shot also saves NAME-SIZE-SCHEME-whole.png, which
+// shows the whole page. It does nothing if this variable is not set.
 func (tab *Tab) Shot(name string) {
 	tab.t.Helper()
 	dir := os.Getenv("GANGWAY_SCREENSHOTS")
 	if dir == "" {
 		return
 	}
-	png, err := chromedp.Run(tab.Context, chromedp.CaptureScreenshot())
-	tab.must(err)
 	scheme := "light"
 	if tab.Dark {
 		scheme = "dark"
 	}
 	tab.must(os.MkdirAll(dir, 0o755))
-	tab.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s-%s.png", name, tab.Size.Name, scheme)), png, 0o644))
+	name = filepath.Join(dir, fmt.Sprintf("%s-%s-%s", name, tab.Size.Name, scheme))
+	tab.picture(name + ".png")
+	height := min(Eval[int64](tab, "document.documentElement.scrollHeight"), 16_000) // Chromium cannot draw much more
+	if height <= tab.Size.Height {
+		return
+	}
+	tab.Do(chromedp.EmulateViewport(tab.Size.Width, height))
+	tab.picture(name + "-whole.png")
+	tab.Do(chromedp.EmulateViewport(tab.Size.Width, tab.Size.Height))
+}
+
+// picture saves a picture of the screen.
+func (tab *Tab) picture(path string) {
+	tab.t.Helper()
+	png, err := chromedp.Run(tab.Context, chromedp.CaptureScreenshot())
+	tab.must(err)
+	tab.must(os.WriteFile(path, png, 0o644))
 }
 
 // SignIn sends the sign-in form as a browser without JavaScript does, and returns the session's

@@ -20,6 +20,7 @@ import (
 	"gangway/hub/store/sqlite/sqlitetest"
 	"gangway/internal/browser"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 )
 
 // Upper bounds for the first load of every page, with a full list where the page has one.
@@ -66,6 +67,7 @@ func hubWithFleet(t testing.TB, devices int) *hubtest.Hub {
 // Every page stays within its budget of statements, rows and bytes, and costs the same in a fleet
 // that is fifty times as large.
 func TestPagesStayWithinTheirBudget(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("fills two databases")
 	}

@@ -12,6 +12,7 @@ import (
 	"gangway/internal/browser"
 	"gangway/internal/eventlog"
 	"gangway/internal/fleet"
+	"gangway/internal/race"
 	"gangway/tcg"
 	"gangway/wire"
 	"gangway/wire/trail"
@@ -161,6 +162,7 @@ func devicePath(id, query string) string {
 // Every tab of a device's page passes the same checks as in TestPages, in every size and colour
 // scheme.
 func TestDevicePages(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("opens each tab in Chromium twice; TestPersonWorksOnADevicePage covers the same checks")
 	}

@@ -1,7 +1,9 @@
 package browser_test
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"gangway/internal/browser"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 )
 
 func TestMain(m *testing.M) { browser.Main(m) }
@@ -34,8 +37,9 @@ type page struct {
 	wall bool
 }
 
-// pages lists every page of the hub. Whoever adds a page must add it here, or no test checks it. In
-// a path, {id} is replaced by a device's id, and {token} by the id of a join token.
+// pages lists every page of the hub. If you add a page to the hub, add it here too: no other test
+// checks the page. In a path, {id} is replaced by a device's id, {token} by the id of a join
+// token, and {maker} by the SHA-256 of a TPM maker's root.
 var pages = []page{
 	{name: "sign-in", path: "/sign-in", signedOut: true, want: "Nick or e-mail"},
 	{name: "overview", path: "/ui/overview", want: "Overview", wall: true},
@@ -81,6 +85,11 @@ var pages = []page{
 	{name: "wall-waiting", path: "/ui/wall", waiting: true, want: "Onboarding now", wall: true},
 	{name: "operator", path: "/ui/operator", operator: true, want: "The whole hub"},
 	{name: "operator-makers", path: "/ui/operator/makers", operator: true, want: "Devices with other TPMs"},
+	{name: "operator-makers-add", path: "/ui/operator/makers/add", operator: true, want: "The next page shows the certificates"},
+	{name: "operator-maker", path: "/ui/operator/makers/{maker}", operator: true, want: "Each button first shows the effect"},
+	{name: "operator-maker-effect", path: "/ui/operator/makers/{maker}?act=distrust", operator: true, want: "have a certificate chain through this certificate"},
+	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
+	{name: "operator-versions", path: "/ui/operator/versions", operator: true, want: "Versions of the agents"},
 	{name: "operator-health", path: "/ui/operator/health", operator: true, want: "Certificates of the hub"},
 	{name: "operator-refused", path: "/ui/operator", want: "only for accounts with the role operator"},
 	{name: "problem", path: "/ui/nothing", want: "The hub has no route with this path"},
@@ -195,6 +204,7 @@ func screens() []browser.Options {
 // accessibility rule nor the content security policy, and prints no message on the console. The
 // first load of the page takes fewer than 100 kB and fewer than ten requests.
 func TestPages(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("opens each page in Chromium twice; TestPageInBrowser is shorter")
 	}
@@ -239,7 +249,7 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	if p.name == "claim-wrong" {
 		tab.Ignore("status of 400")
 	}
-	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw").Replace(p.path)
+	path := strings.NewReplacer("{id}", h.first, "{code}", strings.Repeat("AbC", 19)+"Aw", "{maker}", fmt.Sprintf("%x", sha256.Sum256(h.maker.Root.Raw))).Replace(p.path)
 	if strings.Contains(path, "{token}") {
 		path = strings.ReplaceAll(path, "{token}", h.tokens(t)[0].ID)
 	}
@@ -254,6 +264,7 @@ func see(t *testing.T, h *hubWithDevices, cookie string, p page, o browser.Optio
 	t.Logf("%s: %d requests, %d bytes", p.name, requests, bytes)
 	tab.Check(p.name)
 	tab.Shot(p.name)
+	tab.CheckFocus(p.name)
 }
 
 // TestPageInBrowser makes the checks of TestPages for one page, so that short runs cover the checks

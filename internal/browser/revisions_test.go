@@ -4,10 +4,12 @@ import (
 	"testing"
 
 	"gangway/internal/browser"
+	"gangway/internal/race"
 )
 
 // The lists of revisions pass the checks of TestPages, in every size and colour scheme.
 func TestRevisionPages(t *testing.T) {
+	race.Skip(t)
 	if testing.Short() {
 		t.Skip("opens each list in Chromium twice; TestProgressIsLiveInBrowser covers the same checks")
 	}

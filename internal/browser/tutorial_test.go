@@ -41,11 +41,11 @@ func TestTutorialPictures(t *testing.T) {
 		t.Fatal(missing)
 	}
 	dir, programs := t.TempDir(), t.TempDir()
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", programs+"/", "gangway/cmd/gangway")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", programs+"/", "gangway/cmd/gangway") // no commit in the pictures
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	w := &tutorial{t: t, docs: docs, shell: cast.NewShell(dir, "Gangway: three machines aboard, an update and a roll-back", 132)}
+	w := &tutorial{t: t, docs: docs, shell: cast.NewShell(dir, "Gangway: onboard three machines, update one, roll it back", 132)}
 	w.shell.Env = []string{"PATH=" + programs + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C.UTF-8"}
 	for _, line := range w.commands() {
 		w.types(line, dir, programs)

@@ -169,14 +169,14 @@ func TestNewcomerInBrowser(t *testing.T) {
 	n.presses("Download device_autojointoken.json")
 	file := filepath.Join(downloads, "device_autojointoken.json")
 	token := value(wire.ParseTokenFile(arrived(t, file)))(t)
-	aboard, stay := n.copies("gangway-agent onboard"), n.copies("gangway-agent run")
+	enrol, stay := n.copies("gangway-agent onboard"), n.copies("gangway-agent run")
 
 	first := newMachine(t, tpm)
 	if err := os.Rename(file, filepath.Join(first.dir, "device_autojointoken.json")); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := first.command(aboard).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", aboard, err, out)
+	if out, err := first.command(enrol).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", enrol, err, out)
 	}
 	agent := first.runs(stay)
 	n.follows("Devices")
@@ -335,7 +335,7 @@ func once(t *testing.T, hub *hubtest.Hub, token *wire.TokenFile) {
 		serials[d.ProdSerial]++
 	}
 	if want := map[string]int{"GC-0001": 1, "GC-0002": 1, "GC-0003": 1}; fmt.Sprint(serials) != fmt.Sprint(want) {
-		t.Errorf("aboard are %v, and %v was expected", serials, want)
+		t.Errorf("the onboarded devices are %v, want %v", serials, want)
 	}
 	kinds, codes := map[string]int{}, map[string]int{}
 	for _, e := range value(hub.Store.Events(t.Context(), store.EventFilter{Owner: hub.Owner.ID, Limit: 1000}))(t) {

@@ -84,21 +84,21 @@ func (w *way) cut() {
 // does not grow with their number. If the connection is lost, the page says so and connects again
 // by itself. If the session has ended, the page says so.
 func TestWallInBrowser(t *testing.T) {
-	h := newHub(t, 7)
+	h := newHub(t, 10) // a full screen
 	way := newWay(t, strings.TrimPrefix(h.URL, "https://"))
 	tab := browser.Open(t, "https://"+way.address, h.cookie, browser.Options{Size: browser.Wall, Dark: true})
-	tab.Go("/ui/wall")
+	tab.Go("/ui/wall?scheme=system")
 	const elements = `document.querySelectorAll("*").length`
 	before := browser.Eval[int](tab, elements)
 	for i := range 5 {
-		model := fmt.Sprint("Latecomer ", i)
+		model := fmt.Sprint("Gate controller ", i)
 		h.onboard(t, "H-3", model, fmt.Sprint("LATE-", i))
 		tab.Until(`document.querySelector("#arrivals li").textContent.includes("` + model + `")`)
 	}
 	if after := browser.Eval[int](tab, elements); after > before {
 		t.Errorf("%d elements, then %d", before, after)
 	}
-	if text := tab.Text(); !strings.Contains(text, "12\ndevices") && !strings.Contains(text, "devices\n12") {
+	if text := tab.Text(); !strings.Contains(text, "15\ndevices") && !strings.Contains(text, "devices\n15") {
 		t.Errorf("the number of devices: %.300s", text)
 	}
 	if browser.Eval[string](tab, `document.getElementById("live").textContent`) == "" {
@@ -130,9 +130,13 @@ func TestWallInBrowser(t *testing.T) {
 	resp.Body.Close()
 	tab.Ignore("status of 401")
 	h.onboard(t, "H-3", "Unseen", "UNSEEN-1")
-	tab.Until(`document.getElementById("wall-state").textContent.includes("Signed out")`)
-	if path := tab.Path(); path != "/ui/wall" {
+	tab.Until(`document.getElementById("wall-state").textContent.includes("The session has ended")`)
+	if path := tab.Path(); path != "/ui/wall?scheme=system" {
 		t.Errorf("the wall left for %s", path)
+	}
+	// After a sign-in by the link, the browser opens the wall with the same look again.
+	if to := browser.Eval[string](tab, `document.querySelector("#wall-state a").getAttribute("href")`); to != "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem" {
+		t.Errorf("the link leads to %s", to)
 	}
 	tab.Check("the wall after its session")
 	tab.Shot("wall-signed-out")

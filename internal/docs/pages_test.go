@@ -2,7 +2,9 @@ package docs_test
 
 import (
 	"encoding/pem"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -83,6 +85,33 @@ func TestAgentPage(t *testing.T) {
 	r.types("mkdir /btools && cp /usr/local/bin/gangway-agent /btools")
 	p.types("ln -s gangway-agent /btools/ext-gangway.register")
 	p.types("ln -s gangway-agent /btools/ext-gangway.login")
+	p.done()
+}
+
+func TestScalePage(t *testing.T) {
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	r.installed()
+	p := r.page("docs/scale.md")
+	p.types("gangway-fleet maker")
+	p.types("gangway serve --data ./test-hub")
+	p.types("printf")
+	r.account(p.next("gangway account create"))
+	p.types("gangway login")
+	p.types("gangway token create")
+	for len(p.lines) > 0 {
+		out, err := r.run(p.next("gangway-fleet run"))
+		// A slow machine misses starts (exit code 3), and the tables show it.
+		if exit := (*exec.ExitError)(nil); err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 3) {
+			t.Errorf("%v: %s", err, short(out))
+		}
+		if !strings.Contains(out, "p99.9 ms") || strings.Contains(out, " failed: ") {
+			t.Errorf("the run's tables:\n%s", out)
+		}
+	}
 	p.done()
 }
 

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/pty"
 	"gangway/internal/swtpm"
 
 	"github.com/vishvananda/netlink"
@@ -220,7 +221,7 @@ func (r *room) types(line string) string {
 func (r *room) run(line string) (string, error) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
-	controller, terminal, err := openTerminal()
+	controller, terminal, err := pty.Open(0, 0)
 	if err != nil {
 		return "", err
 	}
@@ -252,24 +253,6 @@ func (r *room) run(line string) (string, error) {
 		}
 	}
 	return strings.ReplaceAll(out.String(), "\r\n", "\n"), c.Wait()
-}
-
-// openTerminal makes a pseudo terminal. `controller` is the side on which a person types.
-// `terminal` is the side of the program.
-func openTerminal() (controller, terminal *os.File, err error) {
-	if controller, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		return nil, nil, err
-	}
-	fd := int(controller.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return nil, nil, err
-	}
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	if err != nil {
-		return nil, nil, err
-	}
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	return controller, terminal, err
 }
 
 // background starts a command that continues to run, and waits until it is ready.

@@ -34,7 +34,7 @@ func TestTutorialPage(t *testing.T) {
 	p.types("export GANGWAY_CONTEXT=demo")
 	list := p.types("gangway device ls")
 	if strings.Count(list, " active ") != 3 {
-		t.Errorf("three devices should be aboard:\n%s", short(list))
+		t.Errorf("three devices should be onboarded:\n%s", short(list))
 	}
 	nick := regexp.MustCompile(`(?m)^(\S+) +[0-9a-f]{24} `).FindStringSubmatch(list)
 	if nick == nil {

@@ -14,6 +14,7 @@ import (
 
 	"gangway/device/agent"
 	"gangway/internal/brief"
+	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
@@ -52,6 +53,20 @@ func (u *unclaimedMachine) nextCode(last string) (code string) {
 	return code
 }
 
+// hubFile writes a file that names the hub but no owner, and returns the file's path.
+func hubFile(t *testing.T, h *hubtest.Hub) string {
+	t.Helper()
+	b, err := json.Marshal(wire.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "hub.json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // A machine without a join token displays a claim code. The account whose person enters the code at
 // the hub becomes the machine's owner.
 func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
@@ -59,14 +74,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	tpm := newTPM(t, swtpm.P384)
 	h := newHub(t, tpm)
 	ada := signInAs(t, h, h.Owner.Nick)
-	file := filepath.Join(t.TempDir(), "hub.json")
-	b, err := json.Marshal(wire.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := hubFile(t, h)
 	u := &unclaimedMachine{t: t, state: filepath.Join(t.TempDir(), "state")}
 	u.start(tpm, file)
 	first := u.nextCode("")
@@ -129,14 +137,7 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	tpm := newTPM(t, swtpm.P384)
 	h := newHub(t, tpm)
 	ada := signInAs(t, h, h.Owner.Nick)
-	file := filepath.Join(t.TempDir(), "hub.json")
-	b, err := json.Marshal(wire.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := hubFile(t, h)
 	u := &unclaimedMachine{t: t, state: filepath.Join(t.TempDir(), "state")}
 	last, kills := "", 0
 	phase := func() agent.Phase {

@@ -129,9 +129,9 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 		option, refused, words string
 	}{
 		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",
-			"NV index 0x01C00002 of the TPM holds the certificate of a key that this TPM does not have: its endorsement seed was changed later (TPM2_ChangeEPS), or the certificate belongs to another TPM."},
+			"NV index 0x01C00002 of the TPM contains the certificate of a key that this TPM does not have: the TPM's endorsement seed was changed (TPM2_ChangeEPS), or the certificate belongs to another TPM."},
 		{"certificate that cannot be read", func(tpm *swtpm.TPM) error { return tpm.WriteNV(0x01C00002, []byte("what is this")) }, "", "",
-			"NV index 0x01C00002 of the TPM holds something that cannot be read as an EK certificate."},
+			"NV index 0x01C00002 of the TPM contains data that are not an EK certificate."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -16,10 +16,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"gangway/hub/api"
 	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
@@ -32,13 +34,34 @@ type hooks struct {
 	dir string
 	hub *hubtest.Hub
 	tpm *swtpm.TPM
+
+	secrets secretCounter
+}
+
+// secretCounter counts how often the hub stores a new or extended secret of a device.
+type secretCounter struct {
+	api.Store
+	stored atomic.Int32
+}
+
+// PutDeviceSecret stores and counts a secret.
+func (s *secretCounter) PutDeviceSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
+	err := s.Store.PutDeviceSecret(ctx, device, idevid, secret, expires)
+	if err == nil {
+		s.stored.Add(1)
+	}
+	return err
 }
 
 // newHooks installs the agent as the credential handler, with a join token.
 func newHooks(t *testing.T) *hooks {
 	t.Helper()
 	tpm := newTPM(t, swtpm.P384)
-	h := &hooks{t: t, dir: t.TempDir(), hub: newHub(t, tpm), tpm: tpm}
+	h := &hooks{t: t, dir: t.TempDir(), tpm: tpm}
+	h.hub = hubtest.NewWith(t, func(c *api.Config) {
+		h.secrets.Store = c.Store
+		c.Store = &h.secrets
+	}, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 	for _, d := range []string{"btools", "phconfig", "state"} {
 		if err := os.Mkdir(h.path(d), 0o700); err != nil {
 			t.Fatal(err)
@@ -227,8 +250,12 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	p.must("PUT", "/devices/"+p.id+"/device-meta", `{"pantavisor.version":"test"}`)
 	p.must("GET", "/devices/"+p.id+"/user-meta", "")
 
-	// The login hook prints only the hub's response to the sign-in.
+	// The login hook prints only the hub's response to the sign-in. It extends the secret's life, and
+	// starts the command keep, which does the same a moment later. Wait for both, because the command
+	// would also renew the secret that expires below.
+	stored := h.secrets.stored.Load()
 	out := h.call("login")
+	eventually(t, "the hook and the command keep extend the secret", func() bool { return h.secrets.stored.Load() == stored+2 })
 	token, found := strings.CutPrefix(out, `{"token":"`)
 	token, end := strings.CutSuffix(token, `"}`)
 	if !found || !end || strings.ContainsAny(token, "\"\n ") || len(token) > 1016 {

@@ -16,6 +16,7 @@ import (
 	"gangway/device/agent"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 	"gangway/wire"
 )
 
@@ -68,20 +69,7 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 // startTPM starts a software TPM, also in -short mode.
 func startTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
-	if missing := swtpm.Missing(); missing != "" {
-		t.Skip(missing)
-	}
-	dir, err := os.MkdirTemp("", "tpm") // the paths of Unix sockets must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	tpm, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: ek, Maker: makers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(tpm.Stop)
-	return tpm
+	return swtpmtest.Start(t, swtpm.Options{EK: ek, Maker: makers})
 }
 
 // buildGangway builds the command gangway at this path.

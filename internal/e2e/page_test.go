@@ -4,31 +4,27 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"gangway/internal/brief"
+	"gangway/internal/browser"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 
 	"github.com/chromedp/chromedp"
 )
 
-// browser starts a headless Chromium with a screen of this size.
-func browser(t *testing.T, width, height int) context.Context {
+// chromium starts a headless Chromium with a screen of this size.
+func chromium(t *testing.T, width, height int) context.Context {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
+	path, err := browser.Path()
 	if err != nil {
-		t.Skip("chromium is not installed: apt-get install chromium")
+		t.Skip("chromium is not installed: apt-get install chromium-headless-shell")
 	}
-	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("ignore-certificate-errors", true), // the browser does not trust the hub's CA
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-quic", true),
-		chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(width, height))...)
+	alloc, cancel := browser.Allocate(path, t.TempDir(), chromedp.WindowSize(width, height))
 	t.Cleanup(cancel)
 	ctx, cancel2 := chromedp.NewContext(alloc)
 	t.Cleanup(cancel2)
@@ -83,7 +79,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		name string
 		w, h int
 	}{{"desk", 1280, 800}, {"phone", 390, 844}} {
-		ctx := browser(t, screen.w, screen.h)
+		ctx := chromium(t, screen.w, screen.h)
 		see := func(what string, want ...string) {
 			t.Helper()
 			text, err := chromedp.Run(ctx, chromedp.Evaluate[string](`document.body.innerText`))

@@ -352,7 +352,7 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 		t.Errorf("progress %+v", p)
 	}
 	evil := m.post(map[string]string{"../../../escaped": "x"})
-	if p := m.waitForStatus(evil, "WONTGO"); !strings.Contains(p.Message, "is not a file's path inside") {
+	if p := m.waitForStatus(evil, "WONTGO"); !strings.Contains(p.Message, "is not a path inside") {
 		t.Errorf("the progress message is %q", p.Message)
 	}
 	if slices.Contains(m.calls(), fmt.Sprintf("install %d", evil)) {

@@ -20,9 +20,8 @@ import (
 	"gangway/hub/store"
 	"gangway/internal/brief"
 	"gangway/internal/hubtest"
+	"gangway/internal/pty"
 	"gangway/internal/swtpm"
-
-	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write the transcript of pvr's session into docs/pvr.md")
@@ -72,20 +71,20 @@ func (s *shell) types(line string, dialogue ...[2]string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	master, slave := terminal(s.t)
+	controller, terminal := pty.New(s.t, 0, 0)
 	c := s.command(ctx, line)
-	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
+	c.Stdin, c.Stdout, c.Stderr = terminal, terminal, terminal
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := c.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	slave.Close()
+	terminal.Close()
 	seen := new(lockedBuffer)
 	copied := make(chan struct{})
-	go func() { io.Copy(seen, master); close(copied) }()
+	go func() { io.Copy(seen, controller); close(copied) }()
 	for _, d := range dialogue {
 		eventually(s.t, "the prompt "+d[0], func() bool { return strings.HasSuffix(strings.TrimRight(seen.String(), " "), d[0]) })
-		if _, err := io.WriteString(master, d[1]+"\n"); err != nil {
+		if _, err := io.WriteString(controller, d[1]+"\n"); err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -98,27 +97,6 @@ func (s *shell) types(line string, dialogue ...[2]string) {
 		s.t.Fatalf("%s: %v\n%s", line, err, seen)
 	}
 	fmt.Fprintf(&s.text, "\n```\n$ %s\n%s```\n", line, onScreen([]byte(seen.String())))
-}
-
-// terminal opens a new pseudo-terminal.
-func terminal(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return master, slave
 }
 
 // onScreen returns the part of an output that remains on the screen: without escape sequences and

@@ -43,4 +43,3 @@ func limit(cgroup, machine memlimit.Provider) int64 {
 	}
 	return int64(least)
 }
-

@@ -20,8 +20,8 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// The film has framesPerSecond pictures in a second, which were taken every apart: it shows twenty
-// seconds in one.
+// The test takes a picture at each interval `every`. The film shows framesPerSecond pictures a
+// second, so it shows twenty seconds of the run in one second.
 const (
 	framesPerSecond = 10
 	every           = 2 * time.Second
@@ -40,8 +40,8 @@ type film struct {
 	opened time.Time
 }
 
-// TestFilm makes docs/tutorial/stick.webm: a machine starts from the stick, installs and comes
-// aboard, beside the hub's page. It runs only for `make tutorial`.
+// TestFilm makes docs/tutorial/stick.webm: a machine starts from the stick, installs the system and
+// onboards. The hub's page is beside the machine's screen. The test runs only for `make tutorial`.
 func TestFilm(t *testing.T) {
 	docs := os.Getenv("GANGWAY_TUTORIAL")
 	if docs == "" {
@@ -84,7 +84,7 @@ func (f *film) until(ctx context.Context, path, pattern string) {
 	}
 }
 
-// takes takes n pictures of the same page.
+// takes takes `n` pictures of the screen and of one page.
 func (f *film) takes(path string, n int) {
 	f.t.Helper()
 	f.tab = nil

@@ -16,6 +16,7 @@ import (
 	"gangway/image"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 	"gangway/wire"
 )
 
@@ -182,19 +183,9 @@ var making sync.Mutex
 
 func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tpm") // the paths of Unix sockets must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
 	making.Lock()
 	defer making.Unlock()
-	tpm, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: ek, Maker: makers})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(tpm.Stop)
-	return tpm
+	return swtpmtest.Start(t, swtpm.Options{EK: ek, Maker: makers})
 }
 
 // after waits for a console line that matches the pattern `pattern` and that the machine printed

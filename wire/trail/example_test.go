@@ -42,7 +42,7 @@ func ExampleState_Files() {
 	}
 	// Output:
 	// app/run.json: {"name":"app"}
-	// the state's name "../run.json" is not a file's path inside a revision's folder
+	// the file name "../run.json" in the state is not a path inside a revision's folder
 }
 
 // The hub parses a device's progress report.

@@ -72,7 +72,7 @@ func ParseState(text []byte) (*State, error) {
 		case isSum:
 			s.Objects = append(s.Objects, sum)
 		case !strings.HasSuffix(name, ".json"):
-			return nil, fmt.Errorf("the state's %q is not the SHA-256 of an object, 64 lower-case hexadecimal digits", clip(name, 100))
+			return nil, fmt.Errorf("the value of the file %q in the state is not an object's SHA-256: write 64 lower-case hexadecimal digits", clip(name, 100))
 		}
 	}
 	slices.SortFunc(s.Objects, func(a, b Sum) int { return slices.Compare(a[:], b[:]) })
@@ -152,7 +152,7 @@ func (s *State) Files() ([]File, error) {
 	return files, nil
 }
 
-var errPath = errors.New("is not a file's path inside a revision's folder")
+var errPath = errors.New("is not a path inside a revision's folder")
 
 // checkPath refuses a name that is not a plain relative path.
 func checkPath(name string) error {
@@ -162,7 +162,7 @@ func checkPath(name string) error {
 		bad = bad || part == "" || part == "." || part == ".." || len(part) > maxName
 	}
 	if bad {
-		return fmt.Errorf("the state's name %q %w", clip(name, 100), errPath)
+		return fmt.Errorf("the file name %q in the state %w", clip(name, 100), errPath)
 	}
 	return nil
 }

@@ -43,11 +43,10 @@ func (s Status) Final() bool {
 	return false
 }
 
-// otherStatuses are statuses that no revision has, but that clients send in filters. A filter may
-// contain them.
+// otherStatuses are accepted in a filter, because clients send them. No revision has such a status.
 var otherStatuses = []Status{"CANCELLED", "CANCELED", ""}
 
-var errFilter = errors.New(`the filter by status must be a status, or one of {"$in":[...]}, {"$nin":[...]}, {"$ne":...} and {"$eq":...} with statuses`)
+var errFilter = errors.New(`the filter by status is not valid: write one status, or {"$in":[...]}, {"$nin":[...]}, {"$ne":...} or {"$eq":...} with statuses`)
 
 // ParseStatuses reads a filter of at most 1024 bytes: a status, or a JSON object with one of four
 // operators. It returns the statuses that match, in the order of Statuses.

@@ -116,8 +116,8 @@ func (f *Follower) install(ctx context.Context) error {
 	return f.enter(inTest, nil)
 }
 
-// askReboot enters phase p, which waits for a reboot. It saves the current boot id; a different
-// boot id will show that the machine has rebooted.
+// askReboot enters the phase `p`, which waits for a reboot. It saves the current boot id; a
+// different boot id will show that the machine has rebooted.
 func (f *Follower) askReboot(p phase) error {
 	id, err := f.bootID()
 	if err != nil {

@@ -32,7 +32,7 @@ import (
 // Conn is the device's connection to its hub.
 type Conn interface {
 	// Do sends a request as the device and returns the body of an answer with the status 200, of at
-	// most limit bytes. An answer with another status is a Refusal.
+	// most `limit` bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
 	// Download gets an object's bytes from `offset` to the object's end. It sends no client
 	// certificate, because only the secret path protects an object. The answer may have any status
@@ -113,7 +113,7 @@ type Follower struct {
 	complaint string // the last error that complain said
 
 	hashed       map[string]bool // objects that were hashed and found correct since the revision was accepted
-	phase        string          // the phase that this process entered at since
+	phase        string          // the phase that this process entered at the time `since`
 	since        time.Time       // when this process entered the phase; monotonic
 	rebootCalled bool            // this process has called the hook to reboot
 }
@@ -183,7 +183,7 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status returns the current status. It is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// publish takes the status from the journal, so that Status returns that status. If the running
+// publish copies the status from the journal to the result of Status. If the running
 // revision has changed, publish sends a value on the channel of Changed.
 func (f *Follower) publish() {
 	s := f.journal.status()
@@ -255,8 +255,8 @@ func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.cfg.Hook == "" {
 		return jitter(f.cfg.Poll), nil
 	}
-	// Without its hook, the device accepts no revision, but stays connected, so that its owner can
-	// repair it.
+	// If the hook is missing, the device accepts no revision. It stays connected, so that the owner
+	// can repair the device.
 	if err := f.checkHook(); err != nil {
 		return 0, err
 	}
@@ -297,9 +297,9 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// Save the journal before the hub has the trail. If the agent is killed between these two
-		// steps, it finds the trail at its next start. The journal then still names the running
-		// revision.
+		// Save the journal before the request that creates the trail. If the agent is killed after
+		// the request, the hub has a trail at the agent's next start, and the journal already names
+		// the running revision.
 		if j.Current == nil {
 			j.Current = &rev
 			if err := f.save(j); err != nil {

@@ -105,7 +105,8 @@ func newEvilHub(t *testing.T) *evilHub {
 		defer h.mu.Unlock()
 		h.reports = append(h.reports, p)
 		if p.Status == "DONE" || p.Status == "ERROR" || p.Status == "WONTGO" {
-			// A report may repeat an earlier revision's status, so only the step of its revision ends.
+			// A report may repeat the status of an earlier revision, so remove only the step of the
+			// report's own revision.
 			h.steps = slices.DeleteFunc(h.steps, func(step string) bool { return strings.Contains(step, `"rev":`+p.Rev+`,`) })
 		}
 		io.WriteString(w, "{}")
@@ -122,7 +123,7 @@ func newEvilHub(t *testing.T) *evilHub {
 	return h
 }
 
-// no is the Refusal with this HTTP status.
+// no is a Refusal. Its value is the HTTP status.
 type no int
 
 func (n no) Error() string   { return fmt.Sprintf("status %d", int(n)) }
@@ -216,9 +217,10 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 // outcome runs the follower until it reports a final status.
 func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
-// outcomeOf runs the follower until it reports a final status of a revision; if `rev` is empty, of any
-// revision. A follower that was stopped right after a report may not have recorded that the hub has
-// the report, so its next run sends the report again.
+// outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
+// `rev` is empty, a final status of any revision is enough. A follower that was stopped right after
+// a report may not have recorded that the hub has the report, so its next run sends the report
+// again.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -630,7 +632,7 @@ func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"device":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readJournal(path, "dev"); err == nil || !strings.Contains(err.Error(), "remove it") {
+	if _, err := readJournal(path, "dev"); err == nil || !strings.Contains(err.Error(), "remove the file") {
 		t.Errorf("%v", err)
 	}
 }

@@ -2,12 +2,12 @@
 // Read reports the state of the TPM's protection against password guessing. The agent, the
 // installer and the installed system use this package.
 //
-// A TPM counts a loss of power as a wrong guess (Part 1, 19.8.6) if, since its last start or
-// shutdown, somebody used the password of a key that is protected against guessing. An empty
-// password counts too. After a few wrong guesses, the TPM refuses such passwords for minutes or
-// hours. The lockout does not affect the device's identity keys, because package identity uses them
-// by policy and never by password. But the storage key, which protects a disk's key, can only be
-// used by its password. So package seal prepares the TPM for a loss of power after each use.
+// A TPM counts a loss of power as a wrong guess (Part 1, 19.8.6) if the password of a protected key
+// was used since the TPM's last start or shutdown. The use of an empty password counts too. After a
+// few wrong guesses, the TPM refuses such passwords for minutes or hours. The lockout does not
+// affect the device's identity keys, because package identity uses them by policy and never by
+// password. But the storage key, which protects a disk's key, can only be used by its password. So
+// package seal prepares the TPM for a loss of power after each use.
 package lockout
 
 import (

@@ -2,10 +2,10 @@ package lockout
 
 import (
 	"errors"
-	"os"
 	"testing"
 
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -13,20 +13,7 @@ import (
 
 func start(t *testing.T) transport.TPM {
 	t.Helper()
-	if m := swtpm.Missing(); m != "" {
-		t.Skip(m)
-	}
-	dir, err := os.MkdirTemp("", "tpm") // Unix sockets have short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	chip, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: swtpm.None})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(chip.Stop)
-	link, err := chip.Open()
+	link, err := swtpmtest.Start(t, swtpm.Options{EK: swtpm.None}).Open()
 	if err != nil {
 		t.Fatal(err)
 	}

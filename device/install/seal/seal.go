@@ -165,7 +165,7 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(secret)) }
 
 // ErrNotReleased means that the key was sealed by another TPM, or for another state of Secure Boot.
-var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe disk is another machine's, or Secure Boot was switched on or off.\nRestore the Secure Boot setting, or use the recovery key.") //lint:ignore ST1005 shown to a person
+var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe disk belongs to another machine, or Secure Boot was switched on or off.\nRestore the Secure Boot setting, or use the recovery key.") //lint:ignore ST1005 shown to a person
 
 // refused returns the error to report if the TPM refuses to unseal. If err is about a problem of
 // the TPM itself, such as a lockout, refused returns that problem. Otherwise it returns

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 
 	"gangway/device/identity/tpmrc"
 	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -22,20 +22,7 @@ func start(t *testing.T) transport.TPM {
 
 func startChip(t *testing.T) *swtpm.TPM {
 	t.Helper()
-	if m := swtpm.Missing(); m != "" {
-		t.Skip(m)
-	}
-	dir, err := os.MkdirTemp("", "tpm") // Unix sockets have short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	chip, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: swtpm.None})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(chip.Stop)
-	return chip
+	return swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})
 }
 
 func open(t *testing.T, chip *swtpm.TPM) transport.TPMCloser {

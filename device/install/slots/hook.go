@@ -287,8 +287,8 @@ func (h *Hook) last() (t trial, err error) {
 	return t, err
 }
 
-// trialOf returns the record of the last system that the hook wrote, if that system is the
-// revision's.
+// trialOf returns the record of the last system that the hook wrote. `ok` reports whether that
+// system belongs to the revision.
 func (h *Hook) trialOf(revision string) (t trial, ok bool) {
 	t, err := h.last()
 	return t, err == nil && t.Revision == filepath.Base(revision)

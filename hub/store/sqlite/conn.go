@@ -1,39 +1,25 @@
 package sqlite
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 	"unsafe"
 
 	"gangway/hub/store"
+	"gangway/hub/store/sqlstore"
 
 	"modernc.org/libc"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // busyTimeout is how long a statement waits while another process, such as a backup or the sqlite3
-// shell, has locked the database. It is shorter than writeTimeout, so that a write returns the
+// shell, has locked the database. It is shorter than sqlstore.WriteTimeout, so that a write returns the
 // error of the lock before the write times out.
 const busyTimeout = 2 * time.Second
-
-// statement is one SQL statement. Each connection prepares the statement when it first runs the
-// statement, and keeps the statement prepared. index is the statement's position in conn.stmts.
-type statement struct {
-	index int
-	sql   string
-}
-
-// statements is the number of statements that prepared has registered. prepared is called only for
-// package variables.
-var statements int
-
-func prepared(sql string) *statement {
-	s := &statement{index: statements, sql: sql}
-	statements++
-	return s
-}
 
 // conn is one connection to the database. It calls SQLite's C interface in modernc.org/sqlite/lib
 // directly, because the database/sql driver is slower. For every query, the driver asks for the
@@ -66,9 +52,11 @@ type engineError struct {
 	message string
 }
 
-// Is maps SQLite's result codes to the errors of package store.
+// Is maps SQLite's result codes to the errors of packages store and sqlstore.
 func (e *engineError) Is(target error) bool {
 	switch e.code & 0xff {
+	case sqlite3.SQLITE_CONSTRAINT:
+		return target == sqlstore.ErrConstraint
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return target == store.ErrBusy
 	case sqlite3.SQLITE_FULL:
@@ -89,7 +77,7 @@ func dsn(path string) string {
 }
 
 func openConn(path string, pragmas ...string) (_ *conn, err error) {
-	c := &conn{tls: libc.NewTLS(), stmts: make([]uintptr, statements)}
+	c := &conn{tls: libc.NewTLS(), stmts: make([]uintptr, len(sqlstore.Statements()))}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), c.close())
@@ -182,16 +170,20 @@ func (c *conn) pragma(p string) error {
 	}
 }
 
-// bound returns the prepared statement with its arguments bound, ready to step. Arguments have the
-// types int64, string and []byte. A nil slice becomes an empty blob, not NULL.
-func (c *conn) bound(s *statement, args []any) (uintptr, error) {
-	st := c.stmts[s.index]
+// bound returns the prepared statement with its arguments bound, ready to step. A list becomes a
+// JSON array.
+func (c *conn) bound(s *sqlstore.Statement, args []any) (uintptr, error) {
+	args, err := withoutLists(args)
+	if err != nil {
+		return 0, err
+	}
+	st := c.stmts[s.Index]
 	if st == 0 {
 		var err error
-		if st, err = c.prepare(s.sql); err != nil {
+		if st, err = c.prepare(s.SQLite); err != nil {
 			return 0, err
 		}
-		c.stmts[s.index] = st
+		c.stmts[s.Index] = st
 	}
 	c.work.statements.Add(1)
 	c.reserve(args)
@@ -211,13 +203,30 @@ func (c *conn) bound(s *statement, args []any) (uintptr, error) {
 			rc = sqlite3.Xsqlite3_bind_blob(c.tls, st, place, at, int32(len(a)), sqlite3.SQLITE_STATIC)
 			at += uintptr(len(a))
 		default:
-			return 0, fmt.Errorf("sqlite: argument %d of %q is a %T", place, s.sql, a)
+			return 0, fmt.Errorf("sqlite: argument %d of %q is a %T", place, s.SQLite, a)
 		}
 		if rc != sqlite3.SQLITE_OK {
 			return 0, c.failure(rc)
 		}
 	}
 	return st, nil
+}
+
+// withoutLists returns the arguments with lists as JSON texts. It does not change `args`.
+func withoutLists(args []any) ([]any, error) {
+	for i, a := range args {
+		list, is := a.([]string)
+		if !is {
+			continue
+		}
+		text, err := json.Marshal(append([]string{}, list...)) // for no values, this writes an empty list, not null
+		if err != nil {
+			return nil, err
+		}
+		args = slices.Clone(args)
+		args[i] = string(text)
+	}
+	return args, nil
 }
 
 // reserve enlarges the arena so that all arguments fit. Call it before the first argument is bound.
@@ -241,8 +250,8 @@ func (c *conn) reserve(args []any) {
 	c.arenaSize = size
 }
 
-// exec runs a statement that returns no rows. It returns the number of changed rows.
-func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
+// Exec runs a statement that returns no rows. It returns the number of changed rows.
+func (c *conn) Exec(s *sqlstore.Statement, args ...any) (changed int64, err error) {
 	st, err := c.bound(s, args)
 	if err != nil {
 		return 0, err
@@ -252,7 +261,7 @@ func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 		err = c.failure(rc)
 		// If a statement violates a constraint, SQLite undoes the whole statement. After any other
 		// error, it is unknown whether the statement changed a row.
-		if !isConstraint(err) {
+		if !errors.Is(err, sqlstore.ErrConstraint) {
 			c.wrote = true
 		}
 		sqlite3.Xsqlite3_reset(c.tls, st)
@@ -267,7 +276,7 @@ func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 }
 
 // control runs a statement such as BEGIN or COMMIT, which changes no row.
-func (c *conn) control(s *statement) error {
+func (c *conn) control(s *sqlstore.Statement) error {
 	st, err := c.bound(s, nil)
 	if err != nil {
 		return err
@@ -280,24 +289,30 @@ func (c *conn) control(s *statement) error {
 	return err
 }
 
-// one returns the first row of a query. `ok` is false if the query has no row. The row is valid
+// Do implements sqlstore.Conn.
+func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
+	_, err := c.Exec(s, args...)
+	return err
+}
+
+// One returns the first row of a query. `ok` is false if the query has no row. The row is valid
 // until the connection is used again. Values that were read from the row stay valid.
-func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
-	err = c.each(s, func(first row) (more bool, _ error) {
+func (c *conn) One(s *sqlstore.Statement, args ...any) (r sqlstore.Row, ok bool, err error) {
+	err = c.Each(s, func(first sqlstore.Row) (more bool, _ error) {
 		r, ok = first, true
 		return false, nil
 	}, args...)
 	return r, ok, err
 }
 
-// each calls the function `f` with every row of a query, until `f` returns false or an error. `f`
+// Each calls the function `f` with every row of a query, until `f` returns false or an error. `f`
 // must not use the connection.
-func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...any) error {
-	return c.eachAt(s, func(st uintptr) (bool, error) { return f(row{values: c.columns(st)}) }, args...)
+func (c *conn) Each(s *sqlstore.Statement, f func(sqlstore.Row) (more bool, err error), args ...any) error {
+	return c.eachAt(s, func(st uintptr) (bool, error) { return f(sqlstore.RowOf(c.columns(st))) }, args...)
 }
 
 // eachAt is like each, but the function `f` reads the columns itself, from the statement `st`.
-func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), args ...any) error {
+func (c *conn) eachAt(s *sqlstore.Statement, f func(st uintptr) (more bool, err error), args ...any) error {
 	st, err := c.bound(s, args)
 	if err != nil {
 		return err
@@ -319,18 +334,37 @@ func (c *conn) eachAt(s *statement, f func(st uintptr) (more bool, err error), a
 	}
 }
 
-// text returns column i of the current row of the statement `st`. If the text is equal to `like`,
-// it returns `like` and allocates nothing.
-func (c *conn) text(st uintptr, i int32, like string) string {
-	p := sqlite3.Xsqlite3_column_text(c.tls, st, i)
-	b := memory(p, int(sqlite3.Xsqlite3_column_bytes(c.tls, st, i)))
+// EachColumns is like Each, but the function `f` reads the columns itself, from the statement's
+// current row.
+func (c *conn) EachColumns(s *sqlstore.Statement, f func(sqlstore.Columns) (more bool, err error), args ...any) error {
+	r := current{conn: c}
+	return c.eachAt(s, func(st uintptr) (bool, error) {
+		r.st = st
+		return f(&r)
+	}, args...)
+}
+
+// current has the columns of the current row of the statement `st`.
+type current struct {
+	conn *conn
+	st   uintptr
+}
+
+// Text implements sqlstore.Columns.
+func (r *current) Text(i int, like string) string {
+	c := r.conn
+	p := sqlite3.Xsqlite3_column_text(c.tls, r.st, int32(i))
+	b := memory(p, int(sqlite3.Xsqlite3_column_bytes(c.tls, r.st, int32(i))))
 	if string(b) == like {
 		return like
 	}
 	return string(b)
 }
 
-func (c *conn) int64(st uintptr, i int32) int64 { return sqlite3.Xsqlite3_column_int64(c.tls, st, i) }
+// Int64 implements sqlstore.Columns.
+func (r *current) Int64(i int) int64 {
+	return sqlite3.Xsqlite3_column_int64(r.conn.tls, r.st, int32(i))
+}
 
 // columns returns a copy of the current row of the statement `st`. The next call overwrites the
 // copy.
@@ -356,19 +390,4 @@ func (c *conn) columns(st uintptr) []any {
 		c.dest = append(c.dest, v)
 	}
 	return c.dest
-}
-
-// isConstraint reports whether err means that a statement violates a constraint of the schema.
-func isConstraint(err error) bool {
-	e, ok := errors.AsType[*engineError](err)
-	return ok && e.code&0xff == sqlite3.SQLITE_CONSTRAINT
-}
-
-// existsOr converts the error of a violated constraint to store.ErrExists. Use it only for
-// statements that can violate only UNIQUE constraints.
-func existsOr(err error) error {
-	if err != nil && isConstraint(err) {
-		return fmt.Errorf("%w: %w", store.ErrExists, err)
-	}
-	return err
 }

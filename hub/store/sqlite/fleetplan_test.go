@@ -5,65 +5,47 @@ import (
 	"database/sql"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"gangway/hub/store"
+	"gangway/hub/store/sqlstore"
 	"gangway/hub/store/storetest"
+	"gangway/internal/race"
 
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// fleetStatements returns all statements that answer questions about a fleet or update the indexes
-// of a fleet.
-func fleetStatements() map[string]*statement {
-	all := map[string]*statement{
-		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
-		"count": selectCount, "values": selectValues, "states": selectStateCounts, "undecided": countUndecided, "quietest": selectQuietest,
-		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
-		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
-		"indexed": selectIndexed, "seen": updateSeen,
-		"owners": selectOwners, "hub's counts": selectHubCount, "hub's makers": selectHubMakers, "signed in": updateSignedIn, "operator": updateOperator,
-		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
-		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
-		"EK list": selectEKPage, "count of an EK list": countEKs,
+// emptyDatabase opens a new database with the tables of a hub, past the store.
+func emptyDatabase(t *testing.T) *sql.DB {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "hub.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
-	for key, w := range walkAll {
-		add("all by "+string(key), w)
+	t.Cleanup(func() { s.Close() })
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for state, w := range walkState {
-		add("state "+state, w)
-	}
-	for field, w := range walkField {
-		add("field "+string(field), w)
-	}
-	add("meta", walkMeta)
-	return all
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 // Every statement finds its rows by an index, and reads the rows in the order of the result. So
 // SQLite scans no table and sorts no rows.
 func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "hub.db")
-	s, err := Open(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	db, err := sql.Open("sqlite", dsn(path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	for name, st := range fleetStatements() {
-		args := make([]any, strings.Count(st.sql, "?"))
+	db := emptyDatabase(t)
+	for name, st := range sqlstore.FleetStatements() {
+		args := make([]any, strings.Count(st.SQLite, "?"))
 		for i := range args {
 			args[i] = 1
 		}
-		rows, err := db.Query("EXPLAIN QUERY PLAN "+st.sql, args...)
+		rows, err := db.Query("EXPLAIN QUERY PLAN "+st.SQLite, args...)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -80,7 +62,10 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, step := range plan {
-			scans := strings.HasPrefix(step, "SCAN ") && !strings.HasPrefix(step, "SCAN (subquery") && step != "SCAN 1"
+			table, scans := strings.CutPrefix(step, "SCAN ")
+			if table == "1" || strings.HasPrefix(table, "(subquery") || slices.Contains(plan, "CO-ROUTINE "+table) {
+				scans = false // the rows come from another step of the plan
+			}
 			sorts := strings.Contains(step, "TEMP B-TREE")
 			whole := strings.Contains(step, "devices_nick") // a query with this index reads all devices of an owner
 			if scans || sorts || whole {
@@ -114,6 +99,7 @@ func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 
 // The work for a question has an upper bound that does not depend on the size of the fleet.
 func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
+	race.Skip(t)
 	t.Parallel()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
 	if err != nil {
@@ -128,18 +114,18 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	// One device in a hundred is quiet. No two devices have the same firmware.
 	const fleet = 10_000
 	if err := s.writer.do(t.Context(), func(c *conn) error {
-		if _, err := c.exec(manyOwned, owner.ID, int64(fleet)); err != nil {
+		if _, err := c.Exec(manyOwned, owner.ID, int64(fleet)); err != nil {
 			return err
 		}
-		if _, err := c.exec(manyFirmwares); err != nil {
+		if _, err := c.Exec(manyFirmwares); err != nil {
 			return err
 		}
-		_, err := c.exec(forgetIndex)
+		_, err := c.Exec(forgetIndex)
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.indexAgain(t.Context()); err != nil {
+	if err := s.IndexAgain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ask := map[string]func(ctx context.Context) error{
@@ -164,7 +150,7 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 	} {
 		q.Owner = owner.ID
 		ask[fmt.Sprintf("count %+v", q)] = func(ctx context.Context) error { _, err := s.CountSearch(ctx, q); return err }
-		for key := range walkAll {
+		for _, key := range []store.SortKey{store.SortNick, store.SortCreated, store.SortLastSeen, store.SortModel} {
 			for _, down := range []bool{false, true} {
 				q.Sort, q.Descending = key, down
 				ask[fmt.Sprintf("search %+v", q)] = func(ctx context.Context) error { _, err := s.SearchDevices(ctx, q); return err }
@@ -177,17 +163,17 @@ func TestFleetQuestionsTouchBoundedRows(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		// SQLite needs about 30 operations to read a row of a search, and about 10 operations to
-		// check the metadata of the row.
-		if operations, scanned, sorted := s.steps(t); operations > 60*(examineMost+2*smallSet) || scanned > 0 || sorted > 0 {
+		// check the metadata of the row. A walk reads at most 1000 rows.
+		if operations, scanned, sorted := s.steps(t); operations > 60*(1000+2*store.MaxCount) || scanned > 0 || sorted > 0 {
 			t.Errorf("%s: %d operations, %d rows scanned, %d sorts", name, operations, scanned, sorted)
 		}
 	}
 }
 
 var (
-	manyOwned = prepared(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
+	manyOwned = sqlstore.ForSQLite(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?2)
 		SELECT printf('%024x', i), printf('forklift-%06d', i), ?1, 'tok', 0, i, i, i, '', '{"odd":' || i % 2 || ',"site":"oslo"}', '{}', i % 100 = 0 FROM n`)
-	manyFirmwares = prepared(`UPDATE device_search SET firmware = nick`)
-	forgetIndex   = prepared(`DELETE FROM settings WHERE name = 'search-index'`)
+	manyFirmwares = sqlstore.ForSQLite(`UPDATE device_search SET firmware = nick`)
+	forgetIndex   = sqlstore.ForSQLite(`DELETE FROM settings WHERE name = 'search-index'`)
 )

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"gangway/hub/store/sqlstore"
 )
 
 // ErrUnclean is the error for a database that was not closed, for example because the hub crashed:
@@ -49,7 +51,7 @@ func Inspect(ctx context.Context, path string, served bool, checkTime time.Durat
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	var urls string
-	if err := db.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, settingURLs).Scan(&urls); err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if err := db.QueryRowContext(ctx, `SELECT value FROM settings WHERE name = ?`, sqlstore.SettingURLs).Scan(&urls); err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return in, fmt.Errorf("sqlite: read %s: %w", path, err)
 	}
 	in.URLs = strings.Fields(urls)

@@ -3,6 +3,8 @@ package sqlite
 import (
 	"context"
 	"errors"
+
+	"gangway/hub/store/sqlstore"
 )
 
 // readers is a fixed set of connections that cannot write. Each query sees all commits that ended
@@ -36,7 +38,7 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	}
 	select {
 	case <-r.closed:
-		return errClosed
+		return sqlstore.ErrClosed
 	default:
 	}
 	select {
@@ -46,13 +48,13 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-r.closed:
-		return errClosed
+		return sqlstore.ErrClosed
 	}
 }
 
 var (
-	beginRead = prepared(`BEGIN`)
-	endRead   = prepared(`COMMIT`)
+	beginRead = sqlstore.ForSQLite(`BEGIN`)
+	endRead   = sqlstore.ForSQLite(`COMMIT`)
 )
 
 // snapshot calls the function `f` as do does, but in one read transaction: all queries of `f` see

@@ -22,21 +22,19 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
-	"time"
+
+	"gangway/hub/store/sqlstore"
 
 	"modernc.org/sqlite"
 )
 
-// errClosed is the error of every call after Close.
-var errClosed = errors.New("sqlite: the store is closed")
-
 // Store is an engine of package store that stores all data in one SQLite file. Open returns a
 // Store.
 type Store struct {
+	*sqlstore.Store
 	path    string
 	writer  *writer
 	readers *readers
-	seen    *sightings
 
 	closing  sync.Once
 	closeErr error
@@ -75,9 +73,10 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		w.close()
 		return nil, err
 	}
-	s := &Store{path: path, writer: w, readers: r, seen: newSightings(w)}
-	if err := s.indexAgain(ctx); err != nil {
-		return nil, errors.Join(err, s.seen.close(), r.close(), w.close())
+	s := &Store{path: path, writer: w, readers: r}
+	s.Store = sqlstore.New(database{s})
+	if err := s.IndexAgain(ctx); err != nil {
+		return nil, errors.Join(err, s.Store.Close(), r.close(), w.close())
 	}
 	return s, nil
 }
@@ -138,42 +137,28 @@ func (s *Store) Close() error {
 		if err == nil {
 			defer unlock()
 		}
-		s.closeErr = errors.Join(s.seen.close(), s.readers.close(), s.writer.close(), err)
+		s.closeErr = errors.Join(s.Store.Close(), s.readers.close(), s.writer.close(), err)
 	})
 	return s.closeErr
 }
 
-// expire runs a statement that removes or empties at most limit rows that expired at or before now.
-// It returns the number of changed rows.
-func (s *Store) expire(ctx context.Context, statement *statement, now time.Time, limit int) (int, error) {
-	if limit <= 0 {
-		return 0, nil
-	}
-	var n int64
-	err := s.writer.do(ctx, func(c *conn) (err error) {
-		n, err = c.exec(statement, micro(now), int64(limit))
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return int(n), nil
+// database is the store as a driver sees it.
+type database struct{ s *Store }
+
+func (d database) Write(ctx context.Context, run func(sqlstore.Conn) error) error {
+	return d.s.writer.Do(ctx, run)
 }
 
-// Ping implements store.Health. It reads one row, and then waits in the queue of the writer for its
-// turn. It writes nothing.
-func (s *Store) Ping(ctx context.Context) error {
-	err := s.readers.do(ctx, func(c *conn) error {
-		_, _, err := c.one(ping)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return s.writer.do(ctx, func(*conn) error { return nil })
+func (d database) Read(ctx context.Context, run func(sqlstore.Conn) error) error {
+	return d.s.readers.do(ctx, func(c *conn) error { return run(c) })
 }
 
-var ping = prepared(`SELECT count(*) FROM goose_db_version WHERE id = 1`)
+func (d database) Snapshot(ctx context.Context, run func(sqlstore.Conn) error) error {
+	return d.s.readers.snapshot(ctx, func(c *conn) error { return run(c) })
+}
+
+// LastText returns a blob: in SQLite, a blob is greater than every text.
+func (d database) LastText() any { return []byte{0xff} }
 
 // Stats has counters of the writer since Open.
 type Stats struct {
@@ -184,5 +169,5 @@ type Stats struct {
 // Stats returns the writer's counters. Ops divided by Commits is the approximate number of writes
 // that share one flush to disk.
 func (s *Store) Stats() Stats {
-	return Stats{Commits: s.writer.commits.Load(), Ops: s.writer.ops.Load()}
+	return Stats{Commits: s.writer.commits.Load(), Ops: s.writer.Taken()}
 }

@@ -15,26 +15,27 @@ import (
 	"gangway/internal/race"
 )
 
-func TestModel(t *testing.T) {
-	race.Skip(t)
-	t.Parallel()
+// newStore opens a store with an empty database.
+func newStore(t *testing.T) *sqlite.Store {
+	t.Helper()
 	s, err := sqlite.Open(t.Context(), filepath.Join(sqlitetest.Folder(t), "hub.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	storetest.Model(t, s)
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestModel(t *testing.T) {
+	race.Skip(t)
+	t.Parallel()
+	storetest.Model(t, newStore(t))
 }
 
 func TestFleetModel(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
-	s, err := sqlite.Open(t.Context(), filepath.Join(sqlitetest.Folder(t), "hub.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	storetest.FleetModel(t, s)
+	storetest.FleetModel(t, newStore(t))
 }
 
 func TestSuite(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 
 	"gangway/hub/store"
 	"gangway/wire/trail"
+
+	"golang.org/x/sync/errgroup"
 )
 
 var fleetTests = []test{
@@ -518,19 +520,18 @@ func badSearches(f *fixture) {
 // The devices of these searches are too many to be sorted in memory.
 func moreThanMaxCount(f *fixture) {
 	const many = store.MaxCount + 50
-	errs := make(chan error, many)
-	for i := range many { // concurrent calls, so that several writes share one flush to disk
-		go func() {
+	var calls errgroup.Group // concurrent calls, so that several writes share one flush to disk
+	calls.SetLimit(100)      // an engine on a slow machine may refuse calls that wait for seconds
+	for i := range many {
+		calls.Go(func() error {
 			d := plain(fmt.Sprint(i), f.owner.ID, fmt.Sprintf("raft-%04d", i))
 			d.Created = Epoch.Add(time.Duration((i*7)%many) * time.Second)
 			d.UserMeta = map[string]any{"site": "oslo", "odd": i%2 == 1}
 			_, err := f.CreateDevice(f.ctx, d, Hash("secret"))
-			errs <- err
-		}()
+			return err
+		})
 	}
-	for range many {
-		f.must(<-errs)
-	}
+	f.must(calls.Wait())
 	for want, queries := range map[int][]store.DeviceSearch{
 		many:     {{}, said("raft"), meta("site", "oslo"), is(store.FieldState, store.StateActive), {Words: []string{"raft"}, Terms: meta("site", "oslo").Terms}},
 		many / 2: {meta("odd", "true"), {Words: []string{"raft"}, Terms: meta("odd", "true").Terms}},

@@ -56,10 +56,26 @@ func RunPart(t *testing.T, open func(t *testing.T) Engine, names ...string) {
 	}
 }
 
-var groups = []struct {
+// RunGroup runs only the tests of the group with this name, in parallel.
+func RunGroup(t *testing.T, open func(t *testing.T) Engine, name string) {
+	i := slices.IndexFunc(groups, func(g group) bool { return g.name == name })
+	if i < 0 {
+		t.Fatalf("there is no group %s", name)
+	}
+	for _, test := range groups[i].tests {
+		t.Run(name+"/"+test.name, func(t *testing.T) {
+			t.Parallel()
+			test.run(newFixture(t, open(t)))
+		})
+	}
+}
+
+type group struct {
 	name  string
 	tests []test
-}{
+}
+
+var groups = []group{
 	{"Accounts", accountTests},
 	{"Sessions", sessionTests},
 	{"AccountChanges", accountChangeTests},

@@ -120,7 +120,7 @@ func trailIsMadeOnce(f *fixture) {
 	s, err := f.Revision(f.ctx, first.Device, 0)
 	f.must(err)
 	if made || !bytes.Equal(s.State, first.State) || s.Status != trail.StatusDone {
-		f.Errorf("made %v; the first state is %s", made, s.State)
+		f.Errorf("a second post of the first state: made = %v, and the stored state is %s", made, s.State)
 	}
 	t, err := f.Trail(f.ctx, first.Device)
 	f.must(err)
@@ -363,7 +363,7 @@ func postedRevisionsOfAnOwner(f *fixture) {
 	}
 	equal(f, "the other's", len(read(f.other.ID, 0)), 0)
 	if _, err := f.PostedRevisions(f.ctx, f.owner.ID, "x", 1); err == nil {
-		f.Error("a made-up place was accepted")
+		f.Error("a cursor that the store did not make was accepted")
 	}
 }
 

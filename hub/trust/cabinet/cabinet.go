@@ -3,9 +3,9 @@
 // LZX.
 //
 // This package reads the cabinet's list of files and checks all bounds. cabextract writes the bytes
-// of the files to its standard output, one file after the other, and this package splits the output
-// by the sizes in the list. No file that a cabinet names is created on disk, so a name such as
-// ../file cannot write outside a folder.
+// of the files to its standard output, one file after the other. This package splits the output by
+// the sizes in the list. No file name of a cabinet is used on disk, so a name such as ../file
+// cannot cause a write outside a folder.
 package cabinet
 
 import (

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/hub/pki"
+	"gangway/hub/store/postgres/pgtest"
+)
+
+// A hub whose database is in PostgreSQL: commands on its machine use the same flags, two hubs with
+// the same keys share the database, and a hub refuses a database that is not its own.
+func TestHubInPostgreSQL(t *testing.T) {
+	t.Parallel()
+	server, err := pgtest.Start(false)
+	if errors.Is(err, pgtest.ErrMissing) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop()
+	for _, name := range []string{"hub", "other"} {
+		if _, err := server.Query(t.Context(), "postgres", "CREATE DATABASE "+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(database string) context.Context {
+		return context.WithValue(t.Context(), databaseKey{}, databaseFlags{url: server.URL(database)})
+	}
+	start := func(ctx context.Context, dir string, o openOptions) error {
+		i, err := openInstance(ctx, dir, o)
+		if err != nil {
+			return err
+		}
+		return i.close()
+	}
+	dir := filepath.Join(t.TempDir(), "hub")
+	if err := start(at("hub"), dir, openOptions{}); err != nil {
+		t.Fatal("first start:", err)
+	}
+	if exists(filepath.Join(dir, databaseFile)) {
+		t.Error("the hub has made a database file")
+	}
+	run := func(want int, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		a := &app{stdin: password(t), stdout: &out, stderr: &out}
+		if code := a.run(t.Context(), append(args, "--data", dir, "--database", server.URL("hub"))); code != want {
+			t.Errorf("gangway %s: %s", strings.Join(args, " "), out.String())
+		}
+		return out.String()
+	}
+	run(0, "account", "create", "--nick", "ada", "--password-stdin")
+	if list := run(0, "account", "ls"); !strings.Contains(list, "ada") {
+		t.Errorf("the account is not in the list: %s", list)
+	}
+	if findings := run(exitFailed, "doctor", "--output", "json"); !strings.Contains(findings, "database-not-durable") {
+		t.Errorf("the doctor does not name fsync = off, with which the test's server runs: %s", findings)
+	}
+
+	// A second machine with a copy of the keys.
+	second := filepath.Join(t.TempDir(), "hub")
+	if out, err := exec.Command("cp", "-a", dir, second).CombinedOutput(); err != nil {
+		t.Fatal(err, string(out))
+	}
+	if err := start(at("hub"), second, openOptions{}); err != nil {
+		t.Error("a second hub with the same keys:", err)
+	}
+	foreign := filepath.Join(t.TempDir(), "hub")
+	if err := start(t.Context(), foreign, openOptions{Options: pki.Options{Name: "Foreign"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what string
+		ctx  context.Context
+		dir  string
+		o    openOptions
+		says string
+	}{
+		{"another hub's keys", at("hub"), foreign, openOptions{}, "but the keys are those of"},
+		{"no keys", at("hub"), filepath.Join(t.TempDir(), "new"), openOptions{}, "does not exist: copy that hub's keys"},
+		{"an empty database", at("other"), dir, openOptions{}, "no hub has used the database"},
+		{"no flag", t.Context(), dir, openOptions{}, "--database"},
+		{"no such database", at("missing"), dir, openOptions{}, "missing"},
+	} {
+		if err := start(c.ctx, c.dir, c.o); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+	if err := start(at("other"), dir, openOptions{newDatabase: true}); err != nil {
+		t.Error("an empty database with --new-database:", err)
+	}
+}
+
+// password returns a file with the password of an account.
+func password(t *testing.T) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(path, []byte("a long enough phrase\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// Attack: a password in the arguments is visible to other users of the machine, so it can come from
+// a file.
+func TestDatabasePasswordFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("geheim\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	with := func(f databaseFlags) context.Context { return context.WithValue(t.Context(), databaseKey{}, f) }
+	config, ok, err := database(with(databaseFlags{url: "postgres://u@db.example/d", passwordFile: file}))
+	if err != nil || !ok || config.Password != "geheim" {
+		t.Errorf("%+v, %t, %v", config, ok, err)
+	}
+	for _, f := range []databaseFlags{
+		{passwordFile: file}, {url: "mysql://db.example"}, {url: "postgres://u@db.example/d", passwordFile: os.DevNull}, {url: "postgres://u@db.example/d", passwordFile: file + "x"},
+	} {
+		if _, _, err := database(with(f)); err == nil {
+			t.Errorf("%+v is accepted", f)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+
+	"gangway/hub/store"
+	"gangway/hub/store/sqlstore"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Codes of PostgreSQL's errors (SQLSTATE).
+const (
+	codeSerialization = "40001"
+	codeDeadlock      = "40P01"
+	codeLockTimeout   = "55P03"
+	codeCancelled     = "57014" // by a timeout of the server
+	codeReadOnly      = "25006" // the server has become a standby
+	codeNoSpace       = "53100"
+	codeConnections   = "53300"
+)
+
+// engineError is an error of a statement. The connection can still be used, after a rollback.
+type engineError struct{ *pgconn.PgError }
+
+// Error implements error.
+func (e *engineError) Error() string {
+	return fmt.Sprintf("postgres: %s (%s)", e.Message, e.Code)
+}
+
+// Is maps PostgreSQL's codes to the errors of packages store and sqlstore.
+func (e *engineError) Is(target error) bool {
+	switch {
+	case len(e.Code) == 5 && e.Code[:2] == "23": // integrity constraint violation
+		return target == sqlstore.ErrConstraint
+	case e.Code == codeNoSpace:
+		return target == store.ErrNoSpace
+	case e.repeatable(), e.Code == codeConnections:
+		return target == store.ErrBusy
+	}
+	return false
+}
+
+// repeatable reports whether the transaction of the statement can succeed if it runs again.
+func (e *engineError) repeatable() bool {
+	switch e.Code {
+	case codeSerialization, codeDeadlock, codeLockTimeout, codeCancelled, codeReadOnly:
+		return true
+	}
+	return false
+}
+
+// lostError means that the connection cannot be used any more.
+type lostError struct{ cause error }
+
+func (e *lostError) Error() string { return "postgres: the connection is lost: " + e.cause.Error() }
+
+func (e *lostError) Unwrap() error { return e.cause }
+
+// Is reports that a retry can succeed. Operations return a lostError only if nothing was written.
+func (e *lostError) Is(target error) bool { return target == store.ErrBusy }
+
+// ErrUnknown means that the connection was lost during the commit of a write, and that the database
+// did not answer for so long that it is unknown whether the write happened.
+var ErrUnknown = errors.New("postgres: the connection was lost during a commit, and the database does not answer: it is unknown whether the write happened")
+
+// classified returns an error of package pgconn as an engineError or a lostError.
+func classified(err error) error {
+	if err == nil {
+		return nil
+	}
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if ok && e.Severity != "FATAL" && e.Severity != "PANIC" && e.Code != codeReadOnly {
+		return &engineError{e}
+	}
+	return &lostError{err}
+}
+
+// lost reports whether the connection of a statement with this error cannot be used any more.
+func lost(err error) bool {
+	_, ok := errors.AsType[*lostError](err)
+	return ok
+}
+
+// repeatable reports whether a transaction with this error can succeed if it runs again.
+func repeatable(err error) bool {
+	e, ok := errors.AsType[*engineError](err)
+	return ok && e.repeatable() || lost(err)
+}

@@ -1,0 +1,56 @@
+package postgres_test
+
+import (
+	"context"
+	"testing"
+
+	"gangway/hub/store/postgres"
+	"gangway/hub/store/postgres/pgtest"
+	"gangway/hub/store/storetest"
+)
+
+// Two hubs share a database. The races of the suite have the same results when each operation goes
+// to another hub.
+func TestTwoHubsRace(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{"Races", "Cancelled", "Clones"} {
+		storetest.RunGroup(t, func(t *testing.T) storetest.Engine {
+			p, err := postgres.NewPair(context.Background(), postgres.Config{URL: database(t), Readers: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := p.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return p
+		}, group)
+	}
+}
+
+// Two hubs share a database behind PgBouncer in transaction mode, which gives each transaction
+// another connection of the server.
+func TestTwoHubsBehindPgBouncer(t *testing.T) {
+	t.Parallel()
+	if server == nil {
+		t.Skip(pgtest.ErrMissing)
+	}
+	pooled := server.PgBouncer(t, 3)
+	t.Run("pair", func(t *testing.T) {
+		for _, group := range []string{"Races", "Logs"} {
+			storetest.RunGroup(t, func(t *testing.T) storetest.Engine {
+				p, err := postgres.NewPair(context.Background(), postgres.Config{URL: pooled(nameOf(database(t))), Readers: 2})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := p.Close(); err != nil {
+						t.Error(err)
+					}
+				})
+				return p
+			}, group)
+		}
+	})
+}

@@ -1,0 +1,150 @@
+package postgres_test
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"gangway/hub/store/sqlstore"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Statements whose plans may sort: they sort few rows, which an index has found. SQLite needs an
+// index for the order, but PostgreSQL would have to change this index with each contact of a device.
+var mayorder = map[string]bool{
+	"unclaimed":  true, // at most store.MaxUnclaimed devices
+	"superseded": true, // at most some dozens of enrolments of a device
+	// The tokens of one nick are few: an owner has at most store.MaxJoinTokens.
+	"tokens by nick": true,
+	"hub's makers":   true, // a row for each maker of TPMs
+}
+
+// Every statement finds its rows by an index, and reads the rows in the order of the result. So the
+// cost of a statement does not grow with the fleet. For few rows, PostgreSQL rightly prefers scans and
+// sorts; the test switches these off, so that they remain only where no index can serve.
+func TestStatementsUseTheirIndexes(t *testing.T) {
+	t.Parallel()
+	pg, err := pgconn.Connect(t.Context(), database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pg.Close(t.Context())
+	if _, err := pg.Exec(t.Context(), fillForPlans+`; SET plan_cache_mode = force_custom_plan;
+		SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET enable_hashjoin = off; SET enable_mergejoin = off`).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	all := sqlstore.FleetStatements()
+	maps.Copy(all, sqlstore.RemovalStatements())
+	for name, s := range all {
+		description, err := pg.Prepare(t.Context(), "plan", s.Postgres, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		explain := "EXPLAIN EXECUTE plan"
+		if len(description.ParamOIDs) > 0 {
+			explain += "(" + arguments(description.ParamOIDs) + ")"
+		}
+		results, err := pg.Exec(t.Context(), explain).ReadAll()
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		var plan []string
+		for _, row := range results[0].Rows {
+			plan = append(plan, string(row[0]))
+		}
+		if _, err := pg.Exec(t.Context(), `DEALLOCATE plan`).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+		for _, fault := range faults(plan, mayorder[name]) {
+			t.Errorf("%s: %s\n%s\n%s", name, fault, s.Postgres, strings.Join(plan, "\n"))
+		}
+	}
+}
+
+// arguments returns arguments of these types that select few rows.
+func arguments(oids []uint32) string {
+	list := make([]string, len(oids))
+	for i, oid := range oids {
+		switch oid {
+		case pgtype.Int8OID, pgtype.Int4OID:
+			list[i] = "100"
+		case pgtype.ByteaOID:
+			list[i] = `'\x00'`
+		default:
+			list[i] = "'owner1'"
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// fillForPlans fills the tables with rows of a hundred owners, so that the planner's statistics are those
+// of a fleet. Triggers do not run, because they would take most of the time.
+const fillForPlans = `SET session_replication_role = replica; SET synchronous_commit = off;
+	CREATE TEMPORARY VIEW i AS SELECT i, 'owner' || i % 100 AS owner, lpad(to_hex(i * 2654435761 % 4294967296), 24, '0') AS id,
+		lpad(i::text, 7, '0') AS nick, decode(md5(i::text), 'hex') AS hash, i / 1000 AS many FROM generate_series(1::bigint, 10000) AS n (i);
+	INSERT INTO accounts (id, nick, email, password_hash, created) SELECT id, nick, '', '', i FROM i;
+	INSERT INTO enrolments (id, request_hash, state, device, owner, token, generation, ek, iak_name, idevid_name, iak_hash, idevid_hash,
+		created, expires, previous, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm, iak_public, ek_certificate,
+		iak_cert, idevid_cert, verdict, request)
+	SELECT i, hash, CASE WHEN i % 50 = 0 THEN 'p' WHEN i % 50 = 1 THEN 'x' ELSE 'a' END, id, owner, 't', 0, hash, hash, hash, hash, hash,
+		i, i, nullif(i - 1, 0), 'IFX', 'm', 'f', 'p', 's', 'k', hash, hash, hash, hash, hash, hash FROM i;
+	INSERT INTO tpms SELECT hash, owner, id, 0, i, i FROM i;
+	INSERT INTO aiks SELECT hash, hash, id, i, i FROM i;
+	INSERT INTO ek_certificates SELECT hash, i % 2, i, hash, hash FROM i;
+	INSERT INTO issued_aiks (ek, name, device, issued, expires, certificate) SELECT hash, hash, id, i, i, hash FROM i;
+	INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses, uses, disabled, default_user_meta, created)
+	SELECT id, 'owner' || i % 100, nick, hash, i, 0, 0, 0, '{}', i FROM i;
+	INSERT INTO devices (id, nick, owner, token, enrolment, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta, quiet)
+	SELECT id, nick, CASE WHEN i % 50 = 0 THEN '' ELSE owner END, 't', i, i % 20 / 19, i, i, i, '', '{}', '{}', i % 10 / 9 FROM i;
+	INSERT INTO device_search SELECT owner, nick, id, i, i, i % 10 / 9, i, 'm' || many, 'k' || many, 'f' || many, nick, 't' || many,
+		CASE WHEN i % 100 = 0 THEN 'changed' ELSE '' END, 0, CASE WHEN i % 100 = 1 THEN 'QUEUED' WHEN i % 100 = 2 THEN 'ERROR' ELSE 'DONE' END, 0,
+		CASE WHEN i % 100 = 3 THEN 'noted' ELSE '' END FROM i;
+	INSERT INTO device_words SELECT owner, nick, nick FROM i;
+	INSERT INTO device_meta_terms SELECT many, nick FROM i UNION ALL SELECT 1000 + i, nick FROM i;
+	INSERT INTO fleet_counts SELECT 'owner' || i % 10, 'model', nick, i, i % 14 FROM i;
+	INSERT INTO fleet_arrivals SELECT 'owner' || i % 10, i, 1 FROM i;
+	INSERT INTO usage SELECT id, i FROM i;
+	INSERT INTO pending_usage SELECT id, i FROM i;
+	INSERT INTO events (time, kind, code, owner, device, token, addr, message, unproven) SELECT i, 'k', '', owner, id, 't', '', '', i % 2 FROM i;
+	INSERT INTO waiting (owner, ek, device, token, state, codes, answered, request_hash, manufacturer, model, firmware, prod_model,
+		prod_serial, key_algorithm, addr, since, last_seen, expires, decided_by, decided, verdict, request)
+	SELECT owner, hash, id, 't', CASE WHEN i % 10 = 0 THEN 'w' ELSE 'a' END, '[]', CASE WHEN i % 2 = 0 THEN '[]' ELSE '["c"]' END, hash,
+		'', '', '', '', '', '', '', i, i, i, '', 0, hash, hash FROM i;
+	INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum, committer, commit_msg, progress, meta, state)
+	SELECT id, owner, i % 2, 'DONE', i, i, i, hash, '', '', '', '', '' FROM i;
+	INSERT INTO ek_lists (owner, key, note) SELECT owner, hash, '' FROM i;
+	ANALYZE
+	`
+
+// faults returns the steps of a plan whose cost grows with a table.
+func faults(plan []string, mayOrder bool) (list []string) {
+	for i, line := range plan {
+		step := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "->"))
+		switch {
+		case strings.HasPrefix(step, "Seq Scan on hub_counts"): // a row for each maker of TPMs
+		case strings.HasPrefix(step, "Seq Scan"), strings.HasPrefix(step, "Hash Join"), strings.HasPrefix(step, "Merge Join"):
+			list = append(list, step)
+		case (strings.HasPrefix(step, "Sort  (") || strings.HasPrefix(step, "Incremental Sort  (")) && !mayOrder:
+			list = append(list, step)
+		case strings.HasPrefix(step, "Index Scan using"), strings.HasPrefix(step, "Index Only Scan using"):
+			// An index that is only filtered is read as a whole.
+			if next := i + 1; (next >= len(plan) || !strings.Contains(plan[next], "Index Cond:")) && !wholeIndex(step) {
+				list = append(list, fmt.Sprint("reads a whole index: ", step))
+			}
+		}
+	}
+	return list
+}
+
+// wholeIndex reports whether a step reads an index that has only the rows that the statement needs.
+func wholeIndex(step string) bool {
+	for _, partial := range []string{"enrolments_expired", "devices_unclaimed", "ek_certificates_expires", "waiting_expires", "device_search_due", "enrolments_pending_"} {
+		if strings.Contains(step, partial) {
+			return true
+		}
+	}
+	return false
+}

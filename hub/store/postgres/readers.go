@@ -1,0 +1,142 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/store/sqlstore"
+)
+
+const (
+	// readTimeout limits how long one read may take. The end of a caller's context does not end a
+	// read that has begun, because that would cost a connection: a peer that begins and ends many
+	// requests could use up the server's connections.
+	readTimeout = 30 * time.Second
+	// retryFor is how long a read or a write is repeated after its connection was lost, for example
+	// while another server takes over.
+	retryFor = sqlstore.WriteTimeout
+	// retryPause is the time between two attempts.
+	retryPause = 50 * time.Millisecond
+)
+
+// readers is a set of connections for statements that only read. A connection is opened when it is
+// needed first.
+type readers struct {
+	open   func(ctx context.Context) (*conn, error)
+	idle   chan *conn // a nil conn is one that is not open
+	closed chan struct{}
+}
+
+// newReaders returns n connections, of which only `first` is open.
+func newReaders(n int, first *conn, open func(ctx context.Context) (*conn, error)) *readers {
+	r := &readers{open: open, idle: make(chan *conn, n), closed: make(chan struct{})}
+	r.idle <- first
+	for range n - 1 {
+		r.idle <- nil
+	}
+	return r
+}
+
+// do calls the function `run` with a connection. If the connection is lost, do repeats the call with
+// another connection. ctx limits the wait for a connection.
+func (r *readers) do(ctx context.Context, run func(*conn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-r.closed:
+		return sqlstore.ErrClosed
+	default:
+	}
+	select {
+	case c := <-r.idle:
+		defer func() { r.idle <- c }()
+		deadline := time.Now().Add(retryFor)
+		for attempt := 0; ; attempt++ {
+			var err error
+			if c, err = r.once(ctx, c, run); !again(err) || time.Now().After(deadline) {
+				return err
+			}
+			if attempt == 0 {
+				continue // one lost connection says nothing about the next
+			}
+			if err := pause(ctx, r.closed); err != nil {
+				return err
+			}
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.closed:
+		return sqlstore.ErrClosed
+	}
+}
+
+// again reports whether a read that failed may succeed with another connection.
+func again(err error) bool { return err != nil && (lost(err) || errors.Is(err, store.ErrBusy)) }
+
+func pause(ctx context.Context, closed <-chan struct{}) error {
+	select {
+	case <-time.After(retryPause):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-closed:
+		return sqlstore.ErrClosed
+	}
+}
+
+// once calls `run` once, with the connection `c` or, if that is not open, with a new one. It returns
+// the connection if it can be used again.
+func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*conn, error) {
+	if c == nil {
+		var err error
+		if c, err = r.open(ctx); err != nil {
+			return nil, err
+		}
+	}
+	limited, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	c.ctx, c.failed = limited, nil
+	c.forget()
+	err := run(c)
+	if c.failed != nil && lost(c.failed) {
+		err = c.failed // the caller may have wrapped the error, or dropped it
+		c.drop()
+	}
+	if c.closed() {
+		return nil, err
+	}
+	return c, err
+}
+
+// snapshot calls the function `run` as do does, but in one read transaction: all queries of `run`
+// see the same state of the database.
+func (r *readers) snapshot(ctx context.Context, run func(*conn) error) error {
+	return r.do(ctx, func(c *conn) error {
+		if _, err := c.control("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+			return c.fail(err)
+		}
+		err := run(c)
+		if c.closed() {
+			return err
+		}
+		if _, ended := c.control("COMMIT"); ended != nil {
+			return errors.Join(err, c.fail(ended))
+		}
+		return err
+	})
+}
+
+// close waits for all calls that use a connection, and then closes the connections.
+func (r *readers) close() error {
+	close(r.closed)
+	var errs []error
+	for range cap(r.idle) {
+		if c := <-r.idle; c != nil {
+			errs = append(errs, c.close())
+		}
+	}
+	return errors.Join(errs...)
+}

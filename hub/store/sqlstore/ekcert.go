@@ -1,0 +1,72 @@
+package sqlstore
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/store"
+)
+
+var (
+	selectEKCertificate = prepared(`SELECT certificate, links, proven, expires FROM ek_certificates
+		WHERE ek = ? AND (proven = 1 OR expires > ?)`)
+	keepEKCertificate = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 0, ?, ?, ?)
+		ON CONFLICT (ek) DO UPDATE SET expires = excluded.expires, certificate = excluded.certificate, links = excluded.links
+		WHERE ek_certificates.proven = 0 AND (ek_certificates.expires <= ? OR ek_certificates.certificate = excluded.certificate AND ek_certificates.expires < excluded.expires)`)
+	countUnproven = prepared(`SELECT count(*) FROM ek_certificates WHERE proven = 0`)
+	dropUnproven  = prepared(`DELETE FROM ek_certificates WHERE ek IN
+		(SELECT ek FROM ek_certificates WHERE proven = 0 ORDER BY expires LIMIT ?)`)
+	expireEKCertificates = prepared(`DELETE FROM ek_certificates WHERE ek IN
+		(SELECT ek FROM ek_certificates WHERE proven = 0 AND expires <= ? ORDER BY expires LIMIT ?)`)
+
+	// proveWithCertificate stores the EK certificate of an activated enrolment whose EKKnown is
+	// true. For other enrolments, proveEK marks the stored EK certificate as proven.
+	proveWithCertificate = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links)
+		SELECT ek, 1, 0, ek_certificate, ek_links FROM enrolments WHERE id = ? AND ek_known = 1
+		ON CONFLICT (ek) DO UPDATE SET proven = 1, expires = 0, certificate = excluded.certificate, links = excluded.links`)
+	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
+)
+
+// EKCertificate implements store.EKCertificates.
+func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptEKCertificate, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		r, ok, err := c.One(selectEKCertificate, ek[:], micro(now))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		k = store.KeptEKCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
+		if !k.Proven {
+			k.Expires = r.time()
+		}
+		return nil
+	})
+	return k, err
+}
+
+// KeepEKCertificate implements store.EKCertificates.
+func (s *Store) KeepEKCertificate(ctx context.Context, k store.KeptEKCertificate, now time.Time, limit int) error {
+	return s.db.Write(ctx, func(c Conn) error { return keepCertificate(c, k, now, limit) })
+}
+
+func keepCertificate(c Conn, k store.KeptEKCertificate, now time.Time, limit int) error {
+	changed, err := c.Exec(keepEKCertificate, k.EK[:], micro(k.Expires), k.Certificate, append([]byte{}, k.Links...), micro(now))
+	if err != nil || changed == 0 {
+		return err
+	}
+	r, _, err := c.One(countUnproven)
+	if err != nil {
+		return err
+	}
+	if over := r.int() - limit; over > 0 {
+		err = c.Do(dropUnproven, int64(over))
+	}
+	return err
+}
+
+// ExpireEKCertificates implements store.EKCertificates.
+func (s *Store) ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireEKCertificates, now, limit)
+}

@@ -1,0 +1,247 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// Values of the column enrolments.state. The migration that creates the table says why they are
+// letters.
+const (
+	statePending    = "p"
+	stateActive     = "a"
+	stateSuperseded = "s"
+	stateRevoked    = "r"
+	stateExpired    = "x"
+)
+
+func stateOf(letter string) (store.EnrolmentState, error) {
+	switch letter {
+	case statePending:
+		return store.Pending, nil
+	case stateActive:
+		return store.Active, nil
+	case stateSuperseded:
+		return store.Superseded, nil
+	case stateRevoked:
+		return store.Revoked, nil
+	case stateExpired:
+		return store.Expired, nil
+	}
+	return "", fmt.Errorf("store: a stored enrolment has the unknown state %q", letter)
+}
+
+const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,
+	ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
+	manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
+
+var (
+	// Stores an enrolment. If a row with the same request hash exists, the statement replaces the
+	// row only if the row is expired. A replaced row gets a new id, so that ids are in the order in
+	// which enrolments began. The id may change, because no other row refers to an enrolment that
+	// was never activated.
+	upsertEnrolment  = both(upsertOf(`(SELECT max(id) + 1 FROM enrolments)`), upsertOf(`nextval('enrolments_id_seq')`))
+	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
+	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
+	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
+
+	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
+		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
+
+	selectPendingUsage = prepared(`SELECT bytes FROM pending_usage WHERE owner = ?`)
+	pushOutEnrolment   = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND owner = ? ORDER BY id LIMIT 1)`)
+
+	forgetExpired = prepared(`DELETE FROM enrolments WHERE id IN
+		(SELECT id FROM enrolments WHERE state = 'x' AND expires <= ? ORDER BY expires LIMIT ?)`)
+	countExpired = prepared(`SELECT count(*) FROM enrolments WHERE state = 'x'`)
+)
+
+// expire begins a statement that empties all columns of enrolments except fingerprints, names, ids
+// and times. In these rows, the device has proven nothing. So the hub must not store what the rows
+// say about a machine and its owner.
+const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
+	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
+	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
+	ek_known = 0, ek_links = x'' WHERE `
+
+// upsertOf returns the text of upsertEnrolment. newID is an expression for the next row id.
+func upsertOf(newID string) string {
+	return `INSERT INTO enrolments (request_hash, state, device, owner, token,
+		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
+		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
+		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
+		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
+		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
+		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
+		id = ` + newID + `,
+		created = excluded.created, expires = excluded.expires,
+		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
+		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
+		key_algorithm = excluded.key_algorithm, iak_public = excluded.iak_public,
+		ek_certificate = excluded.ek_certificate, iak_cert = excluded.iak_cert,
+		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request,
+		ek_known = excluded.ek_known, ek_links = excluded.ek_links
+		WHERE enrolments.state = 'x' OR enrolments.state = 'p' AND enrolments.expires <= ?`
+}
+
+// BeginEnrolment implements store.Enrolments. The returned times are in UTC and truncated to
+// microseconds. store.ErrExists: an enrolment with another RequestHash has the same IDevID
+// certificate.
+func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
+	e.State = store.Pending
+	e.Created = fromMicro(micro(e.Created))
+	e.Expires = fromMicro(micro(e.Expires))
+	result := e
+	err := s.db.Write(ctx, func(c Conn) error {
+		changed, err := c.Exec(upsertEnrolment, e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
+			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
+			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, e.IAKPublic, e.EKCertificate,
+			e.IAKCert, e.IDevIDCert, e.Verdict, e.Request, flag(e.EKKnown), e.EKLinks, micro(now))
+		if err != nil {
+			return existsOr(err)
+		}
+		if changed != 0 {
+			result = e
+			if err := makeRoom(c, e.Owner); err != nil || !e.EKKnown {
+				return err
+			}
+			return keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
+		}
+		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
+		return err
+	})
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	return result, nil
+}
+
+// makeRoom makes an owner's oldest pending enrolments expire, until the other pending enrolments of
+// the owner fit into store.MaxPending. Usually, each new enrolment makes only one old enrolment
+// expire. One call expires at most 256 enrolments, because more would delay other writers.
+func makeRoom(c Conn, owner string) error {
+	for range 256 {
+		r, ok, err := c.One(selectPendingUsage, owner)
+		if err != nil || !ok || r.int64() <= store.MaxPending {
+			return err
+		}
+		if err := c.Do(pushOutEnrolment, owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Enrolment implements store.Enrolments.
+func (s *Store) Enrolment(ctx context.Context, request store.Hash) (e store.Enrolment, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		e, err = oneEnrolment(c, selectEnrolment, request)
+		return err
+	})
+	return e, err
+}
+
+// EnrolmentByCertificate implements store.Enrolments.
+func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (e store.Enrolment, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		e, err = oneEnrolment(c, selectByIDevID, idevid)
+		return err
+	})
+	return e, err
+}
+
+// PendingEnrolments implements store.Enrolments.
+func (s *Store) PendingEnrolments(ctx context.Context, owner string, now time.Time, limit int) (list []store.Enrolment, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		list = nil
+		return c.Each(selectPending, func(r Row) (bool, error) {
+			e := store.Enrolment{State: store.Pending, Owner: owner, TokenID: r.text(), EK: r.hash(), Created: r.time(), Expires: r.time()}
+			e.Manufacturer, e.Model, e.Firmware = r.text(), r.text(), r.text()
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm = r.text(), r.text(), r.text()
+			list = append(list, e)
+			return true, nil
+		}, owner, micro(now), pageLimit(limit))
+	})
+	return list, err
+}
+
+func oneEnrolment(c Conn, query *Statement, key store.Hash) (store.Enrolment, error) {
+	r, ok, err := c.One(query, key[:])
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	if !ok {
+		return store.Enrolment{}, store.ErrNotFound
+	}
+	e := store.Enrolment{RequestHash: r.hash()}
+	if e.State, err = stateOf(r.text()); err != nil {
+		return store.Enrolment{}, err
+	}
+	e.DeviceID = r.text()
+	e.Owner = r.text()
+	e.TokenID = r.text()
+	e.Generation = r.int()
+	e.EK = r.hash()
+	e.IAKName = r.blob()
+	e.IDevIDName = r.blob()
+	e.IAKHash = r.hash()
+	e.IDevIDHash = r.hash()
+	e.Created = r.time()
+	e.Expires = r.time()
+	e.Manufacturer = r.text()
+	e.Model = r.text()
+	e.Firmware = r.text()
+	e.ProdModel = r.text()
+	e.ProdSerial = r.text()
+	e.KeyAlgorithm = r.text()
+	e.IAKPublic = r.blob()
+	e.EKCertificate = r.blob()
+	e.IAKCert = r.blob()
+	e.IDevIDCert = r.blob()
+	e.Verdict = r.blob()
+	e.Request = r.blob()
+	e.EKKnown = r.bool()
+	e.EKLinks = r.blob()
+	return e, nil
+}
+
+// ExpireEnrolments implements store.Enrolments. A row keeps its hashes, TPM names, ids, generation
+// and times.
+func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireEnrolments, now, limit)
+}
+
+// RemoveExpiredEnrolments implements store.Enrolments. It can delete the rows, because no other row
+// refers to an enrolment that was never activated.
+func (s *Store) RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	err = s.db.Write(ctx, func(c Conn) error {
+		n, err := c.Exec(forgetExpired, micro(before), int64(limit))
+		if removed = int(n); err != nil || removed == limit {
+			return err
+		}
+		r, _, err := c.One(countExpired)
+		if err != nil {
+			return err
+		}
+		if over := min(r.int()-keep, limit-removed); over > 0 {
+			n, err = c.Exec(forgetExpired, int64(math.MaxInt64), int64(over))
+			removed += int(n)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return removed, nil
+}

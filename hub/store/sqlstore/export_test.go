@@ -1,0 +1,14 @@
+package sqlstore
+
+// FlushChunk is flushChunk for the external tests.
+const FlushChunk = flushChunk
+
+// Flush writes the held contacts to the database.
+func (s *Store) Flush() error { return s.seen.flush() }
+
+// Held returns the number of contacts that are not written to the database yet.
+func (s *Store) Held() int {
+	s.seen.mu.RLock()
+	defer s.seen.mu.RUnlock()
+	return len(s.seen.latest)
+}

@@ -1,0 +1,295 @@
+package sqlstore
+
+import (
+	"slices"
+	"strings"
+
+	"gangway/hub/store"
+	"gangway/wire/trail"
+)
+
+// condition is one condition of a search: a word or a term.
+type condition struct {
+	field store.SearchField // empty for a word
+	value string
+	term  int64 // the key in the table device_meta_terms; only for FieldMeta
+
+	// count is the number of devices that match the condition. If exact is false and count is
+	// larger than smallSet, more devices may match.
+	count int
+	exact bool
+
+	// walk reads the matching devices in the order of nicks. If no index has that order, walk is
+	// zero.
+	walk walk
+	// fits reports whether a device matches the condition. It is nil for FieldMeta.
+	fits func(d *found) bool
+
+	models, makers []string // only for a word: the models and makers that contain the word
+}
+
+// args returns the arguments of the condition's walk, without the place and the limit.
+func (k *condition) args(owner string) []any {
+	switch k.field {
+	case store.FieldState:
+		return []any{owner}
+	case store.FieldMeta:
+		return []any{owner, k.term}
+	}
+	return []any{owner, k.value}
+}
+
+func termCondition(owner string, t store.SearchTerm) (*condition, error) {
+	k := &condition{field: t.Field, value: t.Value}
+	switch t.Field {
+	case store.FieldState:
+		k.value = strings.ToLower(t.Value)
+		if k.fits = stateFits[k.value]; k.fits == nil {
+			return nil, badSearch("%.64q is not a state of a device: use active, quiet, boot-changed, updating, failed or cloned.", t.Value)
+		}
+		k.walk = walkState[k.value]
+	case store.FieldModel, store.FieldMaker, store.FieldFirmware:
+		k.walk = walkField[t.Field]
+		k.fits = func(d *found) bool { return lowerASCII(k.of(d)) == lowerASCII(k.value) }
+	case store.FieldToken:
+		k.value = strings.ToLower(t.Value)
+		k.walk = walkField[t.Field]
+		k.fits = func(d *found) bool { return d.token == k.value }
+	case store.FieldSerial:
+		if wordText(t.Value) == "" {
+			return nil, badSearch("A serial number has at least one letter or digit: write the whole serial number.")
+		}
+		k.fits = func(d *found) bool { return lowerASCII(d.serial) == lowerASCII(k.value) }
+	case store.FieldID:
+		k.value = strings.ToLower(t.Value)
+		if !isIDPrefix(k.value) {
+			return nil, badSearch("%.64q is not the beginning of an id: write the first 4 to 24 hexadecimal digits of the id.", t.Value)
+		}
+		k.fits = func(d *found) bool { return strings.HasPrefix(d.device, k.value) }
+	case store.FieldMeta:
+		if t.Key == "" || len(t.Key) > indexedValue || len(t.Value) > indexedValue {
+			return nil, badSearch("The name and the value of a metadata condition may have at most %d bytes each: shorten them.", indexedValue)
+		}
+		k.term = metaTerm(owner, t.Key, t.Value)
+		k.walk = walkMeta
+	default:
+		return nil, badSearch("%.64q is not a field of a device: use state, model, maker, firmware, token, serial, id or meta.", string(t.Field))
+	}
+	return k, nil
+}
+
+func isIDPrefix(text string) bool {
+	return len(text) >= 4 && len(text) <= 24 && strings.Trim(text, "0123456789abcdef") == ""
+}
+
+// of returns the device's value for the condition's field.
+func (k *condition) of(d *found) string {
+	switch k.field {
+	case store.FieldModel:
+		return d.model
+	case store.FieldMaker:
+		return d.maker
+	}
+	return d.firmware
+}
+
+var stateFits = map[string]func(d *found) bool{
+	store.StateActive:      func(d *found) bool { return !d.quiet },
+	store.StateQuiet:       func(d *found) bool { return d.quiet },
+	store.StateBootChanged: func(d *found) bool { return d.boot == store.BootChanged || d.boot == store.BootRefused },
+	store.StateUpdating:    func(d *found) bool { return d.status != "" && !d.status.Final() },
+	store.StateFailed:      func(d *found) bool { return d.status == trail.StatusError || d.status == trail.StatusWontGo },
+	store.StateCloned:      func(d *found) bool { return d.clone != "" },
+}
+
+// wordText returns a word of a search in the form of the index: in lower case, from its first
+// letter or digit.
+func wordText(word string) string {
+	word = strings.ToLower(word)
+	for _, i := range wordStarts(word) {
+		return word[i:]
+	}
+	return ""
+}
+
+func wordCondition(word string) (*condition, error) {
+	text := wordText(word)
+	switch {
+	case text == "":
+		return nil, badSearch("%.64q has no letter or digit: leave the word out.", word)
+	case len(word) > indexedValue:
+		return nil, badSearch("A word of a search may have at most %d bytes: shorten the word.", indexedValue)
+	}
+	k := &condition{value: text}
+	k.fits = func(d *found) bool {
+		return hasWord(d.nick, text) || hasWord(d.serial, text) || hasWord(d.model, text) || hasWord(d.maker, text) ||
+			len(text) >= 4 && strings.HasPrefix(d.device, text)
+	}
+	return k, nil
+}
+
+// hasWord reports whether a word in `field` and the text after this word begin with `prefix`.
+func hasWord(field, prefix string) bool {
+	field = strings.ToLower(field)
+	for n, i := range wordStarts(field) {
+		if n == indexedWords {
+			break
+		}
+		if strings.HasPrefix(field[i:], prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	selectCount = both(`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND value = ?`,
+		`SELECT n FROM fleet_counts WHERE owner = ? AND field = ? AND lower(value) = lower(? COLLATE "C")`)
+	// Selects the values of a field, the most frequent values first: by `size`, the magnitude of
+	// `n`. The LIMIT bounds the number of rows in case each device has another model.
+	selectValues = prepared(`SELECT value, n FROM fleet_counts INDEXED BY fleet_counts_size
+		WHERE owner = ? AND field = ? ORDER BY size DESC LIMIT ?`)
+)
+
+// valuesWithWords is the largest number of an owner's models, and of an owner's makers, that a
+// search compares with a word.
+const valuesWithWords = 500
+
+func counted(c Conn, owner, field, value string) (n int, err error) {
+	r, ok, err := c.One(selectCount, owner, field, value)
+	if ok {
+		n = r.int()
+	}
+	return n, err
+}
+
+// resolve sets count, exact and, for a word, models and makers, from the counters and indexes of
+// the database.
+func (k *condition) resolve(c Conn, owner string) (err error) {
+	switch k.field {
+	case store.FieldState:
+		k.exact = true
+		if k.value != store.StateActive {
+			k.count, err = counted(c, owner, "state", k.value)
+			return err
+		}
+		total, err := counted(c, owner, "total", "")
+		if err != nil {
+			return err
+		}
+		quiet, err := counted(c, owner, "state", store.StateQuiet)
+		k.count = total - quiet
+		return err
+	case store.FieldModel, store.FieldMaker, store.FieldFirmware, store.FieldToken:
+		k.exact = true
+		k.count, err = counted(c, owner, string(k.field), k.value)
+		return err
+	case store.FieldMeta:
+		r, _, err := c.One(countMetaTerm, k.term, int64(smallSet+1))
+		if err == nil {
+			k.count = r.int()
+		}
+		return err
+	case store.FieldSerial:
+		nicks, err := k.nicks(c, owner)
+		k.count = len(nicks)
+		return err
+	case store.FieldID:
+		devices, err := k.byID(c, owner)
+		k.count = len(devices)
+		return err
+	}
+	return k.resolveWord(c, owner)
+}
+
+func (k *condition) resolveWord(c Conn, owner string) error {
+	nicks, err := k.nicks(c, owner)
+	if err != nil {
+		return err
+	}
+	k.count = len(nicks)
+	if isIDPrefix(k.value) {
+		devices, err := k.byID(c, owner)
+		if err != nil {
+			return err
+		}
+		k.count += len(devices)
+	}
+	for field, list := range map[string]*[]string{"model": &k.models, "maker": &k.makers} {
+		*list = nil
+		if err := c.Each(selectValues, func(r Row) (bool, error) {
+			if value := r.text(); hasWord(value, k.value) {
+				*list = append(*list, value)
+				k.count += r.int()
+			}
+			return true, nil
+		}, owner, field, int64(valuesWithWords)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nicks returns the nicks of devices whose nick or serial number contains the word. For
+// FieldSerial, these devices may have the serial number, and the caller must compare it. nicks
+// returns at most smallSet+1 nicks.
+func (k *condition) nicks(c Conn, owner string) (nicks []string, err error) {
+	from := cut(wordText(k.value), indexedText)
+	to := from + "\U0010ffff"
+	if k.field == store.FieldSerial && len(wordText(k.value)) <= indexedText {
+		to = from + "\x00" // only the whole word
+	}
+	known := map[string]bool{}
+	err = c.Each(selectWord, func(r Row) (bool, error) {
+		if nick := r.text(); !known[nick] {
+			known[nick] = true
+			nicks = append(nicks, nick)
+		}
+		return true, nil
+	}, owner, from, to, int64(smallSet+1))
+	return nicks, err
+}
+
+func (k *condition) byID(c Conn, owner string) ([]found, error) {
+	return appendFound(c, nil, selectByID, k.value, k.value+"g", owner, int64(smallSet+1))
+}
+
+// all returns the devices that match the condition. It may also return other devices, so the caller
+// must filter the result. Call it only if count is at most smallSet.
+func (k *condition) all(c Conn, owner string) (devices []found, err error) {
+	switch k.field {
+	case store.FieldID:
+		return k.byID(c, owner)
+	case store.FieldSerial, "":
+	default:
+		return appendFound(c, nil, k.walk.up, append(k.args(owner), "", int64(smallSet+1))...)
+	}
+	nicks, err := k.nicks(c, owner)
+	if err != nil {
+		return nil, err
+	}
+	for _, nick := range nicks {
+		if devices, err = appendFound(c, devices, selectFound, owner, nick); err != nil {
+			return nil, err
+		}
+	}
+	if k.field == store.FieldSerial {
+		return devices, nil
+	}
+	if isIDPrefix(k.value) {
+		more, err := k.byID(c, owner)
+		if err != nil {
+			return nil, err
+		}
+		devices = append(devices, more...)
+	}
+	for field, values := range map[store.SearchField][]string{store.FieldModel: k.models, store.FieldMaker: k.makers} {
+		for _, value := range values {
+			if devices, err = appendFound(c, devices, walkField[field].up, owner, value, "", int64(smallSet+1)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	slices.SortFunc(devices, func(a, b found) int { return strings.Compare(a.nick, b.nick) })
+	return slices.CompactFunc(devices, func(a, b found) bool { return a.nick == b.nick }), nil
+}

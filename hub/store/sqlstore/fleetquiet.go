@@ -1,0 +1,77 @@
+package sqlstore
+
+import (
+	"context"
+	"time"
+)
+
+// A contact of an active device does not change the table device_search, because this change would
+// cost as much as all other writes of a report. Instead, MarkQuiet examines each active device once
+// in store.QuietAfter, in the order of device_search.due, and reads the time at which the device
+// was last seen.
+var (
+	selectDue = prepared(`SELECT s.owner, s.nick, s.device, d.last_seen
+		FROM device_search s INDEXED BY device_search_due CROSS JOIN devices d ON d.id = s.device
+		WHERE s.quiet = 0 AND s.due < ? ORDER BY s.due LIMIT ?`)
+	setDue   = prepared(`UPDATE device_search SET due = ? WHERE owner = ? AND nick = ?`)
+	setQuiet = prepared(`UPDATE devices SET quiet = 1 WHERE id = ? AND deleted = 0`)
+)
+
+// MarkQuiet implements store.Fleet.
+func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (marked int, err error) {
+	for marked < limit {
+		var examined, quiet int
+		err := s.db.Write(ctx, func(c Conn) error {
+			examined, quiet = 0, 0
+			list, err := due(c, before, min(limit-marked, examineMost))
+			if err != nil {
+				return err
+			}
+			examined = len(list)
+			for _, d := range list {
+				seen := max(d.seen, s.seen.latestOf(d.device))
+				if seen < micro(before) {
+					quiet++
+					err = c.Do(setQuiet, d.device)
+				} else {
+					err = c.Do(setDue, seen, d.owner, d.nick)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return marked, err
+		}
+		marked += quiet
+		if examined == 0 {
+			break
+		}
+	}
+	return marked, nil
+}
+
+type dueDevice struct {
+	owner, nick, device string
+	seen                int64
+}
+
+// due returns at most limit active devices, in the order of device_search.due: devices that may
+// have been last seen before the time `before`.
+func due(c Conn, before time.Time, limit int) (list []dueDevice, err error) {
+	err = c.Each(selectDue, func(r Row) (bool, error) {
+		list = append(list, dueDevice{r.text(), r.text(), r.text(), r.int64()})
+		return true, nil
+	}, micro(before), int64(limit))
+	return list, err
+}
+
+// latestOf returns the time of the device's contact that is not written to the database yet. If
+// there is no such contact, it returns 0.
+func (s *sightings) latestOf(device string) int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.latest[device].at
+}

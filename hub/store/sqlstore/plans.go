@@ -1,0 +1,44 @@
+package sqlstore
+
+// FleetStatements returns, by name, the statements that answer questions about a fleet or update
+// the indexes of a fleet. Each engine's tests read the plans of these statements: every statement
+// finds its rows by an index.
+func FleetStatements() map[string]*Statement {
+	all := map[string]*Statement{
+		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
+		"count": selectCount, "values": selectValues, "states": selectStateCounts, "undecided": countUndecided, "quietest": selectQuietest,
+		"arrivals": selectArrivals, "due": selectDue, "set due": setDue, "set quiet": setQuiet, "tokens by nick": selectTokensByNick,
+		"insert word": insertWord, "delete word": deleteWord, "insert term": insertMetaTerm, "delete term": deleteMetaTerm,
+		"indexed": selectIndexed, "seen": updateSeen,
+		"owners": selectOwners, "hub's counts": selectHubCount, "hub's makers": selectHubMakers, "signed in": updateSignedIn, "operator": updateOperator,
+		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
+		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
+		"EK list": selectEKPage, "count of an EK list": countEKs,
+	}
+	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
+	for key, w := range walkAll {
+		add("all by "+string(key), w)
+	}
+	for state, w := range walkState {
+		add("state "+state, w)
+	}
+	for field, w := range walkField {
+		add("field "+string(field), w)
+	}
+	add("meta", walkMeta)
+	return all
+}
+
+// RemovalStatements returns, by name, the statements that remove rows, or that count rows for a
+// bound. Each engine's tests read the plans of these statements: their cost does not grow with the
+// fleet.
+func RemovalStatements() map[string]*Statement {
+	return map[string]*Statement{
+		"expire enrolments": expireEnrolments, "push out enrolment": pushOutEnrolment, "pending usage": selectPendingUsage,
+		"forget expired": forgetExpired, "count expired": countExpired, "forget unproven": forgetUnproven, "forget events": forgetEvents,
+		"superseded": selectSuperseded, "strip enrolment": stripEnrolment, "set previous": setPrevious, "AIKs of an enrolment": deleteAIKsOf,
+		"enrolment": deleteEnrolment, "revoke pending": revokePending, "revoke pending of an EK": revokePendingOf,
+		"expire issued": expireIssued, "expire waiting": expireWaiting, "expire EK certificates": expireEKCertificates,
+		"count waiting": countWaiting, "unclaimed": listUnclaimed,
+	}
+}

@@ -1,0 +1,180 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// WriteTimeout is how long an operation waits for its turn, unless store.WithWriteTimeout has set
+// another time in the operation's context.
+const WriteTimeout = 5 * time.Second
+
+// Queue has the operations that wait for a transaction. A driver takes batches of operations, runs
+// each batch in one transaction, and then answers the callers. So all operations of a batch share
+// one flush to disk.
+type Queue struct {
+	jobs chan *Job
+	size int // largest number of jobs in a batch
+
+	mu     sync.RWMutex // read lock: to send to jobs; write lock: to close jobs
+	closed bool
+
+	ops atomic.Uint64
+}
+
+// Job is an operation in the queue.
+type Job struct {
+	// Run runs the operation. A driver may call it several times.
+	Run func(Conn) error
+	// Err is the error of the operation. The driver sets it before it calls Answer.
+	Err error
+
+	ctx  context.Context
+	done chan error // buffered, for the one answer
+
+	// The driver sets taken to run the job. The caller sets taken to give up. Whoever sets it first
+	// succeeds.
+	taken atomic.Bool
+}
+
+// Answer sends the result of the job to its caller.
+func (j *Job) Answer() { j.done <- j.Err }
+
+// Context is the context of the caller, which ends at the latest when the caller's write timeout is
+// over. It does not end a job that the driver has taken.
+func (j *Job) Context() context.Context { return j.ctx }
+
+// NewQueue returns a queue whose batches have at most `size` jobs.
+func NewQueue(size int) *Queue { return &Queue{jobs: make(chan *Job, size), size: size} }
+
+// Waiting returns the number of jobs that no driver has taken.
+func (q *Queue) Waiting() int { return len(q.jobs) }
+
+// Taken returns the number of jobs that drivers have taken.
+func (q *Queue) Taken() uint64 { return q.ops.Load() }
+
+// Do queues an operation and waits until the operation is durable or refused. If ctx ends or the
+// write timeout passes before the operation begins, the operation never runs. After the operation
+// has begun, Do waits for the result, so that the caller always knows whether the write happened.
+// store.ErrBusy means that nothing was written.
+func (q *Queue) Do(ctx context.Context, run func(Conn) error) error {
+	deadline := time.Now().Add(store.WriteTimeout(ctx, WriteTimeout))
+	for {
+		err := q.try(ctx, deadline, run)
+		if !errors.Is(err, store.ErrBusy) || !time.Now().Before(deadline) {
+			return err
+		}
+		select { // another process has locked the database: wait before the retry
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (q *Queue) try(ctx context.Context, until time.Time, run func(Conn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	waiting, cancel := context.WithDeadlineCause(ctx, until, store.ErrBusy)
+	defer cancel()
+	j := &Job{ctx: waiting, Run: run, done: make(chan error, 1)}
+	if err := q.send(j); err != nil {
+		return err
+	}
+	select {
+	case err := <-j.done:
+		return err
+	case <-waiting.Done():
+		if j.taken.CompareAndSwap(false, true) {
+			return gaveUp(waiting)
+		}
+		return <-j.done
+	}
+}
+
+// gaveUp returns the error for an operation whose context ended before the operation began:
+// store.ErrBusy after the write timeout, otherwise the error of the caller's context.
+func gaveUp(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause == store.ErrBusy {
+		return cause
+	}
+	return ctx.Err()
+}
+
+func (q *Queue) send(j *Job) error {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	if q.closed {
+		return ErrClosed
+	}
+	select {
+	case q.jobs <- j:
+		return nil
+	case <-j.ctx.Done():
+		return gaveUp(j.ctx)
+	}
+}
+
+// Close makes the queue refuse new jobs. Next returns the jobs that are queued, and then false.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.closed {
+		q.closed = true
+		close(q.jobs)
+	}
+}
+
+// Next waits for jobs and appends the next batch to `batch`, without jobs whose callers have given
+// up. The batch can be empty. `open` is false if the queue is closed and empty.
+func (q *Queue) Next(batch []*Job) (_ []*Job, open bool) {
+	first, open := <-q.jobs
+	if !open {
+		return batch, false
+	}
+	// The callers of the last commit can run again now. Let these callers queue their next writes
+	// first, so that the writes share a commit.
+	runtime.Gosched()
+	batch = q.fill(batch, first)
+	q.ops.Add(uint64(len(batch)))
+	return batch, true
+}
+
+func (q *Queue) fill(batch []*Job, first *Job) []*Job {
+	if first.take() {
+		batch = append(batch, first)
+	}
+	for len(batch) < q.size {
+		select {
+		case j, open := <-q.jobs:
+			if !open {
+				return batch
+			}
+			if j.take() {
+				batch = append(batch, j)
+			}
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// take reports whether the driver must run the job. It returns false if the caller has given up.
+func (j *Job) take() bool {
+	if !j.taken.CompareAndSwap(false, true) {
+		return false
+	}
+	if j.ctx.Err() != nil {
+		j.done <- gaveUp(j.ctx)
+		return false
+	}
+	return true
+}

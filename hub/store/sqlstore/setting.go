@@ -1,0 +1,69 @@
+package sqlstore
+
+import (
+	"context"
+	"strings"
+)
+
+var (
+	selectSetting = prepared(`SELECT value FROM settings WHERE name = ?`)
+	upsertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`)
+)
+
+// SettingURLs is the name of the setting that has the hub's URLs, separated by spaces.
+const SettingURLs = "urls"
+
+// SettingHub is the name of the setting that has the name of the hub whose keys belong to the
+// database.
+const SettingHub = "hub"
+
+var insertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING`)
+
+// Hub returns the name of the hub to which the database belongs, or "".
+func (s *Store) Hub(ctx context.Context) (name string, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		name, err = hub(c)
+		return err
+	})
+	return name, err
+}
+
+// ClaimForHub makes the database the database of a hub, unless it belongs to a hub already. It returns
+// the name of the hub to which the database belongs.
+func (s *Store) ClaimForHub(ctx context.Context, name string) (hubName string, err error) {
+	err = s.db.Write(ctx, func(c Conn) error {
+		if err := c.Do(insertSetting, SettingHub, name); err != nil {
+			return err
+		}
+		hubName, err = hub(c)
+		return err
+	})
+	return hubName, err
+}
+
+func hub(c Conn) (name string, err error) {
+	r, ok, err := c.One(selectSetting, SettingHub)
+	if ok {
+		name = r.text()
+	}
+	return name, err
+}
+
+// URLs implements store.Addresses.
+func (s *Store) URLs(ctx context.Context) (urls []string, err error) {
+	err = s.db.Read(ctx, func(c Conn) error {
+		r, ok, err := c.One(selectSetting, SettingURLs)
+		if err == nil && ok {
+			urls = strings.Fields(r.text())
+		}
+		return err
+	})
+	return urls, err
+}
+
+// SetURLs implements store.Addresses.
+func (s *Store) SetURLs(ctx context.Context, urls []string) error {
+	return s.db.Write(ctx, func(c Conn) error {
+		return c.Do(upsertSetting, SettingURLs, strings.Join(urls, " "))
+	})
+}

@@ -1,0 +1,119 @@
+// Package sqlstore has the methods of package store for engines that speak SQL, and the text of all
+// statements. An engine (packages sqlite and postgres) is a driver: it has the connections, the
+// transactions and the schema, and gives them to New as a DB.
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// ErrClosed is the error of every call after Close.
+var ErrClosed = errors.New("store: the store is closed")
+
+// ErrConstraint means that a statement violates a constraint of the schema. The statement has
+// changed nothing. Drivers return errors for which errors.Is(err, ErrConstraint) is true.
+var ErrConstraint = errors.New("store: a constraint of the schema is violated")
+
+// DB is a database: the part of a store that a driver implements.
+type DB interface {
+	// Write runs an operation in a transaction and waits until the transaction is durable or
+	// refused. Operations of different calls may share one transaction. If `run` returns an error,
+	// the operation has changed nothing. Write may call `run` several times, so `run` must assign
+	// all its results each time.
+	Write(ctx context.Context, run func(Conn) error) error
+	// Read calls the function `run` with a connection that cannot write. Each statement sees every
+	// write that was acknowledged before the statement began. Read may call `run` several times.
+	Read(ctx context.Context, run func(Conn) error) error
+	// Snapshot is like Read, but all statements of `run` see the same state of the database.
+	Snapshot(ctx context.Context, run func(Conn) error) error
+	// LastText returns an argument that is greater than every text in the database.
+	LastText() any
+}
+
+// Conn is a connection to the database. It may run only one statement at a time, in one goroutine.
+// Arguments have the types int64, string, []byte and []string (a list, for which each engine has its
+// own condition). A nil []byte becomes an empty blob, not NULL.
+type Conn interface {
+	// Exec runs a statement that returns no rows. It returns the number of changed rows.
+	Exec(s *Statement, args ...any) (changed int64, err error)
+	// Do runs a statement whose number of changed rows does not matter. A driver may send the
+	// statement later, together with the next statement of the connection. So an error may come from
+	// a later call, or only after the operation has returned; the operation then has changed nothing.
+	Do(s *Statement, args ...any) error
+	// One returns the first row of a query. `ok` is false if the query has no row. The row is valid
+	// until the connection is used again. Values that were read from the row stay valid.
+	One(s *Statement, args ...any) (r Row, ok bool, err error)
+	// Each calls the function `f` with every row of a query, until `f` returns false or an error.
+	// `f` must not use the connection.
+	Each(s *Statement, f func(Row) (more bool, err error), args ...any) error
+	// EachColumns is like Each, but the function `f` reads the columns itself. This allocates less
+	// memory for queries with many rows.
+	EachColumns(s *Statement, f func(Columns) (more bool, err error), args ...any) error
+}
+
+// Columns has the columns of the current row of a query. No column is NULL.
+type Columns interface {
+	// Text returns column i. If the text is equal to `like`, it returns `like` and allocates
+	// nothing.
+	Text(i int, like string) string
+	Int64(i int) int64
+}
+
+// Store implements the interfaces of package store on a DB.
+type Store struct {
+	db   DB
+	seen *sightings
+}
+
+// New returns a store on a database. The driver closes the store, and then the database. Call
+// IndexAgain before other methods.
+func New(db DB) *Store { return &Store{db: db, seen: newSightings(db)} }
+
+// Close writes the remaining contacts. It does not close the database.
+func (s *Store) Close() error { return s.seen.close() }
+
+// existsOr converts the error of a violated constraint to store.ErrExists. Use it only for
+// statements that can violate only UNIQUE constraints.
+func existsOr(err error) error {
+	if errors.Is(err, ErrConstraint) {
+		return fmt.Errorf("%w: %w", store.ErrExists, err)
+	}
+	return err
+}
+
+// expire runs a statement that removes or empties at most limit rows that expired at or before now.
+// It returns the number of changed rows.
+func (s *Store) expire(ctx context.Context, statement *Statement, now time.Time, limit int) (int, error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	var n int64
+	err := s.db.Write(ctx, func(c Conn) (err error) {
+		n, err = c.Exec(statement, micro(now), int64(limit))
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return int(n), nil
+}
+
+// Ping implements store.Health. It reads one row, and then waits in the queue of writes for its
+// turn. It writes nothing.
+func (s *Store) Ping(ctx context.Context) error {
+	err := s.db.Read(ctx, func(c Conn) error {
+		_, _, err := c.One(ping)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.db.Write(ctx, func(Conn) error { return nil })
+}
+
+var ping = both(`SELECT count(*) FROM goose_db_version WHERE id = 1`, `SELECT count(*) FROM schema_versions WHERE version = 1`)

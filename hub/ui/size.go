@@ -1,0 +1,97 @@
+package ui
+
+import (
+	"fmt"
+	"html/template"
+	"maps"
+	"sync"
+
+	"gangway/hub/policy"
+)
+
+// MaxPage is the size in bytes up to which a page shows texts of devices and people in full. A first
+// load of a page, with its static files, must stay below 100 kB. A device can write texts of any
+// content, and a page needs up to six bytes for one byte of a hostile text. So if a page is larger
+// than MaxPage, the function `write` makes the page again with shorter texts.
+const MaxPage = 60 << 10
+
+// textLengths are the largest lengths of one text, in characters, that the function `write` tries
+// one after the other. 0 means no bound.
+var textLengths = []int{0, 300, 100, 40, 16, 8}
+
+// levels has the templates of each of textLengths. They are made when they are needed, because few
+// hubs have such data. The first are made at once, so that a wrong template fails every start.
+var (
+	plain  = parsePages(functions)
+	levels = func() (list []func() map[string]*template.Template) {
+		for _, length := range textLengths {
+			list = append(list, sync.OnceValue(func() map[string]*template.Template { return parsePages(shortening(length)) }))
+		}
+		return list
+	}()
+)
+
+func templates(level int) map[string]*template.Template {
+	if level == 0 {
+		return plain
+	}
+	return levels[level]()
+}
+
+// shortening returns the functions of templates, with functions for texts of devices and people that
+// shorten a text to n characters.
+func shortening(n int) template.FuncMap {
+	all := maps.Clone(functions)
+	all["visible"] = func(s any) string { return cut(Visible(fmt.Sprint(s)), n) }
+	all["lines"] = func(s string) string { return cut(VisibleLines(s), n) }
+	return all
+}
+
+// Bounds on the text that a form shows again after a problem, in bytes on the page. A person who sent
+// a longer text gets the form without the text; the browser can go back to the text.
+const (
+	MaxEditor = 24 << 10 // of a text with several lines
+	maxInput  = 8 << 10
+)
+
+// echo returns the text for an input of a form, or "" if the text is too long for the page.
+func echo(kind, value any) string {
+	text, most := "", maxInput
+	if value != nil {
+		text = fmt.Sprint(value)
+	}
+	if fmt.Sprint(kind) == "textarea" {
+		most = MaxEditor
+	}
+	if Weight(text) > most {
+		return ""
+	}
+	return text
+}
+
+// statements are the first statements of a policy, and the number of the others.
+type statements struct {
+	List []policy.Statement
+	More int
+}
+
+// maxStatements bounds a list of statements, in bytes on the page. statementAround is the number of
+// bytes around the texts of a statement.
+const maxStatements, statementAround = 8 << 10, 100
+
+func newStatements(list []policy.Statement) statements {
+	room, n := maxStatements, 0
+	for n < len(list) {
+		if room -= statementAround + Weight(list[n].Words) + Weight(list[n].Setting) + len(list[n].From); room < 0 {
+			break
+		}
+		n++
+	}
+	return statements{list[:n], len(list) - n}
+}
+
+// first returns the first n texts of a list.
+func first(n int, list []string) []string { return list[:min(n, len(list))] }
+
+// Weight returns the number of bytes that a text needs on a page.
+func Weight(s string) int { return len(template.HTMLEscapeString(VisibleLines(s))) }
