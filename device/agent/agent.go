@@ -249,6 +249,8 @@ type Refused struct {
 	// "certificate-not-active": "pending", "superseded", "revoked", "expired" or
 	// "unknown".
 	Certificate string `json:"certificate"`
+
+	retryAfter time.Duration // the hub asks for no such request before; 0: it did not say
 }
 
 func (r *Refused) Error() string {

@@ -54,6 +54,8 @@ type Config struct {
 	Names []string
 	// Rates overrides some of DefaultRates.
 	Rates Rates
+	// Capacity is the number of requests that may run at the same time. Default: 128 for each CPU.
+	Capacity int
 	// Timeouts bound connections and requests. Default: see Timeouts.
 	Timeouts Timeouts
 	// ProxyProtocol are the addresses of TCP proxies. Each connection from one of these addresses
@@ -129,6 +131,8 @@ type Server struct {
 	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
+	overload     overload
+	routes       map[string]*route // by the mux's pattern
 }
 
 // New makes a server. It does not start anything.
@@ -196,6 +200,7 @@ func New(cfg Config) (*Server, error) {
 	if s.formTokenKey, err = formTokenKey(cfg.CA.SealKey()); err != nil {
 		return nil, err
 	}
+	s.overload.capacity = int64(cmp.Or(cfg.Capacity, defaultCapacity()))
 	s.clients, s.forwarded = clientVerifiers(cfg.CA, cfg.Proxy)
 	s.handler = s.newHandler()
 	if cfg.Onboard.Unproven == nil {
