@@ -50,7 +50,7 @@ func (r *Removed) Unwrap() error { return r.Refused }
 func removedWords(why string) string {
 	switch why {
 	case removedSuperseded:
-		return "The hub no longer accepts this machine's certificate: this TPM has onboarded again since, with another state folder."
+		return "The hub no longer accepts this machine's certificate: this TPM onboarded again later, with another state folder."
 	case removedUnknown:
 		return "The hub does not know this machine's certificate: it may have been restored from a backup."
 	}
