@@ -25,19 +25,20 @@ type engine interface {
 	io.Closer
 }
 
-// databaseFlags say where a hub's database is. If url is empty, the database is a file in the data
-// folder.
+// databaseFlags say where a hub's database is. If `url` is empty, the database is a file in the
+// data folder.
 type databaseFlags struct{ url, passwordFile string }
 
 type databaseKey struct{}
 
 // addDatabaseFlags adds the flags --database and --database-password-file to each command with the
-// flag --data that opens the hub's database. The command's context has the values.
+// flag --data that opens the hub's database. The commands read the values from their contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// login reads only the certificate of the hub from the data folder.
+	// The command login gets no such flags: it reads only the hub's certificate from the data
+	// folder.
 	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" {
 		return
 	}
@@ -78,7 +79,8 @@ func database(ctx context.Context) (config postgres.Config, ok bool, err error) 
 }
 
 // openEngine opens the database and the keys of the hub in the data folder `dir`, and sets the fields
-// of the instance. It refuses keys without their database, and a database without its keys.
+// of the instance. It returns an error if there are keys but no database, or a database but no
+// keys.
 func (i *instance) openEngine(ctx context.Context, dir string, o openOptions) (err error) {
 	config, shared, err := database(ctx)
 	if err != nil {
@@ -108,7 +110,8 @@ func (i *instance) openEngine(ctx context.Context, dir string, o openOptions) (e
 	return nil
 }
 
-// checkFiles returns an error if only one of the database file and the keys exists.
+// checkFiles returns an error if the database file exists but the keys do not, or the keys exist
+// but the database file does not.
 func checkFiles(file, keys string, hasKeys bool, o openOptions) error {
 	switch hasDatabase := exists(file); {
 	case hasDatabase && !hasKeys:

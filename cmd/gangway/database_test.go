@@ -14,8 +14,9 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 )
 
-// A hub whose database is in PostgreSQL: commands on its machine use the same flags, two hubs with
-// the same keys share the database, and a hub refuses a database that is not its own.
+// The database of a hub is in PostgreSQL: commands on the hub's machine use the same flags, two
+// hubs with the same keys share the database, and a hub refuses a database that belongs to another
+// hub.
 func TestHubInPostgreSQL(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(false)
@@ -65,7 +66,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 		t.Errorf("the doctor does not name fsync = off, with which the test's server runs: %s", findings)
 	}
 
-	// A second machine with a copy of the keys.
+	// This folder is on a second machine, and has a copy of the keys.
 	second := filepath.Join(t.TempDir(), "hub")
 	if out, err := exec.Command("cp", "-a", dir, second).CombinedOutput(); err != nil {
 		t.Fatal(err, string(out))
@@ -114,8 +115,8 @@ func password(t *testing.T) *os.File {
 	return f
 }
 
-// Attack: a password in the arguments is visible to other users of the machine, so it can come from
-// a file.
+// Attack: another user of the machine reads the arguments of the process. So the password can come
+// from a file.
 func TestDatabasePasswordFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "password")
