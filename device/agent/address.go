@@ -43,13 +43,15 @@ type addresses struct {
 	holds map[string]held // by method and path
 }
 
-// held is a request that the hub refused and wants to get later.
+// held is a request that the hub refused, and that the agent must not send again before the time
+// `until`.
 type held struct {
 	refused *Refused
 	until   time.Time
 }
 
-// hold remembers when the hub wants to get a request again.
+// If the hub's refusal of a request has a Retry-After, hold stores how long the agent must not send
+// the request again.
 func (a *addresses) hold(method, path string, r *Refused) {
 	if r.retryAfter == 0 {
 		return

@@ -146,8 +146,8 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// expectedMeta returns the keys and values that the metadata must still have: the JSON object in
-// ?was=. The value null means that the key must not exist.
+// expectedMeta returns the keys and values that the metadata must have before the change: the JSON
+// object in the query parameter "was". The value null means that the key must not exist.
 func expectedMeta(r *http.Request) (was map[string]any, err error) {
 	if !r.URL.Query().Has("was") {
 		return nil, nil

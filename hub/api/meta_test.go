@@ -248,8 +248,9 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	decide(ada, first.DeviceID, "deny", 200)
 }
 
-// Two programs change a key of a device's metadata at the same time, each only if the key has the
-// value that it has read. One of them changes the key, and the other is told.
+// Two programs change the same key of a device's metadata at the same time, on the condition that
+// the key still has the value that the program read. One program changes the key, and the other
+// gets an error.
 func TestMetadataIsComparedAndSet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

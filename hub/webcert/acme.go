@@ -125,8 +125,9 @@ func (a *ACME) Run(ctx context.Context) {
 	}
 }
 
-// poll returns the time until the next check. A certificate of a short life is renewed in its last
-// third, so the hub must notice the renewal sooner than after pollEvery.
+// poll returns the time until the next check. If the certificate has a short lifetime, the hub must
+// notice its renewal sooner than after pollEvery: ACME renews the certificate in the last third of
+// its lifetime.
 func (a *ACME) poll() time.Duration {
 	if expires := a.Expires(); !expires.IsZero() {
 		return max(min(pollEvery, time.Until(expires)/10), time.Second)

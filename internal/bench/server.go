@@ -39,7 +39,8 @@ type Server struct {
 	// IdleKiB is the resident memory of an idle connection with a device's certificate.
 	IdleKiB  float64 `json:"idle_connection_kib"`
 	IdleOpen int     `json:"idle_connections"`
-	// Parked is one request on an idle connection that the hub has parked; Kept is the next one.
+	// Parked is for one request on an idle connection that the hub has parked. Kept is for the next
+	// request on this connection.
 	Parked float64 `json:"request_on_parked_connection"`
 	Kept   float64 `json:"request_on_kept_connection"`
 }
@@ -274,7 +275,8 @@ func (m *server) measureIdle(ctx context.Context) error {
 	}
 	m.IdleOpen = idleConnections
 	m.IdleKiB = float64(after-before) / 1024 / idleConnections
-	// The first request of each connection finds it parked, the second does not.
+	// At the first request of each connection, the connection is parked; at the second request, it
+	// is not.
 	for _, per := range []*float64{&m.Parked, &m.Kept} {
 		used, err := m.hub.spent(func() error {
 			return parallel(wakened, func(i int) error { return showSelf(ctx, open[i]) })

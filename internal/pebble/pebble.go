@@ -28,7 +28,7 @@ import (
 // Server is a running ACME server. Its DNS server resolves all names to 127.0.0.1.
 type Server struct {
 	Directory string         // URL of the directory
-	Roots     *x509.CertPool // verify the connection to the server
+	Roots     *x509.CertPool // root certificates for the connection to the server
 	RootsPEM  []byte         // the same in PEM
 	Log       string         // path of the file with the server's output
 
