@@ -37,9 +37,9 @@ func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// The command login gets no such flags: it reads only the hub's certificate from the data
-	// folder.
-	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" {
+	// The commands login and migrate get no such flags: in the data folder, login reads only the
+	// hub's certificate, and migrate always reads the database file.
+	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" || c.Name() == "migrate" {
 		return
 	}
 	var flags databaseFlags
@@ -57,6 +57,10 @@ func addDatabaseFlags(c *cobra.Command) {
 // a file in the data folder.
 func database(ctx context.Context) (config postgres.Config, ok bool, err error) {
 	flags, _ := ctx.Value(databaseKey{}).(databaseFlags)
+	return flags.config()
+}
+
+func (flags databaseFlags) config() (config postgres.Config, ok bool, err error) {
 	switch {
 	case flags.url == "" && flags.passwordFile != "":
 		return config, false, usagef("--database-password-file needs --database")
