@@ -18,7 +18,7 @@ import (
 // location is the place in the hardware where a block device is attached.
 type location struct {
 	dir string // in /sys, with all symbolic links resolved
-	bus string // the part of dir below /sys/devices, with a slash at both ends
+	bus string // the part of `dir` below /sys/devices, with a slash at both ends
 }
 
 func locate(dir string) (location, error) {

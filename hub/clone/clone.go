@@ -150,8 +150,8 @@ func (r *Record) Unanswered() []Finding {
 }
 
 // Decide records the owner's decision. The decision "one" answers the findings so far and restarts
-// the comparison from the last sighting; a finding with another code is reported again. The zero
-// value withdraws the last decision.
+// the comparison from the last sighting. After that, only findings with other codes are reported.
+// The zero value withdraws the last decision.
 func (r *Record) Decide(d Decision, by string, now time.Time) {
 	r.Decision, r.By, r.Decided, r.Answered = d, by, now, nil
 	switch d {

@@ -10,7 +10,7 @@ import (
 	"gangway/internal/finding"
 )
 
-// checkShared examines a database in PostgreSQL. Hubs may use the database at the same time.
+// checkShared examines a database in PostgreSQL, also while hubs use the database.
 func (e *exam) checkShared(ctx context.Context) (found []finding.Finding) {
 	ctx, cancel := context.WithTimeout(ctx, e.CheckTime)
 	defer cancel()

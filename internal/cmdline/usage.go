@@ -252,7 +252,7 @@ func distance(a, b string) int {
 	return row[len(a)][len(b)]
 }
 
-// flagSynonyms maps words that people type instead of a flag to the advice what to type.
+// flagSynonyms maps words that people type instead of a flag to advice about what to type instead.
 var flagSynonyms = map[string]string{
 	"json": "--output json", "yaml": "--output yaml", "csv": "--output csv", "wide": "--output wide", "format": "--output",
 	"force": "--yes", "assume-yes": "--yes", "y": "--yes", "f": "--follow", "name": "--nick", "data-dir": "--data", "dir": "--data", "datadir": "--data",

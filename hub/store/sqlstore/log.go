@@ -64,7 +64,8 @@ func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
 }
 
-// oldestAtOnce is the number of entries that one query of AppendLogs reads to remove them.
+// oldestAtOnce is the largest number of entries that AppendLogs reads with one query, to remove
+// these entries.
 const oldestAtOnce = 256
 
 // logs returns the query for the log entries at a place.
@@ -72,8 +73,8 @@ func logs(where, order string) *Statement {
 	return both(logColumns+where+logFilter+order, logColumns+where+logFilterPostgres+order)
 }
 
-// maxLogSkew is the longest time by which AppendLogs sets the time of new entries forward. This
-// happens if AppendLogs stored earlier entries while the hub's clock was ahead.
+// maxLogSkew is the longest time by which AppendLogs sets the times of new entries forward. It does
+// this if the earlier entries have later times, because the hub's clock was ahead.
 const maxLogSkew = time.Minute
 
 // AppendLogs implements store.Logs.
