@@ -143,10 +143,10 @@ type mailbox struct {
 	behind  bool // messages may have been missed
 }
 
-// poll passes the messages since the last call to `hear`. If messages may have been missed, it
+// Poll passes the messages since the last call to `hear`. If messages may have been missed, it
 // passes news with All instead: at the first call, after an error (another database server, which
 // has taken over, may number messages otherwise), and after a long pause.
-func (m *mailbox) poll(ctx context.Context, now time.Time, hear func(news)) error {
+func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
 		if err != nil {
@@ -190,7 +190,7 @@ func (s *Server) pollLoop(ctx context.Context) {
 	defer tick.Stop()
 	m := mailbox{store: s.cfg.Store, replica: s.replica}
 	for {
-		if err := m.poll(ctx, time.Now(), s.live.hear); err != nil && ctx.Err() == nil {
+		if err := m.Poll(ctx, time.Now(), s.live.hear); err != nil && ctx.Err() == nil {
 			s.log.Warn("reading what other replicas changed; retried", "err", err)
 		}
 		select {
