@@ -5,4 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 ./scripts/lint.sh
-go run ./internal/testlog -dir build/check -stage check -- go test -json -short -vet=off -timeout 5m ./...
+# Many tests wait, so one package more than there are processors runs at once. The packages that
+# take longest come first.
+go run ./internal/testlog -dir build/check -stage check -- go test -p $(($(getconf _NPROCESSORS_ONLN) + 1)) -json -short -vet=off -timeout 5m \
+	gangway/internal/browser gangway/hub/api ./...

@@ -34,7 +34,7 @@ stage lint ./scripts/lint.sh
 # Many tests wait, so one package more than there are processors runs at once. The packages that wait
 # longest come first.
 # shellcheck disable=SC2046 # splits the list of packages
-CGO_ENABLED=1 stage race go test -p $(($(nproc) + 1)) -exec 'env CGO_ENABLED=0' -json -vet=off -race -timeout 15m \
+CGO_ENABLED=1 stage race go test -p $(($(getconf _NPROCESSORS_ONLN) + 1)) -exec 'env CGO_ENABLED=0' -json -vet=off -race -timeout 15m \
 	gangway/internal/e2e gangway/internal/docs $(go list ./... | grep -v '/internal/qemu$') "$@"
 
 # The machines wait more than they compute. The stages below run beside them, with less priority.

@@ -46,7 +46,7 @@ type Public struct {
 }
 
 // ParsePublic parses the TPMT_PUBLIC of an RSA or ECC key. It accepts nothing after the structure.
-// It does not check the attributes. The result aliases raw.
+// It does not check the attributes. The result aliases `raw`.
 func ParsePublic(raw []byte) (*Public, error) {
 	if len(raw) > MaxPublic {
 		return nil, fmt.Errorf("tcg: the TPMT_PUBLIC has %d bytes; at most %d are allowed", len(raw), MaxPublic)

@@ -83,7 +83,7 @@ func (d *CAData) Encode() ([]byte, error) {
 	return out, nil
 }
 
-// ParseCAData parses a prodCaData, strictly. The result aliases b.
+// ParseCAData parses a prodCaData, strictly. The result aliases `b`.
 func ParseCAData(b []byte) (*CAData, error) {
 	s := cryptobyte.String(b)
 	var version uint16

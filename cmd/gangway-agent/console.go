@@ -30,7 +30,7 @@ The machine's owner limits the console with the user-meta gangway.console: off, 
 (only shows the machine), on (the default), or full (also wipes a machine that has an
 owner).
 
-Console works on terminals of at least 40 columns and 12 lines, also without colours.`,
+Console works on terminals of at least 40 columns and 12 lines, even without colours.`,
 		Example: `  gangway-agent console
   TERM=vt102 gangway-agent console --log-file /var/log/gangway-agent.log`,
 		Args: cmdline.Args(),
@@ -55,7 +55,7 @@ Console works on terminals of at least 40 columns and 12 lines, also without col
 	f := c.Flags()
 	f.StringVar(&log, "log-file", "", "file with the machine's log (default: systemd's journal of gangway-agent)")
 	f.StringVar(&limit, "limit", "full", "the highest level that the owner may allow: off, read, on or full")
-	f.StringVar(&hook, "machine-hook", "", "program that restarts the machine, changes the network settings and wipes the machine; default: only restart it, with systemctl")
+	f.StringVar(&hook, "machine-hook", "", "program that the console calls to restart or wipe the machine, or to change its network settings (default: the console can only restart the machine, with systemctl)")
 	f.DurationVar(&idle, "idle", 0, "time without a key press after which the console closes (default: never)")
 	f.StringVar(&o.token, "token-file", "", "join token file that names the hub to check, for a machine that is not onboarded")
 	f.StringVar(&o.hub, "hub-file", "", "hub file that names the hub to check, for a machine that is not onboarded")

@@ -17,7 +17,8 @@ import (
 	"gangway/internal/pty"
 )
 
-// If the environment variable runMain is set, the test's program runs as gangway-agent.
+// runMain is the name of an environment variable. If the variable is set, the test binary runs as
+// gangway-agent.
 const runMain = "GANGWAY_AGENT_TEST_RUNS_MAIN"
 
 func TestMain(m *testing.M) {

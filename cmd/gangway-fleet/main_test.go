@@ -149,8 +149,8 @@ func (l *lab) requests(metrics string) map[string]int64 {
 	return counted
 }
 
-// Twenty devices send requests of every kind to a real hub. The fleet's numbers are the hub's, each
-// device is active once, and the hub refuses every hostile request.
+// Twenty devices send requests of every kind to a real hub. The fleet counts the same requests as
+// the hub, each device is active once, and the hub refuses every hostile request.
 func TestFleetsNumbersAreTheHubs(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, func(c *api.Config) { c.Timeouts.Header = 2 * time.Second })
@@ -282,7 +282,7 @@ type relay struct {
 	copies sync.WaitGroup
 }
 
-// stalling puts a relay in front of the lab's hub. For its clients, the hub stalls.
+// stalling puts a relay in front of the lab's hub. The relay's clients see a hub that stalls.
 func (l *lab) stalling(at int, pause time.Duration) {
 	l.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -321,8 +321,9 @@ func (r *relay) serve() {
 	}
 }
 
-// While the hub stalls for a second, requests still start at their times, and the latency of each
-// one has its own wait. In a closed loop, one request would have the whole wait and the others none.
+// While the hub stalls for a second, requests still start at their times, and each latency includes
+// the wait of its own request. In a closed loop, one request would wait for the whole stall, and
+// the others would not wait.
 func TestStallIsInTheLatencies(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, nil)

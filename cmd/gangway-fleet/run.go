@@ -22,7 +22,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// runFlags are the flags of run that need parsing.
+// runFlags are the flags of the command run that need parsing.
 type runFlags struct {
 	token, maker, mix, rate, arrivals, json, objectSize string
 }
@@ -124,7 +124,7 @@ func kindHelp() string {
 	return b.String()
 }
 
-// into fills cfg from the flags.
+// into stores the flags' values in `cfg`.
 func (o *runFlags) into(cfg *load.Config) error {
 	if o.token == "" {
 		return cmdline.Usagef("--token is missing: the join token file of a test hub ('gangway token create')")

@@ -173,7 +173,7 @@ own password, the first line is the current password and the second the new one.
 	f.StringVar(&data, "data", "", dataFlag)
 	f.BoolVar(&fromStdin, "password-stdin", false, "read the passwords from standard input, one per line")
 	f.BoolVar(&generate, "generate", false, "generate the new password and print it")
-	f.BoolVar(&endTokens, "end-api-tokens", false, "revoke your API tokens too (a reset always does)")
+	f.BoolVar(&endTokens, "end-api-tokens", false, "revoke your API tokens too (with --data, the command always does this)")
 	return c
 }
 
@@ -349,7 +349,7 @@ func (a *app) accountOperatorCommand() *cobra.Command {
 		Long: `Operator gives an account the role operator. It can then see the operator's pages, with
 all owners and their numbers, and the hub's health. It cannot see other owners'
 devices: no nicks, metadata, logs or secrets. --take removes the role. The change
-takes effect at once, also for open sessions.`,
+takes effect at once, even for open sessions.`,
 		Example: "  gangway account operator ada --data /var/lib/gangway\n  gangway account operator ada --data /var/lib/gangway --take",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, account, err := atHub(c.Context(), data, arg[0])

@@ -14,8 +14,8 @@ import (
 	"gangway/wire"
 )
 
-// lookupTime is how long serve, when it starts, may take to resolve the host name of each of the
-// hub's URLs.
+// When serve starts, it resolves the host names in the hub's URLs. lookupTime is the time limit for
+// each name.
 const lookupTime = 3 * time.Second
 
 // addresses returns the hub's URLs, the public URL first, and the names for the hub's TLS

@@ -36,7 +36,7 @@ can read. The token is shown only once: the hub stores only its hash.
 
 The scopes are devices, objects, trails, profile and user. Each scope allows
 everything of its kind. A scope with .readonly, .write or .change at its end allows
-less. The scope all allows everything that an API token may do.
+less. The scope 'all' allows everything that an API token may do.
 
 A program sends the token as 'Authorization: Bearer gwt_...', signs in with it
 instead of your password (as pvr does), or runs 'gangway login --api-token-stdin'.`,

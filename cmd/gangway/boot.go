@@ -29,7 +29,8 @@ The boot is one of:
   changed           the boot differs from the reference: see what changed, then accept
                     the boot with --accept, or repair the machine
   nothing-measured  the firmware measured nothing into the TPM; this never matches
-  refused           the newest measurement is not valid; the output shows the one before
+  refused           the newest measurement is not valid; the output shows the
+                    measurement before it
 
 Names of measured things are derived from the measured data. Text in brackets comes
 from the machine's event log; nothing verifies this text.

@@ -46,8 +46,8 @@ var completions = map[string][]words{
 // withFiles are the commands whose last argument is a file.
 var withFiles = []string{"device post"}
 
-// complete sets the completions of the commands below root. When a shell asks for completions,
-// cobra does not run PersistentPreRun, so each completion reads the context itself.
+// complete sets the completions of the commands below the command `root`. When a shell asks for
+// completions, cobra does not run PersistentPreRun, so each completion reads the context itself.
 func (a *app) complete(root *cobra.Command) {
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {

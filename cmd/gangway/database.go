@@ -37,8 +37,8 @@ func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// login reads only the certificate of the hub from the data folder.
-	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" {
+	// login reads only the certificate of the hub from the data folder, and db migrate reads a file.
+	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" || c.Name() == "migrate" {
 		return
 	}
 	var flags databaseFlags
@@ -56,6 +56,10 @@ func addDatabaseFlags(c *cobra.Command) {
 // a file in the data folder.
 func database(ctx context.Context) (config postgres.Config, ok bool, err error) {
 	flags, _ := ctx.Value(databaseKey{}).(databaseFlags)
+	return flags.config()
+}
+
+func (flags databaseFlags) config() (config postgres.Config, ok bool, err error) {
 	switch {
 	case flags.url == "" && flags.passwordFile != "":
 		return config, false, usagef("--database-password-file needs --database")

@@ -94,6 +94,20 @@ func TestHubInPostgreSQL(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
+	// The hub with a file moves to PostgreSQL.
+	if _, err := server.Query(t.Context(), "postgres", "CREATE DATABASE moved"); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if code := (&app{stdin: password(t), stdout: &out, stderr: &out}).run(t.Context(), []string{"db", "migrate", "--data", foreign, "--to", server.URL("moved")}); code != 0 {
+		t.Errorf("gangway db migrate: %s", out.String())
+	}
+	if err := start(at("moved"), foreign, openOptions{}); err != nil {
+		t.Error("the moved hub:", err)
+	}
+	if err := start(t.Context(), foreign, openOptions{}); err == nil {
+		t.Error("the hub starts with the file that was moved")
+	}
 	if err := start(at("other"), dir, openOptions{newDatabase: true}); err != nil {
 		t.Error("an empty database with --new-database:", err)
 	}

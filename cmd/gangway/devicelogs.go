@@ -64,8 +64,8 @@ func (a *app) deviceLogs() *cobra.Command {
 		Long: `Logs shows the newest lines of a device's log, in the order of time. The time of a
 line is when the hub received it; --output wide also has the device's own time.
 
-Levels match in any case. --level and --source take several values, separated by
-commas. A hub keeps the newest 20,000 lines of a device, for 30 days.
+A level can be in upper or lower case. --level and --source take several values,
+separated by commas. A hub keeps the newest 20,000 lines of a device, for 30 days.
 
 --follow shows new lines as they arrive, until Ctrl-C. --output jsonl prints one JSON
 object per line, for other programs.`,
@@ -138,7 +138,7 @@ func (q logQuery) values(now time.Time) (url.Values, error) {
 	return v, nil
 }
 
-// fraction changes a time without a fraction of a second to the microsecond before it. It returns
+// If a time is a whole second, fraction returns the time one microsecond earlier. It returns
 // any other time unchanged. The hub treats a whole second specially, because pvr needs that: it
 // skips the lines of that second and of the current second.
 func fraction(t time.Time) time.Time {

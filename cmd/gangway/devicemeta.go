@@ -155,7 +155,7 @@ func readChanges(words []string, asJSON bool) (map[string]any, error) {
 				return nil, usagef("the value of %q is not JSON: write 5, true, \"text\" or [\"a\", \"b\"]; without --json, each value is a text", key)
 			}
 			if value == nil {
-				return nil, usagef("the value null would remove the key: write %s-", key)
+				return nil, usagef("the value null would remove the key; to remove it, write %s-", key)
 			}
 		case sets:
 			value = text

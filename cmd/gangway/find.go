@@ -27,8 +27,9 @@ const maxCandidates = 8
 
 // pick returns the element of `all` that a person named in `which`. pick compares `which` with
 // these in order, and stops at the first that matches: the exact id or nick; the nick or serial
-// number in any case; the first digits of the id. More than one matching element is an error. The
-// error uses `kind`, a word such as "device", and `lister`, the command that lists all elements.
+// number, in upper or lower case; the first digits of the id. More than one matching element is an
+// error. The error uses `kind`, a word such as "device", and `lister`, the command that lists all
+// elements.
 func pick[T any](kind, lister, which string, all []T, of func(T) names) (T, error) {
 	which = strings.TrimSpace(which)
 	lower := strings.ToLower(strings.TrimSuffix(which, "…"))
@@ -94,7 +95,7 @@ func isHex(s string) bool {
 
 func deviceNames(d api.FleetDevice) names { return names{d.ID, d.Nick, d.Machine.Serial} }
 
-// findDevice returns the device that a person named; see pick.
+// findDevice returns the device that a person named; see the function `pick`.
 func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
 	id := strings.ToLower(strings.TrimSpace(which))
 	if wire.IsID(id) {
@@ -162,7 +163,7 @@ func fleetPage(ctx context.Context, query url.Values) (fleetResult, error) {
 	return call[fleetResult](ctx, http.MethodGet, "/fleet/devices?"+query.Encode(), nil)
 }
 
-// findWaiting returns the waiting machine that a person named; see pick.
+// findWaiting returns the waiting machine that a person named; see the function `pick`.
 func findWaiting(ctx context.Context, which string) (api.WaitingView, error) {
 	list, err := allWaiting(ctx)
 	if err != nil {
@@ -180,7 +181,7 @@ func findWaiting(ctx context.Context, which string) (api.WaitingView, error) {
 	return w, err
 }
 
-// findToken returns the join token that a person named; see pick.
+// findToken returns the join token that a person named; see the function `pick`.
 func findToken(ctx context.Context, which string) (api.JoinTokenView, error) {
 	tokens, err := allTokens(ctx, call[[]api.JoinTokenView])
 	if err != nil {
@@ -189,7 +190,7 @@ func findToken(ctx context.Context, which string) (api.JoinTokenView, error) {
 	return pick("join token", "gangway token ls", which, tokens, func(t api.JoinTokenView) names { return names{t.ID, t.Nick, ""} })
 }
 
-// findAPIToken returns the API token that a person named; see pick.
+// findAPIToken returns the API token that a person named; see the function `pick`.
 func findAPIToken(ctx context.Context, which string) (api.APITokenView, error) {
 	list, err := call[api.APITokens](ctx, http.MethodGet, "/tokens", nil)
 	if err != nil {

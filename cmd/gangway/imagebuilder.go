@@ -41,7 +41,7 @@ import (
 type imageBuilder struct {
 	program                string // the path of gangway
 	dir                    string // only for the temporary folders of builds
-	kernel, boot, programs string // folders of the parts; if boot is empty, it is Debian's folder
+	kernel, boot, programs string // folders of the parts; `boot` is empty for Debian's folder
 	log                    *slog.Logger
 }
 
@@ -60,7 +60,7 @@ type imageFlags struct {
 
 func (i *imageFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&i.atOnce, "image-builds", 1, "number of installer images that the hub builds at once on its pages; each needs about 700 MiB of memory; 0: the hub builds no images")
-	f.StringVar(&i.parts, "image-parts", "", "folder of 'gangway image fetch --dir', for the images of --image-builds (default: the folder of 'gangway image fetch')")
+	f.StringVar(&i.parts, "image-parts", "", "folder with the parts that the hub builds images from, as given to 'gangway image fetch --dir' (default: the folder that 'gangway image fetch' uses without --dir)")
 	cmdline.SpanVar(f, &i.limits.Time, "image-time", api.DefaultImageLimits.Time, "how long the build of one image may take")
 	f.StringVar(&i.size, "image-size", "512MiB", "maximum size of one image, and of each file that the build writes")
 }

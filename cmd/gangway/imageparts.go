@@ -166,7 +166,7 @@ PREFIX/lib/gangway/kernel.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder of 'gangway image fetch', or ../lib/gangway/kernel)")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: the folder that 'gangway image fetch' uses without --dir, or ../lib/gangway/kernel)")
 	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, ../lib/gangway, or the programs embedded in this program)")
 	return a.table(c, columnNames(partColumns)...)

@@ -114,7 +114,7 @@ func (a *app) tryImage(ctx context.Context, o tryOptions, image string) error {
 	return a.runMachine(ctx, cfg)
 }
 
-// tryConfig checks the options. size is the size of the disk, in bytes.
+// tryConfig checks the options. The result `size` is the size of the disk, in bytes.
 func (a *app) tryConfig(o tryOptions) (cfg qemu.Config, size int64, err error) {
 	if o.memory < minTryMemory {
 		return cfg, 0, usagef("--memory %d is too small: give at least %d MiB", o.memory, minTryMemory)

@@ -26,7 +26,7 @@ type limitFlags struct {
 
 func (l *limitFlags) add(f *pflag.FlagSet) {
 	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
-	f.StringArrayVar(&l.rates, "rate", nil, "rate limit, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable); it counts the requests of one network (NAME account: of one account; boot: of one device); names: "+names)
+	f.StringArrayVar(&l.rates, "rate", nil, "rate limit, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable). The rate limit \"account\" counts the requests of one account, \"boot\" those of one device, and all others those of one network. Names: "+names)
 	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies; their connections must begin with a header of the PROXY protocol, version 2 (default: none)")
 	cmdline.SpanVar(f, &l.timeouts.Header, "header-timeout", 0, "how long a client may take to send a request's header (default 10s)")
 	cmdline.SpanVar(f, &l.timeouts.Request, "request-timeout", 0, "how long a request may take; for uploads and downloads, how long each block may take (default 60s)")

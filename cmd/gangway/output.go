@@ -63,7 +63,7 @@ func (a *app) checkOutput(c *cobra.Command) error {
 		a.output = formatTable // GANGWAY_OUTPUT=wide is for lists; other commands use the format table
 	}
 	if f := c.Flags().Lookup("out"); f != nil && slices.Contains([]string{formatTable, formatText, formatWide, formatJSON, formatYAML, formatCSV}, f.Value.String()) {
-		return usagef("-o names the output file, so -o %s would write a file named %s; for the format use --output %s, and for that file -o ./%s", f.Value, f.Value, f.Value, f.Value)
+		return usagef("-o names the output file, so -o %s would write a file named %s; to choose the format, use --output %s; to write a file with this name, use -o ./%s", f.Value, f.Value, f.Value, f.Value)
 	}
 	if len(a.columns) > 0 && !slices.Contains([]string{formatTable, formatText, formatWide, formatCSV}, a.output) {
 		return usagef("--columns is for the formats table, wide and csv; use --output csv, or choose the fields of the JSON with jq")
@@ -182,7 +182,7 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 		if t == '{' {
 			n.Kind = yaml.MappingNode
 		}
-		for d.More() { // a mapping's names and values follow each other
+		for d.More() { // in a mapping, names and values alternate
 			child, err := yamlNode(d)
 			if err != nil {
 				return nil, err
@@ -217,7 +217,7 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 // visible before a terminal gets it.
 func visible(s string) string { return escaped(s, "") }
 
-// visibleText does the same as visible for a text of several lines.
+// visibleText does the same as the function `visible` for a text of several lines.
 func visibleText(s string) string { return escaped(s, "\n\t") }
 
 func escaped(s, keep string) string {
@@ -289,8 +289,8 @@ const (
 type column[T any] struct {
 	name string         // the name for --columns; in upper case, it is the heading
 	cell func(T) string // for people
-	// value returns the cell's text in CSV, for programs. If value is nil, CSV has the text that
-	// cell returns.
+	// value returns the cell's text in CSV, for programs. If `value` is nil, CSV has the text that
+	// `cell` returns.
 	value func(T) string
 	tone  func(T) tone // nil: no colour
 	wide  bool         // shown only with --output wide, or if --columns names the column

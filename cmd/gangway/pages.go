@@ -38,7 +38,7 @@ func (p *pageFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&p.directory, "acme-directory", autocert.DefaultACMEDirectory, "URL of the CA's directory")
 	f.StringVar(&p.email, "acme-email", "", "e-mail address for the CA's warnings")
 	f.BoolVar(&p.acceptTOS, "acme-accept-tos", false, "you accept the CA's terms of service")
-	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, that verify a private --acme-directory (default: the system's)")
+	f.StringVar(&p.roots, "acme-ca", "", "file of the CA certificates, in PEM, by which the hub verifies a private --acme-directory (default: the system's)")
 }
 
 // check returns an error if the flags do not fit together.

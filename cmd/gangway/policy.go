@@ -32,7 +32,7 @@ have one that is stricter. A change applies to all requests that follow.
   expired_ek_certificate: accept  # or ask, refuse
   unlisted_ek: refuse             # or ask, accept: EKs that are not on your list
   software_tpms: []               # emulators and virtual TPMs, by model or maker
-  ek_kinds: {IFX: [L-2]}          # allowed kinds of EK, by maker; none: no certificate
+  ek_kinds: {IFX: [L-2]}          # allowed kinds of EK, by maker ("none": no certificate)
   measured_boot: report           # or require
   without_tpm: refuse             # or accept: devices that show no TPM at all
   rules:                          # the first rule that matches decides
@@ -128,7 +128,7 @@ it also lists settings that are looser than those of the hub's policy.`,
 	for _, sub := range []*cobra.Command{show, set, remove} {
 		sub.Flags().StringVar(&data, "data", "", hubsData)
 	}
-	check.Flags().StringVar(&hubFile, "hub-policy", "", "file of the hub's policy; check also lists the settings of FILE that are looser")
+	check.Flags().StringVar(&hubFile, "hub-policy", "", "file of the hub's policy: also list the settings of FILE that are looser than this policy")
 	c.AddCommand(show, set, remove, check, a.ekListCommand())
 	return c
 }
@@ -223,16 +223,16 @@ func (a *app) ekListCommand() *cobra.Command {
 JSON file. While you have a list, a TPM that is not on it is refused, unless
 unlisted_ek in your policy says otherwise.
 
-A CSV file has the columns ek_sha256 (SHA-256 of the EK's SubjectPublicKeyInfo) or
-serial (serial number of the EK certificate), both hexadecimal, note, and
-certificate. A JSON file is an array of objects with these names.
+A CSV file has the column 'ek_sha256' (SHA-256 of the EK's SubjectPublicKeyInfo) or
+'serial' (serial number of the EK certificate), both in hexadecimal, and may have the
+columns 'note' and 'certificate'. A JSON file is an array of objects with these names.
 
 A line with ek_sha256 on an owner's list approves that EK, even if the TPM has no EK
 certificate or one of an unknown maker. A missing certificate may hide an emulator, a
 maker that is not trusted, or a TPM that is revoked or another owner's device. To
-refuse the TPM without a trusted certificate, write "required" in the column
-certificate. If the hub knows a certificate of the EK, it always checks it. A
-serial number counts only in a certificate that chains to a trusted root.`,
+refuse the TPM without a trusted certificate, write 'required' in the column
+'certificate'. If the hub knows a certificate of the EK, it always checks that
+certificate. A serial number counts only in a certificate that chains to a trusted root.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {
 			if len(arg) > 1 || len(arg) == 1 && remove {
@@ -261,7 +261,7 @@ serial number counts only in a certificate that chains to a trusted root.`,
 			}
 			a.note("%d TPM(s) are expected now, and no others.", len(list))
 			if n := withoutCertificate(list); n > 0 && data == "" {
-				a.note("%d line(s) also approve a TPM without an EK certificate; write 'required' in the column certificate to demand one.", n)
+				a.note("%d line(s) also approve a TPM without an EK certificate; to demand one, write 'required' in the column 'certificate'.", n)
 			}
 			return nil
 		},

@@ -53,7 +53,7 @@ func isRefusal(err error) bool {
 	return errors.As(err, &refused)
 }
 
-// capture runs show, and returns its output and its notes.
+// capture calls the function `show`. It returns the function's output and its notes.
 func (a *app) capture(show func() error) (printed, noted string, err error) {
 	out, notes := a.stdout, a.stderr
 	defer func() { a.stdout, a.stderr = out, notes }()
@@ -159,7 +159,7 @@ func (a *app) watchChanges(ctx context.Context, every time.Duration, show func()
 	}
 }
 
-// printChangedLines prints the lines that are not in known, and returns all lines of the text. It
+// printChangedLines prints the lines that are not in `known`, and returns all lines of the text. It
 // ignores spaces, because columns may have become wider.
 func (a *app) printChangedLines(text string, known map[string]bool) (map[string]bool, error) {
 	now, names := map[string]bool{}, map[string]bool{}

@@ -101,7 +101,7 @@ type Config struct {
 	Progress func(Progress)
 	// Log may be nil.
 	Log *slog.Logger
-	// Version is reported to the hub.
+	// Version is the agent's version, which the agent reports to the hub.
 	Version string
 
 	open  func(address string) (tpm, error) // nil: openTPM
@@ -249,6 +249,8 @@ type Refused struct {
 	// "certificate-not-active": "pending", "superseded", "revoked", "expired" or
 	// "unknown".
 	Certificate string `json:"certificate"`
+
+	retryAfter time.Duration // the hub asks for no such request before; 0: it did not say
 }
 
 func (r *Refused) Error() string {
@@ -696,7 +698,7 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 		// wrong.
 		_, err := v.leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: v.leaf.NotBefore.Add(time.Hour)})
 		if err != nil {
-			return nil, fmt.Errorf("agent: the hub's CA did not issue a certificate in the reply: %w", err)
+			return nil, fmt.Errorf("agent: a certificate in the reply was not issued by the hub's CA: %w", err)
 		}
 	}
 	return c, nil

@@ -14,8 +14,9 @@ import (
 	"gangway/wire"
 )
 
-// Intervals at which a machine asks the hub whether it was claimed: claimSoon while a person is
-// probably in front of the machine, claimLater after claimLong without a claim.
+// Intervals at which a machine asks the hub whether it was claimed. At first, a person is probably
+// in front of the machine, and the interval is claimSoon. After the time claimLong without a claim,
+// the interval is claimLater.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second
@@ -61,7 +62,7 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 			if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
 				return err
 			}
-			a.say("claim", "This machine has no owner yet. To claim it, open %s and compare %s.", address, wire.ClaimWords(code))
+			a.say("claim", "This machine has no owner yet. To claim it, open %s and check that the page shows %s.", address, wire.ClaimWords(code))
 		}
 		return nil
 	}

@@ -44,8 +44,8 @@ func madeAt(roots []*x509.Certificate) (at time.Time) {
 	return at
 }
 
-// verifyAt returns the time at which a chain's certificates must be valid: now, or a corrected time
-// if now cannot be right.
+// verifyAt returns the time at which a chain's certificates must be valid: the time `now` or, if
+// `now` cannot be right, a corrected time.
 func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	if !plausible(now, roots) {
 		now = madeAt(roots)
@@ -59,7 +59,7 @@ func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 }
 
 // trusting returns a TLS configuration that verifies the hub as crypto/tls does, except that the
-// dates are checked at the time that verifyAt returns. host is the hub's DNS name or IP address.
+// dates are checked at the time that verifyAt returns. `host` is the hub's DNS name or IP address.
 func (h *hub) trusting(host string) *tls.Config {
 	config := verifying(host, h.roots, h.certs, func() time.Time { return h.now() })
 	verify := config.VerifyConnection
@@ -104,7 +104,7 @@ type clockSetter struct {
 	set func(time.Time) error
 	say func(was, is time.Time, err error)
 
-	mu sync.Mutex // serialises calls of set
+	mu sync.Mutex // serialises calls of `set`
 }
 
 // heard reads the date of a verified hub's answer and sets the clock if needed. A date outside the

@@ -43,7 +43,7 @@ default_properties = ?tpm2.signature=yes
 // ExportConfig configures Export.
 type ExportConfig struct {
 	TPM, StateDir string // as in Config
-	Dir           string // folder for the files, created if missing; empty with Remove: remove no files
+	Dir           string // folder for the files, created if missing; if Dir is empty and Remove is set, Export removes no files
 	Handle        uint32 // persistent handle, see identity.Signer.Keep; 0: a free one
 	Remove        bool   // remove the persistent handle and the files of earlier exports
 

@@ -147,7 +147,7 @@ func (f *fakeTPM) readLockout(context.Context) (lockout.State, error) {
 	defer f.mu.Unlock()
 	s := f.state
 	s.Locked = f.locked > 0
-	f.locked = max(0, f.locked-1) // the TPM's timer allows one use more
+	f.locked = max(0, f.locked-1) // the TPM's timer allows one more use
 	return s, nil
 }
 

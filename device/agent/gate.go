@@ -16,7 +16,7 @@ import (
 type gate struct {
 	routes   *http.ServeMux
 	loopback bool     // the proxy listens on TCP, where browsers can reach it
-	token    [32]byte // SHA-256 of the bearer token; used only if guarded is set
+	token    [32]byte // SHA-256 of the bearer token; used only if `guarded` is set
 	guarded  bool     // requests must have the bearer token
 }
 
@@ -178,8 +178,8 @@ var forwardedHeaders = []string{
 	"Content-Md5", "Digest", "Content-Digest",
 }
 
-// forwardHeader returns the headers for the request to the hub, from those of the local program's
-// request h.
+// forwardHeader returns the headers for the request to the hub, from the headers `h` of the local
+// program's request.
 func forwardHeader(h http.Header) http.Header {
 	out := make(http.Header, len(forwardedHeaders))
 	for _, name := range forwardedHeaders {

@@ -270,6 +270,6 @@ func (a *Agent) callUserMetaHook(ctx context.Context) error {
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return fmt.Errorf("calling the hook %s: %w; the agent will call the hook again", a.cfg.UserMetaHook, err)
 	}
-	a.say("user-meta", "The hook %s has the user-meta.", a.cfg.UserMetaHook)
+	a.say("user-meta", "The hook %s has received the user-meta.", a.cfg.UserMetaHook)
 	return nil
 }

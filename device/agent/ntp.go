@@ -37,10 +37,10 @@ type timeKeeper struct {
 
 	mu sync.Mutex
 	// base is the clock's value at the start, or the last value that the hub set or that corrected
-	// a clearly wrong clock. `since` is the moment when base was set, with Go's monotonic time.
+	// a clearly wrong clock. `since` is the moment when `base` was set, with Go's monotonic time.
 	base  time.Time
 	since time.Time
-	said  string // the last failure that complain said; empty after a success
+	said  string // the last failure that `complain` reported; empty after a success
 }
 
 func newTimeKeeper(servers []string, set func(time.Time) error, say func(string, ...any)) *timeKeeper {
@@ -59,7 +59,7 @@ func (k *timeKeeper) rebase(is time.Time) {
 	k.base, k.since = is.Round(0), time.Now()
 }
 
-// ask asks the servers in order, each for at most wait, until one answers, and sets
+// ask asks the servers in order, each for at most the time `wait`, until one answers, and sets
 // the clock from the answer.
 func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.Certificate) error {
 	var errs []error

@@ -59,15 +59,15 @@ func TestReplyWithOtherCertificatesIsRefused(t *testing.T) {
 		"an IDevID certificate of another CA": {func(h *fakeHub, ca *testCA, certs [][]byte) [][]byte {
 			key := parsed(t, certs[0]).PublicKey
 			return [][]byte{h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "idevid"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, key, ca.cert, ca.key), ca.cert.Raw, certs[2], certs[3]}
-		}, "the hub's CA did not issue"},
+		}, "was not issued by the hub's CA"},
 		"an AIK certificate of another CA": {func(h *fakeHub, ca *testCA, certs [][]byte) [][]byte {
 			key := parsed(t, certs[2]).PublicKey
 			return [][]byte{certs[0], certs[1], h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "aik"}}, key, ca.cert, ca.key), ca.cert.Raw}
-		}, "the hub's CA did not issue"},
+		}, "was not issued by the hub's CA"},
 		"a certificate for servers": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			key := parsed(t, certs[0]).PublicKey
 			return [][]byte{h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "idevid"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, key, h.ca.cert, h.ca.key), certs[1], certs[2], certs[3]}
-		}, "the hub's CA did not issue"},
+		}, "was not issued by the hub's CA"},
 		"another identity key": {func(h *fakeHub, _ *testCA, certs [][]byte) [][]byte {
 			return [][]byte{h.issue(&x509.Certificate{Subject: pkix.Name{CommonName: "idevid"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, other.Public(), h.ca.cert, h.ca.key), certs[1], certs[2], certs[3]}
 		}, "a key that this TPM does not have"},

@@ -66,9 +66,9 @@ func (s *session) close() error {
 	return errors.Join(err, s.tpm.Close())
 }
 
-// Do sends a request and returns the body of an answer with the status 200, of at most limit bytes.
-// For any other answer, the error is a *Refused. If the connection is new, Do measures the boot
-// before the request.
+// Do sends a request and returns the body of an answer with the status 200, of at most `limit`
+// bytes. For any other answer, the error is a *Refused. If the connection is new, Do measures the
+// boot before the request.
 func (s *session) Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -79,8 +79,8 @@ func (c *console) run(ctx context.Context, done string, do func(context.Context)
 	go func() { c.send(ctx, doneEvent{message: done, err: do(ctx)}) }()
 }
 
-// confirmed runs `do` after the person has confirmed the action of the key `key`. It first checks
-// again that the action is allowed.
+// confirmed runs `do` after the person has confirmed the action that belongs to the key `key`. It
+// first checks again that the action is allowed.
 func (c *console) confirmed(ctx context.Context, key rune, done string, do func(context.Context) error) {
 	for _, a := range actions {
 		if a.key != key {

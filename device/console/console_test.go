@@ -60,7 +60,8 @@ type bench struct {
 
 const ownedState = `{"phase":"active","device-id":"d1","nick":"otter-7","owner-nick":"ada","hub":"https://hub.example:12443"}`
 
-// newBench starts a console on a terminal of this size. change may change its configuration.
+// newBench starts a console on a terminal of this size. The function `change` may change the
+// console's configuration.
 func newBench(t *testing.T, width, height int, state string, change func(*Config)) *bench {
 	t.Helper()
 	b := &bench{t: t, screen: &terminal{SimulationScreen: tcell.NewSimulationScreen("UTF-8")}, machine: &fakeMachine{}, dir: t.TempDir(), ended: make(chan error, 1)}

@@ -124,7 +124,7 @@ func checkDevice(ctx context.Context, e *exam) []Finding {
 	all := []Finding{good("device", "The hub accepts this device as %q.", printable(s.Nick))}
 	if age := e.now().Sub(s.LastSeen); !s.LastSeen.IsZero() && age > silence {
 		all = append(all, Finding{Code: "agent-silent", Severity: Warning, Fact: fmt.Sprintf("The agent has not reported for %s.", age.Round(time.Minute)),
-			Cause: "gangway-agent run is not running, or cannot reach the hub.", Remedy: "Start it: systemctl start gangway-agent, or gangway-agent run."})
+			Cause: "The command 'gangway-agent run' is not running, or cannot reach the hub.", Remedy: "Start it: systemctl start gangway-agent, or gangway-agent run."})
 	}
 	return all
 }

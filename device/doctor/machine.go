@@ -85,8 +85,8 @@ func checkEventLog(_ context.Context, e *exam) []Finding {
 
 var errTooLong = errors.New("too long")
 
-// readLimited reads a regular file of at most limit bytes. If the path is a pipe, readLimited fails
-// and does not block.
+// readLimited reads a regular file of at most `limit` bytes. If the path is a pipe, readLimited
+// fails and does not block.
 func readLimited(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

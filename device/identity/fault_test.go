@@ -54,8 +54,9 @@ func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := startTPM(t, swtpm.RSA2048) // with this EK, ActivateCredential needs two policy sessions
+			// Without the persistent EK, the package must make the EK as a transient object.
 			if err := s.EvictHandle(0x81010001); err != nil {
-				t.Fatal(err) // so that the EK is a transient object as well
+				t.Fatal(err)
 			}
 			tpm := open(t, s)
 			id := load(t, tpm, Options{})

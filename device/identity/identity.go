@@ -147,7 +147,7 @@ func (r *ring) makeKeys(a Algorithm, withIAK bool) (iak, idevid *key, err error)
 		}
 		r.keys = before
 	}
-	return nil, nil, errors.New("identity: no algorithm") // choices is never empty
+	return nil, nil, errors.New("identity: no algorithm") // `choices` is never empty
 }
 
 func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
@@ -197,7 +197,7 @@ func (r *ring) shut() error {
 	return r.close()
 }
 
-// begin starts an operation with the ring's keys. The caller must call end.
+// begin starts an operation with the ring's keys. The caller must call the function `end`.
 func (r *ring) begin(ctx context.Context, op Operation) (end func(), err error) {
 	end, err = r.t.begin(ctx, op)
 	if err == nil && r.closed {

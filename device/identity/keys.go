@@ -17,7 +17,7 @@ type key struct {
 	public     *tcg.Public // nil until the key is made for the first time
 	name       []byte
 	handle     uint32 // 0: not loaded
-	generation int    // value of TPM.generation when handle was made
+	generation int    // value of TPM.generation when `handle` was made
 	persistent bool
 }
 
@@ -35,12 +35,12 @@ type ring struct {
 	closed  bool
 }
 
-// attempt loads keys and calls f. If the TPM has no room, attempt flushes other objects and
-// retries; if the TPM lost the keys in a reset, attempt makes them again and retries. So `f` may
-// run several times. If `f` fails, attempt flushes every object and session that `f` left in the
-// TPM.
+// attempt loads the keys and calls the function `f`. If the TPM has no room, attempt flushes other
+// objects and retries; if the TPM lost the keys in a reset, attempt makes them again and retries.
+// So `f` may run several times. If `f` fails, attempt flushes every object and session that `f`
+// left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
-	const tries = 4 // the first try, and one more each after freeing own keys, after a sweep and after a reset
+	const tries = 4 // the first try, and one retry after each of these: freeing the ring's own keys, a sweep, a reset
 	for try := 1; ; try++ {
 		err := r.load(keys)
 		if err == nil && f != nil {

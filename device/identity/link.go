@@ -137,8 +137,8 @@ func (d *device) connect() error {
 }
 
 // exchange writes and reads in a separate goroutine, because a write to the device blocks in the
-// kernel and no deadline can interrupt it. If ctx or limit ends, exchange closes the file and
-// returns, and the goroutine ends when the kernel's own time limit has passed.
+// kernel and no deadline can interrupt it. If `ctx` ends or the time `limit` has passed, exchange
+// closes the file and returns, and the goroutine ends when the kernel's own time limit has passed.
 func (d *device) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
 	if err := d.connect(); err != nil {
 		return nil, err

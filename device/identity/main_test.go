@@ -133,11 +133,12 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 // spy is a link whose commands and responses a test can read and change.
 type spy struct {
 	link
-	// before is called with each command. If `before` returns a response or an error, exchange
-	// returns the same, and the command does not reach the TPM.
+	// before is called with each command. If `before` returns a response or an error, the method
+	// `exchange` returns that response or error, and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
-	// after is called with each response. exchange returns the response that `after` returns. If
-	// `after` returns an error, exchange returns this error, as if the response was lost.
+	// after is called with each response. The method `exchange` returns the response that `after`
+	// returns. If `after` returns an error, `exchange` returns this error, as if the response was
+	// lost.
 	after func(code uint32, command, response []byte) ([]byte, error)
 }
 
@@ -155,14 +156,14 @@ func (s *spy) exchange(ctx context.Context, cmd []byte, limit time.Duration) ([]
 	return rsp, err
 }
 
-// spyOn puts a spy between tpm and its link.
+// spyOn puts a spy between `tpm` and its link.
 func spyOn(tpm *TPM) *spy {
 	s := &spy{link: tpm.link}
 	tpm.link = s
 	return s
 }
 
-// refusal returns a TPM response that consists only of the response code rc.
+// refusal returns a TPM response that consists only of the response code `rc`.
 func refusal(rc tpm2.TPMRC) []byte {
 	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, uint32(rc))
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 bytes at once, some
-// 768 or 512. Reading the limit (TPM_PT_NV_BUFFER_MAX) would take one more command on every TPM.
+// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 bytes in one response,
+// some 768 or 512. Reading the limit (TPM_PT_NV_BUFFER_MAX) would take one more command on every
+// TPM.
 var nvChunks = []uint16{1024, 768, 512, 256}
 
 // maxNV is the maximum size of an NV index, in bytes. readNV refuses larger ones.
@@ -20,8 +21,8 @@ const maxNV = 16 << 10
 // readNV reads a whole NV index. It uses an empty password for the first authorisation that the
 // index's attributes allow: the index's own, the owner's or the platform's. If dictionary attack
 // protection applies to the index's own authorisation, readNV tries this authorisation last (see
-// doc.go, Lockout). An error about the index itself is a verdict, or an error that judged converts
-// to a verdict.
+// doc.go, Lockout). An error about the index itself is a verdict, or an error that the function
+// `judged` converts to a verdict.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {

@@ -68,7 +68,7 @@ func TestPermissionDeniedNamesTheGroup(t *testing.T) {
 	}
 }
 
-// serve answers the clients of a Unix socket, one at a time, with the function answer. It returns
+// serve answers the clients of a Unix socket, one at a time, with the function `answer`. It returns
 // the socket's address.
 func serve(t *testing.T, answer func(net.Conn)) string {
 	t.Helper()

@@ -76,7 +76,7 @@ func (s *Signer) Public() crypto.PublicKey { return s.pub }
 //
 // For an ECC key, it returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3). The digest must be made
 // with the key's own hash, as in TLS 1.3: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for P-521.
-// For an RSA key, it returns an RSA-PSS signature if opts is an *rsa.PSSOptions, and a PKCS #1
+// For an RSA key, it returns an RSA-PSS signature if `opts` is an *rsa.PSSOptions, and a PKCS #1
 // v1.5 signature otherwise.
 //
 // Sign verifies each signature before it returns. Errors: ErrPSSSalt, if the salt does not have the
@@ -126,9 +126,9 @@ var tpmHash = map[crypto.Hash]tcg.AlgID{
 
 type scheme struct{ alg, hash tcg.AlgID }
 
-// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after verify has accepted
-// the signature. If verify returns tcg.ErrSignature, another key made the signature, because the
-// handle now refers to that key. Then sign makes the ring's key again and retries.
+// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after the function `verify`
+// has accepted the signature. If `verify` returns tcg.ErrSignature, another key made the signature,
+// because the handle now refers to that key. Then sign makes the ring's key again and retries.
 func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) error) ([]byte, error) {
 	var out []byte
 	err := r.attempt([]*key{k}, func() error {
@@ -178,8 +178,8 @@ func verifyECDSA(pub *ecdsa.PublicKey, digest, raw []byte) ([]byte, error) {
 	return der, nil
 }
 
-// verifyRSA extracts the signature from a TPMT_SIGNATURE and verifies it. pss is nil for
-// PKCS #1 v1.5.
+// verifyRSA extracts the signature from a TPMT_SIGNATURE and verifies it. `pss` is nil for PKCS #1
+// v1.5.
 func verifyRSA(pub *rsa.PublicKey, digest []byte, hash crypto.Hash, pss *rsa.PSSOptions, raw []byte) ([]byte, error) {
 	sig, err := tcg.ParseSignature(raw)
 	if err != nil {

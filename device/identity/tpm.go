@@ -33,7 +33,7 @@ type TPM struct {
 	refused    uint32 // code of the last command that the TPM answered with an error
 	nvChunk    uint16 // maximum size of one NV_Read, in bytes
 
-	operation Operation // guarded by mu; the caller of count holds mu
+	operation Operation // guarded by mu. The method `count` reads it; count's caller holds mu.
 	statsMu   sync.Mutex
 	stats     Stats
 }
@@ -74,8 +74,8 @@ func (t *TPM) Close() error {
 	return errors.Join(tidied, t.link.close())
 }
 
-// forget marks all handles as not owned by a key, because some handles have become invalid. tidy
-// then flushes the handles that are still valid.
+// forget marks all handles as not owned by a key, because some handles have become invalid. The
+// method `tidy` then flushes the handles that are still valid.
 func (t *TPM) forget() {
 	for h := range t.handles {
 		t.handles[h] = false

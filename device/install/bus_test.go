@@ -30,7 +30,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"sda", "LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00/f8b3781a-1e82-4818-a1c3-63d806ec15bb/host0/target0:0:0/0:0:0:0/block", nil, built},
 		{"vda", "pci0000:00/0000:00:04.0/virtio1/block", nil, built},
 		{"xvda", "vbd-51712/block", nil, built},
-		{"vdo", "pci0000:00/0000:00:13.0/virtio16/block", nil, built}, // the fifteenth disk of virtio; not VDO, the module
+		{"vdo", "pci0000:00/0000:00:13.0/virtio16/block", nil, built}, // the fifteenth virtio disk; it is not a device of the kernel module VDO
 		{"hda", "pci0000:00/0000:00:01.1/ide0/0.0/block", nil, built},
 		{"mmcblk0", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block", map[string]string{"device/type": "MMC"}, built},
 		{"nvme0n1", pci + "nvme/nvme0", map[string]string{"device/transport": "pcie"}, built},

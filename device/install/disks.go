@@ -72,8 +72,8 @@ func Size(n int64) string {
 // minDisk is the size of the smallest disk that the installer uses, in bytes.
 const minDisk = 1 << 30
 
-// Disks lists the disks in block, which is /sys/block, sorted by name. A disk with several paths is
-// listed once. `dev` is /dev, where Disks reads the start of each disk and partition to describe
+// Disks lists the disks in `block`, which is /sys/block, sorted by name. A disk with several paths
+// is listed once. `dev` is /dev, where Disks reads the start of each disk and partition to describe
 // the data on it.
 //
 // `stick` names the medium from which the installer runs, by names of disks and by lower-case GUIDs

@@ -9,7 +9,7 @@ import (
 )
 
 // encrypt makes a new key, and makes p.target encrypt all written data with that key. p.head gets
-// the LUKS header of the key.
+// the LUKS header that stores this key.
 func (j Job) encrypt(p *place) error {
 	head, key, err := luks.Format(j.Encrypt)
 	if err != nil {

@@ -36,8 +36,8 @@ type Installed struct {
 	ESPStart, ESPSize int64
 	// DataStart and DataSize are the data partition's start and size, in bytes.
 	DataStart, DataSize int64
-	// Whole reports whether the installation is complete. The installation writes the sector that
-	// makes the disk boot last.
+	// Whole reports whether the installation is complete. As its last step, the installation writes
+	// the sector that makes the disk bootable.
 	Whole bool
 }
 
@@ -89,9 +89,9 @@ func Look(dev, disk string) (*Installed, error) {
 	return i, nil
 }
 
-// Find looks for the system whose EFI system partition has the GUID espGUID (lower case). block is
-// /sys/block. Find examines built-in disks first, because an external disk may have a copy of the
-// system. If there is no such system, the error is fs.ErrNotExist.
+// Find looks for the system whose EFI system partition has the GUID espGUID (lower case). `block`
+// is /sys/block. Find examines built-in disks first, because an external disk may have a copy of
+// the system. If there is no such system, the error is fs.ErrNotExist.
 func Find(block, dev, espGUID string) (*Installed, error) {
 	disks, err := enumerate(block)
 	if err != nil {

@@ -176,7 +176,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	}
 	if m.Reset {
 		if !reflect.DeepEqual(*m, Manifest{Version: 1, Target: m.Target, Kernel: m.Kernel, Reset: true}) {
-			return nil, errors.New("manifest: reset is true, so all fields after reset must be empty")
+			return nil, errors.New("manifest: \"reset\" is true, so all fields after \"reset\" must be empty")
 		}
 		return m, nil
 	}
@@ -206,10 +206,10 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		}
 	}
 	if !slices.Equal(names, []string{ESP, Data}) {
-		return nil, fmt.Errorf("manifest: the parts must be esp and data; the manifest has %q", names)
+		return nil, fmt.Errorf("manifest: the parts must be \"esp\" and \"data\"; the manifest has %q", names)
 	}
 	if n := m.Network; n != 0 && (n < fatHead || n%largeSector != 0 || !m.part(ESP).has(n, netfile.MaxFile)) {
-		return nil, fmt.Errorf("manifest: network: offset %d is not valid in the part esp", n)
+		return nil, fmt.Errorf("manifest: network: offset %d is not valid in the part \"esp\"", n)
 	}
 	return m, nil
 }

@@ -35,9 +35,9 @@ func NoNetwork() []byte {
 
 // network has the network settings that an installation writes.
 type network struct {
-	at      int64  // offset in the part esp, in bytes; 0: the image has no place for settings
+	at      int64  // offset in the part "esp", in bytes; 0: the image has no place for settings
 	text    []byte // the bytes to write there
-	onStick []byte // the stick's bytes at the same offset, which verify hashes
+	onStick []byte // the stick's bytes at the same offset, which the method `verify` hashes
 }
 
 // settings returns the network settings that this job writes, padded. If the job has none,
@@ -51,7 +51,7 @@ func (j Job) settings() (n network, err error) {
 		return n, nil
 	}
 	n.onStick = NoNetwork()
-	n.text = n.onStick // verify copies the stick's bytes to it
+	n.text = n.onStick // the method `verify` will copy the stick's bytes to this slice
 	if j.Network != nil {
 		n.text, err = Padded(j.Network.Text())
 	}
@@ -60,7 +60,7 @@ func (j Job) settings() (n network, err error) {
 
 // overlap returns two slices for the range in which `b` and the place of the network settings
 // overlap: a slice of `b`, and the slice of `content` for the same range. `b` begins at the offset
-// `at` of the part p. Both slices are nil if `b` and the place do not overlap.
+// `at` of the part `p`. Both slices are nil if `b` and the place do not overlap.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil

@@ -33,7 +33,7 @@ type Target interface {
 	// Flush writes all data to the disk itself and drops cached data, so that later reads come
 	// from the disk.
 	Flush() error
-	// Zero fills a range with zeros. at and size are multiples of the sector size.
+	// Zero fills a range with zeros. `at` and `size` are multiples of the sector size.
 	Zero(at, size int64) error
 	// Size is the disk's size in bytes.
 	Size() int64
@@ -126,9 +126,9 @@ func (j Job) Run(ctx context.Context) error {
 // run is an installation in progress.
 type run struct {
 	Job
-	// stickHead is the head of the EFI system partition that verify read from the stick and hashed.
-	// diskHead is the same head, converted for this disk's sector size. The first sector of
-	// diskHead is written last.
+	// stickHead is the head of the EFI system partition that the method `verify` read from the
+	// stick and hashed. diskHead is the same head, converted for this disk's sector size. The first
+	// sector of diskHead is written last.
 	stickHead, diskHead []byte
 	network             network
 }
@@ -193,7 +193,7 @@ func (j *run) verify(ctx context.Context, places []place) error {
 	return nil
 }
 
-// eachBlock calls f with each block of a part's file, and with the block's offset in the part.
+// eachBlock calls `f` with each block of a part's file, and with the block's offset in the part.
 func (j Job) eachBlock(ctx context.Context, p place, f func(at int64, b []byte) error) error {
 	in, err := j.Stick.Open(p.File)
 	if err != nil {
@@ -277,7 +277,7 @@ func (j *run) write(ctx context.Context, places []place) error {
 	return j.Target.Flush()
 }
 
-// eachGap calls f for the ranges between a part's extents.
+// eachGap calls `f` for the ranges between a part's extents.
 func eachGap(p Part, f func(at, size int64) error) error {
 	at := int64(0)
 	for _, e := range append(p.Extents[:len(p.Extents):len(p.Extents)], Extent{p.Size / BlockSize, 0}) {

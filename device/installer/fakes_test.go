@@ -35,8 +35,8 @@ type lab struct {
 	settings    *netfile.Settings
 	badText     error
 	disks       []install.Disk
-	later       []install.Disk                // the list of disks from comeAt on; nil: the list does not change
-	comeAt      time.Duration                 // the time at which the list of disks changes to later
+	later       []install.Disk                // the list of disks from the time `comeAt` on; nil: the list does not change
+	comeAt      time.Duration                 // the time at which the list of disks changes to `later`
 	systems     map[string]*install.Installed // by disk
 	unread      map[string]error
 	tpm         error

@@ -99,7 +99,7 @@ type TPM interface {
 	// Check returns an error if the machine cannot use the TPM. The error's text is a sentence
 	// for the person at the machine.
 	Check() error
-	// NewKeys makes the keys of an encrypted disk. If recipient is not empty, NewKeys also
+	// NewKeys makes the keys of an encrypted disk. If `recipient` is not empty, NewKeys also
 	// encrypts the recovery key to this age recipient.
 	NewKeys(recipient string) (*Keys, error)
 	Clear() error

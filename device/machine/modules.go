@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LoadModules loads the kernel modules that the file dir/order names, in the order of the file. If
-// the file does not exist, there are no modules. If a module fails to load, LoadModules continues
-// with the next one. If the machine lacks some hardware, neither the hardware's driver nor a module
-// that depends on this driver causes an error.
+// LoadModules loads the kernel modules that the file `order` in the folder `dir` names, in the
+// order of the file. If the file does not exist, there are no modules. If a module fails to load,
+// LoadModules continues with the next one. If the machine lacks some hardware, neither the
+// hardware's driver nor a module that depends on this driver causes an error.
 func LoadModules(dir string) []error { return loadModules(dir, loadModule) }
 
 func loadModules(dir string, load func(path string) error) (errs []error) {

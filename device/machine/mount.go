@@ -66,7 +66,7 @@ func MountFAT(name, at string, flags uintptr) error {
 }
 
 // MountData mounts the data partition of an installed system. If the partition is encrypted,
-// device is the device that decrypts it.
+// `device` is the path of the device that decrypts the partition.
 func MountData(device, at string) error {
 	err := os.MkdirAll(at, 0o700)
 	if err == nil {
@@ -76,7 +76,7 @@ func MountData(device, at string) error {
 }
 
 // SetSynchronous switches synchronous writing on or off for the file system that MountFAT has
-// mounted: if on, a write returns only when its data is on the disk.
+// mounted. If `on` is true, a write returns only when its data is on the disk.
 func SetSynchronous(at string, on bool) error {
 	flags := uintptr(unix.MS_REMOUNT | guarded)
 	if on {
@@ -85,7 +85,8 @@ func SetSynchronous(at string, on bool) error {
 	return unix.Mount("", at, "", flags, "")
 }
 
-// Unmount unmounts a file system. With force, it also unmounts a file system that is still in use.
+// Unmount unmounts a file system. If `force` is true, it also unmounts a file system that is still
+// in use.
 func Unmount(at string, force bool) error {
 	flags := 0
 	if force {

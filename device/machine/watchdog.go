@@ -28,9 +28,9 @@ func (f watchdogFile) SetTimeout(seconds int) error {
 	return unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds)
 }
 
-// Watchdog sends the machine's watchdog a keepalive in every interval. If this program stops
-// running, the watchdog resets the machine. Watchdog returns only on an error, or if the machine
-// has no watchdog.
+// Watchdog sends the machine's watchdog a keepalive in every interval `every`. If this program
+// stops running, the watchdog resets the machine. Watchdog returns only on an error, or if the
+// machine has no watchdog.
 func Watchdog(every time.Duration, logf func(format string, args ...any)) {
 	f, err := os.OpenFile("/dev/watchdog", os.O_WRONLY, 0)
 	if err != nil {

@@ -32,7 +32,7 @@ func (s *Screen) Lend(path string) (giveBack func()) {
 	return func() { set(false) }
 }
 
-// isVirtual reports whether path is a virtual terminal of the screen.
+// isVirtual reports whether `path` is a virtual terminal of the screen.
 func isVirtual(path string) bool {
 	return len(path) >= len("/dev/tty") && Console{Name: path[len("/dev/"):]}.isScreen()
 }

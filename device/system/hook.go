@@ -30,7 +30,7 @@ type Hook struct {
 // Run runs the command and returns its exit code.
 func (h *Hook) Run(args []string) int {
 	if len(args) != 2 {
-		fmt.Fprintln(h.ErrOut, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE; by gangway-agent console: gangway-hook console restart|network-report|network-settings|network-try|wipe")
+		fmt.Fprintln(h.ErrOut, "Only gangway-agent calls gangway-hook: 'gangway-hook install|reboot|test|commit|rollback FOLDER', 'gangway-hook user-meta FILE', or 'gangway-hook console restart|network-report|network-settings|network-try|wipe'")
 		return 2
 	}
 	if args[0] == "user-meta" {

@@ -13,7 +13,7 @@ import (
 	"gangway/device/install/netchange"
 )
 
-// consoleHook runs an action of the machine's console. input is the action's standard input.
+// consoleHook runs an action of the machine's console. `input` is the action's standard input.
 func (l *lab) consoleHook(action, input string) (code int, out, errOut string) {
 	var o, e bytes.Buffer
 	h := &Hook{Logf: l.Logf, Paths: l.paths(), Slots: hookSlots{l}, Restart: func() error { return l.step("restart") },

@@ -49,7 +49,7 @@ func Local(s Screen, agent Agent) *System {
 	}
 }
 
-// LocalHook returns the Hook of this machine. The hook writes its messages for the owner to out.
+// LocalHook returns the Hook of this machine. The hook writes its messages for the owner to `out`.
 func LocalHook(out io.Writer, logf func(format string, args ...any)) *Hook {
 	h := slotHook(out)
 	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, In: os.Stdin, Out: out, ErrOut: os.Stderr}

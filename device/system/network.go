@@ -33,7 +33,7 @@ func (s *System) networkSettings() (settings *netfile.Settings, tried bool) {
 		s.Screen.Logf("%v", err)
 	}
 	if last, err := store.Last(); err == nil && last != nil && last.Result == netchange.Dropped {
-		s.Screen.Logf("network settings from the %s of %s were dropped: %s", last.From, last.At.Format(time.RFC3339), last.Reason)
+		s.Screen.Logf("network settings from the %s (%s) were dropped: %s", last.From, last.At.Format(time.RFC3339), last.Reason)
 	}
 	s.reportNetwork()
 	return settings, tried

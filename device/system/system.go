@@ -191,7 +191,8 @@ func (s *System) Run() {
 	}
 }
 
-// find finds the disk from which the machine was started. It waits at most patience for the disk.
+// find finds the disk from which the machine was started. It waits for the disk at most the time
+// `patience`.
 func (s *System) find(patience time.Duration) (*install.Installed, error) {
 	guid, err := s.Firmware.BootedFrom()
 	if err != nil {

@@ -196,7 +196,7 @@ func TestNetworkSettingsOnTrial(t *testing.T) {
 				t.Fatal(tried, err)
 			}
 			l.run(time.Minute)
-			l.want("log network settings from the hub of 2000-01-01T00:00:00Z were dropped: The machine restarted before", "network with VLAN 0")
+			l.want("log network settings from the hub (2000-01-01T00:00:00Z) were dropped: The machine restarted before", "network with VLAN 0")
 		})
 	})
 }

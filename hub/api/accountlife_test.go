@@ -376,7 +376,7 @@ func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	}
 }
 
-// The authentication scheme "Bearer" is accepted in any case (RFC 9110, 11.1).
+// The authentication scheme "Bearer" is accepted in upper and lower case (RFC 9110, 11.1).
 func TestBearerInAnyCase(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -77,7 +77,7 @@ func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	return newSceneWith(t, func(c *api.Config) { c.Proxy = proxy })
 }
 
-// newSceneWith is like newScene, but it calls change on the hub's configuration first.
+// newSceneWith is like newScene, but it first calls `change` with the hub's configuration.
 func newSceneWith(t testing.TB, change func(*api.Config)) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
@@ -766,5 +766,28 @@ func TestHandshakeWithManyCertificatesIsRefused(t *testing.T) {
 		if err := s.handshake(t, cert); (err == nil) != tc.ok {
 			t.Errorf("the IDevID certificate and %d others: %v", tc.more, err)
 		}
+	}
+}
+
+// A hub that is overloaded onboards devices, and sends the reports of other devices away until
+// later.
+func TestOverloadedHubStillOnboards(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	full := must(api.New(api.Config{Store: s.Store, CA: s.CA, Onboard: s.Service, Objects: s.Objects, Log: s.Log(), Now: s.Now, PublicURL: s.URL, Names: []string{"127.0.0.1"}, Capacity: 1}))(t)
+	tok := *s.tok
+	tok.Hub = serve(t, full, full.TLSConfig())
+	client := must(fleet.NewHub(&tok))(t)
+	defer client.Close()
+	certs := must(s.victim.Onboard(t.Context(), client, &tok))(t)
+	conn := must(client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer conn.Close()
+	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t), 503, "overloaded")
+	if a := must(conn.Do(t.Context(), "GET", "/healthz", nil))(t); a.Status != 200 {
+		t.Errorf("GET /healthz: %d", a.Status)
+	}
+	// The same device, with the same certificate, at a hub that is not full.
+	if a := must(must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t).Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t); a.Status != 200 {
+		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }

@@ -31,8 +31,8 @@ func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
 	}{
 		{"GET", "/devices", 200}, {"GET", "/auth/auth_status", 200}, {"GET", "/auth/login", 200},
 		{"DELETE", "/devices/0123456789abcdef01234567", 403}, {"POST", "/devices/0123456789abcdef01234567/approve", 403},
-		// A caller who may make join tokens or policies could admit devices. So this scope does not
-		// allow requests about join tokens and policies.
+		// A caller who may make join tokens or policies could admit devices. So the scope
+		// devices.readonly does not allow requests about join tokens and policies.
 		{"GET", "/devices/tokens", 403}, {"POST", "/devices/tokens", 403}, {"PUT", "/policy", 403}, {"GET", "/events", 403}, {"GET", "/auth/accounts", 403},
 	} {
 		if got, body := p.do(c.method, c.path, "{}"); got != c.want {

@@ -79,7 +79,7 @@ type upload struct {
 	body  io.Reader
 	rc    *http.ResponseController
 	whole int64     // the object's size on the disk, in bytes
-	size  int64     // the part of whole that counts against the owner's quota while the upload runs
+	size  int64     // the part of `whole` that counts against the owner's quota while the upload runs
 	end   time.Time // the deadline of the whole upload
 
 	broken error // set by Read, if receiving failed

@@ -254,11 +254,11 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 	case body.From == "values":
 		ref := &boot.Reference{Bank: body.Bank, PCRs: body.PCRs, From: "values", Since: now}
 		if err := ref.Check(); err != nil {
-			return nil, problem(http.StatusBadRequest, "boot-reference", "Send a bank and PCRs in the form of GET's answer.", "%v.", err)
+			return nil, problem(http.StatusBadRequest, "boot-reference", "Send the bank and the PCRs in the form in which GET returns them.", "%v.", err)
 		}
 		return ref, nil
 	}
-	return nil, problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "The value of \"from\" is not valid.")
+	return nil, problem(http.StatusBadRequest, "boot-reference", "Use \"latest\", \"device:ID\" or \"values\".", "The value of \"from\" is not valid.")
 }
 
 var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Request a measurement first.", "The boot of the device has never been measured.")

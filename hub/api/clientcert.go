@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"gangway/hub/store"
 	"gangway/wire"
@@ -27,6 +28,9 @@ type clientVerifier struct {
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
+	// issuers has the roots of leaves that were verified, by the SHA-256 of the leaf. Devices come
+	// back with the same certificate, behind the proxy with each request.
+	issuers recent[*x509.Certificate]
 }
 
 func newClientVerifier(intermediates bool, roots ...*x509.Certificate) *clientVerifier {
@@ -42,6 +46,24 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 	if len(certs) > maxClientCerts {
 		return nil, fmt.Errorf("hub: the client sent %d certificates; at most %d are allowed", len(certs), maxClientCerts)
 	}
+	leaf := certs[0]
+	sum := sha256.Sum256(leaf.Raw)
+	// The same bytes have the same signature and the same purpose; only the time may have run out.
+	if root, ok := v.issuers.get(sum); ok && validAt(leaf, options.CurrentTime) && validAt(root, options.CurrentTime) {
+		return [][]*x509.Certificate{{leaf, root}}, nil
+	}
+	chains, err := v.build(options, certs)
+	if err == nil && len(chains) == 1 && len(chains[0]) == 2 {
+		v.issuers.put(sum, chains[0][1])
+	}
+	return chains, err
+}
+
+func validAt(c *x509.Certificate, t time.Time) bool {
+	return !t.Before(c.NotBefore) && !t.After(c.NotAfter)
+}
+
+func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certificate) ([][]*x509.Certificate, error) {
 	options.Roots, options.KeyUsages = v.pool, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if !v.intermediates {
 		return certs[0].Verify(options)

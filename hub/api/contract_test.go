@@ -566,7 +566,7 @@ func TestContractHasARowForEveryRoute(t *testing.T) {
 	}
 }
 
-// each calls f for every route, in a fixed order.
+// each calls `f` for every route, in a fixed order.
 func (c *contract) each(f func(method, path string, r row)) {
 	rows := contractRows()
 	for _, route := range c.routes {

@@ -34,7 +34,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if v := q.Get("before"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 1 {
-			return problem(http.StatusBadRequest, "before", "Use the seq of an event.", "\"before\" is not a positive number.")
+			return problem(http.StatusBadRequest, "before", "Use the value of an event's field \"seq\".", "\"before\" is not a positive number.")
 		}
 		f.Before = n
 	}
@@ -42,7 +42,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		if v := q.Get(name); v != "" {
 			t, err := time.Parse(time.RFC3339Nano, v)
 			if err != nil || t.Year() < 1970 || t.Year() > 9999 {
-				return problem(http.StatusBadRequest, "time", "Write a time like 2026-11-28T12:00:00Z.", "%q is not a time of RFC 3339.", name)
+				return problem(http.StatusBadRequest, "time", "Write a time like 2026-11-28T12:00:00Z.", "%q is not a time in the form of RFC 3339.", name)
 			}
 			*to = t
 		}

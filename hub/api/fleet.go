@@ -83,7 +83,7 @@ type Arrival struct {
 }
 
 // deviceSearch reads an account's search: the search's text, and its order, like "nick" or "-seen".
-// The caller passes the error to fail.
+// The caller passes the error to the method `fail`.
 func (s *Server) deviceSearch(ctx context.Context, owner, text, sort string) (store.DeviceSearch, error) {
 	q, err := search.Parse(text)
 	if err != nil {

@@ -161,7 +161,7 @@ type logCursor struct {
 	Newest    bool      `json:"n,omitempty"`
 	Whole     bool      `json:"w,omitempty"` // list only lines of seconds that have ended
 	Page      int       `json:"g"`
-	Created   time.Time `json:"c,omitzero"` // with Seq: the entry after which to continue
+	Created   time.Time `json:"c,omitzero"` // Created and Seq identify the entry after which the list continues
 	Seq       int64     `json:"q,omitempty"`
 }
 

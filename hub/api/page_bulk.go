@@ -280,8 +280,8 @@ type undos struct {
 	acts map[string]*labelUndo
 }
 
-// keep stores an action and returns a random name, by which take finds the action. If the replaced
-// values are too large, keep stores nothing and returns "".
+// keep stores an action and returns a random name, by which the method `take` finds the action. If
+// the replaced values are too large, keep stores nothing and returns "".
 func (u *undos) keep(act *labelUndo, now time.Time) string {
 	text, err := json.Marshal(act.was)
 	if err != nil || len(text) > undoBytes || len(act.was) == 0 {

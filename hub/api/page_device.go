@@ -87,7 +87,7 @@ func (s *Server) showDevicePage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderDevice(w, r, http.StatusOK, d, tab, nil)
 }
 
-// renderDevice answers with a tab of a device's page. If change is not nil, it changes the filled
+// renderDevice answers with a tab of a device's page. If `change` is not nil, it changes the filled
 // tab: it adds the text that a person typed, and an error message beside it.
 func (s *Server) renderDevice(w http.ResponseWriter, r *http.Request, status int, d store.Device, tab string, change func(*ui.DevicePage)) error {
 	for _, one := range deviceTabs {

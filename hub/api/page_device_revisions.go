@@ -26,7 +26,7 @@ const (
 	diffBytes      = 20 << 10
 	diffBytesOfTwo = 8 << 10
 	messageInForm  = 8 << 10
-	stateInForm    = 20 << 10 // of a new state, which the form of its preview contains
+	stateInForm    = 20 << 10 // largest new state that the form of its preview contains
 	diffAround     = 450      // bytes around the texts of one change
 )
 
@@ -156,8 +156,8 @@ func readableState(state *trail.State) string {
 	return ui.VisibleLines(b.String()) // in a JSON text, the escapes of VisibleLines mean the same as the characters
 }
 
-// difference returns the first changes between a stored state and another state, which need at most
-// `room` bytes on the page, and the number of further changes.
+// difference returns the first changes between a stored state and another state, and the number of
+// further changes. The returned changes need at most `room` bytes on the page.
 func difference(before []byte, after *trail.State, room int) ([]trail.Change, int) {
 	old, err := trail.ParseState(before)
 	if err != nil {
@@ -189,7 +189,8 @@ func (s *Server) previewOf(r *http.Request, d store.Device, rev, room int) (*ui.
 	return p, s.compareWithNewest(r, d, p, state, room)
 }
 
-// compareWithNewest sets in p the difference between the newest revision's state and another state.
+// compareWithNewest sets in `p` the difference between the newest revision's state and another
+// state.
 func (s *Server) compareWithNewest(r *http.Request, d store.Device, p *ui.RevisionPreview, state *trail.State, room int) error {
 	newest, err := s.cfg.Store.Revision(r.Context(), d.ID, -1)
 	if err != nil {

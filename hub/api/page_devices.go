@@ -249,8 +249,8 @@ func countWords(n store.SearchCount) string {
 	return ui.Number(n.N) + " devices"
 }
 
-// searchProblem returns the text for an error in a search, to show beside the search. ok is false
-// for other errors.
+// searchProblem returns the text for an error in a search, to show beside the search. The result
+// `ok` is false for other errors.
 func searchProblem(err error) (text string, ok bool) {
 	var wrong *search.Error
 	var bad *store.ErrBadSearch

@@ -27,7 +27,7 @@ func (s *Server) showEKListPage(w http.ResponseWriter, r *http.Request) error {
 	return s.renderEKList(w, r, http.StatusOK, nil)
 }
 
-// renderEKList answers with the page of the EK list. If change is not nil, it changes the filled
+// renderEKList answers with the page of the EK list. If `change` is not nil, it changes the filled
 // page.
 func (s *Server) renderEKList(w http.ResponseWriter, r *http.Request, status int, change func(*ui.EKListPage)) error {
 	ctx, owner, q := r.Context(), accountOf(r).ID, r.URL.Query()

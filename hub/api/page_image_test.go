@@ -158,7 +158,7 @@ func TestImageIsSentAndItsSecretKept(t *testing.T) {
 }
 
 // An image with claim codes needs no join token: the builder gets only the hub's name and CA, and the
-// hub makes no join token, even if the form has the fields of one.
+// hub makes no join token, even if the form has the fields of a join token.
 func TestImageWithClaimCodesHasNoToken(t *testing.T) {
 	t.Parallel()
 	var got api.ImageOptions
@@ -184,7 +184,7 @@ func TestImageWithClaimCodesHasNoToken(t *testing.T) {
 	ada.posts("/ui/onboard/image", 200, "claim", "yes", "nick", "hall")
 	hub := must(wire.ParseHubFile(file))(t)
 	if !got.Claim || hub.Hub != s.URL || hub.HubName != s.CA.HubName() || hub.HubCA != string(s.CA.RootPEM()) {
-		t.Errorf("%+v, %s", got, brief.Of(file))
+		t.Errorf("claim %v, hub file %s", got.Claim, brief.Of(file))
 	}
 	if n := tokens(); n != before {
 		t.Errorf("%d join tokens, %d before", n, before)

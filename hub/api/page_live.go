@@ -20,7 +20,7 @@ import (
 // The hub writes lines for the events that this process records: every event of the audit trail
 // that has an owner. If several hubs share one database, a page gets no lines for the events of the
 // other hubs. To change this, each write would have to increment a version number of the owner.
-// Each hub would have to poll that number, and call tell when the number changes.
+// Each hub would have to poll that number, and call the method `tell` when the number changes.
 const (
 	// Bounds of open connections: of one account, and of the hub.
 	liveOfAccount, liveOfHub = 8, 2000

@@ -169,7 +169,8 @@ func (s *Server) fillMakerNumbers(r *http.Request, p *ui.OperatorPage) error {
 	return nil
 }
 
-// makerNumbers counts the certificates of each maker. entries must be sorted by maker.
+// makerNumbers counts the certificates of each maker. The certificates in `entries` must be sorted
+// by maker.
 func makerNumbers(entries []trust.Entry) (rows []ui.OperatorMaker) {
 	for _, e := range entries {
 		if len(rows) == 0 || !strings.EqualFold(rows[len(rows)-1].Name, e.Maker) {

@@ -36,11 +36,11 @@ var (
 const policyExample = `version: 1
 # What happens to a TPM without an EK certificate: ask (it waits for you) or refuse.
 no_ek_certificate: ask
-# ... whose certificate does not chain to a trusted maker: ask or refuse.
+# What happens to a TPM whose certificate does not chain to a trusted maker: ask or refuse.
 unknown_maker: ask
-# ... whose certificate has expired: accept, ask or refuse.
+# What happens to a TPM whose certificate has expired: accept, ask or refuse.
 expired_ek_certificate: accept
-# report shows a changed boot; require also refuses the device.
+# If a boot has changed: 'report' only shows this, 'require' also refuses the device.
 measured_boot: report
 # The first rule that matches decides.
 rules:
@@ -90,7 +90,7 @@ func (s *Server) showPolicyPage(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// renderPolicy answers with the page of the policy. If change is not nil, it changes the filled
+// renderPolicy answers with the page of the policy. If `change` is not nil, it changes the filled
 // page.
 func (s *Server) renderPolicy(w http.ResponseWriter, r *http.Request, status int, change func(*ui.PolicyPage, *policies) error) error {
 	in, err := s.readPolicies(r.Context(), accountOf(r).ID)

@@ -32,7 +32,7 @@ var apiTokenRights = []struct{ name, title, words string }{
 // apiTokenLives are the lifetimes that the form offers for an API token, in days.
 var apiTokenLives = []int{7, 30, 90, 180, 365}
 
-// renderSettings answers with a tab of the settings. If change is not nil, it changes the filled
+// renderSettings answers with a tab of the settings. If `change` is not nil, it changes the filled
 // tab: it adds the text that a person typed, and an error message beside it.
 func (s *Server) renderSettings(w http.ResponseWriter, r *http.Request, status int, tab string, change func(*ui.SettingsPage)) error {
 	p := &ui.SettingsPage{}

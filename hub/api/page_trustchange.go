@@ -28,7 +28,6 @@ import (
 // a stolen session must not be able to add a root.
 
 const (
-	addMakersPath = operatorMakersPath + "/add"
 	// maxAdded and maxAddedBytes bound the certificates of one change. So the preview, which
 	// contains the certificates, stays a small page.
 	maxAdded, maxAddedBytes = 20, 48 << 10

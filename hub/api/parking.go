@@ -29,9 +29,9 @@ import (
 // parkAfter is how long a connection is idle before it is parked.
 const parkAfter = time.Second
 
-// readBuffer is the length of the buffer into which net/http reads a request, if it has nothing of
-// this request yet. With any other length, a part of the request may be in the buffer already, and
-// then the connection must not be parked.
+// readBuffer is the length of the buffer into which net/http reads a request, if net/http has no
+// byte of this request yet. With any other length, a part of the request may be in the buffer
+// already, and then the connection must not be parked.
 const readBuffer = 4096
 
 // parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
@@ -213,7 +213,8 @@ func rawOf(c net.Conn) syscall.RawConn {
 	return raw
 }
 
-// parkable is a connection with HTTP/1. Either net/http has it, as a lent, or it is parked.
+// parkable is a connection with HTTP/1. Either net/http has the connection, in a value of the type
+// lent, or the connection is parked.
 type parkable struct {
 	*tls.Conn
 	parking *parking
@@ -274,13 +275,13 @@ type lent struct {
 const (
 	isLent = iota
 	isParking
-	isOver // closed, or parked: then another lent may have the connection
+	isOver // closed, or parked: then another value of the type lent may have the connection
 )
 
 // errParked ends net/http's wait for the next request.
 var errParked = errors.New("hub: the idle connection is parked")
 
-// Read implements net.Conn. If net/http waits for the next request and has nothing of it yet, Read
+// Read implements net.Conn. If net/http waits for the next request and has no byte of it yet, Read
 // waits only for parkAfter.
 func (l *lent) Read(b []byte) (int, error) {
 	if l.state.Load() != isLent {
@@ -298,7 +299,7 @@ func (l *lent) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close implements net.Conn. It parks the connection if Read said so.
+// Close implements net.Conn. It parks the connection if Read has set the state isParking.
 func (l *lent) Close() error {
 	switch l.state.Swap(isOver) {
 	case isLent:
@@ -345,7 +346,7 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 	return l.Conn.SetWriteDeadline(t)
 }
 
-// noteIdle is for http.Server.ConnState.
+// noteIdle is the function ConnState of the http.Server.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
 		l.idle.Store(true)
@@ -354,8 +355,8 @@ func noteIdle(c net.Conn, s http.ConnState) {
 
 type tlsKey struct{}
 
-// withTLS sets the TLS state of requests on a lent connection, because net/http knows only that of
-// a tls.Conn.
+// withTLS sets the TLS state of requests on a lent connection, because net/http knows only the TLS
+// state of a tls.Conn.
 func withTLS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l, ok := r.Context().Value(tlsKey{}).(*lent); ok && r.TLS == nil {

@@ -115,7 +115,7 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 		rev = *body.Rev
 	}
 	if rev < -1 || rev > 1<<31 {
-		return problem(http.StatusBadRequest, "rev", "Leave rev out, or use -1, for the next revision.", "\"rev\" is not a valid revision number.")
+		return problem(http.StatusBadRequest, "rev", "Leave \"rev\" out, or use -1, for the next revision.", "\"rev\" is not a valid revision number.")
 	}
 	if len(body.CommitMsg) > maxCommitMsg {
 		return problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)
@@ -157,7 +157,7 @@ func (s *Server) addRevision(r *http.Request, d store.Device, state *trail.State
 }
 
 func badMeta(err error) error {
-	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The meta is not valid: %v.", err)
+	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The revision's meta is not valid: %v.", err)
 }
 
 // revisionPageBytes is the size at which a page of revisions ends. The client continues with
@@ -179,7 +179,7 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	}
 	if v := q.Get("after"); v != "" {
 		if f.After, err = strconv.Atoi(v); err != nil || f.After < -1 {
-			return problem(http.StatusBadRequest, "after", "Use the rev of a revision.", "\"after\" is not a valid revision number.")
+			return problem(http.StatusBadRequest, "after", "Use the number of a revision.", "\"after\" is not a valid revision number.")
 		}
 	}
 	filter := `{"$ne":"DONE"}`

@@ -86,7 +86,7 @@ func (l *lifoSemaphore) wait(ctx context.Context, lane int, turn chan bool) erro
 		l.lanes[lane] = slices.Delete(l.lanes[lane], i, i+1)
 		return err
 	}
-	if <-turn { // the method leave let this caller run before the method wait locked the mutex
+	if <-turn { // the method `leave` let this caller run before the method `wait` locked the mutex
 		return nil
 	}
 	return err

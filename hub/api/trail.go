@@ -50,9 +50,9 @@ func trailProblem(err error) error {
 	case errors.Is(err, store.ErrQuota):
 		return problem(http.StatusRequestEntityTooLarge, "quota", "Delete devices that are not needed, or ask the hub's operator for a larger quota.", "Your objects and states would exceed your storage quota.")
 	case errors.Is(err, store.ErrGap):
-		return problem(http.StatusConflict, "rev-gap", "Leave rev out, or use -1, for the next revision.", "The revision number is higher than the next number of the trail.")
+		return problem(http.StatusConflict, "rev-gap", "Leave \"rev\" out, or use -1, for the next revision.", "The revision number is higher than the next number of the trail.")
 	case errors.Is(err, store.ErrExists):
-		return problem(http.StatusConflict, "rev-taken", "Leave rev out, or use -1, for the next revision.", "The trail already has a revision with this number.")
+		return problem(http.StatusConflict, "rev-taken", "Leave \"rev\" out, or use -1, for the next revision.", "The trail already has a revision with this number.")
 	case errors.Is(err, store.ErrStatus):
 		return problem(http.StatusConflict, "step-status", "Read the revision to see its status.", "The revision's status does not allow this change.")
 	}

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// verified is a token whose signature, key and issuer were checked. They stay valid; the caller
-// must check the times again.
+// verified is a token whose signature, key and issuer were checked. The results of these checks
+// stay valid; the caller must check the token's times again.
 type verified struct {
 	claims Claims
 	kid    string
@@ -14,7 +14,7 @@ type verified struct {
 
 // cache remembers tokens that were verified, by their SHA-256. Devices send the same token with each
 // request, and the verification takes longer than the rest of a short request. Only tokens that the
-// hub signed get into the cache, and it keeps no token itself.
+// hub signed get into the cache. The cache stores their hashes and claims, and not their text.
 type cache struct {
 	mu         sync.Mutex
 	young, old map[[sha256.Size]byte]verified // guarded by mu

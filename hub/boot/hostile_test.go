@@ -88,7 +88,7 @@ func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
 	other := on
 	other.Data = append([]byte(nil), on.Data...)
-	other.Data[0] ^= 1 // a variable of another owner
+	other.Data[0] ^= 1 // a variable with another vendor GUID
 	hidden := on
 	hidden.Data = eventlog.Variable("Secure\u200bBoot", []byte{1})
 	off := eventlog.Boot(false, "linux 1", "quiet")

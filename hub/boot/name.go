@@ -54,7 +54,7 @@ type namer struct {
 	pcr       int
 	bank      crypto.Hash
 	separated bool           // the firmware's part has ended
-	images    int            // number of events in PCR 4 so far of which only the digest is known
+	images    int            // number of events in PCR 4, so far, whose measured data is not known
 	versioned bool           // the firmware's version was measured
 	section   string         // a section of a unified kernel image; the next event measures the content of this section
 	names     map[string]int // how often a section's name is measured

@@ -61,9 +61,9 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition yields the numbers of events that explain tries to replay. The first number is
-// the number of all events. Some kernels append the firmware's last events to a log that already
-// contains these events. So smaller numbers follow. Each smaller number leaves out one more
+// withoutRepetition yields counts: how many of the events the function `explain` tries to replay.
+// The first count includes all events. Some kernels append the firmware's last events to a log that
+// already contains these events. So smaller counts follow. Each smaller count leaves out one more
 // repeated event.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {

@@ -34,7 +34,8 @@ const (
 	ClockAhead = "clock-ahead"
 	// BootsAlternate: a boot that had ended continues.
 	BootsAlternate = "boots-alternate"
-	// BootsInterleave: two boots continue alternately.
+	// BootsInterleave: the sightings come from two boots in turn, and each boot continues after the
+	// other.
 	BootsInterleave = "boots-interleave"
 	// SerialInBoot: the machine's serial number changed without a restart.
 	SerialInBoot = "serial-in-boot"
@@ -53,7 +54,7 @@ type State string
 const (
 	// Suspected: something does not fit one machine with one TPM.
 	Suspected State = "suspected"
-	// Certain: two copies of the TPM's state run alternately.
+	// Certain: two copies of the TPM's state run, and the hub sees both of them in turn.
 	Certain State = "certain"
 	// Refused: the owner decided that several machines run with the TPM's state.
 	Refused State = "refused"
@@ -149,8 +150,8 @@ func (r *Record) Unanswered() []Finding {
 }
 
 // Decide records the owner's decision. The decision "one" answers the findings so far and restarts
-// the comparison from the last sighting; a finding with another code is reported again. The zero
-// value withdraws the last decision.
+// the comparison from the last sighting. After that, only findings with other codes are reported.
+// The zero value withdraws the last decision.
 func (r *Record) Decide(d Decision, by string, now time.Time) {
 	r.Decision, r.By, r.Decided, r.Answered = d, by, now, nil
 	switch d {
@@ -188,7 +189,7 @@ func (r *Record) Add(s Sighting) []Finding {
 func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = machineSerial(was), machineSerial(is); was != "" && is != "" && was != is {
-		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate of serial number %q. A machine with a replaced board uses the earlier certificate only if its state folder was restored from a backup.", is, addr, was)
+		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate that was issued to serial number %q. A machine with a replaced board uses the earlier certificate only if its state folder was restored from a backup.", is, addr, was)
 	}
 	return r.Findings[had:]
 }
@@ -256,7 +257,8 @@ func (r *Record) addBoot(s Sighting) {
 	r.Boots = tail(append(r.Boots, now), maxBoots)
 }
 
-// interleave adds a finding if several boots continue alternately.
+// interleave adds a finding if the sightings come from several boots in turn, and each of these
+// boots continues after another one.
 func (r *Record) interleave(at time.Time) {
 	var by []string
 	all := 0
@@ -267,7 +269,7 @@ func (r *Record) interleave(at time.Time) {
 		all += b.Turns
 	}
 	if len(by) > 1 && all >= minTurns {
-		r.find(BootsInterleave, at, "Several boots of the TPM continue alternately: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
+		r.find(BootsInterleave, at, "Reports come from several boots of the TPM in turn, and each boot continues after another has run: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
 	}
 }
 

@@ -36,7 +36,7 @@ func serving(proc, lock string) (pid int, held bool) {
 	if err != nil {
 		return 0, false
 	}
-	// 1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF
+	// An example of a line: 1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF
 	for line := range strings.Lines(string(list)) {
 		f := strings.Fields(line)
 		if len(f) < 6 || f[1] != "FLOCK" {

@@ -16,8 +16,8 @@ import (
 	"gangway/tcg"
 )
 
-// A distrusted intermediate is refused in every chain: if the hub has the intermediate, and if a
-// device sends the intermediate.
+// A chain with a distrusted intermediate is refused, whether the intermediate comes from the hub or
+// from the device.
 func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -39,8 +39,8 @@ type Policy struct {
 	UnknownMaker  Action // there is no chain to a trusted root; Accept has the effect of Ask
 	Unlisted      Action // the owner has an EK list, and the EK is not on that list
 	UnlistedByHub Action // the same for the hub's EK list
-	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Case is
-	// ignored.
+	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Upper
+	// and lower case are equal.
 	Software []string
 	// EKKinds has the list of the hub's policy and the list of the owner's policy. Each list must
 	// allow the EK's kind.
@@ -119,7 +119,7 @@ var softwareMakers = map[string]string{
 // SoftwareMakers returns the ids of the known makers of software TPMs, sorted.
 func SoftwareMakers() []string { return slices.Sorted(maps.Keys(softwareMakers)) }
 
-// IsSoftwareTPM reports whether name is a known maker of software TPMs, or swtpm's model.
+// IsSoftwareTPM reports whether `name` is a known maker of software TPMs, or swtpm's model.
 func IsSoftwareTPM(name string) bool {
 	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
 }

@@ -198,7 +198,7 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 	// The ownership proof covers only the field `name`, so that field must be the TPM name of the
 	// IDevID key.
 	if in.Name != hex.EncodeToString(r.IDevIDName) {
-		return nil, refuse("idevid-name", "name is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
+		return nil, refuse("idevid-name", "\"name\" is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
 	}
 	if err := r.parseCertify(ext[wire.ExtCertify], ext[wire.ExtCertifySig]); err != nil {
 		return nil, err

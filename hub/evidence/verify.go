@@ -137,8 +137,9 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of questions that a person may decide, and of refusals that may end. Such a refusal may end
-// when someone imports more CA certificates, or when a maker's revocation list is available again.
+// Codes of questions that a person may decide, and of refusals that may be temporary. A temporary
+// refusal ends when someone imports more CA certificates, or when a maker's revocation list is
+// available again.
 const (
 	CodeNoCertificate       = "ek-certificate-none"
 	CodeUntrusted           = "ek-chain-untrusted"

@@ -26,7 +26,7 @@ type makers struct {
 type cachedTrust struct {
 	version int64
 	trust   *evidence.Trust
-	set     *trust.Set // the certificates from which trust was made
+	set     *trust.Set // the certificates from which the field `trust` was made
 }
 
 // Makers are the TPM makers' certificates in force.
@@ -44,7 +44,7 @@ func (s *Service) Makers(ctx context.Context) (*Makers, error) {
 	if _, err := s.trust(ctx, version); err != nil {
 		return nil, err
 	}
-	c := s.makers.cached.Load() // trust filled the cache; a cache of a later version is also correct
+	c := s.makers.cached.Load() // the method `trust` has filled the cache; a cache of a later version is also correct
 	if c == nil {
 		return nil, errors.New("onboard: the makers' certificates are being changed; try again")
 	}

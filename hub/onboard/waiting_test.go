@@ -143,7 +143,8 @@ func TestDenialHoldsForARetryAtOnce(t *testing.T) {
 	s.refused(err, onboard.CodeDenied)
 }
 
-// An approved row does not expire. An undecided row does not refuse a device without questions.
+// An approved row does not expire. If a device's evidence raises no questions, an undecided row
+// does not make the hub refuse the device.
 func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
@@ -157,7 +158,7 @@ func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	// A denial counts only until it expires, even if the store still has the expired row.
 	key := waitingKey(s.anne.ID, w.EK)
 	row := s.store.waiting[key]
-	row.State, row.Expires = store.Denied, s.now // the fake returns this expired row, because the test has not cleared Answered
+	row.State, row.Expires = store.Denied, s.now // the fake store returns this row although it has expired
 	s.store.waiting[key] = row
 	s.must(s.enrol(d))
 	row.Expires = s.now.Add(time.Second)

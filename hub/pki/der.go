@@ -55,16 +55,16 @@ func appendLength(b []byte, n int) []byte {
 }
 
 // buffer has DER that is written from front to back into one slice. The length of a value is known
-// only at the value's end. The method close inserts the length.
+// only at the value's end. The method `close` inserts the length.
 type buffer []byte
 
-// open starts a value. It returns the mark that the caller passes to close.
+// open starts a value. It returns the mark that the caller passes to the method `close`.
 func (b *buffer) open(tag byte) (mark int) {
 	*b = append(*b, tag, 0)
 	return len(*b)
 }
 
-// close ends the value that open started last.
+// close ends the value that the last call of `open` started.
 func (b *buffer) close(mark int) {
 	n := len(*b) - mark
 	if n < 0x80 {

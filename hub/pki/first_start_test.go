@@ -142,7 +142,7 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 }
 
 // If files are missing, Open does not make new files, and the existing keys stay. The function
-// spoil checks that Open does not change the folder.
+// `spoil` checks that Open does not change the folder.
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
 	t.Parallel()
 	for keep := range files {

@@ -343,8 +343,9 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 				change(template)
 				der, err := x509.CreateCertificate(rand.Reader, template, h.Root(), old.PublicKey, h.rootKey)
 				c := parse(t, der, err)
+				// The signature must be valid, so that it is not the reason for the refusal.
 				if err := c.CheckSignatureFrom(h.Root()); err != nil {
-					t.Fatal(err) // so that the signature is not the reason for the refusal
+					t.Fatal(err)
 				}
 				text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 				if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {

@@ -191,7 +191,7 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The method close has not been called for the outer SEQUENCE, so the buffer does not contain
+	// The method `close` has not been called for the outer SEQUENCE, so the buffer does not contain
 	// the SEQUENCE's length. The bytes after the SEQUENCE's mark are exactly the TBSCertificate.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])

@@ -19,8 +19,8 @@ import (
 	"strings"
 )
 
-// load reads the authorities. It refuses every folder that the method create could not have made. A
-// hub that signs with a wrong key does permanent harm. A hub that does not start can be repaired
+// load reads the authorities. It refuses every folder that the method `create` could not have made.
+// A hub that signs with a wrong key does permanent harm. A hub that does not start can be repaired
 // from its backup.
 func load(dir string) (*Hub, error) {
 	var certs [3]*x509.Certificate

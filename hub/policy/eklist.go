@@ -131,7 +131,7 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 		}
 		if key < 0 && serial < 0 {
 			if len(record) > 2 {
-				// The hub does not know the meaning of further columns without a header. It could
+				// Without a header, the hub does not know the meaning of further columns. It could
 				// miss the word "required" in such a column.
 				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
 			}
@@ -165,7 +165,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 	case strings.EqualFold(word, CertificateRequired):
 		e.CertificateRequired = true
 	case word != "":
-		return e, fmt.Errorf("certificate is %q; it must be %s or empty", tcg.Printable(word), CertificateRequired)
+		return e, fmt.Errorf("\"certificate\" is %q; it must be %s or empty", tcg.Printable(word), CertificateRequired)
 	}
 	switch {
 	case l.EK != "":
@@ -184,7 +184,7 @@ func (l ListEntry) stored() (store.ListedEK, error) {
 		}
 		e.Cert = b
 	default:
-		return e, errors.New("the entry has neither ek_sha256 nor serial")
+		return e, errors.New("the entry has neither \"ek_sha256\" nor \"serial\"")
 	}
 	return e, nil
 }

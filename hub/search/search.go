@@ -71,7 +71,7 @@ func Names() (names []string) {
 }
 
 // Parse parses the text of a search. It sets only Words and Terms of the result. The value of the
-// field token may be an id or a nick: the caller must look up the join token. Errors: *Error.
+// field `token` may be an id or a nick: the caller must look up the join token. Errors: *Error.
 func Parse(text string) (store.DeviceSearch, error) {
 	var s store.DeviceSearch
 	if len(text) > MaxLength {
@@ -162,8 +162,8 @@ func (p *parser) atSpace() bool {
 }
 
 // part reads the text to the next space. If `name` is true, part also stops before the next ":" or
-// "=". The result `separated` is true if part stopped before ":" or "=". Some or all of the text
-// may be in quotes.
+// "=". The result `separated` is true if the method stopped before ":" or "=". Some or all of the
+// text may be in quotes.
 func (p *parser) part(name bool) (part string, separated bool, err error) {
 	var b strings.Builder
 	for p.at < len(p.text) && !p.atSpace() {

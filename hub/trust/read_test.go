@@ -263,7 +263,7 @@ func asPKCS7(cert []byte) []byte {
 	return tlv(0x30, signed, tlv(0xA0, tlv(0x30, []byte{0x02, 1, 1}, []byte{0x31, 0}, tlv(0x30, data), tlv(0xA0, cert), []byte{0x31, 0})))
 }
 
-// resign signs the TBSCertificate tbs with a CA's key and returns the certificate in DER.
+// resign signs the TBSCertificate `tbs` with a CA's key and returns the certificate in DER.
 func resign(t *testing.T, by *ca, tbs []byte) []byte {
 	t.Helper()
 	digest := sha256.Sum256(tbs)

@@ -40,7 +40,8 @@ type ArrivalStep struct {
 	Path, Act   string    // a link to what the person must do
 }
 
-// StepState is the state of a step. It is a class and, in words, a text for screen readers.
+// StepState is the state of a step. Its value is the CSS class of the step; the method Words
+// returns the text for screen readers.
 type StepState string
 
 // The states of a step.

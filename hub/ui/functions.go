@@ -92,7 +92,7 @@ var badges = map[string]Badge{
 	store.BootNothing: {"off", "nothing measured"},
 }
 
-// StateBadge returns the badge of a state. A state without an entry in badges gets a grey badge
+// StateBadge returns the badge of a state. A state without an entry in `badges` gets a grey badge
 // with the state as its text.
 func StateBadge(state string) Badge {
 	if b, ok := badges[state]; ok {

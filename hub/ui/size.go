@@ -12,11 +12,11 @@ import (
 // MaxPage is the size in bytes up to which a page shows texts of devices and people in full. A first
 // load of a page, with its static files, must stay below 100 kB. A device can write texts of any
 // content, and a page needs up to six bytes for one byte of a hostile text. So if a page is larger
-// than MaxPage, write makes the page again with shorter texts.
+// than MaxPage, the function `write` makes the page again with shorter texts.
 const MaxPage = 60 << 10
 
-// textLengths are the largest lengths of one text, in characters, that write tries one after the
-// other. 0 means no bound.
+// textLengths are the largest lengths of one text, in characters, that the function `write` tries
+// one after the other. 0 means no bound.
 var textLengths = []int{0, 300, 100, 40, 16, 8}
 
 // levels has the templates of each of textLengths. They are made when they are needed, because few

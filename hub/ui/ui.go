@@ -125,7 +125,7 @@ type Page struct {
 	Path     string // the request's path and query
 	Sections []Section
 
-	// Shortened means that the page shortens long texts: see write. It is set by write.
+	// Shortened means that the page shortens long texts. The function `write` sets it.
 	Shortened bool
 }
 
@@ -183,7 +183,7 @@ func Write(w io.Writer, name string, p Page) error { return write(w, name, "layo
 func WritePart(w io.Writer, name, part string, p Page) error { return write(w, name, part, p) }
 
 func write(w io.Writer, name, part string, p Page) error {
-	var b bytes.Buffer // a buffer, so that a failure writes nothing to w
+	var b bytes.Buffer // a buffer, so that a failure writes nothing to `w`
 	for level := range textLengths {
 		t := templates(level)[name]
 		if t == nil {

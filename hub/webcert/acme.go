@@ -76,7 +76,8 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 	}}, nil
 }
 
-// GetCertificate is for tls.Config. It also answers the CA's challenges about the name.
+// GetCertificate is the function GetCertificate of a tls.Config. It also answers the CA's
+// challenges about the name.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), a.name) {
 		return nil, errors.New("webcert: the client requested another name than the name of the pages")

@@ -27,7 +27,7 @@ type source interface {
 
 // Trails reads trails on the hub to which the person who builds the image is signed in.
 type Trails interface {
-	// Trail returns a revision of a trail. name is a URL at the hub, or OWNER/NICK.
+	// Trail returns a revision of a trail. `name` is a URL at the hub, or OWNER/NICK.
 	Trail(ctx context.Context, name string) (Trail, error)
 }
 

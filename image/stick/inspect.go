@@ -256,7 +256,7 @@ func (c *Contents) readEntries(esp fs.FS) error {
 		e.Title, _, _ = strings.Cut(title, "\"")
 		words := strings.Fields(e.Cmdline)
 		if !slices.Contains(words, "gangway.manifest="+c.ManifestSHA256) || slices.Contains(words, "gangway.mode=reset") != c.Manifest.Reset {
-			return fmt.Errorf("image: %s does not use the image's manifest: the image is damaged, so build or download the image again", name)
+			return fmt.Errorf("image: %s names another manifest or mode than the image has: the image is damaged, so build or download the image again", name)
 		}
 		c.Entries = append(c.Entries, e)
 	}

@@ -37,7 +37,7 @@ type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
-	tok *wire.TokenFile // for the hub, or only the address and the CA
+	tok *wire.TokenFile // token file of the hub; for a server of handshakes, it has only the address and the CA
 }
 
 // startChild starts this program with the flag `as` and the folder `dir`, and with further flags.

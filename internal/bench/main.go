@@ -105,7 +105,7 @@ func main() {
 	}
 }
 
-// serverOnly is the kind for run that measures only the whole hub process.
+// If the argument `only` of run is serverOnly, run measures only the whole hub process.
 const serverOnly = "server"
 
 func run(out string, n int, only string) error {

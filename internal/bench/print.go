@@ -49,5 +49,5 @@ func (s *Server) print(w io.Writer) {
 		s.Handshake, s.MutualHandshake, s.Crypto, s.CPU, s.Ratio, s.PerSecond)
 	fmt.Fprintf(w, "poll of Pantavisor over a new connection %.0f microseconds, %.2f raw handshakes; its answer alone %.0f microseconds, %.2f raw handshakes\n",
 		s.Poll, s.PollRatio, s.Answer, s.AnswerRatio)
-	fmt.Fprintf(w, "idle connection with a device's certificate: %.1f KiB resident (%d connections)\n", s.IdleKiB, s.IdleOpen)
+	fmt.Fprintf(w, "idle connection with a device's certificate: %.1f KiB resident (%d connections); the next request on it %.0f microseconds, the one after %.0f\n", s.IdleKiB, s.IdleOpen, s.Parked, s.Kept)
 }

@@ -39,6 +39,9 @@ type Server struct {
 	// IdleKiB is the resident memory of an idle connection with a device's certificate.
 	IdleKiB  float64 `json:"idle_connection_kib"`
 	IdleOpen int     `json:"idle_connections"`
+	// Parked is one request on an idle connection that the hub has parked; Kept is the next one.
+	Parked float64 `json:"request_on_parked_connection"`
+	Kept   float64 `json:"request_on_kept_connection"`
 }
 
 // rounds is the number of rounds. In each round, everything is measured once, because the speed of
@@ -260,11 +263,7 @@ func (m *server) measureIdle(ctx context.Context) error {
 		if open[i], err = client.Dial(ctx, m.client); err != nil {
 			return err
 		}
-		a, err := open[i].Do(ctx, "GET", "/device", nil)
-		if err == nil && a.Status != 200 {
-			err = fmt.Errorf("GET /device: status %d", a.Status)
-		}
-		return err
+		return showSelf(ctx, open[i])
 	}); err != nil {
 		return err
 	}
@@ -275,7 +274,29 @@ func (m *server) measureIdle(ctx context.Context) error {
 	}
 	m.IdleOpen = idleConnections
 	m.IdleKiB = float64(after-before) / 1024 / idleConnections
+	// The first request of each connection finds it parked, the second does not.
+	for _, per := range []*float64{&m.Parked, &m.Kept} {
+		used, err := m.hub.spent(func() error {
+			return parallel(wakened, func(i int) error { return showSelf(ctx, open[i]) })
+		})
+		if err != nil {
+			return err
+		}
+		*per = micros(used, wakened)
+	}
 	return nil
+}
+
+// wakened is the number of idle connections whose next requests are measured. It is so small that
+// the hub does not park them again meanwhile.
+const wakened = 200
+
+func showSelf(ctx context.Context, c *fleet.Conn) error {
+	a, err := c.Do(ctx, "GET", "/device", nil)
+	if err == nil && a.Status != 200 {
+		err = fmt.Errorf("GET /device: status %d", a.Status)
+	}
+	return err
 }
 
 // poller is a device that asks for its new steps as Pantavisor does.
@@ -333,8 +354,8 @@ func (p *poller) pollOnce(ctx context.Context, hub *child) error {
 	return checkPoll(answer)
 }
 
-// answers polls on one connection for each worker, and returns the CPU time of a poll, without that
-// of the connections.
+// answers measures polls on open connections, one connection for each worker. It returns the CPU
+// time of a poll, without the CPU time for opening the connections.
 func (m *server) answers(ctx context.Context, n int) (float64, error) {
 	conns := make([]*tls.Conn, workers)
 	for i := range conns {
@@ -364,7 +385,7 @@ func (p *poller) pollOn(c *tls.Conn) error {
 		return err
 	}
 	answer := make([]byte, 8<<10)
-	n, err := c.Read(answer) // the hub sends so short an answer in one record
+	n, err := c.Read(answer) // the answer is so short that the hub sends it in one record
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func newWay(t *testing.T, hub string) *way {
 	return w
 }
 
-// open starts to forward connections. After a call of cut, open uses the same port as before.
+// open starts to forward connections. After a call of `cut`, open uses the same port as before.
 func (w *way) open() {
 	w.t.Helper()
 	l, err := net.Listen("tcp", w.address)

@@ -141,7 +141,7 @@ func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	m.wantDevicesAndUses(t, 1, 1) // no second device
 }
 
-// onboardAndRun onboards and runs as 'gangway-agent run' does. Call stop to end it.
+// onboardAndRun onboards and runs as 'gangway-agent run' does. Call the function `stop` to end it.
 func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond

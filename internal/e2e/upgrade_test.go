@@ -96,7 +96,7 @@ func unpack(t *testing.T, archive string) string {
 	return dir
 }
 
-// setHubAddress writes the hub's new address into the agent's state folder dir.
+// setHubAddress writes the hub's new address into the agent's state folder `dir`.
 func setHubAddress(t *testing.T, dir, url string) *agent.State {
 	t.Helper()
 	s, err := agent.ReadState(dir)

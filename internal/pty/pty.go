@@ -25,7 +25,7 @@ func Open(columns, rows uint16) (controller, terminal *os.File, err error) {
 	return controller, terminal, nil
 }
 
-// open opens the program's side of the pseudo terminal whose other side is the descriptor fd.
+// open opens the program's side of the pseudo terminal whose other side is the descriptor `fd`.
 func open(fd int, columns, rows uint16) (*os.File, error) {
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		return nil, fmt.Errorf("unlock the pseudo terminal: %w", err)

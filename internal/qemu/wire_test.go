@@ -189,7 +189,7 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	at = set("vlan = 7")
 	at = after(t, ctx, m, at, `gangway-init .*: The hub was not reached with the new network settings`).At
-	after(t, ctx, m, at, `gangway-init .*: network settings from the hub of .* were dropped: The hub was not reached within 40s`)
+	after(t, ctx, m, at, `gangway-init .*: network settings from the hub \(.*\) were dropped: The hub was not reached within 40s`)
 	after(t, ctx, m, at, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
 	says("from the hub, dropped at")
 	m.Stop()

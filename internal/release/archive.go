@@ -78,8 +78,8 @@ func newTar(w io.Writer, date time.Time) *reproducibleTar {
 	return &reproducibleTar{tar.NewWriter(w), date, map[string]bool{}}
 }
 
-// file adds a file with the content of the file source. It first adds the missing parent folders of
-// the file.
+// file adds a file with the content of the file `source`. It first adds the missing parent folders
+// of the file.
 func (t *reproducibleTar) file(name, source string, mode os.FileMode) error {
 	b, err := os.ReadFile(source)
 	if err != nil {

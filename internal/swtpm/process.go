@@ -59,8 +59,9 @@ func (t *TPM) runLocked(ctx context.Context, ready func() bool, args ...string) 
 	return nil
 }
 
-// relative returns a socket's path relative to the TPM's folder, in which swtpm runs. swtpm cannot
-// get an absolute path, because a comma in the path would end the option.
+// relative returns a socket's path relative to the TPM's folder, in which swtpm runs. The path is
+// not absolute, because it becomes a part of swtpm's option "type=unixio,path=...": a comma in the
+// path of the TPM's folder would end the path there.
 func (t *TPM) relative(socket string) string {
 	if t.temp != "" {
 		return t.temp + "/" + filepath.Base(socket)

@@ -116,8 +116,8 @@ func (f *Follower) install(ctx context.Context) error {
 	return f.enter(inTest, nil)
 }
 
-// askReboot enters phase p, which waits for a reboot. It saves the current boot id; a different
-// boot id will show that the machine has rebooted.
+// askReboot enters the phase `p`, which waits for a reboot. It saves the current boot id; a
+// different boot id will show that the machine has rebooted.
 func (f *Follower) askReboot(p phase) error {
 	id, err := f.bootID()
 	if err != nil {
@@ -276,7 +276,7 @@ func (f *Follower) rollBack(ctx context.Context) error {
 	return f.end(failed, w.Reason)
 }
 
-// end records the outcome in the journal. finish will report it to the hub.
+// end records the outcome in the journal. The method `finish` will report it to the hub.
 func (f *Follower) end(o outcome, reason string) error {
 	return f.enter(ended, func(w *work) { w.Outcome, w.Reason = o, reason })
 }

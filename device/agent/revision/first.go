@@ -185,7 +185,7 @@ func openRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
-// readRegular reads a regular file of at most limit bytes.
+// readRegular reads a regular file of at most `limit` bytes.
 func readRegular(path string, limit int64) ([]byte, error) {
 	f, err := openRegular(path)
 	if err != nil {

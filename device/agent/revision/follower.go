@@ -32,7 +32,7 @@ import (
 // Conn is the device's connection to its hub.
 type Conn interface {
 	// Do sends a request as the device and returns the body of an answer with the status 200, of at
-	// most limit bytes. An answer with another status is a Refusal.
+	// most `limit` bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
 	// Download gets an object's bytes from `offset` to the object's end. It sends no client
 	// certificate, because only the secret path protects an object. The answer may have any status
@@ -110,10 +110,10 @@ type Follower struct {
 	journal   journal
 	status    atomic.Pointer[Status]
 	changed   chan struct{}
-	complaint string // the last error that complain said
+	complaint string // the last error that `complain` reported
 
 	hashed       map[string]bool // objects that were hashed and found correct since the revision was accepted
-	phase        string          // the phase that this process entered at since
+	phase        string          // the phase that this process entered at the time `since`
 	since        time.Time       // when this process entered the phase; monotonic
 	rebootCalled bool            // this process has called the hook to reboot
 }

@@ -104,15 +104,16 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	return verdict{reason: fmt.Sprintf("The hook's %s failed: %v.%s", verb, err, out.said())}, nil
 }
 
-// killGroup kills the processes of a call that still run.
+// killGroup kills those processes of a call that are still running.
 func (f *Follower) killGroup(cmd *exec.Cmd) {
 	if cmd.Process != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // an error means that no process is left
 	}
 }
 
-// runLocked runs cmd from a separate thread, which exists until cmd ends. If the thread that forked
-// a process ended earlier, the kernel would send the process its parent-death signal.
+// runLocked runs the command `cmd` from a separate thread, which exists until `cmd` ends. If the
+// thread that forked a process ended earlier, the kernel would send the process its parent-death
+// signal.
 func runLocked(cmd *exec.Cmd) error {
 	done := make(chan error)
 	go func() {
@@ -157,7 +158,7 @@ func (f *Follower) stopOrphans() error {
 
 // output passes each line that a hook prints to Config.Line, and stores the last lines for the
 // reason of a failure. A process that the hook left running may write after the call has ended;
-// output ignores these lines.
+// The type output ignores these lines.
 type output struct {
 	line func(string)
 

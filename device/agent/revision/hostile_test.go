@@ -105,7 +105,8 @@ func newEvilHub(t *testing.T) *evilHub {
 		defer h.mu.Unlock()
 		h.reports = append(h.reports, p)
 		if p.Status == "DONE" || p.Status == "ERROR" || p.Status == "WONTGO" {
-			// A report may repeat an earlier revision's status, so only the step of its revision ends.
+			// A report may repeat the status of an earlier revision, so remove only the step of the
+			// report's own revision.
 			h.steps = slices.DeleteFunc(h.steps, func(step string) bool { return strings.Contains(step, `"rev":`+p.Rev+`,`) })
 		}
 		io.WriteString(w, "{}")
@@ -122,7 +123,7 @@ func newEvilHub(t *testing.T) *evilHub {
 	return h
 }
 
-// no is the Refusal with this HTTP status.
+// no is a Refusal. Its value is the HTTP status.
 type no int
 
 func (n no) Error() string   { return fmt.Sprintf("status %d", int(n)) }

@@ -98,8 +98,8 @@ func readJournal(path, device string) (journal, error) {
 	return j, nil
 }
 
-// ReadStatus reads the status from the follower's folder dir; the follower may be another process.
-// The status is empty if dir has no journal of this device.
+// ReadStatus reads the status from the follower's folder `dir`; the follower may be another
+// process. The status is empty if `dir` has no journal of this device.
 func ReadStatus(dir, device string) (Status, error) {
 	j, err := readJournal(filepath.Join(dir, "journal.json"), device)
 	if err != nil || !j.Begun {
@@ -119,7 +119,7 @@ func (j *journal) status() Status {
 	return s
 }
 
-// save writes j to the disk. Then j becomes the journal in memory.
+// save writes the journal `j` to the disk. Then `j` becomes the journal in memory.
 func (f *Follower) save(j journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
@@ -142,8 +142,8 @@ func (f *Follower) change(edit func(w *work)) error {
 	return f.save(j)
 }
 
-// enter begins phase p. It resets the count of tries, calls `edit` for other changes unless `edit`
-// is nil, and saves the journal.
+// enter begins the phase `p`. It resets the count of tries, calls `edit` for other changes unless
+// `edit` is nil, and saves the journal.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
 		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""

@@ -33,8 +33,8 @@ func parseState(text []byte) (*state, error) {
 	return &state{s, hex.EncodeToString(hash[:]), files}, nil
 }
 
-// clip shortens s to at most n bytes, between two characters, and appends "…". It does not change a
-// shorter s.
+// clip shortens `s` to at most `n` bytes, between two characters, and appends "…". It does not
+// change a shorter `s`.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) <= n {

@@ -29,7 +29,7 @@ const MetaKey = "gangway.disk-recovery"
 // has about 500 bytes.
 const maxText = 4 << 10
 
-// CheckRecipient reports an error if recipient is not an X25519 recipient of age (age1 and 58
+// CheckRecipient reports an error if `recipient` is not an X25519 recipient of age (age1 and 58
 // characters).
 func CheckRecipient(recipient string) error {
 	_, err := age.ParseX25519Recipient(recipient)

@@ -96,7 +96,7 @@ const (
 	atVersion, atSize, atSeq, atLabel, atAlg, atSalt, atUUID, atOffset, atSum = 6, 8, 16, 24, 72, 104, 168, 256, 448
 )
 
-// header makes one of the two headers. text is the JSON.
+// header makes one of the two headers. `text` is the header's JSON.
 func header(magic string, offset int64, salt []byte, id string, text []byte) ([]byte, error) {
 	if len(text) >= jsonSize {
 		return nil, fmt.Errorf("luks: the header's JSON has %d bytes; at most %d fit", len(text), jsonSize-1)
@@ -117,7 +117,7 @@ func header(magic string, offset int64, salt []byte, id string, text []byte) ([]
 	return b, nil
 }
 
-// readHeader reads the first of the two headers that is not damaged.
+// readHeader reads the first header or, if the first is damaged, the second header.
 func readHeader(r io.ReaderAt) (*metadata, error) {
 	var errs error
 	for _, h := range []struct {

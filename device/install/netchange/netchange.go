@@ -259,7 +259,7 @@ func (j *journal) settings() *netfile.Settings {
 	return s
 }
 
-// change reads the journal, calls f, and writes the journal if f returns true. A lock allows
+// change reads the journal, calls `f`, and writes the journal if `f` returns true. A lock allows
 // one process at a time.
 func (s *Store) change(f func(*journal) bool) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {

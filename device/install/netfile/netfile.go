@@ -249,7 +249,7 @@ func (p *parser) address(v string) error {
 	case a.Addr().IsLinkLocalUnicast() && a.Addr().Is6():
 		return fmt.Errorf("address %.60q is link-local, so it reaches no other network; write a global address, or remove the line", v)
 	case a.Addr().Is4() && a.Bits() < 31 && (a.Addr() == a.Masked().Addr() || a.Addr() == broadcast(a)):
-		return fmt.Errorf("address %.60q is the network's own or its broadcast address; write a machine's address in that network", v)
+		return fmt.Errorf("address %.60q is the address of the network itself, or its broadcast address; write a machine's address in that network", v)
 	case slices.ContainsFunc(p.s.Addresses, func(b netip.Prefix) bool { return b.Addr().Is4() == a.Addr().Is4() }):
 		return fmt.Errorf("there are two addresses of one family; write at most one IPv4 address and one IPv6 address")
 	}

@@ -51,7 +51,7 @@ type machine struct {
 	runs    string
 	running Slot
 	changes int // number of changes
-	cutAt   int // the power fails before this change
+	cutAt   int // number of the change before which the power fails; -1: no power cut
 	last    string
 	r       *rand.Rand
 }

@@ -24,10 +24,10 @@ type conn struct {
 	ctx  context.Context // of the running transaction or read
 	work *workCounters
 
-	// kept has, for each statement that the server keeps prepared, the types of the statement's
-	// arguments. It is nil if the connection goes through a pooler such as PgBouncer: each
-	// transaction may then use another connection of the server.
-	kept []string
+	// kept has the statements that the server keeps prepared. It is nil if the connection goes
+	// through a pooler such as PgBouncer: each transaction may then use another connection of the
+	// server.
+	kept []keptStatement
 
 	// wrote is true if a statement changed a row, or may have changed a row before it failed.
 	// failed is the first error of a statement: after an error, PostgreSQL runs no statement of the
@@ -35,12 +35,22 @@ type conn struct {
 	wrote  bool
 	failed error
 
+	// batch has the statements of Do that were not sent yet. pending is their number.
+	batch   *pgconn.Batch
+	pending int
+
 	values  []any // values of the current row of a query
 	data    []byte
 	params  [][]byte
 	formats []int16
 	oids    []uint32
 	types   []byte
+}
+
+// keptStatement is a statement that the server keeps prepared, for arguments of certain types.
+type keptStatement struct {
+	description *pgconn.StatementDescription
+	types       string
 }
 
 type workCounters struct{ statements, rows atomic.Uint64 }
@@ -121,30 +131,80 @@ func appendList(data []byte, list []string) []byte {
 	return data
 }
 
-// run sends a statement to the server.
-func (c *conn) run(s *sqlstore.Statement, args []any) (*pgconn.ResultReader, error) {
+// add adds a statement to the batch. If the server shall keep the statement, add lets the server
+// prepare it first.
+func (c *conn) add(s *sqlstore.Statement, args []any) error {
 	if c.failed != nil {
-		return nil, c.failed
+		return c.failed
 	}
 	if err := c.encode(args); err != nil {
-		return nil, err
+		return err
 	}
 	c.work.statements.Add(1)
+	c.pending++
 	if c.kept == nil {
-		return c.pg.ExecParams(c.ctx, s.Postgres, c.params, c.oids, c.formats, binaryFormat), nil
+		c.batch.ExecParams(s.Postgres, c.params, c.oids, c.formats, binaryFormat)
+		return nil
 	}
-	name := "s" + strconv.Itoa(s.Index)
-	switch kept := c.kept[s.Index]; {
-	case kept == "":
-		if _, err := c.pg.Prepare(c.ctx, name, s.Postgres, c.oids); err != nil {
-			return nil, c.fail(fmt.Errorf("prepare %q: %w", s.Postgres, classified(err)))
+	kept := &c.kept[s.Index]
+	if kept.description == nil {
+		description, err := c.pg.Prepare(c.ctx, "s"+strconv.Itoa(s.Index), s.Postgres, c.oids)
+		if err != nil {
+			return c.fail(fmt.Errorf("prepare %q: %w", s.Postgres, classified(err)))
 		}
-		c.kept[s.Index] = " " + string(c.types)
-	case kept[1:] != string(c.types):
-		return nil, fmt.Errorf("postgres: the arguments of %q have the types %s, but had %s", s.Postgres, c.types, kept[1:])
+		*kept = keptStatement{description, string(c.types)}
 	}
-	return c.pg.ExecPrepared(c.ctx, name, c.params, c.formats, binaryFormat), nil
+	if kept.types != string(c.types) {
+		return fmt.Errorf("postgres: the arguments of %q have the types %s now, but had the types %s before", s.Postgres, c.types, kept.types)
+	}
+	c.batch.ExecStatement(kept.description, c.params, c.formats, binaryFormat)
+	return nil
 }
+
+// maxPending is the largest number of statements that Do collects.
+const maxPending = 64
+
+// Do implements sqlstore.Conn. It adds the statement to the batch that the next statement sends, so
+// that all of these statements need only one round trip to the server.
+func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
+	if err := c.add(s, args); err != nil {
+		return err
+	}
+	c.wrote = true
+	if c.pending == maxPending {
+		return c.flush()
+	}
+	return nil
+}
+
+// flush sends the batch and waits for its results.
+func (c *conn) flush() error {
+	if c.pending == 0 {
+		return nil
+	}
+	return c.send(nil)
+}
+
+// send sends the batch, and calls the function `last`, unless it is nil, with the result of the last
+// statement.
+func (c *conn) send(last func(*pgconn.ResultReader)) error {
+	n := c.pending
+	results := c.pg.ExecBatch(c.ctx, c.batch)
+	c.batch, c.pending = &pgconn.Batch{}, 0
+	for i := 1; results.NextResult(); i++ {
+		if i == n && last != nil {
+			last(results.ResultReader())
+		}
+		_, _ = results.ResultReader().Close() // results.Close returns the error
+	}
+	if err := results.Close(); err != nil {
+		return c.fail(classified(err))
+	}
+	return nil
+}
+
+// forget drops the statements of the batch.
+func (c *conn) forget() { c.batch, c.pending = &pgconn.Batch{}, 0 }
 
 // fail records the error of a statement.
 func (c *conn) fail(err error) error {
@@ -156,17 +216,18 @@ func (c *conn) fail(err error) error {
 
 // Exec implements sqlstore.Conn.
 func (c *conn) Exec(s *sqlstore.Statement, args ...any) (changed int64, err error) {
-	r, err := c.run(s, args)
-	if err != nil {
+	if err := c.add(s, args); err != nil {
 		return 0, err
 	}
-	tag, err := r.Close()
-	if err != nil {
-		c.wrote = true
-		return 0, c.fail(classified(err))
+	before := c.wrote
+	c.wrote = true
+	if err := c.send(func(r *pgconn.ResultReader) {
+		tag, _ := r.Close()
+		changed = tag.RowsAffected()
+	}); err != nil {
+		return 0, err
 	}
-	changed = tag.RowsAffected()
-	c.wrote = c.wrote || changed != 0
+	c.wrote = before || changed != 0
 	return changed, nil
 }
 
@@ -200,31 +261,39 @@ func (c *conn) EachColumns(s *sqlstore.Statement, f func(sqlstore.Columns) (more
 
 // rows calls the function `f` for each row of a query, until `f` returns false or an error.
 func (c *conn) rows(s *sqlstore.Statement, f func(*pgconn.ResultReader) (bool, error), args []any) error {
-	r, err := c.run(s, args)
-	if err != nil {
+	if err := c.add(s, args); err != nil {
 		return err
 	}
-	more, drained := true, 0
-	for r.NextRow() {
-		if more {
-			c.work.rows.Add(1)
-			if more, err = f(r); err != nil {
-				more = false
+	var failed error // of f
+	enough := false  // the rest of the rows is not needed, and is too much to read
+	sent := c.send(func(r *pgconn.ResultReader) {
+		more, drained := true, 0
+		for r.NextRow() {
+			if more {
+				c.work.rows.Add(1)
+				if more, failed = f(r); failed != nil {
+					more = false
+				}
+				continue
 			}
-			continue
+			for _, v := range r.Values() {
+				drained += len(v)
+			}
+			if drained > maxDrained {
+				enough = true
+				c.drop()
+				return
+			}
 		}
-		for _, v := range r.Values() {
-			drained += len(v)
-		}
-		if drained > maxDrained {
-			c.drop()
-			return err
-		}
+	})
+	if enough {
+		c.failed = nil
+		return failed
 	}
-	if _, closed := r.Close(); closed != nil {
-		return c.fail(classified(closed))
+	if sent != nil {
+		return sent
 	}
-	return err
+	return failed
 }
 
 // decode sets c.values to the current row.
@@ -246,7 +315,7 @@ func (c *conn) decode(r *pgconn.ResultReader) error {
 					v = []byte(nil)
 				}
 			default:
-				return fmt.Errorf("postgres: column %s has the type %d", field.Name, field.DataTypeOID)
+				return fmt.Errorf("postgres: column %s has a type that is not supported (OID %d)", field.Name, field.DataTypeOID)
 			}
 		}
 		c.values = append(c.values, v)
@@ -283,6 +352,9 @@ func (r *current) Int64(i int) int64 { return integer(r.values[i]) }
 
 // control runs statements such as BEGIN and COMMIT. It returns the tag of the last statement.
 func (c *conn) control(sql string) (tag string, err error) {
+	if err := c.flush(); err != nil {
+		return "", err
+	}
 	results, err := c.pg.Exec(c.ctx, sql).ReadAll()
 	if err != nil {
 		return "", classified(err)
@@ -292,6 +364,7 @@ func (c *conn) control(sql string) (tag string, err error) {
 
 // rollback ends a transaction that failed. If this fails too, it drops the connection.
 func (c *conn) rollback() {
+	c.forget()
 	c.failed = nil
 	if _, err := c.control("ROLLBACK"); err != nil {
 		c.drop()

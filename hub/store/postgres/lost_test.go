@@ -16,6 +16,7 @@ import (
 
 	"gangway/hub/store"
 	"gangway/hub/store/postgres"
+	"gangway/hub/store/postgres/pgtest"
 	"gangway/hub/store/storetest"
 )
 
@@ -23,17 +24,18 @@ import (
 // with the answers: what was acknowledged is there, and nothing is there twice.
 type load struct {
 	*testing.T
-	store *postgres.Store
-	name  string // of the database
-	owner store.Account
-	token store.JoinToken
+	server *pgtest.Server
+	store  *postgres.Store
+	name   string // of the database
+	owner  store.Account
+	token  store.JoinToken
 
 	acknowledged atomic.Int64
 	busy         atomic.Int64 // operations that were refused with ErrBusy
 }
 
-func newLoad(t *testing.T, s *postgres.Store, name string) *load {
-	l := &load{T: t, store: s, name: name, owner: storetest.Account("anne")}
+func newLoad(t *testing.T, server *pgtest.Server, s *postgres.Store, name string) *load {
+	l := &load{T: t, server: server, store: s, name: name, owner: storetest.Account("anne")}
 	l.token = storetest.JoinToken(l.owner.ID, "fleet", 0)
 	if err := errors.Join(s.CreateAccount(t.Context(), l.owner), s.CreateJoinToken(t.Context(), l.token)); err != nil {
 		t.Fatal(err)
@@ -99,7 +101,7 @@ func (l *load) check() {
 		"devices of hub":    `SELECT n FROM hub_counts WHERE field = 'devices'`,
 		"active enrolments": `SELECT count(*) FROM enrolments WHERE state = 'a'`,
 	} {
-		got, err := server.Query(context.Background(), l.name, query)
+		got, err := l.server.Query(context.Background(), l.name, query)
 		if err != nil || got != want {
 			l.Errorf("%s: %s (%v), want %s", what, got, err, want)
 		}
@@ -112,7 +114,7 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 	t.Parallel()
 	address := database(t)
 	name := nameOf(address)
-	l := newLoad(t, open(t, postgres.Config{URL: address, Writers: 3}), name)
+	l := newLoad(t, server, open(t, postgres.Config{URL: address, Writers: 3}), name)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	kills := 0
 	go func() {
@@ -137,6 +139,45 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 	l.check()
 	if kills == 0 || l.store.Stats().Retries == 0 {
 		t.Errorf("%d connections were ended, and %d transactions ran again", kills, l.store.Stats().Retries)
+	}
+}
+
+// The server crashes and starts again, several times, while devices onboard. Its commits wait for the
+// disk.
+func TestCrashedServerForgetsNothing(t *testing.T) {
+	if server == nil {
+		t.Skip(pgtest.ErrMissing)
+	}
+	if testing.Short() {
+		t.Skip("the server starts several times")
+	}
+	t.Parallel()
+	own, err := pgtest.Start(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(own.Stop) // after the store is closed
+	l := newLoad(t, own, open(t, postgres.Config{URL: own.URL("postgres")}), "postgres")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.run(4, 12)
+	}()
+	crashes := 0
+	for more := true; more; crashes++ {
+		select {
+		case <-done:
+			more = false
+		case <-time.After(time.Duration(100+rand.IntN(200)) * time.Millisecond):
+			own.Kill()
+			if err := own.Run(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l.check()
+	if crashes < 2 {
+		t.Errorf("the server crashed %d times only", crashes-1)
 	}
 }
 
@@ -250,7 +291,7 @@ func TestLostCommitIsResolved(t *testing.T) {
 	name := nameOf(address)
 	c := newCutter(t)
 	proxied := fmt.Sprintf("postgres://gangway@%s/%s", c.Addr(), name)
-	l := newLoad(t, open(t, postgres.Config{URL: proxied}), name)
+	l := newLoad(t, server, open(t, postgres.Config{URL: proxied}), name)
 	c.enabled.Store(true)
 	l.run(6, 12)
 	c.enabled.Store(false)

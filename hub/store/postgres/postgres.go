@@ -100,9 +100,9 @@ func (s *Store) connect(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, &lostError{err}
 	}
-	c := &conn{pg: pg, ctx: ctx, work: &s.work}
+	c := &conn{pg: pg, ctx: ctx, work: &s.work, batch: &pgconn.Batch{}}
 	if !s.pooled {
-		c.kept = make([]string, len(sqlstore.Statements()))
+		c.kept = make([]keptStatement, len(sqlstore.Statements()))
 	}
 	return c, nil
 }

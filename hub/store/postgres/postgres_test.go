@@ -63,7 +63,7 @@ func TestSuite(t *testing.T) {
 	t.Parallel()
 	var addresses sync.Map // of each store's database
 	at := func(t *testing.T, address string) storetest.Engine {
-		s := open(t, postgres.Config{URL: address, Readers: 3})
+		s := open(t, postgres.Config{URL: address, Writers: 1, Readers: 2})
 		addresses.Store(s, address)
 		return s
 	}

@@ -99,6 +99,7 @@ func (r *readers) once(ctx context.Context, c *conn, run func(*conn) error) (*co
 	limited, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
 	c.ctx, c.failed = limited, nil
+	c.forget()
 	err := run(c)
 	if c.failed != nil && lost(c.failed) {
 		err = c.failed // the caller may have wrapped the error, or dropped it

@@ -161,6 +161,7 @@ type mark [16]byte
 func (c *conn) begin() (m mark, err error) {
 	rand.Read(m[:])
 	c.failed = nil
+	c.forget()
 	_, err = c.control(fmt.Sprintf(`BEGIN ISOLATION LEVEL READ COMMITTED;
 		SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '5s';
 		LOCK TABLE write_turn IN EXCLUSIVE MODE; INSERT INTO write_marks (id) VALUES ('\x%x')`, m[:]))
@@ -195,7 +196,14 @@ func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err
 		}
 		wrote = wrote || c.wrote
 	}
-	return wrote, false, m, nil
+	switch err := c.flush(); {
+	case err == nil:
+		return wrote, false, m, nil
+	case repeatable(err):
+		return false, false, m, err
+	}
+	c.rollback()
+	return false, true, m, nil
 }
 
 // apart runs the jobs in one transaction, each in its own savepoint.
@@ -208,7 +216,10 @@ func (c *conn) apart(batch []*sqlstore.Job) (wrote bool, m mark, err error) {
 			return false, m, err
 		}
 		c.wrote = false
-		j.Err = j.Run(c)
+		if j.Err = j.Run(c); j.Err == nil {
+			j.Err = c.flush()
+		}
+		c.forget()
 		if c.failed != nil && repeatable(c.failed) {
 			return false, m, c.failed
 		}

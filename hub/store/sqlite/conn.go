@@ -289,6 +289,12 @@ func (c *conn) control(s *sqlstore.Statement) error {
 	return err
 }
 
+// Do implements sqlstore.Conn.
+func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
+	_, err := c.Exec(s, args...)
+	return err
+}
+
 // One returns the first row of a query. `ok` is false if the query has no row. The row is valid
 // until the connection is used again. Values that were read from the row stay valid.
 func (c *conn) One(s *sqlstore.Statement, args ...any) (r sqlstore.Row, ok bool, err error) {

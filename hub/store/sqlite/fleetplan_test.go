@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,10 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, step := range plan {
-			scans := strings.HasPrefix(step, "SCAN ") && !strings.HasPrefix(step, "SCAN (subquery") && step != "SCAN 1"
+			table, scans := strings.CutPrefix(step, "SCAN ")
+			if table == "1" || strings.HasPrefix(table, "(subquery") || slices.Contains(plan, "CO-ROUTINE "+table) {
+				scans = false // the rows come from another step of the plan
+			}
 			sorts := strings.Contains(step, "TEMP B-TREE")
 			whole := strings.Contains(step, "devices_nick") // a query with this index reads all devices of an owner
 			if scans || sorts || whole {

@@ -15,8 +15,8 @@ var (
 	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created, operator)
 		VALUES (?, ?, ?, ?, ?, ?)`)
 	selectAccount = prepared(accountColumns + `WHERE id = ?`)
-	// Both comparisons ignore ASCII case: in SQLite by the columns' collation, in PostgreSQL by lower
-	// with the collation "C".
+	// Both comparisons ignore ASCII case. In SQLite, the collation of the columns does this; in
+	// PostgreSQL, the function lower with the collation "C".
 	selectAccountByNick = both(accountColumns+`WHERE nick = ?`,
 		accountColumns+`WHERE lower(nick) = lower(? COLLATE "C")`)
 	selectAccountByEmail = both(accountColumns+`WHERE email = ? AND email <> ''`,
@@ -128,18 +128,17 @@ func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified s
 		if a.Disabled || a.PasswordHash != verified {
 			return store.ErrChanged
 		}
-		if _, err := c.Exec(deleteExpiredSessions, ses.AccountID, micro(ses.Created)); err != nil {
+		if err := c.Do(deleteExpiredSessions, ses.AccountID, micro(ses.Created)); err != nil {
 			return err
 		}
 		_, err = c.Exec(insertSession, ses.TokenHash[:], ses.AccountID, micro(ses.Created), micro(ses.Expires), ses.Addr, ses.Means)
 		if err != nil {
 			return existsOr(err)
 		}
-		if _, err := c.Exec(updateSignedIn, micro(ses.Created), ses.AccountID); err != nil {
+		if err := c.Do(updateSignedIn, micro(ses.Created), ses.AccountID); err != nil {
 			return err
 		}
-		_, err = c.Exec(deleteOldestSessions, ses.AccountID, int64(store.MaxSessions))
-		return err
+		return c.Do(deleteOldestSessions, ses.AccountID, int64(store.MaxSessions))
 	})
 }
 
@@ -162,7 +161,6 @@ func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (s
 // DeleteSession implements store.Sessions. It does not fail if the session does not exist.
 func (s *Store) DeleteSession(ctx context.Context, token store.Hash) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		_, err := c.Exec(deleteSession, token[:])
-		return err
+		return c.Do(deleteSession, token[:])
 	})
 }

@@ -77,14 +77,14 @@ func (s *Store) ChangePassword(ctx context.Context, p store.PasswordChange) erro
 		if p.VerifiedHash != "" && (a.PasswordHash != p.VerifiedHash || a.Disabled) {
 			return store.ErrChanged
 		}
-		if _, err := c.Exec(updatePassword, p.NewHash, p.Account); err != nil {
+		if err := c.Do(updatePassword, p.NewHash, p.Account); err != nil {
 			return err
 		}
-		if _, err := c.Exec(endSessions, p.Account, p.KeepSession[:]); err != nil {
+		if err := c.Do(endSessions, p.Account, p.KeepSession[:]); err != nil {
 			return err
 		}
 		if p.EndAPITokens {
-			if _, err := c.Exec(deleteAPITokens, p.Account); err != nil {
+			if err := c.Do(deleteAPITokens, p.Account); err != nil {
 				return err
 			}
 		}
@@ -112,10 +112,10 @@ func (s *Store) setDisabled(ctx context.Context, id string, disabled bool, e sto
 			return err
 		}
 		if disabled {
-			if _, err := c.Exec(endSessions, id, []byte{}); err != nil {
+			if err := c.Do(endSessions, id, []byte{}); err != nil {
 				return err
 			}
-			if _, err := c.Exec(deleteAPITokens, id); err != nil {
+			if err := c.Do(deleteAPITokens, id); err != nil {
 				return err
 			}
 		}
@@ -136,11 +136,11 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 			return store.ErrHasDevices
 		}
 		for _, of := range dropOfAccount {
-			if _, err := c.Exec(of, id); err != nil {
+			if err := c.Do(of, id); err != nil {
 				return err
 			}
 		}
-		if _, err := c.Exec(retireNick, a.Nick, id, micro(e.Time)); err != nil {
+		if err := c.Do(retireNick, a.Nick, id, micro(e.Time)); err != nil {
 			return err
 		}
 		// The account's policy and EK list were deleted, so the config version must increase.
@@ -154,8 +154,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 // ReleaseNick implements store.Accounts.
 func (s *Store) ReleaseNick(ctx context.Context, nick string) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		_, err := c.Exec(releaseNick, nick)
-		return err
+		return c.Do(releaseNick, nick)
 	})
 }
 
@@ -199,7 +198,7 @@ func (s *Store) EndSessions(ctx context.Context, account string, keep store.Hash
 		if ended = r.int(); ended == 0 {
 			return nil
 		}
-		if _, err := c.Exec(endSessions, account, keep[:]); err != nil {
+		if err := c.Do(endSessions, account, keep[:]); err != nil {
 			return err
 		}
 		return appendEvent(c, e)

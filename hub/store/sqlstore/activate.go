@@ -190,9 +190,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 	return d, nil
 }
 
-// refusal returns the error if the claim must be refused, or nil. It uses only the fields of the
-// claim. If several errors apply, it returns the error that is most important to the caller. Do not
-// call it for an enrolment that is already active.
+// refusal returns the error with which the claim must be refused, or nil if the claim must not be
+// refused. It uses only the fields of the claim. If several errors apply, it returns the error that
+// is most important to the caller. Do not call it for an enrolment that is already active.
 func (k *claim) refusal(now time.Time) error {
 	switch k.state {
 	case stateRevoked:
@@ -228,7 +228,8 @@ func (k *claim) refusal(now time.Time) error {
 	return nil
 }
 
-// accept writes all changes of an accepted claim, and updates k to the written rows.
+// accept writes all changes that an accepted claim causes. Then the fields of `k` have the values
+// of the written rows.
 func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated
@@ -236,13 +237,13 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	onboarded, serial := "onboarded", ""
 	if k.known {
 		onboarded = "onboarded again"
-		if _, err := c.Exec(supersede, k.active); err != nil {
+		if err := c.Do(supersede, k.active); err != nil {
 			return err
 		}
-		if _, err := c.Exec(activateLater, k.active, k.id); err != nil {
+		if err := c.Do(activateLater, k.active, k.id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
+		if err := c.Do(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
 			return err
 		}
 		is := words{k.owner, k.stored.Nick, k.prodSerial}
@@ -250,14 +251,14 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 			return err
 		}
 		// The device secret was issued for the certificate that this activation supersedes.
-		if _, err := c.Exec(deleteSecret, k.device); err != nil {
+		if err := c.Do(deleteSecret, k.device); err != nil {
 			return err
 		}
 		if err := forgetSuperseded(c, k.active); err != nil {
 			return err
 		}
 	} else {
-		if _, err := c.Exec(activateFirst, k.id); err != nil {
+		if err := c.Do(activateFirst, k.id); err != nil {
 			return err
 		}
 		if err := k.createDevice(c, a, now); err != nil {
@@ -267,27 +268,27 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	if k.known && k.serialBefore != k.prodSerial {
 		serial = fmt.Sprintf(" Its serial number changed from %q to %q.", k.serialBefore, k.prodSerial)
 	}
-	if _, err := c.Exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
+	if err := c.Do(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
 	}
 	if n, err := c.Exec(proveWithCertificate, k.id); err != nil {
 		return err
 	} else if n == 0 {
-		if _, err := c.Exec(proveEK, k.ek[:]); err != nil {
+		if err := c.Do(proveEK, k.ek[:]); err != nil {
 			return err
 		}
 	}
 	if len(k.iakName) != 0 {
-		if _, err := c.Exec(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
+		if err := c.Do(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
 			return err
 		}
 	}
 	if !k.counted {
-		if _, err := c.Exec(countUse, k.token); err != nil {
+		if err := c.Do(countUse, k.token); err != nil {
 			return err
 		}
 		if k.known {
-			if _, err := c.Exec(spendUse, k.token, k.device); err != nil {
+			if err := c.Do(spendUse, k.token, k.device); err != nil {
 				return err
 			}
 		}
@@ -304,7 +305,7 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 			tpmWords(k.manufacturer, k.model) + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
-	if k.known { // a device may onboard again without limit, so these events are counted in one row
+	if k.known { // a device may onboard again any number of times, so these events are counted in one row
 		tell = countEvent
 		if serial != "" {
 			event.Group = "serial"
@@ -343,8 +344,9 @@ var (
 )
 
 // forgetSuperseded removes the evidence of a device's older superseded enrolments, and deletes the
-// oldest enrolments. `newest` is the row id of the enrolment that was superseded last. An earlier
-// version of the hub could leave many enrolments too many; one call deletes at most 16 of these.
+// oldest superseded enrolments. `newest` is the row id of the enrolment that was superseded last.
+// A database of an earlier version of the hub may have many more old enrolments; one call deletes
+// at most 16 of them.
 func forgetSuperseded(c Conn, newest int64) error {
 	const most = store.KeptSuperseded + store.KeptFingerprints
 	chain, err := activated(c, newest, most+16)
@@ -357,14 +359,14 @@ func forgetSuperseded(c Conn, newest int64) error {
 	if len(chain) <= most {
 		return nil
 	}
-	if _, err := c.Exec(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
+	if err := c.Do(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
 		return err
 	}
 	for _, old := range chain[most:] {
-		if _, err := c.Exec(deleteAIKsOf, old.id); err != nil {
+		if err := c.Do(deleteAIKsOf, old.id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(deleteEnrolment, old.id); err != nil {
+		if err := c.Do(deleteEnrolment, old.id); err != nil {
 			return err
 		}
 	}
@@ -378,7 +380,7 @@ func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// Members that a read cannot return are not copied to the new device.
+		// Metadata members that a read cannot return are not copied to the new device.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -407,15 +409,15 @@ func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 // freeNick returns the nick `base` with a numeric suffix that is not in use. It doubles the number
 // until it finds an unused suffix. Then it searches between that number and the previous number
 // (binary search). So if a whole fleet proposes the same nick, each device needs only a logarithmic
-// number of queries. If deleted devices left gaps, the suffix may be in a gap or after the last
-// suffix.
+// number of queries. If numbers between used suffixes are free again because devices were deleted,
+// freeNick may return one of these numbers, or a number after the last suffix.
 func freeNick(c Conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {
 		_, ok, err := c.One(nickTaken, owner, with(n))
 		return ok, err
 	}
-	last, free := 1, 2 // base without a suffix is number 1
+	last, free := 1, 2 // `base` without a suffix has the number 1
 	for {
 		is, err := taken(free)
 		if err != nil {
@@ -460,12 +462,12 @@ func (k *claim) result(idevid store.Hash) store.Device {
 	return d
 }
 
-// link is an enrolment in a device's chain of enrolments. id is its row id. previous is the row id
-// of the enrolment that this enrolment superseded, or 0.
+// link is an enrolment in a device's chain of enrolments. `id` is its row id. `previous` is the row
+// id of the enrolment that this enrolment superseded; 0: there is none.
 type link struct{ id, previous int64 }
 
 // activated returns a device's chain of activated enrolments, newest first. The chain begins with
-// the enrolment whose row id is `newest`, and has at most limit enrolments.
+// the enrolment whose row id is `newest`, and has at most `limit` enrolments.
 func activated(c Conn, newest int64, limit int) (chain []link, err error) {
 	err = c.Each(selectSuperseded, func(r Row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -476,16 +478,15 @@ func activated(c Conn, newest int64, limit int) (chain []link, err error) {
 
 func stripAll(c Conn, chain []link) error {
 	for _, e := range chain {
-		if _, err := c.Exec(stripEnrolment, e.id); err != nil {
+		if err := c.Do(stripEnrolment, e.id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// stripSuperseded removes the evidence of old enrolments in a device's chain: of the enrolments
-// that are older than the enrolment with the row id `last`. The enrolment `last` keeps its
-// evidence.
+// stripSuperseded removes the evidence of all enrolments in a device's chain that are older than
+// the enrolment with the row id `last`. The enrolment `last` keeps its evidence.
 func stripSuperseded(c Conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

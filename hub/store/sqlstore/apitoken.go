@@ -48,7 +48,7 @@ func (s *Store) CreateAPIToken(ctx context.Context, t store.APIToken, session st
 		} else if !ok {
 			return store.ErrNotFound
 		}
-		if _, err := c.Exec(expireAPITokens, t.Account, micro(t.Created)); err != nil {
+		if err := c.Do(expireAPITokens, t.Account, micro(t.Created)); err != nil {
 			return err
 		}
 		r, _, err := c.One(countAPITokens, t.Account)
@@ -96,8 +96,7 @@ func (s *Store) APITokens(ctx context.Context, account string) (tokens []store.A
 // MarkAPITokenUsed implements store.APITokens.
 func (s *Store) MarkAPITokenUsed(ctx context.Context, hash store.Hash, addr string, now time.Time) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		_, err := c.Exec(touchAPIToken, micro(now), addr, hash[:])
-		return err
+		return c.Do(touchAPIToken, micro(now), addr, hash[:])
 	})
 }
 

@@ -80,15 +80,14 @@ func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is
 				return nil
 			}
 		} else if len(reference) > 0 {
-			if _, err := c.Exec(upsertBootReference, b.Device, reference); err != nil {
+			if err := c.Do(upsertBootReference, b.Device, reference); err != nil {
 				return err
 			}
 		}
 		if err := putBoot(c, b); err != nil {
 			return err
 		}
-		_, err = c.Exec(upsertBootState, b.Device, b.State)
-		return err
+		return c.Do(upsertBootState, b.Device, b.State)
 	})
 	return is, err
 }
@@ -100,18 +99,16 @@ func putBoot(c Conn, b store.Boot) error {
 			return err
 		}
 		if newest.int64() == b.Number {
-			_, err := c.Exec(replaceBoot, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log, b.Device, b.Number)
-			return err
+			return c.Do(replaceBoot, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log, b.Device, b.Number)
 		}
 	}
-	if _, err := c.Exec(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
+	if err := c.Do(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
 		return err
 	}
-	if _, err := c.Exec(stripBoots, b.Device); err != nil {
+	if err := c.Do(stripBoots, b.Device); err != nil {
 		return err
 	}
-	_, err := c.Exec(dropBoots, b.Device, int64(keptBoots))
-	return err
+	return c.Do(dropBoots, b.Device, int64(keptBoots))
 }
 
 func readBoot(r *Row) store.Boot {
@@ -155,7 +152,7 @@ func (s *Store) RefuseBoot(ctx context.Context, device string, r store.BootRefus
 		was, err := bootRefusal(c, device)
 		news = was.Code != r.Code || was.Reason != r.Reason
 		if err == nil || errors.Is(err, store.ErrNotFound) {
-			_, err = c.Exec(upsertBootRefusal, device, store.BootRefused, micro(r.Time), r.Code, r.Reason, r.Hint)
+			err = c.Do(upsertBootRefusal, device, store.BootRefused, micro(r.Time), r.Code, r.Reason, r.Hint)
 		}
 		return err
 	})
@@ -248,14 +245,13 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 		if !bytes.Equal(is, r.Replaces) {
 			return store.ErrChanged
 		}
-		if _, err := c.Exec(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
+		if err := c.Do(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
 			return err
 		}
-		if _, err := c.Exec(updateBoot, latest.State, latest.Changes, latest.Number); err != nil {
+		if err := c.Do(updateBoot, latest.State, latest.Changes, latest.Number); err != nil {
 			return err
 		}
-		_, err = c.Exec(setBootState, latest.State, r.Device)
-		return err
+		return c.Do(setBootState, latest.State, r.Device)
 	})
 }
 
@@ -265,8 +261,7 @@ func (s *Store) RequestBoot(ctx context.Context, device string) error {
 		if err := deviceExists(c, device); err != nil {
 			return err
 		}
-		_, err := c.Exec(requestBoot, device)
-		return err
+		return c.Do(requestBoot, device)
 	})
 }
 

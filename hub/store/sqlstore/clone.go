@@ -53,7 +53,7 @@ func (s *Store) PutClone(ctx context.Context, k store.Clone, events ...store.Eve
 			return store.ErrNotFound
 		}
 		version = is + 1
-		if _, err := c.Exec(upsertClone, k.Device, version, k.Record); err != nil {
+		if err := c.Do(upsertClone, k.Device, version, k.Record); err != nil {
 			return err
 		}
 		for _, e := range events {

@@ -22,6 +22,5 @@ func (s *Store) ConfigVersion(ctx context.Context) (version int64, err error) {
 // bumpConfig increases the config version, so that all replicas of the hub drop their cached
 // settings. Call it in the transaction that changes a setting.
 func bumpConfig(c Conn) error {
-	_, err := c.Exec(bumpConfigVersion)
-	return err
+	return c.Do(bumpConfigVersion)
 }

@@ -177,33 +177,32 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if err := was.move(c, indexed{}); err != nil {
 			return err
 		}
-		if _, err := c.Exec(markDeviceDeleted, id); err != nil {
+		if err := c.Do(markDeviceDeleted, id); err != nil {
 			return err
 		}
 		for _, of := range []*Statement{deleteSecret, deleteBoots, deleteBootDevice, deleteMarks, deleteTold, deleteClone} {
-			if _, err := c.Exec(of, id); err != nil {
+			if err := c.Do(of, id); err != nil {
 				return err
 			}
 		}
 		if !evidence {
 			return nil
 		}
-		if _, err := c.Exec(revokeEnrolment, active); err != nil {
+		if err := c.Do(revokeEnrolment, active); err != nil {
 			return err
 		}
-		if _, err := c.Exec(revokePending, id, owner); err != nil {
+		if err := c.Do(revokePending, id, owner); err != nil {
 			return err
 		}
-		if _, err := c.Exec(letTPMGo, ek[:]); err != nil {
+		if err := c.Do(letTPMGo, ek[:]); err != nil {
 			return err
 		}
-		if _, err := c.Exec(deleteAIKs, active, id); err != nil {
+		if err := c.Do(deleteAIKs, active, id); err != nil {
 			return err
 		}
 		if err := stripSuperseded(c, active); err != nil {
 			return err
 		}
-		_, err = c.Exec(deleteWaiting, owner, ek[:])
-		return err
+		return c.Do(deleteWaiting, owner, ek[:])
 	})
 }

@@ -61,7 +61,7 @@ func keepCertificate(c Conn, k store.KeptEKCertificate, now time.Time, limit int
 		return err
 	}
 	if over := r.int() - limit; over > 0 {
-		_, err = c.Exec(dropUnproven, int64(over))
+		err = c.Do(dropUnproven, int64(over))
 	}
 	return err
 }

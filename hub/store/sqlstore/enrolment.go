@@ -133,7 +133,7 @@ func makeRoom(c Conn, owner string) error {
 		if err != nil || !ok || r.int64() <= store.MaxPending {
 			return err
 		}
-		if _, err := c.Exec(pushOutEnrolment, owner); err != nil {
+		if err := c.Do(pushOutEnrolment, owner); err != nil {
 			return err
 		}
 	}

@@ -12,10 +12,10 @@ import (
 )
 
 // When devices change, triggers of the schema update the table device_search and the counters: see
-// migrations/0022_fleet.sql. SQLite can neither split words nor hash, so the functions of this file
-// update the tables device_words and device_meta_terms. Each method that writes a nick, an owner,
-// an enrolment or metadata calls one of these functions. storetest.FleetModel compares the tables
-// with the list of all devices.
+// migrations/0022_fleet.sql. SQLite can neither split texts into words nor compute hashes, so the
+// functions of this file update the tables device_words and device_meta_terms. Each method that
+// writes a nick, an owner, an enrolment or metadata calls one of these functions.
+// storetest.FleetModel compares the tables with the list of all devices.
 
 const (
 	// Bounds on the indexed data of a device.
@@ -126,14 +126,14 @@ func moveWords(c Conn, was, is words) error {
 	moved := was.owner != is.owner || was.nick != is.nick
 	for _, word := range before {
 		if moved || !slices.Contains(after, word) {
-			if _, err := c.Exec(deleteWord, was.owner, word, was.nick); err != nil {
+			if err := c.Do(deleteWord, was.owner, word, was.nick); err != nil {
 				return err
 			}
 		}
 	}
 	for _, word := range after {
 		if moved || !slices.Contains(before, word) {
-			if _, err := c.Exec(insertWord, is.owner, word, is.nick); err != nil {
+			if err := c.Do(insertWord, is.owner, word, is.nick); err != nil {
 				return err
 			}
 		}
@@ -151,14 +151,14 @@ func (was indexed) move(c Conn, is indexed) error {
 	moved := was.owner != is.owner || was.nick != is.nick
 	for term := range before {
 		if moved || !after[term] {
-			if _, err := c.Exec(deleteMetaTerm, term, was.nick); err != nil {
+			if err := c.Do(deleteMetaTerm, term, was.nick); err != nil {
 				return err
 			}
 		}
 	}
 	for term := range after {
 		if moved || !before[term] {
-			if _, err := c.Exec(insertMetaTerm, term, is.nick); err != nil {
+			if err := c.Do(insertMetaTerm, term, is.nick); err != nil {
 				return err
 			}
 		}
@@ -192,11 +192,11 @@ func lowerASCII(text string) string {
 	}, text)
 }
 
-// addTerms adds the terms of the metadata `meta`: of members that are strings, booleans or, if
-// `numbers` is true, numbers. It adds only the first indexedMeta terms, in the order of the JSON
-// text. The key of a member in a nested object is the member's path, joined by dots. Callers leave
-// out the numbers of the device-meta: devices report free memory, uptime and similar numbers, so
-// each report would change the index.
+// addTerms adds the terms of the metadata `meta`: one term for each member that is a string, a
+// boolean or, if `numbers` is true, a number. It adds only the first indexedMeta terms, in the
+// order of the JSON text. The key of a member in a nested object is the member's path, joined by
+// dots. For device-meta, callers set `numbers` to false: devices report free memory, uptime and
+// similar numbers, so each report would change the index.
 func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
 	if meta == "{}" {
 		return
@@ -288,11 +288,10 @@ func (s *Store) IndexAgain(ctx context.Context) error {
 		return err
 	}
 	if err := s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(deleteWords); err != nil {
+		if err := c.Do(deleteWords); err != nil {
 			return err
 		}
-		_, err := c.Exec(deleteMetaTerms)
-		return err
+		return c.Do(deleteMetaTerms)
 	}); err != nil {
 		return err
 	}
@@ -312,8 +311,7 @@ func (s *Store) IndexAgain(ctx context.Context) error {
 				}
 			}
 			if len(list) < 1000 {
-				_, err := c.Exec(upsertSetting, settingIndex, indexVersion)
-				return err
+				return c.Do(upsertSetting, settingIndex, indexVersion)
 			}
 			return nil
 		})

@@ -32,9 +32,9 @@ func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (mar
 				seen := max(d.seen, s.seen.latestOf(d.device))
 				if seen < micro(before) {
 					quiet++
-					_, err = c.Exec(setQuiet, d.device)
+					err = c.Do(setQuiet, d.device)
 				} else {
-					_, err = c.Exec(setDue, seen, d.owner, d.nick)
+					err = c.Do(setDue, seen, d.owner, d.nick)
 				}
 				if err != nil {
 					return err
@@ -58,8 +58,8 @@ type dueDevice struct {
 	seen                int64
 }
 
-// due returns at most limit active devices, in the order of device_search.due: devices that may
-// have been last seen before the time `before`.
+// due returns at most `limit` active devices that may have been last seen before the time `before`,
+// in the order of device_search.due.
 func due(c Conn, before time.Time, limit int) (list []dueDevice, err error) {
 	err = c.Each(selectDue, func(r Row) (bool, error) {
 		list = append(list, dueDevice{r.text(), r.text(), r.text(), r.int64()})

@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	// Returns the number of rows. If a row with this EK and name exists, it returns 0, because the
-	// new row replaces the existing row.
+	// Returns the number of rows that count against the bound. If a row with this EK and name
+	// exists, the statement returns 0, because the new row replaces the existing row.
 	countIssued = prepared(`SELECT CASE WHEN EXISTS (SELECT 1 FROM issued_aiks WHERE ek = ? AND name = ?)
 		THEN 0 ELSE (SELECT count(*) FROM issued_aiks) END`)
 	issuedOfEK   = prepared(`SELECT count(*) FROM issued_aiks WHERE ek = ? AND expires > ?`)
@@ -38,11 +38,10 @@ func (s *Store) RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int
 		if r.int() >= most {
 			return store.ErrFull
 		}
-		if _, err := c.Exec(upsertIssued, a.EK[:], a.Name, a.DeviceID, micro(a.Issued), micro(a.Expires), a.Certificate); err != nil {
+		if err := c.Do(upsertIssued, a.EK[:], a.Name, a.DeviceID, micro(a.Issued), micro(a.Expires), a.Certificate); err != nil {
 			return err
 		}
-		_, err = c.Exec(trimIssued, a.EK[:], int64(store.MaxIssuedPerEK))
-		return err
+		return c.Do(trimIssued, a.EK[:], int64(store.MaxIssuedPerEK))
 	})
 	return first && err == nil, err
 }

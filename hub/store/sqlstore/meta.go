@@ -91,7 +91,7 @@ func (s *Store) patchMeta(ctx context.Context, expected, patch map[string]any, u
 		if len(after) > store.MaxMeta && len(after) > len(before) {
 			return store.ErrTooLarge
 		}
-		if _, err = c.Exec(update, after, id); err != nil || was.owner == "" {
+		if err = c.Do(update, after, id); err != nil || was.owner == "" {
 			return err
 		}
 		is := was

@@ -100,8 +100,7 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 		case err == nil && was.Stored:
 			was.Modified = o.Modified
 			result = was
-			_, err := c.Exec(touchObject, micro(o.Modified), o.Owner, o.Sum[:])
-			return err
+			return c.Do(touchObject, micro(o.Modified), o.Owner, o.Sum[:])
 		case err == nil:
 			cost = 0
 			result = was
@@ -112,11 +111,10 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 		if err := fits(c, o.Owner, o.Size+cost, quota); err != nil {
 			return err
 		}
-		if _, err := c.Exec(upsertObject, o.Owner, o.Sum[:], o.Size, micro(o.Created), micro(o.Modified), o.Name, o.MimeType); err != nil {
+		if err := c.Do(upsertObject, o.Owner, o.Sum[:], o.Size, micro(o.Created), micro(o.Modified), o.Name, o.MimeType); err != nil {
 			return err
 		}
-		_, err = c.Exec(addUsage, o.Owner, cost)
-		return err
+		return c.Do(addUsage, o.Owner, cost)
 	})
 	if err != nil {
 		return store.Object{}, err
@@ -197,12 +195,11 @@ func (s *Store) upload(ctx context.Context, update *Statement, owner string, sum
 			return store.ErrBeingRemoved
 		}
 		if more > 0 {
-			if _, err := c.Exec(addUsage, owner, more); err != nil {
+			if err := c.Do(addUsage, owner, more); err != nil {
 				return err
 			}
 		}
-		_, err = c.Exec(update, micro(now), owner, sum[:])
-		return err
+		return c.Do(update, micro(now), owner, sum[:])
 	})
 	if err != nil {
 		return store.Object{}, err
@@ -222,11 +219,10 @@ func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
 // MarkContentLost implements store.Objects.
 func (s *Store) MarkContentLost(ctx context.Context, sum store.Hash) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(giveBack, sum[:]); err != nil {
+		if err := c.Do(giveBack, sum[:]); err != nil {
 			return err
 		}
-		_, err := c.Exec(loseObjects, sum[:])
-		return err
+		return c.Do(loseObjects, sum[:])
 	})
 }
 
@@ -279,7 +275,7 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 			if was.Stored {
 				cost += was.Size
 			}
-			if _, err := c.Exec(addUsage, o.Owner, -cost); err != nil {
+			if err := c.Do(addUsage, o.Owner, -cost); err != nil {
 				return err
 			}
 		}
@@ -327,7 +323,6 @@ func (s *Store) UnfinishedRemovals(ctx context.Context) (sums []store.Hash, err 
 // FinishRemoval implements store.Objects.
 func (s *Store) FinishRemoval(ctx context.Context, sum store.Hash) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		_, err := c.Exec(finishRemoval, sum[:])
-		return err
+		return c.Do(finishRemoval, sum[:])
 	})
 }

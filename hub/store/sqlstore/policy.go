@@ -66,9 +66,9 @@ func (s *Store) SwapPolicy(ctx context.Context, p store.Policy, was string) erro
 
 func putPolicy(c Conn, p store.Policy) (err error) {
 	if p.Text == "" {
-		_, err = c.Exec(deletePolicy, p.Owner)
+		err = c.Do(deletePolicy, p.Owner)
 	} else {
-		_, err = c.Exec(upsertPolicy, p.Owner, p.Text, micro(p.Updated))
+		err = c.Do(upsertPolicy, p.Owner, p.Text, micro(p.Updated))
 	}
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func (s *Store) ChangeEKList(ctx context.Context, owner string, l store.ListedEK
 			}
 			return bumpConfig(c)
 		}
-		if _, err := c.Exec(insertEK, owner, keyOf(l), l.Note, flag(l.CertificateRequired)); err != nil {
+		if err := c.Do(insertEK, owner, keyOf(l), l.Note, flag(l.CertificateRequired)); err != nil {
 			return err
 		}
 		r, _, err := c.One(countEKs, owner, int64(most)+1)
@@ -208,11 +208,11 @@ func (s *Store) ChangeEKList(ctx context.Context, owner string, l store.ListedEK
 // PutEKList implements store.EKLists.
 func (s *Store) PutEKList(ctx context.Context, owner string, list []store.ListedEK) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(deleteEKList, owner); err != nil {
+		if err := c.Do(deleteEKList, owner); err != nil {
 			return err
 		}
 		for _, l := range list {
-			if _, err := c.Exec(insertEK, owner, keyOf(l), l.Note, flag(l.CertificateRequired)); err != nil {
+			if err := c.Do(insertEK, owner, keyOf(l), l.Note, flag(l.CertificateRequired)); err != nil {
 				return err
 			}
 		}

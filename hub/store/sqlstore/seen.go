@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// flushEvery is the interval at which contacts of devices are written to the database. In a crash,
-// at most the contacts of one interval are lost.
+// flushEvery is the interval at which contacts of devices are written to the database. If the hub
+// crashes, at most the contacts of one interval are lost.
 const flushEvery = time.Second
 
 // flushChunk is the largest number of contacts in one write, so that the contacts of a large fleet
@@ -115,7 +115,7 @@ func (s *sightings) flush() error {
 		held = held[len(chunk):]
 		err := s.db.Write(context.Background(), func(c Conn) error {
 			for _, e := range chunk {
-				if _, err := c.Exec(updateSeen, e.at, e.addr, e.id, e.at); err != nil {
+				if err := c.Do(updateSeen, e.at, e.addr, e.id, e.at); err != nil {
 					return err
 				}
 			}

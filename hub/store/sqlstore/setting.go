@@ -32,7 +32,7 @@ func (s *Store) Hub(ctx context.Context) (name string, err error) {
 // the name of the hub to which the database belongs.
 func (s *Store) ClaimForHub(ctx context.Context, name string) (hubName string, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(insertSetting, SettingHub, name); err != nil {
+		if err := c.Do(insertSetting, SettingHub, name); err != nil {
 			return err
 		}
 		hubName, err = hub(c)
@@ -64,7 +64,6 @@ func (s *Store) URLs(ctx context.Context) (urls []string, err error) {
 // SetURLs implements store.Addresses.
 func (s *Store) SetURLs(ctx context.Context, urls []string) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		_, err := c.Exec(upsertSetting, SettingURLs, strings.Join(urls, " "))
-		return err
+		return c.Do(upsertSetting, SettingURLs, strings.Join(urls, " "))
 	})
 }

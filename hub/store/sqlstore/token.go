@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// Reads a join token of a disabled account as disabled.
+// The columns of a join token. If the token's account is disabled, the column `disabled` is true.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key`
@@ -215,10 +215,10 @@ func (s *Store) DeleteJoinToken(ctx context.Context, owner, id string, e store.E
 		if !r.bool() {
 			return store.ErrStatus
 		}
-		if _, err := c.Exec(deleteTokenUses, id); err != nil {
+		if err := c.Do(deleteTokenUses, id); err != nil {
 			return err
 		}
-		if _, err := c.Exec(deleteToken, id); err != nil {
+		if err := c.Do(deleteToken, id); err != nil {
 			return err
 		}
 		return appendEvent(c, e)

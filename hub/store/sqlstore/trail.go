@@ -11,8 +11,8 @@ import (
 )
 
 // revisionCost is the number of bytes that each revision uses of the quota, in addition to the size
-// of its state. This number covers the revision's progress and meta, whose sizes the hub limits,
-// and the revision's rows.
+// of its state. These bytes are for the revision's progress and meta, whose sizes the hub limits,
+// and for the revision's rows.
 const revisionCost = 128 << 10
 
 const (
@@ -98,7 +98,7 @@ func oneTrail(c Conn, device string) (store.Trail, error) {
 	return readTrail(&r), nil
 }
 
-// haveObjects returns *store.MissingObjects unless the owner has uploaded all objects in sums.
+// haveObjects returns *store.MissingObjects unless the owner has uploaded all objects in `sums`.
 func haveObjects(c Conn, owner string, sums []store.Hash) error {
 	var missing store.MissingObjects
 	for _, sum := range sums {
@@ -127,20 +127,19 @@ func putRevision(c Conn, s store.Revision) error {
 	if !s.ProgressTime.IsZero() {
 		progressed = micro(s.ProgressTime)
 	}
-	if _, err := c.Exec(insertStep, s.Device, s.Owner, int64(s.Rev), string(s.Status), micro(s.Posted), progressed, micro(s.Modified),
+	if err := c.Do(insertStep, s.Device, s.Owner, int64(s.Rev), string(s.Status), micro(s.Posted), progressed, micro(s.Modified),
 		s.StateSum[:], s.Committer, s.CommitMsg, s.Progress, s.Meta, s.State); err != nil {
 		return err
 	}
 	if err := putStepObjects(c, s); err != nil {
 		return err
 	}
-	_, err := c.Exec(addUsage, s.Owner, int64(len(s.State)+revisionCost))
-	return err
+	return c.Do(addUsage, s.Owner, int64(len(s.State)+revisionCost))
 }
 
 func putStepObjects(c Conn, s store.Revision) error {
 	for _, sum := range s.Objects {
-		if _, err := c.Exec(insertStepObject, s.Owner, sum[:], s.Device, int64(s.Rev)); err != nil {
+		if err := c.Do(insertStepObject, s.Owner, sum[:], s.Device, int64(s.Rev)); err != nil {
 			return err
 		}
 	}
@@ -171,7 +170,7 @@ func (s *Store) CreateTrail(ctx context.Context, first store.Revision, quota int
 		}
 		now := fromMicro(micro(first.Posted))
 		t, made = store.Trail{Device: first.Device, Owner: first.Owner, Created: now, Touched: now}, true
-		if _, err := c.Exec(insertTrail, first.Device, first.Owner, micro(now), micro(now)); err != nil {
+		if err := c.Do(insertTrail, first.Device, first.Owner, micro(now), micro(now)); err != nil {
 			return err
 		}
 		return putRevision(c, first)
@@ -244,8 +243,7 @@ func (s *Store) AddRevision(ctx context.Context, step store.Revision, quota int6
 		if err := putRevision(c, result); err != nil {
 			return err
 		}
-		_, err = c.Exec(touchTrail, int64(result.Rev), int64(t.Reported), micro(result.Posted), step.Device)
-		return err
+		return c.Do(touchTrail, int64(result.Rev), int64(t.Reported), micro(result.Posted), step.Device)
 	})
 	if err != nil {
 		return store.Revision{}, err
@@ -369,17 +367,16 @@ func (s *Store) SetRevisionState(ctx context.Context, step store.Revision, quota
 		if err := haveObjects(c, owner, step.Objects); err != nil {
 			return err
 		}
-		if _, err := c.Exec(deleteStepObjects, step.Device, int64(step.Rev)); err != nil {
+		if err := c.Do(deleteStepObjects, step.Device, int64(step.Rev)); err != nil {
 			return err
 		}
 		if err := putStepObjects(c, step); err != nil {
 			return err
 		}
-		if _, err := c.Exec(addUsage, owner, more); err != nil {
+		if err := c.Do(addUsage, owner, more); err != nil {
 			return err
 		}
-		_, err = c.Exec(updateState, step.State, step.StateSum[:], micro(step.Modified), step.Device, int64(step.Rev))
-		return err
+		return c.Do(updateState, step.State, step.StateSum[:], micro(step.Modified), step.Device, int64(step.Rev))
 	})
 }
 
@@ -411,11 +408,10 @@ func (s *Store) SetRevisionProgress(ctx context.Context, device string, rev int,
 		if err != nil {
 			return err
 		}
-		if _, err := c.Exec(updateProgress, string(status), progress, micro(now), micro(now), device, int64(rev)); err != nil {
+		if err := c.Do(updateProgress, string(status), progress, micro(now), micro(now), device, int64(rev)); err != nil {
 			return err
 		}
-		_, err = c.Exec(touchTrail, int64(t.Rev), int64(rev), micro(now), device)
-		return err
+		return c.Do(touchTrail, int64(t.Rev), int64(rev), micro(now), device)
 	})
 }
 
@@ -429,8 +425,7 @@ func (s *Store) ChangeRevisionStatus(ctx context.Context, device string, rev int
 		if was != from {
 			return store.ErrStatus
 		}
-		_, err = c.Exec(updateMoved, string(to), progress, micro(now), device, int64(rev))
-		return err
+		return c.Do(updateMoved, string(to), progress, micro(now), device, int64(rev))
 	})
 }
 
@@ -465,12 +460,12 @@ func drop(c Conn, device string) error {
 	}
 	if ok {
 		owner, states, steps := r.text(), r.int64(), r.int64()
-		if _, err := c.Exec(addUsage, owner, -(states + steps*revisionCost)); err != nil {
+		if err := c.Do(addUsage, owner, -(states + steps*revisionCost)); err != nil {
 			return err
 		}
 	}
 	for _, statement := range []*Statement{dropStepObjects, dropSteps, dropTrail, dropLogs, dropLogUsage} {
-		if _, err := c.Exec(statement, device); err != nil {
+		if err := c.Do(statement, device); err != nil {
 			return err
 		}
 	}

@@ -53,12 +53,12 @@ func (s *Store) ChangeTrust(ctx context.Context, change store.TrustChange) error
 			return err
 		}
 		for _, f := range change.Remove {
-			if _, err := c.Exec(deleteTrusted, f[:]); err != nil {
+			if err := c.Do(deleteTrusted, f[:]); err != nil {
 				return err
 			}
 		}
 		for _, t := range change.Put {
-			if _, err := c.Exec(insertTrusted, t.Fingerprint[:], string(t.Kind), t.Source, micro(t.Added), t.DER); err != nil {
+			if err := c.Do(insertTrusted, t.Fingerprint[:], string(t.Kind), t.Source, micro(t.Added), t.DER); err != nil {
 				return err
 			}
 		}

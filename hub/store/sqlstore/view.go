@@ -46,8 +46,7 @@ func (s *Store) PutSavedView(ctx context.Context, v store.SavedView) error {
 		} else if full {
 			return store.ErrFull
 		}
-		_, err := c.Exec(putView, v.Owner, v.Name, v.Query, micro(v.Created))
-		return err
+		return c.Do(putView, v.Owner, v.Name, v.Query, micro(v.Created))
 	})
 }
 
@@ -59,7 +58,6 @@ func (s *Store) DeleteSavedView(ctx context.Context, owner, name string) error {
 		} else if !ok {
 			return store.ErrNotFound
 		}
-		_, err := c.Exec(deleteView, owner, name)
-		return err
+		return c.Do(deleteView, owner, name)
 	})
 }

@@ -96,7 +96,7 @@ func oneWaiting(c Conn, query *Statement, args ...any) (store.WaitingDevice, err
 }
 
 func putWaiting(c Conn, w store.WaitingDevice) error {
-	codes, err := json.Marshal(append([]string{}, w.Codes...)) // for no codes, this writes an empty list, not null
+	codes, err := json.Marshal(append([]string{}, w.Codes...)) // if there are no codes, this writes an empty list, not null
 	if err != nil {
 		return err
 	}
@@ -108,10 +108,9 @@ func putWaiting(c Conn, w store.WaitingDevice) error {
 	if !w.Decided.IsZero() {
 		decided = micro(w.Decided)
 	}
-	_, err = c.Exec(upsertWaiting, w.Owner, w.EK[:], w.DeviceID, w.TokenID, waitLetters[w.State], string(codes), string(answered),
+	return c.Do(upsertWaiting, w.Owner, w.EK[:], w.DeviceID, w.TokenID, waitLetters[w.State], string(codes), string(answered),
 		w.RequestHash[:], w.Manufacturer, w.Model, w.Firmware, w.ProdModel, w.ProdSerial, w.KeyAlgorithm, w.Addr,
 		micro(w.Since), micro(w.LastSeen), micro(w.Expires), w.By, decided, w.Verdict, w.Request)
-	return err
 }
 
 // PutWaiting implements store.WaitingDevices.
@@ -247,7 +246,7 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
 			// The denial also revokes the owner's pending enrolments of the EK, which began after
 			// an earlier approval.
-			if _, err := c.Exec(revokePendingOf, w.EK[:], owner); err != nil {
+			if err := c.Do(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}
 		}

@@ -87,8 +87,7 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 		if err := (indexed{}).move(c, indexed{words{owner: d.Owner, nick: nick}, meta, "{}"}); err != nil {
 			return err
 		}
-		_, err = c.Exec(upsertSecret, d.ID, secret[:], int64(0))
-		return err
+		return c.Do(upsertSecret, d.ID, secret[:], int64(0))
 	})
 	if err != nil {
 		return store.Device{}, err
@@ -96,7 +95,7 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 	return s.Device(ctx, d.ID)
 }
 
-// takesDevices returns store.ErrNotFound if the account was deleted or disabled: such an account
+// takesDevices returns store.ErrNotFound if the account was deleted or disabled: such accounts
 // cannot get new devices.
 func takesDevices(c Conn, owner string) error {
 	a, err := oneAccount(c, selectAccount, owner)
@@ -120,8 +119,7 @@ func spendToken(c Conn, d store.Device) error {
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 		return store.ErrTokenUsedUp
 	}
-	_, err = c.Exec(countUse, d.TokenID)
-	return err
+	return c.Do(countUse, d.TokenID)
 }
 
 // ClaimDevice implements store.DevicesWithoutTPM.
@@ -149,7 +147,7 @@ func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time
 		if err != nil {
 			return err
 		}
-		if _, err := c.Exec(claimDevice, owner, nick, micro(now), id); err != nil {
+		if err := c.Do(claimDevice, owner, nick, micro(now), id); err != nil {
 			return err
 		}
 		is.owner, is.nick = owner, nick
@@ -174,10 +172,10 @@ func (s *Store) RemoveUnclaimed(ctx context.Context, before time.Time, limit int
 			return err
 		}
 		for _, id := range ids {
-			if _, err := c.Exec(deleteSecret, id); err != nil {
+			if err := c.Do(deleteSecret, id); err != nil {
 				return err
 			}
-			if _, err := c.Exec(removeDevice, id); err != nil {
+			if err := c.Do(removeDevice, id); err != nil {
 				return err
 			}
 			removed++
@@ -199,8 +197,7 @@ func (s *Store) PutDeviceSecret(ctx context.Context, device string, idevid, secr
 		} else if !ok {
 			return store.ErrNotFound
 		}
-		_, err := c.Exec(upsertSecret, device, secret[:], at)
-		return err
+		return c.Do(upsertSecret, device, secret[:], at)
 	})
 }
 

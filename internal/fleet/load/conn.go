@@ -25,16 +25,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxAnswer bounds the body of an answer, in bytes. Pantavisor reads as much.
+// maxAnswer bounds the body of an answer, in bytes. Pantavisor reads at most the same number.
 const maxAnswer = 2 << 20
 
 // A conn is one TLS connection to the hub, for HTTP/1.1 requests one after another. Between two
-// requests it has no goroutine and no buffer of its own, because 100,000 devices keep one each.
+// requests it has no goroutine and no buffer of its own, because each of 100,000 devices may keep a
+// connection.
 type conn struct {
 	tls  *tls.Conn
 	host string
-	used bool // a request was answered on it
-	// requests is the number of forged requests that were answered on it.
+	used bool // the hub has answered a request on this connection
+	// requests is the number of forged requests that the hub has answered on this connection.
 	requests int
 }
 
@@ -79,8 +80,8 @@ type target struct {
 	host string         // host and port, for the Host header
 	addr netip.AddrPort // address to which connections go
 	// device presents the certificate of the device in the handshake's context (see withDevice).
-	// anonymous presents none. pantavisor presents none either, and offers only the groups that
-	// Pantavisor's TLS library has.
+	// anonymous and pantavisor present no certificate. pantavisor offers only the key exchange
+	// groups that Pantavisor's TLS library supports.
 	device, anonymous, pantavisor *tls.Config
 	spread                        *spread // source addresses; nil: the kernel chooses
 	timeout                       time.Duration
@@ -251,7 +252,7 @@ func isAlert(err error) bool {
 	return errors.As(err, &alert) || errors.As(err, &op) && op.Op == "remote error"
 }
 
-// errorCode is a short code for an error, under which the report counts it.
+// errorCode returns a short code for an error. The report counts errors by these codes.
 func errorCode(ctx context.Context, err error) string {
 	var refused *refusal
 	var unknown x509.UnknownAuthorityError
@@ -284,5 +285,5 @@ func errorCode(ctx context.Context, err error) string {
 	return "other"
 }
 
-// codeUnfinished counts requests that were under way when the run ended.
+// codeUnfinished is the code of requests that had no answer yet when the run ended.
 const codeUnfinished = "unfinished"

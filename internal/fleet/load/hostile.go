@@ -27,8 +27,8 @@ var errAccepted = errors.New("the hub accepted a hostile request")
 // closedByHub is the code for a connection that the hub closed without an answer.
 const closedByHub = "closed"
 
-// source returns another source address for a hostile connection. The numbers begin after those of
-// the devices.
+// source returns the number of another source address, for a hostile connection. These numbers
+// begin after the numbers of the devices.
 func (r *runner) source() int { return r.cfg.Devices + int(r.sources.Add(1)%60000) }
 
 // slowFor bounds how long the fleet waits until the hub closes a slow connection.
@@ -54,7 +54,8 @@ func slow(ctx context.Context, r *runner, _ *device) error {
 		if _, err := c.tls.Write(one); err != nil {
 			return closedOr(err)
 		}
-		// Waiting for the hub's answer is also the pause of a second.
+		// The read waits for the hub's answer for a second. This wait is also the pause between two
+		// bytes.
 		if n, err := c.tls.Read(one); n > 0 || err != nil && !isTimeout(err) {
 			return &expected{closedByHub}
 		}
@@ -97,7 +98,8 @@ func garbage(ctx context.Context, r *runner, _ *device) error {
 	return &expected{closedByHub}
 }
 
-// oversizedBody is the size of the body that oversized announces. POST /onboard accepts 256 KiB.
+// oversizedBody is the size of the body that the function `oversized` announces. POST /onboard
+// accepts 256 KiB.
 const oversizedBody = 1 << 20
 
 // oversized sends a body that is too large.
@@ -207,8 +209,9 @@ func (p *connPool) close() {
 	}
 }
 
-// forgedEach is the number of forged requests from one address. An attacker who sends more from one
-// address meets the hub's rate limit, which costs the hub less than a judgement.
+// forgedEach is the number of forged requests from one address. If an attacker sends more from one
+// address, the hub's rate limit refuses the requests, and this costs the hub less than judging
+// them.
 const forgedEach = 20
 
 // forged sends a forged request, on a connection that earlier forged requests have used.
@@ -225,7 +228,7 @@ func forged(ctx context.Context, r *runner, _ *device) error {
 		a, open, err := r.send(ctx, c, "POST /onboard", request{method: http.MethodPost, path: "/onboard", agent: agentName, body: r.forged[n%len(r.forged)]})
 		if errors.Is(err, errReused) {
 			r.reconnects.Add(1)
-			continue // at last on a new connection, which never gets this error
+			continue // try another connection; a new connection never causes this error
 		}
 		if err != nil {
 			return err

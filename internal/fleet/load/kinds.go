@@ -19,16 +19,16 @@ import (
 	"gangway/wire"
 )
 
-// kind is a kind of operations: what a device does at one scheduled time, with one request or
-// several.
+// kind describes one kind of operation: what a device does at one scheduled time, with one request
+// or several.
 type kind struct {
 	name, about string
-	onboards    bool // takes a device that is not onboarded
-	device      bool // takes an onboarded device
-	keeps       bool // uses the connection that the device keeps
-	trail       bool // needs the device's trail
-	token       bool // needs an access token
-	hostile     bool // the hub must refuse it; see expected
+	onboards    bool // the operation needs a device that is not onboarded
+	device      bool // the operation needs an onboarded device
+	keeps       bool // the operation uses the connection that the device keeps
+	trail       bool // the operation needs the device's trail
+	token       bool // the operation needs an access token
+	hostile     bool // the hub must refuse the operation; see the type expected
 	run         func(ctx context.Context, r *runner, d *device) error
 }
 
@@ -45,7 +45,7 @@ var kinds = []kind{
 	{name: "forged", about: "hostile: send a forged request to POST /onboard: the EK certificate of another TPM, broken bytes, a signature of a wrong key, a wrong token", hostile: true, run: forged},
 }
 
-// KindHelp is a kind for a help text.
+// KindHelp describes a kind of operation in a help text.
 type KindHelp struct{ Name, About string }
 
 // Kinds lists the kinds of requests.
@@ -73,9 +73,9 @@ type routes struct {
 }
 
 type routeCount struct {
-	latency  *times // from the moment at which the request was sent
-	statuses tally  // of answers
-	errors   tally  // of requests without an answer
+	latency  *times // measured from the moment at which the request was sent
+	statuses tally  // status codes of the answers
+	errors   tally  // errors of requests that got no answer
 }
 
 func (r *routes) of(name string) *routeCount {

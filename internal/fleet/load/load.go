@@ -33,8 +33,8 @@ type Config struct {
 	// Devices is the number of emulated devices.
 	Devices int
 	// Onboarded is how many of the devices are onboarded before the measurement. The others onboard
-	// in the measurement. Default, if Onboarded is negative: all, if no kind of the mix onboards;
-	// none, if all kinds do; otherwise half.
+	// in the measurement. If Onboarded is negative, the number depends on the mix: all devices if
+	// no kind of the mix onboards devices, none if all kinds do, otherwise half of the devices.
 	Onboarded int
 	// Mix has the kinds of requests, with their rates.
 	Mix []Share
@@ -62,7 +62,8 @@ type Config struct {
 	Timeout time.Duration
 	// Settle is how long all devices are idle before the measurement.
 	Settle time.Duration
-	// HubPID and HubMetrics say where to read what the hub's process uses. Both may be zero.
+	// HubPID is the id of the hub's process, and HubMetrics the URL of the hub's metrics. The run
+	// reads from them how much CPU time and memory the hub uses. Both may be zero.
 	HubPID     int
 	HubMetrics string
 	// LogLines is the number of lines in a POST of log lines. Default: 20.
@@ -73,7 +74,7 @@ type Config struct {
 	Progress func(Progress)
 }
 
-// Share is one kind of requests in a mix.
+// Share is a kind of operation in a mix, with its rate.
 type Share struct {
 	Kind string  // see Kinds
 	Rate float64 // operations a second
@@ -132,13 +133,13 @@ const (
 // Progress is the state of a run.
 type Progress struct {
 	Phase       string
-	Done, Total int           // devices; 0 while measuring
+	Done, Total int           // numbers of devices; 0 during the measurement
 	Elapsed, Of time.Duration // of the measurement
 	Answered    int64         // operations that ended as expected
 	Failed      int64
 	Missed      int64
 	Outstanding int64
-	P99         time.Duration // of all operations that ended as expected
+	P99         time.Duration // 99th percentile of the latencies of all operations that ended as expected
 }
 
 // runner is a run.
@@ -153,7 +154,7 @@ type runner struct {
 
 	devices []*device // the devices of this run
 	spare   []*device // more devices in the state file
-	idle    queue     // onboarded devices without a request
+	idle    queue     // onboarded devices that have no request under way
 	fresh   queue     // devices that are not onboarded
 	pending atomic.Int64
 	forged  [][]byte
@@ -164,7 +165,7 @@ type runner struct {
 	ca        []byte // DER of the device CA
 
 	reconnects atomic.Int64
-	sources    atomic.Int64 // numbers the source addresses of hostile connections
+	sources    atomic.Int64 // number of source addresses that hostile connections have used
 
 	phase   atomic.Pointer[Progress]
 	started time.Time // of the run
@@ -180,7 +181,7 @@ type device struct {
 	cert   []byte    // DER
 	ca     []byte    // DER of the device CA; all devices share it
 	conn   *conn     // nil: none
-	used   time.Time // end of the last request on conn
+	used   time.Time // end of the last request on `conn`
 	token  string    // access token
 	until  time.Time
 	trail  bool
@@ -193,7 +194,8 @@ type freshDevice struct {
 	request []byte
 }
 
-// running is a kind of requests in a run.
+// running is the state of one kind of operation during a run: its rate, its counters and its
+// latencies.
 type running struct {
 	*kind
 	rate      float64
@@ -201,16 +203,16 @@ type running struct {
 	scheduled atomic.Int64
 	missed    tally
 	ok        atomic.Int64
-	refused   tally // as expected
+	refused   tally // refusals that were expected
 	errors    tally
-	latency   *times // from the scheduled start, of operations that ended as expected
-	failed    *times // of the others
+	latency   *times // latencies of the operations that ended as expected, measured from the scheduled start
+	failed    *times // latencies of the other operations
 	ended     atomic.Bool
 }
 
-// Run prepares the devices, puts the hub under load, and returns what was measured. If ctx ends in
-// the measurement, the report has what was measured until then. A report may come with an error:
-// that of saving the devices, or of reading what the hub's process has used.
+// Run prepares the devices, puts the hub under load, and returns the results. If `ctx` ends during
+// the measurement, the report has the results up to that time. Run may return both a report and an
+// error: the devices could not be saved, or the usage of the hub's process could not be read.
 func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err

@@ -208,7 +208,7 @@ func TestTooFewOpenFilesNamesTheRemedy(t *testing.T) {
 	if err := allowDescriptors(10); err != nil {
 		t.Error(err)
 	}
-	// No Linux allows as many.
+	// No Linux system allows so many open files.
 	if err := allowDescriptors(1 << 40); err == nil || !strings.Contains(err.Error(), "ulimit -n") {
 		t.Errorf("%v, want a remedy", err)
 	}

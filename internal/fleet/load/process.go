@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// usage is what a process has used at one time.
+// usage is the CPU time that a process has used up to one moment, and the memory and files that it
+// uses at this moment.
 type usage struct {
 	CPU        float64 `json:"cpu_seconds"`
 	RSS        int64   `json:"rss_bytes"`

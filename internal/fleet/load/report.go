@@ -14,7 +14,7 @@ import (
 // Report is the result of a run. Times are seconds, latencies milliseconds.
 type Report struct {
 	Program     string      `json:"program"` // version of gangway-fleet
-	CPUs        int         `json:"cpus"`    // of the machine on which the fleet runs
+	CPUs        int         `json:"cpus"`    // number of CPUs of the machine on which the fleet runs
 	Hub         string      `json:"hub"`
 	HubName     string      `json:"hub_name"`
 	Address     string      `json:"address"`
@@ -36,9 +36,9 @@ type Report struct {
 	Generator  Generator       `json:"generator"`
 }
 
-// Preparation is what happened before the measurement.
+// Preparation describes the preparation of the devices, before the measurement.
 type Preparation struct {
-	Loaded    int             `json:"devices_loaded"` // from the state file
+	Loaded    int             `json:"devices_loaded"` // devices loaded from the state file
 	Onboarded int             `json:"devices_onboarded"`
 	Connected int             `json:"devices_connected"`
 	Seconds   float64         `json:"seconds"`
@@ -55,25 +55,26 @@ type Preparation struct {
 // KindReport is the result of one kind of operations.
 type KindReport struct {
 	Kind      string           `json:"kind"`
-	Rate      float64          `json:"rate"` // wanted starts a second
+	Rate      float64          `json:"rate"` // planned starts per second
 	Scheduled int64            `json:"scheduled"`
 	Missed    map[string]int64 `json:"missed"`  // starts that were not possible, by reason
-	OK        int64            `json:"ok"`      // hostile kinds have none
+	OK        int64            `json:"ok"`      // operations that succeeded; 0 for hostile kinds
 	Refused   map[string]int64 `json:"refused"` // hostile operations that the hub refused, by code
 	Errors    map[string]int64 `json:"errors"`  // by code
-	// Latency is of operations that ended as expected, and ErrorLatency of the others. Both are
-	// measured from the scheduled start.
+	// Latency has the latencies of operations that ended as expected, and ErrorLatency the
+	// latencies of the others. Both are measured from the scheduled start.
 	Latency      Latency `json:"latency_ms"`
 	ErrorLatency Latency `json:"error_latency_ms"`
 }
 
-// RequestReport counts the requests of one route of the hub. An operation may have several.
+// RequestReport counts the requests of one route of the hub. An operation may send several
+// requests.
 type RequestReport struct {
 	Route    string           `json:"route"`
 	Answered int64            `json:"answered"`
 	Statuses map[string]int64 `json:"statuses"`
 	Errors   map[string]int64 `json:"errors"`     // requests without an answer
-	Latency  Latency          `json:"latency_ms"` // from the sending, without the TLS handshake
+	Latency  Latency          `json:"latency_ms"` // measured from the sending, so without the TLS handshake
 }
 
 // Total is the sum of all kinds.
@@ -83,14 +84,14 @@ type Total struct {
 	OK         int64   `json:"ok"`
 	Refused    int64   `json:"refused"`
 	Errors     int64   `json:"errors"`
-	PerSecond  float64 `json:"operations_per_second"` // that ended as expected
-	Requests   int64   `json:"requests"`              // that were answered
+	PerSecond  float64 `json:"operations_per_second"` // operations that ended as expected
+	Requests   int64   `json:"requests"`              // requests that the hub answered
 	Handshakes int64   `json:"handshakes"`            // TLS handshakes that were completed
 	Reconnects int64   `json:"reconnects"`            // requests repeated because the kept connection was closed
 	Latency    Latency `json:"latency_ms"`
 }
 
-// HubProcess is what the hub's process used in the measurement.
+// HubProcess has the resources that the hub's process used during the measurement.
 type HubProcess struct {
 	Source       string  `json:"source"`
 	Before       usage   `json:"before"`
@@ -98,15 +99,15 @@ type HubProcess struct {
 	CPU          float64 `json:"cpu_seconds"`
 	PerRequest   float64 `json:"cpu_seconds_per_request"`
 	PerOperation float64 `json:"cpu_seconds_per_operation"`
-	Load         float64 `json:"cpus_used"` // CPU seconds a second
+	Load         float64 `json:"cpus_used"` // CPU seconds per second
 }
 
-// Generator is what the fleet itself used. If StartDelay is large, the fleet was too slow for the
-// schedule, and the latencies are its own.
+// Generator has the resources that the fleet itself used. If StartDelay is large, the fleet was too
+// slow for the schedule, and the latencies come from the fleet and not from the hub.
 type Generator struct {
 	CPU        float64 `json:"cpu_seconds"` // in the measurement
 	MaxRSS     int64   `json:"max_rss_bytes"`
-	StartDelay Latency `json:"start_delay_ms"` // from the scheduled to the real start
+	StartDelay Latency `json:"start_delay_ms"` // time from the scheduled start to the real start
 }
 
 func (r *runner) newReport(at netip.AddrPort) *Report {
@@ -120,7 +121,7 @@ func (r *runner) newReport(at netip.AddrPort) *Report {
 	}
 }
 
-// finish adds what was measured.
+// finish adds the results of the measurement to the report.
 func (p *Report) finish(r *runner, scheduled, took time.Duration, before, after, own usage) {
 	p.Scheduled, p.Seconds = seconds(scheduled), seconds(took)
 	for _, d := range r.devices {

@@ -30,7 +30,7 @@ func (r *runner) schedule(ctx context.Context, k *running, seed uint64, working 
 	}
 	first := gap()
 	if !r.cfg.Poisson {
-		first /= 2 // so that rate times duration requests start
+		first /= 2 // so that the number of starts is the rate times the duration
 	}
 	for at := first; at < r.cfg.For; at += gap() {
 		due := r.began.Add(at)
@@ -49,7 +49,7 @@ func (r *runner) schedule(ctx context.Context, k *running, seed uint64, working 
 		}
 		r.start(ctx, k, due, working)
 	}
-	// The last start may be long before the end. Rates and CPU times are of the whole time.
+	// The last start may be long before the end. Rates and CPU times refer to the whole time.
 	timer.Reset(time.Until(r.began.Add(r.cfg.For)))
 	select {
 	case <-ctx.Done():
@@ -63,7 +63,7 @@ func (r *runner) start(ctx context.Context, k *running, due time.Time, working *
 	switch {
 	case k.onboards:
 		if d = r.fresh.pop(); d == nil {
-			return // the last devices are onboarding now; there is none to schedule
+			return // the last devices are onboarding now, so no device is left to schedule
 		}
 	case k.device:
 		if d = r.idle.pop(); d == nil {
@@ -105,8 +105,8 @@ func (r *runner) giveBack(k *running, d *device) {
 	}
 }
 
-// setUpOnboarded does for a device that has onboarded in the measurement what the preparation does
-// for the others. If that fails, the device's next operation does it.
+// setUpOnboarded sets up a device that has onboarded during the measurement, as the preparation
+// does for the other devices. If that fails, the device's next operation sets the device up.
 func (r *runner) setUpOnboarded(ctx context.Context, d *device) {
 	r.pending.Add(-1)
 	_ = r.setUp(ctx, d)
@@ -157,8 +157,8 @@ func (q *queue) push(d *device) {
 // pop returns nil if the queue is empty.
 func (q *queue) pop() *device { return q.popIdle(time.Time{}) }
 
-// popIdle is like pop, but returns the first device only if its last request on its connection ended
-// before a time. The zero time means any time.
+// popIdle is like pop, but returns the first device only if its last request on its connection
+// ended before the time `before`. The zero time means any time.
 func (q *queue) popIdle(before time.Time) *device {
 	q.mu.Lock()
 	defer q.mu.Unlock()

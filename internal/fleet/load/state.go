@@ -32,7 +32,7 @@ type stateDevice struct {
 
 const stateFormat = "gangway-fleet devices 1"
 
-// saveState writes the onboarded devices. The file is complete or unchanged.
+// saveState writes the onboarded devices. Afterwards the file is either complete or unchanged.
 func saveState(path string, h stateHeader, list []*device) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".gangway-fleet-") // mode 0600: the file has private keys
 	if err != nil {
@@ -78,7 +78,8 @@ func saveState(path string, h stateHeader, list []*device) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// loadState reads the devices of a state file. A file that does not exist has none.
+// loadState reads the devices of a state file. If the file does not exist, loadState returns no
+// devices.
 func loadState(path string, h stateHeader) ([]*device, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -37,6 +37,15 @@ type Server struct {
 	mu    sync.Mutex
 	names int
 	free  []string // databases that no test uses, without data
+
+	// queries has one connection for each database in which Query has run. To start a connection
+	// costs the server more than most queries.
+	queries sync.Map // of *connection
+}
+
+type connection struct {
+	mu sync.Mutex
+	pg *pgconn.PgConn // nil: not open
 }
 
 // binaries returns the folder of the newest installed server, or "".
@@ -89,6 +98,9 @@ func Start(durable bool, settings ...string) (_ *Server, err error) {
 		"max_connections = 300", "shared_buffers = 64MB", "fsync = " + map[bool]string{true: "on", false: "off"}[durable],
 		"autovacuum_naptime = 10", "max_wal_size = 512MB", "log_min_messages = warning",
 	}, settings...)
+	if !durable {
+		lines = append(lines, "full_page_writes = off", "wal_level = minimal", "max_wal_senders = 0", "autovacuum = off", "checkpoint_timeout = 1h")
+	}
 	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return nil, err
@@ -189,12 +201,22 @@ func (s *Server) TCP() string { return net.JoinHostPort("127.0.0.1", strconv.Ito
 
 // Query runs SQL in a database and returns the first column of the first row of the last result.
 func (s *Server) Query(ctx context.Context, database, sql string) (string, error) {
-	pg, err := pgconn.Connect(ctx, s.URL(database))
-	if err != nil {
-		return "", err
+	kept, _ := s.queries.LoadOrStore(database, &connection{})
+	c := kept.(*connection)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pg != nil && c.pg.Ping(ctx) != nil {
+		_ = c.pg.Close(ctx)
+		c.pg = nil
 	}
-	defer pg.Close(ctx)
-	results, err := pg.Exec(ctx, sql).ReadAll()
+	if c.pg == nil {
+		var err error
+		if c.pg, err = pgconn.Connect(ctx, s.URL(database)); err != nil {
+			c.pg = nil
+			return "", err
+		}
+	}
+	results, err := c.pg.Exec(ctx, sql).ReadAll()
 	if err != nil || len(results) == 0 || len(results[len(results)-1].Rows) == 0 {
 		return "", err
 	}
@@ -250,11 +272,11 @@ func (s *Server) database(ctx context.Context) (name string, err error) {
 }
 
 // empty removes all rows, without running triggers, and writes the rows that the schema begins with.
-const empty = `SET session_replication_role = replica;
+const empty = `BEGIN; SET LOCAL session_replication_role = replica;
 	DO $$ DECLARE t text; BEGIN
 		FOR t IN SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('schema_versions', 'settings', 'write_turn')
 		LOOP EXECUTE 'DELETE FROM ' || t; END LOOP;
 	END $$;
 	DELETE FROM settings WHERE name <> 'search-index';
 	INSERT INTO config_version (id, version) VALUES (1, 1);
-	INSERT INTO hub_counts (field, value, n) VALUES ('accounts', '', 0), ('disabled', '', 0), ('devices', '', 0), ('bytes', '', 0)`
+	INSERT INTO hub_counts (field, value, n) VALUES ('accounts', '', 0), ('disabled', '', 0), ('devices', '', 0), ('bytes', '', 0); COMMIT`

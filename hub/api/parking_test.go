@@ -1,0 +1,295 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// garage is an HTTP server behind a parking.
+type garage struct {
+	*testing.T
+	*parking
+	srv *http.Server
+}
+
+func newGarage(t *testing.T, times Timeouts, h http.HandlerFunc) *garage {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := newAuthority(t, "garage", nil).leaf(key.Public())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	times = times.withDefaults()
+	quiet := log.New(io.Discard, "", 0)
+	p, err := newParking(l, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, NextProtos: []string{"h2", "http/1.1"}}, newConnState, times, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: withTLS(h), ConnContext: withConnState, ConnState: noteIdle, ReadHeaderTimeout: times.Header, IdleTimeout: times.Idle, ErrorLog: quiet}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := srv.Serve(p); !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { srv.Close(); serving.Wait() })
+	return &garage{t, p, srv}
+}
+
+// parked returns the number of parked connections.
+func (g *garage) parked() int {
+	g.lot.mu.Lock()
+	defer g.lot.mu.Unlock()
+	n := 0
+	for c := g.lot.oldest; c != nil; c = c.next {
+		n++
+	}
+	if n != len(g.lot.parked) {
+		g.Errorf("%d connections in the list, %d in the map", n, len(g.lot.parked))
+	}
+	return n
+}
+
+// await waits until this number of connections is parked.
+func (g *garage) await(n int) {
+	g.Helper()
+	for range 500 {
+		if g.parked() == n {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	g.Fatalf("%d connections are parked, want %d", g.parked(), n)
+}
+
+// visit is a client's connection.
+type visit struct {
+	*garage
+	*tls.Conn
+	in *bufio.Reader
+}
+
+func (g *garage) connect() *visit {
+	g.Helper()
+	c, err := tls.Dial("tcp", g.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		g.Fatal(err)
+	}
+	g.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return &visit{g, c, bufio.NewReader(c)}
+}
+
+func (v *visit) send(text string) {
+	v.Helper()
+	if _, err := io.WriteString(v.Conn, text); err != nil {
+		v.Fatal(err)
+	}
+}
+
+// answer reads an answer and returns its body.
+func (v *visit) answer() string {
+	v.Helper()
+	resp, err := http.ReadResponse(v.in, nil)
+	if err != nil {
+		v.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != 200 {
+		v.Fatalf("%s, %v", resp.Status, err)
+	}
+	return string(b)
+}
+
+// closed checks that the server closes the connection, perhaps after an answer.
+func (v *visit) closed() {
+	v.Helper()
+	if b, err := io.ReadAll(v.in); errors.Is(err, os.ErrDeadlineExceeded) {
+		v.Errorf("the connection is open: %q, %v", b, err)
+	} else if len(b) > 0 {
+		v.Logf("%q", b)
+	}
+}
+
+const get = "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+
+// A parked connection serves the next request with the same TLS keys and the same state, because
+// activations, measurements and the client's certificate depend on them.
+func TestParkedConnectionKeepsItsState(t *testing.T) {
+	t.Parallel()
+	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
+		keys, err := r.TLS.ExportKeyingMaterial("test", nil, 8)
+		if err != nil {
+			t.Error(err)
+		}
+		fmt.Fprintf(w, "%x %p", keys, r.Context().Value(connKey{}))
+	})
+	v, other := g.connect(), g.connect()
+	v.send(get)
+	first := v.answer()
+	v.send(get)
+	if again := v.answer(); again != first {
+		t.Errorf("%s, then %s", first, again)
+	}
+	for range 2 {
+		g.await(1)
+		v.send(get)
+		if again := v.answer(); again != first {
+			t.Errorf("%s, after parking %s", first, again)
+		}
+	}
+	other.send(get)
+	if other.answer() == first {
+		t.Error("two connections have the same state")
+	}
+	g.await(2)
+}
+
+// A connection is not parked when net/http has a part of the next request, which would be lost: a
+// part that came in one record with the last request, or while the last request was running.
+func TestPartOfARequestIsNotLostByParking(t *testing.T) {
+	t.Parallel()
+	running, proceed := make(chan bool), make(chan bool)
+	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			running <- true
+			<-proceed
+		}
+		io.WriteString(w, r.URL.Path)
+	})
+	pipelined, early := g.connect(), g.connect()
+	pipelined.send(get + get[:3])
+	early.send(strings.Replace(get, "/a", "/slow", 1))
+	<-running
+	early.send(get[:1])
+	time.Sleep(50 * time.Millisecond) // net/http reads this byte in the background
+	close(proceed)
+	if a, b := pipelined.answer(), early.answer(); a != "/a" || b != "/slow" {
+		t.Fatalf("%q, %q", a, b)
+	}
+	time.Sleep(parkAfter + 200*time.Millisecond)
+	if n := g.parked(); n != 0 {
+		t.Errorf("%d connections are parked", n)
+	}
+	pipelined.send(get[3:])
+	early.send(get[1:])
+	if a, b := pipelined.answer(), early.answer(); a != "/a" || b != "/a" {
+		t.Errorf("%q, %q", a, b)
+	}
+	g.await(2) // after a whole request they may be parked again
+}
+
+// A client cannot hold a connection by not sending anything, or by sending a part of a request
+// after the connection was parked.
+func TestClientCannotHoldAParkedConnection(t *testing.T) {
+	t.Parallel()
+	g := newGarage(t, Timeouts{Header: 500 * time.Millisecond, Request: time.Second, Idle: 2 * time.Second}, func(w http.ResponseWriter, r *http.Request) {})
+	silent, slow, gone := g.connect(), g.connect(), g.connect()
+	for _, v := range []*visit{silent, slow, gone} {
+		v.send(get)
+		v.answer()
+	}
+	g.await(3)
+	slow.send(get[:5])
+	gone.Close()
+	g.await(1)
+	slow.closed()
+	silent.closed()
+	g.await(0)
+}
+
+// When the hub ends, it closes the parked connections at once, and parks no more.
+func TestParkedConnectionsEndWithTheHub(t *testing.T) {
+	t.Parallel()
+	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {})
+	v := g.connect()
+	v.send(get)
+	v.answer()
+	g.await(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := g.srv.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	v.closed()
+	if n := g.parked(); n != 0 {
+		t.Errorf("%d connections are parked", n)
+	}
+	if err := g.lot.add(&parkable{}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a closed lot: %v", err)
+	}
+}
+
+// Requests may come at the moment at which a connection is parked.
+func TestRequestsWhileConnectionsAreParked(t *testing.T) {
+	t.Parallel()
+	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })
+	var clients sync.WaitGroup
+	for i := range 30 {
+		clients.Go(func() {
+			v := g.connect()
+			for n := range 3 {
+				path := fmt.Sprintf("/%d/%d", i, n)
+				if _, err := io.WriteString(v.Conn, strings.Replace(get, "/a", path, 1)); err != nil {
+					t.Error(err)
+					return
+				}
+				resp, err := http.ReadResponse(v.in, nil)
+				if err != nil {
+					t.Errorf("%s: %v", path, err)
+					return
+				}
+				if b, err := io.ReadAll(resp.Body); string(b) != path {
+					t.Errorf("%s: %s, %v", path, b, err)
+				}
+				time.Sleep(parkAfter + time.Duration(i-15)*3*time.Millisecond)
+			}
+		})
+	}
+	clients.Wait()
+}
+
+// What speaks another protocol than HTTP/1 over TLS is served as by net/http.
+func TestParkingServesOtherProtocols(t *testing.T) {
+	t.Parallel()
+	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Proto, r.TLS != nil, r.Context().Value(connKey{}) != nil)
+	})
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+	defer c.CloseIdleConnections()
+	resp, err := c.Get("https://" + g.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); string(b) != "HTTP/2.0true true" && string(b) != "HTTP/2.0 true true" {
+		t.Errorf("HTTP/2: %q, %v", b, err)
+	}
+	plain, err := http.Get("http://" + g.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Body.Close()
+	if b, _ := io.ReadAll(plain.Body); plain.StatusCode != 400 || !strings.Contains(string(b), "HTTPS") {
+		t.Errorf("HTTP without TLS: %s %q", plain.Status, b)
+	}
+}

@@ -1,0 +1,43 @@
+package api
+
+import (
+	"sync"
+
+	"gangway/hub/store"
+)
+
+// recent remembers values by a hash: those that were used last, at least maxYoung and at most twice
+// as many.
+type recent[V any] struct {
+	mu         sync.Mutex
+	young, old map[store.Hash]V // guarded by mu
+}
+
+const maxYoung = 32768
+
+func (r *recent[V]) get(h store.Hash) (V, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v, ok := r.young[h]
+	if !ok {
+		if v, ok = r.old[h]; ok {
+			r.add(h, v)
+		}
+	}
+	return v, ok
+}
+
+func (r *recent[V]) put(h store.Hash, v V) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.add(h, v)
+}
+
+// add adds a value. If the young values are too many, it forgets the old ones. The caller holds
+// r.mu.
+func (r *recent[V]) add(h store.Hash, v V) {
+	if r.young == nil || len(r.young) >= maxYoung {
+		r.young, r.old = map[store.Hash]V{}, r.young
+	}
+	r.young[h] = v
+}
