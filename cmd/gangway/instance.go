@@ -227,7 +227,7 @@ type serverOptions struct {
 	drain                   time.Duration
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
-	pageURL                 string // of the pages' own listener; empty: there is none
+	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
 	pageCertificate         api.PageCertificate
 }
 

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"gangway/wire"
 )
@@ -32,12 +34,47 @@ type Addresses struct {
 // use.
 type addresses struct {
 	file  string              // the address in the token or hub file; tried last if the hub does not name this address
-	heard func(urls []string) // called without mu when urls changes; may be nil
+	heard func(urls []string) // called when `urls` changes, while `mu` is not locked; may be nil
 
 	mu    sync.Mutex
-	urls  []string // never empty
-	saved []string // argument of the last call of heard
-	pages string   // URL of the hub's pages; empty: the hub does not name one
+	urls  []string        // never empty
+	saved []string        // argument of the last call of `heard`
+	pages string          // URL of the hub's pages; empty: the hub does not name one
+	holds map[string]held // by method and path
+}
+
+// held is a request that the hub refused, and that the agent must not send again before the time
+// `until`.
+type held struct {
+	refused *Refused
+	until   time.Time
+}
+
+// If the hub's refusal of a request has a Retry-After, hold stores how long the agent must not send
+// the request again.
+func (a *addresses) hold(method, path string, r *Refused) {
+	if r.retryAfter == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(a.holds, func(_ string, h held) bool { return !now.Before(h.until) })
+	if a.holds == nil {
+		a.holds = map[string]held{}
+	}
+	a.holds[method+" "+path] = held{r, now.Add(r.retryAfter)}
+}
+
+// held returns the hub's refusal of a request that must not be sent yet, or nil.
+func (a *addresses) held(method, path string) *Refused {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h, ok := a.holds[method+" "+path]
+	if !ok || !time.Now().Before(h.until) {
+		return nil
+	}
+	return h.refused
 }
 
 func newAddresses(urls []string, file string) *addresses {

@@ -249,6 +249,8 @@ type Refused struct {
 	// "certificate-not-active": "pending", "superseded", "revoked", "expired" or
 	// "unknown".
 	Certificate string `json:"certificate"`
+
+	retryAfter time.Duration // how long the agent must not send the request again; 0: the hub has set no time
 }
 
 func (r *Refused) Error() string {

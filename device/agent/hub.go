@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,7 @@ import (
 type hub struct {
 	at    *addresses
 	roots *x509.CertPool
-	certs []*x509.Certificate // the certificates in roots
+	certs []*x509.Certificate // the certificates in `roots`
 	now   func() time.Time
 	clock *clockSetter // nil: do not set the clock
 	proxy *HTTPProxy   // nil: connect directly
@@ -112,10 +113,14 @@ const maxAnswer = 1 << 20
 
 // doWithin sends a request to a path of the hub and returns the body of an answer with the status
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
-// other answer, the error is a *Refused. If doWithin cannot connect to the address in use, it tries
-// the hub's other addresses at once. If a connection breaks, doWithin returns the error, and the
-// next request begins with another address.
+// other answer, the error is a *Refused. If this error has a `retryAfter`, doWithin sends no such
+// request during that time, and returns the same error again. If doWithin cannot connect to the
+// address in use, it tries the hub's other addresses at once. If a connection breaks, doWithin
+// returns the error, and the next request begins with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
+	if r := h.at.held(method, path); r != nil {
+		return nil, r
+	}
 	var resp *http.Response
 	var errs []error
 	for range h.at.all() {
@@ -160,7 +165,9 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 		}
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp, answer)
+		r := refused(resp, answer)
+		h.at.hold(method, path, r)
+		return nil, r
 	}
 	return answer, nil
 }
@@ -173,7 +180,24 @@ func refused(resp *http.Response, body []byte) *Refused {
 		r.Code, r.Reason = "http", resp.Status
 	}
 	r.Status = resp.StatusCode
+	if r.Status == http.StatusTooManyRequests || r.Status == http.StatusServiceUnavailable {
+		r.retryAfter = retryAfter(resp.Header)
+	}
 	return r
+}
+
+// maxRetryAfter is the longest time for which the hub, or a proxy in front of the hub, can stop the
+// agent's requests.
+const maxRetryAfter = 30 * time.Minute
+
+// retryAfter returns the time in a Retry-After header. It returns 0 if there is no such header, or
+// if the header is not a number of seconds.
+func retryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.Atoi(strings.TrimSpace(h.Get("Retry-After")))
+	if err != nil || seconds <= 0 {
+		return 0
+	}
+	return time.Duration(min(seconds, int(maxRetryAfter/time.Second))) * time.Second
 }
 
 func (h *hub) send(ctx context.Context, method, path, contentType string, body []byte) ([]byte, error) {
@@ -278,6 +302,9 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 			return err
 		}
 		pause := wait/2 + rand.N(wait/2)
+		if r := (*Refused)(nil); errors.As(err, &r) && r.retryAfter > 0 {
+			pause = r.retryAfter + rand.N(r.retryAfter/4+1)
+		}
 		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
 			pause = u.retryAfter()
 			// The wait may take days, and the hub repeats the same sentence. setWaiting reports the

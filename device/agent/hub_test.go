@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The agent limits the size of the hub's answers and does not follow the hub's redirects. So a
@@ -82,5 +83,64 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	_, err = h.send(t.Context(), "GET", "/", "", nil)
 	if err == nil || describe(err) != "signing with the TPM for the connection failed: The TPM is in lockout." {
 		t.Errorf("%v", err)
+	}
+}
+
+// An overloaded hub refuses requests, and tells the agent when to try again. The agent sends the
+// same request again only after that time and a random additional time, even if the agent's loops
+// call the method earlier.
+func TestAgentObeysRetryAfter(t *testing.T) {
+	t.Parallel()
+	hub, m := newFakeHub(t), newMachine(t)
+	hub.refuse("POST /onboard", 1, 503, "overloaded")
+	hub.header = http.Header{"Retry-After": {"1"}}
+	begin := time.Now()
+	m.onboarded(Config{Token: hub.token()})
+	if took := time.Since(begin); took < time.Second || hub.count("POST /onboard") != 2 {
+		t.Errorf("after %s, asked %q", took, hub.asked)
+	}
+
+	hub.refuse("PATCH /device/meta", 1, 429, "too-many-requests")
+	h, err := newHub(newAddresses([]string{hub.server.URL}, ""), hub.caPEM(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	send := func(method, path string) error {
+		_, err := h.send(t.Context(), method, path, "", nil)
+		return err
+	}
+	for range 20 {
+		var r *Refused
+		if err := send("PATCH", "/device/meta"); !errors.As(err, &r) || r.Status != 429 || !r.Temporary() {
+			t.Fatalf("%v", err)
+		}
+	}
+	if n := hub.count("PATCH /device/meta"); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+	if err := send("GET", "/device"); err != nil {
+		t.Errorf("another request: %v", err)
+	}
+	time.Sleep(1100 * time.Millisecond)
+	if send("PATCH", "/device/meta"); hub.count("PATCH /device/meta") != 2 {
+		t.Error("the agent never asks again")
+	}
+}
+
+// Attack: a hub, or a proxy in front of the hub, sends a very long Retry-After. The device waits
+// only for a limited time.
+func TestRetryAfterIsBounded(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{
+		"": 0, "0": 0, "-5": 0, "soon": 0, "1.5": 0, "Fri, 31 Dec 2999 23:59:59 GMT": 0, "7": 7 * time.Second, " 7 ": 7 * time.Second,
+		"86400000": maxRetryAfter, "9223372036854775807": maxRetryAfter, "99999999999999999999999": 0,
+	} {
+		for status, obeyed := range map[int]bool{429: true, 503: true, 403: false, 500: false} {
+			r := refused(&http.Response{StatusCode: status, Header: http.Header{"Retry-After": {text}}}, nil)
+			if obeyed && r.retryAfter != want || !obeyed && r.retryAfter != 0 {
+				t.Errorf("%d with %q: %s", status, text, r.retryAfter)
+			}
+		}
 	}
 }

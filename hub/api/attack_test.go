@@ -768,3 +768,27 @@ func TestHandshakeWithManyCertificatesIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// An overloaded hub still onboards devices, but it refuses the reports of other devices and tells
+// these devices to try again later.
+func TestOverloadedHubStillOnboards(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	full := must(api.New(api.Config{Store: s.Store, CA: s.CA, Onboard: s.Service, Objects: s.Objects, Log: s.Log(), Now: s.Now, PublicURL: s.URL, Names: []string{"127.0.0.1"}, Capacity: 1}))(t)
+	tok := *s.tok
+	tok.Hub = serve(t, full, full.TLSConfig())
+	client := must(fleet.NewHub(&tok))(t)
+	defer client.Close()
+	certs := must(s.victim.Onboard(t.Context(), client, &tok))(t)
+	conn := must(client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer conn.Close()
+	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t), 503, "overloaded")
+	if a := must(conn.Do(t.Context(), "GET", "/healthz", nil))(t); a.Status != 200 {
+		t.Errorf("GET /healthz: %d", a.Status)
+	}
+	// A hub that is not overloaded accepts the report of the same device, with the same
+	// certificate.
+	if a := must(must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t).Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t); a.Status != 200 {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"gangway/hub/store"
 	"gangway/wire"
@@ -27,6 +28,10 @@ type clientVerifier struct {
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
+	// `issuers` has the root of each leaf certificate that was verified, by the SHA-256 of the leaf
+	// certificate. It saves work because devices use the same certificate again: behind the proxy,
+	// in each request.
+	issuers recent[*x509.Certificate]
 }
 
 func newClientVerifier(intermediates bool, roots ...*x509.Certificate) *clientVerifier {
@@ -42,6 +47,24 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 	if len(certs) > maxClientCerts {
 		return nil, fmt.Errorf("hub: the client sent %d certificates; at most %d are allowed", len(certs), maxClientCerts)
 	}
+	leaf := certs[0]
+	sum := sha256.Sum256(leaf.Raw)
+	// If `issuers` has this certificate, only the validity periods must be checked again.
+	if root, ok := v.issuers.get(sum); ok && validAt(leaf, options.CurrentTime) && validAt(root, options.CurrentTime) {
+		return [][]*x509.Certificate{{leaf, root}}, nil
+	}
+	chains, err := v.build(options, certs)
+	if err == nil && len(chains) == 1 && len(chains[0]) == 2 {
+		v.issuers.put(sum, chains[0][1])
+	}
+	return chains, err
+}
+
+func validAt(c *x509.Certificate, t time.Time) bool {
+	return !t.Before(c.NotBefore) && !t.After(c.NotAfter)
+}
+
+func (v *clientVerifier) build(options x509.VerifyOptions, certs []*x509.Certificate) ([][]*x509.Certificate, error) {
 	options.Roots, options.KeyUsages = v.pool, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if !v.intermediates {
 		return certs[0].Verify(options)
@@ -124,7 +147,7 @@ func (s *Server) verifyConnection(conn *connState, state *tls.ConnectionState) e
 
 var errResumed = errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
 
-// peerOf returns the peer with these verified chains.
+// peerOf returns the peer whose certificate has these verified chains.
 func (s *Server) peerOf(chains [][]*x509.Certificate) (peer, error) {
 	if len(chains) == 0 {
 		return peer{}, nil
@@ -144,5 +167,5 @@ func (s *Server) peerOfRequest(r *http.Request) (peer, error) {
 	if r.TLS == nil {
 		return peer{}, nil
 	}
-	return s.peerOf(r.TLS.VerifiedChains) // of a listener that does not use configForClient
+	return s.peerOf(r.TLS.VerifiedChains) // the connection is from a listener that does not use configForClient
 }

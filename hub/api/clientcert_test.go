@@ -58,6 +58,7 @@ func (a *authority) leaf(public crypto.PublicKey) *x509.Certificate {
 // verifies the leaf with the root and with its copy among the intermediates. The hub's verifier
 // must not give the copy to crypto/x509.
 func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
+	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)
 	leaf := root.leaf(proxy.key.Public())
 	for _, v := range []*clientVerifier{newClientVerifier(false, root.cert), newClientVerifier(true, root.cert, proxy.cert)} {
@@ -76,6 +77,7 @@ func TestRootInTheChainIsVerifiedOnce(t *testing.T) {
 // The verifier accepts intermediates between a proxy's CA and the proxy. It accepts no other
 // intermediates.
 func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
+	t.Parallel()
 	root, proxy := newAuthority(t, "devices", nil), newAuthority(t, "proxies", nil)
 	below := newAuthority(t, "below", proxy)
 	forger := newAuthority(t, "devices", nil) // has the name and the key identifier of the real root
@@ -115,6 +117,43 @@ func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
 	}
 }
 
+// After a certificate was verified, the hub still refuses the certificate when it has expired, and
+// a certificate that differs in one byte. The hub remembers no certificates that it refused.
+func TestVerifiedCertificateExpiresAllTheSame(t *testing.T) {
+	t.Parallel()
+	root, forger := newAuthority(t, "devices", nil), newAuthority(t, "devices", nil)
+	v := newClientVerifier(false, root.cert)
+	leaf, forged := root.leaf(forger.key.Public()), forger.leaf(forger.key.Public())
+	now := time.Now()
+	for range 3 {
+		if chains, err := v.verify(x509.VerifyOptions{CurrentTime: now}, leaf); err != nil || len(chains) != 1 || !chains[0][0].Equal(leaf) || !chains[0][1].Equal(root.cert) {
+			t.Fatalf("%d chains, %v", len(chains), err)
+		}
+		if _, err := v.verify(x509.VerifyOptions{CurrentTime: now}, forged); err == nil {
+			t.Fatal("a forged certificate is accepted")
+		}
+		for _, at := range []time.Time{leaf.NotAfter.Add(time.Second), leaf.NotBefore.Add(-time.Second)} {
+			if _, err := v.verify(x509.VerifyOptions{CurrentTime: at}, leaf); err == nil {
+				t.Errorf("accepted at %s", at)
+			}
+		}
+	}
+	if n := len(v.issuers.young); n != 1 {
+		t.Errorf("%d certificates are remembered", n)
+	}
+	for i := range leaf.Raw {
+		changed := slices.Clone(leaf.Raw)
+		changed[i] ^= 1
+		c, err := x509.ParseCertificate(changed)
+		if err != nil {
+			continue
+		}
+		if _, err := v.verify(x509.VerifyOptions{CurrentTime: now}, c); err == nil {
+			t.Errorf("accepted with byte %d changed", i)
+		}
+	}
+}
+
 // With forged certificates, a handshake must not cost much more than with a good certificate.
 // Without a proxy, the hub verifies one signature, for any certificates that the client sends.
 func BenchmarkVerifyClient(b *testing.B) {
@@ -140,6 +179,7 @@ func BenchmarkVerifyClient(b *testing.B) {
 	} {
 		b.Run(bm.name, func(b *testing.B) {
 			for b.Loop() {
+				bm.v.issuers = recent[*x509.Certificate]{}
 				bm.v.verify(x509.VerifyOptions{}, bm.certs...)
 			}
 		})

@@ -14,6 +14,7 @@ type metrics struct {
 	activations *prometheus.CounterVec
 	duration    *prometheus.HistogramVec
 	panics      prometheus.Counter
+	overloaded  prometheus.Counter
 }
 
 func newMetrics(r *prometheus.Registry) *metrics {
@@ -27,8 +28,10 @@ func newMetrics(r *prometheus.Registry) *metrics {
 			Name: "gangway_request_seconds", Help: "Time to answer, by route.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"route"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gangway_panics_total", Help: "Requests that ended in a panic. A value above 0 means that the hub has a defect."}),
+		overloaded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gangway_overloaded_total", Help: "Requests that were refused because too many others were running."}),
 	}
-	r.MustRegister(m.enrolments, m.activations, m.duration, m.panics,
+	r.MustRegister(m.enrolments, m.activations, m.duration, m.panics, m.overloaded,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

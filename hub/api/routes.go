@@ -336,6 +336,7 @@ func (s *Server) newHandler() http.Handler {
 		}
 	}
 	ro.mux.Handle("/", s.metrics.timed("/", none))
+	s.routes = ro.byPattern
 	return s.secured(ro.mux)
 }
 
@@ -361,6 +362,11 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	if l := s.limiters[rt.rate]; l != nil && !l.allow(network(remoteAddr(r)), s.cfg.Now()) {
 		return errTooFast
 	}
+	leave, err := s.admit(rt, r)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	c, err := s.identify(r, rt.who)
 	if err != nil {
 		return err
@@ -381,8 +387,8 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// answerError answers with an error after identify has found the caller, so that an error page has
-// the layout for signed-in people.
+// answerError answers with an error after the method `identify` has found the caller, so that an
+// error page has the layout for signed-in people.
 func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) error {
 	s.fail(w, r, err)
 	return nil

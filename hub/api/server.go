@@ -4,8 +4,8 @@
 // One listener serves people, their programs and devices. It uses only TLS 1.3; the operator can
 // allow TLS 1.2 too. The hub requests a client certificate, but does not require a client
 // certificate. If the client sends a certificate that does not chain to the device CA, the
-// handshake fails. The leaf certificate identifies a device if the store has the certificate as
-// that of an active device.
+// handshake fails. The leaf certificate identifies a device if the certificate in the store belongs
+// to an active device.
 package api
 
 import (
@@ -55,6 +55,8 @@ type Config struct {
 	Names []string
 	// Rates overrides some of DefaultRates.
 	Rates Rates
+	// Capacity is the number of requests that may run at the same time. Default: 128 for each CPU.
+	Capacity int
 	// Timeouts bound connections and requests. Default: see Timeouts.
 	Timeouts Timeouts
 	// ProxyProtocol are the addresses of TCP proxies. Each connection from one of these addresses
@@ -100,9 +102,9 @@ type Config struct {
 
 // Timeouts bound how long a client may take. A zero field means the default.
 type Timeouts struct {
-	Header  time.Duration // for a request's header, and a PROXY protocol header: 10 s
-	Request time.Duration // for a request's body, and for the answer: 60 s; uploads and downloads have 60 s for each block instead
-	Idle    time.Duration // between two requests on a connection: 2 min
+	Header  time.Duration // for a request's header, and a PROXY protocol header; default: 10 s
+	Request time.Duration // for a request's body, and for the answer; default: 60 s, in uploads and downloads for each block
+	Idle    time.Duration // between two requests on a connection; default: 2 min
 }
 
 func (t Timeouts) withDefaults() Timeouts {
@@ -124,7 +126,7 @@ type Server struct {
 
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
 	clients     *clientVerifier                                      // of connections
-	forwarded   *clientVerifier                                      // of devices behind the proxy
+	forwarded   *clientVerifier                                      // verifies the certificates of devices behind the proxy
 	started     time.Time
 
 	signedURLKey []byte
@@ -138,6 +140,8 @@ type Server struct {
 	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
+	overload     overload
+	routes       map[string]*route // by the mux's pattern
 
 	replica  string // a random name of this process
 	outbox   outbox // for the other replicas
@@ -211,6 +215,7 @@ func New(cfg Config) (*Server, error) {
 	if s.formTokenKey, err = formTokenKey(cfg.CA.SealKey()); err != nil {
 		return nil, err
 	}
+	s.overload.capacity = int64(cmp.Or(cfg.Capacity, defaultCapacity()))
 	if s.vault, err = newClaimVault(cfg.CA.SealKey()); err != nil {
 		return nil, err
 	}

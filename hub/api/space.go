@@ -173,7 +173,7 @@ func (s *space) updateBallast() {
 	}
 }
 
-// allocateFile makes a file of size bytes and allocates its blocks, so that it occupies the disk.
+// allocateFile makes a file of `size` bytes and allocates its blocks, so that it occupies the disk.
 func allocateFile(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

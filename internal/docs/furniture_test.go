@@ -130,7 +130,7 @@ func (r *room) connected() {
 	r.connectedIn("/var/lib/gangway-agent")
 }
 
-// connectedIn does the same as connected for an agent with the state folder `state`.
+// connectedIn does the same as the method `connected` for an agent with the state folder `state`.
 func (r *room) connectedIn(state string) {
 	r.t.Helper()
 	r.mu.Lock()

@@ -158,7 +158,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 	w.set("/one.crl", list(one, leaf.SerialNumber))
 	for _, mode := range []fetch.CRLMode{fetch.CRLsSoft, fetch.CRLsHard} {
-		if refused, _ := try(mode); !strings.Contains(refused, "has revoked its EK certificate") {
+		if refused, _ := try(mode); !strings.Contains(refused, "has revoked the TPM's EK certificate") {
 			t.Errorf("revoked, mode %v: %q", mode, refused)
 		}
 	}

@@ -2,7 +2,7 @@ package sqlstore
 
 // FleetStatements returns, by name, the statements that answer questions about a fleet or update
 // the indexes of a fleet. Each engine's tests read the plans of these statements: every statement
-// finds its rows by an index.
+// must find its rows by an index.
 func FleetStatements() map[string]*Statement {
 	all := map[string]*Statement{
 		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
@@ -31,7 +31,7 @@ func FleetStatements() map[string]*Statement {
 }
 
 // RemovalStatements returns, by name, the statements that remove rows, or that count rows for a
-// bound. Each engine's tests read the plans of these statements: their cost does not grow with the
+// bound. Each engine's tests read the plans of these statements: their cost must not grow with the
 // fleet.
 func RemovalStatements() map[string]*Statement {
 	return map[string]*Statement{
