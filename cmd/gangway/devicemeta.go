@@ -128,7 +128,7 @@ otherwise the exit code is not 0, and nothing changes. Search for devices by a k
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "read each value as JSON (default: as text)")
-	c.Flags().StringArrayVar(&expected, "if", nil, "change the keys only if KEY=VALUE is still so or, with KEY-, if the key does not exist (repeatable)")
+	c.Flags().StringArrayVar(&expected, "if", nil, "make the change only if KEY still has the value VALUE (KEY=VALUE), or only if KEY does not exist (KEY-); repeatable")
 	return c
 }
 
