@@ -217,9 +217,12 @@ type Readiness struct {
 // readyPatience is how long readyz waits for the database.
 const readyPatience = 2 * time.Second
 
-// readyz checks the database and the disk. It answers 503 if the hub cannot serve most requests, so
-// that a load balancer sends requests to another replica.
+// readyz checks the database and the disk. It answers 503 if the hub cannot serve most requests, or
+// is about to stop, so that a load balancer sends requests to another replica.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
+	if s.stopping.Load() {
+		return errStopping
+	}
 	ctx, cancel := context.WithTimeout(store.WithWriteTimeout(r.Context(), readyPatience), readyPatience)
 	defer cancel()
 	if err := s.cfg.Store.Ping(ctx); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"gangway/internal/fleet"
@@ -31,9 +33,12 @@ type Server struct {
 	Crypto          float64 `json:"crypto_sum"`
 	Ratio           float64 `json:"ratio"` // CPU / (Handshake + MutualHandshake + Crypto)
 	// Poll is one request of Pantavisor for new steps over a new connection without a client
-	// certificate. Answer is the same request on a connection that is kept.
+	// certificate. Request is the same request on a connection that is kept, HTTP is the simplest
+	// request on such a connection, and Answer is Request without HTTP.
 	Poll        float64 `json:"poll"`
 	PollRatio   float64 `json:"poll_ratio"` // Poll / Handshake
+	Request     float64 `json:"poll_request"`
+	HTTP        float64 `json:"http_request"`
 	Answer      float64 `json:"poll_answer"`
 	AnswerRatio float64 `json:"answer_ratio"` // Answer / Handshake
 	// IdleKiB is the resident memory of an idle connection with a device's certificate.
@@ -115,6 +120,7 @@ func (m *server) measure() error {
 		func(s *Server) *float64 { return &s.Handshake }, func(s *Server) *float64 { return &s.MutualHandshake },
 		func(s *Server) *float64 { return &s.Crypto }, func(s *Server) *float64 { return &s.Ratio },
 		func(s *Server) *float64 { return &s.Poll }, func(s *Server) *float64 { return &s.PollRatio },
+		func(s *Server) *float64 { return &s.Request }, func(s *Server) *float64 { return &s.HTTP },
 		func(s *Server) *float64 { return &s.Answer }, func(s *Server) *float64 { return &s.AnswerRatio },
 	} {
 		values := make([]float64, rounds)
@@ -150,9 +156,14 @@ func (m *server) round(ctx context.Context, s *Server, first, n int) (err error)
 	if s.Poll, err = per(m.hub, func(i int) error { return m.pollers[i%len(m.pollers)].pollOnce(ctx, m.hub) }); err != nil {
 		return err
 	}
-	if s.Answer, err = m.answers(ctx, n); err != nil {
+	if s.Request, err = m.onKept(ctx, n, func(i int) []byte { return m.pollers[i].request }); err != nil {
 		return err
 	}
+	simple := fmt.Appendf(nil, "GET /healthz HTTP/1.1\r\nHost: %s\r\n", strings.TrimPrefix(m.hub.tok.Hub, "https://"))
+	if s.HTTP, err = m.onKept(ctx, n, func(int) []byte { return simple }); err != nil {
+		return err
+	}
+	s.Answer = s.Request - s.HTTP
 	s.Ratio = s.CPU / (s.Handshake + s.MutualHandshake + s.Crypto)
 	s.PollRatio, s.AnswerRatio = s.Poll/s.Handshake, s.Answer/s.Handshake
 	return nil
@@ -353,12 +364,12 @@ func (p *poller) pollOnce(ctx context.Context, hub *child) error {
 	if err != nil {
 		return err
 	}
-	return checkPoll(answer)
+	return checkAnswer(answer)
 }
 
-// answers measures polls on open connections, one connection for each worker. It returns the CPU
-// time of a poll, without the CPU time for opening the connections.
-func (m *server) answers(ctx context.Context, n int) (float64, error) {
+// onKept sends requests on open connections, one connection for each worker. It returns the CPU
+// time of one request, without the time of the connections.
+func (m *server) onKept(ctx context.Context, n int, request func(i int) []byte) (float64, error) {
 	conns := make([]*tls.Conn, workers)
 	for i := range conns {
 		c, err := dial(ctx, m.hub, nil)
@@ -368,11 +379,12 @@ func (m *server) answers(ctx context.Context, n int) (float64, error) {
 		defer c.Close()
 		conns[i] = c
 	}
-	each := max(1, n/workers)
+	each := max(20, n/workers)
 	used, err := m.hub.spent(func() error {
 		return parallel(workers, func(i int) error {
+			text := append(slices.Clip(request(i)), "\r\n"...)
 			for range each {
-				if err := m.pollers[i].pollOn(conns[i]); err != nil {
+				if err := ask(conns[i], text); err != nil {
 					return err
 				}
 			}
@@ -382,21 +394,25 @@ func (m *server) answers(ctx context.Context, n int) (float64, error) {
 	return micros(used, each*workers), err
 }
 
-func (p *poller) pollOn(c *tls.Conn) error {
-	if _, err := c.Write(append(slices.Clip(p.request), "\r\n"...)); err != nil {
+// ask sends a request and reads its answer. The answer is so short that the hub sends it in one
+// record.
+func ask(c *tls.Conn, request []byte) error {
+	if _, err := c.Write(request); err != nil {
 		return err
 	}
 	answer := make([]byte, 8<<10)
-	n, err := c.Read(answer) // the answer is so short that the hub sends it in one record
+	n, err := c.Read(answer)
 	if err != nil {
 		return err
 	}
-	return checkPoll(answer[:n])
+	return checkAnswer(answer[:n])
 }
 
-func checkPoll(answer []byte) error {
-	if len(answer) < 20 || string(answer[:12]) != "HTTP/1.1 200" || answer[len(answer)-2] != ']' {
-		return fmt.Errorf("poll: unexpected answer: %.400s", answer)
+// checkAnswer checks that an answer has the status 200 and a whole body in JSON.
+func checkAnswer(answer []byte) error {
+	body := bytes.TrimSpace(answer)
+	if !bytes.HasPrefix(body, []byte("HTTP/1.1 200")) || !bytes.HasSuffix(body, []byte("]")) && !bytes.HasSuffix(body, []byte("}")) {
+		return fmt.Errorf("unexpected answer: %.400s", answer)
 	}
 	return nil
 }

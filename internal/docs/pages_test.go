@@ -283,6 +283,7 @@ func TestCommandLinePage(t *testing.T) {
 	p.types("gangway device set")
 	p.types("gangway device set")
 	p.types("gangway device set")
+	p.types("gangway device set")
 	if out := p.types("gangway device meta"); !strings.Contains(out, "oslo") || strings.Contains(out, "rack") {
 		t.Errorf("meta prints %s", short(out))
 	}

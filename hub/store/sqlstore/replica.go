@@ -28,7 +28,7 @@ var (
 	insertMessage     = timed(`INSERT INTO replica_messages (origin, at, body) VALUES (?1, NOW, ?2)`)
 	forgetMessages    = timed(`DELETE FROM replica_messages WHERE at < NOW - ?1`)
 	selectMessages    = prepared(`SELECT seq, origin, body FROM replica_messages WHERE seq > ? ORDER BY seq LIMIT ?`)
-	selectLastMessage = prepared(`SELECT seq FROM replica_messages ORDER BY seq DESC LIMIT 1`)
+	selectLastMessage = prepared(`SELECT seq FROM replica_messages WHERE seq > 0 ORDER BY seq DESC LIMIT 1`)
 
 	putTemporary = timed(`INSERT INTO temporary_values (kind, key, value, expires) VALUES (?1, ?2, ?3, NOW + ?4)
 		ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, expires = excluded.expires`)
