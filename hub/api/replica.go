@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -301,6 +302,23 @@ func (l *lease) end(ctx context.Context) error {
 	return l.store.EndLease(ctx, f)
 }
 
+// objectsLease is the name of the lease whose holder is the place of the objects. All replicas with
+// the same place hold it together.
+const objectsLease = "objects"
+
+// shareObjects returns an error if another replica stores its objects elsewhere: then each replica
+// would lack the other's objects, and would take them for lost.
+func (s *Server) shareObjects(ctx context.Context) error {
+	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
+		return nil
+	}
+	_, err := s.cfg.Store.Lease(ctx, objectsLease, s.cfg.ObjectsAt, leaseLife)
+	if errors.Is(err, store.ErrLeased) {
+		return fmt.Errorf("hub: another replica stores its objects elsewhere: give all replicas the same S3 bucket and prefix; if the objects were moved, stop all replicas, wait %v, and start them again", leaseLife)
+	}
+	return err
+}
+
 // periodic does the hub's periodic work until ctx ends.
 func (s *Server) periodic(ctx context.Context) {
 	var working sync.WaitGroup
@@ -315,6 +333,9 @@ func (s *Server) periodic(ctx context.Context) {
 					return
 				case <-tick.C:
 					s.tryLease(ctx)
+					if err := s.shareObjects(ctx); err != nil && ctx.Err() == nil {
+						s.log.Error("objects of replicas", "err", err)
+					}
 				}
 			}
 		})

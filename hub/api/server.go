@@ -88,8 +88,10 @@ type Config struct {
 	// ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate
-	// Replicas says that other hubs may use the same database at the same time.
-	Replicas bool
+	// Replicas says that other hubs may use the same database at the same time. ObjectsAt then names
+	// the place of Objects: Serve returns an error if another hub stores its objects elsewhere.
+	Replicas  bool
+	ObjectsAt string
 	// Drain is how long the hub continues to accept connections after the context of Serve has
 	// ended. During this time GET /readyz says that the hub is not ready, so that a load balancer
 	// sends new connections to another replica.
@@ -271,6 +273,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := s.httpServer(withTLS(s.handler), config)
 	srv.ConnContext, srv.ConnState = withConnState, noteIdle
 	srv.RegisterOnShutdown(s.images.stop)
+	if err := s.shareObjects(ctx); err != nil {
+		return err
+	}
 	s.stopping.Store(false)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
