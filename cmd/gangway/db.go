@@ -91,14 +91,14 @@ func (a *app) moveDatabase(ctx context.Context, dir string, to postgres.Config) 
 	}})
 	switch {
 	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted: run the command again to go on")
+		return errors.New("interrupted: run the command again to continue")
 	case err != nil:
 		return err
 	}
 	if err := os.Rename(file, filepath.Join(dir, movedFile)); err != nil {
 		return err
 	}
-	a.note("Every row in PostgreSQL is as in the file, which is now %s.", filepath.Join(dir, movedFile))
+	a.note("PostgreSQL has the same rows as the file. The file has the new name %s.", filepath.Join(dir, movedFile))
 	a.note("Start the hub with the same URL: gangway serve --data %s --database URL", dir)
 	return nil
 }

@@ -96,8 +96,11 @@ Only the named keys change. Keys that another person sets at the same time stay.
 hub applies all changes or none, and set prints each key's value before and after.
 
 A value is text, unless --json is given: then each value is JSON, such as 5, true or
-["a", "b"]. With --if, the hub changes the keys only if a key still has a certain value;
-otherwise the exit code is not 0, and nothing changes. Search for devices by a key with 'gangway device ls meta.KEY=VALUE'.`,
+["a", "b"]. Search for devices by a key with 'gangway device ls meta.KEY=VALUE'.
+
+With --if KEY=VALUE, the hub makes the change only if the key still has this value, and
+with --if KEY-, only if the key does not exist. Otherwise nothing changes, and the exit
+code is not 0.`,
 		Example: `  gangway device set oslo-gate-1 site=oslo rack=7
   gangway device set oslo-gate-1 rack-
   gangway device set oslo-gate-1 owner=ada --if owner-
@@ -128,7 +131,7 @@ otherwise the exit code is not 0, and nothing changes. Search for devices by a k
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "read each value as JSON (default: as text)")
-	c.Flags().StringArrayVar(&expected, "if", nil, "change the keys only if KEY=VALUE is still so or, with KEY-, if the key does not exist (repeatable)")
+	c.Flags().StringArrayVar(&expected, "if", nil, "make the change only if KEY still has the value VALUE (KEY=VALUE), or only if KEY does not exist (KEY-); repeatable")
 	return c
 }
 

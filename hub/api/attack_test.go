@@ -792,3 +792,23 @@ func TestOverloadedHubStillOnboards(t *testing.T) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }
+
+// The hub parks a device's idle connection. The connection serves the next request with the
+// device's identity, and ends when the device is deleted meanwhile.
+func TestParkedConnectionIsStillTheDevices(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	conn := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
+	defer conn.Close()
+	for range 2 {
+		if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 200 || !strings.Contains(string(a.Body), s.deviceOf(t, s.victim)) {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+		time.Sleep(1300 * time.Millisecond)
+	}
+	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, s.deviceOf(t, s.victim), s.Now()); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
+}

@@ -124,7 +124,7 @@ func (o *overload) comeBack(u urgency, now time.Time) int {
 	return 1 + rand.N(backlog)
 }
 
-var errOverloaded = problem(http.StatusServiceUnavailable, "overloaded", "Try again after the seconds in Retry-After; the agent does this by itself.", "The hub has too many requests at the moment.")
+var errOverloaded = problem(http.StatusServiceUnavailable, "overloaded", "Try again after the time in the header Retry-After; the agent does this by itself.", "The hub has too many requests at the moment.")
 
 // admit returns an error if the hub is overloaded. Otherwise, the request may run. The caller must
 // call the returned function when the request has ended.

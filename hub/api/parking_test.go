@@ -13,11 +13,14 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // garage is an HTTP server that gets its connections from a `parking`.
@@ -29,15 +32,20 @@ type garage struct {
 
 func newGarage(t *testing.T, times Timeouts, h http.HandlerFunc) *garage {
 	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newGarageOn(t, l, times, h)
+}
+
+func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFunc) *garage {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cert := newAuthority(t, "garage", nil).leaf(key.Public())
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	times = times.withDefaults()
 	quiet := log.New(io.Discard, "", 0)
 	p, err := newParking(l, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, NextProtos: []string{"h2", "http/1.1"}}, newConnState, times, quiet)
@@ -90,10 +98,17 @@ type visit struct {
 
 func (g *garage) connect() *visit {
 	g.Helper()
-	c, err := tls.Dial("tcp", g.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	raw, err := net.Dial("tcp", g.Addr().String())
 	if err != nil {
 		g.Fatal(err)
 	}
+	return g.over(raw)
+}
+
+// over returns a visit over a connection.
+func (g *garage) over(raw net.Conn) *visit {
+	g.Helper()
+	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
 	g.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	return &visit{g, c, bufio.NewReader(c)}
@@ -203,7 +218,7 @@ func TestPartOfARequestIsNotLostByParking(t *testing.T) {
 // after the connection was parked. The hub closes the connection.
 func TestClientCannotHoldAParkedConnection(t *testing.T) {
 	t.Parallel()
-	g := newGarage(t, Timeouts{Header: 500 * time.Millisecond, Request: time.Second, Idle: 2 * time.Second}, func(w http.ResponseWriter, r *http.Request) {})
+	g := newGarage(t, Timeouts{Header: 3 * time.Second, Request: 3 * time.Second, Idle: 4 * time.Second}, func(w http.ResponseWriter, r *http.Request) {})
 	silent, slow, gone := g.connect(), g.connect(), g.connect()
 	for _, v := range []*visit{silent, slow, gone} {
 		v.send(get)
@@ -292,5 +307,35 @@ func TestParkingServesOtherProtocols(t *testing.T) {
 	defer plain.Body.Close()
 	if b, _ := io.ReadAll(plain.Body); plain.StatusCode != 400 || !strings.Contains(string(b), "HTTPS") {
 		t.Errorf("HTTP without TLS: %s %q", plain.Status, b)
+	}
+}
+
+// A connection through a TCP proxy, which sends a header of the PROXY protocol, is parked too, and
+// keeps the client's address.
+func TestConnectionThroughATCPProxyIsParked(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{cfg: Config{Timeouts: Timeouts{}.withDefaults(), ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}}
+	g := newGarageOn(t, s.behindProxies(l), Timeouts{}, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) })
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 4711}
+	if _, err := proxyproto.HeaderProxyFromAddrs(2, client, l.Addr()).WriteTo(raw); err != nil {
+		t.Fatal(err)
+	}
+	v := g.over(raw)
+	for n := range 3 {
+		v.send(get)
+		if a := v.answer(); a != "192.0.2.7:4711" {
+			t.Errorf("the client's address is %q", a)
+		}
+		if n < 2 {
+			g.await(1)
+		}
 	}
 }

@@ -68,9 +68,9 @@ func (c *conn) encode(args []any) error {
 	for _, a := range args {
 		size += encodedSize(a)
 	}
+	// The parameters point into data, so it must not grow later. It is never nil, because package
+	// pgconn sends a nil parameter as NULL.
 	if c.data == nil || cap(c.data) < size {
-		// The parameters point into data, so it must not grow later. It must not be nil, because a
-		// parameter that is nil is NULL.
 		c.data = make([]byte, 0, 2*size)
 	}
 	for i, a := range args {

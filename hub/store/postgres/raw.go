@@ -99,7 +99,7 @@ func copyData(rows [][]any) ([]byte, error) {
 				data = binary.BigEndian.AppendUint32(data, uint32(len(v)))
 				data = append(data, v...)
 			default:
-				return nil, fmt.Errorf("postgres: a value is a %T", v)
+				return nil, fmt.Errorf("postgres: a value has the type %T, which is not supported", v)
 			}
 		}
 	}
