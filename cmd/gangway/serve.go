@@ -55,8 +55,9 @@ hub runs. --tpm-roots and --tpm-intermediates add certificates for as long as th
 process runs.
 
 The hub may use at most nine tenths of its cgroup's memory limit, and at most six tenths
-of the machine's memory; below that, it collects garbage seldom (GOGC=400). The environment
-variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's defaults.`,
+of the machine's memory; below that, it collects garbage seldom (GOGC=400). The
+environment variables GOMEMLIMIT and GOGC override both: GOMEMLIMIT=off restores Go's
+defaults.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443 --page-listen :443 --page-url https://fleet.example --acme --acme-accept-tos
