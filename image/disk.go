@@ -145,7 +145,7 @@ func (d *Disk) sizeFor(files []File) error {
 		d.ESPSize = max(minESP, (need+need/5+mib-1)/mib*mib)
 	}
 	if d.ESPSize < minESP || d.ESPSize%mib != 0 || d.ESPSize < need {
-		return fmt.Errorf("image: the EFI system partition's size is %d bytes; a whole number of MiB and at least %d bytes are needed", d.ESPSize, max(minESP, need))
+		return fmt.Errorf("image: the size of the EFI system partition is %d bytes; it must be a whole number of MiB, and at least %d bytes", d.ESPSize, max(minESP, need))
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
 // splitRun does the same as SplitCertificates, for parts that could all be read.
 func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	stream := slices.Concat(parts...)
-	var starts []int // offsets in stream at which the parts begin, then the stream's length
+	var starts []int // offsets in `stream` at which the parts begin, then the stream's length
 	for i, at := 0, 0; i <= len(parts); i++ {
 		starts = append(starts, at)
 		if i < len(parts) {

@@ -30,7 +30,7 @@ var delegationIndex = map[AlgID]struct{ idevid, iak, ek uint32 }{
 func digest(alg AlgID, data ...[]byte) []byte {
 	n, err := name(alg, data...)
 	if err != nil {
-		panic(err) // cannot happen: alg comes from this package's tables
+		panic(err) // cannot happen: `alg` comes from this package's tables
 	}
 	return n[2:]
 }
@@ -38,7 +38,7 @@ func digest(alg AlgID, data ...[]byte) []byte {
 func zero(alg AlgID) []byte {
 	h, err := alg.Hash()
 	if err != nil {
-		panic(err) // cannot happen: alg comes from this package's tables
+		panic(err) // cannot happen: `alg` comes from this package's tables
 	}
 	return make([]byte, h.Size())
 }
@@ -68,7 +68,7 @@ func policyDelegation(alg AlgID, index uint32) []byte {
 	pub = binary.BigEndian.AppendUint16(pub, uint16(2+len(a))) // contains a TPMT_HA
 	n, err := name(alg, pub)
 	if err != nil {
-		panic(err) // cannot happen: alg comes from this package's tables
+		panic(err) // cannot happen: `alg` comes from this package's tables
 	}
 	return digest(alg, zero(alg), be32(ccPolicyAuthorizeNV), n)
 }

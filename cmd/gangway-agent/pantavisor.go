@@ -90,7 +90,7 @@ unclaimed, control and restart. docs/agent.md describes them.`,
 	add("keep", "Extend Pantavisor's secret before it expires, until stopped",
 		"Keep extends the secret in pantahub.config every six hours. The secret expires after a\nday. The login hook starts this command in the background; only one runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
 	add("restart", "Have Pantavisor reboot the machine",
-		"Restart asks Pantavisor over its control socket to reboot the machine, so that it reads\nnew credentials. The setting restart names a program to call instead.", h.restartNow)
+		"Restart asks Pantavisor over its control socket to reboot the machine, so that it reads\nnew credentials. The setting 'restart' names a program to call instead.", h.restartNow)
 	return root
 }
 
@@ -126,7 +126,7 @@ func (h *handler) read(changed func(flag string) bool) error {
 }
 
 // open makes the agent. It waits for the lock of the state folder, because several hooks and the
-// keep command may run at once.
+// command keep may run at the same time.
 func (h *handler) open(ctx context.Context, stderr io.Writer) (*agent.Agent, error) {
 	for {
 		a, err := h.o.agent(stderr, false)

@@ -20,7 +20,7 @@ import (
 
 // Exit codes: 0 success; 1 the run was not possible; 2 wrong usage; 3 the run is complete, but some
 // operations failed or could not start at their time; 4 the run was interrupted, and the report has
-// what was measured until then.
+// the results up to that time.
 const (
 	exitFailed      = 1
 	exitUsage       = 2

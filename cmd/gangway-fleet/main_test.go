@@ -129,7 +129,7 @@ func (l *lab) metrics() string {
 	return "http://" + private.Addr().String() + "/metrics"
 }
 
-// requests returns the hub's own number of requests for each route.
+// requests returns how many requests the hub has counted for each route, from its metrics.
 func (l *lab) requests(metrics string) map[string]int64 {
 	l.t.Helper()
 	resp, err := http.Get(metrics)
@@ -153,7 +153,7 @@ func (l *lab) requests(metrics string) map[string]int64 {
 // the hub, each device is active once, and the hub refuses every hostile request.
 func TestFleetsNumbersAreTheHubs(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(c *api.Config) { c.Timeouts.Header = 2 * time.Second })
+	l := newLab(t, func(c *api.Config) { c.Timeouts.Header = 8 * time.Second })
 	metrics := l.metrics()
 	code, r := l.fleet(t.Context(), "--devices", "20", "--for", "1s", "--arrivals", "even", "--state", l.path("state"), "--hub-metrics", metrics,
 		"--mix", "onboard=10/s,report=4/s,poll=3/s,logs=3/s,update=2/s,handshake=3/s,slow=2/s,garbage=3/s,oversized=2/s,forged=16/s")

@@ -21,7 +21,7 @@ import (
 // seconds.
 type screen struct {
 	w        io.Writer
-	terminal *os.File // nil: w is not a terminal
+	terminal *os.File // nil: `w` is not a terminal
 
 	mu    sync.Mutex
 	shown bool // the terminal's line has text

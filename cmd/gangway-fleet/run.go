@@ -22,7 +22,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// runFlags are the flags of run that need parsing.
+// runFlags are the flags of the command run that need parsing.
 type runFlags struct {
 	token, maker, mix, rate, arrivals, json, objectSize string
 }

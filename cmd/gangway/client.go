@@ -43,7 +43,7 @@ func (s *signIn) client() (*http.Client, error) {
 	}}, nil
 }
 
-// rawBody is a request body that do sends unchanged, not as JSON.
+// rawBody is a request body that the method `do` sends unchanged, not as JSON.
 type rawBody []byte
 
 // maxAnswer is the largest size of an answer, in bytes. A page of devices or join tokens with the

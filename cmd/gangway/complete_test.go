@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -134,8 +136,50 @@ func TestShellCompletesNamesFromTheHub(t *testing.T) {
 			}
 		}
 	}
+	inShells(t, []completed{{"gangway device lo", "logs"}, {"gangway device ls --output y", "yaml"}, {"gangway device show " + d.Nick[:3], d.Nick}})
 	if files, err := filepath.Glob(filepath.Join(os.Getenv("XDG_CONFIG_HOME"), "gangway", "*")); err != nil || len(files) != 1 {
 		t.Errorf("completion left files: %q", files)
+	}
+}
+
+// completed is the beginning of a command, and the only word that completes it.
+type completed struct{ typed, word string }
+
+// inShells types beginnings of commands in zsh and fish, presses the Tab key, and checks the word that
+// the shell completes. It leaves out shells that are not installed.
+func inShells(t *testing.T, list []completed) {
+	t.Helper()
+	// fish lists the completions of a command line. zsh completes only at a terminal, so the module
+	// zpty makes one.
+	fish := "gangway completion fish | source\n"
+	zsh := `zmodload zsh/zpty; zpty z "zsh -f -i"
+zpty -w z 'PS1=; PROMPT_EOL_MARK=; autoload -Uz compinit; compinit -u -D; source <(gangway completion zsh); print REA""DY'
+zpty -r -m z out '*READY*'
+`
+	for _, c := range list {
+		fish += fmt.Sprintf("complete -C %q\n", c.typed)
+		zsh += fmt.Sprintf("zpty -w -n z $'\\C-u%s\\t'; zpty -r -m z out '*%s*'; print '%s'\n", c.typed, c.word, c.word)
+	}
+	for shell, script := range map[string][]string{"fish": {"--no-config", "-c", fish}, "zsh": {"-f", "-c", zsh + "zpty -d z"}} {
+		program, err := exec.LookPath(shell)
+		if err != nil {
+			t.Logf("no %s here", shell)
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		out, err := exec.CommandContext(ctx, program, script...).CombinedOutput()
+		cancel()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", shell, err, out)
+		}
+		for _, c := range list {
+			if !slices.ContainsFunc(strings.Split(string(out), "\n"), func(line string) bool {
+				word, _, _ := strings.Cut(line, "\t")
+				return word == c.word
+			}) {
+				t.Errorf("%s does not complete %q to %q:\n%s", shell, c.typed, c.word, out)
+			}
+		}
 	}
 }
 

@@ -25,20 +25,21 @@ type engine interface {
 	io.Closer
 }
 
-// databaseFlags say where a hub's database is. If url is empty, the database is a file in the data
-// folder.
+// databaseFlags say where a hub's database is. If `url` is empty, the database is a file in the
+// data folder.
 type databaseFlags struct{ url, passwordFile string }
 
 type databaseKey struct{}
 
 // addDatabaseFlags adds the flags --database and --database-password-file to each command with the
-// flag --data that opens the hub's database. The command's context has the values.
+// flag --data that opens the hub's database. The commands read the values from their contexts.
 func addDatabaseFlags(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		addDatabaseFlags(sub)
 	}
-	// login reads only the certificate of the hub from the data folder.
-	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" {
+	// The commands login and migrate get no such flags: in the data folder, login reads only the
+	// hub's certificate, and migrate always reads the database file.
+	if c.Flags().Lookup("data") == nil || c.RunE == nil || c.Name() == "login" || c.Name() == "migrate" {
 		return
 	}
 	var flags databaseFlags
@@ -56,6 +57,10 @@ func addDatabaseFlags(c *cobra.Command) {
 // a file in the data folder.
 func database(ctx context.Context) (config postgres.Config, ok bool, err error) {
 	flags, _ := ctx.Value(databaseKey{}).(databaseFlags)
+	return flags.config()
+}
+
+func (flags databaseFlags) config() (config postgres.Config, ok bool, err error) {
 	switch {
 	case flags.url == "" && flags.passwordFile != "":
 		return config, false, usagef("--database-password-file needs --database")
@@ -78,7 +83,8 @@ func database(ctx context.Context) (config postgres.Config, ok bool, err error) 
 }
 
 // openEngine opens the database and the keys of the hub in the data folder `dir`, and sets the fields
-// of the instance. It refuses keys without their database, and a database without its keys.
+// of the instance. It returns an error if there are keys but no database, or a database but no
+// keys.
 func (i *instance) openEngine(ctx context.Context, dir string, o openOptions) (err error) {
 	config, shared, err := database(ctx)
 	if err != nil {
@@ -108,7 +114,8 @@ func (i *instance) openEngine(ctx context.Context, dir string, o openOptions) (e
 	return nil
 }
 
-// checkFiles returns an error if only one of the database file and the keys exists.
+// checkFiles returns an error if the database file exists but the keys do not, or the keys exist
+// but the database file does not.
 func checkFiles(file, keys string, hasKeys bool, o openOptions) error {
 	switch hasDatabase := exists(file); {
 	case hasDatabase && !hasKeys:

@@ -14,8 +14,9 @@ import (
 	"gangway/hub/store/postgres/pgtest"
 )
 
-// A hub whose database is in PostgreSQL: commands on its machine use the same flags, two hubs with
-// the same keys share the database, and a hub refuses a database that is not its own.
+// The database of a hub is in PostgreSQL: commands on the hub's machine use the same flags, two
+// hubs with the same keys share the database, and a hub refuses a database that belongs to another
+// hub.
 func TestHubInPostgreSQL(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Start(false)
@@ -65,7 +66,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 		t.Errorf("the doctor does not name fsync = off, with which the test's server runs: %s", findings)
 	}
 
-	// A second machine with a copy of the keys.
+	// This folder is on a second machine, and has a copy of the keys.
 	second := filepath.Join(t.TempDir(), "hub")
 	if out, err := exec.Command("cp", "-a", dir, second).CombinedOutput(); err != nil {
 		t.Fatal(err, string(out))
@@ -94,6 +95,20 @@ func TestHubInPostgreSQL(t *testing.T) {
 			t.Errorf("%s: %v", c.what, err)
 		}
 	}
+	// A hub whose database is a file moves this database to PostgreSQL.
+	if _, err := server.Query(t.Context(), "postgres", "CREATE DATABASE moved"); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if code := (&app{stdin: password(t), stdout: &out, stderr: &out}).run(t.Context(), []string{"db", "migrate", "--data", foreign, "--to", server.URL("moved")}); code != 0 {
+		t.Errorf("gangway db migrate: %s", out.String())
+	}
+	if err := start(at("moved"), foreign, openOptions{}); err != nil {
+		t.Error("the moved hub:", err)
+	}
+	if err := start(t.Context(), foreign, openOptions{}); err == nil {
+		t.Error("the hub starts with the file that was moved")
+	}
 	if err := start(at("other"), dir, openOptions{newDatabase: true}); err != nil {
 		t.Error("an empty database with --new-database:", err)
 	}
@@ -114,8 +129,8 @@ func password(t *testing.T) *os.File {
 	return f
 }
 
-// Attack: a password in the arguments is visible to other users of the machine, so it can come from
-// a file.
+// Attack: another user of the machine reads the arguments of the process. So the password can come
+// from a file.
 func TestDatabasePasswordFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "password")

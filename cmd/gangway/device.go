@@ -89,7 +89,7 @@ machine might onboard it again. To prevent that too, disable the join token with
 	waiting := &cobra.Command{
 		Use: "waiting", Short: "List the machines that wait for your decision", Args: args(),
 		Long: `Waiting lists the machines whose evidence leaves questions that only you can decide.
-'gangway device show ID' shows them. Then use 'approve' or 'deny'.`,
+'gangway device show ID' shows a machine's questions. Then use 'approve' or 'deny'.`,
 		Example: "  gangway device waiting\n  gangway device waiting --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := allWaiting(c.Context())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -87,6 +88,7 @@ type metaChange struct {
 
 func (a *app) deviceSet() *cobra.Command {
 	var asJSON bool
+	var expected []string
 	c := &cobra.Command{
 		Use: "set ID|NICK KEY=VALUE|KEY-...", Short: "Set or remove keys of a device's metadata",
 		Long: `Set changes keys of a device's user-meta: KEY=VALUE sets a key, and KEY- removes it.
@@ -94,9 +96,14 @@ Only the named keys change. Keys that another person sets at the same time stay.
 hub applies all changes or none, and set prints each key's value before and after.
 
 A value is text, unless --json is given: then each value is JSON, such as 5, true or
-["a", "b"]. Search for devices by a key with 'gangway device ls meta.KEY=VALUE'.`,
+["a", "b"]. Search for devices by a key with 'gangway device ls meta.KEY=VALUE'.
+
+With --if KEY=VALUE, the hub makes the change only if the key still has this value, and
+with --if KEY-, only if the key does not exist. Otherwise nothing changes, and the exit
+code is not 0.`,
 		Example: `  gangway device set oslo-gate-1 site=oslo rack=7
   gangway device set oslo-gate-1 rack-
+  gangway device set oslo-gate-1 owner=ada --if owner-
   gangway device set oslo-gate-1 --json ports='[80, 443]'`,
 		Args: func(_ *cobra.Command, got []string) error {
 			switch len(got) {
@@ -112,14 +119,19 @@ A value is text, unless --json is given: then each value is JSON, such as 5, tru
 			if err != nil {
 				return err
 			}
+			was, err := readChanges(expected, asJSON)
+			if err != nil {
+				return err
+			}
 			d, err := findDevice(c.Context(), arg[0])
 			if err != nil {
 				return err
 			}
-			return a.setMeta(c.Context(), d, patch)
+			return a.setMeta(c.Context(), d, was, patch)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "read each value as JSON (default: as text)")
+	c.Flags().StringArrayVar(&expected, "if", nil, "make the change only if KEY still has the value VALUE (KEY=VALUE), or only if KEY does not exist (KEY-); repeatable")
 	return c
 }
 
@@ -170,8 +182,16 @@ func jsonValue(text string) (any, error) {
 	return m["value"], nil
 }
 
-func (a *app) setMeta(ctx context.Context, d api.DeviceView, patch map[string]any) error {
-	if _, err := call[map[string]any](ctx, http.MethodPatch, "/devices/"+d.ID+"/user-meta", patch); err != nil {
+func (a *app) setMeta(ctx context.Context, d api.DeviceView, was, patch map[string]any) error {
+	path := "/devices/" + d.ID + "/user-meta"
+	if len(was) > 0 {
+		text, err := json.Marshal(was)
+		if err != nil {
+			return err
+		}
+		path += "?was=" + url.QueryEscape(string(text))
+	}
+	if _, err := call[map[string]any](ctx, http.MethodPatch, path, patch); err != nil {
 		return err
 	}
 	changes := []metaChange{}

@@ -95,7 +95,7 @@ func isHex(s string) bool {
 
 func deviceNames(d api.FleetDevice) names { return names{d.ID, d.Nick, d.Machine.Serial} }
 
-// findDevice returns the device that a person named; see pick.
+// findDevice returns the device that a person named; see the function `pick`.
 func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
 	id := strings.ToLower(strings.TrimSpace(which))
 	if wire.IsID(id) {
@@ -163,7 +163,7 @@ func fleetPage(ctx context.Context, query url.Values) (fleetResult, error) {
 	return call[fleetResult](ctx, http.MethodGet, "/fleet/devices?"+query.Encode(), nil)
 }
 
-// findWaiting returns the waiting machine that a person named; see pick.
+// findWaiting returns the waiting machine that a person named; see the function `pick`.
 func findWaiting(ctx context.Context, which string) (api.WaitingView, error) {
 	list, err := allWaiting(ctx)
 	if err != nil {
@@ -181,7 +181,7 @@ func findWaiting(ctx context.Context, which string) (api.WaitingView, error) {
 	return w, err
 }
 
-// findToken returns the join token that a person named; see pick.
+// findToken returns the join token that a person named; see the function `pick`.
 func findToken(ctx context.Context, which string) (api.JoinTokenView, error) {
 	tokens, err := allTokens(ctx, call[[]api.JoinTokenView])
 	if err != nil {
@@ -190,7 +190,7 @@ func findToken(ctx context.Context, which string) (api.JoinTokenView, error) {
 	return pick("join token", "gangway token ls", which, tokens, func(t api.JoinTokenView) names { return names{t.ID, t.Nick, ""} })
 }
 
-// findAPIToken returns the API token that a person named; see pick.
+// findAPIToken returns the API token that a person named; see the function `pick`.
 func findAPIToken(ctx context.Context, which string) (api.APITokenView, error) {
 	list, err := call[api.APITokens](ctx, http.MethodGet, "/tokens", nil)
 	if err != nil {

@@ -99,7 +99,7 @@ settings. See docs/image.md.`,
 	f := c.Flags()
 	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json; - is standard input (this, --claim or --reset-only is required)")
 	f.BoolVar(&o.claim, "claim", false, "build without a join token; each machine displays a claim code for the hub you are signed in to")
-	f.StringVar(&o.hub, "hub-file", "", "with --claim: the hub's name and CA as JSON, instead of those of the hub you are signed in to; - is standard input")
+	f.StringVar(&o.hub, "hub-file", "", "with --claim: hub file, the JSON file with the name and the CA of the hub (default: the hub that you are signed in to); - is standard input")
 	f.BoolVar(&o.reset, "reset-only", false, "build a stick that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
 	f.StringVar(&o.disk, "disk", "largest", "the disk to install to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; removable and USB disks only if you name them")

@@ -162,8 +162,8 @@ func sentence(err error) string {
 	return strings.ToUpper(text[:1]) + text[1:]
 }
 
-// Build builds an image. The child gets `file` by standard input. When Build returns, it has already removed the image's file from the
-// folder. So the file disappears when the caller closes it.
+// Build builds an image. The child gets `file` by standard input. When Build returns, it has already
+// removed the image's file from the folder. So the file disappears when the caller closes it.
 func (b *imageBuilder) Build(ctx context.Context, o api.ImageOptions, file []byte, size int64, step func(string)) (_ *api.Image, err error) {
 	if err := b.Check(o); err != nil {
 		return nil, err

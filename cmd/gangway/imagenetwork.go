@@ -86,7 +86,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 		text += certificates
 	}
 	s, err := netfile.Parse([]byte(text))
-	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // an option has no line number, so leave the mistake's out
+	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // options have no line numbers, so remove the mistake's line number
 		return nil, usagef("%s", m.Text)
 	}
 	return s, err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 	"gangway/hub/objects"
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
+	"gangway/hub/store/postgres"
 	"gangway/hub/trust"
 	"gangway/internal/version"
 )
@@ -30,7 +32,8 @@ type instance struct {
 	engine engine       // the same database as the server uses it
 	lock   *os.File     // nil if this process does not serve the hub
 
-	objects objects.Store // nil until openObjects
+	objects   objects.Store // nil until openObjects
+	objectsAt string        // the place of the objects: different for each bucket and folder
 }
 
 // openOptions are the options for opening a data folder.
@@ -49,6 +52,8 @@ const (
 	objectFolder = "objects"
 	acmeFolder   = "acme"       // the account at the ACME CA, and the pages' certificate
 	serveFile    = "serve.lock" // holds the server's process id
+	// objectsIDFile has a random name for the folder of the objects, if the database is in PostgreSQL.
+	objectsIDFile = "objects.id"
 )
 
 // openInstance opens a data folder. If the keys and the database are both missing, it creates both.
@@ -155,7 +160,8 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 			return err
 		}
 		i.objects = f
-		return nil
+		i.objectsAt, err = i.folderID()
+		return err
 	}
 	if c.Endpoint == "" || c.Bucket == "" {
 		return usagef("--s3-endpoint and --s3-bucket need each other: give both")
@@ -170,7 +176,33 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return err
 	}
 	i.objects = s3
+	i.objectsAt = fmt.Sprintf("s3 %s %s %s", c.Endpoint, c.Bucket, c.Prefix)
 	return nil
+}
+
+// folderID returns a name for the folder of the objects that no other data folder has. A hub whose
+// database is a file in the data folder needs none.
+func (i *instance) folderID() (string, error) {
+	if !i.shared() {
+		return "", nil
+	}
+	path := filepath.Join(i.dir, objectsIDFile)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(f, rand.Text())
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	text, err := os.ReadFile(path)
+	return "folder " + strings.TrimSpace(string(text)), err
+}
+
+// shared reports whether other hubs may use the same database.
+func (i *instance) shared() bool {
+	_, is := i.engine.(*postgres.Store)
+	return is
 }
 
 // objectsGone reports whether the folder of the objects is missing although the database lists
@@ -193,9 +225,10 @@ type serverOptions struct {
 	capacity                int
 	proxyProtocol           []netip.Prefix
 	eventsAge, unprovenAge  time.Duration
+	drain                   time.Duration
 	images                  api.ImageBuilder // nil: none
 	imageLimits             api.ImageLimits
-	pageURL                 string // of the pages' own listener; empty: there is none
+	pageURL                 string // URL of the pages' own listener; empty: the pages have no listener of their own
 	pageCertificate         api.PageCertificate
 }
 
@@ -216,7 +249,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 		PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration,
 		Rates: o.rates, Timeouts: o.timeouts, Capacity: o.capacity, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
-		PageURL: o.pageURL, PageCertificate: o.pageCertificate,
+		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
 	}
 }
 

@@ -23,7 +23,11 @@ type limitFlags struct {
 	capacity int
 
 	eventsAge, refusalsAge time.Duration
+	drain                  time.Duration
 }
+
+// maxDrain is less than the time after which systemd kills a service that should stop.
+const maxDrain = time.Minute
 
 func (l *limitFlags) add(f *pflag.FlagSet) {
 	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
@@ -35,6 +39,7 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 365d for a year; 0: permanently")
 	cmdline.SpanVar(f, &l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long the audit trail keeps events of unauthenticated clients: refused requests, wrong passwords")
 	cmdline.SpanVar(f, &l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m)")
+	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; a load balancer must notice that in this time, such as 5s (default 0s)")
 }
 
 // minCapacity is the least value of --max-requests. With less, a share of it would admit nothing.
@@ -76,6 +81,10 @@ func (l *limitFlags) into(o *serverOptions) error {
 	case l.eventsAge == 0:
 		l.eventsAge = -1 // negative: keep events permanently
 	}
+	if l.drain < 0 || l.drain > maxDrain {
+		return usagef("--drain must be from 0s to %v", maxDrain)
+	}
+	o.drain = l.drain
 	o.eventsAge, o.unprovenAge = l.eventsAge, l.refusalsAge
 	for _, text := range l.proxies {
 		p, err := netip.ParsePrefix(text)

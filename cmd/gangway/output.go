@@ -217,7 +217,7 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 // visible before a terminal gets it.
 func visible(s string) string { return escaped(s, "") }
 
-// visibleText does the same as visible for a text of several lines.
+// visibleText does the same as the function `visible` for a text of several lines.
 func visibleText(s string) string { return escaped(s, "\n\t") }
 
 func escaped(s, keep string) string {
@@ -289,8 +289,8 @@ const (
 type column[T any] struct {
 	name string         // the name for --columns; in upper case, it is the heading
 	cell func(T) string // for people
-	// value returns the cell's text in CSV, for programs. If value is nil, CSV has the text that
-	// cell returns.
+	// value returns the cell's text in CSV, for programs. If `value` is nil, CSV has the text that
+	// `cell` returns.
 	value func(T) string
 	tone  func(T) tone // nil: no colour
 	wide  bool         // shown only with --output wide, or if --columns names the column

@@ -20,7 +20,7 @@ import (
 // or standard output.
 type tokenFile struct {
 	w    io.Writer
-	file *os.File // nil for standard output, and after finish
+	file *os.File // nil for standard output, and after a call of `finish`
 }
 
 // newTokenFile creates a file at `path`, and never overwrites a file. If `path` is empty, the

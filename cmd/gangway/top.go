@@ -23,7 +23,7 @@ import (
 
 const (
 	topEvery = 3 * time.Second
-	// topRows is the number of devices that top requests for each state.
+	// topRows is the number of devices that the command top requests for each state.
 	topRows = 50
 	topDays = 30
 )
@@ -173,14 +173,14 @@ type top struct {
 	hub, pages string // URLs
 	nick       string
 	data       topData
-	failed     error // the error of the newest request; data is from an earlier request
+	failed     error // the error of the newest request; `data` is from an earlier request
 
 	list   int    // the list that contains the chosen row: 0 for `needs`, 1 for `newest`
 	chosen string // the id of the chosen row
 	row    int    // the index of the chosen row, so that the choice stays at this index if the row disappears
 
 	detail []string // the lines about the chosen row; nil: the screen shows the lists
-	scroll int      // the first line of detail on the screen
+	scroll int      // the first line of `detail` on the screen
 	said   string   // the message about the last key
 }
 

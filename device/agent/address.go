@@ -34,22 +34,24 @@ type Addresses struct {
 // use.
 type addresses struct {
 	file  string              // the address in the token or hub file; tried last if the hub does not name this address
-	heard func(urls []string) // called without mu when urls changes; may be nil
+	heard func(urls []string) // called when `urls` changes, while `mu` is not locked; may be nil
 
 	mu    sync.Mutex
 	urls  []string        // never empty
-	saved []string        // argument of the last call of heard
+	saved []string        // argument of the last call of `heard`
 	pages string          // URL of the hub's pages; empty: the hub does not name one
 	holds map[string]held // by method and path
 }
 
-// held is a request that the hub refused and wants to get later.
+// held is a request that the hub refused, and that the agent must not send again before the time
+// `until`.
 type held struct {
 	refused *Refused
 	until   time.Time
 }
 
-// hold remembers when the hub wants to get a request again.
+// If the hub's refusal of a request has a Retry-After, hold stores how long the agent must not send
+// the request again.
 func (a *addresses) hold(method, path string, r *Refused) {
 	if r.retryAfter == 0 {
 		return

@@ -250,7 +250,7 @@ type Refused struct {
 	// "unknown".
 	Certificate string `json:"certificate"`
 
-	retryAfter time.Duration // the hub asks for no such request before; 0: it did not say
+	retryAfter time.Duration // how long the agent must not send the request again; 0: the hub has set no time
 }
 
 func (r *Refused) Error() string {

@@ -168,7 +168,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 		name    string
 		answer  func(*wire.BootReport) (int, string)
 		shown   bool
-		reports int // how many measurements reach the hub during three calls of measure
+		reports int // how many measurements reach the hub during three calls of `measure`
 		says    string
 	}{
 		{"too large for a proxy", tooLarge, true, 4, "is too large for the hub"},

@@ -104,7 +104,7 @@ type clockSetter struct {
 	set func(time.Time) error
 	say func(was, is time.Time, err error)
 
-	mu sync.Mutex // serialises calls of set
+	mu sync.Mutex // serialises calls of `set`
 }
 
 // heard reads the date of a verified hub's answer and sets the clock if needed. A date outside the

@@ -16,7 +16,7 @@ import (
 type gate struct {
 	routes   *http.ServeMux
 	loopback bool     // the proxy listens on TCP, where browsers can reach it
-	token    [32]byte // SHA-256 of the bearer token; used only if guarded is set
+	token    [32]byte // SHA-256 of the bearer token; used only if `guarded` is set
 	guarded  bool     // requests must have the bearer token
 }
 

@@ -28,7 +28,7 @@ import (
 type hub struct {
 	at    *addresses
 	roots *x509.CertPool
-	certs []*x509.Certificate // the certificates in roots
+	certs []*x509.Certificate // the certificates in `roots`
 	now   func() time.Time
 	clock *clockSetter // nil: do not set the clock
 	proxy *HTTPProxy   // nil: connect directly
@@ -113,10 +113,10 @@ const maxAnswer = 1 << 20
 
 // doWithin sends a request to a path of the hub and returns the body of an answer with the status
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
-// other answer, the error is a *Refused. If the hub has asked to send the request later, doWithin
-// returns the same *Refused again until then, and sends nothing. If doWithin cannot connect to the address in use, it tries
-// the hub's other addresses at once. If a connection breaks, doWithin returns the error, and the
-// next request begins with another address.
+// other answer, the error is a *Refused. If this error has a `retryAfter`, doWithin sends no such
+// request during that time, and returns the same error again. If doWithin cannot connect to the
+// address in use, it tries the hub's other addresses at once. If a connection breaks, doWithin
+// returns the error, and the next request begins with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r
@@ -186,10 +186,12 @@ func refused(resp *http.Response, body []byte) *Refused {
 	return r
 }
 
-// maxRetryAfter bounds how long the hub, or a proxy in front of it, can keep the agent silent.
+// maxRetryAfter is the longest time for which the hub, or a proxy in front of the hub, can stop the
+// agent's requests.
 const maxRetryAfter = 30 * time.Minute
 
-// retryAfter returns the time in a Retry-After header, if the header has seconds; 0: none.
+// retryAfter returns the time in a Retry-After header. It returns 0 if there is no such header, or
+// if the header is not a number of seconds.
 func retryAfter(h http.Header) time.Duration {
 	seconds, err := strconv.Atoi(strings.TrimSpace(h.Get("Retry-After")))
 	if err != nil || seconds <= 0 {

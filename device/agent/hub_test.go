@@ -86,8 +86,9 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	}
 }
 
-// A hub that is overloaded sends its devices away. The agent sends the same request again only
-// after the time in the answer, with a random addition, however often the agent's loops ask for it.
+// An overloaded hub refuses requests, and tells the agent when to try again. The agent sends the
+// same request again only after that time and a random additional time, even if the agent's loops
+// call the method earlier.
 func TestAgentObeysRetryAfter(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -127,7 +128,8 @@ func TestAgentObeysRetryAfter(t *testing.T) {
 	}
 }
 
-// Neither a hub nor a proxy in front of it can silence a device for long, with any Retry-After.
+// Attack: a hub, or a proxy in front of the hub, sends a very long Retry-After. The device waits
+// only for a limited time.
 func TestRetryAfterIsBounded(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]time.Duration{

@@ -37,10 +37,10 @@ type timeKeeper struct {
 
 	mu sync.Mutex
 	// base is the clock's value at the start, or the last value that the hub set or that corrected
-	// a clearly wrong clock. `since` is the moment when base was set, with Go's monotonic time.
+	// a clearly wrong clock. `since` is the moment when `base` was set, with Go's monotonic time.
 	base  time.Time
 	since time.Time
-	said  string // the last failure that complain said; empty after a success
+	said  string // the last failure that `complain` reported; empty after a success
 }
 
 func newTimeKeeper(servers []string, set func(time.Time) error, say func(string, ...any)) *timeKeeper {

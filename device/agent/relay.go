@@ -37,7 +37,7 @@ type relay struct {
 	tpm   tpm
 	slots chan *slot
 
-	measuring sync.Mutex // guards measured and the agent's state, and allows one measurement at a time
+	measuring sync.Mutex // guards `measured` and the agent's state, and allows one measurement at a time
 	measured  time.Time  // time of the last measurement
 }
 
@@ -256,7 +256,7 @@ func (w *watch) stop() {
 type watched struct {
 	io.ReadCloser
 	watch *watch
-	done  func(whole bool) // nil, or called once when the body is closed; whole: the body was read to its end
+	done  func(whole bool) // nil, or called once when the body is closed; `whole`: the body was read to its end
 	whole bool
 	once  sync.Once
 }

@@ -50,7 +50,7 @@ func (r *Removed) Unwrap() error { return r.Refused }
 func removedWords(why string) string {
 	switch why {
 	case removedSuperseded:
-		return "The hub no longer accepts this machine's certificate: this TPM has onboarded again since, with another state folder."
+		return "The hub no longer accepts this machine's certificate: this TPM onboarded again later, with another state folder."
 	case removedUnknown:
 		return "The hub does not know this machine's certificate: it may have been restored from a backup."
 	}
@@ -82,9 +82,9 @@ func removal(err error) string {
 }
 
 // checkReturn decides whether a device that the hub does not accept any more may onboard again by
-// itself. `why` is the result of removal. `claims` is true if the machine was not onboarded before
-// and shows a claim code. The result is nil if the device may onboard again, and otherwise the
-// error that says why not:
+// itself. `why` is the result of the function `removal`. `claims` is true if the machine was not
+// onboarded before and shows a claim code. The result is nil if the device may onboard again, and
+// otherwise the error that says why not:
 //
 //   - If the owner deleted the device, only a person at the machine can make it onboard again
 //     (Config.Again).
@@ -121,7 +121,7 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 		return false, err
 	}
 	var no *Refused
-	errors.As(err, &no) // always true, because removal found a reason in err
+	errors.As(err, &no) // always true, because the function `removal` found a reason in `err`
 	removed := a.checkReturn(why, no, false)
 	err = a.edit(func(s *State) {
 		if s.Removed != why {

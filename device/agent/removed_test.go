@@ -19,7 +19,7 @@ func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 		cfg         Config
 		claims      bool
 		returned    time.Duration // time since the device last onboarded again by itself; 0: never
-		why         string        // what removal must return; "": the refusal does not mean a removal
+		why         string        // what the function `removal` must return; "": the refusal does not mean a removal
 		comes       bool
 	}{
 		{"deleted, with a token", "certificate-not-active", "revoked", Config{Token: token}, false, 0, "revoked", false},

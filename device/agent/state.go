@@ -95,7 +95,7 @@ const (
 	requestFile  = "request.bin"
 	replyFile    = "reply.json"
 	identityFile = "identity.pem" // IDevID certificate and its issuer's
-	aikFile      = "aik.pem"      // AIK certificate and its issuer's
+	aikFile      = "aik.pem"      // the AIK certificate, and the certificate of its issuer
 	lockFile     = "lock"
 	trailFolder  = "trail"
 )

@@ -48,7 +48,7 @@ type console struct {
 	screen  tcell.Screen
 	unicode bool
 
-	next, shown *grid // next is the grid to draw; shown is the grid on the terminal, nil if unknown
+	next, shown *grid // `next` is the grid to draw; `shown` is the grid on the terminal, nil if unknown
 
 	facts    *facts
 	health   *health // nil: the machine has not been examined yet
@@ -134,7 +134,7 @@ func (c *console) check(ctx context.Context) {
 	go func() { c.send(ctx, healthEvent{c.cfg.examine(ctx)}) }()
 }
 
-// send sends an event to the event loop. Unlike post, it waits until the queue has room.
+// send sends an event to the event loop. Unlike `post`, it waits until the queue has room.
 func (c *console) send(ctx context.Context, data any) {
 	for c.screen.PostEvent(tcell.NewEventInterrupt(data)) != nil {
 		select {
@@ -264,7 +264,7 @@ func (c *console) room() int {
 
 func (c *console) scrollBy(n int) {
 	c.atEnd = false
-	c.scroll = max(0, c.scroll+n) // draw reduces a value that is too large
+	c.scroll = max(0, c.scroll+n) // the method `draw` reduces a value that is too large
 }
 
 // Number of lines around a page. Above a page are the title, the tabs and a horizontal line. Below

@@ -226,7 +226,7 @@ func revisionPage(c *console, _, _ int) []row {
 func logPage(c *console, _, _ int) []row {
 	f := c.facts
 	if f.logErr != nil {
-		return []row{para(doubtful, "The log cannot be read: %v", f.logErr), para(plain, "The log is in the place to which the agent writes its output. To see it here, use --log-file.")}
+		return []row{para(doubtful, "The log cannot be read: %v", f.logErr), para(plain, "This console does not know where the agent's log is. To see the log here, name its file with --log-file.")}
 	}
 	if len(f.log) == 0 {
 		return []row{para(faint, "The log is empty.")}

@@ -385,7 +385,7 @@ func TestReadsNVWithWhateverItAllows(t *testing.T) {
 }
 
 // TestSmallNVBuffer: this package reads EK certificates from a TPM that returns at most 512 bytes
-// at once.
+// in one response.
 func TestSmallNVBuffer(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -147,7 +147,7 @@ func (r *ring) makeKeys(a Algorithm, withIAK bool) (iak, idevid *key, err error)
 		}
 		r.keys = before
 	}
-	return nil, nil, errors.New("identity: no algorithm") // choices is never empty
+	return nil, nil, errors.New("identity: no algorithm") // `choices` is never empty
 }
 
 func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {

@@ -17,7 +17,7 @@ type key struct {
 	public     *tcg.Public // nil until the key is made for the first time
 	name       []byte
 	handle     uint32 // 0: not loaded
-	generation int    // value of TPM.generation when handle was made
+	generation int    // value of TPM.generation when `handle` was made
 	persistent bool
 }
 

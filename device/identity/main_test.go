@@ -133,11 +133,12 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 // spy is a link whose commands and responses a test can read and change.
 type spy struct {
 	link
-	// before is called with each command. If `before` returns a response or an error, exchange
-	// returns that response or error, and the command does not reach the TPM.
+	// before is called with each command. If `before` returns a response or an error, the method
+	// `exchange` returns that response or error, and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
-	// after is called with each response. exchange returns the response that `after` returns. If
-	// `after` returns an error, exchange returns this error, as if the response was lost.
+	// after is called with each response. The method `exchange` returns the response that `after`
+	// returns. If `after` returns an error, `exchange` returns this error, as if the response was
+	// lost.
 	after func(code uint32, command, response []byte) ([]byte, error)
 }
 

@@ -10,8 +10,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 bytes at once, some
-// 768 or 512. Reading the limit (TPM_PT_NV_BUFFER_MAX) would take one more command on every TPM.
+// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 bytes in one response,
+// some 768 or 512. Reading the limit (TPM_PT_NV_BUFFER_MAX) would take one more command on every
+// TPM.
 var nvChunks = []uint16{1024, 768, 512, 256}
 
 // maxNV is the maximum size of an NV index, in bytes. readNV refuses larger ones.

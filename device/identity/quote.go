@@ -19,8 +19,8 @@ type Quoted struct {
 	Signature []byte    // TPMT_SIGNATURE over Attest, by the IAK
 }
 
-// quotedPCRs is the number of quoted PCRs, from 0: those of the firmware and of the
-// static operating system (PC Client Platform TPM Profile, 3.7).
+// quotedPCRs is the number of quoted PCRs, from 0: the PCRs of the firmware and of the static
+// operating system (PC Client Platform TPM Profile, 3.7).
 const quotedPCRs = 16
 
 // ErrNoBank means that the TPM has no PCR bank with SHA-256 or better.
@@ -212,7 +212,7 @@ func (t *TPM) isEmpty(bank tcg.AlgID) (bool, error) {
 	return true, nil
 }
 
-// readPCRs reads PCR 0 to 15. A TPM returns at most eight at once.
+// readPCRs reads PCR 0 to 15. A TPM returns at most eight PCRs in one response.
 func (t *TPM) readPCRs(bank tcg.AlgID) ([][]byte, error) {
 	var values [][]byte
 	for len(values) < quotedPCRs {

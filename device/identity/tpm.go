@@ -74,8 +74,8 @@ func (t *TPM) Close() error {
 	return errors.Join(tidied, t.link.close())
 }
 
-// forget marks all handles as not owned by a key, because some handles have become invalid. tidy
-// then flushes the handles that are still valid.
+// forget marks all handles as not owned by a key, because some handles have become invalid. The
+// method `tidy` then flushes the handles that are still valid.
 func (t *TPM) forget() {
 	for h := range t.handles {
 		t.handles[h] = false

@@ -18,7 +18,7 @@ import (
 // location is the place in the hardware where a block device is attached.
 type location struct {
 	dir string // in /sys, with all symbolic links resolved
-	bus string // the part of dir below /sys/devices, with a slash at both ends
+	bus string // the part of `dir` below /sys/devices, with a slash at both ends
 }
 
 func locate(dir string) (location, error) {
@@ -209,7 +209,7 @@ func (d Disk) Open(dev string) (*Device, error) {
 // number is unknown.
 func (d Disk) check(seq uint64, size int64) error {
 	if (d.Seq != 0 && seq != 0 && seq != d.Seq) || size != d.Size {
-		return fmt.Errorf("install: %s is no longer the disk that was chosen, because a disk was unplugged or plugged in since; nothing was written; choose the disk again", d.Path())
+		return fmt.Errorf("install: %s is no longer the disk that was chosen, because a disk was unplugged or plugged in after the choice; nothing was written; choose the disk again", d.Path())
 	}
 	return nil
 }

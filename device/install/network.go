@@ -35,9 +35,9 @@ func NoNetwork() []byte {
 
 // network has the network settings that an installation writes.
 type network struct {
-	at      int64  // offset in the part esp, in bytes; 0: the image has no place for settings
+	at      int64  // offset in the part "esp", in bytes; 0: the image has no place for settings
 	text    []byte // the bytes to write there
-	onStick []byte // the stick's bytes at the same offset, which verify hashes
+	onStick []byte // the stick's bytes at the same offset, which the method `verify` hashes
 }
 
 // settings returns the network settings that this job writes, padded. If the job has none,
@@ -51,7 +51,7 @@ func (j Job) settings() (n network, err error) {
 		return n, nil
 	}
 	n.onStick = NoNetwork()
-	n.text = n.onStick // verify will copy the stick's bytes to this slice
+	n.text = n.onStick // the method `verify` will copy the stick's bytes to this slice
 	if j.Network != nil {
 		n.text, err = Padded(j.Network.Text())
 	}

@@ -126,9 +126,9 @@ func (j Job) Run(ctx context.Context) error {
 // run is an installation in progress.
 type run struct {
 	Job
-	// stickHead is the head of the EFI system partition that verify read from the stick and hashed.
-	// diskHead is the same head, converted for this disk's sector size. The first sector of
-	// diskHead is written last.
+	// stickHead is the head of the EFI system partition that the method `verify` read from the
+	// stick and hashed. diskHead is the same head, converted for this disk's sector size. The first
+	// sector of diskHead is written last.
 	stickHead, diskHead []byte
 	network             network
 }

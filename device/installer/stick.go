@@ -40,7 +40,7 @@ var (
 type sticks struct {
 	dev, class string // /dev, and the folder of disks and partitions in /sys
 	mounts     string // /proc/mounts
-	dir, other string // mount points: dir for the stick, other for a partition that is only examined
+	dir, other string // mount points: `dir` for the stick, `other` for a partition that is only examined
 	reset      bool   // the machine was started to be wiped
 	mount      func(partition, at string, flags uintptr) error
 	unmount    func(at string, force bool) error

@@ -38,7 +38,7 @@ func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64
 	}
 	copy(b[48:48+127], name)
 	copy(b[dmHeader:], data)
-	defer clear(b) // the table in b contains the disk's key
+	defer clear(b) // the table in `b` contains the disk's key
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, control.Fd(), command, uintptr(unsafe.Pointer(&b[0]))); e != 0 {
 		return 0, fmt.Errorf("device mapper: %w", e)
 	}

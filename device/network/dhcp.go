@@ -22,7 +22,7 @@ const (
 type dhcpClient interface {
 	// request asks for a new lease. If `lease` is not nil, request asks to renew `lease`.
 	request(ctx context.Context, lease *nclient4.Lease) (*nclient4.Lease, error)
-	// apply configures the interface for a lease; withdraw removes that configuration.
+	// apply configures the interface for a lease; `withdraw` removes that configuration.
 	apply(lease *nclient4.Lease) error
 	withdraw(lease *nclient4.Lease) error
 }

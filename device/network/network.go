@@ -307,7 +307,7 @@ func (n *Network) learn(link, address string, f family, servers []string) error 
 }
 
 // forget removes an address from n.addresses. The screen shows the remaining addresses after the
-// next call of learn.
+// next call of `learn`.
 func (n *Network) forget(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

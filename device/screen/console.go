@@ -22,7 +22,7 @@ type Screen struct {
 	consoles []Console
 	uptime   func() string // seconds since the kernel started
 
-	mu    sync.Mutex      // guards panel, hint, lent and file, and the writes to the consoles
+	mu    sync.Mutex      // guards `panel`, `hint`, `lent` and `file`, and the writes to the consoles
 	panel *panel          // nil: the screen shows lines, like a serial port
 	hint  string          // the panel's hint, also for a panel that starts later
 	lent  map[string]bool // names of the consoles on which another program runs

@@ -22,7 +22,7 @@ type panel struct {
 	title  string
 	facts  []fact
 	status string // the important sentence; "\n" separates its lines
-	alarm  bool   // status describes a problem, and is shown in red
+	alarm  bool   // `status` describes a problem, and is shown in red
 	lines  []string
 	hint   string   // text about the keys that a person may press; empty: none
 	code   []string // the lines of a QR code; nil: none

@@ -95,7 +95,7 @@ func (c caller) isDevice(id string) bool { return c.Device != nil && c.Device.ID
 
 type callerKey struct{}
 
-// callerOf returns the caller that identify found.
+// callerOf returns the caller that the method `identify` found.
 func callerOf(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
 
 // accountOf returns the signed-in account. It panics if the caller is not signed in, so the route's

@@ -769,8 +769,8 @@ func TestHandshakeWithManyCertificatesIsRefused(t *testing.T) {
 	}
 }
 
-// A hub that is overloaded onboards devices, and sends the reports of other devices away until
-// later.
+// An overloaded hub still onboards devices, but it refuses the reports of other devices and tells
+// these devices to try again later.
 func TestOverloadedHubStillOnboards(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -786,7 +786,8 @@ func TestOverloadedHubStillOnboards(t *testing.T) {
 	if a := must(conn.Do(t.Context(), "GET", "/healthz", nil))(t); a.Status != 200 {
 		t.Errorf("GET /healthz: %d", a.Status)
 	}
-	// The same device, with the same certificate, at a hub that is not full.
+	// A hub that is not overloaded accepts the report of the same device, with the same
+	// certificate.
 	if a := must(must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t).Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t); a.Status != 200 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}

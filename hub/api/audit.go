@@ -198,7 +198,7 @@ func (t *eventCounters) putBack(events []store.Event) {
 		key := counterKey(e)
 		c := t.byKey[key]
 		if c == nil && len(t.byKey) >= maxCounters {
-			continue // write has logged the failure
+			continue // the method `write` has logged the failure
 		}
 		if c == nil {
 			c = new(eventCounter)

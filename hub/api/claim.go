@@ -35,7 +35,7 @@ func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 		if had {
 			return s.redirect(w, r, claimPath+"/"+id, ui.Notice{})
 		}
-		if one, ok := s.claimants.find(p.Words, s.cfg.Now()); ok && one.code == code {
+		if one, ok := s.findClaimant(r.Context(), p.Words); ok && one.code == code {
 			p.Asked, p.Addr = one.asked, one.addr
 		}
 	}

@@ -28,8 +28,9 @@ type clientVerifier struct {
 	// intermediates is true if there may be CAs between a leaf and its root. There are no CAs below
 	// the device CA, because its path length is 0.
 	intermediates bool
-	// issuers has the roots of leaves that were verified, by the SHA-256 of the leaf. Devices come
-	// back with the same certificate, behind the proxy with each request.
+	// `issuers` has the root of each leaf certificate that was verified, by the SHA-256 of the leaf
+	// certificate. It saves work because devices use the same certificate again: behind the proxy,
+	// in each request.
 	issuers recent[*x509.Certificate]
 }
 
@@ -48,7 +49,7 @@ func (v *clientVerifier) verify(options x509.VerifyOptions, certs ...*x509.Certi
 	}
 	leaf := certs[0]
 	sum := sha256.Sum256(leaf.Raw)
-	// The same bytes have the same signature and the same purpose; only the time may have run out.
+	// If `issuers` has this certificate, only the validity periods must be checked again.
 	if root, ok := v.issuers.get(sum); ok && validAt(leaf, options.CurrentTime) && validAt(root, options.CurrentTime) {
 		return [][]*x509.Certificate{{leaf, root}}, nil
 	}
@@ -141,7 +142,7 @@ func (s *Server) peerOfConnection(state *tls.ConnectionState) (peer, error) {
 
 var errResumed = errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
 
-// peerOf returns the peer with these verified chains.
+// peerOf returns the peer whose certificate has these verified chains.
 func (s *Server) peerOf(chains [][]*x509.Certificate) (peer, error) {
 	if len(chains) == 0 {
 		return peer{}, nil
@@ -161,5 +162,5 @@ func (s *Server) peerOfRequest(r *http.Request) (peer, error) {
 	if r.TLS == nil {
 		return peer{}, nil
 	}
-	return s.peerOf(r.TLS.VerifiedChains) // of a listener that does not use ownTLSConfig
+	return s.peerOf(r.TLS.VerifiedChains) // the connection is from a listener that does not use ownTLSConfig
 }

@@ -117,8 +117,8 @@ func TestForgedIntermediatesAreNeverVerified(t *testing.T) {
 	}
 }
 
-// A certificate that was verified before is refused when it has expired, and when one of its bytes
-// differs. Certificates that were refused are never remembered.
+// After a certificate was verified, the hub still refuses the certificate when it has expired, and
+// a certificate that differs in one byte. The hub remembers no certificates that it refused.
 func TestVerifiedCertificateExpiresAllTheSame(t *testing.T) {
 	t.Parallel()
 	root, forger := newAuthority(t, "devices", nil), newAuthority(t, "devices", nil)

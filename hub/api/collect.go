@@ -42,7 +42,13 @@ func (s *Server) Collect(ctx context.Context) error {
 		}
 	}
 	remove := func(sum store.Hash) error {
-		if err := s.cfg.Objects.Delete(ctx, sum); err != nil {
+		// Another replica may have finished this removal, so that the owner can upload the object again.
+		if err := s.lease.inTime(); err != nil {
+			return err
+		}
+		limited, cancel := context.WithTimeout(ctx, leaseMargin)
+		defer cancel()
+		if err := s.cfg.Objects.Delete(limited, sum); err != nil {
 			return err
 		}
 		return s.cfg.Store.FinishRemoval(ctx, sum)
@@ -69,13 +75,15 @@ func (s *Server) Collect(ctx context.Context) error {
 	})
 }
 
-// collectLoop runs Collect at the start and every hour.
+// collectLoop runs Collect at the start and every hour. Of several replicas, one does this.
 func (s *Server) collectLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("collecting unused data", "err", err)
+		if duty, ok := s.lease.duty(ctx); ok {
+			if err := s.Collect(duty); err != nil && !interrupted(duty, err) {
+				s.log.Error("collecting unused data", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():

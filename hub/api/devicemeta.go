@@ -1,11 +1,13 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 
 	"gangway/hub/store"
+	"gangway/internal/strictjson"
 )
 
 // countUserMetaChange counts the owner's changes of the user-meta. countDeviceMetaReport counts the
@@ -129,12 +131,31 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Store.PatchUserMeta(r.Context(), accountOf(r).ID, d.ID, patch); err != nil {
+	was, err := expectedMeta(r)
+	if err != nil {
+		return err
+	}
+	switch err := s.cfg.Store.SwapUserMeta(r.Context(), accountOf(r).ID, d.ID, was, patch); {
+	case errors.Is(err, store.ErrChanged):
+		return problem(http.StatusConflict, "meta-changed", "Read the metadata again, and decide again.", "The metadata has other values than the request expects, so nothing was changed.")
+	case err != nil:
 		return err
 	}
 	s.countUserMetaChange(r, d)
 	writeJSON(w, http.StatusOK, patch)
 	return nil
+}
+
+// expectedMeta returns the keys and values that the metadata must have before the change: the JSON
+// object in the query parameter "was". The value null means that the key must not exist.
+func expectedMeta(r *http.Request) (was map[string]any, err error) {
+	if !r.URL.Query().Has("was") {
+		return nil, nil
+	}
+	if err := strictjson.Decode([]byte(r.URL.Query().Get("was")), &was); err != nil || was == nil {
+		return nil, problem(http.StatusBadRequest, "meta-malformed", `Write a JSON object, such as {"site": "oslo"}.`, "The parameter \"was\" is not a JSON object.")
+	}
+	return was, nil
 }
 
 // reportMeta merges a device's report into the device's device-meta. It also records that the

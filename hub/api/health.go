@@ -45,13 +45,15 @@ func (s *Server) PrivateHandler() http.Handler {
 	return mux
 }
 
-// ServePrivate serves PrivateHandler over plain HTTP until ctx ends.
+// ServePrivate serves PrivateHandler over plain HTTP until Config.Drain after ctx ends.
 func (s *Server) ServePrivate(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler: s.PrivateHandler(), ReadTimeout: s.cfg.Timeouts.Header, WriteTimeout: s.cfg.Timeouts.Request, IdleTimeout: s.cfg.Timeouts.Idle,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	serving, end := s.drain(ctx)
+	defer end()
+	stop := context.AfterFunc(serving, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("hub: metrics: %w", err)

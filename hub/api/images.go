@@ -126,8 +126,8 @@ func (b *imageBuilds) building() (n int) {
 	return n
 }
 
-// begin starts a build, or returns errImageOwn or errImageBusy. The caller must call end after the
-// build.
+// begin starts a build, or returns errImageOwn or errImageBusy. The caller must call the method
+// `end` after the build.
 func (b *imageBuilds) begin(owner string, atOnce int, now time.Time, cancel context.CancelFunc) (*imageBuild, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -3,6 +3,7 @@ package api_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -245,4 +246,32 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 		}
 	}
 	decide(ada, first.DeviceID, "deny", 200)
+}
+
+// Two programs change the same key of a device's metadata at the same time, on the condition that
+// the key still has the value that the program read. One program changes the key, and the other
+// gets an error.
+func TestMetadataIsComparedAndSet(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	path := "/devices/" + f.boatID + "/user-meta"
+	patch := func(was, body string, status int) string {
+		t.Helper()
+		return string(must(json.Marshal(want[map[string]any](f.ada, "PATCH", path+"?was="+url.QueryEscape(was), body, status)))(t))
+	}
+	patch(`{"owner":null}`, `{"owner":"ada"}`, 200)
+	if got := patch(`{"owner":null}`, `{"owner":"grace"}`, 409); !strings.Contains(got, `"meta-changed"`) {
+		t.Error(got)
+	}
+	patch(`{"owner":"grace"}`, `{"owner":"grace"}`, 409)
+	patch(`{"owner":"ada","free":null}`, `{"owner":"grace","n":1.50}`, 200)
+	patch(`{"n":1.50}`, `{"n":2}`, 200)
+	patch(`{}`, `{"m":3}`, 200)
+	for _, bad := range []string{``, `null`, `[]`, `"owner"`, `{"owner":`, `{"a":1,"a":2}`} {
+		patch(bad, `{"owner":"mallory"}`, 400)
+	}
+	if got := string(must(json.Marshal(must(f.Store.Device(t.Context(), f.boatID))(t).UserMeta))(t)); got != `{"m":3,"n":2,"owner":"grace"}` {
+		t.Error(got)
+	}
+	want[map[string]any](f.mallory, "PATCH", path+"?was="+url.QueryEscape(`{"owner":"grace"}`), `{"owner":"mallory"}`, 404)
 }

@@ -13,17 +13,18 @@ import (
 // urgency is how important it is to answer a request while the hub is overloaded.
 type urgency int
 
-// Urgencies. Requests that wait in a queue of their own, that run for long, or that say whether the
-// hub works, are always admitted.
+// Urgencies. Three kinds of requests are always admitted: requests that wait in a queue of their
+// own, requests that run for a long time, and requests that show whether the hub works.
 const (
 	always urgency = iota
 	onboardingFirst
 	ordinary
-	heartbeat // the device sends the same again soon anyway
+	heartbeat // the device soon sends such a request again by itself
 )
 
-// shares are the parts of the capacity, in eighths, that requests of an urgency and of all less
-// important urgencies may use together. So the last part is free for onboarding.
+// shares bounds the running requests, in eighths of the capacity: a request is admitted only if the
+// number of running requests stays within the share of the request's urgency. So the last quarter
+// of the capacity is only for onboarding.
 var shares = map[urgency]int64{onboardingFirst: 8, ordinary: 6, heartbeat: 4}
 
 // urgencyOf returns the urgency of a route's requests.
@@ -50,21 +51,21 @@ var alwaysAdmitted = map[string]bool{
 	"GET /ui/devices.csv": true, "GET /ui/devices.json": true, "GET /ui/devices/{id}/log.txt": true, "POST /ui/onboard/image": true,
 }
 
-// overload bounds the requests that run at the same time, and tells the clients of other requests
-// when to come back. After a power cut, all devices of a site come back at the same time; the hub
-// spreads them out over the time that it needs to serve them.
+// overload bounds the requests that run at the same time, and tells the clients of refused requests
+// when to try again. After a power cut, all devices of a site contact the hub at the same time. The
+// hub spreads their next requests over the time that it needs to serve all of them.
 type overload struct {
 	capacity int64
 	running  atomic.Int64
-	served   atomic.Int64 // in the current second
+	served   atomic.Int64 // requests that were served in the current second
 
 	mu      sync.Mutex
 	second  int64         // guarded by mu: the current second, in Unix time
 	refused int64         // guarded by mu: requests that were refused in the current second
-	backlog time.Duration // guarded by mu: how long the hub needs to serve those that it has refused
+	backlog time.Duration // guarded by mu: how long the hub needs to serve the requests that it has refused
 }
 
-// maxBacklog bounds the time after which clients come back.
+// maxBacklog bounds `backlog`, and so the time after which clients try again.
 const maxBacklog = 10 * time.Minute
 
 // perCPU is the number of requests for each CPU that may run at the same time. It is large because
@@ -73,7 +74,8 @@ const perCPU = 128
 
 func defaultCapacity() int { return perCPU * runtime.GOMAXPROCS(0) }
 
-// enter reports whether a request may run. If it may, the caller must call leave.
+// enter reports whether a request may run. If it returns true, the caller must call leave when the
+// request has ended.
 func (o *overload) enter(u urgency, now time.Time) bool {
 	if o.running.Add(1) <= o.capacity*shares[u]/8 {
 		return true
@@ -91,8 +93,8 @@ func (o *overload) leave() {
 	o.served.Add(1)
 }
 
-// tick ends the current second. The caller holds o.mu. A clock that was set back only begins
-// another second.
+// tick ends the current second. The caller holds o.mu. If the clock was set back, another second
+// begins.
 func (o *overload) tick(now time.Time) {
 	passed := now.Unix() - o.second
 	if passed == 0 {
@@ -105,9 +107,9 @@ func (o *overload) tick(now time.Time) {
 	o.second, o.refused = now.Unix(), 0
 }
 
-// comeBack returns the seconds after which the client of a refused request should send the request
-// again. The seconds are random, so that not all clients come back at the same time. Onboarding
-// comes first, and heartbeats last.
+// comeBack returns the number of seconds after which the client of a refused request should send
+// the request again. The number is random, so that clients do not all try again at the same time.
+// Onboarding clients get the smallest numbers, and heartbeats get the largest.
 func (o *overload) comeBack(u urgency, now time.Time) int {
 	o.mu.Lock()
 	o.tick(now)
@@ -122,10 +124,10 @@ func (o *overload) comeBack(u urgency, now time.Time) int {
 	return 1 + rand.N(backlog)
 }
 
-var errOverloaded = problem(http.StatusServiceUnavailable, "overloaded", "Try again after the seconds in Retry-After; the agent does this by itself.", "The hub has too many requests at the moment.")
+var errOverloaded = problem(http.StatusServiceUnavailable, "overloaded", "Try again after the time in the header Retry-After; the agent does this by itself.", "The hub has too many requests at the moment.")
 
-// admit enters a request, unless the hub is overloaded. The caller must call the returned function
-// when the request has ended.
+// admit returns an error if the hub is overloaded. Otherwise, the request may run. The caller must
+// call the returned function when the request has ended.
 func (s *Server) admit(rt *route, r *http.Request) (leave func(), err error) {
 	u := urgencyOf(rt)
 	if u == always {
@@ -142,7 +144,7 @@ func (s *Server) admit(rt *route, r *http.Request) (leave func(), err error) {
 }
 
 // waitingBody is a request's body. While it waits for the client, the request does not count as
-// running. Otherwise slow clients could keep all others out.
+// running. Otherwise a few slow clients could make the hub refuse all other clients.
 type waitingBody struct {
 	io.ReadCloser
 	o *overload
@@ -154,7 +156,7 @@ func (b *waitingBody) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// retryAfter returns the Retry-After of an answer with status 429 or 503.
+// retryAfter returns the value of the header Retry-After for an answer with status 429 or 503.
 func (s *Server) retryAfter(r *http.Request) int {
 	u := ordinary
 	if rt, ok := s.routeOf(r); ok {

@@ -14,7 +14,7 @@ func TestOverloadRefusesHeartbeatsFirstAndOnboardingLast(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for _, tc := range []struct {
 		route string
-		want  int // how many of them may run at the same time
+		want  int // number of these requests that may run at the same time
 	}{
 		{"PATCH /device/meta", 4}, {"GET /trails/{id}/steps", 4}, {"POST /logs", 4},
 		{"GET /device", 6}, {"GET /ui/devices", 6}, {"POST /device/boot", 6}, {"PUT /trails/{id}/steps/{rev}/progress", 6},
@@ -67,8 +67,9 @@ func TestOverloadNamesRoutesThatExist(t *testing.T) {
 	}
 }
 
-// After a power cut, 100,000 devices ask at once and the hub serves 1,000 a second. The hub sends
-// them back spread out over the time that it needs to serve them.
+// After a power cut, 100,000 devices send requests at the same time, and the hub serves 1,000
+// requests each second. The hub spreads the next requests of the devices over the time that it
+// needs to serve all of them.
 func TestDevicesComeBackSpreadOutAfterAPowerCut(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1e9, 0)
@@ -101,7 +102,8 @@ func TestDevicesComeBackSpreadOutAfterAPowerCut(t *testing.T) {
 	_, onboardLast, _ := spread(onboardingFirst)
 	ordinaryFirst, ordinaryLast, busiest := spread(ordinary)
 	heartbeatFirst, heartbeatLast, _ := spread(heartbeat)
-	// 90,000 were refused, which takes 90 seconds; some of them pass meanwhile.
+	// The hub refused 90,000 requests, and needs 90 seconds to serve them. Some of these seconds
+	// pass during the loop.
 	if ordinaryLast < 70 || ordinaryLast > 90 || ordinaryFirst > 2 {
 		t.Errorf("ordinary requests come back between %d and %d seconds", ordinaryFirst, ordinaryLast)
 	}
@@ -117,8 +119,8 @@ func TestDevicesComeBackSpreadOutAfterAPowerCut(t *testing.T) {
 	}
 }
 
-// A flood that the hub never serves, or a clock that jumps, does not send clients away for longer
-// than the bound.
+// Even if there are always too many requests, or the clock jumps, the hub tells no client to wait
+// longer than the bound.
 func TestComeBackIsBounded(t *testing.T) {
 	t.Parallel()
 	o := overload{capacity: 0}
@@ -142,8 +144,8 @@ func TestComeBackIsBounded(t *testing.T) {
 	}
 }
 
-// A client that sends its body slowly does not count as running, so that 1,000 slow clients cannot
-// keep others out.
+// A client that sends its body slowly does not count as running, so 1,000 slow clients cannot make
+// the hub refuse other clients.
 func TestSlowBodiesLeaveTheHubsCapacityFree(t *testing.T) {
 	t.Parallel()
 	o := &overload{capacity: 8}

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
-	"time"
 
 	"gangway/hub/store"
 	"gangway/hub/ui"
@@ -20,8 +18,6 @@ import (
 // code, and a person who types the short form sees the short form on the machine's screen.
 const (
 	claimPath = "/ui/onboard/claim"
-	// Bounds of the machines with a claim code that the hub remembers.
-	claimantsFor, maxClaimants = time.Minute, 1024
 	// claimRefresh is the time after which a browser without JavaScript loads the page about a
 	// claimed machine again, in seconds.
 	claimRefresh = 5
@@ -29,54 +25,6 @@ const (
 	// a machine's refusal.
 	claimEvents = 100
 )
-
-// claimant is a machine that displays a claim code.
-type claimant struct {
-	code, addr string
-	asked      time.Time
-}
-
-// claimants are the machines that asked the hub within claimantsFor, by the short forms of their
-// codes. The machines are only in the memory of this hub. On another hub with the same database, a
-// person must use the code itself.
-type claimants struct {
-	mu      sync.Mutex
-	byWords map[string]claimant
-}
-
-// note remembers that a machine asked. If there are maxClaimants, it forgets the machine that asked
-// longest ago.
-func (c *claimants) note(code, addr string, now time.Time) {
-	words := wire.ClaimWords(code)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.byWords == nil {
-		c.byWords = map[string]claimant{}
-	}
-	if _, known := c.byWords[words]; !known && len(c.byWords) >= maxClaimants {
-		oldest := ""
-		for w, one := range c.byWords {
-			if oldest == "" || one.asked.Before(c.byWords[oldest].asked) {
-				oldest = w
-			}
-		}
-		delete(c.byWords, oldest)
-	}
-	c.byWords[words] = claimant{code, addr, now}
-}
-
-// find returns the machine with this short form of its code, if the machine asked within
-// claimantsFor.
-func (c *claimants) find(words string, now time.Time) (claimant, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	one, ok := c.byWords[words]
-	if ok && now.Sub(one.asked) > claimantsFor {
-		delete(c.byWords, words)
-		ok = false
-	}
-	return one, ok
-}
 
 // showClaimForm is the page on which a person types the code on a machine's screen.
 func (s *Server) showClaimForm(w http.ResponseWriter, r *http.Request) error {
@@ -90,7 +38,7 @@ func (s *Server) showClaimForm(w http.ResponseWriter, r *http.Request) error {
 		form.Problem = "Too many codes were typed from this address. Wait a minute and try again."
 		return s.renderClaimForm(w, r, http.StatusTooManyRequests, form)
 	}
-	code, problem := s.typedCode(typed, now)
+	code, problem := s.typedCode(r.Context(), typed)
 	if problem != "" {
 		form.Problem = problem
 		return s.renderClaimForm(w, r, http.StatusBadRequest, form)
@@ -122,7 +70,7 @@ func (s *Server) renderClaimForm(w http.ResponseWriter, r *http.Request, status 
 
 // typedCode returns the claim code from the text that a person typed: the code, the address of its
 // page, or its short form. For other texts it returns a problem in words.
-func (s *Server) typedCode(typed string, now time.Time) (code, problem string) {
+func (s *Server) typedCode(ctx context.Context, typed string) (code, problem string) {
 	if u, err := url.Parse(typed); err == nil && u.Host != "" {
 		code, ok := strings.CutPrefix(u.Path, "/claim/")
 		if _, _, err := wire.ParseClaimCode(code); !ok || err != nil {
@@ -138,7 +86,7 @@ func (s *Server) typedCode(typed string, now time.Time) (code, problem string) {
 		return "", "This is not a machine's code. A code has twelve letters and digits, such as ABCD-EFGH-2345."
 	}
 	words = words[:4] + "-" + words[4:8] + "-" + words[8:]
-	one, ok := s.claimants.find(words, now)
+	one, ok := s.findClaimant(ctx, words)
 	if !ok {
 		return "", fmt.Sprintf("No machine with the code %s has asked this hub within the last minute. Check the code, and check that the machine can reach the hub.", words)
 	}

@@ -17,10 +17,8 @@ import (
 // writes a line to the answer (server-sent events). A line has only the device's id and the kind of
 // the event. The page then fetches its changed parts, with the usual access checks.
 //
-// The hub writes lines for the events that this process records: every event of the audit trail
-// that has an owner. If several hubs share one database, a page gets no lines for the events of the
-// other hubs. To change this, each write would have to increment a version number of the owner.
-// Each hub would have to poll that number, and call tell when the number changes.
+// The hub writes lines for every event of the audit trail that has an owner. With replicas, it also
+// writes lines for the events of the other replicas: see replica.go.
 const (
 	// Bounds of open connections: of one account, and of the hub.
 	liveOfAccount, liveOfHub = 8, 2000
@@ -45,6 +43,7 @@ type live struct {
 	n         int
 	ended     bool
 	beat      time.Duration // 0: liveBeat
+	others    *outbox       // for the other replicas; nil: there are none
 }
 
 func (l *live) beatEvery() time.Duration {
@@ -116,30 +115,60 @@ func (l *live) end() {
 	}
 }
 
-// tell passes an event to the listeners of its owner. It never waits.
+// tell passes an event to the listeners of its owner, here and at the other replicas. It never waits.
 func (l *live) tell(e store.Event) {
 	if e.Owner == "" {
 		return
 	}
+	c := liveChange{Device: e.Device, Kind: e.Kind}
+	if l.others != nil {
+		l.others.add(e.Owner, c)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for one := range l.listeners[e.Owner] {
-		one.add(liveChange{Device: e.Device, Kind: e.Kind})
+		one.add(c)
 	}
 }
 
-// tellAll makes every open page load its parts again.
+// tellAll makes every open page load its parts again, here and at the other replicas.
 func (l *live) tellAll() {
+	if l.others != nil {
+		l.others.addAll()
+	}
+	l.hear(news{All: true})
+}
+
+// hear passes the news of another replica to the listeners.
+func (l *live) hear(n news) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, ones := range l.listeners {
-		for one := range ones {
-			one.mu.Lock()
-			one.many = true
-			one.mu.Unlock()
-			one.rouse()
+	if n.All {
+		for _, ones := range l.listeners {
+			for one := range ones {
+				one.addMany()
+			}
+		}
+		return
+	}
+	for owner, changes := range n.Owners {
+		for one := range l.listeners[owner] {
+			if len(changes) == 0 {
+				one.addMany()
+			}
+			for _, c := range changes {
+				one.add(c)
+			}
 		}
 	}
+}
+
+// addMany makes the page load its parts again.
+func (one *listener) addMany() {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	one.many = true
+	one.rouse()
 }
 
 func (one *listener) rouse() {

@@ -32,8 +32,9 @@ const (
 
 const (
 	ownersOnPage = 100
-	// versionDevices is the number of devices whose versions a page counts, and versionRows the
-	// number of versions that it shows. A device's record may have half a megabyte of metadata.
+	// versionDevices is the largest number of devices whose versions a page counts, because the
+	// metadata of a device may have half a megabyte. versionRows is the largest number of versions
+	// that a page shows.
 	versionDevices, versionRows = 200, 50
 	// certificateSoon is a length of time. The pages' certificate needs attention if it expires
 	// within certificateSoon, because ACME and similar tools renew a certificate earlier.
@@ -84,7 +85,7 @@ func (s *Server) fillOwners(r *http.Request, p *ui.OperatorPage) error {
 // operator must see no text of an owner's device, so the page shows no other text.
 var versionForm = regexp.MustCompile(`^(devel|v?[0-9]{1,5}(\.[0-9]{1,5}){1,3}([-+][0-9A-Za-z.+-]{1,30})?)$`)
 
-// fillVersions counts the agents' versions of the devices that the hub heard from last.
+// fillVersions counts the agents' versions of the devices that contacted the hub last.
 func (s *Server) fillVersions(r *http.Request, p *ui.OperatorPage) (err error) {
 	account := accountOf(r).ID
 	if !s.previews.acquire(account) {
@@ -95,7 +96,7 @@ func (s *Server) fillVersions(r *http.Request, p *ui.OperatorPage) (err error) {
 	of := map[string]int{}
 	v.Devices, v.AllDevices, err = s.sample(r.Context(), versionDevices, store.SortLastSeen, func(row *store.DeviceRow) error {
 		d, err := s.cfg.Store.Device(r.Context(), row.ID)
-		if errors.Is(err, store.ErrNotFound) { // deleted meanwhile
+		if errors.Is(err, store.ErrNotFound) { // the device was deleted meanwhile
 			return nil
 		}
 		if err != nil {
@@ -245,7 +246,7 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	case left <= 0:
 		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "expired"}, "Replace the files of --tls-cert and --tls-key, or read in the hub's log why ACME fails."
 	case left < certificateSoon:
-		pages.State, pages.Note = ui.StateBadge("expires soon"), "The renewal is late. Replace the files, or read in the hub's log why ACME fails."
+		pages.State, pages.Note = ui.StateBadge("expires soon"), "The renewal is late. Replace the files of --tls-cert and --tls-key, or read in the hub's log why ACME fails."
 	}
 	return append(list, pages)
 }

@@ -176,9 +176,9 @@ func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	}
 }
 
-// The operator sees how many devices run each version of the agent, of all owners. A device writes
-// its version itself: a text that is no version is only counted, so that the page shows no text of an
-// owner's device.
+// The operator sees how many devices run each version of the agent, of all owners. A device sets
+// its version itself. If the text is not a version, it is only counted, so that the page shows no
+// text of an owner's device.
 func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -202,7 +202,7 @@ func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	}
 }
 
-// On a hub with many devices, the page counts some devices of each owner, and says so.
+// If a hub has many devices, the page counts only some devices of each owner, and says this.
 func TestVersionsAreCountedInASample(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -131,7 +131,7 @@ func TestPolicyTextIsCheckedWhileItIsTyped(t *testing.T) {
 		"version: 1\nrules: [{maker: Infineon, then: ask}]\n": "did you mean IFX",
 		"version: 1\n": "changes nothing",
 		"":             "You have no policy. The hub's policy applies, as before",
-		"version: 1\nunknown_maker: \"<script>alert(1)</script>\"\n": "is not accept, ask or refuse",
+		"version: 1\nunknown_maker: \"<script>alert(1)</script>\"\n": "is not 'accept', 'ask' or 'refuse'",
 	} {
 		part := b.posts(policyPage+"/check", 200, "text", text)
 		says(t, part, want)

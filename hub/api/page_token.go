@@ -137,7 +137,8 @@ func tokenLife(text string) (time.Duration, string) {
 	return life, ""
 }
 
-// readMetaLines reads metadata from lines KEY=VALUE. wrong is a problem in words, or "".
+// readMetaLines reads metadata from lines KEY=VALUE. The result `wrong` is a problem in words, or
+// "".
 func readMetaLines(text string) (m map[string]any, wrong string) {
 	lines := strings.FieldsFunc(text, func(c rune) bool { return c == '\n' || c == '\r' })
 	if len(lines) > maxMetaLines {

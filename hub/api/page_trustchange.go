@@ -380,8 +380,8 @@ func (s *Server) compareTrust(ctx context.Context, c *comparison) (err error) {
 	return nil
 }
 
-// sampledOwners returns the first effectOwners owners, those with few devices first, and whether the
-// hub has more.
+// sampledOwners returns at most effectOwners owners, and whether the hub may have more. The
+// owners with the fewest devices come first in the list.
 func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, more bool, err error) {
 	owners, err = s.cfg.Store.Owners(ctx, "", effectOwners)
 	slices.SortStableFunc(owners, func(a, b store.OwnerRow) int { return cmp.Compare(a.Devices, b.Devices) })
@@ -390,7 +390,8 @@ func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, mo
 
 // sample calls `look` for at most `most` devices of all owners: the first devices of each owner in
 // the descending order of `by`. It returns the numbers of these devices and of all devices of the
-// hub. An owner with few devices leaves the rest of its part to larger owners.
+// hub. Each owner has an equal part of `most`. If an owner has fewer devices, the rest of its part
+// is for the owners with more devices.
 func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look func(*store.DeviceRow) error) (looked, all int, err error) {
 	counts, err := s.cfg.Store.HubCounts(ctx)
 	if err != nil {
@@ -430,7 +431,7 @@ func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.Devi
 	}
 	request, err := enrolled(&e)
 	if err != nil || request.EKCertificate == nil {
-		return nil // a wrong stored request: the comparison leaves the device out
+		return nil // the stored request is wrong, so the comparison leaves the device out
 	}
 	through, has, gets := c.chains(request, e.Created)
 	switch {

@@ -107,17 +107,17 @@ func (s *Server) PageTLSConfig() *tls.Config {
 	}
 }
 
-// ServePages serves the pages on their own listeners until ctx ends. Serve must run at the same
+// ServePages serves the pages on their own listeners until Config.Drain after ctx ends. Serve must run at the same
 // time.
 func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) error {
 	if s.cfg.PageURL == "" {
 		return errors.New("hub: the configuration has no URL for the pages")
 	}
-	ctx, failed := context.WithCancel(ctx)
+	serving, failed := s.drain(ctx)
 	defer failed()
-	go s.cfg.PageCertificate.Run(ctx) // in the background, because the CA may answer late
+	go s.cfg.PageCertificate.Run(serving) // in the background, because the CA may answer late
 	srv := s.httpServer(s.PageHandler(), s.PageTLSConfig())
-	if err := s.serveOn(ctx, srv, failed, listeners, func(l net.Listener) error { return srv.ServeTLS(l, "", "") }); err != nil {
+	if err := s.serveOn(serving, srv, failed, listeners, func(l net.Listener) error { return srv.ServeTLS(l, "", "") }); err != nil {
 		return fmt.Errorf("hub: pages: %w", err)
 	}
 	return nil

@@ -19,18 +19,18 @@ import (
 )
 
 // A device keeps one connection, on which it sends a request each minute. Between two requests,
-// net/http needs more memory for a connection than its TLS: two buffers, and a goroutine whose
+// net/http needs more memory for a connection than crypto/tls: two buffers, and a goroutine whose
 // stack the handshake and the last request have enlarged. So the hub parks an idle connection: it
 // takes the connection back from net/http, waits until the client sends something, and gives the
-// connection to net/http again, as if it was a new one. One goroutine waits for all parked
-// connections, with epoll: a goroutine for each of them would need a quarter of their memory.
+// connection to net/http again, like a new connection. One goroutine waits for all parked
+// connections, with epoll: a goroutine for each connection would use a quarter of the memory.
 
 // parkAfter is how long a connection is idle before it is parked.
 const parkAfter = time.Second
 
 // readBuffer is the length of the buffer into which net/http reads a request, if net/http has no
-// byte of this request yet. With any other length, a part of the request may be in the buffer
-// already, and then the connection must not be parked.
+// byte of this request yet. With any other length, net/http may already have a part of the request,
+// and then the connection must not be parked.
 const readBuffer = 4096
 
 // parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
@@ -85,8 +85,8 @@ func (p *parking) acceptAll() {
 	}
 }
 
-// shake does the handshake of a new connection and passes the connection on. The large stack that a
-// handshake needs ends with this goroutine.
+// shake does the handshake of a new connection and passes the connection on. A handshake needs a
+// large stack, which is freed when this goroutine ends.
 func (p *parking) shake(raw net.Conn) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -115,18 +115,18 @@ func (p *parking) shake(raw net.Conn) {
 	(&parkable{Conn: t, parking: p, raw: rawOf(raw)}).lend()
 }
 
-// forgetCertificates empties the parsed certificates of the client, which use a third of an idle
-// connection's memory and which crypto/tls keeps as long as the connection. The connection's state
-// has what the hub needs of them. No other connection has the same x509.Certificate, because
-// crypto/tls parses them for each handshake.
+// forgetCertificates empties the parsed certificates of the client. They use a third of an idle
+// connection's memory, and crypto/tls keeps them as long as the connection. The hub needs only the
+// data in the connection's state. No other connection uses these values, because crypto/tls parses
+// the certificates again in each handshake.
 func forgetCertificates(t *tls.Conn) {
 	for _, c := range t.ConnectionState().PeerCertificates {
 		*c = x509.Certificate{}
 	}
 }
 
-// drop closes a connection whose handshake failed. A client that speaks HTTP without TLS gets an
-// answer that it understands, as from net/http.
+// drop closes a connection whose handshake failed. If the client uses HTTP without TLS, it gets the
+// same HTTP answer as from net/http.
 func (p *parking) drop(raw net.Conn, err error) {
 	defer raw.Close()
 	var header tls.RecordHeaderError
@@ -200,8 +200,8 @@ func stateOf(c net.Conn) *connState {
 	return s.state
 }
 
-// rawOf returns a connection's socket, below a header of the PROXY protocol; nil: there is none,
-// so the connection cannot be parked.
+// rawOf returns the socket of a connection, also if the connection begins with a header of the
+// PROXY protocol; nil: the connection has no socket, so it cannot be parked.
 func rawOf(c net.Conn) syscall.RawConn {
 	if p, ok := c.(interface{ Raw() net.Conn }); ok {
 		c = p.Raw()
@@ -224,7 +224,7 @@ type parkable struct {
 	parking *parking
 	raw     syscall.RawConn
 
-	// Guarded by the lot's mutex, while the connection is parked.
+	// While the connection is parked, the lot's mutex guards these fields.
 	until      time.Time
 	fd         int32
 	prev, next *parkable
@@ -233,7 +233,7 @@ type parkable struct {
 // lend gives the connection to net/http.
 func (c *parkable) lend() {
 	l := &lent{Conn: c.Conn, parkable: c, tls: c.ConnectionState()}
-	l.tls.PeerCertificates = nil // empty: see forgetCertificates
+	l.tls.PeerCertificates = nil // forgetCertificates has emptied these certificates
 	c.parking.pass(l)
 }
 
@@ -247,7 +247,8 @@ func (c *parkable) park() {
 	}
 }
 
-// leave ends the wait for the client.
+// leave gives a connection back to net/http after it was removed from the lot, or closes it if the
+// client has sent nothing.
 func (c *parkable) leave() {
 	if c.hasSent() {
 		c.lend()
@@ -256,8 +257,8 @@ func (c *parkable) leave() {
 	c.Conn.Close()
 }
 
-// hasSent reports whether there is something to read from the socket. TLS has no complete record in
-// its own buffer, because its last read waited for one in vain.
+// hasSent reports whether the socket has data to read. It does not need to examine the buffer of
+// crypto/tls: this buffer has no complete record, because the last read ended without data.
 func (c *parkable) hasSent() (sent bool) {
 	var b [1]byte
 	err := c.raw.Control(func(fd uintptr) {
@@ -350,7 +351,7 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 	return l.Conn.SetWriteDeadline(t)
 }
 
-// noteIdle is for http.Server.ConnState.
+// noteIdle is the function ConnState of the http.Server.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
 		l.idle.Store(true)

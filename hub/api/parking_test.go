@@ -23,7 +23,7 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// garage is an HTTP server behind a parking.
+// garage is an HTTP server that gets its connections from a `parking`.
 type garage struct {
 	*testing.T
 	*parking
@@ -135,7 +135,7 @@ func (v *visit) answer() string {
 	return string(b)
 }
 
-// closed checks that the server closes the connection, perhaps after an answer.
+// closed checks that the server closes the connection. The server may send an answer before that.
 func (v *visit) closed() {
 	v.Helper()
 	if b, err := io.ReadAll(v.in); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -179,8 +179,9 @@ func TestParkedConnectionKeepsItsState(t *testing.T) {
 	g.await(2)
 }
 
-// A connection is not parked when net/http has a part of the next request, which would be lost: a
-// part that came in one record with the last request, or while the last request was running.
+// A connection is not parked if net/http already has a part of the next request, because this part
+// would be lost. The part may have come in one record with the last request, or while the hub
+// handled the last request.
 func TestPartOfARequestIsNotLostByParking(t *testing.T) {
 	t.Parallel()
 	running, proceed := make(chan bool), make(chan bool)
@@ -210,11 +211,11 @@ func TestPartOfARequestIsNotLostByParking(t *testing.T) {
 	if a, b := pipelined.answer(), early.answer(); a != "/a" || b != "/a" {
 		t.Errorf("%q, %q", a, b)
 	}
-	g.await(2) // after a whole request they may be parked again
+	g.await(2) // after a complete request, the connections may be parked again
 }
 
-// A client cannot hold a connection by not sending anything, or by sending a part of a request
-// after the connection was parked.
+// Attack: a client keeps a connection by sending nothing, or by sending only a part of a request
+// after the connection was parked. The hub closes the connection.
 func TestClientCannotHoldAParkedConnection(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{Header: 3 * time.Second, Request: 3 * time.Second, Idle: 4 * time.Second}, func(w http.ResponseWriter, r *http.Request) {})
@@ -232,7 +233,7 @@ func TestClientCannotHoldAParkedConnection(t *testing.T) {
 	g.await(0)
 }
 
-// When the hub ends, it closes the parked connections at once, and parks no more.
+// When the hub ends, it closes the parked connections at once, and parks no other connections.
 func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {})
@@ -283,7 +284,7 @@ func TestRequestsWhileConnectionsAreParked(t *testing.T) {
 	clients.Wait()
 }
 
-// What speaks another protocol than HTTP/1 over TLS is served as by net/http.
+// Clients that use another protocol than HTTP/1 over TLS get the same answers as from net/http.
 func TestParkingServesOtherProtocols(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {

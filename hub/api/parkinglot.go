@@ -14,9 +14,9 @@ type lot struct {
 	epoll int
 
 	mu     sync.Mutex
-	parked map[int32]*parkable // guarded by mu: by file descriptor; nil: closed
-	// oldest and newest are the ends of a list in the order of the times until which the
-	// connections may stay. All stay equally long.
+	parked map[int32]*parkable // guarded by mu; by file descriptor; nil: the lot is closed
+	// `oldest` and `newest` are the ends of a list of all parked connections, in the order of their
+	// field `until`. All connections may stay equally long, so a new connection becomes the newest.
 	oldest, newest *parkable // guarded by mu
 }
 
@@ -39,7 +39,7 @@ func (l *lot) add(c *parkable) error {
 	var failed error
 	if err := c.raw.Control(func(fd uintptr) {
 		c.fd = int32(fd)
-		// If the client has sent something already, epoll says so at once.
+		// If the client has already sent something, the next EpollWait reports it.
 		failed = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: c.fd})
 	}); err != nil {
 		return err
@@ -57,8 +57,8 @@ func (l *lot) add(c *parkable) error {
 	return nil
 }
 
-// remove takes a connection out. The caller holds l.mu. Until then nobody closes the connection, so
-// its file descriptor is still its own.
+// remove removes a connection from the lot. The caller holds l.mu. Nothing closes a connection
+// before it is removed, so `fd` is still the connection's file descriptor.
 func (l *lot) remove(c *parkable) {
 	unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(c.fd), nil)
 	delete(l.parked, c.fd)
@@ -91,7 +91,7 @@ func (l *lot) run() {
 		}
 		idle, open := l.idle(time.Now())
 		for _, c := range idle {
-			go c.Conn.Close() // it may have to wait until it can send the end of TLS
+			go c.Conn.Close() // Close may wait until it can send TLS's end of data
 		}
 		if !open {
 			return
@@ -99,8 +99,8 @@ func (l *lot) run() {
 	}
 }
 
-// called takes out the connections whose clients have sent something, or have closed the
-// connection.
+// called removes, and returns, the connections whose clients have sent something, or have closed
+// the connection.
 func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -113,8 +113,8 @@ func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	return list
 }
 
-// idle takes out the connections that are idle for too long. It also reports whether the lot is
-// still open.
+// idle removes, and returns, the connections that are idle for too long. It also reports whether
+// the lot is still open.
 func (l *lot) idle(now time.Time) (list []*parkable, open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -125,7 +125,7 @@ func (l *lot) idle(now time.Time) (list []*parkable, open bool) {
 	return list, l.parked != nil
 }
 
-// close closes the parked connections, and lets no more in.
+// close closes the parked connections. After that, the method `add` refuses connections.
 func (l *lot) close() {
 	l.mu.Lock()
 	var list []*parkable
@@ -136,6 +136,6 @@ func (l *lot) close() {
 	l.parked = nil
 	l.mu.Unlock()
 	for _, c := range list {
-		c.NetConn().Close() // without the end of TLS, for which a client could keep the hub waiting
+		c.NetConn().Close() // without TLS's end of data: a client could make the hub wait until it can send this
 	}
 }

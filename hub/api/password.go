@@ -69,7 +69,7 @@ func newPasswords() (*passwords, error) {
 }
 
 // check reports whether `hash` is the hash of `password`. An empty hash matches no password, and
-// the check takes as long as for a real hash. check returns errBusy if too many checks wait.
+// the check takes as long as for a real hash. The method returns errBusy if too many checks wait.
 func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil

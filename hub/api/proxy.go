@@ -50,7 +50,7 @@ func (p *Proxy) check(ca *pki.Hub) error {
 		}
 		for _, o := range own {
 			if slices.Equal(c.RawSubjectPublicKeyInfo, o.RawSubjectPublicKeyInfo) || c.CheckSignatureFrom(o) == nil {
-				return fmt.Errorf("hub: the proxy's CA %q is the hub's own, or signed by it: a device could impersonate the proxy; use another CA", c.Subject)
+				return fmt.Errorf("hub: the proxy's CA %q is one of the hub's own CAs, or was signed by one of them: a device could impersonate the proxy; use another CA", c.Subject)
 			}
 		}
 	}

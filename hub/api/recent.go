@@ -6,8 +6,8 @@ import (
 	"gangway/hub/store"
 )
 
-// recent remembers values by a hash: those that were used last, at least maxYoung and at most twice
-// as many.
+// recent is a cache of the values that were used last, by a hash. When it is full, it has between
+// maxYoung and 2*maxYoung values.
 type recent[V any] struct {
 	mu         sync.Mutex
 	young, old map[store.Hash]V // guarded by mu
@@ -33,8 +33,8 @@ func (r *recent[V]) put(h store.Hash, v V) {
 	r.add(h, v)
 }
 
-// add adds a value. If the young values are too many, it forgets the old ones. The caller holds
-// r.mu.
+// add adds a value to `young`. If `young` is full, add drops the values in `old`, and the values in
+// `young` become the old values. The caller holds r.mu.
 func (r *recent[V]) add(h store.Hash, v V) {
 	if r.young == nil || len(r.young) >= maxYoung {
 		r.young, r.old = map[store.Hash]V{}, r.young

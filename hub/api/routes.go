@@ -387,8 +387,8 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// answerError answers with an error after identify has found the caller, so that an error page has
-// the layout for signed-in people.
+// answerError answers with an error after the method `identify` has found the caller, so that an
+// error page has the layout for signed-in people.
 func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) error {
 	s.fail(w, r, err)
 	return nil

@@ -4,8 +4,8 @@
 // One listener serves people, their programs and devices. It uses only TLS 1.3; the operator can
 // allow TLS 1.2 too. The hub requests a client certificate, but does not require a client
 // certificate. If the client sends a certificate that does not chain to the device CA, the
-// handshake fails. The leaf certificate identifies a device if the store has the certificate as
-// that of an active device.
+// handshake fails. The leaf certificate identifies a device if the certificate in the store belongs
+// to an active device.
 package api
 
 import (
@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gangway/hub/bearer"
@@ -87,15 +88,23 @@ type Config struct {
 	// ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate
+	// Replicas says that other hubs may use the same database at the same time. ObjectsAt then names
+	// the place of Objects: Serve returns an error if another hub stores its objects elsewhere.
+	Replicas  bool
+	ObjectsAt string
+	// Drain is how long the hub continues to accept connections after the context of Serve has
+	// ended. During this time GET /readyz says that the hub is not ready, so that a load balancer
+	// sends new connections to another replica.
+	Drain time.Duration
 	// Version is the program's version, which pages show.
 	Version string
 }
 
 // Timeouts bound how long a client may take. A zero field means the default.
 type Timeouts struct {
-	Header  time.Duration // for a request's header, and a PROXY protocol header: 10 s
-	Request time.Duration // for a request's body, and for the answer: 60 s; uploads and downloads have 60 s for each block instead
-	Idle    time.Duration // between two requests on a connection: 2 min
+	Header  time.Duration // for a request's header, and a PROXY protocol header; default: 10 s
+	Request time.Duration // for a request's body, and for the answer; default: 60 s, in uploads and downloads for each block
+	Idle    time.Duration // between two requests on a connection; default: 2 min
 }
 
 func (t Timeouts) withDefaults() Timeouts {
@@ -117,7 +126,7 @@ type Server struct {
 
 	certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // returns the TLS certificate of the hub's own CA
 	clients     *clientVerifier                                      // of connections
-	forwarded   *clientVerifier                                      // of devices behind the proxy
+	forwarded   *clientVerifier                                      // verifies the certificates of devices behind the proxy
 	started     time.Time
 
 	signedURLKey []byte
@@ -133,6 +142,12 @@ type Server struct {
 	space        *space
 	overload     overload
 	routes       map[string]*route // by the mux's pattern
+
+	replica  string // a random name of this process
+	outbox   outbox // for the other replicas
+	lease    lease  // of the periodic work
+	vault    claimVault
+	stopping atomic.Bool // Serve's context has ended
 }
 
 // New makes a server. It does not start anything.
@@ -201,6 +216,14 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.overload.capacity = int64(cmp.Or(cfg.Capacity, defaultCapacity()))
+	if s.vault, err = newClaimVault(cfg.CA.SealKey()); err != nil {
+		return nil, err
+	}
+	s.replica = newReplica()
+	if cfg.Replicas {
+		s.live.others = &s.outbox
+		s.lease.store, s.lease.replica = cfg.Store, s.replica
+	}
 	s.clients, s.forwarded = clientVerifiers(cfg.CA, cfg.Proxy)
 	s.handler = s.newHandler()
 	if cfg.Onboard.Unproven == nil {
@@ -239,32 +262,56 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 }
 
-// Serve serves on TCP listeners until ctx ends. Running requests then have ten seconds to finish.
-// While it serves, Serve also removes expired data, collects unused objects, and writes the counts
-// of events.
+// Serve serves on TCP listeners until Config.Drain after ctx ends. Running requests then have ten
+// seconds to finish. While it serves, Serve also removes expired data, collects unused objects,
+// writes the counts of events, and exchanges news with replicas.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	config := s.ownTLSConfig()
 	srv := s.httpServer(withTLS(s.handler), config)
 	srv.ConnContext, srv.ConnState = withConnState, noteIdle
 	srv.RegisterOnShutdown(s.images.stop)
-	ctx, failed := context.WithCancel(ctx) // if a listener fails, the other listeners and the sweeps stop
+	if err := s.shareObjects(ctx); err != nil {
+		return err
+	}
+	s.stopping.Store(false)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	serving, end := s.drain(ctx)
+	failed := func() { // if a listener fails, the other listeners and the periodic work stop
+		stop()
+		end()
+	}
 	defer failed()
-	var sweeping sync.WaitGroup
-	sweeping.Go(func() { s.sweep(ctx) })
-	sweeping.Go(func() { s.collectLoop(ctx) })
-	sweeping.Go(func() { s.flushLoop(ctx) })
-	err := s.serveOn(ctx, srv, failed, listeners, func(l net.Listener) error {
+	background := s.background(ctx)
+	err := s.serveOn(serving, srv, failed, listeners, func(l net.Listener) error {
 		p, err := newParking(l, config, s.peerOfConnection, s.cfg.Timeouts, srv.ErrorLog)
 		if err != nil {
 			return err
 		}
 		return srv.Serve(p)
 	})
-	sweeping.Wait()
+	background()
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
 	return nil
+}
+
+// background starts the hub's work besides its requests. The periodic work stops when ctx ends. The
+// rest goes on until the function `end` is called, after the last request. `end` waits for all.
+func (s *Server) background(ctx context.Context) (end func()) {
+	var working sync.WaitGroup
+	working.Go(func() { s.periodic(ctx) })
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	working.Go(func() { s.flushLoop(serving) })
+	if s.cfg.Replicas {
+		working.Go(func() { s.tellLoop(serving) })
+		working.Go(func() { s.pollLoop(serving) })
+	}
+	return func() {
+		stop()
+		working.Wait()
+	}
 }
 
 // httpServer returns an HTTP server with the hub's timeouts and bounds.
@@ -331,6 +378,9 @@ func (s *Server) secured(next http.Handler) http.Handler {
 			}
 		}()
 		h := w.Header()
+		if s.stopping.Load() {
+			h.Set("Connection", "close")
+		}
 		h.Set(wire.AddressesHeader, addresses)
 		if s.cfg.PageURL != "" {
 			h.Set(wire.PagesHeader, s.cfg.PageURL)

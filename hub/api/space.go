@@ -173,7 +173,7 @@ func (s *space) updateBallast() {
 	}
 }
 
-// allocateFile makes a file of size bytes and allocates its blocks, so that it occupies the disk.
+// allocateFile makes a file of `size` bytes and allocates its blocks, so that it occupies the disk.
 func allocateFile(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -217,9 +217,12 @@ type Readiness struct {
 // readyPatience is how long readyz waits for the database.
 const readyPatience = 2 * time.Second
 
-// readyz checks the database and the disk. It answers 503 if the hub cannot serve most requests, so
-// that a load balancer sends requests to another replica.
+// readyz checks the database and the disk. It answers 503 if the hub cannot serve most requests, or
+// is about to stop, so that a load balancer sends requests to another replica.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
+	if s.stopping.Load() {
+		return errStopping
+	}
 	ctx, cancel := context.WithTimeout(store.WithWriteTimeout(r.Context(), readyPatience), readyPatience)
 	defer cancel()
 	if err := s.cfg.Store.Ping(ctx); err != nil {

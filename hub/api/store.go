@@ -41,6 +41,7 @@ type Store interface {
 	store.Events
 
 	store.HubNumbers
+	store.Replicas
 	store.Health
 }
 

@@ -97,7 +97,7 @@ func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 		order = func(a, b *SummaryView) int { return strings.Compare(text(a), text(b)) }
 	}
 	if order == nil {
-		return nil, problem(http.StatusBadRequest, "sort", "See /openapi.json for the fields.", "\"sort\" is not a field by which summaries can be sorted.")
+		return nil, problem(http.StatusBadRequest, "sort", "See /openapi.json for the fields.", "The parameter \"sort\" does not name a field by which summaries can be sorted.")
 	}
 	return func(a, b SummaryView) int {
 		o := order(&a, &b)

@@ -21,7 +21,8 @@ const (
 	sweepRounds = 60
 )
 
-// sweep removes expired and old rows, every minute until ctx ends.
+// sweep removes expired and old rows, every minute until ctx ends. Of several replicas, one does
+// this.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -31,8 +32,11 @@ func (s *Server) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.sweepOnce(ctx)
-			s.markQuiet(ctx, up.since(s.cfg.Now()))
+			since := up.since(s.cfg.Now())
+			if duty, ok := s.lease.duty(ctx); ok {
+				s.sweepOnce(duty)
+				s.markQuiet(duty, since)
+			}
 		}
 	}
 }
@@ -63,7 +67,7 @@ func (s *Server) markQuiet(ctx context.Context, up time.Time) {
 	if n > 0 {
 		s.live.tellAll()
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !interrupted(ctx, err) {
 		s.log.Error("marking quiet devices", "err", err)
 	}
 }
@@ -90,7 +94,7 @@ func (s *Server) sweepOnce(ctx context.Context) {
 	} {
 		for range sweepRounds {
 			n, err := part.remove(sweepRows)
-			if err != nil && ctx.Err() == nil {
+			if err != nil && !interrupted(ctx, err) {
 				s.log.Error("removing expired rows", "what", part.what, "err", err)
 			}
 			if err != nil || n < sweepRows {

@@ -363,8 +363,8 @@ func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The owner's events name the machine and its join token. A machine without an EK certificate, which
-// has no maker's name, is named as such.
+// The owner's events name the machine and its join token. If a machine has no EK certificate, and
+// so no maker's name, the events say that it has no certificate.
 func TestEventsNameTheMachineAndItsToken(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -209,7 +209,7 @@ func ParseScopes(s string) (string, error) {
 		name := strings.TrimPrefix(word, scopePrefix)
 		resource, right, _ := strings.Cut(name, ".")
 		if name != "all" && (!slices.Contains(resources, resource) || !slices.Contains([]string{"", "readonly", "write", "change"}, right)) {
-			return "", fmt.Errorf("unknown scope %q: use all, or a resource like devices or trails.readonly", word)
+			return "", fmt.Errorf("unknown scope %q: use \"all\", or a resource such as \"devices\" or \"trails.readonly\"", word)
 		}
 		if full := scopePrefix + name; !slices.Contains(out, full) {
 			out = append(out, full)

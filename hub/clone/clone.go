@@ -150,8 +150,8 @@ func (r *Record) Unanswered() []Finding {
 }
 
 // Decide records the owner's decision. The decision "one" answers the findings so far and restarts
-// the comparison from the last sighting; a finding with another code is reported again. The zero
-// value withdraws the last decision.
+// the comparison from the last sighting. After that, only findings with other codes are reported.
+// The zero value withdraws the last decision.
 func (r *Record) Decide(d Decision, by string, now time.Time) {
 	r.Decision, r.By, r.Decided, r.Answered = d, by, now, nil
 	switch d {
@@ -189,7 +189,7 @@ func (r *Record) Add(s Sighting) []Finding {
 func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = machineSerial(was), machineSerial(is); was != "" && is != "" && was != is {
-		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate of serial number %q. A machine with a replaced board uses the earlier certificate only if its state folder was restored from a backup.", is, addr, was)
+		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate that was issued to serial number %q. A machine with a replaced board uses the earlier certificate only if its state folder was restored from a backup.", is, addr, was)
 	}
 	return r.Findings[had:]
 }

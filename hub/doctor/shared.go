@@ -10,7 +10,7 @@ import (
 	"gangway/internal/finding"
 )
 
-// checkShared examines a database in PostgreSQL. Hubs may use the database at the same time.
+// checkShared examines a database in PostgreSQL, also while hubs use the database.
 func (e *exam) checkShared(ctx context.Context) (found []finding.Finding) {
 	ctx, cancel := context.WithTimeout(ctx, e.CheckTime)
 	defer cancel()
@@ -29,7 +29,7 @@ func (e *exam) checkShared(ctx context.Context) (found []finding.Finding) {
 	}
 	for _, setting := range in.Unsafe {
 		found = append(found, bad(finding.Problem, "database-not-durable", fmt.Sprintf("The server of the database has the setting %s.", setting),
-			"After a crash, the database may lack devices that the hub has told that they are onboarded.", fmt.Sprintf("Remove the setting %s from the server's configuration, and restart the server.", setting)))
+			"After a crash, devices may be missing from the database, although the hub has told them that they are onboarded.", fmt.Sprintf("Remove the setting %s from the server's configuration, and restart the server.", setting)))
 	}
 	if len(found) > 0 {
 		return found

@@ -38,7 +38,7 @@ var (
 // and the names of the CAs (4.2.1.10). If a CA has an extended key usage, that usage must include
 // EK certificates. checkNames checks the names of the EK certificate itself.
 func chainMayIssue(chain []*x509.Certificate) error {
-	below := 0 // number of CA certificates below c, without self-issued certificates
+	below := 0 // number of CA certificates below `c`, without self-issued certificates
 	for i, c := range chain {
 		if err := mayIssue(c); err != nil {
 			return err

@@ -39,8 +39,8 @@ type Policy struct {
 	UnknownMaker  Action // there is no chain to a trusted root; Accept has the effect of Ask
 	Unlisted      Action // the owner has an EK list, and the EK is not on that list
 	UnlistedByHub Action // the same for the hub's EK list
-	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Case is
-	// ignored.
+	// Software lists the models or makers of the software TPMs to accept ("swtpm", "GOOG"). Upper
+	// and lower case are equal.
 	Software []string
 	// EKKinds has the list of the hub's policy and the list of the owner's policy. Each list must
 	// allow the EK's kind.

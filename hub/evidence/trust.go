@@ -38,7 +38,7 @@ type Trust struct {
 // verifiedCA is a CA certificate with one of its chains.
 type verifiedCA struct {
 	cert  *x509.Certificate
-	chain []*x509.Certificate // cert, then the CA certificates above it, up to the root
+	chain []*x509.Certificate // `cert`, then the CA certificates above it, up to the root
 	words string              // a sentence that names the issuer and the root
 	// The chain is valid from the latest notBefore to the earliest notAfter.
 	from, until time.Time
@@ -234,8 +234,8 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 }
 
 // mayIssue checks that `c` is a CA certificate, and that its key may sign certificates. crypto/x509
-// starts from the issuer of the EK certificate, and does not check this for its start. Without this
-// check, the EK certificate of one device could "issue" the EK certificate of another device.
+// starts from the issuer of the EK certificate, and does not check this for the issuer. Without
+// this check, the EK certificate of one device could "issue" the EK certificate of another device.
 func mayIssue(c *x509.Certificate) error {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		return errors.New("the issuer is not a CA")

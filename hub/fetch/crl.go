@@ -70,7 +70,7 @@ func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain 
 		case err != nil:
 			notes = append(notes, fmt.Sprintf("the hub could not check whether %s is revoked: %v", what, err))
 		case revoked && i == 0:
-			return notes, &evidence.Refusal{Code: CodeRevoked, Reason: "The TPM's maker has revoked its EK certificate.", Hint: "Do not use this machine. Ask its maker for the reason."}
+			return notes, &evidence.Refusal{Code: CodeRevoked, Reason: "The maker of the TPM has revoked the TPM's EK certificate.", Hint: "Do not use this machine. Ask its maker for the reason."}
 		case revoked:
 			return notes, &evidence.Refusal{Code: CodeCARevoked, Reason: fmt.Sprintf("The TPM's maker has revoked %s, which is in the chain of the EK certificate.", what), Hint: "Ask the machine's maker for the reason."}
 		}

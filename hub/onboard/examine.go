@@ -51,9 +51,9 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
 
 // recall judges a request again, with the EK certificate that the hub kept from an earlier request.
-// examine calls recall if the request's own EK certificate is missing, or does not chain to a root
-// that the hub knows. So a device cannot avoid a refusal by leaving out its EK certificate, or by
-// sending another certificate.
+// The method `examine` calls recall if the request's own EK certificate is missing, or does not
+// chain to a root that the hub knows. So a device cannot avoid a refusal by leaving out its EK
+// certificate, or by sending another certificate.
 func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) error {
 	if v.Refusal != nil {
 		return nil

@@ -84,7 +84,7 @@ const (
 var (
 	errOwnership  = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof was not made with this join token for this key.", Hint: "Use the token file as the hub made it; each proof is valid for one device's key."}
 	errOtherHub   = &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a token file of this hub."}
-	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again since, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
+	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
 	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates expired before they were activated.", Hint: "Onboard again; the agent does this automatically."}
 	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was deleted from the hub.", Hint: "To use the device again, onboard it with a join token."}
 )
@@ -345,8 +345,8 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	return store.Device{}, r
 }
 
-// whoIsRefused returns a sentence for the token's owner that names the refused machine and its join
-// token, so that the owner finds both among many.
+// whoIsRefused returns a sentence for the token's owner with the names of the refused machine and
+// its join token, so that the owner can find the machine and the token.
 func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	machine := "The machine does not state its model"
 	if model := strings.TrimSpace(e.ProdModel); model != "" {

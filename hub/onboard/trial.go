@@ -97,7 +97,7 @@ func (t *Trial) both(ctx context.Context, r *evidence.Request, w *store.WaitingD
 	return now, would, err
 }
 
-// judge judges a request by a policy, as examine and askOwner do.
+// judge judges a request by a policy, as the methods `examine` and askOwner do.
 func (t *Trial) judge(ctx context.Context, r *evidence.Request, w *store.WaitingDevice, p evidence.Policy) (Outcome, error) {
 	t.input.Policy = p
 	v := new(evidence.Verdict)

@@ -176,7 +176,7 @@ func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (Sec
 	return SecondStepAnswer{e.IDevIDCert, d}, err
 }
 
-// register returns the stored enrolment, as enrol does.
+// register returns the stored enrolment, as the method `enrol` does.
 func (s *Service) register(ctx context.Context, body []byte, addr string) (e store.Enrolment, err error) {
 	var in wire.Registration
 	if err := parseSteps(body, &in); err != nil {

@@ -143,7 +143,8 @@ func TestDenialHoldsForARetryAtOnce(t *testing.T) {
 	s.refused(err, onboard.CodeDenied)
 }
 
-// An approved row does not expire. An undecided row does not refuse a device without questions.
+// An approved row does not expire. If a device's evidence raises no questions, an undecided row
+// does not make the hub refuse the device.
 func TestOnlyADenialRefusesADeviceWithoutQuestions(t *testing.T) {
 	s := newScene(t)
 	d := s.device()

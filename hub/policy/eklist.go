@@ -131,7 +131,7 @@ func listFromCSV(text []byte) ([]ListEntry, error) {
 		}
 		if key < 0 && serial < 0 {
 			if len(record) > 2 {
-				// The hub does not know the meaning of further columns without a header. It could
+				// Without a header, the hub does not know the meaning of further columns. It could
 				// miss the word "required" in such a column.
 				return nil, fmt.Errorf("EK list, entry %d: the line has %d columns, and the list has no header. %s", len(out)+1, len(record), headerRemedy)
 			}

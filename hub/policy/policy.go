@@ -63,7 +63,7 @@ type Action evidence.Action
 func (a *Action) UnmarshalYAML(n *yaml.Node) error {
 	v, ok := evidence.ParseAction(n.Value)
 	if n.Kind != yaml.ScalarNode || !ok {
-		return fmt.Errorf("line %d: %q is not accept, ask or refuse", n.Line, n.Value)
+		return fmt.Errorf("line %d: %q is not 'accept', 'ask' or 'refuse'", n.Line, n.Value)
 	}
 	*a = Action(v)
 	return nil
@@ -122,7 +122,7 @@ type MeasuredBoot string
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
 	if n.Value != "report" && n.Value != "require" {
-		return fmt.Errorf("line %d: measured_boot must be report or require, not %q", n.Line, n.Value)
+		return fmt.Errorf("line %d: measured_boot must be 'report' or 'require', not %q", n.Line, n.Value)
 	}
 	*b = MeasuredBoot(n.Value)
 	return nil
@@ -232,11 +232,11 @@ func (d *Document) check() error {
 	case d.Version != 1:
 		return fmt.Errorf("policy: version is %d; the only version is 1: write 'version: 1' in the first line", d.Version)
 	case d.NoCertificate != nil && *d.NoCertificate == Action(evidence.Accept):
-		return errors.New("policy: no_ek_certificate must be ask or refuse: only a person can vouch for a TPM without a certificate")
+		return errors.New("policy: no_ek_certificate must be 'ask' or 'refuse': only a person can vouch for a TPM without a certificate")
 	case d.UnknownMaker != nil && *d.UnknownMaker == Action(evidence.Accept):
-		return errors.New("policy: unknown_maker must be ask or refuse: anyone can claim to be an unknown maker")
+		return errors.New("policy: unknown_maker must be 'ask' or 'refuse': anyone can claim to be an unknown maker")
 	case d.WithoutTPM != nil && *d.WithoutTPM == Action(evidence.Ask):
-		return errors.New("policy: without_tpm must be accept or refuse")
+		return errors.New("policy: without_tpm must be 'accept' or 'refuse'")
 	case len(d.Rules) > MaxRules:
 		return fmt.Errorf("policy: the policy has %d rules; at most %d are allowed", len(d.Rules), MaxRules)
 	}
@@ -255,7 +255,7 @@ func (d *Document) check() error {
 	}
 	for i, r := range d.Rules {
 		if r.Then == nil {
-			return fmt.Errorf("policy: rule %d has no 'then': write accept, ask or refuse", i+1)
+			return fmt.Errorf("policy: rule %d has no 'then': write 'accept', 'ask' or 'refuse'", i+1)
 		}
 		if _, err := path.Match(r.Model, ""); err != nil {
 			return fmt.Errorf("policy: rule %d: %q is not a valid pattern", i+1, r.Model)

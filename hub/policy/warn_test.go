@@ -83,9 +83,9 @@ func TestUnknownWordIsNamedWithTheKnownOnes(t *testing.T) {
 	for text, want := range map[string]string{
 		"version: 1\nno_ek_certificat: ask":                      "the names in a policy are version, no_ek_certificate, unknown_maker",
 		"version: 1\nrules: [{vendor: IFX, then: ask}]":          "the names in a rule are maker, model, firmware_below, then, reason",
-		"version: 1\nunknown_maker: reject":                      "is not accept, ask or refuse",
-		"version: 1\nrules: [{maker: IFX, then: allow}]":         "is not accept, ask or refuse",
-		"version: 1\nmeasured_boot: enforce":                     "report or require",
+		"version: 1\nunknown_maker: reject":                      "is not 'accept', 'ask' or 'refuse'",
+		"version: 1\nrules: [{maker: IFX, then: allow}]":         "is not 'accept', 'ask' or 'refuse'",
+		"version: 1\nmeasured_boot: enforce":                     "'report' or 'require'",
 		"version: 1\nek_kinds: {IFX: [L9]}":                      "not one of H-1",
 		"version: 1\nrules: [{maker: IFX, firmware_below: new}]": "up to four numbers",
 	} {

@@ -10,7 +10,7 @@
 //
 // Every method is safe for concurrent use. Every method that writes is one transaction. When such a
 // method returns nil, its data survives a power failure. The caller passes the current time: an
-// engine reads no clock.
+// engine reads no clock. Only the methods of Replicas use the clock of the database.
 package store
 
 import (
@@ -38,6 +38,7 @@ type Hash [32]byte
 // Health reports whether an engine works.
 type Health interface {
 	// Ping returns an error if the database cannot be read and written now. Errors: ErrBusy,
-	// ErrNoSpace. It waits until ctx ends or the write timeout of ctx is over.
+	// ErrNoSpace. If the database is busy, Ping waits for it, but not longer than ctx and the write
+	// timeout of ctx allow.
 	Ping(ctx context.Context) error
 }

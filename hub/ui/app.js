@@ -189,7 +189,8 @@ async function renewAll() {
   }
 }
 
-// What is new is announced in #news, which says of which kind of event and in which words.
+// The element #news announces new things. Its attributes have the kind of event to announce, and the
+// words of the announcement.
 const news = document.querySelector("#news[data-kind]"); // another line of news comes from the hub: see data-target
 
 function announceArrivals() {
@@ -221,7 +222,8 @@ function renewPart() {
   }, 1000);
 }
 
-// A device's page: what may change without the person is marked, has an id, and is put in its place.
+// On a device's page, the parts that can change by themselves are marked, and each has an id. renewHere
+// replaces these parts with the parts of the newly fetched page that have the same ids.
 const here = document.querySelector("[data-page-device]")?.dataset.pageDevice;
 let renewalHere = 0;
 function renewHere() {

@@ -54,11 +54,11 @@ type OperatorMaker struct {
 
 // OperatorVersions is the tab "Versions": the versions of the agents.
 type OperatorVersions struct {
-	Hub                 string // the hub's own version
+	Hub                 string // version of the hub
 	Devices, AllDevices int    // numbers of examined devices, and of all devices
 	Rows                []Share
-	More                int // how many versions are not shown
-	None, Odd           int // devices without a version, and with a text that is no version
+	More                int // number of versions that are not shown
+	None, Odd           int // numbers of devices without a version, and of devices whose text is not a version
 }
 
 // OperatorHealth is the tab "Health".

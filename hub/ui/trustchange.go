@@ -3,8 +3,8 @@ package ui
 // TrustChangePage is the data of the page "trustchange". On this page the operator adds makers'
 // certificates, or decides about one certificate. The hub makes a change only after its preview.
 type TrustChangePage struct {
-	Version string // of the trust store that the preview is about
-	Problem string // about the text or the file
+	Version string // version of the trust store that the preview is about
+	Problem string // what is wrong with the text or the file
 
 	// The form for new certificates.
 	Adding bool

@@ -183,7 +183,7 @@ func Write(w io.Writer, name string, p Page) error { return write(w, name, "layo
 func WritePart(w io.Writer, name, part string, p Page) error { return write(w, name, part, p) }
 
 func write(w io.Writer, name, part string, p Page) error {
-	var b bytes.Buffer // a buffer, so that a failure writes nothing to w
+	var b bytes.Buffer // a buffer, so that a failure writes nothing to `w`
 	for level := range textLengths {
 		t := templates(level)[name]
 		if t == nil {

@@ -20,7 +20,7 @@ import (
 
 // Intervals at which ACME requests its certificate from the CA. It waits retryFirst after the first
 // failure, and twice as long after each further failure, up to retryLast. pollEvery is the interval
-// at which ACME checks whether the certificate was renewed.
+// at which ACME checks whether the certificate was renewed; see poll.
 const (
 	retryFirst = time.Minute
 	retryLast  = time.Hour
@@ -76,7 +76,8 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 	}}, nil
 }
 
-// GetCertificate is for tls.Config. It also answers the CA's challenges about the name.
+// GetCertificate is the function GetCertificate of a tls.Config. It also answers the CA's
+// challenges about the name.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if !strings.EqualFold(strings.TrimSuffix(hello.ServerName, "."), a.name) {
 		return nil, errors.New("webcert: the client requested another name than the name of the pages")
@@ -114,7 +115,7 @@ func (a *ACME) Run(ctx context.Context) {
 			}
 			problem, next, wait = err.Error(), wait, min(2*wait, retryLast)
 		} else {
-			wait, problem = retryFirst, ""
+			wait, problem, next = retryFirst, "", a.poll()
 		}
 		select {
 		case <-ctx.Done():
@@ -122,6 +123,16 @@ func (a *ACME) Run(ctx context.Context) {
 		case <-time.After(next):
 		}
 	}
+}
+
+// poll returns the time until the next check. If the certificate has a short lifetime, the hub must
+// notice its renewal sooner than after pollEvery: ACME renews the certificate in the last third of
+// its lifetime.
+func (a *ACME) poll() time.Duration {
+	if expires := a.Expires(); !expires.IsZero() {
+		return max(min(pollEvery, time.Until(expires)/10), time.Second)
+	}
+	return pollEvery
 }
 
 // refresh gets the certificate from the ACME manager. The manager returns the certificate from its

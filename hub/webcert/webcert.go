@@ -61,8 +61,8 @@ func NewFiles(cert, key, name string, log *slog.Logger, now func() time.Time) (*
 	return f, nil
 }
 
-// GetCertificate is for tls.Config. It reads the files again if the last read was at least
-// checkEvery ago.
+// GetCertificate is the function GetCertificate of a tls.Config. It reads the files again if the
+// last read was at least checkEvery ago.
 func (f *Files) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -286,7 +286,8 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// A source cannot fill the disk with an endless object: keep stops at the size limit and fails.
+// A source cannot fill the disk with an endless object: the method `keep` stops at the size limit
+// and fails.
 func TestMergeSourceWithoutEndIsBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -178,7 +178,7 @@ var Modules = []string{
 func (p *Parts) base() ([]byte, error) {
 	files, err := image.Modules(p.Modules, Modules...)
 	if err != nil { // for example, an earlier version fetched this kernel with fewer modules
-		return nil, fmt.Errorf("%w; fetch a kernel with all modules that this version needs with `gangway image fetch`", err)
+		return nil, fmt.Errorf("%w; this version needs a kernel with more modules: run `gangway image fetch`", err)
 	}
 	return p.cache.initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
 }

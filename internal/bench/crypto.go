@@ -124,7 +124,7 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all requests in the way of the hub: one request
+// sum measures the unavoidable cryptography of all requests as the hub does it: one request
 // after the other, with the same keys, the same concurrency and the same order of operations.
 // Repeating one operation with one key would be up to a third faster, because of warm caches, but
 // no hub can work in that order.

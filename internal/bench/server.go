@@ -44,7 +44,8 @@ type Server struct {
 	// IdleKiB is the resident memory of an idle connection with a device's certificate.
 	IdleKiB  float64 `json:"idle_connection_kib"`
 	IdleOpen int     `json:"idle_connections"`
-	// Parked is one request on an idle connection that the hub has parked; Kept is the next one.
+	// Parked is for one request on an idle connection that the hub has parked. Kept is for the next
+	// request on this connection.
 	Parked float64 `json:"request_on_parked_connection"`
 	Kept   float64 `json:"request_on_kept_connection"`
 }
@@ -56,7 +57,8 @@ const rounds = 5
 // idleConnections is the number of open connections with which their memory is measured.
 const idleConnections = 8000
 
-// server is a running measurement.
+// server is the state of measureServer while it measures: the results so far, the hub's process, the
+// process that does only raw handshakes, and the clients.
 type server struct {
 	Server
 	hub, raw *child
@@ -285,7 +287,8 @@ func (m *server) measureIdle(ctx context.Context) error {
 	}
 	m.IdleOpen = idleConnections
 	m.IdleKiB = float64(after-before) / 1024 / idleConnections
-	// The first request of each connection finds it parked, the second does not.
+	// At the first request of each connection, the connection is parked; at the second request, it
+	// is not.
 	for _, per := range []*float64{&m.Parked, &m.Kept} {
 		used, err := m.hub.spent(func() error {
 			return parallel(wakened, func(i int) error { return showSelf(ctx, open[i]) })

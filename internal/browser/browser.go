@@ -362,7 +362,7 @@ func (tab *Tab) CheckFocus(what string) {
 			if (document.activeElement !== e) { fault("takes no focus"); continue; }
 			if (!ring(e) && !ring(e, "::after")) fault("has no ring");
 			const box = e.getClientRects()[0];
-			const at = box.height < 100 ? [.5] : [.05, .5, .95]; // of a high field, a part is enough
+			const at = box.height < 100 ? [.5] : [.05, .5, .95]; // if the element is high, it is enough that one of three points is visible
 			const fronts = at.map((part) => document.elementFromPoint(box.x + box.width / 2, box.y + box.height * part));
 			if (!fronts.some((f) => f && (e.contains(f) || f.contains(e)))) fault("is behind " + fronts[0]?.outerHTML.slice(0, 80));
 		}

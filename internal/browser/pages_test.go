@@ -22,18 +22,19 @@ func TestMain(m *testing.M) { browser.Main(m) }
 // page is a page of the hub that TestPages opens in every size and colour scheme.
 type page struct {
 	name, path string
-	// If empty is true, the hub has no devices.
+	// If `empty` is true, the hub has no devices.
 	empty bool
 	// If signedOut is true, nobody is signed in.
 	signedOut bool
-	// If waiting is true, the hub has waiting devices. In the path, {alike} is replaced by the name
-	// of a group of waiting devices.
+	// If `waiting` is true, the hub has waiting devices. In the path, {alike} is replaced by the
+	// name of a group of waiting devices.
 	waiting bool
-	// If operator is true, an account with the role operator is signed in.
+	// If `operator` is true, an account with the role operator is signed in.
 	operator bool
-	// want is a text that the page must contain.
+	// `want` is a text that the page must contain.
 	want string
-	// If wall is true, the test also opens the page on a very large screen, such as one on a wall.
+	// If `wall` is true, the test also opens the page on a very large screen, such as one on a
+	// wall.
 	wall bool
 }
 

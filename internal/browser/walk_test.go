@@ -63,7 +63,8 @@ func (n *newcomer) follows(text string) {
 	n.Click(n.find("a, button", text, ""))
 }
 
-// followsIn does the same as follows for a link or a button in the part of the page with this text.
+// followsIn does the same as the method `follows` for a link or a button in the part of the page
+// with this text.
 func (n *newcomer) followsIn(part, text string) {
 	n.t.Helper()
 	n.Click(n.find("a, button", text, part))

@@ -31,7 +31,7 @@ func newWay(t *testing.T, hub string) *way {
 	return w
 }
 
-// open starts to forward connections. After a call of cut, open uses the same port as before.
+// open starts to forward connections. After a call of `cut`, open uses the same port as before.
 func (w *way) open() {
 	w.t.Helper()
 	l, err := net.Listen("tcp", w.address)
@@ -134,7 +134,7 @@ func TestWallInBrowser(t *testing.T) {
 	if path := tab.Path(); path != "/ui/wall?scheme=system" {
 		t.Errorf("the wall left for %s", path)
 	}
-	// After a sign-in by the link, the browser opens the wall with the same look again.
+	// After a sign-in with this link, the browser opens the wall again with the same look.
 	if to := browser.Eval[string](tab, `document.querySelector("#wall-state a").getAttribute("href")`); to != "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem" {
 		t.Errorf("the link leads to %s", to)
 	}

@@ -82,7 +82,7 @@ func AtMost(n int) cobra.PositionalArgs {
 			return Usagef("%q begins with a dash that is not a hyphen: write --%s", extra, strings.TrimLeft(bare, "-"))
 		}
 		if extra == "true" || extra == "false" {
-			return Usagef("unexpected argument %q; a value of a flag that is on or off is written with an equals sign: --FLAG=%s", extra, extra)
+			return Usagef("unexpected argument %q; to give a value to a flag that is on or off, write an equals sign: --FLAG=%s", extra, extra)
 		}
 		return Usagef("unexpected argument %q; an argument with spaces needs quotes", extra)
 	}
@@ -252,7 +252,7 @@ func distance(a, b string) int {
 	return row[len(a)][len(b)]
 }
 
-// flagSynonyms maps words that people type instead of a flag to the advice what to type.
+// flagSynonyms maps words that people type instead of a flag to advice about what to type instead.
 var flagSynonyms = map[string]string{
 	"json": "--output json", "yaml": "--output yaml", "csv": "--output csv", "wide": "--output wide", "format": "--output",
 	"force": "--yes", "assume-yes": "--yes", "y": "--yes", "f": "--follow", "name": "--nick", "data-dir": "--data", "dir": "--data", "datadir": "--data",

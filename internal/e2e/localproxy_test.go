@@ -39,7 +39,7 @@ type proxyProcess struct {
 }
 
 // startProxy starts the real command `gangway-agent proxy`. The proxy ends with the test, or when
-// stop is called.
+// the method `stop` is called.
 func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
@@ -227,7 +227,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		}
 		c.Close()
 	}
-	// Many programs send requests at once.
+	// Many programs send requests at the same time.
 	var wg sync.WaitGroup
 	for range 24 {
 		wg.Go(func() {
@@ -557,8 +557,8 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 		t.Errorf("status %d: %s", code, brief.Of(body))
 	}
 	l.stop()
-	// Start the proxy after the policy change, and use many connections at once, with bodies that
-	// cannot be sent twice.
+	// Start the proxy after the policy change, and use many connections at the same time, with
+	// bodies that cannot be sent twice.
 	l = o.startProxy(t, "--unix", socketPath(t))
 	var wg sync.WaitGroup
 	for range 12 {

@@ -92,8 +92,8 @@ func onboard(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, state string) (*
 	return onboardWith(t, agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
 }
 
-// onboardWith does the same as onboard with any configuration of the agent. It logs the agent's
-// progress.
+// onboardWith does the same as the function `onboard` with any configuration of the agent. It logs
+// the agent's progress.
 func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
 	t.Helper()
 	cfg.Model, cfg.Serial = "test machine", "0001"

@@ -156,9 +156,9 @@ func New(m *Maker, ekTemplate string) (*Device, error) {
 type RequestChange struct {
 	CAData  func(*wire.CAData)
 	Attest  func([]byte) []byte          // alters the TPMS_ATTEST before it is signed
-	Certify func(attest []byte) []byte   // returns the TPMT_SIGNATURE over attest
+	Certify func(attest []byte) []byte   // returns the TPMT_SIGNATURE over `attest`
 	CSR     func(*tcg.CSR)               // alters the request before it is hashed and signed
-	Sign    func(contents []byte) []byte // returns the TPMT_SIGNATURE over contents
+	Sign    func(contents []byte) []byte // returns the TPMT_SIGNATURE over `contents`
 }
 
 // Request makes a TCG-CSR-IDEVID with an ownership proof by this join token.

@@ -7,8 +7,8 @@ import (
 )
 
 // Quote returns the TPMS_ATTEST that TPM2_Quote would make with the device's IAK over PCR 0 to
-// len(pcrs)-1 of a bank, and its signature. `resets` is the TPM's reset counter. The TPM's clock is
-// at two seconds.
+// len(pcrs)-1 of a bank, and its signature. `resets` is the TPM's reset counter. The TPM's clock
+// shows two seconds.
 func (d *Device) Quote(nonce []byte, bank tcg.AlgID, pcrs [][]byte, resets uint32) (attest, signature []byte, err error) {
 	return d.QuoteAt(nonce, bank, pcrs, tcg.ClockInfo{Clock: 2000, ResetCount: resets, Safe: true})
 }

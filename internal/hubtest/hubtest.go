@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -41,6 +40,7 @@ type Hub struct {
 	Owner   store.Account // with password Password
 	Server  *api.Server
 	Objects objects.Store
+	Stop    func() // begins to stop the hub, as a signal does
 
 	dir    string
 	makers *trust.Set
@@ -98,7 +98,35 @@ func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermedia
 // makes no account and no policy. If `change` is not nil, it alters the hub's configuration.
 func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
-	h := &Hub{dir: dir}
+	files, err := objects.OpenFolder(filepath.Join(dir, "objects"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := files.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return start(t, &Hub{dir: dir, Objects: files}, change, roots, intermediates)
+}
+
+// Join starts another hub on the same database and objects, like a process on another machine. Both
+// hubs must have api.Config.Replicas, which Join sets for the new hub. Clients reach the new hub at
+// its URL, and it names the URL of the first hub, as behind a load balancer.
+func (h *Hub) Join(t testing.TB) *Hub {
+	t.Helper()
+	joined := start(t, &Hub{dir: h.dir, Objects: h.Objects}, func(c *api.Config) {
+		c.Replicas, c.PublicURL, c.Onboard.PublicURL = true, h.URL, h.URL
+		c.Onboard.SetTrust(h.makers)
+	}, nil, nil)
+	joined.Owner = h.Owner
+	return joined
+}
+
+// start starts the hub `h`, which has its folder and its objects.
+func start(t testing.TB, h *Hub, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
+	t.Helper()
+	dir := h.dir
 	var err error
 	check := func() {
 		t.Helper()
@@ -118,8 +146,6 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 	check()
 	h.URL = "https://" + l.Addr().String()
 	log := h.Log()
-	h.Objects, err = objects.OpenFolder(filepath.Join(dir, "objects"))
-	check()
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
 	h.makers = trust.NewSet(trust.FromX509("test", roots, intermediates)...)
 	h.Service.SetTrust(h.makers)
@@ -133,6 +159,7 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 	h.Server, err = api.New(config)
 	check()
 	ctx, cancel := context.WithCancel(context.Background())
+	h.Stop = cancel
 	done := make(chan error, 1)
 	go func() { done <- h.Server.Serve(ctx, l) }()
 	t.Cleanup(func() {
@@ -140,7 +167,7 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if err := errors.Join(h.Store.Close(), h.Objects.Close()); err != nil {
+		if err := h.Store.Close(); err != nil {
 			t.Error(err)
 		}
 	})

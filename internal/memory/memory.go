@@ -1,6 +1,6 @@
 // Package memory sets the limits of Go's garbage collector by the memory of the machine. The
-// default of the garbage collector fits programs that know nothing about their machine: it works as
-// soon as the heap has doubled, even if most of the machine's memory is free.
+// default of the garbage collector fits programs that know nothing about their machine: it collects
+// garbage as soon as the heap has doubled, even if most of the machine's memory is free.
 package memory
 
 import (

@@ -18,7 +18,7 @@ type Process struct {
 	cmd  *exec.Cmd
 	out  output
 	done chan struct{} // closed after the kernel reported the end of the program
-	err  error         // result of exec.Cmd.Wait; valid after done is closed
+	err  error         // result of exec.Cmd.Wait; valid after `done` is closed
 }
 
 // Start starts the program `cmd`. The kernel kills the program when this process ends. Unless `cmd`

@@ -34,8 +34,8 @@ import (
 
 // The owner of an installed machine can update its system with revisions. A system with another
 // kernel boots in the other slot and stays. If a system's kernel panics, the machine boots the
-// previous system without help, and the owner reads the cause. The machine refuses a file that is
-// not a system without booting it.
+// previous system without help, and the owner reads the cause. If a file is not a system, the
+// machine refuses the file and does not boot it.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)

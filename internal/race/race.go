@@ -1,7 +1,7 @@
 // Package race lets a test skip itself under the race detector. It is for tests in which the race
 // detector can find no races, but which it makes up to ten times as slow: tests that use only one
-// goroutine, and tests that call one handler after another, if other tests call these handlers at
-// once.
+// goroutine, and tests that call one handler after another, if other tests call these handlers
+// concurrently.
 package race
 
 import "testing"

@@ -18,7 +18,7 @@ import (
 )
 
 // containerUser is the id of the user that runs the hub in a container. The user is not root, and
-// no other file system should know the id.
+// no files outside the container should belong to this id.
 const containerUser = 65532
 
 // writeImage writes an OCI image layout as one tar file. It has one image for each architecture,

@@ -276,7 +276,7 @@ func (f *Follower) rollBack(ctx context.Context) error {
 	return f.end(failed, w.Reason)
 }
 
-// end records the outcome in the journal. finish will report it to the hub.
+// end records the outcome in the journal. The method `finish` will report it to the hub.
 func (f *Follower) end(o outcome, reason string) error {
 	return f.enter(ended, func(w *work) { w.Outcome, w.Reason = o, reason })
 }

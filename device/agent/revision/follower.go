@@ -110,7 +110,7 @@ type Follower struct {
 	journal   journal
 	status    atomic.Pointer[Status]
 	changed   chan struct{}
-	complaint string // the last error that complain said
+	complaint string // the last error that `complain` reported
 
 	hashed       map[string]bool // objects that were hashed and found correct since the revision was accepted
 	phase        string          // the phase that this process entered at the time `since`

@@ -68,8 +68,10 @@ func (c *conn) encode(args []any) error {
 	for _, a := range args {
 		size += encodedSize(a)
 	}
-	if cap(c.data) < size {
-		c.data = make([]byte, 0, 2*size) // params point into data, so it must not grow later
+	// The parameters point into data, so it must not grow later. It is never nil, because package
+	// pgconn sends a nil parameter as NULL.
+	if c.data == nil || cap(c.data) < size {
+		c.data = make([]byte, 0, 2*size)
 	}
 	for i, a := range args {
 		from, oid, kind := len(c.data), uint32(0), byte(0)

@@ -13,7 +13,7 @@ import (
 // to another hub.
 func TestTwoHubsRace(t *testing.T) {
 	t.Parallel()
-	for _, group := range []string{"Races", "Cancelled", "Clones"} {
+	for _, group := range []string{"Races", "Cancelled", "Clones", "Replicas"} {
 		storetest.RunGroup(t, func(t *testing.T) storetest.Engine {
 			p, err := postgres.NewPair(context.Background(), postgres.Config{URL: database(t), Readers: 2})
 			if err != nil {
@@ -38,7 +38,7 @@ func TestTwoHubsBehindPgBouncer(t *testing.T) {
 	}
 	pooled := server.PgBouncer(t, 3)
 	t.Run("pair", func(t *testing.T) {
-		for _, group := range []string{"Races", "Logs"} {
+		for _, group := range []string{"Races", "Logs", "Replicas"} {
 			storetest.RunGroup(t, func(t *testing.T) storetest.Engine {
 				p, err := postgres.NewPair(context.Background(), postgres.Config{URL: pooled(nameOf(database(t))), Readers: 2})
 				if err != nil {

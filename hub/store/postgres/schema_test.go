@@ -199,6 +199,25 @@ func TestTextsThatAreNoTextAreKept(t *testing.T) {
 	}
 }
 
+// An empty argument is an empty text or blob, not NULL, also if it is the first that a connection
+// sends.
+func TestEmptyArgumentsAreNotNull(t *testing.T) {
+	t.Parallel()
+	address := database(t)
+	s := open(t, postgres.Config{URL: address})
+	if err := s.PutPolicy(t.Context(), store.Policy{Owner: store.HubWide, Text: "p", Updated: storetest.Epoch}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		fresh := open(t, postgres.Config{URL: address, Readers: 4})
+		for range 8 {
+			if _, err := fresh.Policy(t.Context(), store.HubWide); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // Bytes that PostgreSQL does not accept count as one byte each, as on the way in: otherwise a device
 // could store more than its bound of logs, or make the count negative.
 func TestUsageOfLogsStaysExact(t *testing.T) {

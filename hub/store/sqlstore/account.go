@@ -15,8 +15,8 @@ var (
 	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created, operator)
 		VALUES (?, ?, ?, ?, ?, ?)`)
 	selectAccount = prepared(accountColumns + `WHERE id = ?`)
-	// Both comparisons ignore ASCII case: in SQLite by the columns' collation, in PostgreSQL by lower
-	// with the collation "C".
+	// Both comparisons ignore ASCII case. In SQLite, the collation of the columns does this; in
+	// PostgreSQL, the function lower with the collation "C".
 	selectAccountByNick = both(accountColumns+`WHERE nick = ?`,
 		accountColumns+`WHERE lower(nick) = lower(? COLLATE "C")`)
 	selectAccountByEmail = both(accountColumns+`WHERE email = ? AND email <> ''`,

@@ -190,9 +190,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 	return d, nil
 }
 
-// refusal returns the error if the claim must be refused, or nil. It uses only the fields of the
-// claim. If several errors apply, it returns the error that is most important to the caller. Do not
-// call it for an enrolment that is already active.
+// refusal returns the error with which the claim must be refused, or nil if the claim must not be
+// refused. It uses only the fields of the claim. If several errors apply, it returns the error that
+// is most important to the caller. Do not call it for an enrolment that is already active.
 func (k *claim) refusal(now time.Time) error {
 	switch k.state {
 	case stateRevoked:
@@ -228,7 +228,8 @@ func (k *claim) refusal(now time.Time) error {
 	return nil
 }
 
-// accept writes all changes of an accepted claim, and updates k to the written rows.
+// accept writes all changes that an accepted claim causes. Then the fields of `k` have the values
+// of the written rows.
 func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated
@@ -304,7 +305,7 @@ func (k *claim) accept(c Conn, a store.Activation, now int64) error {
 			tpmWords(k.manufacturer, k.model) + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
-	if k.known { // a device may onboard again without limit, so these events are counted in one row
+	if k.known { // a device may onboard again any number of times, so these events are counted in one row
 		tell = countEvent
 		if serial != "" {
 			event.Group = "serial"
@@ -343,8 +344,9 @@ var (
 )
 
 // forgetSuperseded removes the evidence of a device's older superseded enrolments, and deletes the
-// oldest enrolments. `newest` is the row id of the enrolment that was superseded last. An earlier
-// version of the hub could leave many enrolments too many; one call deletes at most 16 of these.
+// oldest superseded enrolments. `newest` is the row id of the enrolment that was superseded last.
+// A database of an earlier version of the hub may have many more old enrolments; one call deletes
+// at most 16 of them.
 func forgetSuperseded(c Conn, newest int64) error {
 	const most = store.KeptSuperseded + store.KeptFingerprints
 	chain, err := activated(c, newest, most+16)
@@ -378,7 +380,7 @@ func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// Members that a read cannot return are not copied to the new device.
+		// Metadata members that a read cannot return are not copied to the new device.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -407,15 +409,15 @@ func (k *claim) createDevice(c Conn, a store.Activation, now int64) error {
 // freeNick returns the nick `base` with a numeric suffix that is not in use. It doubles the number
 // until it finds an unused suffix. Then it searches between that number and the previous number
 // (binary search). So if a whole fleet proposes the same nick, each device needs only a logarithmic
-// number of queries. If deleted devices left gaps, the suffix may be in a gap or after the last
-// suffix.
+// number of queries. If numbers between used suffixes are free again because devices were deleted,
+// freeNick may return one of these numbers, or a number after the last suffix.
 func freeNick(c Conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {
 		_, ok, err := c.One(nickTaken, owner, with(n))
 		return ok, err
 	}
-	last, free := 1, 2 // base without a suffix is number 1
+	last, free := 1, 2 // `base` without a suffix has the number 1
 	for {
 		is, err := taken(free)
 		if err != nil {
@@ -460,12 +462,12 @@ func (k *claim) result(idevid store.Hash) store.Device {
 	return d
 }
 
-// link is an enrolment in a device's chain of enrolments. id is its row id. previous is the row id
-// of the enrolment that this enrolment superseded, or 0.
+// link is an enrolment in a device's chain of enrolments. `id` is its row id. `previous` is the row
+// id of the enrolment that this enrolment superseded; 0: there is none.
 type link struct{ id, previous int64 }
 
 // activated returns a device's chain of activated enrolments, newest first. The chain begins with
-// the enrolment whose row id is `newest`, and has at most limit enrolments.
+// the enrolment whose row id is `newest`, and has at most `limit` enrolments.
 func activated(c Conn, newest int64, limit int) (chain []link, err error) {
 	err = c.Each(selectSuperseded, func(r Row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -483,9 +485,8 @@ func stripAll(c Conn, chain []link) error {
 	return nil
 }
 
-// stripSuperseded removes the evidence of old enrolments in a device's chain: of the enrolments
-// that are older than the enrolment with the row id `last`. The enrolment `last` keeps its
-// evidence.
+// stripSuperseded removes the evidence of all enrolments in a device's chain that are older than
+// the enrolment with the row id `last`. The enrolment `last` keeps its evidence.
 func stripSuperseded(c Conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

@@ -13,8 +13,8 @@ import (
 const (
 	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
 		actor, actor_name, means, credential, count, last FROM events `
-	// Arguments: ?1 and ?8 bounds of seq, ?2 limit, ?3 kind, ?4 LIKE pattern of kinds, ?5 since, ?6
-	// until, ?7 1 to leave out routine events, ?9 token, ?10 actor.
+	// Arguments: ?1 and ?8: bounds of seq; ?2: limit; ?3: kind; ?4: LIKE pattern of kinds; ?5:
+	// since; ?6: until; ?7: 1 leaves out routine events; ?9: token; ?10: actor.
 	eventFilter = eventFilterStart + `AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
 		AND (?10 = '' OR actor = ?10 OR actor_name = ?10 COLLATE NOCASE) ORDER BY seq DESC LIMIT ?2`
 	eventFilterPostgres = eventFilterStart + `AND (?4 = '' OR lower(kind) LIKE lower(?4 COLLATE "C") ESCAPE '\')
@@ -38,7 +38,7 @@ var (
 	// has both columns: the query finds the events by the device, and then compares the owner.
 	selectEventsOfBoth = events(`WHERE device = ?11 AND device <> '' AND +owner = ?12 AND `)
 	// These statements examine at most ?3 of the newest events of an owner or a device. They return
-	// the smallest seq of these events and the number of these events.
+	// the smallest seq of the examined events, and their number.
 	selectExaminedOfOwner  = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE owner = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3) AS newest`)
 	selectExaminedOfDevice = prepared(`SELECT min(seq), count(*) FROM (SELECT seq FROM events WHERE device = ?1 AND device <> '' AND seq < ?2 ORDER BY seq DESC LIMIT ?3) AS newest`)
 

@@ -1,6 +1,6 @@
 package sqlstore
 
-// FlushChunk is flushChunk for the external tests.
+// FlushChunk is the constant flushChunk, for the tests in package sqlstore_test.
 const FlushChunk = flushChunk
 
 // Flush writes the held contacts to the database.

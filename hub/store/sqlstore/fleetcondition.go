@@ -14,15 +14,15 @@ type condition struct {
 	value string
 	term  int64 // the key in the table device_meta_terms; only for FieldMeta
 
-	// count is the number of devices that match the condition. If exact is false and count is
+	// `count` is the number of devices that match the condition. If `exact` is false and `count` is
 	// larger than smallSet, more devices may match.
 	count int
 	exact bool
 
-	// walk reads the matching devices in the order of nicks. If no index has that order, walk is
-	// zero.
+	// `walk` reads the matching devices in the order of nicks. If no index has that order, `walk`
+	// is zero.
 	walk walk
-	// fits reports whether a device matches the condition. It is nil for FieldMeta.
+	// `fits` reports whether a device matches the condition. It is nil for FieldMeta.
 	fits func(d *found) bool
 
 	models, makers []string // only for a word: the models and makers that contain the word
@@ -163,8 +163,8 @@ func counted(c Conn, owner, field, value string) (n int, err error) {
 	return n, err
 }
 
-// resolve sets count, exact and, for a word, models and makers, from the counters and indexes of
-// the database.
+// resolve sets the fields `count` and `exact` and, for a word, `models` and `makers`, from the
+// counters and indexes of the database.
 func (k *condition) resolve(c Conn, owner string) (err error) {
 	switch k.field {
 	case store.FieldState:
@@ -231,8 +231,8 @@ func (k *condition) resolveWord(c Conn, owner string) error {
 }
 
 // nicks returns the nicks of devices whose nick or serial number contains the word. For
-// FieldSerial, these devices may have the serial number, and the caller must compare it. nicks
-// returns at most smallSet+1 nicks.
+// FieldSerial, some of these devices may have another serial number, so the caller must compare the
+// serial numbers. nicks returns at most smallSet+1 nicks.
 func (k *condition) nicks(c Conn, owner string) (nicks []string, err error) {
 	from := cut(wordText(k.value), indexedText)
 	to := from + "\U0010ffff"
@@ -255,7 +255,7 @@ func (k *condition) byID(c Conn, owner string) ([]found, error) {
 }
 
 // all returns the devices that match the condition. It may also return other devices, so the caller
-// must filter the result. Call it only if count is at most smallSet.
+// must filter the result. Call it only if `count` is at most smallSet.
 func (k *condition) all(c Conn, owner string) (devices []found, err error) {
 	switch k.field {
 	case store.FieldID:

@@ -92,8 +92,9 @@ func (s *Store) FleetCounts(ctx context.Context, owner string) (n store.FleetCou
 	return n, err
 }
 
-// facetRows is the largest number of values that Facets reads. A value that Facets does not read
-// has less than twice as many devices as the last value that Facets reads.
+// facetRows is the largest number of values that Facets reads. The values are read in the order of
+// the magnitude of their numbers of devices. So a value that Facets does not read has less than
+// twice as many devices as the last value that Facets reads.
 const facetRows = 2000
 
 // Facets implements store.Fleet.
@@ -106,9 +107,9 @@ func (s *Store) Facets(ctx context.Context, owner string, field store.SearchFiel
 		if others, err = counted(c, owner, "total", ""); err != nil {
 			return err
 		}
-		// The rows are ordered by the magnitude (number of binary digits) of n. If top already has
-		// limit values, and a row has a smaller magnitude than the last value of top, this row and
-		// all later rows have fewer devices.
+		// The rows are ordered by the magnitude (number of binary digits) of `n`. If `top` already
+		// has `limit` values, and a row has a smaller magnitude than the last value of `top`, this
+		// row and all later rows have fewer devices.
 		least := 0
 		return c.Each(selectValues, func(r Row) (bool, error) {
 			one := store.FacetCount{Value: r.text(), N: r.int()}

@@ -19,7 +19,7 @@ type cursor struct {
 
 var errCursor = badSearch("The page's address does not fit this list: start again at the first page.")
 
-// searchName returns a short hash of a search's conditions and order.
+// searchName returns a short hash of the conditions and the order of a search.
 func searchName(q store.DeviceSearch, o order) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %v %v", q.Owner, q.Words, q.Terms, o.key, o.down))
 	return base64.RawURLEncoding.EncodeToString(sum[:6])

@@ -12,10 +12,10 @@ import (
 )
 
 // When devices change, triggers of the schema update the table device_search and the counters: see
-// migrations/0022_fleet.sql. SQLite can neither split words nor hash, so the functions of this file
-// update the tables device_words and device_meta_terms. Each method that writes a nick, an owner,
-// an enrolment or metadata calls one of these functions. storetest.FleetModel compares the tables
-// with the list of all devices.
+// migrations/0022_fleet.sql. SQLite can neither split texts into words nor compute hashes, so the
+// functions of this file update the tables device_words and device_meta_terms. Each method that
+// writes a nick, an owner, an enrolment or metadata calls one of these functions.
+// storetest.FleetModel compares the tables with the list of all devices.
 
 const (
 	// Bounds on the indexed data of a device.
@@ -192,11 +192,11 @@ func lowerASCII(text string) string {
 	}, text)
 }
 
-// addTerms adds the terms of the metadata `meta`: of members that are strings, booleans or, if
-// `numbers` is true, numbers. It adds only the first indexedMeta terms, in the order of the JSON
-// text. The key of a member in a nested object is the member's path, joined by dots. Callers leave
-// out the numbers of the device-meta: devices report free memory, uptime and similar numbers, so
-// each report would change the index.
+// addTerms adds the terms of the metadata `meta`: one term for each member that is a string, a
+// boolean or, if `numbers` is true, a number. It adds only the first indexedMeta terms, in the
+// order of the JSON text. The key of a member in a nested object is the member's path, joined by
+// dots. For device-meta, callers set `numbers` to false: devices report free memory, uptime and
+// similar numbers, so each report would change the index.
 func addTerms(terms map[int64]bool, owner, meta string, numbers bool) {
 	if meta == "{}" {
 		return

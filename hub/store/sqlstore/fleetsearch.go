@@ -17,7 +17,7 @@ const (
 	// the result.
 	smallSet = store.MaxCount
 	// examineMost is the largest number of rows of a walk that the engine compares with the other
-	// conditions. So a page may have fewer rows than its limit although a next page exists.
+	// conditions. So a page may have fewer rows than its limit, even if there is a next page.
 	// examineFar is the bound for all orders except the order by nick. In these orders, each row is
 	// in another part of the database file, so that reading a row costs more.
 	examineMost = 1000
@@ -119,7 +119,8 @@ func ordered(condition, by string) walk {
 	return orderedBoth(condition, by, condition, by)
 }
 
-// orderedBoth is like ordered, but PostgreSQL has a condition and an order of its own.
+// orderedBoth is like ordered, but the statements for PostgreSQL have another condition and another
+// order than the statements for SQLite.
 func orderedBoth(condition, by, conditionPostgres, byPostgres string) walk {
 	sqliteUp, sqliteDown := walkTexts(condition, by)
 	postgresUp, postgresDown := walkTexts(conditionPostgres, byPostgres)
@@ -134,7 +135,7 @@ func walkTexts(condition, by string) (up, down string) {
 }
 
 // valued makes the walk through the devices that have one value of a column. The comparison ignores
-// ASCII case: in SQLite by the column's collation.
+// ASCII case; in SQLite, the collation of the column does this.
 func valued(index, column string) walk {
 	return orderedBoth(`device_search s INDEXED BY `+index+` WHERE s.owner = ? AND s.`+column+` = ?`, `s.nick`,
 		`device_search s WHERE s.owner = ? AND lower(s.`+column+`) = lower(? COLLATE "C")`, `s.nick`)
@@ -250,8 +251,8 @@ func pageRow(c Conn, owner string, hit *found) (store.DeviceRow, bool, error) {
 		Rev: hit.rev, Status: hit.status, Progress: hit.progress}, true, nil
 }
 
-// finder answers one search. The method resolve moves the condition that the fewest devices match
-// to the front.
+// finder answers one search. The method `resolve` moves the condition that the fewest devices match
+// to the front of `conditions`.
 type finder struct {
 	owner      string
 	order      order
@@ -300,7 +301,7 @@ func (f *finder) resolve(c Conn) error {
 	return nil
 }
 
-// page returns at most limit devices after the place `after`. `next` is the place after which the
+// page returns at most `limit` devices after the place `after`. `next` is the place after which the
 // next page begins, or nil if this is the last page.
 func (f *finder) page(c Conn, after *place, limit int) (hits []found, next *place, err error) {
 	inOrder := f.order.key == store.SortNick
@@ -444,7 +445,7 @@ func (f *finder) start() place {
 }
 
 // key returns the place `p` as arguments of a walk. If `first` is true, a descending walk must
-// start at a place after all texts. `last` is that place.
+// start after all texts, so the arguments contain `last`, which is greater than all texts.
 func (f *finder) key(p place, first bool, last any) []any {
 	text := func(s string) any {
 		if first && f.order.down {

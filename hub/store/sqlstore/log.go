@@ -64,7 +64,8 @@ func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
 }
 
-// oldestAtOnce is the number of entries that one query of AppendLogs reads to remove them.
+// oldestAtOnce is the largest number of entries that AppendLogs reads with one query, to remove
+// these entries.
 const oldestAtOnce = 256
 
 // logs returns the query for the log entries at a place.
@@ -72,8 +73,8 @@ func logs(where, order string) *Statement {
 	return both(logColumns+where+logFilter+order, logColumns+where+logFilterPostgres+order)
 }
 
-// maxLogSkew is the longest time by which AppendLogs sets the time of new entries forward. This
-// happens if AppendLogs stored earlier entries while the hub's clock was ahead.
+// maxLogSkew is the longest time by which AppendLogs sets the times of new entries forward. It does
+// this if the earlier entries have later times, because the hub's clock was ahead.
 const maxLogSkew = time.Minute
 
 // AppendLogs implements store.Logs.
@@ -139,15 +140,15 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 		before = micro(f.Before)
 	}
 	if f.Skip > 0 && len(f.Devices) > 1 {
-		return nil, errors.New("store: Skip is allowed only for one device or for all devices of the owner")
+		return nil, errors.New("store: the field Skip is allowed only in a query for one device, or for all devices of the owner")
 	}
 	if f.Text != "" && len(f.Devices) != 1 {
-		return nil, errors.New("store: Text is allowed only for exactly one device")
+		return nil, errors.New("store: the field Text is allowed only in a query for exactly one device")
 	}
 	byOwner, byDevice, at, seq := selectLogsOfOwner, selectLogsOfDevice, int64(math.MinInt64), int64(0)
 	if f.NewestFirst {
 		if f.Skip > 0 && len(f.Devices) > 1 {
-			return nil, errors.New("store: Skip is allowed only for one device or for all devices of the owner")
+			return nil, errors.New("store: the field Skip is allowed only in a query for one device, or for all devices of the owner")
 		}
 		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
 	}

@@ -48,19 +48,24 @@ var (
 
 // PatchDeviceMeta implements store.Metadata.
 func (s *Store) PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error {
-	return s.patchMeta(ctx, patch, updateDeviceMeta, id, func(c Conn) (Row, bool, error) {
+	return s.patchMeta(ctx, nil, patch, updateDeviceMeta, id, func(c Conn) (Row, bool, error) {
 		return c.One(selectDeviceMeta, id)
 	})
 }
 
 // PatchUserMeta implements store.Metadata.
 func (s *Store) PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error {
-	return s.patchMeta(ctx, patch, updateUserMeta, id, func(c Conn) (Row, bool, error) {
+	return s.SwapUserMeta(ctx, owner, id, nil, patch)
+}
+
+// SwapUserMeta implements store.Metadata.
+func (s *Store) SwapUserMeta(ctx context.Context, owner, id string, was, patch map[string]any) error {
+	return s.patchMeta(ctx, was, patch, updateUserMeta, id, func(c Conn) (Row, bool, error) {
 		return c.One(selectUserMeta, id, owner)
 	})
 }
 
-func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *Statement, id string,
+func (s *Store) patchMeta(ctx context.Context, expected, patch map[string]any, update *Statement, id string,
 	current func(Conn) (Row, bool, error)) error {
 	text, err := store.EncodeMeta(patch)
 	if err != nil {
@@ -75,6 +80,9 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *Sta
 			return store.ErrNotFound
 		}
 		before := r.text()
+		if err := stillHas(before, expected); err != nil {
+			return err
+		}
 		was := indexed{words{owner: r.text(), nick: r.text()}, r.text(), r.text()}
 		after, err := mergeMeta(before, text)
 		if err != nil || after == before {
@@ -94,6 +102,33 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *Sta
 		}
 		return was.move(c, is)
 	})
+}
+
+// stillHas returns store.ErrChanged unless each key in `expected` has this value in the JSON object
+// `text` (nil: the object has no such key).
+func stillHas(text string, expected map[string]any) error {
+	if len(expected) == 0 {
+		return nil
+	}
+	stored, _ := decodeMeta(text, "")
+	for name, value := range expected {
+		had, has := stored[name]
+		if value == nil && !has {
+			continue
+		}
+		is, err := store.CompactJSON(had)
+		if err != nil {
+			return fmt.Errorf("store: encode the metadata: %w", err)
+		}
+		want, err := store.CompactJSON(value)
+		if err != nil {
+			return fmt.Errorf("store: encode the expected metadata: %w", err)
+		}
+		if !has || is != want {
+			return store.ErrChanged
+		}
+	}
+	return nil
 }
 
 // mergeMeta merges the JSON object `patch` into the JSON object `text` and returns the result. A

@@ -2,7 +2,7 @@ package sqlstore
 
 // FleetStatements returns, by name, the statements that answer questions about a fleet or update
 // the indexes of a fleet. Each engine's tests read the plans of these statements: every statement
-// finds its rows by an index.
+// must find its rows by an index.
 func FleetStatements() map[string]*Statement {
 	all := map[string]*Statement{
 		"found": selectFound, "by id": selectByID, "has meta": hasMetaTerm, "count meta": countMetaTerm, "word": selectWord, "page row": selectPageRow,
@@ -13,6 +13,7 @@ func FleetStatements() map[string]*Statement {
 		"owners": selectOwners, "hub's counts": selectHubCount, "hub's makers": selectHubMakers, "signed in": updateSignedIn, "operator": updateOperator,
 		"pending": selectPending, "posted": selectPosted, "waiting room": selectWaitingPage,
 		"events of an owner": selectEventsOfOwner, "events of a device": selectEventsOfBoth, "examined": selectExaminedOfOwner, "examined of a device": selectExaminedOfDevice,
+		"messages of replicas": selectMessages, "last message": selectLastMessage, "temporary value": selectTemporary, "lease": selectLease,
 		"EK list": selectEKPage, "count of an EK list": countEKs,
 	}
 	add := func(name string, w walk) { all[name+", up"], all[name+", down"] = w.up, w.down }
@@ -30,7 +31,7 @@ func FleetStatements() map[string]*Statement {
 }
 
 // RemovalStatements returns, by name, the statements that remove rows, or that count rows for a
-// bound. Each engine's tests read the plans of these statements: their cost does not grow with the
+// bound. Each engine's tests read the plans of these statements: their cost must not grow with the
 // fleet.
 func RemovalStatements() map[string]*Statement {
 	return map[string]*Statement{
@@ -39,6 +40,7 @@ func RemovalStatements() map[string]*Statement {
 		"superseded": selectSuperseded, "strip enrolment": stripEnrolment, "set previous": setPrevious, "AIKs of an enrolment": deleteAIKsOf,
 		"enrolment": deleteEnrolment, "revoke pending": revokePending, "revoke pending of an EK": revokePendingOf,
 		"expire issued": expireIssued, "expire waiting": expireWaiting, "expire EK certificates": expireEKCertificates,
+		"forget messages": forgetMessages, "expire temporary values": expireTemporary, "fence": selectFence,
 		"count waiting": countWaiting, "unclaimed": listUnclaimed,
 	}
 }

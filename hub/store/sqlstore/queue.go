@@ -38,8 +38,8 @@ type Job struct {
 	ctx  context.Context
 	done chan error // buffered, for the one answer
 
-	// The driver sets taken to run the job. The caller sets taken to give up. Whoever sets it first
-	// succeeds.
+	// The driver sets `taken` to run the job, or the caller sets `taken` to give up. The first of
+	// the two to set `taken` succeeds.
 	taken atomic.Bool
 }
 
@@ -59,7 +59,7 @@ func (q *Queue) Waiting() int { return len(q.jobs) }
 // Taken returns the number of jobs that drivers have taken.
 func (q *Queue) Taken() uint64 { return q.ops.Load() }
 
-// Do queues an operation and waits until the operation is durable or refused. If ctx ends or the
+// Do queues an operation and waits until the operation is durable or refused. If `ctx` ends or the
 // write timeout passes before the operation begins, the operation never runs. After the operation
 // has begun, Do waits for the result, so that the caller always knows whether the write happened.
 // store.ErrBusy means that nothing was written.

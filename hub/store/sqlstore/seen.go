@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// flushEvery is the interval at which contacts of devices are written to the database. In a crash,
-// at most the contacts of one interval are lost.
+// flushEvery is the interval at which contacts of devices are written to the database. If the hub
+// crashes, at most the contacts of one interval are lost.
 const flushEvery = time.Second
 
 // flushChunk is the largest number of contacts in one write, so that the contacts of a large fleet

@@ -1,6 +1,6 @@
-// Package sqlstore has the methods of package store for engines that speak SQL, and the text of all
-// statements. An engine (packages sqlite and postgres) is a driver: it has the connections, the
-// transactions and the schema, and gives them to New as a DB.
+// Package sqlstore implements the methods of package store for engines that use SQL, and has the
+// text of all statements. An engine (packages sqlite and postgres) is a driver: it has the
+// connections, the transactions and the schema, and gives them to New as a DB.
 package sqlstore
 
 import (
@@ -58,7 +58,7 @@ type Conn interface {
 
 // Columns has the columns of the current row of a query. No column is NULL.
 type Columns interface {
-	// Text returns column i. If the text is equal to `like`, it returns `like` and allocates
+	// Text returns column `i`. If the text is equal to `like`, it returns `like` and allocates
 	// nothing.
 	Text(i int, like string) string
 	Int64(i int) int64
@@ -72,7 +72,7 @@ type Store struct {
 
 // New returns a store on a database. The driver closes the store, and then the database. Call
 // IndexAgain before other methods.
-func New(db DB) *Store { return &Store{db: db, seen: newSightings(db)} }
+func New(db DB) *Store { return &Store{db: fenced{db}, seen: newSightings(db)} }
 
 // Close writes the remaining contacts. It does not close the database.
 func (s *Store) Close() error { return s.seen.close() }
@@ -86,8 +86,8 @@ func existsOr(err error) error {
 	return err
 }
 
-// expire runs a statement that removes or empties at most limit rows that expired at or before now.
-// It returns the number of changed rows.
+// expire runs a statement that removes or empties at most `limit` rows that expired at or before
+// `now`. It returns the number of changed rows.
 func (s *Store) expire(ctx context.Context, statement *Statement, now time.Time, limit int) (int, error) {
 	if limit <= 0 {
 		return 0, nil

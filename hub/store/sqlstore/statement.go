@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// Statement is one SQL statement, as text for each engine. A statement of only one driver has no
-// text for the other engine.
+// Statement is one SQL statement, as text for each engine. If only one driver runs a statement, the
+// statement has no text for the other engine.
 type Statement struct {
-	// Index is the position of the statement in Statements. Drivers keep what they prepared for a
-	// statement at this index.
+	// Index is the position of the statement in Statements. Drivers keep the prepared statement at
+	// this index of their own list.
 	Index    int
 	SQLite   string
 	Postgres string

@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// Reads a join token of a disabled account as disabled.
+// The columns of a join token. If the token's account is disabled, the column `disabled` is true.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key`

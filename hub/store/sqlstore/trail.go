@@ -11,8 +11,8 @@ import (
 )
 
 // revisionCost is the number of bytes that each revision uses of the quota, in addition to the size
-// of its state. This number covers the revision's progress and meta, whose sizes the hub limits,
-// and the revision's rows.
+// of its state. These bytes are for the revision's progress and meta, whose sizes the hub limits,
+// and for the revision's rows.
 const revisionCost = 128 << 10
 
 const (
@@ -98,7 +98,7 @@ func oneTrail(c Conn, device string) (store.Trail, error) {
 	return readTrail(&r), nil
 }
 
-// haveObjects returns *store.MissingObjects unless the owner has uploaded all objects in sums.
+// haveObjects returns *store.MissingObjects unless the owner has uploaded all objects in `sums`.
 func haveObjects(c Conn, owner string, sums []store.Hash) error {
 	var missing store.MissingObjects
 	for _, sum := range sums {

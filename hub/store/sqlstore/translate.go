@@ -9,8 +9,8 @@ import (
 // these differences:
 //
 //   - Parameters: ? and ?2 become $1 and $2.
-//   - Hints for SQLite's planner go: INDEXED BY x, CROSS in CROSS JOIN, and the sign + before a column
-//     after AND.
+//   - Hints for SQLite's planner are removed: INDEXED BY x, CROSS in CROSS JOIN, and the sign +
+//     before a column after AND.
 //   - Blobs: x'00' becomes a bytea.
 //   - max and min with two arguments become greatest and least.
 func postgresText(sql string) (string, error) {
@@ -46,8 +46,9 @@ func postgresText(sql string) (string, error) {
 	return out.String(), nil
 }
 
-// sharable returns an error if a statement has words that PostgreSQL does not know, or understands
-// otherwise. Such a statement is registered with a text for each engine (both).
+// sharable returns an error if a statement has words that PostgreSQL does not know, or that have
+// another meaning in PostgreSQL. Register such a statement with a text for each engine, by the
+// function both.
 func sharable(sql string) error {
 	tokens := split(sql)
 	for i, t := range tokens {
@@ -90,7 +91,7 @@ func inWord(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
 }
 
-// count returns the number of bytes at the start of the text that are in a class.
+// count returns the number of bytes at the start of the text that belong to a class.
 func count(text string, is func(byte) bool) int {
 	n := 0
 	for n < len(text) && is(text[n]) {

@@ -96,7 +96,7 @@ func oneWaiting(c Conn, query *Statement, args ...any) (store.WaitingDevice, err
 }
 
 func putWaiting(c Conn, w store.WaitingDevice) error {
-	codes, err := json.Marshal(append([]string{}, w.Codes...)) // for no codes, this writes an empty list, not null
+	codes, err := json.Marshal(append([]string{}, w.Codes...)) // if there are no codes, this writes an empty list, not null
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 	return s.Device(ctx, d.ID)
 }
 
-// takesDevices returns store.ErrNotFound if the account was deleted or disabled: such an account
+// takesDevices returns store.ErrNotFound if the account was deleted or disabled: such accounts
 // cannot get new devices.
 func takesDevices(c Conn, owner string) error {
 	a, err := oneAccount(c, selectAccount, owner)

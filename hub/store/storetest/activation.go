@@ -134,7 +134,7 @@ var activationTests = []test{
 	}},
 	// If a device sends a request again after the request's enrolment has expired, the enrolment
 	// begins again at that time. So the repeated enrolment is newer than the device's active
-	// enrolment, whether or not ExpireEnrolments has run before.
+	// enrolment. ExpireEnrolments may have run before that, or not: the result is the same.
 	{"RequestThatBeginsAgainSupersedes", func(f *fixture) {
 		for _, swept := range []bool{false, true} {
 			machine := fmt.Sprint("swept ", swept)
@@ -167,12 +167,12 @@ var activationTests = []test{
 		_, err = f.BeginEnrolment(f.ctx, second, Epoch)
 		f.must(err)
 		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
-		f.must(err) // a pending enrolment does not end the secret
+		f.must(err) // a pending enrolment does not delete the device secret
 		_, err = f.Activate(f.ctx, proof(second))
 		f.must(err)
 		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
 		f.refused(err, store.ErrNotFound)
-		// A late request with the old certificate does not restore the secret.
+		// A late request with the old certificate does not restore the device secret.
 		f.refused(f.PutDeviceSecret(f.ctx, d.ID, first.IDevIDHash, Hash("secret"), time.Time{}), store.ErrNotFound)
 		f.must(f.PutDeviceSecret(f.ctx, d.ID, second.IDevIDHash, Hash("secret"), time.Time{}))
 	}},
@@ -224,7 +224,7 @@ var activationTests = []test{
 	}},
 }
 
-// refusalTests check that Activate refuses an enrolment and changes nothing. The function tell
+// refusalTests check that Activate refuses an enrolment and changes nothing. The function `tell`
 // prepares the store and returns the activation that Activate must refuse.
 var refusalTests = func() (tests []test) {
 	for _, story := range []struct {

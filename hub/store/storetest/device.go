@@ -105,6 +105,21 @@ var metaTests = []test{
 		f.refused(f.PatchUserMeta(f.ctx, f.other.ID, d.ID, map[string]any{"a": 1}), store.ErrNotFound)
 		f.refused(f.PatchUserMeta(f.ctx, f.owner.ID, ID("nothing"), map[string]any{"a": 1}), store.ErrNotFound)
 	}},
+	{"SwapNeedsThePresentValues", func(f *fixture) {
+		d := f.onboard(Machine{Name: "one"}, f.token)
+		swap := func(was, patch map[string]any) error {
+			return f.SwapUserMeta(f.ctx, f.owner.ID, d.ID, was, patch)
+		}
+		f.must(swap(map[string]any{"a": nil}, map[string]any{"a": "x", "list": []any{json.Number("1.50"), map[string]any{"k": true}}}))
+		for _, was := range []map[string]any{{"a": nil}, {"a": "y"}, {"a": json.Number("1")}, {"a": ""}, {"b": "x"}, {"a": "x", "b": "x"}, {"list": []any{json.Number("1.5")}}} {
+			f.refused(swap(was, map[string]any{"a": "z"}), store.ErrChanged)
+		}
+		f.must(swap(map[string]any{"a": "x", "b": nil, "list": []any{json.Number("1.50"), map[string]any{"k": true}}}, map[string]any{"a": nil, "list": nil, "n": json.Number("2")}))
+		got, err := f.Device(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "user-meta", got.UserMeta, map[string]any{"n": json.Number("2")})
+		f.refused(f.SwapUserMeta(f.ctx, f.other.ID, d.ID, nil, map[string]any{"a": "x"}), store.ErrNotFound)
+	}},
 	{"OfADeletedDeviceIsNotFound", func(f *fixture) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))

@@ -37,6 +37,7 @@ type Engine interface {
 	store.Logs
 	store.Events
 
+	store.Replicas
 	store.Health
 	Close() error
 }

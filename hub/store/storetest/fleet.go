@@ -231,7 +231,7 @@ func sortedInPages(f *fixture) {
 		f.must(err)
 	}
 	// Nicks in the order of creation: d0 d5 d3 d1 d6 d4 d2, models b A c a B C a.
-	_, err := f.MarkQuiet(f.ctx, Epoch.Add(90*time.Second), 100) // marks the first four devices
+	_, err := f.MarkQuiet(f.ctx, Epoch.Add(90*time.Second), 100) // marks the first four devices as quiet
 	f.must(err)
 	for key, want := range map[store.SortKey]string{
 		"":                 "d0 d1 d2 d3 d4 d5 d6",
@@ -325,7 +325,7 @@ func statesAreCounted(f *fixture) {
 	states("boot-changed=1")
 	f.add(f.step(d.ID))
 	f.add(f.step(d.ID))
-	report(3, trail.StatusWontGo, 0) // an older revision does not count
+	report(3, trail.StatusWontGo, 0) // the report of an older revision does not count
 	states("boot-changed=1 updating=1")
 	report(4, trail.StatusDone, 100)
 	states("boot-changed=1")
@@ -380,7 +380,7 @@ func quietDevices(f *fixture) {
 	// A contact makes the device active again. The engine may write the contact late.
 	f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1", Epoch.Add(2*time.Hour)))
 	for deadline := time.Now().Add(10 * time.Second); ; {
-		n, err := f.FleetCounts(f.ctx, f.owner.ID) // one read: f.search would read twice, and the engine may write the contact in between
+		n, err := f.FleetCounts(f.ctx, f.owner.ID) // one read: f.search would read twice, and the engine may write the contact between the two reads
 		f.must(err)
 		if n.ByState[store.StateQuiet] == 1 {
 			break
@@ -566,7 +566,7 @@ func moreThanMaxCount(f *fixture) {
 		f.must(err)
 		equal(f, fmt.Sprintf("%+v", c.q), n, c.want)
 	}
-	// More devices match the word raft than CountSearch counts.
+	// More devices match the word "raft" than CountSearch counts.
 	n, err := f.CountSearch(f.ctx, store.DeviceSearch{Owner: f.owner.ID, Words: []string{"raft"}})
 	f.must(err)
 	equal(f, "raft", n.More, true)

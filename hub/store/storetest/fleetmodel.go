@@ -38,10 +38,10 @@ type fleetModel struct {
 	Engine
 	ctx     context.Context
 	now     time.Time
-	name    string // of the sequence
+	name    string // name of the sequence
 	owners  []string
 	tokens  []store.JoinToken
-	ids     []string // of all devices, even deleted ones
+	ids     []string // ids of all devices, including the deleted devices
 	arrived map[string]int
 	n       int
 }

@@ -122,8 +122,7 @@ var raceTests = []test{
 				func() { _, errs[0] = f.activate(first) },
 				func() { _, errs[1] = f.activate(second) },
 			)
-			// The enrolment that began later must be active, whichever enrolment was activated
-			// first.
+			// The enrolment that began later must be active, even if it was activated first.
 			f.must(errs[1])
 			equal(f, "second", f.state(second), store.Active)
 			if errs[0] == nil {

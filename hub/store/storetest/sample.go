@@ -23,7 +23,7 @@ func ID(name string) string {
 // Hash returns the hash of a name, as a test value.
 func Hash(name string) store.Hash { return sha256.Sum256([]byte(name)) }
 
-// bytesOf returns n bytes derived from a name.
+// bytesOf returns `n` bytes that it derives from a name.
 func bytesOf(name string, n int) []byte {
 	sum := sha256.Sum256([]byte(name))
 	return bytes.Repeat(sum[:], n/len(sum)+1)[:n]
@@ -33,9 +33,9 @@ func bytesOf(name string, n int) []byte {
 // have different names.
 type Machine struct {
 	Name string
-	// IAK names one of the machine's attestation keys; empty for the first key.
+	// IAK is the name of one of the machine's attestation keys; empty: the first key.
 	IAK string
-	// Request names one of the machine's requests; empty for the first request.
+	// Request is the name of one of the machine's requests; empty: the first request.
 	Request string
 	// Generation is the number of times that the TPM was released.
 	Generation int
@@ -84,7 +84,7 @@ func (m Machine) Enrolment(owner, token string) store.Enrolment {
 	return e
 }
 
-// Account returns an account with that nick.
+// Account returns an account with the nick `nick`.
 func Account(nick string) store.Account {
 	return store.Account{
 		ID:           ID("account " + nick),
@@ -95,8 +95,8 @@ func Account(nick string) store.Account {
 	}
 }
 
-// JoinToken returns an owner's join token with that nick, which expires a day after Epoch. If
-// maxUses is 0, the uses have no limit.
+// JoinToken returns an owner's join token with the nick `nick`, which expires a day after Epoch. If
+// `maxUses` is 0, the token may be used any number of times.
 func JoinToken(owner, nick string, maxUses int) store.JoinToken {
 	return store.JoinToken{
 		ID:        ID("token " + owner + nick),

@@ -104,6 +104,7 @@ var groups = []group{
 	{"CountedEvents", countedEventTests},
 	{"Growth", growthTests},
 	{"Trust", trustTests},
+	{"Replicas", replicaTests},
 	{"Races", raceTests},
 	{"Cancelled", cancelledTests},
 }
@@ -113,8 +114,8 @@ type test struct {
 	run  func(*fixture)
 }
 
-// fixture is a store with two owners. token is a join token of the first owner, without a limit of
-// uses.
+// fixture is a store with two owners. `token` is a join token of the first owner, which may be used
+// any number of times.
 type fixture struct {
 	*testing.T
 	Engine

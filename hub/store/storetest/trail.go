@@ -283,7 +283,7 @@ func stateOfANewRevisionOnly(f *fixture) {
 	got, err := f.Revision(f.ctx, d, s.Rev)
 	f.must(err)
 	equal(f, "step", got, s)
-	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // a state that is not larger than before fits any quota
+	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // a state that is not larger than the previous state fits any quota
 	f.must(f.SetRevisionMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
 	f.must(f.SetRevisionProgress(f.ctx, d, s.Rev, trail.StatusQueued, []byte(`{}`), Epoch))
 	f.refused(f.SetRevisionState(f.ctx, s, plenty), store.ErrStatus)
@@ -492,7 +492,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	_, err = f.BeginUpload(f.ctx, f.other.ID, sum, Epoch)
 	f.refused(err, store.ErrNotFound)
 	if o := f.announce(f.other.ID, "secret", 10, Epoch); o.Stored {
-		f.Error("an object is Stored after an announcement, without an upload")
+		f.Error("the record of an announced object says that the object is stored, although nobody has uploaded it")
 	}
 	list, err := f.Objects(f.ctx, f.other.ID, nil, 0)
 	f.must(err)
@@ -734,7 +734,7 @@ func uploadsRaceWithCondemning(f *fixture) {
 	for i := range 4 {
 		sum := Hash(fmt.Sprint("raced ", i))
 		if o, err := f.Object(f.ctx, f.owner.ID, sum); err == nil && o.Stored && !bytes[sum] {
-			f.Errorf("object %d is Stored, but its bytes are gone", i)
+			f.Errorf("the record of object %d says that the object is stored, but its bytes are gone", i)
 		}
 	}
 }
@@ -833,7 +833,8 @@ func readingOnMissesNothing(f *fixture) {
 		for d := range devices {
 			wg.Go(func() {
 				for i := range batches {
-					// The times of the calls go back and forth, as if the hub's clock were set.
+					// The times of the calls go back and forth, as if the hub's clock were set back
+					// and forward.
 					f.AppendLogs(f.ctx, ID(fmt.Sprint(d)), f.owner.ID, []store.LogEntry{{Message: "x"}, {Message: "y"}},
 						store.LogBounds{Rows: 1000, Bytes: 1 << 20}, Epoch.Add(time.Duration(i*7%5)*time.Second))
 				}

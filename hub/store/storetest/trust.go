@@ -10,7 +10,7 @@ import (
 	"gangway/hub/store"
 )
 
-// trusted returns the operator's decision on a CA certificate of that name.
+// trusted returns the operator's decision `kind` on a CA certificate with the name `name`.
 func trusted(name string, kind store.TrustKind) store.TrustedCertificate {
 	der := bytesOf("ca certificate "+name, 900)
 	return store.TrustedCertificate{Fingerprint: sha256.Sum256(der), DER: der, Kind: kind, Source: "file " + name + ".pem", Added: Epoch}

@@ -28,8 +28,8 @@ var waitingTests = []test{
 	{"EKListPages", ekListPages},
 }
 
-// waiting returns the machine as a waiting device. The device has waited since Epoch, and expires a
-// week after Epoch.
+// waiting returns the machine as a waiting device, which has waited since Epoch and expires a week
+// after Epoch.
 func (m Machine) waiting(t store.JoinToken, codes ...string) store.WaitingDevice {
 	e := m.Enrolment(t.Owner, t.ID)
 	return store.WaitingDevice{
@@ -344,7 +344,8 @@ func ekLists(f *fixture) {
 	none(f.owner.ID, other, nil)
 	kept(f.other.ID, false)
 	none(f.other.ID, key, serial)
-	// A serial number whose bytes equal a listed hash does not match that line.
+	// If the bytes of a serial number are equal to a hash in the EK list, the serial number does
+	// not match that line.
 	none(f.owner.ID, other, key[:])
 	got, err := f.EKList(f.ctx, f.owner.ID)
 	f.must(err)

@@ -98,7 +98,8 @@ func garbage(ctx context.Context, r *runner, _ *device) error {
 	return &expected{closedByHub}
 }
 
-// oversizedBody is the size of the body that oversized announces. POST /onboard accepts 256 KiB.
+// oversizedBody is the size of the body that the function `oversized` announces. POST /onboard
+// accepts 256 KiB.
 const oversizedBody = 1 << 20
 
 // oversized sends a body that is too large.

@@ -74,8 +74,8 @@ type routes struct {
 
 type routeCount struct {
 	latency  *times // measured from the moment at which the request was sent
-	statuses tally  // of answers
-	errors   tally  // of requests without an answer
+	statuses tally  // status codes of the answers
+	errors   tally  // errors of requests that got no answer
 }
 
 func (r *routes) of(name string) *routeCount {

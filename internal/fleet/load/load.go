@@ -133,13 +133,13 @@ const (
 // Progress is the state of a run.
 type Progress struct {
 	Phase       string
-	Done, Total int           // devices; 0 while measuring
+	Done, Total int           // numbers of devices; 0 during the measurement
 	Elapsed, Of time.Duration // of the measurement
 	Answered    int64         // operations that ended as expected
 	Failed      int64
 	Missed      int64
 	Outstanding int64
-	P99         time.Duration // of all operations that ended as expected
+	P99         time.Duration // 99th percentile of the latencies of all operations that ended as expected
 }
 
 // runner is a run.
@@ -181,7 +181,7 @@ type device struct {
 	cert   []byte    // DER
 	ca     []byte    // DER of the device CA; all devices share it
 	conn   *conn     // nil: none
-	used   time.Time // end of the last request on conn
+	used   time.Time // end of the last request on `conn`
 	token  string    // access token
 	until  time.Time
 	trail  bool
@@ -203,15 +203,15 @@ type running struct {
 	scheduled atomic.Int64
 	missed    tally
 	ok        atomic.Int64
-	refused   tally // as expected
+	refused   tally // refusals that were expected
 	errors    tally
-	latency   *times // of operations that ended as expected, measured from the scheduled start
-	failed    *times // of the others
+	latency   *times // latencies of the operations that ended as expected, measured from the scheduled start
+	failed    *times // latencies of the other operations
 	ended     atomic.Bool
 }
 
-// Run prepares the devices, puts the hub under load, and returns what was measured. If ctx ends in
-// the measurement, the report has what was measured until then. Run may return both a report and an
+// Run prepares the devices, puts the hub under load, and returns the results. If `ctx` ends during
+// the measurement, the report has the results up to that time. Run may return both a report and an
 // error: the devices could not be saved, or the usage of the hub's process could not be read.
 func Run(ctx context.Context, cfg Config) (report *Report, err error) {
 	if cfg, err = cfg.withDefaults(); err != nil {

@@ -14,7 +14,7 @@ import (
 // Report is the result of a run. Times are seconds, latencies milliseconds.
 type Report struct {
 	Program     string      `json:"program"` // version of gangway-fleet
-	CPUs        int         `json:"cpus"`    // of the machine on which the fleet runs
+	CPUs        int         `json:"cpus"`    // number of CPUs of the machine on which the fleet runs
 	Hub         string      `json:"hub"`
 	HubName     string      `json:"hub_name"`
 	Address     string      `json:"address"`
@@ -38,7 +38,7 @@ type Report struct {
 
 // Preparation describes the preparation of the devices, before the measurement.
 type Preparation struct {
-	Loaded    int             `json:"devices_loaded"` // from the state file
+	Loaded    int             `json:"devices_loaded"` // devices loaded from the state file
 	Onboarded int             `json:"devices_onboarded"`
 	Connected int             `json:"devices_connected"`
 	Seconds   float64         `json:"seconds"`
@@ -107,7 +107,7 @@ type HubProcess struct {
 type Generator struct {
 	CPU        float64 `json:"cpu_seconds"` // in the measurement
 	MaxRSS     int64   `json:"max_rss_bytes"`
-	StartDelay Latency `json:"start_delay_ms"` // from the scheduled to the real start
+	StartDelay Latency `json:"start_delay_ms"` // time from the scheduled start to the real start
 }
 
 func (r *runner) newReport(at netip.AddrPort) *Report {

@@ -49,7 +49,7 @@ func (r *runner) schedule(ctx context.Context, k *running, seed uint64, working 
 		}
 		r.start(ctx, k, due, working)
 	}
-	// The last start may be long before the end. Rates and CPU times are of the whole time.
+	// The last start may be long before the end. Rates and CPU times refer to the whole time.
 	timer.Reset(time.Until(r.began.Add(r.cfg.For)))
 	select {
 	case <-ctx.Done():

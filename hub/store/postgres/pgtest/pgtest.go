@@ -98,6 +98,9 @@ func Start(durable bool, settings ...string) (_ *Server, err error) {
 		"max_connections = 300", "shared_buffers = 64MB", "fsync = " + map[bool]string{true: "on", false: "off"}[durable],
 		"autovacuum_naptime = 10", "max_wal_size = 512MB", "log_min_messages = warning",
 	}, settings...)
+	if !durable {
+		lines = append(lines, "full_page_writes = off", "wal_level = minimal", "max_wal_senders = 0", "autovacuum = off", "checkpoint_timeout = 1h")
+	}
 	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,32 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// A hub that stops lets its clients go to another replica, so that no request fails. For
+// Config.Drain after the signal, it serves as before, except that GET /readyz answers 503, and that
+// each answer ends its connection. Then it closes its listeners, the idle connections and the live
+// streams, and waits for the running requests.
+
+// drain returns a context that ends when the listeners must be closed: Config.Drain after ctx ends,
+// or when `end` is called.
+func (s *Server) drain(ctx context.Context) (serving context.Context, end context.CancelFunc) {
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	forget := context.AfterFunc(ctx, func() {
+		s.stopping.Store(true)
+		select {
+		case <-time.After(s.cfg.Drain):
+		case <-serving.Done():
+		}
+		cancel()
+	})
+	return serving, func() {
+		forget()
+		cancel()
+	}
+}
+
+var errStopping = problem(http.StatusServiceUnavailable, "not-ready", "Use another replica of the hub, or wait until this one has restarted.", "The hub is stopping.")

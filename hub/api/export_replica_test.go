@@ -1,0 +1,58 @@
+package api
+
+import (
+	"context"
+
+	"gangway/hub/store"
+)
+
+// OnDuty returns the context for periodic work, if this replica does the periodic work.
+func (s *Server) OnDuty(ctx context.Context) (context.Context, bool) { return s.lease.duty(ctx) }
+
+// TryLease tries at once to take the lease of the periodic work.
+func (s *Server) TryLease(ctx context.Context) error { return s.lease.try(ctx) }
+
+// LeaseInTime returns an error if the replica must not remove stored files.
+func (s *Server) LeaseInTime() error { return s.lease.inTime() }
+
+// LeaseName is the name of the lease of the periodic work.
+const LeaseName = leaseName
+
+// ShareClaimants shares the machines with a claim code at once.
+func (s *Server) ShareClaimants(ctx context.Context) { s.shareClaimants(ctx) }
+
+// Bounds of a message to other replicas.
+const (
+	NewsChanges = newsChanges
+	NewsOwners  = newsOwners
+)
+
+// Outbox collects news for other replicas.
+type Outbox struct{ o outbox }
+
+// Add adds a change.
+func (o *Outbox) Add(e store.Event) { o.o.add(e.Owner, liveChange{Device: e.Device, Kind: e.Kind}) }
+
+// Take returns what a message would contain: whether all pages load again, the number of accounts,
+// of accounts whose pages load again, and of changes.
+func (o *Outbox) Take() (all bool, owners, many, changes int) {
+	n, _ := o.o.take()
+	for _, list := range n.Owners {
+		if len(list) == 0 {
+			many++
+		}
+		changes += len(list)
+	}
+	return n.All, len(n.Owners), many, changes
+}
+
+// Mailbox reads the messages of other replicas.
+type Mailbox = mailbox
+
+// NewMailbox returns the mailbox of a replica.
+func NewMailbox(s store.Replicas, replica string) *Mailbox {
+	return &mailbox{store: s, replica: replica}
+}
+
+// News is the body of a message.
+type News = news

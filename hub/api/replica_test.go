@@ -1,0 +1,414 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/internal/brief"
+	"gangway/internal/fleet"
+	"gangway/wire"
+)
+
+// newReplicas returns two hubs on one database. The token file of the second scene names the second
+// hub.
+func newReplicas(t *testing.T) (first, second *scene) {
+	t.Helper()
+	first = newSceneWith(t, func(c *api.Config) { c.Replicas = true })
+	other := *first
+	other.Hub = first.Join(t)
+	tok := *first.tok
+	tok.Hub = other.URL
+	other.tok = &tok
+	other.client = must(fleet.NewHub(&tok))(t)
+	return first, &other
+}
+
+// What one replica changes, another one obeys at its next request: a session, a policy, an approval,
+// a token, a removed device.
+func TestReplicasObeyAtOnce(t *testing.T) {
+	t.Parallel()
+	first, second := newReplicas(t)
+	ada := first.person(t, "ada")
+	there := second.person(t, "")
+	there.token = ada.token // a session of the first hub is one of the second
+	want[[]api.DeviceView](there, "GET", "/devices/", nil, 200)
+
+	d := first.uncertified(t)
+	request := must(d.Request(second.tok, fleet.RequestChange{}))(t)
+	w := waits(t, second.post(t, request), "ek-certificate-none")
+	decide(ada, w.DeviceID, "approve", 200)
+	certs := must(d.Enrol(t.Context(), second.client, request))(t)
+	must(d.Activate(t.Context(), first.client, certs))(t) // one replica answers the request, the other the activation
+	id := first.deviceOf(t, d)
+	device := must(second.client.Dial(t.Context(), certs.TLS(d)))(t)
+	defer device.Close()
+	get := func(wanted int) {
+		t.Helper()
+		if a := must(device.Do(t.Context(), "GET", "/device", nil))(t); a.Status != wanted {
+			t.Errorf("GET /device: %d %s, want %d", a.Status, a.Body, wanted)
+		}
+	}
+	get(200)
+	if status, body := ada.do("DELETE", "/devices/"+id, nil); status != 200 && status != 204 {
+		t.Fatalf("%d %s", status, body)
+	}
+	get(403) // on the same connection
+	first.Policy(t, store.HubWide, "version: 1\n")
+	if a := second.post(t, must(first.device(t).Request(second.tok, fleet.RequestChange{}))(t)); a.Status == 200 {
+		t.Error("the second hub judges by the policy before the change")
+	}
+	must(first.Store.EndSessions(t.Context(), first.Owner.ID, store.Hash{}, store.Event{Time: first.Now(), Kind: "account.signed-out", Owner: first.Owner.ID}))(t)
+	if status, body := there.do("GET", "/devices/", nil); status != 401 {
+		t.Errorf("a session that has ended at another replica: %d %s", status, body)
+	}
+}
+
+// An event at one replica reaches a page at the other one in under 2 seconds.
+func TestLiveChangesReachPagesOfOtherReplicas(t *testing.T) {
+	t.Parallel()
+	first, second := newReplicas(t)
+	first.Account(t, "mallory")
+	b, m := second.browser(t), second.browser(t)
+	b.signIn()
+	m.send("POST", "/sign-in", "nick=mallory&password=correct+horse+battery")
+	lines, _ := b.stream(t.Context())
+	theirs, _ := m.stream(t.Context())
+	waitFor(t, lines, "retry")
+	waitFor(t, theirs, "retry")
+	begun := time.Now()
+	must(first.victim.Onboard(t.Context(), first.client, first.tok))(t)
+	waitFor(t, lines, `"kind":"device.activated"`)
+	if took := time.Since(begun); took > 4*time.Second { // 2 s, on a machine that is not busy
+		t.Errorf("the page waited for %v", took)
+	}
+	select {
+	case line := <-theirs:
+		if !strings.HasPrefix(line, ":") {
+			t.Errorf("another account sees %q", line)
+		}
+	default:
+	}
+}
+
+// A person types the short form of a claim code at another replica than the one that the machine asks.
+// The database and its files contain neither the code nor its short form.
+func TestShortFormWorksAtEveryReplica(t *testing.T) {
+	t.Parallel()
+	first, second := newReplicas(t)
+	second.Server.Unlimited()
+	b := second.browser(t)
+	b.signIn()
+	code := claimCode(t)
+	words := wire.ClaimWords(code)
+	typed := func() (int, string) {
+		status, _, h := b.send("GET", "/ui/onboard/claim?code="+url.QueryEscape(words), "")
+		return status, h.Get("Location")
+	}
+	if status, _ := typed(); status != 400 {
+		t.Errorf("before the machine asks: %d", status)
+	}
+	first.asks(t, code)
+	first.Server.ShareClaimants(t.Context())
+	if status, to := typed(); status != 303 || to != "/claim/"+code {
+		t.Errorf("%d to %q", status, to)
+	}
+	if _, page, _ := b.send("GET", "/claim/"+code, ""); !strings.Contains(page, `<bdi class="mono">127.0.0.1</bdi>`) {
+		t.Errorf("the claim page does not say which machine asked: %s", brief.Of(page))
+	}
+	files := must(filepath.Glob(filepath.Join(first.Data(), "gangway.db*")))(t)
+	for _, file := range files {
+		text := must(os.ReadFile(file))(t)
+		for _, secret := range []string{code, words, strings.ReplaceAll(words, "-", "")} {
+			if bytes.Contains(text, []byte(secret)) {
+				t.Errorf("%s contains %q", filepath.Base(file), secret)
+			}
+		}
+	}
+}
+
+// Guesses of short forms are limited at a replica too, before it asks the database, and machines that
+// ask for claims fill neither its memory nor the database.
+func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
+	t.Parallel()
+	first, second := newReplicas(t)
+	b := second.browser(t)
+	b.signIn()
+	limited := false
+	for i := range 40 {
+		status, _, _ := b.send("GET", fmt.Sprintf("/ui/onboard/claim?code=AAAA-AAAA-%04d", 2222+i), "")
+		limited = limited || status == 429
+	}
+	if !limited {
+		t.Error("forty guesses in a row were not limited")
+	}
+	first.Server.Unlimited()
+	code := claimCode(t)
+	first.asks(t, code)
+	first.Server.ShareClaimants(t.Context())
+	before := first.Store.Stats().Commits
+	for range 50 {
+		first.asks(t, code)
+		first.Server.ShareClaimants(t.Context())
+	}
+	if n := first.Store.Stats().Commits - before; n > 20 {
+		t.Errorf("a machine that asks 50 times causes %d writes", n)
+	}
+	for range 1100 {
+		first.asks(t, claimCode(t))
+	}
+	for range 40 {
+		first.Server.ShareClaimants(t.Context())
+	}
+	n := 0
+	if err := openDatabase(t, first.Data()).QueryRow("SELECT count(*) FROM temporary_values").Scan(&n); err != nil || n > store.MaxTemporary || n < 1000 {
+		t.Errorf("the database has %d machines, %v", n, err)
+	}
+}
+
+// A value that somebody put into the database is no claim code.
+func TestForgedClaimCodeInTheDatabaseIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	first, second := newReplicas(t)
+	second.Server.Unlimited()
+	b := second.browser(t)
+	b.signIn()
+	mine, other := claimCode(t), claimCode(t)
+	for _, code := range []string{mine, other} {
+		first.asks(t, code)
+	}
+	first.Server.ShareClaimants(t.Context())
+	// Both keys get the value of one of them.
+	if _, err := openDatabase(t, first.Data()).Exec("UPDATE temporary_values SET value = (SELECT max(value) FROM temporary_values)"); err != nil {
+		t.Fatal(err)
+	}
+	believed := 0
+	for _, code := range []string{mine, other} {
+		status, _, h := b.send("GET", "/ui/onboard/claim?code="+wire.ClaimWords(code), "")
+		if to := h.Get("Location"); status == 303 && to == "/claim/"+code {
+			believed++
+		} else if status != 400 || to != "" {
+			t.Errorf("%d to %q", status, to)
+		}
+	}
+	if believed != 1 {
+		t.Errorf("%d codes are believed", believed)
+	}
+}
+
+// One replica does the periodic work. When it stops, another one begins at once.
+func TestOneReplicaDoesThePeriodicWork(t *testing.T) {
+	t.Parallel()
+	first, second := newReplicas(t)
+	on := func(s *scene) bool {
+		_, ok := s.Server.OnDuty(t.Context())
+		return ok
+	}
+	soon(t, func() bool { return on(first) || on(second) })
+	if !on(first) { // the first hub may have started later
+		first, second = second, first
+	}
+	for range 3 {
+		must(0, errors.Join(first.Server.TryLease(t.Context()), second.Server.TryLease(t.Context())))(t)
+		if !on(first) || on(second) {
+			t.Fatalf("on duty: %v, %v", on(first), on(second))
+		}
+	}
+	first.Stop()
+	soon(t, func() bool { return second.Server.TryLease(t.Context()) == nil && on(second) && !on(first) })
+}
+
+// A replica is paused in the middle of its periodic work, and another replica takes over. Then the
+// paused replica removes nothing, in the database and in the object store.
+func TestPausedReplicaRemovesNothing(t *testing.T) {
+	t.Parallel()
+	first, second := newReplicas(t)
+	soon(t, func() bool {
+		must(0, first.Server.TryLease(t.Context()))(t)
+		must(0, second.Server.TryLease(t.Context()))(t)
+		_, ok := first.Server.OnDuty(t.Context())
+		if !ok {
+			first, second = second, first
+		}
+		_, ok = first.Server.OnDuty(t.Context())
+		return ok
+	})
+	duty, _ := first.Server.OnDuty(t.Context())
+	fence, ok := store.FenceIn(duty)
+	if !ok {
+		t.Fatal("the periodic work has no fence")
+	}
+	must(0, first.Store.AppendEvent(t.Context(), store.Event{Time: time.Now().AddDate(-3, 0, 0), Kind: "old", Owner: first.Owner.ID}))(t)
+	// The lease passes to the second replica, as it does at its end while the first one is paused.
+	must(0, first.Store.EndLease(t.Context(), fence))(t)
+	must(0, second.Server.TryLease(t.Context()))(t)
+	first.Server.SweepOnce(duty)
+	if events := must(first.Store.Events(t.Context(), store.EventFilter{Kind: "old"}))(t); len(events) != 1 {
+		t.Error("the paused replica has removed an event")
+	}
+	if err := first.Server.Collect(context.WithoutCancel(duty)); err != nil && !errors.Is(err, store.ErrFenced) {
+		t.Error(err)
+	}
+	must(0, first.Server.TryLease(t.Context()))(t)
+	if err := first.Server.LeaseInTime(); !errors.Is(err, store.ErrFenced) {
+		t.Errorf("the replica without the lease may remove files: %v", err)
+	}
+	duty, ok = second.Server.OnDuty(t.Context())
+	if !ok {
+		t.Fatal("nobody is on duty")
+	}
+	second.Server.SweepOnce(duty)
+	if events := must(first.Store.Events(t.Context(), store.EventFilter{Kind: "old"}))(t); len(events) != 0 {
+		t.Error("the replica on duty has not removed the event")
+	}
+}
+
+// An account with many changes fills no message: its pages load again instead.
+func TestNewsForReplicasAreBounded(t *testing.T) {
+	t.Parallel()
+	var o api.Outbox
+	for i := range 100_000 {
+		o.Add(store.Event{Owner: "busy", Device: fmt.Sprint(i), Kind: "k"})
+	}
+	o.Add(store.Event{Owner: "calm", Device: "d", Kind: "k"})
+	o.Add(store.Event{Owner: "calm", Device: "d", Kind: "k"})
+	if all, owners, many, changes := o.Take(); all || owners != 2 || many != 1 || changes != 1 {
+		t.Errorf("all %v, %d owners, %d busy, %d changes", all, owners, many, changes)
+	}
+	for i := range 50 * api.NewsOwners {
+		o.Add(store.Event{Owner: fmt.Sprint(i % (api.NewsOwners - 1)), Device: fmt.Sprint(i), Kind: "k"})
+	}
+	if all, owners, _, changes := o.Take(); all || owners != api.NewsOwners-1 || changes > api.NewsChanges {
+		t.Errorf("all %v, %d owners, %d changes", all, owners, changes)
+	}
+	for i := range api.NewsOwners + 1 {
+		o.Add(store.Event{Owner: fmt.Sprint(i), Kind: "k"})
+	}
+	if all, owners, _, _ := o.Take(); !all || owners != 0 {
+		t.Errorf("all %v, %d owners", all, owners)
+	}
+	if all, owners, _, _ := o.Take(); all || owners != 0 {
+		t.Error("the news stay")
+	}
+}
+
+// brokenMail is a store whose reads fail, and whose messages then have other numbers, as after another
+// database server took over.
+type brokenMail struct {
+	store.Replicas
+	broken bool
+	last   int64
+	list   []store.Message
+}
+
+func (b *brokenMail) LastMessage(context.Context) (int64, error) { return b.last, nil }
+
+func (b *brokenMail) Messages(_ context.Context, after int64, _ int) (list []store.Message, err error) {
+	if b.broken {
+		return nil, store.ErrBusy
+	}
+	for _, m := range b.list {
+		if m.Seq > after {
+			list = append(list, m)
+		}
+	}
+	return list, nil
+}
+
+func TestMissedMessagesReloadThePages(t *testing.T) {
+	t.Parallel()
+	mail := &brokenMail{last: 7}
+	m := api.NewMailbox(mail, "me")
+	now := time.Now()
+	poll := func(fails bool, want string) {
+		t.Helper()
+		got := ""
+		err := m.Poll(t.Context(), now, func(n api.News) {
+			if n.All {
+				got += "all "
+			}
+			for owner := range n.Owners {
+				got += owner + " "
+			}
+		})
+		if got = strings.TrimSpace(got); (err != nil) != fails || got != want {
+			t.Errorf("heard %q, %v; want %q", got, err, want)
+		}
+		now = now.Add(time.Second)
+	}
+	message := func(seq int64, origin, body string) store.Message {
+		return store.Message{Seq: seq, Origin: origin, Body: []byte(body)}
+	}
+	poll(false, "all")
+	poll(false, "")
+	mail.list = []store.Message{message(8, "me", `{"owners":{"a":[]}}`), message(9, "other", `{"owners":{"b":[]},"later":1}`), message(10, "other", `[`)}
+	poll(false, "b all")
+	mail.broken = true
+	poll(true, "")
+	poll(false, "all") // LastMessage works, and so the mailbox begins again
+	mail.broken, mail.last = false, 2
+	mail.list = []store.Message{message(3, "other", `{"owners":{"c":[]}}`)}
+	now = now.Add(store.MessageLife)
+	poll(false, "all")
+	poll(false, "c")
+}
+
+// A hub that stops says so, answers as before for the time of Drain, and asks its clients to leave.
+func TestStoppingHubDrains(t *testing.T) {
+	t.Parallel()
+	s := newSceneWith(t, func(c *api.Config) { c.Drain = 1500 * time.Millisecond })
+	s.Server.Unlimited()
+	p := s.person(t, "ada")
+	status, _, h := p.request("GET", "/readyz", nil, nil)
+	if status != 200 || h.Get("Connection") != "" {
+		t.Fatalf("%d, Connection: %q", status, h.Get("Connection"))
+	}
+	b := s.browser(t)
+	b.signIn()
+	lines, _ := b.stream(t.Context())
+	waitFor(t, lines, "retry")
+	s.Stop()
+	soon(t, func() bool {
+		status, _ := p.do("GET", "/readyz", nil)
+		return status == 503
+	})
+	status, body, _ := p.request("GET", "/readyz", nil, nil)
+	if status != 503 || !strings.Contains(string(body), "The hub is stopping") || !strings.Contains(string(body), "not-ready") {
+		t.Errorf("%d %s", status, body)
+	}
+	one := &http.Client{Transport: p.client.Transport}
+	req := must(http.NewRequestWithContext(t.Context(), "GET", s.URL+"/healthz", nil))(t)
+	resp := must(one.Do(req))(t)
+	resp.Body.Close()
+	if resp.StatusCode != 200 || resp.ProtoMajor == 1 && !resp.Close {
+		t.Errorf("%d, and the connection stays", resp.StatusCode)
+	}
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t) // with new connections
+	waitFor(t, lines, "device.activated")
+	for range lines { // the hub ends the stream
+	}
+	soon(t, func() bool {
+		_, err := s.client.Post(t.Context(), "/onboard", nil)
+		return err != nil
+	})
+}
+
+// soon waits until `ok` returns true.
+func soon(t *testing.T, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not happen")
+		}
+	}
+}

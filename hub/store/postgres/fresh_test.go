@@ -1,0 +1,25 @@
+package postgres_test
+
+import (
+	"testing"
+
+	"gangway/hub/store"
+	"gangway/hub/store/postgres"
+	"gangway/hub/store/storetest"
+)
+
+// The first statement on a new connection has only an empty text as its argument. The empty text is
+// not NULL: otherwise the hub would not find its own policy, and would judge without it.
+func TestNewConnectionFindsThePolicyOfTheHub(t *testing.T) {
+	t.Parallel()
+	config := postgres.Config{URL: database(t), Readers: 4}
+	if err := open(t, config).PutPolicy(t.Context(), store.Policy{Owner: store.HubWide, Text: "version: 1\n", Updated: storetest.Epoch}); err != nil {
+		t.Fatal(err)
+	}
+	another := open(t, config)
+	for range 5 { // the connections take turns
+		if p, err := another.Policy(t.Context(), store.HubWide); err != nil || p.Text != "version: 1\n" {
+			t.Errorf("%q, %v", p.Text, err)
+		}
+	}
+}

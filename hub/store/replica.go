@@ -1,0 +1,81 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ErrLeased means that another replica holds the lease.
+var ErrLeased = errors.New("store: another replica holds the lease")
+
+// ErrFenced means that another replica has taken the lease since the caller got its fence. Nothing
+// was written.
+var ErrFenced = errors.New("store: another replica has taken the lease")
+
+// Fence is a lease that a replica holds. Number increases each time that another replica takes the
+// lease.
+type Fence struct {
+	Lease  string
+	Number int64
+}
+
+type fenceKey struct{}
+
+// WithFence returns a context with which every write checks the fence, in the same transaction. If
+// another replica has taken the lease, the write returns ErrFenced. So a replica that was paused
+// longer than its lease lasts changes nothing, whatever its clock says.
+func WithFence(ctx context.Context, f Fence) context.Context {
+	return context.WithValue(ctx, fenceKey{}, f)
+}
+
+// FenceIn returns the fence of a context.
+func FenceIn(ctx context.Context) (f Fence, ok bool) {
+	f, ok = ctx.Value(fenceKey{}).(Fence)
+	return f, ok
+}
+
+// Message is what one replica tells the others. The store does not read Body.
+type Message struct {
+	Seq    int64  // assigned by the store; increases
+	Origin string // the replica that sent the message
+	Body   []byte
+}
+
+// Temporary is a value that ends by itself.
+type Temporary struct{ Key, Value []byte }
+
+// Bounds of messages and temporary values.
+const (
+	// MessageLife is how long the store keeps a message.
+	MessageLife = time.Minute
+	// MaxTemporary bounds the values of one kind.
+	MaxTemporary = 1024
+)
+
+// Replicas is what the replicas of a hub share, besides the hub's data. In contrast to other
+// methods, these methods use the clock of the database. So it does not matter whether the clocks of
+// the replicas agree.
+type Replicas interface {
+	// Lease takes a lease for the replica `holder`, or prolongs it: no other replica gets the lease
+	// before the time `life` is over. ErrLeased: another replica holds it.
+	Lease(ctx context.Context, name, holder string, life time.Duration) (Fence, error)
+	// EndLease ends a lease at once. If another replica has taken the lease, it does nothing.
+	EndLease(ctx context.Context, f Fence) error
+
+	// Tell sends a message to the other replicas.
+	Tell(ctx context.Context, origin string, body []byte) error
+	// Messages returns at most `limit` messages with a larger Seq, the oldest first.
+	Messages(ctx context.Context, after int64, limit int) ([]Message, error)
+	// LastMessage returns the Seq of the newest message, or 0.
+	LastMessage(ctx context.Context) (int64, error)
+
+	// PutTemporary adds or replaces values of a kind. They end after the time `life`. If the kind
+	// then has more than MaxTemporary values, the values that would end first are removed.
+	PutTemporary(ctx context.Context, kind string, values []Temporary, life time.Duration) error
+	// Temporary returns a value. ErrNotFound: there is no such value, or it has ended.
+	Temporary(ctx context.Context, kind string, key []byte) ([]byte, error)
+	// TakeTemporary returns a value and removes it: of several callers, one gets the value. The
+	// errors are those of Temporary.
+	TakeTemporary(ctx context.Context, kind string, key []byte) ([]byte, error)
+}
