@@ -238,7 +238,7 @@ func judgeProgram(p *partView) {
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_X86_64 {
-		p.Detail, p.Get = "it is for another processor; images are for x86-64", "GOARCH=amd64 make build, and --programs"
+		p.Detail, p.Get = "it is for another processor; images are for x86-64", "GOARCH=amd64 make build; then give the folder of the programs with --programs"
 		return
 	}
 	for _, s := range f.Progs {

@@ -246,7 +246,7 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	case left <= 0:
 		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "expired"}, "Replace the files of --tls-cert and --tls-key, or read in the hub's log why ACME fails."
 	case left < certificateSoon:
-		pages.State, pages.Note = ui.StateBadge("expires soon"), "The renewal is late. Replace the files, or read in the hub's log why ACME fails."
+		pages.State, pages.Note = ui.StateBadge("expires soon"), "The renewal is late. Replace the files of --tls-cert and --tls-key, or read in the hub's log why ACME fails."
 	}
 	return append(list, pages)
 }

@@ -158,7 +158,7 @@ func TestCertainCloneIsReported(t *testing.T) {
 	}
 	_, known, err := s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.SerialsAlternate))
 	s.must(err)
-	equal(s, "known", known, true) // the call of RecordSighting above has appended an event for the owner
+	equal(s, "known", known, true) // the record has a finding now, so the caller must not warn the owner again
 	_, _, err = s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.BootsInterleave))
 	s.must(err)
 	e := s.lastEvent("device.cloned")

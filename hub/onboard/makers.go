@@ -79,8 +79,8 @@ func (s *Service) TryMakers(ctx context.Context, change store.TrustChange) (now,
 	return now, &Makers{set, made}, nil
 }
 
-// SetTrust sets the makers' certificates to which the operator's decisions in the store are applied.
-// It may be called at any time.
+// SetTrust sets the base of the trust store: the makers' certificates before the operator's decisions.
+// The Service applies the decisions in the store to this base. SetTrust may be called at any time.
 func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.mu.Lock()
 	defer s.makers.mu.Unlock()

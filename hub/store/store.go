@@ -38,6 +38,7 @@ type Hash [32]byte
 // Health reports whether an engine works.
 type Health interface {
 	// Ping returns an error if the database cannot be read and written now. Errors: ErrBusy,
-	// ErrNoSpace. It waits until ctx ends or the write timeout of ctx is over.
+	// ErrNoSpace. If the database is busy, Ping waits for it, but not longer than ctx and the write
+	// timeout of ctx allow.
 	Ping(ctx context.Context) error
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/hub/store/postgres/pgtest"
 	"gangway/internal/connectproxy"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
@@ -218,6 +220,24 @@ func (r *room) s3() {
 	server.StartTLS()
 	r.t.Cleanup(server.Close)
 	r.stopS3 = server.Close
+}
+
+// postgres starts a PostgreSQL server with the user and the database of docs/operations.md.
+func (r *room) postgres() {
+	r.t.Helper()
+	server, err := pgtest.Start(false)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(server.Stop)
+	for _, sql := range []string{"CREATE ROLE hub LOGIN PASSWORD 'a long random password'", "CREATE DATABASE gangway OWNER hub ENCODING 'UTF8' TEMPLATE template0"} {
+		if _, err := server.Query(r.t.Context(), "postgres", sql); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	r.types("mkdir -p /run/postgresql")
+	r.types(fmt.Sprintf("ln -s %s/.s.PGSQL.%d /run/postgresql/.s.PGSQL.5432", server.Folder, server.Port))
+	r.writes("/etc/gangway/database-password", "a long random password\n", 0o600)
 }
 
 // cloned copies the TPM's state to a second machine and runs both. Both machines report to the hub,

@@ -205,6 +205,16 @@ func TestOperationsPage(t *testing.T) {
 	p.types("AWS_ACCESS_KEY_ID=")
 	r.end("gangway serve")
 	r.stopS3()
+	r.types("cp -a /var/lib/gangway /var/lib/before")
+	r.postgres()
+	p.types("gangway db migrate")
+	p.types("gangway serve")
+	r.types(login)
+	if out := r.types("gangway device ls"); !strings.Contains(out, "active") {
+		t.Errorf("the device should be in the database in PostgreSQL:\n%s", short(out))
+	}
+	r.end("gangway serve")
+	r.types("rm -r /var/lib/gangway && mv /var/lib/before /var/lib/gangway") // back to the file
 	r.types("mkdir /backup && mkdir -p /var/lib/gangway/objects")
 	p.types("sqlite3 /var/lib/gangway/gangway.db")
 	p.types("cp -a /var/lib/gangway/pki")

@@ -94,7 +94,7 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	for name, o := range map[string]fetch.Options{
 		"no host named":       {},
 		"another host named":  {IssuerHosts: []string{"pki.maker.example"}, AllowAddress: loopback},
-		"the address refused": {IssuerHosts: []string{"localhost"}}, // the rule of a hub in production: a loopback address is not public
+		"the address refused": {IssuerHosts: []string{"localhost"}}, // without AllowAddress, as in production, the hub refuses a loopback address
 	} {
 		h, _ := onlineHub(t, root, o)
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain") {

@@ -41,8 +41,10 @@ type replica struct {
 	ca    *pki.Hub
 	store *postgres.Store
 	conns atomic.Int32 // accepted connections
-	stop  context.CancelFunc
-	done  chan error
+	// atStart is the number of accepted connections before the replica started again.
+	atStart int32
+	stop    context.CancelFunc
+	done    chan error
 }
 
 // countingListener counts the connections that it accepts.
@@ -79,17 +81,28 @@ func (r *replica) start() {
 	server, err := api.New(api.Config{
 		Store: r.store, CA: r.ca, Onboard: service, Objects: r.objects, Log: log, Now: time.Now, PublicURL: r.url, Names: []string{"127.0.0.1"},
 		Rates: api.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}, ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")},
-		Replicas: true, Drain: 700 * time.Millisecond, ObjectsAt: "shared",
+		Replicas: true, Drain: 1200 * time.Millisecond, ObjectsAt: "shared",
 	})
 	check(err)
 	l, err := net.Listen("tcp", r.addr)
 	check(err)
-	r.addr = l.Addr().String()
+	r.atStart = r.conns.Load()
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	r.done = done
 	go func() { done <- errors.Join(server.Serve(ctx, countingListener{l, &r.conns}), r.store.Close()) }()
+}
+
+// noticed waits until HAProxy knows that the replica is ready. Each check has its own connection, so
+// the third connection since the start comes after a check with success.
+func (r *replica) noticed() {
+	r.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); r.conns.Load() < r.atStart+3; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.t.Fatal("HAProxy does not check the replica")
+		}
+	}
 }
 
 // end stops the replica as SIGTERM does, and waits until it has ended.
@@ -152,10 +165,13 @@ func TestReplicasRestartWithoutAFailure(t *testing.T) {
 		replicas[i] = &replica{t: t, database: database, addr: l.Addr().String(), dir: dir, objects: files, maker: maker}
 		addrs = append(addrs, l.Addr().String())
 	}
-	front, _ := startHAProxy(t, replicaConfig(t, keys, addrs))
+	front, haproxy := startHAProxy(t, replicaConfig(t, keys, addrs))
 	for _, r := range replicas {
 		r.url = front
 		r.start()
+	}
+	for _, r := range replicas {
+		r.noticed()
 	}
 	owner := hubtest.NewAccount("ada", time.Now())
 	db := replicas[0].store
@@ -203,7 +219,7 @@ func TestReplicasRestartWithoutAFailure(t *testing.T) {
 	for _, r := range replicas {
 		r.end()
 		r.start()
-		time.Sleep(800 * time.Millisecond) // HAProxy notices that the replica is ready again
+		r.noticed()
 	}
 	for deadline := time.Now().Add(20 * time.Second); onboarded.Load() < devices && !t.Failed() && time.Now().Before(deadline); {
 		time.Sleep(20 * time.Millisecond)
@@ -226,6 +242,9 @@ func TestReplicasRestartWithoutAFailure(t *testing.T) {
 	}
 	if moved.Load() == 0 {
 		t.Error("no device had to change the replica, so the test shows nothing")
+	}
+	if t.Failed() {
+		t.Logf("HAProxy says: %s", haproxy.Tail())
 	}
 	t.Logf("%d onboardings, %d reports, %d changes of a connection", onboarded.Load(), reports.Load(), moved.Load())
 }
