@@ -10,6 +10,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
+	"gangway/hub/store/postgres"
 )
 
 // Each option of serve must reach the hub. If a change of the code lost an option, the option would
@@ -20,7 +21,7 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 	o := serverOptions{
 		openRegistration: true, tls12: true, proxy: &api.Proxy{}, quota: 1, rates: api.Rates{"onboard": {PerSecond: 1, Burst: 1}},
 		timeouts: api.Timeouts{Header: 1}, capacity: 8, proxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
-		eventsAge: time.Hour, unprovenAge: time.Hour, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
+		eventsAge: time.Hour, unprovenAge: time.Hour, drain: time.Second, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
 		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{},
 	}
 	given := reflect.ValueOf(o)
@@ -29,11 +30,11 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 			t.Errorf("the test gives no value for the option %s", given.Type().Field(i).Name)
 		}
 	}
-	hub := &instance{dir: "/data", ca: &pki.Hub{}}
+	hub := &instance{dir: "/data", ca: &pki.Hub{}, engine: &postgres.Store{}, objectsAt: "s3://fleet"}
 	c := reflect.ValueOf(hub.config([]string{"https://a", "https://b"}, []string{"a"}, &onboard.Service{}, slog.New(slog.DiscardHandler), o))
 	for i := range c.NumField() {
 		switch name := c.Type().Field(i).Name; name {
-		case "Store", "Objects": // the instance of the test has none
+		case "Store", "Objects": // not tested here
 		case "LogBounds", "LogAge": // serve has no option for them, so the hub uses its defaults
 		default:
 			if c.Field(i).IsZero() {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -63,14 +64,17 @@ func version(path string) int {
 	return n
 }
 
-// ErrMissing means that PostgreSQL is not installed.
-var ErrMissing = errors.New("PostgreSQL is not installed: run scripts/install.sh")
+// ErrMissing means that the tests cannot or must not use PostgreSQL.
+var ErrMissing = errors.New("no PostgreSQL: it is not installed (run scripts/install.sh), or the tests are short (-short)")
 
 // Start starts a server. `durable` says whether commits wait for the disk. Settings are lines of
 // postgresql.conf.
 func Start(durable bool, settings ...string) (_ *Server, err error) {
+	if !flag.Parsed() {
+		flag.Parse() // TestMain runs before the test binary parses its flags
+	}
 	bin := binaries()
-	if bin == "" {
+	if bin == "" || testing.Short() {
 		return nil, ErrMissing
 	}
 	s := &Server{}
