@@ -30,6 +30,7 @@ type load struct {
 	owner  store.Account
 	token  store.JoinToken
 
+	rounds       int // calls of run
 	acknowledged atomic.Int64
 	busy         atomic.Int64 // operations that were refused with ErrBusy
 }
@@ -59,11 +60,12 @@ func (l *load) untilDone(what string, operation func() error) {
 }
 
 func (l *load) run(workers, each int) {
+	l.rounds++
 	var done sync.WaitGroup
 	for w := range workers {
 		done.Go(func() {
 			for i := range each {
-				name := fmt.Sprint(w, "/", i)
+				name := fmt.Sprint(l.rounds, "/", w, "/", i)
 				e := storetest.Machine{Name: name}.Enrolment(l.owner.ID, l.token.ID)
 				l.untilDone("event", func() error {
 					return l.store.AppendEvent(l.Context(), store.Event{Time: storetest.Epoch, Kind: "test.load", Owner: l.owner.ID, Message: name})
@@ -133,11 +135,13 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 			kills++
 		}
 	}()
-	l.run(6, 12)
+	for l.rounds < 20 && (l.rounds == 0 || l.store.Stats().Retries < 3) { // chance decides which connections end
+		l.run(6, 12)
+	}
 	close(stop)
 	<-stopped
 	l.check()
-	if kills == 0 || l.store.Stats().Retries == 0 {
+	if l.store.Stats().Retries < 3 {
 		t.Errorf("%d connections were ended, and %d transactions ran again", kills, l.store.Stats().Retries)
 	}
 }
@@ -293,7 +297,9 @@ func TestLostCommitIsResolved(t *testing.T) {
 	proxied := fmt.Sprintf("postgres://gangway@%s/%s", c.Addr(), name)
 	l := newLoad(t, server, open(t, postgres.Config{URL: proxied}), name)
 	c.enabled.Store(true)
-	l.run(6, 12)
+	for l.rounds < 20 && min(c.cuts[0].Load(), c.cuts[1].Load(), c.cuts[2].Load()) < 2 { // chance decides how commits are lost
+		l.run(6, 12)
+	}
 	c.enabled.Store(false)
 	l.check()
 	for how := range c.cuts {

@@ -13,6 +13,7 @@ import (
 	"gangway/hub/store"
 	"gangway/hub/store/postgres"
 	"gangway/hub/store/storetest"
+	"gangway/wire/trail"
 )
 
 // blank makes a database without a schema, and returns its address.
@@ -215,6 +216,37 @@ func TestEmptyArgumentsAreNotNull(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// A caller that needs only the first of many large rows does not wait for the others, and the store
+// works on.
+func TestLargeRowsThatNobodyNeedsAreNotRead(t *testing.T) {
+	t.Parallel()
+	s := open(t, postgres.Config{URL: database(t), Readers: 1})
+	now, state := storetest.Epoch, make([]byte, 1<<20)
+	first := store.Revision{Device: "d", Owner: "o", Status: trail.StatusNew, Posted: now, Modified: now, State: state, Progress: []byte("{}"), Meta: []byte("{}")}
+	if _, _, err := s.CreateTrail(t.Context(), first, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	first.Rev = -1
+	for range 8 {
+		if _, err := s.AddRevision(t.Context(), first, 1<<40); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := s.Work().Rows
+	for range 3 {
+		list, err := s.Revisions(t.Context(), store.RevisionFilter{Device: "d", After: -1, Statuses: []trail.Status{trail.StatusNew}, Bytes: 1})
+		if err != nil || len(list) != 1 || len(list[0].State) != len(state) {
+			t.Fatalf("%d revisions, %v", len(list), err)
+		}
+	}
+	if rows := s.Work().Rows - before; rows != 3 {
+		t.Errorf("%d rows were used", rows)
+	}
+	if _, err := s.Trail(t.Context(), "d"); err != nil {
+		t.Error(err)
 	}
 }
 

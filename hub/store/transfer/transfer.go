@@ -49,6 +49,8 @@ type table struct {
 	whole bool
 	// counter is the column whose numbers the database assigns, or "".
 	counter string
+	// never: a number of a removed row is never used again.
+	never bool
 }
 
 // tables are in an order in which each row comes after the rows to which it refers.
@@ -86,13 +88,16 @@ var tables = []table{
 	{name: "objects", key: []string{"owner", "sum"}},
 	{name: "condemned", key: []string{"sum"}},
 	{name: "usage", key: []string{"owner"}},
-	{name: "logs", key: []string{"seq"}, counter: "seq"},
+	{name: "logs", key: []string{"seq"}, counter: "seq", never: true},
 	{name: "log_usage", key: []string{"device"}},
 	{name: "device_search", key: []string{"owner", "nick"}},
 	{name: "device_words", key: []string{"owner", "word", "nick"}},
 	{name: "device_meta_terms", key: []string{"term", "nick"}},
 	{name: "fleet_counts", key: []string{"owner", "field", "value"}, whole: true},
 	{name: "fleet_arrivals", key: []string{"owner", "day"}},
+	{name: "leases", key: []string{"name"}},
+	{name: "replica_messages", key: []string{"seq"}, counter: "seq", never: true},
+	{name: "temporary_values", key: []string{"kind", "key"}},
 	{name: "hub_counts", key: []string{"field", "value"}, whole: true},
 }
 
@@ -366,8 +371,8 @@ func (t *transfer) finish(ctx context.Context) error {
 		}
 		var last sql.NullInt64
 		query := "SELECT max(" + table.counter + ") FROM " + table.name
-		if table.name == "logs" { // the numbers of removed entries are not used again
-			query = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'logs'"
+		if table.never {
+			query = "SELECT max(seq) FROM sqlite_sequence WHERE name = '" + table.name + "'"
 		}
 		if err := t.from.QueryRowContext(ctx, query).Scan(&last); err != nil {
 			return err
