@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gangway/hub/pki"
 	"gangway/hub/store/postgres/pgtest"
@@ -74,6 +77,7 @@ func TestHubInPostgreSQL(t *testing.T) {
 	if err := start(at("hub"), second, openOptions{}); err != nil {
 		t.Error("a second hub with the same keys:", err)
 	}
+	refusesOtherObjects(t, server.URL("hub"), dir, second)
 	foreign := filepath.Join(t.TempDir(), "hub")
 	if err := start(t.Context(), foreign, openOptions{Options: pki.Options{Name: "Foreign"}}); err != nil {
 		t.Fatal(err)
@@ -111,6 +115,52 @@ func TestHubInPostgreSQL(t *testing.T) {
 	}
 	if err := start(at("other"), dir, openOptions{newDatabase: true}); err != nil {
 		t.Error("an empty database with --new-database:", err)
+	}
+}
+
+// refusesOtherObjects starts a hub, and checks that a second hub on the database refuses to start,
+// because it would store its objects in its own folder: then each hub would take the other's objects
+// for lost. When the first hub stops, it first says that it is not ready.
+func refusesOtherObjects(t *testing.T, database, first, second string) {
+	t.Helper()
+	metrics, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics.Close()
+	ready := func() int {
+		resp, err := http.Get("http://" + metrics.Addr().String() + "/readyz")
+		if err != nil {
+			return 0
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	wait := func(status int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ready() != status; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("/readyz does not answer %d", status)
+			}
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var out, other bytes.Buffer
+	done := make(chan int, 1)
+	go func() {
+		done <- (&app{stdin: os.Stdin, stdout: &out, stderr: &out}).run(ctx, []string{"serve", "--data", first, "--database", database,
+			"--listen", "127.0.0.1:0", "--metrics-listen", metrics.Addr().String(), "--drain", "400ms"})
+	}()
+	wait(200)
+	a := &app{stdin: os.Stdin, stdout: &other, stderr: &other}
+	if code := a.run(t.Context(), []string{"serve", "--data", second, "--database", database, "--listen", "127.0.0.1:0"}); code != exitFailed || !strings.Contains(other.String(), "another replica stores its objects elsewhere") {
+		t.Errorf("exit code %d: %s", code, other.String())
+	}
+	stop()
+	wait(503)
+	if code := <-done; code != 0 {
+		t.Errorf("exit code %d: %s", code, out.String())
 	}
 }
 

@@ -222,6 +222,7 @@ type serverOptions struct {
 	quota                   int64 // for each owner, in bytes; 0: the default
 	rates                   api.Rates
 	timeouts                api.Timeouts
+	capacity                int
 	proxyProtocol           []netip.Prefix
 	eventsAge, unprovenAge  time.Duration
 	drain                   time.Duration
@@ -246,7 +247,7 @@ func (i *instance) config(urls, names []string, service *onboard.Service, log *s
 	return api.Config{
 		Store: i.engine, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now,
 		PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration,
-		Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
+		Rates: o.rates, Timeouts: o.timeouts, Capacity: o.capacity, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy,
 		Images: o.images, ImageLimits: o.imageLimits, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, Version: version.Current.Version,
 		PageURL: o.pageURL, PageCertificate: o.pageCertificate, Drain: o.drain, Replicas: i.shared(), ObjectsAt: i.objectsAt,
 	}

@@ -20,6 +20,7 @@ type limitFlags struct {
 	rates    []string
 	proxies  []string
 	timeouts api.Timeouts
+	capacity int
 
 	eventsAge, refusalsAge time.Duration
 	drain                  time.Duration
@@ -32,6 +33,7 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
 	f.StringArrayVar(&l.rates, "rate", nil, "rate limit, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable). The rate limit \"account\" counts the requests of one account, \"boot\" those of one device, and all others those of one network. Names: "+names)
 	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies; their connections must begin with a header of the PROXY protocol, version 2 (default: none)")
+	f.IntVar(&l.capacity, "max-requests", 0, "how many requests may run at the same time; onboarding may use all of them, reports of devices half (default 128 for each CPU)")
 	cmdline.SpanVar(f, &l.timeouts.Header, "header-timeout", 0, "how long a client may take to send a request's header (default 10s)")
 	cmdline.SpanVar(f, &l.timeouts.Request, "request-timeout", 0, "how long a request may take; for uploads and downloads, how long each block may take (default 60s)")
 	cmdline.SpanVar(f, &l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 365d for a year; 0: permanently")
@@ -40,9 +42,12 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	cmdline.SpanVar(f, &l.drain, "drain", 0, "how long to continue to serve after the signal to stop, while GET /readyz answers 503; a load balancer must notice that in this time, such as 5s (default 0s)")
 }
 
+// minCapacity is the least value of --max-requests. With less, a share of it would admit nothing.
+const minCapacity = 8
+
 // into checks the values of the flags, and stores the values in `o`.
 func (l *limitFlags) into(o *serverOptions) error {
-	o.rates, o.timeouts = api.Rates{}, l.timeouts
+	o.rates, o.timeouts, o.capacity = api.Rates{}, l.timeouts, l.capacity
 	for _, text := range l.rates {
 		name, value, ok := strings.Cut(text, "=")
 		perSecond, burst, ok2 := strings.Cut(value, "/")
@@ -61,6 +66,9 @@ func (l *limitFlags) into(o *serverOptions) error {
 	}
 	if err := o.rates.Check(); err != nil {
 		return usagef("--rate: %v", err)
+	}
+	if l.capacity < 0 || l.capacity > 0 && l.capacity < minCapacity {
+		return usagef("--max-requests must be %d or more; 0 means the default", minCapacity)
 	}
 	if l.timeouts.Header < 0 || l.timeouts.Request < 0 || l.timeouts.Idle < 0 {
 		return usagef("--header-timeout, --request-timeout and --idle-timeout must not be negative; 0 means the default")

@@ -19,7 +19,7 @@ func TestEachOptionReachesTheHub(t *testing.T) {
 	t.Parallel()
 	o := serverOptions{
 		openRegistration: true, tls12: true, proxy: &api.Proxy{}, quota: 1, rates: api.Rates{"onboard": {PerSecond: 1, Burst: 1}},
-		timeouts: api.Timeouts{Header: 1}, proxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		timeouts: api.Timeouts{Header: 1}, capacity: 8, proxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		eventsAge: time.Hour, unprovenAge: time.Hour, images: &imageBuilder{}, imageLimits: api.ImageLimits{AtOnce: 1},
 		pageURL: "https://fleet.example", pageCertificate: onePageCertificate{},
 	}

@@ -100,23 +100,20 @@ func (v *clientVerifier) links(certs []*x509.Certificate) (pool *x509.CertPool) 
 	return pool
 }
 
-// configForClient returns the TLS configuration of a connection that Serve accepted. With this
-// configuration, the hub verifies the client's certificate itself, and stores the result in the
-// connection's state. For the connections of other listeners, configForClient returns nil:
-// crypto/tls then verifies the certificate, at a higher cost.
-func (s *Server) configForClient(base *tls.Config) func(*tls.ClientHelloInfo) (*tls.Config, error) {
-	base = base.Clone()
-	base.NextProtos = []string{"h2", "http/1.1"}
-	base.ClientAuth = tls.RequestClientCert
-	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		conn, ok := hello.Context().Value(connKey{}).(*connState)
-		if !ok {
-			return nil, nil
-		}
-		own := base.Clone()
-		own.VerifyConnection = func(state tls.ConnectionState) error { return s.verifyConnection(conn, &state) }
-		return own, nil
+// ownTLSConfig returns the TLS configuration of the connections that Serve accepts. With this
+// configuration, the hub verifies the client's certificate itself, so the TLS state of a connection
+// has no verified chains. The caller gets the peer from peerOfConnection after the handshake.
+func (s *Server) ownTLSConfig() *tls.Config {
+	c := s.TLSConfig()
+	c.NextProtos = []string{"h2", "http/1.1"}
+	c.ClientAuth = tls.RequestClientCert
+	// After this call, crypto/tls checks that the client has the certificate's key, and ends the
+	// handshake if not. So the peer is not known yet.
+	c.VerifyConnection = func(state tls.ConnectionState) error {
+		_, err := s.peerOfConnection(&state)
+		return err
 	}
+	return c
 }
 
 // peer is what a handshake proved about a client that sent a certificate.
@@ -126,23 +123,21 @@ type peer struct {
 	proxy       bool       // the certificate is the proxy's
 }
 
-// verifyConnection verifies a client certificate and stores the result in `conn`. It also
-// ends the handshake if verifyPeer returns an error. After this call, crypto/tls checks that the
-// client has the certificate's key, and ends the handshake if not.
-func (s *Server) verifyConnection(conn *connState, state *tls.ConnectionState) error {
-	conn.peer = peer{}
+// peerOfConnection verifies a client's certificate and returns the peer. It also returns an error
+// where verifyPeer does. A second call for the same certificate costs little: see
+// clientVerifier.issuers.
+func (s *Server) peerOfConnection(state *tls.ConnectionState) (peer, error) {
 	if resumedWithCertificate(state) {
-		return errResumed
+		return peer{}, errResumed
 	}
 	if len(state.PeerCertificates) == 0 {
-		return nil
+		return peer{}, nil
 	}
 	chains, err := s.clients.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, state.PeerCertificates...)
 	if err != nil {
-		return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
+		return peer{}, &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
 	}
-	conn.peer, err = s.peerOf(chains)
-	return err
+	return s.peerOf(chains)
 }
 
 var errResumed = errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
@@ -167,5 +162,5 @@ func (s *Server) peerOfRequest(r *http.Request) (peer, error) {
 	if r.TLS == nil {
 		return peer{}, nil
 	}
-	return s.peerOf(r.TLS.VerifiedChains) // the connection is from a listener that does not use configForClient
+	return s.peerOf(r.TLS.VerifiedChains) // the connection is from a listener that does not use ownTLSConfig
 }

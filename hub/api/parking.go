@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -39,7 +38,7 @@ const readBuffer = 4096
 type parking struct {
 	net.Listener
 	config *tls.Config
-	state  func() *connState
+	peer   func(*tls.ConnectionState) (peer, error)
 	times  Timeouts
 	log    *log.Logger
 
@@ -50,12 +49,12 @@ type parking struct {
 	lot    *lot
 }
 
-func newParking(l net.Listener, c *tls.Config, state func() *connState, t Timeouts, log *log.Logger) (*parking, error) {
+func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (peer, error), t Timeouts, log *log.Logger) (*parking, error) {
 	lot, err := newLot()
 	if err != nil {
 		return nil, fmt.Errorf("wait for idle connections: %w", err)
 	}
-	p := &parking{Listener: l, config: c, state: state, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}), lot: lot}
+	p := &parking{Listener: l, config: c, peer: peer, times: t, log: log, ready: make(chan net.Conn), failed: make(chan error, 1), closed: make(chan struct{}), lot: lot}
 	go p.acceptAll()
 	go lot.run()
 	return p, nil
@@ -95,15 +94,20 @@ func (p *parking) shake(raw net.Conn) {
 			raw.Close()
 		}
 	}()
-	s := &socket{raw, p.state()}
+	s := &socket{raw, newConnState()}
 	t := tls.Server(s, p.config)
 	raw.SetDeadline(time.Now().Add(min(p.times.Header, p.times.Request)))
-	if err := t.HandshakeContext(context.WithValue(context.Background(), connKey{}, s.state)); err != nil {
+	err := t.Handshake()
+	state := t.ConnectionState()
+	if err == nil {
+		s.state.peer, err = p.peer(&state) // only now has the client proven its certificate's key
+	}
+	if err != nil {
 		p.drop(raw, err)
 		return
 	}
 	raw.SetDeadline(time.Time{})
-	if t.ConnectionState().NegotiatedProtocol == "h2" {
+	if state.NegotiatedProtocol == "h2" {
 		p.pass(t)
 		return
 	}
@@ -172,8 +176,8 @@ func (p *parking) Close() (err error) {
 	return err
 }
 
-// socket is a client's connection below TLS, with the state that the handshake and the requests on
-// the connection share.
+// socket is a client's connection below TLS, with the state that all requests on the connection
+// share.
 type socket struct {
 	net.Conn
 	state *connState

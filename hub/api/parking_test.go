@@ -48,7 +48,7 @@ func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFun
 	cert := newAuthority(t, "garage", nil).leaf(key.Public())
 	times = times.withDefaults()
 	quiet := log.New(io.Discard, "", 0)
-	p, err := newParking(l, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, NextProtos: []string{"h2", "http/1.1"}}, newConnState, times, quiet)
+	p, err := newParking(l, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, NextProtos: []string{"h2", "http/1.1"}}, func(*tls.ConnectionState) (peer, error) { return peer{}, nil }, times, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -248,7 +248,7 @@ func (s *Server) TLSConfig() *tls.Config {
 	if s.cfg.TLS12 {
 		version = tls.VersionTLS12
 	}
-	c := &tls.Config{
+	return &tls.Config{
 		MinVersion:     version,
 		GetCertificate: s.certificate,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
@@ -260,16 +260,13 @@ func (s *Server) TLSConfig() *tls.Config {
 		VerifyConnection:       s.verifyPeer,
 		Time:                   s.cfg.Now,
 	}
-	c.GetConfigForClient = s.configForClient(c)
-	return c
 }
 
 // Serve serves on TCP listeners until Config.Drain after ctx ends. Running requests then have ten
 // seconds to finish. While it serves, Serve also removes expired data, collects unused objects,
 // writes the counts of events, and exchanges news with replicas.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
-	config := s.TLSConfig()
-	config.NextProtos = []string{"h2", "http/1.1"}
+	config := s.ownTLSConfig()
 	srv := s.httpServer(withTLS(s.handler), config)
 	srv.ConnContext, srv.ConnState = withConnState, noteIdle
 	srv.RegisterOnShutdown(s.images.stop)
@@ -287,7 +284,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	defer failed()
 	background := s.background(ctx)
 	err := s.serveOn(serving, srv, failed, listeners, func(l net.Listener) error {
-		p, err := newParking(l, config, newConnState, s.cfg.Timeouts, srv.ErrorLog)
+		p, err := newParking(l, config, s.peerOfConnection, s.cfg.Timeouts, srv.ErrorLog)
 		if err != nil {
 			return err
 		}

@@ -192,7 +192,7 @@ var replicaTests = []test{
 			first = append(first, value(i))
 		}
 		f.must(f.PutTemporary(f.ctx, "k", first, time.Minute))
-		f.must(f.PutTemporary(f.ctx, "other", []store.Temporary{value(1)}, time.Second))
+		f.must(f.PutTemporary(f.ctx, "other", []store.Temporary{value(1)}, time.Minute))
 		f.must(f.PutTemporary(f.ctx, "k", []store.Temporary{value(-1), value(-2), value(-3)}, time.Hour))
 		left := 0
 		for i := -3; i < store.MaxTemporary; i++ {
