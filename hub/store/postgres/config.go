@@ -30,9 +30,9 @@ type Config struct {
 }
 
 const (
-	// defaultWriters is 2, because transactions that write run one after the other (see writer):
-	// while one connection waits for the flush to disk, the other waits for its turn.
-	defaultWriters = 2
+	// defaultWriters is 1, because transactions that write run one after the other (see writers):
+	// more connections only make smaller batches (BenchmarkOnboard).
+	defaultWriters = 1
 	defaultReaders = 8
 	// connectTimeout is how long a connection attempt to one host may take, unless the URL has the
 	// parameter connect_timeout.

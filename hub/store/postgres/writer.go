@@ -24,7 +24,7 @@ const (
 	cleanInterval = time.Minute
 )
 
-// writers runs the queued operations, on several connections. Each connection takes a batch of
+// writers runs the queued operations, on one or several connections. Each connection takes a batch of
 // operations and runs them in one transaction, as the writer of package sqlite does.
 //
 // Invariant: an operation that returns an error has changed nothing in the transaction. Operations

@@ -62,7 +62,7 @@ func (d fenced) Write(ctx context.Context, run func(Conn) error) error {
 // Lease implements store.Replicas.
 func (s *Store) Lease(ctx context.Context, name, holder string, life time.Duration) (f store.Fence, err error) {
 	err = s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(takeLease, name, holder, life.Microseconds()); err != nil {
+		if err := c.Do(takeLease, name, holder, life.Microseconds()); err != nil {
 			return err
 		}
 		r, _, err := c.One(selectLease, name)
@@ -84,19 +84,17 @@ func (s *Store) Lease(ctx context.Context, name, holder string, life time.Durati
 // EndLease implements store.Replicas.
 func (s *Store) EndLease(ctx context.Context, f store.Fence) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		_, err := c.Exec(endLease, f.Lease, f.Number)
-		return err
+		return c.Do(endLease, f.Lease, f.Number)
 	})
 }
 
 // Tell implements store.Replicas.
 func (s *Store) Tell(ctx context.Context, origin string, body []byte) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(forgetMessages, store.MessageLife.Microseconds()); err != nil {
+		if err := c.Do(forgetMessages, store.MessageLife.Microseconds()); err != nil {
 			return err
 		}
-		_, err := c.Exec(insertMessage, origin, body)
-		return err
+		return c.Do(insertMessage, origin, body)
 	})
 }
 
@@ -130,16 +128,15 @@ func (s *Store) LastMessage(ctx context.Context) (seq int64, err error) {
 // PutTemporary implements store.Replicas.
 func (s *Store) PutTemporary(ctx context.Context, kind string, values []store.Temporary, life time.Duration) error {
 	return s.db.Write(ctx, func(c Conn) error {
-		if _, err := c.Exec(expireTemporary, kind); err != nil {
+		if err := c.Do(expireTemporary, kind); err != nil {
 			return err
 		}
 		for _, v := range values {
-			if _, err := c.Exec(putTemporary, kind, v.Key, v.Value, life.Microseconds()); err != nil {
+			if err := c.Do(putTemporary, kind, v.Key, v.Value, life.Microseconds()); err != nil {
 				return err
 			}
 		}
-		_, err := c.Exec(boundTemporary, kind, int64(store.MaxTemporary))
-		return err
+		return c.Do(boundTemporary, kind, int64(store.MaxTemporary))
 	})
 }
 
@@ -161,8 +158,7 @@ func (s *Store) TakeTemporary(ctx context.Context, kind string, key []byte) (val
 		if value, err = temporary(c, kind, key); err != nil {
 			return err
 		}
-		_, err = c.Exec(deleteTemporary, kind, key)
-		return err
+		return c.Do(deleteTemporary, kind, key)
 	})
 	if err != nil {
 		return nil, err
