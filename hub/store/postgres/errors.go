@@ -17,6 +17,7 @@ const (
 	codeLockTimeout   = "55P03"
 	codeCancelled     = "57014" // by a timeout of the server
 	codeReadOnly      = "25006" // the server has become a standby
+	codeUnknown       = "40003" // whether the statement completed
 	codeNoSpace       = "53100"
 	codeConnections   = "53300"
 )
@@ -71,10 +72,14 @@ func classified(err error) error {
 		return nil
 	}
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	if ok && e.Severity != "FATAL" && e.Severity != "PANIC" && e.Code != codeReadOnly {
-		return &engineError{e}
+	if !ok || e.SeverityUnlocalized == "FATAL" || e.SeverityUnlocalized == "PANIC" || e.Severity == "FATAL" || e.Severity == "PANIC" {
+		return &lostError{err}
 	}
-	return &lostError{err}
+	// A pooler reports the end of its connection to the server as an error of class 08.
+	if e.Code == codeReadOnly || e.Code == codeUnknown || len(e.Code) == 5 && e.Code[:2] == "08" {
+		return &lostError{err}
+	}
+	return &engineError{e}
 }
 
 // lost reports whether the connection of a statement with this error cannot be used any more.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync/atomic"
+	"time"
 
 	"gangway/hub/store/sqlstore"
 )
@@ -73,3 +74,7 @@ var Storable, Original = storable, original
 
 // Parse returns the connections' configuration.
 var Parse = Config.parse
+
+// ResolveFor sets how long a writer tries to find out whether a commit happened. Call it before the
+// first write.
+func (s *Store) ResolveFor(d time.Duration) { s.writers.resolveFor = d }

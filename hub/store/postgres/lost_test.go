@@ -195,6 +195,8 @@ func nameOf(address string) string {
 type cutter struct {
 	net.Listener
 	enabled atomic.Bool
+	down    atomic.Bool // after a cut, no connection reaches the server
+	cut     atomic.Bool // a commit was cut while down was set
 	cuts    [3]atomic.Int64
 }
 
@@ -226,6 +228,9 @@ func newCutter(t *testing.T) *cutter {
 
 func (c *cutter) serve(client net.Conn) {
 	defer client.Close()
+	if c.cut.Load() {
+		return
+	}
 	upstream, err := net.Dial("tcp", server.TCP())
 	if err != nil {
 		return
@@ -265,8 +270,12 @@ func (c *cutter) serve(client net.Conn) {
 			return
 		}
 		message := append(append([]byte(nil), head...), body...)
-		if !first && header[0] == 'Q' && string(body) == "COMMIT\x00" && c.enabled.Load() && rand.IntN(2) == 0 {
+		if !first && header[0] == 'Q' && string(body) == "COMMIT\x00" && c.enabled.Load() && (c.down.Load() || rand.IntN(2) == 0) {
 			how := rand.IntN(3)
+			if c.down.Load() {
+				how = cutAnswer
+				c.cut.Store(true)
+			}
 			c.cuts[how].Add(1)
 			close(mute)
 			switch how {
@@ -309,6 +318,33 @@ func TestLostCommitIsResolved(t *testing.T) {
 	}
 	if busy := l.busy.Load(); busy > 0 {
 		t.Logf("%d operations were refused and repeated", busy)
+	}
+}
+
+// The database commits, its answer is lost, and it cannot be reached any more. The store must not say
+// that nothing was written (ErrBusy), nor that the write is done.
+func TestUnknownCommitIsSaidToBeUnknown(t *testing.T) {
+	t.Parallel()
+	address := database(t)
+	c := newCutter(t)
+	s := open(t, postgres.Config{URL: fmt.Sprintf("postgres://gangway@%s/%s", c.Addr(), nameOf(address))})
+	s.ResolveFor(300 * time.Millisecond)
+	if err := s.AppendEvent(t.Context(), store.Event{Time: storetest.Epoch, Kind: "before"}); err != nil {
+		t.Fatal(err)
+	}
+	c.down.Store(true)
+	c.enabled.Store(true)
+	err := s.AppendEvent(t.Context(), store.Event{Time: storetest.Epoch, Kind: "unknown"})
+	if !errors.Is(err, postgres.ErrUnknown) || errors.Is(err, store.ErrBusy) {
+		t.Errorf("the write whose outcome is unknown: %v", err)
+	}
+	if n, err := server.Query(t.Context(), nameOf(address), `SELECT count(*) FROM events WHERE kind = 'unknown'`); err != nil || n != "1" {
+		t.Errorf("%s events, %v: the test should have lost only the answer", n, err)
+	}
+	c.enabled.Store(false)
+	c.cut.Store(false)
+	if err := s.AppendEvent(t.Context(), store.Event{Time: storetest.Epoch, Kind: "after"}); err != nil {
+		t.Error("the store does not work again:", err)
 	}
 }
 

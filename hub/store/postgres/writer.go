@@ -43,10 +43,12 @@ type writers struct {
 	commits atomic.Uint64
 	retries atomic.Uint64
 	cleaned atomic.Int64 // when old rows of write_marks were removed, in nanoseconds
+
+	resolveFor time.Duration // resolveTimeout, or less in tests
 }
 
 func newWriters(n int, open func(ctx context.Context) (*conn, error)) *writers {
-	w := &writers{Queue: sqlstore.NewQueue(batchSize), open: open}
+	w := &writers{Queue: sqlstore.NewQueue(batchSize), open: open, resolveFor: resolveTimeout}
 	w.cleaned.Store(time.Now().UnixNano())
 	for range n {
 		w.running.Go(w.loop)
@@ -263,7 +265,7 @@ func (w *writers) commit(c *conn, m mark) (*conn, error) {
 // if it has the transaction. The number of the transaction would not tell that, because the other
 // server may have given the number to another transaction.
 func (w *writers) resolve(m mark, cause error) (*conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), w.resolveFor)
 	defer cancel()
 	for {
 		c, err := w.open(ctx)
@@ -281,7 +283,9 @@ func (w *writers) resolve(m mark, cause error) (*conn, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (%w, then %w)", ErrUnknown, cause, err)
+			// The causes are not wrapped: they would say that nothing was written, and the queue would
+			// run the operations again.
+			return nil, fmt.Errorf("%w (%v, then %v)", ErrUnknown, cause, err)
 		case <-time.After(retryPause):
 		}
 	}
