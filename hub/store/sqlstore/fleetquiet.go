@@ -29,10 +29,11 @@ func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (mar
 			}
 			examined = len(list)
 			for _, d := range list {
-				seen := max(d.seen, s.seen.latestOf(d.device))
+				held := s.seen.latestOf(d.device)
+				seen := max(d.seen, held.at)
 				if seen < micro(before) {
 					quiet++
-					err = c.Do(setQuiet, d.device)
+					err = markQuiet(c, d, held)
 				} else {
 					err = c.Do(setDue, seen, d.owner, d.nick)
 				}
@@ -53,6 +54,18 @@ func (s *Store) MarkQuiet(ctx context.Context, before time.Time, limit int) (mar
 	return marked, nil
 }
 
+// markQuiet marks a device as quiet. `held` is the device's latest contact that is not written to the
+// database yet. markQuiet writes it first: if it were written later, the device would no longer be
+// quiet, although the contact was too long ago.
+func markQuiet(c Conn, d dueDevice, held sighting) error {
+	if held.at > d.seen {
+		if err := c.Do(updateSeen, held.at, held.addr, d.device, held.at); err != nil {
+			return err
+		}
+	}
+	return c.Do(setQuiet, d.device)
+}
+
 type dueDevice struct {
 	owner, nick, device string
 	seen                int64
@@ -68,10 +81,10 @@ func due(c Conn, before time.Time, limit int) (list []dueDevice, err error) {
 	return list, err
 }
 
-// latestOf returns the time of the device's contact that is not written to the database yet. If
-// there is no such contact, it returns 0.
-func (s *sightings) latestOf(device string) int64 {
+// latestOf returns the device's contact that is not written to the database yet. If there is no such
+// contact, it returns the zero value.
+func (s *sightings) latestOf(device string) sighting {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.latest[device].at
+	return s.latest[device]
 }

@@ -6,8 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/hub/store/sqlite"
 	"gangway/hub/store/sqlstore"
+	"gangway/hub/store/storetest"
 )
 
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
@@ -29,5 +31,41 @@ func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	}
 	if n := s.Held(); n != 0 {
 		t.Errorf("%d sightings are still held", n)
+	}
+}
+
+// A contact that MarkQuiet has found too old does not make the device active when it is written
+// later.
+func TestOldContactLeavesADeviceQuiet(t *testing.T) {
+	t.Parallel()
+	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	owner, now := storetest.Account("ada"), storetest.Epoch
+	if err := s.CreateAccount(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	d, err := s.CreateDevice(t.Context(), store.Device{ID: storetest.ID("d"), Nick: "d", Owner: owner.ID, Created: now}, store.Hash{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MarkDeviceSeen(t.Context(), d.ID, "192.0.2.1:1", now.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.MarkQuiet(t.Context(), now.Add(time.Hour), 10); err != nil || n != 1 {
+		t.Fatalf("%d devices became quiet, %v", n, err)
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	n, err := s.FleetCounts(t.Context(), owner.ID)
+	if err != nil || n.ByState[store.StateQuiet] != 1 {
+		t.Errorf("%v, %v: the device is not quiet", n.ByState, err)
+	}
+	got, err := s.Device(t.Context(), d.ID)
+	if err != nil || !got.LastSeen.Equal(now.Add(time.Minute)) || got.LastSeenAddr != "192.0.2.1:1" {
+		t.Errorf("last seen at %s from %s, %v", got.LastSeen, got.LastSeenAddr, err)
 	}
 }
