@@ -2,8 +2,12 @@ package api
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"testing"
 
 	"gangway/hub/store"
+	"gangway/wire"
 )
 
 // OnDuty returns the context for periodic work, if this replica does the periodic work.
@@ -20,6 +24,19 @@ const LeaseName = leaseName
 
 // ShareClaimants shares the machines with a claim code at once.
 func (s *Server) ShareClaimants(ctx context.Context) { s.shareClaimants(ctx) }
+
+// NoteClaimants notes n machines with a claim code.
+func (s *Server) NoteClaimants(t testing.TB, n int) {
+	for range n {
+		key := make([]byte, ed25519.PublicKeySize)
+		rand.Read(key)
+		code, err := wire.ClaimCode(wire.NewID(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.claimants.note(code, "192.0.2.1", s.cfg.Now())
+	}
+}
 
 // Bounds of a message to other replicas.
 const (

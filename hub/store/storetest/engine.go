@@ -38,6 +38,7 @@ type Engine interface {
 	store.Events
 
 	store.Replicas
+	store.Consistency
 	store.Health
 	Close() error
 }

@@ -1,7 +1,8 @@
 // Package storetest has the tests that every engine of package store must pass. The tests of an
 // engine call Run. If all tests pass, a hub can use the engine.
 //
-// The tests use only the interfaces of package store, pass all times as arguments, and never sleep.
+// The tests use only the interfaces of package store, and pass all times as arguments. Only the tests
+// of store.Replicas sleep, because their times are those of the database.
 // They accept all behaviour that the interfaces allow: an engine may truncate times to
 // microseconds, and a read may return a contact of MarkDeviceSeen late.
 package storetest
@@ -26,7 +27,9 @@ func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T,
 		for _, test := range group.tests {
 			t.Run(group.name+"/"+test.name, func(t *testing.T) {
 				t.Parallel()
-				test.run(newFixture(t, open(t)))
+				f := newFixture(t, open(t))
+				test.run(f)
+				f.agrees()
 			})
 		}
 	}
@@ -138,6 +141,16 @@ func newFixture(t *testing.T, s Engine) *fixture {
 	f.must(s.CreateAccount(f.ctx, f.other))
 	f.must(s.CreateJoinToken(f.ctx, f.token))
 	return f
+}
+
+// agrees fails the test if the parts of the database do not agree.
+func (f *fixture) agrees() {
+	f.Helper()
+	list, err := f.Disagreements(f.ctx, 3)
+	f.must(err)
+	for _, d := range list {
+		f.Errorf("the database breaks the rule %s: %v", d.Rule, d.Rows)
+	}
 }
 
 func (f *fixture) must(err error) {

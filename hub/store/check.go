@@ -1,0 +1,22 @@
+package store
+
+import "context"
+
+// Disagreement is a rule of the database that some rows break.
+type Disagreement struct {
+	Rule string   // stable, such as "device-certificate"
+	Rows []string // some of the rows: the ids of devices, accounts or join tokens, or the names of counters
+	More bool     // there are more rows than Rows
+}
+
+// Consistency checks that the parts of the database agree: certificates, devices, registries,
+// objects and counters. A database breaks a rule only after a fault of the disk, the memory or the
+// program, or after another program has changed it.
+type Consistency interface {
+	// Disagreements returns each rule that is broken, with at most `limit` rows. It reads the whole
+	// database, as it was at one moment, and changes nothing.
+	Disagreements(ctx context.Context, limit int) ([]Disagreement, error)
+	// StoredObjects returns at most `limit` objects with content whose Sum is greater than `after`, in
+	// the order of their sums. Only Sum and Size are set.
+	StoredObjects(ctx context.Context, after Hash, limit int) ([]Object, error)
+}
