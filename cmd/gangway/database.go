@@ -11,6 +11,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/pki"
+	"gangway/hub/store"
 	"gangway/hub/store/postgres"
 	"gangway/hub/store/sqlite"
 
@@ -22,6 +23,7 @@ type engine interface {
 	api.Store
 	onboard.Store
 	offlineStore
+	store.Consistency
 	io.Closer
 }
 

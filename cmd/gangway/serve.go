@@ -207,10 +207,7 @@ defaults.`,
 	images.add(f)
 	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444; it must not be reachable from outside (default: none)")
 	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
-	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service that stores the objects (default: the folder DIR/objects)")
-	f.StringVar(&s3.Bucket, "s3-bucket", "", "bucket for the objects; it must exist")
-	f.StringVar(&s3.Region, "s3-region", "", "region of the bucket, if the service does not report it")
-	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of the objects' keys; no other hub may use it (default: "gangway-" and the beginning of the hub name)`)
+	addS3Flags(f, &s3)
 	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }

@@ -108,6 +108,7 @@ var groups = []group{
 	{"Growth", growthTests},
 	{"Trust", trustTests},
 	{"Replicas", replicaTests},
+	{"Consistency", checkTests},
 	{"Races", raceTests},
 	{"Cancelled", cancelledTests},
 }

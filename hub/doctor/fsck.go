@@ -1,0 +1,106 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"gangway/hub/objects"
+	"gangway/hub/store"
+	"gangway/internal/finding"
+)
+
+// shownRows is the number of rows that a finding names.
+const shownRows = 5
+
+// restoreRemedy is the remedy for damage that nothing else can repair.
+const restoreRemedy = "Keep a copy of the database, examine the disk and the memory of its machine, and restore the newest backup whose check is clean."
+
+// rules has, for each rule of store.Consistency, the fact about the rows that break the rule, and the
+// remedy. %s are the rows.
+var rules = map[string]struct{ fact, remedy string }{
+	"device-certificate": {"Devices have a certificate that is not their active one: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"certificate-device": {"Active certificates belong to no device: %s.", restoreRemedy},
+	"device-tpm":         {"The registry of TPMs does not have the TPM of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"tpm-device":         {"The registry of TPMs names devices that do not exist: %s.", restoreRemedy + " Until then, these TPMs cannot onboard."},
+	"certificate-aik":    {"The registry of AIKs does not have the AIK of these devices, or has it for another device: %s.", "Delete each of these devices and let it onboard again: gangway device delete DEVICE"},
+	"aik-device":         {"The registry of AIKs names devices that do not exist: %s.", restoreRemedy},
+	"token-uses":         {"The uses of these join tokens are not those of their devices: %s.", "Disable each of these join tokens, and make a new one for the remaining uses."},
+	"trail-revision":     {"These devices lack their newest revision: %s.", "Post a new revision for each of these devices. If the hub refuses it, delete the device and let it onboard again."},
+	"revision-object":    {"Revisions of these devices name objects that are not recorded: %s.", "Let the owner upload the objects again, by posting the revision again."},
+	"object-removal":     {"Objects of these accounts are stored and are being removed: %s.", "Restart the hub. It finishes the removal, and asks the owner to upload the object again."},
+	"usage":              {"The used bytes of these accounts are not the sum of their objects and revisions: %s.", restoreRemedy + " Until then, the quota of these accounts is wrong."},
+	"log-count":          {"The number of log lines of these devices is wrong: %s.", "Nothing is lost. Until these lines are too old, the hub keeps too many or too few of them."},
+	"search-device":      {"The search does not find these devices: %s.", restoreRemedy + " Until then, lists and searches lack these devices."},
+	"device-search":      {"The search finds devices that do not exist: %s.", restoreRemedy},
+	"fleet-count":        {"The number of devices of these accounts is wrong: %s.", restoreRemedy + " Until then, only the numbers on the pages are wrong."},
+	"hub-count":          {"These numbers of the whole hub are wrong: %s.", restoreRemedy + " Until then, only the numbers on the operator's page are wrong."},
+}
+
+// Fsck checks that the parts of a database agree, and that the object store has each stored object. If
+// `contents` is nil, it does not check the objects. It repairs nothing. A hub may use the database at
+// the same time.
+func Fsck(ctx context.Context, db store.Consistency, contents objects.Store) ([]finding.Finding, error) {
+	list, err := db.Disagreements(ctx, shownRows)
+	if err != nil {
+		return nil, err
+	}
+	var findings []finding.Finding
+	for _, d := range list {
+		rule := rules[d.Rule]
+		rows := strings.Join(d.Rows, ", ")
+		if d.More {
+			rows += ", and more"
+		}
+		findings = append(findings, bad(finding.Problem, d.Rule, fmt.Sprintf(rule.fact, rows), "", rule.remedy))
+	}
+	if len(findings) == 0 {
+		findings = good("agreement", "Certificates, devices, registries, revisions and counters agree.")
+	}
+	if contents == nil {
+		return append(findings, bad(finding.Note, "objects-unchecked", "The objects were not compared with the database.", "A hub runs, and has the folder of the objects open.",
+			"Run the check again while the hub is stopped.")), nil
+	}
+	missing, n, err := missingObjects(ctx, db, contents)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) == 0 {
+		return append(findings, good("objects", "The object store has all %d objects.", n)...), nil
+	}
+	return append(findings, bad(finding.Problem, "object-missing", fmt.Sprintf("The object store lacks %d of %d objects, or has them with another size: %s.", len(missing), n, shortened(missing)),
+		"", "Restore these objects from a backup, or let their owners upload them again: the hub asks for an object when a device wants it.")), nil
+}
+
+func shortened(list []string) string {
+	if len(list) > shownRows {
+		return strings.Join(list[:shownRows], ", ") + ", and more"
+	}
+	return strings.Join(list, ", ")
+}
+
+// missingObjects returns the sums of the objects that are recorded as stored and that the object store
+// does not have, and the number of all objects.
+func missingObjects(ctx context.Context, db store.Consistency, contents objects.Store) (missing []string, n int, err error) {
+	const page = 1000
+	for after := (store.Hash{}); ; {
+		list, err := db.StoredObjects(ctx, after, page)
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, o := range list {
+			after, n = o.Sum, n+1
+			info, err := contents.Stat(ctx, o.Sum)
+			if err != nil && !errors.Is(err, objects.ErrNotFound) {
+				return nil, 0, fmt.Errorf("object %x: %w", o.Sum, err)
+			}
+			if err != nil || info.Size != o.Size {
+				missing = append(missing, fmt.Sprintf("%x", o.Sum))
+			}
+		}
+		if len(list) < page {
+			return missing, n, nil
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package doctor_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/hub/doctor"
+	"gangway/hub/objects"
+	"gangway/hub/store"
+	"gangway/hub/store/sqlite"
+	"gangway/hub/store/sqlite/sqlitetest"
+	"gangway/hub/store/storetest"
+	"gangway/internal/finding"
+)
+
+// Each rule that the store checks has a fact and a remedy.
+func TestEachRuleHasARemedy(t *testing.T) {
+	t.Parallel()
+	for _, rule := range storetest.Rules {
+		f := doctor.RuleOf(rule)
+		if !strings.Contains(f.Fact, "%s") || f.Remedy == "" {
+			t.Errorf("%s: %+v", rule, f)
+		}
+	}
+	if n := doctor.CountRules(); n != len(storetest.Rules) {
+		t.Errorf("%d rules have a remedy, and there are %d", n, len(storetest.Rules))
+	}
+}
+
+// An object that is recorded and not stored is found, and so is one with another size.
+func TestMissingObjectIsFound(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "gangway.db")
+	if err := sqlitetest.CopyEmpty(path); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	files, err := objects.OpenFolder(filepath.Join(dir, "objects"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	owner := storetest.Account("anne")
+	if err := db.CreateAccount(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	codes := func() string {
+		t.Helper()
+		list, err := doctor.Fsck(t.Context(), db, files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, f := range list {
+			if f.Severity != finding.OK && f.Remedy == "" {
+				t.Errorf("no remedy: %+v", f)
+			}
+			all = append(all, fmt.Sprintf("%s %s", f.Severity, f.Code))
+		}
+		return strings.Join(all, ", ")
+	}
+	keep := func(text string, stored bool) {
+		t.Helper()
+		sum, size := sha256.Sum256([]byte(text)), int64(len(text))
+		_, err := db.AnnounceObject(t.Context(), store.Object{Owner: owner.ID, Sum: sum, Size: size, Name: "o", Created: storetest.Epoch, Modified: storetest.Epoch}, 1<<40)
+		if err == nil && stored {
+			err = files.Put(t.Context(), sum, size, bytes.NewReader([]byte(text)))
+		}
+		if err == nil {
+			err = db.FinishUpload(t.Context(), owner.ID, sum, size, 1<<40, storetest.Epoch)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep("here", true)
+	if got := codes(); got != "ok agreement, ok objects" {
+		t.Error(got)
+	}
+	keep("gone", false)
+	if got := codes(); got != "ok agreement, problem object-missing" {
+		t.Error(got)
+	}
+	list, err := doctor.Fsck(t.Context(), db, nil)
+	if err != nil || list[1].Code != "objects-unchecked" || finding.Worst(list) != finding.Note {
+		t.Errorf("%+v, %v", list, err)
+	}
+}

@@ -1,0 +1,45 @@
+package sqlite_test
+
+import (
+	"database/sql"
+	"path/filepath"
+	"testing"
+
+	"gangway/hub/store/sqlite"
+	"gangway/hub/store/sqlite/sqlitetest"
+	"gangway/hub/store/storetest"
+)
+
+func TestDamageIsFound(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "hub.db")
+	if err := sqlitetest.CopyEmpty(path); err != nil {
+		t.Fatal(err)
+	}
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	dropped := false
+	storetest.Damage(t, s, func(damage string) {
+		for !dropped {
+			var name string
+			if err := db.QueryRow(`SELECT name FROM sqlite_master WHERE type = 'trigger'`).Scan(&name); err != nil {
+				dropped = true
+				break
+			}
+			if _, err := db.Exec("DROP TRIGGER " + name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := db.Exec(damage); err != nil {
+			t.Fatal(damage, err)
+		}
+	})
+}

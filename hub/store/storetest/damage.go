@@ -1,0 +1,99 @@
+package storetest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// Damage checks that store.Consistency finds each kind of damage. The function `damage` runs SQL on the
+// database, past the store and without its triggers.
+func Damage(t *testing.T, s Engine, damage func(sql string)) {
+	f := newFixture(t, s)
+	limited := f.newToken("limited", 5)
+	one, two, three := f.onboard(Machine{Name: "one"}, limited), f.onboard(Machine{Name: "two"}, f.token), f.onboard(Machine{Name: "three"}, f.token)
+	used := f.keep(f.owner.ID, "used", 1000, Epoch)
+	f.trail(three.ID)
+	f.add(f.step(three.ID, used))
+	f.logged(three.ID, Epoch.Add(time.Minute), "a line", "another line")
+	f.agrees()
+	in := strings.NewReplacer("$1", "'"+one.ID+"'", "$2", "'"+two.ID+"'", "$3", "'"+three.ID+"'", "$owner", "'"+f.owner.ID+"'")
+	var found []string
+	for _, d := range []struct{ rule, sql, row string }{
+		{"device-certificate", `UPDATE enrolments SET state = 's' WHERE device = $1`, one.ID},
+		{"certificate-device", `UPDATE devices SET enrolment = NULL WHERE id = $2`, two.ID},
+		{"device-tpm", `DELETE FROM tpms WHERE device = $3`, three.ID},
+		{"tpm-device", `UPDATE tpms SET device = 'gone' WHERE device = $2`, "gone"},
+		{"certificate-aik", `DELETE FROM aiks WHERE device = $3`, three.ID},
+		{"aik-device", `UPDATE aiks SET device = 'gone' WHERE device = $1`, "gone"},
+		{"token-uses", `UPDATE join_tokens SET uses = uses + 1 WHERE max_uses = 5`, limited.ID},
+		{"hub-count", `UPDATE hub_counts SET n = n + 1 WHERE field = 'devices'`, "devices"},
+		{"fleet-count", `UPDATE fleet_counts SET n = n + 1 WHERE field = 'total'`, f.owner.ID},
+		{"search-device", `UPDATE devices SET nick = 'renamed' WHERE id = $1`, one.ID},
+		{"device-search", `UPDATE device_search SET device = 'gone' WHERE device = $2`, "gone"},
+		{"log-count", `UPDATE log_usage SET rows = rows + 1 WHERE device = $3`, three.ID},
+		{"trail-revision", `UPDATE trails SET rev = rev + 7 WHERE device = $3`, three.ID},
+		{"object-removal", `INSERT INTO condemned (sum) SELECT sum FROM objects WHERE stored = 1`, f.owner.ID},
+		{"usage", `UPDATE usage SET bytes = bytes + 1 WHERE owner = $owner`, f.owner.ID},
+		{"revision-object", `DELETE FROM objects WHERE owner = $owner`, three.ID},
+	} {
+		if slices.Contains(found, d.rule) {
+			t.Fatalf("%s is broken before its damage", d.rule)
+		}
+		damage(in.Replace(d.sql))
+		list, err := s.Disagreements(f.ctx, 10)
+		f.must(err)
+		found = nil
+		for _, one := range list {
+			found = append(found, one.Rule)
+		}
+		if i := slices.Index(found, d.rule); i < 0 || !slices.Contains(list[i].Rows, d.row) {
+			t.Errorf("%s: found %+v", d.sql, list)
+		}
+	}
+	damage(`UPDATE join_tokens SET uses = uses + 9`)
+	list, err := s.Disagreements(f.ctx, 1)
+	f.must(err)
+	if i := slices.Index(found, "token-uses"); i < 0 || len(list[i].Rows) != 1 || !list[i].More {
+		t.Errorf("two join tokens, with a limit of one: %+v", list)
+	}
+	if got, all := len(found), len(Rules); got < all-1 { // the removed object hides the rule object-removal
+		t.Errorf("%d of %d rules are broken in the end: %s", got, all, found)
+	}
+}
+
+// Rules are the names of all rules of store.Consistency.
+var Rules = []string{
+	"device-certificate", "certificate-device", "device-tpm", "tpm-device", "certificate-aik", "aik-device", "token-uses", "trail-revision",
+	"revision-object", "object-removal", "usage", "log-count", "search-device", "device-search", "fleet-count", "hub-count",
+}
+
+var checkTests = []test{
+	{"NewDatabaseAgrees", func(f *fixture) {
+		list, err := f.Disagreements(f.ctx, 1)
+		f.must(err)
+		equal(f, "disagreements of a new database", len(list), 0)
+	}},
+	{"StoredObjects", func(f *fixture) {
+		for _, name := range []string{"a", "b", "c"} {
+			f.keep(f.owner.ID, name, 10, Epoch)
+		}
+		f.keep(f.other.ID, "a", 10, Epoch) // of two owners, and stored once
+		f.announce(f.owner.ID, "announced", 10, Epoch)
+		var after store.Hash
+		n := 0
+		for {
+			list, err := f.StoredObjects(f.ctx, after, 2)
+			f.must(err)
+			if len(list) == 0 {
+				break
+			}
+			n += len(list)
+			after = list[len(list)-1].Sum
+		}
+		equal(f, "objects", n, 3)
+	}},
+}
