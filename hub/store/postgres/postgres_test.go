@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"sync"
@@ -21,6 +22,13 @@ import (
 var server *pgtest.Server
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// The models run as often as in short tests, because each of their operations needs a server.
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("20"); err != nil {
+			panic(err)
+		}
+	}
 	os.Exit(func() int {
 		var err error
 		server, err = pgtest.Start(false)
