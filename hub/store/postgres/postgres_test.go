@@ -67,7 +67,8 @@ func open(t testing.TB, config postgres.Config) *postgres.Store {
 	return s
 }
 
-func TestSuite(t *testing.T) {
+func TestStoreSuite(t *testing.T) {
+	race.Skip(t) // TestTwoHubsRace has the tests of the suite that do several things at once
 	t.Parallel()
 	var addresses sync.Map // of each store's database
 	at := func(t *testing.T, address string) storetest.Engine {
