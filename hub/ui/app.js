@@ -280,9 +280,10 @@ function connect() {
   const one = new EventSource("/ui/live");
   live = one;
   one.addEventListener("open", () => {
+    // The hub did not tell what happened since the page was made, or since the interruption.
+    renewPart();
     if (pause > 1000) {
-      renewAll(); // what happened in between was not told
-      renewPart();
+      renewAll();
       renewHere();
     }
     pause = 1000;
