@@ -39,8 +39,12 @@ func TestMain(m *testing.M) {
 }
 
 // need skips a test if this computer cannot emulate machines. In CI, it fails the test instead.
+// Short tests emulate no machines.
 func need(t testing.TB) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it emulates a machine")
+	}
 	missing := qemu.Missing()
 	if missing == "" {
 		missing = swtpm.Missing()
