@@ -114,8 +114,18 @@ func loopback(t testing.TB) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
+// skipShort skips a test if the tests are short. Short tests open no browser, because Chromium needs
+// more time than all other short tests of the hub's pages.
+func skipShort(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it opens a browser")
+	}
+}
+
 func newHub(t *testing.T, devices int) *hubWithDevices {
 	t.Helper()
+	skipShort(t)
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)
