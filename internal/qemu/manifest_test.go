@@ -51,3 +51,26 @@ func (s *site) isMeasured(t *testing.T, r *reference) bootlog.Measurement {
 	}
 	return m
 }
+
+// hasOwnersKeys checks that the machine measured the owner's Secure Boot variables, and no program
+// that another key allows.
+func hasOwnersKeys(t *testing.T, m bootlog.Measurement, want *manifest.SecureBoot) {
+	t.Helper()
+	variables, authorities := map[string]string{}, []string{}
+	for _, e := range m.Events {
+		if name, ok := strings.CutPrefix(e.What, "Secure Boot variable "); ok && e.PCR == 7 {
+			variables[name] = e.Digest
+		}
+		if strings.HasPrefix(e.What, "Secure Boot authority ") && e.PCR == 7 {
+			authorities = append(authorities, e.Digest)
+		}
+	}
+	for _, v := range want.Variables {
+		if variables[v.Name] != v.Events[m.Bank] {
+			t.Errorf("PCR 7 has another %s: %s, want %s", v.Name, variables[v.Name], v.Events[m.Bank])
+		}
+	}
+	if !slices.Equal(authorities, []string{want.Authority[m.Bank]}) {
+		t.Errorf("PCR 7 has the authorities %q, want %q", authorities, want.Authority[m.Bank])
+	}
+}
