@@ -231,10 +231,11 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	reference, err := o.manifest.open()
+	reference, err := o.manifest.open(ctx)
 	if err != nil {
 		return err
 	}
+	defer reference.close()
 	parts, err := o.parts()
 	if err != nil {
 		return err

@@ -13,6 +13,8 @@ import (
 	"gangway/image/authenticode"
 	"gangway/image/measure"
 	"gangway/image/stick"
+	"gangway/internal/swtpm"
+	"gangway/internal/swtpm/swtpmtest"
 	"gangway/wire"
 	"gangway/wire/manifest"
 )
@@ -195,5 +197,39 @@ func TestImageWithManifest(t *testing.T) {
 	}
 	if m := build("--secure-boot-keys", "secure-boot"); m.SecureBoot != nil {
 		t.Errorf("without the signed variables, the manifest has %+v", m.SecureBoot)
+	}
+}
+
+// The key in a TPM signs the manifest of a system, and no file has the key.
+func TestSystemWithManifestKeyInATPM(t *testing.T) {
+	kernel, programs := fakeParts(t)
+	tpm := swtpmtest.Start(t, swtpm.Options{}).Address()
+	dir := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	t.Chdir(dir)
+	succeeds(t, "manifest", "key", "create", "tpm:0x81010050", "--public", "manifest.pub", "--tpm", tpm)
+	succeeds(t, "image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010050", "--tpm", tpm)
+	succeeds(t, "manifest", "verify", "system.efi.manifest", "--key", "manifest.pub", "--system", "system.efi")
+
+	for _, c := range []struct {
+		because string
+		words   []string
+	}{
+		{"manifest.pub exists already", []string{"manifest", "key", "create", "tpm:0x81010051", "--public", "manifest.pub", "--tpm", tpm}},
+		{"the TPM has an object at this handle already", []string{"manifest", "key", "create", "tpm:0x81010050", "--public", "other.pub", "--tpm", tpm}},
+		{"the TPM has nothing at 0x81010051", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010051", "--tpm", tpm}},
+		{"no TPM at unix:nothing", []string{"image", "system", "--kernel", kernel, "--programs", programs, "--manifest-key", "tpm:0x81010050", "--tpm", "unix:nothing"}},
+	} {
+		if code, _, notes := typed(t, c.words...); code != exitFailed || !strings.Contains(notes, c.because) {
+			t.Errorf("%q: exit code %d, %s", c.words, code, notes)
+		}
+	}
+	for _, words := range [][]string{
+		{"manifest", "key", "create", "tpm:0x81010051"}, {"manifest", "key", "create", "tpm:1", "--public", "x"}, {"manifest", "key", "create", "x", "--public", "y"},
+		{"manifest", "key", "create", "tpm:0x81010051", "--public", "x", "--rsa"}, {"image", "system", "--manifest-key", "tpm:key"},
+	} {
+		if code, _, notes := typed(t, words...); code != exitUsage {
+			t.Errorf("%q: exit code %d, %s", words, code, notes)
+		}
 	}
 }
