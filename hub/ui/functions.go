@@ -204,7 +204,7 @@ func Maker(manufacturer, model string) string {
 // IBM: its id, which software TPMs use too, is only a number.
 func MakerName(manufacturer string) string {
 	if manufacturer == "id:00001014" {
-		return "IBM or a software TPM (id:00001014)"
+		return "IBM's software TPM"
 	}
 	return manufacturer
 }
