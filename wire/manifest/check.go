@@ -14,14 +14,17 @@ import (
 	"gangway/tcg"
 )
 
-// Bounds of a manifest's values.
+// MaxName is the maximum size of a manifest's name, in bytes.
+const MaxName = 100
+
+// MaxSequence is the largest sequence: the largest integer that every JSON parser reads exactly (RFC
+// 8259, 6).
+const MaxSequence = 1<<53 - 1
+
 const (
-	maxName    = 100  // bytes
 	maxCmdline = 4096 // bytes
 	maxPhases  = 16   // values of PCR 11 in one bank
-	// maxSequence is the largest integer that every JSON parser reads exactly (RFC 8259, 6).
-	maxSequence = 1<<53 - 1
-	lastYear    = 9999
+	lastYear   = 9999
 )
 
 // banks are the hash algorithms of PCR banks. SHA-1 is not among them, because nobody should
@@ -50,12 +53,12 @@ func (m *Manifest) check() error {
 	switch {
 	case m.Format != Format:
 		return fmt.Errorf("its format is %d; this version reads format %d, so use a newer version", m.Format, Format)
-	case m.Name == "" || len(m.Name) > maxName || tcg.Printable(m.Name) != m.Name:
-		return fmt.Errorf("the name must have 1 to %d bytes, all of them printable", maxName)
+	case m.Name == "" || len(m.Name) > MaxName || tcg.Printable(m.Name) != m.Name:
+		return fmt.Errorf("the name must have 1 to %d bytes, all of them printable", MaxName)
 	case m.Made.IsZero() || m.Made.Year() < 1970 || m.Made.Year() > lastYear:
 		return fmt.Errorf("the time %q is not between the years 1970 and %d", m.Made, lastYear)
-	case m.Sequence > maxSequence:
-		return fmt.Errorf("the sequence %d is larger than %d", m.Sequence, uint64(maxSequence))
+	case m.Sequence > MaxSequence:
+		return fmt.Errorf("the sequence %d is larger than %d", m.Sequence, uint64(MaxSequence))
 	}
 	own := slices.Sorted(maps.Keys(m.System.Authenticode))
 	if len(own) == 0 {

@@ -97,7 +97,7 @@ func ParseKey(text []byte) (crypto.PublicKey, error) {
 	}
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("manifest: the public key: %w", err)
+		return nil, errors.New("manifest: the public key is damaged, or of an unknown type")
 	}
 	return key, CheckKey(key)
 }

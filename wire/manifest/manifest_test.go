@@ -380,7 +380,7 @@ func TestCheckRefuses(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Manifest){
 		"no name":                       func(m *Manifest) { m.Name = "" },
-		"a long name":                   func(m *Manifest) { m.Name = strings.Repeat("x", maxName+1) },
+		"a long name":                   func(m *Manifest) { m.Name = strings.Repeat("x", MaxName+1) },
 		"a name that reverses the line": func(m *Manifest) { m.Name = "safe\u202Etxt.exe" },
 		"a terminal's control sequence": func(m *Manifest) { m.Name = "x\x1b[2J" },
 		"no time":                       func(m *Manifest) { m.Made = time.Time{} },
