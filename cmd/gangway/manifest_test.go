@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/image/stick"
+	"gangway/wire/manifest"
+)
+
+// fakeParts makes the folders for --kernel and --programs: an EFI program that looks like a kernel,
+// no modules, and programs that are only text. The stub and the boot manager are Debian's.
+func fakeParts(t *testing.T) (kernel, programs string) {
+	t.Helper()
+	boot, err := os.ReadFile(filepath.Join(stick.BootDir, "systemd-bootx64.efi"))
+	if err != nil {
+		t.Skip(err)
+	}
+	kernel, programs = t.TempDir(), t.TempDir()
+	var builtin bytes.Buffer
+	for _, m := range stick.Modules {
+		builtin.WriteString("kernel/" + m + ".ko\n")
+	}
+	for path, b := range map[string][]byte{
+		kernel + "/vmlinuz": asKernel(boot), kernel + "/busybox": []byte("#!busybox"), kernel + "/package": []byte("linux-image-test\n"),
+		kernel + "/modules/modules.builtin": builtin.Bytes(), programs + "/gangway-init": []byte("#!init"), programs + "/gangway-agent": []byte("#!agent"),
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return kernel, programs
+}
+
+// asKernel moves the PE header of an EFI program so that the magic number of a kernel fits at 0x202
+// (Documentation/arch/x86/boot.rst).
+func asKernel(efi []byte) []byte {
+	const at, moved, room = 0x3C, 0x210, 0x400
+	old := binary.LittleEndian.Uint32(efi[at:])
+	b := append(make([]byte, room), efi[room:]...)
+	copy(b, "MZ")
+	copy(b[0x202:], "HdrS")
+	copy(b[moved:], efi[old:old+24+240])
+	binary.LittleEndian.PutUint32(b[at:], moved)
+	binary.LittleEndian.PutUint16(b[moved+4+2:], 1) // one section, for which there is room
+	copy(b[moved+24+240:], efi[old+24+240:][:40])
+	return b
+}
+
+// An owner builds a system with its manifest, and verifies both with the public key alone. A system
+// that differs in one byte, and another owner's key, are refused.
+func TestSystemWithManifest(t *testing.T) {
+	kernel, programs := fakeParts(t)
+	dir := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	t.Setenv("SOURCE_DATE_EPOCH", "1795964400")
+	key, system := filepath.Join(dir, "manifest.key"), filepath.Join(dir, "system.efi")
+	run := func(words ...string) string {
+		t.Helper()
+		code, out, notes := typed(t, words...)
+		if code != 0 {
+			t.Fatalf("%q: exit code %d: %s", words, code, notes)
+		}
+		return out
+	}
+	refused := func(because string, words ...string) {
+		t.Helper()
+		if code, _, notes := typed(t, words...); code != exitFailed || !strings.Contains(notes, because) {
+			t.Errorf("%q: exit code %d, %s", words, code, notes)
+		}
+	}
+	run("manifest", "key", "create", key)
+	run("manifest", "key", "create", key+"2")
+	run("image", "system", "-o", system, "--kernel", kernel, "--programs", programs, "--manifest-key", key)
+
+	var shown shownManifest
+	if err := json.Unmarshal([]byte(run("manifest", "verify", system+".manifest", "--key", key+".pub", "--system", system, "--output", "json")), &shown); err != nil {
+		t.Fatal(err)
+	}
+	m := shown.Manifest
+	if !shown.Verified || m.Sequence != 1795964400 || m.Made.Unix() != 1795964400 || m.BootManager != nil || m.SecureBoot != nil {
+		t.Errorf("the manifest is %+v", m)
+	}
+	if !strings.Contains(m.Name, "linux-image-test") || !strings.Contains(m.System.Cmdline, "gangway.mode=system") {
+		t.Errorf("the manifest has the name %q and the command line %q", m.Name, m.System.Cmdline)
+	}
+	if got := len(m.System.PCR11); got != len(manifest.Banks()) {
+		t.Errorf("the manifest has %d banks", got)
+	}
+	refused("names a key that is not trusted", "manifest", "verify", system+".manifest", "--key", key+"2.pub")
+	refused("an update, which replaces no boot manager", "manifest", "verify", system+".manifest", "--key", key+".pub", "--boot-manager", system)
+
+	b, err := os.ReadFile(system)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(system, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("is not the system of the manifest", "manifest", "verify", system+".manifest", "--key", key+".pub", "--system", system)
+
+	if out := run("manifest", "show", system+".manifest"); !strings.Contains(out, "NOT VERIFIED") || !strings.Contains(out, m.System.PCR11["SHA-384"][""]) {
+		t.Errorf("show without a key: %s", out)
+	}
+	if out := run("manifest", "show", system+".manifest", "--key", key+".pub"); strings.Contains(out, "NOT VERIFIED") || !strings.Contains(out, shown.Key) {
+		t.Errorf("show with the key: %s", out)
+	}
+}
