@@ -54,6 +54,9 @@ type Service struct {
 	// Issued (optional) is called after the hub has sent certificates to a machine. Issued must not
 	// block.
 	Issued func(store.Enrolment)
+	// Signed (optional) is called with the SHA-256 of each IDevID certificate that this process has
+	// signed. It is not called for certificates from the database. Signed must not block.
+	Signed func(idevid store.Hash)
 	// Unproven (optional) receives the events of peers that have proven nothing. Unproven can bound
 	// the number of these events in the audit trail. If Unproven is nil, each event is appended.
 	Unproven func(context.Context, store.Event)
@@ -264,6 +267,9 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, 
 	}
 	e.IAKHash = sha256.Sum256(e.IAKCert)
 	e.IDevIDHash = sha256.Sum256(e.IDevIDCert)
+	if s.Signed != nil {
+		s.Signed(e.IDevIDHash)
+	}
 	return nil
 }
 
