@@ -33,6 +33,9 @@ func StartAt(p Place, settings ...string) (*Server, error) {
 	return s, s.allow(p.Network)
 }
 
+// User returns the ids of the user and the group that run the server.
+func (s *Server) User() (uid, gid int) { return s.uid, s.gid }
+
 // allow lets the addresses of a network connect and copy, without a password.
 func (s *Server) allow(network string) error {
 	f, err := os.OpenFile(filepath.Join(s.data, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
