@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,12 +37,18 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 type fault struct {
 	name string
 	do   func()
+	// limit, unless it is 0, is how long the fault may leave all devices without an answer.
+	limit time.Duration
 }
 
 // suffer lets the faults happen one after the other while devices onboard, and prints how long no
-// device had an answer. At the end all devices are active.
+// device had an answer. At the end all devices are active. If GANGWAY_FAULT is set, only the faults
+// whose names contain it happen.
 func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 	s.t.Helper()
+	if only := os.Getenv("GANGWAY_FAULT"); only != "" {
+		faults = slices.DeleteFunc(faults, func(f fault) bool { return !strings.Contains(f.name, only) })
+	}
 	rest := f.devices
 	for round := range rounds {
 		for i, fault := range faults {
@@ -53,6 +63,9 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 			s.recovered(f, fault.name)
 			longest, waited := f.gap()
 			s.t.Logf("%-50s %5.1f s; no answer to any device for %5.2f s, to one device for %5.2f s", fault.name, took.Seconds(), longest.Seconds(), waited.Seconds())
+			if fault.limit != 0 && longest > fault.limit {
+				s.t.Errorf("%s: want an answer within %s", fault.name, fault.limit)
+			}
 			if s.t.Failed() {
 				s.t.Fatal(s.logs())
 			}
@@ -85,7 +98,8 @@ type databases struct {
 	*site
 	nodes            [2]*node
 	primary, standby *pgtest.Server
-	at               int // number of the primary's node
+	at               int    // number of the primary's node
+	disk             string // folder of the small disk of each node
 }
 
 func (s *site) newDatabases() *databases {
@@ -105,14 +119,67 @@ func (d *databases) start() {
 	}
 	d.check(err)
 	d.t.Cleanup(func() { d.primary.Stop(); d.standby.Stop() })
-	_, err = d.primary.Query(d.t.Context(), "postgres", "CREATE DATABASE gangway")
-	d.check(err)
+	small := d.smallDisks()
+	for _, sql := range []string{"CREATE TABLESPACE small LOCATION '" + small + "'", "CREATE DATABASE gangway TABLESPACE small"} {
+		_, err = d.primary.Query(d.t.Context(), "postgres", sql)
+		d.check(err)
+	}
 	d.copy()
+}
+
+// smallDisks gives each node a disk for the database, and returns its folder. The write-ahead log is
+// elsewhere.
+func (d *databases) smallDisks() string {
+	d.t.Helper()
+	var err error
+	d.disk, err = os.MkdirTemp("", "gangway-disk-")
+	d.check(err)
+	d.t.Cleanup(func() { os.RemoveAll(d.disk) })
+	uid, gid := d.primary.User()
+	for _, n := range d.nodes {
+		d.check(n.smallDisk(d.disk, 128<<20, uid, gid))
+		d.check(n.do(d.emptyDisk))
+	}
+	return filepath.Join(d.disk, "space")
+}
+
+// emptyDisk removes what an earlier server left on the small disk of the current node.
+func (d *databases) emptyDisk() error {
+	space := filepath.Join(d.disk, "space")
+	uid, gid := d.primary.User()
+	return errors.Join(os.RemoveAll(space), os.Mkdir(space, 0o700), os.Chown(space, uid, gid))
+}
+
+// fill fills the primary's disk, until the returned function is called.
+func (d *databases) fill() (empty func()) {
+	d.t.Helper()
+	n := d.nodes[d.at]
+	file := filepath.Join(d.disk, "filler")
+	d.check(n.do(func() error { return fillDisk(file) }))
+	return func() { d.check(n.do(func() error { return os.Remove(file) })) }
+}
+
+// fillDisk writes a file until its disk is full.
+func fillDisk(file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	block := make([]byte, 4096)
+	for {
+		if _, err := f.Write(block); errors.Is(err, syscall.ENOSPC) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 }
 
 // copy makes a new standby on the node where no server runs, and makes commits wait for it.
 func (d *databases) copy() {
 	d.t.Helper()
+	d.check(d.nodes[1-d.at].do(d.emptyDisk))
 	var err error
 	d.standby, err = pgtest.StartStandby(d.primary, d.place(1-d.at))
 	d.check(err)
@@ -152,18 +219,51 @@ func TestFaultsLoseNothing(t *testing.T) {
 	s.serve(d.url(), devices)
 	f := newFaultFleet(t, s, devices)
 	s.suffer(f, rounds,
-		fault{"kill -9 of replicas, 6 times", func() {
+		fault{name: "kill -9 of replicas, 6 times", do: func() {
 			for range 6 {
 				s.killOne()
 			}
 		}},
-		fault{"immediate stop of PostgreSQL, twice", func() {
+		fault{name: "immediate stop of PostgreSQL, twice", do: func() {
 			for range 2 {
 				d.primary.Kill()
 				time.Sleep(200 * time.Millisecond)
 				d.check(d.primary.Run())
 				time.Sleep(500 * time.Millisecond)
 			}
+		}},
+		fault{name: "primary killed, standby promoted and copied", do: func() {
+			d.primary.Stop()
+			d.promote()
+			d.copy()
+		}},
+		fault{name: "a replica and the databases lose each other for 4 s", do: func() {
+			heal := s.replicas[0].cut(d.nodes[:]...)
+			time.Sleep(4 * time.Second)
+			heal()
+		}},
+		fault{name: "a replica is cut off for 4 s", do: func() {
+			heal := s.replicas[1].cut(s.balancer, d.nodes[0], d.nodes[1])
+			time.Sleep(4 * time.Second)
+			heal()
+		}},
+		fault{name: "primary and standby lose each other for 2 s", do: func() {
+			heal := d.nodes[0].cut(d.nodes[1])
+			time.Sleep(2 * time.Second)
+			heal()
+		}},
+		fault{name: "primary cut off, standby promoted and copied", do: func() {
+			heal := d.nodes[d.at].cut(d.nodes[1-d.at], s.balancer, s.replicas[0].node, s.replicas[1].node, s.replicas[2].node)
+			d.promote()
+			s.recovered(f, "promotion")
+			d.standby.Stop() // as the operator of a cluster does before the old primary gets its network back
+			heal()
+			d.copy()
+		}, limit: 25 * time.Second},
+		fault{name: "full disk of the database for 2 s", do: func() {
+			empty := d.fill()
+			time.Sleep(2 * time.Second)
+			empty()
 		}},
 	)
 	db, err := postgres.Open(t.Context(), postgres.Config{URL: s.database})
