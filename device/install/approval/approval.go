@@ -103,6 +103,12 @@ func Sign(key crypto.Signer, value []byte) (Approval, error) {
 	return Approval{PCRs: []int{PCR}, Key: fingerprint, Policy: hex.EncodeToString(policy), Signature: sig}, nil
 }
 
+// Covers reports whether the approval is for the value `value` of PCR 11. It does not verify the
+// signature.
+func (a Approval) Covers(value []byte) bool {
+	return len(a.PCRs) == 1 && a.PCRs[0] == PCR && a.Policy == hex.EncodeToString(tcg.PolicyPCR(tcg.AlgSHA256, map[int][]byte{PCR: value}))
+}
+
 // file is the JSON of tpm2-pcr-signature.json: approvals by bank.
 type file map[string][]Approval
 

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -264,6 +265,25 @@ func readBound(raw json.RawMessage) (*bound, *Binding, error) {
 		b.PCRs[n] = v
 	}
 	return &tok, b, nil
+}
+
+// Made reports whether the LUKS2 token was made for this Binding, according to the LUKS2 token's own
+// statement.
+func (b Binding) Made(raw json.RawMessage) bool {
+	_, is, err := readBound(raw)
+	if err != nil || is.Limit != b.Limit || len(is.PCRs) != len(b.PCRs) {
+		return false
+	}
+	key, ok := is.Owner.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !key.Equal(b.Owner) {
+		return false
+	}
+	for n, v := range b.PCRs {
+		if !bytes.Equal(is.PCRs[n], v) {
+			return false
+		}
+	}
+	return true
 }
 
 // openBound unseals with one approval.
