@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/image/measure"
+	"gangway/wire/manifest/measure"
 	"gangway/image/secureboot"
 	"gangway/image/stick"
 	"gangway/internal/version"
@@ -123,7 +123,7 @@ func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, err
 	if err != nil {
 		return nil, err
 	}
-	return measure.SecureBoot(set, parts.Signer.Leaf)
+	return set.Manifest(parts.Signer.Leaf)
 }
 
 // write signs the manifest, and writes it next to the file `out`. It returns the name of the

@@ -17,7 +17,7 @@ import (
 	"slices"
 	"strings"
 
-	"gangway/image/measure"
+	"gangway/wire/manifest/measure"
 	"gangway/wire/manifest"
 
 	"github.com/spf13/cobra"

@@ -11,7 +11,7 @@ import (
 
 	"gangway/hub/pki"
 	"gangway/image/authenticode"
-	"gangway/image/measure"
+	"gangway/wire/manifest/measure"
 	"gangway/image/stick"
 	"gangway/wire"
 	"gangway/wire/manifest"
