@@ -14,13 +14,13 @@ import (
 	"time"
 
 	"gangway/device/identity"
-	"gangway/image/measure"
 	"gangway/image/secureboot"
 	"gangway/image/stick"
 	"gangway/image/tpmkey"
 	"gangway/internal/version"
 	"gangway/tcg"
 	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
 
 	"github.com/spf13/pflag"
 )
@@ -142,7 +142,7 @@ func (o *imageOptions) ownersKeys(parts *stick.Parts) (*manifest.SecureBoot, err
 	if err != nil {
 		return nil, err
 	}
-	return measure.SecureBoot(set, parts.Signer.Leaf)
+	return set.Manifest(parts.Signer.Leaf)
 }
 
 // write signs the manifest, and writes it next to the file `out`. It returns the name of the

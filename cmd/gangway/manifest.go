@@ -19,9 +19,9 @@ import (
 	"strings"
 
 	"gangway/device/identity"
-	"gangway/image/measure"
 	"gangway/image/tpmkey"
 	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
 
 	"github.com/spf13/cobra"
 )

@@ -11,12 +11,12 @@ import (
 
 	"gangway/hub/pki"
 	"gangway/image/authenticode"
-	"gangway/image/measure"
 	"gangway/image/stick"
 	"gangway/internal/swtpm"
 	"gangway/internal/swtpm/swtpmtest"
 	"gangway/wire"
 	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
 )
 
 // fakeParts makes the folders for --kernel and --programs: an EFI program that looks like a kernel,

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	bootlog "gangway/hub/boot"
-	"gangway/image/measure"
 	"gangway/wire/manifest"
+	"gangway/wire/manifest/measure"
 )
 
 // reference is what a machine with an image will measure, computed while the image is built.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"gangway/image/authenticode"
-	"gangway/image/measure"
 	"gangway/image/secureboot"
 	"gangway/image/stick"
 )
@@ -65,7 +64,7 @@ func TestSecureBoot(t *testing.T) {
 	if measured.SecureBoot != "on" {
 		t.Errorf("the hub reads Secure Boot as %q", measured.SecureBoot)
 	}
-	computed, err := measure.SecureBoot(set, parts.Signer.Leaf)
+	computed, err := set.Manifest(parts.Signer.Leaf)
 	if err != nil {
 		t.Fatal(err)
 	}
