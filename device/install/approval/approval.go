@@ -103,10 +103,25 @@ func Sign(key crypto.Signer, value []byte) (Approval, error) {
 	return Approval{PCRs: []int{PCR}, Key: fingerprint, Policy: hex.EncodeToString(policy), Signature: sig}, nil
 }
 
-// Covers reports whether the approval is for the value `value` of PCR 11. It does not verify the
-// signature.
-func (a Approval) Covers(value []byte) bool {
-	return len(a.PCRs) == 1 && a.PCRs[0] == PCR && a.Policy == hex.EncodeToString(tcg.PolicyPCR(tcg.AlgSHA256, map[int][]byte{PCR: value}))
+// By reports whether the owner of the public key approved, with this Approval, the system that leaves
+// `value` in PCR 11.
+func (a Approval) By(owner crypto.PublicKey, value []byte) bool {
+	fingerprint, err := Fingerprint(owner)
+	if err != nil || a.Key != fingerprint || len(a.PCRs) != 1 || a.PCRs[0] != PCR || len(value) != sha256.Size {
+		return false
+	}
+	policy := tcg.PolicyPCR(tcg.AlgSHA256, map[int][]byte{PCR: value})
+	if a.Policy != hex.EncodeToString(policy) {
+		return false
+	}
+	sum := sha256.Sum256(policy)
+	switch k := owner.(type) {
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(k, crypto.SHA256, sum[:], a.Signature) == nil
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(k, sum[:], a.Signature)
+	}
+	return false
 }
 
 // file is the JSON of tpm2-pcr-signature.json: approvals by bank.

@@ -131,3 +131,43 @@ func TestKeysThatNoTPMCanUseAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestApprovalIsForOneSystemAndByOneKey(t *testing.T) {
+	t.Parallel()
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	system, other := make([]byte, 32), append(make([]byte, 31), 1)
+	for _, key := range []crypto.Signer{rsaKey, p256} {
+		a, err := Sign(key, system)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !a.By(key.Public(), system) {
+			t.Errorf("%T: the approval is not accepted", key)
+		}
+		if a.By(key.Public(), other) {
+			t.Errorf("%T: the approval counts for another system", key)
+		}
+		renamed, err := Sign(key, other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		renamed.Policy = a.Policy
+		if renamed.By(key.Public(), system) {
+			t.Errorf("%T: a signature over another policy is accepted", key)
+		}
+	}
+	a, err := Sign(rsaKey, system)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Key, err = Fingerprint(p256.Public()); err != nil || a.By(p256.Public(), system) {
+		t.Errorf("another key's signature is accepted (%v)", err)
+	}
+}

@@ -39,6 +39,7 @@ type System struct {
 	// Program and Kernel are the Authenticode digests (SHA-256) of the unified kernel image, and of
 	// the kernel in it.
 	Program, Kernel []byte
+	PCR11           []byte              // the value that the system leaves in PCR 11
 	Approvals       []approval.Approval // the content of its section .pcrsig
 }
 
@@ -84,6 +85,16 @@ func worse(first, err error) error {
 	return first
 }
 
+// IsBound reports whether the disk opens only for systems that its owner approved.
+func IsBound(disk io.ReaderAt) (bool, error) {
+	plain, err := luks.Tokens(disk, seal.TokenType)
+	if err != nil || len(plain) > 0 {
+		return false, err
+	}
+	bound, err := luks.Tokens(disk, seal.BoundType)
+	return len(bound) > 0, err
+}
+
 // ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
 // key stays bound as it was.
 var ErrUnpredictable = errors.New("diskkey: the firmware's event log does not explain PCR 4, so the disk's key is not bound to the owner's systems")
@@ -105,12 +116,13 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 		return false, err
 	}
 	boots := []map[int][]byte{{bootPCR: values[bootPCR], secureBootPCR: values[secureBootPCR]}}
-	if err := approves(owner, running, values[approval.PCR]); err != nil {
-		return false, err
+	running.PCR11 = values[approval.PCR]
+	if !running.ApprovedBy(owner) {
+		return false, seal.ErrNotApproved
 	}
 	events := eventlog.Read(log, tcg.AlgSHA256)
 	for _, s := range others {
-		if approves(owner, s, nil) != nil {
+		if !s.ApprovedBy(owner) {
 			continue
 		}
 		v, err := predict(events, values[bootPCR], running, s)
@@ -166,19 +178,9 @@ func isBound(disk io.ReaderAt, owner crypto.PublicKey, boots []map[int][]byte, c
 	return true, nil
 }
 
-// approves returns nil if the system has an approval by the owner's key. If `value` is not empty, the
-// approval must be for that value of PCR 11.
-func approves(owner crypto.PublicKey, s System, value []byte) error {
-	fingerprint, err := approval.Fingerprint(owner)
-	if err != nil {
-		return err
-	}
-	for _, a := range s.Approvals {
-		if a.Key == fingerprint && (value == nil || a.Covers(value)) {
-			return nil
-		}
-	}
-	return seal.ErrNotApproved
+// ApprovedBy reports whether the owner of the public key approved the system.
+func (s System) ApprovedBy(owner crypto.PublicKey) bool {
+	return slices.ContainsFunc(s.Approvals, func(a approval.Approval) bool { return a.By(owner, s.PCR11) })
 }
 
 // predict returns the value of PCR 4 after a start of the system `other`, on this machine and on the

@@ -54,9 +54,9 @@ func log(system string, more ...eventlog.Event) eventlog.Log {
 // system is the system with the given name, approved by each key.
 func system(t *testing.T, name string, keys ...crypto.Signer) System {
 	t.Helper()
-	s := System{Program: sum(name), Kernel: sum("kernel of " + name)}
+	s := System{Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
 	for _, k := range keys {
-		s.Approvals = append(s.Approvals, must(approval.Sign(k, log(name).PCRs()[approval.PCR]))(t))
+		s.Approvals = append(s.Approvals, must(approval.Sign(k, s.PCR11))(t))
 	}
 	return s
 }
