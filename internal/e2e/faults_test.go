@@ -37,6 +37,8 @@ func faultDevices(t *testing.T) (devices, rounds int) {
 type fault struct {
 	name string
 	do   func()
+	// limit, unless it is 0, is how long the fault may leave all devices without an answer.
+	limit time.Duration
 }
 
 // suffer lets the faults happen one after the other while devices onboard, and prints how long no
@@ -61,6 +63,9 @@ func (s *site) suffer(f *faultFleet, rounds int, faults ...fault) {
 			s.recovered(f, fault.name)
 			longest, waited := f.gap()
 			s.t.Logf("%-50s %5.1f s; no answer to any device for %5.2f s, to one device for %5.2f s", fault.name, took.Seconds(), longest.Seconds(), waited.Seconds())
+			if fault.limit != 0 && longest > fault.limit {
+				s.t.Errorf("%s: want an answer within %s", fault.name, fault.limit)
+			}
 			if s.t.Failed() {
 				s.t.Fatal(s.logs())
 			}
@@ -214,12 +219,12 @@ func TestFaultsLoseNothing(t *testing.T) {
 	s.serve(d.url(), devices)
 	f := newFaultFleet(t, s, devices)
 	s.suffer(f, rounds,
-		fault{"kill -9 of replicas, 6 times", func() {
+		fault{name: "kill -9 of replicas, 6 times", do: func() {
 			for range 6 {
 				s.killOne()
 			}
 		}},
-		fault{"immediate stop of PostgreSQL, twice", func() {
+		fault{name: "immediate stop of PostgreSQL, twice", do: func() {
 			for range 2 {
 				d.primary.Kill()
 				time.Sleep(200 * time.Millisecond)
@@ -227,35 +232,35 @@ func TestFaultsLoseNothing(t *testing.T) {
 				time.Sleep(500 * time.Millisecond)
 			}
 		}},
-		fault{"primary killed, standby promoted and copied", func() {
+		fault{name: "primary killed, standby promoted and copied", do: func() {
 			d.primary.Stop()
 			d.promote()
 			d.copy()
 		}},
-		fault{"a replica and the databases lose each other for 4 s", func() {
+		fault{name: "a replica and the databases lose each other for 4 s", do: func() {
 			heal := s.replicas[0].cut(d.nodes[:]...)
 			time.Sleep(4 * time.Second)
 			heal()
 		}},
-		fault{"a replica is cut off for 4 s", func() {
+		fault{name: "a replica is cut off for 4 s", do: func() {
 			heal := s.replicas[1].cut(s.balancer, d.nodes[0], d.nodes[1])
 			time.Sleep(4 * time.Second)
 			heal()
 		}},
-		fault{"primary and standby lose each other for 2 s", func() {
+		fault{name: "primary and standby lose each other for 2 s", do: func() {
 			heal := d.nodes[0].cut(d.nodes[1])
 			time.Sleep(2 * time.Second)
 			heal()
 		}},
-		fault{"primary cut off, standby promoted and copied", func() {
+		fault{name: "primary cut off, standby promoted and copied", do: func() {
 			heal := d.nodes[d.at].cut(d.nodes[1-d.at], s.balancer, s.replicas[0].node, s.replicas[1].node, s.replicas[2].node)
 			d.promote()
 			s.recovered(f, "promotion")
 			d.standby.Stop() // as the operator of a cluster does before the old primary gets its network back
 			heal()
 			d.copy()
-		}},
-		fault{"full disk of the database for 2 s", func() {
+		}, limit: 25 * time.Second},
+		fault{name: "full disk of the database for 2 s", do: func() {
 			empty := d.fill()
 			time.Sleep(2 * time.Second)
 			empty()

@@ -15,15 +15,19 @@ type Place struct {
 	// Addr is an address of the place, and Network has the addresses of its peers, as in
 	// 10.73.0.0/24. Peers need no password.
 	Addr, Network string
-	// Do calls a function in a thread whose child processes run in the place.
+	// Do calls a function in a thread whose child processes run in the place. Here is the Do of this
+	// machine.
 	Do func(func() error) error
 }
+
+// Here calls a function.
+func Here(f func() error) error { return f() }
 
 // StartAt starts a server in a place. Its commits wait for the disk, and a standby can copy it.
 func StartAt(p Place, settings ...string) (*Server, error) {
 	var s *Server
 	err := p.Do(func() (err error) {
-		s, err = Start(true, append([]string{fmt.Sprintf("listen_addresses = '127.0.0.1,%s'", p.Addr), "hot_standby_feedback = on", "wal_keep_size = 256MB"}, settings...)...)
+		s, err = Start(true, append([]string{fmt.Sprintf("listen_addresses = '%s'", p.Addr), "hot_standby_feedback = on", "wal_keep_size = 256MB"}, settings...)...)
 		return err
 	})
 	if err != nil {
@@ -102,7 +106,7 @@ func StartStandby(of *Server, p Place, settings ...string) (_ *Server, err error
 		return nil, fmt.Errorf("pg_basebackup: %w: %s", err, out)
 	}
 	lines := append([]string{
-		fmt.Sprintf("listen_addresses = '127.0.0.1,%s'", p.Addr), fmt.Sprintf("unix_socket_directories = '%s'", s.Folder), fmt.Sprintf("primary_conninfo = '%s'", from), "synchronous_standby_names = ''",
+		fmt.Sprintf("listen_addresses = '%s'", p.Addr), fmt.Sprintf("unix_socket_directories = '%s'", s.Folder), fmt.Sprintf("primary_conninfo = '%s'", from), "synchronous_standby_names = ''",
 	}, settings...)
 	signal := filepath.Join(s.data, "standby.signal")
 	if err := errors.Join(s.configure(lines), os.WriteFile(signal, nil, 0o600), os.Chown(signal, s.uid, s.gid)); err != nil {
