@@ -30,8 +30,8 @@ type loadedHub struct {
 	metrics string
 }
 
-// newLoadedHub starts a hub with more flags of `gangway serve`.
-func newLoadedHub(t *testing.T, flags ...string) *loadedHub {
+// newLoadedHub starts a hub with more variables and flags of `gangway serve`.
+func newLoadedHub(t *testing.T, env []string, flags ...string) *loadedHub {
 	t.Helper()
 	check := func(err error) {
 		t.Helper()
@@ -52,8 +52,7 @@ func newLoadedHub(t *testing.T, flags ...string) *loadedHub {
 	h := &loadedHub{maker: maker, metrics: "http://" + private + "/metrics", hubProcess: hubProcess{
 		t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub"), addr: "127.0.0.1:" + loopbackPort(t),
 		flags: append([]string{"--metrics-listen", private}, flags...),
-		// The garbage collector's next goal is then twice the memory that is in use.
-		env: []string{"GOGC=100"},
+		env:   env,
 	}}
 	buildGangway(t, h.bin)
 	h.start()
@@ -186,7 +185,8 @@ func TestSoakIsFlat(t *testing.T) {
 	} else {
 		t.Parallel()
 	}
-	h := newLoadedHub(t, "--header-timeout", "2s", "--rate", "onboard=1000/2000")
+	// With this GOGC, the garbage collector's next goal is twice the memory that is in use.
+	h := newLoadedHub(t, []string{"GOGC=100"}, "--header-timeout", "2s", "--rate", "onboard=1000/2000")
 	goroutines, files := &series{name: "goroutines", factor: 1.05, extra: 10}, &series{name: "open files", factor: 1.05, extra: 10}
 	memory, database := &series{name: "live heap", bytes: true, factor: 1.2, extra: 4 << 20}, &series{name: "database", bytes: true, factor: 1.02, extra: 256 << 10}
 	resident := &series{name: "resident", bytes: true}
@@ -207,7 +207,7 @@ func TestSoakIsFlat(t *testing.T) {
 		for i, s := range []*series{goroutines, files, memory, resident} {
 			s.values = append(s.values, v[i])
 		}
-		memory.values[round] /= 2 // GOGC is 100
+		memory.values[round] /= 2
 		database.values = append(database.values, h.databaseSize())
 	}
 	for _, s := range []*series{goroutines, files, memory, database, resident} {
