@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,13 +121,19 @@ func install(t *testing.T) *lab {
 // start restarts the machine with the named system.
 func (l *lab) start(t *testing.T, name string, more ...eventlog.Event) {
 	t.Helper()
+	l.startWith(t, log(name, more...))
+}
+
+// startWith restarts the machine, which then measures the events of a log.
+func (l *lab) startWith(t *testing.T, measured eventlog.Log) {
+	t.Helper()
 	if l.tpm != nil {
 		l.tpm.Close()
 	}
 	if err := l.chip.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l.log = log(name, more...)
+	l.log = measured
 	if err := l.log.Extend(l.chip.ExtendPCR); err != nil {
 		t.Fatal(err)
 	}
@@ -228,6 +235,31 @@ func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	l.start(t, "the hub's")
 	if l.opens(t, hubs) {
 		t.Error("a system without the owner's approval opens the disk")
+	}
+}
+
+// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no kernel. The
+// key follows the systems there too.
+func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
+	t.Parallel()
+	l := install(t)
+	one, two := system(t, "one", l.owner), system(t, "two", l.owner)
+	start := func(name string) {
+		t.Helper()
+		without := slices.DeleteFunc(log(name), func(e eventlog.Event) bool { return bytes.Equal(e.Digest, sum("kernel of "+name)) })
+		l.startWith(t, without)
+	}
+	start("one")
+	if _, err := l.bind(one, two); err != nil {
+		t.Fatal(err)
+	}
+	start("two")
+	if !l.opens(t, two) {
+		t.Error("the update does not open the disk")
+	}
+	start("evil")
+	if l.opens(t, one) {
+		t.Error("a foreign system opens the disk")
 	}
 }
 
