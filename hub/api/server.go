@@ -138,6 +138,7 @@ type Server struct {
 	exports      semaphoreByKey
 	live         live
 	images       imageBuilds
+	manifests    manifestCache
 	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
