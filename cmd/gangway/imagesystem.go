@@ -29,7 +29,10 @@ func (a *app) imageSystem() *cobra.Command {
 agent in one. To update machines, put the file into a revision as ` + slots.SystemPath + `.
 Each machine writes the new system to the slot that is not running, and starts it once.
 If the machine then reaches the hub, it keeps the new system. The file contains no data
-of a single machine, and no secret. The same input gives the same file, byte for byte.`,
+of a single machine, and no secret. The same input gives the same file, byte for byte.
+
+If the machines pin your key, give the same --revision-key. A system without the key
+installs revisions without a signature.`,
 		Example: `  gangway image system -o gangway/system.efi
   gangway image system --kernel ./my-kernel -o system.efi
   gangway image system --debug --token-file device_autojointoken.json -o system.efi`,
