@@ -12,6 +12,7 @@ import (
 
 	"gangway/image"
 	"gangway/image/authenticode"
+	"gangway/wire/trail/sig"
 )
 
 // Parts are the programs of an image: programs of other projects, and Gangway's own programs.
@@ -26,6 +27,9 @@ type Parts struct {
 	// Signer signs the programs that firmware starts, for Secure Boot. If it is nil, they have no
 	// signature.
 	Signer *authenticode.Signer
+	// RevisionKeys are the owner's keys that every system of these parts pins. Nil: the systems
+	// install revisions without a signature.
+	RevisionKeys *sig.Keys
 
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }
