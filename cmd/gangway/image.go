@@ -240,6 +240,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	parts.Owner = reference.owner()
 	revision, remove, err := a.firstRevision(ctx, o.merge)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package stick
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/sha256"
 	"debug/pe"
 	"fmt"
@@ -26,6 +27,9 @@ type Parts struct {
 	// Signer signs the programs that firmware starts, for Secure Boot. If it is nil, they have no
 	// signature.
 	Signer *authenticode.Signer
+	// Owner, if it is not nil, approves the installed system: TPMs then release the keys of encrypted
+	// disks only to systems that this key approved.
+	Owner crypto.Signer
 
 	cache *packedCache // shared by copies of the same Parts; if nil, nothing is cached
 }
