@@ -79,6 +79,7 @@ func (a *app) makeSystem(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	parts.Owner = reference.owner()
 	b, err := stick.System(parts, token, console)
 	if err != nil {
 		return err
