@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"gangway/device/identity/tpmrc"
@@ -25,11 +26,13 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// PCRs to which the key is bound, besides PCR 11.
-const (
-	bootPCR       = 4 // the programs that the firmware started
-	secureBootPCR = 7
-)
+// bootPCR is the PCR with the programs that the firmware started. It is the only one of the PCRs in
+// seal.Required that differs between the systems on one disk.
+const bootPCR = 4
+
+// unusedPCRs are PCRs into which nothing is measured when a system starts with its own command line
+// and without additions from the EFI system partition.
+var unusedPCRs = []int{12, 13}
 
 // keySlot is the LUKS2 key slot of the TPM's passphrase.
 const keySlot = 0
@@ -99,6 +102,10 @@ func IsBound(disk io.ReaderAt) (bool, error) {
 // key stays bound as it was.
 var ErrUnpredictable = errors.New("diskkey: the firmware's event log does not explain PCR 4, so the disk's key is not bound to the owner's systems")
 
+// ErrAdditions means that the running system did not start as its owner approved it. The key stays
+// bound as it was.
+var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to it.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
+
 // Bind binds the key to `running`, the system that runs, and to `others`, the systems in other
 // slots. It leaves out systems without an approval by the key `owner`. `log` is the firmware's event
 // log. After Bind returns, no LUKS2 token of an earlier time opens the disk. `changed` is false if
@@ -115,7 +122,12 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 	if err != nil {
 		return false, err
 	}
-	boots := []map[int][]byte{{bootPCR: values[bootPCR], secureBootPCR: values[secureBootPCR]}}
+	for _, n := range unusedPCRs {
+		if !bytes.Equal(values[n], make([]byte, sha256.Size)) {
+			return false, ErrAdditions
+		}
+	}
+	boots := []map[int][]byte{values}
 	running.PCR11 = values[approval.PCR]
 	if !running.ApprovedBy(owner) {
 		return false, seal.ErrNotApproved
@@ -130,7 +142,9 @@ func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, log []byte, r
 			return false, err
 		}
 		if !slices.ContainsFunc(boots, func(b map[int][]byte) bool { return bytes.Equal(b[bootPCR], v) }) {
-			boots = append(boots, map[int][]byte{bootPCR: v, secureBootPCR: values[secureBootPCR]})
+			boot := maps.Clone(values)
+			boot[bootPCR] = v
+			boots = append(boots, boot)
 		}
 	}
 	counter, err := seal.Counter(t)
@@ -223,7 +237,7 @@ func replay(events []eventlog.Event) []byte {
 // readPCRs returns the values of the PCRs that matter here.
 func readPCRs(t transport.TPM) (map[int][]byte, error) {
 	values := map[int][]byte{}
-	for _, n := range []int{bootPCR, secureBootPCR, approval.PCR} {
+	for _, n := range append(slices.Clone(seal.Required), approval.PCR) {
 		rsp, err := tpm2.PCRRead{PCRSelectionIn: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
 			Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(uint(n)),
 		}}}}.Execute(t)

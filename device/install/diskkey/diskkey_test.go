@@ -290,6 +290,26 @@ func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	}
 }
 
+// A thief with access to the disk makes the boot menu's editor available, and starts the owner's
+// system with another command line. The firmware and the stub start the approved system, so only PCR
+// 12 shows the difference.
+func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
+	t.Parallel()
+	l := install(t)
+	one := system(t, "one", l.owner)
+	altered := eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("rdinit=/bin/sh")}
+	l.start(t, "one", altered)
+	if _, err := l.bind(one); !errors.Is(err, ErrAdditions) {
+		t.Errorf("the key is bound to a system with another command line: %v", err)
+	}
+	l.start(t, "one")
+	must(l.bind(one))(t)
+	l.start(t, "one", altered)
+	if l.opens(t, one) {
+		t.Error("the system opens the disk with another command line")
+	}
+}
+
 // The power may be cut at any write to the disk, and before the TPM's counter advances. Whatever
 // system the machine then starts from its slots, the disk opens, and the key can be bound again.
 func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
