@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"gangway/hub/clone"
@@ -15,6 +16,10 @@ import (
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 )
+
+// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a second
+// of computing.
+var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
 
 // onboarded starts a hub with one device of the account ada, and signs ada in. The function
 // `change` may change the device before the onboarding. onboarded returns the hub, and a function
@@ -30,7 +35,7 @@ func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typ
 // device. The second function fails the test if the hub refuses the request.
 func connected(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error), func(method, path, body string)) {
 	t.Helper()
-	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	maker, err := goodMaker()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"gangway/hub/api"
@@ -122,10 +123,14 @@ func skipShort(t testing.TB) {
 	}
 }
 
+// goodMaker is the TPM maker that the hubs of most tests trust. Its RSA keys take a tenth of a second
+// of computing, and more under the race detector.
+var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
+
 func newHub(t *testing.T, devices int) *hubWithDevices {
 	t.Helper()
 	skipShort(t)
-	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	maker, err := goodMaker()
 	if err != nil {
 		t.Fatal(err)
 	}
